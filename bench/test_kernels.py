@@ -1,0 +1,138 @@
+"""Micro-benchmarks of the compiled kernels, beside a plain copy of the same bytes where that is the limit.
+
+Run with ``pytest bench/test_kernels.py --benchmark-only``; STREAMRT_TEST_ISA chooses the instruction set.
+Sizes are those of real layers, batch 1. Compare figures of one run only: machines and their load differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamrt import _core
+from streamrt._core import ACTIVATIONS, Window
+
+#: Calls the function given to it many times, and records how long each takes.
+Benchmark = Callable[..., Any]
+
+RELU = (ACTIVATIONS["Relu"], 0.0, 0.0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def same_window(size: int, kernel: int, stride: int = 1) -> Window:
+    """A square window that keeps the size, or divides it by the stride."""
+    pad = kernel // 2
+    pads = (pad,) * 4
+    return Window((kernel, kernel), (stride, stride), (1, 1), pads, (size, size), (size // stride, size // stride))
+
+
+def test_call_overhead(benchmark: Benchmark) -> None:
+    x = normal(1)
+    benchmark(_core.unary, x, x, *RELU)
+
+
+def test_copy(benchmark: Benchmark) -> None:
+    x = normal(64, 112, 112)
+    benchmark(np.copyto, np.empty_like(x), x)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_unary(benchmark: Benchmark, name: str) -> None:
+    x = normal(64, 112, 112)
+    benchmark(_core.unary, x, np.empty_like(x), ACTIVATIONS[name], 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(64, 12544), (512, 784), (2048, 49), (4096, 1), (4096, 64)])
+def test_bias_act(benchmark: Benchmark, rows: int, cols: int) -> None:
+    benchmark(_core.bias_act, normal(rows, cols), normal(rows), *RELU)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 12544), (2048, 49), (4096, 1)])
+def test_scale_shift_act(benchmark: Benchmark, channels: int, size: int) -> None:
+    x = normal(1, channels, size)
+    benchmark(_core.scale_shift_act, x, normal(channels), normal(channels), x, *RELU)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_transpose_bias_act(benchmark: Benchmark, batch: int) -> None:
+    y = np.empty((batch, 8192), np.float32)
+    benchmark(_core.transpose_bias_act, normal(8192, batch), y, normal(8192), *RELU)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "stride"),
+    [
+        (64, 56, 3, 1),
+        (64, 224, 3, 1),
+        (512, 14, 3, 1),
+        (512, 7, 3, 1),
+        (3, 224, 7, 2),
+        (128, 56, 3, 2),
+        (256, 56, 1, 2),
+    ],
+)
+def test_im2col(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int) -> None:
+    positions = (size // stride) ** 2
+    out = np.empty((channels * kernel * kernel, positions), np.float32)
+    benchmark(_core.im2col, normal(channels, size, size), out, same_window(size, kernel, stride), 0, positions)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "stride"),
+    [
+        (32, 112, 3, 1),
+        (96, 112, 3, 2),
+        (144, 56, 3, 1),
+        (192, 28, 5, 1),
+        (480, 14, 5, 1),
+        (1152, 7, 5, 1),
+        (64, 56, 7, 1),
+    ],
+)
+def test_depthwise(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int) -> None:
+    x, w = normal(1, channels, size, size), normal(channels, kernel, kernel)
+    y = np.empty((1, channels, size // stride, size // stride), np.float32)
+    window = same_window(size, kernel, stride)
+    benchmark(_core.depthwise, x, w, normal(channels), y, window, 0, channels, *RELU)
+
+
+POOLS = [(64, 112, 3, 2), (64, 224, 2, 2), (192, 28, 3, 1), (512, 14, 2, 2)]
+
+
+@pytest.mark.parametrize(("planes", "size", "kernel", "stride"), POOLS)
+def test_max_pool(benchmark: Benchmark, planes: int, size: int, kernel: int, stride: int) -> None:
+    y = np.empty((planes, size // stride, size // stride), np.float32)
+    benchmark(_core.max_pool, normal(planes, size, size), y, same_window(size, kernel, stride))
+
+
+@pytest.mark.parametrize(("planes", "size", "kernel", "stride"), POOLS)
+def test_average_pool(benchmark: Benchmark, planes: int, size: int, kernel: int, stride: int) -> None:
+    y = np.empty((planes, size // stride, size // stride), np.float32)
+    benchmark(_core.average_pool, normal(planes, size, size), y, same_window(size, kernel, stride), False)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(2048, 49), (64, 12544)])
+def test_row_mean(benchmark: Benchmark, rows: int, cols: int) -> None:
+    benchmark(_core.row_mean, normal(rows, cols), np.empty(rows, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(64, 1000, 1), (1, 21, 65536)])
+def test_softmax(benchmark: Benchmark, shape: tuple[int, int, int]) -> None:
+    x = normal(*shape)
+    benchmark(_core.softmax, x, np.empty_like(x), False)
+
+
+def test_lrn(benchmark: Benchmark) -> None:
+    x = normal(1, 96, 55 * 55)
+    benchmark(_core.lrn, x, np.empty_like(x), 5, 1e-4, 0.75, 1.0)
+
+
+@pytest.mark.parametrize("size", [4096, 1 << 24])
+def test_crc32c(benchmark: Benchmark, size: int) -> None:
+    benchmark(_core.crc32c, bytes(size))

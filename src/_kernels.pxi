@@ -1,0 +1,653 @@
+# The kernels of kernels/kernels.h as Python functions: every shape, size and overlap is checked here, before a kernel
+# runs; the C code checks nothing. Arrays come in through the buffer protocol and are held for the duration of the
+# call, and may be read-only where they are not written. `act` is a code of ACTIVATIONS, alpha and beta its parameters.
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_SIMPLE,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdlib cimport getenv
+
+cdef extern from "cpu.h" nogil:
+    ctypedef enum srt_isa:
+        SRT_ISA_COUNT
+    const char *srt_isa_name(int isa)
+    bint srt_isa_available(srt_isa isa)
+    srt_isa srt_isa_active()
+    bint srt_isa_use(const char *name)
+
+cdef extern from "parallel.h" nogil:
+    enum:
+        SRT_MAX_THREADS
+    int srt_threads()
+    void srt_set_threads(int count)
+
+cdef extern from "kernels/kernels.h" nogil:
+    enum:
+        SRT_ACTIVATION_COUNT
+        SRT_WINDOW_MAX
+    ctypedef struct srt_activation:
+        pass
+    ctypedef struct srt_window:
+        int64_t kernel[2]
+        int64_t stride[2]
+        int64_t dilation[2]
+        int64_t before[2]
+        int64_t after[2]
+        int64_t input[2]
+        int64_t output[2]
+    srt_activation srt_activation_make(int code, float alpha, float beta)
+    const char *srt_activation_name(int code)
+    const char *srt_window_check(const srt_window *window)
+    void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act)
+    void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const float *bias,
+                      const srt_activation *act)
+    void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride,
+                                const float *bias, const srt_activation *act)
+    void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n,
+                             int64_t channels, int64_t size, const srt_activation *act)
+    void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
+                   int64_t size)
+    void srt_im2col(const float *x, float *out, int64_t channels, const srt_window *window, int64_t first,
+                    int64_t last)
+    void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
+                       int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
+                       const srt_activation *act)
+    void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window)
+    void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bint count_padding)
+    void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)
+    void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,
+                 float beta, float bias)
+    uint32_t srt_crc32c(const void *data, size_t size, uint32_t value)
+
+
+ACTIVATIONS = {srt_activation_name(code).decode(): code for code in range(SRT_ACTIVATION_COUNT)}
+
+
+def isa():
+    """The instruction set in use: "scalar", "avx2" or "avx512".
+
+    The best one that the processor has, unless the environment variable STREAMRT_TEST_ISA named another
+    when the module was imported.
+    """
+    return srt_isa_name(srt_isa_active()).decode()
+
+
+def _isas():
+    """The instruction sets that this processor has, the best last."""
+    cdef int code
+    codes = [code for code in range(<int>SRT_ISA_COUNT) if srt_isa_available(<srt_isa>code)]
+    return tuple([srt_isa_name(code).decode() for code in codes])
+
+
+def _use_isa(name):
+    """Switch to another instruction set, for tests; only while no kernel runs.
+
+    Raises:
+        ValueError: unknown, or not available here.
+    """
+    if not srt_isa_use(name.encode()):
+        raise ValueError(f"no instruction set {name!r} here, expected one of {_isas()}")
+
+
+if not srt_isa_use(getenv("STREAMRT_TEST_ISA")):
+    raise ImportError(
+        f"STREAMRT_TEST_ISA: no instruction set {getenv('STREAMRT_TEST_ISA').decode(errors='replace')!r} here, "
+        f"expected one of {_isas()}"
+    )
+
+
+def set_threads(n):
+    """Let kernels use ``n`` threads, the caller's included: 1 to 256.
+
+    Waits for the job in progress. One setting for the whole process.
+
+    Raises:
+        ValueError: out of range.
+    """
+    if not 1 <= n <= SRT_MAX_THREADS:
+        raise ValueError(f"{n} threads, expected 1 to {SRT_MAX_THREADS}")
+    cdef int count = n
+    with nogil:
+        srt_set_threads(count)
+
+
+def threads():
+    """Threads that kernels use, the caller's included; to begin with, the cores of the affinity mask."""
+    return srt_threads()
+
+
+# The arrays of one call. Released together, on every way out of it.
+cdef struct Arrays:
+    int count
+    Py_buffer view[4]
+
+
+cdef inline void release(Arrays *arrays) noexcept:
+    while arrays.count > 0:
+        arrays.count -= 1
+        PyBuffer_Release(&arrays.view[arrays.count])
+
+
+# Take the next array: float32, aligned, of `ndim` axes (-1: any), C-contiguous unless `flags` ask for strides.
+cdef Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name) except NULL:
+    cdef Py_buffer *view = &arrays.view[arrays.count]
+    PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
+    arrays.count += 1
+    cdef const char *format = view.format
+    if format[0] == c"@" or format[0] == c"=":
+        format += 1
+    if format[0] != c"f" or format[1] != 0:
+        raise ValueError(f"{name} has format {view.format.decode(errors='replace')!r}, expected float32")
+    if <uintptr_t>view.buf % sizeof(float) != 0:
+        raise ValueError(f"{name} is not aligned to {sizeof(float)} bytes")
+    if ndim >= 0 and view.ndim != ndim:
+        raise ValueError(f"{name} has {view.ndim} axes, expected {ndim}")
+    return view
+
+
+cdef inline Py_buffer *take_input(Arrays *arrays, object array, int ndim, str name) except NULL:
+    return take(arrays, array, ndim, PyBUF_C_CONTIGUOUS, name)
+
+
+cdef inline Py_buffer *take_output(Arrays *arrays, object array, int ndim, str name) except NULL:
+    return take(arrays, array, ndim, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, name)
+
+
+# Take an optional vector of `size` elements; NULL for None.
+cdef const float *take_vector(Arrays *arrays, object array, int64_t size, str name) except? NULL:
+    if array is None:
+        return NULL
+    cdef Py_buffer *view = take_input(arrays, array, 1, name)
+    if view.shape[0] != size:
+        raise ValueError(f"{name} has {view.shape[0]} elements, expected {size}")
+    return <const float *>view.buf
+
+
+# Take a writable matrix whose rows may lie apart; `stride` is set to their distance in elements.
+cdef Py_buffer *take_rows(Arrays *arrays, object array, int64_t *stride, str name) except NULL:
+    cdef Py_buffer *view = take(arrays, array, 2, PyBUF_STRIDES | PyBUF_WRITABLE, name)
+    cdef int64_t rows = view.shape[0], cols = view.shape[1]
+    stride[0] = cols
+    if rows == 0 or cols == 0:
+        return view
+    if cols > 1 and view.strides[1] != sizeof(float):
+        raise ValueError(f"{name} must have contiguous rows")
+    if rows > 1:
+        if view.strides[0] % <Py_ssize_t>sizeof(float) != 0 or view.strides[0] // <Py_ssize_t>sizeof(float) < cols:
+            raise ValueError(f"{name} has rows {view.strides[0]} bytes apart, expected a multiple of 4 "
+                             f"that is at least {cols * sizeof(float)}")
+        stride[0] = view.strides[0] // <Py_ssize_t>sizeof(float)
+    return view
+
+
+cdef inline const float *floats(Py_buffer *view) noexcept nogil:
+    return <const float *>view.buf
+
+
+cdef inline int64_t elements(Py_buffer *view) noexcept nogil:
+    return view.len // <Py_ssize_t>sizeof(float)
+
+
+cdef inline object shape_of(Py_buffer *view):
+    return tuple([view.shape[i] for i in range(view.ndim)])
+
+
+# From the first byte to the one after the last, gaps between rows included.
+cdef inline uintptr_t end_of(Py_buffer *view) noexcept:
+    cdef Py_ssize_t reach = view.itemsize
+    cdef int i
+    if view.len == 0:
+        return <uintptr_t>view.buf
+    if view.strides == NULL:
+        return <uintptr_t>view.buf + view.len
+    for i in range(view.ndim):
+        reach += (view.shape[i] - 1) * view.strides[i]
+    return <uintptr_t>view.buf + reach
+
+
+# The output, taken last, must not overlap the inputs; `inplace` allows it to be the first of them.
+cdef int check_overlap(Arrays *arrays, bint inplace) except -1:
+    cdef Py_buffer *y = &arrays.view[arrays.count - 1]
+    cdef Py_buffer *x
+    cdef uintptr_t first = <uintptr_t>y.buf, end = end_of(y)
+    cdef int i
+    for i in range(arrays.count - 1):
+        x = &arrays.view[i]
+        if <uintptr_t>x.buf < end and first < end_of(x):
+            if not (inplace and i == 0 and x.buf == y.buf and x.len == y.len):
+                raise ValueError("the output overlaps an input")
+    return 0
+
+
+cdef int check_same(Py_buffer *x, Py_buffer *y) except -1:
+    cdef int i
+    cdef bint same = x.ndim == y.ndim
+    if same:
+        for i in range(x.ndim):
+            same = same and x.shape[i] == y.shape[i]
+    if not same:
+        raise ValueError(f"x has shape {shape_of(x)} and y {shape_of(y)}, expected the same")
+    return 0
+
+
+cdef int check_shape(Py_buffer *view, tuple shape, str name) except -1:
+    if shape_of(view) != shape:
+        raise ValueError(f"{name} has shape {shape_of(view)}, expected {shape}")
+    return 0
+
+
+cdef int check_range(int64_t first, int64_t last, int64_t count) except -1:
+    if not 0 <= first <= last <= count:
+        raise ValueError(f"range {first} to {last}, expected one within 0 to {count}")
+    return 0
+
+
+cdef srt_activation activation(int act, float alpha, float beta) except *:
+    if not 0 <= act < SRT_ACTIVATION_COUNT:
+        raise ValueError(f"activation code {act}, expected 0 to {SRT_ACTIVATION_COUNT - 1}")
+    return srt_activation_make(act, alpha, beta)
+
+
+@cython.final
+cdef class Window:
+    """A window that slides over planes, for convolution and pooling; checked once, then used many times.
+
+    ``Window(kernel=(kh, kw), strides=(sh, sw), dilations=(dh, dw), pads=(top, left, bottom, right),
+    input=(h, w), output=(oh, ow))``. The output need not be the largest possible, and may be one larger than
+    what the pads allow (ONNX's ceil_mode), but its last window must begin within the padded input.
+
+    Raises:
+        ValueError: lengths that are negative, zero where there must be one, or not below 2**30; an output
+            that reaches too far.
+    """
+
+    cdef srt_window window
+
+    def __cinit__(self, kernel, strides, dilations, pads, input, output):
+        top, left, bottom, right = self._lengths("pads", pads, 4)
+        self._fill(self.window.kernel, self._lengths("kernel", kernel, 2))
+        self._fill(self.window.stride, self._lengths("strides", strides, 2))
+        self._fill(self.window.dilation, self._lengths("dilations", dilations, 2))
+        self._fill(self.window.before, (top, left))
+        self._fill(self.window.after, (bottom, right))
+        self._fill(self.window.input, self._lengths("input", input, 2))
+        self._fill(self.window.output, self._lengths("output", output, 2))
+        cdef const char *problem = srt_window_check(&self.window)
+        if problem != NULL:
+            raise ValueError(
+                f"{problem.decode()}: kernel={kernel}, strides={strides}, dilations={dilations}, pads={pads}, "
+                f"input={input}, output={output}"
+            )
+
+    # Lengths that fit the C structure; what else is wrong with them, srt_window_check finds.
+    @staticmethod
+    def _lengths(name, values, count):
+        values = tuple(values)
+        if len(values) != count or not all([-1 <= value <= SRT_WINDOW_MAX for value in values]):
+            raise ValueError(f"{name} is {values!r:.80}, expected {count} lengths below 2**30")
+        return values
+
+    cdef int _fill(self, int64_t *pair, tuple values) except -1:
+        pair[0], pair[1] = values
+        return 0
+
+
+cdef int check_planes(Py_buffer *view, int axis, const int64_t *size, str name) except -1:
+    if view.shape[axis] != size[0] or view.shape[axis + 1] != size[1]:
+        raise ValueError(f"{name} has shape {shape_of(view)}, expected planes of {size[0]} x {size[1]}")
+    return 0
+
+
+def unary(x, y, int act, float alpha, float beta):
+    """``y = act(x)``, element by element; the shapes may differ, the sizes not. ``x`` may be ``y``.
+
+    Raises:
+        ValueError: wrong sizes, dtype or layout, an unknown ``act``, or arrays that overlap in part.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, -1, "x")
+        vy = take_output(&arrays, y, -1, "y")
+        if vx.len != vy.len:
+            raise ValueError(f"x has {elements(vx)} elements and y {elements(vy)}, expected the same")
+        check_overlap(&arrays, True)
+        with nogil:
+            srt_unary(floats(vx), <float *>vy.buf, elements(vx), &prepared)
+    finally:
+        release(&arrays)
+
+
+def bias_act(y, bias, int act, float alpha, float beta):
+    """``y = act(y + bias)`` in place: y (rows, cols) with any row stride, bias (rows,) or None.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vy
+    cdef const float *b = NULL
+    cdef int64_t stride
+    arrays.count = 0
+    try:
+        if bias is not None:
+            b = floats(take_input(&arrays, bias, 1, "bias"))
+        vy = take_rows(&arrays, y, &stride, "y")
+        if bias is not None:
+            check_shape(&arrays.view[0], (vy.shape[0],), "bias")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_bias_act(<float *>vy.buf, vy.shape[0], vy.shape[1], stride, b, &prepared)
+    finally:
+        release(&arrays)
+
+
+def transpose_bias_act(t, y, bias, int act, float alpha, float beta):
+    """``y = act(t.T + bias)``: t (rows, batch), y (batch, rows) with any row stride, bias (rows,) or None.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vt
+    cdef Py_buffer *vy
+    cdef const float *b
+    cdef int64_t stride
+    arrays.count = 0
+    try:
+        vt = take_input(&arrays, t, 2, "t")
+        b = take_vector(&arrays, bias, vt.shape[0], "bias")
+        vy = take_rows(&arrays, y, &stride, "y")
+        if vy.shape[0] != vt.shape[1] or vy.shape[1] != vt.shape[0]:
+            raise ValueError(f"t has shape {shape_of(vt)} and y {shape_of(vy)}, expected the transposed shape")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_transpose_bias_act(floats(vt), <float *>vy.buf, vt.shape[0], vt.shape[1], stride, b, &prepared)
+    finally:
+        release(&arrays)
+
+
+def scale_shift_act(x, scale, shift, y, int act, float alpha, float beta):
+    """``y = act(x * scale + shift)``: x, y (N, C, S); scale, shift (C,). ``x`` may be ``y``.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap in part.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef const float *a
+    cdef const float *b
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 3, "x")
+        a = floats(take_input(&arrays, scale, 1, "scale"))
+        check_shape(&arrays.view[1], (vx.shape[1],), "scale")
+        b = floats(take_input(&arrays, shift, 1, "shift"))
+        check_shape(&arrays.view[2], (vx.shape[1],), "shift")
+        vy = take_output(&arrays, y, 3, "y")
+        check_same(vx, vy)
+        check_overlap(&arrays, True)
+        with nogil:
+            srt_scale_shift_act(floats(vx), a, b, <float *>vy.buf, vx.shape[0], vx.shape[1], vx.shape[2], &prepared)
+    finally:
+        release(&arrays)
+
+
+def prelu(x, slope, y):
+    """``y = x < 0 ? slope * x : x``: x, y (N, C, S); slope (C,) or (1,). ``x`` may be ``y``.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap in part.
+    """
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vs
+    cdef Py_buffer *vy
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 3, "x")
+        vs = take_input(&arrays, slope, 1, "slope")
+        vy = take_output(&arrays, y, 3, "y")
+        if vs.shape[0] != 1 and vs.shape[0] != vx.shape[1]:
+            raise ValueError(f"slope has {vs.shape[0]} elements, expected 1 or {vx.shape[1]}")
+        check_same(vx, vy)
+        check_overlap(&arrays, True)
+        with nogil:
+            srt_prelu(floats(vx), floats(vs), vs.shape[0] == 1, <float *>vy.buf, vx.shape[0], vx.shape[1], vx.shape[2])
+    finally:
+        release(&arrays)
+
+
+def im2col(x, out, Window window not None, int64_t first, int64_t last):
+    """The columns ``first`` to ``last`` of the matrix that turns a convolution into a product.
+
+    x (C, H, W); out (C * KH * KW, last - first): a column is an output position, counted row by row.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a range beyond the output, or arrays that overlap.
+    """
+    cdef srt_window *w = &window.window
+    check_range(first, last, w.output[0] * w.output[1])
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vout
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 3, "x")
+        check_planes(vx, 1, w.input, "x")
+        vout = take_output(&arrays, out, 2, "out")
+        # in Python's integers: three lengths of a hostile window may overflow
+        check_shape(vout, (vx.shape[0] * (<object>w.kernel[0] * <object>w.kernel[1]), last - first), "out")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_im2col(floats(vx), <float *>vout.buf, vx.shape[0], w, first, last)
+    finally:
+        release(&arrays)
+
+
+def depthwise(x, w, bias, y, Window window not None, int64_t first, int64_t last, int act, float alpha, float beta):
+    """Convolution where each output channel reads one input channel: output channel j reads j // m.
+
+    x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW), of which the channels
+    ``first`` to ``last`` are written.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or
+            arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef srt_window *geometry = &window.window
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vw
+    cdef Py_buffer *vy
+    cdef const float *b
+    cdef int64_t channels, outputs
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 4, "x")
+        check_planes(vx, 2, geometry.input, "x")
+        vw = take_input(&arrays, w, 3, "w")
+        check_planes(vw, 1, geometry.kernel, "w")
+        channels = vx.shape[1]
+        outputs = vw.shape[0]
+        if outputs != 0 if channels == 0 else outputs % channels != 0:
+            raise ValueError(f"w has {outputs} channels, expected a multiple of the {channels} of x")
+        check_range(first, last, outputs)
+        b = take_vector(&arrays, bias, outputs, "bias")
+        vy = take_output(&arrays, y, 4, "y")
+        check_shape(vy, (vx.shape[0], outputs, geometry.output[0], geometry.output[1]), "y")
+        check_overlap(&arrays, False)
+        if first < last:
+            with nogil:
+                srt_depthwise(floats(vx), floats(vw), b, <float *>vy.buf, vx.shape[0], channels, outputs // channels,
+                              geometry, first, last, &prepared)
+    finally:
+        release(&arrays)
+
+
+# Arrays of the two poolings: x (planes, h, w), y (planes, oh, ow).
+cdef int take_planes(Arrays *arrays, object x, object y, const srt_window *w) except -1:
+    cdef Py_buffer *vx = take_input(arrays, x, 3, "x")
+    check_planes(vx, 1, w.input, "x")
+    cdef Py_buffer *vy = take_output(arrays, y, 3, "y")
+    check_planes(vy, 1, w.output, "y")
+    if vx.shape[0] != vy.shape[0]:
+        raise ValueError(f"x has {vx.shape[0]} planes and y {vy.shape[0]}, expected the same")
+    return check_overlap(arrays, False)
+
+
+def max_pool(x, y, Window window not None):
+    """The largest element of each window: x (P, H, W), y (P, OH, OW).
+
+    Padding never wins; a window of nothing but padding gives -infinity. NaN wins always.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+    """
+    cdef Arrays arrays
+    arrays.count = 0
+    try:
+        take_planes(&arrays, x, y, &window.window)
+        with nogil:
+            srt_max_pool(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0], &window.window)
+    finally:
+        release(&arrays)
+
+
+def average_pool(x, y, Window window not None, bint count_include_pad):
+    """The mean of each window as ONNX defines it: x (P, H, W), y (P, OH, OW).
+
+    With ``count_include_pad`` padding counts as zeros; what a window in ceil_mode covers beyond the padding
+    never counts. A window of nothing but padding gives 0.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+    """
+    cdef Arrays arrays
+    arrays.count = 0
+    try:
+        take_planes(&arrays, x, y, &window.window)
+        with nogil:
+            srt_average_pool(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
+                             &window.window, count_include_pad)
+    finally:
+        release(&arrays)
+
+
+# Arrays of the two reductions: x (rows, cols), y (rows,).
+cdef int take_reduction(Arrays *arrays, object x, object y) except -1:
+    cdef Py_buffer *vx = take_input(arrays, x, 2, "x")
+    cdef Py_buffer *vy = take_output(arrays, y, 1, "y")
+    check_shape(vy, (vx.shape[0],), "y")
+    return check_overlap(arrays, False)
+
+
+def row_mean(x, y):
+    """The mean of each row: x (R, K), y (R,). Accurate for any K; NaN when K is 0.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+    """
+    cdef Arrays arrays
+    arrays.count = 0
+    try:
+        take_reduction(&arrays, x, y)
+        with nogil:
+            srt_row_mean(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
+                         arrays.view[0].shape[1])
+    finally:
+        release(&arrays)
+
+
+def row_max(x, y):
+    """The largest element of each row, or NaN if it holds one: x (R, K), y (R,).
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, empty rows, or arrays that overlap.
+    """
+    cdef Arrays arrays
+    arrays.count = 0
+    try:
+        take_reduction(&arrays, x, y)
+        if arrays.view[0].shape[1] == 0 and arrays.view[0].shape[0] != 0:
+            raise ValueError("the maximum of empty rows does not exist")
+        with nogil:
+            srt_row_max(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
+                        arrays.view[0].shape[1])
+    finally:
+        release(&arrays)
+
+
+def softmax(x, y, bint log):
+    """Softmax, or its logarithm, over axis 1: x, y (outer, K, inner). ``x`` may be ``y``.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap in part.
+    """
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 3, "x")
+        vy = take_output(&arrays, y, 3, "y")
+        check_same(vx, vy)
+        check_overlap(&arrays, True)
+        with nogil:
+            srt_softmax(floats(vx), <float *>vy.buf, vx.shape[0], vx.shape[1], vx.shape[2], log)
+    finally:
+        release(&arrays)
+
+
+def lrn(x, y, int64_t size, float alpha, float beta, float bias):
+    """Local response normalisation over ``size`` channels as ONNX defines it: x, y (N, C, S).
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a size below 1, or arrays that overlap.
+    """
+    if size < 1:
+        raise ValueError(f"size {size}, expected at least 1")
+    cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    arrays.count = 0
+    try:
+        vx = take_input(&arrays, x, 3, "x")
+        vy = take_output(&arrays, y, 3, "y")
+        check_same(vx, vy)
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_lrn(floats(vx), <float *>vy.buf, vx.shape[0], vx.shape[1], vx.shape[2], size, alpha, beta, bias)
+    finally:
+        release(&arrays)
+
+
+def crc32c(data, uint32_t value=0):
+    """CRC-32C of a contiguous buffer, continuing from the ``value`` of what came before it."""
+    cdef Py_buffer view
+    cdef uint32_t result
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        with nogil:
+            result = srt_crc32c(view.buf, view.len, value)
+    finally:
+        PyBuffer_Release(&view)
+    return result

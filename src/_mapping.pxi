@@ -1,0 +1,176 @@
+"""Mapping: a weights file in memory, as a read-only buffer."""
+
+cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+cdef extern from "Python.h":
+    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
+
+cdef extern from "streamrt.h" nogil:
+    ctypedef struct srt_mapping
+
+    ctypedef enum srt_populate_mode:
+        SRT_POPULATE_AUTO
+        SRT_POPULATE_READ
+        SRT_POPULATE_TOUCH
+
+    void srt_set_populate_mode(srt_populate_mode mode)
+    srt_status srt_mapping_open(const char *path, srt_mapping **out)
+    void srt_mapping_close(srt_mapping *mapping)
+    const uint8_t *srt_mapping_data(const srt_mapping *mapping)
+    uint64_t srt_mapping_size(const srt_mapping *mapping)
+    uint64_t srt_mapping_current_size(const srt_mapping *mapping)
+    srt_status srt_mapping_check(const srt_mapping *mapping)
+    srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes)
+
+
+def _force_populate_mode():
+    """Obeys STREAMRT_TEST_POPULATE, by which tests choose how pages are brought in."""
+    mode = _os.environ.get("STREAMRT_TEST_POPULATE")
+    if mode == "touch":
+        srt_set_populate_mode(SRT_POPULATE_TOUCH)
+    elif mode == "read":
+        srt_set_populate_mode(SRT_POPULATE_READ)
+    elif mode is not None:
+        raise ImportError(f"STREAMRT_TEST_POPULATE must be 'read' or 'touch', not {mode!r}")
+
+
+_force_populate_mode()
+
+
+@cython.final
+cdef class Mapping:
+    """A whole regular file, mapped read-only; supports the buffer protocol.
+
+    Reading a page that the file has lost since gives zeros, not a crash; ``check`` then raises.
+
+    Raises:
+        WeightsIOError: the file cannot be opened or mapped, is empty, or is no regular file.
+        ValueError: the path contains a null character.
+    """
+
+    cdef srt_mapping *mapping
+    cdef Py_ssize_t exports  # buffers and prefetchers that use the bytes
+    cdef readonly str path
+    cdef readonly object size  # int: bytes when it was opened
+
+    def __cinit__(self, path):
+        self.mapping = NULL
+        self.exports = 0
+        self.path = _os.fsdecode(path)
+        cdef bytes encoded = _os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError(f"a path cannot contain a null character: {self.path!r}")
+        cdef const char *name = encoded
+        cdef srt_status status
+        cdef int error
+        with nogil:
+            status = srt_mapping_open(name, &self.mapping)
+            error = errno
+        if status == SRT_TRUNCATED:
+            raise WeightsIOError(_errno.EIO, "cannot map a weights file: the file is empty", self.path)
+        if status == SRT_SYSTEM and error == _errno.EINVAL:
+            raise WeightsIOError(error, "cannot map a weights file: not a regular file", self.path)
+        if status != SRT_OK:
+            raise status_error(status, error, self.path, "cannot map a weights file")
+        self.size = srt_mapping_size(self.mapping)
+
+    def __del__(self):
+        if self.mapping != NULL:
+            PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
+
+    def __dealloc__(self):
+        srt_mapping_close(self.mapping)
+
+    def __repr__(self):
+        state = "closed" if self.mapping == NULL else f"{self.size} bytes"
+        return f"<Mapping of {self.path!r}, {state}>"
+
+    def __len__(self):
+        return self.size
+
+    def __enter__(self):
+        self.require_open()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        self.require_open()
+        PyBuffer_FillInfo(
+            buffer, self, <void *>srt_mapping_data(self.mapping), srt_mapping_size(self.mapping), True, flags
+        )
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        self.exports -= 1
+
+    cdef int require_open(self) except -1:
+        if self.mapping == NULL:
+            raise ModelClosedError(f"{self.path} was closed")
+        return 0
+
+    cdef object failure(self, srt_status status, int error, str subject):
+        """The exception for a status of a call on this mapping, which must be open."""
+        if status == SRT_TRUNCATED:
+            found = srt_mapping_current_size(self.mapping)
+            subject = f"{subject}: expected {self.size} bytes, the file now has {found}"
+        return status_error(status, error, self.path, subject)
+
+    @property
+    def closed(self):
+        """Whether ``close`` was called."""
+        return self.mapping == NULL
+
+    def check(self):
+        """Raises unless the bytes are those of the file as it was opened, as far as can be told.
+
+        That is: no missing page was met, and the open file has the device, inode, size and modification time
+        it had. A new file under the same name does no harm: the old one stays open.
+
+        Raises:
+            WeightsIOError: it was truncated or modified, or a page could not be read.
+            ModelClosedError: the mapping is closed.
+        """
+        self.require_open()
+        cdef srt_status status = srt_mapping_check(self.mapping)
+        cdef int error = errno
+        if status != SRT_OK:
+            raise self.failure(status, error, "the weights file is not what was opened")
+
+    def resident(self, offset=0, length=None):
+        """Bytes from ``offset`` on, ``length`` of them or to the end, that are in the page cache now.
+
+        Linux answers "all" to a user who may not write the file: for tests and reports, not for decisions.
+
+        Raises:
+            ValueError: the range is not within the file.
+            WeightsIOError: the system call failed.
+            ModelClosedError: the mapping is closed.
+        """
+        self.require_open()
+        if length is None:
+            length = max(0, self.size - offset)
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"bytes {offset} to {offset + length} are not within a file of {self.size} bytes")
+        cdef uint64_t bytes_resident
+        cdef srt_status status = srt_mapping_resident(self.mapping, offset, length, &bytes_resident)
+        cdef int error = errno
+        if status != SRT_OK:
+            raise self.failure(status, error, "cannot tell what is in the page cache")
+        return bytes_resident
+
+    def close(self):
+        """Unmaps the file. Idempotent.
+
+        Raises:
+            BufferError: buffers (arrays, memoryviews) or a prefetcher still use it.
+        """
+        if self.exports:
+            raise BufferError(f"{self.path} is still in use by {self.exports} buffers or prefetchers")
+        cdef srt_mapping *mapping = self.mapping
+        self.mapping = NULL
+        srt_mapping_close(mapping)

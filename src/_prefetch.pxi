@@ -1,0 +1,276 @@
+"""Prefetcher: the native thread that brings parts of a mapping in ahead of use."""
+
+from typing import NamedTuple
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+
+cdef extern from "streamrt.h" nogil:
+    ctypedef struct srt_prefetcher
+
+    ctypedef struct srt_item:
+        uint64_t offset
+        uint64_t length
+        bint pinned
+
+    ctypedef struct srt_record:
+        uint64_t bytes_read
+        int64_t read_start
+        int64_t read_end
+        int64_t stall
+
+    srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out)
+    srt_status srt_prefetcher_schedule(
+        srt_prefetcher *prefetcher, const srt_item *items, size_t count, uint64_t window, uint64_t granule
+    )
+    srt_status srt_prefetcher_wait(srt_prefetcher *prefetcher, size_t item, int64_t timeout, size_t *culprit)
+    srt_status srt_prefetcher_done(srt_prefetcher *prefetcher, size_t item)
+    srt_status srt_prefetcher_finish(srt_prefetcher *prefetcher)
+    srt_status srt_prefetcher_rewind(srt_prefetcher *prefetcher)
+    srt_status srt_prefetcher_held(srt_prefetcher *prefetcher, uint64_t *held, uint64_t *peak)
+    srt_status srt_prefetcher_report(srt_prefetcher *prefetcher, srt_record *records, size_t *count)
+    srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher)
+    void srt_prefetcher_free(srt_prefetcher *prefetcher)
+
+# How long wait may keep a signal, such as Ctrl-C, from being handled.
+cdef int64_t SIGNAL_CHECK_NS = 50_000_000
+
+
+class ItemReport(NamedTuple):
+    """What became of one item in a pass; times in nanoseconds of CLOCK_MONOTONIC (``time.monotonic_ns``)."""
+
+    offset: int
+    length: int
+    pinned: bool
+    bytes_read: int  # by the device, for this item
+    read_start: int  # 0, as read_end, when the item was still in memory
+    read_end: int
+    stall: int  # how long ``wait`` had to wait
+
+
+@cython.final
+@cython.no_gc_clear  # the mapping must be there until __dealloc__ has stopped the thread
+cdef class Prefetcher:
+    """Keeps the items that a pass is about to use in memory, and no more of the others than the window allows.
+
+    Each pass calls ``wait(i)`` before it reads item i and ``done(i)`` after that, and ``finish()`` at its end.
+    One thread at a time may use it; ``close`` may be called by any thread at any time. In a forked child every method
+    raises ModelClosedError.
+    """
+
+    cdef srt_prefetcher *prefetcher
+    cdef Mapping mapping
+    cdef bint closed
+    cdef list items  # of the schedule: tuples (offset, length, pinned)
+
+    def __cinit__(self, Mapping mapping not None):
+        self.prefetcher = NULL
+        self.closed = True
+        self.items = []
+        mapping.require_open()
+        cdef srt_status status = srt_prefetcher_new(mapping.mapping, &self.prefetcher)
+        cdef int error = errno
+        if status != SRT_OK:
+            raise status_error(status, error, mapping.path, "cannot make a prefetcher")
+        self.mapping = mapping
+        mapping.exports += 1
+        self.closed = False
+
+    def __del__(self):
+        if not self.closed:
+            PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
+
+    def __dealloc__(self):
+        with nogil:
+            srt_prefetcher_free(self.prefetcher)
+        if not self.closed:
+            self.mapping.exports -= 1
+
+    def __repr__(self):
+        return f"<Prefetcher of {self.mapping.path!r}, {len(self.items)} items{', closed' if self.closed else ''}>"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    cdef int require(self, srt_status status, int error, str subject) except -1:
+        """Raises what a status stands for. After ``close`` the mapping may be closed too: its path is all that is used."""
+        if status == SRT_OK:
+            return 0
+        if status == SRT_TRUNCATED and not self.closed:
+            raise self.mapping.failure(status, error, subject)
+        raise status_error(status, error, self.mapping.path, subject)
+
+    def schedule(self, items, window, granule):
+        """Sets what every pass from now on uses, and begins to read it.
+
+        What is held, and pinned in the new schedule, stays; the rest is released before this returns.
+
+        Args:
+            items: sequence of (offset, length, pinned): ranges in bytes, in the order of use; they may overlap.
+            window: bytes of the granules of streamed items that may be in memory at once. A single item larger than
+                that is let in alone.
+            granule: the unit in which the file is read, released and accounted: 4096 or 2097152 bytes.
+
+        Raises:
+            ValueError: a range that is empty or not within the file, another granule, a window that is not
+                positive though something streams, or a pass has begun and is not finished.
+            MemoryError: no memory for the tables.
+            WeightsIOError: the thread could not be started.
+            ModelClosedError: closed, or opened before a fork.
+        """
+        cdef list copy = []
+        cdef bint streams = False
+        for offset, length, pinned in items:
+            if offset < 0 or length <= 0 or offset + length > self.mapping.size:
+                raise ValueError(
+                    f"item {len(copy)}: {length} bytes at {offset} are not within a file of {self.mapping.size} bytes"
+                )
+            streams = streams or not pinned
+            copy.append((int(offset), int(length), bool(pinned)))
+        if granule != 4096 and granule != 2 << 20:
+            raise ValueError(f"the granule must be 4096 or 2097152 bytes, not {granule}")
+        if window < 0 or (streams and window == 0):
+            raise ValueError(f"the window must be positive when items stream, not {window}")
+        cdef uint64_t c_window = min(window, self.mapping.size + (2 << 20))  # more than that makes no difference
+        cdef uint64_t c_granule = granule
+        cdef size_t count = len(copy)
+        cdef srt_item *c_items = <srt_item *>PyMem_Malloc((count + 1) * sizeof(srt_item))
+        if c_items == NULL:
+            raise MemoryError()
+        cdef size_t i
+        cdef srt_status status
+        cdef int error
+        try:
+            for i in range(count):
+                c_items[i].offset, c_items[i].length, c_items[i].pinned = copy[i]
+            with nogil:
+                status = srt_prefetcher_schedule(self.prefetcher, c_items, count, c_window, c_granule)
+                error = errno
+        finally:
+            PyMem_Free(c_items)
+        self.require(status, error, "a schedule can be set only between two passes")
+        self.items = copy
+
+    def wait(self, Py_ssize_t i):
+        """Blocks until item ``i`` of the current pass is in memory, where it stays until ``done(i)``.
+
+        Signals are handled meanwhile. After an error, ``rewind`` makes the prefetcher usable again.
+
+        Raises:
+            WeightsIOError: this item, or one before it, cannot be read.
+            ValueError: there is no such item, or it is done.
+            RuntimeError: the items that are not done fill the window, so that it could never come.
+            ModelClosedError: closed, meanwhile or before, or opened before a fork.
+        """
+        # Without giving up the interpreter's lock first: what is ready costs no more than a mutex.
+        cdef size_t culprit = 0
+        cdef srt_status status = srt_prefetcher_wait(self.prefetcher, i, 0, &culprit)
+        cdef int error = errno
+        while status == SRT_TIMEOUT:
+            PyErr_CheckSignals()
+            with nogil:
+                status = srt_prefetcher_wait(self.prefetcher, i, SIGNAL_CHECK_NS, &culprit)
+                error = errno
+        if status == SRT_OK:
+            return
+        if status == SRT_TRUNCATED or status == SRT_SYSTEM:
+            offset, length, _ = self.items[culprit]
+            self.require(status, error, f"cannot read {length} bytes at {offset}")
+        if status == SRT_MISUSE:
+            raise ValueError(f"item {i} is not one of the {len(self.items)} of this pass, or is done already")
+        self.require(status, error, f"cannot wait for item {i}")
+
+    def done(self, Py_ssize_t i):
+        """The pass no longer needs item ``i``, which it waited for: unless pinned, it will be released.
+
+        Raises:
+            ValueError: no such item, not waited for in this pass, or done already.
+            ModelClosedError: closed, or opened before a fork.
+        """
+        cdef srt_status status = srt_prefetcher_done(self.prefetcher, i)
+        if status != SRT_OK:
+            self.require(status, 0, f"item {i} was not waited for in this pass, or is done already")
+
+    def finish(self):
+        """The pass is over: all its items are done, and the next pass begins at item 0.
+
+        Raises:
+            ValueError: there is no schedule.
+            ModelClosedError: closed, or opened before a fork.
+        """
+        self.require(srt_prefetcher_finish(self.prefetcher), 0, "there is no schedule, hence no pass to finish")
+
+    def rewind(self):
+        """Gives the pass up: forgets errors, releases everything that is not pinned, begins again at item 0.
+
+        Raises:
+            ModelClosedError: closed, or opened before a fork.
+        """
+        cdef srt_status status
+        with nogil:
+            status = srt_prefetcher_rewind(self.prefetcher)
+        self.require(status, 0, "cannot rewind")
+
+    def held(self):
+        """Bytes of the granules whose items are being read, ready, in use or pinned now.
+
+        Raises:
+            ModelClosedError: closed, or opened before a fork.
+        """
+        return self.held_and_peak()[0]
+
+    def peak(self):
+        """The most that ``held`` would have told at any time since the last ``schedule``.
+
+        Raises:
+            ModelClosedError: closed, or opened before a fork.
+        """
+        return self.held_and_peak()[1]
+
+    cdef tuple held_and_peak(self):
+        cdef uint64_t held = 0, peak = 0
+        self.require(srt_prefetcher_held(self.prefetcher, &held, &peak), 0, "cannot tell what is held")
+        return held, peak
+
+    def report(self):
+        """What the last finished pass did, an `ItemReport` for each item; empty before the first one is finished.
+
+        Raises:
+            ModelClosedError: closed, or opened before a fork.
+        """
+        cdef size_t count = 0
+        self.require(srt_prefetcher_report(self.prefetcher, NULL, &count), 0, "no report")
+        cdef srt_record *records = <srt_record *>PyMem_Malloc((count + 1) * sizeof(srt_record))
+        if records == NULL:
+            raise MemoryError()
+        cdef size_t i
+        cdef list reports = []
+        try:
+            self.require(srt_prefetcher_report(self.prefetcher, records, &count), 0, "no report")
+            for i in range(count):
+                offset, length, pinned = self.items[i]
+                reports.append(
+                    ItemReport(
+                        offset,
+                        length,
+                        pinned,
+                        records[i].bytes_read,
+                        records[i].read_start,
+                        records[i].read_end,
+                        records[i].stall,
+                    )
+                )
+        finally:
+            PyMem_Free(records)
+        return reports
+
+    def close(self):
+        """Ends the thread and releases everything. Idempotent; whoever waits gets ModelClosedError."""
+        with nogil:
+            srt_prefetcher_stop(self.prefetcher)
+        if not self.closed:
+            self.closed = True
+            self.mapping.exports -= 1

@@ -1,0 +1,67 @@
+/* activation.h - y = act(x) over a row: the plain operator, and the second look of kernels that fuse one. */
+#ifndef STREAMRT_ACTIVATION_H
+#define STREAMRT_ACTIVATION_H
+
+#include "functions.h"
+
+#define FN static TARGET
+
+/* For every element of x: v is x[i], and y[i] becomes the value of the expression. x may be y. */
+#define MAP(x, y, n, expression)                                                                                       \
+    do {                                                                                                               \
+        int64_t i_ = 0;                                                                                                \
+        for (; i_ + VL <= (n); i_ += VL) {                                                                             \
+            vf v = load((x) + i_);                                                                                     \
+            store((y) + i_, (expression));                                                                             \
+        }                                                                                                              \
+        if (i_ < (n)) {                                                                                                \
+            vmask rest_ = lanes(0, (n) - i_);                                                                          \
+            vf v = load_mask((x) + i_, rest_, splat(0.0f));                                                            \
+            store_mask((y) + i_, rest_, (expression));                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+V vf clamp(vf x, vf low, vf high) {
+    return vmin(high, vmax(low, x));
+}
+
+FN void activate(const float *x, float *y, int64_t n, const srt_activation *act) {
+    const vf alpha = splat(act->alpha), beta = splat(act->beta), low = splat(act->low), high = splat(act->high);
+    const vf zero = splat(0.0f), one = splat(1.0f);
+    switch (act->code) {
+    case SRT_LEAKY_RELU:
+        MAP(x, y, n, select_less(v, zero, alpha * v, v));
+        break;
+    case SRT_SIGMOID:
+        MAP(x, y, n, sigmoid_of(v));
+        break;
+    case SRT_HARD_SIGMOID:
+        MAP(x, y, n, clamp(alpha * v + beta, zero, one));
+        break;
+    case SRT_HARD_SWISH:
+        MAP(x, y, n, gate(v, clamp(v * (1.0f / 6.0f) + 0.5f, zero, one)));
+        break;
+    case SRT_TANH:
+        MAP(x, y, n, tanh_of(v));
+        break;
+    case SRT_ELU:
+        MAP(x, y, n, select_less(v, zero, alpha * expm1_of_negative(v), v));
+        break;
+    case SRT_GELU:
+        MAP(x, y, n, gate(v, normal_cdf(v)));
+        break;
+    case SRT_GELU_TANH: /* (1 + tanh(u)) / 2 = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957691 */
+        MAP(x, y, n, gate(v, sigmoid_of(1.59576912160573071f * (v + 0.044715f * v * v * v))));
+        break;
+    case SRT_ERF:
+        MAP(x, y, n, erf_of(v));
+        break;
+    case SRT_SWISH:
+        MAP(x, y, n, gate(v, sigmoid_of(alpha * v)));
+        break;
+    default:
+        MAP(x, y, n, clamp(v, low, high));
+    }
+}
+
+#endif

@@ -1,0 +1,8 @@
+/* avx2.c - the loops for x86-64 with AVX2 and FMA. */
+#ifdef __x86_64__
+#define TARGET __attribute__((target("avx2,fma")))
+#define TABLE srt_table_avx2
+#include "vec_avx2.h"
+
+#include "bodies.h"
+#endif

@@ -1,0 +1,52 @@
+/* reduce.h - mean and maximum of rows. */
+#ifndef STREAMRT_REDUCE_H
+#define STREAMRT_REDUCE_H
+
+#include "activation.h"
+
+/* Elements that are added in float32 before the sum goes on in float64: at most 32 to a lane. */
+enum { SUM_BLOCK = 512 };
+
+/* Sum of a row. Within a block, four vectors of partial sums hide the latency of an addition. */
+FN double row_sum(const float *x, int64_t n) {
+    double total = 0.0;
+    for (int64_t start = 0; start < n; start += SUM_BLOCK) {
+        const float *p = x + start;
+        int64_t left = smaller(SUM_BLOCK, n - start), i = 0;
+        vf a = splat(0.0f), b = a, c = a, d = a;
+        for (; i + 4 * VL <= left; i += 4 * VL) {
+            a += load(p + i);
+            b += load(p + i + VL);
+            c += load(p + i + 2 * VL);
+            d += load(p + i + 3 * VL);
+        }
+        for (; i < left; i += VL) a += load_mask(p + i, lanes(0, left - i), splat(0.0f));
+        total += sum_of_lanes((a + b) + (c + d));
+    }
+    return total;
+}
+
+FN float row_maximum(const float *x, int64_t n) {
+    const vf none = splat(-INFINITY);
+    vf a = none, b = none;
+    int64_t i = 0;
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        a = max_nan(a, load(x + i));
+        b = max_nan(b, load(x + i + VL));
+    }
+    for (; i < n; i += VL) a = max_nan(a, load_mask(x + i, lanes(0, n - i), none));
+    return max_of_lanes(max_nan(a, b));
+}
+
+FN void row_mean(const void *arguments, int64_t first, int64_t last) {
+    const row_job *job = arguments;
+    for (int64_t r = first; r < last; r++)
+        job->y[r] = (float)(row_sum(job->x + r * job->cols, job->cols) / (double)job->cols);
+}
+
+FN void row_max(const void *arguments, int64_t first, int64_t last) {
+    const row_job *job = arguments;
+    for (int64_t r = first; r < last; r++) job->y[r] = row_maximum(job->x + r * job->cols, job->cols);
+}
+
+#endif

@@ -1,0 +1,94 @@
+/* table.h - what each instruction set provides: the loops of kernels.h, for a range of a job's units.
+ *
+ * Every function has the type srt_range: it gets a job as described here and does the units first..last.
+ * The bodies are written once, over vectors of VL floats, and compiled once per instruction set:
+ * scalar.c, avx2.c and avx512.c each define the vector (vec_*.h) and include bodies.h.
+ */
+#ifndef STREAMRT_TABLE_H
+#define STREAMRT_TABLE_H
+
+#include "../../parallel.h"
+#include "../kernels.h"
+
+/* Elements of a row that are worked on before moving on: 8 KiB, so that what an activation or a second look
+ * reads again is still in the first-level cache (32 KiB or more). */
+enum { SRT_BLOCK = 2048 };
+
+typedef struct { /* a unit is an element */
+    const float *x;
+    float *y;
+    const srt_activation *act;
+} unary_job;
+
+typedef struct { /* a unit is an element of y without its gaps */
+    float *y;
+    int64_t cols, stride;
+    const float *bias;
+    const srt_activation *act;
+} bias_job;
+
+typedef struct { /* a unit is a row of t, that is a column of y */
+    const float *t;
+    float *y;
+    int64_t batch, stride;
+    const float *bias;
+    const srt_activation *act;
+} transpose_job;
+
+typedef struct { /* a unit is an element; channel of element i: i / size % channels */
+    const float *x;
+    float *y;
+    int64_t channels, size;
+    const float *scale, *shift; /* prelu: scale is the slope, shift is not used */
+    const srt_activation *act;
+} channel_job;
+
+typedef struct { /* a unit is a row of out */
+    const float *x;
+    float *out;
+    const srt_window *window;
+    int64_t first, last;
+} im2col_job;
+
+typedef struct { /* a unit is an output row of a plane */
+    const float *x, *w, *bias;
+    float *y;
+    int64_t multiplier;
+    int64_t first, span;       /* output channels first..first + span of each sample */
+    int64_t channels_in_total; /* output channels of a sample */
+    const srt_window *window;
+    const srt_activation *act;
+    bool count_padding;
+} window_job;
+
+typedef struct { /* a unit is a row */
+    const float *x;
+    float *y;
+    int64_t cols;
+} row_job;
+
+typedef struct { /* inner == 1: a unit is a row of k elements; otherwise one of the outer * inner columns */
+    const float *x;
+    float *y;
+    int64_t k, inner;
+    bool log;
+} softmax_job;
+
+typedef struct { /* a unit is a channel of a sample */
+    const float *x;
+    float *y;
+    int64_t channels, inner, size;
+    float alpha, beta, bias; /* alpha is already divided by size */
+} lrn_job;
+
+typedef struct {
+    srt_range *unary, *bias, *transpose, *scale_shift, *prelu, *im2col, *depthwise, *max_pool, *average_pool, *row_mean,
+        *row_max, *softmax, *lrn;
+} srt_table;
+
+extern const srt_table srt_table_scalar, srt_table_avx2, srt_table_avx512;
+
+/* The table of the instruction set in use. */
+const srt_table *srt_table_active(void);
+
+#endif

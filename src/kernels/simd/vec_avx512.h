@@ -1,0 +1,72 @@
+/* vec_avx512.h - a vector of 16 floats in AVX-512: the vocabulary is described in vec_scalar.h. */
+#ifndef STREAMRT_VEC_AVX512_H
+#define STREAMRT_VEC_AVX512_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#define V static inline __attribute__((always_inline)) TARGET
+
+enum { VL = 16 };
+typedef __m512 vf;
+typedef int32_t vi __attribute__((vector_size(64)));
+typedef __mmask16 vmask;
+
+V vf splat(float a) {
+    return _mm512_set1_ps(a);
+}
+
+V vf load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+
+V void store(float *p, vf v) {
+    _mm512_storeu_ps(p, v);
+}
+
+V vmask lanes(int64_t first, int64_t last) {
+    uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first, b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
+    return (vmask)(((1u << b) - 1) & ~((1u << a) - 1));
+}
+
+V vf load_mask(const float *p, vmask m, vf other) {
+    return _mm512_mask_loadu_ps(other, m, p);
+}
+
+V void store_mask(float *p, vmask m, vf v) {
+    _mm512_mask_storeu_ps(p, m, v);
+}
+
+/* The second half is read one element early, so that nothing beyond p[2 * VL - 2] is touched: its odd lanes. */
+V vf even(vf a, vf b) {
+    __m512i pick = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, pick, b);
+}
+
+V vf load_even(const float *p) {
+    return even(load(p), load(p + VL - 1));
+}
+
+V vf load_even_mask(const float *p, vmask low, vmask high, vf other) {
+    return even(load_mask(p, low, other), load_mask(p + VL - 1, high, other));
+}
+
+V vf select_less(vf x, vf y, vf a, vf b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
+}
+
+V vf vmax(vf a, vf b) {
+    return _mm512_max_ps(a, b);
+}
+
+V vf vmin(vf a, vf b) {
+    return _mm512_min_ps(a, b);
+}
+
+V vf max_nan(vf a, vf b) {
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+
+#include "transpose_avx.h"
+
+#endif

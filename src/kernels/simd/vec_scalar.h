@@ -1,0 +1,96 @@
+/* vec_scalar.h - a vector of 4 floats in plain C (GCC's vector extension).
+ *
+ * The vocabulary that vec_avx2.h and vec_avx512.h define too; + - * / and the bit operators are the language's.
+ *   vf, vi        VL floats; VL int32_t
+ *   vmask         a set of lanes
+ *   splat(a)      a in every lane
+ *   load, store   unaligned
+ *   lanes(a, b)   the lanes i with a <= i < b, for any integers a and b
+ *   load_mask     lanes of the mask from memory, the others from `other`; what is not in the mask is not touched
+ *   store_mask    only the lanes of the mask
+ *   load_even     p[0], p[2], p[4] ...: reads p[0] to p[2 * VL - 2], no further
+ *   load_even_mask  the same under two masks: `low` for p[i], `high` for p[VL - 1 + i]
+ *   vmax, vmin    return b when either is NaN: vmin(high, vmax(low, x)) passes NaN in x on
+ *   max_nan       NaN when either is, as numpy.maximum
+ *   select_less   x < y ? a : b; b when either is NaN
+ */
+#ifndef STREAMRT_VEC_SCALAR_H
+#define STREAMRT_VEC_SCALAR_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define V static inline __attribute__((always_inline)) TARGET
+
+enum { VL = 4 };
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vi __attribute__((vector_size(16)));
+typedef struct {
+    int first, last;
+} vmask;
+
+V vf splat(float a) {
+    return (vf){a, a, a, a};
+}
+
+V vf load(const float *p) {
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+V void store(float *p, vf v) {
+    memcpy(p, &v, sizeof v);
+}
+
+V vmask lanes(int64_t first, int64_t last) {
+    return (vmask){first < 0 ? 0 : first > VL ? VL : (int)first, last < 0 ? 0 : last > VL ? VL : (int)last};
+}
+
+V vf load_mask(const float *p, vmask m, vf other) {
+    for (int i = m.first; i < m.last; i++) other[i] = p[i];
+    return other;
+}
+
+V void store_mask(float *p, vmask m, vf v) {
+    for (int i = m.first; i < m.last; i++) p[i] = v[i];
+}
+
+V vf load_even(const float *p) {
+    return (vf){p[0], p[2], p[4], p[6]};
+}
+
+V vf load_even_mask(const float *p, vmask low, vmask high, vf other) {
+    vf a = load_mask(p, low, other), b = load_mask(p + VL - 1, high, other);
+    return (vf){a[0], a[2], b[1], b[3]};
+}
+
+V vf blend(vi mask, vf a, vf b) {
+    return (vf)((mask & (vi)a) | (~mask & (vi)b));
+}
+
+V vf select_less(vf x, vf y, vf a, vf b) {
+    return blend(x < y, a, b);
+}
+
+V vf vmax(vf a, vf b) {
+    return blend(a > b, a, b);
+}
+
+V vf vmin(vf a, vf b) {
+    return blend(a < b, a, b);
+}
+
+V vf max_nan(vf a, vf b) {
+    return blend((a > b) | (a != a), a, b);
+}
+
+/* Transpose a square of TILE x TILE: y[j * y_stride + i] = t[i * t_stride + j]. */
+enum { TILE = 4 };
+
+V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stride) {
+    for (int j = 0; j < TILE; j++)
+        for (int i = 0; i < TILE; i++) y[j * y_stride + i] = t[i * t_stride + j];
+}
+
+#endif

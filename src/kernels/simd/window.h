@@ -1,0 +1,213 @@
+/* window.h - a window sliding over planes: depthwise convolution, max and average pooling.
+ *
+ * Outputs are made a vector of neighbours in a row at a time: each tap of the kernel contributes the vector of inputs
+ * at the tap's distance. Lanes that fall into the padding are masked, so there is no separate code for the border.
+ * Masks depend on the columns only, and are made once for all rows.
+ */
+#ifndef STREAMRT_WINDOW_H
+#define STREAMRT_WINDOW_H
+
+#include "activation.h"
+#include "im2col.h"
+
+typedef enum { DEPTHWISE, MAX_POOL, AVERAGE_POOL } window_kind;
+
+/* How a tap's inputs are read. */
+typedef enum {
+    ADJACENT,        /* stride 1, no padding */
+    ADJACENT_MASKED, /* stride 1 */
+    EVEN,            /* stride 2, no padding */
+    EVEN_MASKED,     /* stride 2 */
+    ANY,             /* any stride, lane by lane */
+} window_access;
+
+/* Kernel columns whose masks are kept; wider ones are read lane by lane. */
+enum { MAX_TAPS = 32 };
+
+typedef struct {
+    int64_t at; /* input column of lane 0 */
+    vmask low, high;
+} window_tap;
+
+typedef struct {
+    const float *x;       /* (h, w): the input plane */
+    float *y;             /* (oh, ow): the output plane */
+    const float *weights; /* (kh, kw), depthwise only */
+    float bias;
+    const srt_window *window;
+    int64_t first, last; /* output rows */
+    vf low, high;        /* clamp */
+    bool count_padding;
+} window_plane;
+
+/* Elements of the window at output o that lie in `from`..`to` (input coordinates). */
+V span window_taps_inside(const srt_window *w, int axis, int64_t o, int64_t from, int64_t to) {
+    return valid_outputs(o * w->stride[axis] - w->before[axis] - from, w->dilation[axis], to - from, w->kernel[axis]);
+}
+
+V int64_t window_count(const srt_window *w, int axis, int64_t o, bool count_padding) {
+    span s = count_padding ? window_taps_inside(w, axis, o, -w->before[axis], w->input[axis] + w->after[axis])
+                           : window_taps_inside(w, axis, o, 0, w->input[axis]);
+    return s.last - s.first;
+}
+
+V vf read_tap(const float *row, const window_tap *tap, window_access access, int64_t stride, int64_t width, vf fill) {
+    switch (access) {
+    case ADJACENT:
+        return load(row + tap->at);
+    case ADJACENT_MASKED:
+        return load_mask(row + tap->at, tap->low, fill);
+    case EVEN:
+        return load_even(row + tap->at);
+    case EVEN_MASKED:
+        return load_even_mask(row + tap->at, tap->low, tap->high, fill);
+    default:
+        for (int i = 0; i < VL; i++) {
+            int64_t column = tap->at + i * stride;
+            if (column >= 0 && column < width) fill[i] = row[column];
+        }
+        return fill;
+    }
+}
+
+/* A strip of output: the columns column..column + n, n <= VL, of all rows. cols: the kernel columns that touch the
+ * input anywhere in the strip, whose taps are given unless access is ANY. counts: average pooling's divisors,
+ * horizontally. */
+V void window_strip(const window_plane *p, window_kind kind, window_access access, int64_t column, int64_t n, span cols,
+                    const window_tap *taps, vf counts) {
+    const srt_window *w = p->window;
+    const int64_t width = w->input[1], kernel_width = w->kernel[1], stride = w->stride[1];
+    const vf fill = splat(kind == MAX_POOL ? -INFINITY : 0.0f);
+    const vmask some = lanes(0, n);
+    for (int64_t o = p->first; o < p->last; o++) {
+        span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
+        int64_t top = o * w->stride[0] - w->before[0];
+        vf total = kind == DEPTHWISE ? splat(p->bias) : fill;
+        for (int64_t i = rows.first; i < rows.last; i++) {
+            const float *row = p->x + (top + i * w->dilation[0]) * width;
+            const float *weights = kind == DEPTHWISE ? p->weights + i * kernel_width : NULL;
+            vf line = fill; /* average: a sum of sums rounds less than one long sum */
+            for (int64_t j = cols.first; j < cols.last; j++) {
+                window_tap here;
+                const window_tap *tap = access == ANY ? &here : taps + (j - cols.first);
+                if (access == ANY) here.at = column * stride - w->before[1] + j * w->dilation[1];
+                vf v = read_tap(row, tap, access, stride, width, fill);
+                if (kind == DEPTHWISE)
+                    total += v * weights[j];
+                else if (kind == MAX_POOL)
+                    total = max_nan(total, v);
+                else
+                    line += v;
+            }
+            if (kind == AVERAGE_POOL) total += line;
+        }
+        if (kind == AVERAGE_POOL) {
+            float count = (float)window_count(w, 0, o, p->count_padding);
+            total = total / vmax(splat(1.0f), counts * count);
+        }
+        if (kind == DEPTHWISE) total = clamp(total, p->low, p->high);
+        float *y = p->y + o * w->output[1] + column;
+        if (n == VL)
+            store(y, total);
+        else
+            store_mask(y, some, total);
+    }
+}
+
+V void window_rows(const window_plane *p, window_kind kind) {
+    const srt_window *w = p->window;
+    const int64_t width = w->input[1], stride = w->stride[1];
+    window_tap taps[MAX_TAPS];
+    for (int64_t column = 0; column < w->output[1]; column += VL) {
+        int64_t n = smaller(VL, w->output[1] - column);
+        /* kernel columns before `first` lie left of the input for every lane, those from `last` on right of it */
+        span cols = window_taps_inside(w, 1, column, -(n - 1) * stride, width);
+        vf counts = splat(0.0f);
+        if (kind == AVERAGE_POOL)
+            for (int i = 0; i < n; i++) counts[i] = (float)window_count(w, 1, column + i, p->count_padding);
+        if (stride > 2 || cols.last - cols.first > MAX_TAPS) {
+            window_strip(p, kind, ANY, column, n, cols, NULL, counts);
+            continue;
+        }
+        bool padding = n < VL;
+        for (int64_t j = cols.first; j < cols.last; j++) {
+            int64_t at = column * stride - w->before[1] + j * w->dilation[1];
+            padding |= at < 0 || at + (VL - 1) * stride >= width;
+            /* the high part begins at lane VL - 1 of the low one: see load_even */
+            taps[j - cols.first] =
+                (window_tap){at, lanes(-at, width - at), lanes(-at - (VL - 1), width - at - (VL - 1))};
+        }
+        if (stride == 1 && padding)
+            window_strip(p, kind, ADJACENT_MASKED, column, n, cols, taps, counts);
+        else if (stride == 1)
+            window_strip(p, kind, ADJACENT, column, n, cols, taps, counts);
+        else if (padding)
+            window_strip(p, kind, EVEN_MASKED, column, n, cols, taps, counts);
+        else
+            window_strip(p, kind, EVEN, column, n, cols, taps, counts);
+    }
+}
+
+/* Plane and rows of the units first..last that lie in one plane: a unit is an output row. */
+typedef struct {
+    int64_t plane, row, rows;
+} plane_piece;
+
+V plane_piece plane_at(int64_t first, int64_t last, int64_t height) {
+    int64_t plane = first / height, row = first - plane * height;
+    return (plane_piece){plane, row, smaller(height - row, last - first)};
+}
+
+FN void depthwise(const void *arguments, int64_t first, int64_t last) {
+    const window_job *job = arguments;
+    const srt_window *w = job->window;
+    const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
+    for (plane_piece u; first < last; first += u.rows) {
+        u = plane_at(first, last, w->output[0]);
+        int64_t sample = u.plane / job->span, channel = job->first + u.plane % job->span;
+        int64_t plane = sample * job->channels_in_total + channel;
+        window_plane p = {
+            .x = job->x + plane / job->multiplier * input,
+            .y = job->y + plane * output,
+            .weights = job->w + channel * w->kernel[0] * w->kernel[1],
+            .bias = job->bias ? job->bias[channel] : 0.0f,
+            .window = w,
+            .first = u.row,
+            .last = u.row + u.rows,
+            .low = splat(job->act->low),
+            .high = splat(job->act->high),
+        };
+        window_rows(&p, DEPTHWISE);
+        if (job->act->separate) {
+            float *y = p.y + u.row * w->output[1];
+            activate(y, y, u.rows * w->output[1], job->act);
+        }
+    }
+}
+
+V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
+    const srt_window *w = job->window;
+    const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
+    for (plane_piece u; first < last; first += u.rows) {
+        u = plane_at(first, last, w->output[0]);
+        window_plane p = {
+            .x = job->x + u.plane * input,
+            .y = job->y + u.plane * output,
+            .window = w,
+            .first = u.row,
+            .last = u.row + u.rows,
+            .count_padding = job->count_padding,
+        };
+        window_rows(&p, kind);
+    }
+}
+
+FN void max_pool(const void *arguments, int64_t first, int64_t last) {
+    pool(arguments, first, last, MAX_POOL);
+}
+
+FN void average_pool(const void *arguments, int64_t first, int64_t last) {
+    pool(arguments, first, last, AVERAGE_POOL);
+}
+
+#endif

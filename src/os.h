@@ -1,0 +1,48 @@
+/* os.h - what the core asks of the operating system for files, memory and threads; one os_*.c a system.
+ *
+ * Functions that can fail return false (NULL, -1) and leave the reason in errno. Any thread may call any of them.
+ */
+#ifndef STREAMRT_OS_H
+#define STREAMRT_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What tells an open file from another one, or from itself before it was written to. */
+typedef struct {
+    uint64_t device, inode, size;
+    int64_t mtime; /* ns */
+} os_identity;
+
+int os_open(const char *path); /* read-only; -1, EINVAL: not a regular file */
+void os_close(int fd);
+bool os_identify(int fd, os_identity *out);
+
+size_t os_page_size(void);
+uint8_t *os_map(int fd, size_t size); /* shared, read-only; NULL */
+void os_unmap(uint8_t *base, size_t size);
+bool os_map_zeros(void *page, size_t size); /* over what is there; safe in a signal handler */
+
+/* Hints for a whole mapping: a fault reads the pages it needs and none around them, either single pages or, where
+ * os_advise_blocks returns true, whole aligned blocks of 2 MiB in one go. */
+void os_advise_pages(uint8_t *base, size_t size);
+bool os_advise_blocks(uint8_t *base, size_t size);
+
+bool os_populate(uint8_t *start, size_t size); /* read and map; EINVAL: this kernel cannot */
+void os_will_need(int fd, uint64_t offset, uint64_t length);
+void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length);
+
+/* Bytes of whole pages of the range that are in the page cache. start is page-aligned. */
+bool os_resident(uint8_t *start, size_t size, uint64_t *bytes);
+
+typedef struct {
+    uint64_t bytes_read;   /* from devices */
+    uint64_t major_faults; /* those that had to read */
+} os_usage;
+
+void os_thread_usage(os_usage *out); /* of the calling thread, since it began */
+void os_name_thread(const char *name);
+int64_t os_now(void); /* ns of CLOCK_MONOTONIC */
+
+#endif

@@ -1,0 +1,140 @@
+/* os_linux.c - os.h for Linux.
+ *
+ * madvise and posix_fadvise are called through the C library, so that a preloaded library can slow them down in tests.
+ */
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ /* headers before Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#endif
+
+/* The kernel cuts each POSIX_FADV_WILLNEED to the readahead limit of the device, 128 KiB unless someone raised it. */
+#define WILL_NEED_STEP ((uint64_t)128 << 10)
+
+int os_open(const char *path) {
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return -1;
+    struct stat status;
+    int error = fstat(fd, &status) != 0 ? errno : S_ISREG(status.st_mode) ? 0 : EINVAL;
+    if (error) {
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* no readahead: it would hold pages that nobody counts */
+    return fd;
+}
+
+void os_close(int fd) {
+    close(fd);
+}
+
+bool os_identify(int fd, os_identity *out) {
+    struct stat status;
+    if (fstat(fd, &status) != 0) return false;
+    out->device = status.st_dev;
+    out->inode = status.st_ino;
+    out->size = (uint64_t)status.st_size;
+    out->mtime = (int64_t)status.st_mtim.tv_sec * 1000000000 + status.st_mtim.tv_nsec;
+    return true;
+}
+
+size_t os_page_size(void) {
+    return (size_t)sysconf(_SC_PAGESIZE);
+}
+
+uint8_t *os_map(int fd, size_t size) {
+    void *base = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    return base == MAP_FAILED ? NULL : base;
+}
+
+void os_unmap(uint8_t *base, size_t size) {
+    munmap(base, size);
+}
+
+bool os_map_zeros(void *page, size_t size) {
+    return mmap(page, size, PROT_READ, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
+}
+
+/* Whether a fault on a mapping with MADV_HUGEPAGE reads a whole 2 MiB folio: Linux 5.18 and later. */
+static bool faults_read_blocks(void) {
+    struct utsname name;
+    int major, minor;
+    if (uname(&name) != 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+    return major > 5 || (major == 5 && minor >= 18);
+}
+
+void os_advise_pages(uint8_t *base, size_t size) {
+    madvise(base, size, MADV_RANDOM);
+    madvise(base, size, MADV_NOHUGEPAGE);
+}
+
+bool os_advise_blocks(uint8_t *base, size_t size) {
+    madvise(base, size, MADV_RANDOM);
+    return faults_read_blocks() && madvise(base, size, MADV_HUGEPAGE) == 0;
+}
+
+bool os_populate(uint8_t *start, size_t size) {
+    int result;
+    do result = madvise(start, size, MADV_POPULATE_READ);
+    while (result != 0 && errno == EINTR);
+    return result == 0;
+}
+
+void os_will_need(int fd, uint64_t offset, uint64_t length) {
+    for (uint64_t at = 0; at < length; at += WILL_NEED_STEP) {
+        uint64_t step = length - at < WILL_NEED_STEP ? length - at : WILL_NEED_STEP;
+        posix_fadvise(fd, (off_t)(offset + at), (off_t)step, POSIX_FADV_WILLNEED);
+    }
+}
+
+void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length) {
+    /* In this order: the page cache keeps pages that are mapped. */
+    madvise(base + offset, length, MADV_DONTNEED);
+    posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
+}
+
+bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
+    unsigned char pages[4096];
+    size_t page = os_page_size(), step = sizeof pages * page;
+    *bytes = 0;
+    for (size_t at = 0; at < size; at += step) {
+        size_t part = size - at < step ? size - at : step;
+        if (mincore(start + at, part, pages) != 0) return false;
+        for (size_t i = 0; i * page < part; i++) *bytes += pages[i] & 1 ? page : 0;
+    }
+    return true;
+}
+
+void os_thread_usage(os_usage *out) {
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) != 0) {
+        *out = (os_usage){0};
+        return;
+    }
+    out->bytes_read = (uint64_t)usage.ru_inblock * 512;
+    out->major_faults = (uint64_t)usage.ru_majflt;
+}
+
+void os_name_thread(const char *name) {
+    pthread_setname_np(pthread_self(), name);
+}
+
+int64_t os_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}

@@ -1,0 +1,180 @@
+/* parallel.c - the worker threads that all kernels share: see parallel.h. */
+#define _GNU_SOURCE
+#include "parallel.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <unistd.h>
+
+/* Waking a sleeping thread and waiting for it costs about 10 us. 32 Ki elements of 4 bytes, read and written
+ * once, are 256 KiB: about 25 us at the 10 GB/s that one core moves. Below that, help comes too late. */
+enum { WORTH_A_WAKE = 32 * 1024 };
+
+/* Ranges per thread: enough that a thread which was late or slow leaves its share to the others. */
+enum { RANGES_PER_THREAD = 4 };
+
+typedef struct {
+    srt_range *run;
+    const void *arguments;
+    int64_t count;
+    int64_t step;         /* units per range */
+    _Atomic int64_t next; /* first unit that nobody has taken */
+} job;
+
+/* Held by the thread whose job is on the workers, and while the workers are replaced. Taken before `lock`. */
+static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
+static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
+static int started;                        /* under owner: how many of them run */
+
+/* Guards the five variables below. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;     /* there is a new job, or it is time to stop */
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
+static job *current;                                       /* NULL when no worker may join in */
+static uint64_t serial;                                    /* of the current job; a worker joins a job once */
+static int busy;                                           /* workers inside the current job */
+static bool stopping;
+
+static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void work(job *j) {
+    for (;;) {
+        int64_t first = atomic_fetch_add_explicit(&j->next, j->step, memory_order_relaxed);
+        if (first >= j->count) return;
+        j->run(j->arguments, first, j->count - first < j->step ? j->count : first + j->step);
+    }
+}
+
+static void *worker(void *unused) {
+    (void)unused;
+    uint64_t seen = 0;
+    pthread_mutex_lock(&lock);
+    for (;;) {
+        while (!stopping && (current == NULL || seen == serial)) pthread_cond_wait(&wake, &lock);
+        if (stopping) break;
+        seen = serial;
+        job *mine = current;
+        busy++;
+        pthread_mutex_unlock(&lock);
+        work(mine);
+        pthread_mutex_lock(&lock);
+        if (--busy == 0) pthread_cond_signal(&finished);
+    }
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+/* Both mutexes are held across a fork, so that the child inherits them in a known state. Its copies of the
+ * condition variables may count waiters that do not exist there, so they are made afresh. */
+static void before_fork(void) {
+    pthread_mutex_lock(&owner);
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_parent(void) {
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&owner);
+}
+
+static void after_fork_child(void) {
+    wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    finished = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    started = 0;
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&owner);
+}
+
+static void register_fork_handlers(void) {
+    pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+}
+
+/* Bring the workers to `count`, or to as many as the system grants. Under owner.
+ * Workers take no asynchronous signals: those belong to Python's threads. Signals that an instruction causes
+ * must stay open, because a blocked SIGBUS would kill the process before the mapping's guard could act. */
+static void start(int count) {
+    if (started >= count) return;
+    pthread_once(&once, register_fork_handlers);
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    static const int synchronous[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++) sigdelset(&blocked, synchronous[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    while (started < count && pthread_create(&workers[started], NULL, worker, NULL) == 0) started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static int detect(void) {
+    cpu_set_t set;
+    /* fails where the kernel's own mask is larger than 1024 processors */
+    long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+    return count < 1 ? 1 : count > SRT_MAX_THREADS ? SRT_MAX_THREADS : (int)count;
+}
+
+int srt_threads(void) {
+    int count = atomic_load(&wanted);
+    if (count == 0) {
+        int detected = detect();
+        /* on failure `count` holds what another thread has just set */
+        if (atomic_compare_exchange_strong(&wanted, &count, detected)) count = detected;
+    }
+    return count;
+}
+
+void srt_set_threads(int count) {
+    pthread_mutex_lock(&owner);
+    atomic_store(&wanted, count);
+    pthread_mutex_lock(&lock);
+    stopping = true;
+    pthread_cond_broadcast(&wake);
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < started; i++) pthread_join(workers[i], NULL);
+    started = 0;
+    stopping = false; /* nobody else is left to read it */
+    pthread_mutex_unlock(&owner);
+}
+
+int64_t srt_grain(int64_t cost) {
+    return cost >= WORTH_A_WAKE ? 1 : WORTH_A_WAKE / (cost < 1 ? 1 : cost);
+}
+
+void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *arguments) {
+    if (count <= 0) return;
+    int threads = srt_threads();
+    int64_t ranges = (int64_t)threads * RANGES_PER_THREAD;
+    int64_t step = (count - 1) / ranges + 1; /* rounded up */
+    if (step < grain) step = grain;
+    if (threads == 1 || step >= count || pthread_mutex_trylock(&owner) != 0) {
+        run(arguments, 0, count);
+        return;
+    }
+    start(srt_threads() - 1); /* asked again: it may have been set since */
+    if (started == 0) {
+        pthread_mutex_unlock(&owner);
+        run(arguments, 0, count);
+        return;
+    }
+    job mine = {.run = run, .arguments = arguments, .count = count, .step = step};
+    atomic_init(&mine.next, 0);
+    int64_t helpers = (count - 1) / step; /* one range is the caller's */
+    if (helpers > started) helpers = started;
+
+    pthread_mutex_lock(&lock);
+    current = &mine;
+    serial++;
+    for (int64_t i = 0; i < helpers; i++) pthread_cond_signal(&wake);
+    pthread_mutex_unlock(&lock);
+
+    work(&mine);
+
+    pthread_mutex_lock(&lock);
+    current = NULL; /* a worker that wakes only now finds nothing: it is not waited for */
+    while (busy > 0) pthread_cond_wait(&finished, &lock);
+    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&owner);
+}

@@ -1,0 +1,671 @@
+/* prefetch.c - the thread that brings items into memory ahead of their use and releases them after it.
+ *
+ * Who owns what. All fields are under the lock. The granule table, though, is changed and read without it by the thread
+ * while it releases, and so belongs to the thread; other threads use it only after halt(), which returns when the
+ * thread is parked. System calls on the file are never made with the lock held by the thread, so that wait and done,
+ * which Python calls with its own lock held, return at once.
+ *
+ * Streamed items of all passes, one after the other, are numbered: number = pass * streamed + slot. The numbers below
+ * tail are done. Those from tail to head have been begun. At most one pass of numbers lies between, since each has the
+ * slot of the one a pass before it. Pinned items are read once and then need no attention.
+ */
+#include "os.h"
+#include "streamrt.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* A granule: flags, and how many streamed items that cover it are being read, ready, or in use. */
+#define PINNED ((uint32_t)1 << 31)    /* a pinned item of the schedule covers it */
+#define KEPT ((uint32_t)1 << 30)      /* pinned, and held since an item that covers it was begun */
+#define POPULATED ((uint32_t)1 << 29) /* read and mapped since it is held */
+#define USERS (POPULATED - 1)
+#define MAX_ITEMS ((size_t)USERS)
+
+typedef enum {
+    FREE = 0,  /* holds nothing: not begun, or released */
+    READING,   /* the thread is at it */
+    READY,     /* in memory: waited for, in use, or not asked for yet */
+    DONE,      /* waits for its release */
+    ABANDONED, /* being read, but its pass is over */
+} slot_state;
+
+typedef struct {
+    size_t first, last; /* granules it covers: first <= g < last */
+    size_t slot;        /* streamed items: which of them, in the order of the schedule */
+    bool pinned;
+    bool populated;     /* pinned items: in memory for good */
+    uint64_t waited_in; /* epoch in which wait returned it */
+    uint64_t done_in;   /* epoch in which done was called */
+} item;
+
+typedef struct {
+    item *items; /* (count,) */
+    size_t count;
+    size_t *streams;    /* (streamed,) the item of each slot */
+    slot_state *states; /* (streamed,) */
+    size_t streamed;
+    size_t *releases; /* (streamed,) ring of the slots in state DONE */
+    size_t release_first, release_count;
+    uint32_t *granules; /* (granule_count,) */
+    size_t granule_count;
+    uint64_t granule; /* bytes */
+    uint64_t window;  /* bytes */
+    srt_record
+        *records[3]; /* (count,) each; of pass p at [p % 3]: the last one, the current one, and the one read ahead */
+} schedule;
+
+struct srt_prefetcher {
+    srt_mapping *mapping;
+    uint64_t generation; /* of forks, in which it was made */
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* the thread waits here: something to do */
+    pthread_cond_t news; /* callers wait here: an item is ready, the thread is parked, or it is over */
+    pthread_t thread;
+    bool started, stopping, joining, stopped;
+    bool halted; /* a caller wants the thread parked */
+    bool parked; /* it is, or it has ended */
+    bool idle;   /* it found nothing to do, and no caller has changed anything since */
+
+    schedule *plan;                            /* NULL before the first schedule */
+    uint64_t pass;                             /* the current one, from 0 at each schedule */
+    uint64_t epoch;                            /* counts passes and rewinds, from 1 */
+    bool in_pass;                              /* an item of the current pass was asked for */
+    uint64_t head, tail;                       /* numbers of streamed items */
+    size_t next_pin;                           /* no pinned item below it is left to read */
+    uint64_t held_pinned, held_streamed, peak; /* bytes */
+    srt_status failure;                        /* SRT_OK, or why reading stopped */
+    int failure_errno;
+    size_t culprit; /* the item that failed */
+};
+
+/* ---------------------------------------------------------------- granules */
+
+static uint64_t granule_bytes(const srt_prefetcher *p, const schedule *plan, size_t granule) {
+    uint64_t start = granule * plan->granule, left = srt_mapping_size(p->mapping) - start;
+    return left < plan->granule ? left : plan->granule;
+}
+
+static bool is_held(uint32_t granule) {
+    return (granule & (KEPT | USERS)) != 0;
+}
+
+/* Releases a run of granules that nobody holds any more. The kernel lets go only of whole folios, so the release is
+ * extended over neighbours that nobody holds either, to the blocks' boundaries: no folio reaches beyond those. */
+static void release_run(const srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
+    size_t block = (size_t)(SRT_BLOCK / plan->granule);
+    while (first % block != 0 && !is_held(plan->granules[first - 1])) first--;
+    while (last % block != 0 && last < plan->granule_count && !is_held(plan->granules[last])) last++;
+    uint64_t start = first * plan->granule;
+    uint64_t end = (last - 1) * plan->granule + granule_bytes(p, plan, last - 1);
+    srt_mapping_release(p->mapping, start, end - start);
+}
+
+/* Bytes by which holding an item would fill the window further. */
+static uint64_t window_need(const srt_prefetcher *p, const item *it) {
+    uint64_t need = 0;
+    for (size_t g = it->first; g < it->last; g++)
+        if (!is_held(p->plan->granules[g]) && !(p->plan->granules[g] & PINNED)) need += granule_bytes(p, p->plan, g);
+    return need;
+}
+
+/* From now on the item holds its granules. Lock held. */
+static void hold(srt_prefetcher *p, const item *it) {
+    for (size_t g = it->first; g < it->last; g++) {
+        uint32_t *granule = &p->plan->granules[g];
+        if (!is_held(*granule))
+            *(*granule & PINNED ? &p->held_pinned : &p->held_streamed) += granule_bytes(p, p->plan, g);
+        *granule = *granule & PINNED ? *granule | KEPT : *granule + 1;
+    }
+    if (p->held_pinned + p->held_streamed > p->peak) p->peak = p->held_pinned + p->held_streamed;
+}
+
+/* The opposite, for a streamed item, including the release. Lock held; given up meanwhile. */
+static void let_go(srt_prefetcher *p, const item *it) {
+    const schedule *plan = p->plan;
+    uint64_t freed = 0;
+    pthread_mutex_unlock(&p->lock);
+    for (size_t g = it->first; g < it->last; g++)
+        if (!(plan->granules[g] & PINNED) && (--plan->granules[g] & USERS) == 0) plan->granules[g] = 0;
+    for (size_t g = it->first, run; g < it->last; g++) {
+        for (run = g; run < it->last && !is_held(plan->granules[run]); run++) freed += granule_bytes(p, plan, run);
+        if (run > g) release_run(p, plan, g, run);
+        g = run; /* held, or the end: in either case not of a run */
+    }
+    pthread_mutex_lock(&p->lock);
+    p->held_streamed -= freed;
+}
+
+/* ---------------------------------------------------------------- the thread */
+
+/* Something has changed that the thread may act upon. Lock held. */
+static void wake(srt_prefetcher *p) {
+    p->idle = false;
+    pthread_cond_signal(&p->work);
+}
+
+static void park(srt_prefetcher *p) {
+    p->parked = true;
+    pthread_cond_broadcast(&p->news);
+    while (p->halted && !p->stopping) pthread_cond_wait(&p->work, &p->lock);
+    p->parked = false;
+}
+
+static void queue_release(schedule *plan, size_t slot) {
+    plan->states[slot] = DONE;
+    plan->releases[(plan->release_first + plan->release_count++) % plan->streamed] = slot;
+}
+
+static void release_next(srt_prefetcher *p) {
+    schedule *plan = p->plan;
+    size_t slot = plan->releases[plan->release_first];
+    plan->release_first = (plan->release_first + 1) % plan->streamed;
+    plan->release_count--;
+    let_go(p, &plan->items[plan->streams[slot]]);
+    plan->states[slot] = FREE;
+}
+
+/* Whether the next streamed item may be begun. */
+static bool may_stream(const srt_prefetcher *p) {
+    const schedule *plan = p->plan;
+    if (plan->streamed == 0 || p->head == p->tail + plan->streamed) return false;
+    size_t slot = (size_t)(p->head % plan->streamed);
+    if (plan->states[slot] != FREE) return false;
+    if (p->held_streamed == 0) return true;
+    uint64_t need = window_need(p, &plan->items[plan->streams[slot]]);
+    return p->held_streamed <= plan->window && need <= plan->window - p->held_streamed;
+}
+
+/* Chooses what to read next: of the next pinned and the next streamed item the one that a pass reaches first, or the
+ * one that may be read at all. */
+static bool choose(srt_prefetcher *p, size_t *chosen) {
+    const schedule *plan = p->plan;
+    if (!plan || p->failure != SRT_OK) return false;
+    while (p->next_pin < plan->count && (!plan->items[p->next_pin].pinned || plan->items[p->next_pin].populated))
+        p->next_pin++;
+    bool pin = p->next_pin < plan->count, stream = may_stream(p);
+    if (stream) {
+        size_t index = plan->streams[p->head % plan->streamed];
+        bool ahead = p->head / plan->streamed > p->pass; /* of the next pass */
+        if (!pin || (!ahead && index < p->next_pin)) {
+            *chosen = index;
+            return true;
+        }
+    }
+    *chosen = p->next_pin;
+    return pin;
+}
+
+/* The end of the next run of granules from first that one call can populate. */
+static size_t chunk_end(const schedule *plan, size_t first, size_t last) {
+    size_t block = (size_t)(SRT_BLOCK / plan->granule);
+    size_t end = first + 1;
+    while (end < last && end % block != 0 && !(plan->granules[end] & POPULATED)) end++;
+    return end;
+}
+
+static srt_status populate(srt_prefetcher *p, size_t first, size_t end) {
+    uint64_t start = first * p->plan->granule;
+    uint64_t stop = (end - 1) * p->plan->granule + granule_bytes(p, p->plan, end - 1);
+    pthread_mutex_unlock(&p->lock);
+    srt_status status = srt_mapping_populate(p->mapping, start, stop - start);
+    int error = errno;
+    pthread_mutex_lock(&p->lock);
+    errno = error;
+    return status;
+}
+
+static bool abandoned(const srt_prefetcher *p, const item *it) {
+    return !it->pinned && p->plan->states[it->slot] == ABANDONED;
+}
+
+static bool unwanted(const srt_prefetcher *p, const item *it) {
+    return p->stopping || p->halted || abandoned(p, it);
+}
+
+/* Reads an item, in chunks, and leaves early when it is not wanted any more. What is then left half read is released:
+ * here if its pass is over, else by the caller who halted the thread. Lock held; given up meanwhile. */
+static void read_item(srt_prefetcher *p, size_t index) {
+    schedule *plan = p->plan;
+    item *it = &plan->items[index];
+    uint64_t pass = it->pinned ? p->pass : p->head / plan->streamed;
+    if (!it->pinned) {
+        plan->states[it->slot] = READING;
+        p->head++;
+    }
+    hold(p, it);
+
+    srt_record record = {.read_start = os_now()};
+    os_usage before, after;
+    os_thread_usage(&before);
+    srt_status status = SRT_OK;
+    int error = 0;
+    for (size_t g = it->first; g < it->last && status == SRT_OK && !unwanted(p, it);) {
+        size_t end = g + 1;
+        if (!(plan->granules[g] & POPULATED)) {
+            end = chunk_end(plan, g, it->last);
+            status = populate(p, g, end);
+            error = errno;
+            for (size_t i = g; i < end && status == SRT_OK; i++) plan->granules[i] |= POPULATED;
+        }
+        g = end;
+    }
+    os_thread_usage(&after);
+    record.bytes_read = after.bytes_read - before.bytes_read;
+    record.read_end = os_now();
+
+    if (abandoned(p, it)) {
+        queue_release(plan, it->slot);
+        return;
+    }
+    if (p->stopping || p->halted) return;
+    if (status == SRT_OK) {
+        if (it->pinned)
+            it->populated = true;
+        else
+            plan->states[it->slot] = READY;
+        srt_record *kept = &plan->records[(it->pinned ? p->pass : pass) % 3][index];
+        record.stall = kept->stall;
+        *kept = record;
+    } else {
+        if (!it->pinned) {
+            let_go(p, it);
+            bool over = abandoned(p, it); /* meanwhile; then nobody is interested in the failure */
+            plan->states[it->slot] = FREE;
+            if (over) return;
+            p->head--;
+        }
+        p->failure = status;
+        p->failure_errno = error;
+        p->culprit = index;
+    }
+    pthread_cond_broadcast(&p->news);
+}
+
+static void *run(void *argument) {
+    srt_prefetcher *p = argument;
+    os_name_thread("streamrt-fetch");
+    pthread_mutex_lock(&p->lock);
+    while (!p->stopping) {
+        size_t index;
+        if (p->halted) {
+            park(p);
+        } else if (p->plan && p->plan->release_count > 0) { /* first, so that memory is free for the next item */
+            release_next(p);
+        } else if (choose(p, &index)) {
+            read_item(p, index);
+        } else {
+            p->idle = true;
+            pthread_cond_broadcast(&p->news);
+            pthread_cond_wait(&p->work, &p->lock);
+        }
+    }
+    p->parked = true;
+    pthread_cond_broadcast(&p->news);
+    pthread_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+/* Signals are for the threads of whoever loaded us; those that report a fault of this very thread cannot be blocked. */
+static int start(srt_prefetcher *p) {
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) sigdelset(&blocked, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    int error = pthread_create(&p->thread, NULL, run, p);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    p->started = error == 0;
+    return error;
+}
+
+/* Returns when the thread does nothing and will not until resume. False: it is being stopped. Lock held. */
+static bool halt(srt_prefetcher *p) {
+    p->halted = true;
+    pthread_cond_signal(&p->work);
+    while (p->started && !p->parked && !p->stopping) pthread_cond_wait(&p->news, &p->lock);
+    return !p->stopping;
+}
+
+static void resume(srt_prefetcher *p) {
+    p->halted = false;
+    wake(p);
+}
+
+/* ---------------------------------------------------------------- schedules */
+
+static void free_schedule(schedule *plan) {
+    if (!plan) return;
+    free(plan->items);
+    free(plan->streams);
+    free(plan->states);
+    free(plan->releases);
+    free(plan->granules);
+    for (size_t i = 0; i < 3; i++) free(plan->records[i]);
+    free(plan);
+}
+
+static bool valid(const srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window, uint64_t granule) {
+    uint64_t size = srt_mapping_size(p->mapping);
+    if ((granule != SRT_PAGE && granule != SRT_BLOCK) || granule % os_page_size() != 0 || count > MAX_ITEMS)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        if (items[i].length == 0 || items[i].offset > size || items[i].length > size - items[i].offset) return false;
+        if (!items[i].pinned && window == 0) return false;
+    }
+    return true;
+}
+
+/* A schedule that nothing has happened to yet, of valid arguments; NULL: no memory. */
+static schedule *new_schedule(const srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window,
+                              uint64_t granule) {
+    size_t streamed = 0;
+    for (size_t i = 0; i < count; i++) streamed += !items[i].pinned;
+    schedule *plan = calloc(1, sizeof *plan);
+    if (!plan) return NULL;
+    plan->count = count;
+    plan->streamed = streamed;
+    plan->granule = granule;
+    plan->window = window;
+    plan->granule_count = (size_t)((srt_mapping_size(p->mapping) - 1) / granule + 1);
+    plan->items = calloc(count + 1, sizeof *plan->items); /* + 1: calloc(0) may return NULL */
+    plan->streams = calloc(streamed + 1, sizeof *plan->streams);
+    plan->states = calloc(streamed + 1, sizeof *plan->states);
+    plan->releases = calloc(streamed + 1, sizeof *plan->releases);
+    plan->granules = calloc(plan->granule_count, sizeof *plan->granules);
+    bool complete = plan->items && plan->streams && plan->states && plan->releases && plan->granules;
+    for (size_t i = 0; i < 3; i++) {
+        plan->records[i] = calloc(count + 1, sizeof *plan->records[i]);
+        complete = complete && plan->records[i];
+    }
+    if (!complete) {
+        free_schedule(plan);
+        return NULL;
+    }
+    for (size_t i = 0, slot = 0; i < count; i++) {
+        item *it = &plan->items[i];
+        it->first = (size_t)(items[i].offset / granule);
+        it->last = (size_t)((items[i].offset + items[i].length - 1) / granule + 1);
+        it->pinned = items[i].pinned;
+        if (it->pinned) {
+            for (size_t g = it->first; g < it->last; g++) plan->granules[g] |= PINNED;
+        } else {
+            plan->streams[slot] = i;
+            it->slot = slot++;
+        }
+    }
+    return plan;
+}
+
+/* Moves what is held under the old schedule (NULL: nothing) and pinned under the new one (NULL: nothing) to the new,
+ * and releases the rest. The thread is parked or has ended. Lock held. */
+static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
+    p->held_pinned = p->held_streamed = 0;
+    bool same = old && new && old->granule == new->granule;
+    for (size_t g = 0, run = 0; old && g <= old->granule_count; g++) { /* a run to release: run <= i < g */
+        bool held = g < old->granule_count && is_held(old->granules[g]);
+        bool keep = held && same && (new->granules[g] & PINNED);
+        if (held && !keep) old->granules[g] = 0;
+        if (keep) {
+            new->granules[g] |= KEPT | (old->granules[g] & POPULATED);
+            p->held_pinned += granule_bytes(p, new, g);
+        }
+        if (!held || keep) {
+            if (run < g) release_run(p, old, run, g);
+            run = g + 1;
+        }
+    }
+    for (size_t i = 0; new && i < new->count; i++) {
+        item *it = &new->items[i];
+        it->populated = it->pinned;
+        for (size_t g = it->first; g < it->last && it->populated; g++) it->populated = new->granules[g] & POPULATED;
+    }
+    p->peak = p->held_pinned;
+}
+
+srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window,
+                                   uint64_t granule) {
+    if (p->generation != srt_fork_generation()) return SRT_FORKED;
+    if (!valid(p, items, count, window, granule)) return SRT_MISUSE;
+    schedule *plan = new_schedule(p, items, count, window, granule);
+    if (!plan) return SRT_NO_MEMORY;
+    pthread_mutex_lock(&p->lock);
+    srt_status status = p->stopping ? SRT_STOPPED : p->in_pass ? SRT_MISUSE : SRT_OK;
+    int error = 0;
+    if (status == SRT_OK && !p->started && (error = start(p)) != 0) status = SRT_SYSTEM;
+    if (status == SRT_OK && !halt(p)) status = SRT_STOPPED;
+    schedule *unused = plan;
+    if (status == SRT_OK) {
+        unused = p->plan;
+        take_over(p, p->plan, plan);
+        srt_mapping_advise(p->mapping, granule == SRT_BLOCK);
+        p->plan = plan;
+        p->pass = p->head = p->tail = 0;
+        p->next_pin = 0;
+        p->failure = SRT_OK;
+        p->epoch++;
+        resume(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+    free_schedule(unused);
+    errno = error;
+    return status;
+}
+
+/* ---------------------------------------------------------------- a pass */
+
+/* Takes the lock, when the call makes sense: not on SRT_FORKED, SRT_STOPPED, SRT_MISUSE (no schedule). */
+static srt_status enter(srt_prefetcher *p) {
+    if (p->generation != srt_fork_generation()) return SRT_FORKED;
+    pthread_mutex_lock(&p->lock);
+    srt_status status = p->stopping ? SRT_STOPPED : p->plan ? SRT_OK : SRT_MISUSE;
+    if (status != SRT_OK) pthread_mutex_unlock(&p->lock);
+    return status;
+}
+
+/* How things stand with an item of the current pass. SRT_TIMEOUT: not there yet. Lock held. */
+static srt_status look(const srt_prefetcher *p, const item *it, size_t index, size_t *culprit) {
+    const schedule *plan = p->plan;
+    if (p->stopping) return SRT_STOPPED;
+    srt_status status = srt_mapping_intact(p->mapping);
+    if (status != SRT_OK) {
+        *culprit = index;
+        return status;
+    }
+    bool begun = !it->pinned && p->pass * plan->streamed + it->slot < p->head;
+    if (it->pinned ? it->populated : begun && plan->states[it->slot] == READY) return SRT_OK;
+    if (p->failure != SRT_OK) {
+        *culprit = p->culprit;
+        errno = p->failure_errno;
+        return p->failure;
+    }
+    return p->idle && !begun ? SRT_WINDOW_FULL : SRT_TIMEOUT;
+}
+
+srt_status srt_prefetcher_wait(srt_prefetcher *p, size_t index, int64_t timeout, size_t *culprit) {
+    srt_status status = enter(p);
+    if (status != SRT_OK) return status;
+    if (index >= p->plan->count || p->plan->items[index].done_in == p->epoch) {
+        pthread_mutex_unlock(&p->lock);
+        return SRT_MISUSE;
+    }
+    item *it = &p->plan->items[index];
+    p->in_pass = true;
+    status = look(p, it, index, culprit);
+    if (status == SRT_TIMEOUT && timeout > 0) {
+        int64_t start = os_now(), end = start + timeout;
+        struct timespec until = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
+        while (status == SRT_TIMEOUT && pthread_cond_timedwait(&p->news, &p->lock, &until) == 0)
+            status = look(p, it, index, culprit);
+        if (status != SRT_STOPPED) p->plan->records[p->pass % 3][index].stall += os_now() - start;
+    }
+    if (status == SRT_OK) it->waited_in = p->epoch;
+    int error = errno;
+    pthread_mutex_unlock(&p->lock);
+    errno = error;
+    return status;
+}
+
+srt_status srt_prefetcher_done(srt_prefetcher *p, size_t index) {
+    srt_status status = enter(p);
+    if (status != SRT_OK) return status;
+    schedule *plan = p->plan;
+    if (index >= plan->count || plan->items[index].waited_in != p->epoch || plan->items[index].done_in == p->epoch) {
+        status = SRT_MISUSE;
+    } else {
+        item *it = &plan->items[index];
+        it->done_in = p->epoch;
+        if (!it->pinned) {
+            queue_release(plan, it->slot);
+            slot_state state;
+            while (p->tail < p->head && ((state = plan->states[p->tail % plan->streamed]) == DONE || state == FREE))
+                p->tail++;
+            wake(p);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return status;
+}
+
+srt_status srt_prefetcher_finish(srt_prefetcher *p) {
+    srt_status status = enter(p);
+    if (status != SRT_OK) return status;
+    schedule *plan = p->plan;
+    uint64_t end = (p->pass + 1) * plan->streamed; /* the first number of the next pass */
+    for (; p->tail < end && p->tail < p->head; p->tail++) {
+        size_t slot = (size_t)(p->tail % plan->streamed);
+        if (plan->states[slot] == READY)
+            queue_release(plan, slot);
+        else if (plan->states[slot] == READING)
+            plan->states[slot] = ABANDONED;
+    }
+    p->tail = end;
+    if (p->head < end) p->head = end;
+    p->pass++;
+    p->epoch++;
+    p->in_pass = false;
+    memset(plan->records[(p->pass + 1) % 3], 0, plan->count * sizeof *plan->records[0]);
+    if (plan->streamed > 0 || p->failure != SRT_OK) /* a pass over pinned items alone leaves the thread asleep */
+        wake(p);
+    p->failure = SRT_OK; /* to be tried again */
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
+srt_status srt_prefetcher_rewind(srt_prefetcher *p) {
+    srt_status status = enter(p);
+    if (status == SRT_MISUSE) /* no schedule: nothing to give up */
+        return SRT_OK;
+    if (status != SRT_OK) return status;
+    if (!halt(p)) {
+        pthread_mutex_unlock(&p->lock);
+        return SRT_STOPPED;
+    }
+    schedule *plan = p->plan;
+    for (size_t g = 0, run = 0; g <= plan->granule_count; g++) { /* a run to release: run <= i < g */
+        if (g < plan->granule_count && (plan->granules[g] & USERS) != 0) {
+            plan->granules[g] = 0;
+        } else {
+            if (run < g) release_run(p, plan, run, g);
+            run = g + 1;
+        }
+    }
+    memset(plan->states, 0, plan->streamed * sizeof *plan->states);
+    plan->release_count = 0;
+    p->held_streamed = 0;
+    p->head = p->tail = p->pass * plan->streamed;
+    p->epoch++;
+    p->in_pass = false;
+    p->failure = SRT_OK;
+    for (uint64_t pass = p->pass; pass <= p->pass + 1; pass++)
+        memset(plan->records[pass % 3], 0, plan->count * sizeof *plan->records[0]);
+    resume(p);
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
+srt_status srt_prefetcher_held(srt_prefetcher *p, uint64_t *held, uint64_t *peak) {
+    srt_status status = enter(p);
+    if (status == SRT_MISUSE) {
+        *held = *peak = 0;
+        return SRT_OK;
+    }
+    if (status != SRT_OK) return status;
+    *held = p->held_pinned + p->held_streamed;
+    *peak = p->peak;
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
+srt_status srt_prefetcher_report(srt_prefetcher *p, srt_record *records, size_t *count) {
+    *count = 0;
+    srt_status status = enter(p);
+    if (status != SRT_OK) return status == SRT_MISUSE ? SRT_OK : status;
+    if (p->pass > 0) {
+        *count = p->plan->count;
+        if (records) memcpy(records, p->plan->records[(p->pass - 1) % 3], *count * sizeof *records);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
+/* ---------------------------------------------------------------- birth and death */
+
+srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
+    *out = NULL;
+    srt_prefetcher *p = calloc(1, sizeof *p);
+    if (!p) return SRT_NO_MEMORY;
+    p->mapping = mapping;
+    p->generation = srt_fork_generation();
+    p->epoch = 1;
+    pthread_condattr_t monotonic; /* so that nobody who sets the clock makes us wait */
+    int error = pthread_mutex_init(&p->lock, NULL);
+    error = error ? error : pthread_condattr_init(&monotonic);
+    error = error ? error : pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    error = error ? error : pthread_cond_init(&p->work, NULL);
+    error = error ? error : pthread_cond_init(&p->news, &monotonic);
+    if (error) { /* on Linux these cannot fail and hold nothing that would have to be given back */
+        free(p);
+        errno = error;
+        return SRT_SYSTEM;
+    }
+    pthread_condattr_destroy(&monotonic);
+    *out = p;
+    return SRT_OK;
+}
+
+srt_status srt_prefetcher_stop(srt_prefetcher *p) {
+    if (p->generation != srt_fork_generation()) return SRT_FORKED;
+    pthread_mutex_lock(&p->lock);
+    p->stopping = true;
+    pthread_cond_broadcast(&p->work);
+    pthread_cond_broadcast(&p->news);
+    if (!p->joining) {
+        p->joining = true;
+        if (p->started) {
+            pthread_mutex_unlock(&p->lock);
+            pthread_join(p->thread, NULL);
+            pthread_mutex_lock(&p->lock);
+        }
+        take_over(p, p->plan, NULL);
+        p->stopped = true;
+        pthread_cond_broadcast(&p->news);
+    }
+    while (!p->stopped) /* someone else is at it */
+        pthread_cond_wait(&p->news, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
+void srt_prefetcher_free(srt_prefetcher *p) {
+    if (!p || srt_prefetcher_stop(p) == SRT_FORKED) return;
+    free_schedule(p->plan);
+    pthread_cond_destroy(&p->work);
+    pthread_cond_destroy(&p->news);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}

@@ -1,0 +1,127 @@
+/* sigbus.c - the guard that turns a missing page of a mapped file into zeros and a mark.
+ *
+ * The handler runs on whichever thread read the page, at any instruction, so it may take no lock and may meet the
+ * table in the middle of a change. Each entry is a sequence lock: odd while it is being written. The handler skips an
+ * entry that is, or that changes while it looks: it cannot be the one it needs, since the mapping whose page is missing
+ * is in use. Entries are never freed, only used again, so the handler can always follow the chain; there are as many as
+ * there were mappings open at the same time.
+ */
+#define _GNU_SOURCE
+#include "os.h"
+#include "streamrt.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct srt_guard {
+    _Atomic unsigned sequence;
+    _Atomic uintptr_t base, end; /* equal when the entry is free */
+    _Atomic bool poisoned;
+    srt_guard *next; /* set once, before the entry is published */
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by whoever changes the table */
+static _Atomic(srt_guard *) guards;
+static bool installed;           /* under the lock */
+static struct sigaction earlier; /* written before our handler can run, constant afterwards */
+static size_t page_size;         /* the same */
+
+static srt_guard *find(uintptr_t address) {
+    for (srt_guard *guard = atomic_load_explicit(&guards, memory_order_acquire); guard; guard = guard->next) {
+        unsigned before = atomic_load_explicit(&guard->sequence, memory_order_acquire);
+        uintptr_t base = atomic_load_explicit(&guard->base, memory_order_acquire);
+        uintptr_t end = atomic_load_explicit(&guard->end, memory_order_acquire);
+        unsigned after = atomic_load_explicit(&guard->sequence, memory_order_relaxed);
+        if (before == after && before % 2 == 0 && base <= address && address < end) return guard;
+    }
+    return NULL;
+}
+
+/* The signal is not ours: do what would have happened without us. */
+static void chain(int signal, siginfo_t *info, void *context) {
+    if (earlier.sa_flags & SA_SIGINFO) {
+        earlier.sa_sigaction(signal, info, context);
+    } else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN) {
+        earlier.sa_handler(signal);
+    } else {
+        /* Returning repeats the faulting instruction, which now kills; a signal that was sent has to be sent again. The
+         * kernel kills for a fault even where the signal is ignored, so there is no ignoring here either. */
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+        sigemptyset(&standard.sa_mask);
+        sigaction(signal, &standard, NULL);
+        if (info->si_code <= 0) raise(signal);
+    }
+}
+
+static void on_sigbus(int signal, siginfo_t *info, void *context) {
+    int error = errno;
+    uintptr_t address = (uintptr_t)info->si_addr;
+    /* A positive code means that the kernel raised it for a memory access, and only then the address means anything. */
+    srt_guard *guard = info->si_code > 0 ? find(address) : NULL;
+    if (guard && os_map_zeros((void *)(address - address % page_size), page_size))
+        atomic_store_explicit(&guard->poisoned, true, memory_order_release);
+    else
+        chain(signal, info, context);
+    errno = error;
+}
+
+static bool install(void) {
+    if (installed) return true;
+    page_size = os_page_size();
+    struct sigaction ours = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&ours.sa_mask);
+    /* Asked for first: once ours is installed, a fault in another thread may need it at once. */
+    if (sigaction(SIGBUS, NULL, &earlier) != 0 || sigaction(SIGBUS, &ours, NULL) != 0) return false;
+    installed = true;
+    return true;
+}
+
+static void set(srt_guard *guard, uintptr_t base, uintptr_t end) {
+    atomic_fetch_add_explicit(&guard->sequence, 1, memory_order_acq_rel);
+    atomic_store_explicit(&guard->base, base, memory_order_release);
+    atomic_store_explicit(&guard->end, end, memory_order_release);
+    atomic_store_explicit(&guard->poisoned, false, memory_order_release);
+    atomic_fetch_add_explicit(&guard->sequence, 1, memory_order_acq_rel);
+}
+
+srt_status srt_guard_add(const void *base, size_t size, srt_guard **out) {
+    srt_status status = SRT_OK;
+    pthread_mutex_lock(&lock);
+    srt_guard *guard = atomic_load_explicit(&guards, memory_order_relaxed);
+    while (guard && atomic_load_explicit(&guard->end, memory_order_relaxed) != 0) guard = guard->next;
+    if (!install()) {
+        status = SRT_SYSTEM;
+    } else if (guard) {
+        set(guard, (uintptr_t)base, (uintptr_t)base + size);
+    } else if ((guard = calloc(1, sizeof *guard)) != NULL) {
+        set(guard, (uintptr_t)base, (uintptr_t)base + size);
+        guard->next = atomic_load_explicit(&guards, memory_order_relaxed);
+        atomic_store_explicit(&guards, guard, memory_order_release);
+    } else {
+        status = SRT_NO_MEMORY;
+    }
+    *out = guard;
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+void srt_guard_remove(srt_guard *guard) {
+    pthread_mutex_lock(&lock);
+    set(guard, 0, 0);
+    pthread_mutex_unlock(&lock);
+}
+
+bool srt_guard_poisoned(const srt_guard *guard) {
+    return atomic_load_explicit(&guard->poisoned, memory_order_acquire);
+}
+
+void srt_guard_lock(void) {
+    pthread_mutex_lock(&lock);
+}
+
+void srt_guard_unlock(void) {
+    pthread_mutex_unlock(&lock);
+}

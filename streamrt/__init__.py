@@ -1,0 +1,36 @@
+"""Run MLPs and CNNs whose weights do not fit in memory, at the speed of the disk."""
+
+from streamrt._version import __version__
+from streamrt.convert import Layer, pack
+from streamrt.errors import (
+    BudgetError,
+    FormatError,
+    InputError,
+    ModelClosedError,
+    StreamrtError,
+    UnsupportedModelError,
+    WeightsIOError,
+)
+from streamrt.format import verify
+from streamrt.memory import MemoryUse
+from streamrt.model import Model
+from streamrt.plan import Plan
+from streamrt.stats import PassStats
+
+__all__ = [
+    "BudgetError",
+    "FormatError",
+    "InputError",
+    "Layer",
+    "MemoryUse",
+    "Model",
+    "ModelClosedError",
+    "PassStats",
+    "Plan",
+    "StreamrtError",
+    "UnsupportedModelError",
+    "WeightsIOError",
+    "__version__",
+    "pack",
+    "verify",
+]

@@ -1,0 +1,192 @@
+"""The command line: ``streamrt pack | inspect | run | verify | demo``.
+
+Results go to stdout. An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), and a
+traceback only with ``--debug``. A reader of stdout that goes away ends the program quietly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from streamrt._version import __version__
+from streamrt.arrays import check_output, load_arrays, save_arrays
+from streamrt.budget import format_size, parse_budget, parse_size
+from streamrt.convert import pack
+from streamrt.demo import demo
+from streamrt.errors import InputError, StreamrtError, UnsupportedModelError
+from streamrt.format import verify
+from streamrt.inspection import inspect_model
+from streamrt.model import Model
+
+_BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none: no limit; auto: what is free"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (without the program's name; default ``sys.argv``) and return its exit code."""
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has printed help, the version or what is wrong with the usage
+        return stop.code if isinstance(stop.code, int) else 2
+    command: Callable[[argparse.Namespace], None] = args.command
+    try:
+        command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # what a shell reports for SIGPIPE
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print("streamrt: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if args.debug:
+            raise
+        print(f"streamrt: error: {_message(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
+    parser = argparse.ArgumentParser(
+        prog="streamrt",
+        description="Run MLPs and CNNs whose weights do not fit in the memory they are given.",
+    )
+    parser.add_argument("--version", action="version", version=f"streamrt {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[debug])
+        command.set_defaults(command=function)
+        return command
+
+    command = add("pack", _pack, "turn an ONNX model into a weights file")
+    command.add_argument("source", metavar="SOURCE", type=Path, help="the .onnx file")
+    command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+    command = add("inspect", _inspect, "show a model's layers and, for a budget, what stays and what streams")
+    command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
+    command.add_argument("--budget", metavar="SIZE", type=_budget, help=_BUDGET_HELP)
+    command.add_argument("--batch", metavar="N", type=_count, default=1, help="samples in a call (default 1)")
+    command.add_argument(
+        "--shape",
+        metavar="NAME=N,C,H,W",
+        type=_shape,
+        action="append",
+        default=[],
+        help="the shape of an input that leaves more than the batch open (repeatable)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = add("run", _run, "run a model on the arrays of a file")
+    command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
+    command.add_argument("input", metavar="INPUT", type=Path, help="a .npy array, or .npz with an array for each input")
+    command.add_argument("output", metavar="OUTPUT", type=Path, help="the .npy or .npz file to write")
+    command.add_argument("--budget", metavar="SIZE", type=_budget, default="auto", help=f"{_BUDGET_HELP} (default)")
+    command.add_argument("--repeat", metavar="N", type=_count, default=1, help="run N times (default 1)")
+    command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
+
+    command = add("verify", _verify, "check every byte of a weights file against its checksums")
+    command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+    command = add("demo", _demo, "classify digits, then stream a model larger than its budget; removes what it writes")
+    command.add_argument("--size", metavar="SIZE", type=_size, default=2**30, help="of the large model (default 1GiB)")
+    command.add_argument("--budget", metavar="SIZE", type=_size, default=2**26, help="that it may use (default 64MiB)")
+    command.add_argument("--dir", metavar="DIR", type=Path, help="where to write it (default: some temporary folder)")
+    command.add_argument("--no-stream", action="store_true", help="only the digits")
+    return parser
+
+
+def _budget(text: str) -> int | str | None:
+    if text.strip().lower() == "none":
+        return None
+    try:
+        return parse_budget(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error}, 'auto' or 'none'") from None
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if not 1 <= count <= 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected a whole number above 0")
+    return count
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, found, extents = text.rpartition("=")
+    try:
+        shape = tuple(int(extent) for extent in extents.split(","))
+    except ValueError:
+        shape = (-1,)
+    if not found or not name or min(shape) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r:.80}: expected NAME=N,C,H,W")
+    return name, shape
+
+
+def _pack(args: argparse.Namespace) -> None:
+    pack(args.source, args.dest, progress=not args.quiet)
+    print(f"{args.dest}: {format_size(args.dest.stat().st_size)}")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    found = inspect_model(args.model, budget=args.budget, batch=args.batch, shapes=dict(args.shape))
+    print(json.dumps(found.to_json(), indent=2) if args.json else found)
+
+
+def _run(args: argparse.Namespace) -> None:
+    with Model(args.model, budget=args.budget) as model:
+        names = [spec.name for spec in model.outputs]
+        check_output(args.output, names)
+        arrays = load_arrays(args.input, [spec.name for spec in model.inputs])
+        for _ in range(args.repeat):
+            result = model(arrays)
+            if args.stats:
+                print(model.stats)
+    save_arrays(args.output, result if isinstance(result, dict) else {names[0]: result})
+
+
+def _verify(args: argparse.Namespace) -> None:
+    verify(args.model, progress=not args.quiet)
+    print(f"{args.model}: {format_size(args.model.stat().st_size)}, every checksum is right")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    demo(size=args.size, budget=args.budget, folder=args.dir, stream=not args.no_stream)
+
+
+def _message(error: Exception) -> str:
+    """What to tell about ``error`` in one line; the list of what a model needs and streamrt lacks keeps its lines."""
+    if isinstance(error, UnsupportedModelError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, (StreamrtError, OSError, ImportError)):
+        text = str(error)
+    elif isinstance(error, MemoryError):
+        text = f"out of memory {error}"
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    return " ".join(text.split())

@@ -1,0 +1,10 @@
+"""From a model of another framework to a weights file.
+
+``onnx``, ``torch`` and ``layers`` each read one kind of source into a `Draft`; ``rewrite`` folds it; ``packing`` checks
+and writes it. Importing this package needs none of the frameworks.
+"""
+
+from streamrt.convert.layers import Layer
+from streamrt.convert.packing import pack
+
+__all__ = ["Layer", "pack"]

@@ -1,0 +1,111 @@
+"""A draft: the graph while it is being converted, free to change, with its weights still outside memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from streamrt.convert.weights import Weight
+from streamrt.graph import Activation, Attr, Graph, Node, TensorSpec
+
+#: Names that mean something in a weights file, and the longest that a graph takes.
+_RESERVED_PREFIX = "streamrt.pad."
+_RESERVED = "__metadata__"
+_MAX_NAME = 1024
+
+
+@dataclass(eq=False, slots=True)
+class DraftNode:
+    """A `streamrt.graph.Node` that can change; compared by identity."""
+
+    name: str
+    op: str
+    inputs: list[str]
+    outputs: list[str]
+    attrs: dict[str, Attr] = field(default_factory=dict)
+    activation: Activation | None = None
+
+    def frozen(self) -> Node:
+        """The node as the graph holds it."""
+        return Node(self.name, self.op, tuple(self.inputs), tuple(self.outputs), dict(self.attrs), self.activation)
+
+
+@dataclass(slots=True)
+class Draft:
+    """Nodes in execution order and the weights that they read, by name."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    nodes: list[DraftNode] = field(default_factory=list)
+    params: dict[str, Weight] = field(default_factory=dict)
+
+    def readers(self) -> Counter[str]:
+        """How often each tensor is read; being an output of the graph counts as one reading."""
+        count = Counter(name for node in self.nodes for name in node.inputs if name)
+        count.update(spec.name for spec in self.outputs)
+        return count
+
+    def producers(self) -> dict[str, DraftNode]:
+        """The node that computes each tensor."""
+        return {name: node for node in self.nodes for name in node.outputs}
+
+    def prune(self) -> None:
+        """Drop nodes that no output depends on, and weights that no node reads."""
+        wanted = {spec.name for spec in self.outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.outputs):
+                kept.append(node)
+                wanted.update(node.inputs)
+        self.nodes = kept[::-1]
+        self.params = {name: weight for name, weight in self.params.items() if name in wanted}
+
+    def new_param(self, name: str, weight: Weight) -> str:
+        """Add a weight under ``name``, or under a name made from it when that one is taken."""
+        name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs})
+        self.params[name] = weight
+        return name
+
+    def graph(self) -> Graph:
+        """The finished graph."""
+        return Graph(tuple(self.inputs), tuple(self.outputs), tuple(node.frozen() for node in self.nodes))
+
+    def legalise_names(self) -> None:
+        """Give every tensor and node a name that a weights file can hold; names that it can hold stay."""
+        names = [spec.name for spec in self.inputs]
+        names += self.params
+        names += [name for node in self.nodes for name in node.outputs]
+        new = _legal(names)
+        self.inputs = [TensorSpec(new[spec.name], spec.dims) for spec in self.inputs]
+        self.outputs = [TensorSpec(new[spec.name], spec.dims) for spec in self.outputs]
+        self.params = {new[name]: weight for name, weight in self.params.items()}
+        nodes = _legal([node.name for node in self.nodes])
+        for node in self.nodes:
+            node.name = nodes[node.name]
+            node.inputs = [new[name] if name else "" for name in node.inputs]
+            node.outputs = [new[name] for name in node.outputs]
+
+
+def unique(name: str, taken: Iterable[str]) -> str:
+    """``name``, or the first of ``name.1``, ``name.2`` ... that is not taken."""
+    if name not in taken:
+        return name
+    number = 1
+    while f"{name}.{number}" in taken:
+        number += 1
+    return f"{name}.{number}"
+
+
+def _legal(names: list[str]) -> dict[str, str]:
+    taken = set(names)
+    new = {}
+    for name in names:
+        short = name[: _MAX_NAME // 2] if len(name) > _MAX_NAME else name
+        if short == _RESERVED or short.startswith(_RESERVED_PREFIX):
+            short = f"_{short}"
+        if short != name:
+            short = unique(short, taken)
+            taken.add(short)
+        new[name] = short
+    return new

@@ -1,0 +1,124 @@
+"""A model given as a plain list of layers with NumPy arrays, for weights that come from no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.weights import AnyArray, Weight
+from streamrt.errors import UnsupportedModelError
+from streamrt.graph import Activation, Attr, Dims, TensorSpec
+
+INPUT = "input"
+OUTPUT = "output"
+_PARAM_NAMES = {"BatchNormalization": ("scale", "bias", "mean", "var"), "PRelu": ("slope",)}
+
+
+class Layer:
+    """One operator of a chain.
+
+    ``Layer("Gemm", w, b, activation="Relu")``, ``Layer("Conv", w, b, pads=(1, 1, 1, 1))``,
+    ``Layer("BatchNormalization", scale, bias, mean, var)``, ``Layer("MaxPool", kernel_shape=(2, 2), strides=(2, 2))``,
+    ``Layer("Flatten")``.
+
+    Args:
+        op: an ONNX operator name.
+        weight: its second input, as the weights file holds it: (outputs, inputs) for ``Gemm``,
+            (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers, in
+            memory or an `np.memmap`, which is read block by block when it is written. One array in two layers is
+            stored once.
+        bias: the third input.
+        params: further inputs.
+        activation: an element-wise operator applied to the result, by name or as an `Activation` with attributes.
+        attrs: the operator's attributes by their ONNX names.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        weight: AnyArray | None = None,
+        bias: AnyArray | None = None,
+        *params: AnyArray | None,
+        activation: str | Activation | None = None,
+        **attrs: Any,
+    ) -> None:
+        self.op = op
+        self.params = (weight, bias, *params)
+        self.activation = Activation(activation) if isinstance(activation, str) else activation
+        self.attrs = {name: _attr(name, value) for name, value in attrs.items()}
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(None if p is None else np.shape(p)) for p in self.params if p is not None)
+        return f"Layer({self.op}{', ' if shapes else ''}{shapes})"
+
+
+def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> Draft:
+    """The draft of a chain from ``"input"``, of extents ``inputs``, to ``"output"``.
+
+    Raises:
+        UnsupportedModelError: weights that are not arrays of floating-point numbers, each of them named.
+        ValueError: no layers, or no extents and no Gemm at the beginning to tell them.
+    """
+    if not layers:
+        raise ValueError("an empty list of layers")
+    dims: Dims = tuple(inputs) if inputs is not None else _dims_for(layers[0])
+    draft = Draft([TensorSpec(INPUT, dims)], [TensorSpec(OUTPUT, ())])
+    problems: list[str] = []
+    stored: dict[int, str] = {}
+    current = INPUT
+    for index, layer in enumerate(layers):
+        name = f"layer{index}"
+        names = _PARAM_NAMES.get(layer.op, ("weight", "bias"))
+        operands = [current]
+        for position, array in enumerate(layer.params):
+            if array is None:
+                operands.append("")
+                continue
+            suffix = names[position] if position < len(names) else f"param{position}"
+            if id(array) not in stored:
+                weight = _weight(array)
+                if weight is None:
+                    problems.append(f"{name} ({layer.op}): {suffix} is not an array of floating-point numbers")
+                    continue
+                stored[id(array)] = f"{name}.{suffix}"
+                draft.params[stored[id(array)]] = weight
+            operands.append(stored[id(array)])
+        while operands[-1] == "":
+            operands.pop()
+        current = OUTPUT if index == len(layers) - 1 else name
+        draft.nodes.append(DraftNode(name, layer.op, operands, [current], dict(layer.attrs), layer.activation))
+    if problems:
+        raise UnsupportedModelError(problems)
+    return draft
+
+
+def _dims_for(first: Layer) -> Dims:
+    weight = first.params[0]
+    if first.op == "Gemm" and weight is not None and np.ndim(weight) == 2:
+        return ("N", int(np.shape(weight)[1]))
+    raise ValueError(f"inputs= must give the extents of the input, such as ('N', 3, 224, 224), before a {first.op}")
+
+
+def _weight(array: AnyArray) -> Weight | None:
+    if not isinstance(array, np.ndarray):
+        return None
+    weight = Weight.of(array)
+    return weight if weight.is_float() else None
+
+
+def _attr(name: str, value: Any) -> Attr:
+    """``value`` as a graph holds it: plain numbers, tuples instead of other sequences."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float | str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(v, int | float | np.number) for v in value):
+        return tuple(v.item() if isinstance(v, np.generic) else v for v in value)
+    raise TypeError(
+        f"attribute {name!r} is {type(value).__name__}, expected a number, a string or a sequence of numbers"
+    )

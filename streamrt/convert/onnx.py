@@ -1,0 +1,248 @@
+"""Reading an ONNX model, from a file or in memory, into a draft.
+
+The order is: find the constants and where they lie; drop nodes that no output needs; work out shapes and fold
+(`streamrt.convert.onnx_facts`); convert node by node (`streamrt.convert.onnx_ops`), collecting every problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto
+from onnx.inliner import inline_local_functions
+
+from streamrt.convert.draft import Draft
+from streamrt.convert.onnx_data import Range, TensorReader, load_skeleton
+from streamrt.convert.onnx_facts import Fact, Facts
+from streamrt.convert.onnx_node import Context, OnnxNode, UnsupportedNodeError
+from streamrt.convert.onnx_ops import CONVERSIONS
+from streamrt.convert.probes import Probe, substitute
+from streamrt.convert.weights import Weight
+from streamrt.errors import FormatError, UnsupportedModelError
+from streamrt.graph import TensorSpec
+
+OLDEST_OPSET = 7
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class OnnxSource:
+    """An ONNX model, ready to be converted for any probes.
+
+    Args:
+        source: path of the file, or the model itself.
+        weights: constants that the model's graph reads but does not hold.
+
+    Raises:
+        FormatError: not an ONNX model, or a malformed one.
+        UnsupportedModelError: an opset outside those that are read, or inputs that are not float32 tensors.
+        WeightsIOError: a file cannot be read.
+    """
+
+    def __init__(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight] | None = None) -> None:
+        initializers: dict[int, Range] = {}
+        attributes: dict[tuple[int, int], Range] = {}
+        if isinstance(source, Path):
+            model, initializers, attributes = load_skeleton(source)
+        else:
+            model = source
+        problems: list[str] = []
+        self.opset = _opset(model, problems)
+        reader = TensorReader(source if isinstance(source, Path) else None)
+        self._constants = dict(weights or {}) | {
+            tensor.name: reader.weight(tensor, initializers.get(index))
+            for index, tensor in enumerate(model.graph.initializer)
+        }
+        nodes = self._take_constants(model.graph.node, reader, attributes)
+        if model.functions:
+            nodes = self._take_constants(_inlined(model, nodes), reader, {})
+        self._nodes = _live(nodes, {output.name for output in model.graph.output})
+        self._outputs = [output.name for output in model.graph.output]
+        self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
+        _check_order(self._nodes, self._constants.keys() | {spec.name for spec in self.inputs})
+        problems += [
+            f"initializer {tensor.values.name!r}: sparse tensors are not supported"
+            for tensor in model.graph.sparse_initializer
+        ]
+        self._problems = problems
+
+    def _take_constants(
+        self, nodes: Iterable[NodeProto], reader: TensorReader, ranges: dict[tuple[int, int], Range]
+    ) -> list[NodeProto]:
+        """Add the values of ``Constant`` nodes to the constants; returns the other nodes."""
+        others = []
+        for index, node in enumerate(nodes):
+            weight = None
+            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and len(node.output) == 1:
+                weight = _constant(node, index, reader, ranges)
+            if weight is None:
+                others.append(node)
+            else:
+                self._constants[node.output[0]] = weight
+        return others
+
+    def convert(self, probes: Sequence[Probe]) -> Draft:
+        """The draft; what depends on dynamic extents is found with these probes.
+
+        Raises:
+            UnsupportedModelError: with every node and attribute that has no conversion.
+            FormatError: a malformed model, or shapes that do not fit together.
+        """
+        by_probe = tuple(
+            {spec.name: Fact(np.dtype(np.float32), substitute(spec.dims, probe)) for spec in self.inputs}
+            for probe in probes
+        )
+        facts = Facts(self.opset, dict(self._constants), by_probe)
+        problems = list(self._problems)
+        computed = []
+        for node in self._nodes:
+            facts.learn(node)
+            if not all(facts.is_known(name) for name in node.output if name):
+                computed.append(node)
+        # What only nodes of known value needed is not needed any more.
+        computed = _live(computed, set(self._outputs))
+        draft = Draft(list(self.inputs), [TensorSpec(name, ()) for name in self._outputs])
+        wanted = {name for node in computed for name in node.input} | set(self._outputs)
+        tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
+        context = Context(facts, draft, wanted, tensors)
+        broken: set[str] = set()  # outputs of nodes that were not converted
+        for index, proto in enumerate(computed):
+            try:
+                _convert(OnnxNode(proto, index, context))
+            except UnsupportedNodeError as problem:
+                # A node after one that was refused fails for want of shapes: only the first is the user's problem.
+                if not broken.intersection(proto.input) or facts.shapes_known(proto.input):
+                    problems.append(str(problem))
+                broken.update(proto.output)
+        problems += [
+            f"output {name!r} does not depend on the values of any input"
+            for name in self._outputs
+            if facts.is_known(name)
+        ]
+        if problems:
+            raise UnsupportedModelError(problems)
+        return draft
+
+
+def _convert(node: OnnxNode) -> None:
+    convert = CONVERSIONS.get(node.op)
+    if node.proto.domain not in _DEFAULT_DOMAINS:
+        raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
+    if convert is None:
+        raise node.problem("the operator is not supported")
+    convert(node)
+    if unread := node.unread():
+        raise node.problem(f"attributes {', '.join(map(repr, unread))} are not supported")
+
+
+def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
+    versions = [int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS]
+    if not versions:
+        raise FormatError("the ONNX model does not say which opset it uses")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= versions[0] <= newest:
+        problems.append(f"opset {versions[0]}: expected {OLDEST_OPSET} to {newest}")
+        return newest
+    return versions[0]
+
+
+def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tuple[int, int], Range]) -> Weight | None:
+    """The value of a ``Constant`` node; None for the kinds that are not arrays of numbers."""
+    for position, attribute in enumerate(node.attribute):
+        match attribute.name, attribute.type:
+            case "value", AttributeProto.TENSOR:
+                return reader.weight(attribute.t, ranges.get((index, position)))
+            case "value_float", AttributeProto.FLOAT:
+                return Weight.of(np.asarray(attribute.f, np.float32))
+            case "value_floats", AttributeProto.FLOATS:
+                return Weight.of(np.asarray(attribute.floats, np.float32))
+            case "value_int", AttributeProto.INT:
+                return Weight.of(np.asarray(attribute.i, np.int64))
+            case "value_ints", AttributeProto.INTS:
+                return Weight.of(np.asarray(attribute.ints, np.int64))
+    return None
+
+
+def _inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
+    """The nodes with the model's own functions replaced by what they are made of; large tensors stay out of it."""
+    graph = GraphProto(name=model.graph.name, input=model.graph.input, output=model.graph.output, node=nodes)
+    small = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions, graph=graph
+    )
+    return list(inline_local_functions(small).graph.node)
+
+
+def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
+    """The nodes that ``outputs`` depend on, in the same order; inputs of subgraphs count as inputs of their node."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(name for name in node.input if name)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    wanted.update(name for inner in graph.node for name in inner.input)
+    return kept[::-1]
+
+
+def _check_order(nodes: list[NodeProto], known: set[str]) -> None:
+    defined = set(known) | {""}
+    for node in nodes:
+        for name in node.input:
+            if name not in defined:
+                raise FormatError(
+                    f"node {node.name!r} ({node.op_type}) reads {name!r}, which is not an initializer, an input or "
+                    "an output of an earlier node"
+                )
+        for name in node.output:
+            if name and name in defined:
+                raise FormatError(f"tensor {name!r} is defined twice")
+            defined.add(name)
+
+
+def _inputs(
+    graph: GraphProto, constants: dict[str, Weight], nodes: list[NodeProto], problems: list[str]
+) -> list[TensorSpec]:
+    """The inputs that are not initializers; dynamic extents without a name get one from the input and the axis."""
+    specs = []
+    for value in graph.input:
+        if value.name in constants:
+            continue
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or tensor.elem_type != onnx.TensorProto.FLOAT:
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor"
+            problems.append(f"input {value.name!r} is {kind}, expected FLOAT (float32)")
+        if not tensor.HasField("shape"):
+            problems.append(f"input {value.name!r} has no shape")
+        dims: list[int | str] = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            if dim.dim_param:
+                dims.append(dim.dim_param)
+            else:
+                dims.append(dim.dim_value if dim.dim_value > 0 else f"{value.name}_{axis}")
+        specs.append(TensorSpec(value.name, tuple(dims)))
+    fixed = _fixed_extents(specs, constants, nodes)
+    return [TensorSpec(s.name, tuple(fixed.get(d, d) if isinstance(d, str) else d for d in s.dims)) for s in specs]
+
+
+def _fixed_extents(specs: list[TensorSpec], constants: dict[str, Weight], nodes: list[NodeProto]) -> dict[str, int]:
+    """Extents that are declared dynamic but that the weights of a node that reads the input leave no choice about."""
+    dims = {spec.name: spec.dims for spec in specs}
+    fixed: dict[str, int] = {}
+    for node in nodes:
+        if len(node.input) < 2 or node.input[0] not in dims or node.input[1] not in constants:
+            continue
+        shape, weight = dims[node.input[0]], constants[node.input[1]].shape
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "Conv" and len(shape) > 1 and len(weight) > 1:
+            dim, extent = shape[1], weight[1] * attributes.get("group", 1)
+        elif node.op_type in ("Gemm", "MatMul") and len(weight) == 2 and shape and not attributes.get("transA"):
+            dim, extent = shape[-1], weight[1 if attributes.get("transB") else 0]
+        else:
+            continue
+        if isinstance(dim, str):
+            fixed.setdefault(dim, extent)
+    return fixed

@@ -1,0 +1,297 @@
+"""Where the values of ONNX tensors lie, and how they are reached without reading them all.
+
+Three places: the file of the model itself, a file beside it (external data), or a message in memory. The first would
+make the protobuf parser hold the whole model, so `load_skeleton` walks the wire format
+(https://protobuf.dev/programming-guides/encoding) over a mapping of the file, parses everything but the large tensors'
+``raw_data``, and tells where those lie.
+
+The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
+range is checked against the size of its file.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from streamrt.convert.weights import AnyArray, Weight
+from streamrt.errors import FormatError, WeightsIOError
+
+#: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
+_LARGE = 64 << 10
+_MAX_ELEMENTS = 2**40
+
+# Field numbers of onnx.proto: the way to each tensor, and the tensor's values.
+_MODEL_GRAPH = 7
+_GRAPH_NODE = 1
+_GRAPH_INITIALIZER = 5
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_TENSOR = 5
+_TENSOR_RAW_DATA = 9
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Range(NamedTuple):
+    """Bytes of the model's file."""
+
+    offset: int
+    length: int
+
+
+class Skeleton(NamedTuple):
+    """A model without its large tensors, and where the file has them.
+
+    ``initializers`` is keyed by index in ``graph.initializer``, ``attributes`` by index of the node and of its
+    attribute.
+    """
+
+    model: onnx.ModelProto
+    initializers: dict[int, Range]
+    attributes: dict[tuple[int, int], Range]
+
+
+def load_skeleton(path: Path) -> Skeleton:
+    """Parse an ONNX file, leaving its large tensors where they are.
+
+    Raises:
+        FormatError: not an ONNX file.
+        WeightsIOError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            walk = _Walk(data)
+            wire = walk.model(Range(0, len(data)))
+    except OSError as error:
+        raise WeightsIOError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # an empty file, which cannot be mapped, or a broken one
+        raise FormatError(f"{path} is not an ONNX file: {error}") from error
+    try:
+        model = onnx.ModelProto.FromString(wire)
+    except Exception as error:  # protobuf's own kind of error
+        raise FormatError(f"{path} is not an ONNX file: {error}") from error
+    return Skeleton(model, walk.initializers, walk.attributes)
+
+
+class _Walk:
+    """Copies a serialised model field by field, leaving out large ``raw_data``."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+        self._nodes = 0
+        self._tensors = 0
+        self.initializers: dict[int, Range] = {}
+        self.attributes: dict[tuple[int, int], Range] = {}
+
+    def model(self, span: Range) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            out.append(_message(number, self._graph(value)) if number == _MODEL_GRAPH else self._copy(field))
+        return b"".join(out)
+
+    def _graph(self, span: Range) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            if number == _GRAPH_INITIALIZER:
+                wire, left_out = self._tensor(value)
+                if left_out:
+                    self.initializers[self._tensors] = left_out
+                self._tensors += 1
+                out.append(_message(number, wire))
+            elif number == _GRAPH_NODE and value.length >= _LARGE:
+                out.append(_message(number, self._node(value)))
+                self._nodes += 1
+            else:
+                self._nodes += number == _GRAPH_NODE
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _node(self, span: Range) -> bytes:
+        out = []
+        attribute = 0
+        for number, field, value in self._fields(span):
+            if number == _NODE_ATTRIBUTE:
+                out.append(_message(number, self._attribute(value, attribute)))
+                attribute += 1
+            else:
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _attribute(self, span: Range, index: int) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            if number == _ATTRIBUTE_TENSOR:
+                wire, left_out = self._tensor(value)
+                if left_out:
+                    self.attributes[self._nodes, index] = left_out
+                out.append(_message(number, wire))
+            else:
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _tensor(self, span: Range) -> tuple[bytes, Range | None]:
+        out = []
+        left_out = None
+        for number, field, value in self._fields(span):
+            if number == _TENSOR_RAW_DATA and value.length >= _LARGE:
+                left_out = value
+            else:
+                out.append(self._copy(field))
+        return b"".join(out), left_out
+
+    def _copy(self, span: Range) -> bytes:
+        return self._data[span.offset : span.offset + span.length]
+
+    def _fields(self, span: Range) -> Iterator[tuple[int, Range, Range]]:
+        """Number, whole extent and extent of the value of each field of a message; number 0 for a scalar."""
+        at, end = span.offset, span.offset + span.length
+        while at < end:
+            start = at
+            tag, at = self._varint(at, end)
+            number, kind = tag >> 3, tag & 7
+            value = at
+            if kind == _VARINT:
+                _, at = self._varint(at, end)
+            elif kind == _FIXED64:
+                at += 8
+            elif kind == _FIXED32:
+                at += 4
+            elif kind == _BYTES:
+                length, value = self._varint(at, end)
+                at = value + length
+            else:
+                raise ValueError(f"wire type {kind} at byte {start}")
+            if at > end:
+                raise ValueError(f"a field at byte {start} reaches past the end of its message")
+            yield number if kind == _BYTES else 0, Range(start, at - start), Range(value, at - value)
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                break
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+        raise ValueError(f"a broken number at byte {at}")
+
+
+def _message(number: int, wire: bytes) -> bytes:
+    head = bytearray()
+    for value in (number << 3 | _BYTES, len(wire)):
+        while value >= 0x80:
+            head.append(value & 0x7F | 0x80)
+            value >>= 7
+        head.append(value)
+    return bytes(head) + wire
+
+
+class TensorReader:
+    """Makes a `Weight` of a `TensorProto`, wherever its values are.
+
+    Args:
+        path: the model's file; None for a model in memory that came from nowhere, which can have no external data.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def weight(self, tensor: TensorProto, left_out: Range | None = None) -> Weight:
+        """The weight; ``left_out`` says where the model's file holds the values that were not parsed.
+
+        Raises:
+            FormatError: an unknown type, a wrong shape, or a range that is not in its file.
+            WeightsIOError: the file cannot be opened.
+        """
+        shape = tuple(tensor.dims)
+        if any(dim < 0 for dim in shape) or math.prod(shape) > _MAX_ELEMENTS:
+            raise FormatError(f"tensor {tensor.name!r} has an impossible shape {shape}")
+        try:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        except KeyError:
+            raise FormatError(f"tensor {tensor.name!r} has an unknown data type {tensor.data_type}") from None
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external(tensor, shape, dtype)
+        if left_out is not None:
+            assert self._path is not None
+            return _mapped(self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor))
+        array = _to_array(tensor)  # parsed now, so that a broken one is found before anything is written
+        return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: _to_array(tensor), shape, dtype)
+
+    def _external(self, tensor: TensorProto, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Weight:
+        where = f"tensor {tensor.name!r}"
+        if self._path is None:
+            raise FormatError(f"{where} has external data, but the model did not come from a file: pass its path")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        path = _inside(self._path.parent, entries.get("location", ""), where)
+        offset = _count(entries.get("offset", "0"), f"{where}: offset")
+        expected = math.prod(shape) * dtype.itemsize
+        length = _count(entries["length"], f"{where}: length") if "length" in entries else expected
+        return _mapped(path, tensor.name, offset, length, shape, dtype, _sub_byte(tensor))
+
+
+def _sub_byte(tensor: TensorProto) -> bool:
+    return tensor.data_type in (
+        getattr(TensorProto, name, -1) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
+    )
+
+
+def _to_array(tensor: TensorProto) -> AnyArray:
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"tensor {tensor.name!r}: {error}") from error
+
+
+def _inside(folder: Path, location: str, where: str) -> Path:
+    """The file at ``location`` in ``folder``, which it may not leave: neither by its parts nor by a link."""
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
+        raise FormatError(f"{where}: external data at {location!r:.200}, expected a path inside the model's folder")
+    root = folder.resolve()
+    path = (root / location).resolve()
+    if not path.is_relative_to(root):
+        raise FormatError(f"{where}: external data at {location!r:.200} leads out of the model's folder by a link")
+    return path
+
+
+def _count(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise FormatError(f"{what} is {text!r:.80}, expected a number")
+    return int(text)
+
+
+def _mapped(
+    path: Path, name: str, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype[Any], packed: bool
+) -> Weight:
+    """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
+    expected = math.prod(shape) * dtype.itemsize
+    if packed or length != expected:
+        raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
+    except OSError as error:
+        raise WeightsIOError(f"tensor {name!r}: cannot open {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise FormatError(f"tensor {name!r}: {path} is not a regular file")
+        if offset + length > status.st_size:
+            raise FormatError(
+                f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {status.st_size}"
+            )
+        little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
+        if not length:
+            return Weight.of(np.empty(shape, little))
+        return Weight.of(np.memmap(file, little, "r", offset, shape))

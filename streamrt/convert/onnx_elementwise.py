@@ -1,0 +1,115 @@
+"""Conversion of the ONNX operators that work value by value, those that leave values as they are included."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import TensorProto
+
+from streamrt.convert.onnx_node import OnnxNode, converts
+from streamrt.graph import Attr
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+@converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish")
+def plain_activation(node: OnnxNode) -> None:
+    """Those without attributes."""
+    node.emit(node.op, [node.operand(0)])
+
+
+@converts("LeakyRelu", "Elu", "Swish")
+def activation_of_alpha(node: OnnxNode) -> None:
+    """Those with ``alpha``."""
+    alpha = node.float_("alpha", 0.01 if node.op == "LeakyRelu" else 1.0)
+    node.emit(node.op, [node.operand(0)], {"alpha": alpha})
+
+
+@converts("HardSigmoid")
+def hard_sigmoid(node: OnnxNode) -> None:
+    """``max(0, min(1, alpha * x + beta))``."""
+    node.emit(node.op, [node.operand(0)], {"alpha": node.float_("alpha", 0.2), "beta": node.float_("beta", 0.5)})
+
+
+@converts("Gelu")
+def gelu(node: OnnxNode) -> None:
+    """Exact, or approximated by tanh."""
+    node.emit("Gelu", [node.operand(0)], {"approximate": node.text("approximate", "none", ("none", "tanh"))})
+
+
+@converts("Clip")
+def clip(node: OnnxNode) -> None:
+    """Bounds are attributes until opset 10 and inputs after; an infinite one is none."""
+    attrs: dict[str, Attr] = {}
+    for index, name in enumerate(("min", "max"), 1):
+        if node.opset < 11:
+            bound = node.float_(name, finite=False) if node.has(name) else None
+        else:
+            bound = node.scalar(index, name)
+        if bound is None or (bound <= -_FLOAT_MAX if name == "min" else bound >= _FLOAT_MAX):
+            continue
+        if not math.isfinite(bound):
+            raise node.problem(f"{name} is {bound}")
+        attrs[name] = bound
+    node.emit("Clip", [node.operand(0)], attrs)
+
+
+@converts("PRelu")
+def prelu(node: OnnxNode) -> None:
+    """Its slope is a weight."""
+    node.weight(1, "slope")
+    node.emit("PRelu", [node.operand(0), node.operand(1)])
+
+
+@converts("Add", "Sub", "Mul", "Div")
+def arithmetic(node: OnnxNode) -> None:
+    """Of two tensors, either of which may be a weight."""
+    node.emit(node.op, [node.operand(0), node.operand(1)])
+
+
+@converts("Sum")
+def sum_(node: OnnxNode) -> None:
+    """Of one tensor it is that tensor."""
+    inputs = [node.operand(index) for index in range(node.count())]
+    node.emit("Sum" if len(inputs) > 1 else "Identity", inputs)
+
+
+@converts("Identity")
+def identity(node: OnnxNode) -> None:
+    """Dropped later, unless it stands between an input and an output."""
+    node.emit("Identity", [node.operand(0)])
+
+
+@converts("Constant")
+def constant(node: OnnxNode) -> None:
+    """The kinds whose value is an array of numbers never get here."""
+    raise node.problem("a sparse or textual value")
+
+
+@converts("Dropout")
+def dropout(node: OnnxNode) -> None:
+    """Does nothing in inference."""
+    node.ignore("ratio", "seed")
+    node.only_first_output("mask")
+    if node.given(2) and node.scalar(2, "training_mode"):
+        raise node.problem("input 2 (training_mode) is true")
+    node.emit("Identity", [node.operand(0)])
+
+
+@converts("Cast")
+def cast(node: OnnxNode) -> None:
+    """Between floating-point types, of which only float32 is left."""
+    node.ignore("saturate", "round_mode")
+    target = node.int_("to")
+    if target not in _FLOATS:
+        raise node.problem(f"attribute 'to' is {_type_name(target)}, expected a floating-point type")
+    node.emit("Identity", [node.operand(0)])
+
+
+#: FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
+_FLOATS = (1, 10, 11, 16)
+
+
+def _type_name(code: int) -> str:
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)

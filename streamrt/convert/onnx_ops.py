@@ -1,0 +1,10 @@
+"""From ONNX operators, opset 7 to the newest, to the operators of a streamrt graph.
+
+What differs between versions of an operator is decided in its conversion and nowhere else: constants that moved from
+attributes to inputs, changed defaults, changed meanings.
+"""
+
+from streamrt.convert import onnx_compute, onnx_elementwise, onnx_layout  # noqa: F401 (registers them)
+from streamrt.convert.onnx_node import CONVERSIONS
+
+__all__ = ["CONVERSIONS"]

@@ -1,0 +1,154 @@
+"""`pack`: a model of another framework, or arrays, into a weights file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamrt.convert.check import infer, settle_outputs, unknown_operators
+from streamrt.convert.draft import Draft
+from streamrt.convert.layers import Layer, read_layers
+from streamrt.convert.probes import Probe, trials
+from streamrt.convert.rewrite import rewrite
+from streamrt.errors import FormatError, UnsupportedModelError
+from streamrt.format import Segment, Source, write
+from streamrt.graph import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+#: Converts a source, finding what depends on its dynamic extents with the probes.
+_Convert = Callable[[Sequence[Probe]], Draft]
+
+
+def pack(
+    source: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module | Sequence[Layer],
+    dest: str | os.PathLike[str],
+    *,
+    example: Any = None,
+    inputs: Sequence[int | str] | None = None,
+    progress: bool = False,
+) -> Path:
+    """Convert a model and write it as a weights file, out of core: one tensor is in memory at a time.
+
+    Args:
+        source: the path of an ONNX file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of `Layer`.
+        dest: the file to write. It appears when it is complete, in the place of any file of that name.
+        example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
+            which stays free.
+        inputs: for a list of layers, the extents of the input; a name stands for a free one: ``("N", 3, 224, 224)``.
+            Not needed when the first layer is a ``Gemm``.
+        progress: show a progress bar.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UnsupportedModelError: naming every node and attribute that streamrt cannot run; nothing has been written.
+        FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
+        WeightsIOError: a file of the model cannot be read.
+        ImportError: the source needs the ``onnx`` or ``torch`` package.
+    """
+    path = Path(dest)
+    if isinstance(source, list | tuple):
+        layers = list(source)
+        if not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError("expected a list of streamrt.Layer")
+        draft = _try(read_layers(layers, inputs).inputs, lambda _: read_layers(layers, inputs))
+        _finish(draft, path, progress)
+    elif inputs is not None:
+        raise TypeError("inputs= is for a list of layers")
+    elif _is_torch_module(source):
+        _finish(_try(*_torch_source(source, example)), path, progress)
+    elif example is not None:
+        raise TypeError("example= is for a torch module")
+    elif isinstance(source, str | os.PathLike):
+        _finish(_try(*_onnx_source(Path(source))), path, progress)
+    elif type(source).__name__ == "ModelProto":
+        _finish(_try(*_onnx_source(source)), path, progress)
+    else:
+        raise TypeError(
+            f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
+            "torch.nn.Module or a list of streamrt.Layer"
+        )
+    return path
+
+
+def _is_torch_module(source: object) -> bool:
+    torch = sys.modules.get("torch")  # a module of torch cannot exist before torch was imported
+    return torch is not None and isinstance(source, torch.nn.Module)
+
+
+def _onnx_source(source: Any) -> tuple[Sequence[TensorSpec], _Convert]:
+    try:
+        from streamrt.convert.onnx import OnnxSource
+    except ImportError as error:
+        raise ImportError("packing an ONNX model needs the onnx package, the extra streamrt[onnx]") from error
+    model = OnnxSource(source)
+    return model.inputs, model.convert
+
+
+def _torch_source(module: Any, example: Any) -> tuple[Sequence[TensorSpec], _Convert]:
+    try:
+        from streamrt.convert.torch import read_module
+    except ImportError as error:
+        raise ImportError("packing a torch module needs the onnx package too, the extra streamrt[torch]") from error
+    model = read_module(module, example)
+    return model.inputs, model.convert
+
+
+def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
+    """The folded draft for the first probes that the model accepts.
+
+    When it accepts none, the error that says most: the shortest list of what is not supported, else the first one.
+    """
+    unsupported: list[UnsupportedModelError] = []
+    malformed: list[FormatError] = []
+    for probes in trials(inputs):
+        try:
+            draft = convert(probes)
+            if problems := unknown_operators(draft):
+                raise UnsupportedModelError(problems)
+            rewrite(draft, infer(draft, probes[0]))
+            settle_outputs(draft, probes)
+            return draft
+        except UnsupportedModelError as error:
+            unsupported.append(error)
+        except FormatError as error:
+            malformed.append(error)
+    if unsupported:
+        raise min(unsupported, key=lambda error: len(error.problems))
+    raise malformed[0]
+
+
+def _finish(draft: Draft, dest: Path, progress: bool) -> None:
+    draft.legalise_names()
+    graph = draft.graph()
+    graph.check(draft.params)
+    write(dest, graph, _segments(draft), progress=progress)
+
+
+def _segments(draft: Draft) -> list[Segment]:
+    """The weights in execution order: a segment for each node that brings any.
+
+    Small ones come first: a bias must be there when the first tile of the weights is. What an earlier node has brought
+    is not written again.
+    """
+    written: set[str] = set()
+    segments = []
+    for node in draft.nodes:
+        names = [name for name in dict.fromkeys(node.inputs) if name in draft.params and name not in written]
+        names.sort(key=lambda name: draft.params[name].size)
+        written.update(names)
+        if names:
+            segments.append(Segment(tensors=[_source(draft, name) for name in names]))
+    return segments
+
+
+def _source(draft: Draft, name: str) -> Source:
+    weight = draft.params[name]
+    return Source(name=name, shape=weight.shape, chunks=weight.blocks)

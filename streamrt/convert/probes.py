@@ -1,0 +1,75 @@
+"""Probes: trial values for the dynamic extents of a model.
+
+What depends on a dynamic extent is found by trying: shapes are worked out for two sets of values, and what comes out
+the same is a constant, what comes out as the extent itself is that extent. This needs no algebra of symbols, and
+follows a shape through any arithmetic that a model does with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamrt.errors import FormatError
+from streamrt.graph import Dims, TensorSpec
+
+Shape = tuple[int, ...]
+Probe = dict[str, int]
+
+#: Trial batches: multiples of 8, so that a model may divide them, and different after division.
+_BATCHES = (24, 40)
+#: Trial values for other axes (images, sequences), tried in turn until the model accepts one pair; a second such
+#: axis gets larger ones, by the steps, so that the two can be told apart.
+_EXTENTS = ((224, 256), (64, 96), (32, 16))
+_STEPS = (32, 64)
+#: Then the sizes of models that take one size only.
+_FIXED = (224, 227, 299, 32, 28, 1)
+
+
+def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, Probe]]:
+    """Pairs of probes to try in turn; for a model without dynamic extents, one pair of empty ones."""
+    batches: list[str] = []
+    others: list[str] = []
+    for spec in inputs:
+        for axis, dim in enumerate(spec.dims):
+            if isinstance(dim, str):
+                (others if axis else batches).append(dim)
+    batches = list(dict.fromkeys(batches))
+    others = [name for name in dict.fromkeys(others) if name not in batches]
+    common = (dict.fromkeys(batches, _BATCHES[0]), dict.fromkeys(batches, _BATCHES[1]))
+    if not others:
+        return [common]
+    pairs = []
+    for extents in _EXTENTS:
+        first, second = (
+            batch | {name: extent + step * index for index, name in enumerate(others)}
+            for batch, extent, step in zip(common, extents, _STEPS, strict=True)
+        )
+        pairs.append((first, second))
+    for extent in _FIXED:
+        first, second = (batch | dict.fromkeys(others, extent) for batch in common)
+        pairs.append((first, second))
+    return pairs
+
+
+def substitute(dims: Dims, probe: Probe) -> Shape:
+    """``dims`` with the probe's values for its names."""
+    return tuple(probe[dim] if isinstance(dim, str) else dim for dim in dims)
+
+
+def generalise(name: str, shapes: Sequence[Shape], probes: Sequence[Probe]) -> Dims:
+    """The dims of tensor ``name`` from its shape under each probe.
+
+    An extent that follows none of the inputs' own becomes a dynamic one named after the tensor and the axis.
+    """
+    if len({len(shape) for shape in shapes}) != 1:
+        raise FormatError(f"the rank of {name!r} depends on the extents of the inputs")
+    dims: list[int | str] = []
+    for axis, extents in enumerate(zip(*shapes, strict=True)):
+        if len(set(extents)) == 1:
+            dims.append(extents[0])
+            continue
+        same = [
+            dim for dim in probes[0] if all(probe[dim] == extent for probe, extent in zip(probes, extents, strict=True))
+        ]
+        dims.append(same[0] if same else f"{name}_{axis}")
+    return tuple(dims)

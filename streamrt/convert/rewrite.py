@@ -1,0 +1,255 @@
+"""Folding: a draft becomes a smaller one that computes the same.
+
+In this order: nodes that do nothing go; activations spelled out in arithmetic become one node; padding moves into the
+window operator behind it; BatchNormalization and per-channel arithmetic go into the weights before them; element-wise
+activations go into the node that computes their input. An intermediate result that is an output of the graph stays one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.probes import Shape
+from streamrt.convert.spelled import recognise_activations
+from streamrt.convert.weights import Weight
+from streamrt.graph import Activation
+
+_ACTIVATIONS = frozenset(
+    (
+        *("Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish"),
+        *("LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"),
+    )
+)
+#: Operators with one output that they write themselves: an activation can be their last step.
+_COMPUTING = frozenset(
+    (
+        *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"),
+    )
+)
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+#: A float64 factor and shift for each output row or channel.
+Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """Fold ``draft`` in place. ``shapes`` holds the shape of every tensor for some extents of the inputs."""
+    _drop_identities(draft)
+    recognise_activations(draft, shapes)
+    draft.prune()
+    _merge_pads(draft)
+    _fold_affine(draft, shapes)
+    _fuse_activations(draft)
+    draft.prune()
+
+
+def _drop_identities(draft: Draft) -> None:
+    """Readers of an Identity read its input. One between an input, or an output, of the graph and an output stays."""
+    outputs = {spec.name for spec in draft.outputs}
+    producers = draft.producers()
+    instead: dict[str, str] = {}  # tensor -> the one that readers use
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        node.inputs = [instead.get(name, name) for name in node.inputs]
+        if node.op != "Identity" or node.activation is not None:
+            kept.append(node)
+            continue
+        source, target = node.inputs[0], node.outputs[0]
+        if target not in outputs:
+            instead[target] = source
+        elif source in producers and source not in outputs:
+            # The output's name is the one that must survive.
+            producer = producers[source]
+            producer.outputs = [target if name == source else name for name in producer.outputs]
+            producers[target] = producer
+            instead[source] = target
+            for other in kept:
+                other.inputs = [target if name == source else name for name in other.inputs]
+            instead.update({name: target for name, by in instead.items() if by == source})
+        else:
+            kept.append(node)
+    draft.nodes = kept
+
+
+def _merge_pads(draft: Draft) -> None:
+    """Zeros around the input of a convolution, or what its pooling ignores or counts anyway, become its ``pads``."""
+    readers, producers = draft.readers(), draft.producers()
+    for node in draft.nodes:
+        pad = producers.get(node.inputs[0]) if node.inputs else None
+        if pad is None or pad.op != "Pad" or pad.activation or readers[pad.outputs[0]] != 1:
+            continue
+        merged = _merged_pads(node, pad)
+        if merged is None:
+            continue
+        node.inputs[0] = pad.inputs[0]
+        node.attrs["pads"] = merged
+        node.attrs.pop("auto_pad", None)
+        if node.op == "AveragePool":
+            node.attrs["count_include_pad"] = 1
+        draft.nodes = [other for other in draft.nodes if other is not pad]
+
+
+def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
+    """The pads of ``node`` with those of the Pad before it, or None when that would change the result."""
+    if node.op not in ("Conv", "MaxPool", "AveragePool") or pad.attrs.get("mode") != "constant":
+        return None
+    kernel = node.attrs["kernel_shape"]
+    amounts = pad.attrs["pads"]
+    assert isinstance(kernel, tuple)
+    assert isinstance(amounts, tuple)
+    rank = len(amounts) // 2
+    spatial = rank - 2
+    begins, ends = amounts[2:rank], amounts[rank + 2 :]
+    if spatial != len(kernel) or any(amounts[:2]) or any(amounts[rank : rank + 2]) or min((*begins, *ends)) < 0:
+        return None
+    if str(node.attrs.get("auto_pad", "NOTSET")).startswith("SAME"):
+        return None
+    own = node.attrs.get("pads", (0,) * (2 * spatial))
+    assert isinstance(own, tuple)
+    merged = tuple(int(a + b) for a, b in zip(own, (*begins, *ends), strict=True))
+    value = pad.attrs.get("value", 0.0)
+    assert isinstance(value, int | float)
+    if node.op == "Conv":
+        return merged if value == 0 else None
+    if node.attrs.get("ceil_mode") or any(p >= k for p, k in zip(merged, kernel * 2, strict=True)):
+        return None
+    if node.op == "MaxPool":
+        return merged if value <= -_FLOAT_MAX else None
+    counted = bool(node.attrs.get("count_include_pad")) or not any(own)
+    return merged if value == 0 and counted else None
+
+
+def _fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """``factor * y + shift`` for each channel goes into the weights of the product, or normalisation, that makes y."""
+    producers = draft.producers()
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        kept.append(node)
+        found = _affine_of(draft, node, shapes, producers)
+        if found is None:
+            continue
+        product, (factor, shift) = found
+        _apply(draft, product, factor, shift)
+        product.outputs = list(node.outputs)
+        producers[node.outputs[0]] = product
+        kept.pop()
+        draft.nodes = [other for other in draft.nodes if other is not node]
+    draft.nodes = kept
+
+
+def _affine_of(
+    draft: Draft, node: DraftNode, shapes: Mapping[str, Shape], producers: Mapping[str, DraftNode]
+) -> tuple[DraftNode, Affine] | None:
+    """The product whose output ``node`` alone reads, and what ``node`` does to each channel of it."""
+    if node.op not in ("BatchNormalization", "Add", "Sub", "Mul", "Div") or node.activation:
+        return None
+    for position, name in enumerate(node.inputs[:2]):
+        product = producers.get(name)
+        if product is None or product.activation or not _has_rows(product, draft):
+            continue
+        if draft.readers()[name] != 1 or shapes[name] != shapes[node.outputs[0]]:
+            continue
+        channels = draft.params[product.inputs[1]].shape[0]
+        rank = len(shapes[name])
+        axis = rank - 1 if product.op in ("Gemm", "MatMul") else 1
+        if node.op == "BatchNormalization":
+            return (product, _normalisation(draft, node)) if position == 0 and axis == 1 else None
+        other = node.inputs[1 - position]
+        values = _per_channel(draft, other, rank, axis, channels)
+        affine = None if values is None else _arithmetic(node.op, position, values)
+        if affine is not None:
+            return product, affine
+    return None
+
+
+def _has_rows(node: DraftNode, draft: Draft) -> bool:
+    """Whether inputs 1 and 2 of a node are weights with a row, and a bias, for each output channel.
+
+    So they are in a BatchNormalization too, where they are factors.
+    """
+    if node.op == "MatMul" and not node.attrs.get("transB"):
+        return False
+    rows = ("Conv", "Gemm", "MatMul", "BatchNormalization")
+    return node.op in rows and all(name in draft.params for name in node.inputs[1:] if name)
+
+
+def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:
+    """A weight that is one number for each index of ``axis`` (or one for all) as a vector; None if it is not."""
+    weight = draft.params.get(name)
+    if weight is None or len(weight.shape) > rank or weight.size not in (1, channels):
+        return None
+    shape = (1,) * (rank - len(weight.shape)) + weight.shape
+    if weight.size != 1 and shape[axis] != channels:
+        return None
+    return np.broadcast_to(weight.float64().reshape(-1), (channels,))
+
+
+def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine | None:
+    """``op`` with ``values`` as the operand other than ``position``."""
+    one, zero = np.ones_like(values), np.zeros_like(values)
+    match op, position:
+        case "Add", _:
+            return one, values
+        case "Sub", 0:
+            return one, -values
+        case "Sub", _:
+            return -one, values
+        case "Mul", _:
+            return values, zero
+        case "Div", 0 if np.all(values != 0):
+            return one / values, zero
+    return None
+
+
+def _normalisation(draft: Draft, node: DraftNode) -> Affine:
+    scale, bias, mean, var = (draft.params[name].float64() for name in node.inputs[1:])
+    epsilon = node.attrs["epsilon"]
+    assert isinstance(epsilon, int | float)
+    factor = scale / np.sqrt(var + epsilon)
+    return factor, bias - mean * factor
+
+
+def _apply(draft: Draft, product: DraftNode, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+    name = product.inputs[1]
+    if np.any(factor != 1):
+        product.inputs[1] = _replace(draft, name, draft.params[name].scaled(factor))
+    has_bias = len(product.inputs) > 2
+    bias = draft.params[product.inputs[2]].float64() * factor + shift if has_bias else shift
+    if has_bias:
+        product.inputs[2] = _replace(draft, product.inputs[2], Weight.of(bias))
+    elif np.any(bias != 0):
+        product.inputs.append(draft.new_param(f"{name.removesuffix('.weight')}.bias", Weight.of(bias)))
+
+
+def _replace(draft: Draft, name: str, weight: Weight) -> str:
+    """Put ``weight`` in the place of ``name``, under a new name if other nodes read the old one."""
+    if draft.readers()[name] > 1:
+        return draft.new_param(name, weight)
+    draft.params[name] = weight
+    return name
+
+
+def _fuse_activations(draft: Draft) -> None:
+    """An activation becomes the last step of the node whose output it alone reads."""
+    readers, producers = draft.readers(), draft.producers()
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        producer = producers.get(node.inputs[0]) if node.inputs else None
+        if (
+            node.op in _ACTIVATIONS
+            and node.activation is None
+            and producer is not None
+            and producer.op in _COMPUTING
+            and producer.activation is None
+            and readers[node.inputs[0]] == 1
+        ):
+            producer.activation = Activation(node.op, dict(node.attrs))
+            producer.outputs = list(node.outputs)
+            producers[node.outputs[0]] = producer
+        else:
+            kept.append(node)
+    draft.nodes = kept

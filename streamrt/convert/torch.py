@@ -1,0 +1,125 @@
+"""A torch module as an ONNX graph, by torch's own exporter, with the batch left free.
+
+The weights stay where they are, in the module: the graph is serialised without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamrt.convert.onnx import OnnxSource
+from streamrt.convert.weights import Weight
+from streamrt.errors import UnsupportedModelError
+
+_NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+def read_module(module: torch.nn.Module, example: Any) -> OnnxSource:
+    """The ONNX graph of ``module`` in evaluation mode, traced with ``example``, a tensor or a tuple of tensors.
+
+    Axis 0 of the first tensor is the batch, and so is that of every other tensor where it is as long. It stays free; if
+    the module works for one batch only, it is fixed to the example's and a warning says so.
+
+    Raises:
+        TypeError: no example, or one that is not tensors.
+        UnsupportedModelError: torch cannot export the module.
+    """
+    args = example if isinstance(example, tuple) else (example,)
+    if not args or not all(isinstance(arg, torch.Tensor) for arg in args):
+        raise TypeError("packing a torch module needs example=, a tensor or a tuple of tensors to call it with")
+    with _evaluation(module), _quiet():
+        try:
+            program = _export(module, *_free_batch(args))
+            reason = ""
+        except Exception as error:  # the exporter lets any exception of tracing out
+            reason = _reason(error)
+            try:
+                program = _export(module, args, None)
+            except Exception as error:
+                raise UnsupportedModelError(f"torch cannot export the module: {_reason(error)}") from error
+    if reason:
+        warnings.warn(
+            f"the batch is fixed at {args[0].shape[0]}, as in the example: torch cannot export it free ({reason})",
+            stacklevel=3,
+        )
+    return _source(program)
+
+
+def _free_batch(args: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...] | None]:
+    """The example, with a batch of two if it is one, which tracing would take for a constant; the free axes."""
+    if not args[0].ndim:
+        return args, None
+    batch = args[0].shape[0]
+    free = [arg.ndim > 0 and arg.shape[0] == batch for arg in args]
+    if batch == 1:
+        args = tuple(torch.cat([arg, arg]) if is_free else arg for arg, is_free in zip(args, free, strict=True))
+    dim = torch.export.Dim("batch")
+    return args, tuple({0: dim} if is_free else {} for is_free in free)
+
+
+def _export(
+    module: torch.nn.Module, args: tuple[torch.Tensor, ...], dynamic: tuple[dict[int, Any], ...] | None
+) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    assert program is not None
+    return program
+
+
+def _source(program: torch.onnx.ONNXProgram) -> OnnxSource:
+    weights: dict[str, Weight] = {}
+    initializers = program.model.graph.initializers
+    for name in list(initializers):
+        tensor = initializers.pop(name).const_value
+        if tensor is None:
+            raise UnsupportedModelError(f"torch exported the weight {name!r} without a value")
+        weights[name] = Weight(tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
+    return OnnxSource(program.model_proto, weights)
+
+
+@contextlib.contextmanager
+def _evaluation(module: torch.nn.Module) -> Iterator[None]:
+    """The module in evaluation mode, each part of it in its former mode afterwards."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter prints, warns and logs."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    levels = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line that the innermost cause has to say."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

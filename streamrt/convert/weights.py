@@ -1,0 +1,165 @@
+"""Weights that are not in memory yet: where they come from, and how they are read in blocks.
+
+A model larger than memory is packed by holding one tensor at a time. A `Weight` therefore knows its shape at once, and
+gets its array only when it is written: by mapping a file, by copying a tensor out of a protobuf message, by computing.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.errors import FormatError
+
+Array = NDArray[np.float32]
+AnyArray = NDArray[Any]
+
+#: Most bytes of float32 in one block: scaling a block in float64 takes three times as much for a moment.
+BLOCK = 8 << 20
+#: Bytes of columns gathered at once from a transposed matrix.
+_STRIP = 64 << 20
+#: Bytes that a strip takes of each row at least: a page, which of a mapped matrix is the least that can be read.
+_PIECE = 4096
+
+
+class Weight:
+    """A tensor that is read when it is needed, as float32.
+
+    Args:
+        load: returns the whole tensor in its own dtype, and memory order; called once for each reading.
+        shape: the shape of that array.
+        dtype: its dtype.
+        scale: float64 factors, one for each index of axis 0, applied when blocks are read.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], AnyArray],
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        scale: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._load = load
+        self.shape = shape
+        self.dtype = dtype
+        self._scale = scale
+
+    @classmethod
+    def of(cls, array: AnyArray) -> Weight:
+        """An array that exists: in memory, or mapped."""
+        return cls(lambda: array, array.shape, array.dtype)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in its own dtype."""
+        return self.size * self.dtype.itemsize
+
+    def is_float(self) -> bool:
+        """Whether the elements are real numbers of a floating-point type (float16 to float64, bfloat16)."""
+        return is_float(self.dtype)
+
+    def view(self, shape: tuple[int, ...], rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
+        """The tensor seen through a function that takes an array to a view of it of shape ``shape``."""
+        source = self if self._scale is None else Weight(self.array, self.shape, np.dtype(np.float32))
+        return Weight(lambda: rearrange(source.load()), shape, source.dtype)
+
+    def transposed(self) -> Weight:
+        """The transpose of a matrix."""
+        rows, columns = self.shape
+        return self.view((columns, rows), lambda array: array.T)
+
+    def scaled(self, factors: NDArray[np.float64]) -> Weight:
+        """The tensor with index i of axis 0 multiplied by ``factors[i]``."""
+        return Weight(self._load, self.shape, self.dtype, factors if self._scale is None else self._scale * factors)
+
+    def load(self) -> AnyArray:
+        """The whole tensor in its own dtype; mapped tensors are returned mapped."""
+        if self._scale is not None:
+            return self.array()
+        array = self._load()
+        if array.shape != self.shape:
+            raise FormatError(f"a weight of shape {self.shape} turned out to have shape {array.shape}")
+        return array
+
+    def array(self) -> Array:
+        """The whole tensor as a new float32 array."""
+        out = np.empty(self.shape, np.float32)
+        flat = out.reshape(-1)
+        at = 0
+        for block in self.blocks():
+            flat[at : at + block.size] = block
+            at += block.size
+        return out
+
+    def float64(self) -> NDArray[np.float64]:
+        """The whole of a small tensor as float64."""
+        return self.array().astype(np.float64)
+
+    def blocks(self) -> Iterator[Array]:
+        """The tensor in row-major order as flat float32 arrays of at most `BLOCK` bytes."""
+        array = self._load()
+        if array.shape != self.shape:
+            raise FormatError(f"a weight of shape {self.shape} turned out to have shape {array.shape}")
+        per_block = BLOCK // 4
+        inner = math.prod(self.shape[1:])
+        for first, rows in _row_groups(array):
+            flat = rows.reshape(-1)  # a view unless the rows lie scattered, and then no larger than a strip
+            for start in range(0, flat.size, per_block):
+                with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+                    block = flat[start : start + per_block].astype(np.float32)
+                    if self._scale is not None and inner:
+                        begin = first * inner + start
+                        index = np.arange(begin // inner, (begin + block.size - 1) // inner + 1)
+                        counts = np.full(index.size, inner)
+                        counts[0] = min(inner - begin % inner, block.size)
+                        counts[-1] = block.size - counts[:-1].sum()
+                        block = (block * np.repeat(self._scale[index], counts)).astype(np.float32)
+                yield block
+                forget_mapped(array)
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one that float32 replaces."""
+    return dtype.name in ("float16", "float32", "float64", "bfloat16")
+
+
+def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
+    """Groups of rows (index of the first, array) whose gathering needs at most a strip of memory, in order."""
+    if array.ndim < 2 or array.size == 0 or array.flags.c_contiguous:
+        yield 0, array
+        return
+    row = array.nbytes // array.shape[0]
+    least = _PIECE // array.itemsize if _owner_of_mapping(array) is not None else 1
+    step = max(least, _STRIP // row)
+    for first in range(0, array.shape[0], step):
+        yield first, array[first : first + step]
+
+
+def forget_mapped(array: AnyArray) -> None:
+    """Unmap the pages of a mapped array that reading brought in, so that a source is never mapped as a whole.
+
+    Only for `np.memmap` arrays that share the file: a private mapping would lose what was written to it.
+    """
+    owner = _owner_of_mapping(array)
+    if owner is not None and owner.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        owner.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
+
+
+def _owner_of_mapping(array: AnyArray) -> np.memmap[Any, Any] | None:
+    """The `np.memmap` that an array is a view of, if any."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and isinstance(owner.base, mmap.mmap):
+            return owner
+        owner = owner.base
+    return None

@@ -1,0 +1,298 @@
+"""``streamrt demo``: real digits under a budget smaller than the weights, then a large model through a small window."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from streamrt._core import Mapping
+from streamrt.budget import format_size
+from streamrt.disk import disk_speed, drop_cache, in_memory
+from streamrt.errors import InputError, StreamrtError
+from streamrt.format import Segment, Source, read_header, write
+from streamrt.graph import Activation, Graph, Node, TensorSpec
+from streamrt.memory import PROC, anonymous_bytes
+from streamrt.model import Model
+from streamrt.ops import Array
+from streamrt.stats import PassStats
+
+_DIGITS_BUDGET = 384 << 10
+_SHOWN = 4  # as many as fit in 80 columns
+_SEED = 20
+_PASSES = 5
+_PASSES_SECONDS = 15.0  # no pass begins that would end later, so that the demo stays short on a slow disk
+_LEAST_LAYERS = 8
+_WIDTHS = (4096, 2048, 1024, 512, 256)
+_MIN_SIZE = _LEAST_LAYERS * 4 * _WIDTHS[-1] ** 2
+_CHUNK = 4 << 20  # bytes of weights that are made at a time
+_SPARE = 64 << 20  # bytes of the disk that are left to others
+_TOLERANCE = 1e-4  # of the largest value, after sums of thousands of float32 products layer upon layer
+
+
+def demo(size: int = 1 << 30, budget: int = 64 << 20, folder: Path | None = None, stream: bool = True) -> None:
+    """Run the demonstration and print what it finds.
+
+    Args:
+        size: bytes of the large model.
+        budget: bytes that it may hold.
+        folder: where it is written, and removed from at the end; None chooses a temporary folder on a disk.
+        stream: False leaves the large model out.
+
+    Raises:
+        InputError: ``size`` is too small to be cut into layers.
+        OSError: there is not enough space, or the folder cannot be written to.
+        BudgetError: ``budget`` is too small.
+        StreamrtError: an answer was wrong.
+    """
+    if stream and size < _MIN_SIZE:
+        raise InputError(f"--size is {format_size(size)}, expected at least {format_size(_MIN_SIZE)}")
+    place = _choose_folder(folder, size) if stream else None
+    _print_digits()
+    if place is not None:
+        print()
+        _stream(size, budget, place)
+
+
+def _print_digits() -> None:
+    data = resources.files("streamrt.data")
+    with resources.as_file(data / "digits_test.npz") as path, np.load(path, allow_pickle=False) as test:
+        images, labels = test["images"], test["labels"]
+    x = images[:, None].astype(np.float32) / 16
+    answers = {}
+    print(f"{len(images)} handwritten digits that two models were not trained on, and what the models make of them")
+    for kind, name in (("MLP", "digits_mlp"), ("CNN", "digits_cnn")):
+        with resources.as_file(data / f"{name}.safetensors") as path, Model(path, budget=_DIGITS_BUDGET) as model:
+            weights = sum(tensor.nbytes for tensor in read_header(path).tensors.values())
+            answers[kind] = model(x).argmax(axis=1)
+        right = int((answers[kind] == labels).sum())
+        print(
+            f"  {kind}: {format_size(weights)} of weights under a budget of {format_size(_DIGITS_BUDGET)}, "
+            f"held-out accuracy {right / len(labels):.4f} ({right} of {len(labels)})"
+        )
+    captions = [", ".join(f"{kind}: {found[index]}" for kind, found in answers.items()) for index in range(_SHOWN)]
+    print("\n" + _art(images[:_SHOWN], captions))
+
+
+def _art(images: NDArray[np.uint8], captions: list[str]) -> str:
+    """Images (n, 8, 8) from 0 to 16 side by side in block characters, or plain ones where stdout lacks those."""
+    shades = " ░▒▓█"
+    try:
+        shades.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        shades = " .+#@"
+    levels = np.rint(images / 16 * (len(shades) - 1)).astype(int)
+    lines = ["   ".join("".join(shades[level] * 2 for level in image[row]) for image in levels) for row in range(8)]
+    lines.append("   ".join(caption.center(16) for caption in captions))
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _stream(size: int, budget: int, folder: Path) -> None:
+    width = next(width for width in _WIDTHS if size >= _LEAST_LAYERS * 4 * width**2)
+    layers = round(size / (4 * width**2))
+    print(f"An MLP of {layers} layers of {width} x {width}, {format_size(4 * width**2 * layers)}, in {folder}")
+    if in_memory(folder):
+        print("  that folder is memory itself (tmpfs): no disk is read here; --dir chooses another")
+    sys.stdout.flush()  # before the progress bars, which go to stderr
+    with _terminable(), tempfile.TemporaryDirectory(prefix="streamrt-demo-", dir=folder) as temporary:
+        path = Path(temporary) / "mlp.safetensors"
+        _write(path, layers, width)
+        speed, way = disk_speed(path)
+        x = np.random.default_rng(_SEED).random((1, width), dtype=np.float32)
+        before = anonymous_bytes()
+        passes, y, watch = _passes(path, budget, x)
+        error = _difference(y, _reference(x, layers))
+    if not error <= _TOLERANCE:  # NaN too
+        raise StreamrtError(f"the answer is wrong: it differs from NumPy's by {error:.1e} of the largest value")
+    _tell("answer", f"right: within {error:.1e} of the largest value of NumPy's in float64")
+    _tell_passes(passes)
+    _tell("disk's own speed", f"{format_size(round(speed))}/s on the same file, read in sequence ({way})")
+    _tell(
+        "peak memory",
+        f"{format_size(watch.file)} of the file's pages + {format_size(watch.anonymous)} anonymous, "
+        f"{format_size(before)} of which Python and NumPy had before",
+    )
+    print("  removed what was written")
+
+
+def _tell_passes(passes: list[PassStats]) -> None:
+    first, *later = passes
+    _tell(
+        "first pass",
+        f"{first.seconds:.2f} s, reads {format_size(first.bytes_pinned + first.bytes_streamed)}, "
+        f"of which {format_size(first.bytes_pinned)} stay in memory",
+    )
+    if later:
+        seconds, streamed = median(stats.seconds for stats in later), later[-1].bytes_streamed
+        rate = format_size(round(streamed / seconds))
+        _tell(
+            "later passes",
+            f"{seconds:.2f} s (median of {len(later)}), each streams {format_size(streamed)} at {rate}/s",
+        )
+    _tell("read by the device", ", ".join(format_size(stats.bytes_read) for stats in passes))
+    stall, compute = (median(getattr(stats, what) for stats in later or passes) for what in ("stall", "compute"))
+    _tell("stall", f"{stall:.2f} s a pass waiting for weights, {compute:.2f} s computing")
+
+
+def _tell(name: str, text: str) -> None:
+    print(f"  {name:20} {text}")
+
+
+def _passes(path: Path, budget: int, x: Array) -> tuple[list[PassStats], Array, _Watch]:
+    """Call the model a few times from a cold start; what each call did, the last answer, and the peak of memory."""
+    drop_cache(path)
+    found: list[PassStats] = []
+    start = time.perf_counter()
+    with Model(path, budget=budget) as model, _Watch(path, path.stat().st_size * _PASSES) as watch:
+        while len(found) < _PASSES:
+            if found and time.perf_counter() - start + found[-1].seconds > _PASSES_SECONDS:
+                break
+            y: Array = model(x)
+            assert model.stats is not None
+            found.append(model.stats)
+            watch.done += model.stats.bytes_pinned + model.stats.bytes_streamed
+    return found, y, watch
+
+
+class _Watch:
+    """Samples memory every 20 ms while the ``with`` block runs, and moves a progress bar of bytes read.
+
+    Attributes:
+        file: the most bytes of the file that were in the page cache at a sample.
+        anonymous: the most anonymous memory of the process at a sample.
+        done: bytes that finished passes have read; between passes the bar follows what the kernel counts.
+    """
+
+    def __init__(self, path: Path, total: int) -> None:
+        self.file = self.anonymous = self.done = 0
+        self._mapping = Mapping(path)  # of its own: it looks at the page cache and touches no page
+        self._bar: Any = tqdm(total=total, desc="streaming", unit="B", unit_scale=True, unit_divisor=1024)
+        self._before = _bytes_read()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="streamrt-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._bar.total = self._bar.n = max(self._bar.n, self.done)
+        self._bar.close()
+        self._mapping.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.02):
+            self.file = max(self.file, self._mapping.resident())
+            self.anonymous = max(self.anonymous, anonymous_bytes())
+            now = max(self.done, _bytes_read() - self._before)
+            self._bar.update(min(now, self._bar.total) - self._bar.n)
+
+
+def _bytes_read() -> int:
+    """Bytes that the process has had read from storage; 0 where the kernel does not tell."""
+    try:
+        text = (PROC / "self" / "io").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("read_bytes:")), 0)
+
+
+def _write(path: Path, layers: int, width: int) -> None:
+    """Write the weights file directly, since weights that are computed are no source that `streamrt.pack` takes."""
+    names = ["input", *(f"layer{index}" for index in range(layers - 1)), "output"]
+    nodes = [
+        Node(
+            f"layer{index}", "Gemm", (names[index], f"layer{index}.weight"), (names[index + 1],), {}, Activation("Relu")
+        )
+        for index in range(layers)
+    ]
+    ends = [TensorSpec(name, ("batch", width)) for name in ("input", "output")]
+    sources = [
+        Source(f"layer{index}.weight", (width, width), partial(_weights, index, width)) for index in range(layers)
+    ]
+    graph = Graph((ends[0],), (ends[1],), tuple(nodes))
+    write(path, graph, [Segment([source]) for source in sources], progress=True)
+
+
+def _weights(index: int, width: int) -> Iterator[Array]:
+    """The weights of a layer (width, width), some rows at a time; the same at every call.
+
+    Uniform, with the variance 2 / width that keeps activations after a Relu in scale.
+    Source: He et al., "Delving Deep into Rectifiers", 2015, section 2.2.
+    """
+    generator = np.random.default_rng((_SEED, index))
+    rows = min(width, _CHUNK // (4 * width))
+    for _ in range(width // rows):
+        weights = generator.random((rows, width), dtype=np.float32)
+        weights -= np.float32(0.5)
+        weights *= np.float32(2 * (6 / width) ** 0.5)
+        yield weights
+
+
+def _reference(x: Array, layers: int) -> NDArray[np.float64]:
+    """The answer by NumPy in float64, from weights made anew and not from the file."""
+    y = x.astype(np.float64)
+    for index in tqdm(range(layers), desc="checking", unit="layer"):
+        products = [y @ weights.T.astype(np.float64) for weights in _weights(index, y.shape[1])]
+        y = np.maximum(np.concatenate(products, axis=1), 0)
+    return y
+
+
+def _difference(y: Array, expected: NDArray[np.float64]) -> float:
+    if y.shape != expected.shape or not np.isfinite(y).all():
+        return float("inf")
+    return float(np.abs(y - expected).max() / np.abs(expected).max())
+
+
+def _choose_folder(folder: Path | None, size: int) -> Path:
+    """Where ``size`` bytes fit: ``folder``, or the first temporary folder on a disk, else one in memory."""
+    candidates = [folder] if folder else [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]
+    usable = [place for place in candidates if folder or (place.is_dir() and os.access(place, os.W_OK | os.X_OK))]
+    free = {place: shutil.disk_usage(place).free for place in usable}
+    fitting = sorted((place for place in usable if free[place] >= size + _SPARE), key=in_memory)
+    if not fitting:
+        found = ", ".join(f"{format_size(free[place])} free in {place}" for place in usable)
+        raise OSError(
+            errno.ENOSPC,
+            f"the demo writes {format_size(size)} and wants {format_size(_SPARE)} to spare, but found {found}; "
+            "--dir chooses another folder, --size a smaller model",
+        )
+    return fitting[0]
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

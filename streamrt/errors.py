@@ -1,0 +1,60 @@
+"""Every exception that streamrt raises on purpose.
+
+Each one also derives from the built-in a caller would expect, so that code which knows
+nothing of streamrt still catches it: ``except ValueError`` catches a malformed file.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetError",
+    "FormatError",
+    "InputError",
+    "ModelClosedError",
+    "StreamrtError",
+    "UnsupportedModelError",
+    "WeightsIOError",
+]
+
+
+class StreamrtError(Exception):
+    """The root of all errors of this package."""
+
+
+class FormatError(StreamrtError, ValueError):
+    """A weights file, a graph or a source model breaks the rules of its format."""
+
+
+class UnsupportedModelError(StreamrtError, NotImplementedError):
+    """A model uses operators or attributes that streamrt does not run.
+
+    ``problems`` lists every one of them, a line each, naming node and attribute.
+    """
+
+    def __init__(self, problems: list[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__(
+            "; ".join(self.problems)
+            if len(self.problems) == 1
+            else f"{len(self.problems)} things are not supported:\n  " + "\n  ".join(self.problems)
+        )
+
+
+class InputError(StreamrtError, ValueError):
+    """An input of a call has the wrong name, shape or dtype."""
+
+
+class ModelClosedError(StreamrtError, RuntimeError):
+    """The model was closed, or it was opened before a fork and is used in the child."""
+
+
+class BudgetError(StreamrtError, MemoryError):
+    """The budget is too small; ``minimum`` is the smallest one, in bytes, that would do."""
+
+    def __init__(self, message: str, minimum: int) -> None:
+        super().__init__(message)
+        self.minimum = minimum
+
+
+class WeightsIOError(StreamrtError, OSError):
+    """The weights file could not be read, or it changed while it was open."""

@@ -1,0 +1,62 @@
+"""The weights file: a model, packed so that one pass is one sequential read.
+
+A weights file is a valid safetensors file, which any safetensors reader opens, with further promises
+that let `streamrt` read it piece by piece. This is version 1 of its specification.
+
+Container
+    ============================  =======================================================================
+    8 bytes                       N, the length of the header, little-endian
+    N bytes                       the header: a JSON object in UTF-8, padded at its end with spaces
+    the rest                      the data section: the tensors' bytes, little-endian, row-major
+    ============================  =======================================================================
+
+    8 + N is at most 8 MiB. The header maps each tensor's name to ``{"dtype", "shape", "data_offsets"}``, offsets
+    ``[begin, end)`` counted from the start of the data section. The tensors, in the order of the header, cover
+    the data section without hole or overlap.
+
+Layout
+    * Every tensor is ``F32`` and begins on a 64-byte boundary, except padding: ``U8`` tensors of one dimension,
+      all zeros, whose names begin with ``streamrt.pad.``. Other tensors may not use that prefix.
+    * All parameters of one node lie together. They form a *segment*, and only padding of less than 64 bytes
+      lies inside it. Segments follow the order of the graph's nodes, that is, of execution. A parameter that
+      several nodes read is stored once, in the segment of the first. Parameters that no node reads but which are
+      outputs of the graph form one more segment, the last. Every tensor is in a segment.
+    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, since filesystems cache files in
+      folios of up to 2 MiB and can only release whole ones. A smaller segment begins on a 4096-byte boundary.
+    * The data section begins on a 2 MiB boundary when some segment is of 1 MiB or more, else on a 4096-byte one,
+      so that a model of a few kilobytes does not carry 2 MiB of spaces.
+    * The file ends on a 4096-byte boundary: every page that holds weights is a whole page of the file.
+
+``__metadata__``
+    It comes first in the header, and holds only strings. Keys that begin with ``streamrt.`` are the format's own,
+    and these are all:
+
+    ``streamrt.format``
+        The version: ``"1"``. First, and followed at once by the next, so that the header begins with the bytes
+        ``{"__metadata__":{"streamrt.format":"1","streamrt.header_crc32c":"XXXXXXXX"``.
+    ``streamrt.header_crc32c``
+        Eight lower-case hexadecimal digits: the CRC-32C of the first 8 + N bytes of the file, with these digits
+        taken as ``00000000``. It is checked at every opening.
+    ``streamrt.block_size``
+        Bytes in a checksum block, a decimal number: a power of two from 4096 to 2**26. The writer uses 4 MiB.
+    ``streamrt.block_crc32c``
+        Eight digits for each block of the data section, the last of which may be short: its CRC-32C. Checked by
+        `verify`.
+    ``streamrt.graph``
+        The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
+        Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
+
+The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine or the
+program that wrote it. No layout depends on an instruction set.
+
+A reader treats the file as hostile: `read_header` checks everything above that can be checked without reading
+the data.
+
+Of the compiled core this package uses one function, ``crc32c``.
+"""
+
+from streamrt.format.layout import Tensor
+from streamrt.format.reader import WeightsFile, read_header, verify
+from streamrt.format.writer import Segment, Source, write
+
+__all__ = ["Segment", "Source", "Tensor", "WeightsFile", "read_header", "verify", "write"]

@@ -1,0 +1,172 @@
+"""The system's side of the reader and the writer: errors, the page cache, a file replaced at once, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from streamrt.errors import WeightsIOError
+
+Buffer = bytes | memoryview
+
+
+@contextlib.contextmanager
+def os_errors(path: str) -> Iterator[None]:
+    """Turn an OSError of a system call into a `WeightsIOError` for ``path`` with the same errno."""
+    try:
+        yield
+    except WeightsIOError:
+        raise
+    except OSError as error:
+        raise WeightsIOError(error.errno, error.strerror, path) from error
+
+
+@contextlib.contextmanager
+def open_regular(path: str) -> Iterator[int]:
+    """A descriptor of the regular file at ``path``, for reading at random; `WeightsIOError` for anything else.
+
+    What is read through it leaves the page cache again, unless others have it mapped.
+    """
+    with os_errors(path):
+        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise WeightsIOError(errno.EISDIR, "a directory, expected a file", path)
+        if not stat.S_ISREG(mode):
+            raise WeightsIOError(errno.EINVAL, "not a regular file", path)
+        with contextlib.suppress(OSError):  # advice only
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_exactly(fd: int, path: str, buffer: memoryview, offset: int) -> None:
+    """Fill ``buffer`` from ``offset`` on; `WeightsIOError` when the file ends before."""
+    done = 0
+    with os_errors(path):
+        while done < len(buffer):
+            got = os.preadv(fd, [buffer[done:]], offset + done)
+            if got == 0:
+                raise WeightsIOError(errno.EIO, f"the file ends at {offset + done}: it was cut while being read", path)
+            done += got
+
+
+def expect_sequential(fd: int) -> None:
+    """Ask for readahead again."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+
+def drop_cache(fd: int, offset: int, length: int) -> None:
+    """Let the page cache forget a range that is clean; 0 means up to the end. A failure changes nothing but that."""
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+
+
+class Replacement:
+    """A file written beside ``dest`` that takes its name when complete, and is removed otherwise.
+
+    All names are looked up in the folder as it was when the object was entered. The file has the permissions
+    that the umask leaves of 0666. `commit` makes the content durable before the name.
+    """
+
+    def __init__(self, dest: str) -> None:
+        self.path = dest
+        self._folder, self._name = os.path.split(dest)
+        self._temporary = f".streamrt-{secrets.token_hex(8)}.tmp"
+        self._folder_fd = self._fd = -1
+        self._exists = False
+
+    def __enter__(self) -> Self:
+        try:
+            with os_errors(self.path):
+                self._folder_fd = os.open(self._folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._check_dest()
+                self._exists = True
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder_fd)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard()
+
+    def check_space(self, size: int) -> None:
+        """Raise `WeightsIOError` when the filesystem says that ``size`` bytes do not fit."""
+        with os_errors(self.path):
+            space = os.fstatvfs(self._folder_fd)
+        # A filesystem that counts no blocks cannot tell.
+        if space.f_blocks and space.f_bavail * space.f_frsize < size:
+            free = space.f_bavail * space.f_frsize
+            raise WeightsIOError(errno.ENOSPC, f"{size} bytes do not fit in the {free} that are free", self.path)
+
+    def write(self, data: Buffer, offset: int) -> None:
+        """Write all of ``data``, bytes in memory, at ``offset``."""
+        view = memoryview(data)
+        with os_errors(self.path):
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+
+    def settle(self) -> None:
+        """Bring to the disk what was written, and let the page cache forget it."""
+        with os_errors(self.path):
+            os.fdatasync(self._fd)
+        drop_cache(self._fd, 0, 0)
+
+    def commit(self) -> None:
+        """Make the file durable and give it the name ``dest``, in one step for every reader."""
+        with os_errors(self.path):
+            os.fsync(self._fd)
+            drop_cache(self._fd, 0, 0)
+            os.replace(self._temporary, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
+        self._exists = False
+        # The file is complete and in place. Some filesystems cannot sync a folder; there is nothing to undo then.
+        with contextlib.suppress(OSError):
+            os.fsync(self._folder_fd)
+
+    def _check_dest(self) -> None:
+        # Replacing a device or a FIFO by a file is never meant.
+        if not self._name:
+            raise WeightsIOError(errno.EISDIR, "a folder, expected the name of a file", self.path)
+        try:
+            mode = os.stat(self._name, dir_fd=self._folder_fd).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            raise WeightsIOError(errno.EEXIST, "exists and is not a regular file", self.path)
+
+    def _discard(self) -> None:
+        if self._exists:
+            self._exists = False
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._folder_fd)
+        for fd in (self._fd, self._folder_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._folder_fd = -1
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, what: str, shown: bool) -> Iterator[Callable[[int], object]]:
+    """A function to call with each number of bytes done; a bar on stderr when ``shown``."""
+    if not shown:
+        yield lambda count: None
+        return
+    from tqdm import tqdm  # here, as most openings of a file show no bar
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024) as bar:
+        yield bar.update

@@ -1,0 +1,257 @@
+"""The bytes of the header: JSON text and back, with its checksum.
+
+`decode` is the first to touch a hostile file's text: what it returns has the right types and plausible sizes.
+Parsing takes at most some 30 times the memory of the text, the worst being lists of tiny objects; MAX_HEADER bounds it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from streamrt._core import crc32c
+from streamrt.errors import FormatError
+from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, Entry, byte_size, round_up
+from streamrt.graph import Graph
+
+VERSION = "1"
+#: The keys of ``__metadata__`` that begin with this are the format's own.
+KEY_PREFIX = "streamrt."
+METADATA = "__metadata__"
+#: The length field and the header together. Twenty thousand nodes with two tensors each fit, and a file of 1 TiB
+#: has 2 MiB of block checksums.
+MAX_HEADER = 8 << 20
+MAX_NAME = 1024
+
+_PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"' % VERSION.encode()
+_CRC = slice(8 + len(_PREFIX), 8 + len(_PREFIX) + 8)
+_ANY_VERSION = re.compile(rb'\{"__metadata__":\{"streamrt\.format":"([0-9A-Za-z.]{1,16})"')
+_DIGITS = re.compile(r"[0-9a-f]*")
+#: 2**63 has 19 digits; longer numbers are refused before Python spends time on them.
+_MAX_DIGITS = 19
+
+
+def encode(
+    entries: Iterable[Entry],
+    graph: str,
+    block_size: int,
+    block_crcs: Sequence[int],
+    extra: Mapping[str, str],
+    align: int,
+) -> bytes:
+    """The first bytes of a file, up to the data section, which begins on a multiple of ``align``.
+
+    The length depends on the number of ``block_crcs``, not on their values.
+    """
+    metadata = {
+        "streamrt.format": VERSION,
+        "streamrt.header_crc32c": "0" * 8,
+        "streamrt.block_size": str(block_size),
+        "streamrt.block_crc32c": "".join(f"{crc:08x}" for crc in block_crcs),
+        "streamrt.graph": graph,
+        **dict(sorted(extra.items())),
+    }
+    header: dict[str, Any] = {METADATA: metadata}
+    for entry in entries:
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [entry.begin, entry.end],
+        }
+    text = to_json(header)
+    size = round_up(8 + len(text), align)
+    if size > MAX_HEADER:
+        raise FormatError(f"the header would take {size} bytes, more than the {MAX_HEADER} allowed")
+    return seal((size - 8).to_bytes(8, "little") + text.ljust(size - 8))
+
+
+def seal(head: bytes) -> bytes:
+    """``head``, the length field and the header, with the checksum that belongs to it."""
+    return head[: _CRC.start] + b"%08x" % _checksum(head) + head[_CRC.stop :]
+
+
+def decode(head: bytes) -> tuple[dict[str, str], list[Entry]]:
+    """Read the length field and the header: ``__metadata__``, and the tensors in the order of the header.
+
+    Raises:
+        FormatError: a checksum, a type or a size is wrong; how tensors lie is not checked here.
+    """
+    _check_identity(head)
+    if head[_CRC] != b"%08x" % _checksum(head):
+        raise FormatError(
+            f"the header is damaged: its CRC-32C is {_checksum(head):08x}, it says {head[_CRC].decode('latin-1')!r}"
+        )
+    header = from_json(utf8(head[8:], "the header"), "the header", numbers="integers")
+    if not isinstance(header, dict):
+        raise FormatError(f"the header is a {type(header).__name__}, expected a JSON object")
+    metadata = header.pop(METADATA, None)
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(f"{METADATA} is not an object of strings")
+    if len(header) > MAX_TENSORS:
+        raise FormatError(f"{len(header)} tensors, more than the {MAX_TENSORS} allowed")
+    return metadata, [_entry(name, value) for name, value in header.items()]
+
+
+def take_blocks(metadata: dict[str, str], data_size: int) -> tuple[int, tuple[int, ...]]:
+    """Remove from ``metadata`` the size and the checksums of the blocks of ``data_size`` bytes, and return them."""
+    text = _take(metadata, "streamrt.block_size")
+    block_size = int(text) if re.fullmatch("[1-9][0-9]{3,7}", text) else 0
+    if not 4096 <= block_size <= 2**26 or block_size & (block_size - 1):
+        raise FormatError(f"streamrt.block_size is {text!r:.40}, expected a power of two from 4096 to 2**26")
+    digits = _take(metadata, "streamrt.block_crc32c")
+    count = -(-data_size // block_size)
+    if len(digits) != 8 * count or not _DIGITS.fullmatch(digits):
+        raise FormatError(
+            f"streamrt.block_crc32c has {len(digits)} characters, expected 8 hexadecimal digits "
+            f"for each of {count} blocks"
+        )
+    return block_size, tuple(int(digits[i : i + 8], 16) for i in range(0, len(digits), 8))
+
+
+def take_graph(metadata: dict[str, str]) -> Graph:
+    """Remove the graph from ``metadata`` and return it; its names are not checked against anything."""
+    graph = Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
+    to_json(graph.to_json())  # an escape such as \ud800 makes a string that is no text and cannot be printed
+    return graph
+
+
+def take_extra(metadata: dict[str, str]) -> dict[str, str]:
+    """What is left of ``metadata`` once the format's own keys have been taken."""
+    for key in ("streamrt.format", "streamrt.header_crc32c"):
+        _take(metadata, key)
+    for key, value in metadata.items():
+        if key.startswith(KEY_PREFIX):
+            raise FormatError(f"unknown key {key!r:.80} in {METADATA}: version {VERSION} of the format has none such")
+        utf8_size(key + value, METADATA)
+    return metadata
+
+
+def graph_text(graph: Graph) -> str:
+    """The graph as the file holds it; `FormatError` when `take_graph` would not read it back."""
+    text = to_json(graph.to_json()).decode()
+    Graph.from_json(from_json(text, "the graph", numbers="any"))
+    return text
+
+
+def to_json(value: object) -> bytes:
+    """Compact JSON in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    utf8_size(text, "a name")
+    return text.encode()
+
+
+def from_json(text: str, what: str, *, numbers: str) -> object:
+    """Parse JSON in which keys are unique and integers have at most 19 digits; anything else is a `FormatError`.
+
+    ``numbers`` is ``"integers"``, or ``"any"`` to allow floats and infinities too.
+    """
+
+    def integer(digits: str) -> int:
+        if len(digits.lstrip("-")) > _MAX_DIGITS:
+            raise FormatError(f"{what} holds a number of {len(digits)} digits, more than the {_MAX_DIGITS} allowed")
+        return int(digits)
+
+    def real(digits: str) -> float:
+        if numbers == "integers":
+            raise FormatError(f"{what} holds the number {digits[:40]}, expected only integers")
+        if digits == "NaN":
+            raise FormatError(f"{what} holds NaN, expected numbers")
+        return float(digits)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise FormatError(f"{what} holds the key {key!r:.80} twice")
+            result[key] = value
+        return result
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_int=integer, parse_float=real, parse_constant=real)
+    except FormatError:
+        raise
+    except RecursionError:
+        raise FormatError(f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise FormatError(f"{what} is not JSON: {error}") from None
+
+
+def utf8(data: bytes, what: str) -> str:
+    """Decode strictly."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def utf8_size(text: str, what: str) -> int:
+    """Bytes of ``text`` in UTF-8; `FormatError` when a lone surrogate keeps it from being text at all."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise FormatError(f"{what} holds a lone surrogate and is not Unicode text") from None
+
+
+def check_name(name: str) -> None:
+    """Raise `FormatError` unless ``name`` can be the name of a tensor."""
+    if not 0 < utf8_size(name, "a tensor's name") <= MAX_NAME or name == METADATA:
+        raise FormatError(f"a tensor is named {name!r:.80}, expected 1 to {MAX_NAME} bytes other than {METADATA}")
+
+
+def _check_identity(head: bytes) -> None:
+    if not head.startswith(b"{", 8):
+        raise FormatError(f"not a safetensors file: the header begins with {head[8:16]!r}, expected '{{'")
+    version = _ANY_VERSION.match(head, 8)
+    if version is None:
+        raise FormatError(
+            "not a weights file of streamrt: safetensors files hold tensors but no graph. "
+            "Make one with streamrt.pack from the model itself"
+        )
+    if version[1] != VERSION.encode():
+        raise FormatError(f"format version {version[1].decode()}; this streamrt reads version {VERSION}")
+    if not head.startswith(_PREFIX, 8) or len(head) < _CRC.stop:
+        raise FormatError(f"the header does not begin with {_PREFIX.decode()!r}")
+
+
+def _checksum(head: bytes) -> int:
+    checksum: int = crc32c(head[_CRC.stop :], crc32c(b"0" * 8, crc32c(head[: _CRC.start])))
+    return checksum
+
+
+def _entry(name: str, value: object) -> Entry:
+    check_name(name)
+    try:
+        if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+            raise FormatError("expected an object of dtype, shape and data_offsets")
+        dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+        expected = "U8" if name.startswith(PAD_PREFIX) else "F32"
+        if dtype != expected:
+            raise FormatError(f"dtype {dtype!r:.40}, expected {expected} ({', '.join(ITEM_SIZES)} are known)")
+        if not isinstance(shape, list):
+            raise FormatError(f"shape is a {type(shape).__name__}, expected a list")
+        if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_offset(o) for o in offsets):
+            raise FormatError(f"data_offsets is {offsets!r:.40}, expected two integers from 0 to 2**60")
+        begin, end = offsets
+        if end - begin != byte_size(dtype, shape):
+            raise FormatError(
+                f"data_offsets [{begin}, {end}] hold {end - begin} bytes, "
+                f"expected {byte_size(dtype, shape)} for shape {shape!r:.80}"
+            )
+        if dtype == "U8" and len(shape) != 1:
+            raise FormatError(f"{len(shape)} dimensions, expected 1 of padding")
+    except FormatError as error:
+        raise FormatError(f"tensor {name!r:.80}: {error}") from None
+    return Entry(name, dtype, tuple(shape), begin, end)
+
+
+def _is_offset(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_BYTES
+
+
+def _take(metadata: dict[str, str], key: str) -> str:
+    try:
+        return metadata.pop(key)
+    except KeyError:
+        raise FormatError(f"{METADATA} lacks {key!r}") from None

@@ -1,0 +1,223 @@
+"""Where tensors lie in the data section: the rule by which they are placed, and the check that they are.
+
+Pure arithmetic over names and sizes; the rules are those of the specification in `streamrt.format`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from streamrt.errors import FormatError
+from streamrt.graph import Graph
+
+#: Names that begin with this belong to padding tensors.
+PAD_PREFIX = "streamrt.pad."
+#: Bytes of an element. Padding is U8 and nothing else is.
+ITEM_SIZES = {"F32": 4, "U8": 1}
+#: Each tensor begins on a multiple of this: a cache line, and the widest vector register.
+TENSOR_ALIGN = 64
+#: Each segment begins on a multiple of this: a page.
+PAGE = 4096
+#: A segment of at least LARGE bytes begins on a multiple of LARGE_ALIGN, the largest folio of the page cache.
+LARGE = 1 << 20
+LARGE_ALIGN = 2 << 20
+#: A graph has at most 100,000 nodes; this is no tighter in practice, and the header's cap comes first.
+MAX_TENSORS = 100_000
+MAX_RANK = 32
+#: Keeps every extent, offset and product of extents within the signed 64-bit numbers of the compiled core.
+MAX_BYTES = 2**60
+
+
+class Entry(NamedTuple):
+    """A tensor as the header describes it: bytes ``begin`` to ``end`` of the data section."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def is_padding(self) -> bool:
+        """Whether this covers a gap and holds no parameter."""
+        return self.name.startswith(PAD_PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A parameter: ``nbytes`` bytes at ``offset`` of the file, row-major. ``dtype`` is ``"F32"``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class Group(NamedTuple):
+    """The parameters of one segment, in no particular order, and who reads them first, for messages."""
+
+    reader: str
+    names: frozenset[str]
+
+
+def byte_size(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes of a tensor; `FormatError` when its shape is not one.
+
+    The extents other than 0 are limited as if they were all: an array library may multiply them in any order.
+    """
+    if len(shape) > MAX_RANK:
+        raise FormatError(f"{len(shape)} dimensions, more than the {MAX_RANK} allowed")
+    for extent in shape:
+        if type(extent) is not int or not 0 <= extent <= MAX_BYTES:
+            raise FormatError(f"an extent is {extent!r:.40}, expected an integer from 0 to 2**60")
+    if math.prod(extent for extent in shape if extent) * ITEM_SIZES[dtype] > MAX_BYTES:
+        raise FormatError("more than 2**60 bytes")
+    return math.prod(shape) * ITEM_SIZES[dtype]
+
+
+def group(graph: Graph, params: Container[str]) -> list[Group]:
+    """The segments of a file with these parameters: what each node is the first to read, in order of nodes."""
+    groups: list[Group] = []
+    seen: set[str] = set()
+
+    def add(reader: str, names: Iterable[str]) -> None:
+        fresh = frozenset(name for name in names if name in params and name not in seen)
+        if fresh:
+            seen.update(fresh)
+            groups.append(Group(reader, fresh))
+
+    for node in graph.nodes:
+        add(f"node {node.name!r}", node.inputs)
+    add("the graph's outputs", (spec.name for spec in graph.outputs))
+    return groups
+
+
+def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> None:
+    """Raise `FormatError` unless segments of ``names`` are those that the graph asks for, in order."""
+    for found, expected in zip(names, groups, strict=False):
+        if len(found) != len(expected.names) or expected.names != set(found):
+            raise FormatError(
+                f"tensors {_list(found)} are stored where {_list(sorted(expected.names))} of {expected.reader} "
+                "were expected: tensors follow the order in which nodes read them"
+            )
+    if len(names) > len(groups):
+        raise FormatError(f"no node reads the tensors {_list([n for found in names[len(groups) :] for n in found])}")
+    if len(names) < len(groups):
+        missing = groups[len(names)]
+        raise FormatError(f"tensors {_list(sorted(missing.names))} of {missing.reader} are missing")
+
+
+def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]]) -> tuple[list[Entry], int]:
+    """Lay out float32 tensors, given by segment as names and shapes.
+
+    Returns all entries, padding included, and the boundary on which the data section must begin.
+    """
+    entries: list[Entry] = []
+    end = 0
+    data_align = PAGE
+
+    def pad_to(begin: int) -> None:
+        nonlocal end
+        if begin > end:
+            entries.append(Entry(f"{PAD_PREFIX}{len(entries)}", "U8", (begin - end,), end, begin))
+            end = begin
+
+    for segment in segments:
+        placed: list[Entry] = []
+        extent = 0
+        for name, shape in segment:
+            begin = round_up(extent, TENSOR_ALIGN)
+            extent = begin + byte_size("F32", shape)
+            placed.append(Entry(name, "F32", shape, begin, extent))
+        align = segment_align(extent)
+        data_align = max(data_align, align)
+        start = round_up(end, align)
+        for entry in placed:
+            pad_to(start + entry.begin)
+            end = start + entry.end
+            entries.append(entry._replace(begin=start + entry.begin, end=end))
+    pad_to(round_up(end, PAGE))
+    return entries, data_align
+
+
+def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
+    """Raise `FormatError` unless ``entries``, in their order, cover the data section without hole or overlap."""
+    end = 0
+    for entry in entries:
+        if entry.end > data_size:
+            raise FormatError(
+                f"tensor {entry.name!r:.80} ends at {entry.end} of the data section, which has {data_size} bytes: "
+                "the file was cut short, or its header is wrong"
+            )
+        if entry.begin != end:
+            what = "overlaps the one before" if entry.begin < end else "leaves a hole before it"
+            raise FormatError(
+                f"tensor {entry.name!r:.80} {what}: it begins at {entry.begin} of the data section, expected {end}"
+            )
+        end = entry.end
+    if end != data_size:
+        raise FormatError(f"the tensors cover {end} bytes of the data section, which has {data_size}")
+
+
+def check_placed(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> None:
+    """Raise `FormatError` unless ``entries``, which cover the data section, keep the other promises of the layout."""
+    if data_size % PAGE or data_offset % PAGE:
+        raise FormatError(
+            f"the data section is bytes {data_offset} to {data_offset + data_size}, "
+            f"expected both to be multiples of {PAGE}"
+        )
+    params = [entry for entry in entries if not entry.is_padding]
+    for entry in params:
+        if entry.begin % TENSOR_ALIGN:
+            raise FormatError(
+                f"tensor {entry.name!r:.80} begins at {entry.begin} of the data section, "
+                f"expected a multiple of {TENSOR_ALIGN}"
+            )
+    segments: list[Sequence[Entry]] = []
+    first = 0
+    for expected in groups:
+        if first < len(params):
+            segments.append(params[first : first + len(expected.names)])
+        first += len(expected.names)
+    if first < len(params):
+        segments.append(params[first:])
+    check_groups([[entry.name for entry in segment] for segment in segments], groups)
+    for segment, expected in zip(segments, groups, strict=True):
+        _check_segment(segment, expected.reader, data_offset)
+
+
+def segment_align(extent: int) -> int:
+    """The boundary of the file on which a segment of ``extent`` bytes begins."""
+    return LARGE_ALIGN if extent >= LARGE else PAGE
+
+
+def round_up(value: int, step: int) -> int:
+    """The first multiple of ``step``, a power of two, from ``value`` on."""
+    return (value + step - 1) & -step
+
+
+def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> None:
+    for before, after in pairwise(segment):
+        if after.begin - before.end >= TENSOR_ALIGN:
+            raise FormatError(
+                f"tensors {before.name!r:.80} and {after.name!r:.80} of {reader} lie "
+                f"{after.begin - before.end} bytes apart, expected less than {TENSOR_ALIGN}"
+            )
+    begin, extent = segment[0].begin + data_offset, segment[-1].end - segment[0].begin
+    if begin % segment_align(extent):
+        raise FormatError(
+            f"the parameters of {reader} ({extent} bytes) begin at {begin} of the file, "
+            f"expected a multiple of {segment_align(extent)}"
+        )
+    if extent >= LARGE and data_offset % LARGE_ALIGN:
+        raise FormatError(f"the data section begins at {data_offset}, expected a multiple of {LARGE_ALIGN}")
+
+
+def _list(names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name!r:.80}" for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

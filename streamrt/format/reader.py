@@ -1,0 +1,163 @@
+"""Opening a weights file, which is hostile until every promise of its format has been checked."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from streamrt._core import crc32c
+from streamrt.errors import FormatError
+from streamrt.format import header as _header
+from streamrt.format import layout as _layout
+from streamrt.format.files import drop_cache, expect_sequential, open_regular, progress_bar, read_exactly
+from streamrt.format.layout import Tensor
+from streamrt.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """What the header of a weights file says.
+
+    Attributes:
+        path: as it was given.
+        size: of the file, bytes.
+        identity: device, inode, size and modification time (ns) when it was read: tells whether a later opening
+            finds the same file.
+        data_offset: where the data section begins in the file, bytes.
+        tensors: the parameters by name, in the order of the file, which is that of execution; padding left out.
+        graph: checked for names only: operators check attributes and shapes.
+        metadata: what ``__metadata__`` holds beside the format's own keys.
+        block_size: bytes of a checksum block; blocks are counted from ``data_offset``.
+        block_crcs: CRC-32C of each block.
+    """
+
+    path: str
+    size: int
+    identity: tuple[int, int, int, int]
+    data_offset: int
+    tensors: Mapping[str, Tensor]
+    graph: Graph
+    metadata: Mapping[str, str]
+    block_size: int
+    block_crcs: tuple[int, ...]
+
+
+def read_header(path: str | os.PathLike[str]) -> WeightsFile:
+    """Read and check everything but the data; takes memory in proportion to the header, at most 8 MiB of text.
+
+    Raises:
+        FormatError: the file breaks the format; the message has the reason and what was expected.
+        WeightsIOError: it is missing, no regular file, or could not be read.
+    """
+    name = os.fsdecode(path)
+    with open_regular(name) as fd:
+        return _read(fd, name)
+
+
+def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
+    """`read_header`, then read all the data, block by block, and compare the checksums.
+
+    What it reads leaves the page cache again, unless a model has it mapped.
+
+    Args:
+        path: the weights file.
+        progress: show a bar on stderr.
+
+    Raises:
+        FormatError: as `read_header`; or blocks are damaged, and then the message lists their byte ranges in the
+            file with the tensors that lie there.
+        WeightsIOError: as `read_header`; also when the file ends early.
+    """
+    name = os.fsdecode(path)
+    with open_regular(name) as fd:
+        file = _read(fd, name)
+        expect_sequential(fd)
+        damaged = []
+        buffer = memoryview(bytearray(min(file.block_size, file.size - file.data_offset)))
+        with progress_bar(file.size - file.data_offset, "verifying", progress) as advance:
+            for index, expected in enumerate(file.block_crcs):
+                begin = file.data_offset + index * file.block_size
+                block = buffer[: file.size - begin]
+                read_exactly(fd, name, block, begin)
+                drop_cache(fd, begin, len(block))
+                if crc32c(block) != expected:
+                    damaged.append(index)
+                advance(len(block))
+        # Large folios span blocks, and only whole ones are released.
+        drop_cache(fd, 0, 0)
+    if damaged:
+        raise FormatError(f"{name}: the data is damaged (CRC-32C): {_describe(file, damaged)}")
+    return file
+
+
+def _read(fd: int, path: str) -> WeightsFile:
+    info = os.fstat(fd)
+    try:
+        if info.st_size < 8:
+            raise FormatError(f"{info.st_size} bytes, too few for a safetensors file")
+        length = memoryview(bytearray(8))
+        read_exactly(fd, path, length, 0)
+        data_offset = 8 + int.from_bytes(length, "little")
+        if data_offset > info.st_size:
+            raise FormatError(f"the header would end at {data_offset}, but the file has {info.st_size} bytes")
+        if data_offset > _header.MAX_HEADER:
+            raise FormatError(f"the header would end at {data_offset}, more than the {_header.MAX_HEADER} allowed")
+        head = bytearray(data_offset)
+        read_exactly(fd, path, memoryview(head), 0)
+        drop_cache(fd, 0, data_offset)
+        return _parse(path, bytes(head), info)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
+    metadata, entries = _header.decode(head)
+    data_size = info.st_size - len(head)
+    _layout.check_coverage(entries, data_size)  # first, as it recognises a file that was cut short
+    block_size, block_crcs = _header.take_blocks(metadata, data_size)
+    graph = _header.take_graph(metadata)
+    extra = _header.take_extra(metadata)
+    params = {entry.name: entry for entry in entries if not entry.is_padding}
+    graph.check(params)
+    _layout.check_placed(entries, _layout.group(graph, params), len(head), data_size)
+    tensors = {
+        name: Tensor(name, entry.dtype, entry.shape, len(head) + entry.begin, entry.end - entry.begin)
+        for name, entry in params.items()
+    }
+    return WeightsFile(
+        path=path,
+        size=info.st_size,
+        identity=(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns),
+        data_offset=len(head),
+        tensors=MappingProxyType(tensors),
+        graph=graph,
+        metadata=MappingProxyType(extra),
+        block_size=block_size,
+        block_crcs=block_crcs,
+    )
+
+
+def _describe(file: WeightsFile, damaged: list[int]) -> str:
+    """One phrase for each run of neighbouring blocks."""
+    runs: list[tuple[int, int]] = []
+    for index in damaged:
+        if runs and runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    tensors = list(file.tensors.values())
+    starts = [tensor.offset for tensor in tensors]
+    phrases = []
+    for first, last in runs:
+        begin = file.data_offset + first * file.block_size
+        end = min(file.data_offset + last * file.block_size, file.size)
+        touched = [
+            repr(tensor.name)
+            for tensor in tensors[max(bisect_right(starts, begin) - 1, 0) : bisect_right(starts, end - 1)]
+            if tensor.offset < end and tensor.offset + tensor.nbytes > begin
+        ]
+        phrases.append(f"bytes {begin} to {end} ({', '.join(touched) or 'only padding'})")
+    return "; ".join(phrases)

@@ -1,0 +1,188 @@
+"""Writing a weights file out of core: chunk by chunk, checksums on the way, the name only when all is on the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt._core import crc32c
+from streamrt.errors import FormatError
+from streamrt.format import header as _header
+from streamrt.format import layout as _layout
+from streamrt.format.files import Buffer, Replacement, progress_bar
+from streamrt.graph import Graph
+
+#: Bytes of a checksum block: the smallest range that reads at the disk's full speed.
+BLOCK_SIZE = 4 << 20
+#: Written bytes that may await the disk: more would fill the page cache, and a container's limit, with the new file.
+SETTLE_EVERY = 256 << 20
+#: Elements in a chunk of `Source.of`: 4 MiB.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor to write: a name, a shape, and its float32 values as a sequence of small arrays.
+
+    ``chunks`` is called once. It yields C-contiguous float32 arrays of at most 16 MiB or so, of any shape, whose bytes
+    one after the other are the tensor in row-major order; each is written before the next is asked for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[NDArray[np.float32]]]
+
+    @classmethod
+    def of(cls, name: str, array: NDArray[np.float32]) -> Self:
+        """The tensor ``array``, C-contiguous float32; an ``np.memmap`` is read piece by piece."""
+
+        def chunks() -> Iterator[NDArray[np.float32]]:
+            flat = array.reshape(-1)
+            for first in range(0, flat.size, _CHUNK):
+                yield flat[first : first + _CHUNK]
+
+        return cls(name, array.shape, chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """All parameters that one node is the first to read, in the order in which they are stored."""
+
+    tensors: Sequence[Source]
+
+
+def write(
+    dest: str | os.PathLike[str],
+    graph: Graph,
+    segments: Sequence[Segment],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    progress: bool = False,
+) -> None:
+    """Write ``graph`` and its parameters to ``dest``, replacing a file of that name.
+
+    Everything but the chunks is checked before ``dest``'s folder is touched. The data goes to a temporary file in
+    that folder; ``dest`` is replaced in one step once all is on the disk, and on any exception the temporary file is
+    removed. No more than a chunk is held in memory, and the page cache holds about 256 MiB of the new file at most.
+
+    Args:
+        dest: the file to write.
+        graph: what the model computes.
+        segments: in the order of the graph's nodes; a segment without tensors is skipped.
+        metadata: strings to keep in the file beside the format's own; keys may not begin with ``streamrt.``.
+        progress: show a bar on stderr.
+
+    Raises:
+        FormatError: names, shapes, segments or chunks that do not fit the graph or the format.
+        WeightsIOError: the file could not be written.
+    """
+    extra = dict(metadata or {})
+    sources = [list(segment.tensors) for segment in segments if segment.tensors]
+    _check(graph, sources, extra)
+    entries, align = _layout.place([(source.name, source.shape) for source in segment] for segment in sources)
+    data_size = entries[-1].end if entries else 0
+    graph_text = _header.graph_text(graph)
+
+    def head(block_crcs: Sequence[int]) -> bytes:
+        return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, extra, align)
+
+    blocks = -(-data_size // BLOCK_SIZE)
+    if 8 * blocks > _header.MAX_HEADER:
+        raise FormatError(f"{data_size} bytes are {blocks} blocks, more than a header can hold the checksums of")
+    # The checksums are known last, the length of the header that holds them first.
+    data_offset = len(head([0] * blocks))
+    by_name = {source.name: source for segment in sources for source in segment}
+    with Replacement(os.fsdecode(dest)) as file:
+        file.check_space(data_offset + data_size)
+        data = _DataSection(file, data_offset)
+        with progress_bar(data_size, "writing", progress) as advance:
+            for entry in entries:
+                for piece in _zeros(entry) if entry.is_padding else _pieces(by_name[entry.name], entry):
+                    data.write(piece)
+                    advance(len(piece))
+        file.write(head(data.finish()), 0)
+        file.commit()
+
+
+def _check(graph: Graph, sources: Sequence[Sequence[Source]], extra: Mapping[str, str]) -> None:
+    names: set[str] = set()
+    for source in (source for segment in sources for source in segment):
+        _header.check_name(source.name)
+        if source.name.startswith(_layout.PAD_PREFIX):
+            raise FormatError(f"a tensor is named {source.name!r:.80}: {_layout.PAD_PREFIX}* is reserved for padding")
+        if source.name in names:
+            raise FormatError(f"two tensors are named {source.name!r:.80}")
+        names.add(source.name)
+        try:
+            _layout.byte_size("F32", source.shape)
+        except FormatError as error:
+            raise FormatError(f"tensor {source.name!r:.80}: {error}") from None
+    graph.check(names)
+    _layout.check_groups([[source.name for source in segment] for segment in sources], _layout.group(graph, names))
+    for key, value in extra.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise FormatError(f"metadata {key!r:.80}: {value!r:.80} is not a string under a string")
+        if key.startswith(_header.KEY_PREFIX):
+            raise FormatError(f"metadata key {key!r:.80}: {_header.KEY_PREFIX}* is reserved for the format")
+
+
+def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
+    yield memoryview(bytes(entry.end - entry.begin))  # never more than LARGE_ALIGN
+
+
+def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
+    """The bytes of a tensor, checked to be as many as its entry says."""
+    missing = entry.end - entry.begin
+    for chunk in source.chunks():
+        if not isinstance(chunk, np.ndarray) or chunk.dtype.str != "<f4" or not chunk.flags.c_contiguous:
+            raise FormatError(f"tensor {source.name!r:.80}: a chunk is not a C-contiguous array of float32")
+        missing -= chunk.nbytes
+        if missing < 0:
+            raise FormatError(f"tensor {source.name!r:.80}: chunks hold more than {entry.end - entry.begin} bytes")
+        yield chunk.reshape(-1).view(np.uint8).data
+    if missing:
+        size = entry.end - entry.begin
+        raise FormatError(f"tensor {source.name!r:.80}: chunks hold {size - missing} bytes, expected {size}")
+
+
+class _DataSection:
+    """Appends to the data section of a file, and sums up its blocks."""
+
+    def __init__(self, file: Replacement, offset: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._unsettled = 0
+        self._crcs: list[int] = []
+        self._crc = 0
+        self._in_block = 0
+
+    def write(self, data: Buffer) -> None:
+        self._file.write(data, self._offset)
+        self._offset += len(data)
+        view = memoryview(data)
+        while view:
+            part = view[: BLOCK_SIZE - self._in_block]
+            self._crc = crc32c(part, self._crc)
+            self._in_block += len(part)
+            if self._in_block == BLOCK_SIZE:
+                self._end_block()
+            view = view[len(part) :]
+        self._unsettled += len(data)
+        if self._unsettled >= SETTLE_EVERY:
+            self._file.settle()
+            self._unsettled = 0
+
+    def finish(self) -> list[int]:
+        """End the last block, and return the checksums of all."""
+        if self._in_block:
+            self._end_block()
+        return self._crcs
+
+    def _end_block(self) -> None:
+        self._crcs.append(self._crc)
+        self._crc = self._in_block = 0

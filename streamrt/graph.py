@@ -1,0 +1,235 @@
+"""The graph of a model: nodes in execution order, and what must hold of them.
+
+A graph knows names and attributes, nothing of shapes (`streamrt.ops` infers those), files or
+memory. Operator and attribute names are ONNX's. It differs from ONNX in two ways, both made by
+`streamrt.convert` so that a run never has to look at values:
+
+* what ONNX passes as a constant input that is not a weight (``shape``, ``axes``, ``pads``, ``min``,
+  ``starts`` ...) is an attribute of the same name;
+* a node may carry an ``activation``: an element-wise operator applied to its first output.
+
+An input name is a tensor computed earlier, an input of the graph, a parameter (a tensor of the weights
+file), or ``""`` for an optional input left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from streamrt.errors import FormatError
+
+#: A scalar or a flat list of one scalar type: the values an attribute can take.
+Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
+#: Fixed extents are integers; a dynamic one has a name, and equal names mean equal extents.
+Dims = tuple[int | str, ...]
+
+_MAX_NODES = 20_000
+_MAX_RANK = 32
+_MAX_DIM = 2**40
+_MAX_NAME = 1024
+_MAX_INT = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An element-wise operator fused into the node that produces its input."""
+
+    op: str
+    attrs: Mapping[str, Attr] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator. ``name`` is unique in its graph."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Attr] = field(default_factory=lambda: MappingProxyType({}))
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name and extents of an input or output of a graph; always float32."""
+
+    name: str
+    dims: Dims
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in execution order, and the tensors that go in and come out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: tuple[Node, ...]
+
+    def check(self, params: Iterable[str]) -> None:
+        """Raise `FormatError` unless every name is defined once and before its use.
+
+        That order makes a cyclic graph impossible. ``params`` are the names of the parameters.
+        """
+        defined = set(params)
+        for spec in self.inputs:
+            _define(spec.name, defined, "input")
+        names: set[str] = set()
+        for node in self.nodes:
+            _define(node.name, names, "node")
+            for name in node.inputs:
+                if name and name not in defined:
+                    raise FormatError(
+                        f"node {node.name!r} reads {name!r}, which is neither a parameter, an input, "
+                        "nor computed by an earlier node (a missing tensor or a cycle)"
+                    )
+            for name in node.outputs:
+                if name:
+                    _define(name, defined, f"output of node {node.name!r}")
+        for spec in self.outputs:
+            if spec.name not in defined:
+                raise FormatError(f"the graph's output {spec.name!r} is not computed by any node")
+
+    def subgraph(self, outputs: Sequence[str]) -> Graph:
+        """The part that computes ``outputs`` (any tensor names), in the same order.
+
+        Raises:
+            KeyError: a name that no node computes.
+        """
+        known = {spec.name: spec for spec in self.outputs}
+        computed = {name for node in self.nodes for name in node.outputs if name}
+        for name in outputs:
+            if name not in computed and name not in known:
+                raise KeyError(name)
+        wanted = set(outputs)
+        kept: list[Node] = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.outputs):
+                kept.append(node)
+                wanted.update(name for name in node.inputs if name)
+        return Graph(
+            inputs=tuple(spec for spec in self.inputs if spec.name in wanted),
+            outputs=tuple(known.get(name, TensorSpec(name, ())) for name in outputs),
+            nodes=tuple(reversed(kept)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {
+            "inputs": [{"name": s.name, "dims": list(s.dims)} for s in self.inputs],
+            "outputs": [{"name": s.name, "dims": list(s.dims)} for s in self.outputs],
+            "nodes": [_node_to_json(node) for node in self.nodes],
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> Graph:
+        """Read what `to_json` wrote; anything else is a `FormatError` that names the place."""
+        top = _object(data, "graph", {"inputs", "outputs", "nodes"})
+        nodes = _list(top["nodes"], "graph.nodes", _MAX_NODES)
+        return cls(
+            inputs=tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs"))),
+            outputs=tuple(
+                _spec(s, f"graph.outputs[{i}]") for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
+            ),
+            nodes=tuple(_node(n, f"graph.nodes[{i}]") for i, n in enumerate(nodes)),
+        )
+
+
+def _define(name: str, defined: set[str], what: str) -> None:
+    if not name:
+        raise FormatError(f"an empty name for an {what}")
+    if name in defined:
+        raise FormatError(f"{what} {name!r} is defined twice")
+    defined.add(name)
+
+
+def _node_to_json(node: Node) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": node.name, "op": node.op}
+    data["inputs"] = list(node.inputs)
+    data["outputs"] = list(node.outputs)
+    if node.attrs:
+        data["attrs"] = _attrs_to_json(node.attrs)
+    if node.activation:
+        data["activation"] = {"op": node.activation.op, "attrs": _attrs_to_json(node.activation.attrs)}
+    return data
+
+
+def _attrs_to_json(attrs: Mapping[str, Attr]) -> dict[str, Any]:
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(attrs.items())}
+
+
+def _object(value: object, where: str, keys: set[str], optional: frozenset[str] = frozenset()) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
+    if missing := keys - value.keys():
+        raise FormatError(f"{where}: missing {sorted(missing)}")
+    if unknown := value.keys() - keys - optional:
+        raise FormatError(f"{where}: unknown {sorted(unknown)[:3]}")
+    return value
+
+
+def _list(value: object, where: str, most: int = 4096) -> list[Any]:
+    if not isinstance(value, list):
+        raise FormatError(f"{where}: expected a list, found {type(value).__name__}")
+    if len(value) > most:
+        raise FormatError(f"{where}: {len(value)} entries, more than the {most} allowed")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_NAME:
+        raise FormatError(f"{where}: expected a string of at most {_MAX_NAME} characters")
+    return value
+
+
+def _spec(value: object, where: str) -> TensorSpec:
+    data = _object(value, where, {"name", "dims"})
+    dims = _list(data["dims"], f"{where}.dims", _MAX_RANK)
+    for dim in dims:
+        if isinstance(dim, str) and 0 < len(dim) <= _MAX_NAME:
+            continue
+        if type(dim) is int and 0 <= dim <= _MAX_DIM:
+            continue
+        raise FormatError(f"{where}.dims: {dim!r:.80} is neither an extent from 0 to 2**40 nor a name")
+    return TensorSpec(_text(data["name"], f"{where}.name"), tuple(dims))
+
+
+def _node(value: object, where: str) -> Node:
+    data = _object(value, where, {"name", "op", "inputs", "outputs"}, frozenset({"attrs", "activation"}))
+    activation = None
+    if "activation" in data:
+        inner = _object(data["activation"], f"{where}.activation", {"op"}, frozenset({"attrs"}))
+        activation = Activation(
+            _text(inner["op"], f"{where}.activation.op"), _attrs(inner.get("attrs", {}), f"{where}.activation.attrs")
+        )
+    return Node(
+        name=_text(data["name"], f"{where}.name"),
+        op=_text(data["op"], f"{where}.op"),
+        inputs=tuple(_text(n, f"{where}.inputs") for n in _list(data["inputs"], f"{where}.inputs")),
+        outputs=tuple(_text(n, f"{where}.outputs") for n in _list(data["outputs"], f"{where}.outputs")),
+        attrs=_attrs(data.get("attrs", {}), f"{where}.attrs"),
+        activation=activation,
+    )
+
+
+def _attrs(value: object, where: str) -> Mapping[str, Attr]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
+    return MappingProxyType({_text(key, where): _attr(v, f"{where}.{key:.80}") for key, v in value.items()})
+
+
+def _attr(value: object, where: str) -> Attr:
+    if isinstance(value, list):
+        items = _list(value, where)
+        if all(_is_int(item) for item in items) or all(type(item) is float for item in items):
+            return tuple(items)
+    elif isinstance(value, (float, str)) or _is_int(value):
+        return value  # type: ignore[return-value, no-any-return]
+    raise FormatError(f"{where}: expected a number below 2**62, a string or a list of one kind of number")
+
+
+def _is_int(value: object) -> bool:
+    return type(value) is int and abs(value) <= _MAX_INT

@@ -1,0 +1,103 @@
+"""Checking what a caller passes against what a model expects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from streamrt.errors import InputError
+from streamrt.graph import TensorSpec
+from streamrt.ops import Array, Shape
+
+Inputs = Mapping[str, Array]
+Shapes = Shape | Mapping[str, Shape]
+T = TypeVar("T")
+
+
+def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
+
+    Raises:
+        InputError: a name, shape or dtype that does not fit, and what was expected.
+    """
+    given = _by_name(x, specs)
+    arrays: dict[str, Array] = {}
+    for spec in needed:
+        if spec.name not in given:
+            raise InputError(f"input {spec.name!r} is missing; the model has {describe(specs)}")
+        array = given[spec.name]
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise InputError(f"input {spec.name!r}: expected a float32 array, found {found}")
+        arrays[spec.name] = array
+    check_shapes({name: array.shape for name, array in arrays.items()}, needed)
+    return arrays
+
+
+def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> None:
+    """Raise `InputError` unless ``shapes`` has each of ``specs`` and the extents agree, equal names meaning equal extents."""
+    free: dict[str, int] = {}
+    for spec in specs:
+        if spec.name not in shapes:
+            raise InputError(f"input {spec.name!r} is missing; expected {describe(specs)}")
+        shape = shapes[spec.name]
+        fits = len(shape) == len(spec.dims)
+        for extent, dim in zip(shape, spec.dims, strict=False):
+            fits = fits and extent == (free.setdefault(dim, extent) if isinstance(dim, str) else dim)
+        if not fits:
+            bound = {name: extent for name, extent in free.items() if name in spec.dims}
+            note = f" with {bound}" if bound else ""
+            raise InputError(f"input {spec.name!r}: expected shape {_dims(spec)}{note}, found {tuple(shape)}")
+
+
+def resolve_shapes(shapes: Shapes | None, specs: Sequence[TensorSpec]) -> dict[str, Shape]:
+    """Shapes by input name from what a caller gave: one shape, several by name, or None for a batch of one."""
+    found = default_shapes(specs) if shapes is None else _by_name(shapes, specs)
+    check_shapes(found, specs)
+    return {spec.name: tuple(found[spec.name]) for spec in specs}
+
+
+def default_shapes(specs: Sequence[TensorSpec]) -> dict[str, Shape]:
+    """The shapes of a batch of one.
+
+    Raises:
+        InputError: an extent other than the first is free.
+    """
+    for spec in specs:
+        if any(isinstance(dim, str) for dim in spec.dims[1:]):
+            raise InputError(f"input {spec.name!r} has free extents {_dims(spec)}: say which shape is meant")
+    return {spec.name: tuple(1 if isinstance(dim, str) else dim for dim in spec.dims) for spec in specs}
+
+
+def batch_of(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> int:
+    """The extent of the batch: the first axis, if it is free and common to all inputs; 0 if there is no such axis."""
+    names = {spec.dims[0] if spec.dims else None for spec in specs}
+    if len(names) != 1 or not isinstance(next(iter(names)), str):
+        return 0
+    return shapes[specs[0].name][0]
+
+
+def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
+    """``shapes`` with another extent of the first axis."""
+    return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+
+
+def describe(specs: Sequence[TensorSpec]) -> str:
+    """Names and extents, for messages."""
+    return ", ".join(f"{spec.name!r} {_dims(spec)}" for spec in specs) or "no inputs"
+
+
+def _dims(spec: TensorSpec) -> str:
+    return "(" + ", ".join(map(str, spec.dims)) + ("," if len(spec.dims) == 1 else "") + ")"
+
+
+def _by_name(value: T | Mapping[str, T], specs: Sequence[TensorSpec]) -> dict[str, T]:
+    if isinstance(value, Mapping):
+        if unknown := value.keys() - {spec.name for spec in specs}:
+            raise InputError(f"no input is named {sorted(map(str, unknown))[:5]}; the model has {describe(specs)}")
+        return dict(value)
+    if len(specs) != 1:
+        raise InputError(f"the model has {len(specs)} inputs: pass a dictionary with {describe(specs)}")
+    return {specs[0].name: value}

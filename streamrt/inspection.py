@@ -1,0 +1,229 @@
+"""What ``streamrt inspect`` shows: a model's layers, and what a budget would keep of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from streamrt.budget import format_size
+from streamrt.errors import InputError
+from streamrt.format import Tensor, WeightsFile, read_header
+from streamrt.graph import TensorSpec
+from streamrt.model import Model
+from streamrt.ops import Shape
+from streamrt.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A tensor of the weights file."""
+
+    name: str
+    shape: Shape
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """A node of the graph, and what the plan does with its weights.
+
+    Attributes:
+        name: of the node.
+        op: its operator.
+        activation: the operator fused into it, or None.
+        parameters: the weights that it reads.
+        pinned: bytes of them that stay in memory.
+        streamed: bytes of them that every pass brings in.
+        tiles: the pieces that it runs in.
+    """
+
+    name: str
+    op: str
+    activation: str | None
+    parameters: tuple[Parameter, ...]
+    pinned: int
+    streamed: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A weights file, its layers, and its plan for one shape of inputs and one budget; sizes in bytes.
+
+    Attributes:
+        path: of the file.
+        size: of the file.
+        weights: bytes of parameters, each counted once.
+        inputs: specification of every input.
+        outputs: specification of every output.
+        shapes: shapes of the inputs that the plan is for.
+        min_budget: the smallest budget under which they can run.
+        layers: in the order of execution.
+        plan: for the budget that was asked for.
+    """
+
+    path: str
+    size: int
+    weights: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    shapes: Mapping[str, Shape]
+    min_budget: int
+    layers: tuple[LayerInfo, ...]
+    plan: Plan
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object; the plan without its tiles and ranges."""
+        plan = self.plan
+        return {
+            "path": self.path,
+            "size": self.size,
+            "weights": self.weights,
+            "inputs": [{"name": spec.name, "dims": list(spec.dims)} for spec in self.inputs],
+            "outputs": [{"name": spec.name, "dims": list(spec.dims)} for spec in self.outputs],
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "min_budget": self.min_budget,
+            "plan": {
+                "budget": plan.budget,
+                "pinned": plan.pinned_bytes,
+                "window": plan.window,
+                "workspace": plan.workspace,
+                "streamed_per_pass": plan.streamed_bytes,
+                "micro_batch": plan.micro_batch,
+                "granule": plan.granule,
+            },
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        plan = self.plan
+        rows: list[tuple[str, ...]] = [("layer", "operator", "parameters", "size", "pinned", "streamed", "tiles")]
+        rows += [_row(layer) for layer in self.layers]
+        batch = f"micro-batches of {plan.micro_batch}" if plan.micro_batch else "the whole batch at once"
+        facts = [
+            ("file", f"{self.path} ({format_size(self.size)})"),
+            ("weights", f"{format_size(self.weights)} in {len(self.layers)} layers"),
+            ("inputs", "; ".join(_spec(spec) for spec in self.inputs)),
+            ("outputs", "; ".join(_spec(spec) for spec in self.outputs)),
+            ("planned for", "; ".join(f"{name} {_extents(shape)}" for name, shape in self.shapes.items())),
+            ("budget", "none" if plan.budget is None else f"{format_size(plan.budget)} ({plan.budget} bytes)"),
+            ("smallest budget", f"{format_size(self.min_budget)} ({self.min_budget} bytes)"),
+            ("holds", f"{format_size(plan.total)}: {format_size(plan.pinned_bytes)} pinned, {format_size(plan.window)} "
+                      f"window, {format_size(plan.workspace)} workspace"),
+            ("reads per pass", format_size(plan.streamed_bytes)),
+            ("runs", batch),
+        ]  # fmt: skip
+        return "\n".join([*_table(rows, right=(3, 4, 5, 6)), "", *_table(facts)])
+
+
+def inspect_model(
+    path: str | os.PathLike[str],
+    budget: int | str | float | None = None,
+    batch: int = 1,
+    shapes: Mapping[str, Shape] | None = None,
+) -> Inspection:
+    """Read the header of a weights file and plan for it; no weight is read.
+
+    Args:
+        path: a weights file.
+        budget: as for `streamrt.Model`.
+        batch: what the first extent of an input is, if it is free.
+        shapes: whole shapes of some inputs by name, needed where another extent is free.
+
+    Raises:
+        FormatError: the file is not a weights file, or its graph cannot run with these shapes.
+        WeightsIOError: the file cannot be read.
+        InputError: a shape that does not fit, or one that is missing.
+        BudgetError: the budget is too small.
+    """
+    file = read_header(path)
+    with Model(path, budget=budget) as model:
+        chosen = _shapes(model.inputs, batch, shapes or {})
+        plan = model.plan_for(chosen)
+        return Inspection(
+            path=os.fspath(path),
+            size=file.size,
+            weights=sum(tensor.nbytes for tensor in file.tensors.values()),
+            inputs=model.inputs,
+            outputs=model.outputs,
+            shapes=chosen,
+            min_budget=model.min_budget(chosen),
+            layers=_layers(file, plan),
+            plan=plan,
+        )
+
+
+def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    if unknown := given.keys() - {spec.name for spec in specs}:
+        raise InputError(f"no input is named {sorted(unknown)}; the model has {', '.join(map(_spec, specs))}")
+    chosen = {}
+    for spec in specs:
+        if spec.name in given:
+            chosen[spec.name] = given[spec.name]
+        elif any(isinstance(dim, str) for dim in spec.dims[1:]):
+            raise InputError(f"input {_spec(spec)} leaves more than the batch open: give its whole shape")
+        else:
+            chosen[spec.name] = tuple(batch if isinstance(dim, str) else dim for dim in spec.dims)
+    return chosen
+
+
+def _layers(file: WeightsFile, plan: Plan) -> tuple[LayerInfo, ...]:
+    tiles = [[tile for tile in plan.tiles if tile.node == index] for index in range(len(file.graph.nodes))]
+    layers = []
+    for node, own in zip(file.graph.nodes, tiles, strict=True):
+        tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
+        pinned = sum(
+            _overlap(tensor, plan, index)
+            for index in sorted({index for tile in own for index in range(tile.begin, tile.end)})
+            if plan.ranges[index].pinned
+            for tensor in tensors
+        )
+        layers.append(
+            LayerInfo(
+                name=node.name,
+                op=node.op,
+                activation=node.activation.op if node.activation else None,
+                parameters=tuple(Parameter(tensor.name, tensor.shape, tensor.nbytes) for tensor in tensors),
+                pinned=pinned,
+                streamed=sum(tensor.nbytes for tensor in tensors) - pinned,
+                tiles=len(own),
+            )
+        )
+    return tuple(layers)
+
+
+def _overlap(tensor: Tensor, plan: Plan, index: int) -> int:
+    """Bytes of ``tensor`` in a range of the plan; the ranges of a node do not overlap each other."""
+    piece = plan.ranges[index]
+    first = max(tensor.offset, piece.offset)
+    return max(0, min(tensor.offset + tensor.nbytes, piece.offset + piece.length) - first)
+
+
+def _row(layer: LayerInfo) -> tuple[str, ...]:
+    op = f"{layer.op} + {layer.activation}" if layer.activation else layer.op
+    parameters = ", ".join(f"{p.name} {'x'.join(map(str, p.shape)) or 'scalar'}" for p in layer.parameters)
+    sizes = (sum(p.nbytes for p in layer.parameters), layer.pinned, layer.streamed)
+    return (layer.name, op, parameters, *(format_size(size) if size else "" for size in sizes), str(layer.tiles))
+
+
+def _spec(spec: TensorSpec) -> str:
+    return f"{spec.name} {_extents(spec.dims)}"
+
+
+def _extents(dims: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, dims))})"
+
+
+def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
+    """Lines with aligned columns, those in ``right`` to the right; text is cleared of what could upset a terminal."""
+    clean = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in clean
+    ]

@@ -1,0 +1,193 @@
+"""What memory there is and what this process holds of it, read from /proc and the memory cgroups.
+
+Every function that reads a pseudo file takes the folder it lies in, so that tests can put a tree of
+their own in its place. Linux only; nothing here is cached, since all of it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+PROC = Path("/proc")
+
+# cgroup v1 writes "no limit" as the largest multiple of the page size below 2**63; no machine has 2**60 bytes.
+_NO_LIMIT = 2**60
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What a model holds at one moment, in bytes.
+
+    Attributes:
+        budget: the limit on ``weights + workspace``, or None.
+        weights: weights that are in memory for the model now, pinned and streamed.
+        workspace: activations and scratch.
+        file_resident: pages of the weights file in the page cache, whoever brought them in; the kernel
+            reports every page as resident to a process that does not own the file.
+        anonymous: anonymous memory of the whole process (``RssAnon``), the workspace included.
+    """
+
+    budget: int | None
+    weights: int
+    workspace: int
+    file_resident: int
+    anonymous: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A memory cgroup that has a limit; all in bytes, its descendants included.
+
+    Attributes:
+        path: its folder.
+        limit: the most it may hold; for v2 the lower of ``memory.max`` and ``memory.high``.
+        usage: what is charged to it, file cache included.
+        reclaimable: the part of ``usage`` that is file cache which the kernel can drop or write back: on the
+            active or inactive file list, so neither tmpfs nor locked memory.
+    """
+
+    path: Path
+    limit: int
+    usage: int
+    reclaimable: int
+
+    @property
+    def room(self) -> int:
+        """Bytes it can still take: ``limit - (usage - reclaimable)``, not below zero."""
+        return max(0, self.limit - (self.usage - self.reclaimable))
+
+
+def groups(proc: Path = PROC) -> list[Group]:
+    """The memory cgroups, v1 and v2, that limit this process: its own and every ancestor in sight."""
+    found = []
+    for version, folder in _folders(proc):
+        group = _read_v1(folder) if version == 1 else _read_v2(folder)
+        if group is not None:
+            found.append(group)
+    return found
+
+
+def limit(proc: Path = PROC) -> int:
+    """The most memory, in bytes, that this process can ever have: the lowest limit or the machine's memory.
+
+    Raises:
+        OSError: /proc/meminfo cannot be read.
+    """
+    return min([_meminfo("MemTotal", proc), *(group.limit for group in groups(proc))])
+
+
+def available(proc: Path = PROC) -> int:
+    """Bytes that this process can still take now without swapping: the least room of any group or the machine.
+
+    Raises:
+        OSError: /proc/meminfo cannot be read.
+    """
+    return min([_meminfo("MemAvailable", proc), *(group.room for group in groups(proc))])
+
+
+def anonymous_bytes(proc: Path = PROC) -> int:
+    """Bytes of anonymous memory that this process has in RAM.
+
+    Raises:
+        OSError: /proc/self/status cannot be read or does not tell.
+    """
+    return _kilobytes(proc / "self" / "status", "RssAnon")
+
+
+def _folders(proc: Path) -> Iterator[tuple[int, Path]]:
+    """``(version, folder)`` of each memory cgroup of the process, from its own up to the mount point."""
+    try:
+        memberships = os.fsdecode((proc / "self" / "cgroup").read_bytes()).splitlines()
+        mounts = os.fsdecode((proc / "self" / "mountinfo").read_bytes()).splitlines()
+    except OSError:
+        return
+    for line in memberships:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            version = 2
+        elif "memory" in controllers.split(","):
+            version = 1
+        else:
+            continue
+        if (place := _mount(mounts, version)) is None:
+            continue
+        root, point = place
+        inner = PurePosixPath(path)
+        # A path outside what is mounted here (a container without a cgroup namespace): the mount's top
+        # is the nearest group in sight.
+        visible = inner.is_relative_to(root) and ".." not in inner.parts
+        folder = point / inner.relative_to(root) if visible else point
+        yield version, folder
+        while folder != point:
+            folder = folder.parent
+            yield version, folder
+
+
+def _mount(mounts: list[str], version: int) -> tuple[str, Path] | None:
+    """Which group the mount of the memory hierarchy shows as its top, and where it is mounted."""
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        if (kind[0] == "cgroup2") if version == 2 else (kind[0] == "cgroup" and "memory" in kind[2].split(",")):
+            return _unescape(fields[3]), Path(_unescape(fields[4]))
+    return None
+
+
+def _unescape(text: str) -> str:
+    r"""Undo mountinfo's escapes: a space is written ``\040``."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _read_v1(folder: Path) -> Group | None:
+    most = _number(folder / "memory.limit_in_bytes")
+    usage = _number(folder / "memory.usage_in_bytes")
+    if most is None or usage is None or most >= _NO_LIMIT:
+        return None
+    return Group(folder, most, usage, _stat(folder, "total_active_file", "total_inactive_file"))
+
+
+def _read_v2(folder: Path) -> Group | None:
+    limits = [_number(folder / name) for name in ("memory.max", "memory.high")]
+    usage = _number(folder / "memory.current")
+    known = [value for value in limits if value is not None]
+    if not known or usage is None:
+        return None
+    return Group(folder, min(known), usage, _stat(folder, "active_file", "inactive_file"))
+
+
+def _number(path: Path) -> int | None:
+    """The number in a one-line file; None when it is not there or says ``max``."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _stat(folder: Path, *names: str) -> int:
+    """The sum of some lines of ``memory.stat``; a line that is not there counts as zero."""
+    try:
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    values = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    return sum(int(values.get(name, 0)) for name in names)
+
+
+def _meminfo(name: str, proc: Path) -> int:
+    return _kilobytes(proc / "meminfo", name)
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """The value in bytes of a line ``Name:  123 kB``."""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{path} has no line {name!r}")

@@ -1,0 +1,173 @@
+"""Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
+
+Weights are (rows, inner): a tile is some of the rows, which are outputs. The product is computed feature-major,
+``(rows, inner) @ (inner, batch)``, which is up to twice as fast in BLAS as ``(batch, inner) @ (inner, rows)``
+for the small batches of inference, and then transposed with bias and activation in one step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from streamrt import _core
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.epilogue import IDENTITY, Epilogue
+from streamrt.ops.scratch import Bias, Layout, Load
+from streamrt.ops.shapes import broadcast
+
+#: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
+#: up to 1024 columns, and as many rows (at least 64, below which BLAS slows down) as fit.
+_BLOCK = 2**18
+_MOST_COLUMNS = 1024
+_LEAST_ROWS = 64
+
+
+class Dense:
+    """``y = activation(x @ w.T + bias)``: inputs 0 to 2 and the output of a node, seen as matrices.
+
+    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). Scratch is taken from ``layout``.
+    """
+
+    def __init__(
+        self, batch: int, inner: int, rows: int, *, has_bias: bool, epilogue: Epilogue, layout: Layout
+    ) -> None:
+        self.batch, self.inner, self.rows = batch, inner, rows
+        self._epilogue = epilogue
+        self._bias = Bias(layout, 2, rows if has_bias else None)
+        self._columns = min(batch, _MOST_COLUMNS)
+        self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
+        # One sample needs no transposing: the product goes straight to the output.
+        self._block = layout.add(self._height * self._columns) if batch > 1 else None
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds times two."""
+        return 2 * self.batch * self.inner * self.rows
+
+    def bind(self, buffers: Buffers) -> Run:
+        """``run(first, last)`` computes columns ``first`` to ``last`` of y from those rows of w."""
+        x = buffers.input(0).reshape(self.batch, self.inner)
+        w = buffers.input(1).reshape(self.rows, self.inner)
+        y = buffers.outputs[0].reshape(self.batch, self.rows)
+        bias = self._bias.bind(buffers)
+        if self._block is None:
+            return self._bind_vector(x[0], w, y[0], bias)
+        return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
+
+    def _bind_vector(self, x: Array, w: Array, y: Array, bias: Load) -> Run:
+        epilogue = self._epilogue
+
+        def run(first: int, last: int) -> None:
+            out = y[first:last]
+            np.matmul(w[first:last], x, out=out)
+            offset = bias(first)
+            if offset is not None:
+                np.add(out, offset[first:last], out=out)
+            if epilogue != IDENTITY:
+                _core.unary(out, out, *epilogue)
+
+        return run
+
+    def _bind_blocks(self, columns: Array, w: Array, y: Array, bias: Load, block: Array) -> Run:
+        epilogue, height = self._epilogue, self._height
+        # For some of the samples: how many, x with a column each, y with a row each.
+        parts = []
+        for begin in range(0, self.batch, self._columns):
+            end = min(begin + self._columns, self.batch)
+            parts.append((end - begin, columns[:, begin:end], y[begin:end]))
+
+        def run(first: int, last: int) -> None:
+            offset = bias(first)
+            for begin in range(first, last, height):
+                end = min(begin + height, last)
+                part_offset = None if offset is None else offset[begin:end]
+                for count, source, target in parts:
+                    product = block[: (end - begin) * count].reshape(end - begin, count)
+                    np.matmul(w[begin:end], source, out=product)
+                    _core.transpose_bias_act(product, target[:, begin:end], part_offset, *epilogue)
+
+        return run
+
+
+@operator("Gemm")
+def gemm(call: Call) -> Lowered:
+    """``y = x @ w.T + bias`` for x (batch, inner) and parameters w (rows, inner) and bias (rows,)."""
+    call.expect((2, 3))
+    if len(call.shape(0)) != 2:
+        raise call.fail(f"input 0 has shape {call.shape(0)}, expected two axes")
+    return _dense(call)
+
+
+@operator("MatMul")
+def matmul(call: Call) -> Lowered:
+    """NumPy's matmul; with ``transB=1`` the Gemm of the last axis of x, whatever axes come before."""
+    if call.flag("transB", False):
+        call.expect((2, 3))
+        return _dense(call)
+    call.expect((2, 2))
+    a, b = call.shape(0), call.shape(1)
+    if not a or not b:
+        raise call.fail("a product with a scalar")
+    out, flops = _product(call, a, b)
+
+    def bind(buffers: Buffers) -> Run:
+        left, right, y = buffers.input(0), buffers.input(1), buffers.outputs[0]
+
+        def run(first: int, last: int) -> None:
+            np.matmul(left, right, out=y)
+
+        return run
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=_is_batchwise(call, a, b, out), flops=flops)
+
+
+def _dense(call: Call) -> Lowered:
+    x, w = call.computed(0), call.param(1)
+    if not x or len(w) != 2 or w[1] != x[-1]:
+        raise call.fail(f"weights of shape {w} do not fit an input of shape {x}")
+    layout = Layout()
+    dense = Dense(
+        batch=math.prod(x[:-1]),
+        inner=w[1],
+        rows=w[0],
+        has_bias=call.bias(2, w[0]),
+        epilogue=call.epilogue(),
+        layout=layout,
+    )
+    return Lowered(
+        outputs=((*x[:-1], w[0]),),
+        bind=dense.bind,
+        scratch=layout.nbytes,
+        tiled=(1,),
+        rows=w[0],
+        batchwise=len(x) > 1,
+        flops=dense.flops,
+    )
+
+
+def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
+    """The shape of ``a @ b`` and its floating-point operations."""
+    rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
+    if a[-1] != (b[-2] if len(b) > 1 else b[0]):
+        raise call.fail(f"shapes {a} and {b} cannot be multiplied")
+    out = broadcast(call, a[:-2], b[:-2]) + rows + columns
+    return out, 2 * math.prod(out) * a[-1]
+
+
+def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
+    """Whether axis 0 of the output is axis 0 of every computed input.
+
+    It is for a left operand that has all the output's axes (its rows, or a batch of matrices), for a right one
+    only as a batch of matrices; a parameter must not vary along it.
+    """
+    if not out:
+        return False
+    left_spans = len(a) >= 2 and len(a) >= len(b) and a[0] == out[0]
+    right_spans = len(b) >= 3 and len(b) >= len(a) and b[0] == out[0]
+    left_varies = len(a) >= max(2, len(b)) and (len(a) == 2 or a[0] != 1)
+    right_varies = len(b) >= 3 and len(b) >= len(a) and b[0] != 1
+    left = not left_varies if call.is_param[0] else left_spans
+    right = not right_varies if call.is_param[1] else right_spans
+    return left and right

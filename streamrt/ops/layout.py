@@ -1,0 +1,297 @@
+"""Operators that move values without changing them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from streamrt import _core
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.epilogue import IDENTITY
+
+#: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
+_FAR = 2**62
+_MOST_PARTS = 4096
+
+
+def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
+    """A result with the values of input 0 in the same order: a view, unless it must differ from the input.
+
+    It differs when the node carries an activation; a parameter is copied, as it is not in the arena.
+    """
+    epilogue = call.epilogue()
+    if epilogue == IDENTITY and not call.is_param[0]:
+        return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise)
+
+    def bind(buffers: Buffers) -> Run:
+        x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)
+        return lambda first, last: _core.unary(x, y, *epilogue)
+
+    inplace = () if call.is_param[0] or call.shape(0) != out else (0,)
+    return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise)
+
+
+def _nothing(buffers: Buffers) -> Run:
+    return lambda first, last: None
+
+
+@operator("Identity")
+def identity(call: Call) -> Lowered:
+    """``y = x``."""
+    call.expect((1, 1))
+    shape = call.shape(0)
+    return same_memory(call, shape, batchwise=len(shape) > 0)
+
+
+@operator("Reshape")
+def reshape(call: Call) -> Lowered:
+    """The same values in another shape: 0 keeps an extent (unless ``allowzero``), -1 is what remains."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    wanted = call.ints("shape", low=-1, high=2**40)
+    if call.flag("allowzero", False) and 0 in wanted:
+        raise call.fail("an output without elements is not supported")
+    out = []
+    for axis, extent in enumerate(wanted):
+        if extent == 0 and axis >= len(x):
+            raise call.fail(f"attribute 'shape' keeps axis {axis} of an input of shape {x}")
+        out.append(x[axis] if extent == 0 else extent)
+    total, known = math.prod(x), math.prod(extent for extent in out if extent != -1)
+    if out.count(-1) > 1 or (total % known if -1 in out else total != known):
+        raise call.fail(f"an input of shape {x} cannot take shape {wanted}")
+    shape = tuple(total // known if extent == -1 else extent for extent in out)
+    # An extent written as a number stays what it is when the batch changes.
+    follows = len(wanted) > 0 and wanted[0] in (0, -1)
+    return same_memory(call, shape, batchwise=follows and len(x) > 0 and shape[0] == x[0])
+
+
+@operator("Flatten")
+def flatten(call: Call) -> Lowered:
+    """Two axes: those before ``axis`` as one, and the others as one."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    axis = call.int_("axis", 1, -len(x), len(x))
+    axis += len(x) if axis < 0 else 0
+    out = (math.prod(x[:axis]), math.prod(x[axis:]))
+    return same_memory(call, out, batchwise=axis > 0 and out[0] == x[0])
+
+
+@operator("Squeeze")
+def squeeze(call: Call) -> Lowered:
+    """Drops ``axes`` (default: all) of extent 1."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    if call.has("axes"):
+        axes = call.axes("axes", len(x))
+        batchwise = len(x) > 0 and 0 not in axes
+    else:
+        axes = tuple(axis for axis, extent in enumerate(x) if extent == 1)
+        # Which axes go depends on the extents, that of the batch among them.
+        batchwise = False
+    if any(x[axis] != 1 for axis in axes):
+        raise call.fail(f"axes {axes} of an input of shape {x} are not all of extent 1")
+    return same_memory(call, tuple(e for axis, e in enumerate(x) if axis not in axes), batchwise)
+
+
+@operator("Unsqueeze")
+def unsqueeze(call: Call) -> Lowered:
+    """Inserts axes of extent 1, which are ``axes`` of the output."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    rank = len(x) + len(call.ints("axes"))
+    axes = call.axes("axes", rank)
+    extents = iter(x)
+    out = tuple(1 if axis in axes else next(extents) for axis in range(rank))
+    return same_memory(call, out, batchwise=len(x) > 0 and 0 not in axes)
+
+
+@operator("Transpose")
+def transpose(call: Call) -> Lowered:
+    """Axis i of the output is axis ``perm[i]`` of the input (default: reversed)."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    perm = call.ints("perm", tuple(reversed(range(len(x)))), 0, max(len(x) - 1, 0), count=len(x))
+    if len(set(perm)) != len(perm):
+        raise call.fail(f"attribute 'perm' is {perm}, expected each axis once")
+    out = tuple(x[axis] for axis in perm)
+    batchwise = len(x) > 0 and perm[0] == 0
+    moved = [axis for axis in perm if x[axis] != 1]
+    if moved == sorted(moved):
+        return same_memory(call, out, batchwise)
+    return _copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise)
+
+
+@operator("Slice")
+def slice_(call: Call) -> Lowered:
+    """Every ``steps``-th value from ``starts`` to ``ends`` (clipped to the input) along ``axes``."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    starts = call.ints("starts", low=-_FAR, high=_FAR)
+    if len(starts) > len(x):
+        raise call.fail(f"slices {len(starts)} axes of an input of shape {x}")
+    ends = call.ints("ends", low=-_FAR, high=_FAR, count=len(starts))
+    steps = call.ints("steps", (1,) * len(starts), low=-_FAR, high=_FAR, count=len(starts))
+    axes = call.axes("axes", len(x), tuple(range(len(starts))))
+    if len(axes) != len(starts):
+        raise call.fail(f"{len(axes)} axes for {len(starts)} starts")
+    if 0 in steps:
+        raise call.fail("attribute 'steps' has a 0")
+    window = [slice(None)] * len(x)
+    out = list(x)
+    batchwise = len(x) > 0
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        step = max(-x[axis], min(step, x[axis]))  # one value either way, and strides that cannot overflow
+        ranged = range(x[axis])[start:end:step]
+        out[axis] = len(ranged)
+        # A slice that walks back to the front ends at -1, which as a bound would mean the last.
+        window[axis] = slice(ranged.start, ranged.stop if ranged.stop >= 0 else None, step)
+        batchwise &= axis != 0 or (start == 0 and step == 1 and end >= x[0])
+    key = tuple(window)
+    if all(step > 0 for step in steps) and tuple(out) == x:
+        return same_memory(call, x, batchwise)
+    return _copies(tuple(out), lambda x, y: [(y, x[key])], batchwise)
+
+
+@operator("Split")
+def split(call: Call) -> Lowered:
+    """Consecutive parts along ``axis``, of the extents ``split``."""
+    call.expect((1, 1), (1, _MOST_PARTS))
+    x = call.shape(0)
+    axis = call.axis("axis", len(x), 0)
+    extents = call.ints("split", low=1, count=len(call.node.outputs))
+    if sum(extents) != x[axis]:
+        raise call.fail(f"parts of {extents} do not add up to axis {axis} of an input of shape {x}")
+    ends = tuple(itertools.accumulate(extents))
+    keys = [_along(axis, slice(end - extent, end)) for extent, end in zip(extents, ends, strict=True)]
+    named = [key for key, name in zip(keys, call.node.outputs, strict=True) if name]
+
+    def bind(buffers: Buffers) -> Run:
+        x = buffers.input(0)
+        return _copy_all([(y, x[key]) for y, key in zip(buffers.outputs, named, strict=True)])
+
+    outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
+    return Lowered(outputs=outputs, bind=bind, batchwise=axis != 0)
+
+
+@operator("Concat")
+def concat(call: Call) -> Lowered:
+    """The inputs one after the other along ``axis``."""
+    call.expect((1, _MOST_PARTS))
+    shapes = [call.shape(index) for index in range(len(call.shapes))]
+    x = shapes[0]
+    axis = call.axis("axis", len(x))
+    if any(len(s) != len(x) or s[:axis] != x[:axis] or s[axis + 1 :] != x[axis + 1 :] for s in shapes):
+        raise call.fail(f"shapes {shapes!s:.200} differ in another axis than {axis}")
+    ends = list(itertools.accumulate(shape[axis] for shape in shapes))
+    keys = [_along(axis, slice(end - shape[axis], end)) for shape, end in zip(shapes, ends, strict=True)]
+
+    def bind(buffers: Buffers) -> Run:
+        y = buffers.outputs[0]
+        return _copy_all([(y[key], buffers.input(index)) for index, key in enumerate(keys)])
+
+    return Lowered(
+        outputs=((*x[:axis], ends[-1], *x[axis + 1 :]),),
+        bind=bind,
+        # A parameter keeps its extent when the batch changes.
+        batchwise=axis != 0 and not any(call.is_param),
+    )
+
+
+@operator("Pad")
+def pad(call: Call) -> Lowered:
+    """Adds ``pads`` (begins, then ends; negative: removes) around the input.
+
+    What is added is ``value``, or in the modes ``edge``, ``reflect`` and ``wrap`` what the input, after removing,
+    holds at its border, on this side of its border in reverse, and at its other end.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    rank = len(x)
+    pads = call.ints("pads", count=2 * rank)
+    mode = call.text("mode", "constant", ("constant", "edge", "reflect", "wrap"))
+    value = call.float_("value", 0.0)
+    begins, ends = pads[:rank], pads[rank:]
+    crop = tuple(
+        slice(max(0, -begin), extent - max(0, -end)) for extent, begin, end in zip(x, begins, ends, strict=True)
+    )
+    kept = tuple(part.stop - part.start for part in crop)
+    if any(extent < 1 for extent in kept):
+        raise call.fail(f"pads {pads} leave nothing of an input of shape {x}")
+    before = tuple(max(0, begin) for begin in begins)
+    after = tuple(max(0, end) for end in ends)
+    most = {"reflect": tuple(extent - 1 for extent in kept), "wrap": kept}.get(mode)
+    if most and any(p > m for sides in (before, after) for p, m in zip(sides, most, strict=True)):
+        raise call.fail(f"pads {pads} in mode {mode!r} are more than an input of shape {x} can fill")
+    out = tuple(map(sum, zip(before, kept, after, strict=True)))
+    batchwise = rank > 0 and begins[0] == 0 == ends[0]
+    if out == x and not any(pads):
+        return same_memory(call, out, batchwise)
+
+    def bind(buffers: Buffers) -> Run:
+        inside, y = buffers.input(0)[crop], buffers.outputs[0]
+        if mode == "constant":
+            return _pad_constant(inside, y, before, value)
+        return _pad_from_input(inside, y, before, after, mode)
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise)
+
+
+def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
+    middle = tuple(slice(b, b + extent) for b, extent in zip(before, x.shape, strict=True))
+    borders = []
+    for axis, part in enumerate(middle):
+        borders += [y[(*middle[:axis], side)] for side in (slice(0, part.start), slice(part.stop, None))]
+    borders = [border for border in borders if border.size]
+    inside = y[middle]
+
+    def run(first: int, last: int) -> None:
+        np.copyto(inside, x)
+        for border in borders:
+            border.fill(value)
+
+    return run
+
+
+def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
+    # Along each axis the output is up to three stretches, each filled from a stretch of the input;
+    # the blocks where stretches of all axes meet are copied straight from the input.
+    stretches = []
+    for extent, b, a in zip(x.shape, before, after, strict=True):
+        sources = {
+            "edge": (slice(0, 1), slice(extent - 1, extent)),
+            "reflect": (slice(b, 0, -1), slice(extent - 2, extent - 2 - a if a < extent - 1 else None, -1)),
+            "wrap": (slice(extent - b, extent), slice(0, a)),
+        }[mode]
+        along = [(slice(b, b + extent), slice(0, extent))]
+        if b:
+            along.append((slice(0, b), sources[0]))
+        if a:
+            along.append((slice(b + extent, b + extent + a), sources[1]))
+        stretches.append(along)
+    return _copy_all(
+        [(y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)]) for block in itertools.product(*stretches)]
+    )
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*(slice(None),) * axis, part)
+
+
+def _copies(out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool) -> Lowered:
+    """A node with one input and one output that copies ``source`` to ``target`` for each pair of their views."""
+
+    def bind(buffers: Buffers) -> Run:
+        return _copy_all(pairs(buffers.input(0), buffers.outputs[0]))
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise)
+
+
+def _copy_all(pairs: list[tuple[Array, Array]]) -> Run:
+    def run(first: int, last: int) -> None:
+        for target, source in pairs:
+            np.copyto(target, source)
+
+    return run

@@ -1,0 +1,38 @@
+"""Reductions along axes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from streamrt import _core
+from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
+
+
+@operator("ReduceMean")
+def reduce_mean(call: Call) -> Lowered:
+    """The mean along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    axes = call.axes("axes", len(x), ()) or tuple(range(len(x)))
+    keepdims = call.flag("keepdims", True)
+    kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(x))
+    out = kept if keepdims else tuple(extent for axis, extent in enumerate(x) if axis not in axes)
+    begin = min((axis for axis in axes if x[axis] != 1), default=len(x))
+    is_trailing = all(axis in axes or x[axis] == 1 for axis in range(begin, len(x)))
+
+    def bind(buffers: Buffers) -> Run:
+        source, target = buffers.input(0), buffers.outputs[0]
+        if is_trailing:
+            rows, means = source.reshape(math.prod(x[:begin]), -1), target.reshape(-1)
+            return lambda first, last: _core.row_mean(rows, means)
+        sums, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
+
+        def run(first: int, last: int) -> None:
+            np.add.reduce(source, axis=axes, out=sums, keepdims=True)
+            np.divide(sums, count, out=sums)
+
+        return run
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=len(x) > 0 and 0 not in axes, flops=math.prod(x))

@@ -1,0 +1,66 @@
+"""Dividing a node's scratch memory into float32 arrays, and the one that many nodes keep there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.ops.base import Array, Buffers, Shape
+
+#: Every part begins on a cache line, as the scratch memory itself does.
+_ALIGNMENT = 64
+_FLOAT = 4
+
+#: ``load(first)``: the whole bias (rows,) for the tile that begins at row ``first``, or None when there is no bias.
+Load = Callable[[int], Array | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One array of a `Layout`: ``offset`` in bytes."""
+
+    offset: int
+    shape: Shape
+
+    def of(self, scratch: NDArray[np.uint8]) -> Array:
+        """The array, in the scratch memory that the model handed out."""
+        nbytes = math.prod(self.shape) * _FLOAT
+        return scratch[self.offset : self.offset + nbytes].view(np.float32).reshape(self.shape)
+
+
+class Layout:
+    """Parts placed one after the other; ``nbytes`` is what they need together."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def add(self, *shape: int) -> Part:
+        """A part for an array of ``shape``."""
+        offset = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
+        self.nbytes = offset + math.prod(shape) * _FLOAT
+        return Part(offset, shape)
+
+
+class Bias:
+    """The optional bias of a tiled node: kept in scratch, as only the first tile may read the parameter itself."""
+
+    def __init__(self, layout: Layout, index: int, rows: int | None) -> None:
+        self._index = index
+        self._part = None if rows is None else layout.add(rows)
+
+    def bind(self, buffers: Buffers) -> Load:
+        """What every tile calls once for the bias."""
+        if self._part is None:
+            return lambda first: None
+        source, kept = buffers.input(self._index), self._part.of(buffers.scratch)
+
+        def load(first: int) -> Array:
+            if first == 0:
+                np.copyto(kept, source)
+            return kept
+
+        return load

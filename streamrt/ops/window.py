@@ -1,0 +1,103 @@
+"""Geometry of sliding windows, for convolution and pooling.
+
+Everything is in two dimensions inside: a 1-D operator is a 2-D one of height 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamrt import _core
+from streamrt.ops.base import Call, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where windows lie. Pairs are (height, width), pads are (top, left, bottom, right).
+
+    ``spatial`` is the output's extents in as many dimensions as the operator has; ``output`` is the same as a pair.
+    """
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    input: tuple[int, int]
+    output: tuple[int, int]
+    spatial: Shape
+    window: _core.Window
+
+    @classmethod
+    def read(cls, call: Call, extents: Shape, kernel: Shape, ceil: bool = False) -> Geometry:
+        """The windows over an input of these spatial extents, from the node's attributes.
+
+        Reads ``strides``, ``dilations``, ``pads`` and ``auto_pad``. With ``ceil`` a last window that begins inside
+        the input or the padding before it may reach beyond the padding after it.
+
+        Raises:
+            FormatError: attributes out of range, or not one window fits.
+        """
+        rank = len(extents)
+        if rank not in (1, 2):
+            raise call.fail(f"{rank} spatial dimensions, expected 1 or 2")
+        ones = (1,) * rank
+        strides = call.ints("strides", ones, 1, count=rank)
+        dilations = call.ints("dilations", ones, 1, count=rank)
+        pads = call.ints("pads", (0,) * (2 * rank), 0, count=2 * rank)
+        auto = call.text("auto_pad", "NOTSET", ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))
+        along = [
+            _along(extents[i], (kernel[i] - 1) * dilations[i] + 1, strides[i], pads[i], pads[rank + i], auto, ceil)
+            for i in range(rank)
+        ]
+        spatial = tuple(count for count, _, _ in along)
+        if min(spatial) < 1:
+            raise call.fail(f"a window of {kernel} does not fit an input of extents {extents}")
+        top_left = _pair(tuple(begin for _, begin, _ in along), 0)
+        bottom_right = _pair(tuple(end for _, _, end in along), 0)
+        place = (_pair(kernel, 1), _pair(strides, 1), _pair(dilations, 1), (*top_left, *bottom_right))
+        ends = (_pair(extents, 1), _pair(spatial, 1))
+        try:
+            window = _core.Window(*place, *ends)
+        except (ValueError, OverflowError) as error:
+            raise call.fail(str(error)) from None
+        return cls(*place, *ends, spatial, window)
+
+    @property
+    def positions(self) -> int:
+        """How many windows there are."""
+        return self.output[0] * self.output[1]
+
+    @property
+    def taps(self) -> int:
+        """How many values a window covers."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def covers_input(self) -> bool:
+        """Whether there is one window, and it is the whole input."""
+        return self.kernel == self.input and not any(self.pads)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether window i is value i of the input."""
+        return self.kernel == (1, 1) == self.strides and not any(self.pads)
+
+
+def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str, ceil: bool) -> tuple[int, int, int]:
+    """Windows of ``reach`` along one axis: their number, and the padding before and after."""
+    if auto.startswith("SAME"):
+        count = -(-extent // stride)
+        total = max(0, (count - 1) * stride + reach - extent)
+        small, large = total // 2, total - total // 2
+        return (count, small, large) if auto == "SAME_UPPER" else (count, large, small)
+    if auto == "VALID":
+        return (extent - reach) // stride + 1, 0, 0
+    room = extent + begin + end - reach
+    count = room // stride + 1
+    if ceil and room % stride and count * stride < extent + begin:
+        count += 1
+    return count, begin, end
+
+
+def _pair(values: Shape, fill: int) -> tuple[int, int]:
+    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])

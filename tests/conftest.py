@@ -1,0 +1,74 @@
+"""Fixtures that tests of every folder may use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHIMS = Path(__file__).parent / "shims"
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python code in a process of its own: ``run_python(code, *arguments, **environment)``.
+
+    Returns when it has ended; after two minutes it is killed and the test fails. A negative ``returncode`` is a signal.
+    """
+
+    def run(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+            env=os.environ | environment,
+            cwd=tmp_path,  # not the checkout, whose package is not compiled
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], dict[str, str]]:
+    """Environment of a process in which the prefetch thread reads no faster than so many bytes per second."""
+    compiler = shutil.which("cc")
+    assert compiler, "the tests need the C compiler that the package was built with"
+    library = tmp_path_factory.mktemp("shims") / "slow_reads.so"
+    source = SHIMS / "slow_reads.c"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+
+    def environment(bytes_per_second: float) -> dict[str, str]:
+        preloaded = [path for path in (os.environ.get("LD_PRELOAD"), str(library)) if path]
+        return {"LD_PRELOAD": ":".join(preloaded), "SLOW_READS_BYTES_PER_SECOND": str(bytes_per_second)}
+
+    return environment
+
+
+def _refuse_skip(report: Any) -> None:
+    """Where every extra is installed (STREAMRT_TEST_NO_SKIP is set), a skipped test is a failed one."""
+    if os.environ.get("STREAMRT_TEST_NO_SKIP") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though STREAMRT_TEST_NO_SKIP is set: {report.longrepr}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    report = yield
+    _refuse_skip(report)
+    return report

@@ -1,0 +1,210 @@
+"""Constants: computed when packing, at once or when they are written; and what depends on shapes alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamrt
+from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
+from streamrt.convert import onnx_facts
+
+node = onnx.helper.make_node
+BATCH = {"x": ("N", 3, 8, 8)}
+
+
+def check_batches(model: Any, folder: Path) -> list[str]:
+    """Compare for several batches; returns the operators."""
+    for batch in (1, 2, 5):
+        graph = check(model, folder, {"x": random(batch, 3, 8, 8)})
+    return ops(graph)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_constant_subgraphs_are_folded(lazy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if lazy:
+        monkeypatch.setattr(onnx_facts, "_LAZY", 0)
+    nodes = [
+        node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        node("Exp", ["t"], ["e"]),
+        node("Reshape", ["e", "shape"], ["r"]),
+        node("Sqrt", ["r"], ["q"]),
+        node("Gemm", ["x", "q"], ["y"], transB=1),
+    ]
+    model = make_model(nodes, {"w": random(5, 4), "shape": integers(2, 10)}, inputs={"x": (3, 10)})
+    assert ops(check(model, tmp_path)) == ["Gemm"]
+
+
+def test_quantised_weights_are_decoded(tmp_path: Path) -> None:
+    nodes = [node("DequantizeLinear", ["q", "scale", "zero"], ["w"], axis=0), node("Gemm", ["x", "w"], ["y"], transB=1)]
+    constants = {
+        "q": np.arange(-10, 10, dtype=np.int8).reshape(4, 5),
+        "scale": np.array([0.5, 0.25, 1, 2], np.float32),
+        "zero": np.array([1, -1, 0, 3], np.int8),
+    }
+    assert ops(check(make_model(nodes, constants, inputs={"x": (2, 5)}), tmp_path)) == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [
+        {"value": onnx.numpy_helper.from_array(random(8))},
+        {"value_floats": [1.0, 2, 3, 4, 5, 6, 7, 8]},
+        {"value_float": 2.5},
+    ],
+    ids=lambda constant: next(iter(constant)),
+)
+def test_weights_in_constant_nodes(constant: dict[str, Any], tmp_path: Path) -> None:
+    check(make_model([node("Constant", [], ["k"], **constant), node("Mul", ["x", "k"], ["y"])]), tmp_path)
+
+
+def test_constant_of_shape(tmp_path: Path) -> None:
+    fill = onnx.numpy_helper.from_array(np.array([0.5], np.float32))
+    nodes = [node("ConstantOfShape", ["shape"], ["k"], value=fill), node("Gemm", ["x", "k"], ["y"])]
+    check(make_model(nodes, {"shape": integers(5, 7)}, inputs={"x": (2, 5)}), tmp_path)
+
+
+def test_random_numbers_are_not_constants(tmp_path: Path) -> None:
+    nodes = [node("RandomNormalLike", ["k"], ["r"]), node("Add", ["x", "r"], ["y"])]
+    with pytest.raises(streamrt.UnsupportedModelError, match="RandomNormalLike"):
+        streamrt.pack(make_model(nodes, {"k": random(8)}), tmp_path / "out")
+
+
+def test_an_absurdly_large_constant_is_refused(tmp_path: Path) -> None:
+    nodes = [node("ConstantOfShape", ["shape"], ["k"]), node("Mul", ["x", "k"], ["y"])]
+    with pytest.raises(streamrt.FormatError, match="too large"):
+        streamrt.pack(make_model(nodes, {"shape": integers(2**20, 2**20)}), tmp_path / "out")
+
+
+def test_reshape_to_a_computed_shape(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "first"], ["n"]),
+        node("Concat", ["n", "rest"], ["shape"], axis=0),
+        node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    model = make_model(nodes, {"first": integers(0), "rest": integers(192)}, inputs=BATCH)
+    assert check_batches(model, tmp_path) == ["Reshape"]
+
+
+def test_channel_shuffle_with_division(tmp_path: Path) -> None:
+    """As exporters wrote it for years: every extent read from the input, channels divided by the number of groups."""
+    nodes = [
+        node("Relu", ["x"], ["r"]),
+        node("Shape", ["r"], ["s"]),
+        *(node("Gather", ["s", f"i{i}"], [f"d{i}"]) for i in range(4)),
+        node("Div", ["d1", "groups"], ["per"]),
+        node("Concat", ["d0", "groups", "per", "d2", "d3"], ["split"], axis=0),
+        node("Reshape", ["r", "split"], ["a"]),
+        node("Transpose", ["a"], ["t"], perm=[0, 2, 1, 3, 4]),
+        node("Concat", ["d0", "minus", "d2", "d3"], ["join"], axis=0),
+        node("Reshape", ["t", "join"], ["y"]),
+    ]
+    constants = {f"i{i}": integers(i) for i in range(4)} | {"groups": integers(3), "minus": integers(-1)}
+    assert check_batches(make_model(nodes, constants, inputs=BATCH), tmp_path) == [
+        "Relu",
+        "Reshape",
+        "Transpose",
+        "Reshape",
+    ]
+
+
+def test_batch_folded_into_another_axis(tmp_path: Path) -> None:
+    """(N, 3, 8, 8) to (N * 3, 64) and back: the batch is divided out of the first extent."""
+    nodes = [
+        node("Reshape", ["x", "rows"], ["a"]),
+        node("Softmax", ["a"], ["b"]),
+        node("Shape", ["b"], ["s"]),
+        node("Gather", ["s", "zero"], ["n3"]),
+        node("Div", ["n3", "three"], ["n"]),
+        node("Concat", ["n", "rest"], ["shape"], axis=0),
+        node("Reshape", ["b", "shape"], ["y"]),
+    ]
+    constants = {
+        "rows": integers(-1, 64),
+        "zero": integers(0),
+        "three": integers(3),
+        "rest": integers(3, 8, 8),
+    }
+    assert check_batches(make_model(nodes, constants, inputs=BATCH), tmp_path) == ["Reshape", "Softmax", "Reshape"]
+
+
+def test_slice_to_half_of_the_channels(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], start=3, end=4),
+        node("Div", ["s", "two"], ["half"]),
+        node("Slice", ["x", "zero", "half", "axis"], ["a"]),
+        node("Slice", ["x", "half", "s", "axis"], ["b"]),
+        node("Concat", ["b", "a"], ["y"], axis=3),
+    ]
+    constants = {"two": integers(2), "zero": integers(0), "axis": integers(3)}
+    assert check_batches(make_model(nodes, constants, inputs=BATCH), tmp_path) == ["Slice", "Slice", "Concat"]
+
+
+def test_slice_up_to_a_dynamic_extent(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], end=1),
+        node("Slice", ["x", "zero", "s", "zero"], ["a"]),
+        node("Sub", ["s", "one"], ["t"]),
+        node("Slice", ["a", "zero", "t", "zero"], ["y"]),
+    ]
+    model = make_model(nodes, {"zero": integers(0), "one": integers(1)}, inputs=BATCH)
+    for batch in (2, 5):
+        graph = check(model, tmp_path, {"x": random(batch, 3, 8, 8)})
+    assert [dict(n.attrs) for n in graph.nodes] == [{"starts": (0,), "ends": (-1,), "axes": (0,)}]
+
+
+def test_values_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], end=1),
+        node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["x", "f"], ["y"]),
+    ]
+    with pytest.raises(streamrt.UnsupportedModelError, match="input 1 .'f'. depends on the extents"):
+        streamrt.pack(make_model(nodes, inputs=BATCH), tmp_path / "out")
+
+
+def test_the_same_with_a_fixed_batch_is_a_constant(tmp_path: Path) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], end=1),
+        node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Div", ["x", "f"], ["y"]),
+    ]
+    assert ops(check(make_model(nodes), tmp_path)) == ["Div"]
+
+
+@pytest.mark.parametrize(
+    ("dims", "outputs"),
+    [
+        (("N", 3, 8, 8), ("N", 4, 4, 4)),
+        ((None, 3, 8, 8), ("x_0", 4, 4, 4)),
+        (("N", None, "H", "W"), ("N", 4, "y_2", "y_3")),
+        ((2, 3, None, 8), (2, 4, "y_2", 4)),
+    ],
+)
+def test_dims_of_inputs_and_outputs(dims: Any, outputs: Any, tmp_path: Path) -> None:
+    conv = node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])
+    model = make_model([conv], {"w": random(4, 3, 3, 3)}, inputs={"x": dims})
+    path = streamrt.pack(model, tmp_path / "out.safetensors")
+    with streamrt.Model(path, budget=None) as packed:
+        (spec,) = packed.inputs
+        assert spec.dims == tuple(
+            3 if axis == 1 else f"x_{axis}" if dim is None else dim for axis, dim in enumerate(dims)
+        )
+        assert packed.outputs[0].dims == outputs
+    feeds = {"x": random(2, 3, 8, 8)}
+    np.testing.assert_allclose(run_packed(path, feeds)[0], expected(model, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_dynamic_image_with_a_head_for_one_size(tmp_path: Path) -> None:
+    """Declared free, but the weights of the head fit 28 x 28 only: found by trying common sizes."""
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Flatten", ["c"], ["f"]),
+        node("Gemm", ["f", "g"], ["y"], transB=1),
+    ]
+    constants = {"w": random(2, 1, 3, 3), "g": random(3, 2 * 26 * 26)}
+    model = make_model(nodes, constants, inputs={"x": ("N", 1, "H", "W")})
+    check(model, tmp_path, {"x": random(2, 1, 28, 28)}, tolerance=1e-4)

@@ -1,0 +1,244 @@
+"""Operators whose form changed between opsets, in every opset from 7 to the newest, give the reference's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamrt
+from convert.support import OPSETS, check, integers, make_model, onnx, ops, random, run_packed
+
+helper = onnx.helper
+
+node = helper.make_node
+
+Built = tuple[list[Any], dict[str, Any]]
+
+
+def clip(opset: int) -> Built:
+    if opset < 11:
+        return [node("Clip", ["x"], ["y"], min=-0.5, max=0.25)], {}
+    return [node("Clip", ["x", "lo", "hi"], ["y"])], {"lo": np.float32(-0.5), "hi": np.float32(0.25)}
+
+
+def clip_below(opset: int) -> Built:
+    if opset < 11:
+        return [node("Clip", ["x"], ["y"], min=0.1)], {}
+    return [node("Clip", ["x", "lo"], ["y"])], {"lo": np.float32(0.1)}
+
+
+def clip_above(opset: int) -> Built:
+    if opset < 11:
+        return [node("Clip", ["x"], ["y"], max=0.1)], {}
+    return [node("Clip", ["x", "", "hi"], ["y"])], {"hi": np.float32(0.1)}
+
+
+def pad(opset: int) -> Built:
+    if opset < 11:
+        return [node("Pad", ["x"], ["y"], pads=[0, 0, 1, 2, 0, 0, 0, 3], value=1.5)], {}
+    return [node("Pad", ["x", "pads", "value"], ["y"])], {
+        "pads": integers(0, 0, 1, 2, 0, 0, 0, 3),
+        "value": np.float32(1.5),
+    }
+
+
+def pad_some_axes(opset: int) -> Built:
+    if opset < 18:
+        return pad(opset)
+    return [node("Pad", ["x", "pads", "", "axes"], ["y"], mode="reflect")], {
+        "pads": integers(1, 2, 0, 3),
+        "axes": integers(-2, 3),
+    }
+
+
+def squeeze(opset: int) -> Built:
+    mean = [node("GlobalAveragePool", ["x"], ["mean"])]
+    if opset < 13:
+        return [*mean, node("Squeeze", ["mean"], ["y"], axes=[2, 3])], {}
+    return [*mean, node("Squeeze", ["mean", "axes"], ["y"])], {"axes": integers(2, -1)}
+
+
+def squeeze_all(opset: int) -> Built:
+    return [node("GlobalAveragePool", ["x"], ["mean"]), node("Squeeze", ["mean"], ["y"])], {}
+
+
+def unsqueeze(opset: int) -> Built:
+    if opset < 13:
+        return [node("Unsqueeze", ["x"], ["y"], axes=[0, 3])], {}
+    return [node("Unsqueeze", ["x", "axes"], ["y"])], {"axes": integers(-3, 0)}
+
+
+def split(opset: int) -> Built:
+    outputs = ["a", "b"]
+    add = node("Concat", ["b", "a"], ["y"], axis=1)
+    if opset < 13:
+        return [node("Split", ["x"], outputs, axis=1, split=[1, 2]), add], {}
+    return [node("Split", ["x", "sizes"], outputs, axis=1), add], {"sizes": integers(1, 2)}
+
+
+def split_evenly(opset: int) -> Built:
+    number = {"num_outputs": 3} if opset >= 18 else {}
+    return [
+        node("Split", ["x"], ["a", "b", "c"], axis=-1 if opset >= 11 else 3, **number),
+        node("Concat", ["b", "c", "a"], ["y"], axis=-1 if opset >= 11 else 3),
+    ], {}
+
+
+def slice_(opset: int) -> Built:
+    if opset < 10:
+        return [node("Slice", ["x"], ["y"], starts=[1, -5], ends=[2**31 - 1, -1], axes=[1, 2])], {}
+    return [node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"])], {
+        "starts": integers(1, -1),
+        "ends": integers(2**63 - 1, -(2**63)),
+        "axes": integers(1, 2),
+        "steps": integers(1, -2),
+    }
+
+
+def reduce_mean(opset: int) -> Built:
+    if opset < 18:
+        return [node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)], {}
+    return [node("ReduceMean", ["x", "axes"], ["y"], keepdims=0)], {"axes": integers(-1, 2)}
+
+
+def reduce_all(opset: int) -> Built:
+    return [node("ReduceMean", ["x"], ["y"])], {}
+
+
+def reshape(opset: int) -> Built:
+    return [node("Reshape", ["x", "shape"], ["y"])], {"shape": integers(0, -1, 4)}
+
+
+def flatten(opset: int) -> Built:
+    return [node("Flatten", ["x"], ["y"], axis=2)], {}
+
+
+def dropout(opset: int) -> Built:
+    if opset < 12:
+        return [node("Dropout", ["x"], ["kept"], ratio=0.9), node("Relu", ["kept"], ["y"])], {}
+    return [node("Dropout", ["x", "ratio"], ["kept"]), node("Relu", ["kept"], ["y"])], {"ratio": np.float32(0.9)}
+
+
+def batch_normalization(opset: int) -> Built:
+    # With another momentum the reference implementation uses the statistics of the batch before opset 14.
+    return [node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], epsilon=1e-3, momentum=1.0)], {
+        "s": random(3),
+        "b": random(3, seed=1),
+        "m": random(3, seed=2),
+        "v": random(3, seed=3) ** 2,
+    }
+
+
+def sum_(opset: int) -> Built:
+    third = random(3, 1, 1) if opset >= 8 else random(2, 3, 8, 8)
+    return [node("Sum", ["x", "x", "c"], ["y"])], {"c": third}
+
+
+def average_pool(opset: int) -> Built:
+    return [
+        node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], count_include_pad=1)
+    ], {}
+
+
+def prelu(opset: int) -> Built:
+    return [node("PRelu", ["x", "slope"], ["y"])], {"slope": random(3, 1, 1)}
+
+
+def convolution(opset: int) -> Built:
+    return [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 0, 1, 2], strides=[2, 1], dilations=[1, 2]),
+        node("Relu", ["c"], ["y"]),
+    ], {"w": random(4, 3, 3, 3), "b": random(4)}
+
+
+BUILDERS: list[Callable[[int], Built]] = [
+    average_pool,
+    batch_normalization,
+    clip,
+    clip_above,
+    clip_below,
+    convolution,
+    dropout,
+    flatten,
+    pad,
+    pad_some_axes,
+    prelu,
+    reduce_all,
+    reduce_mean,
+    reshape,
+    slice_,
+    split,
+    split_evenly,
+    squeeze,
+    squeeze_all,
+    sum_,
+    unsqueeze,
+]
+
+
+def versions(build: Callable[[int], Built]) -> list[int]:
+    """The opsets at which an operator of a builder got a new version, and both ends."""
+    names = {proto.op_type for opset in OPSETS for proto in build(opset)[0]}
+    schemas = onnx.defs.get_all_schemas_with_history()
+    changes = {schema.since_version for schema in schemas if schema.domain == "" and schema.name in names}
+    return sorted({OPSETS[0], OPSETS[-1], *changes.intersection(OPSETS)})
+
+
+@pytest.mark.parametrize(
+    ("build", "opset"),
+    [pytest.param(build, opset, id=f"{build.__name__}-{opset}") for build in BUILDERS for opset in versions(build)],
+)
+def test_operator(build: Callable[[int], Built], opset: int, tmp_path: Path) -> None:
+    nodes, constants = build(opset)
+    shape = (2, 3, 8, 9) if build is split_evenly else (2, 3, 8, 8)
+    check(make_model(nodes, constants, inputs={"x": shape}, opset=opset), tmp_path)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_a_small_network_in_every_opset(opset: int, tmp_path: Path) -> None:
+    nodes, constants = convolution(opset)
+    nodes += [
+        node("BatchNormalization", ["y", "s", "b2", "m", "v"], ["n"], momentum=1.0),
+        node("MaxPool", ["n"], ["p"], kernel_shape=[2, 2]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "g"], ["z"], transB=1),
+    ]
+    constants |= {"s": random(4), "b2": random(4), "m": random(4), "v": random(4) ** 2, "g": random(5, 60)}
+    if opset < 11:  # until then C was not optional
+        nodes[-1].input.append("bias")
+        constants["bias"] = random(5)
+    check(make_model(nodes, constants, outputs=["z"], opset=opset), tmp_path)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, 3])
+@pytest.mark.parametrize("opset", [7, 11, 12, 13, OPSETS[-1]])
+def test_softmax(op: str, axis: int | None, opset: int, tmp_path: Path) -> None:
+    """Before opset 13 the axes from ``axis`` (default: 1) on are one; the reference implementation ignores that."""
+    attributes = {} if axis is None else {"axis": axis}
+    path = streamrt.pack(make_model([node(op, ["x"], ["y"], **attributes)], opset=opset), tmp_path / "out")
+    x = random(2, 3, 8, 8)
+    (found,) = run_packed(path, {"x": x})
+    start = (1 if opset < 13 else 3) if axis is None else axis
+    axes = tuple(range(start, 4)) if opset < 13 else (start,)
+    exponentials = np.exp(x.astype(np.float64))
+    wanted = exponentials / exponentials.sum(axis=axes, keepdims=True)
+    np.testing.assert_allclose(found, wanted if op == "Softmax" else np.log(wanted), rtol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [6, OPSETS[-1] + 1])
+def test_other_opsets_are_refused(opset: int, tmp_path: Path) -> None:
+    with pytest.raises(streamrt.UnsupportedModelError, match=f"opset {opset}: expected 7 to"):
+        streamrt.pack(make_model([node("Relu", ["x"], ["y"])], opset=opset), tmp_path / "out")
+
+
+@pytest.mark.parametrize("opset", [18, OPSETS[-1]])
+@pytest.mark.parametrize("axes", [None, ()])
+def test_reduce_mean_that_does_nothing(opset: int, axes: tuple[int, ...] | None, tmp_path: Path) -> None:
+    constants = {} if axes is None else {"axes": integers(*axes)}
+    mean = node("ReduceMean", ["x", *constants], ["m"], noop_with_empty_axes=1)
+    graph = check(make_model([mean, node("Relu", ["m"], ["y"])], constants, opset=opset), tmp_path)
+    assert ops(graph) == ["Relu"]

@@ -1,0 +1,293 @@
+"""Folding: what is gone from the graph, what had to stay, and that the answer is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert.support import check, integers, make_model, onnx, ops, random
+
+node = onnx.helper.make_node
+
+
+def conv(source: str = "x", target: str = "c", **attributes: Any) -> Any:
+    return node("Conv", [source, "w", "b"], [target], **attributes)
+
+
+CONV = {"w": random(4, 3, 3, 3), "b": random(4, seed=1)}
+NORM = {"s": random(4, seed=2), "t": random(4, seed=3), "m": random(4, seed=4), "v": random(4, seed=5) ** 2 + 0.1}
+
+
+def normalise(source: str, target: str) -> Any:
+    return node("BatchNormalization", [source, "s", "t", "m", "v"], [target])
+
+
+def test_batch_normalization_and_activation_fold_into_the_convolution(tmp_path: Path) -> None:
+    graph = check(make_model([conv(), normalise("c", "n"), node("Relu", ["n"], ["y"])], CONV | NORM), tmp_path)
+    assert ops(graph) == ["Conv+Relu"]
+    assert graph.nodes[0].inputs == ("x", "w", "b")
+
+
+def test_batch_normalization_gives_a_convolution_a_bias(tmp_path: Path) -> None:
+    model = make_model(
+        [node("Conv", ["x", "conv.weight"], ["c"]), normalise("c", "y")], {"conv.weight": CONV["w"]} | NORM
+    )
+    graph = check(model, tmp_path)
+    assert ops(graph) == ["Conv"]
+    assert graph.nodes[0].inputs == ("x", "conv.weight", "conv.bias")
+
+
+def test_batch_normalization_folds_into_a_gemm(tmp_path: Path) -> None:
+    model = make_model(
+        [node("Gemm", ["x", "g"], ["h"]), normalise("h", "y")], {"g": random(5, 4)} | NORM, inputs={"x": (3, 5)}
+    )
+    assert ops(check(model, tmp_path)) == ["Gemm"]
+
+
+def test_batch_normalization_stays_where_another_node_reads_its_input(tmp_path: Path) -> None:
+    model = make_model([conv(), normalise("c", "n"), node("Add", ["c", "n"], ["y"])], CONV | NORM)
+    assert ops(check(model, tmp_path)) == ["Conv", "BatchNormalization", "Add"]
+
+
+def test_batch_normalization_stays_where_its_input_is_an_output(tmp_path: Path) -> None:
+    model = make_model([conv(), normalise("c", "y")], CONV | NORM, outputs=["c", "y"])
+    assert ops(check(model, tmp_path)) == ["Conv", "BatchNormalization"]
+
+
+def test_activation_stays_where_its_input_is_an_output(tmp_path: Path) -> None:
+    model = make_model([conv(), node("Relu", ["c"], ["y"])], CONV, outputs=["c", "y"])
+    assert ops(check(model, tmp_path)) == ["Conv", "Relu"]
+
+
+def test_weights_shared_by_two_convolutions_are_folded_for_one_only(tmp_path: Path) -> None:
+    nodes = [conv(), normalise("c", "n"), conv("x", "d"), node("Sub", ["n", "d"], ["y"])]
+    graph = check(make_model(nodes, CONV | NORM), tmp_path)
+    assert ops(graph) == ["Conv", "Conv", "Sub"]
+    assert graph.nodes[0].inputs[1] != graph.nodes[1].inputs[1] == "w"
+
+
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), (), (1,)])
+def test_arithmetic_by_channel_folds(op: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    constants = CONV | {"k": np.abs(random(*shape, seed=6)) + np.float32(0.5)}
+    assert ops(check(make_model([conv(), node(op, ["c", "k"], ["y"])], constants), tmp_path)) == ["Conv"]
+
+
+@pytest.mark.parametrize(("op", "folds"), [("Add", True), ("Sub", True), ("Mul", True), ("Div", False)])
+def test_arithmetic_with_the_constant_on_the_left(op: str, folds: bool, tmp_path: Path) -> None:
+    constants = CONV | {"k": random(4, 1, 1, seed=6)}
+    graph = check(make_model([conv(), node(op, ["k", "c"], ["y"])], constants), tmp_path, tolerance=1e-4)
+    assert ops(graph) == (["Conv"] if folds else ["Conv", op])
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (2, 1, 1, 1), (1, 2, 4, 1, 1)])
+def test_arithmetic_along_other_axes_stays(shape: tuple[int, ...], tmp_path: Path) -> None:
+    constants = CONV | {"k": random(*shape, seed=6)}
+    assert ops(check(make_model([conv(), node("Add", ["c", "k"], ["y"])], constants), tmp_path)) == ["Conv", "Add"]
+
+
+def test_arithmetic_after_a_batch_normalization_folds_into_it(tmp_path: Path) -> None:
+    nodes = [
+        node("Concat", ["x", "x"], ["c"], axis=1),
+        normalise("c", "n"),
+        node("Mul", ["n", "k"], ["p"]),
+        node("Add", ["p", "l"], ["q"]),
+        node("Relu", ["q"], ["y"]),
+    ]
+    constants = NORM | {"k": random(4, 1, 1, seed=6), "l": random(1, 4, 1, 1, seed=7)}
+    graph = check(make_model(nodes, constants, inputs={"x": (2, 2, 3, 3)}), tmp_path)
+    assert ops(graph) == ["Concat", "BatchNormalization+Relu"]
+
+
+def test_matmul_and_add_become_a_gemm(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["p"]), node("Add", ["b", "p"], ["q"]), node("Tanh", ["q"], ["y"])]
+    graph = check(make_model(nodes, {"w": random(5, 4), "b": random(4)}, inputs={"x": (3, 5)}), tmp_path)
+    assert ops(graph) == ["Gemm+Tanh"]
+
+
+def test_matmul_of_a_sequence_keeps_its_bias(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["p"]), node("Add", ["p", "b"], ["y"])]
+    graph = check(make_model(nodes, {"w": random(5, 4), "b": random(4)}, inputs={"x": (3, 2, 5)}), tmp_path)
+    assert ops(graph) == ["MatMul"]
+    assert graph.nodes[0].attrs == {"transB": 1}
+
+
+SIXTH = np.float32(1 / 6)
+SPELLED = {
+    "Swish": ([node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "c"], ["y"])], {}),
+    "HardSwish": ([node("HardSigmoid", ["c"], ["g"], alpha=1 / 6, beta=0.5), node("Mul", ["c", "g"], ["y"])], {}),
+    "HardSwish of clip, divided last": (
+        [
+            node("Add", ["c", "three"], ["a"]),
+            node("Clip", ["a", "zero", "six"], ["g"]),
+            node("Mul", ["c", "g"], ["p"]),
+            node("Div", ["p", "six"], ["y"]),
+        ],
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)},
+    ),
+    "HardSwish of clip, divided first": (
+        [
+            node("Add", ["three", "c"], ["a"]),
+            node("Clip", ["a", "zero", "six"], ["g"]),
+            node("Mul", ["g", "sixth"], ["p"]),
+            node("Mul", ["p", "c"], ["y"]),
+        ],
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "sixth": SIXTH},
+    ),
+    "HardSigmoid of clip": (
+        [
+            node("Add", ["c", "three"], ["a"]),
+            node("Clip", ["a", "zero", "six"], ["g"]),
+            node("Div", ["g", "six"], ["y"]),
+        ],
+        {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6)},
+    ),
+    "Gelu": (
+        [
+            node("Div", ["c", "root"], ["a"]),
+            node("Erf", ["a"], ["e"]),
+            node("Add", ["e", "one"], ["f"]),
+            node("Mul", ["c", "f"], ["p"]),
+            node("Mul", ["p", "half"], ["y"]),
+        ],
+        {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)},
+    ),
+    "Gelu, halved first": (
+        [
+            node("Mul", ["c", "root"], ["a"]),
+            node("Erf", ["a"], ["e"]),
+            node("Add", ["e", "one"], ["f"]),
+            node("Mul", ["c", "half"], ["h"]),
+            node("Mul", ["h", "f"], ["y"]),
+        ],
+        {"root": np.float32(0.5**0.5), "one": np.float32(1), "half": np.float32(0.5)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_activation_spelled_out(name: str, tmp_path: Path) -> None:
+    nodes, constants = SPELLED[name]
+    graph = check(make_model([conv(), *nodes], CONV | constants), tmp_path)
+    assert ops(graph) == [f"Conv+{name.split()[0].rstrip(',')}"]
+
+
+def test_a_product_that_is_no_activation_stays(tmp_path: Path) -> None:
+    nodes = [conv(), node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "k"], ["h"]), node("Mul", ["h", "c"], ["y"])]
+    graph = check(make_model(nodes, CONV | {"k": np.float32(2)}), tmp_path)
+    assert "Swish" not in " ".join(ops(graph))
+
+
+def pad(value: float | None, amounts: tuple[int, ...], **attributes: Any) -> tuple[Any, dict[str, Any]]:
+    constants: dict[str, Any] = {"pads": integers(*amounts)}
+    if value is not None:
+        constants["value"] = np.float32(value)
+    return node("Pad", ["x", *constants], ["p"], **attributes), constants
+
+
+AROUND = (0, 0, 1, 0, 0, 0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "amounts", "mode", "merges"),
+    [
+        (None, AROUND, "constant", True),
+        (0.0, AROUND, "constant", True),
+        (1.0, AROUND, "constant", False),
+        (None, AROUND, "reflect", False),
+        (None, (1, 0, 1, 0, 0, 0, 1, 0), "constant", False),
+    ],
+)
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "VALID", "SAME_UPPER"])
+def test_padding_before_a_convolution(
+    value: float | None, amounts: tuple[int, ...], mode: str, merges: bool, auto_pad: str, tmp_path: Path
+) -> None:
+    padding, constants = pad(value, amounts, mode=mode)
+    own: dict[str, Any] = {"pads": [0, 1, 0, 1]} if auto_pad == "NOTSET" else {"auto_pad": auto_pad}
+    graph = check(make_model([padding, conv("p", "y", **own)], CONV | constants), tmp_path)
+    assert ops(graph) == (["Conv"] if merges and auto_pad != "SAME_UPPER" else ["Pad", "Conv"])
+
+
+def test_cropping_before_a_convolution_stays(tmp_path: Path) -> None:
+    crop, constants = pad(None, (0, 0, -1, 0, 0, 0, -2, 1))
+    cut = node("Slice", ["x", "start", "end", "axis"], ["s"])
+    widen = node("Pad", ["s", "pads"], ["p"])
+    same = {"start": integers(1), "end": integers(-2), "axis": integers(2), "pads": integers(0, 0, 0, 0, 0, 0, 0, 1)}
+    model, other = make_model([crop, conv("p", "y")], CONV | constants), make_model([cut, widen, conv("p", "y")], CONV | same)
+    assert ops(check(model, tmp_path, same_as=other)) == ["Pad", "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("own", "merges"),
+    [
+        ({}, True),
+        ({"count_include_pad": 1, "pads": [1, 0, 0, 0]}, True),
+        ({"pads": [1, 0, 0, 0]}, False),
+        ({"ceil_mode": 1}, False),
+    ],
+)
+def test_padding_before_average_pooling(own: dict[str, Any], merges: bool, tmp_path: Path) -> None:
+    padding, constants = pad(None, AROUND)
+    pool = node("AveragePool", ["p"], ["y"], kernel_shape=[3, 3], strides=[2, 2], **own)
+    graph = check(make_model([padding, pool], constants), tmp_path)
+    assert ops(graph) == (["AveragePool"] if merges else ["Pad", "AveragePool"])
+
+
+@pytest.mark.parametrize(("value", "merges"), [(-np.inf, True), (float(np.finfo(np.float32).min), True), (0.0, False)])
+def test_padding_before_max_pooling(value: float, merges: bool, tmp_path: Path) -> None:
+    padding, constants = pad(value, AROUND)
+    graph = check(make_model([padding, node("MaxPool", ["p"], ["y"], kernel_shape=[3, 3])], constants), tmp_path)
+    assert ops(graph) == (["MaxPool"] if merges else ["Pad", "MaxPool"])
+
+
+def test_nodes_that_do_nothing_go(tmp_path: Path) -> None:
+    nodes = [
+        node("Identity", ["x"], ["a"]),
+        node("Dropout", ["a"], ["d"]),
+        node("Cast", ["d"], ["e"], to=onnx.TensorProto.FLOAT16),
+        node("Cast", ["e"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("AveragePool", ["f"], ["g"], kernel_shape=[1, 1]),
+        node("Slice", ["g", "start", "end"], ["h"]),
+        node("Sum", ["h"], ["i"]),
+        node("Concat", ["i"], ["j"], axis=1),
+        node("Expand", ["j", "shape"], ["k"]),
+        node("Relu", ["k"], ["l"]),
+        node("Identity", ["l"], ["y"]),
+    ]
+    constants = {"start": integers(0), "end": integers(2**63 - 1), "shape": integers(1, 1)}
+    graph = check(make_model(nodes, constants), tmp_path, tolerance=1e-2)  # the reference does round to float16
+    assert ops(graph) == ["Relu"]
+
+
+def test_an_identity_between_an_input_and_an_output_stays(tmp_path: Path) -> None:
+    nodes = [node("Identity", ["x"], ["y"]), node("Relu", ["x"], ["r"]), node("Identity", ["r"], ["z"])]
+    graph = check(make_model(nodes, outputs=["y", "r", "z"]), tmp_path)
+    assert ops(graph) == ["Identity", "Relu", "Identity"]
+
+
+def test_a_renamed_result_keeps_its_readers(tmp_path: Path) -> None:
+    nodes = [
+        node("Split", ["x"], ["a", "b"], axis=3, num_outputs=2),
+        node("Relu", ["a"], ["r"]),
+        node("Identity", ["a"], ["y"]),
+        node("Add", ["a", "b"], ["s"]),
+    ]
+    graph = check(make_model(nodes, outputs=["y", "r", "s"]), tmp_path)
+    assert ops(graph) == ["Split", "Relu", "Add"]
+
+
+def test_dead_nodes_and_their_weights_go(tmp_path: Path) -> None:
+    nodes = [node("Relu", ["x"], ["y"]), node("Mul", ["x", "k"], ["dead"]), node("NoSuchOperator", ["dead"], ["end"])]
+    graph = check_without_dead(make_model(nodes, {"k": random(8)}), tmp_path)
+    assert ops(graph) == ["Relu"]
+
+
+def check_without_dead(model: Any, folder: Path) -> Any:
+    import streamrt
+    from streamrt.format import read_header
+
+    file = read_header(streamrt.pack(model, folder / "out.safetensors"))
+    assert not file.tensors
+    return file.graph

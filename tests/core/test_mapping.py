@@ -1,0 +1,164 @@
+"""Mapping: the bytes of a file, and what happens when the file is not what it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+from core.files import PAGE, MakeFile, content
+
+from streamrt._core import Mapping
+from streamrt.errors import ModelClosedError, WeightsIOError
+
+RunPython = Callable[..., CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 300_001])
+def test_its_bytes_are_those_of_the_file(make_file: MakeFile, size: int) -> None:
+    path = make_file(size)
+    with Mapping(path) as mapping:
+        assert (mapping.path, mapping.size, len(mapping)) == (str(path), size, size)
+        with memoryview(mapping) as view:
+            assert view.readonly
+            assert view == content(0, size)
+
+
+@pytest.mark.parametrize("kind", [str, os.fsencode, Path])
+def test_paths_of_all_kinds(make_file: MakeFile, kind: Callable[[Path], object]) -> None:
+    path = make_file(10)
+    with Mapping(kind(path)) as mapping:  # type: ignore[arg-type]
+        assert mapping.path == str(path)
+
+
+def test_arrays_share_its_memory_and_cannot_write(make_file: MakeFile) -> None:
+    with Mapping(make_file(2 * PAGE)) as mapping:
+        a, b = (np.frombuffer(mapping, np.uint8) for _ in range(2))
+        assert np.shares_memory(a, b)
+        with pytest.raises(ValueError, match="read-only"):
+            a[0] = 1
+        del a, b
+
+
+def test_closing_is_refused_while_an_array_lives(make_file: MakeFile) -> None:
+    mapping = Mapping(make_file(PAGE))
+    array = np.frombuffer(mapping, np.uint8)
+    with pytest.raises(BufferError, match="still in use by 1"):
+        mapping.close()
+    assert array.tobytes() == content(0, PAGE)
+    del array
+    mapping.close()
+
+
+def test_closing_twice_is_allowed_and_using_it_afterwards_is_not(make_file: MakeFile) -> None:
+    mapping = Mapping(make_file(PAGE))
+    assert not mapping.closed
+    mapping.close()
+    mapping.close()
+    assert mapping.closed
+    for use in (mapping.check, mapping.resident, mapping.__enter__, lambda: memoryview(mapping)):
+        with pytest.raises(ModelClosedError):
+            use()
+
+
+def test_forgetting_to_close_warns(make_file: MakeFile) -> None:
+    mapping = Mapping(make_file(PAGE))
+    with pytest.warns(ResourceWarning, match="unclosed <Mapping"):
+        del mapping
+
+
+def _nothing(path: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (_nothing, "No such file"),
+        (Path.mkdir, "not a regular file"),
+        (os.mkfifo, "not a regular file"),
+        (Path.touch, "empty"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+    ],
+    ids=["missing", "folder", "fifo", "empty", "loop"],
+)
+def test_what_cannot_be_mapped_is_an_error(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+    path = tmp_path / "thing"
+    make(path)
+    with pytest.raises(WeightsIOError, match=reason) as caught:
+        Mapping(path)
+    assert caught.value.filename == str(path)
+    assert caught.value.errno
+
+
+def test_a_path_with_a_null_character_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="null character"):
+        Mapping(str(tmp_path / "weights\0.bin"))
+
+
+def test_resident_counts_the_pages_in_the_page_cache(make_file: MakeFile) -> None:
+    size = 10 * PAGE + 100
+    with Mapping(make_file(size)) as mapping, memoryview(mapping) as view:
+        before = mapping.resident()
+        assert before <= PAGE  # the one that tells whether the kernel can populate
+        assert view[5 * PAGE] == content(5 * PAGE, 1)[0]
+        assert mapping.resident(5 * PAGE, PAGE) == PAGE
+        assert mapping.resident(5 * PAGE + 1000, 100) == 100
+        assert mapping.resident(5 * PAGE - 100, PAGE) == PAGE - 100
+        assert mapping.resident() == before + PAGE  # no readahead
+        assert view[size - 1] == content(size - 1, 1)[0]
+        assert mapping.resident(10 * PAGE) == 100
+        assert mapping.resident(size) == 0
+        assert mapping.resident(3, 0) == 0
+
+
+@pytest.mark.parametrize("span", [(-1, 1), (0, PAGE + 1), (PAGE + 1, None), (1, PAGE), (0, -1), (2**64, 1)])
+def test_resident_refuses_what_is_not_in_the_file(make_file: MakeFile, span: tuple[int, int | None]) -> None:
+    with Mapping(make_file(PAGE)) as mapping, pytest.raises(ValueError, match="not within"):
+        mapping.resident(*span)
+
+
+def _grow(path: Path) -> None:
+    os.truncate(path, path.stat().st_size + 1)
+
+
+def _write(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"x")
+    os.utime(path)  # the clock of a file system ticks slowly
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda path: os.truncate(path, 5), "expected 8192 bytes, the file now has 5"),
+        (_grow, "modified"),
+        (_write, "modified"),
+    ],
+    ids=["truncated", "grown", "written"],
+)
+def test_check_notices_that_the_file_changed(make_file: MakeFile, harm: Callable[[Path], None], reason: str) -> None:
+    path = make_file(2 * PAGE)
+    with Mapping(path) as mapping:
+        mapping.check()
+        harm(path)
+        with pytest.raises(WeightsIOError, match=reason):
+            mapping.check()
+
+
+def test_a_new_file_under_the_same_name_does_no_harm(make_file: MakeFile) -> None:
+    path = make_file(2 * PAGE)
+    with Mapping(path) as mapping:
+        make_file(PAGE, name="other").rename(path)
+        mapping.check()
+        assert bytes(mapping) == content(0, 2 * PAGE)
+
+
+@pytest.mark.parametrize(("mode", "works"), [("read", True), ("touch", True), ("Touch", False), ("", False)])
+def test_the_switch_for_tests_accepts_only_what_it_knows(run_python: RunPython, mode: str, works: bool) -> None:
+    result = run_python("import streamrt._core", STREAMRT_TEST_POPULATE=mode)
+    assert (result.returncode == 0) == works
+    assert works or "ImportError: STREAMRT_TEST_POPULATE must be" in result.stderr

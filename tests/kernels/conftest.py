@@ -1,0 +1,24 @@
+"""Every test of this folder runs once per instruction set that this processor has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from streamrt import _core
+
+
+@pytest.fixture(params=_core._isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The instruction set that the kernels use in this test."""
+    before = _core.isa()
+    _core._use_isa(request.param)
+    yield request.param
+    _core._use_isa(before)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20)

@@ -1,0 +1,196 @@
+"""What a kernel is handed is checked before it runs: wrong arrays give ValueError, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from kernels.geometry import Geometry
+
+from streamrt import _core
+from streamrt._core import ACTIVATIONS
+
+ACT = (ACTIVATIONS["Relu"], 0.0, 0.0)
+WINDOW = Geometry((4, 5), (3, 3), pads=(1, 1, 1, 1)).window()
+
+#: A call of each kernel: the shapes of its array arguments, by position, and how to call it with them.
+CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
+    "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
+    "bias_act": ([(3, 4), (3,)], lambda y, b: _core.bias_act(y, b, *ACT)),
+    "transpose_bias_act": ([(3, 4), (4, 3), (3,)], lambda t, y, b: _core.transpose_bias_act(t, y, b, *ACT)),
+    "scale_shift_act": ([(2, 3, 4), (3,), (3,), (2, 3, 4)], lambda *a: _core.scale_shift_act(*a, *ACT)),
+    "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
+    "im2col": ([(2, 4, 5), (18, 20)], lambda x, out: _core.im2col(x, out, WINDOW, 0, 20)),
+    "depthwise": (
+        [(2, 3, 4, 5), (6, 3, 3), (6,), (2, 6, 4, 5)],
+        lambda x, w, b, y: _core.depthwise(x, w, b, y, WINDOW, 0, 6, *ACT),
+    ),
+    "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.max_pool(x, y, WINDOW)),
+    "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.average_pool(x, y, WINDOW, True)),
+    "row_mean": ([(3, 4), (3,)], _core.row_mean),
+    "row_max": ([(3, 4), (3,)], _core.row_max),
+    "softmax": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.softmax(x, y, False)),
+    "lrn": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.lrn(x, y, 5, 1e-4, 0.75, 1.0)),
+}
+#: Position of the output.
+OUTPUT = {"bias_act": 0, "transpose_bias_act": 1}
+SLOTS = [(name, i) for name, (shapes, _) in CALLS.items() for i in range(len(shapes))]
+INPUTS = [(name, i) for name, i in SLOTS if i != OUTPUT.get(name, len(CALLS[name][0]) - 1)]
+
+
+def arrays(name: str) -> list[np.ndarray]:
+    return [np.ones(shape, np.float32) for shape in CALLS[name][0]]
+
+
+def refused(name: str, args: list[Any], error: type[Exception] = ValueError) -> None:
+    before = [np.array(a, copy=True) for a in args]
+    with pytest.raises(error):
+        CALLS[name][1](*args)
+    for a, b in zip(args, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_are_right(name: str) -> None:
+    CALLS[name][1](*arrays(name))
+
+
+#: Lengths that nothing else depends on, or not strictly: any number of columns, an unlike multiplier.
+FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1)}
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS)
+def test_wrong_lengths(name: str, slot: int) -> None:
+    for axis, length in enumerate(CALLS[name][0][slot]):
+        for wrong in (length + 1, length - 1, 0):
+            args = arrays(name)
+            shape = list(args[slot].shape)
+            shape[axis] = wrong
+            args[slot] = np.ones(shape, np.float32)
+            if (name, slot, axis) in FREE or (name, slot, wrong) == ("prelu", 1, 1):
+                continue
+            refused(name, args)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS)
+def test_wrong_number_of_axes(name: str, slot: int) -> None:
+    args = arrays(name)
+    args[slot] = args[slot][None].repeat(2, axis=0)
+    refused(name, args)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS)
+@pytest.mark.parametrize("dtype", ["float64", "int32", ">f4", "float16", "complex64"])
+def test_wrong_dtype(name: str, slot: int, dtype: str) -> None:
+    args = arrays(name)
+    args[slot] = args[slot].astype(dtype)
+    refused(name, args)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS)
+def test_not_contiguous_and_not_aligned(name: str, slot: int) -> None:
+    args = arrays(name)
+    shape = args[slot].shape
+    args[slot] = np.ones((*shape[:-1], 2 * shape[-1]), np.float32)[..., ::2]
+    refused(name, args)
+    args[slot] = np.frombuffer(bytearray(args[slot].size * 4 + 1), np.float32, args[slot].size, 1).reshape(shape)
+    refused(name, args)
+
+
+@pytest.mark.parametrize(("name", "slot"), SLOTS)
+def test_not_an_array(name: str, slot: int) -> None:
+    args: list[Any] = arrays(name)
+    args[slot] = 1.0
+    with pytest.raises(TypeError):
+        CALLS[name][1](*args)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_inputs_may_be_read_only_and_outputs_not(name: str) -> None:
+    args = arrays(name)
+    output = OUTPUT.get(name, len(args) - 1)
+    for slot, array in enumerate(args):
+        array.flags.writeable = slot == output
+    CALLS[name][1](*args)
+    args[output].flags.writeable = False
+    refused(name, args)
+
+
+@pytest.mark.parametrize(("name", "slot"), INPUTS)
+def test_overlap(name: str, slot: int) -> None:
+    args = arrays(name)
+    output = OUTPUT.get(name, len(args) - 1)
+    size, out = args[slot].size, args[output].size
+    memory = np.ones(size + out, np.float32)
+    args[output] = memory[:out].reshape(args[output].shape)
+    args[slot] = memory[out - 1 : out - 1 + size].reshape(args[slot].shape)
+    refused(name, args)
+    args[slot] = memory[out : out + size].reshape(args[slot].shape)
+    CALLS[name][1](*args)
+
+
+@pytest.mark.parametrize("name", ["im2col", "max_pool", "average_pool", "lrn"])
+def test_not_in_place(name: str) -> None:
+    args = arrays(name)
+    memory = np.ones(max(a.size for a in args), np.float32)
+    refused(name, [memory[: a.size].reshape(a.shape) for a in args])
+
+
+@pytest.mark.parametrize("strides", [(-16, 4), (12, 4), (18, 4), (4, 16), (0, 4)])
+def test_rows_that_overlap_or_lie_backwards(strides: tuple[int, int]) -> None:
+    memory = np.ones(64, np.float32)
+    y = np.ndarray((3, 4), np.float32, memory, 128, strides)
+    with pytest.raises(ValueError, match="rows"):
+        _core.bias_act(y, None, *ACT)
+    with pytest.raises(ValueError, match="rows"):
+        _core.transpose_bias_act(np.ones((4, 3), np.float32), y, None, *ACT)
+    assert (memory == 1).all()
+
+
+@pytest.mark.parametrize(("first", "last"), [(-1, 2), (3, 2), (0, 21), (21, 21), (-(2**62), 2**62)])
+def test_wrong_ranges(first: int, last: int) -> None:
+    x, out = arrays("im2col")
+    with pytest.raises(ValueError, match="range"):
+        _core.im2col(x, out, WINDOW, first, last)
+    with pytest.raises(ValueError, match="range"):
+        _core.depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
+
+
+def test_channels_of_depthwise_must_divide() -> None:
+    _, w, bias, y = arrays("depthwise")
+    for channels in (0, 4):
+        wrong = np.ones((2, channels, 4, 5), np.float32)
+        with pytest.raises(ValueError, match="multiple"):
+            _core.depthwise(wrong, w, bias, y, WINDOW, 0, 6, *ACT)
+
+
+def test_window_is_checked_against_the_planes() -> None:
+    other = Geometry((5, 4), (3, 3), pads=(1, 1, 1, 1)).window()
+    with pytest.raises(ValueError, match="planes"):
+        _core.max_pool(*arrays("max_pool"), other)
+    with pytest.raises(TypeError):
+        _core.max_pool(*arrays("max_pool"), None)
+
+
+def test_lengths_whose_product_overflows() -> None:
+    huge = 2**30 - 1
+    window = _core.Window((huge, huge), (1, 1), (1, 1), (huge, huge, huge, huge), (1, 1), (1, 1))
+    with pytest.raises(ValueError, match="out has shape"):
+        _core.im2col(np.ones((64, 1, 1), np.float32), np.ones((64, 1), np.float32), window, 0, 1)
+
+
+@pytest.mark.parametrize("code", [-1, len(ACTIVATIONS), 2**31 - 1])
+def test_unknown_activation(code: int) -> None:
+    x = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="activation code"):
+        _core.unary(x, x, code, 0, 0)
+
+
+def test_size_of_lrn_and_maximum_of_nothing() -> None:
+    x = np.ones((1, 2, 3), np.float32)
+    with pytest.raises(ValueError, match="size 0"):
+        _core.lrn(x, x.copy(), 0, 1, 1, 1)
+    with pytest.raises(ValueError, match="empty rows"):
+        _core.row_max(np.empty((2, 0), np.float32), np.empty(2, np.float32))

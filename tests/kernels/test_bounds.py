@@ -1,0 +1,85 @@
+"""No kernel reads or writes beyond its arrays, not even under a mask: they lie beside pages that cannot be touched."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+
+import numpy as np
+import pytest
+from kernels.geometry import GEOMETRIES, Geometry
+
+from streamrt import _core
+from streamrt._core import ACTIVATIONS
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+
+
+class Fenced:
+    """Makes arrays of ones that begin just after, or end just before, a forbidden page."""
+
+    def __init__(self, at_end: bool) -> None:
+        self.at_end = at_end
+        self.memory: list[mmap.mmap] = []
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        size = 4 * int(np.prod(shape))
+        inside = -(-size // PAGE) * PAGE
+        memory = mmap.mmap(-1, inside + 2 * PAGE)
+        self.memory.append(memory)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for fence in (address, address + PAGE + inside):
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), PAGE, PROT_NONE) == 0
+        offset = PAGE + (inside - size if self.at_end else 0)
+        array = np.frombuffer(memory, np.float32, size // 4, offset).reshape(shape)
+        array[...] = 1
+        return array
+
+
+def run_windows(fenced: Fenced, geometry: Geometry) -> None:
+    window, (oh, ow), (kh, kw) = geometry.window(), geometry.output, geometry.kernel
+    x = fenced(1, 2, *geometry.input)
+    for first, last in ((0, oh * ow), (oh * ow // 3, oh * ow * 2 // 3)):
+        _core.im2col(x[0], fenced(2 * kh * kw, last - first), window, first, last)
+    _core.depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
+    _core.max_pool(x[0], fenced(2, oh, ow), window)
+    _core.average_pool(x[0], fenced(2, oh, ow), window, True)
+
+
+def run_others(fenced: Fenced, size: int) -> None:
+    x, y = fenced(2, 3, size), fenced(2, 3, size)
+    for act in ACTIVATIONS.values():
+        _core.unary(x, y, act, 0.1, 0.2)
+        _core.bias_act(y[0], fenced(3), act, 0.1, 0.2)
+        _core.scale_shift_act(x, fenced(3), fenced(3), y, act, 0.1, 0.2)
+        _core.transpose_bias_act(x[0], fenced(size, 3), fenced(3), act, 0.1, 0.2)
+        _core.transpose_bias_act(fenced(size, 9), fenced(9, size), fenced(size), act, 0.1, 0.2)
+        _core.scale_shift_act(fenced(2, size, 1), fenced(size), fenced(size), fenced(2, size, 1), act, 0.1, 0.2)
+    _core.prelu(x, fenced(3), y)
+    _core.prelu(fenced(2, size, 1), fenced(size), fenced(2, size, 1))
+    _core.row_mean(x[0], fenced(3))
+    _core.row_max(x[0], fenced(3))
+    for log in (False, True):
+        _core.softmax(x, y, log)
+        _core.softmax(x.reshape(6, size, 1), y.reshape(6, size, 1), log)
+    _core.lrn(x, y, 3, 1, 1, 1)
+    _core.crc32c(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("at_end", [False, True])
+def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
+    child = os.fork()  # a stray access kills the child only
+    if child == 0:
+        code = 1
+        try:
+            for geometry in GEOMETRIES:
+                run_windows(Fenced(at_end), geometry)
+            for size in (1, 3, 8, 15, 16, 17, 33, 65):
+                run_others(Fenced(at_end), size)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,42 @@
+"""The switch that forces an instruction set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from streamrt import _core
+
+PRINT = "from streamrt import _core; print(_core.isa(), _core.threads())"
+
+
+def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PRINT], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_environment_forces_one(isa: str) -> None:
+    assert run({"STREAMRT_TEST_ISA": isa}).stdout.split()[0] == isa
+
+
+@pytest.mark.parametrize("name", ["sse9", "AVX2", "scalar "])
+def test_unknown_names_fail_the_import(name: str) -> None:
+    result = run({"STREAMRT_TEST_ISA": name})
+    assert result.returncode != 0
+    assert "ImportError: STREAMRT_TEST_ISA" in result.stderr
+
+
+def test_defaults_are_the_best_set_and_the_affinity_mask() -> None:
+    environment = {"STREAMRT_TEST_ISA": ""}
+    assert run(environment).stdout.split() == [_core._isas()[-1], str(min(256, len(os.sched_getaffinity(0))))]
+
+
+def test_unknown_names_are_refused_in_process() -> None:
+    before = _core.isa()
+    with pytest.raises(ValueError, match="no instruction set"):
+        _core._use_isa("sse9")
+    assert _core.isa() == before

@@ -1,0 +1,96 @@
+"""row_mean, row_max, softmax and lrn against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamrt._core import lrn, row_max, row_mean, softmax
+
+SIZES = [1, 3, 7, 16, 17, 33, 65, 2500]
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_row_mean(rng: np.random.Generator, rows: int, cols: int) -> None:
+    x = rng.normal(3, 1, (rows, cols)).astype(np.float32)
+    y = np.full(rows, 7, np.float32)
+    row_mean(x, y)
+    np.testing.assert_allclose(y, x.mean(1, dtype=np.float64), rtol=3e-7)
+
+
+def test_mean_of_many_is_accurate_and_of_none_is_nan() -> None:
+    x, y = np.full((1, 3_000_001), 0.1, np.float32), np.empty(1, np.float32)
+    row_mean(x, y)
+    np.testing.assert_allclose(y, x.mean(dtype=np.float64), rtol=3e-7)
+    row_mean(np.empty((1, 0), np.float32), y)
+    assert np.isnan(y[0])
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_row_max(rng: np.random.Generator, rows: int, cols: int) -> None:
+    x = rng.normal(-3, 1, (rows, cols)).astype(np.float32)
+    y = np.full(rows, 7, np.float32)
+    row_max(x, y)
+    np.testing.assert_array_equal(y, x.max(1, initial=-np.inf))
+
+
+@pytest.mark.parametrize("at", range(0, 70, 7))
+def test_row_max_passes_nan_on_from_anywhere(at: int) -> None:
+    x, y = np.zeros((1, 70), np.float32), np.empty(1, np.float32)
+    x[0, at] = np.nan
+    row_max(x, y)
+    assert np.isnan(y[0])
+
+
+@pytest.mark.parametrize("k", SIZES)
+@pytest.mark.parametrize("inner", [1, 3, 17, 33])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax(rng: np.random.Generator, k: int, inner: int, log: bool) -> None:
+    for outer in (1, 3):
+        x = rng.normal(0, 5, (outer, k, inner)).astype(np.float32)
+        y = np.full_like(x, 7)
+        z = x.astype(np.float64)
+        z -= z.max(1, keepdims=True)
+        sums = np.exp(z).sum(1, keepdims=True)
+        softmax(x, y, log)
+        expected = z - np.log(sums) if log else np.exp(z) / sums
+        # x - max, 32 to 64 in size, is rounded to a multiple of 2^-18: half of that is an error of 2e-6 in exp
+        np.testing.assert_allclose(y, expected, rtol=4e-6, atol=2e-6 if log else 1e-38)
+        softmax(x, x, log)
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 1)])
+def test_softmax_of_nothing(shape: tuple[int, int, int]) -> None:
+    x = np.ones(shape, np.float32)
+    softmax(x, x, False)
+    softmax(x, x, True)
+
+
+@pytest.mark.parametrize("inner", [1, 5])
+def test_softmax_is_stable(inner: int) -> None:
+    column = np.array([1e38, -1e38, 1e38, -np.inf], np.float32)
+    x = np.repeat(column[None, :, None], inner, axis=2)
+    y = np.empty_like(x)
+    softmax(x, y, False)
+    np.testing.assert_allclose(y[0].T, [[0.5, 0, 0.5, 0]] * inner)
+    x[0, 1] = np.nan
+    softmax(x, y, False)
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2, 5, 33])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100, 2**62])
+@pytest.mark.parametrize(("alpha", "beta", "bias"), [(1e-4, 0.75, 1.0), (0.5, 1.3, 2.0)])
+def test_lrn(rng: np.random.Generator, channels: int, size: int, alpha: float, beta: float, bias: float) -> None:
+    for inner in (0, 1, 17, 50):
+        x = rng.normal(0, 10, (2, channels, inner)).astype(np.float32)
+        y = np.full_like(x, 7)
+        squares = x.astype(np.float64) ** 2
+        sums = np.zeros_like(squares)
+        for c in range(channels):
+            sums[:, c] = squares[:, max(0, c - (size - 1) // 2) : c + size // 2 + 1].sum(1)
+        lrn(x, y, size, alpha, beta, bias)
+        np.testing.assert_allclose(y, x / (bias + alpha / size * sums) ** beta, rtol=3e-6)

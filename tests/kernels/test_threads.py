@@ -1,0 +1,123 @@
+"""Worker threads: the same bits with any number of them, from many callers, after a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from kernels.geometry import Geometry
+
+from streamrt import _core
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    before = _core.threads()
+    yield
+    _core.set_threads(before)
+
+
+def every_kernel() -> list[np.ndarray]:
+    """The results of all kernels on jobs that are big enough to be shared."""
+    rng = np.random.default_rng(3)
+    act, swish = _core.ACTIVATIONS["Relu"], _core.ACTIVATIONS["Swish"]
+    x = rng.normal(size=(2, 32, 61, 67)).astype(np.float32)
+    cube = x.reshape(2, 32, -1)
+    per_channel = rng.normal(size=32).astype(np.float32)
+    matrix = x.reshape(64, -1)
+    geometry = Geometry((61, 67), (3, 3), (1, 1), pads=(1, 1, 1, 1))
+    window = geometry.window()
+    results = [np.empty_like(cube) for _ in range(6)]
+    _core.unary(cube, results[0], swish, 1, 0)
+    _core.scale_shift_act(cube, per_channel, per_channel, results[1], act, 0, 0)
+    _core.prelu(cube, per_channel, results[2])
+    _core.softmax(cube, results[3], False)
+    _core.softmax(x.reshape(-1, 1, 67).transpose(1, 2, 0).copy(), (y := np.empty((1, 67, 3904), np.float32)), True)
+    _core.lrn(cube, results[4], 5, 1e-4, 0.75, 1)
+    results[5][:] = cube
+    _core.bias_act(results[5].reshape(64, -1), np.tile(per_channel, 2), swish, 1, 0)
+    transposed = np.empty((4087, 64), np.float32)
+    _core.transpose_bias_act(matrix, transposed, None, act, 0, 0)
+    columns = np.empty((32 * 9, 61 * 67), np.float32)
+    _core.im2col(x[0], columns, window, 0, 61 * 67)
+    conv, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
+    weights = rng.normal(size=(32, 3, 3)).astype(np.float32)
+    _core.depthwise(x, weights, per_channel, conv, window, 0, 32, swish, 1, 0)
+    _core.max_pool(x.reshape(64, 61, 67), most, window)
+    _core.average_pool(x.reshape(64, 61, 67), mean, window, True)
+    means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
+    _core.row_mean(matrix, means)
+    _core.row_max(matrix, maxima)
+    return [*results, y, transposed, columns, conv, most, mean, means, maxima]
+
+
+def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:
+    for a, b in zip(left, right, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_the_same_bits_with_any_number_of_threads(count: int) -> None:
+    _core.set_threads(1)
+    alone = every_kernel()
+    _core.set_threads(count)
+    assert _core.threads() == count
+    assert_same(every_kernel(), alone)
+
+
+def test_many_callers_while_the_number_changes() -> None:
+    expected = every_kernel()
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            for _ in range(3):
+                assert_same(every_kernel(), expected)
+        except BaseException as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for count in (1, 4, 2, 5, 3) * 4:
+        _core.set_threads(count)
+    for caller in callers:
+        caller.join()
+    assert not failures
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_while_workers_are_at_work() -> None:
+    _core.set_threads(3)
+    expected = every_kernel()
+    stop = threading.Event()
+
+    def keep_busy() -> None:
+        while not stop.is_set():
+            every_kernel()
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    try:
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    assert_same(every_kernel(), expected)
+                    code = 0
+                finally:
+                    os._exit(code)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        busy.join()
+
+
+def test_default_is_the_affinity_mask_and_nonsense_is_refused() -> None:
+    for count in (0, -1, 257, 2**70):
+        with pytest.raises(ValueError, match="expected 1 to"):
+            _core.set_threads(count)

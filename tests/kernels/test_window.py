@@ -1,0 +1,85 @@
+"""Depthwise convolution and pooling against a gather, and the checks of Window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernels.geometry import GEOMETRIES, Geometry
+
+from streamrt._core import ACTIVATIONS, Window, average_pool, depthwise, max_pool
+
+RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_depthwise(rng: np.random.Generator, geometry: Geometry) -> None:
+    x = rng.normal(size=(2, 3, *geometry.input)).astype(np.float32)
+    w = rng.normal(size=(6, *geometry.kernel)).astype(np.float32)
+    bias = rng.normal(size=6).astype(np.float32)
+    sums = np.einsum("nchwij,cij->nchw", geometry.gather(np.repeat(x, 2, axis=1), 0), w)
+    size = max(1.0, float(np.abs(sums).max(initial=0)))
+    y = np.full((2, 6, *geometry.output), 7, np.float32)
+    depthwise(x, w, bias, y, geometry.window(), 0, 6, RELU, 0, 0)
+    np.testing.assert_allclose(y, np.maximum(sums + bias[:, None, None], 0), atol=2e-6 * size)
+
+    y[:] = 7
+    depthwise(x, w, None, y, geometry.window(), 1, 4, SWISH, 1, 0)
+    np.testing.assert_allclose(y[:, 1:4], (sums / (1 + np.exp(-sums)))[:, 1:4], atol=2e-6 * size)
+    assert (y[:, [0, 4, 5]] == 7).all()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("special", [0.0, np.nan, -np.inf, np.inf])
+def test_max_pool(rng: np.random.Generator, geometry: Geometry, special: float) -> None:
+    x = rng.normal(-5, 1, size=(3, *geometry.input)).astype(np.float32)
+    x.reshape(-1)[::41] = special
+    y = np.full((3, *geometry.output), 7, np.float32)
+    max_pool(x, y, geometry.window())
+    np.testing.assert_array_equal(y, geometry.gather(x, -np.inf).max(axis=(-1, -2), initial=-np.inf))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("include_pad", [False, True])
+def test_average_pool(rng: np.random.Generator, geometry: Geometry, include_pad: bool) -> None:
+    x = rng.normal(size=(3, *geometry.input)).astype(np.float32)
+    y = np.full((3, *geometry.output), 7, np.float32)
+    average_pool(x, y, geometry.window(), include_pad)
+    sums = geometry.gather(x, 0).sum(axis=(-1, -2))
+    np.testing.assert_allclose(y, sums / np.maximum(1, geometry.counts(include_pad)), atol=1e-6)
+
+
+def test_a_huge_kernel_costs_no_more_than_its_input() -> None:
+    huge = 2**30 - 1
+    window = Window((huge, huge), (1, 1), (1, 1), (huge // 2,) * 4, (3, 40), (2, 40))
+    x = np.arange(120, dtype=np.float32).reshape(1, 3, 40)
+    y = np.empty((1, 2, 40), np.float32)
+    max_pool(x, y, window)
+    assert (y == 119).all()
+    average_pool(x, y, window, False)
+    np.testing.assert_allclose(y, 59.5, rtol=1e-6)
+
+
+GOOD = {
+    "kernel": (3, 3), "strides": (1, 1), "dilations": (1, 1), "pads": (1, 1, 1, 1), "input": (8, 8), "output": (8, 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, (0, 1)) for name in ("kernel", "strides", "dilations")],
+        *[(name, (-1, 1)) for name in ("kernel", "strides", "dilations", "input", "output")],
+        *[(name, (1, 2**30)) for name in ("kernel", "strides", "dilations", "input", "output")],
+        *[(name, (1, 2**80)) for name in ("kernel", "strides", "dilations", "input", "output")],
+        *[(name, (1,)) for name in ("kernel", "strides", "dilations", "input", "output", "pads")],
+        ("pads", (0, 0, -1, 0)),
+        ("pads", (0, 2**63, 0, 0)),
+        ("output", (11, 8)),
+        ("output", (8, 11)),
+        ("strides", (2, 1)),
+    ],
+)
+def test_window_refuses_nonsense(name: str, value: tuple[int, ...]) -> None:
+    Window(**GOOD)
+    with pytest.raises(ValueError, match=name):
+        Window(**(GOOD | {name: value}))

@@ -1,0 +1,145 @@
+"""Runs one operator as a model would: lowered, bound to memory of its own, cut into tiles.
+
+What the contract of `streamrt.ops.base` forbids is made to show: memory that an operator may not read holds NaN,
+memory that it may not write is compared afterwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.graph import Activation, Node
+from streamrt.ops import Array, Buffers, Lowered, lower
+
+_GUARD = 256
+_ALIGNMENT = 64
+
+
+def node(
+    op: str,
+    inputs: int,
+    attrs: Mapping[str, Any] | None = None,
+    *,
+    outputs: int = 1,
+    activation: tuple[str, Mapping[str, Any]] | None = None,
+) -> Node:
+    return Node(
+        name="under_test",
+        op=op,
+        inputs=tuple(f"in{i}" for i in range(inputs)),
+        outputs=tuple(f"out{i}" for i in range(outputs)),
+        attrs=dict(attrs or {}),
+        activation=None if activation is None else Activation(activation[0], dict(activation[1])),
+    )
+
+
+def lowered_for(
+    op: str, shapes: Sequence[tuple[int, ...] | None], params: Sequence[int] = (), **kwargs: Any
+) -> Lowered:
+    """The lowering of an operator; ``params`` are the inputs that are parameters."""
+    return lower(node(op, len(shapes), **kwargs), tuple(shapes), tuple(i in params for i in range(len(shapes))))
+
+
+def run(
+    op: str,
+    inputs: Sequence[Array | None],
+    params: Sequence[int] = (),
+    *,
+    cuts: Sequence[int] = (),
+    inplace: int | None = None,
+    **kwargs: Any,
+) -> list[Array]:
+    """The outputs of an operator, cut into tiles at rows ``cuts``, in the memory of input ``inplace`` if given."""
+    shapes = [None if x is None else x.shape for x in inputs]
+    lowered = lowered_for(op, shapes, params, **kwargs)
+    arrays = [None if x is None else _guarded(x.nbytes, x) for x in inputs]
+    outputs = [_guarded(int(np.prod(shape)) * 4) for shape in lowered.outputs]
+    if lowered.view_of is not None:
+        assert inplace is None
+        inplace = lowered.view_of
+    elif inplace is not None:
+        assert inplace in lowered.inplace
+    if inplace is not None:
+        outputs[0] = arrays[inplace]
+    scratch = _guarded(lowered.scratch)
+    bound = Buffers(
+        inputs=tuple(_array(a, s) for a, s in zip(arrays, shapes, strict=True)),
+        outputs=tuple(_array(o, s) for o, s in zip(outputs, lowered.outputs, strict=True)),
+        scratch=scratch[_GUARD : _GUARD + lowered.scratch],
+    )
+    run_tile = lowered.bind(bound)
+    results = []
+    for garbage in (0x7F, 0xFF):  # bytes that make a huge number and NaN
+        bound.scratch.fill(garbage)
+        for index, x in enumerate(inputs):
+            if x is not None:
+                bound.input(index)[...] = x
+        for output in bound.outputs if inplace is None else bound.outputs[1:]:
+            output.fill(np.nan)
+        edges = (0, *cuts, lowered.rows)
+        for first, last in itertools.pairwise(edges):
+            _hide(bound, inputs, params, lowered.tiled, first, last)
+            with np.errstate(all="ignore"):
+                run_tile(first, last)
+        results.append([np.array(output) for output in bound.outputs])
+    for index, x in enumerate(inputs):
+        if x is not None and index != inplace and index not in params:
+            np.testing.assert_array_equal(bound.input(index), x, err_msg="an input was written to")
+    for memory in (*arrays, *outputs, scratch):
+        if memory is not None:
+            guards = np.concatenate([memory[:_GUARD], memory[-_GUARD:]])
+            assert (guards == 0xA5).all(), "written out of bounds"
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg="the second pass differs from the first")
+    return results[0]
+
+
+def random(*shape: int, seed: int = 0) -> Array:
+    """Normally distributed values, the same for the same shape and seed."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+def assert_close(actual: Array, expected: NDArray[Any]) -> None:
+    """Equal shapes, and values within float32 accuracy of the largest magnitude."""
+    assert actual.shape == expected.shape
+    scale = max(1.0, float(np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)))
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6 * scale)
+
+
+def _hide(
+    bound: Buffers, inputs: Sequence[Array | None], params: Sequence[int], tiled: Sequence[int], first: int, last: int
+) -> None:
+    """Let only those parameters be seen that the tile from ``first`` to ``last`` may read."""
+    for index in params:
+        value = inputs[index]
+        if value is None:
+            continue
+        target = bound.input(index)
+        if index in tiled:
+            target.fill(np.nan)
+            target[first:last] = value[first:last]
+        elif first > 0:
+            target.fill(np.nan)
+
+
+def _guarded(nbytes: int, x: Array | None = None) -> NDArray[np.uint8]:
+    """Memory of ``nbytes``, aligned, between two guards."""
+    raw = np.empty(nbytes + 2 * _GUARD + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    memory = raw[start : start + nbytes + 2 * _GUARD]
+    memory.fill(0xA5)
+    if x is not None:
+        memory[_GUARD:-_GUARD] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    return memory
+
+
+def _array(memory: NDArray[np.uint8] | None, shape: tuple[int, ...] | None) -> Any:
+    if memory is None or shape is None:
+        return None
+    nbytes = int(np.prod(shape)) * 4
+    return memory[_GUARD : _GUARD + nbytes].view(np.float32).reshape(shape)

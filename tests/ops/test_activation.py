@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from ops.harness import assert_close, lowered_for, random, run
+
+from streamrt.errors import FormatError
+
+erf = np.vectorize(math.erf)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+# name: (operator, attributes, what it computes)
+CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "Relu": ("Relu", {}, lambda x: np.maximum(x, 0)),
+    "LeakyRelu": ("LeakyRelu", {}, lambda x: np.where(x >= 0, x, 0.01 * x)),
+    "LeakyRelu alpha": ("LeakyRelu", {"alpha": -0.5}, lambda x: np.where(x >= 0, x, -0.5 * x)),
+    "Clip": ("Clip", {"min": -1.5, "max": 2}, lambda x: np.clip(x, -1.5, 2)),
+    "Clip below": ("Clip", {"min": 0.25}, lambda x: np.maximum(x, 0.25)),
+    "Clip above": ("Clip", {"max": 0.25}, lambda x: np.minimum(x, 0.25)),
+    "Clip nothing": ("Clip", {}, lambda x: x),
+    "Sigmoid": ("Sigmoid", {}, sigmoid),
+    "HardSigmoid": ("HardSigmoid", {}, lambda x: np.clip(0.2 * x + 0.5, 0, 1)),
+    "HardSigmoid alpha beta": ("HardSigmoid", {"alpha": 0.4, "beta": 0.1}, lambda x: np.clip(0.4 * x + 0.1, 0, 1)),
+    "HardSwish": ("HardSwish", {}, lambda x: x * np.clip(x / 6 + 0.5, 0, 1)),
+    "Tanh": ("Tanh", {}, np.tanh),
+    "Elu": ("Elu", {}, lambda x: np.where(x > 0, x, np.expm1(x))),
+    "Elu alpha": ("Elu", {"alpha": 2.5}, lambda x: np.where(x > 0, x, 2.5 * np.expm1(x))),
+    "Gelu": ("Gelu", {}, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
+    "Gelu tanh": (
+        "Gelu",
+        {"approximate": "tanh"},
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "Erf": ("Erf", {}, erf),
+    "Swish": ("Swish", {}, lambda x: x * sigmoid(x)),
+    "Swish alpha": ("Swish", {"alpha": 1.75}, lambda x: x * sigmoid(1.75 * x)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_as_a_node(case: Any) -> None:
+    op, attrs, function = case
+    for shape in ((), (1,), (2, 3, 5, 7)):
+        x = 3 * random(*shape)
+        expected = function(x.astype(np.float64))
+        assert_close(run(op, [x], attrs=attrs)[0], np.asarray(expected))
+        assert_close(run(op, [x], attrs=attrs, inplace=0)[0], np.asarray(expected))
+
+
+# An operator of every kind: (operator, shapes of inputs, parameters, attributes)
+PRODUCERS: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]] = {
+    "Gemm, one sample": ("Gemm", [(1, 6), (40, 6), (40,)], [1, 2], {}),
+    "Gemm": ("Gemm", [(3, 6), (40, 6), (40,)], [1, 2], {}),
+    "MatMul rows": ("MatMul", [(2, 3, 6), (40, 6)], [1], {"transB": 1}),
+    "MatMul": ("MatMul", [(2, 3), (3, 4)], [], {}),
+    "Conv": ("Conv", [(2, 3, 5, 5), (4, 3, 3, 3), (4,)], [1, 2], {}),
+    "Conv without bias": ("Conv", [(2, 3, 5, 5), (4, 3, 3, 3)], [1], {}),
+    "Conv pointwise": ("Conv", [(2, 3, 5, 5), (4, 3, 1, 1), (4,)], [1, 2], {}),
+    "Conv depthwise": ("Conv", [(2, 3, 5, 5), (3, 1, 3, 3), (3,)], [1, 2], {"group": 3}),
+    "BatchNormalization": ("BatchNormalization", [(2, 3, 4), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
+    "Add": ("Add", [(2, 3, 4), (3, 1)], [1], {}),
+    "Sum": ("Sum", [(2, 3), (2, 3), (3,)], [], {}),
+    "Sum of one": ("Sum", [(2, 3)], [], {}),
+    "Softmax": ("Softmax", [(2, 3)], [], {}),
+    "MaxPool": ("MaxPool", [(2, 3, 5, 5)], [], {"kernel_shape": (2, 2)}),
+    "Concat": ("Concat", [(2, 3), (2, 4)], [], {"axis": 1}),
+    "Reshape": ("Reshape", [(2, 3)], [], {"shape": (3, 2)}),
+    "Identity": ("Identity", [(2, 3)], [], {}),
+    "Transpose": ("Transpose", [(2, 3)], [], {}),
+    "ReduceMean": ("ReduceMean", [(2, 3)], [], {"axes": (0,)}),
+    "Tanh": ("Tanh", [(2, 3)], [], {}),
+    "Split into one": ("Split", [(2, 3)], [], {"axis": 1, "split": (3,)}),
+}
+
+
+@pytest.mark.parametrize("name", ["Relu", "Clip", "Gelu tanh", "Swish alpha", "HardSwish"])
+@pytest.mark.parametrize("producer", PRODUCERS.values(), ids=PRODUCERS)
+def test_fused_into_the_node_before(producer: Any, name: str) -> None:
+    op, shapes, params, attrs = producer
+    act, act_attrs, function = CASES[name]
+    inputs = [np.abs(random(*shape, seed=i)) - 0.25 * (i < 4) for i, shape in enumerate(shapes)]
+    plain = run(op, inputs, params, attrs=attrs)[0]
+    fused = run(op, inputs, params, attrs=attrs, activation=(act, act_attrs))[0]
+    assert_close(fused, function(plain.astype(np.float64)))
+    lowered = lowered_for(op, shapes, params, attrs=attrs, activation=(act, act_attrs))
+    for index in lowered.inplace:
+        assert_close(run(op, inputs, params, attrs=attrs, activation=(act, act_attrs), inplace=index)[0], fused)
+
+
+SLOPES = [(), (1,), (5,), (4, 1), (4, 5), (3, 1, 1), (1, 3, 1, 1), (3, 4, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("slope", [*SLOPES, (2, 1, 4, 1)])
+def test_prelu(slope: tuple[int, ...]) -> None:
+    x, s = random(2, 3, 4, 5), random(*slope, seed=1)
+    expected = np.where(x >= 0, x, x.astype(np.float64) * s)
+    assert_close(run("PRelu", [x, s], [1])[0], expected)
+    assert_close(run("PRelu", [x, s], [1], inplace=0)[0], expected)
+    assert_close(run("PRelu", [x, s])[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("LeakyRelu", {"alpha": "big"}),
+        ("LeakyRelu", {"alpha": math.nan}),
+        ("LeakyRelu", {"alpha": 1e300}),
+        ("LeakyRelu", {"beta": 0.5}),
+        ("Clip", {"min": (0.0,)}),
+        ("Gelu", {"approximate": "fast"}),
+        ("Relu", {"alpha": 0.5}),
+        ("Softmax", {}),
+        ("Softsign", {}),
+    ],
+)
+def test_attributes_that_do_not_fit(op: str, attrs: dict[str, Any]) -> None:
+    if op != "Softmax":
+        with pytest.raises(FormatError, match="under_test"):
+            lowered_for(op, [(2, 3)], attrs=attrs)
+    for producer in ("Add", "Concat", "Gemm"):
+        kwargs = {"attrs": {"axis": 0}} if producer == "Concat" else {}
+        with pytest.raises(FormatError, match="under_test"):
+            lowered_for(producer, [(3, 3), (3, 3)], [1], activation=(op, attrs), **kwargs)
+
+
+def test_an_activation_needs_one_output() -> None:
+    with pytest.raises(FormatError, match="one output"):
+        lowered_for("Split", [(2, 4)], outputs=2, attrs={"axis": 1, "split": (1, 3)}, activation=("Relu", {}))
+
+
+@pytest.mark.parametrize("slope", [(2,), (1, 2, 3, 4, 5), (3,), (4, 5, 1)])
+def test_prelu_slopes_that_do_not_fit(slope: tuple[int, ...]) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for("PRelu", [(2, 3, 4, 5), slope], [1])

@@ -1,0 +1,123 @@
+"""`Lowered.batchwise` promises that a batch may be run in parts along axis 0; here that is done, and denied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ops.harness import lowered_for, random, run
+
+# name: (operator, shapes of inputs, parameters, attributes)
+Case = tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]
+BATCHWISE: dict[str, Case] = {
+    "Gemm": ("Gemm", [(4, 3), (5, 3), (5,)], [1, 2], {}),
+    "MatMul transB": ("MatMul", [(4, 2, 3), (5, 3)], [1], {"transB": 1}),
+    "MatMul rows": ("MatMul", [(4, 3), (3, 5)], [1], {}),
+    "MatMul by a vector": ("MatMul", [(4, 3), (3,)], [1], {}),
+    "MatMul of batches": ("MatMul", [(4, 2, 3), (4, 3, 5)], [], {}),
+    "MatMul, one matrix to the left": ("MatMul", [(2, 3), (4, 3, 5)], [0], {}),
+    "MatMul, one matrix to the left, with a batch axis": ("MatMul", [(1, 2, 3), (4, 3, 5)], [0], {}),
+    "MatMul, one matrix to the right, with a batch axis": ("MatMul", [(4, 2, 3), (1, 3, 5)], [1], {}),
+    "Conv": ("Conv", [(4, 3, 5, 5), (6, 3, 3, 3), (6,)], [1, 2], {}),
+    "Conv over the whole input": ("Conv", [(4, 3, 5, 5), (6, 3, 5, 5)], [1], {}),
+    "Conv depthwise": ("Conv", [(4, 3, 5, 5), (3, 1, 3, 3)], [1], {"group": 3}),
+    "BatchNormalization": ("BatchNormalization", [(4, 3, 2), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
+    "Relu": ("Relu", [(4, 3)], [], {}),
+    "PRelu": ("PRelu", [(4, 3), (3,)], [1], {}),
+    "PRelu with a batch axis": ("PRelu", [(4, 3), (1, 3)], [1], {}),
+    "Softmax": ("Softmax", [(4, 3)], [], {"axis": 1}),
+    "Softmax coerced": ("Softmax", [(4, 3, 2)], [], {"coerce": 1}),
+    "LRN": ("LRN", [(4, 3, 2)], [], {"size": 3}),
+    "MaxPool": ("MaxPool", [(4, 3, 5)], [], {"kernel_shape": (2,)}),
+    "GlobalAveragePool": ("GlobalAveragePool", [(4, 3, 5)], [], {}),
+    "Add": ("Add", [(4, 3), (4, 3)], [], {}),
+    "Add broadcast": ("Add", [(4, 3, 1), (4, 1, 5)], [], {}),
+    "Add a parameter": ("Add", [(4, 3), (3,)], [1], {}),
+    "Add a parameter with a batch axis": ("Add", [(4, 3), (1, 3)], [1], {}),
+    "Sum": ("Sum", [(4, 3), (4, 3), (4, 1)], [], {}),
+    "Sum of one": ("Sum", [(4, 3)], [], {}),
+    "Concat": ("Concat", [(4, 3), (4, 2)], [], {"axis": 1}),
+    "Reshape keeping": ("Reshape", [(4, 3, 2)], [], {"shape": (0, 6)}),
+    "Reshape inferring": ("Reshape", [(4, 3, 2)], [], {"shape": (-1, 2, 3)}),
+    "Reshape keeping and inferring": ("Reshape", [(4, 3, 2)], [], {"shape": (0, -1)}),
+    "Flatten": ("Flatten", [(4, 3, 2)], [], {}),
+    "Flatten across an axis of 1": ("Flatten", [(4, 1, 2)], [], {"axis": 2}),
+    "Squeeze": ("Squeeze", [(4, 1, 2)], [], {"axes": (1,)}),
+    "Unsqueeze": ("Unsqueeze", [(4, 2)], [], {"axes": (1,)}),
+    "Transpose": ("Transpose", [(4, 2, 3)], [], {"perm": (0, 2, 1)}),
+    "Identity": ("Identity", [(4, 2)], [], {}),
+    "Slice": ("Slice", [(4, 5)], [], {"starts": (1,), "ends": (3,), "axes": (1,)}),
+    "Slice, all samples": ("Slice", [(4, 5)], [], {"starts": (0, 1), "ends": (2**62, 3)}),
+    "Pad": ("Pad", [(4, 5)], [], {"pads": (0, 1, 0, 2)}),
+    "ReduceMean": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1,)}),
+    "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
+}
+NOT_BATCHWISE: dict[str, Case] = {
+    "MatMul of rows and columns": ("MatMul", [(4, 3), (3, 4)], [], {}),
+    "MatMul, columns": ("MatMul", [(4, 3), (3, 5)], [0], {}),
+    "MatMul of vectors": ("MatMul", [(4,), (4,)], [], {}),
+    "MatMul of a vector": ("MatMul", [(4,), (4, 5)], [1], {}),
+    "MatMul by a computed vector": ("MatMul", [(4, 3), (3,)], [], {}),
+    "MatMul, a batch of parameters": ("MatMul", [(4, 2, 3), (4, 3, 5)], [1], {}),
+    "MatMul, parameters give the batch": ("MatMul", [(2, 3), (4, 3, 5)], [1], {}),
+    "MatMul, one computed batch of 1": ("MatMul", [(1, 2, 3), (4, 3, 5)], [], {}),
+    "MatMul, batches of other ranks": ("MatMul", [(4, 4, 2, 3), (4, 3, 5)], [], {}),
+    "MatMul transB of a vector": ("MatMul", [(4,), (5, 4)], [1], {"transB": 1}),
+    "Add, a parameter for each sample": ("Add", [(4, 3), (4, 3)], [1], {}),
+    "Add, a parameter for each sample, one value": ("Add", [(4, 3), (4, 1)], [1], {}),
+    "Add, a parameter gives the batch": ("Add", [(3,), (4, 3)], [1], {}),
+    "Add of other ranks": ("Add", [(4, 4), (4,)], [], {}),
+    "Add of a computed batch of 1": ("Add", [(4, 3), (1, 3)], [], {}),
+    "Add of parameters": ("Add", [(4, 3), (4, 3)], [0, 1], {}),
+    "Add of scalars": ("Add", [(), ()], [], {}),
+    "PRelu, a slope for each sample": ("PRelu", [(4, 3), (4, 1)], [1], {}),
+    "Relu of a scalar": ("Relu", [()], [], {}),
+    "Relu of a parameter": ("Relu", [(4,)], [0], {}),
+    "Softmax": ("Softmax", [(4, 3)], [], {"axis": 0}),
+    "Softmax from the back": ("LogSoftmax", [(4, 3)], [], {"axis": -2}),
+    "Softmax of a vector": ("Softmax", [(4,)], [], {}),
+    "Softmax coerced": ("Softmax", [(4, 3)], [], {"axis": 0, "coerce": 1}),
+    "Concat": ("Concat", [(4, 3), (4, 3)], [], {"axis": 0}),
+    "Concat from the back": ("Concat", [(4, 3), (4, 3)], [], {"axis": -2}),
+    "Concat of a parameter": ("Concat", [(4, 3), (4, 3)], [1], {"axis": 1}),
+    "Reshape merging": ("Reshape", [(4, 3)], [], {"shape": (-1,)}),
+    "Reshape moving": ("Reshape", [(4, 3)], [], {"shape": (3, -1)}),
+    "Reshape to a number": ("Reshape", [(4, 3)], [], {"shape": (4, -1)}),
+    "Flatten": ("Flatten", [(4, 3)], [], {"axis": 0}),
+    "Flatten merging": ("Flatten", [(4, 3)], [], {"axis": 2}),
+    "Squeeze": ("Squeeze", [(1, 4)], [], {"axes": (0,)}),
+    "Squeeze what is 1": ("Squeeze", [(4, 1)], [], {}),
+    "Unsqueeze": ("Unsqueeze", [(4, 3)], [], {"axes": (0,)}),
+    "Transpose": ("Transpose", [(4, 3)], [], {}),
+    "Transpose from the back": ("Transpose", [(4, 3, 2)], [], {"perm": (2, 1, 0)}),
+    "Slice": ("Slice", [(4, 3)], [], {"starts": (0,), "ends": (2,)}),
+    "Slice backwards": ("Slice", [(4, 3)], [], {"starts": (-1,), "ends": (-(2**62),), "steps": (-1,)}),
+    "Slice from the end": ("Slice", [(4, 3)], [], {"starts": (-4,), "ends": (4,)}),
+    "Split": ("Split", [(4, 3)], [], {"split": (4,)}),
+    "Pad": ("Pad", [(4, 3)], [], {"pads": (0, 0, 1, 0)}),
+    "Pad and crop": ("Pad", [(4, 3)], [], {"pads": (-1, 0, 1, 0)}),
+    "ReduceMean": ("ReduceMean", [(4, 3)], [], {"axes": (0,)}),
+    "ReduceMean of all": ("ReduceMean", [(4, 3)], [], {}),
+    "ReduceMean of a scalar": ("ReduceMean", [()], [], {}),
+}
+
+
+@pytest.mark.parametrize("case", BATCHWISE.values(), ids=BATCHWISE)
+def test_parts_of_a_batch_give_the_whole(case: Case) -> None:
+    op, shapes, params, attrs = case
+    assert lowered_for(op, shapes, params, attrs=attrs).batchwise
+    inputs = [np.abs(random(*shape, seed=i)) for i, shape in enumerate(shapes)]
+    whole = run(op, inputs, params, attrs=attrs)[0]
+    for size in (1, 3):
+        parts = []
+        for begin in range(0, 4, size):
+            part = [x if i in params else x[begin : begin + size] for i, x in enumerate(inputs)]
+            parts.append(run(op, part, params, attrs=attrs)[0])
+        np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", NOT_BATCHWISE.values(), ids=NOT_BATCHWISE)
+def test_samples_that_meet(case: Case) -> None:
+    op, shapes, params, attrs = case
+    assert not lowered_for(op, shapes, params, attrs=attrs).batchwise

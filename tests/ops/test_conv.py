@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ops.harness import assert_close, lowered_for, random, run
+from ops.reference import onnx_run
+
+# name: (shape of x, shape of w, attributes)
+CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "3x3": ((1, 3, 9, 11), (8, 3, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "batch of 3": ((3, 3, 9, 11), (8, 3, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "asymmetric pads": ((2, 2, 7, 8), (5, 2, 3, 4), {"pads": (0, 2, 3, 1)}),
+    "strides": ((2, 3, 13, 10), (4, 3, 3, 2), {"strides": (2, 3)}),
+    "dilations": ((1, 3, 13, 15), (4, 3, 3, 2), {"dilations": (2, 4), "pads": (1, 0, 1, 0)}),
+    "SAME_UPPER": ((1, 3, 10, 13), (4, 3, 3, 4), {"auto_pad": "SAME_UPPER", "strides": (2, 2)}),
+    "SAME_LOWER": ((1, 3, 10, 13), (4, 3, 3, 4), {"auto_pad": "SAME_LOWER", "strides": (2, 2)}),
+    "VALID": ((1, 3, 10, 13), (4, 3, 3, 4), {"auto_pad": "VALID", "strides": (1, 2)}),
+    "1x1": ((2, 6, 5, 7), (9, 6, 1, 1), {}),
+    "1x1 in groups": ((2, 6, 5, 7), (9, 2, 1, 1), {"group": 3}),
+    "1x1 strided": ((2, 6, 5, 7), (9, 6, 1, 1), {"strides": (2, 2)}),
+    "1x1 padded": ((2, 6, 5, 7), (9, 6, 1, 1), {"pads": (1, 0, 0, 1)}),
+    "groups": ((2, 6, 8, 7), (9, 2, 3, 3), {"group": 3, "pads": (1, 1, 1, 1)}),
+    "depthwise": ((2, 5, 9, 8), (5, 1, 3, 3), {"group": 5, "pads": (1, 1, 1, 1)}),
+    "depthwise strided": ((2, 5, 9, 8), (5, 1, 5, 5), {"group": 5, "pads": (2, 2, 2, 2), "strides": (2, 2)}),
+    "depthwise multiplied": ((2, 3, 9, 8), (6, 1, 3, 3), {"group": 3, "pads": (0, 1, 2, 1)}),
+    "depthwise dilated": ((1, 4, 11, 12), (4, 1, 3, 3), {"group": 4, "dilations": (2, 3)}),
+    "one input channel": ((2, 1, 8, 8), (7, 1, 3, 3), {}),
+    "window is the input": ((3, 4, 5, 6), (9, 4, 5, 6), {}),
+    "window is the input, one sample": ((1, 4, 5, 6), (9, 4, 5, 6), {}),
+    "1x1 on 1x1": ((3, 10, 1, 1), (9, 10, 1, 1), {}),
+    "1x1 on 1x1 in groups": ((3, 10, 1, 1), (4, 5, 1, 1), {"group": 2}),
+    "one position": ((2, 3, 3, 3), (4, 3, 5, 5), {"pads": (1, 1, 1, 1)}),
+    "1-D": ((2, 4, 19), (6, 4, 5), {"strides": (2,), "pads": (2, 1)}),
+    "1-D SAME_UPPER": ((1, 4, 19), (6, 4, 4), {"auto_pad": "SAME_UPPER"}),
+    "1-D depthwise": ((2, 4, 19), (4, 1, 5), {"group": 4, "pads": (2, 2)}),
+    "1-D pointwise": ((2, 4, 19), (6, 4, 1), {}),
+    "many blocks of columns": ((2, 64, 40, 31), (6, 64, 3, 3), {"pads": (1, 1, 1, 1)}),
+    "many blocks of columns in groups": ((1, 96, 70, 64), (6, 48, 3, 3), {"pads": (1, 1, 1, 1), "group": 2}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_agrees_with_onnx(case: Any) -> None:
+    x_shape, w_shape, attrs = case
+    x, w, bias = random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)
+    assert_close(run("Conv", [x, w, bias], [1, 2], attrs=attrs)[0], onnx_run("Conv", [x, w, bias], attrs)[0])
+    assert_close(run("Conv", [x, w], [1], attrs=attrs)[0], onnx_run("Conv", [x, w], attrs)[0])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_tiles_give_the_whole(case: Any) -> None:
+    x_shape, w_shape, attrs = case
+    x, w, bias = random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)
+    activation = ("LeakyRelu", {"alpha": 0.25})
+    plain = run("Conv", [x, w, bias], [1, 2], attrs=attrs)[0]
+    expected = np.where(plain >= 0, plain, 0.25 * plain)
+    for cuts in ((), (1,), (1, 2, w_shape[0] - 1), range(1, w_shape[0])):
+        actual = run("Conv", [x, w, bias], [1, 2], attrs=attrs, activation=activation, cuts=cuts)[0]
+        assert_close(actual, expected)
+
+
+def test_scratch_is_bounded() -> None:
+    huge = lowered_for("Conv", [(1, 64, 2000, 2000), (64, 64, 3, 3), (64,)], [1, 2])
+    assert huge.scratch < 3 << 20
+    long = lowered_for("Conv", [(1, 2**16, 20, 20), (8, 2**16, 3, 3)], [1])
+    assert long.scratch == 4 * 2**16 * 9 * 16  # as few columns as BLAS is good for

@@ -1,0 +1,137 @@
+"""Nodes made up at random: each is either refused with `FormatError`, or runs within the memory it asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ops.harness import lowered_for, random, run
+
+from streamrt.errors import FormatError
+from streamrt.ops import supported
+from streamrt.ops.epilogue import ACTIVATIONS
+
+_SMALL = 1 << 14  # elements of a tensor that are worth running
+
+_odd = st.sampled_from(
+    [0, -1, 7, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, -(2**62), 0.5, math.nan, "VALID", (), (0, 0), (1, 1, 1, 1)]
+)
+_few = st.integers(1, 3)
+
+
+@st.composite
+def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int], dict[str, Any]]:
+    """Shapes of inputs, parameters and attributes that mostly fit the operator."""
+
+    def ints(count: int, low: int, high: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(low, high)) for _ in range(count))
+
+    x = ints(draw(st.integers(3, 4) if op in ("Conv", "MaxPool", "AveragePool") else st.integers(1, 5)), 1, 6)
+    rank, last = len(x), x[-1]
+    axis = draw(st.integers(-rank, rank - 1))
+    broadcast = tuple(draw(st.sampled_from([1, extent])) for extent in x[draw(st.integers(0, rank)) :])
+    if op in ("Conv", "MaxPool", "AveragePool"):
+        spatial = rank - 2
+        kernel = ints(spatial, 1, 4)
+        attrs: dict[str, Any] = {
+            "strides": ints(spatial, 1, 3),
+            "dilations": ints(spatial, 1, 2),
+            "pads": ints(2 * spatial, 0, 3),
+            "auto_pad": draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])),
+        }
+        if op != "Conv":
+            return [x], [], attrs | {"kernel_shape": kernel, "ceil_mode": draw(st.integers(0, 1))}
+        group = draw(st.sampled_from([d for d in range(1, 7) if x[1] % d == 0]))
+        rows = group * draw(_few)
+        return [x, (rows, x[1] // group, *kernel), (rows,)], [1, 2], attrs | {"group": group}
+    match op:
+        case "Gemm":
+            return [x[:2], (7, x[:2][-1]), (7,)], [1, 2], {}
+        case "MatMul" if draw(st.booleans()):
+            return [x, (7, last), (7,)], [1, 2], {"transB": 1}
+        case "MatMul":
+            return [x, (*x[:-2], last, draw(_few))], [draw(st.integers(0, 2))], {}
+        case "BatchNormalization":
+            return [x, *[x[1:2]] * 4], [1, 2, 3, 4], {}
+        case "PRelu" | "Add" | "Sub" | "Mul" | "Div":
+            return [x, broadcast], [draw(st.integers(0, 2))], {}
+        case "Sum":
+            return [x, broadcast, x], [], {}
+        case "Concat":
+            return [x, x], [], {"axis": axis}
+        case "Softmax" | "LogSoftmax":
+            return [x], [], {"axis": axis, "coerce": draw(st.integers(0, 1))}
+        case "Flatten":
+            return [x], [], {"axis": axis}
+        case "LRN":
+            return [x], [], {"size": draw(st.integers(1, 9))}
+        case "Reshape":
+            return [x], [], {"shape": draw(st.sampled_from([(-1,), (0, -1), (-1, last), (*reversed(x),)]))}
+        case "Transpose":
+            return [x], [], {"perm": tuple(draw(st.permutations(range(rank))))}
+        case "Squeeze":
+            return [(*x, 1)], [], {"axes": (draw(st.sampled_from([-1, rank])),)}
+        case "Unsqueeze":
+            return [x], [], {"axes": (axis,)}
+        case "ReduceMean":
+            return [x], [], {"axes": (axis,), "keepdims": draw(st.integers(0, 1))}
+        case "Split":
+            return [x], [], {"axis": axis, "split": (x[axis],)}
+        case "Slice":
+            attrs = {name: ints(1, -7, 7) for name in ("starts", "ends", "steps")}
+            return [x], [], attrs | {"axes": (axis,)}
+        case "Pad":
+            mode = draw(st.sampled_from(["constant", "edge", "reflect", "wrap"]))
+            return [x], [], {"pads": ints(2 * rank, -2, 3), "mode": mode}
+    return [x], [], {}
+
+
+@st.composite
+def _node(draw: st.DrawFn) -> tuple[str, list[Any], list[int], dict[str, Any]]:
+    """A likely node, with something about it changed half of the time."""
+    op = draw(st.sampled_from(sorted(supported())))
+    shapes, params, attrs = draw(_likely(op))
+    params = [index for index in params if index < len(shapes)]
+    change = draw(st.sampled_from(["nothing"] * 4 + ["attribute", "extent", "rank", "inputs"]))
+    index = draw(st.integers(0, len(shapes) - 1))
+    if change == "attribute":
+        names = [*attrs, "axis", "axes", "alpha"]
+        attrs[draw(st.sampled_from(names))] = draw(_odd)
+    elif change == "extent" and shapes[index]:
+        shapes[index] = (draw(st.sampled_from([0, 1, 2, 2**20, 2**39])), *shapes[index][1:])
+    elif change == "rank":
+        shapes[index] = draw(st.sampled_from([(), shapes[index][1:], (1, *shapes[index])]))
+    elif change == "inputs":
+        params = draw(st.sampled_from([[], list(range(len(shapes)))]))
+    return op, shapes, params, attrs
+
+
+_activation = st.one_of(st.none(), st.sampled_from(ACTIVATIONS).map(lambda name: (name, {})))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(_node(), _activation, st.data())
+def test_refused_or_within_bounds(node: Any, activation: Any, data: st.DataObject) -> None:
+    op, shapes, params, attrs = node
+    try:
+        lowered = lowered_for(op, shapes, params, attrs=attrs, activation=activation)
+    except FormatError:
+        return
+    (out,) = lowered.outputs
+    assert min(out, default=1) >= 1
+    sizes = [math.prod(shape) for shape in (*shapes, out)]
+    assert max(sizes) < 2**40
+    assert all(shapes[i] == out and i not in params for i in lowered.inplace)
+    assert all(shapes[i][0] == lowered.rows for i in lowered.tiled)
+    if lowered.batchwise:
+        assert all(shape[0] == out[0] for i, shape in enumerate(shapes) if i not in params)
+    if max(*sizes, lowered.scratch // 4) <= _SMALL:
+        inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+        cuts = sorted(data.draw(st.sets(st.integers(1, lowered.rows - 1)))) if lowered.rows > 1 else []
+        y = run(op, inputs, params, cuts=cuts, attrs=attrs, activation=activation)[0]
+        assert y.shape == out
+        assert y.dtype == np.float32
+        assert not np.isnan(y).all() or op in ("Div", "BatchNormalization")  # the harness writes NaN beforehand

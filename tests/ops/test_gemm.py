@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ops.harness import assert_close, lowered_for, random, run
+
+from streamrt.errors import FormatError
+
+BATCHES = [1, 2, 3, 70]
+
+
+def dense(x: np.ndarray, w: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    product = x.astype(np.float64) @ w.astype(np.float64).T
+    return product if bias is None else product + bias
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("inner", "rows"), [(1, 1), (1, 5), (17, 1), (33, 70), (64, 128)])
+def test_gemm(batch: int, inner: int, rows: int) -> None:
+    x, w, bias = random(batch, inner), random(rows, inner, seed=1), random(rows, seed=2)
+    assert_close(run("Gemm", [x, w], [1])[0], dense(x, w, None))
+    assert_close(run("Gemm", [x, w, bias], [1, 2])[0], dense(x, w, bias))
+    assert_close(run("Gemm", [x, w, None], [1])[0], dense(x, w, None))
+
+
+@pytest.mark.parametrize("batch", [*BATCHES, 1500])
+@pytest.mark.parametrize("cuts", [(), (1,), (64,), (100, 101, 299)])
+def test_tiles_and_blocks_give_the_whole(batch: int, cuts: tuple[int, ...]) -> None:
+    x, w, bias = random(batch, 12), random(300, 12, seed=1), random(300, seed=2)
+    actual = run("Gemm", [x, w, bias], [1, 2], cuts=cuts, activation=("Relu", {}))[0]
+    assert_close(actual, np.maximum(dense(x, w, bias), 0))
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3), (2, 1, 3)])
+def test_matmul_with_rows_of_weights(lead: tuple[int, ...]) -> None:
+    x, w, bias = random(*lead, 9), random(20, 9, seed=1), random(20, seed=2)
+    attrs = {"transB": 1}
+    assert_close(run("MatMul", [x, w], [1], attrs=attrs, cuts=(7,))[0], dense(x, w, None))
+    assert_close(run("MatMul", [x, w, bias], [1, 2], attrs=attrs, cuts=(7,))[0], dense(x, w, bias))
+
+
+@pytest.mark.parametrize("params", [(), (0,), (1,)])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((3, 4), (4, 5)),
+        ((4,), (4,)),
+        ((4,), (4, 5)),
+        ((3, 4), (4,)),
+        ((2, 3, 4), (4, 5)),
+        ((3, 4), (2, 4, 5)),
+        ((2, 3, 4), (2, 4, 5)),
+        ((2, 1, 3, 4), (7, 4, 5)),
+        ((2, 3, 4), (4,)),
+        ((4,), (2, 4, 5)),
+    ],
+)
+def test_matmul(a: tuple[int, ...], b: tuple[int, ...], params: tuple[int, ...]) -> None:
+    x, w = random(*a), random(*b, seed=1)
+    assert_close(run("MatMul", [x, w], params)[0], np.matmul(x.astype(np.float64), w))
+
+
+@pytest.mark.parametrize("batch", [2, 64, 10_000])
+def test_scratch_is_bounded(batch: int) -> None:
+    assert lowered_for("Gemm", [(batch, 4096), (100_000, 4096)], [1]).scratch <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "params", "attrs"),
+    [
+        ("Gemm", [(2, 3), (4, 5)], [1], {}),
+        ("Gemm", [(2, 3, 3), (4, 3)], [1], {}),
+        ("Gemm", [(2, 3), (4, 3), (3,)], [1, 2], {}),
+        ("Gemm", [(2, 3), (4, 3), (1, 4)], [1, 2], {}),
+        ("Gemm", [(2, 3), (4, 3)], [], {}),  # computed weights
+        ("Gemm", [(2, 3), (4, 3)], [0, 1], {}),  # nothing computed
+        ("Gemm", [(2, 3), (4, 3), (4,)], [1], {}),  # a computed bias
+        ("Gemm", [(2, 3)], [], {}),
+        ("Gemm", [(2, 3), (4, 3)], [1], {"transB": 1}),
+        ("MatMul", [(2, 3), (4, 3)], [1], {"transB": 2}),
+        ("MatMul", [(2, 3), (4, 4)], [1], {"transB": 1}),
+        ("MatMul", [(2, 3), (3,)], [1], {"transB": 1}),
+        ("MatMul", [(), (4, 4)], [1], {"transB": 1}),
+        ("MatMul", [(2, 3), (4, 3)], [], {}),
+        ("MatMul", [(2, 2, 3), (3, 3, 4)], [], {}),
+        ("MatMul", [(), (3,)], [], {}),
+        ("MatMul", [(2, 3), (3, 4), (4,)], [2], {}),
+        ("MatMul", [(2**20, 1), (1, 2**20)], [], {}),  # 2**40 elements
+    ],
+)
+def test_shapes_that_do_not_fit(op: str, shapes: list, params: list[int], attrs: dict) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for(op, shapes, params, attrs=attrs)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ops.harness import lowered_for, node
+
+from streamrt.errors import FormatError
+from streamrt.graph import Node
+from streamrt.ops import lower, supported
+
+# fmt: off
+CANONICAL = [
+    "Gemm", "MatMul", "Conv", "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid",
+    "HardSwish", "Tanh", "Elu", "Gelu", "Erf", "Swish", "PRelu", "Softmax", "LogSoftmax", "MaxPool",
+    "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Sum", "Concat", "Flatten",
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "LRN",
+]
+# fmt: on
+
+
+def test_every_operator_of_a_weights_file_is_there() -> None:
+    assert supported() == set(CANONICAL)
+
+
+@pytest.mark.parametrize("op", CANONICAL)
+def test_every_operator_refuses_what_it_does_not_know(op: str) -> None:
+    """No inputs, too many inputs, and shapes of all ranks with attributes of no sense: `FormatError`, nothing else."""
+    attrs: dict[str, Any] = dict.fromkeys(("axis", "kernel_shape", "pads", "starts", "split", "perm"), "?")
+    for count in (0, 1, 2, 5):
+        for rank in range(5):
+            with pytest.raises(FormatError, match="under_test"):
+                lowered_for(op, [(2,) * rank] * count, attrs=attrs)
+
+
+def test_unknown_operator() -> None:
+    with pytest.raises(FormatError, match="'under_test' \\(Loop\\)"):
+        lowered_for("Loop", [(1,)])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2**40,), (2**20, 2**20), (1,) * 9, (-1,)])
+def test_inputs_out_of_bounds(shape: tuple[int, ...]) -> None:
+    with pytest.raises(FormatError, match="input 0"):
+        lowered_for("Relu", [shape])
+
+
+def test_number_of_outputs() -> None:
+    with pytest.raises(FormatError, match="2 outputs"):
+        lowered_for("Relu", [(1,)], outputs=2)
+    with pytest.raises(FormatError, match="0 outputs"):
+        lowered_for("Relu", [(1,)], outputs=0)
+    with pytest.raises(FormatError, match="no name"):
+        lower(Node("under_test", "Relu", ("x",), ("",)), ((1,),), (False,))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "params", "attrs"),
+    [
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"strides": (0, 1)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"strides": (1,)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"strides": (1, 1.0)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"dilations": (1, 0)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"dilations": (2**31 - 1, 1)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"pads": (0, 0, 0, -1)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"pads": (0, 0)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"pads": (2**31 - 1,) * 4}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"pads": (2**62,) * 4}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"auto_pad": "SAME"}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"group": 0}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"group": -1}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"group": 3}),
+        ([(1, 4, 8, 8), (3, 2, 3, 3)], [1], {"group": 2}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"kernel_shape": (0, 0)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"kernel_shape": (3, 2)}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"kernel_shape": 3}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [1], {"output_padding": (0, 0)}),
+        ([(1, 3, 8, 8), (4, 3, 9, 3)], [1], {}),
+        ([(1, 3, 8, 8), (4, 3, 9, 3)], [1], {"auto_pad": "VALID"}),
+        ([(1, 3, 8, 8), (4, 2, 3, 3)], [1], {}),
+        ([(1, 3, 8, 8), (4, 3, 3)], [1], {}),
+        ([(1, 3, 8, 8, 8), (4, 3, 3, 3, 3)], [1], {}),
+        ([(1, 3), (4, 3)], [1], {}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [], {}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3)], [0, 1], {}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3), (3,)], [1, 2], {}),
+        ([(1, 3, 8, 8), (4, 3, 3, 3), (4,)], [1], {}),
+        ([(1, 3, 8, 8), None], [], {}),
+    ],
+)
+def test_convolutions_that_do_not_fit(shapes: list[Any], params: list[int], attrs: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for("Conv", shapes, params, attrs=attrs)
+
+
+def test_a_long_value_is_not_repeated_in_full() -> None:
+    with pytest.raises(FormatError) as caught:
+        lowered_for("Flatten", [(1, 2)], attrs={"axis": "x" * 10_000})
+    assert len(str(caught.value)) < 300
+
+
+def test_activation_attributes_are_checked_like_the_operators() -> None:
+    with pytest.raises(FormatError, match="unknown attributes \\['gamma'\\]"):
+        lower(node("Relu", 1, activation=("Elu", {"gamma": 1.0})), ((2,),), (False,))

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ops.harness import assert_close, lowered_for, random, run
+
+from streamrt.errors import FormatError
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (2, 5, 7), (2, 5, 3, 4), (1, 5, 1, 1)])
+@pytest.mark.parametrize("epsilon", [None, 0.5])
+def test_batch_normalization(shape: tuple[int, ...], epsilon: float | None) -> None:
+    x = random(*shape)
+    scale, bias, mean = (random(5, seed=i) for i in (1, 2, 3))
+    var = np.abs(random(5, seed=4))
+    attrs = {} if epsilon is None else {"epsilon": epsilon}
+    column = (1, 5) + (1,) * (len(shape) - 2)
+    std = np.sqrt(var.astype(np.float64) + (epsilon or 1e-5)).reshape(column)
+    expected = (x - mean.reshape(column)) / std * scale.reshape(column) + bias.reshape(column)
+    inputs, params = [x, scale, bias, mean, var], [1, 2, 3, 4]
+    assert_close(run("BatchNormalization", inputs, params, attrs=attrs)[0], expected)
+    assert_close(run("BatchNormalization", inputs, params, attrs=attrs, inplace=0)[0], expected)
+
+
+def local_response(x: np.ndarray, size: int, alpha: float, beta: float, bias: float) -> np.ndarray:
+    squares = np.zeros(x.shape)
+    for channel in range(x.shape[1]):
+        begin, end = max(0, channel - (size - 1) // 2), min(x.shape[1], channel + size // 2 + 1)
+        squares[:, channel] = (x[:, begin:end].astype(np.float64) ** 2).sum(axis=1)
+    return x / (bias + alpha / size * squares) ** beta
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 7, 3, 5), (2, 6)])
+def test_lrn(shape: tuple[int, ...], size: int) -> None:
+    x = 20 * random(*shape)
+    assert_close(run("LRN", [x], attrs={"size": size})[0], local_response(x, size, 1e-4, 0.75, 1.0))
+    attrs = {"alpha": 0.02, "beta": 0.6, "bias": 1.5}
+    assert_close(run("LRN", [x], attrs={"size": size, **attrs})[0], local_response(x, size, **attrs))
+
+
+def normalised(op: str, x: np.ndarray, axis: int) -> np.ndarray:
+    shifted = x.astype(np.float64) - x.max(axis=axis, keepdims=True)
+    total = np.exp(shifted).sum(axis=axis, keepdims=True)
+    return np.exp(shifted) / total if op == "Softmax" else shifted - np.log(total)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, 3, -2])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 1, 1, 1), (3, 1, 9, 17)])
+def test_softmax(op: str, axis: int | None, shape: tuple[int, ...]) -> None:
+    x = 30 * random(*shape)
+    attrs = {} if axis is None else {"axis": axis}
+    expected = normalised(op, x, -1 if axis is None else axis)
+    assert_close(run(op, [x], attrs=attrs)[0], expected)
+    assert_close(run(op, [x], attrs=attrs, inplace=0)[0], expected)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, 3, -1])
+def test_softmax_over_all_axes_from_one_on(op: str, axis: int | None) -> None:
+    x = random(2, 3, 4, 5)
+    flat = x.reshape(int(np.prod(x.shape[: 1 if axis is None else axis % 4])), -1)
+    attrs = {"coerce": 1} | ({} if axis is None else {"axis": axis})
+    assert_close(run(op, [x], attrs=attrs)[0], normalised(op, flat, 1).reshape(x.shape))
+
+
+def test_softmax_of_large_values_is_finite() -> None:
+    x = np.array([[1e30, -1e30, 1e30]], np.float32)
+    assert_close(run("Softmax", [x])[0], np.array([[0.5, 0, 0.5]]))
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "params", "attrs"),
+    [
+        ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (4,)], [1, 2, 3, 4], {}),
+        ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (3,)], [1, 2, 3], {}),
+        ("BatchNormalization", [(2, 3), (3,), (3,), (3,)], [1, 2, 3], {}),
+        ("BatchNormalization", [(3,), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
+        ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {"epsilon": "tiny"}),
+        ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {"momentum": 0.9}),
+        ("LRN", [(2, 3, 4)], [], {}),
+        ("LRN", [(2, 3, 4)], [], {"size": 0}),
+        ("LRN", [(2,)], [], {"size": 1}),
+        ("Softmax", [(2, 3)], [], {"axis": 2}),
+        ("Softmax", [(2, 3)], [], {"axis": -3}),
+        ("Softmax", [()], [], {}),
+        ("Softmax", [(3,)], [], {"coerce": 1}),
+        ("LogSoftmax", [(2, 3)], [], {"coerce": 2}),
+    ],
+)
+def test_attributes_that_do_not_fit(op: str, shapes: list[Any], params: list[int], attrs: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for(op, shapes, params, attrs=attrs)

@@ -1,0 +1,277 @@
+"""The command line: what it prints, its exit codes, and that an error is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamrt
+from streamrt import cli
+from streamrt.errors import UnsupportedModelError
+
+Output = pytest.CaptureFixture[str]
+DATA = Path(str(resources.files("streamrt.data")))
+MLP = DATA / "digits_mlp.safetensors"
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    with np.load(DATA / "digits_test.npz") as test:
+        return (test["images"][:20, None] / 16).astype(np.float32)
+
+
+def run(*args: object) -> int:
+    return cli.main([str(arg) for arg in args])
+
+
+def error_line(captured: Output) -> str:
+    """The only line on stderr, without its prefix; nothing may be on stdout."""
+    out, err = captured.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("streamrt: error: ")
+    return err.removeprefix("streamrt: error: ").rstrip()
+
+
+@pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
+def test_inspect_shows_layers_and_plan(capsys: Output, name: str) -> None:
+    assert run("inspect", DATA / f"{name}.safetensors", "--budget", "256KiB", "--batch", 4) == 0
+    out = capsys.readouterr().out
+    assert "Gemm + Relu" in out or "Conv + Relu" in out
+    assert "image (4, 1, 8, 8)" in out
+    assert "256 KiB (262144 bytes)" in out
+
+
+def test_inspect_json_adds_up(capsys: Output) -> None:
+    assert run("inspect", MLP, "--json", "--budget", "300KiB") == 0
+    found = json.loads(capsys.readouterr().out)
+    weights = 4 * (64 * 512 + 512 + 512 * 256 + 256 + 256 * 10 + 10)
+    assert found["weights"] == weights
+    assert found["size"] == MLP.stat().st_size
+    assert found["plan"]["budget"] == 300 << 10
+    plan = found["plan"]
+    assert plan["pinned"] + plan["window"] + plan["workspace"] <= 300 << 10
+    layers = found["layers"]
+    assert sum(layer["pinned"] + layer["streamed"] for layer in layers) == weights
+    assert 0 < sum(layer["streamed"] for layer in layers) <= plan["streamed_per_pass"]
+    for layer in layers:
+        assert sum(p["nbytes"] for p in layer["parameters"]) == layer["pinned"] + layer["streamed"]
+
+
+def test_inspect_without_a_budget_pins_everything(capsys: Output) -> None:
+    assert run("inspect", MLP, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["plan"]["budget"] is None
+    assert [layer["streamed"] for layer in found["layers"]] == [0] * len(found["layers"])
+
+
+def test_the_smallest_budget_that_inspect_names_is_the_smallest(capsys: Output) -> None:
+    assert run("inspect", MLP, "--json") == 0
+    least = json.loads(capsys.readouterr().out)["min_budget"]
+    assert run("inspect", MLP, "--budget", least) == 0
+    capsys.readouterr()
+    assert run("inspect", MLP, "--budget", least - 1) == 1
+    assert str(least) in error_line(capsys)
+
+
+def test_run_npy(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", images)
+    assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--budget", "256KiB", "--repeat", 2, "--stats") == 0
+    with streamrt.Model(MLP, budget=None) as model:
+        expected = model(images)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-5)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all("20 samples" in line for line in lines)
+
+
+@pytest.mark.parametrize("key", ["image", "anything"])
+def test_run_npz(tmp_path: Path, capsys: Output, images: np.ndarray, key: str) -> None:
+    np.savez(tmp_path / "x.npz", **{key: images.astype(np.float64)})
+    assert run("run", MLP, tmp_path / "x.npz", tmp_path / "y.npz", "--budget", "none") == 0
+    assert capsys.readouterr().out == ""
+    with np.load(tmp_path / "y.npz") as found, streamrt.Model(MLP, budget=None) as model:
+        assert found.files == ["logits"]
+        np.testing.assert_allclose(found["logits"], model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_run_with_two_inputs_and_outputs(tmp_path: Path, capsys: Output, two_ends: Path) -> None:
+    a, b = np.float32([[1, 2]]), np.float32([[30, 40]])
+    np.savez(tmp_path / "x.npz", b=b, a=a)
+    assert run("run", two_ends, tmp_path / "x.npz", tmp_path / "y.npz") == 0
+    with np.load(tmp_path / "y.npz") as found:
+        np.testing.assert_array_equal(found["sum"], a + b)
+        np.testing.assert_array_equal(found["difference"], a - b)
+    assert run("run", two_ends, tmp_path / "x.npz", tmp_path / "y.npy") == 1
+    assert "the model has 2 outputs (sum, difference): write a .npz file" in error_line(capsys)
+    np.save(tmp_path / "x.npy", a)
+    assert run("run", two_ends, tmp_path / "x.npy", tmp_path / "z.npz") == 1
+    assert "the model has 2 inputs (a, b): pass a .npz" in error_line(capsys)
+    np.savez(tmp_path / "c.npz", a=a, c=b)
+    assert run("run", two_ends, tmp_path / "c.npz", tmp_path / "z.npz") == 1
+    assert "'c'" in error_line(capsys)
+
+
+@pytest.fixture
+def two_ends(tmp_path: Path) -> Path:
+    """A packed model of two inputs and two outputs."""
+    from streamrt.format import write
+    from streamrt.graph import Graph, Node, TensorSpec
+
+    def spec(name: str) -> TensorSpec:
+        return TensorSpec(name, ("batch", 2))
+
+    nodes = (Node("add", "Add", ("a", "b"), ("sum",)), Node("sub", "Sub", ("a", "b"), ("difference",)))
+    path = tmp_path / "two.safetensors"
+    write(path, Graph((spec("a"), spec("b")), (spec("sum"), spec("difference")), nodes), [])
+    return path
+
+
+def test_verify(tmp_path: Path, capsys: Output) -> None:
+    assert run("verify", MLP, "--quiet") == 0
+    assert "every checksum is right" in capsys.readouterr().out
+    damaged = tmp_path / "damaged.safetensors"
+    content = bytearray(MLP.read_bytes())
+    content[-5000] ^= 1
+    damaged.write_bytes(content)
+    assert run("verify", damaged, "-q") == 1
+    assert "damaged" in error_line(capsys)
+
+
+def test_pack(tmp_path: Path, capsys: Output) -> None:
+    onnx = pytest.importorskip("onnx")
+    relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([relu], "g", ends[:1], ends[1:]), opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    onnx.save(model, tmp_path / "relu.onnx")
+    assert run("pack", tmp_path / "relu.onnx", tmp_path / "relu.safetensors", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert "relu.safetensors" in out
+    assert err == ""
+    np.save(tmp_path / "x.npy", np.float32([[-1, 0, 2]]))
+    assert run("run", tmp_path / "relu.safetensors", tmp_path / "x.npy", tmp_path / "y.npy") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[0, 0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["inspect", "missing.safetensors"], "missing.safetensors: No such file or directory"),
+        (["verify", "."], ".: a directory, expected a file"),
+        (["inspect", "text"], "text: "),
+        (["pack", "missing.onnx", "x.safetensors", "-q"], "missing.onnx: No such file or directory"),
+        (["pack", "text", "x.safetensors", "-q"], "text"),
+        (["run", MLP, "missing.npy", "y.npy"], "missing.npy: No such file or directory"),
+        (["run", MLP, "text", "y.npy"], "text: expected a .npy or .npz file of numbers"),
+        (["run", MLP, "pickle.npy", "y.npy"], "pickle.npy: expected a .npy or .npz file of numbers"),
+        (["run", MLP, "words.npy", "y.npy"], "words.npy: 'image': expected real numbers"),
+        (["run", MLP, "wrong.npy", "y.npy"], "input 'image': expected shape (batch, 1, 8, 8), found (2, 3)"),
+        (["run", MLP, "wrong.npy", "y.txt"], "y.txt: expected a name that ends in .npy or .npz"),
+        (["run", MLP, "missing.npy", "missing/y.npy"], "missing/y.npy: No such file or directory"),
+        (["run", MLP, "good.npy", "y.npy", "--budget", "1KiB"], "smallest budget"),
+        (["inspect", MLP, "--shape", "photo=1,1,8,8"], "no input is named ['photo']; the model has image"),
+        (["inspect", MLP, "--shape", "image=1,8"], "input 'image': expected shape"),
+        (["demo", "--size", "1KiB"], "--size is 1.00 KiB, expected at least 2.00 MiB"),
+        (["demo", "--dir", "missing"], "missing: No such file or directory"),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, args: list[object], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("no\nmodel\n" * 9)
+    np.save("pickle.npy", np.array([{}]), allow_pickle=True)
+    np.save("words.npy", np.array(["one"]))
+    np.save("wrong.npy", np.zeros((2, 3), np.float32))
+    np.save("good.npy", np.zeros((1, 1, 8, 8), np.float32))
+    assert run(*args) == 1
+    assert reason in error_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["paint"],
+        ["run", "m", "x"],
+        ["inspect", "m", "--budget", "lots"],
+        ["inspect", "m", "--budget", "0"],
+        ["inspect", "m", "--batch", "0"],
+        ["inspect", "m", "--shape", "1,2"],
+        ["inspect", "m", "--shape", "x=1,-2"],
+        ["run", "m", "x", "y", "--repeat", "many"],
+        ["demo", "--size", "big"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(capsys: Output, args: list[str]) -> None:
+    assert run(*args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: streamrt")
+
+
+def test_version_and_help(capsys: Output) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"streamrt {streamrt.__version__}\n"
+    for command in ("pack", "inspect", "run", "verify", "demo"):
+        assert run(command, "--help") == 0
+        assert f"usage: streamrt {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [("--debug", "inspect", "missing"), ("inspect", "missing", "--debug")])
+def test_debug_raises(args: tuple[str, ...]) -> None:
+    with pytest.raises(streamrt.WeightsIOError):
+        run(*args)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "streamrt: interrupted\n"),
+        (UnsupportedModelError(["node a: no Loop", "node b: no If"]), 1, "node a: no Loop\n  node b: no If\n"),
+        (KeyError("bug"), 1, "streamrt: error: KeyError: 'bug' (--debug shows where)\n"),
+        (MemoryError("7 bytes"), 1, "streamrt: error: out of memory 7 bytes\n"),
+        (ImportError("packing ONNX\nneeds onnx"), 1, "streamrt: error: packing ONNX needs onnx\n"),
+    ],
+)
+def test_whatever_a_command_raises(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "verify", fail)
+    assert run("verify", MLP) == code
+    assert capsys.readouterr().err.endswith(text)
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        found = subprocess.run(
+            [sys.executable, "-m", "streamrt", "inspect", str(MLP)], stdout=pipe, stderr=subprocess.PIPE, check=False
+        )
+    assert found.returncode == 141
+    assert found.stderr == b""
+
+
+def test_as_a_module() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "streamrt", "inspect", "missing.safetensors"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stdout == ""
+    assert found.stderr == "streamrt: error: missing.safetensors: No such file or directory\n"
