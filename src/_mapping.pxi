@@ -11,6 +11,12 @@ cdef extern from "Python.h":
 cdef extern from "streamrt.h" nogil:
     ctypedef struct srt_mapping
 
+    ctypedef struct srt_identity:
+        uint64_t device
+        uint64_t inode
+        uint64_t size
+        int64_t mtime
+
     ctypedef enum srt_populate_mode:
         SRT_POPULATE_AUTO
         SRT_POPULATE_READ
@@ -20,6 +26,7 @@ cdef extern from "streamrt.h" nogil:
     srt_status srt_mapping_open(const char *path, srt_mapping **out)
     void srt_mapping_close(srt_mapping *mapping)
     const uint8_t *srt_mapping_data(const srt_mapping *mapping)
+    const srt_identity *srt_mapping_identity(const srt_mapping *mapping)
     uint64_t srt_mapping_size(const srt_mapping *mapping)
     uint64_t srt_mapping_current_size(const srt_mapping *mapping)
     srt_status srt_mapping_check(const srt_mapping *mapping)
@@ -53,12 +60,15 @@ cdef class Mapping:
 
     cdef srt_mapping *mapping
     cdef Py_ssize_t exports  # buffers and prefetchers that use the bytes
+    cdef bint retired  # to be closed when the last of those has gone
     cdef readonly str path
     cdef readonly object size  # int: bytes when it was opened
+    cdef readonly tuple identity  # device, inode, size and modification time (ns) when it was opened
 
     def __cinit__(self, path):
         self.mapping = NULL
         self.exports = 0
+        self.retired = False
         self.path = _os.fsdecode(path)
         cdef bytes encoded = _os.fsencode(path)
         if b"\0" in encoded:
@@ -76,6 +86,8 @@ cdef class Mapping:
         if status != SRT_OK:
             raise status_error(status, error, self.path, "cannot map a weights file")
         self.size = srt_mapping_size(self.mapping)
+        cdef const srt_identity *identity = srt_mapping_identity(self.mapping)
+        self.identity = (identity.device, identity.inode, identity.size, identity.mtime)
 
     def __del__(self):
         if self.mapping != NULL:
@@ -106,7 +118,14 @@ cdef class Mapping:
         self.exports += 1
 
     def __releasebuffer__(self, Py_buffer *buffer):
+        self.end_use()
+
+    cdef int end_use(self) except -1:
+        """One of ``exports`` is over."""
         self.exports -= 1
+        if self.retired and self.exports == 0:
+            self.close()
+        return 0
 
     cdef int require_open(self) except -1:
         if self.mapping == NULL:
@@ -162,6 +181,12 @@ cdef class Mapping:
         if status != SRT_OK:
             raise self.failure(status, error, "cannot tell what is in the page cache")
         return bytes_resident
+
+    def retire(self):
+        """Closes now or, if buffers or prefetchers still use it (a traceback can keep one alive), when the last one goes."""
+        self.retired = True
+        if self.exports == 0:
+            self.close()
 
     def close(self):
         """Unmaps the file. Idempotent.

@@ -84,7 +84,7 @@ cdef class Prefetcher:
         with nogil:
             srt_prefetcher_free(self.prefetcher)
         if not self.closed:
-            self.mapping.exports -= 1
+            self.mapping.end_use()
 
     def __repr__(self):
         return f"<Prefetcher of {self.mapping.path!r}, {len(self.items)} items{', closed' if self.closed else ''}>"
@@ -273,4 +273,4 @@ cdef class Prefetcher:
             srt_prefetcher_stop(self.prefetcher)
         if not self.closed:
             self.closed = True
-            self.mapping.exports -= 1
+            self.mapping.end_use()

@@ -11,7 +11,7 @@ struct srt_mapping {
     uint8_t *base; /* (size,) */
     size_t size;
     size_t page_size;
-    os_identity identity; /* at opening */
+    srt_identity identity; /* at opening */
     srt_guard *guard;
     bool populates;      /* MADV_POPULATE_READ is there and to be used */
     _Atomic bool blocks; /* a fault on an absent page reads its whole block */
@@ -79,18 +79,22 @@ const uint8_t *srt_mapping_data(const srt_mapping *mapping) {
     return mapping->base;
 }
 
+const srt_identity *srt_mapping_identity(const srt_mapping *mapping) {
+    return &mapping->identity;
+}
+
 uint64_t srt_mapping_size(const srt_mapping *mapping) {
     return mapping->size;
 }
 
 uint64_t srt_mapping_current_size(const srt_mapping *mapping) {
-    os_identity now;
+    srt_identity now;
     return os_identify(mapping->fd, &now) ? now.size : 0;
 }
 
 /* Why a page that the file had at opening cannot be read: the file lost it, or the device failed. */
 static srt_status missing_page(const srt_mapping *mapping) {
-    os_identity now;
+    srt_identity now;
     if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
     errno = EIO;
     return now.size < mapping->size ? SRT_TRUNCATED : SRT_SYSTEM;
@@ -103,8 +107,8 @@ srt_status srt_mapping_intact(const srt_mapping *mapping) {
 srt_status srt_mapping_check(const srt_mapping *mapping) {
     srt_status status = srt_mapping_intact(mapping);
     if (status != SRT_OK) return status;
-    const os_identity *then = &mapping->identity;
-    os_identity now;
+    const srt_identity *then = &mapping->identity;
+    srt_identity now;
     if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
     if (now.size < then->size) return SRT_TRUNCATED;
     if (now.device != then->device || now.inode != then->inode || now.size != then->size || now.mtime != then->mtime)
@@ -135,7 +139,7 @@ void srt_mapping_advise(srt_mapping *mapping, bool blocks) {
 
 /* The way of kernels that cannot populate: read a byte of every page; the guard reports what is missing. */
 static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    os_identity now;
+    srt_identity now;
     if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
     if (now.size < offset + length) return SRT_TRUNCATED;
     const volatile uint8_t *bytes = mapping->base;

@@ -5,19 +5,15 @@
 #ifndef STREAMRT_OS_H
 #define STREAMRT_OS_H
 
+#include "streamrt.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* What tells an open file from another one, or from itself before it was written to. */
-typedef struct {
-    uint64_t device, inode, size;
-    int64_t mtime; /* ns */
-} os_identity;
-
 int os_open(const char *path); /* read-only; -1, EINVAL: not a regular file */
 void os_close(int fd);
-bool os_identify(int fd, os_identity *out);
+bool os_identify(int fd, srt_identity *out);
 
 size_t os_page_size(void);
 uint8_t *os_map(int fd, size_t size); /* shared, read-only; NULL */

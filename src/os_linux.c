@@ -42,7 +42,7 @@ void os_close(int fd) {
     close(fd);
 }
 
-bool os_identify(int fd, os_identity *out) {
+bool os_identify(int fd, srt_identity *out) {
     struct stat status;
     if (fstat(fd, &status) != 0) return false;
     out->device = status.st_dev;

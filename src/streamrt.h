@@ -57,6 +57,12 @@ void srt_guard_unlock(void);
  * any thread at any time between the two. A mapping may be read in a forked child. */
 typedef struct srt_mapping srt_mapping;
 
+/* What tells an open file from another one, or from itself before it was written to. */
+typedef struct {
+    uint64_t device, inode, size;
+    int64_t mtime; /* ns */
+} srt_identity;
+
 /* How pages are brought in. AUTO asks the kernel once; the others are for tests. */
 typedef enum {
     SRT_POPULATE_AUTO = 0,
@@ -74,9 +80,10 @@ srt_status srt_mapping_open(const char *path, srt_mapping **out);
 /* Unmaps and frees; NULL is allowed. No other thread may be using the mapping or its bytes. */
 void srt_mapping_close(srt_mapping *mapping);
 
-const uint8_t *srt_mapping_data(const srt_mapping *mapping);   /* (size,), valid until close */
-uint64_t srt_mapping_size(const srt_mapping *mapping);         /* bytes when it was opened */
-uint64_t srt_mapping_current_size(const srt_mapping *mapping); /* bytes now; 0 when it cannot be told */
+const uint8_t *srt_mapping_data(const srt_mapping *mapping);          /* (size,), valid until close */
+const srt_identity *srt_mapping_identity(const srt_mapping *mapping); /* when it was opened; valid until close */
+uint64_t srt_mapping_size(const srt_mapping *mapping);                /* bytes when it was opened */
+uint64_t srt_mapping_current_size(const srt_mapping *mapping);        /* bytes now; 0 when it cannot be told */
 
 /* SRT_TRUNCATED or SRT_SYSTEM (EIO) once the guard had to step in, else SRT_OK. Costs an atomic read. */
 srt_status srt_mapping_intact(const srt_mapping *mapping);

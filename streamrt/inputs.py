@@ -43,11 +43,11 @@ def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> No
         if spec.name not in shapes:
             raise InputError(f"input {spec.name!r} is missing; expected {describe(specs)}")
         shape = shapes[spec.name]
+        bound = {name: extent for name, extent in free.items() if name in spec.dims}
         fits = len(shape) == len(spec.dims)
         for extent, dim in zip(shape, spec.dims, strict=False):
             fits = fits and extent == (free.setdefault(dim, extent) if isinstance(dim, str) else dim)
         if not fits:
-            bound = {name: extent for name, extent in free.items() if name in spec.dims}
             note = f" with {bound}" if bound else ""
             raise InputError(f"input {spec.name!r}: expected shape {_dims(spec)}{note}, found {tuple(shape)}")
 

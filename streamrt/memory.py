@@ -64,7 +64,7 @@ class Group:
 def groups(proc: Path = PROC) -> list[Group]:
     """The memory cgroups, v1 and v2, that limit this process: its own and every ancestor in sight."""
     found = []
-    for version, folder in _folders(proc):
+    for version, folder in group_folders(proc):
         group = _read_v1(folder) if version == 1 else _read_v2(folder)
         if group is not None:
             found.append(group)
@@ -98,7 +98,7 @@ def anonymous_bytes(proc: Path = PROC) -> int:
     return _kilobytes(proc / "self" / "status", "RssAnon")
 
 
-def _folders(proc: Path) -> Iterator[tuple[int, Path]]:
+def group_folders(proc: Path) -> Iterator[tuple[int, Path]]:
     """``(version, folder)`` of each memory cgroup of the process, from its own up to the mount point."""
     try:
         memberships = os.fsdecode((proc / "self" / "cgroup").read_bytes()).splitlines()

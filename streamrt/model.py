@@ -61,7 +61,7 @@ class Model:
             # A graph that cannot run is refused here and not at the first call.
             self._planner.compile(self._file.graph, default_shapes(self.inputs))
         self._mapping = WeightsMapping(path)
-        if self._mapping.size != self._file.size:
+        if self._mapping.identity != self._file.identity:
             self._mapping.close()
             raise WeightsIOError(f"{os.fspath(path)}: the file was replaced while it was being opened")
         self._params = {
@@ -145,16 +145,12 @@ class Model:
     def memory(self) -> MemoryUse:
         """What the model and the process hold at this moment. Waits for a call in progress."""
         with self._opened():
-            plan = self._session[0].plan if self._session else None
-            held = self._prefetcher.held()
-            pinned = min(held, plan.pinned_bytes) if plan else 0
             return MemoryUse(
                 budget=self._budget,
-                pinned=pinned,
-                window=held - pinned,
-                workspace=plan.workspace if plan else 0,
-                anonymous=anonymous_bytes(),
+                weights=self._prefetcher.held(),
+                workspace=self._session[0].plan.workspace if self._session else 0,
                 file_resident=self._mapping.resident(),
+                anonymous=anonymous_bytes(),
             )
 
     def close(self) -> None:
@@ -171,10 +167,7 @@ class Model:
             self._prefetcher.close()
             self._session = None
             self._params = {}
-            try:
-                self._mapping.close()
-            except BufferError:
-                del self._mapping  # a traceback somewhere still holds a view: the file is unmapped when that goes
+            self._mapping.retire()
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ The order is: find the constants and where they lie; drop nodes that no output n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from onnx.inliner import inline_local_functions
 
 from streamrt.convert.draft import Draft
-from streamrt.convert.onnx_data import Range, TensorReader, load_skeleton
+from streamrt.convert.onnx_data import Range, TensorReader, load_skeleton, type_name
 from streamrt.convert.onnx_facts import Fact, Facts
-from streamrt.convert.onnx_node import Context, OnnxNode, UnsupportedNodeError
+from streamrt.convert.onnx_node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx_ops import CONVERSIONS
 from streamrt.convert.probes import Probe, substitute
 from streamrt.convert.weights import Weight
@@ -61,7 +61,7 @@ class OnnxSource:
         self._nodes = _live(nodes, {output.name for output in model.graph.output})
         self._outputs = [output.name for output in model.graph.output]
         self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
-        _check_order(self._nodes, self._constants.keys() | {spec.name for spec in self.inputs})
+        _check_names([spec.name for spec in self.inputs], self._constants, self._nodes, self._outputs)
         problems += [
             f"initializer {tensor.values.name!r}: sparse tensors are not supported"
             for tensor in model.graph.sparse_initializer
@@ -107,15 +107,13 @@ class OnnxSource:
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
         context = Context(facts, draft, wanted, tensors)
-        broken: set[str] = set()  # outputs of nodes that were not converted
+        doubtful: set[str] = set()  # what depends on nodes that were refused
         for index, proto in enumerate(computed):
-            try:
-                _convert(OnnxNode(proto, index, context))
-            except UnsupportedNodeError as problem:
-                # A node after one that was refused fails for want of shapes: only the first is the user's problem.
-                if not broken.intersection(proto.input) or facts.shapes_known(proto.input):
-                    problems.append(str(problem))
-                broken.update(proto.output)
+            found, complete = _convert(proto, index, context)
+            doubts = not doubtful.isdisjoint(proto.input)
+            problems += [str(problem) for problem in found if not (doubts and isinstance(problem, UnknownShapeError))]
+            if doubts or not complete:
+                doubtful.update(proto.output)
         problems += [
             f"output {name!r} does not depend on the values of any input"
             for name in self._outputs
@@ -126,15 +124,40 @@ class OnnxSource:
         return draft
 
 
-def _convert(node: OnnxNode) -> None:
+def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:
+    """Convert one node; returns what is in the way, and whether the shapes of its outputs can be relied on.
+
+    After an attribute that is refused the node is tried without it, to see what else there is.
+    """
+    found: list[UnsupportedNodeError] = []
+    refused: set[str] = set()
+    while True:
+        try:
+            _convert_once(OnnxNode(proto, index, context))
+        except UnsupportedNodeError as problem:
+            if problem.attribute in refused:  # it cannot do without
+                return found, False
+            found.append(problem)
+            kept = [attribute for attribute in proto.attribute if attribute.name != problem.attribute]
+            if problem.attribute is None or len(kept) == len(proto.attribute):
+                return found, False
+            refused.add(problem.attribute)
+            proto = NodeProto(
+                name=proto.name, op_type=proto.op_type, input=proto.input, output=proto.output, attribute=kept
+            )
+        else:
+            return found, not found
+
+
+def _convert_once(node: OnnxNode) -> None:
     convert = CONVERSIONS.get(node.op)
     if node.proto.domain not in _DEFAULT_DOMAINS:
         raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
     if convert is None:
         raise node.problem("the operator is not supported")
+    node.expect_attributes(onnx.defs.get_schema(node.op, node.opset, "").attributes)
     convert(node)
-    if unread := node.unread():
-        raise node.problem(f"attributes {', '.join(map(repr, unread))} are not supported")
+    node.expect_all_read()
 
 
 def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
@@ -188,8 +211,11 @@ def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
     return kept[::-1]
 
 
-def _check_order(nodes: list[NodeProto], known: set[str]) -> None:
-    defined = set(known) | {""}
+def _check_names(inputs: list[str], constants: Collection[str], nodes: list[NodeProto], outputs: list[str]) -> None:
+    """Raise unless every tensor is defined once, and before it is read."""
+    defined = {"", *constants}
+    for name in inputs:
+        _define(name, defined)
     for node in nodes:
         for name in node.input:
             if name not in defined:
@@ -198,9 +224,19 @@ def _check_order(nodes: list[NodeProto], known: set[str]) -> None:
                     "an output of an earlier node"
                 )
         for name in node.output:
-            if name and name in defined:
-                raise FormatError(f"tensor {name!r} is defined twice")
-            defined.add(name)
+            if name:
+                _define(name, defined)
+    if not outputs or len(set(outputs)) != len(outputs):
+        raise FormatError(f"the outputs of the model are {outputs}, expected at least one, and each once")
+    for name in outputs:
+        if not name or name not in defined:
+            raise FormatError(f"output {name!r} is not computed by any node")
+
+
+def _define(name: str, defined: set[str]) -> None:
+    if name in defined:
+        raise FormatError(f"tensor {name!r} is defined twice")
+    defined.add(name)
 
 
 def _inputs(
@@ -213,7 +249,7 @@ def _inputs(
             continue
         tensor = value.type.tensor_type
         if not value.type.HasField("tensor_type") or tensor.elem_type != onnx.TensorProto.FLOAT:
-            kind = onnx.TensorProto.DataType.Name(tensor.elem_type) if tensor.elem_type else "no tensor"
+            kind = type_name(tensor.elem_type) if tensor.elem_type else "no tensor"
             problems.append(f"input {value.name!r} is {kind}, expected FLOAT (float32)")
         if not tensor.HasField("shape"):
             problems.append(f"input {value.name!r} has no shape")

@@ -105,7 +105,7 @@ def conv(node: OnnxNode) -> None:
     attrs = _windows(node, spatial)
     attrs.update(group=node.int_("group", 1), kernel_shape=weight.shape[2:])
     if (given := node.ints("kernel_shape")) is not None and given != weight.shape[2:]:
-        raise node.problem(f"attribute 'kernel_shape' is {given}, but the weights have shape {weight.shape}")
+        raise node.attribute_problem("kernel_shape", f"is {given}, but the weights have shape {weight.shape}")
     inputs = [node.operand(0), node.operand(1)]
     if node.given(2):
         node.weight(2, "B")
@@ -122,9 +122,9 @@ def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
         if values is None or (name == "pads" and auto != "NOTSET"):
             continue
         if len(values) != count:
-            raise node.problem(f"attribute {name!r} has {len(values)} values, expected {count}")
+            raise node.attribute_problem(name, f"has {len(values)} values, expected {count}")
         if min(values) < plain:
-            raise node.problem(f"attribute {name!r} is {values}, expected no value below {plain}")
+            raise node.attribute_problem(name, f"is {values}, expected no value below {plain}")
         if set(values) != {plain}:
             attrs[name] = values
     if auto != "NOTSET":
@@ -137,7 +137,7 @@ def pool(node: OnnxNode) -> None:
     """A window of one value is no pooling; the indices of MaxPool have no counterpart."""
     kernel = node.ints("kernel_shape")
     if kernel is None or len(kernel) not in (1, 2):
-        raise node.problem(f"attribute 'kernel_shape' is {kernel}: only 1-D and 2-D pooling")
+        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
     attrs = _windows(node, len(kernel))
     attrs["kernel_shape"] = kernel
     if node.flag("ceil_mode"):
@@ -164,9 +164,9 @@ def global_pool(node: OnnxNode) -> None:
 def batch_normalization(node: OnnxNode) -> None:
     """With stored statistics; version 7 could have one for each position, which has no counterpart."""
     if node.flag("training_mode"):
-        raise node.problem("attribute 'training_mode' is 1: statistics of the batch are for training")
+        raise node.attribute_problem("training_mode", "is 1: statistics of the batch are for training")
     if not node.flag("spatial", True):
-        raise node.problem("attribute 'spatial' is 0: one mean for each position, expected one for each channel")
+        raise node.attribute_problem("spatial", "is 0: one mean for each position, expected one for each channel")
     node.ignore("momentum")
     node.only_first_output("statistics of the batch")
     for index, what in enumerate(("scale", "B", "mean", "var"), 1):

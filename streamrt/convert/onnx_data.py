@@ -79,7 +79,31 @@ def load_skeleton(path: Path) -> Skeleton:
         model = onnx.ModelProto.FromString(wire)
     except Exception as error:  # protobuf's own kind of error
         raise FormatError(f"{path} is not an ONNX file: {error}") from error
+    if any(not isinstance(text, str) for text in _texts(model)):
+        raise FormatError(f"{path} holds a name that is not UTF-8")
     return Skeleton(model, walk.initializers, walk.attributes)
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """The names in a model: protobuf hands out as bytes what is no text."""
+    graph = model.graph
+    yield from (entry.domain for entry in model.opset_import)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            yield from _texts_of_tensor(attribute.t)
+    for tensor in graph.initializer:
+        yield from _texts_of_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield from (entry.key, entry.value)
 
 
 class _Walk:
@@ -283,7 +307,7 @@ def _mapped(
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
     except OSError as error:
         raise WeightsIOError(f"tensor {name!r}: cannot open {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(f"tensor {name!r}: {path} is not a regular file")
@@ -294,4 +318,12 @@ def _mapped(
         little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
         if not length:
             return Weight.of(np.empty(shape, little))
-        return Weight.of(np.memmap(file, little, "r", offset, shape))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return Weight.of(np.memmap(file, little, "r", offset, shape))
+    finally:
+        os.close(descriptor)
+
+
+def type_name(code: int) -> str:
+    """The name of a `TensorProto.DataType`, or its number if it has none."""
+    return str(TensorProto.DataType.Name(code)) if code in TensorProto.DataType.values() else str(code)

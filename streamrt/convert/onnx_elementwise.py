@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from onnx import TensorProto
 
+from streamrt.convert.onnx_data import type_name
 from streamrt.convert.onnx_node import OnnxNode, converts
 from streamrt.graph import Attr
 
@@ -103,13 +103,9 @@ def cast(node: OnnxNode) -> None:
     node.ignore("saturate", "round_mode")
     target = node.int_("to")
     if target not in _FLOATS:
-        raise node.problem(f"attribute 'to' is {_type_name(target)}, expected a floating-point type")
+        raise node.attribute_problem("to", f"is {type_name(target)}, expected a floating-point type")
     node.emit("Identity", [node.operand(0)])
 
 
 #: FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
 _FLOATS = (1, 10, 11, 16)
-
-
-def _type_name(code: int) -> str:
-    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)

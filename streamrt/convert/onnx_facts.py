@@ -85,10 +85,6 @@ class Facts:
         shapes = [facts[name].shape if name in facts else None for facts in self.by_probe]
         return None if None in shapes else shapes  # type: ignore[return-value]
 
-    def shapes_known(self, names: Iterable[str]) -> bool:
-        """Whether the shape of every one of ``names`` is known."""
-        return all(self.shapes(name) is not None for name in names if name)
-
     def is_known(self, name: str) -> bool:
         """Whether a tensor is a constant, or depends on nothing but the extents of the inputs."""
         return name in self.constants or all(name in facts and facts[name].value is not None for facts in self.by_probe)
@@ -178,8 +174,10 @@ class Facts:
         }
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset, "")
+            known_part = NodeProto(op_type=node.op_type, input=node.input, output=node.output)
+            known_part.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
             inferred = onnx.shape_inference.infer_node_outputs(
-                schema, node, types, data, opset_imports=[onnx.helper.make_opsetid("", self.opset)]
+                schema, known_part, types, data, opset_imports=[onnx.helper.make_opsetid("", self.opset)]
             )
         except Exception as error:  # the C++ inference raises several unrelated types
             self.errors.setdefault(node.output[0], _first_line(error))

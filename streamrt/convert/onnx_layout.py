@@ -14,7 +14,7 @@ def flatten(node: OnnxNode) -> None:
     rank = node.rank(0)
     axis = node.int_("axis", 1)
     if not -rank <= axis <= rank:
-        raise node.problem(f"attribute 'axis' is {axis} for a tensor with {rank} axes")
+        raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes")
     node.emit("Flatten", [node.operand(0)], {"axis": axis + rank if axis < 0 else axis})
 
 
@@ -64,7 +64,7 @@ def transpose(node: OnnxNode) -> None:
     rank = node.rank(0)
     perm = node.ints("perm") or tuple(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
-        raise node.problem(f"attribute 'perm' is {perm} for a tensor with {rank} axes")
+        raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes")
     node.emit("Transpose", [node.operand(0)], {"perm": perm})
 
 

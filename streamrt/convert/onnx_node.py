@@ -7,7 +7,7 @@ them at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,18 @@ LEAST = -(2**31)
 
 
 class UnsupportedNodeError(Exception):
-    """What is in the way of converting the present node; the message is one line of the list that users see."""
+    """What is in the way of converting the present node; the message is one line of the list that users see.
+
+    ``attribute`` is the one to blame, if it is one: without it there may be more to find.
+    """
+
+    def __init__(self, message: str, attribute: str | None = None) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+
+
+class UnknownShapeError(UnsupportedNodeError):
+    """The shape of a tensor, which the conversion needs, could not be inferred."""
 
 
 @dataclass(slots=True)
@@ -65,8 +76,12 @@ class OnnxNode:
         self._seen: set[str] = set()
 
     def problem(self, what: str) -> UnsupportedNodeError:
-        """The exception to raise: ``raise node.problem("attribute 'mode' is 'linear'")``."""
+        """The exception to raise: ``raise node.problem("no axes are given")``."""
         return UnsupportedNodeError(f"node {self.name!r} ({self.op}): {what}")
+
+    def attribute_problem(self, name: str, what: str) -> UnsupportedNodeError:
+        """The exception to raise for an attribute: ``raise node.attribute_problem("mode", "is 'linear'")``."""
+        return UnsupportedNodeError(f"node {self.name!r} ({self.op}): attribute {name!r} {what}", name)
 
     # Attributes
 
@@ -90,7 +105,7 @@ class OnnxNode:
         """A floating-point attribute, which must be finite unless that is not asked for."""
         value = float(self._attribute(name, AttributeProto.FLOAT, default))
         if finite and not math.isfinite(value):
-            raise self.problem(f"attribute {name!r} is {value}, expected a finite number")
+            raise self.attribute_problem(name, f"is {value}, expected a finite number")
         return value
 
     def ints(self, name: str) -> tuple[int, ...] | None:
@@ -104,22 +119,27 @@ class OnnxNode:
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if value not in choices:
-            raise self.problem(f"attribute {name!r} is {value!r:.80}, expected one of {choices}")
+            raise self.attribute_problem(name, f"is {value!r:.80}, expected one of {choices}")
         return str(value)
 
-    def unread(self) -> list[str]:
-        """The attributes that the conversion did not ask for."""
-        return sorted(self._attributes.keys() - self._seen)
+    def expect_attributes(self, names: Collection[str]) -> None:
+        """Refuse attributes that are not among ``names``."""
+        for name in sorted(self._attributes.keys() - names):
+            raise self.attribute_problem(name, "is not supported")
+
+    def expect_all_read(self) -> None:
+        """Refuse attributes that the conversion did not ask for."""
+        self.expect_attributes(self._seen)
 
     def _attribute(self, name: str, kind: Any, default: Any) -> Any:
         self._seen.add(name)
         attribute = self._attributes.get(name)
         if attribute is None:
             if default is None:
-                raise self.problem(f"attribute {name!r} is missing")
+                raise self.attribute_problem(name, "is missing")
             return default
         if attribute.type != kind:
-            raise self.problem(f"attribute {name!r} is of the wrong type")
+            raise self.attribute_problem(name, "is of the wrong type")
         return get_attribute_value(attribute)
 
     # Inputs
@@ -168,7 +188,8 @@ class OnnxNode:
         shapes = self.facts.shapes(name)
         if shapes is None:
             why = self.facts.errors.get(self.proto.output[0])
-            raise self.problem(f"the shape of {name!r} cannot be inferred{f': {why}' if why else ''}")
+            reason = f"the shape of {name!r} cannot be inferred{f': {why}' if why else ''}"
+            raise UnknownShapeError(str(self.problem(reason)))
         return shapes
 
     def values(self, index: int, what: str) -> list[AnyArray]:

@@ -112,8 +112,7 @@ class Weight:
             raise FormatError(f"a weight of shape {self.shape} turned out to have shape {array.shape}")
         per_block = BLOCK // 4
         inner = math.prod(self.shape[1:])
-        for first, rows in _row_groups(array):
-            flat = rows.reshape(-1)  # a view unless the rows lie scattered, and then no larger than a strip
+        for first, flat in _row_groups(array):
             for start in range(0, flat.size, per_block):
                 with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
                     block = flat[start : start + per_block].astype(np.float32)
@@ -134,15 +133,26 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
-    """Groups of rows (index of the first, array) whose gathering needs at most a strip of memory, in order."""
+    """The values in row-major order in groups of rows: index of the first row, flat array.
+
+    An array that lies in that order is one group, and a view. Of any other, rows are gathered in a strip, which the
+    next group overwrites.
+    """
     if array.ndim < 2 or array.size == 0 or array.flags.c_contiguous:
-        yield 0, array
+        yield 0, array.reshape(-1)
         return
     row = array.nbytes // array.shape[0]
     least = _PIECE // array.itemsize if _owner_of_mapping(array) is not None else 1
-    step = max(least, _STRIP // row)
-    for first in range(0, array.shape[0], step):
-        yield first, array[first : first + step]
+    height = min(array.shape[0], max(least, _STRIP // row))
+    strip = np.empty((height, *array.shape[1:]), array.dtype)
+    # Gathering from a mapped file is interrupted to unmap it, so that the file does not pile up beside the strip.
+    width = max(1, BLOCK * array.shape[1] // (height * row))
+    for first in range(0, array.shape[0], height):
+        rows = array[first : first + height]
+        for begin in range(0, array.shape[1], width):
+            strip[: len(rows), begin : begin + width] = rows[:, begin : begin + width]
+            forget_mapped(array)
+        yield first, strip[: len(rows)].reshape(-1)
 
 
 def forget_mapped(array: AnyArray) -> None:
@@ -151,7 +161,7 @@ def forget_mapped(array: AnyArray) -> None:
     Only for `np.memmap` arrays that share the file: a private mapping would lose what was written to it.
     """
     owner = _owner_of_mapping(array)
-    if owner is not None and owner.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+    if owner is not None and owner.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED"):
         owner.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import streamrt
 from numpy.typing import NDArray
+
+import streamrt
 from streamrt.format import read_header
 from streamrt.graph import Graph
 

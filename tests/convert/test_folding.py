@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import streamrt
 from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
+
+import streamrt
 from streamrt.convert import onnx_facts
 
 node = onnx.helper.make_node
@@ -145,15 +146,16 @@ def test_slice_to_half_of_the_channels(tmp_path: Path) -> None:
 
 def test_slice_up_to_a_dynamic_extent(tmp_path: Path) -> None:
     nodes = [
-        node("Shape", ["x"], ["s"], end=1),
-        node("Slice", ["x", "zero", "s", "zero"], ["a"]),
+        node("Shape", ["x"], ["s"], start=2, end=3),
+        node("Slice", ["x", "zero", "s", "axis"], ["a"]),
         node("Sub", ["s", "one"], ["t"]),
-        node("Slice", ["a", "zero", "t", "zero"], ["y"]),
+        node("Slice", ["a", "zero", "t", "axis"], ["y"]),
     ]
-    model = make_model(nodes, {"zero": integers(0), "one": integers(1)}, inputs=BATCH)
-    for batch in (2, 5):
-        graph = check(model, tmp_path, {"x": random(batch, 3, 8, 8)})
-    assert [dict(n.attrs) for n in graph.nodes] == [{"starts": (0,), "ends": (-1,), "axes": (0,)}]
+    constants = {"zero": integers(0), "one": integers(1), "axis": integers(2)}
+    model = make_model(nodes, constants, inputs={"x": ("N", 3, "H", 8)})
+    for height in (2, 5):
+        graph = check(model, tmp_path, {"x": random(1, 3, height, 8)})
+    assert [dict(n.attrs) for n in graph.nodes] == [{"starts": (0,), "ends": (-1,), "axes": (2,)}]
 
 
 def test_values_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_values_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
         node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
         node("Div", ["x", "f"], ["y"]),
     ]
-    with pytest.raises(streamrt.UnsupportedModelError, match="input 1 .'f'. depends on the extents"):
+    with pytest.raises(streamrt.UnsupportedModelError, match="depends on the extents"):
         streamrt.pack(make_model(nodes, inputs=BATCH), tmp_path / "out")
 
 

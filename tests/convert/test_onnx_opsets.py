@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import streamrt
 from convert.support import OPSETS, check, integers, make_model, onnx, ops, random, run_packed
+
+import streamrt
 
 helper = onnx.helper
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from convert.support import check, integers, make_model, onnx, ops, random
 
+import streamrt
+from streamrt.format import read_header
+
 node = onnx.helper.make_node
 
 
@@ -215,7 +218,10 @@ def test_cropping_before_a_convolution_stays(tmp_path: Path) -> None:
     cut = node("Slice", ["x", "start", "end", "axis"], ["s"])
     widen = node("Pad", ["s", "pads"], ["p"])
     same = {"start": integers(1), "end": integers(-2), "axis": integers(2), "pads": integers(0, 0, 0, 0, 0, 0, 0, 1)}
-    model, other = make_model([crop, conv("p", "y")], CONV | constants), make_model([cut, widen, conv("p", "y")], CONV | same)
+    model, other = (
+        make_model([crop, conv("p", "y")], CONV | constants),
+        make_model([cut, widen, conv("p", "y")], CONV | same),
+    )
     assert ops(check(model, tmp_path, same_as=other)) == ["Pad", "Conv"]
 
 
@@ -285,9 +291,6 @@ def test_dead_nodes_and_their_weights_go(tmp_path: Path) -> None:
 
 
 def check_without_dead(model: Any, folder: Path) -> Any:
-    import streamrt
-    from streamrt.format import read_header
-
     file = read_header(streamrt.pack(model, folder / "out.safetensors"))
     assert not file.tensors
     return file.graph

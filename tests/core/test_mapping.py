@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from core.files import PAGE, MakeFile, content
 
-from streamrt._core import Mapping
+from streamrt._core import Mapping, Prefetcher
 from streamrt.errors import ModelClosedError, WeightsIOError
 
 RunPython = Callable[..., CompletedProcess[str]]
@@ -62,6 +62,34 @@ def test_closing_twice_is_allowed_and_using_it_afterwards_is_not(make_file: Make
     for use in (mapping.check, mapping.resident, mapping.__enter__, lambda: memoryview(mapping)):
         with pytest.raises(ModelClosedError):
             use()
+
+
+def test_a_retired_mapping_closes_when_the_last_user_is_gone(make_file: MakeFile) -> None:
+    mapping = Mapping(make_file(PAGE))
+    array, prefetcher = np.frombuffer(mapping, np.uint8), Prefetcher(mapping)
+    mapping.retire()
+    assert not mapping.closed
+    prefetcher.close()
+    assert not mapping.closed
+    assert array.tobytes() == content(0, PAGE)
+    del array
+    assert mapping.closed
+    mapping.retire()
+    mapping.close()
+
+
+def test_a_retired_mapping_that_nobody_uses_closes_at_once(make_file: MakeFile) -> None:
+    mapping = Mapping(make_file(PAGE))
+    mapping.retire()
+    assert mapping.closed
+
+
+def test_identity_is_that_of_the_file_when_it_was_opened(make_file: MakeFile) -> None:
+    path = make_file(PAGE)
+    then = path.stat()
+    with Mapping(path) as mapping:
+        os.truncate(path, 2 * PAGE)
+        assert mapping.identity == (then.st_dev, then.st_ino, PAGE, then.st_mtime_ns)
 
 
 def test_forgetting_to_close_warns(make_file: MakeFile) -> None:

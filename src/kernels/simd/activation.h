@@ -36,10 +36,10 @@ FN void activate(const float *x, float *y, int64_t n, const srt_activation *act)
         MAP(x, y, n, sigmoid_of(v));
         break;
     case SRT_HARD_SIGMOID:
-        MAP(x, y, n, clamp(alpha * v + beta, zero, one));
+        MAP(x, y, n, clamp(muladd(alpha, v, beta), zero, one));
         break;
     case SRT_HARD_SWISH:
-        MAP(x, y, n, gate(v, clamp(v * (1.0f / 6.0f) + 0.5f, zero, one)));
+        MAP(x, y, n, gate(v, clamp(muladd(v, splat(1.0f / 6.0f), splat(0.5f)), zero, one)));
         break;
     case SRT_TANH:
         MAP(x, y, n, tanh_of(v));
@@ -51,7 +51,7 @@ FN void activate(const float *x, float *y, int64_t n, const srt_activation *act)
         MAP(x, y, n, gate(v, normal_cdf(v)));
         break;
     case SRT_GELU_TANH: /* (1 + tanh(u)) / 2 = sigmoid(2 u); 2 sqrt(2 / pi) = 1.5957691 */
-        MAP(x, y, n, gate(v, sigmoid_of(1.59576912160573071f * (v + 0.044715f * v * v * v))));
+        MAP(x, y, n, gate(v, sigmoid_of(1.59576912160573071f * muladd(0.044715f * v * v, v, v))));
         break;
     case SRT_ERF:
         MAP(x, y, n, erf_of(v));

@@ -41,17 +41,17 @@ typedef struct {
 V split_exp exp_split(vf x) {
     /* Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded, and its low bits hold n. */
     const vf shifter = splat(12582912.0f);
-    vf shifted = x * 1.44269504088896341f + shifter; /* 1 / ln 2 */
+    vf shifted = muladd(x, splat(1.44269504088896341f), shifter); /* 1 / ln 2 */
     vf n = shifted - shifter;
-    vf r = x - n * 0.693359375f; /* ln 2 in two parts: the product with the first is exact */
-    r = r - n * -2.12194440e-4f;
+    vf r = muladd(n, splat(-0.693359375f), x); /* ln 2 in two parts: the product with the first is exact */
+    r = muladd(n, splat(2.12194440e-4f), r);
     vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    return (split_exp){(vi)shifted - (vi)shifter, p * (r * r) + r};
+    p = muladd(p, r, splat(1.3981999507e-3f));
+    p = muladd(p, r, splat(8.3334519073e-3f));
+    p = muladd(p, r, splat(4.1665795894e-2f));
+    p = muladd(p, r, splat(1.6666665459e-1f));
+    p = muladd(p, r, splat(5.0000001201e-1f));
+    return (split_exp){(vi)shifted - (vi)shifter, muladd(p, r * r, r)};
 }
 
 /* Beyond the clamps lie 0 and infinity. 2^n is applied in two halves, because n reaches from -151 to 128. */
@@ -66,7 +66,7 @@ V vf exp_of(vf x) {
 V vf expm1_of_negative(vf x) {
     split_exp e = exp_split(vmin(splat(0.0f), vmax(splat(-87.0f), x)));
     vf scale = power_of_two(e.n);
-    return e.p * scale + (scale - 1.0f);
+    return muladd(e.p, scale, scale - 1.0f);
 }
 
 /* x = m * 2^e with sqrt(1/2) <= m < sqrt(2); a polynomial in m - 1. log(0) = -inf, log(x < 0) = NaN. */
@@ -81,17 +81,17 @@ V vf log_of(vf x) {
     vf m = (vf)((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
     vf z = m * m;
     vf p = splat(7.0376836292e-2f);
-    p = p * m + -1.1514610310e-1f;
-    p = p * m + 1.1676998740e-1f;
-    p = p * m + -1.2420140846e-1f;
-    p = p * m + 1.4249322787e-1f;
-    p = p * m + -1.6668057665e-1f;
-    p = p * m + 2.0000714765e-1f;
-    p = p * m + -2.4999993993e-1f;
-    p = p * m + 3.3333331174e-1f;
-    vf y = p * m * z + e * -2.12194440e-4f;
-    y = y - z * 0.5f;
-    y = m + y + e * 0.693359375f;
+    p = muladd(p, m, splat(-1.1514610310e-1f));
+    p = muladd(p, m, splat(1.1676998740e-1f));
+    p = muladd(p, m, splat(-1.2420140846e-1f));
+    p = muladd(p, m, splat(1.4249322787e-1f));
+    p = muladd(p, m, splat(-1.6668057665e-1f));
+    p = muladd(p, m, splat(2.0000714765e-1f));
+    p = muladd(p, m, splat(-2.4999993993e-1f));
+    p = muladd(p, m, splat(3.3333331174e-1f));
+    vf y = muladd(p * m, z, e * -2.12194440e-4f);
+    y = muladd(z, splat(-0.5f), y);
+    y = muladd(e, splat(0.693359375f), m + y);
     const vf zero = splat(0.0f), infinity = splat(INFINITY);
     y = select_less(x, infinity, y, x);
     return select_less(zero, x, y, select_less(x, zero, splat(NAN), x - infinity));
@@ -105,11 +105,11 @@ V vf sigmoid_of(vf x) {
 V vf tanh_of(vf x) {
     vf a = magnitude(x), z = x * x;
     vf p = splat(-5.70498872745e-3f);
-    p = p * z + 2.06390887954e-2f;
-    p = p * z + -5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z + -3.33332819422e-1f;
-    vf near = p * z * x + x;
+    p = muladd(p, z, splat(2.06390887954e-2f));
+    p = muladd(p, z, splat(-5.37397155531e-2f));
+    p = muladd(p, z, splat(1.33314422036e-1f));
+    p = muladd(p, z, splat(-3.33332819422e-1f));
+    vf near = muladd(p * z, x, x);
     vf far = 1.0f - 2.0f / (exp_of(a + a) + 1.0f);
     return select_less(a, splat(0.625f), near, with_sign(far, x));
 }
@@ -118,34 +118,34 @@ V vf tanh_of(vf x) {
 V vf erf_near(vf x) {
     vf z = x * x;
     vf p = splat(7.853861353153693e-5f);
-    p = p * z + -8.010193625184903e-4f;
-    p = p * z + 5.188327685732524e-3f;
-    p = p * z + -2.685381193529856e-2f;
-    p = p * z + 1.128358514861418e-1f;
-    p = p * z + -3.761262582423300e-1f;
-    return p * z + 1.128379165726710f;
+    p = muladd(p, z, splat(-8.010193625184903e-4f));
+    p = muladd(p, z, splat(5.188327685732524e-3f));
+    p = muladd(p, z, splat(-2.685381193529856e-2f));
+    p = muladd(p, z, splat(1.128358514861418e-1f));
+    p = muladd(p, z, splat(-3.761262582423300e-1f));
+    return muladd(p, z, splat(1.128379165726710f));
 }
 
 /* 1 - erf(a) for a >= 1: exp(-a^2) / a times a polynomial in 1 / a^2, one below 2 and one above. */
 V vf erfc_far(vf a) {
     vf q = 1.0f / a, z = q * q;
     vf p = splat(2.326819970068386e-2f);
-    p = p * z + -1.387039388740657e-1f;
-    p = p * z + 3.687424674597105e-1f;
-    p = p * z + -5.824733027278666e-1f;
-    p = p * z + 6.210004621745983e-1f;
-    p = p * z + -4.944515323274145e-1f;
-    p = p * z + 3.404879937665872e-1f;
-    p = p * z + -2.741127028184656e-1f;
-    p = p * z + 5.638259427386472e-1f;
+    p = muladd(p, z, splat(-1.387039388740657e-1f));
+    p = muladd(p, z, splat(3.687424674597105e-1f));
+    p = muladd(p, z, splat(-5.824733027278666e-1f));
+    p = muladd(p, z, splat(6.210004621745983e-1f));
+    p = muladd(p, z, splat(-4.944515323274145e-1f));
+    p = muladd(p, z, splat(3.404879937665872e-1f));
+    p = muladd(p, z, splat(-2.741127028184656e-1f));
+    p = muladd(p, z, splat(5.638259427386472e-1f));
     vf r = splat(-1.047766399936249e+1f);
-    r = r * z + 1.297719955372516e+1f;
-    r = r * z + -7.495518717768503e+0f;
-    r = r * z + 2.921019019210786e+0f;
-    r = r * z + -1.015265279202700e+0f;
-    r = r * z + 4.218463358204948e-1f;
-    r = r * z + -2.820767439740514e-1f;
-    r = r * z + 5.641895067754075e-1f;
+    r = muladd(r, z, splat(1.297719955372516e+1f));
+    r = muladd(r, z, splat(-7.495518717768503e+0f));
+    r = muladd(r, z, splat(2.921019019210786e+0f));
+    r = muladd(r, z, splat(-1.015265279202700e+0f));
+    r = muladd(r, z, splat(4.218463358204948e-1f));
+    r = muladd(r, z, splat(-2.820767439740514e-1f));
+    r = muladd(r, z, splat(5.641895067754075e-1f));
     return exp_of(-a * a) * q * select_less(a, splat(2.0f), p, r);
 }
 
@@ -159,7 +159,7 @@ V vf normal_cdf(vf x) {
     vf z = x * 0.707106781186547524f, a = magnitude(z);
     vf tail = 0.5f * erfc_far(a);
     vf far = select_less(x, splat(0.0f), tail, 1.0f - tail);
-    return select_less(a, splat(1.0f), 0.5f * z * erf_near(z) + 0.5f, far);
+    return select_less(a, splat(1.0f), muladd(0.5f * z, erf_near(z), splat(0.5f)), far);
 }
 
 /* x * p, but 0 where p is 0, even if x is infinite. */

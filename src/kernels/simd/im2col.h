@@ -27,7 +27,11 @@ typedef struct {
 } span;
 
 V span valid_outputs(int64_t shift, int64_t stride, int64_t input, int64_t output) {
-    span s = {shift < 0 ? (-shift + stride - 1) / stride : 0, input > shift ? (input - 1 - shift) / stride + 1 : 0};
+    span s = {shift < 0 ? -shift : 0, input > shift ? input - shift : 0};
+    if (stride != 1) { /* rounded up; a division takes as long as many elements */
+        s.first = (s.first + stride - 1) / stride;
+        s.last = (s.last + stride - 1) / stride;
+    }
     s.first = smaller(s.first, output);
     s.last = smaller(s.last, output);
     if (s.last < s.first) s.last = s.first;

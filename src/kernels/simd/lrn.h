@@ -18,9 +18,9 @@ FN void lrn(const void *arguments, int64_t first, int64_t last) {
             vf sum = splat(0.0f);
             for (int64_t k = from; k < to; k++) {
                 vf v = load_mask(x + (k - c) * job->inner + i, some, splat(0.0f));
-                sum += v * v;
+                sum = muladd(v, v, sum);
             }
-            vf base = sum * job->alpha + job->bias;
+            vf base = muladd(sum, splat(job->alpha), splat(job->bias));
             vf v = load_mask(x + i, some, splat(0.0f));
             store_mask(y + i, some, v * exp_of(log_of(base) * -job->beta));
         }

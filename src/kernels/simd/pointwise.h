@@ -9,21 +9,51 @@ FN void unary(const void *arguments, int64_t first, int64_t last) {
     activate(job->x + first, job->y + first, last - first, job->act);
 }
 
-/* The first block of a range of elements that lies in one row of `cols`. */
+/* A range of elements is worked through in pieces: what lies in one row of `cols`, a block at most. */
 typedef struct {
     int64_t row, col, n;
 } piece;
 
-V piece piece_at(int64_t first, int64_t last, int64_t cols) {
+V piece first_piece(int64_t first, int64_t last, int64_t cols) {
     int64_t row = first / cols, col = first - row * cols;
     return (piece){row, col, smaller(smaller(cols - col, last - first), SRT_BLOCK)};
 }
 
+/* The piece after p; `first` is where it begins. */
+V piece next_piece(piece p, int64_t first, int64_t last, int64_t cols) {
+    p.col += p.n;
+    if (p.col == cols) {
+        p.col = 0;
+        p.row++;
+    }
+    p.n = smaller(smaller(cols - p.col, last - first), SRT_BLOCK);
+    return p;
+}
+
+#define FOR_PIECES(p, first, last, cols)                                                                               \
+    for (piece p = first_piece((first), (last), (cols)); (first) < (last);                                             \
+         (first) += p.n, p = next_piece(p, (first), (last), (cols)))
+
+/* A single column without gaps: the bias changes from element to element. */
+FN void bias_column(const bias_job *job, int64_t first, int64_t last) {
+    const vf low = splat(job->act->low), high = splat(job->act->high), zero = splat(0.0f);
+    float *y = job->y + first;
+    const float *b = job->bias + first;
+    for (int64_t i = 0; i < last - first; i += VL) {
+        vmask some = lanes(0, last - first - i);
+        store_mask(y + i, some, clamp(load_mask(y + i, some, zero) + load_mask(b + i, some, zero), low, high));
+    }
+    if (job->act->separate) activate(y, y, last - first, job->act);
+}
+
 FN void bias(const void *arguments, int64_t first, int64_t last) {
     const bias_job *job = arguments;
+    if (job->cols == 1 && job->stride == 1 && job->bias) {
+        bias_column(job, first, last);
+        return;
+    }
     const vf low = splat(job->act->low), high = splat(job->act->high);
-    for (piece p; first < last; first += p.n) {
-        p = piece_at(first, last, job->cols);
+    FOR_PIECES(p, first, last, job->cols) {
         float *y = job->y + p.row * job->stride + p.col;
         const vf b = splat(job->bias ? job->bias[p.row] : 0.0f);
         MAP(y, y, p.n, clamp(v + b, low, high));
@@ -34,15 +64,16 @@ FN void bias(const void *arguments, int64_t first, int64_t last) {
 /* size == 1: the channel changes from element to element. */
 FN void scale_shift_columns(const channel_job *job, int64_t first, int64_t last) {
     const vf low = splat(job->act->low), high = splat(job->act->high), zero = splat(0.0f);
-    for (piece p; first < last; first += p.n) {
-        p = piece_at(first, last, job->channels);
+    FOR_PIECES(p, first, last, job->channels) {
         const float *x = job->x + first, *scale = job->scale + p.col, *shift = job->shift + p.col;
         float *y = job->y + first;
         int64_t i = 0;
-        for (; i + VL <= p.n; i += VL) store(y + i, clamp(load(x + i) * load(scale + i) + load(shift + i), low, high));
+        for (; i + VL <= p.n; i += VL)
+            store(y + i, clamp(muladd(load(x + i), load(scale + i), load(shift + i)), low, high));
         if (i < p.n) {
             vmask rest = lanes(0, p.n - i);
-            vf v = load_mask(x + i, rest, zero) * load_mask(scale + i, rest, zero) + load_mask(shift + i, rest, zero);
+            vf v = muladd(load_mask(x + i, rest, zero), load_mask(scale + i, rest, zero),
+                          load_mask(shift + i, rest, zero));
             store_mask(y + i, rest, clamp(v, low, high));
         }
         if (job->act->separate) activate(y, y, p.n, job->act);
@@ -56,20 +87,18 @@ FN void scale_shift(const void *arguments, int64_t first, int64_t last) {
         return;
     }
     const vf low = splat(job->act->low), high = splat(job->act->high);
-    for (piece p; first < last; first += p.n) {
-        p = piece_at(first, last, job->size);
+    FOR_PIECES(p, first, last, job->size) {
         const float *x = job->x + first;
         float *y = job->y + first;
         const vf scale = splat(job->scale[p.row % job->channels]), shift = splat(job->shift[p.row % job->channels]);
-        MAP(x, y, p.n, clamp(v * scale + shift, low, high));
+        MAP(x, y, p.n, clamp(muladd(v, scale, shift), low, high));
         if (job->act->separate) activate(y, y, p.n, job->act);
     }
 }
 
 FN void prelu_columns(const channel_job *job, int64_t first, int64_t last) {
     const vf zero = splat(0.0f);
-    for (piece p; first < last; first += p.n) {
-        p = piece_at(first, last, job->channels);
+    FOR_PIECES(p, first, last, job->channels) {
         const float *x = job->x + first, *slope = job->scale + p.col;
         float *y = job->y + first;
         for (int64_t i = 0; i < p.n; i += VL) {
@@ -87,8 +116,7 @@ FN void prelu(const void *arguments, int64_t first, int64_t last) {
         return;
     }
     const vf zero = splat(0.0f);
-    for (piece p; first < last; first += p.n) {
-        p = piece_at(first, last, job->size);
+    FOR_PIECES(p, first, last, job->size) {
         const float *x = job->x + first;
         float *y = job->y + first;
         const vf slope = splat(job->scale[p.row % job->channels]);

@@ -57,6 +57,10 @@ V vf select_less(vf x, vf y, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
 }
 
+V vf muladd(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+
 V vf vmax(vf a, vf b) {
     return _mm256_max_ps(a, b);
 }

@@ -55,6 +55,10 @@ V vf select_less(vf x, vf y, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
 
+V vf muladd(vf a, vf b, vf c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+
 V vf vmax(vf a, vf b) {
     return _mm512_max_ps(a, b);
 }

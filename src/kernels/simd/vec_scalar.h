@@ -10,6 +10,7 @@
  *   store_mask    only the lanes of the mask
  *   load_even     p[0], p[2], p[4] ...: reads p[0] to p[2 * VL - 2], no further
  *   load_even_mask  the same under two masks: `low` for p[i], `high` for p[VL - 1 + i]
+ *   muladd(a, b, c)  a * b + c, rounded once where the processor can
  *   vmax, vmin    return b when either is NaN: vmin(high, vmax(low, x)) passes NaN in x on
  *   max_nan       NaN when either is, as numpy.maximum
  *   select_less   x < y ? a : b; b when either is NaN
@@ -71,6 +72,10 @@ V vf blend(vi mask, vf a, vf b) {
 
 V vf select_less(vf x, vf y, vf a, vf b) {
     return blend(x < y, a, b);
+}
+
+V vf muladd(vf a, vf b, vf c) {
+    return a * b + c;
 }
 
 V vf vmax(vf a, vf b) {

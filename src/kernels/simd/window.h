@@ -70,30 +70,87 @@ V vf read_tap(const float *row, const window_tap *tap, window_access access, int
     }
 }
 
-/* A strip of output: the columns column..column + n, n <= VL, of all rows. cols: the kernel columns that touch the
- * input anywhere in the strip, whose taps are given unless access is ANY. counts: average pooling's divisors,
- * horizontally. */
-V void window_strip(const window_plane *p, window_kind kind, window_access access, int64_t column, int64_t n, span cols,
-                    const window_tap *taps, vf counts) {
+/* A strip of output: the columns column..column + n, n <= VL, of all rows. */
+typedef struct {
+    int64_t column, n;
+    span cols;              /* the kernel columns that touch the input anywhere in the strip */
+    const window_tap *taps; /* theirs, in order; not used when access is ANY */
+    vf counts;              /* average pooling: elements of each lane's window that count, along the row */
+} window_strip;
+
+V void strip_store(const window_plane *p, const window_strip *strip, int64_t o, vf v) {
+    float *y = p->y + o * p->window->output[1] + strip->column;
+    if (strip->n == VL)
+        store(y, v);
+    else
+        store_mask(y, lanes(0, strip->n), v);
+}
+
+/* The inputs of tap j of the strip in an input row. */
+V vf strip_tap(const window_plane *p, const window_strip *strip, window_access access, const float *row, int64_t j,
+               vf fill) {
     const srt_window *w = p->window;
-    const int64_t width = w->input[1], kernel_width = w->kernel[1], stride = w->stride[1];
+    if (access != ANY) return read_tap(row, strip->taps + j, access, w->stride[1], w->input[1], fill);
+    window_tap tap = {.at = strip->column * w->stride[1] - w->before[1] + (strip->cols.first + j) * w->dilation[1]};
+    return read_tap(row, &tap, access, w->stride[1], w->input[1], fill);
+}
+
+/* Output rows o and o + 1 of a depthwise convolution whose stride and dilation are 1 vertically: all inputs but those
+ * of the first and the last row serve both. Terms are added in the same order as by strip_rows.
+ * `wide` is the number of taps when the compiler is to know it, else 0. */
+V void strip_two_rows(const window_plane *p, const window_strip *strip, window_access access, int64_t wide, int64_t o) {
+    const srt_window *w = p->window;
+    const int64_t width = w->input[1], kernel_width = w->kernel[1];
+    const int64_t count = wide ? wide : strip->cols.last - strip->cols.first;
+    const vf zero = splat(0.0f);
+    span upper = window_taps_inside(w, 0, o, 0, w->input[0]);
+    span lower = window_taps_inside(w, 0, o + 1, 0, w->input[0]);
+    const float *x = p->x + (o - w->before[0]) * width; /* input row of the upper output's kernel row 0 */
+    const float *weights = p->weights + strip->cols.first;
+    vf a = splat(p->bias), b = a;
+    /* i: kernel row of the upper output; the lower one's is i - 1 */
+    int64_t i = upper.first, last = smaller(upper.last, lower.last + 1);
+    for (; i < smaller(lower.first + 1, upper.last); i++)
+        for (int64_t j = 0; j < count; j++)
+            a = muladd(strip_tap(p, strip, access, x + i * width, j, zero), splat(weights[i * kernel_width + j]), a);
+    for (; i < last; i++)
+        for (int64_t j = 0; j < count; j++) {
+            vf v = strip_tap(p, strip, access, x + i * width, j, zero);
+            a = muladd(v, splat(weights[i * kernel_width + j]), a);
+            b = muladd(v, splat(weights[(i - 1) * kernel_width + j]), b);
+        }
+    for (int64_t k = i; k < upper.last; k++)
+        for (int64_t j = 0; j < count; j++)
+            a = muladd(strip_tap(p, strip, access, x + k * width, j, zero), splat(weights[k * kernel_width + j]), a);
+    for (i = i < lower.first + 1 ? lower.first + 1 : i; i < lower.last + 1; i++)
+        for (int64_t j = 0; j < count; j++)
+            b = muladd(strip_tap(p, strip, access, x + i * width, j, zero), splat(weights[(i - 1) * kernel_width + j]),
+                       b);
+    strip_store(p, strip, o, clamp(a, p->low, p->high));
+    strip_store(p, strip, o + 1, clamp(b, p->low, p->high));
+}
+
+V void strip_rows(const window_plane *p, const window_strip *strip, window_kind kind, window_access access,
+                  int64_t wide) {
+    const srt_window *w = p->window;
+    const int64_t count = wide ? wide : strip->cols.last - strip->cols.first;
     const vf fill = splat(kind == MAX_POOL ? -INFINITY : 0.0f);
-    const vmask some = lanes(0, n);
-    for (int64_t o = p->first; o < p->last; o++) {
+    int64_t o = p->first;
+    /* in a kernel of three rows too few inputs are shared to pay for the bookkeeping */
+    if (kind == DEPTHWISE && access != ANY && w->kernel[0] > 3 && w->stride[0] == 1 && w->dilation[0] == 1)
+        for (; o + 1 < p->last; o += 2) strip_two_rows(p, strip, access, wide, o);
+    for (; o < p->last; o++) {
         span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
         int64_t top = o * w->stride[0] - w->before[0];
         vf total = kind == DEPTHWISE ? splat(p->bias) : fill;
         for (int64_t i = rows.first; i < rows.last; i++) {
-            const float *row = p->x + (top + i * w->dilation[0]) * width;
-            const float *weights = kind == DEPTHWISE ? p->weights + i * kernel_width : NULL;
+            const float *row = p->x + (top + i * w->dilation[0]) * w->input[1];
+            const float *weights = kind == DEPTHWISE ? p->weights + i * w->kernel[1] + strip->cols.first : NULL;
             vf line = fill; /* average: a sum of sums rounds less than one long sum */
-            for (int64_t j = cols.first; j < cols.last; j++) {
-                window_tap here;
-                const window_tap *tap = access == ANY ? &here : taps + (j - cols.first);
-                if (access == ANY) here.at = column * stride - w->before[1] + j * w->dilation[1];
-                vf v = read_tap(row, tap, access, stride, width, fill);
+            for (int64_t j = 0; j < count; j++) {
+                vf v = strip_tap(p, strip, access, row, j, fill);
                 if (kind == DEPTHWISE)
-                    total += v * weights[j];
+                    total = muladd(v, splat(weights[j]), total);
                 else if (kind == MAX_POOL)
                     total = max_nan(total, v);
                 else
@@ -102,15 +159,27 @@ V void window_strip(const window_plane *p, window_kind kind, window_access acces
             if (kind == AVERAGE_POOL) total += line;
         }
         if (kind == AVERAGE_POOL) {
-            float count = (float)window_count(w, 0, o, p->count_padding);
-            total = total / vmax(splat(1.0f), counts * count);
+            float height = (float)window_count(w, 0, o, p->count_padding);
+            total = total / vmax(splat(1.0f), strip->counts * height);
         }
-        if (kind == DEPTHWISE) total = clamp(total, p->low, p->high);
-        float *y = p->y + o * w->output[1] + column;
-        if (n == VL)
-            store(y, total);
-        else
-            store_mask(y, some, total);
+        strip_store(p, strip, o, kind == DEPTHWISE ? clamp(total, p->low, p->high) : total);
+    }
+}
+
+/* The usual numbers of taps get loops of their own, unrolled. */
+V void strip_unrolled(const window_plane *p, const window_strip *strip, window_kind kind, window_access access) {
+    switch (strip->cols.last - strip->cols.first) {
+    case 2:
+        strip_rows(p, strip, kind, access, 2);
+        break;
+    case 3:
+        strip_rows(p, strip, kind, access, 3);
+        break;
+    case 5:
+        strip_rows(p, strip, kind, access, 5);
+        break;
+    default:
+        strip_rows(p, strip, kind, access, 0);
     }
 }
 
@@ -122,11 +191,11 @@ V void window_rows(const window_plane *p, window_kind kind) {
         int64_t n = smaller(VL, w->output[1] - column);
         /* kernel columns before `first` lie left of the input for every lane, those from `last` on right of it */
         span cols = window_taps_inside(w, 1, column, -(n - 1) * stride, width);
-        vf counts = splat(0.0f);
+        window_strip strip = {column, n, cols, taps, splat(0.0f)};
         if (kind == AVERAGE_POOL)
-            for (int i = 0; i < n; i++) counts[i] = (float)window_count(w, 1, column + i, p->count_padding);
+            for (int i = 0; i < n; i++) strip.counts[i] = (float)window_count(w, 1, column + i, p->count_padding);
         if (stride > 2 || cols.last - cols.first > MAX_TAPS) {
-            window_strip(p, kind, ANY, column, n, cols, NULL, counts);
+            strip_rows(p, &strip, kind, ANY, 0);
             continue;
         }
         bool padding = n < VL;
@@ -138,13 +207,13 @@ V void window_rows(const window_plane *p, window_kind kind) {
                 (window_tap){at, lanes(-at, width - at), lanes(-at - (VL - 1), width - at - (VL - 1))};
         }
         if (stride == 1 && padding)
-            window_strip(p, kind, ADJACENT_MASKED, column, n, cols, taps, counts);
+            strip_unrolled(p, &strip, kind, ADJACENT_MASKED);
         else if (stride == 1)
-            window_strip(p, kind, ADJACENT, column, n, cols, taps, counts);
+            strip_unrolled(p, &strip, kind, ADJACENT);
         else if (padding)
-            window_strip(p, kind, EVEN_MASKED, column, n, cols, taps, counts);
+            strip_unrolled(p, &strip, kind, EVEN_MASKED);
         else
-            window_strip(p, kind, EVEN, column, n, cols, taps, counts);
+            strip_unrolled(p, &strip, kind, EVEN);
     }
 }
 

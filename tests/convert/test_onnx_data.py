@@ -1,0 +1,234 @@
+"""Where ONNX weights lie: in the file, beside it, in memory; in every type; and files that lie about it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert.support import expected, make_model, onnx, random, run_packed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import streamrt
+from streamrt.convert import onnx_data
+from streamrt.format import read_header
+
+node = onnx.helper.make_node
+TensorProto = onnx.TensorProto
+ROWS, COLUMNS = 6, 5
+WEIGHT = random(ROWS, COLUMNS)
+
+
+def external_model(**entries: str) -> Any:
+    """A Gemm whose weight, of 120 bytes, is said to lie where ``entries`` say."""
+    model = make_model([node("Gemm", ["x", "w"], ["y"], transB=1)], inputs={"x": (2, COLUMNS)})
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=WEIGHT.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    model.graph.initializer.append(tensor)
+    return model
+
+
+def save(model: Any, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def stored(path: Path, name: str = "w") -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A tensor of a weights file."""
+    tensor = read_header(path).tensors[name]
+    return np.fromfile(path, "<f4", tensor.nbytes // 4, offset=tensor.offset).reshape(tensor.shape)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "sub/weights.bin", "./weights.bin"])
+@pytest.mark.parametrize("offset", [0, 4096, 7])
+def test_external_data(location: str, offset: int, tmp_path: Path) -> None:
+    data = tmp_path / location
+    data.parent.mkdir(exist_ok=True)
+    data.write_bytes(bytes(offset) + WEIGHT.tobytes() + b"more")
+    path = save(external_model(location=location, offset=str(offset), length=str(WEIGHT.nbytes)), tmp_path)
+    np.testing.assert_array_equal(stored(streamrt.pack(path, tmp_path / "out")), WEIGHT)
+
+
+def test_external_data_without_offset_and_length(tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(WEIGHT.tobytes())
+    path = save(external_model(location="weights.bin"), tmp_path)
+    np.testing.assert_array_equal(stored(streamrt.pack(path, tmp_path / "out")), WEIGHT)
+
+
+HOSTILE = {
+    "outside": {"location": "../secret.bin"},
+    "outside, hidden": {"location": "sub/../../secret.bin"},
+    "outside, backslashes": {"location": "..\\secret.bin"},
+    "absolute": {"location": "{root}/secret.bin"},
+    "by a link": {"location": "link.bin"},
+    "by a linked folder": {"location": "folder/secret.bin"},
+    "empty": {"location": ""},
+    "nowhere": {},
+    "zero byte": {"location": "weights.bin\0"},
+    "the folder itself": {"location": "."},
+    "a pipe": {"location": "pipe"},
+    "offset past the end": {"location": "weights.bin", "offset": "100"},
+    "huge offset": {"location": "weights.bin", "offset": "9" * 19},
+    "endless offset": {"location": "weights.bin", "offset": "9" * 30},
+    "negative offset": {"location": "weights.bin", "offset": "-1"},
+    "offset in words": {"location": "weights.bin", "offset": "one"},
+    "short length": {"location": "weights.bin", "length": "100"},
+    "long length": {"location": "weights.bin", "length": "124"},
+    "negative length": {"location": "weights.bin", "length": "-120"},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_external_data(case: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(WEIGHT.tobytes())
+    (folder / "weights.bin").write_bytes(WEIGHT.tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    (folder / "folder").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    entries = {key: value.format(root=tmp_path) for key, value in HOSTILE[case].items()}
+    path = save(external_model(**entries), folder)
+    with pytest.raises(streamrt.FormatError, match="tensor 'w'"):
+        streamrt.pack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    path = save(external_model(location="missing.bin"), tmp_path)
+    with pytest.raises(streamrt.WeightsIOError, match=r"missing\.bin"):
+        streamrt.pack(path, tmp_path / "out")
+
+
+def test_external_data_of_a_model_in_memory(tmp_path: Path) -> None:
+    with pytest.raises(streamrt.FormatError, match="did not come from a file"):
+        streamrt.pack(external_model(location="weights.bin"), tmp_path / "out")
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(streamrt.WeightsIOError, match=r"missing\.onnx"):
+        streamrt.pack(tmp_path / "missing.onnx", tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x3a\xff\xff\xff\xff\x0f", b"\x08" + b"\xff" * 20])
+def test_files_that_are_no_models(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(streamrt.FormatError):
+        streamrt.pack(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("shape", [(-1, 5), (2**32, 2**32), (2**40, 5)])
+def test_impossible_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = external_model(location="weights.bin")
+    model.graph.initializer[0].dims[:] = shape
+    (tmp_path / "weights.bin").write_bytes(WEIGHT.tobytes())
+    with pytest.raises(streamrt.FormatError, match="tensor 'w'"):
+        streamrt.pack(save(model, tmp_path), tmp_path / "out")
+
+
+TYPES = ["FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+def test_types_of_weights(kind: str, raw: bool, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(onnx_data, "_LARGE", 1)
+    code = getattr(TensorProto, kind)
+    exact = WEIGHT.astype(onnx.helper.tensor_dtype_to_np_dtype(code))
+    values = exact.tobytes() if raw else exact.astype(np.float32).reshape(-1)
+    tensor = onnx.helper.make_tensor("w", code, exact.shape, values, raw=raw)
+    model = make_model([node("Gemm", ["x", "w"], ["y"], transB=1)], inputs={"x": (2, COLUMNS)})
+    model.graph.initializer.append(tensor)
+    for source in (model, save(model, tmp_path)):
+        np.testing.assert_array_equal(stored(streamrt.pack(source, tmp_path / "out")), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("in_constant_node", [False, True])
+def test_large_tensors_of_a_file_are_not_parsed(
+    in_constant_node: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = random(200, 100)  # 80,000 bytes
+    nodes = [node("Gemm", ["x", "w"], ["y"], transB=1)]
+    if in_constant_node:
+        first = node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(weight))
+        model = make_model([first, *nodes], inputs={"x": (2, 100)})
+    else:
+        model = make_model(nodes, {"small": random(3), "w": weight}, inputs={"x": (2, 100)})
+    path = save(model, tmp_path)
+    skeleton = onnx_data.load_skeleton(path)
+    assert skeleton.model.ByteSize() < 1000
+    (span,) = [*skeleton.initializers.values(), *skeleton.attributes.values()]
+    assert path.read_bytes()[span.offset : span.offset + span.length] == weight.tobytes()
+    np.testing.assert_array_equal(stored(streamrt.pack(path, tmp_path / "out")), weight)
+
+
+def test_a_large_tensor_of_the_wrong_length(tmp_path: Path) -> None:
+    model = make_model([node("Mul", ["x", "w"], ["y"])], {"w": random(200, 100)}, inputs={"x": (1, 100)})
+    model.graph.initializer[0].dims[:] = (100, 100)
+    for source in (model, save(model, tmp_path)):
+        with pytest.raises(streamrt.FormatError, match="tensor 'w'"):
+            streamrt.pack(source, tmp_path / "out")
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    path = save(make_model([node("Relu", ["x"], ["yy"])], outputs=["yy"]), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"yy", b"\xff\xfe"))
+    with pytest.raises(streamrt.FormatError, match="not UTF-8"):
+        streamrt.pack(path, tmp_path / "out")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_broken_files_never_crash(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    good = make_model([node("Gemm", ["x", "w"], ["y"], transB=1)], {"w": WEIGHT}, inputs={"x": ("N", COLUMNS)})
+    wire = bytearray(good.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 4))):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("broken")
+    path = folder / "model.onnx"
+    path.write_bytes(wire[: data.draw(st.integers(1, len(wire)))])
+    try:
+        streamrt.pack(path, folder / "out")
+    except streamrt.StreamrtError:
+        assert not (folder / "out").exists()
+
+
+def test_initializers_listed_as_inputs_are_weights(tmp_path: Path) -> None:
+    model = make_model([node("Mul", ["x", "w"], ["y"])], {"w": random(5)}, inputs={"x": (2, 5), "w": (5,)})
+    path = streamrt.pack(model, tmp_path / "out")
+    feeds = {"x": random(2, 5)}
+    np.testing.assert_array_equal(run_packed(path, feeds)[0], expected(model, feeds)[0])
+
+
+@pytest.mark.parametrize("name", ["streamrt.pad.0", "__metadata__", "n" * 2000])
+def test_names_that_a_weights_file_cannot_hold_are_changed(name: str, tmp_path: Path) -> None:
+    model = make_model([node("Mul", ["x", name], ["y"], name=name)], {name: random(5)}, inputs={"x": (2, 5)})
+    path = streamrt.pack(model, tmp_path / "out")
+    feeds = {"x": random(2, 5)}
+    np.testing.assert_array_equal(run_packed(path, feeds)[0], expected(model, feeds)[0])
+
+
+def test_a_weight_that_several_nodes_read_is_stored_once(tmp_path: Path) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    model = make_model(nodes, {"w": random(5, 5)}, inputs={"x": (2, 5)})
+    path = streamrt.pack(model, tmp_path / "out")
+    file = read_header(path)
+    assert list(file.tensors) == ["w"]
+    assert [n.inputs[1] for n in file.graph.nodes] == ["w", "w"]
+
+
+def test_packing_is_reproducible(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("BatchNormalization", ["c", "s", "s", "m", "v"], ["y"])]
+    constants = {"w": random(4, 3, 3, 3), "s": random(4), "m": random(4, seed=1), "v": random(4) ** 2}
+    model = make_model(nodes, constants)
+    sources = [model, save(model, tmp_path), model]
+    files = {streamrt.pack(source, tmp_path / "out").read_bytes() for source in sources}
+    assert len(files) == 1

@@ -1,0 +1,38 @@
+"""Reading and computing overlap because of the prefetch thread, and not because of the kernel's readahead.
+
+Reads are slowed by a preloaded shim to about the speed of computing; a pass may then take little longer than the longer
+of the two. This is the one test that looks at a clock: what it compares are two sleeps, which no load makes shorter.
+"""
+
+import pytest
+
+CODE = """
+    import sys, time, numpy as np, streamrt
+    path, budget = sys.argv[1], sys.argv[2]
+    x = np.ones((1, 2048), np.float32)
+    with streamrt.Model(path, budget) as model:
+        model(x)
+        steps = model._session[1]._steps
+        rate = 200e6
+        # Computing takes as long as reading the tile does: a sleep, which the other threads of the machine cannot stretch.
+        per_tile = model.plan.streamed_bytes / rate / len(steps)
+        def slowly(run):
+            def work(first, last):
+                run(first, last)
+                time.sleep(per_tile)
+            return work
+        model._session[1]._steps[:] = [type(s)(s.waits, slowly(s.run), s.first, s.last, s.dones) for s in steps]
+        ratios = []
+        for _ in range(5):
+            model(x)
+            reading = model.stats.bytes_streamed / rate
+            ratios.append(model.stats.seconds / max(reading, model.stats.compute))
+        print(min(ratios))
+"""
+
+
+@pytest.mark.parametrize("budget", ["16MiB", "40MiB"])
+def test_a_pass_takes_the_longer_of_reading_and_computing(large, budget, slow_reads, run_python):
+    done = run_python(CODE, large.path, budget, **slow_reads(200e6))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 1.2
