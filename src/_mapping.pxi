@@ -183,7 +183,7 @@ cdef class Mapping:
         return bytes_resident
 
     def retire(self):
-        """Closes now or, if buffers or prefetchers still use it (a traceback can keep one alive), when the last one goes."""
+        """Closes now or, if something still uses it (a traceback can keep an array alive), when the last use ends."""
         self.retired = True
         if self.exports == 0:
             self.close()

@@ -96,7 +96,7 @@ cdef class Prefetcher:
         self.close()
 
     cdef int require(self, srt_status status, int error, str subject) except -1:
-        """Raises what a status stands for. After ``close`` the mapping may be closed too: its path is all that is used."""
+        """Raises what a status stands for. After ``close`` the mapping may be closed too: only its path is used."""
         if status == SRT_OK:
             return 0
         if status == SRT_TRUNCATED and not self.closed:

@@ -71,15 +71,15 @@ def crc32c(data: Buffer, value: int = 0) -> int: ...
 
 @final
 class Window:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         kernel: Sequence[int],
         strides: Sequence[int],
         dilations: Sequence[int],
         pads: Sequence[int],
         input: Sequence[int],  # noqa: A002
         output: Sequence[int],
-    ) -> None: ...
+    ) -> Self: ...
 
 def unary(x: _Array, y: _Array, act: int, alpha: float, beta: float) -> None: ...
 def bias_act(y: _Array, bias: _Array | None, act: int, alpha: float, beta: float) -> None: ...

@@ -242,7 +242,11 @@ def _define(name: str, defined: set[str]) -> None:
 def _inputs(
     graph: GraphProto, constants: dict[str, Weight], nodes: list[NodeProto], problems: list[str]
 ) -> list[TensorSpec]:
-    """The inputs that are not initializers; dynamic extents without a name get one from the input and the axis."""
+    """The inputs that are not initializers; dynamic extents without a name get one from the input and the axis.
+
+    Some exporters call every extent that they know nothing of ``?``, ``-1`` or ``None``: those are no names, as two of
+    them need not be equal.
+    """
     specs = []
     for value in graph.input:
         if value.name in constants:
@@ -255,7 +259,7 @@ def _inputs(
             problems.append(f"input {value.name!r} has no shape")
         dims: list[int | str] = []
         for axis, dim in enumerate(tensor.shape.dim):
-            if dim.dim_param:
+            if any(character.isalpha() for character in dim.dim_param) and dim.dim_param != "None":
                 dims.append(dim.dim_param)
             else:
                 dims.append(dim.dim_value if dim.dim_value > 0 else f"{value.name}_{axis}")

@@ -37,20 +37,30 @@ def read_module(module: torch.nn.Module, example: Any) -> OnnxSource:
         raise TypeError("packing a torch module needs example=, a tensor or a tuple of tensors to call it with")
     with _evaluation(module), _quiet():
         try:
-            program = _export(module, *_free_batch(args))
-            reason = ""
+            source = _source(_export(module, *_free_batch(args)))
+            # The exporter may settle on the example's batch without a word.
+            reason = "" if _is_free(source) else "its shapes fit no other batch"
+        except UnsupportedModelError:
+            raise
         except Exception as error:  # the exporter lets any exception of tracing out
             reason = _reason(error)
+        if reason:
             try:
-                program = _export(module, args, None)
+                source = _source(_export(module, args, None))
             except Exception as error:
                 raise UnsupportedModelError(f"torch cannot export the module: {_reason(error)}") from error
     if reason:
         warnings.warn(
-            f"the batch is fixed at {args[0].shape[0]}, as in the example: torch cannot export it free ({reason})",
-            stacklevel=3,
+            f"the batch is fixed at {args[0].shape[0]}, as in the example: the module cannot be exported "
+            f"with a free one ({reason})",
+            stacklevel=4,
         )
-    return _source(program)
+    return source
+
+
+def _is_free(source: OnnxSource) -> bool:
+    """Whether the first axis of some input is dynamic, or there is none."""
+    return any(not spec.dims or isinstance(spec.dims[0], str) for spec in source.inputs)
 
 
 def _free_batch(args: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...] | None]:

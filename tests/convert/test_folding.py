@@ -182,6 +182,8 @@ def test_the_same_with_a_fixed_batch_is_a_constant(tmp_path: Path) -> None:
     [
         (("N", 3, 8, 8), ("N", 4, 4, 4)),
         ((None, 3, 8, 8), ("x_0", 4, 4, 4)),
+        (("?", 3, "?", "?"), ("x_0", 4, "y_2", "y_3")),
+        (("-1", 3, "None", 8), ("x_0", 4, "y_2", 4)),
         (("N", None, "H", "W"), ("N", 4, "y_2", "y_3")),
         ((2, 3, None, 8), (2, 4, "y_2", 4)),
     ],
@@ -193,7 +195,8 @@ def test_dims_of_inputs_and_outputs(dims: Any, outputs: Any, tmp_path: Path) -> 
     with streamrt.Model(path, budget=None) as packed:
         (spec,) = packed.inputs
         assert spec.dims == tuple(
-            3 if axis == 1 else f"x_{axis}" if dim is None else dim for axis, dim in enumerate(dims)
+            3 if axis == 1 else f"x_{axis}" if dim in (None, "?", "-1", "None") else dim
+            for axis, dim in enumerate(dims)
         )
         assert packed.outputs[0].dims == outputs
     feeds = {"x": random(2, 3, 8, 8)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,11 +32,26 @@ def _pattern() -> NDArray[np.uint8]:
     return ((at + 7 * (at // PAGE)) % 251).astype(np.uint8)
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another thread or the kernel does in its own time, but not for ever."""
+    give_up = time.monotonic() + 60
+    while not condition() and time.monotonic() < give_up:
+        time.sleep(0.001)
+    assert condition()
+
+
 def evict(path: Path) -> None:
     """Takes the file out of the page cache."""
+
+    def gone() -> bool:
+        # Pages that the file system's journal still uses stay the first time.
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return mapping.resident() == 0
+
     fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with Mapping(path) as mapping:
+        until(gone)
     os.close(fd)
 
 

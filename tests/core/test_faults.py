@@ -80,7 +80,7 @@ def test_a_file_that_came_back_can_be_read_again(make_file: MakeFile) -> None:
 def test_reading_what_was_cut_off_gives_zeros_and_is_remembered(make_file: MakeFile) -> None:
     path = make_file(SIZE)
     with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
-        array = np.frombuffer(mapping, np.uint8)
+        array = np.frombuffer(memoryview(mapping), np.uint8)
         prefetcher.schedule([(0, SIZE, False)], SIZE, BLOCK)
         prefetcher.wait(0)
         os.truncate(path, PAGE)

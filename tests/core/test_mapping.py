@@ -36,7 +36,7 @@ def test_paths_of_all_kinds(make_file: MakeFile, kind: Callable[[Path], object])
 
 def test_arrays_share_its_memory_and_cannot_write(make_file: MakeFile) -> None:
     with Mapping(make_file(2 * PAGE)) as mapping:
-        a, b = (np.frombuffer(mapping, np.uint8) for _ in range(2))
+        a, b = (np.frombuffer(memoryview(mapping), np.uint8) for _ in range(2))
         assert np.shares_memory(a, b)
         with pytest.raises(ValueError, match="read-only"):
             a[0] = 1
@@ -45,7 +45,7 @@ def test_arrays_share_its_memory_and_cannot_write(make_file: MakeFile) -> None:
 
 def test_closing_is_refused_while_an_array_lives(make_file: MakeFile) -> None:
     mapping = Mapping(make_file(PAGE))
-    array = np.frombuffer(mapping, np.uint8)
+    array = np.frombuffer(memoryview(mapping), np.uint8)
     with pytest.raises(BufferError, match="still in use by 1"):
         mapping.close()
     assert array.tobytes() == content(0, PAGE)
@@ -66,7 +66,7 @@ def test_closing_twice_is_allowed_and_using_it_afterwards_is_not(make_file: Make
 
 def test_a_retired_mapping_closes_when_the_last_user_is_gone(make_file: MakeFile) -> None:
     mapping = Mapping(make_file(PAGE))
-    array, prefetcher = np.frombuffer(mapping, np.uint8), Prefetcher(mapping)
+    array, prefetcher = np.frombuffer(memoryview(mapping), np.uint8), Prefetcher(mapping)
     mapping.retire()
     assert not mapping.closed
     prefetcher.close()

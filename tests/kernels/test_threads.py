@@ -117,7 +117,7 @@ def test_fork_while_workers_are_at_work() -> None:
         busy.join()
 
 
-def test_default_is_the_affinity_mask_and_nonsense_is_refused() -> None:
+def test_a_number_out_of_range_is_refused() -> None:
     for count in (0, -1, 257, 2**70):
         with pytest.raises(ValueError, match="expected 1 to"):
             _core.set_threads(count)

@@ -1,0 +1,166 @@
+"""Torch modules: small ones here for every way of exporting; the networks of torchvision are in the model tests."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamrt
+from streamrt.format import read_header
+from streamrt.graph import Graph
+
+pytestmark = pytest.mark.extras
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+nn = torch.nn
+
+
+class Shuffle(nn.Module):  # type: ignore[misc, name-defined]
+    """Reads its extents as ShuffleNet does."""
+
+    def forward(self, x: Any) -> Any:
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous()
+        return torch.flatten(x.view(n, -1, h, w), 1)
+
+
+class TwoInputs(nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(5, 3), nn.Linear(4, 3)
+
+    def forward(self, left: Any, right: Any) -> Any:
+        total = self.left(left) + self.right(right)
+        return total, torch.sigmoid(total)
+
+
+class FixedBatch(nn.Module):  # type: ignore[misc, name-defined]
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def forward(self, x: Any) -> Any:
+        return x.view(self.batch, 2, 3).mean(1) * 2
+
+
+def cnn() -> Any:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.Conv2d(8, 8, 3, groups=8),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 5),
+        nn.Softmax(dim=-1),
+    )
+    model[1].running_mean.normal_()
+    model[1].running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def pack(module: Any, path: Path, example: Any) -> Graph:
+    return read_header(streamrt.pack(module, path / "out", example=example)).graph
+
+
+def check(module: Any, folder: Path, batches: tuple[int, ...] = (1, 2, 5)) -> None:
+    module.eval()
+    with streamrt.Model(folder / "out", budget=None) as packed:
+        for batch in batches:
+            inputs = [torch.randn(batch, *spec.dims[1:]) for spec in packed.inputs]
+            with torch.no_grad():
+                wanted = module(*inputs)
+            feeds = {spec.name: x.numpy() for spec, x in zip(packed.inputs, inputs, strict=True)}
+            found = packed(feeds)
+            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+            found = [found[spec.name] for spec in packed.outputs] if isinstance(found, dict) else [found]
+            for y, reference in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(y, reference.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_cnn(batch: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    module = cnn()
+    graph = pack(module, tmp_path, torch.randn(batch, 4, 9, 9))
+    assert capfd.readouterr() == ("", "")
+    assert module.training
+    assert all(part.training for part in module)
+    assert [spec.dims for spec in graph.inputs] == [("batch", 4, 9, 9)]
+    assert [spec.dims for spec in graph.outputs] == [("batch", 5)]
+    assert {node.op for node in graph.nodes}.isdisjoint({"BatchNormalization", "Dropout", "Identity", "Sigmoid", "Mul"})
+    check(module, tmp_path)
+
+
+def test_parts_keep_their_own_mode(tmp_path: Path) -> None:
+    module = cnn()
+    module[1].eval()
+    pack(module, tmp_path, torch.randn(1, 4, 9, 9))
+    assert [part.training for part in module] == [part is not module[1] for part in module]
+
+
+def test_shapes_that_follow_the_batch(tmp_path: Path) -> None:
+    pack(Shuffle(), tmp_path, torch.randn(1, 6, 3, 3))
+    check(Shuffle(), tmp_path)
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    module = TwoInputs()
+    graph = pack(module, tmp_path, (torch.randn(1, 5), torch.randn(1, 4)))
+    assert [spec.name for spec in graph.inputs] == ["left", "right"]
+    assert len(graph.outputs) == 2
+    check(module, tmp_path)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_module_for_one_batch_is_fixed_to_it_with_a_warning(batch: int, tmp_path: Path) -> None:
+    module = FixedBatch(batch)
+    with pytest.warns(UserWarning, match=f"fixed at {batch}"):
+        graph = pack(module, tmp_path, torch.randn(batch, 6))
+    assert graph.inputs[0].dims == (batch, 6)
+    check(module, tmp_path, batches=(batch,))
+
+
+def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
+    pack(TwoInputs(), tmp_path, (torch.randn(2, 5), torch.randn(2, 4)))
+    assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
+
+
+def test_what_has_no_conversion_is_listed(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(3, 3, 2), nn.Softplus())
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*Softplus"):
+        pack(module, tmp_path, torch.randn(1, 3, 4, 4))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_torch_cannot_export(tmp_path: Path) -> None:
+    class Broken(nn.Module):  # type: ignore[misc, name-defined]
+        def forward(self, x: Any) -> Any:
+            raise RuntimeError("out of order")
+
+    with pytest.raises(streamrt.UnsupportedModelError, match="out of order"):
+        pack(Broken(), tmp_path, torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("example", [None, (), np.ones((1, 3)), ("x",)])
+def test_an_example_is_needed(example: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="example="):
+        pack(nn.Linear(3, 3), tmp_path, example)
+
+
+def test_same_module_same_bytes(tmp_path: Path) -> None:
+    module = cnn()
+    files = set()
+    for _ in range(2):
+        with warnings.catch_warnings():
+            pack(module, tmp_path, torch.randn(1, 4, 9, 9))
+        files.add((tmp_path / "out").read_bytes())
+    assert len(files) == 1
