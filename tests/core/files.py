@@ -43,15 +43,18 @@ def until(condition: Callable[[], bool]) -> None:
 def evict(path: Path) -> None:
     """Takes the file out of the page cache."""
 
-    def gone() -> bool:
-        # Pages that the file system's journal still uses stay the first time.
+    def drop() -> None:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        return mapping.resident() == 0
+
+    def dropped() -> bool:
+        drop()  # again: pages that the file system's journal still uses stay
+        with Mapping(path) as mapping:
+            return mapping.resident() <= PAGE  # opening may read the first page
 
     fd = os.open(path, os.O_RDONLY)
-    with Mapping(path) as mapping:
-        until(gone)
+    until(dropped)
+    drop()
     os.close(fd)
 
 

@@ -1,0 +1,27 @@
+"""``python check_wheel.py WHEEL``: fails unless the wheel holds what an installed package needs, and no sources."""
+
+import sys
+import zipfile
+from pathlib import Path
+
+needed = {
+    "streamrt/py.typed",
+    "streamrt/_core.pyi",
+    "streamrt/__main__.py",
+    "streamrt/data/digits_mlp.safetensors",
+    "streamrt/data/digits_cnn.safetensors",
+    "streamrt/data/digits_test.npz",
+}
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    names = set(wheel.namelist())
+top = {name.partition("/")[0] for name in names}
+sources = {name for name in names if Path(name).suffix in {".c", ".h", ".pyx", ".pxi", ".pxd"}}
+if not any(name.startswith("streamrt/_core.") and name.endswith(".so") for name in names):
+    sys.exit("the wheel has no compiled core")
+if missing := needed - names:
+    sys.exit(f"the wheel lacks {sorted(missing)}")
+if sources:
+    sys.exit(f"the wheel holds sources: {sorted(sources)}")
+if extra := {name for name in top if name != "streamrt" and not name.endswith(".dist-info")}:
+    sys.exit(f"the wheel would install {sorted(extra)} beside the package")
+print(f"{Path(sys.argv[1]).name}: {len(names)} files, as it should be")

@@ -1,0 +1,33 @@
+"""A small program that uses the public face; checked with ``mypy --strict`` against the installed package."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import streamrt
+
+
+def classify(path: Path, image: NDArray[np.float32]) -> int:
+    with streamrt.Model(path, budget="64MiB", threads=2) as model:
+        names: list[str] = [spec.name for spec in model.inputs]
+        if model.min_budget() > 64 << 20:
+            raise SystemExit(f"{names} needs more")
+        scores: NDArray[np.float32] = model({names[0]: image})
+        stats = model.stats
+        if stats is not None:
+            print(stats, stats.overlap, model.plan.window, model.memory().weights)
+        return int(scores.argmax())
+
+
+def convert(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Path:
+    layers = [streamrt.Layer("Gemm", weight, bias, activation="Relu"), streamrt.Layer("Softmax", axis=1)]
+    try:
+        return streamrt.pack(layers, Path("model.safetensors"))
+    except streamrt.UnsupportedModelError as error:
+        raise SystemExit("\n".join(error.problems)) from error
+
+
+if __name__ == "__main__":
+    path = convert(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
+    print(classify(path, np.ones((1, 4), np.float32)))
