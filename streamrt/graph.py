@@ -140,7 +140,7 @@ class Graph:
 
 def _define(name: str, defined: set[str], what: str) -> None:
     if not name:
-        raise FormatError(f"an empty name for an {what}")
+        raise FormatError(f"an empty name: {what}")
     if name in defined:
         raise FormatError(f"{what} {name!r} is defined twice")
     defined.add(name)
@@ -227,7 +227,7 @@ def _attr(value: object, where: str) -> Attr:
         if all(_is_int(item) for item in items) or all(type(item) is float for item in items):
             return tuple(items)
     elif isinstance(value, (float, str)) or _is_int(value):
-        return value  # type: ignore[return-value, no-any-return]
+        return value  # type: ignore[return-value]
     raise FormatError(f"{where}: expected a number below 2**62, a string or a list of one kind of number")
 
 

@@ -37,7 +37,7 @@ def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequenc
 
 
 def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> None:
-    """Raise `InputError` unless ``shapes`` has each of ``specs`` and the extents agree, equal names meaning equal extents."""
+    """Raise `InputError` unless ``shapes`` has each of ``specs``, and extents of the same name are equal."""
     free: dict[str, int] = {}
     for spec in specs:
         if spec.name not in shapes:

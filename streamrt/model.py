@@ -66,7 +66,7 @@ class Model:
             raise WeightsIOError(f"{os.fspath(path)}: the file was replaced while it was being opened")
         self._params = {
             tensor.name: np.frombuffer(
-                self._mapping, dtype="<f4", count=tensor.nbytes // 4, offset=tensor.offset
+                memoryview(self._mapping), dtype="<f4", count=tensor.nbytes // 4, offset=tensor.offset
             ).reshape(tensor.shape)
             for tensor in self._file.tensors.values()
         }

@@ -21,7 +21,6 @@ PAGE = 4096
 HUGE = 2 << 20
 
 
-
 @dataclass(frozen=True, slots=True)
 class _Tiling:
     """A size of tiles, the granule that goes with it, and the GB/s at which such tiles were read (docs/design.md)."""
@@ -31,7 +30,8 @@ class _Tiling:
     rate: float
 
 
-# Of equally fast ones the larger first: fewer calls, and larger products for BLAS. Below 64 KiB calls cost more than reading.
+# Of equally fast ones the larger first: fewer calls, and larger products for BLAS. Below 64 KiB calls cost more than
+# reading.
 _TILINGS = (
     _Tiling(16 << 20, HUGE, 2.6),
     _Tiling(8 << 20, HUGE, 2.6),
@@ -58,6 +58,7 @@ class Extent:
 
     @property
     def end(self) -> int:
+        """The first byte behind it."""
         return self.offset + self.length
 
 
@@ -222,7 +223,7 @@ def smallest_window(nodes: Sequence[NodeWeights], file_size: int) -> int:
 
 
 def _frugal(nodes: Sequence[NodeWeights]) -> _Tiling:
-    """The smallest tiles worth having: a pass of more than about a thousand is bound by calls, however small the window."""
+    """The smallest tiles worth having: more than about a thousand in a pass cost more in calls than they save."""
     total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
     pages = [tiling for tiling in _TILINGS if tiling.granule == PAGE]
     return next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
@@ -284,7 +285,9 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], lis
 
 def _joins(r: Range, extent: Extent, tile_bytes: int) -> bool:
     gap = extent.offset - (r.offset + r.length)
-    return extent.offset >= r.offset and gap <= PAGE and max(extent.end - r.offset, r.length) <= max(tile_bytes, r.length)
+    return (
+        extent.offset >= r.offset and gap <= PAGE and max(extent.end - r.offset, r.length) <= max(tile_bytes, r.length)
+    )
 
 
 def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
@@ -303,8 +306,7 @@ def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list
         last = max(fits // node.row_step * node.row_step, first + node.row_step)
         last = min(last, node.rows)
         rows = [
-            Extent(e.offset + first * e.length // node.rows, (last - first) * e.length // node.rows)
-            for e in node.tiled
+            Extent(e.offset + first * e.length // node.rows, (last - first) * e.length // node.rows) for e in node.tiled
         ]
         yield first, last, sorted((whole if first == 0 else []) + rows, key=lambda e: e.offset)
         first = last

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from streamrt.arena import ALIGNMENT, Block, align, place
 
-blocks = st.lists(st.builds(lambda n, a, d: Block(n, a, a + d), st.integers(0, 5000), st.integers(0, 20), st.integers(0, 6)))
+blocks = st.lists(
+    st.builds(lambda n, a, d: Block(n, a, a + d), st.integers(0, 5000), st.integers(0, 20), st.integers(0, 6))
+)
 
 
 @given(blocks)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import onnx, ops, run_packed
 
 import streamrt
+from convert.support import onnx, ops, run_packed
 from streamrt.convert.onnx_ops import CONVERSIONS
 from streamrt.format import read_header
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
 
 import streamrt
+from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
 from streamrt.convert import onnx_facts
 
 node = onnx.helper.make_node

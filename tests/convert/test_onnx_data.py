@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import expected, make_model, onnx, random, run_packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamrt
+from convert.support import expected, make_model, onnx, random, run_packed
 from streamrt.convert import onnx_data
 from streamrt.format import read_header
 

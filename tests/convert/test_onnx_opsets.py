@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import OPSETS, check, integers, make_model, onnx, ops, random, run_packed
 
 import streamrt
+from convert.support import OPSETS, check, integers, make_model, onnx, ops, random, run_packed
 
 helper = onnx.helper
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import check, integers, make_model, onnx, ops, random
 
 import streamrt
+from convert.support import check, integers, make_model, onnx, ops, random
 from streamrt.format import read_header
 
 node = onnx.helper.make_node

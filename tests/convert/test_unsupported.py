@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert.support import integers, make_model, onnx, random
 
 import streamrt
+from convert.support import integers, make_model, onnx, random
 
 node = onnx.helper.make_node
 

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from core.files import PAGE, MakeFile, content, opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from core.files import PAGE, MakeFile, content, opened
 
 SIZE = 40 * PAGE + 123
 Item = tuple[int, int, bool]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from core.files import BLOCK, PAGE, MakeFile
 
+from core.files import BLOCK, PAGE, MakeFile
 from streamrt._core import Mapping, Prefetcher
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

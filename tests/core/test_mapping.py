@@ -9,8 +9,8 @@ from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
-from core.files import PAGE, MakeFile, content
 
+from core.files import PAGE, MakeFile, content
 from streamrt._core import Mapping, Prefetcher
 from streamrt.errors import ModelClosedError, WeightsIOError
 

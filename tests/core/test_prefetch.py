@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from core.files import BLOCK, PAGE, MakeFile, content, evict, opened, until
 
+from core.files import BLOCK, PAGE, MakeFile, content, evict, opened, until
 from streamrt._core import Mapping, Prefetcher
 from streamrt.errors import ModelClosedError
 

@@ -5,8 +5,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from format.attacks.make import ATTACKS, FOLDER, SUFFIX, Draft, join
 
+from format.attacks.make import ATTACKS, FOLDER, SUFFIX, Draft, join
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import read_header, verify
 from streamrt.format.header import MAX_HEADER

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import pytest
-from format.models import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
+from format.models import chain
 from streamrt.errors import FormatError
 from streamrt.format.layout import Group, byte_size, check_coverage, check_groups, check_placed, group, place
 from streamrt.graph import Graph, Node, TensorSpec

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import safetensors
-from format.attacks.make import Draft, compact, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from format.attacks.make import Draft, compact, join
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
 

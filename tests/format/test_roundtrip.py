@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors
-from format.models import chain, dense
 
+from format.models import chain, dense
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import Segment, Source, read_header, verify, write
 from streamrt.graph import Graph, Node, TensorSpec

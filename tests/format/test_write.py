@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from format.models import Array, chain, constant, dense
 from format.resident import resident_bytes
-
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import Segment, Source, read_header, verify, write
 from streamrt.graph import Graph, Node, TensorSpec

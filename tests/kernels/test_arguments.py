@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels.geometry import Geometry
 
+from kernels.geometry import Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
 

@@ -8,8 +8,8 @@ import os
 
 import numpy as np
 import pytest
-from kernels.geometry import GEOMETRIES, Geometry
 
+from kernels.geometry import GEOMETRIES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels.geometry import GEOMETRIES, Geometry
 
+from kernels.geometry import GEOMETRIES, Geometry
 from streamrt._core import im2col
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from kernels.geometry import Geometry
 
+from kernels.geometry import Geometry
 from streamrt import _core
 
 

@@ -1,4 +1,4 @@
-"""The budget as the kernel sees it: a model of many times the limit runs in a memory cgroup and never meets that limit."""
+"""The budget as the kernel sees it: a model larger than its memory cgroup's limit runs and never meets that limit."""
 
 import pytest
 

@@ -182,9 +182,9 @@ def test_close_is_idempotent_and_waits_for_a_call(small):
 
 
 def test_a_model_that_is_not_closed_warns(small):
+    models = [Model(small.path)]
     with pytest.warns(ResourceWarning, match="unclosed"):
-        model = Model(small.path)
-        del model
+        models.clear()
 
 
 def test_memory_adds_up(large):
@@ -239,7 +239,7 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
             model(a)
         with pytest.raises(streamrt.InputError, match="'b' is missing"):
             model({"a": a})
-        with pytest.raises(streamrt.InputError, match="'b': expected shape \\(batch, 8\\) with .*5.*found \\(4, 8\\)"):
+        with pytest.raises(streamrt.InputError, match=r"'b': expected shape \(batch, 8\) with .*5.*found \(4, 8\)"):
             model({"a": a, "b": b[:4]})
 
 

@@ -14,7 +14,7 @@ CODE = """
         model(x)
         steps = model._session[1]._steps
         rate = 200e6
-        # Computing takes as long as reading the tile does: a sleep, which the other threads of the machine cannot stretch.
+        # Computing takes as long as reading does, by sleeping, so that it needs no processor.
         per_tile = model.plan.streamed_bytes / rate / len(steps)
         def slowly(run):
             def work(first, last):

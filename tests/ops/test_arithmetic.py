@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ops.harness import assert_close, lowered_for, random, run
 
+from ops.harness import assert_close, lowered_for, random, run
 from streamrt.errors import FormatError
 
 FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}

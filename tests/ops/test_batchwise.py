@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ops.harness import lowered_for, random, run
 
 # name: (operator, shapes of inputs, parameters, attributes)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ops.harness import assert_close, lowered_for, random, run
 from ops.reference import onnx_run
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops.harness import lowered_for, random, run
 
+from ops.harness import lowered_for, random, run
 from streamrt.errors import FormatError
 from streamrt.ops import supported
 from streamrt.ops.epilogue import ACTIVATIONS

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ops.harness import lowered_for, random, run
 from ops.reference import onnx_run
-
 from streamrt.errors import FormatError
 
 

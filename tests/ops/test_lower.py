@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ops.harness import lowered_for, node
 
+from ops.harness import lowered_for, node
 from streamrt.errors import FormatError
 from streamrt.graph import Node
 from streamrt.ops import lower, supported

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops.harness import lowered_for, random
 
+from ops.harness import lowered_for, random
 from streamrt.ops import Buffers
 
 # A call may take views and tuples, and one buffer of 8192 values for each operand that NumPy broadcasts.

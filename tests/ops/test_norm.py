@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops.harness import assert_close, lowered_for, random, run
 
+from ops.harness import assert_close, lowered_for, random, run
 from streamrt.errors import FormatError
 
 

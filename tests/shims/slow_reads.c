@@ -1,7 +1,7 @@
 /* slow_reads.c - preloaded into a test's process, makes the reads of the prefetch thread as slow as the test wants.
  *
- * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or, in a process that is forced
- * to do without (STREAMRT_TEST_POPULATE=touch), a POSIX_FADV_WILLNEED; it returns no earlier than such a disk
+ * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or, in a process that
+ * is forced to do without (STREAMRT_TEST_POPULATE=touch), a POSIX_FADV_WILLNEED; it returns no earlier than such a disk
  * would have delivered. All else goes through as it is.
  */
 #define _GNU_SOURCE
@@ -26,8 +26,7 @@ static double now(void) {
 static void sleep_until(double start, double bytes) {
     const char *speed = getenv("SLOW_READS_BYTES_PER_SECOND");
     double left = speed ? start + bytes / atof(speed) - now() : 0;
-    if (left > 0)
-        nanosleep(&(struct timespec){(time_t)left, (long)((left - (time_t)left) * 1e9)}, NULL);
+    if (left > 0) nanosleep(&(struct timespec){(time_t)left, (long)((left - (time_t)left) * 1e9)}, NULL);
 }
 
 static int touching(void) {
@@ -39,8 +38,7 @@ int madvise(void *start, size_t length, int advice) {
     int (*real)(void *, size_t, int) = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "madvise");
     double begin = now();
     int result = real(start, length, advice);
-    if (advice == MADV_POPULATE_READ && result == 0)
-        sleep_until(begin, length);
+    if (advice == MADV_POPULATE_READ && result == 0) sleep_until(begin, length);
     return result;
 }
 
@@ -48,7 +46,6 @@ int posix_fadvise(int fd, off_t offset, off_t length, int advice) {
     int (*real)(int, off_t, off_t, int) = (int (*)(int, off_t, off_t, int))dlsym(RTLD_NEXT, "posix_fadvise");
     double begin = now();
     int result = real(fd, offset, length, advice);
-    if (advice == POSIX_FADV_WILLNEED && touching())
-        sleep_until(begin, length);
+    if (advice == POSIX_FADV_WILLNEED && touching()) sleep_until(begin, length);
     return result;
 }

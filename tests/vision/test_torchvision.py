@@ -1,4 +1,4 @@
-"""Real architectures against torch, with everything resident, under 64 MiB, and under the smallest budget that works."""
+"""Real architectures against torch: with everything resident, in 64 MiB, and in the smallest budget that works."""
 
 import numpy as np
 import pytest
