@@ -162,5 +162,6 @@ srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t 
 }
 
 void srt_mapping_release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    os_release(mapping->fd, mapping->base, offset, length);
+    bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
+    os_release(mapping->fd, mapping->base, offset, length, blocks);
 }

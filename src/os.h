@@ -27,7 +27,10 @@ bool os_advise_blocks(uint8_t *base, size_t size);
 
 bool os_populate(uint8_t *start, size_t size); /* read and map; EINVAL: this kernel cannot */
 void os_will_need(int fd, uint64_t offset, uint64_t length);
-void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length);
+
+/* Drops the range from the page tables and the page cache. blocks: it was read in blocks, of which the cache holds all
+ * or nothing, so that a look at one page of each tells whether it is gone. */
+void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks);
 
 /* Bytes of whole pages of the range that are in the page cache. start is page-aligned. */
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes);

@@ -23,6 +23,10 @@
 /* The kernel cuts each POSIX_FADV_WILLNEED to the readahead limit of the device, 128 KiB unless someone raised it. */
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
 
+/* The page cache keeps a page that someone has hold of at that very moment, be it only mincore in another process that
+ * watches us, and nobody would release it again. Met about once in 500 releases under constant watching. */
+#define RELEASE_ATTEMPTS 4
+
 int os_open(const char *path) {
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -101,12 +105,6 @@ void os_will_need(int fd, uint64_t offset, uint64_t length) {
     }
 }
 
-void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length) {
-    /* In this order: the page cache keeps pages that are mapped. */
-    madvise(base + offset, length, MADV_DONTNEED);
-    posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
-}
-
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
     unsigned char pages[4096];
     size_t page = os_page_size(), step = sizeof pages * page;
@@ -117,6 +115,23 @@ bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
         for (size_t i = 0; i * page < part; i++) *bytes += pages[i] & 1 ? page : 0;
     }
     return true;
+}
+
+/* Whether any page of the range is in the page cache, as far as mincore tells those who do not own the file. */
+static bool any_cached(uint8_t *start, uint64_t length, bool blocks) {
+    uint64_t bytes = 0, part = blocks ? os_page_size() : length;
+    for (uint64_t at = 0; at < length && bytes == 0; at += blocks ? SRT_BLOCK : length)
+        if (!os_resident(start + at, part, &bytes)) return false;
+    return bytes > 0;
+}
+
+void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks) {
+    /* In this order: the page cache keeps pages that are mapped. */
+    madvise(base + offset, length, MADV_DONTNEED);
+    for (int attempt = 0; attempt < RELEASE_ATTEMPTS; attempt++) {
+        posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
+        if (!any_cached(base + offset, length, blocks)) break;
+    }
 }
 
 void os_thread_usage(os_usage *out) {

@@ -15,6 +15,9 @@ import pytest
 
 SHIMS = Path(__file__).parent / "shims"
 
+# Processes that tests start must import the installed package, and not the uncompiled one of a checkout they start in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 
 @pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -252,7 +252,7 @@ def test_this_process() -> None:
 @contextlib.contextmanager
 def v1_group(limit: int) -> Iterator[Path]:
     """A real group below this process's own, removed afterwards; skips where that is not allowed."""
-    found = [folder for version, folder in memory._folders(memory.PROC) if version == 1]
+    found = [folder for version, folder in memory.group_folders(memory.PROC) if version == 1]
     if not found:
         pytest.skip("no cgroup v1 memory hierarchy is mounted")
     folder = found[0] / f"streamrt-test-{os.getpid()}"
