@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from threadpoolctl import ThreadpoolController
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.errors import InputError
 
 

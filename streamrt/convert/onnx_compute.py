@@ -201,9 +201,11 @@ def softmax(node: OnnxNode) -> None:
     node.emit(node.op, [node.operand(0)], attrs)
 
 
-@converts("ReduceMean")
-def reduce_mean(node: OnnxNode) -> None:
-    """Axes are an attribute until opset 17 and an input after; none means all, unless ``noop_with_empty_axes``."""
+@converts("ReduceMean", "ReduceMax")
+def reduce(node: OnnxNode) -> None:
+    """A model from Keras takes the global pooling of its NHWC tensors for reductions.
+
+    Axes are an attribute until opset 17 and an input after; none means all, unless ``noop_with_empty_axes``."""
     keep = node.flag("keepdims", True)
     noop = node.flag("noop_with_empty_axes")
     axes = node.ints("axes") if node.opset < 18 else node.integers(1, "axes")
@@ -213,4 +215,4 @@ def reduce_mean(node: OnnxNode) -> None:
     attrs: dict[str, Attr] = {"keepdims": int(keep)}
     if axes:
         attrs["axes"] = node.axes(axes, node.rank(0))
-    node.emit("ReduceMean", [node.operand(0)], attrs)
+    node.emit(node.op, [node.operand(0)], attrs)

@@ -8,6 +8,7 @@ import numpy as np
 
 from streamrt.convert.onnx_data import type_name
 from streamrt.convert.onnx_node import OnnxNode, converts
+from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -66,6 +67,13 @@ def prelu(node: OnnxNode) -> None:
 def arithmetic(node: OnnxNode) -> None:
     """Of two tensors, either of which may be a weight."""
     node.emit(node.op, [node.operand(0), node.operand(1)])
+
+
+@converts("Neg")
+def neg(node: OnnxNode) -> None:
+    """A product with -1, which folds as any other; Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
+    minus = node.new_weight(f"{node.proto.output[0]}.minus", Weight.of(np.asarray(-1.0, np.float32)))
+    node.emit("Mul", [node.operand(0), minus])
 
 
 @converts("Sum")

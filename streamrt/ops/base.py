@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.errors import FormatError
 from streamrt.graph import Attr, Node
 from streamrt.ops.epilogue import IDENTITY, Epilogue, epilogue_of

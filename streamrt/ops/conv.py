@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, operator
 from streamrt.ops.epilogue import IDENTITY, Epilogue
 from streamrt.ops.gemm import Dense

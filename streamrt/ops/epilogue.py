@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from streamrt import _core
+import streamrt._core as _core
 
 if TYPE_CHECKING:
     from streamrt.ops.base import Call

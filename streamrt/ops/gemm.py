@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import IDENTITY, Epilogue
 from streamrt.ops.scratch import Bias, Layout, Load

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import IDENTITY
 

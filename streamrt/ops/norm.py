@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.scratch import Layout
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, operator
 from streamrt.ops.window import Geometry
 

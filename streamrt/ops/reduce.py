@@ -6,14 +6,18 @@ import math
 
 import numpy as np
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
 
+#: The kernel for axes that end the shape, which are rows, and NumPy's function for any others.
+_FUNCTIONS = {"ReduceMean": (_core.row_mean, np.add), "ReduceMax": (_core.row_max, np.maximum)}
 
-@operator("ReduceMean")
-def reduce_mean(call: Call) -> Lowered:
-    """The mean along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
+
+@operator(*_FUNCTIONS)
+def reduce(call: Call) -> Lowered:
+    """The mean or the largest along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
     call.expect((1, 1))
+    kernel, function = _FUNCTIONS[call.node.op]
     x = call.shape(0)
     axes = call.axes("axes", len(x), ()) or tuple(range(len(x)))
     keepdims = call.flag("keepdims", True)
@@ -25,13 +29,14 @@ def reduce_mean(call: Call) -> Lowered:
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0), buffers.outputs[0]
         if is_trailing:
-            rows, means = source.reshape(math.prod(x[:begin]), -1), target.reshape(-1)
-            return lambda first, last: _core.row_mean(rows, means)
-        sums, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
+            rows, results = source.reshape(math.prod(x[:begin]), -1), target.reshape(-1)
+            return lambda first, last: kernel(rows, results)
+        whole, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
 
         def run(first: int, last: int) -> None:
-            np.add.reduce(source, axis=axes, out=sums, keepdims=True)
-            np.divide(sums, count, out=sums)
+            function.reduce(source, axis=axes, out=whole, keepdims=True)
+            if function is np.add:
+                np.divide(whole, count, out=whole)
 
         return run
 

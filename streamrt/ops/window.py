@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamrt import _core
+import streamrt._core as _core
 from streamrt.ops.base import Call, Shape
 
 

@@ -109,6 +109,12 @@ def reduce_all(opset: int) -> Built:
     return [node("ReduceMean", ["x"], ["y"])], {}
 
 
+def reduce_max(opset: int) -> Built:
+    if opset < 18:
+        return [node("ReduceMax", ["x"], ["y"], axes=[1, 2], keepdims=0)], {}
+    return [node("ReduceMax", ["x", "axes"], ["y"], keepdims=0)], {"axes": integers(1, 2)}
+
+
 def reshape(opset: int) -> Built:
     return [node("Reshape", ["x", "shape"], ["y"])], {"shape": integers(0, -1, 4)}
 
@@ -148,6 +154,16 @@ def prelu(opset: int) -> Built:
     return [node("PRelu", ["x", "slope"], ["y"])], {"slope": random(3, 1, 1)}
 
 
+def prelu_of_keras(opset: int) -> Built:
+    return [
+        node("Relu", ["x"], ["above"]),
+        node("Neg", ["x"], ["minus"]),
+        node("Relu", ["minus"], ["below"]),
+        node("Mul", ["below", "minus_slope"], ["scaled"]),
+        node("Add", ["above", "scaled"], ["y"]),
+    ], {"minus_slope": -random(3, 1, 1)}
+
+
 def convolution(opset: int) -> Built:
     return [
         node("Conv", ["x", "w", "b"], ["c"], pads=[1, 0, 1, 2], strides=[2, 1], dilations=[1, 2]),
@@ -167,7 +183,9 @@ BUILDERS: list[Callable[[int], Built]] = [
     pad,
     pad_some_axes,
     prelu,
+    prelu_of_keras,
     reduce_all,
+    reduce_max,
     reduce_mean,
     reshape,
     slice_,

@@ -52,6 +52,7 @@ BATCHWISE: dict[str, Case] = {
     "Slice, all samples": ("Slice", [(4, 5)], [], {"starts": (0, 1), "ends": (2**62, 3)}),
     "Pad": ("Pad", [(4, 5)], [], {"pads": (0, 1, 0, 2)}),
     "ReduceMean": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1,)}),
+    "ReduceMax": ("ReduceMax", [(4, 5, 2)], [], {"axes": (1,)}),
     "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
 }
 NOT_BATCHWISE: dict[str, Case] = {

@@ -14,7 +14,8 @@ CANONICAL = [
     "Gemm", "MatMul", "Conv", "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid",
     "HardSwish", "Tanh", "Elu", "Gelu", "Erf", "Swish", "PRelu", "Softmax", "LogSoftmax", "MaxPool",
     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Sum", "Concat", "Flatten",
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "LRN",
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "ReduceMax",
+    "LRN",
 ]
 # fmt: on
 

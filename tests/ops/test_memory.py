@@ -46,6 +46,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]] =
     "Pad edge": ("Pad", [(2, 64, 64, 64)], [], {"pads": (0, 0, 9, 9, 0, 0, 9, 9), "mode": "edge"}),
     "ReduceMean": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (1,)}),
     "ReduceMean of every other axis": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (1, 3)}),
+    "ReduceMax of every other axis": ("ReduceMax", [(2, 64, 64, 64)], [], {"axes": (1, 3)}),
     "ReduceMean of the last axes": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (2, 3)}),
 }
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streamrt._version import __version__
-from streamrt.arrays import check_output, load_arrays, save_arrays
 from streamrt.budget import format_size, parse_budget, parse_size
+from streamrt.cli.arrays import check_output, load_arrays, save_arrays
+from streamrt.cli.demo import demo
+from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
-from streamrt.demo import demo
 from streamrt.errors import InputError, StreamrtError, UnsupportedModelError
 from streamrt.format import verify
-from streamrt.inspection import inspect_model
 from streamrt.model import Model
 
 _BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none: no limit; auto: what is free"

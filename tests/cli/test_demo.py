@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamrt import cli, demo, pack
-from streamrt.disk import disk_speed, drop_cache, in_memory
+from streamrt import cli, pack
+from streamrt.cli import demo
+from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 
 Output = pytest.CaptureFixture[str]
 

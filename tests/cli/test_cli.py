@@ -249,7 +249,7 @@ def test_whatever_a_command_raises(
     def fail(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "verify", fail)
+    monkeypatch.setattr("streamrt.cli.commands.verify", fail)
     assert run("verify", MLP) == code
     assert capsys.readouterr().err.endswith(text)
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from streamrt._core import Mapping
 from streamrt.budget import format_size
-from streamrt.disk import disk_speed, drop_cache, in_memory
+from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
 from streamrt.graph import Activation, Graph, Node, TensorSpec
