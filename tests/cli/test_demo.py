@@ -41,7 +41,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys: Output) -> None:
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
 def test_the_files_that_ship_are_what_pack_makes_of_the_examples(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnx")
-    source = Path(__file__).parents[1] / "examples" / "digits" / f"{name}.onnx"
+    source = Path(__file__).parents[2] / "examples" / "digits" / f"{name}.onnx"
     packed = pack(source, tmp_path / "packed.safetensors").read_bytes()
     assert len(packed) < 1 << 20
     # After a change of the format or of the conversion: examples/digits/train.py --only-pack.
