@@ -10,6 +10,7 @@
  * slot of the one a pass before it. Pinned items are read once and then need no attention.
  */
 #include "os.h"
+#include "schedule.h"
 #include "streamrt.h"
 
 #include <errno.h>
@@ -18,46 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-/* A granule: flags, and how many streamed items that cover it are being read, ready, or in use. */
-#define PINNED ((uint32_t)1 << 31)    /* a pinned item of the schedule covers it */
-#define KEPT ((uint32_t)1 << 30)      /* pinned, and held since an item that covers it was begun */
-#define POPULATED ((uint32_t)1 << 29) /* read and mapped since it is held */
-#define USERS (POPULATED - 1)
-#define MAX_ITEMS ((size_t)USERS)
-
-typedef enum {
-    FREE = 0,  /* holds nothing: not begun, or released */
-    READING,   /* the thread is at it */
-    READY,     /* in memory: waited for, in use, or not asked for yet */
-    DONE,      /* waits for its release */
-    ABANDONED, /* being read, but its pass is over */
-} slot_state;
-
-typedef struct {
-    size_t first, last; /* granules it covers: first <= g < last */
-    size_t slot;        /* streamed items: which of them, in the order of the schedule */
-    bool pinned;
-    bool populated;     /* pinned items: in memory for good */
-    uint64_t waited_in; /* epoch in which wait returned it */
-    uint64_t done_in;   /* epoch in which done was called */
-} item;
-
-typedef struct {
-    item *items; /* (count,) */
-    size_t count;
-    size_t *streams;    /* (streamed,) the item of each slot */
-    slot_state *states; /* (streamed,) */
-    size_t streamed;
-    size_t *releases; /* (streamed,) ring of the slots in state DONE */
-    size_t release_first, release_count;
-    uint32_t *granules; /* (granule_count,) */
-    size_t granule_count;
-    uint64_t granule; /* bytes */
-    uint64_t window;  /* bytes */
-    srt_record
-        *records[3]; /* (count,) each; of pass p at [p % 3]: the last one, the current one, and the one read ahead */
-} schedule;
 
 struct srt_prefetcher {
     srt_mapping *mapping;
@@ -85,15 +46,6 @@ struct srt_prefetcher {
 
 /* ---------------------------------------------------------------- granules */
 
-static uint64_t granule_bytes(const srt_prefetcher *p, const schedule *plan, size_t granule) {
-    uint64_t start = granule * plan->granule, left = srt_mapping_size(p->mapping) - start;
-    return left < plan->granule ? left : plan->granule;
-}
-
-static bool is_held(uint32_t granule) {
-    return (granule & (KEPT | USERS)) != 0;
-}
-
 /* Releases a run of granules that nobody holds any more. The kernel lets go only of whole folios, so the release is
  * extended over neighbours that nobody holds either, to the blocks' boundaries: no folio reaches beyond those. */
 static void release_run(const srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
@@ -101,7 +53,7 @@ static void release_run(const srt_prefetcher *p, const schedule *plan, size_t fi
     while (first % block != 0 && !is_held(plan->granules[first - 1])) first--;
     while (last % block != 0 && last < plan->granule_count && !is_held(plan->granules[last])) last++;
     uint64_t start = first * plan->granule;
-    uint64_t end = (last - 1) * plan->granule + granule_bytes(p, plan, last - 1);
+    uint64_t end = (last - 1) * plan->granule + granule_bytes(plan, last - 1);
     srt_mapping_release(p->mapping, start, end - start);
 }
 
@@ -109,7 +61,7 @@ static void release_run(const srt_prefetcher *p, const schedule *plan, size_t fi
 static uint64_t window_need(const srt_prefetcher *p, const item *it) {
     uint64_t need = 0;
     for (size_t g = it->first; g < it->last; g++)
-        if (!is_held(p->plan->granules[g]) && !(p->plan->granules[g] & PINNED)) need += granule_bytes(p, p->plan, g);
+        if (!is_held(p->plan->granules[g]) && !(p->plan->granules[g] & PINNED)) need += granule_bytes(p->plan, g);
     return need;
 }
 
@@ -117,8 +69,7 @@ static uint64_t window_need(const srt_prefetcher *p, const item *it) {
 static void hold(srt_prefetcher *p, const item *it) {
     for (size_t g = it->first; g < it->last; g++) {
         uint32_t *granule = &p->plan->granules[g];
-        if (!is_held(*granule))
-            *(*granule & PINNED ? &p->held_pinned : &p->held_streamed) += granule_bytes(p, p->plan, g);
+        if (!is_held(*granule)) *(*granule & PINNED ? &p->held_pinned : &p->held_streamed) += granule_bytes(p->plan, g);
         *granule = *granule & PINNED ? *granule | KEPT : *granule + 1;
     }
     if (p->held_pinned + p->held_streamed > p->peak) p->peak = p->held_pinned + p->held_streamed;
@@ -132,7 +83,7 @@ static void let_go(srt_prefetcher *p, const item *it) {
     for (size_t g = it->first; g < it->last; g++)
         if (!(plan->granules[g] & PINNED) && (--plan->granules[g] & USERS) == 0) plan->granules[g] = 0;
     for (size_t g = it->first, run; g < it->last; g++) {
-        for (run = g; run < it->last && !is_held(plan->granules[run]); run++) freed += granule_bytes(p, plan, run);
+        for (run = g; run < it->last && !is_held(plan->granules[run]); run++) freed += granule_bytes(plan, run);
         if (run > g) release_run(p, plan, g, run);
         g = run; /* held, or the end: in either case not of a run */
     }
@@ -153,11 +104,6 @@ static void park(srt_prefetcher *p) {
     pthread_cond_broadcast(&p->news);
     while (p->halted && !p->stopping) pthread_cond_wait(&p->work, &p->lock);
     p->parked = false;
-}
-
-static void queue_release(schedule *plan, size_t slot) {
-    plan->states[slot] = DONE;
-    plan->releases[(plan->release_first + plan->release_count++) % plan->streamed] = slot;
 }
 
 static void release_next(srt_prefetcher *p) {
@@ -200,17 +146,9 @@ static bool choose(srt_prefetcher *p, size_t *chosen) {
     return pin;
 }
 
-/* The end of the next run of granules from first that one call can populate. */
-static size_t chunk_end(const schedule *plan, size_t first, size_t last) {
-    size_t block = (size_t)(SRT_BLOCK / plan->granule);
-    size_t end = first + 1;
-    while (end < last && end % block != 0 && !(plan->granules[end] & POPULATED)) end++;
-    return end;
-}
-
 static srt_status populate(srt_prefetcher *p, size_t first, size_t end) {
     uint64_t start = first * p->plan->granule;
-    uint64_t stop = (end - 1) * p->plan->granule + granule_bytes(p, p->plan, end - 1);
+    uint64_t stop = (end - 1) * p->plan->granule + granule_bytes(p->plan, end - 1);
     pthread_mutex_unlock(&p->lock);
     srt_status status = srt_mapping_populate(p->mapping, start, stop - start);
     int error = errno;
@@ -247,7 +185,7 @@ static void read_item(srt_prefetcher *p, size_t index) {
     for (size_t g = it->first; g < it->last && status == SRT_OK && !unwanted(p, it);) {
         size_t end = g + 1;
         if (!(plan->granules[g] & POPULATED)) {
-            end = chunk_end(plan, g, it->last);
+            end = schedule_chunk_end(plan, g, it->last);
             status = populate(p, g, end);
             error = errno;
             for (size_t i = g; i < end && status == SRT_OK; i++) plan->granules[i] |= POPULATED;
@@ -259,7 +197,7 @@ static void read_item(srt_prefetcher *p, size_t index) {
     record.read_end = os_now();
 
     if (abandoned(p, it)) {
-        queue_release(plan, it->slot);
+        schedule_queue_release(plan, it->slot);
         return;
     }
     if (p->stopping || p->halted) return;
@@ -338,69 +276,6 @@ static void resume(srt_prefetcher *p) {
 
 /* ---------------------------------------------------------------- schedules */
 
-static void free_schedule(schedule *plan) {
-    if (!plan) return;
-    free(plan->items);
-    free(plan->streams);
-    free(plan->states);
-    free(plan->releases);
-    free(plan->granules);
-    for (size_t i = 0; i < 3; i++) free(plan->records[i]);
-    free(plan);
-}
-
-static bool valid(const srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window, uint64_t granule) {
-    uint64_t size = srt_mapping_size(p->mapping);
-    if ((granule != SRT_PAGE && granule != SRT_BLOCK) || granule % os_page_size() != 0 || count > MAX_ITEMS)
-        return false;
-    for (size_t i = 0; i < count; i++) {
-        if (items[i].length == 0 || items[i].offset > size || items[i].length > size - items[i].offset) return false;
-        if (!items[i].pinned && window == 0) return false;
-    }
-    return true;
-}
-
-/* A schedule that nothing has happened to yet, of valid arguments; NULL: no memory. */
-static schedule *new_schedule(const srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window,
-                              uint64_t granule) {
-    size_t streamed = 0;
-    for (size_t i = 0; i < count; i++) streamed += !items[i].pinned;
-    schedule *plan = calloc(1, sizeof *plan);
-    if (!plan) return NULL;
-    plan->count = count;
-    plan->streamed = streamed;
-    plan->granule = granule;
-    plan->window = window;
-    plan->granule_count = (size_t)((srt_mapping_size(p->mapping) - 1) / granule + 1);
-    plan->items = calloc(count + 1, sizeof *plan->items); /* + 1: calloc(0) may return NULL */
-    plan->streams = calloc(streamed + 1, sizeof *plan->streams);
-    plan->states = calloc(streamed + 1, sizeof *plan->states);
-    plan->releases = calloc(streamed + 1, sizeof *plan->releases);
-    plan->granules = calloc(plan->granule_count, sizeof *plan->granules);
-    bool complete = plan->items && plan->streams && plan->states && plan->releases && plan->granules;
-    for (size_t i = 0; i < 3; i++) {
-        plan->records[i] = calloc(count + 1, sizeof *plan->records[i]);
-        complete = complete && plan->records[i];
-    }
-    if (!complete) {
-        free_schedule(plan);
-        return NULL;
-    }
-    for (size_t i = 0, slot = 0; i < count; i++) {
-        item *it = &plan->items[i];
-        it->first = (size_t)(items[i].offset / granule);
-        it->last = (size_t)((items[i].offset + items[i].length - 1) / granule + 1);
-        it->pinned = items[i].pinned;
-        if (it->pinned) {
-            for (size_t g = it->first; g < it->last; g++) plan->granules[g] |= PINNED;
-        } else {
-            plan->streams[slot] = i;
-            it->slot = slot++;
-        }
-    }
-    return plan;
-}
-
 /* Moves what is held under the old schedule (NULL: nothing) and pinned under the new one (NULL: nothing) to the new,
  * and releases the rest. The thread is parked or has ended. Lock held. */
 static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
@@ -412,7 +287,7 @@ static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
         if (held && !keep) old->granules[g] = 0;
         if (keep) {
             new->granules[g] |= KEPT | (old->granules[g] & POPULATED);
-            p->held_pinned += granule_bytes(p, new, g);
+            p->held_pinned += granule_bytes(new, g);
         }
         if (!held || keep) {
             if (run < g) release_run(p, old, run, g);
@@ -430,8 +305,9 @@ static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
 srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, size_t count, uint64_t window,
                                    uint64_t granule) {
     if (p->generation != srt_fork_generation()) return SRT_FORKED;
-    if (!valid(p, items, count, window, granule)) return SRT_MISUSE;
-    schedule *plan = new_schedule(p, items, count, window, granule);
+    uint64_t size = srt_mapping_size(p->mapping);
+    if (!schedule_valid(items, count, window, granule, size)) return SRT_MISUSE;
+    schedule *plan = schedule_new(items, count, window, granule, size);
     if (!plan) return SRT_NO_MEMORY;
     pthread_mutex_lock(&p->lock);
     srt_status status = p->stopping ? SRT_STOPPED : p->in_pass ? SRT_MISUSE : SRT_OK;
@@ -451,7 +327,7 @@ srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, siz
         resume(p);
     }
     pthread_mutex_unlock(&p->lock);
-    free_schedule(unused);
+    schedule_free(unused);
     errno = error;
     return status;
 }
@@ -520,7 +396,7 @@ srt_status srt_prefetcher_done(srt_prefetcher *p, size_t index) {
         item *it = &plan->items[index];
         it->done_in = p->epoch;
         if (!it->pinned) {
-            queue_release(plan, it->slot);
+            schedule_queue_release(plan, it->slot);
             slot_state state;
             while (p->tail < p->head && ((state = plan->states[p->tail % plan->streamed]) == DONE || state == FREE))
                 p->tail++;
@@ -539,7 +415,7 @@ srt_status srt_prefetcher_finish(srt_prefetcher *p) {
     for (; p->tail < end && p->tail < p->head; p->tail++) {
         size_t slot = (size_t)(p->tail % plan->streamed);
         if (plan->states[slot] == READY)
-            queue_release(plan, slot);
+            schedule_queue_release(plan, slot);
         else if (plan->states[slot] == READING)
             plan->states[slot] = ABANDONED;
     }
@@ -663,7 +539,7 @@ srt_status srt_prefetcher_stop(srt_prefetcher *p) {
 
 void srt_prefetcher_free(srt_prefetcher *p) {
     if (!p || srt_prefetcher_stop(p) == SRT_FORKED) return;
-    free_schedule(p->plan);
+    schedule_free(p->plan);
     pthread_cond_destroy(&p->work);
     pthread_cond_destroy(&p->news);
     pthread_mutex_destroy(&p->lock);
