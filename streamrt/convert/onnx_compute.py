@@ -201,14 +201,17 @@ def softmax(node: OnnxNode) -> None:
     node.emit(node.op, [node.operand(0)], attrs)
 
 
-@converts("ReduceMean", "ReduceMax")
+@converts("ReduceMean", "ReduceSum", "ReduceMax")
 def reduce(node: OnnxNode) -> None:
     """A model from Keras takes the global pooling of its NHWC tensors for reductions.
 
-    Axes are an attribute until opset 17 and an input after; none means all, unless ``noop_with_empty_axes``."""
+    Axes are an attribute until opset 17 (of ReduceSum: 12) and an input after; none means all, unless
+    ``noop_with_empty_axes``.
+    """
+    since = 13 if node.op == "ReduceSum" else 18
     keep = node.flag("keepdims", True)
     noop = node.flag("noop_with_empty_axes")
-    axes = node.ints("axes") if node.opset < 18 else node.integers(1, "axes")
+    axes = node.ints("axes") if node.opset < since else node.integers(1, "axes")
     if not axes and noop:
         node.emit("Identity", [node.operand(0)])
         return

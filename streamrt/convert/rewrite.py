@@ -28,7 +28,7 @@ _ACTIVATIONS = frozenset(
 _COMPUTING = frozenset(
     (
         *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
-        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"),
     )
 )
 _FLOAT_MAX = float(np.finfo(np.float32).max)

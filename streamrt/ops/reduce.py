@@ -9,13 +9,17 @@ import numpy as np
 import streamrt._core as _core
 from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
 
-#: The kernel for axes that end the shape, which are rows, and NumPy's function for any others.
-_FUNCTIONS = {"ReduceMean": (_core.row_mean, np.add), "ReduceMax": (_core.row_max, np.maximum)}
+#: The kernel, if there is one, for axes that end the shape, which are rows; and NumPy's function for any others.
+_FUNCTIONS = {
+    "ReduceMean": (_core.row_mean, np.add),
+    "ReduceSum": (None, np.add),
+    "ReduceMax": (_core.row_max, np.maximum),
+}
 
 
 @operator(*_FUNCTIONS)
 def reduce(call: Call) -> Lowered:
-    """The mean or the largest along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
+    """The mean, sum or maximum along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
     call.expect((1, 1))
     kernel, function = _FUNCTIONS[call.node.op]
     x = call.shape(0)
@@ -28,14 +32,14 @@ def reduce(call: Call) -> Lowered:
 
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0), buffers.outputs[0]
-        if is_trailing:
+        if kernel is not None and is_trailing:
             rows, results = source.reshape(math.prod(x[:begin]), -1), target.reshape(-1)
             return lambda first, last: kernel(rows, results)
         whole, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
 
         def run(first: int, last: int) -> None:
             function.reduce(source, axis=axes, out=whole, keepdims=True)
-            if function is np.add:
+            if call.node.op == "ReduceMean":
                 np.divide(whole, count, out=whole)
 
         return run

@@ -115,6 +115,12 @@ def reduce_max(opset: int) -> Built:
     return [node("ReduceMax", ["x", "axes"], ["y"], keepdims=0)], {"axes": integers(1, 2)}
 
 
+def reduce_sum(opset: int) -> Built:
+    if opset < 13:
+        return [node("ReduceSum", ["x"], ["y"], axes=[1, 3])], {}
+    return [node("ReduceSum", ["x", "axes"], ["y"])], {"axes": integers(-1, 1)}
+
+
 def reshape(opset: int) -> Built:
     return [node("Reshape", ["x", "shape"], ["y"])], {"shape": integers(0, -1, 4)}
 
@@ -187,6 +193,7 @@ BUILDERS: list[Callable[[int], Built]] = [
     reduce_all,
     reduce_max,
     reduce_mean,
+    reduce_sum,
     reshape,
     slice_,
     split,

@@ -15,7 +15,7 @@ CANONICAL = [
     "HardSwish", "Tanh", "Elu", "Gelu", "Erf", "Swish", "PRelu", "Softmax", "LogSoftmax", "MaxPool",
     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Sum", "Concat", "Flatten",
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "ReduceMax",
-    "LRN",
+    "ReduceSum", "LRN",
 ]
 # fmt: on
 

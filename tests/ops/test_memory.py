@@ -47,6 +47,7 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]] =
     "ReduceMean": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (1,)}),
     "ReduceMean of every other axis": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (1, 3)}),
     "ReduceMax of every other axis": ("ReduceMax", [(2, 64, 64, 64)], [], {"axes": (1, 3)}),
+    "ReduceSum of the last axes": ("ReduceSum", [(2, 64, 64, 64)], [], {"axes": (2, 3)}),
     "ReduceMean of the last axes": ("ReduceMean", [(2, 64, 64, 64)], [], {"axes": (2, 3)}),
 }
 
