@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -25,7 +26,7 @@
 
 /* The page cache keeps a page that someone has hold of at that very moment, be it only mincore in another process that
  * watches us, and nobody would release it again. Met about once in 500 releases under constant watching. */
-#define RELEASE_ATTEMPTS 4
+#define RELEASE_ATTEMPTS 8
 
 int os_open(const char *path) {
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
@@ -131,6 +132,7 @@ void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool bl
     for (int attempt = 0; attempt < RELEASE_ATTEMPTS; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) break;
+        sched_yield();
     }
 }
 

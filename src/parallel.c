@@ -128,7 +128,10 @@ int srt_threads(void) {
 
 void srt_set_threads(int count) {
     pthread_mutex_lock(&owner);
-    atomic_store(&wanted, count);
+    if (atomic_exchange(&wanted, count) == count) {
+        pthread_mutex_unlock(&owner);
+        return;
+    }
     pthread_mutex_lock(&lock);
     stopping = true;
     pthread_cond_broadcast(&wake);

@@ -35,11 +35,9 @@ def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
         size = align(blocks[index].nbytes)
         rivals = np.flatnonzero(placed & (first <= last[index]) & (last >= first[index]))
         rivals = rivals[np.argsort(start[rivals], kind="stable")]
-        offset = 0
-        for rival in rivals:
-            if start[rival] - offset >= size:
-                break
-            offset = max(offset, int(end[rival]))
+        below = np.concatenate(([0], np.maximum.accumulate(end[rivals])))  # where the gap under each begins
+        gaps = np.flatnonzero(start[rivals] - below[:-1] >= size)
+        offset = below[gaps[0] if gaps.size else -1]
         start[index], end[index], placed[index] = offset, offset + size, True
     return [int(offset) for offset in start], int(end.max(initial=0))
 

@@ -27,6 +27,7 @@ Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
 Dims = tuple[int | str, ...]
 
 _MAX_NODES = 20_000
+_MAX_OUTPUTS = 2 * _MAX_NODES  # in all: placing them takes time that grows with their square
 _MAX_RANK = 32
 _MAX_DIM = 2**40
 _MAX_NAME = 1024
@@ -74,7 +75,8 @@ class Graph:
 
         That order makes a cyclic graph impossible. ``params`` are the names of the parameters.
         """
-        defined = set(params)
+        stored = set(params)
+        defined = set(stored)
         for spec in self.inputs:
             _define(spec.name, defined, "input")
         names: set[str] = set()
@@ -89,8 +91,10 @@ class Graph:
             for name in node.outputs:
                 if name:
                     _define(name, defined, f"output of node {node.name!r}")
+        outputs: set[str] = set()
         for spec in self.outputs:
-            if spec.name not in defined:
+            _define(spec.name, outputs, "output of the graph")
+            if spec.name not in defined or spec.name in stored:
                 raise FormatError(f"the graph's output {spec.name!r} is not computed by any node")
 
     def subgraph(self, outputs: Sequence[str]) -> Graph:
@@ -128,13 +132,17 @@ class Graph:
     def from_json(cls, data: object) -> Graph:
         """Read what `to_json` wrote; anything else is a `FormatError` that names the place."""
         top = _object(data, "graph", {"inputs", "outputs", "nodes"})
-        nodes = _list(top["nodes"], "graph.nodes", _MAX_NODES)
+        nodes = tuple(
+            _node(n, f"graph.nodes[{i}]") for i, n in enumerate(_list(top["nodes"], "graph.nodes", _MAX_NODES))
+        )
+        if sum(len(node.outputs) for node in nodes) > _MAX_OUTPUTS:
+            raise FormatError(f"graph.nodes: more than {_MAX_OUTPUTS} outputs")
         return cls(
             inputs=tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs"))),
             outputs=tuple(
                 _spec(s, f"graph.outputs[{i}]") for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
             ),
-            nodes=tuple(_node(n, f"graph.nodes[{i}]") for i, n in enumerate(nodes)),
+            nodes=nodes,
         )
 
 

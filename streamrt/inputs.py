@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -29,8 +30,8 @@ def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequenc
             raise InputError(f"input {spec.name!r} is missing; the model has {describe(specs)}")
         array = given[spec.name]
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-            found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise InputError(f"input {spec.name!r}: expected a float32 array, found {found}")
+            found = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+            raise InputError(f"input {spec.name!r}: expected a NumPy array of float32, found {found}")
         arrays[spec.name] = array
     check_shapes({name: array.shape for name, array in arrays.items()}, needed)
     return arrays
@@ -44,7 +45,7 @@ def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> No
             raise InputError(f"input {spec.name!r} is missing; expected {describe(specs)}")
         shape = shapes[spec.name]
         bound = {name: extent for name, extent in free.items() if name in spec.dims}
-        fits = len(shape) == len(spec.dims)
+        fits = len(shape) == len(spec.dims) and min(shape, default=1) > 0
         for extent, dim in zip(shape, spec.dims, strict=False):
             fits = fits and extent == (free.setdefault(dim, extent) if isinstance(dim, str) else dim)
         if not fits:
@@ -54,9 +55,13 @@ def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> No
 
 def resolve_shapes(shapes: Shapes | None, specs: Sequence[TensorSpec]) -> dict[str, Shape]:
     """Shapes by input name from what a caller gave: one shape, several by name, or None for a batch of one."""
-    found = default_shapes(specs) if shapes is None else _by_name(shapes, specs)
+    given = default_shapes(specs) if shapes is None else _by_name(shapes, specs)
+    try:
+        found = {name: tuple(operator.index(extent) for extent in shape) for name, shape in given.items()}
+    except TypeError:
+        raise InputError(f"expected shapes as tuples of integers, found {shapes!r:.200}") from None
     check_shapes(found, specs)
-    return {spec.name: tuple(found[spec.name]) for spec in specs}
+    return {spec.name: found[spec.name] for spec in specs}
 
 
 def default_shapes(specs: Sequence[TensorSpec]) -> dict[str, Shape]:

@@ -15,17 +15,17 @@ import numpy as np
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher
 from streamrt.budget import Budget, parse_budget
-from streamrt.errors import ModelClosedError, WeightsIOError
+from streamrt.errors import ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import read_header
 from streamrt.graph import TensorSpec
-from streamrt.inputs import Inputs, Shapes, check_inputs, default_shapes, resolve_shapes
+from streamrt.inputs import Inputs, Shapes, check_inputs, resolve_shapes
 from streamrt.memory import MemoryUse, anonymous_bytes
 from streamrt.ops import Array
 from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared
 from streamrt.session import Session
 from streamrt.stats import PassStats
-from streamrt.threads import Threads
+from streamrt.threads import check_threads, limited
 
 
 class Model:
@@ -50,27 +50,29 @@ class Model:
     def __init__(self, path: str | os.PathLike[str], budget: Budget = "auto", *, threads: int | None = None) -> None:
         self._closed = True  # until everything below has succeeded
         self._pid = os.getpid()
-        self._lock = threading.RLock()
-        self._threads = Threads(threads)
+        self._lock = threading.RLock()  # reentrant for close, which a signal handler may call during a call
+        self._busy = False
+        self._threads = check_threads(threads)
         self._budget = parse_budget(budget)
         self._file = read_header(path)
         self._planner = Planner(self._file, self._budget)
         self._session: tuple[Prepared, Session] | None = None
         self._stats: PassStats | None = None
-        if all(isinstance(dim, int) for spec in self.inputs for dim in spec.dims[1:]):
-            # A graph that cannot run is refused here and not at the first call.
-            self._planner.compile(self._file.graph, default_shapes(self.inputs))
+        self._planner.check()
         self._mapping = WeightsMapping(path)
-        if self._mapping.identity != self._file.identity:
+        try:
+            if self._mapping.identity != self._file.identity:
+                raise WeightsIOError(f"{os.fspath(path)}: the file was replaced while it was being opened")
+            self._prefetcher = Prefetcher(self._mapping)
+        except BaseException:
             self._mapping.close()
-            raise WeightsIOError(f"{os.fspath(path)}: the file was replaced while it was being opened")
+            raise
         self._params = {
             tensor.name: np.frombuffer(
                 memoryview(self._mapping), dtype="<f4", count=tensor.nbytes // 4, offset=tensor.offset
             ).reshape(tensor.shape)
             for tensor in self._file.tensors.values()
         }
-        self._prefetcher = Prefetcher(self._mapping)
         self._closed = False
 
     @property
@@ -95,7 +97,7 @@ class Model:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last call, or before the first the one for a batch of one."""
+        """The plan of the last call, or before the first the one for a batch of one (see `plan_for` for errors)."""
         session = self._session
         return session[0].plan if session else self.plan_for()
 
@@ -134,13 +136,14 @@ class Model:
             graph = self._planner.subgraph(outputs)
             return self._planner.prepare(graph, resolve_shapes(shapes, graph.inputs)).plan
 
-    def min_budget(self, shapes: Shapes | None = None) -> int:
+    def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
         """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.
 
         A batch is divided when it has to be, so this seldom depends on its size.
         """
         with self._opened():
-            return self._planner.min_budget(self._file.graph, resolve_shapes(shapes, self.inputs))
+            graph = self._planner.subgraph(outputs)
+            return self._planner.min_budget(graph, resolve_shapes(shapes, graph.inputs))
 
     def memory(self) -> MemoryUse:
         """What the model and the process hold at this moment. Waits for a call in progress."""
@@ -194,7 +197,15 @@ class Model:
         with self._lock:
             if self._closed:
                 raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
-            yield
+            if (
+                self._busy
+            ):  # a signal handler can get here, and would compute in the workspace of the call it interrupts
+                raise StreamrtError("this thread is in the middle of a call of this model")
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
 
     def _run(self, prepared: Prepared, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Run all samples, in micro-batches if the plan says so, and collect the outputs."""
@@ -204,17 +215,18 @@ class Model:
         samples = next((array.shape[0] for array in arrays.values() if array.ndim), 1)
         results: dict[str, Array] = {}
         seconds, reports = 0.0, []
-        with self._threads.limit(), np.errstate(all="ignore"):
+        with limited(self._threads), np.errstate(all="ignore"):
             for rows in _parts(samples, part):
                 seconds += session.run({name: array[rows] for name, array in arrays.items()} if part else arrays)
                 reports.append(self._prefetcher.report())
                 for spec in prepared.graph.outputs:
                     found = session.output(spec.name)
-                    if part:
-                        whole = results.setdefault(spec.name, np.empty((samples, *found.shape[1:]), np.float32))
-                        whole[rows] = found
-                    else:
+                    if not part:
                         results[spec.name] = found.copy()
+                        continue
+                    if spec.name not in results:
+                        results[spec.name] = np.empty((samples, *found.shape[1:]), np.float32)
+                    results[spec.name][rows] = found
         self._mapping.check()
         peak = self._prefetcher.peak()
         self._stats = PassStats.of(reports, seconds, samples=samples, peak_weights=peak, plan=prepared.plan)

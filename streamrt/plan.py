@@ -110,7 +110,7 @@ class Plan:
         window: bytes that streamed ranges may hold at any moment.
         workspace: bytes of activations and scratch.
         pinned_bytes: what the pinned ranges hold.
-        streamed_bytes: what one pass reads through the window.
+        streamed_bytes: what one pass reads through the window, without the padding that whole granules bring along.
         micro_batch: samples that one pass over the weights serves; 0 when the batch is not divided.
         budget: the limit, or None.
     """

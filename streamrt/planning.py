@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from streamrt.errors import BudgetError, InputError
+from streamrt.errors import BudgetError, FormatError, InputError
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.inputs import batch_of, with_batch
@@ -14,6 +14,8 @@ from streamrt.ops import Shape
 from streamrt.plan import HUGE, Extent, NodeWeights, Plan, make_plan, smallest_window
 from streamrt.program import Program, compile_program
 
+#: Extents with which a graph is tried when its inputs leave some free: few networks work with none of them.
+_TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 224, 256, 299, 512)
 #: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
 _REMEMBERED = 16
 
@@ -44,10 +46,11 @@ class Planner:
         """
         if outputs is None:
             return self._file.graph
-        if isinstance(outputs, str) or not outputs or len(set(outputs)) != len(outputs):
+        names = tuple(outputs) if isinstance(outputs, (list, tuple)) else ()
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise InputError(f"outputs: expected a list of different tensor names, found {outputs!r:.200}")
         try:
-            return self._file.graph.subgraph(outputs)
+            return self._file.graph.subgraph(names)
         except KeyError as unknown:
             raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
@@ -59,10 +62,34 @@ class Planner:
         """
         return compile_program(graph, self._params, shapes)
 
+    def check(self) -> None:
+        """Refuse a graph that cannot run, whatever the extents that its inputs leave free.
+
+        Raises:
+            FormatError: it can be lowered with none of the extents tried, or its outputs have not the extents declared.
+        """
+        graph = self._file.graph
+        free = any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims)
+        for extent in _TRIED if free else (1,):
+            shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
+            try:
+                program = self.compile(graph, shapes)
+                break
+            except FormatError as error:
+                failure = error
+        else:
+            raise failure
+        for spec in graph.outputs:
+            shape = program.shapes[spec.name]
+            fixed = [found == dim for found, dim in zip(shape, spec.dims, strict=False) if isinstance(dim, int)]
+            if len(shape) != len(spec.dims) or not all(fixed):
+                raise FormatError(f"output {spec.name!r} is declared as {spec.dims}, and computed as {shape}")
+
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.
 
         Raises:
+            InputError: the graph cannot run with these shapes.
             BudgetError: not even one sample fits.
         """
         key = (tuple(shapes.items()), tuple(spec.name for spec in graph.outputs))
@@ -74,14 +101,25 @@ class Planner:
         return self._prepared[key]
 
     def min_budget(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
-        """The smallest budget that would do, in bytes."""
-        program = self.compile(graph, shapes)
+        """The smallest budget that would do, in bytes.
+
+        Raises:
+            InputError: the graph cannot run with these shapes.
+        """
+        program = self._fitting(graph, shapes)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
             program = self.compile(graph, with_batch(shapes, 1))
         return program.workspace + smallest_window(self._weights(program), self._file.size)
 
+    def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
+        """`compile` for shapes that a caller gave: it is they that do not fit, for the graph was checked."""
+        try:
+            return self.compile(graph, shapes)
+        except FormatError as error:
+            raise InputError(f"the model cannot run with inputs of shapes {dict(shapes)}: {error}") from error
+
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        program = self.compile(graph, shapes)
+        program = self._fitting(graph, shapes)
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
         while True:
             try:

@@ -84,9 +84,9 @@ def test_a_budget_too_small_names_the_smallest_that_works(small):
 BAD_INPUTS = [
     (np.zeros((1, 65), np.float32), "expected shape \\(N, 64\\), found \\(1, 65\\)"),
     (np.zeros(64, np.float32), "expected shape"),
-    (np.zeros((1, 64), np.float64), "expected a float32 array, found float64"),
-    (np.zeros((1, 64), ">f4"), "expected a float32 array"),
-    ([[0.0] * 64], "expected a float32 array, found list"),
+    (np.zeros((1, 64), np.float64), "expected a NumPy array of float32, found one of float64"),
+    (np.zeros((1, 64), ">f4"), "expected a NumPy array of float32, found one of >f4"),
+    ([[0.0] * 64], "expected a NumPy array of float32, found a list"),
     ({"inptu": np.zeros((1, 64), np.float32)}, "'inptu'.*'input' \\(N, 64\\)"),
     ({}, "'input' is missing"),
 ]
@@ -102,7 +102,7 @@ def test_a_wrong_input_is_refused_and_the_model_still_works(small, x, message):
         zoo.assert_close(model({"input": good}), small.answer(good))
 
 
-@pytest.mark.parametrize("outputs", [["nothing"], [], "output", ["output", "output"]])
+@pytest.mark.parametrize("outputs", [["nothing"], [], "output", ["output", "output"], 5, [[]]])
 def test_wrong_outputs_are_refused(small, outputs):
     with Model(small.path) as model, pytest.raises(streamrt.InputError, match="outputs"):
         model(zoo.random_input(1, 64), outputs=outputs)
@@ -207,9 +207,72 @@ def test_threads_are_limited_and_restored(small):
     with Model(small.path, threads=1) as model:
         zoo.assert_close(model(x), small.answer(x))
     assert streamrt._core.threads() == before
-    for wrong in (0, -1, 1.5, True):
+    for wrong in (0, -1, 1.5, True, 10**6):
         with pytest.raises(streamrt.InputError, match="threads"):
             Model(small.path, threads=wrong)
+
+
+def test_limits_of_concurrent_calls_leave_the_process_as_it_was(small):
+    before = streamrt._core.threads()
+    x = zoo.random_input(9, 64)
+
+    def work(count):
+        with Model(small.path, threads=count) as model:
+            for _ in range(30):
+                zoo.assert_close(model(x), small.answer(x))
+
+    workers = [threading.Thread(target=work, args=(1 + i % 3,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert streamrt._core.threads() == before
+
+
+def test_a_call_within_a_call_of_the_same_thread_is_refused(small):
+    x = zoo.random_input(1, 64)
+    with Model(small.path, "800KiB") as model:
+        model(x)
+        steps = model._session[1]._steps
+        good = steps[1]
+
+        def nested(first, last):
+            with pytest.raises(streamrt.StreamrtError, match="middle of a call"):
+                model(x)
+            good.run(first, last)
+
+        steps[1] = type(good)(good.waits, nested, good.first, good.last, good.dones)
+        zoo.assert_close(model(x), small.answer(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (-5, 64), (2**40, 64), (2, 65), 5, ("a", 64), (2.0, 64)])
+def test_shapes_that_cannot_be(small, shape):
+    with Model(small.path) as model:
+        for ask in (model.plan_for, model.min_budget):
+            with pytest.raises(streamrt.InputError):
+                ask(shape)
+
+
+def test_a_subset_that_keeps_more_alive_tells_its_own_smallest_budget(tmp_path):
+    path = zoo.mlp(tmp_path, *[512] * 7).path
+    names = ["layer0", "layer1", "layer2", "output"]
+    x = zoo.random_input(7, 512)
+    with Model(path) as model:
+        least = model.min_budget((7, 512), names)
+        assert least > model.min_budget((7, 512))
+    with Model(path, least) as model:
+        assert list(model(x, names)) == names
+    with Model(path, least - 1) as model, pytest.raises(streamrt.BudgetError):
+        model(x, names)
+
+
+def test_a_length_may_be_free_though_a_single_step_is_too_short(tmp_path):
+    layers = [Layer("Conv", zoo.random_input(5, 4, 3))]
+    path = pack(layers, tmp_path / "m.safetensors", inputs=(1, 4, "length"))
+    with Model(path) as model:
+        assert model(zoo.random_input(1, 4, 9)).shape == (1, 5, 7)
+        with pytest.raises(streamrt.InputError, match="cannot run with inputs of shapes"):
+            model(zoo.random_input(1, 4, 2))
 
 
 def test_several_inputs_and_outputs_by_name(tmp_path):
