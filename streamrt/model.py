@@ -197,9 +197,8 @@ class Model:
         with self._lock:
             if self._closed:
                 raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
-            if (
-                self._busy
-            ):  # a signal handler can get here, and would compute in the workspace of the call it interrupts
+            # A signal handler can get here, and would compute in the workspace of the call that it interrupts.
+            if self._busy:
                 raise StreamrtError("this thread is in the middle of a call of this model")
             self._busy = True
             try:

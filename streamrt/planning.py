@@ -10,12 +10,12 @@ from streamrt.errors import BudgetError, FormatError, InputError
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.inputs import batch_of, with_batch
-from streamrt.ops import Shape
+from streamrt.ops import Shape, supported
 from streamrt.plan import HUGE, Extent, NodeWeights, Plan, make_plan, smallest_window
 from streamrt.program import Program, compile_program
 
-#: Extents with which a graph is tried when its inputs leave some free: few networks work with none of them.
-_TRIED = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 224, 256, 299, 512)
+#: Extents with which a graph is tried in place of those that its inputs leave free.
+_TRIED = (1, 2, 8, 32, 224, 256)
 #: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
 _REMEMBERED = 16
 
@@ -35,6 +35,7 @@ class Planner:
     def __init__(self, file: WeightsFile, budget: int | None) -> None:
         self._file = file
         self._budget = budget
+        self._checked = False  # the graph is known to run with some shapes
         self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
 
@@ -63,22 +64,29 @@ class Planner:
         return compile_program(graph, self._params, shapes)
 
     def check(self) -> None:
-        """Refuse a graph that cannot run, whatever the extents that its inputs leave free.
+        """Refuse a graph that cannot run.
+
+        With extents that its inputs leave free it may fit a few sizes only, such as those of one image: if none of the
+        sizes tried will do, it is the first call that tells.
 
         Raises:
-            FormatError: it can be lowered with none of the extents tried, or its outputs have not the extents declared.
+            FormatError: it cannot be lowered, or its outputs have not the extents declared.
         """
         graph = self._file.graph
-        free = any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims)
-        for extent in _TRIED if free else (1,):
+        program = None
+        for extent in _TRIED:
             shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
             try:
                 program = self.compile(graph, shapes)
                 break
-            except FormatError as error:
-                failure = error
-        else:
-            raise failure
+            except FormatError:
+                if not any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims):
+                    raise
+        if program is None:
+            if unknown := {node.op for node in graph.nodes} - supported():
+                raise FormatError(f"no such operators: {', '.join(sorted(unknown))}")
+            return
+        self._checked = True
         for spec in graph.outputs:
             shape = program.shapes[spec.name]
             fixed = [found == dim for found, dim in zip(shape, spec.dims, strict=False) if isinstance(dim, int)]
@@ -89,7 +97,7 @@ class Planner:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.
 
         Raises:
-            InputError: the graph cannot run with these shapes.
+            InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
             BudgetError: not even one sample fits.
         """
         key = (tuple(shapes.items()), tuple(spec.name for spec in graph.outputs))
@@ -104,7 +112,7 @@ class Planner:
         """The smallest budget that would do, in bytes.
 
         Raises:
-            InputError: the graph cannot run with these shapes.
+            InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
         """
         program = self._fitting(graph, shapes)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
@@ -112,10 +120,12 @@ class Planner:
         return program.workspace + smallest_window(self._weights(program), self._file.size)
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
-        """`compile` for shapes that a caller gave: it is they that do not fit, for the graph was checked."""
+        """`compile` for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
         try:
             return self.compile(graph, shapes)
         except FormatError as error:
+            if not self._checked:
+                raise
             raise InputError(f"the model cannot run with inputs of shapes {dict(shapes)}: {error}") from error
 
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:

@@ -37,7 +37,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
         else:
             found = {names[0] if len(names) == 1 else "": loaded}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected a .npy or .npz file of numbers ({error})") from error
+        raise InputError(f"{path}: expected a .npy or .npz file of numbers") from error
     if "" in found:
         raise InputError(f"{path}: one array, but the model has {len(names)} inputs ({', '.join(names)}): pass a .npz")
     if len(found) == len(names) == 1:
