@@ -15,13 +15,14 @@ from streamrt.format import verify
 from streamrt.memory import MemoryUse
 from streamrt.model import Model
 from streamrt.plan import Plan
-from streamrt.stats import PassStats
+from streamrt.stats import LayerStats, PassStats
 
 __all__ = [
     "BudgetError",
     "FormatError",
     "InputError",
     "Layer",
+    "LayerStats",
     "MemoryUse",
     "Model",
     "ModelClosedError",

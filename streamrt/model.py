@@ -214,9 +214,12 @@ class Model:
         samples = next((array.shape[0] for array in arrays.values() if array.ndim), 1)
         results: dict[str, Array] = {}
         seconds, reports = 0.0, []
+        computed = [0.0] * len(prepared.graph.nodes)
         with limited(self._threads), np.errstate(all="ignore"):
             for rows in _parts(samples, part):
-                seconds += session.run({name: array[rows] for name, array in arrays.items()} if part else arrays)
+                seconds += session.run(
+                    {name: array[rows] for name, array in arrays.items()} if part else arrays, computed
+                )
                 reports.append(self._prefetcher.report())
                 for spec in prepared.graph.outputs:
                     found = session.output(spec.name)
@@ -227,8 +230,15 @@ class Model:
                         results[spec.name] = np.empty((samples, *found.shape[1:]), np.float32)
                     results[spec.name][rows] = found
         self._mapping.check()
-        peak = self._prefetcher.peak()
-        self._stats = PassStats.of(reports, seconds, samples=samples, peak_weights=peak, plan=prepared.plan)
+        self._stats = PassStats.of(
+            reports,
+            seconds,
+            computed,
+            samples=samples,
+            peak_weights=self._prefetcher.peak(),
+            nodes=prepared.graph.nodes,
+            plan=prepared.plan,
+        )
         return results
 
     def _activate(self, prepared: Prepared) -> Session:

@@ -19,6 +19,7 @@ from streamrt.program import Program
 class _Step:
     """A tile bound to memory: wait for ``waits``, compute, and give ``dones`` back."""
 
+    node: int
     waits: tuple[int, ...]
     run: Run
     first: int
@@ -41,8 +42,11 @@ class Session:
         self._steps = _steps(program, plan, program.bind(self._memory, params))
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
-    def run(self, inputs: Mapping[str, Array]) -> float:
-        """One pass; returns its seconds. The outputs stay in the workspace until the next one."""
+    def run(self, inputs: Mapping[str, Array], computed: list[float]) -> float:
+        """One pass; returns its seconds, and adds those that each node computed to ``computed``.
+
+        The outputs stay in the workspace until the next pass.
+        """
         for name, array in inputs.items():
             np.copyto(self._program.tensor(self._memory, name), array)
         prefetcher = self._prefetcher
@@ -51,7 +55,9 @@ class Session:
             for step in self._steps:
                 for index in step.waits:
                     prefetcher.wait(index)
+                began = perf_counter()
                 step.run(step.first, step.last)
+                computed[step.node] += perf_counter() - began
                 for index in step.dones:
                     prefetcher.done(index)
             prefetcher.finish()
@@ -78,7 +84,7 @@ def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[_Step]:
         waits[first_use[index]].append(index)
         dones[last_use[index]].append(index)
     return [
-        _Step(tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
+        _Step(tile.node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
         for position, tile in enumerate(plan.tiles)
         if program.lowered[tile.node].view_of is None or tile.end > tile.begin
     ]

@@ -2,12 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 from streamrt._core import ItemReport
+from streamrt.graph import Node
 from streamrt.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStats:
+    """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first of them.
+
+    Attributes:
+        name: the node's.
+        op: its operator.
+        weights: what it has in the file.
+        compute: time that it computed.
+        stall: time that it waited for its tiles.
+        read_seconds: time that the prefetch thread spent on its tiles.
+        bytes_read: what the device delivered of them.
+    """
+
+    name: str
+    op: str
+    weights: int
+    compute: float
+    stall: float
+    read_seconds: float
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Trace:
+    """What `PassStats.layers` is added up from, when somebody asks: a call itself has no time for it."""
+
+    reports: Sequence[Sequence[ItemReport]]
+    computed: Sequence[float]
+    nodes: Sequence[Node]
+    plan: Plan
+
+    def layers(self) -> tuple[LayerStats, ...]:
+        ranges: list[list[int]] = [[] for _ in self.nodes]
+        taken = 0
+        for tile in self.plan.tiles:  # in the order of the ranges, which neighbours may share
+            ranges[tile.node].extend(range(max(tile.begin, taken), tile.end))
+            taken = max(taken, tile.end)
+        found = []
+        for node, compute, indices in zip(self.nodes, self.computed, ranges, strict=True):
+            items = [report[index] for report in self.reports for index in indices]
+            found.append(
+                LayerStats(
+                    name=node.name,
+                    op=node.op,
+                    weights=sum(self.plan.ranges[index].length for index in indices),
+                    compute=compute,
+                    stall=sum(item.stall for item in items) * 1e-9,
+                    read_seconds=sum(item.read_end - item.read_start for item in items) * 1e-9,
+                    bytes_read=sum(item.bytes_read for item in items),
+                )
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +93,21 @@ class PassStats:
     bytes_read: int
     peak_weights: int
     workspace: int
+    _trace: _Trace = field(repr=False, compare=False)
 
     @classmethod
     def of(
         cls,
-        passes: Sequence[Iterable[ItemReport]],
+        passes: Sequence[Sequence[ItemReport]],
         seconds: float,
+        computed: Sequence[float],
         *,
         samples: int,
         peak_weights: int,
+        nodes: Sequence[Node],
         plan: Plan,
     ) -> Self:
-        """Add up what the prefetcher reported of each pass of one call."""
+        """Add up what the prefetcher reported of each pass of one call; ``computed`` is of each of ``nodes``."""
         items = [item for report in passes for item in report]
         # An item that was in memory before the pass began brought nothing in.
         brought = [item for item in items if item.read_end > item.read_start]
@@ -63,7 +122,13 @@ class PassStats:
             bytes_read=sum(item.bytes_read for item in items),
             peak_weights=peak_weights,
             workspace=plan.workspace,
+            _trace=_Trace(passes, computed, nodes, plan),
         )
+
+    @property
+    def layers(self) -> tuple[LayerStats, ...]:
+        """What each node did, in the order of execution."""
+        return self._trace.layers()
 
     @property
     def compute(self) -> float:

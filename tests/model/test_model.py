@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,21 @@ def test_what_fits_stays_and_a_pass_reads_the_rest(large):
         assert stats.bytes_pinned == 0
         assert stats.bytes_streamed == model.plan.streamed_bytes <= large.weights - (40 << 20) + (24 << 20)
         assert stats.peak_weights + stats.workspace <= 40 << 20
+
+
+def test_layers_add_up_to_the_pass(large):
+    zoo.evict(large.path)
+    x = zoo.random_input(2, 2048)
+    with Model(large.path, "40MiB") as model:
+        model(x)
+        stats = model.stats
+    assert sum(layer.bytes_read for layer in stats.layers) == stats.bytes_read > 0
+    assert sum(layer.read_seconds for layer in stats.layers) == pytest.approx(stats.read_seconds)
+    assert sum(layer.stall for layer in stats.layers) == pytest.approx(stats.stall)
+    assert 0 < sum(layer.compute for layer in stats.layers) <= stats.compute
+    assert sum(layer.weights for layer in stats.layers) == stats.bytes_streamed + stats.bytes_pinned
+    gemms = [layer for layer in stats.layers if layer.op == "Gemm"]
+    assert all(layer.weights >= 2048 * 2048 * 4 for layer in gemms)
 
 
 def test_nothing_is_read_once_everything_is_resident(large):
@@ -241,7 +257,7 @@ def test_a_call_within_a_call_of_the_same_thread_is_refused(small):
                 model(x)
             good.run(first, last)
 
-        steps[1] = type(good)(good.waits, nested, good.first, good.last, good.dones)
+        steps[1] = replace(good, run=nested)
         zoo.assert_close(model(x), small.answer(x))
 
 
