@@ -1,0 +1,135 @@
+"""``python -m bench``: list what there is, run it, report what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import machine, record
+from bench.driver import Options, Run
+from bench.peers import peers
+from bench.process import spawn
+from bench.process.job import Job
+from bench.scenarios import SCENARIOS
+
+_HERE = Path(__file__).parent
+_RESULTS = _HERE / "results"
+_QUICK = Path(tempfile.gettempdir()) / "streamrt-bench-quick"
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamrt-bench"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    return options.does(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="streamrt, its peers and the physical limit, side by side"
+    )
+    commands = parser.add_subparsers(required=True)
+
+    listing = commands.add_parser("list", help="scenarios and peers")
+    listing.set_defaults(does=_list)
+
+    running = commands.add_parser("run", help="measure; one file of JSON lines a scenario")
+    running.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all of them unless some are named")
+    running.add_argument("--peers", nargs="+", metavar="PEER", help="measure these only")
+    running.add_argument(
+        "--threads", nargs="+", type=_threads, default=["all"], help="numbers of threads: 'all' and 1, say"
+    )
+    running.add_argument("--rounds", type=int, help="in place of each scenario's own number")
+    running.add_argument("--quick", action="store_true", help="small models, one round: does everything work?")
+    running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 25 GB ({_CACHE})")
+    running.add_argument("--results", type=Path, help=f"folder of the files ({_RESULTS}, or for --quick {_QUICK})")
+    running.set_defaults(does=_run)
+
+    reporting = commands.add_parser("report", help="Markdown and plots from what was measured")
+    reporting.add_argument("--results", type=Path, default=_RESULTS, help="folder of the files, and of the report")
+    reporting.add_argument("--readme", type=Path, help="a file whose marked table is to be brought up to date")
+    reporting.set_defaults(does=_report)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    installed = _probe(_CACHE)["peers"]
+    for scenario in SCENARIOS.values():
+        print(f"{scenario.name:16} {scenario.title}")
+        for case in scenario.cases:
+            print(f"{'':16}   {case.label}")
+    print()
+    for name, peer in peers().items():
+        found = installed[name]
+        state = (
+            f"missing: {found['missing']}"
+            if "missing" in found
+            else ", ".join(map(" ".join, found["versions"].items()))
+        )
+        print(f"{name:24} {'/'.join(sorted(peer.families)):8} {state}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    for kind, asked, known in (
+        ("scenario", options.scenarios, SCENARIOS),
+        ("peer", options.peers or [], peers()),
+    ):
+        if unknown := [name for name in asked if name not in known]:
+            print(f"no such {kind}: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+            return 2
+    data = options.data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    results = options.results or (_QUICK if options.quick else _RESULTS)
+    cores = len(os.sched_getaffinity(0))
+    threads = tuple(dict.fromkeys(cores if count == "all" else count for count in options.threads))
+    installed = _probe(data)
+    shared = {
+        "quick": options.quick,
+        "machine": machine.describe(data),
+        "versions": {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
+        "commit": machine.commit(),
+        "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
+    }
+    if installed["streamrt"] and not shared["checkout_installed"]:
+        print("note: the installed streamrt is not that of this checkout", file=sys.stderr)
+    names = frozenset(options.peers) if options.peers else None
+    chosen = Options(data, names, threads, options.rounds, options.quick)
+    failures = 0
+    try:
+        for name in options.scenarios or SCENARIOS:
+            path = results / f"{name}.jsonl"
+            with record.Recorder(path, shared) as recorder:
+                failures += Run(SCENARIOS[name], chosen, installed, recorder).run()
+            print(path)
+    except KeyboardInterrupt:
+        print(f"interrupted: what was measured is in {results}", file=sys.stderr)
+        return 130
+    return 1 if failures else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench.report import write
+
+    for path in write(options.results, options.readme):
+        print(path)
+    return 0
+
+
+def _probe(data: Path) -> dict[str, object]:
+    outcome = spawn.run(Job("probe", data=str(data)))
+    if outcome.status != "ok":
+        raise SystemExit(f"cannot look at what is installed: {outcome.reason}")
+    return outcome.values
+
+
+def _threads(text: str) -> str | int:
+    if text != "all" and (not text.isdecimal() or int(text) < 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected 'all' or a number above 0")
+    return text if text == "all" else int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""Runs a scenario: prepares what the contenders read, checks their answers, and measures them in turn.
+
+A round puts every case to every contender, A B C, and then comes the next round, so that whatever the machine does
+meanwhile happens to all of them. Memory is looked at in processes of its own, for looking costs time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.limits import LIMITS, OF_A_FILE
+from bench.peers import Peer, peers
+from bench.process import pagecache, spawn
+from bench.process.cgroup import NoCgroupError, memory_cgroup
+from bench.process.job import TOLERANCE, Job
+from bench.record import Recorder
+from bench.scenarios import Case, Scenario
+
+#: Seconds after which a process is given up on: the slowest contender that ends takes a fifth of it.
+_PATIENCE = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What of a scenario to run, and where.
+
+    Attributes:
+        data: the folder of models; they stay there for the next run.
+        names: of peers to measure; None for all.
+        threads: numbers of threads; every case is measured with each.
+        rounds: in place of the scenario's own number.
+        quick: the scenario's small cases, one round.
+    """
+
+    data: Path
+    names: frozenset[str] | None
+    threads: tuple[int, ...]
+    rounds: int | None = None
+    quick: bool = False
+
+    def rounds_of(self, scenario: Scenario) -> int:
+        return self.rounds or (1 if self.quick else scenario.rounds)
+
+    def cases_of(self, scenario: Scenario) -> tuple[Case, ...]:
+        return scenario.quick if self.quick else scenario.cases
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A contender with a case, or a limit: what one process of every round measures."""
+
+    case: Case
+    threads: int
+    peer: str
+    job: Job
+    files: tuple[Path, ...] = ()
+    limit: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.peer, self.case.label, self.threads
+
+
+class Run:
+    """One scenario being run.
+
+    Args:
+        scenario: what to run.
+        options: how much of it.
+        installed: what the child's ``probe`` found.
+        recorder: where results go.
+
+    Attributes:
+        failures: what went wrong, but for processes that were killed or given up on: those are results.
+    """
+
+    def __init__(self, scenario: Scenario, options: Options, installed: dict[str, Any], recorder: Recorder) -> None:
+        self._scenario = scenario
+        self._options = options
+        self._installed = installed
+        self._write = partial(recorder.write, scenario=scenario.name)
+        self._cases = options.cases_of(scenario)
+        self._job = partial(Job, data=str(options.data))
+        self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # of a peer and a model that is prepared
+        self._out: set[tuple[str, str, int]] = set()  # turns that ended badly and are not tried again
+        self._skipped: set[tuple[str, str]] = set()
+        self.failures = 0
+
+    def run(self) -> int:
+        """Everything, with a progress bar on the terminal; returns `failures`."""
+        with tqdm(desc=self._scenario.name, unit="process", dynamic_ncols=True, smoothing=0) as bar:
+            self._bar = bar
+            pairs = list(self._pairs())
+            self._prepare(pairs)
+            self._check(pairs)
+            turns = list(self._turns(pairs))
+            rounds = self._options.rounds_of(self._scenario)
+            bar.total = bar.n + rounds * len(turns) + sum(self._has_memory(turn) for turn in turns)
+            for index in range(rounds):
+                for turn in turns:
+                    self._time(turn, index)
+            for turn in turns:
+                if self._has_memory(turn):
+                    self._weigh(turn)
+        return self.failures
+
+    # ---- who takes part
+
+    def _pairs(self) -> Iterator[tuple[Case, Peer]]:
+        """Every case with every peer that can be put to it; who cannot is told once, with the reason."""
+        chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
+        here = []
+        for peer in chosen:
+            if missing := self._installed["peers"][peer.name].get("missing"):
+                self._skip(peer.name, f"not installed: {missing}")
+            else:
+                here.append(peer)
+        for model, group in groupby(self._cases, lambda case: case.model):
+            cases = list(group)
+            family = "mlp" if model.startswith("mlp") else "cnn"
+            absent = self._installed["absent"][family] if model else []
+            if absent:
+                self._skip(model, f"to make it takes {', '.join(absent)}, not installed")
+                continue
+            able = []
+            for peer in here:
+                if model and family not in peer.families:
+                    self._skip(peer.name, f"runs no {family.upper()}s")
+                else:
+                    able.append(peer)
+            for case in cases:
+                for peer in able:
+                    yield case, peer
+
+    def _skip(self, name: str, reason: str) -> None:
+        if (name, reason) not in self._skipped:
+            self._skipped.add((name, reason))
+            tqdm.write(f"skipped: {name}: {reason}")
+            self._write("skip", peer=name, status="skipped", reason=reason)
+
+    # ---- before anything is timed
+
+    def _prepare(self, pairs: list[tuple[Case, Peer]]) -> None:
+        """Make the models and the reference's answers, and what every peer converts them to."""
+        for model in dict.fromkeys(case.model for case, _ in pairs if case.model):
+            batches = {case.batch for case, _ in pairs if case.model == model}
+            job = self._job("source", model=model, batches=tuple(sorted(batches)), threads=max(self._options.threads))
+            outcome = self._step(f"making {model}", job)
+            if outcome.status != "ok":
+                self._skip(model, f"cannot be made: {outcome.reason}")
+                self.failures += 1
+                continue
+            for peer in dict.fromkeys(peer for case, peer in pairs if case.model == model):
+                outcome = self._step(
+                    f"{peer.name}: preparing {model}", self._job("prepare", peer=peer.name, model=model)
+                )
+                if outcome.status == "ok":
+                    self._files[peer.name, model] = tuple(map(Path, outcome.values["files"]))
+                else:
+                    self._skip(peer.name, f"cannot prepare {model}: {outcome.reason}")
+                    self.failures += 1
+
+    def _check(self, pairs: list[tuple[Case, Peer]]) -> None:
+        """Compare the answers of everybody to everything that will be timed, without a cap."""
+        threads = max(self._options.threads)
+        for name, model in list(self._files):
+            found = [
+                case for case, peer in pairs if peer.name == name and case.model == model and case.kind == "passes"
+            ]
+            for batch in sorted({case.batch for case in found}):
+                job = self._job("check", peer=name, model=model, batches=(batch,), threads=threads)
+                outcome = self._step(f"{name}: checking {model}, batch {batch}", job)
+                error = outcome.values.get("error")
+                right = error is not None and error <= TOLERANCE
+                status = "ok" if right else outcome.status if error is None else "wrong"
+                fields = {"model": model, "batch": batch, "error": error, "reason": outcome.reason}
+                self._write("check", peer=name, threads=threads, status=status, **fields)
+                if not right:
+                    tqdm.write(f"{name}: {model}, batch {batch}: {status}: {outcome.reason or f'error {error:.2g}'}")
+                    self.failures += 1
+                    self._out |= {(name, c.label, t) for c in found if c.batch == batch for t in self._options.threads}
+
+    def _step(self, says: str, job: Job) -> spawn.Outcome:
+        self._bar.set_postfix_str(says)
+        outcome = spawn.run(job)
+        self._bar.update()
+        return outcome
+
+    # ---- measuring
+
+    def _turns(self, pairs: list[tuple[Case, Peer]]) -> Iterator[_Turn]:
+        """What one round consists of."""
+        for threads in self._options.threads:
+            for _, group in groupby(pairs, lambda pair: pair[0].model):
+                cases = list(group)
+                if self._scenario.limits:
+                    yield from self._limits([case for case, _ in cases], threads)
+                seen = set()
+                for case, peer in cases:
+                    if case.kind == "import" and peer.modules in seen:
+                        continue  # another face of the same package
+                    seen.add(peer.modules)
+                    if case.model and (peer.name, case.model) not in self._files:
+                        continue
+                    yield self._turn(case, peer, threads)
+
+    def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
+        job = self._job(
+            case.kind,
+            peer=peer.name,
+            model=case.model,
+            modules=peer.modules,
+            batches=(case.batch,),
+            threads=threads,
+            budget=case.budget,
+            least_passes=3 if self._scenario.seconds else 0,
+            seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
+        )
+        return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))
+
+    def _limits(self, cases: list[Case], threads: int) -> Iterator[_Turn]:
+        """What the disk and the processor can do at best, and what streamrt computes with every weight in memory."""
+        model = cases[0].model
+        files = self._files.get(("streamrt", model))
+        if not files:
+            return  # nothing to read; without streamrt the rows have no T*
+        for name in LIMITS:
+            file = str(files[0]) if name in OF_A_FILE else None
+            yield _Turn(cases[0], threads, name, self._job("limit", peer=name, file=file, threads=threads), files, True)
+        for case in dict.fromkeys(case for case in cases):
+            job = self._job("passes", peer="streamrt", model=model, batches=(case.batch,), threads=threads, seconds=1.0)
+            yield _Turn(case, threads, "compute", job, (), True)
+
+    def _time(self, turn: _Turn, index: int) -> None:
+        self._bar.update()
+        if turn.key in self._out:
+            return
+        self._bar.set_postfix_str(f"round {index + 1}: {turn.peer}, {turn.case.label}")
+        outcome, _ = self._execute(turn, turn.job)
+        values: dict[str, Any] = outcome.values
+        if not turn.limit:
+            values.get("facts", {}).pop("layers", None)  # T* takes those of the limit
+        status = outcome.status
+        if status == "ok" and values.get("error", 0.0) > TOLERANCE:
+            status = "wrong"
+        self._write(
+            "limit" if turn.limit else "timing",
+            case=turn.case,
+            peer=turn.peer,
+            threads=turn.threads,
+            round=index,
+            status=status,
+            reason=outcome.reason,
+            values=values,
+        )
+        if status != "ok":
+            tqdm.write(f"{turn.peer}: {turn.case.label}: {status}: {outcome.reason}")
+            self._out.add(turn.key)
+            self.failures += status in ("error", "wrong")
+
+    def _has_memory(self, turn: _Turn) -> bool:
+        return not turn.limit and turn.case.kind == "passes"
+
+    def _weigh(self, turn: _Turn) -> None:
+        self._bar.update()
+        if turn.key in self._out:
+            return
+        self._bar.set_postfix_str(f"memory: {turn.peer}, {turn.case.label}")
+        sampler = spawn.MemorySampler(turn.files)
+        job = replace(turn.job, least_passes=1, seconds=0.0)
+        outcome, group = self._execute(turn, job, sampler)
+        values = sampler.most | group
+        self._write(
+            "memory",
+            case=turn.case,
+            peer=turn.peer,
+            threads=turn.threads,
+            status=outcome.status,
+            reason=outcome.reason,
+            values=values,
+        )
+
+    def _execute(
+        self, turn: _Turn, job: Job, sampler: spawn.MemorySampler | None = None
+    ) -> tuple[spawn.Outcome, dict[str, int | None]]:
+        """Run one process, cold and capped as the case says, and tell what its group saw."""
+        run = partial(spawn.run, job, limit=_PATIENCE, sampler=sampler)
+        cap = None if turn.limit else turn.case.cap
+        cold = turn.files if turn.case.cold or turn.limit or sampler else ()
+        try:
+            pagecache.make_cold(cold)
+            if cap is None and sampler is None:
+                return run(), {}
+            with memory_cgroup(cap) as group:
+                outcome = run(group=group)
+                return outcome, {"cgroup_peak": group.peak(), "times_full": group.times_full()}
+        except NoCgroupError as error:
+            return (run(), {}) if cap is None else (spawn.Outcome("skipped", reason=str(error)), {})
+        except pagecache.NotColdError as error:
+            return spawn.Outcome("error", reason=str(error)), {}
+        finally:
+            # Whoever comes next must not have to wait until the kernel has reclaimed these.
+            with suppress(pagecache.NotColdError):
+                pagecache.make_cold(cold)

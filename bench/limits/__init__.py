@@ -1,0 +1,19 @@
+"""What the machine can do at best: the figures that every result is held against, measured between the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.limits import disk, processor
+
+#: By name, a function of the file to read (None but for the disk) and of threads; bytes or operations a second.
+LIMITS: dict[str, Callable[[str | None, int], float]] = {
+    "disk, mapped": disk.mapped,
+    "disk, pread": disk.pread,
+    "disk, O_DIRECT": disk.direct,
+    "DRAM": processor.dram,
+    "sgemm": processor.sgemm,
+}
+
+#: Those that read a file.
+OF_A_FILE = frozenset(name for name in LIMITS if name.startswith("disk"))

@@ -1,0 +1,38 @@
+"""How fast memory can be read and numbers multiplied, by NumPy's BLAS: streamrt's own compute is held against it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+_TRIES = 7
+_ROWS, _COLUMNS = 16384, 8192  # 512 MiB, far beyond any cache
+_SIDE = 4096
+
+
+def dram(file: str | None, threads: int) -> float:
+    """Bytes a second that are read from memory: the best of a matrix-vector product, which reads each byte once."""
+    matrix = np.ones((_ROWS, _COLUMNS), np.float32)
+    vector, out = np.ones(_COLUMNS, np.float32), np.empty(_ROWS, np.float32)
+    return matrix.nbytes / _best(lambda: np.matmul(matrix, vector, out=out), threads)
+
+
+def sgemm(file: str | None, threads: int) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    a, b = (np.ones((_SIDE, _SIDE), np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    return 2 * _SIDE**3 / _best(lambda: np.matmul(a, b, out=out), threads)
+
+
+def _best(work: Callable[[], object], threads: int) -> float:
+    """Seconds of the fastest of several tries, for noise only ever adds."""
+    times = []
+    with threadpool_limits(threads):
+        for _ in range(_TRIES):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return min(times)

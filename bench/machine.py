@@ -1,0 +1,74 @@
+"""What a measurement was made on, as far as it explains the figures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+
+
+def describe(data: Path) -> dict[str, Any]:
+    """The processor, its cores, the memory, kernel, the filesystem of ``data``, and whether this is virtual."""
+    processor = _lines("/proc/cpuinfo")
+    memory = _lines("/proc/meminfo")
+    return {
+        "processor": processor.get("model name", platform.machine()),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": int(memory["MemTotal"].split()[0]) * 1024,
+        "kernel": platform.release(),
+        "filesystem": _filesystem(data),
+        "virtual": "hypervisor" in processor.get("flags", "").split(),
+        "python": platform.python_version(),
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this checkout, with a ``+`` where files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(_ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        # What the runs write themselves does not count as a change.
+        changed = [*git, "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md"]
+        status = subprocess.run(changed, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def sources_digest(package: Path) -> str:
+    """A digest of the Python sources of an installed or a checked out package, to tell whether they are the same."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def is_checkout(installed: str) -> bool:
+    """Whether the installed streamrt, with this digest, is the one that lies here."""
+    return installed == sources_digest(_ROOT / "streamrt")
+
+
+def _lines(path: str) -> dict[str, str]:
+    """``key: value`` lines, the first of each key."""
+    found: dict[str, str] = {}
+    for line in Path(path).read_text().splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _filesystem(folder: Path) -> str:
+    device = os.stat(folder).st_dev  # noqa: PTH116
+    name = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split()[2] == name:
+            return right.split()[0]
+    return "unknown"

@@ -1,0 +1,58 @@
+"""The models that are measured: seeded weights, made once into a folder that every peer converts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model before any peer has converted it.
+
+    Attributes:
+        name: unique, and a folder's name.
+        family: ``"mlp"`` or ``"cnn"``.
+        folder: where `make` writes ``model.onnx`` (free batch) and what else the family's peers convert from.
+        shape: of one input sample.
+        make: writes the folder.
+        reference: from an input to the answer, computed in float64.
+    """
+
+    name: str
+    family: str
+    folder: Path
+    shape: tuple[int, ...]
+    make: Callable[[Source], None]
+    reference: Callable[[Source, NDArray[np.float32]], NDArray[np.float64]]
+
+    @property
+    def onnx(self) -> Path:
+        """The model as an ONNX file with a free batch."""
+        return self.folder / "model.onnx"
+
+    def input(self, batch: int) -> NDArray[np.float32]:
+        """(batch, *shape): the same noise every time."""
+        return np.random.default_rng(batch).standard_normal((batch, *self.shape), np.float32)
+
+    def answer(self, batch: int) -> Path:
+        """Where the reference's answer to `input` is kept."""
+        return self.folder / f"answer-{batch}.npy"
+
+
+def source(name: str, data: Path) -> Source:
+    """The model ``name`` with its folder under ``data``.
+
+    Raises:
+        KeyError: there is no such model.
+    """
+    from bench.models import mlp, vision
+
+    for module in (mlp, vision):
+        if found := module.source(name, data):
+            return found
+    raise KeyError(name)

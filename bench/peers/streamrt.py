@@ -1,0 +1,57 @@
+"""streamrt itself, packed from the same ONNX file as the other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.models import Source
+from bench.peers import Opened, Peer, Setting
+
+
+def packed(folder: Path) -> Path:
+    """The weights file."""
+    return folder / "model.safetensors"
+
+
+def _prepare(source: Source, folder: Path) -> None:
+    import streamrt
+
+    streamrt.pack(source.onnx, packed(folder))
+
+
+def _open(source: Source, folder: Path, setting: Setting) -> Opened:
+    import streamrt
+
+    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads)
+
+    def facts() -> dict[str, object]:
+        plan, stats = model.plan, model.stats
+        one = (1, *source.shape)
+        least_workspace = model.plan_for(one).workspace
+        return {
+            "budget": model.budget,
+            "least_workspace": least_workspace,
+            "least_window": model.min_budget(one) - least_workspace,
+            "weights": plan.pinned_bytes + plan.streamed_bytes,
+            "pinned": plan.pinned_bytes,
+            "window": plan.window,
+            "workspace": plan.workspace,
+            "stall": stats.stall,
+            "bytes_read": stats.bytes_read,
+            "layers": [[layer.name, layer.weights, layer.compute] for layer in stats.layers],
+        }
+
+    return Opened(model, facts)
+
+
+PEERS = [
+    Peer(
+        name="streamrt",
+        modules=("streamrt",),
+        packages=("streamrt", "numpy"),
+        families=frozenset({"mlp", "cnn"}),
+        prepare=_prepare,
+        open=_open,
+        files=lambda source, folder: [packed(folder)],
+    )
+]

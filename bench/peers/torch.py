@@ -1,0 +1,90 @@
+"""PyTorch, eager: a state dict that is loaded, or one that stays in the file and is mapped."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bench.models import Source, mlp, vision
+from bench.peers import Array, Opened, Peer, Setting
+
+
+def network(source: Source, *, meta: bool = False) -> Any:
+    """The model as a module in evaluation mode that still lacks its weights, and with ``meta`` even memory for them."""
+    import torch
+
+    if source.family == "cnn":
+        return vision.module(source, meta=meta)
+    shape = mlp.Shape.of(source)
+    with torch.device("meta" if meta else "cpu"):
+        pairs = [(torch.nn.Linear(shape.width, shape.width), torch.nn.ReLU()) for _ in range(shape.layers)]
+    return torch.nn.Sequential(*[layer for pair in pairs for layer in pair][:-1]).eval()
+
+
+def state_dict(source: Source) -> dict[str, Any]:
+    """The weights that `network` lacks, mapped."""
+    import torch
+
+    if source.family == "cnn":
+        return torch.load(vision.state_file(source), mmap=True)
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes
+    state: dict[str, Any] = {}
+    for index, (weights, bias) in enumerate(mlp.layers(source)):
+        state |= {f"{2 * index}.weight": torch.from_numpy(weights), f"{2 * index}.bias": torch.from_numpy(bias)}
+    return state
+
+
+def opened(module: Any, setting: Setting) -> Opened:
+    """A module with weights, ready to be called."""
+    import torch
+
+    torch.set_num_threads(setting.threads)
+
+    def run(x: Array) -> Array:
+        with torch.inference_mode():
+            return module(torch.from_numpy(x)).numpy()
+
+    return Opened(run)
+
+
+def _file(source: Source, folder: Path) -> Path:
+    return vision.state_file(source) if source.family == "cnn" else folder / "model.pt"
+
+
+def _prepare(source: Source, folder: Path) -> None:
+    import torch
+
+    if source.family == "mlp":
+        torch.save(state_dict(source), _file(source, folder))
+
+
+def _open(source: Source, folder: Path, setting: Setting) -> Opened:
+    import torch
+
+    module = network(source)
+    module.load_state_dict(torch.load(_file(source, folder)))
+    return opened(module, setting)
+
+
+def _open_mapped(source: Source, folder: Path, setting: Setting) -> Opened:
+    import torch
+
+    # As in https://docs.pytorch.org/tutorials/recipes/recipes/module_load_state_dict_tips.html
+    module = network(source, meta=True)
+    module.load_state_dict(torch.load(_file(source, folder), mmap=True), assign=True)
+    return opened(module, setting)
+
+
+PEERS = [
+    Peer(
+        name=name,
+        modules=("torch",),
+        packages=("torch", "torchvision"),
+        families=frozenset({"mlp", "cnn"}),
+        prepare=_prepare,
+        open=open_,
+        files=lambda source, folder: [_file(source, folder)],
+    )
+    for name, open_ in (("torch", _open), ("torch mmap", _open_mapped))
+]

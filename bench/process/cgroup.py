@@ -1,0 +1,110 @@
+"""Memory cgroups, v1 and v2: a child of the group that this process runs in, with a limit.
+
+Standard library only, for the driver must not import streamrt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+class NoCgroupError(OSError):
+    """No memory cgroup can be made; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A group with a limit; a process enters it by writing to `procs`."""
+
+    path: Path
+    version: int
+
+    @property
+    def procs(self) -> Path:
+        return self.path / "cgroup.procs"
+
+    def peak(self) -> int | None:
+        """The most bytes ever charged to it, page cache included; None on kernels whose v2 does not tell."""
+        try:
+            return int((self.path / ("memory.max_usage_in_bytes" if self.version == 1 else "memory.peak")).read_text())
+        except FileNotFoundError:
+            return None
+
+    def kills(self) -> int:
+        """Processes of it that were killed for want of memory."""
+        return self._number("memory.oom_control" if self.version == 1 else "memory.events", "oom_kill")
+
+    def times_full(self) -> int:
+        """How often the limit was met, so that the kernel had to reclaim."""
+        if self.version == 1:
+            return int((self.path / "memory.failcnt").read_text())
+        return self._number("memory.events", "max")
+
+    def _number(self, file: str, key: str) -> int:
+        lines = (line.split() for line in (self.path / file).read_text().splitlines())
+        return int(dict(line for line in lines if len(line) == 2).get(key, 0))
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
+    """A group limited to ``limit`` bytes, or one that only counts; removed at the end.
+
+    Raises:
+        NoCgroupError: neither hierarchy lets one be made.
+    """
+    version, parent = _own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    path = parent / f"streamrt-bench-{os.getpid()}"
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise NoCgroupError(f"cannot make a memory cgroup in {parent}: {error.strerror}") from error
+    try:
+        group = Cgroup(path, version)
+        if not (path / ("memory.usage_in_bytes" if version == 1 else "memory.current")).exists():
+            raise NoCgroupError(f"the memory controller is not enabled for children of {parent}")
+        if limit is not None:
+            (path / ("memory.limit_in_bytes" if version == 1 else "memory.max")).write_text(str(limit))
+        # Without swap a limit is a limit. v1 has a limit on memory and swap together, where swap is accounted at all.
+        with contextlib.suppress(OSError):
+            if version == 2:
+                (path / "memory.swap.max").write_text("0")
+            elif limit is not None:
+                (path / "memory.memsw.limit_in_bytes").write_text(str(limit))
+        yield group
+    finally:
+        for _ in range(200):  # the last process may still be on its way out
+            with contextlib.suppress(OSError):
+                path.rmdir()
+                break
+            time.sleep(0.05)
+
+
+def _own_group(own: str, mounts: str) -> tuple[int, Path]:
+    """The version and folder of this process's memory cgroup; where both are mounted, v1 has the controller.
+
+    ``own`` and ``mounts`` are what ``/proc/self/cgroup`` and ``/proc/self/mountinfo`` hold.
+    """
+    memberships = {}
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "memory" in controllers.split(","):
+            memberships[2 if controllers == "" else 1] = PurePosixPath(path)
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, *_, options = right.split()  # the source between them may be empty
+        version = {"cgroup": 1, "cgroup2": 2}.get(kind)
+        if version not in memberships or (version == 1 and "memory" not in options.split(",")):
+            continue
+        if version == 2 and 1 in memberships:
+            continue
+        root, point = (re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), field) for field in left.split()[3:5])
+        inner = memberships[version]
+        visible = inner.is_relative_to(root) and ".." not in inner.parts
+        return version, Path(point) / (inner.relative_to(root) if visible else "")
+    raise NoCgroupError("no memory cgroup hierarchy is mounted")

@@ -1,0 +1,253 @@
+"""The fresh process: does one `Job` and writes what it measured, as JSON, to the descriptor it was given.
+
+Started with ``-P``, so that ``import streamrt`` finds the installed package; ``bench`` itself is loaded by its place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.peers import Array, Opened
+    from bench.process.job import Job
+
+
+def _load_bench() -> None:
+    folder = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location(
+        "bench", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module
+    spec.loader.exec_module(module)
+
+
+def probe(job: Job) -> dict[str, Any]:
+    """What is installed: by peer the versions of its packages, or the module that is missing; by family what the models
+    lack; the sources of streamrt."""
+    from bench.machine import sources_digest
+    from bench.peers import peers
+
+    found: dict[str, Any] = {}
+    for name, peer in peers().items():
+        versions = {package: _installed_version(package) for package in peer.packages}
+        missing = [module for module in peer.modules if importlib.util.find_spec(module.partition(".")[0]) is None]
+        missing += [package for package, version in versions.items() if version is None and package not in missing]
+        found[name] = {"missing": ", ".join(missing)} if missing else {"versions": versions}
+    models = {"mlp": ("onnx",), "cnn": ("torch", "torchvision", "onnx", "onnxscript")}
+    absent = {
+        family: [module for module in modules if importlib.util.find_spec(module) is None]
+        for family, modules in models.items()
+    }
+    digest = sources_digest(_folder_of("streamrt")) if importlib.util.find_spec("streamrt") else None
+    return {"peers": found, "absent": absent, "streamrt": digest}
+
+
+def source(job: Job) -> dict[str, Any]:
+    """Make the model, and the reference's answers for every batch, unless they are there."""
+    import numpy as np
+
+    from bench.models import source
+
+    model = source(job.model, Path(job.data))
+    done = model.folder / "made"
+    if not done.exists():
+        model.folder.mkdir(parents=True, exist_ok=True)
+        model.make(model)
+        done.touch()
+    for batch in job.batches:
+        if not model.answer(batch).exists():
+            unfinished = model.folder / "unfinished.npy"
+            np.save(unfinished, model.reference(model, model.input(batch)))
+            unfinished.rename(model.answer(batch))
+    return {}
+
+
+def prepare(job: Job) -> dict[str, Any]:
+    """Convert the model to what the peer reads, unless that is there."""
+    from bench.models import source
+    from bench.peers import peers
+
+    peer, model = peers()[job.peer], source(job.model, Path(job.data))
+    folder = _folder(job)
+    done = folder / "prepared"
+    versions = json.dumps({package: _version(package) for package in peer.packages})
+    if not done.exists() or done.read_text() != versions:
+        folder.mkdir(parents=True, exist_ok=True)
+        peer.prepare(model, folder)
+        done.write_text(versions)
+    files = peer.files(model, folder)
+    return {"files": [str(path) for path in files], "bytes": sum(path.stat().st_size for path in files)}
+
+
+def check(job: Job) -> dict[str, Any]:
+    """The peer's answer against the reference's."""
+    (batch,) = job.batches
+    return {"error": _error(job, batch, _open(job, batch).run(_input(job, batch)))}
+
+
+def passes(job: Job) -> dict[str, Any]:
+    """First pass, and then steady ones."""
+    (batch,) = job.batches
+    x = _input(job, batch)
+    entered = time.monotonic()
+    opened = _open(job, batch)
+    ready = time.monotonic()
+    y = opened.run(x)
+    first = time.monotonic()
+    times: list[float] = []
+    while len(times) < job.least_passes or (sum(times) < job.seconds and len(times) < job.most_passes):
+        start = time.perf_counter()
+        y = opened.run(x)
+        times.append(time.perf_counter() - start)
+    spawned = float(os.environ["STREAMRT_BENCH_SPAWNED"])
+    return {
+        "opening": ready - entered,
+        "first": first - ready,
+        "to_first_output": first - spawned,
+        "steady": _five(times) if times else None,
+        "error": _error(job, batch, y),
+        "facts": opened.facts(),
+    }
+
+
+def import_(job: Job) -> dict[str, Any]:
+    """Import the peer, into an interpreter that has nothing but the standard library."""
+    before = _memory()
+    start = time.perf_counter()
+    for module in job.modules:
+        importlib.import_module(module)
+    return {"seconds": time.perf_counter() - start} | _grown(before)
+
+
+def open_(job: Job) -> dict[str, Any]:
+    """Import the peer and open a model, without calling it."""
+    before = _memory()
+    start = time.perf_counter()
+    for module in job.modules:
+        importlib.import_module(module)
+    imported = time.perf_counter()
+    (batch,) = job.batches
+    opened = _open(job, batch)
+    ended = time.perf_counter()
+    assert opened
+    return {"seconds": ended - start, "importing": imported - start} | _grown(before)
+
+
+def limit(job: Job) -> dict[str, Any]:
+    """One physical limit of the machine."""
+    from bench.limits import LIMITS
+
+    return {"value": LIMITS[job.peer](job.file, job.threads)}
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version(package: str) -> str:
+    """Of an installed package; of streamrt, whose version a checkout does not change, the sources too."""
+    from bench.machine import sources_digest
+
+    version = importlib.metadata.version(package)
+    return f"{version} {sources_digest(_folder_of('streamrt'))}" if package == "streamrt" else version
+
+
+def _folder_of(package: str) -> Path:
+    """Where an installed package lies.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(package)
+    return Path(spec.origin).parent
+
+
+def _open(job: Job, batch: int) -> Opened:
+    from bench.models import source
+    from bench.peers import Setting, peers
+
+    model = source(job.model, Path(job.data))
+    return peers()[job.peer].open(model, _folder(job), Setting(batch, job.threads, job.budget))
+
+
+def _folder(job: Job) -> Path:
+    return Path(job.data) / job.model / job.peer.replace(" ", "-")
+
+
+def _input(job: Job, batch: int) -> Array:
+    from bench.models import source
+
+    return source(job.model, Path(job.data)).input(batch)
+
+
+def _error(job: Job, batch: int, y: Array) -> float:
+    """The largest error of an answer, relative to the largest absolute value of the reference's."""
+    import numpy as np
+
+    from bench.models import source
+
+    wanted = np.load(source(job.model, Path(job.data)).answer(batch))
+    if y.shape != wanted.shape or not np.isfinite(y).all():
+        return float("inf")
+    return float(np.abs(y - wanted).max() / np.abs(wanted).max())
+
+
+def _memory() -> dict[str, int]:
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    kilobytes = {line[0]: int(line[1]) for line in lines if line[0] in ("RssAnon:", "RssFile:")}
+    return {"anonymous": kilobytes["RssAnon:"] * 1024, "mapped": kilobytes["RssFile:"] * 1024}
+
+
+def _grown(before: dict[str, int]) -> dict[str, int]:
+    return {name: value - before[name] for name, value in _memory().items()}
+
+
+def _five(times: list[float]) -> dict[str, float]:
+    """Least, quartiles and most of many passes, and how many there were."""
+    import numpy as np
+
+    least, lower, median, upper, most = (float(value) for value in np.percentile(times, [0, 25, 50, 75, 100]))
+    return {"least": least, "lower": lower, "median": median, "upper": upper, "most": most, "count": len(times)}
+
+
+def main() -> None:
+    """Do what ``argv`` says."""
+    _load_bench()
+    from bench.process.job import Job
+
+    job = Job.from_json(sys.argv[2])
+    does = {
+        "probe": probe,
+        "source": source,
+        "prepare": prepare,
+        "check": check,
+        "passes": passes,
+        "import": import_,
+        "open": open_,
+        "limit": limit,
+    }
+    values = does[job.kind](job)
+    with os.fdopen(int(sys.argv[1]), "w") as answer:
+        json.dump(values, answer)
+    # Without the destructors of the peers, some of which take seconds or crash, none of which is measured.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Runs a job in a fresh process and tells how it ended: an answer, killed for memory, too slow, or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.process import pagecache
+from bench.process.cgroup import Cgroup
+from bench.process.job import Job
+
+_CHILD = Path(__file__).with_name("child.py")
+_SAMPLING = 0.01  # seconds between two looks at a child's memory
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a child ended.
+
+    Attributes:
+        status: ``"ok"``, ``"killed"`` (for want of memory), ``"slow"`` (given up on) or ``"error"``.
+        values: what the child measured, if it ended well.
+        reason: what there is to say about any other end.
+    """
+
+    status: str
+    values: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class MemorySampler:
+    """The most memory that a child was seen to hold, looked at from outside every few milliseconds."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self.most = {"anonymous": 0, "file_pages": 0, "both": 0}
+
+    def __call__(self, pid: int) -> None:
+        with contextlib.suppress(OSError, ValueError):  # it may end at any moment
+            anonymous = anonymous_bytes(pid)
+            pages = pagecache.cached_bytes(self._files)
+            for name, value in (("anonymous", anonymous), ("file_pages", pages), ("both", anonymous + pages)):
+                self.most[name] = max(self.most[name], value)
+
+
+def anonymous_bytes(pid: int | str) -> int:
+    """Anonymous memory of a process that is in RAM.
+
+    Raises:
+        OSError: there is no such process any more.
+        ValueError: it is ending.
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("the process has no memory")
+
+
+def run(
+    job: Job, *, group: Cgroup | None = None, limit: float = 900, sampler: Callable[[int], None] | None = None
+) -> Outcome:
+    """Run ``job`` in a new interpreter, in ``group`` from its first instruction on, for at most ``limit`` seconds."""
+    read, write = os.pipe()
+    command = [sys.executable, "-P", str(_CHILD), str(write), job.to_json()]
+    if group:  # a shell enters the group and becomes the interpreter, whose start is then charged to it too
+        command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group.procs), *command]
+    with os.fdopen(read, "rb") as answer:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env=_environment(job.threads) | {"STREAMRT_BENCH_SPAWNED": repr(start)},
+            pass_fds=[write],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+        )
+        os.close(write)
+        try:
+            text, errors, slow = _attend(process, answer.fileno(), start + limit, sampler)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert process.stderr
+            process.stderr.close()
+    if slow:
+        return Outcome("slow", reason=f"given up after {limit:.0f} s")
+    if process.returncode == 0 and text:
+        return Outcome("ok", json.loads(text))
+    if process.returncode == -signal.SIGKILL and group and group.kills():
+        return Outcome("killed", reason="killed for want of memory")
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return Outcome("error", reason=lines[-1] if lines else f"ended with status {process.returncode}")
+
+
+def _attend(
+    process: subprocess.Popen[bytes], answer: int, deadline: float, sampler: Callable[[int], None] | None
+) -> tuple[bytes, bytes, bool]:
+    """Read what the child says until it ends: its answer, its complaints, and whether it took too long."""
+    assert process.stderr
+    said = {answer: bytearray(), process.stderr.fileno(): bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for descriptor in said:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map():
+            if time.monotonic() > deadline:
+                return b"", b"", True
+            if sampler:
+                sampler(process.pid)
+            for key, _ in selector.select(_SAMPLING if sampler else 1.0):
+                if part := os.read(key.fd, 1 << 16):
+                    said[key.fd] += part
+                else:
+                    selector.unregister(key.fd)
+    process.wait(timeout=60)
+    answered, complained = said.values()
+    return bytes(answered), bytes(complained[-20000:]), False
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The child's: threads of every BLAS and OpenMP limited alike, and no forced BLAS kernels."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment.pop("OPENBLAS_CORETYPE", None)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[name] = str(threads)
+    return environment

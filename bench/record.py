@@ -1,0 +1,58 @@
+"""The file of results: one JSON object a line, each with all that is needed to understand it by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.scenarios import Case
+
+Record = dict[str, Any]
+
+
+class Recorder:
+    """Appends lines to a scenario's file, each as soon as it is known, so that an interrupted run keeps what it has.
+
+    Args:
+        path: the file, begun anew.
+        shared: what every line says: the machine, the versions, the commit.
+    """
+
+    def __init__(self, path: Path, shared: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w")
+        self._shared = dict(shared)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, kind: str, *, case: Case | None = None, **fields: object) -> None:
+        """One line: what kind of measurement, of which case, and its fields."""
+        line = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "kind": kind}
+        if case:
+            line |= {"label": case.label, "case": dataclasses.asdict(case)}
+        json.dump(line | fields | self._shared, self._file, allow_nan=True)
+        self._file.write("\n")
+        self._file.flush()
+
+
+def read(paths: Iterable[Path]) -> list[Record]:
+    """All lines of these files; a last one that was cut short is left out."""
+    found = []
+    for path in paths:
+        for line in path.read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return found

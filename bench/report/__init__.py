@@ -1,0 +1,34 @@
+"""From lines of results to tables and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import record
+from bench.report import markdown, plots, summary
+from bench.scenarios import SCENARIOS
+
+
+def write(results: Path, readme: Path | None) -> list[Path]:
+    """Write ``README.md`` and the plots into ``results``, and the short table into ``readme``; the paths written.
+
+    Raises:
+        FileNotFoundError: nothing has been measured.
+    """
+    measured = {name: record.read([path]) for name in SCENARIOS if (path := results / f"{name}.jsonl").exists()}
+    measured = {name: records for name, records in measured.items() if records}
+    if not measured:
+        raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
+    tables = {name: summary.tables(records) for name, records in measured.items()}
+    written = []
+    for name, found in tables.items():
+        plotted = [table for table in found if any(row.times for row in table.rows)]
+        if plotted:
+            written.append(plots.draw(SCENARIOS[name], plotted, results / f"{name}.png"))
+    report = results / "README.md"
+    report.write_text(markdown.report(measured, tables, {path.stem for path in written}))
+    written.append(report)
+    if readme:
+        markdown.replace_table(readme, markdown.short(tables))
+        written.append(readme)
+    return written

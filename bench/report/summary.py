@@ -1,0 +1,178 @@
+"""From lines of results to figures: medians and spreads, ratios pair by pair, and T* of every case."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from bench.record import Record
+from bench.report import tstar
+
+#: The contender that the others are compared with.
+US = "streamrt"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of some values, and the least and the most of them."""
+
+    median: float
+    least: float
+    most: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        values = list(values)
+        return cls(median(values), min(values), max(values), len(values))
+
+
+@dataclass(slots=True)
+class Row:
+    """A contender in one case.
+
+    Attributes:
+        peer: its name.
+        times: by measure, seconds of every round.
+        status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
+        reason: what else is known about that.
+        memory: the most it was seen to hold: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``; after opening:
+            ``anonymous`` and ``mapped``; bytes.
+    """
+
+    peer: str
+    times: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    status: str = "ok"
+    reason: str = ""
+    memory: dict[str, int | None] = field(default_factory=dict)
+
+    def spread(self, measure: str) -> Spread | None:
+        """Of the rounds, or None where there is none."""
+        found = self.times.get(measure)
+        return Spread.of(found.values()) if found else None
+
+    def ratio(self, other: Row, measure: str) -> Spread | None:
+        """This contender's time over the other's, round by round."""
+        mine, theirs = self.times.get(measure, {}), other.times.get(measure, {})
+        pairs = [mine[index] / theirs[index] for index in mine if index in theirs]
+        return Spread.of(pairs) if pairs else None
+
+
+@dataclass(slots=True)
+class CaseTable:
+    """All contenders in one case with one number of threads.
+
+    Attributes:
+        label: of the case.
+        case: its fields.
+        threads: that computed.
+        rows: the contenders, the fastest first, and those without a time at the end.
+        limits: by measure, T* in seconds.
+        budget: bytes that streamrt had, if it had a budget.
+    """
+
+    label: str
+    case: Mapping[str, Any]
+    threads: int
+    rows: list[Row] = field(default_factory=list)
+    limits: dict[str, float] = field(default_factory=dict)
+    budget: int | None = None
+
+    @property
+    def measures(self) -> list[str]:
+        return list(self.case["measures"])
+
+    def row(self, peer: str) -> Row | None:
+        return next((row for row in self.rows if row.peer == peer), None)
+
+    def best_peer(self) -> Row | None:
+        """The fastest contender besides us."""
+        measure = self.measures[0]
+        others = [row for row in self.rows if row.peer != US and row.spread(measure)]
+        return others[0] if others else None
+
+
+def tables(records: Iterable[Record]) -> list[CaseTable]:
+    """The cases of one scenario in the order in which they were run."""
+    records = list(records)
+    found: dict[tuple[str, int], CaseTable] = {}
+    for record in records:
+        if record["kind"] in ("timing", "memory"):
+            key = record["label"], record["threads"]
+            table = found.setdefault(key, CaseTable(record["label"], record["case"], record["threads"]))
+            row = table.row(record["peer"])
+            if row is None:
+                table.rows.append(row := Row(record["peer"]))
+            _add(row, record, table)
+    for record in records:
+        if record["kind"] == "check" and record["status"] != "ok":
+            for table in found.values():
+                same = table.case["model"] == record["model"] and table.case["batch"] == record["batch"]
+                if same and table.case["kind"] == "passes" and table.row(record["peer"]) is None:
+                    reason = record["reason"] or f"its answer is {record['error']:.1e} off"
+                    table.rows.append(Row(record["peer"], status=record["status"], reason=reason))
+    for table in found.values():
+        measure = table.measures[0]
+        table.rows.sort(key=lambda row: s.median if (s := row.spread(measure)) else float("inf"))
+        table.limits = _limits(table, records)
+    return list(found.values())
+
+
+def disk(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
+    """The limits that were measured, by name, model and threads."""
+    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "limit" and record["status"] == "ok" and "value" in record["values"]:
+            found[record["peer"], record["case"]["model"], record["threads"]].append(record["values"]["value"])
+    return {key: Spread.of(values) for key, values in found.items()}
+
+
+def _add(row: Row, record: Record, table: CaseTable) -> None:
+    values = record["values"]
+    if record["kind"] == "memory":
+        if record["status"] == "ok":
+            row.memory = {name: values.get(name) for name in ("anonymous", "file_pages", "both", "cgroup_peak")}
+        return
+    if record["status"] != "ok":
+        row.status, row.reason = record["status"], record["reason"]
+        return
+    for measure in table.measures:
+        if (value := values[measure]) is not None:
+            row.times[measure][record["round"]] = value["median"] if isinstance(value, dict) else value
+    if table.case["kind"] != "passes":
+        row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
+    if row.peer == US and (budget := values.get("facts", {}).get("budget")):
+        table.budget = budget
+
+
+def _limits(table: CaseTable, records: list[Record]) -> dict[str, float]:
+    """T* of a case whose scenario measured what it takes."""
+    case, threads = table.case, table.threads
+    fine = [r for r in records if r["status"] == "ok" and r["threads"] == threads]
+    same = [r for r in fine if r["kind"] == "limit" and r["case"]["model"] == case["model"]]
+    bandwidth = max((r["values"]["value"] for r in same if r["peer"].startswith("disk")), default=None)
+    resident = [r["values"] for r in same if r["peer"] == "compute" and r["case"]["batch"] == case["batch"]]
+    ours = [
+        r["values"]["facts"]
+        for r in fine
+        if r["kind"] == "timing" and r["peer"] == US and r["label"] == table.label and case["kind"] == "passes"
+    ]
+    if bandwidth is None or not resident or not ours:
+        return {}
+    # The fastest that was seen, spread over the layers as the last pass of that process spent it.
+    quickest = min(resident, key=lambda values: values["steady"]["least"])
+    layers = quickest["facts"]["layers"]
+    scale = quickest["steady"]["least"] / sum(seconds for _, _, seconds in layers)
+    facts = ours[-1]
+    problem = tstar.Problem(
+        weights=[size for _, size, _ in layers],
+        compute=[seconds * scale for _, _, seconds in layers],
+        room=facts["budget"] - facts["least_workspace"],
+        window=facts["least_window"],
+        bandwidth=bandwidth,
+    )
+    of = {"steady": tstar.steady, "first": tstar.first, "to_first_output": tstar.first}
+    return {measure: of[measure](problem) for measure in table.measures if measure in of}

@@ -1,0 +1,66 @@
+"""The words that scenarios are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question, put to every peer.
+
+    Attributes:
+        kind: the job that answers it: ``"passes"``, ``"import"`` or ``"open"``.
+        measures: the values of the job's answer that the report shows, the first one first; seconds.
+        model: a source's name; none for ``"import"``.
+        batch: samples of a call.
+        cap: bytes of the memory cgroup that the process runs in; None for no cap.
+        budget: what streamrt is given.
+        cold: whether no page of the weights is in the page cache when the process starts.
+    """
+
+    kind: str
+    measures: tuple[str, ...]
+    model: str = ""
+    batch: int = 1
+    cap: int | None = None
+    budget: str | None = None
+    cold: bool = False
+
+    @property
+    def label(self) -> str:
+        """What tells it from the other cases of its scenario."""
+        parts = [self.model or self.kind]
+        if self.kind == "open":
+            parts = [f"open {self.model}"]
+        if self.cap is not None:
+            parts.append(f"cap {self.cap // MIB} MiB")
+        if self.kind == "passes":
+            parts.append(f"batch {self.batch}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Cases that belong together.
+
+    Attributes:
+        name: what ``run`` calls it.
+        title: what the report calls it.
+        says: a sentence or two on what is measured.
+        cases: all of them; ``quick`` ones are the same questions about smaller models, to see that everything works.
+        rounds: how often every variant is measured.
+        seconds: for how long steady passes are measured in one process.
+        limits: whether the rows are held against T*.
+    """
+
+    name: str
+    title: str
+    says: str
+    cases: tuple[Case, ...]
+    quick: tuple[Case, ...]
+    rounds: int = 5
+    seconds: float = 2.0
+    limits: bool = True

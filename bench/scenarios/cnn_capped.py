@@ -1,0 +1,16 @@
+"""Image networks larger than memory."""
+
+from bench.scenarios.case import MIB, Case, Scenario
+
+
+def _case(model: str, cap: int, budget: str) -> Case:
+    return Case("passes", ("steady", "first"), model, 1, cap, budget, cold=True)
+
+
+SCENARIO = Scenario(
+    name="cnn-capped",
+    title="Image networks larger than memory",
+    says="vgg16 (528 MiB) and resnet50 (98 MiB) in a memory cgroup, batch 1.",
+    cases=(_case("vgg16", 128 * MIB, "auto"), _case("vgg16", 256 * MIB, "auto"), _case("resnet50", 48 * MIB, "auto")),
+    quick=(_case("resnet50", 64 * MIB, "auto"),),
+)

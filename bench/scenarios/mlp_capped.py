@@ -1,0 +1,23 @@
+"""A model larger than memory: the 3 GiB MLP under three caps."""
+
+from bench.scenarios.case import MIB, Case, Scenario
+
+_MODEL, _SMALL = "mlp-12x8192", "mlp-12x2048"
+#: Caps, and what streamrt is given of them: a small fixed budget under the smallest, and what it finds by itself.
+_CAPS = ((300 * MIB, "128MiB"), (1024 * MIB, "auto"), (2765 * MIB, "auto"))
+_MEASURES = ("steady", "first")
+
+
+def _case(model: str, batch: int, cap: int, budget: str) -> Case:
+    return Case("passes", _MEASURES, model, batch, cap, budget, cold=True)
+
+
+SCENARIO = Scenario(
+    name="mlp-capped",
+    title="A model larger than memory",
+    says="12 layers of 8192 x 8192 with ReLU, 3 GiB of float32 weights, in a memory cgroup. A process opens the model "
+    "cold and calls it several times: the first pass, and the median of the steady ones after it.",
+    cases=tuple(_case(_MODEL, batch, *cap) for cap in _CAPS for batch in (1, 4, 16, 64, 256)),
+    quick=tuple(_case(_SMALL, batch, 160 * MIB, "48MiB") for batch in (1, 64)),
+    rounds=3,
+)

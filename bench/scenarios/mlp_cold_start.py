@@ -1,0 +1,18 @@
+"""From nothing to an answer: the 3 GiB MLP in a new process, cold, without a cap."""
+
+from bench.scenarios.case import Case, Scenario
+
+
+def _case(model: str) -> Case:
+    return Case("passes", ("to_first_output",), model, 1, cold=True, budget="auto")
+
+
+SCENARIO = Scenario(
+    name="mlp-cold-start",
+    title="Cold start of the 3 GiB model",
+    says="From the start of the process to its first output, batch 1, with no cap and no page of the weights in the "
+    "page cache; the interpreter and the libraries are in it for every contender.",
+    cases=(_case("mlp-12x8192"),),
+    quick=(_case("mlp-12x2048"),),
+    seconds=0.0,
+)

@@ -1,0 +1,402 @@
+"""The order in which a scenario is measured, and what becomes of contenders that fail, with no real processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import driver
+from bench.driver import Options, Run
+from bench.limits import LIMITS
+from bench.peers import Peer
+from bench.process.cgroup import NoCgroupError
+from bench.process.job import TOLERANCE, Job
+from bench.process.spawn import MemorySampler, Outcome
+from bench.record import Record, Recorder, read
+from bench.scenarios import Case, Scenario
+
+SHARED = {"machine": {"cores": 2}, "versions": {"a": "1"}, "commit": "0123456789ab", "quick": False}
+CAP = 256 << 20
+STEADY = {"least": 1.0, "lower": 1.0, "median": 1.0, "upper": 1.0, "most": 1.0, "count": 3}
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A process that the driver asked for."""
+
+    job: Job
+    group: object
+    sampled: bool
+
+
+@dataclass
+class Processes:
+    """Stands in for `spawn.run`: remembers what was asked for, and answers as ``answers`` says or else well."""
+
+    answers: Callable[[Job, bool], Outcome | None] = lambda job, sampled: None
+    asked: list[Spawned] = field(default_factory=list)
+
+    def run(
+        self, job: Job, *, group: object = None, limit: float = 900, sampler: MemorySampler | None = None
+    ) -> Outcome:
+        self.asked.append(Spawned(job, group, sampler is not None))
+        if sampler:
+            sampler.most = {"anonymous": 1, "file_pages": 2, "both": 3}
+        return self.answers(job, sampler is not None) or Outcome("ok", self.well(job))
+
+    @staticmethod
+    def well(job: Job) -> dict[str, Any]:
+        passes = {"steady": STEADY, "first": 2.0, "error": 0.0, "facts": {"budget": 1, "layers": []}}
+        return {
+            "source": {},
+            "prepare": {"files": [f"/nowhere/{job.peer}"], "bytes": 1},
+            "check": {"error": TOLERANCE},
+            "passes": passes,
+            "import": {"seconds": 1.0, "anonymous": 1, "mapped": 1},
+            "limit": {"value": 1e9},
+        }[job.kind]
+
+    def of(self, *kinds: str, sampled: bool = False) -> list[Spawned]:
+        return [it for it in self.asked if it.job.kind in kinds and it.sampled == sampled]
+
+
+class Group:
+    """Stands in for a memory cgroup."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+
+    def peak(self) -> int:
+        return 5
+
+    def times_full(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    processes = Processes()
+    monkeypatch.setattr(driver.spawn, "run", processes.run)
+
+    @contextmanager
+    def memory_cgroup(limit: int | None) -> Iterator[Group]:
+        yield Group(limit)
+
+    monkeypatch.setattr(driver, "memory_cgroup", memory_cgroup)
+    return processes
+
+
+def peer(name: str, *families: str, module: str = "") -> Peer:
+    def never(*arguments: object) -> Any:
+        raise AssertionError("only a child does this")
+
+    return Peer(name, (module or name,), (name,), frozenset(families or ("mlp", "cnn")), never, never, never)
+
+
+def case(batch: int = 1, *, cap: int | None = None, model: str = "mlp-2x8", kind: str = "passes") -> Case:
+    return Case(kind, ("steady", "first"), model, batch, cap, cold=True)
+
+
+class Measure:
+    """``measure(*cases)`` runs a scenario of these cases and returns the lines of its file.
+
+    Attributes:
+        path: the file.
+        failures: what the last run returned.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._monkeypatch = folder, monkeypatch
+        self.path = folder / "results" / "made.jsonl"
+        self.failures = 0
+
+    def __call__(
+        self,
+        *cases: Case,
+        peers: str | list[Peer] = "ABC",
+        rounds: int = 2,
+        threads: tuple[int, ...] = (2,),
+        missing: tuple[str, ...] = (),
+        absent: tuple[str, ...] = (),
+        names: frozenset[str] | None = None,
+        seconds: float = 2.0,
+    ) -> list[Record]:
+        found = {it.name: it for it in (map(peer, peers) if isinstance(peers, str) else peers)}
+        self._monkeypatch.setattr(driver, "peers", lambda: found)
+        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds=rounds, seconds=seconds)
+        installed = {
+            "peers": {name: {"missing": "its module"} if name in missing else {"versions": {}} for name in found},
+            "absent": {"mlp": list(absent), "cnn": []},
+        }
+        with Recorder(self.path, SHARED) as recorder:
+            self.failures = Run(scenario, Options(self._folder, names, threads), installed, recorder).run()
+        return read([self.path])
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes) -> Measure:
+    return Measure(tmp_path, monkeypatch)
+
+
+def turns(lines: list[Record], kind: str = "timing") -> list[tuple[int | None, int, str]]:
+    """(round, batch, peer) of these lines."""
+    return [(line.get("round"), line["case"]["batch"], line["peer"]) for line in lines if line["kind"] == kind]
+
+
+def test_contenders_take_turns(measure: Measure, processes: Processes) -> None:
+    lines = measure(case(1), case(8), peers="ABC", rounds=2)
+    wanted = [(index, batch, name) for index in (0, 1) for batch in (1, 8) for name in "ABC"]
+    assert turns(lines) == wanted
+    assert [(it.job.batches, it.job.peer) for it in processes.of("passes")] == [((b,), name) for _, b, name in wanted]
+    assert turns(lines, "memory") == [(None, batch, name) for batch in (1, 8) for name in "ABC"]
+    assert measure.failures == 0
+    assert all(line["status"] == "ok" for line in lines)
+
+
+def test_everything_is_prepared_and_checked_before_anything_is_timed(measure: Measure, processes: Processes) -> None:
+    measure(case(8), case(1), case(1, cap=CAP), peers="AB", threads=(1, 4))
+    kinds = [it.job.kind for it in processes.asked]
+    before = kinds[: kinds.index("passes")]
+    assert before == ["source", "prepare", "prepare"] + ["check"] * 4
+    assert kinds.count("check") == 4  # a batch once, whatever the cap and the threads
+    assert processes.asked[0].job.batches == (1, 8)
+
+
+def test_each_number_of_threads(measure: Measure, processes: Processes) -> None:
+    lines = measure(case(), peers="AB", rounds=1, threads=(2, 1))
+    assert [(line["threads"], line["peer"]) for line in lines if line["kind"] == "timing"] == [
+        (2, "A"), (2, "B"), (1, "A"), (1, "B"),
+    ]  # fmt: skip
+    assert [it.job.threads for it in processes.of("passes")] == [2, 2, 1, 1]
+
+
+def test_limits_are_measured_in_every_round(measure: Measure, processes: Processes) -> None:
+    lines = measure(case(1), case(8), peers=[peer("streamrt"), peer("A")], rounds=2)
+    limits = [(line["round"], line["peer"]) for line in lines if line["kind"] == "limit"]
+    assert limits == [(index, name) for index in (0, 1) for name in (*LIMITS, "compute", "compute")]
+    files = {it.job.peer: it.job.file for it in processes.of("limit")}
+    assert {name for name, file in files.items() if file} == {name for name in LIMITS if name.startswith("disk")}
+    assert files["disk, pread"] == "/nowhere/streamrt"
+    facts = {(line["kind"], *line["values"]["facts"]) for line in lines if "facts" in line.get("values", {})}
+    assert facts == {("limit", "budget", "layers"), ("timing", "budget")}  # once, for they are long
+
+
+def test_memory_is_looked_at_in_processes_of_its_own(measure: Measure, processes: Processes) -> None:
+    lines = measure(case(), case(8, cap=CAP), peers="AB", rounds=3)
+    assert len(processes.of("passes")) == 3 * 4
+    weighed = processes.of("passes", sampled=True)
+    assert [(it.job.peer, it.job.seconds) for it in weighed] == [("A", 0), ("B", 0)] * 2
+    assert [it.group.limit for it in weighed] == [None, None, CAP, CAP]
+    memory = [line for line in lines if line["kind"] == "memory"]
+    sampled = {"anonymous": 1, "file_pages": 2, "both": 3, "cgroup_peak": 5, "times_full": 0}
+    assert [line["values"] for line in memory] == [sampled] * 4
+    assert all("cgroup_peak" not in line["values"] for line in lines if line["kind"] == "timing")
+
+
+def test_only_capped_cases_run_in_a_group(measure: Measure, processes: Processes) -> None:
+    measure(case(1), case(8, cap=CAP), peers="A", rounds=1)
+    assert [it.group and it.group.limit for it in processes.of("passes")] == [None, CAP]
+    assert not any(it.group for it in processes.of("source", "prepare", "check"))
+
+
+def test_a_missing_peer_is_skipped_by_name(measure: Measure) -> None:
+    lines = measure(case(), peers="ABC", rounds=1, missing=("B",))
+    (skipped,) = [line for line in lines if line["kind"] == "skip"]
+    assert (skipped["peer"], skipped["reason"]) == ("B", "not installed: its module")
+    assert turns(lines) == [(0, 1, "A"), (0, 1, "C")]
+    assert measure.failures == 0
+
+
+def test_a_peer_is_not_put_to_models_that_it_does_not_run(measure: Measure) -> None:
+    """Which is told once."""
+    cases = case(), case(model="vgg16"), case(model="mlp-9x9")
+    lines = measure(*cases, peers=[peer("A"), peer("B", "cnn")], rounds=1)
+    assert [(line["peer"], line["reason"]) for line in lines if line["kind"] == "skip"] == [("B", "runs no MLPs")]
+    ran = [(line["peer"], line["case"]["model"]) for line in lines if line["kind"] == "timing"]
+    assert ran == [("A", "mlp-2x8"), ("A", "vgg16"), ("B", "vgg16"), ("A", "mlp-9x9")]
+
+
+def test_a_model_that_cannot_be_made_is_skipped(measure: Measure, processes: Processes) -> None:
+    lines = measure(case(), case(model="vgg16"), peers="A", rounds=1, absent=("onnx",))
+    (skipped,) = [line for line in lines if line["kind"] == "skip"]
+    assert (skipped["peer"], skipped["reason"]) == ("mlp-2x8", "to make it takes onnx, not installed")
+    assert {it.job.model for it in processes.asked} == {"vgg16"}
+    assert measure.failures == 0
+
+    processes.answers = lambda job, sampled: Outcome("error", reason="disk full") if job.kind == "source" else None
+    lines = measure(case(), peers="A")
+    assert [(line["kind"], line["reason"]) for line in lines] == [("skip", "cannot be made: disk full")]
+    assert measure.failures == 1
+
+
+def test_a_peer_that_cannot_prepare_is_skipped(measure: Measure, processes: Processes) -> None:
+    bad = Outcome("error", reason="unsupported")
+    processes.answers = lambda job, sampled: bad if (job.kind, job.peer) == ("prepare", "A") else None
+    lines = measure(case(), peers="AB", rounds=1)
+    assert lines[0]["reason"] == "cannot prepare mlp-2x8: unsupported"
+    assert turns(lines) == [(0, 1, "B")]
+    assert measure.failures == 1
+
+
+def test_only_the_named_peers(measure: Measure) -> None:
+    lines = measure(case(), peers="ABC", rounds=1, names=frozenset("C"))
+    assert turns(lines) == [(0, 1, "C")]
+    assert not [line for line in lines if line["kind"] == "skip"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome("ok", {"error": 2 * TOLERANCE}), "wrong"),
+        (Outcome("ok", {"error": float("inf")}), "wrong"),
+        (Outcome("error", reason="ValueError: no"), "error"),
+        (Outcome("killed", reason="killed"), "killed"),
+    ],
+)
+def test_a_peer_that_fails_the_check_is_never_timed(
+    measure: Measure, processes: Processes, outcome: Outcome, status: str
+) -> None:
+    """At this batch; the other one, whose answer is right, is."""
+    asked = ("check", "B", (8,))
+    processes.answers = lambda job, sampled: outcome if (job.kind, job.peer, job.batches) == asked else None
+    lines = measure(case(1), case(8), case(8, cap=CAP), peers="AB", threads=(1, 2))
+    found = {(line["peer"], line["batch"]): line["status"] for line in lines if line["kind"] == "check"}
+    assert found == {("A", 1): "ok", ("A", 8): "ok", ("B", 1): "ok", ("B", 8): status}
+    passes = processes.of("passes") + processes.of("passes", sampled=True)
+    assert {(it.job.peer, *it.job.batches) for it in passes} == {("A", 1), ("A", 8), ("B", 1)}
+    assert measure.failures == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "failures"),
+    [
+        (Outcome("killed", reason="for want of memory"), "killed", 0),
+        (Outcome("slow", reason="given up after 180 s"), "slow", 0),
+        (Outcome("error", reason="OSError: no"), "error", 1),
+        (Outcome("ok", {"steady": STEADY, "first": 1.0, "error": 1.0}), "wrong", 1),
+    ],
+)
+def test_how_a_timed_process_ended_is_a_result(
+    measure: Measure, processes: Processes, outcome: Outcome, status: str, failures: int
+) -> None:
+    """And it is not tried again, not for memory either."""
+    bad = ("passes", "B", (8,))
+    processes.answers = lambda job, sampled: outcome if (job.kind, job.peer, job.batches) == bad else None
+    lines = measure(case(1), case(8), peers="ABC", rounds=3)
+    ended = [line for line in lines if line.get("status") != "ok"]
+    assert [(line["kind"], line["round"], line["status"]) for line in ended] == [("timing", 0, status)]
+    assert ended[0]["reason"] == outcome.reason
+    assert len([it for it in processes.asked if (it.job.kind, it.job.peer, it.job.batches) == bad]) == 1
+    rest = [it for it in turns(lines) if it[1:] != (8, "B")]
+    assert rest == [
+        (index, batch, name) for index in range(3) for batch in (1, 8) for name in "ABC" if (batch, name) != (8, "B")
+    ]
+    assert measure.failures == failures
+
+
+def test_one_that_fails_in_a_later_round_keeps_its_times(measure: Measure, processes: Processes) -> None:
+    def killed_in_the_second_round(job: Job, sampled: bool) -> Outcome | None:
+        return Outcome("killed") if job.peer == "A" and len(processes.of("passes")) == 3 else None
+
+    processes.answers = killed_in_the_second_round
+    lines = measure(case(), peers="AB", rounds=3)
+    assert [(line["round"], line["status"]) for line in lines if line["kind"] == "timing" and line["peer"] == "A"] == [
+        (0, "ok"), (1, "killed"),
+    ]  # fmt: skip
+
+
+def test_an_interrupted_run_keeps_what_was_measured(measure: Measure, processes: Processes) -> None:
+    def interrupt_in_the_second_round(job: Job, sampled: bool) -> None:
+        if job.kind == "passes" and len(processes.of("passes")) == 5:
+            raise KeyboardInterrupt
+
+    processes.answers = interrupt_in_the_second_round
+    with pytest.raises(KeyboardInterrupt):
+        measure(case(), peers="ABC", rounds=3)
+    text = measure.path.read_text()
+    assert text.endswith("}\n")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert turns(lines) == [(0, 1, "A"), (0, 1, "B"), (0, 1, "C"), (1, 1, "A")]
+    assert turns(lines, "memory") == []
+
+
+def test_without_cgroups_capped_cases_are_skipped_with_the_reason(
+    measure: Measure, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(limit: int | None) -> Any:
+        raise NoCgroupError("cannot make a memory cgroup in /here: Permission denied")
+
+    monkeypatch.setattr(driver, "memory_cgroup", none)
+    lines = measure(case(1), case(8, cap=CAP), peers="AB", rounds=2)
+    skipped = [line for line in lines if line.get("status") == "skipped"]
+    assert [(line["kind"], line["round"], line["peer"], line["case"]["cap"]) for line in skipped] == [
+        ("timing", 0, "A", CAP),
+        ("timing", 0, "B", CAP),
+    ]
+    assert {line["reason"] for line in skipped} == {"cannot make a memory cgroup in /here: Permission denied"}
+    assert {it.job.batches for it in processes.of("passes")} == {(1,)}
+    memory = [line for line in lines if line["kind"] == "memory"]
+    assert [line["values"] for line in memory] == [{"anonymous": 1, "file_pages": 2, "both": 3}] * 2
+    assert measure.failures == 0
+
+
+def test_weights_are_dropped_before_cold_runs_and_after(
+    measure: Measure, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, ...]] = []
+    monkeypatch.setattr(driver.pagecache, "make_cold", lambda paths: events.append(tuple(map(str, paths))))
+    processes.answers = lambda job, sampled: events.append((job.kind,))
+    measure(case(), Case("passes", ("steady", "first"), "mlp-2x8", 8), peers="A", rounds=1)
+    cold, warm = ("/nowhere/A",), ()
+    run_cold, run_warm = [cold, ("passes",), cold], [warm, ("passes",), warm]
+    assert events[events.index(("passes",)) - 1 :] == run_cold + run_warm + run_cold + run_cold  # memory is cold always
+
+
+def test_a_file_that_cannot_be_made_cold_is_an_error(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(paths: Any) -> None:
+        if paths:
+            raise driver.pagecache.NotColdError("4096 bytes of a stay in the page cache")
+
+    monkeypatch.setattr(driver.pagecache, "make_cold", refuse)
+    lines = measure(case(), peers="A")
+    (timing,) = [line for line in lines if line["kind"] == "timing"]
+    assert (timing["status"], timing["reason"]) == ("error", "4096 bytes of a stay in the page cache")
+    assert measure.failures == 1
+
+
+def test_packages_are_imported_once_each(measure: Measure, processes: Processes) -> None:
+    """Two contenders of one package have the same import."""
+    lines = measure(
+        Case("import", ("seconds",)), peers=[peer("A", module="a"), peer("A mmap", module="a"), peer("B")], rounds=2
+    )
+    assert [line["peer"] for line in lines if line["kind"] == "timing"] == ["A", "B", "A", "B"]
+    assert {it.job.kind for it in processes.asked} == {"import"}
+
+
+def test_a_cold_start_makes_one_pass(measure: Measure, processes: Processes) -> None:
+    measure(case(), peers="A", rounds=1, seconds=0.0)
+    (timed,), (weighed,) = processes.of("passes"), processes.of("passes", sampled=True)
+    assert (timed.job.least_passes, timed.job.seconds) == (0, 0.0)
+    assert weighed.job.seconds == 0.0
+
+
+def test_every_line_can_be_understood_by_itself(measure: Measure, processes: Processes) -> None:
+    processes.answers = lambda job, sampled: Outcome("killed") if (job.kind, job.peer) == ("passes", "A") else None
+    lines = measure(case(), peers=[peer("streamrt"), peer("A"), peer("B", "cnn"), peer("C")], missing=("C",))
+    assert {line["kind"] for line in lines} == {"skip", "check", "limit", "timing", "memory"}
+    for line in lines:
+        assert SHARED.items() <= line.items()
+        assert line["scenario"] == "made"
+        assert line["peer"]
+        assert line["at"].endswith("+00:00")
+        if line["kind"] != "skip":
+            assert line["threads"] == 2
+        if line["kind"] in ("limit", "timing", "memory"):
+            assert line["label"] == "mlp-2x8, batch 1"
+            assert line["case"]["model"] == "mlp-2x8"

@@ -1,0 +1,48 @@
+"""The file of results: every line by itself, as soon as it is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench.record import Recorder, read
+from bench.scenarios import Case
+
+SHARED = {"commit": "0123456789ab", "versions": {"numpy": "2"}}
+
+
+def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "made.jsonl"
+    with Recorder(path, SHARED) as recorder:
+        recorder.write("skip", peer="A", reason="not installed")
+        (first,) = read([path])
+        assert SHARED.items() <= first.items()
+        assert (first["kind"], first["peer"], first["reason"]) == ("skip", "A", "not installed")
+        case = Case("passes", ("steady",), "mlp-2x8", 8, 64 << 20)
+        recorder.write("timing", case=case, values={"error": float("inf")})
+        _, second = read([path])
+        assert second["label"] == case.label == "mlp-2x8, cap 64 MiB, batch 8"
+        assert second["case"] == {
+            "kind": "passes", "measures": ["steady"], "model": "mlp-2x8", "batch": 8, "cap": 64 << 20, "budget": None,
+            "cold": False,
+        }  # fmt: skip
+        assert second["values"] == {"error": float("inf")}
+
+
+def test_a_new_run_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "made.jsonl"
+    for peer in "AB":
+        with Recorder(path, SHARED) as recorder:
+            recorder.write("skip", peer=peer)
+    assert [line["peer"] for line in read([path])] == ["B"]
+
+
+def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    lines = [json.dumps({"kind": "timing", "round": index}) + "\n" for index in range(3)]
+    whole.write_text("".join(lines))
+    for length in range(1, len(lines[2]) - 1):
+        cut.write_text(lines[0] + lines[1] + lines[2][:length])
+        assert [line["round"] for line in read([cut, whole])] == [0, 1, 0, 1, 2]
+    cut.write_text("")
+    assert read([cut]) == []

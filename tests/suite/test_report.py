@@ -1,0 +1,293 @@
+"""From lines of results, written by hand, to figures, tables and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("scipy")
+
+from bench import report
+from bench.record import Record
+from bench.report import markdown, summary
+from bench.report.summary import CaseTable
+from bench.scenarios import Case
+
+pytestmark = pytest.mark.extras
+
+MIB = 1 << 20
+CASE = Case("passes", ("steady", "first"), "mlp-2x8", 1, 256 * MIB, "64MiB", cold=True)
+SHARED: Record = {
+    "at": "2026-01-02T03:04:05+00:00",
+    "quick": False,
+    "machine": {
+        "processor": "A Processor",
+        "cores": 2,
+        "memory": 24 << 30,
+        "kernel": "6.1",
+        "filesystem": "ext4",
+        "virtual": True,
+        "python": "3.11.7",
+    },
+    "versions": {"streamrt": "0.1.0", "numpy": "2.4.6"},
+    "commit": "0123456789ab",
+    "checkout_installed": True,
+}
+
+
+def line(kind: str, peer: str, status: str = "ok", *, case: Case | None = CASE, **fields: Any) -> Record:
+    of_case = {"label": case.label, "case": json.loads(json.dumps(dataclasses.asdict(case)))} if case else {}
+    common = {"kind": kind, "peer": peer, "status": status, "threads": 2, "reason": "", "values": {}}
+    return SHARED | common | of_case | fields
+
+
+def timing(peer: str, index: int, steady: float, first: float = 1.0, facts: Any = None, **fields: Any) -> Record:
+    values = {"steady": {"least": steady / 2, "median": steady, "count": 3}, "first": first, "facts": facts or {}}
+    return line("timing", peer, round=index, values=values, **fields)
+
+
+def timings(**peers: list[float]) -> list[Record]:
+    """Rounds of steady passes."""
+    return [timing(peer, index, steady) for peer, times in peers.items() for index, steady in enumerate(times)]
+
+
+def table(records: list[Record]) -> CaseTable:
+    (found,) = summary.tables(records)
+    return found
+
+
+def cells(text: str) -> list[list[str]]:
+    """Of a Markdown table."""
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in text.splitlines() if row.startswith("|")]
+
+
+def test_median_least_and_most() -> None:
+    found = table(timings(A=[5.0, 1.0, 2.0]))
+    row = found.row("A")
+    assert row
+    assert row.spread("steady") == summary.Spread(median=2.0, least=1.0, most=5.0, count=3)
+    assert row.spread("first") == summary.Spread(1.0, 1.0, 1.0, 3)
+    assert row.spread("to_first_output") is None
+    assert (found.label, found.threads, found.measures) == ("mlp-2x8, cap 256 MiB, batch 1", 2, ["steady", "first"])
+
+
+def test_ratios_are_round_by_round() -> None:
+    """The machine was twice as slow in the last rounds: the ratio of the medians would not see what every round saw."""
+    found = table(timings(streamrt=[1.0, 10.0, 20.0], A=[2.0, 20.0, 2.0]))
+    us, other = found.row("streamrt"), found.row("A")
+    assert us
+    assert other
+    assert other.ratio(us, "steady") == summary.Spread(median=2.0, least=0.1, most=2.0, count=3)
+    assert us.ratio(other, "steady") == summary.Spread(median=0.5, least=0.5, most=10.0, count=3)
+    medians = [spread.median for row in (other, us) if (spread := row.spread("steady"))]
+    assert medians[0] / medians[1] == 0.2
+
+
+def test_ratios_take_the_rounds_that_both_have() -> None:
+    records = timings(streamrt=[1.0, 2.0, 4.0], A=[3.0])
+    records.append(timing("A", 2, 8.0))
+    found = table(records)
+    ratio = found.row("A").ratio(found.row("streamrt"), "steady")
+    assert ratio == summary.Spread(2.5, 2.0, 3.0, 2)
+    apart = table([timing("streamrt", 0, 1.0), timing("A", 1, 1.0)])
+    assert apart.row("A").ratio(apart.row("streamrt"), "steady") is None
+
+
+def test_contenders_that_did_not_end_well_stay_in_the_table() -> None:
+    records = [
+        line("check", "B", "wrong", case=None, model="mlp-2x8", batch=1, error=0.5),
+        line("check", "other batch", "wrong", case=None, model="mlp-2x8", batch=8, error=0.5),
+        line("timing", "C", "killed", round=0, reason="killed for want of memory"),
+        line("timing", "D", "slow", round=0, reason="given up after 180 s"),
+        timing("E", 0, 0.5),
+        line("timing", "E", "error", round=1, reason="OSError: no"),
+        *timings(streamrt=[1.0, 1.0]),
+    ]
+    found = table(records)
+    assert {row.peer: row.status for row in found.rows} == {
+        "E": "error", "streamrt": "ok", "C": "killed", "D": "slow", "B": "wrong",
+    }  # fmt: skip
+    text = markdown._case(found)
+    shown = {row[0]: row[1] for row in cells(text)}
+    assert shown["B"] == "wrong"
+    assert shown["C"] == "killed"
+    assert shown["D"] == "slow"
+    assert shown["E"] == "500 ms, then error"
+    for told in ("B: its answer is 5.0e-01 off.", "D: given up after 180 s.", "E: OSError: no."):
+        assert told in text
+
+
+def test_the_fastest_first_and_those_without_a_time_last() -> None:
+    killed = line("timing", "A", "killed", round=0)
+    found = table([killed, *timings(B=[3.0, 3.0, 0.1], streamrt=[2.0, 2.0, 9.0], C=[1.0, 8.0, 1.0])])
+    assert [row.peer for row in found.rows] == ["C", "streamrt", "B", "A"]
+    assert [row[0] for row in cells(markdown._case(found))[2:]] == ["C", "streamrt", "B", "A"]
+
+
+def test_cases_and_threads_make_tables_of_their_own() -> None:
+    other = dataclasses.replace(CASE, batch=8)
+    records = [timing("A", 0, 1.0), timing("A", 0, 2.0, case=other), timing("A", 0, 3.0, threads=1)]
+    found = [(t.case["batch"], t.threads, t.row("A").spread("steady").median) for t in summary.tables(records)]
+    assert found == [(1, 2, 1.0), (8, 2, 2.0), (1, 1, 3.0)]
+
+
+def test_memory_is_that_of_the_processes_that_were_not_timed() -> None:
+    memory = {"anonymous": 10 * MIB, "file_pages": 20 * MIB, "both": 25 * MIB, "cgroup_peak": None, "times_full": 0}
+    records = [*timings(streamrt=[1.0], A=[2.0]), line("memory", "streamrt", values=memory)]
+    records.append(line("memory", "A", "killed", values=memory))
+    header, _, *rows = cells(markdown._case(table(records)))
+    assert header[-3:] == ["anonymous, MiB", "file pages, MiB", "both at once, MiB"]
+    assert [row[-3:] for row in rows] == [["10", "20", "25"], ["-", "-", "-"]]
+
+
+def resident(steady: float, layers: list[list[Any]]) -> Record:
+    values = {"steady": {"least": steady, "median": 9.0}, "facts": {"layers": layers}}
+    return line("limit", "compute", round=0, values=values)
+
+
+def test_t_star_is_that_of_the_best_disk_and_the_best_compute() -> None:
+    facts = {"budget": 350e6, "least_workspace": 50e6, "least_window": 100e6}
+    records = [
+        timing("streamrt", 0, 1.6, facts=facts),
+        line("limit", "disk, pread", round=0, values={"value": 0.5e9}),
+        line("limit", "disk, mapped", round=0, values={"value": 1e9}),
+        line("limit", "DRAM", round=0, values={"value": 99e9}),
+        resident(0.9, [["a", 500e6, 8.0], ["b", 500e6, 8.0]]),
+        resident(0.6, [["a", 500e6, 8.0], ["b", 500e6, 8.0]]),
+    ]
+    found = table(records)
+    assert found.budget == 350e6
+    assert found.limits["steady"] == pytest.approx(0.8)  # 1 GB at 1 GB/s, less the 200 MB that can stay
+    assert found.limits["first"] == pytest.approx(1.0)
+    header, _, us, *limits = cells(markdown._case(found))
+    assert us[header.index("÷ T*")] == "2.00"
+    assert [row[0] for row in limits] == ["T*, steady pass", "T*, first pass"]
+    # With a disk that is faster than the layers, they are the limit: the fastest pass that was seen.
+    records.append(line("limit", "disk, O_DIRECT", round=1, values={"value": 9e9}))
+    assert table(records).limits["steady"] == pytest.approx(0.6)
+    # Without anything to compare with, there is no T*.
+    assert table([record for record in records if record["peer"] != "compute"]).limits == {}
+    assert table([record for record in records if not record["peer"].startswith("disk")]).limits == {}
+
+
+def test_the_short_table() -> None:
+    large = dataclasses.replace(CASE, batch=64)
+    records = [
+        *timings(slower=[0.5, 0.5], streamrt=[0.1, 0.4], faster=[0.2, 0.2]),
+        line("timing", "C", "killed", round=0),
+        timing("streamrt", 0, 1.0, case=large),
+        timing("streamrt", 0, 1.0, threads=1),
+    ]
+    _, _, *rows = cells(markdown.short({"mlp-capped": summary.tables(records)}))
+    assert rows == [
+        ["A model larger than memory: " + CASE.label, "250 ms", "200 ms (faster)", "1.25", "-", "C"],
+    ]
+
+
+def test_the_short_table_without_us_or_without_others() -> None:
+    lonely = cells(markdown.short({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
+    assert lonely[1:] == ["1 s", "-", "-", "-", "-"]
+    killed = [line("timing", "streamrt", "killed", round=0), *timings(A=[1.0])]
+    assert cells(markdown.short({"mlp-capped": summary.tables(killed)}))[2][1:] == [
+        "killed", "1 s (A)", "-", "-", "streamrt",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (123.4, "123 s"),
+        (99.96, "100 s"),
+        (1.234, "1.23 s"),
+        (0.9996, "1 s"),
+        (0.9994, "999 ms"),
+        (0.01234, "12.3 ms"),
+        (0.0009996, "1 ms"),
+        (0.0009994, "999 us"),
+        (1.234e-5, "12.3 us"),
+    ],
+)
+def test_seconds(value: float, text: str) -> None:
+    assert markdown.seconds(value) == text
+
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+
+def test_a_readme_changes_between_the_marks_only(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    before, after = "# A title\n\nÄ | b\n", "\n\nThe rest.\n"
+    readme.write_text(f"{before}{BEGIN}\nold\n{END}{after}")
+    for table in ("| new |", "| newer |"):
+        markdown.replace_table(readme, table)
+        assert readme.read_text() == f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+@pytest.mark.parametrize("text", ["", f"{BEGIN}\n", f"{END}\n", f"{END}\n{BEGIN}\n"])
+def test_a_readme_without_marks_is_refused(tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=r"README\.md has no lines"):
+        markdown.replace_table(readme, "| new |")
+    assert readme.read_text() == text
+
+
+def write(path: Path, records: list[Record]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_the_report_and_its_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    opening = Case("open", ("seconds",), "mlp-2x8")
+    opened = {"seconds": 0.5, "importing": 0.25, "anonymous": MIB, "mapped": 2 * MIB}
+    capped = [
+        line("skip", "E", "skipped", case=None, reason="not installed: e"),
+        line("limit", "disk, pread", round=0, values={"value": 1.5e9}),
+        line("timing", "D", "killed", round=0),
+        *timings(streamrt=[1.0, 1.25], A=[2.0, 2.0]),
+    ]
+    write(tmp_path / "mlp-capped.jsonl", capped)
+    with (tmp_path / "mlp-capped.jsonl").open("a") as file:
+        file.write('{"kind": "timing", "peer": "cut sho')
+    write(tmp_path / "import.jsonl", [line("timing", "streamrt", round=0, case=opening, values=opened)])
+    write(tmp_path / "cnn-capped.jsonl", [line("timing", "A", "skipped", round=0, reason="no cgroup")])
+    readme = tmp_path / "other.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+
+    written = report.write(tmp_path, readme)
+    pictures = {tmp_path / "mlp-capped.png", tmp_path / "import.png"}  # none of what has no times
+    assert set(written) == pictures | {tmp_path / "README.md", readme}
+    for picture in pictures:
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    text = (tmp_path / "README.md").read_text()
+    for told in (
+        "A Processor, 2 cores, 24 GiB, Linux 6.1, ext4, Python 3.11.7.",
+        "numpy 2.4.6, streamrt 0.1.0.",
+        "Commit `0123456789ab`, 2026-01-02.",
+        "(mlp-capped.png)",
+        "(import.png)",
+        "Not measured: E: not installed: e.",
+        "| disk, pread | mlp-2x8's file | 2 | 1.50 (1.50 - 1.50) GB/s |",
+        "| streamrt | 1.12 s (1 s - 1.25 s) | 1.00 (1.00 - 1.00) |",
+        "| A | 2 s (2 s - 2 s) | 1.80 (1.60 - 2.00) |",
+        "| D | killed |",
+        "A: no cgroup.",
+    ):
+        assert told in text
+    assert "cnn-capped.png" not in text
+    assert "cut sho" not in text
+    assert [row[0] for row in cells(readme.read_text())[2:]] == [
+        f"A model larger than memory: {CASE.label}",
+        f"Image networks larger than memory: {CASE.label}",
+        "Importing and opening: open mlp-2x8",
+    ]
+
+
+def test_nothing_measured(tmp_path: Path) -> None:
+    (tmp_path / "mlp-capped.jsonl").touch()
+    with pytest.raises(FileNotFoundError, match="no measurements"):
+        report.write(tmp_path, None)
