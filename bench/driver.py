@@ -24,8 +24,10 @@ from bench.process.job import TOLERANCE, Job
 from bench.record import Recorder
 from bench.scenarios import Case, Scenario
 
+#: Steady passes that are timed in one process at least, however long they take.
+_LEAST_PASSES = 2
 #: Seconds after which a process is given up on: the slowest contender that ends takes a fifth of it.
-_PATIENCE = 180.0
+_PATIENCE = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ class Run:
         chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
         here = []
         for peer in chosen:
-            if missing := self._installed["peers"][peer.name].get("missing"):
+            if peer.frugal and not self._scenario.frugal:
+                self._skip(peer.name, "holds fewer weights at the cost of speed")
+            elif missing := self._installed["peers"][peer.name].get("missing"):
                 self._skip(peer.name, f"not installed: {missing}")
             else:
                 here.append(peer)
@@ -221,7 +225,7 @@ class Run:
             batches=(case.batch,),
             threads=threads,
             budget=case.budget,
-            least_passes=3 if self._scenario.seconds else 0,
+            least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
         )
         return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))

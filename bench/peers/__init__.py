@@ -59,6 +59,8 @@ class Peer:
         prepare: writes what it needs of a source into a folder; once, unmeasured, in a process of its own.
         open: opens what ``prepare`` wrote.
         files: the files that hold the weights, given the source and the folder; they are cold before a cold start.
+        frugal: whether it is a way of a package to hold fewer weights at the cost of speed, with a faster one beside
+            it; it has no place where everything is in memory.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Peer:
     prepare: Callable[[Source, Path], None]
     open: Callable[[Source, Path, Setting], Opened]
     files: Callable[[Source, Path], list[Path]]
+    frugal: bool = False
 
 
 def peers() -> dict[str, Peer]:

@@ -38,6 +38,7 @@ PEERS = [
         families=frozenset({"mlp", "cnn"}),
         prepare=_prepare,
         open=_open,
+        frugal=True,
         files=lambda source, folder: sorted(_offloaded(folder).glob("*.dat")),
     )
 ]

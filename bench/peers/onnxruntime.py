@@ -55,6 +55,7 @@ PEERS = [
         prepare=partial(_prepare, mapped=mapped),
         open=partial(_open, mapped=mapped),
         files=partial(_files, mapped=mapped),
+        frugal=mapped,
     )
     for name, mapped in (("onnxruntime", False), ("onnxruntime no-prepack", True))
 ]

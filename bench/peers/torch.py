@@ -85,6 +85,7 @@ PEERS = [
         prepare=_prepare,
         open=open_,
         files=lambda source, folder: [_file(source, folder)],
+        frugal=mapped,
     )
-    for name, open_ in (("torch", _open), ("torch mmap", _open_mapped))
+    for name, open_, mapped in (("torch", _open, False), ("torch mmap", _open_mapped, True))
 ]

@@ -54,6 +54,7 @@ class Scenario:
         rounds: how often every variant is measured.
         seconds: for how long steady passes are measured in one process.
         limits: whether the rows are held against T*.
+        frugal: whether peers that hold fewer weights at the cost of speed take part.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Scenario:
     says: str
     cases: tuple[Case, ...]
     quick: tuple[Case, ...]
-    rounds: int = 5
+    rounds: int = 3
     seconds: float = 2.0
     limits: bool = True
+    frugal: bool = True

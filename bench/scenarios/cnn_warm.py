@@ -15,4 +15,5 @@ SCENARIO = Scenario(
     cases=tuple(_case(model, batch) for model in NAMES for batch in (1, 8)),
     quick=(_case("resnet18", 1), _case("squeezenet1_1", 8)),
     limits=False,
+    frugal=False,
 )

@@ -19,5 +19,4 @@ SCENARIO = Scenario(
     "cold and calls it several times: the first pass, and the median of the steady ones after it.",
     cases=tuple(_case(_MODEL, batch, *cap) for cap in _CAPS for batch in (1, 4, 16, 64, 256)),
     quick=tuple(_case(_SMALL, batch, 160 * MIB, "48MiB") for batch in (1, 64)),
-    rounds=3,
 )

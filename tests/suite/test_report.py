@@ -177,14 +177,14 @@ def test_t_star_is_that_of_the_best_disk_and_the_best_compute() -> None:
 def test_the_short_table() -> None:
     large = dataclasses.replace(CASE, batch=64)
     records = [
-        *timings(slower=[0.5, 0.5], streamrt=[0.1, 0.4], faster=[0.2, 0.2]),
+        *timings(slower=[0.5, 0.5], streamrt=[0.1, 0.5], faster=[0.2, 0.2]),
         line("timing", "C", "killed", round=0),
         timing("streamrt", 0, 1.0, case=large),
         timing("streamrt", 0, 1.0, threads=1),
     ]
     _, _, *rows = cells(markdown.short({"mlp-capped": summary.tables(records)}))
     assert rows == [
-        ["A model larger than memory: " + CASE.label, "250 ms", "200 ms (faster)", "1.25", "-", "C"],
+        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "C"],
     ]
 
 

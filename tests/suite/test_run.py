@@ -85,7 +85,7 @@ def test_timings(lines: list[Record]) -> None:
         values = line["values"]
         steady = values["steady"]
         assert 0 < steady["least"] <= steady["median"] <= steady["most"]
-        assert steady["count"] >= 3
+        assert steady["count"] >= 2
         assert 0 < values["first"] < values["to_first_output"]
         assert values["error"] <= TOLERANCE
         if line["peer"] == "streamrt":

@@ -23,7 +23,8 @@ def near(seconds: float) -> object:
 
 
 def test_everything_fits() -> None:
-    problem = Problem([100 * MB, 300 * MB], [0.25, 0.5], room=400 * MB, window=100 * MB, bandwidth=1000 * MB)
+    """Then nothing is read, however slow the disk."""
+    problem = Problem([100 * MB, 300 * MB], [0.25, 0.5], room=400 * MB, window=100 * MB, bandwidth=1 * MB)
     assert steady(problem) == near(0.75)
 
 
@@ -64,6 +65,15 @@ def test_a_window_is_worth_more_than_what_stays_only_as_long_as_it_is_full() -> 
         return steady(Problem([0, 1000 * MB], [0.5, 0.5], room=room * MB, window=0, bandwidth=1000 * MB))
 
     assert [seconds(room) for room in (0, 250, 500, 999)] == [near(s) for s in (1.5, 1.25, 1.0, 1.0)]
+
+
+def test_a_pass_among_many_has_no_beginning() -> None:
+    """What the next pass begins with can be read while this one ends."""
+    weights, compute = [1000 * MB, 0, 200 * MB], [0.0, 1.0, 0.3]
+    for turn in range(3):
+        turned = weights[turn:] + weights[:turn], compute[turn:] + compute[:turn]
+        problem = Problem(*turned, room=100 * MB, window=100 * MB, bandwidth=1000 * MB)
+        assert steady(problem) == near(2.2)
 
 
 def test_a_first_pass_reads_everything() -> None:
