@@ -41,7 +41,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> list[Reco
     )
     assert done.returncode == 0, done.stderr
     path = folder / "results" / "mlp-capped.jsonl"
-    assert done.stdout.split() == [str(path)]
+    assert done.stdout.splitlines()[-1] == str(path)
     return read([path])
 
 
