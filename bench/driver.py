@@ -239,7 +239,7 @@ class Run:
         for name in LIMITS:
             file = str(files[0]) if name in OF_A_FILE else None
             yield _Turn(cases[0], threads, name, self._job("limit", peer=name, file=file, threads=threads), files, True)
-        for case in dict.fromkeys(case for case in cases):
+        for case in {case.batch: case for case in reversed(cases)}.values():
             job = self._job("passes", peer="streamrt", model=model, batches=(case.batch,), threads=threads, seconds=1.0)
             yield _Turn(case, threads, "compute", job, (), True)
 
@@ -305,7 +305,7 @@ class Run:
                 return run(), {}
             with memory_cgroup(cap) as group:
                 outcome = run(group=group)
-                return outcome, {"cgroup_peak": group.peak(), "times_full": group.times_full()}
+                return outcome, {"cgroup_peak": group.peak()}
         except NoCgroupError as error:
             return (run(), {}) if cap is None else (spawn.Outcome("skipped", reason=str(error)), {})
         except pagecache.NotColdError as error:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 _TRIES = 7
 _ROWS, _COLUMNS = 16384, 8192  # 512 MiB, far beyond any cache
-_SIDE = 4096
+_SIDE = 2048
 
 
 def dram(file: str | None, threads: int) -> float:

@@ -40,12 +40,6 @@ class Cgroup:
         """Processes of it that were killed for want of memory."""
         return self._number("memory.oom_control" if self.version == 1 else "memory.events", "oom_kill")
 
-    def times_full(self) -> int:
-        """How often the limit was met, so that the kernel had to reclaim."""
-        if self.version == 1:
-            return int((self.path / "memory.failcnt").read_text())
-        return self._number("memory.events", "max")
-
     def _number(self, file: str, key: str) -> int:
         lines = (line.split() for line in (self.path / file).read_text().splitlines())
         return int(dict(line for line in lines if len(line) == 2).get(key, 0))

@@ -21,8 +21,10 @@ class NotColdError(RuntimeError):
 def cached_bytes(paths: Iterable[Path]) -> int:
     """Bytes of these files in the page cache, whoever brought them in.
 
+    Of a file that another user owns the kernel does not tell, and every page counts.
+
     Raises:
-        OSError: the kernel does not tell, as for a file that another user owns.
+        OSError: it cannot be opened or looked at.
     """
     return sum(_cached(path) for path in paths if path.exists())
 

@@ -136,7 +136,7 @@ def test_cases_and_threads_make_tables_of_their_own() -> None:
 
 
 def test_memory_is_that_of_the_processes_that_were_not_timed() -> None:
-    memory = {"anonymous": 10 * MIB, "file_pages": 20 * MIB, "both": 25 * MIB, "cgroup_peak": None, "times_full": 0}
+    memory = {"anonymous": 10 * MIB, "file_pages": 20 * MIB, "both": 25 * MIB, "cgroup_peak": None}
     records = [*timings(streamrt=[1.0], A=[2.0]), line("memory", "streamrt", values=memory)]
     records.append(line("memory", "A", "killed", values=memory))
     header, _, *rows = cells(markdown._case(table(records)))
