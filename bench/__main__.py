@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -97,6 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         print("note: the installed streamrt is not that of this checkout", file=sys.stderr)
     names = frozenset(options.peers) if options.peers else None
     chosen = Options(data, names, threads, options.rounds, options.quick)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no child and no cgroup stays behind
     failures = 0
     try:
         for name in options.scenarios or SCENARIOS:
