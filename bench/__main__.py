@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--threads", nargs="+", type=_threads, default=["all"], help="numbers of threads: 'all' and 1, say"
     )
-    running.add_argument("--rounds", type=int, help="in place of each scenario's own number")
+    running.add_argument("--rounds", type=_count, help="in place of each scenario's own number")
     running.add_argument("--quick", action="store_true", help="small models, one round: does everything work?")
     running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 25 GB ({_CACHE})")
     running.add_argument("--results", type=Path, help=f"folder of the files ({_RESULTS}, or for --quick {_QUICK})")
@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
                 failures += Run(SCENARIOS[name], chosen, installed, recorder).run()
             print(path)
     except KeyboardInterrupt:
-        print(f"interrupted: what was measured is in {results}", file=sys.stderr)
+        print(f"interrupted: what was measured is in {results}/{name}.partial.jsonl", file=sys.stderr)
         return 130
     return 1 if failures else 0
 
@@ -125,6 +125,12 @@ def _probe(data: Path) -> dict[str, object]:
     if outcome.status != "ok":
         raise SystemExit(f"cannot look at what is installed: {outcome.reason}")
     return outcome.values
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+    return int(text)
 
 
 def _threads(text: str) -> str | int:

@@ -23,6 +23,7 @@ def describe(data: Path) -> dict[str, Any]:
         "memory": int(memory["MemTotal"].split()[0]) * 1024,
         "kernel": platform.release(),
         "filesystem": _filesystem(data),
+        "swap": int(memory["SwapTotal"].split()[0]) * 1024,
         "virtual": "hypervisor" in processor.get("flags", "").split(),
         "python": platform.python_version(),
     }

@@ -16,16 +16,20 @@ Record = dict[str, Any]
 
 
 class Recorder:
-    """Appends lines to a scenario's file, each as soon as it is known, so that an interrupted run keeps what it has.
+    """Writes lines to a scenario's file, each as soon as it is known, so that an interrupted run keeps what it has.
+
+    Until the end it is called ``.partial.jsonl``; it takes the place of an earlier file only when it is whole.
 
     Args:
-        path: the file, begun anew.
+        path: the file, ``.jsonl``.
         shared: what every line says: the machine, the versions, the commit.
     """
 
     def __init__(self, path: Path, shared: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w")
+        self._path = path
+        self.partial = path.with_suffix(".partial.jsonl")
+        self._file = self.partial.open("w")
         self._shared = dict(shared)
 
     def __enter__(self) -> Self:
@@ -35,6 +39,8 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if kind is None:
+            self.partial.rename(self._path)
 
     def write(self, kind: str, *, case: Case | None = None, **fields: object) -> None:
         """One line: what kind of measurement, of which case, and its fields."""

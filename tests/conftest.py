@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,24 @@ SHIMS = Path(__file__).parent / "shims"
 
 # Processes that tests start must import the installed package, and not the uncompiled one of a checkout they start in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _load_bench() -> None:
+    """By its place: with the checkout on the path, the uncompiled ``streamrt`` there would be imported."""
+    folder = Path(__file__).parents[1] / "bench"
+    spec = importlib.util.spec_from_file_location(
+        "bench", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec
+    assert spec.loader
+    sys.modules["bench"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+if "bench" not in sys.modules:  # the micro-benchmarks may have been collected before
+    _load_bench()
+
+from bench.process import cgroup  # noqa: E402
 
 
 @pytest.fixture
@@ -54,6 +74,21 @@ def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], di
         return {"LD_PRELOAD": ":".join(preloaded), "SLOW_READS_BYTES_PER_SECOND": str(bytes_per_second)}
 
     return environment
+
+
+@pytest.fixture
+def memory_cgroup() -> Callable[[int | None], AbstractContextManager[cgroup.Cgroup]]:
+    """`cgroup.memory_cgroup`, but the test is skipped, with the reason, where no group can be made."""
+
+    @contextmanager
+    def make(limit: int | None) -> Iterator[cgroup.Cgroup]:
+        try:
+            with cgroup.memory_cgroup(limit) as group:
+                yield group
+        except cgroup.NoCgroupError as error:
+            pytest.skip(str(error))
+
+    return make
 
 
 def _refuse_skip(report: Any) -> None:

@@ -1,4 +1,4 @@
-"""How fast memory can be read and numbers multiplied, by NumPy's BLAS: streamrt's own compute is held against it."""
+"""How fast memory can be read and numbers multiplied, by NumPy's BLAS; beside it stands what our layers compute in."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,7 @@ class Peer:
         files: the files that hold the weights, given the source and the folder; they are cold before a cold start.
         frugal: whether it is a way of a package to hold fewer weights at the cost of speed, with a faster one beside
             it; it has no place where everything is in memory.
+        module: the file that it is written in; `peers` fills it in.
     """
 
     name: str
@@ -71,15 +72,14 @@ class Peer:
     open: Callable[[Source, Path, Setting], Opened]
     files: Callable[[Source, Path], list[Path]]
     frugal: bool = False
+    module: str = ""
 
 
 def peers() -> dict[str, Peer]:
     """Every peer by its name: streamrt first, the others in alphabetical order."""
-    found = [
-        peer
-        for module in pkgutil.iter_modules(__path__)
-        for peer in importlib.import_module(f"{__name__}.{module.name}").PEERS
-    ]
-    return {
-        peer.name: peer for peer in sorted(found, key=lambda peer: (not peer.name.startswith("streamrt"), peer.name))
-    }
+    found = []
+    for name in (info.name for info in pkgutil.iter_modules(__path__)):
+        module = importlib.import_module(f"{__name__}.{name}")
+        found += [replace(peer, module=str(module.__file__)) for peer in module.PEERS]
+    found.sort(key=lambda peer: (not peer.name.startswith("streamrt"), peer.name))
+    return {peer.name: peer for peer in found}

@@ -62,7 +62,7 @@ def _prepare(source: Source, folder: Path) -> None:
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     import torch
 
-    module = network(source)
+    module = network(source, meta=True).to_empty(device="cpu")  # without random weights, which nobody would see
     module.load_state_dict(torch.load(_file(source, folder)))
     return opened(module, setting)
 

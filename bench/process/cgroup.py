@@ -6,12 +6,15 @@ Standard library only, for the driver must not import streamrt.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+_numbers = itertools.count()
 
 
 class NoCgroupError(OSError):
@@ -52,31 +55,50 @@ def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
     Raises:
         NoCgroupError: neither hierarchy lets one be made.
     """
-    version, parent = _own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
-    path = parent / f"streamrt-bench-{os.getpid()}"
+    version, own = _own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    parent = own if version == 1 else _delegating(own)
+    path = parent / f"streamrt-bench-{os.getpid()}-{next(_numbers)}"
     try:
         path.mkdir()
     except OSError as error:
         raise NoCgroupError(f"cannot make a memory cgroup in {parent}: {error.strerror}") from error
     try:
-        group = Cgroup(path, version)
-        if not (path / ("memory.usage_in_bytes" if version == 1 else "memory.current")).exists():
-            raise NoCgroupError(f"the memory controller is not enabled for children of {parent}")
-        if limit is not None:
-            (path / ("memory.limit_in_bytes" if version == 1 else "memory.max")).write_text(str(limit))
-        # Without swap a limit is a limit. v1 has a limit on memory and swap together, where swap is accounted at all.
-        with contextlib.suppress(OSError):
-            if version == 2:
-                (path / "memory.swap.max").write_text("0")
-            elif limit is not None:
-                (path / "memory.memsw.limit_in_bytes").write_text(str(limit))
-        yield group
+        try:
+            _limit(path, version, limit)
+        except OSError as error:
+            raise NoCgroupError(f"cannot limit the memory of children of {parent}: {error.strerror}") from error
+        yield Cgroup(path, version)
     finally:
         for _ in range(200):  # the last process may still be on its way out
             with contextlib.suppress(OSError):
                 path.rmdir()
                 break
             time.sleep(0.05)
+
+
+def _limit(path: Path, version: int, limit: int | None) -> None:
+    """Set the limit; without swap, for then it is one."""
+    if version == 2:
+        (path / "memory.max").write_text("max" if limit is None else str(limit))
+        with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
+            (path / "memory.swap.max").write_text("0")
+    else:
+        (path / "memory.limit_in_bytes").write_text("-1" if limit is None else str(limit))
+        (path / "memory.swappiness").write_text("0")
+
+
+def _delegating(folder: Path) -> Path:
+    """The nearest v2 group from ``folder`` up that gives its children the memory controller.
+
+    A group that holds processes cannot, so that of this process seldom does.
+    """
+    for group in (folder, *folder.parents):
+        try:
+            if "memory" in (group / "cgroup.subtree_control").read_text().split():
+                return group
+        except OSError:
+            break
+    raise NoCgroupError(f"the memory controller is not enabled for children of {folder} or of any group above it")
 
 
 def _own_group(own: str, mounts: str) -> tuple[int, Path]:

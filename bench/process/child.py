@@ -6,16 +6,18 @@ Started with ``-P``, so that ``import streamrt`` finds the installed package; ``
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.peers import Array, Opened
     from bench.process.job import Job
 
@@ -57,14 +59,12 @@ def source(job: Job) -> dict[str, Any]:
     """Make the model, and the reference's answers for every batch, unless they are there."""
     import numpy as np
 
-    from bench.models import source
+    from bench import models
+    from bench.machine import sources_digest
 
-    model = source(job.model, Path(job.data))
-    done = model.folder / "made"
-    if not done.exists():
-        model.folder.mkdir(parents=True, exist_ok=True)
-        model.make(model)
-        done.touch()
+    model = models.source(job.model, Path(job.data))
+    made_by = sources_digest(Path(models.__file__).parent)
+    _once(model.folder / "made", made_by, lambda: model.make(model))
     for batch in job.batches:
         if not model.answer(batch).exists():
             unfinished = model.folder / "unfinished.npy"
@@ -80,14 +80,21 @@ def prepare(job: Job) -> dict[str, Any]:
 
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
     folder = _folder(job)
-    done = folder / "prepared"
-    versions = json.dumps({package: _version(package) for package in peer.packages})
-    if not done.exists() or done.read_text() != versions:
-        folder.mkdir(parents=True, exist_ok=True)
-        peer.prepare(model, folder)
-        done.write_text(versions)
+    made_by = [f"{package} {_version(package)}" for package in ("onnx", "torch", *peer.packages)]
+    made_by += [(model.folder / "made").read_text(), Path(peer.module).read_text()]
+    _once(folder / "prepared", "\n".join(made_by), lambda: peer.prepare(model, folder))
+    os.sync()  # no file is still being written back while another is measured
     files = peer.files(model, folder)
     return {"files": [str(path) for path in files], "bytes": sum(path.stat().st_size for path in files)}
+
+
+def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
+    """Call ``make`` to fill the folder that ``mark`` lies in, unless it says that ``made_by`` has done so."""
+    if not mark.exists() or mark.read_text() != made_by:
+        shutil.rmtree(mark.parent, ignore_errors=True)
+        mark.parent.mkdir(parents=True)
+        make()
+        mark.write_text(made_by)
 
 
 def check(job: Job) -> dict[str, Any]:
@@ -100,6 +107,8 @@ def passes(job: Job) -> dict[str, Any]:
     """First pass, and then steady ones."""
     (batch,) = job.batches
     x = _input(job, batch)
+    for module in job.modules:
+        importlib.import_module(module)
     entered = time.monotonic()
     opened = _open(job, batch)
     ready = time.monotonic()
@@ -136,12 +145,17 @@ def open_(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     for module in job.modules:
         importlib.import_module(module)
-    imported = time.perf_counter()
+    importing = time.perf_counter() - start
+    from bench.models import source
+    from bench.peers import Setting, peers
+
+    peer, model = peers()[job.peer], source(job.model, Path(job.data))
     (batch,) = job.batches
-    opened = _open(job, batch)
-    ended = time.perf_counter()
+    start = time.perf_counter()
+    opened = peer.open(model, _folder(job), Setting(batch, job.threads, job.budget))
+    opening = time.perf_counter() - start
     assert opened
-    return {"seconds": ended - start, "importing": imported - start} | _grown(before)
+    return {"seconds": importing + opening} | _grown(before)
 
 
 def limit(job: Job) -> dict[str, Any]:
@@ -152,9 +166,11 @@ def limit(job: Job) -> dict[str, Any]:
 
 
 def _installed_version(package: str) -> str | None:
+    from importlib import metadata  # not before `import` is timed: it brings half of the standard library along
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -162,7 +178,7 @@ def _version(package: str) -> str:
     """Of an installed package; of streamrt, whose version a checkout does not change, the sources too."""
     from bench.machine import sources_digest
 
-    version = importlib.metadata.version(package)
+    version = _installed_version(package) or "none"
     return f"{version} {sources_digest(_folder_of('streamrt'))}" if package == "streamrt" else version
 
 
@@ -197,7 +213,7 @@ def _input(job: Job, batch: int) -> Array:
 
 
 def _error(job: Job, batch: int, y: Array) -> float:
-    """The largest error of an answer, relative to the largest absolute value of the reference's."""
+    """The largest error of an answer, relative to the largest absolute value of the reference's; infinite for NaN."""
     import numpy as np
 
     from bench.models import source
@@ -232,6 +248,8 @@ def main() -> None:
     from bench.process.job import Job
 
     job = Job.from_json(sys.argv[2])
+    # As many processors as threads: what a contender starts besides shares them too.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     does = {
         "probe": probe,
         "source": source,

@@ -21,7 +21,7 @@ class Job:
         model: a source's name.
         modules: what the peer imports.
         file: what a limit of the disk reads.
-        batches: samples of a call; one, but for checks, which go through several.
+        batches: samples of a call; one, but several whose answers a source is to have.
         threads: threads that may compute.
         budget: of bytes, for peers that know one.
         least_passes: passes after the first that are measured at least,

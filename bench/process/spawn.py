@@ -20,6 +20,11 @@ from bench.process.cgroup import Cgroup
 from bench.process.job import Job
 
 _CHILD = Path(__file__).with_name("child.py")
+#: Variables that an unlike shell would make unlike results with.
+_FOREIGN = (
+    "ATEN_", "DNNL_", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "OV_",
+    "PYTHON", "STREAMRT_TEST_", "TORCH_",
+)  # fmt: skip
 _SAMPLING = 0.01  # seconds between two looks at a child's memory
 
 
@@ -74,6 +79,7 @@ def run(
     command = [sys.executable, "-P", str(_CHILD), str(write), job.to_json()]
     if group:  # a shell enters the group and becomes the interpreter, whose start is then charged to it too
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group.procs), *command]
+    kills = _kills(group)
     with os.fdopen(read, "rb") as answer:
         start = time.monotonic()
         process = subprocess.Popen(
@@ -99,10 +105,20 @@ def run(
         return Outcome("slow", reason=f"given up after {limit:.0f} s")
     if process.returncode == 0 and text:
         return Outcome("ok", json.loads(text))
-    if process.returncode == -signal.SIGKILL and group and group.kills():
+    if process.returncode == -signal.SIGKILL and _kills(group) > kills:
         return Outcome("killed", reason="killed for want of memory")
+    if process.returncode < 0:
+        return Outcome("error", reason=f"ended by {signal.Signals(-process.returncode).name}")
     lines = errors.decode(errors="replace").strip().splitlines()
     return Outcome("error", reason=lines[-1] if lines else f"ended with status {process.returncode}")
+
+
+def _kills(group: Cgroup | None) -> int:
+    """Processes that were killed for want of memory so far: of a group, or of all."""
+    if group:
+        return group.kills()
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    return int(counts.get("oom_kill", 0))
 
 
 def _attend(
@@ -124,15 +140,14 @@ def _attend(
                     said[key.fd] += part
                 else:
                     selector.unregister(key.fd)
-    process.wait(timeout=60)
+    process.wait()
     answered, complained = said.values()
     return bytes(answered), bytes(complained[-20000:]), False
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The child's: threads of every BLAS and OpenMP limited alike, and no forced BLAS kernels."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment.pop("OPENBLAS_CORETYPE", None)
+    """The child's: threads of every BLAS limited alike, and nothing else that changes how anybody computes."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)
     return environment

@@ -15,8 +15,11 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     Raises:
         FileNotFoundError: nothing has been measured.
     """
-    measured = {name: record.read([path]) for name in SCENARIOS if (path := results / f"{name}.jsonl").exists()}
-    measured = {name: records for name, records in measured.items() if records}
+    measured = {}
+    for name in SCENARIOS:
+        for path in (results / f"{name}.jsonl", results / f"{name}.partial.jsonl"):
+            if name not in measured and path.exists() and (records := record.read([path])):
+                measured[name] = records
     if not measured:
         raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
     tables = {name: summary.tables(records) for name, records in measured.items()}

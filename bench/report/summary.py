@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ US = "streamrt"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of some values, and the least and the most of them."""
+    """The median of some values, and the least and the most that was seen."""
 
     median: float
     least: float
@@ -36,7 +36,8 @@ class Row:
 
     Attributes:
         peer: its name.
-        times: by measure, seconds of every round.
+        times: by measure, seconds of every round: the median where one process measured several passes.
+        seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
         reason: what else is known about that.
         memory: the most it was seen to hold: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``; after opening:
@@ -45,14 +46,17 @@ class Row:
 
     peer: str
     times: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    seen: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     status: str = "ok"
     reason: str = ""
     memory: dict[str, int | None] = field(default_factory=dict)
 
     def spread(self, measure: str) -> Spread | None:
-        """Of the rounds, or None where there is none."""
-        found = self.times.get(measure)
-        return Spread.of(found.values()) if found else None
+        """The median of the rounds and the spread of all passes; None where there is no time, or a bad end."""
+        if self.status != "ok" or not self.times.get(measure):
+            return None
+        rounds = self.times[measure].values()
+        return Spread(median(rounds), min(self.seen[measure]), max(self.seen[measure]), len(rounds))
 
     def ratio(self, other: Row, measure: str) -> Spread | None:
         """This contender's time over the other's, round by round."""
@@ -89,7 +93,7 @@ class CaseTable:
         return next((row for row in self.rows if row.peer == peer), None)
 
     def best_peer(self) -> Row | None:
-        """The fastest contender besides us."""
+        """The fastest contender besides us that ended well."""
         measure = self.measures[0]
         others = [row for row in self.rows if row.peer != US and row.spread(measure)]
         return others[0] if others else None
@@ -121,13 +125,33 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
     return list(found.values())
 
 
-def disk(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
+def limits(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
     """The limits that were measured, by name, model and threads."""
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for record in records:
         if record["kind"] == "limit" and record["status"] == "ok" and "value" in record["values"]:
             found[record["peer"], record["case"]["model"], record["threads"]].append(record["values"]["value"])
     return {key: Spread.of(values) for key, values in found.items()}
+
+
+def resident(records: Iterable[Record]) -> dict[tuple[str, int, int], Spread]:
+    """Seconds that streamrt computes with every weight in memory, by model, batch and threads."""
+    found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "limit" and record["status"] == "ok" and record["peer"] == "compute":
+            case = record["case"]
+            found[case["model"], case["batch"], record["threads"]].append(record["values"]["steady"]["median"])
+    return {key: Spread.of(values) for key, values in found.items()}
+
+
+def _speeds(records: Iterable[Record]) -> Iterator[float]:
+    """Bytes a second of every disk limit, and of every pass of ours, which may have met the disk at a better moment."""
+    for record in records:
+        values = record.get("values")
+        if record["kind"] == "limit" and record["status"] == "ok" and record["peer"].startswith("disk"):
+            yield values["value"]
+        elif record["kind"] == "timing" and record["status"] == "ok" and record["peer"] == US and values.get("steady"):
+            yield values["facts"]["bytes_read"] / values["steady"]["median"]
 
 
 def _add(row: Row, record: Record, table: CaseTable) -> None:
@@ -141,7 +165,9 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
         return
     for measure in table.measures:
         if (value := values[measure]) is not None:
-            row.times[measure][record["round"]] = value["median"] if isinstance(value, dict) else value
+            passes = value if isinstance(value, dict) else {"median": value, "least": value, "most": value}
+            row.times[measure][record["round"]] = passes["median"]
+            row.seen[measure] += [passes["least"], passes["most"]]
     if table.case["kind"] != "passes":
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
     if row.peer == US and (budget := values.get("facts", {}).get("budget")):
@@ -153,7 +179,7 @@ def _limits(table: CaseTable, records: list[Record]) -> dict[str, float]:
     case, threads = table.case, table.threads
     fine = [r for r in records if r["status"] == "ok" and r["threads"] == threads]
     same = [r for r in fine if r["kind"] == "limit" and r["case"]["model"] == case["model"]]
-    bandwidth = max((r["values"]["value"] for r in same if r["peer"].startswith("disk")), default=None)
+    bandwidth = max(_speeds(records), default=None)
     resident = [r["values"] for r in same if r["peer"] == "compute" and r["case"]["batch"] == case["batch"]]
     ours = [
         r["values"]["facts"]
@@ -166,7 +192,7 @@ def _limits(table: CaseTable, records: list[Record]) -> dict[str, float]:
     quickest = min(resident, key=lambda values: values["steady"]["least"])
     layers = quickest["facts"]["layers"]
     scale = quickest["steady"]["least"] / sum(seconds for _, _, seconds in layers)
-    facts = ours[-1]
+    facts = max(ours, key=lambda facts: facts["budget"])
     problem = tstar.Problem(
         weights=[size for _, size, _ in layers],
         compute=[seconds * scale for _, _, seconds in layers],

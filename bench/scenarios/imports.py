@@ -11,7 +11,7 @@ SCENARIO = Scenario(
     name="import",
     title="Importing and opening",
     says="Seconds to import a contender into a bare interpreter, and to import it and open a model without calling "
-    "it, with the memory that this adds. Files are in the page cache.",
+    "it, with the memory that this adds. Each ran once before, unmeasured: what they read is in the page cache.",
     cases=_cases("mlp-12x8192", "resnet50"),
     quick=_cases("mlp-12x2048"),
     limits=False,

@@ -3,7 +3,6 @@
 import pytest
 
 from model import zoo
-from model.cgroups import memory_cgroup
 
 MIB = 1 << 20
 
@@ -45,14 +44,13 @@ def big(tmp_path_factory):
 
 @pytest.mark.parametrize(("budget", "cap"), [(48, 160), (128, 240), (320, 420)])
 @pytest.mark.parametrize("batch", [1, 64])
-def test_a_model_larger_than_the_limit(big, budget, cap, batch, run_python, tmp_path):
+def test_a_model_larger_than_the_limit(big, budget, cap, batch, memory_cgroup, run_python, tmp_path):
     zoo.evict(big.path)
     with memory_cgroup(cap * MIB) as group:
         out = tmp_path / "y.npy"
         done = run_python(CODE, big.path, group.path, f"{budget}MiB", batch, 4, out)
         assert done.returncode == 0, done.stderr
-        assert group.times_full() == 0
-        assert group.peak() <= cap * MIB
+        assert group.peak() < cap * MIB  # never even met, so that nothing had to be reclaimed
     read, workspace, used = map(int, done.stdout.split())
     assert read <= big.weights - budget * MIB + workspace + 40 * MIB
     # Beside the budget, BLAS has buffers of its own, and the interpreter and its modules grow a little.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.process import spawn
-from bench.process.cgroup import Cgroup, NoCgroupError, _own_group
+from bench.process.cgroup import Cgroup, NoCgroupError, _delegating, _own_group
 from bench.process.job import Job
 
 MIB = 1 << 20
@@ -53,7 +53,7 @@ def test_a_killed_child_is_no_want_of_memory_by_itself(child: MakeChild, memory_
     child("os.kill(os.getpid(), 9)")
     with memory_cgroup(256 * MIB) as group:
         outcome = spawn.run(JOB, group=group, limit=60)
-    assert (outcome.status, outcome.reason) == ("error", "ended with status -9")
+    assert (outcome.status, outcome.reason) == ("error", "ended by SIGKILL")
 
 
 def test_the_group_goes_when_the_test_fails(memory_cgroup: MakeGroup) -> None:
@@ -107,3 +107,15 @@ def test_where_this_process_is(own: str, mounts: str, found: tuple[int, str]) ->
 def test_no_hierarchy(own: str, mounts: str) -> None:
     with pytest.raises(NoCgroupError, match="mounted"):
         _own_group(own, mounts)
+
+
+def test_a_group_of_v2_is_made_where_children_have_the_memory_controller(tmp_path: Path) -> None:
+    own = tmp_path / "user.slice" / "session"
+    own.mkdir(parents=True)
+    (own / "cgroup.subtree_control").write_text("")
+    (own.parent / "cgroup.subtree_control").write_text("pids\n")
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert _delegating(own) == tmp_path
+    (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
+    with pytest.raises(NoCgroupError, match="not enabled"):
+        _delegating(own)

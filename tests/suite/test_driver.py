@@ -317,7 +317,7 @@ def test_an_interrupted_run_keeps_what_was_measured(measure: Measure, processes:
     processes.answers = interrupt_in_the_second_round
     with pytest.raises(KeyboardInterrupt):
         measure(case(), peers="ABC", rounds=3)
-    text = measure.path.read_text()
+    text = measure.path.with_suffix(".partial.jsonl").read_text()
     assert text.endswith("}\n")
     lines = [json.loads(line) for line in text.splitlines()]
     assert turns(lines) == [(0, 1, "A"), (0, 1, "B"), (0, 1, "C"), (1, 1, "A")]

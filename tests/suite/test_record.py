@@ -12,8 +12,9 @@ SHARED = {"commit": "0123456789ab", "versions": {"numpy": "2"}}
 
 
 def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "made.jsonl"
-    with Recorder(path, SHARED) as recorder:
+    whole = tmp_path / "new" / "made.jsonl"
+    with Recorder(whole, SHARED) as recorder:
+        path = recorder.partial
         recorder.write("skip", peer="A", reason="not installed")
         (first,) = read([path])
         assert SHARED.items() <= first.items()
@@ -27,14 +28,20 @@ def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
             "cold": False,
         }  # fmt: skip
         assert second["values"] == {"error": float("inf")}
+    assert read([whole]) == [first, second]
+    assert not path.exists()
 
 
-def test_a_new_run_begins_anew(tmp_path: Path) -> None:
+def test_a_run_takes_the_place_of_another_only_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "made.jsonl"
     for peer in "AB":
         with Recorder(path, SHARED) as recorder:
             recorder.write("skip", peer=peer)
+    recorder = Recorder(path, SHARED)
+    recorder.write("skip", peer="C")
+    recorder.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert [line["peer"] for line in read([path])] == ["B"]
+    assert [line["peer"] for line in read([recorder.partial])] == ["C"]
 
 
 def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
