@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,8 @@ SHIMS = Path(__file__).parent / "shims"
 
 # Processes that tests start must import the installed package, and not the uncompiled one of a checkout they start in.
 os.environ["PYTHONSAFEPATH"] = "1"
+# What a shell runs in the background ignores SIGINT, and so do its children: tests that send it want it heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _load_bench() -> None:
