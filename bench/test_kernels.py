@@ -136,3 +136,22 @@ def test_lrn(benchmark: Benchmark) -> None:
 @pytest.mark.parametrize("size", [4096, 1 << 24])
 def test_crc32c(benchmark: Benchmark, size: int) -> None:
     benchmark(_core.crc32c, bytes(size))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32])
+def test_dense(benchmark: Benchmark, batch: int) -> None:
+    """32 MiB of weights. Compare with `test_dense_by_blas`: which of the two a layer uses follows from that."""
+    y = np.empty((batch, 2048), np.float32)
+    benchmark(_core.dense, normal(2048, 4096), normal(batch, 4096), y, normal(2048), *RELU)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64])
+def test_dense_by_blas(benchmark: Benchmark, batch: int) -> None:
+    w, x = normal(2048, 4096), normal(batch, 4096)
+    product, y, bias = np.empty((2048, batch), np.float32), np.empty((batch, 2048), np.float32), normal(2048)
+
+    def run() -> None:
+        np.matmul(w, x.T, out=product)
+        _core.transpose_bias_act(product, y, bias, *RELU)
+
+    benchmark(run)

@@ -51,6 +51,12 @@ cdef extern from "kernels/kernels.h" nogil:
                       const srt_activation *act)
     void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride,
                                 const float *bias, const srt_activation *act)
+    enum:
+        SRT_DENSE_BATCH
+        SRT_DENSE_GROUP
+        SRT_DENSE_CHUNK
+    void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner,
+                   int64_t batch, int64_t stride, const srt_activation *act)
     void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n,
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
@@ -378,6 +384,48 @@ def transpose_bias_act(t, y, bias, int act, float alpha, float beta):
         check_overlap(&arrays, False)
         with nogil:
             srt_transpose_bias_act(floats(vt), <float *>vy.buf, vt.shape[0], vt.shape[1], stride, b, &prepared)
+    finally:
+        release(&arrays)
+
+
+DENSE_BATCH = SRT_DENSE_BATCH
+DENSE_GROUP = SRT_DENSE_GROUP
+DENSE_CHUNK = SRT_DENSE_CHUNK
+
+
+def dense(w, x, y, bias, int act, float alpha, float beta):
+    """``y = act(x @ w.T + bias)`` for few samples.
+
+    w (rows, inner), bias (rows,) or None, y (batch, rows) with any row stride. x (batch, inner rounded up to whole
+    chunks) holds at most DENSE_BATCH samples: DENSE_GROUP of them, (samples, chunks, DENSE_CHUNK) with the first two
+    axes exchanged, and then the next; what fills up the last chunk is zero.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vw
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef const float *b
+    cdef int64_t stride, batch
+    arrays.count = 0
+    try:
+        vw = take_input(&arrays, w, 2, "w")
+        vx = take_input(&arrays, x, 2, "x")
+        batch = vx.shape[0]
+        check_shape(vx, (batch, (vw.shape[1] + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
+        if batch > SRT_DENSE_BATCH:
+            raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_BATCH}")
+        b = take_vector(&arrays, bias, vw.shape[0], "bias")
+        vy = take_rows(&arrays, y, &stride, "y")
+        check_shape(vy, (batch, vw.shape[0]), "y")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_dense(
+                floats(vw), floats(vx), b, <float *>vy.buf, vw.shape[0], vw.shape[1], batch, stride, &prepared
+            )
     finally:
         release(&arrays)
 

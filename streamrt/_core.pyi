@@ -91,6 +91,20 @@ def transpose_bias_act(
     alpha: float,
     beta: float,
 ) -> None: ...
+
+DENSE_BATCH: Final[int]
+DENSE_GROUP: Final[int]
+DENSE_CHUNK: Final[int]
+
+def dense(
+    w: _Array,
+    x: _Array,
+    y: _Array,
+    bias: _Array | None,
+    act: int,
+    alpha: float,
+    beta: float,
+) -> None: ...
 def scale_shift_act(
     x: _Array,
     scale: _Array,

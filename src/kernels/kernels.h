@@ -1,4 +1,4 @@
-/* kernels.h - the memory-bound loops of a pass; matrix products are NumPy's.
+/* kernels.h - the memory-bound loops of a pass; all other matrix products are NumPy's.
  *
  * Rules for every function here:
  * - Arrays are float32, row-major and contiguous unless a row stride (in elements) is named. Shapes stand beside
@@ -73,6 +73,16 @@ void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const fl
 /* y = act(transpose(t) + bias). t (rows, batch); y (batch, rows) with a row stride; bias (rows,) or NULL. */
 void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride, const float *bias,
                             const srt_activation *act);
+
+/* A product with few samples: how many they may be, and how they lie in memory. One group of samples after the other
+ * (the last may be smaller), each cut into chunks (the last one filled up with zeros): (chunks, samples, floats). A
+ * group is so read from one place, wherever in the cache the weights beside it may fall. */
+enum { SRT_DENSE_BATCH = 32, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
+
+/* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in the
+ * order above; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */
+void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
+               int64_t stride, const srt_activation *act);
 
 /* y = act(x * scale + shift). x, y (n, channels, size); scale, shift (channels,). x may be y. */
 void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n, int64_t channels,

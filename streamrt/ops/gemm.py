@@ -1,8 +1,9 @@
 """Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
 
-Weights are (rows, inner): a tile is some of the rows, which are outputs. The product is computed feature-major,
-``(rows, inner) @ (inner, batch)``, which is up to twice as fast in BLAS as ``(batch, inner) @ (inner, rows)``
-for the small batches of inference, and then transposed with bias and activation in one step.
+Weights are (rows, inner): a tile is some of the rows, which are outputs. For few samples our own kernel reads the
+weights once, as they lie. For more the product is NumPy's, feature-major, ``(rows, inner) @ (inner, batch)``, which is
+up to twice as fast in BLAS as ``(batch, inner) @ (inner, rows)`` for the small batches of inference, and then
+transposed with bias and activation in one step. Which way is faster where was measured: see docs/design.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from streamrt.ops.epilogue import IDENTITY, Epilogue
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
 
+#: The largest batch that is left to our kernel. With less than 4 MiB of weights, which lie in caches, BLAS is faster at
+#: any batch; above 8 samples our kernel is only with AVX-512, and weights that do not lie in caches at all.
+_FEW, _FEW_AVX512 = 8, 16
+_LARGE, _LARGEST = 2**20, 2**23  # floats
 #: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
 #: up to 1024 columns, and as many rows (at least 64, below which BLAS slows down) as fit.
 _BLOCK = 2**18
@@ -39,7 +44,11 @@ class Dense:
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
         # One sample needs no transposing: the product goes straight to the output.
-        self._block = layout.add(self._height * self._columns) if batch > 1 else None
+        self._packed = self._block = None
+        if 1 < batch <= _few(inner * rows):
+            self._packed = layout.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
+        elif batch > 1:
+            self._block = layout.add(self._height * self._columns)
 
     @property
     def flops(self) -> int:
@@ -52,9 +61,11 @@ class Dense:
         w = buffers.input(1).reshape(self.rows, self.inner)
         y = buffers.outputs[0].reshape(self.batch, self.rows)
         bias = self._bias.bind(buffers)
-        if self._block is None:
-            return self._bind_vector(x[0], w, y[0], bias)
-        return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
+        if self._packed is not None:
+            return self._bind_few(x, w, y, bias, self._packed.of(buffers.scratch))
+        if self._block is not None:
+            return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
+        return self._bind_vector(x[0], w, y[0], bias)
 
     def _bind_vector(self, x: Array, w: Array, y: Array, bias: Load) -> Run:
         epilogue = self._epilogue
@@ -67,6 +78,19 @@ class Dense:
                 np.add(out, offset[first:last], out=out)
             if epilogue != IDENTITY:
                 _core.unary(out, out, *epilogue)
+
+        return run
+
+    def _bind_few(self, x: Array, w: Array, y: Array, bias: Load, packed: Array) -> Run:
+        epilogue, copies = self._epilogue, _packing(x, packed)
+
+        def run(first: int, last: int) -> None:
+            if first == 0:
+                for target, source in copies:
+                    np.copyto(target, source)
+            offset = bias(first)
+            part = None if offset is None else offset[first:last]
+            _core.dense(w[first:last], packed, y[:, first:last], part, *epilogue)
 
         return run
 
@@ -89,6 +113,28 @@ class Dense:
                     _core.transpose_bias_act(product, target[:, begin:end], part_offset, *epilogue)
 
         return run
+
+
+def _few(weights: int) -> int:
+    """The largest batch for which our kernel multiplies so many weights faster than BLAS."""
+    if weights < _LARGE:
+        return 0
+    return _FEW_AVX512 if weights >= _LARGEST and _core.isa() == "avx512" else _FEW
+
+
+def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
+    """What to copy where, so that ``packed`` has x (batch, inner) in the order that `_core.dense` reads."""
+    whole, rest = divmod(x.shape[1], _core.DENSE_CHUNK)
+    copies: list[tuple[Array, Array | float]] = []
+    for begin in range(0, len(x), _core.DENSE_GROUP):
+        source = x[begin : begin + _core.DENSE_GROUP]
+        samples = len(source)
+        target = packed[begin : begin + samples].reshape(whole + (rest > 0), samples, _core.DENSE_CHUNK)
+        chunks = source[:, : whole * _core.DENSE_CHUNK].reshape(samples, whole, _core.DENSE_CHUNK)
+        copies.append((target[:whole], chunks.transpose(1, 0, 2)))
+        if rest:
+            copies += [(target[whole], 0.0), (target[whole, :, :rest], source[:, -rest:])]
+    return copies
 
 
 @operator("Gemm")

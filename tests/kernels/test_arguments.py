@@ -20,6 +20,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
     "bias_act": ([(3, 4), (3,)], lambda y, b: _core.bias_act(y, b, *ACT)),
     "transpose_bias_act": ([(3, 4), (4, 3), (3,)], lambda t, y, b: _core.transpose_bias_act(t, y, b, *ACT)),
+    "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
     "scale_shift_act": ([(2, 3, 4), (3,), (3,), (2, 3, 4)], lambda *a: _core.scale_shift_act(*a, *ACT)),
     "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
     "im2col": ([(2, 4, 5), (18, 20)], lambda x, out: _core.im2col(x, out, WINDOW, 0, 20)),
@@ -35,7 +36,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "lrn": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.lrn(x, y, 5, 1e-4, 0.75, 1.0)),
 }
 #: Position of the output.
-OUTPUT = {"bias_act": 0, "transpose_bias_act": 1}
+OUTPUT = {"bias_act": 0, "transpose_bias_act": 1, "dense": 2}
 SLOTS = [(name, i) for name, (shapes, _) in CALLS.items() for i in range(len(shapes))]
 INPUTS = [(name, i) for name, i in SLOTS if i != OUTPUT.get(name, len(CALLS[name][0]) - 1)]
 
@@ -58,7 +59,7 @@ def test_the_calls_are_right(name: str) -> None:
 
 
 #: Lengths that nothing else depends on, or not strictly: any number of columns, an unlike multiplier.
-FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1)}
+FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1), ("dense", 0, 1)}
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS)
@@ -146,6 +147,8 @@ def test_rows_that_overlap_or_lie_backwards(strides: tuple[int, int]) -> None:
         _core.bias_act(y, None, *ACT)
     with pytest.raises(ValueError, match="rows"):
         _core.transpose_bias_act(np.ones((4, 3), np.float32), y, None, *ACT)
+    with pytest.raises(ValueError, match="rows"):
+        _core.dense(np.ones((4, 9), np.float32), np.ones((3, 16), np.float32), y, None, *ACT)
     assert (memory == 1).all()
 
 

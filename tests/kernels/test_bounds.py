@@ -57,6 +57,8 @@ def run_others(fenced: Fenced, size: int) -> None:
         _core.transpose_bias_act(x[0], fenced(size, 3), fenced(3), act, 0.1, 0.2)
         _core.transpose_bias_act(fenced(size, 9), fenced(9, size), fenced(size), act, 0.1, 0.2)
         _core.scale_shift_act(fenced(2, size, 1), fenced(size), fenced(size), fenced(2, size, 1), act, 0.1, 0.2)
+        _core.dense(fenced(3, size), fenced(5, -(-size // 16) * 16), fenced(5, 3), fenced(3), act, 0.1, 0.2)
+        _core.dense(fenced(size, 33), fenced(2, 48), fenced(2, size), fenced(size), act, 0.1, 0.2)
     _core.prelu(x, fenced(3), y)
     _core.prelu(fenced(2, size, 1), fenced(size), fenced(2, size, 1))
     _core.row_mean(x[0], fenced(3))

@@ -41,6 +41,8 @@ def every_kernel() -> list[np.ndarray]:
     _core.bias_act(results[5].reshape(64, -1), np.tile(per_channel, 2), swish, 1, 0)
     transposed = np.empty((4087, 64), np.float32)
     _core.transpose_bias_act(matrix, transposed, None, act, 0, 0)
+    products = np.empty((6, 64), np.float32)
+    _core.dense(matrix, rng.normal(size=(6, 4096)).astype(np.float32), products, None, act, 0, 0)
     columns = np.empty((32 * 9, 61 * 67), np.float32)
     _core.im2col(x[0], columns, window, 0, 61 * 67)
     conv, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
@@ -51,7 +53,7 @@ def every_kernel() -> list[np.ndarray]:
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
-    return [*results, y, transposed, columns, conv, most, mean, means, maxima]
+    return [*results, y, transposed, products, columns, conv, most, mean, means, maxima]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:

@@ -23,6 +23,17 @@ def test_gemm(batch: int, inner: int, rows: int) -> None:
     assert_close(run("Gemm", [x, w, None], [1])[0], dense(x, w, None))
 
 
+@pytest.mark.parametrize(
+    ("batch", "inner", "rows"), [(2, 1030, 1030), (5, 1024, 1100), (8, 2000, 600), (13, 4100, 2100)]
+)
+@pytest.mark.parametrize("cuts", [(), (1,), (100, 101, 512)])
+def test_few_samples_with_large_weights(batch: int, inner: int, rows: int, cuts: tuple[int, ...]) -> None:
+    x, w, bias = random(batch, inner), random(rows, inner, seed=1), random(rows, seed=2)
+    assert lowered_for("Gemm", [(batch, inner), (rows, inner)], [1]).scratch < 4 * batch * (inner + 16) + 64
+    actual = run("Gemm", [x, w, bias], [1, 2], cuts=cuts, activation=("Relu", {}))[0]
+    assert_close(actual, np.maximum(dense(x, w, bias), 0))
+
+
 @pytest.mark.parametrize("batch", [*BATCHES, 1500])
 @pytest.mark.parametrize("cuts", [(), (1,), (64,), (100, 101, 299)])
 def test_tiles_and_blocks_give_the_whole(batch: int, cuts: tuple[int, ...]) -> None:

@@ -64,4 +64,14 @@ FN void activate(const float *x, float *y, int64_t n, const srt_activation *act)
     }
 }
 
+/* y = act(y + b) over a row; b may be NULL. */
+FN void finish_row(float *y, int64_t n, const float *b, const srt_activation *act) {
+    const vf low = splat(act->low), high = splat(act->high), zero = splat(0.0f);
+    for (int64_t i = 0; b && i < n; i += VL) {
+        vmask some = lanes(0, n - i);
+        store_mask(y + i, some, clamp(load_mask(y + i, some, zero) + load_mask(b + i, some, zero), low, high));
+    }
+    if (!b || act->separate) activate(y, y, n, act);
+}
+
 #endif

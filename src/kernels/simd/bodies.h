@@ -5,6 +5,7 @@
  * depend on where in a row, or in which thread's range, it lies.
  */
 #include "activation.h"
+#include "dense.h"
 #include "functions.h"
 #include "im2col.h"
 #include "lrn.h"
@@ -19,6 +20,7 @@ const srt_table TABLE = {
     .unary = unary,
     .bias = bias,
     .transpose = transpose,
+    .dense = dense,
     .scale_shift = scale_shift,
     .prelu = prelu,
     .im2col = im2col,

@@ -34,22 +34,10 @@ V piece next_piece(piece p, int64_t first, int64_t last, int64_t cols) {
     for (piece p = first_piece((first), (last), (cols)); (first) < (last);                                             \
          (first) += p.n, p = next_piece(p, (first), (last), (cols)))
 
-/* A single column without gaps: the bias changes from element to element. */
-FN void bias_column(const bias_job *job, int64_t first, int64_t last) {
-    const vf low = splat(job->act->low), high = splat(job->act->high), zero = splat(0.0f);
-    float *y = job->y + first;
-    const float *b = job->bias + first;
-    for (int64_t i = 0; i < last - first; i += VL) {
-        vmask some = lanes(0, last - first - i);
-        store_mask(y + i, some, clamp(load_mask(y + i, some, zero) + load_mask(b + i, some, zero), low, high));
-    }
-    if (job->act->separate) activate(y, y, last - first, job->act);
-}
-
 FN void bias(const void *arguments, int64_t first, int64_t last) {
     const bias_job *job = arguments;
-    if (job->cols == 1 && job->stride == 1 && job->bias) {
-        bias_column(job, first, last);
+    if (job->cols == 1 && job->stride == 1 && job->bias) { /* without gaps: the bias changes from element to element */
+        finish_row(job->y + first, last - first, job->bias + first, job->act);
         return;
     }
     const vf low = splat(job->act->low), high = splat(job->act->high);

@@ -35,6 +35,15 @@ typedef struct { /* a unit is a row of t, that is a column of y */
     const srt_activation *act;
 } transpose_job;
 
+enum { SRT_DENSE_UNIT = 12 }; /* rows: whole groups of every instruction set */
+
+typedef struct { /* a unit is SRT_DENSE_UNIT rows of w */
+    const float *w, *x, *bias;
+    float *y;
+    int64_t rows, inner, batch, stride;
+    const srt_activation *act;
+} dense_job;
+
 typedef struct { /* a unit is an element; channel of element i: i / size % channels */
     const float *x;
     float *y;
@@ -82,8 +91,8 @@ typedef struct { /* a unit is a channel of a sample */
 } lrn_job;
 
 typedef struct {
-    srt_range *unary, *bias, *transpose, *scale_shift, *prelu, *im2col, *depthwise, *max_pool, *average_pool, *row_mean,
-        *row_max, *softmax, *lrn;
+    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *im2col, *depthwise, *max_pool, *average_pool,
+        *row_mean, *row_max, *softmax, *lrn;
 } srt_table;
 
 extern const srt_table srt_table_scalar, srt_table_avx2, srt_table_avx512;

@@ -22,7 +22,6 @@ FN void transpose_block(const float *t, int64_t t_stride, int64_t rows, int64_t 
 
 FN void transpose(const void *arguments, int64_t first, int64_t last) {
     const transpose_job *job = arguments;
-    const vf low = splat(job->act->low), high = splat(job->act->high), zero = splat(0.0f);
     for (int64_t i0 = first; i0 < last; i0 += BLOCK_ROWS) {
         int64_t rows = smaller(BLOCK_ROWS, last - i0);
         const float *b = job->bias ? job->bias + i0 : NULL;
@@ -30,14 +29,7 @@ FN void transpose(const void *arguments, int64_t first, int64_t last) {
             int64_t batch = smaller(BLOCK_BATCH, job->batch - j0);
             float *y = job->y + j0 * job->stride + i0;
             transpose_block(job->t + i0 * job->batch + j0, job->batch, rows, batch, y, job->stride);
-            for (int64_t j = 0; j < batch; j++, y += job->stride) {
-                for (int64_t i = 0; b && i < rows; i += VL) {
-                    vmask some = lanes(0, rows - i);
-                    vf v = load_mask(y + i, some, zero) + load_mask(b + i, some, zero);
-                    store_mask(y + i, some, clamp(v, low, high));
-                }
-                if (!b || job->act->separate) activate(y, y, rows, job->act);
-            }
+            for (int64_t j = 0; j < batch; j++) finish_row(y + j * job->stride, rows, b, job->act);
         }
     }
 }

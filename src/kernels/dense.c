@@ -1,0 +1,17 @@
+/* dense.c - shared out by rows of the weights: see kernels.h. */
+#include "simd/table.h"
+
+void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
+               int64_t stride, const srt_activation *act) {
+    dense_job job = {.w = w,
+                     .x = x,
+                     .bias = bias,
+                     .y = y,
+                     .rows = rows,
+                     .inner = inner,
+                     .batch = batch,
+                     .stride = stride,
+                     .act = act};
+    int64_t units = (rows + SRT_DENSE_UNIT - 1) / SRT_DENSE_UNIT;
+    srt_parallel(units, srt_grain(SRT_DENSE_UNIT * (inner + batch)), srt_table_active()->dense, &job);
+}

@@ -1,0 +1,139 @@
+/* dense.h - products of many rows of weights with few samples, where BLAS would copy the weights before it multiplies.
+ *
+ * Each weight is read once from memory, in order, and multiplied with all samples while it is in the first-level
+ * cache. A sum belongs to one row and one sample, and is made in the same order whatever else is computed beside it.
+ */
+#ifndef STREAMRT_DENSE_H
+#define STREAMRT_DENSE_H
+
+#include "activation.h"
+
+/* Rows whose sums with a group of samples are held in registers at once: 6 x 4 sums, 6 weights and a sample fit the 32
+ * registers of AVX-512, those of 3 rows the 16 of all others. */
+enum { DENSE_ROWS = VL == 16 ? 6 : 3 };
+
+/* Chunks of a row that all samples are multiplied with before moving on: 4 KiB of each of 6 rows, and as much of each
+ * of 4 samples, stay in 48 KiB; half of that with 3 rows. */
+enum { DENSE_BLOCK = VL == 16 ? 64 : 32 };
+
+/* Floats of a row that are fetched ahead when a single group of samples is all there is: 1 KiB. */
+enum { DENSE_AHEAD = 256 };
+
+/* Adds the products of `rows` rows with `samples` samples, over whole chunks. w (rows, inner) at the first of them;
+ * x (chunks, samples, SRT_DENSE_CHUNK) at the first of them. Meanwhile some of the weights of the next block are
+ * fetched: those from `next` on, a chunk of each row with every so many that are computed with. */
+V void dense_chunks(const int rows, const int samples, const float *w, int64_t inner, const float *x, int64_t chunks,
+                    const float *next, int64_t every, vf (*sums)[SRT_DENSE_BATCH]) {
+    vf acc[DENSE_ROWS][SRT_DENSE_GROUP];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int s = 0; s < samples; s++) acc[r][s] = sums[r][s];
+    for (int64_t c = 0, wait = 1; c < chunks; c++, w += SRT_DENSE_CHUNK, x += samples * SRT_DENSE_CHUNK) {
+#pragma GCC unroll 4
+        for (int lane = 0; lane < SRT_DENSE_CHUNK; lane += VL) {
+            vf weights[DENSE_ROWS];
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++) weights[r] = load(w + r * inner + lane);
+#pragma GCC unroll 8
+            for (int s = 0; s < samples; s++) {
+                vf sample = load(x + s * SRT_DENSE_CHUNK + lane);
+#pragma GCC unroll 8
+                for (int r = 0; r < rows; r++) acc[r][s] = muladd(weights[r], sample, acc[r][s]);
+            }
+        }
+        if (--wait == 0) {
+#pragma GCC unroll 8
+            for (int r = 0; r < rows; r++)
+                if (every == 1)
+                    __builtin_prefetch(next + r * inner);
+                else
+                    __builtin_prefetch(next + r * inner, 0, 2); /* a whole block: to the second-level cache */
+            next += SRT_DENSE_CHUNK;
+            wait = every;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+        for (int s = 0; s < samples; s++) sums[r][s] = acc[r][s];
+}
+
+/* The same for what is left of a row behind its last whole chunk; x is zero beyond. */
+FN void dense_rest(int rows, int64_t samples, const float *w, int64_t inner, int64_t rest, const float *x,
+                   vf (*sums)[SRT_DENSE_BATCH]) {
+    for (int64_t lane = 0; lane < rest; lane += VL) {
+        vmask some = lanes(0, rest - lane);
+        for (int r = 0; r < rows; r++) {
+            vf weights = load_mask(w + r * inner + lane, some, splat(0.0f));
+            for (int64_t s = 0; s < samples; s++)
+                sums[r][s] = muladd(weights, load(x + s * SRT_DENSE_CHUNK + lane), sums[r][s]);
+        }
+    }
+}
+
+/* Adds the products of `rows` rows with all samples to the sums. */
+V void dense_rows(const int rows, const dense_job *job, const float *w, vf (*sums)[SRT_DENSE_BATCH]) {
+    const int64_t inner = job->inner, chunks = inner / SRT_DENSE_CHUNK, rest = inner % SRT_DENSE_CHUNK;
+    const int64_t sample = (chunks + (rest != 0)) * SRT_DENSE_CHUNK; /* floats of one, filled up */
+    /* The last block, which may have no whole chunk, has what is left of a row too. */
+    const int64_t groups = (job->batch + SRT_DENSE_GROUP - 1) / SRT_DENSE_GROUP;
+    for (int64_t c = 0; c <= chunks; c += DENSE_BLOCK) {
+        int64_t n = smaller(DENSE_BLOCK, chunks - c);
+        /* What is fetched meanwhile. With several groups memory would rest while all but the first are computed with,
+         * so the next block is spread over them; behind the last block of these rows comes the first of the next. */
+        const float *next = c + n < chunks ? w + (c + n) * SRT_DENSE_CHUNK : w + rows * inner;
+        if (groups == 1) next = w + c * SRT_DENSE_CHUNK + DENSE_AHEAD;
+        for (int64_t s = 0; s < job->batch; s += SRT_DENSE_GROUP) {
+            int64_t samples = smaller(SRT_DENSE_GROUP, job->batch - s);
+            const float *part = w + c * SRT_DENSE_CHUNK, *x = job->x + s * sample + c * samples * SRT_DENSE_CHUNK;
+            vf(*sum)[SRT_DENSE_BATCH] = (vf(*)[SRT_DENSE_BATCH]) & sums[0][s];
+            switch (samples) {
+            case 1:
+                dense_chunks(rows, 1, part, inner, x, n, next, groups, sum);
+                break;
+            case 2:
+                dense_chunks(rows, 2, part, inner, x, n, next, groups, sum);
+                break;
+            case 3:
+                dense_chunks(rows, 3, part, inner, x, n, next, groups, sum);
+                break;
+            default:
+                dense_chunks(rows, 4, part, inner, x, n, next, groups, sum);
+            }
+            next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* where this group of samples came to */
+            if (c + n == chunks && n < DENSE_BLOCK) {
+                int64_t whole = n * SRT_DENSE_CHUNK;
+                dense_rest(rows, samples, part + whole, inner, rest, x + whole * samples, sum);
+            }
+        }
+    }
+}
+
+V float dense_total(vf v) {
+    float part[VL];
+    store(part, v);
+    for (int width = VL / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) part[i] += part[i + width];
+    return part[0];
+}
+
+FN void dense(const void *arguments, int64_t first, int64_t last) {
+    const dense_job *job = arguments;
+    int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows);
+    for (int64_t r = begin; r < end;) {
+        vf sums[DENSE_ROWS][SRT_DENSE_BATCH] = {{{0}}};
+        const float *w = job->w + r * job->inner;
+        int64_t rows = end - r >= DENSE_ROWS ? DENSE_ROWS : 1;
+        if (rows > 1)
+            dense_rows(DENSE_ROWS, job, w, sums);
+        else
+            dense_rows(1, job, w, sums);
+        for (int64_t i = 0; i < rows; i++, r++)
+            for (int64_t s = 0; s < job->batch; s++) job->y[s * job->stride + r] = dense_total(sums[i][s]);
+    }
+    for (int64_t s = 0; s < job->batch; s++)
+        finish_row(job->y + s * job->stride + begin, end - begin, job->bias ? job->bias + begin : NULL, job->act);
+}
+
+#endif

@@ -1,0 +1,92 @@
+"""dense, the product with few samples, against float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamrt._core import ACTIVATIONS, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, dense
+
+NONE = (ACTIVATIONS["Identity"], 0.0, 0.0)
+
+
+def pack(x: np.ndarray) -> np.ndarray:
+    """Samples (batch, inner) in the order in which the kernel takes them."""
+    batch, inner = x.shape
+    chunks = -(-inner // DENSE_CHUNK)
+    filled = np.zeros((batch, chunks * DENSE_CHUNK), np.float32)
+    filled[:, :inner] = x
+    groups = [filled[i : i + DENSE_GROUP] for i in range(0, batch, DENSE_GROUP)]
+    flat = [group.reshape(len(group), chunks, DENSE_CHUNK).transpose(1, 0, 2).ravel() for group in groups]
+    return np.concatenate([np.empty(0, np.float32), *flat]).reshape(filled.shape)
+
+
+def close(actual: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | float = 0.0) -> None:
+    """Within what rounding may do to sums of products of this size."""
+    exact = x.astype(np.float64) @ w.T.astype(np.float64) + bias
+    size = np.abs(x).astype(np.float64) @ np.abs(w).T.astype(np.float64) + np.abs(bias)
+    assert (np.abs(actual - exact) <= 1e-6 * size + 1e-30).all()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 5, 6, 7, 12, 13, 31, 100])
+@pytest.mark.parametrize("inner", [0, 1, 3, 15, 16, 17, 31, 33, 1023, 1040, 2500])
+def test_dense(rng: np.random.Generator, rows: int, inner: int) -> None:
+    w, bias = rng.normal(size=(rows, inner)).astype(np.float32), rng.normal(size=rows).astype(np.float32)
+    for batch in (0, 1, 2, 3, 4, 5, 7, 8, 15, DENSE_BATCH):
+        x = rng.normal(size=(batch, inner)).astype(np.float32)
+        whole = rng.normal(size=(batch, rows + 3)).astype(np.float32)
+        before = whole.copy()
+        y = whole[:, 1 : 1 + rows]
+        dense(w, pack(x), y, None, *NONE)
+        close(y, x, w)
+        dense(w, pack(x), y, bias, *NONE)
+        close(y, x, w, bias)
+        np.testing.assert_array_equal(whole[:, :1], before[:, :1])
+        np.testing.assert_array_equal(whole[:, 1 + rows :], before[:, 1 + rows :])
+
+
+@pytest.mark.parametrize("act", [("Relu", 0, 0), ("Clip", -1, 2), ("LeakyRelu", 0.1, 0), ("Tanh", 0, 0)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_activation(rng: np.random.Generator, act: tuple[str, float, float], with_bias: bool) -> None:
+    x, w = rng.normal(size=(5, 40)).astype(np.float32), rng.normal(size=(70, 40)).astype(np.float32)
+    bias = rng.normal(size=70).astype(np.float32) if with_bias else None
+    plain, y = np.empty((5, 70), np.float32), np.empty((5, 70), np.float32)
+    dense(w, pack(x), plain, bias, *NONE)
+    dense(w, pack(x), y, bias, ACTIVATIONS[act[0]], *act[1:])
+    exact = {
+        "Relu": lambda v: np.maximum(v, 0),
+        "Clip": lambda v: np.clip(v, -1, 2),
+        "LeakyRelu": lambda v: np.where(v < 0, v * np.float32(0.1), v),
+        "Tanh": np.tanh,
+    }[act[0]](plain)
+    np.testing.assert_allclose(y, exact, rtol=2e-6, atol=3e-7)
+
+
+def test_a_sum_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> None:
+    x, w = rng.normal(size=(9, 1100)).astype(np.float32), rng.normal(size=(40, 1100)).astype(np.float32)
+    whole = np.empty((9, 40), np.float32)
+    dense(w, pack(x), whole, None, *NONE)
+    for first, last in ((0, 1), (3, 8), (7, 40)):
+        for batch in (1, 2, 6):
+            part = np.empty((batch, last - first), np.float32)
+            dense(w[first:last], pack(x[:batch]), part, None, *NONE)
+            np.testing.assert_array_equal(part, whole[:batch, first:last])
+
+
+@pytest.mark.parametrize("at", [0, 5, 16, 40])
+def test_nan_and_infinity_stay_where_they_belong(at: int) -> None:
+    x, w = np.ones((3, 41), np.float32), np.ones((8, 41), np.float32)
+    w[2, at], w[4, at] = np.nan, np.inf
+    x[1, at] = 0
+    y = np.empty((3, 8), np.float32)
+    dense(w, pack(x), y, None, *NONE)
+    assert np.isnan(y[:, 2]).all()
+    assert np.isnan(y[1, 4])
+    assert np.isinf(y[[0, 2], 4]).all()
+    assert np.isfinite(np.delete(y, [2, 4], axis=1)).all()
+
+
+def test_too_many_samples() -> None:
+    x = np.ones((DENSE_BATCH + 1, DENSE_CHUNK), np.float32)
+    with pytest.raises(ValueError, match=f"at most {DENSE_BATCH}"):
+        dense(np.ones((4, 9), np.float32), x, np.ones((DENSE_BATCH + 1, 4), np.float32), None, *NONE)
