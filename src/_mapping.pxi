@@ -22,8 +22,14 @@ cdef extern from "streamrt.h" nogil:
         SRT_POPULATE_READ
         SRT_POPULATE_TOUCH
 
+    ctypedef enum srt_io:
+        SRT_IO_AUTO
+        SRT_IO_MMAP
+        SRT_IO_PREAD
+
     void srt_set_populate_mode(srt_populate_mode mode)
-    srt_status srt_mapping_open(const char *path, srt_mapping **out)
+    srt_status srt_mapping_open(const char *path, srt_io io, srt_mapping **out)
+    const char *srt_mapping_io(const srt_mapping *mapping)
     void srt_mapping_close(srt_mapping *mapping)
     const uint8_t *srt_mapping_data(const srt_mapping *mapping)
     const srt_identity *srt_mapping_identity(const srt_mapping *mapping)
@@ -49,23 +55,29 @@ _force_populate_mode()
 
 @cython.final
 cdef class Mapping:
-    """A whole regular file, mapped read-only; supports the buffer protocol.
+    """A whole regular file at addresses of its own, read-only; supports the buffer protocol.
 
     Reading a page that the file has lost since gives zeros, not a crash; ``check`` then raises.
 
+    Args:
+        path: the file.
+        io: ``"mmap"`` maps the file. ``"pread"`` reads into memory of the process what a prefetcher holds; all the rest
+            is zeros. ``"auto"`` maps, but for files on a network or FUSE file system.
+
     Raises:
         WeightsIOError: the file cannot be opened or mapped, is empty, or is no regular file.
-        ValueError: the path contains a null character.
+        ValueError: the path contains a null character, or ``io`` is something else.
     """
 
     cdef srt_mapping *mapping
     cdef Py_ssize_t exports  # buffers and prefetchers that use the bytes
     cdef bint retired  # to be closed when the last of those has gone
     cdef readonly str path
+    cdef readonly str io  # which way was chosen: "mmap" or "pread"
     cdef readonly object size  # int: bytes when it was opened
     cdef readonly tuple identity  # device, inode, size and modification time (ns) when it was opened
 
-    def __cinit__(self, path):
+    def __cinit__(self, path, io="mmap"):
         self.mapping = NULL
         self.exports = 0
         self.retired = False
@@ -73,11 +85,20 @@ cdef class Mapping:
         cdef bytes encoded = _os.fsencode(path)
         if b"\0" in encoded:
             raise ValueError(f"a path cannot contain a null character: {self.path!r}")
+        cdef srt_io way
+        if io == "mmap":
+            way = SRT_IO_MMAP
+        elif io == "pread":
+            way = SRT_IO_PREAD
+        elif io == "auto":
+            way = SRT_IO_AUTO
+        else:
+            raise ValueError(f"io is {io!r:.40}, expected 'auto', 'mmap' or 'pread'")
         cdef const char *name = encoded
         cdef srt_status status
         cdef int error
         with nogil:
-            status = srt_mapping_open(name, &self.mapping)
+            status = srt_mapping_open(name, way, &self.mapping)
             error = errno
         if status == SRT_TRUNCATED:
             raise WeightsIOError(_errno.EIO, "cannot map a weights file: the file is empty", self.path)
@@ -85,6 +106,7 @@ cdef class Mapping:
             raise WeightsIOError(error, "cannot map a weights file: not a regular file", self.path)
         if status != SRT_OK:
             raise status_error(status, error, self.path, "cannot map a weights file")
+        self.io = srt_mapping_io(self.mapping).decode()
         self.size = srt_mapping_size(self.mapping)
         cdef const srt_identity *identity = srt_mapping_identity(self.mapping)
         self.identity = (identity.device, identity.inode, identity.size, identity.mtime)

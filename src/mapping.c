@@ -1,39 +1,15 @@
-/* mapping.c - a weights file in memory: map, populate, release, and tell whether it is still the same file. */
-#include "os.h"
-#include "streamrt.h"
+/* mapping.c - a weights file in memory: open it, tell whether it is still the same, and hand the rest to its io_*.c. */
+#include "io.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
-struct srt_mapping {
-    int fd;
-    uint8_t *base; /* (size,) */
-    size_t size;
-    size_t page_size;
-    srt_identity identity; /* at opening */
-    srt_guard *guard;
-    bool populates;      /* MADV_POPULATE_READ is there and to be used */
-    _Atomic bool blocks; /* a fault on an absent page reads its whole block */
-};
-
-/* Major faults in populating one block that show that it was not read in one go: one fault then, 512 if page by page.
- */
-#define TOO_MANY_FAULTS 64
-
-static srt_populate_mode populate_mode;
-
-void srt_set_populate_mode(srt_populate_mode mode) {
-    populate_mode = mode;
+static const srt_io_table *choose(int fd, srt_io io) {
+    if (io == SRT_IO_AUTO) io = os_is_remote(fd) ? SRT_IO_PREAD : SRT_IO_MMAP;
+    return io == SRT_IO_PREAD ? &srt_io_pread : &srt_io_mmap;
 }
 
-/* Whether this kernel can populate, asked with the first page of a good mapping. */
-static bool can_populate(srt_mapping *mapping) {
-    if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
-    return os_populate(mapping->base, mapping->page_size) || errno != EINVAL;
-}
-
-srt_status srt_mapping_open(const char *path, srt_mapping **out) {
+srt_status srt_mapping_open(const char *path, srt_io io, srt_mapping **out) {
     *out = NULL;
     srt_fork_generation(); /* installs the fork handlers before the guard's lock is first used */
     srt_mapping *mapping = calloc(1, sizeof *mapping);
@@ -51,12 +27,9 @@ srt_status srt_mapping_open(const char *path, srt_mapping **out) {
         goto fail;
     }
     mapping->size = (size_t)mapping->identity.size;
-    mapping->base = os_map(mapping->fd, mapping->size);
-    if (!mapping->base) goto fail;
-    status = srt_guard_add(mapping->base, mapping->size, &mapping->guard);
+    mapping->io = choose(mapping->fd, io);
+    status = mapping->io->open(mapping);
     if (status != SRT_OK) goto fail;
-    os_advise_pages(mapping->base, mapping->size);
-    mapping->populates = can_populate(mapping);
     *out = mapping;
     return SRT_OK;
 fail:;
@@ -73,6 +46,10 @@ void srt_mapping_close(srt_mapping *mapping) {
     if (mapping->base) os_unmap(mapping->base, mapping->size);
     if (mapping->fd >= 0) os_close(mapping->fd);
     free(mapping);
+}
+
+const char *srt_mapping_io(const srt_mapping *mapping) {
+    return mapping->io->name;
 }
 
 const uint8_t *srt_mapping_data(const srt_mapping *mapping) {
@@ -92,8 +69,7 @@ uint64_t srt_mapping_current_size(const srt_mapping *mapping) {
     return os_identify(mapping->fd, &now) ? now.size : 0;
 }
 
-/* Why a page that the file had at opening cannot be read: the file lost it, or the device failed. */
-static srt_status missing_page(const srt_mapping *mapping) {
+srt_status srt_mapping_missing(const srt_mapping *mapping) {
     srt_identity now;
     if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
     errno = EIO;
@@ -101,7 +77,7 @@ static srt_status missing_page(const srt_mapping *mapping) {
 }
 
 srt_status srt_mapping_intact(const srt_mapping *mapping) {
-    return srt_guard_poisoned(mapping->guard) ? missing_page(mapping) : SRT_OK;
+    return mapping->guard && srt_guard_poisoned(mapping->guard) ? srt_mapping_missing(mapping) : SRT_OK;
 }
 
 srt_status srt_mapping_check(const srt_mapping *mapping) {
@@ -116,52 +92,37 @@ srt_status srt_mapping_check(const srt_mapping *mapping) {
     return SRT_OK;
 }
 
+/* Of the range of a mapped file: whole pages less the parts of the first and the last that lie outside. */
+static bool resident(uint8_t *base, uint64_t page, uint64_t offset, uint64_t end, uint64_t *bytes) {
+    uint64_t first = offset / page * page, last = (end - 1) / page * page;
+    uint64_t head, tail;
+    if (!os_resident(base + first, end - first, bytes) || !os_resident(base + first, page, &head) ||
+        !os_resident(base + last, page, &tail))
+        return false;
+    *bytes -= (head ? offset - first : 0) + (tail ? last + page - end : 0);
+    return true;
+}
+
 srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes) {
     *bytes = 0;
     if (offset > mapping->size || length > mapping->size - offset) return SRT_MISUSE;
     if (length == 0) return SRT_OK;
-    uint64_t page = mapping->page_size, end = offset + length;
-    uint64_t first = offset / page * page,
-             last = (end - 1) / page * page; /* the pages at both ends may count in part */
-    uint64_t head, tail;
-    if (!os_resident(mapping->base + first, end - first, bytes) || !os_resident(mapping->base + first, page, &head) ||
-        !os_resident(mapping->base + last, page, &tail))
-        return SRT_SYSTEM;
-    *bytes -= (head ? offset - first : 0) + (tail ? last + page - end : 0);
-    return SRT_OK;
+    bool mapped = mapping->io == &srt_io_mmap; /* else only for the moment of looking */
+    uint8_t *base = mapped ? mapping->base : os_map(mapping->fd, mapping->size);
+    if (!base) return SRT_SYSTEM;
+    bool known = resident(base, mapping->page_size, offset, offset + length, bytes);
+    if (!mapped) os_unmap(base, mapping->size);
+    return known ? SRT_OK : SRT_SYSTEM;
 }
 
 void srt_mapping_advise(srt_mapping *mapping, bool blocks) {
-    bool granted = blocks && mapping->populates && os_advise_blocks(mapping->base, mapping->size);
-    if (!granted) os_advise_pages(mapping->base, mapping->size);
-    atomic_store_explicit(&mapping->blocks, granted, memory_order_relaxed);
-}
-
-/* The way of kernels that cannot populate: read a byte of every page; the guard reports what is missing. */
-static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    srt_identity now;
-    if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
-    if (now.size < offset + length) return SRT_TRUNCATED;
-    const volatile uint8_t *bytes = mapping->base;
-    for (uint64_t at = offset; at < offset + length; at += mapping->page_size) (void)bytes[at];
-    return srt_mapping_intact(mapping);
+    mapping->io->advise(mapping, blocks);
 }
 
 srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
-    if (!blocks) /* starts reads of many pages at once, where faults would read them one by one */
-        os_will_need(mapping->fd, offset, length);
-    if (!mapping->populates) return touch(mapping, offset, length);
-    os_usage before, after;
-    os_thread_usage(&before);
-    if (!os_populate(mapping->base + offset, length)) return errno == EFAULT ? missing_page(mapping) : SRT_SYSTEM;
-    os_thread_usage(&after);
-    /* The file system does not cache in large folios, after all. */
-    if (blocks && after.major_faults - before.major_faults > TOO_MANY_FAULTS) srt_mapping_advise(mapping, false);
-    return SRT_OK;
+    return mapping->io->populate(mapping, offset, length);
 }
 
 void srt_mapping_release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
-    os_release(mapping->fd, mapping->base, offset, length, blocks);
+    mapping->io->release(mapping, offset, length);
 }

@@ -17,6 +17,7 @@ bool os_identify(int fd, srt_identity *out);
 
 size_t os_page_size(void);
 uint8_t *os_map(int fd, size_t size); /* shared, read-only; NULL */
+uint8_t *os_reserve(size_t size);     /* addresses for private memory, zero until written; begin on a block; NULL */
 void os_unmap(uint8_t *base, size_t size);
 bool os_map_zeros(void *page, size_t size); /* over what is there; safe in a signal handler */
 
@@ -31,6 +32,15 @@ void os_will_need(int fd, uint64_t offset, uint64_t length);
 /* Drops the range from the page tables and the page cache. blocks: it was read in blocks, of which the cache holds all
  * or nothing, so that a look at one page of each tells whether it is gone. */
 void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks);
+
+/* Reserved memory: give it back (it is zero again), and whether it may come in huge pages. */
+void os_drop(uint8_t *start, size_t size);
+void os_advise_memory(uint8_t *base, size_t size, bool huge);
+
+bool os_is_remote(int fd);           /* on a network or FUSE file system */
+bool os_set_direct(int fd, bool on); /* whether reads go past the page cache, for whole pages only */
+void os_forget(int fd, uint64_t offset, uint64_t length);             /* drops the range from the page cache */
+int64_t os_read(int fd, uint8_t *to, size_t length, uint64_t offset); /* pread(2); -1 */
 
 /* Bytes of whole pages of the range that are in the page cache. start is page-aligned. */
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes);

@@ -1,6 +1,7 @@
 /* os_linux.c - os.h for Linux.
  *
- * madvise and posix_fadvise are called through the C library, so that a preloaded library can slow them down in tests.
+ * madvise, posix_fadvise and pread are called through the C library, so that a preloaded library can slow them down in
+ * tests.
  */
 #define _GNU_SOURCE
 #include "os.h"
@@ -13,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -66,6 +68,21 @@ uint8_t *os_map(int fd, size_t size) {
     return base == MAP_FAILED ? NULL : base;
 }
 
+uint8_t *os_reserve(size_t size) {
+    size_t page = os_page_size(), whole = (size + page - 1) / page * page;
+    if (whole > SIZE_MAX - SRT_BLOCK) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    uint8_t *start =
+        mmap(NULL, whole + SRT_BLOCK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return NULL;
+    size_t before = (size_t)(-(uintptr_t)start % SRT_BLOCK);
+    if (before > 0) munmap(start, before);
+    munmap(start + before + whole, SRT_BLOCK - before);
+    return start + before;
+}
+
 void os_unmap(uint8_t *base, size_t size) {
     munmap(base, size);
 }
@@ -104,6 +121,51 @@ void os_will_need(int fd, uint64_t offset, uint64_t length) {
         uint64_t step = length - at < WILL_NEED_STEP ? length - at : WILL_NEED_STEP;
         posix_fadvise(fd, (off_t)(offset + at), (off_t)step, POSIX_FADV_WILLNEED);
     }
+}
+
+void os_drop(uint8_t *start, size_t size) {
+    madvise(start, size, MADV_DONTNEED);
+}
+
+void os_advise_memory(uint8_t *base, size_t size, bool huge) {
+    madvise(base, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+bool os_is_remote(int fd) {
+    static const uint32_t remote[] = {
+        0x6969,     /* NFS */
+        0xff534d42, /* CIFS */
+        0xfe534d42, /* SMB 2 */
+        0x517b,     /* SMB */
+        0x65735546, /* FUSE, virtiofs */
+        0x01021997, /* 9P */
+        0x00c36400, /* Ceph */
+        0x5346414f, /* AFS */
+        0x0bd00bd0, /* Lustre */
+        0x47504653, /* GPFS */
+        0x19830326, /* BeeGFS */
+    };
+    struct statfs info;
+    if (fstatfs(fd, &info) != 0) return false;
+    for (size_t i = 0; i < sizeof remote / sizeof remote[0]; i++)
+        if ((uint32_t)info.f_type == remote[i]) return true;
+    return false;
+}
+
+bool os_set_direct(int fd, bool on) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
+}
+
+void os_forget(int fd, uint64_t offset, uint64_t length) {
+    posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
+}
+
+int64_t os_read(int fd, uint8_t *to, size_t length, uint64_t offset) {
+    ssize_t count;
+    do count = pread(fd, to, length, (off_t)offset);
+    while (count < 0 && errno == EINTR);
+    return count;
 }
 
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {

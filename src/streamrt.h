@@ -53,7 +53,7 @@ void srt_guard_unlock(void);
 
 /* ---------------------------------------------------------------- mapping.c: a file in memory
  *
- * A whole regular file, mapped shared and read-only. All functions but open and close may be called by
+ * A whole regular file at addresses of its own, read-only. All functions but open and close may be called by
  * any thread at any time between the two. A mapping may be read in a forked child. */
 typedef struct srt_mapping srt_mapping;
 
@@ -63,7 +63,15 @@ typedef struct {
     int64_t mtime; /* ns */
 } srt_identity;
 
-/* How pages are brought in. AUTO asks the kernel once; the others are for tests. */
+/* How bytes get there. MMAP maps the file, so that they are the page cache's; PREAD reads into anonymous memory. AUTO
+ * maps, but for files on a network or FUSE file system. */
+typedef enum {
+    SRT_IO_AUTO = 0,
+    SRT_IO_MMAP,
+    SRT_IO_PREAD,
+} srt_io;
+
+/* How mapped pages are brought in. AUTO asks the kernel once; the others are for tests. */
 typedef enum {
     SRT_POPULATE_AUTO = 0,
     SRT_POPULATE_READ,  /* madvise(MADV_POPULATE_READ): blocks, and reports errors instead of raising SIGBUS */
@@ -73,13 +81,14 @@ typedef enum {
 /* Applies to mappings opened from now on. To be called before any thread opens one. */
 void srt_set_populate_mode(srt_populate_mode mode);
 
-/* Maps path; *out belongs to the caller, who gives it back to srt_mapping_close.
+/* Opens path; *out belongs to the caller, who gives it back to srt_mapping_close.
  * SRT_SYSTEM (EINVAL: not a regular file), SRT_TRUNCATED (an empty file), SRT_NO_MEMORY. */
-srt_status srt_mapping_open(const char *path, srt_mapping **out);
+srt_status srt_mapping_open(const char *path, srt_io io, srt_mapping **out);
 
 /* Unmaps and frees; NULL is allowed. No other thread may be using the mapping or its bytes. */
 void srt_mapping_close(srt_mapping *mapping);
 
+const char *srt_mapping_io(const srt_mapping *mapping);               /* "mmap" or "pread" */
 const uint8_t *srt_mapping_data(const srt_mapping *mapping);          /* (size,), valid until close */
 const srt_identity *srt_mapping_identity(const srt_mapping *mapping); /* when it was opened; valid until close */
 uint64_t srt_mapping_size(const srt_mapping *mapping);                /* bytes when it was opened */

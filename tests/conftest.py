@@ -66,17 +66,25 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
 @pytest.fixture(scope="session")
 def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], dict[str, str]]:
     """Environment of a process in which the prefetch thread reads no faster than so many bytes per second."""
+    preload = _build_shim("slow_reads", tmp_path_factory.mktemp("shims"))
+    return lambda speed: preload | {"SLOW_READS_BYTES_PER_SECOND": str(speed)}
+
+
+@pytest.fixture(scope="session")
+def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """Environment of a process in which reading fails: tests/shims/failing_io.c tells how to say what of it."""
+    preload = _build_shim("failing_io", tmp_path_factory.mktemp("shims"))
+    return lambda wish: preload | {"FAILING_IO": wish}
+
+
+def _build_shim(name: str, folder: Path) -> dict[str, str]:
+    """The environment that preloads a library of tests/shims, beside what is preloaded already."""
     compiler = shutil.which("cc")
     assert compiler, "the tests need the C compiler that the package was built with"
-    library = tmp_path_factory.mktemp("shims") / "slow_reads.so"
-    source = SHIMS / "slow_reads.c"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-
-    def environment(bytes_per_second: float) -> dict[str, str]:
-        preloaded = [path for path in (os.environ.get("LD_PRELOAD"), str(library)) if path]
-        return {"LD_PRELOAD": ":".join(preloaded), "SLOW_READS_BYTES_PER_SECOND": str(bytes_per_second)}
-
-    return environment
+    library = folder / f"{name}.so"
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, SHIMS / f"{name}.c", "-ldl"], check=True)
+    preloaded = [path for path in (os.environ.get("LD_PRELOAD"), str(library)) if path]
+    return {"LD_PRELOAD": ":".join(preloaded)}
 
 
 @pytest.fixture

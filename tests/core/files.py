@@ -59,7 +59,7 @@ def evict(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Mapping, Prefetcher]]:
+def opened(path: Path, io: str = "mmap") -> Iterator[tuple[Mapping, Prefetcher]]:
     """A mapping of the file and a prefetcher of it, closed afterwards."""
-    with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
+    with Mapping(path, io) as mapping, Prefetcher(mapping) as prefetcher:
         yield mapping, prefetcher

@@ -1,0 +1,68 @@
+/* io_mmap.c - the file itself is mapped: its pages are those of the page cache, and nothing is copied. */
+#include "io.h"
+
+#include <errno.h>
+
+/* Major faults in populating one block that show that it was not read in one go: one fault then, 512 if page by page.
+ */
+#define TOO_MANY_FAULTS 64
+
+static srt_populate_mode populate_mode;
+
+void srt_set_populate_mode(srt_populate_mode mode) {
+    populate_mode = mode;
+}
+
+/* Whether this kernel can populate, asked with the first page of a good mapping. */
+static bool can_populate(srt_mapping *mapping) {
+    if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
+    return os_populate(mapping->base, mapping->page_size) || errno != EINVAL;
+}
+
+static srt_status open_mmap(srt_mapping *mapping) {
+    mapping->base = os_map(mapping->fd, mapping->size);
+    if (!mapping->base) return SRT_SYSTEM;
+    srt_status status = srt_guard_add(mapping->base, mapping->size, &mapping->guard);
+    if (status != SRT_OK) return status;
+    os_advise_pages(mapping->base, mapping->size);
+    mapping->populates = can_populate(mapping);
+    return SRT_OK;
+}
+
+static void advise(srt_mapping *mapping, bool blocks) {
+    bool granted = blocks && mapping->populates && os_advise_blocks(mapping->base, mapping->size);
+    if (!granted) os_advise_pages(mapping->base, mapping->size);
+    atomic_store_explicit(&mapping->blocks, granted, memory_order_relaxed);
+}
+
+/* The way of kernels that cannot populate: read a byte of every page; the guard reports what is missing. */
+static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    srt_identity now;
+    if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
+    if (now.size < offset + length) return SRT_TRUNCATED;
+    const volatile uint8_t *bytes = mapping->base;
+    for (uint64_t at = offset; at < offset + length; at += mapping->page_size) (void)bytes[at];
+    return srt_mapping_intact(mapping);
+}
+
+static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
+    if (!blocks) /* starts reads of many pages at once, where faults would read them one by one */
+        os_will_need(mapping->fd, offset, length);
+    if (!mapping->populates) return touch(mapping, offset, length);
+    os_usage before, after;
+    os_thread_usage(&before);
+    if (!os_populate(mapping->base + offset, length))
+        return errno == EFAULT ? srt_mapping_missing(mapping) : SRT_SYSTEM;
+    os_thread_usage(&after);
+    /* The file system does not cache in large folios, after all. */
+    if (blocks && after.major_faults - before.major_faults > TOO_MANY_FAULTS) advise(mapping, false);
+    return SRT_OK;
+}
+
+static void release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
+    os_release(mapping->fd, mapping->base, offset, length, blocks);
+}
+
+const srt_io_table srt_io_mmap = {"mmap", open_mmap, advise, populate, release};

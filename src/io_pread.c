@@ -1,0 +1,49 @@
+/* io_pread.c - the bytes are read into anonymous memory, at the addresses at which a mapping would show them.
+ *
+ * For file systems where mapping is a disaster: over a network or a FUSE process, where every fault is a round trip and
+ * a lost server is a SIGBUS. Addresses are reserved for the whole file, memory only for what is held, so that whoever
+ * computes need not know which way its weights came. What is not held reads as zeros. No page of the file stays in the
+ * page cache: reads go past it (O_DIRECT) where the file system can, else what they left there is dropped.
+ */
+#include "io.h"
+
+#include <errno.h>
+
+static srt_status open_pread(srt_mapping *mapping) {
+    mapping->base = os_reserve(mapping->size);
+    if (!mapping->base) return SRT_SYSTEM;
+    atomic_init(&mapping->direct, os_set_direct(mapping->fd, true));
+    return SRT_OK;
+}
+
+/* Memory comes in huge pages only where whole blocks are held: a huge page for a single one would break the budget. */
+static void advise(srt_mapping *mapping, bool blocks) {
+    os_advise_memory(mapping->base, mapping->size, blocks);
+}
+
+/* Some file systems take O_DIRECT and refuse the reads, or refuse to go on behind a short one. */
+static bool give_up_direct(srt_mapping *mapping) {
+    bool was = atomic_exchange_explicit(&mapping->direct, false, memory_order_relaxed);
+    return was && os_set_direct(mapping->fd, false);
+}
+
+static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    /* To the end of the last page, for O_DIRECT reads whole ones; the memory has it, and the file ends before. */
+    uint64_t page = mapping->page_size, whole = (length + page - 1) / page * page;
+    for (uint64_t done = 0; done < length;) {
+        int64_t count = os_read(mapping->fd, mapping->base + offset + done, (size_t)(whole - done), offset + done);
+        if (count == 0) return srt_mapping_missing(mapping);
+        if (count > 0)
+            done += (uint64_t)count;
+        else if (errno != EINVAL || !give_up_direct(mapping))
+            return SRT_SYSTEM;
+    }
+    if (!atomic_load_explicit(&mapping->direct, memory_order_relaxed)) os_forget(mapping->fd, offset, length);
+    return SRT_OK;
+}
+
+static void release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    os_drop(mapping->base + offset, length);
+}
+
+const srt_io_table srt_io_pread = {"pread", open_pread, advise, populate, release};

@@ -1,0 +1,218 @@
+"""Both ways of reading give the same bytes, hold no more than they say, and tell what went wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import numpy as np
+import pytest
+
+from core.files import BLOCK, PAGE, MakeFile, content, opened
+from core.test_prefetch import SHAPES, covered, cut
+from streamrt._core import Mapping
+from streamrt.errors import WeightsIOError
+
+RunPython = Callable[..., CompletedProcess[str]]
+Preload = Callable[..., dict[str, str]]
+WAYS = ["mmap", "pread"]
+
+
+def anonymous(mapping: Mapping) -> int:
+    """Bytes of memory behind the addresses of a mapping that are not the file's own pages."""
+    address = np.frombuffer(mapping, np.uint8).ctypes.data
+    end = address + len(mapping)
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) < end and int(found[2], 16) > address
+        elif inside and line.startswith("Anonymous:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize("pinned", [0, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reading_holds_memory_for_the_window_and_no_page_of_the_file(
+    make_file: MakeFile, shape: str, pinned: int
+) -> None:
+    granule, tile, start, window = SHAPES[shape]
+    size = 5 * BLOCK + 12_345
+    items = cut(size, tile, start, pinned)
+    limit = window + covered(items[:pinned], granule, size)
+    with opened(make_file(size), "pread") as (mapping, prefetcher):
+        assert mapping.io == "pread"
+        prefetcher.schedule(items, window, granule)
+        for _ in range(3):
+            for i, (at, length, _) in enumerate(items):
+                prefetcher.wait(i)
+                assert length <= prefetcher.held() <= limit
+                assert anonymous(mapping) <= limit + PAGE  # the end of the file's last page
+                with memoryview(mapping) as view:
+                    assert view[at : at + length] == content(at, length)
+                prefetcher.done(i)
+            prefetcher.finish()
+        assert prefetcher.peak() <= limit
+        prefetcher.schedule([], 0, granule)
+        assert anonymous(mapping) == 0
+        assert mapping.resident() == 0
+        with memoryview(mapping) as view:
+            assert not any(view[: 2 * BLOCK])  # what is not held is zeros
+
+
+def test_the_device_is_what_was_read_from(make_file: MakeFile) -> None:
+    with opened(make_file(2 * BLOCK), "pread") as (mapping, prefetcher):
+        prefetcher.schedule([(0, BLOCK, False), (BLOCK, BLOCK, False)], BLOCK, BLOCK)
+        for i in range(2):
+            prefetcher.wait(i)
+            prefetcher.done(i)
+        prefetcher.finish()
+        assert [report.bytes_read for report in prefetcher.report()] == [BLOCK, BLOCK]
+        assert mapping.size == 2 * BLOCK
+
+
+@pytest.mark.parametrize("io", WAYS)
+def test_a_file_that_is_cut_and_comes_back(make_file: MakeFile, io: str) -> None:
+    path = make_file(4 * BLOCK)
+    with opened(path, io) as (mapping, prefetcher):
+        os.truncate(path, BLOCK + 100)
+        prefetcher.schedule([(0, BLOCK, False), (BLOCK, BLOCK, False)], BLOCK, BLOCK)
+        prefetcher.wait(0)
+        prefetcher.done(0)
+        with pytest.raises(WeightsIOError, match=rf"expected {4 * BLOCK} bytes, the file now has {BLOCK + 100}"):
+            prefetcher.wait(1)
+        assert prefetcher.held() == 0
+        os.truncate(path, 4 * BLOCK)
+        prefetcher.rewind()
+        prefetcher.wait(0)
+        prefetcher.done(0)
+        prefetcher.wait(1)
+        with pytest.raises(WeightsIOError, match="modified"):
+            mapping.check()
+
+
+@pytest.mark.parametrize("io", ["", "MMAP", "direct", None])
+def test_another_way(make_file: MakeFile, io: str) -> None:
+    with pytest.raises(ValueError, match="expected 'auto', 'mmap' or 'pread'"):
+        Mapping(make_file(PAGE), io)
+
+
+def test_auto_maps_what_is_on_a_disk(make_file: MakeFile) -> None:
+    with Mapping(make_file(PAGE), "auto") as mapping:
+        assert mapping.io == "mmap"
+
+
+@pytest.mark.parametrize("io", WAYS)
+def test_a_file_in_memory(io: str) -> None:
+    """On tmpfs nothing can be released, and there is no cache to read past; the bytes are right all the same."""
+    path = Path("/dev/shm") / f"streamrt-test-{os.getpid()}"
+    if not path.parent.is_dir():
+        pytest.skip("no /dev/shm")
+    size = 3 * BLOCK + 5000
+    path.write_bytes(content(0, size))
+    try:
+        with opened(path, io) as (mapping, prefetcher):
+            items = cut(size, 300_000)
+            prefetcher.schedule(items, BLOCK, PAGE)
+            for _ in range(2):
+                for i, (at, length, _) in enumerate(items):
+                    prefetcher.wait(i)
+                    with memoryview(mapping) as view:
+                        assert view[at : at + length] == content(at, length)
+                    prefetcher.done(i)
+                prefetcher.finish()
+    finally:
+        path.unlink()
+
+
+# ---------------------------------------------------------------- system calls that fail
+
+PASS = """
+import sys, numpy as np
+from streamrt._core import Mapping, Prefetcher
+from streamrt.errors import WeightsIOError
+path, io, granule = sys.argv[1], sys.argv[2], int(sys.argv[3])
+block = 2 << 20
+with Mapping(path, io) as mapping, Prefetcher(mapping) as prefetcher:
+    print(mapping.io)
+    count = mapping.size // block
+    prefetcher.schedule([(i * block, block, i == 1) for i in range(count)], 2 * block, granule)
+    for attempt in range(3):
+        total = 0
+        try:
+            for i in range(count):
+                prefetcher.wait(i)
+                total += int(np.frombuffer(mapping, np.uint8)[i * block : (i + 1) * block].sum())
+                prefetcher.done(i)
+            prefetcher.finish()
+            print("sum", total)
+        except WeightsIOError as error:
+            prefetcher.rewind()
+            print("error", error.errno, prefetcher.held() <= 3 * block)
+"""
+SIZE = 4 * BLOCK
+SUM = sum(content(0, SIZE))
+
+
+@pytest.fixture(params=[PAGE, BLOCK])
+def one_pass(request: pytest.FixtureRequest, make_file: MakeFile, run_python: RunPython, failing_io: Preload) -> object:
+    """Runs three passes, by pages or by blocks, while a system call fails; returns what was printed."""
+
+    def run(io: str, wish: str) -> list[str]:
+        done = run_python(PASS, make_file(SIZE), io, request.param, **failing_io(wish))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize("io", WAYS)
+def test_a_bad_sector_is_an_error_with_its_number(one_pass: Callable[..., list[str]], io: str) -> None:
+    call = "populate" if io == "mmap" else "pread"
+    found = one_pass(io, f"{call}:3:{errno.EIO}")
+    assert found[0] == io
+    assert f"error {errno.EIO} True" in found[1:]
+
+
+@pytest.mark.parametrize(
+    ("io", "call", "number"),
+    [("mmap", "populate", errno.ENOMEM), ("mmap", "populate", errno.EIO), ("pread", "pread", errno.EIO)],
+)
+def test_what_fails_once_goes_well_the_next_time(
+    one_pass: Callable[..., list[str]], io: str, call: str, number: int
+) -> None:
+    found = one_pass(io, f"{call}:3:{number}:1")
+    assert found[1:] == [f"error {number} True", f"sum {SUM}", f"sum {SUM}"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+@pytest.mark.parametrize("io", WAYS)
+def test_advice_that_the_kernel_does_not_know_is_not_needed(
+    one_pass: Callable[..., list[str]], io: str, number: int
+) -> None:
+    assert one_pass(io, f"advise:0:{number}") == [io, *[f"sum {SUM}"] * 3]
+
+
+def test_a_kernel_that_cannot_populate(one_pass: Callable[..., list[str]]) -> None:
+    assert one_pass("mmap", f"populate:0:{errno.EINVAL}") == ["mmap", *[f"sum {SUM}"] * 3]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "short",
+        f"pread:0:{errno.EINVAL}:1",  # takes O_DIRECT, and refuses the reads
+        f"fcntl:0:{errno.EINVAL}",  # does not take it
+        f"pread:2:{errno.EINTR}:3",
+    ],
+)
+def test_reading_that_goes_another_way_gives_the_same(one_pass: Callable[..., list[str]], wish: str) -> None:
+    assert one_pass("pread", wish) == ["pread", *[f"sum {SUM}"] * 3]
+
+
+def test_auto_reads_what_lies_behind_a_network(one_pass: Callable[..., list[str]]) -> None:
+    assert one_pass("auto", "remote") == ["pread", *[f"sum {SUM}"] * 3]

@@ -1,0 +1,73 @@
+/* failing_io.c - preloaded into a test's process, makes the system calls of reading fail as the test wants.
+ *
+ * FAILING_IO is "call:after:errno": from the call number `after` on (from 0), `call` fails with that errno. Calls are
+ * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
+ * A fourth part is how many calls fail before all goes well again. FAILING_IO=short makes every pread return at most
+ * 1000 bytes, and FAILING_IO=remote makes fstatfs tell of NFS.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+static _Atomic long count;
+
+/* Whether this call is to fail; errno is then set. */
+static int fails(const char *call) {
+    const char *wish = getenv("FAILING_IO");
+    char name[16];
+    long after, number, times = 1L << 40;
+    if (!wish || sscanf(wish, "%15[a-z]:%ld:%ld:%ld", name, &after, &number, &times) < 3) return 0;
+    if (strcmp(name, call) != 0) return 0;
+    long now = atomic_fetch_add(&count, 1);
+    if (now < after || now >= after + times) return 0;
+    errno = (int)number;
+    return 1;
+}
+
+int madvise(void *start, size_t length, int advice) {
+    int (*real)(void *, size_t, int) = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "madvise");
+    return fails(advice == MADV_POPULATE_READ ? "populate" : "advise") ? -1 : real(start, length, advice);
+}
+
+ssize_t pread(int fd, void *to, size_t length, off_t offset) {
+    ssize_t (*real)(int, void *, size_t, off_t) = (ssize_t (*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread");
+    const char *wish = getenv("FAILING_IO");
+    if (wish && strcmp(wish, "short") == 0 && length > 1000) {
+        if (fcntl(fd, F_GETFL) & O_DIRECT) { /* which reads no such lengths: as if it had stopped on the way */
+            ssize_t done = real(fd, to, length, offset);
+            return done > 1000 ? 1000 : done;
+        }
+        length = 1000;
+    }
+    return fails("pread") ? -1 : real(fd, to, length, offset);
+}
+
+int fcntl(int fd, int command, ...) {
+    int (*real)(int, int, ...) = (int (*)(int, int, ...))dlsym(RTLD_NEXT, "fcntl");
+    va_list arguments;
+    va_start(arguments, command);
+    void *argument = va_arg(arguments, void *);
+    va_end(arguments);
+    return command == F_SETFL && fails("fcntl") ? -1 : real(fd, command, argument);
+}
+
+int fstatfs(int fd, struct statfs *info) {
+    int (*real)(int, struct statfs *) = (int (*)(int, struct statfs *))dlsym(RTLD_NEXT, "fstatfs");
+    const char *wish = getenv("FAILING_IO");
+    int result = real(fd, info);
+    if (wish && strcmp(wish, "remote") == 0) info->f_type = 0x6969;
+    return result;
+}
