@@ -51,7 +51,7 @@ def parse_size(text: str) -> int:
     return size
 
 
-def parse_budget(budget: Budget, *, proc: Path = memory.PROC) -> int | None:
+def parse_budget(budget: Budget, *, held: int = 0, proc: Path = memory.PROC) -> int | None:
     """The bytes that ``budget`` stands for.
 
     * an int is bytes;
@@ -60,6 +60,7 @@ def parse_budget(budget: Budget, *, proc: Path = memory.PROC) -> int | None:
     * a float is that fraction of the memory limit (`streamrt.memory.limit`);
     * None is no budget: None.
 
+    ``held`` is anonymous memory that the budget is for and that is taken already: ``"auto"`` counts it as free.
     ``proc`` is where the proc filesystem is mounted.
 
     Raises:
@@ -71,7 +72,7 @@ def parse_budget(budget: Budget, *, proc: Path = memory.PROC) -> int | None:
     if isinstance(budget, bool):
         raise _unexpected(budget)
     if isinstance(budget, str):
-        return _auto(proc) if budget.strip().lower() == "auto" else parse_size(budget)
+        return _auto(proc, held) if budget.strip().lower() == "auto" else parse_size(budget)
     if isinstance(budget, Integral):
         if not 1 <= budget <= _MAX_SIZE:
             raise _unexpected(budget)
@@ -94,8 +95,8 @@ def format_size(size: int) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {'KMGT'[power - 1]}iB"
 
 
-def _auto(proc: Path) -> int:
-    room = memory.available(proc)
+def _auto(proc: Path, held: int) -> int:
+    room = memory.available(proc) + held
     # Never zero, which is no budget at all: a model then says how much it needs.
     return max(1, room - max(_LEAST_RESERVE, room // _RESERVE_SHARE))
 

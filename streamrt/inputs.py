@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -87,6 +87,34 @@ def batch_of(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> int:
 def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
     """``shapes`` with another extent of the first axis."""
     return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+
+
+def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
+    """Copy to ``target`` its rows from ``begin`` on of ``parts``, seen as one array along the first axis."""
+    if len(parts) == 1 and target.shape == parts[0].shape:
+        np.copyto(target, parts[0])
+        return
+    for part, rows, place in _overlaps(parts, begin, target):
+        np.copyto(target[place], part[rows])
+
+
+def copy_out(source: Array, begin: int, parts: Sequence[Array]) -> None:
+    """The opposite of `copy_in`."""
+    if len(parts) == 1 and source.shape == parts[0].shape:
+        np.copyto(parts[0], source)
+        return
+    for part, rows, place in _overlaps(parts, begin, source):
+        np.copyto(part[rows], source[place])
+
+
+def _overlaps(parts: Sequence[Array], begin: int, whole: Array) -> Iterator[tuple[Array, slice, slice]]:
+    """Each of ``parts`` that has rows in ``whole``, which begins at row ``begin``; which they are, and their place."""
+    start = 0
+    for part in parts:
+        first, last = max(start, begin), min(start + len(part), begin + len(whole))
+        if first < last:
+            yield part, slice(first - start, last - start), slice(first - begin, last - begin)
+        start += len(part)
 
 
 def describe(specs: Sequence[TensorSpec]) -> str:

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from tqdm import tqdm
 
+import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher
 from streamrt.budget import Budget, parse_budget
-from streamrt.errors import ModelClosedError, StreamrtError, WeightsIOError
+from streamrt.errors import InputError, ModelClosedError, WeightsIOError
 from streamrt.format import read_header
 from streamrt.graph import TensorSpec
-from streamrt.inputs import Inputs, Shapes, check_inputs, resolve_shapes
+from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
 from streamrt.memory import MemoryUse, anonymous_bytes
 from streamrt.ops import Array
 from streamrt.plan import Plan
-from streamrt.planning import Planner, Prepared
+from streamrt.planning import Planner, Prepared, Rates
 from streamrt.session import Session
 from streamrt.stats import PassStats
 from streamrt.threads import check_threads, limited
+from streamrt.trace import Trace
+from streamrt.turns import Request, Turns
+
+#: What the machine is taken to do in a second until passes have told: bytes from the disk and from memory, and
+#: operations of one thread. Rather too many of these: `predict` then puts more samples into a pass than it need, which
+#: costs little, where too few would cost reading.
+_DISK, _MEMORY, _OPERATIONS = 2.5e9, 2e10, 1e11
+#: Bytes that a call must have read to tell the speed of the disk.
+_TELLING = 64 << 20
 
 
 class Model:
     """A packed model that runs within a budget of memory.
 
     What fits in the budget stays in memory between calls; the rest is read at every call, tile by tile, by a native
-    thread that works ahead of the computation. Calls from several threads take turns.
+    thread that works ahead of the computation. Any number of threads may call a model: calls that wait while another
+    runs, ask for the same outputs and would stream the same weights are served together, in one pass.
 
     Args:
         path: a weights file that `streamrt.pack` wrote.
@@ -40,26 +51,32 @@ class Model:
             an integer, a text such as ``"512MiB"``, a float for a fraction of the memory limit, ``"auto"`` for
             what is free under that limit, or None to keep all weights in memory.
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
+        io: how weights are read: ``"mmap"`` maps the file, ``"pread"`` reads it into memory of the process, and
+            ``"auto"`` maps but for files on a network or FUSE file system.
 
     Raises:
         FormatError: the file is not a weights file, or breaks the format's rules.
         WeightsIOError: the file cannot be read.
-        InputError: ``budget`` or ``threads`` is not of the forms above.
+        InputError: ``budget``, ``threads`` or ``io`` is not of the forms above.
     """
 
-    def __init__(self, path: str | os.PathLike[str], budget: Budget = "auto", *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], budget: Budget = "auto", *, threads: int | None = None, io: str = "auto"
+    ) -> None:
         self._closed = True  # until everything below has succeeded
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # reentrant for close, which a signal handler may call during a call
-        self._busy = False
+        self._turns = Turns()
         self._threads = check_threads(threads)
-        self._budget = parse_budget(budget)
+        if io not in ("auto", "mmap", "pread"):
+            raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")
+        budget_bytes = parse_budget(budget)
         self._file = read_header(path)
-        self._planner = Planner(self._file, self._budget)
+        rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
+        self._planner = Planner(self._file, budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
         self._stats: PassStats | None = None
         self._planner.check()
-        self._mapping = WeightsMapping(path)
+        self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
                 raise WeightsIOError(f"{os.fspath(path)}: the file was replaced while it was being opened")
@@ -88,11 +105,11 @@ class Model:
     @property
     def budget(self) -> int | None:
         """The budget in bytes, or None."""
-        return self._budget
+        return self._planner.budget
 
     @property
     def stats(self) -> PassStats | None:
-        """What the last call did, or None before the first."""
+        """What the last call did, together with those that shared its pass; None before the first."""
         return self._stats
 
     @property
@@ -118,12 +135,65 @@ class Model:
             WeightsIOError: the file was cut short, changed, or could not be read.
             ModelClosedError: the model is closed, or was opened before a fork and is used in the child.
         """
+        (results,) = self._serve([self._request(x, outputs)])
+        return results
+
+    def predict(
+        self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
+    ) -> Iterator[Any]:
+        """Run the model on many batches, as many of them in one pass as make the most of the budget.
+
+        One reading of the weights then serves all of these, at the price of memory for their activations, which
+        the plan weighs against that for pinned weights. Batches are taken from ``batches`` as they are needed, and
+        held, as their results are, until the pass has ended.
+
+        Args:
+            batches: inputs, each as for a call; extents besides the batch may differ, but cost a pass of their own.
+            outputs: as for a call.
+            progress: show a bar on stderr.
+
+        Yields:
+            What a call would return, for one batch after the other.
+
+        Raises:
+            Exception: what a call raises. Results of the batches before it have been yielded.
+        """
+        with tqdm(batches, disable=not progress, unit="batch") as bar:
+            together: list[Request] = []
+            samples = wanted = 0
+            for x in bar:
+                request = self._request(x, outputs)
+                if together and not request.is_like(together[0]):
+                    yield from self._serve(together)
+                    together, samples = [], 0
+                if not together:
+                    wanted = self._samples_together(request)
+                together.append(request)
+                samples += request.samples
+                if samples + max(1, request.samples) > wanted:
+                    yield from self._serve(together)
+                    together, samples = [], 0
+            yield from self._serve(together)
+
+    def set_budget(self, budget: Budget) -> None:
+        """Change the budget between two calls; memory beyond the new one is given back before this returns.
+
+        ``"auto"`` and a fraction are read anew: what is free now counts, and what the model itself holds.
+
+        Raises:
+            InputError: ``budget`` is not of the forms that `Model` takes.
+            BudgetError: what was called last does not fit, however it is divided. The budget stays as it was.
+            ModelClosedError: see `__call__`.
+        """
         with self._opened():
-            graph = self._planner.subgraph(outputs)
-            arrays = check_inputs(x, self.inputs, graph.inputs)
-            prepared = self._planner.prepare(graph, {name: array.shape for name, array in arrays.items()})
-            results = self._run(prepared, arrays)
-        return next(iter(results.values())) if len(results) == 1 else results
+            held = self._session[0].plan.workspace if self._session else 0
+            if self._mapping.io == "pread":  # anonymous too, where mapped weights are pages that count as free
+                held += self._prefetcher.held()
+            planner = self._planner.with_budget(parse_budget(budget, held=held))
+            if self._session:
+                last = self._session[0]
+                self._activate(planner.prepare(last.graph, last.shapes))
+            self._planner = planner
 
     def plan_for(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Plan:
         """The plan for inputs of these shapes (by name if there are several); None is a batch of one.
@@ -149,7 +219,7 @@ class Model:
         """What the model and the process hold at this moment. Waits for a call in progress."""
         with self._opened():
             return MemoryUse(
-                budget=self._budget,
+                budget=self.budget,
                 weights=self._prefetcher.held(),
                 workspace=self._session[0].plan.workspace if self._session else 0,
                 file_resident=self._mapping.resident(),
@@ -160,10 +230,11 @@ class Model:
         """Wait for a call in progress, then give all memory back. Closing twice is fine."""
         if self._closed:
             return
-        if os.getpid() != self._pid:  # the lock may have been held at the fork, and nobody here would release it
+        if os.getpid() != self._pid:  # it may have been another thread's turn at the fork, and that is not here
             self._closed = True
             return
-        with self._lock:
+        # A signal handler that interrupted a call may close too: the call then fails when it waits for weights.
+        with nullcontext() if self._turns.is_mine else self._turns.hold():
             if self._closed:
                 return
             self._closed = True
@@ -187,59 +258,73 @@ class Model:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"<streamrt.Model {os.fspath(self._file.path)!r}, budget {self._budget}, {state}>"
+        return f"<streamrt.Model {os.fspath(self._file.path)!r}, budget {self.budget}, {state}>"
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Hold the model for one operation. The fork rule: a child inherits neither the thread nor a usable lock."""
+        """Have the model for one operation."""
+        self._require_open()
+        with self._turns.hold():
+            self._require_open()
+            yield
+
+    def _require_open(self) -> None:
+        """The fork rule: a child inherits neither the prefetch thread nor turns that would ever end."""
         if os.getpid() != self._pid:
             raise ModelClosedError("this model was opened before a fork: open it again in the child process")
-        with self._lock:
-            if self._closed:
-                raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
-            # A signal handler can get here, and would compute in the workspace of the call that it interrupts.
-            if self._busy:
-                raise StreamrtError("this thread is in the middle of a call of this model")
-            self._busy = True
-            try:
-                yield
-            finally:
-                self._busy = False
+        if self._closed:
+            raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
 
-    def _run(self, prepared: Prepared, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Run all samples, in micro-batches if the plan says so, and collect the outputs."""
+    def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
+        self._require_open()
+        graph = self._planner.subgraph(outputs)
+        return Request(graph, check_inputs(x, self.inputs, graph.inputs))
+
+    def _serve(self, requests: Sequence[Request]) -> list[Any]:
+        """The results of each request, as `__call__` returns them."""
+        self._turns.serve(requests, self._shares, self._run_together)
+        found = [request.results or {} for request in requests]
+        return [next(iter(results.values())) if len(results) == 1 else results for results in found]
+
+    def _shares(self, request: Request) -> bool:
+        """Whether a pass for more samples than this request has would save reading weights."""
+        self._require_open()
+        prepared = self._planner.prepare(request.graph, request.shapes)
+        return request.samples > 0 and prepared.program.batchwise and prepared.plan.streamed_bytes > 0
+
+    def _samples_together(self, request: Request) -> int:
+        """How many samples like those of ``request`` are best run in one pass."""
+        with self._opened():
+            return self._planner.samples_together(request.graph, request.shapes)
+
+    def _run_together(self, requests: Sequence[Request]) -> None:
+        """Serve requests that are alike in one pass over the weights, or in micro-batches if the plan says so."""
+        self._require_open()
+        graph, shapes = requests[0].graph, requests[0].shapes
+        samples = sum(request.samples for request in requests)
+        if len(requests) > 1:
+            shapes = with_batch(shapes, samples)
+        prepared = self._planner.prepare(graph, shapes)
         session = self._activate(prepared)
+        results = _results(requests, prepared)
         self._mapping.check()
-        part = prepared.plan.micro_batch
-        samples = next((array.shape[0] for array in arrays.values() if array.ndim), 1)
-        results: dict[str, Array] = {}
-        seconds, reports = 0.0, []
-        computed = [0.0] * len(prepared.graph.nodes)
+        passes = []
         with limited(self._threads), np.errstate(all="ignore"):
-            for rows in _parts(samples, part):
-                seconds += session.run(
-                    {name: array[rows] for name, array in arrays.items()} if part else arrays, computed
-                )
-                reports.append(self._prefetcher.report())
-                for spec in prepared.graph.outputs:
-                    found = session.output(spec.name)
-                    if not part:
-                        results[spec.name] = found.copy()
-                        continue
-                    if spec.name not in results:
-                        results[spec.name] = np.empty((samples, *found.shape[1:]), np.float32)
-                    results[spec.name][rows] = found
+            for begin in _begins(samples, prepared.plan.micro_batch):
+                for spec in graph.inputs:
+                    copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
+                passes.append(session.run())
+                for spec in graph.outputs:
+                    copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
         self._mapping.check()
-        self._stats = PassStats.of(
-            reports,
-            seconds,
-            computed,
-            samples=samples,
-            peak_weights=self._prefetcher.peak(),
-            nodes=prepared.graph.nodes,
-            plan=prepared.plan,
-        )
-        return results
+        trace = Trace(passes, session.steps, graph.nodes, prepared.plan)
+        extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
+        peak = self._prefetcher.peak()
+        self._stats = stats = PassStats.of(trace, io=self._mapping.io, samples=extent, peak_weights=peak)
+        for request, found in zip(requests, results, strict=True):
+            request.results = found
+        if prepared.plan.streamed_bytes and not stats.bytes_pinned and stats.bytes_read > _TELLING:
+            self._planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
 
     def _activate(self, prepared: Prepared) -> Session:
         """The session of ``prepared``; the one before it gives its memory back first."""
@@ -249,10 +334,19 @@ class Model:
         return self._session[1]
 
 
-def _parts(samples: int, part: int) -> Iterator[slice]:
-    """The samples of each micro-batch. The last one overlaps its neighbour, so that all have the planned shape."""
-    for start in range(0, samples, part) if part else ():
-        start = min(start, samples - part)
-        yield slice(start, start + part)
-    if not part:
-        yield slice(0, samples)
+def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Array]]:
+    """New arrays for what each request asks for. Its first axis is the batch wherever that can be divided."""
+    shapes = {spec.name: prepared.program.shapes[spec.name] for spec in prepared.graph.outputs}
+    divided = len(requests) > 1 or prepared.plan.micro_batch
+    return [
+        {
+            name: np.empty((request.samples, *shape[1:]) if divided else shape, np.float32)
+            for name, shape in shapes.items()
+        }
+        for request in requests
+    ]
+
+
+def _begins(samples: int, part: int) -> list[int]:
+    """Where each micro-batch begins. The last one overlaps its neighbour, so that all have the planned shape."""
+    return [min(start, samples - part) for start in range(0, samples, part)] if part else [0]

@@ -11,7 +11,7 @@ from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.inputs import batch_of, with_batch
 from streamrt.ops import Shape, supported
-from streamrt.plan import HUGE, Extent, NodeWeights, Plan, make_plan, smallest_window
+from streamrt.plan import HUGE, Extent, NodeWeights, Plan, make_plan, simulated_seconds, smallest_window
 from streamrt.program import Program, compile_program
 
 #: Extents with which a graph is tried in place of those that its inputs leave free.
@@ -20,24 +20,58 @@ _TRIED = (1, 2, 8, 32, 224, 256)
 _REMEMBERED = 16
 
 
+#: Batches that are tried together: powers of two, and half-way between.
+_COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
+#: What is within a twentieth of the best is as good.
+_CLOSE = 1.05
+#: Inputs and results of a pass for many batches are held outside the budget: no more than ``"auto"`` leaves free.
+_LEAST_HELD = 32 << 20
+_HELD_SHARE = 16
+
+
+#: What a pass must gain for a plan to be replaced by one that is made of measured times: changing costs reading.
+_WORTH = 0.95
+#: A measured speed of reading that differs by less is the same.
+_SAME_SPEED = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What the machine does in a second, as far as is known: bytes from the disk and from memory, and operations."""
+
+    disk: float
+    memory: float
+    flops: float
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """How one kind of call runs: the program is for ``plan.micro_batch`` samples where that is not 0."""
+    """How calls with inputs of these shapes run: the program is for ``plan.micro_batch`` samples unless that is 0."""
 
     graph: Graph
+    shapes: Mapping[str, Shape]
     program: Program
     plan: Plan
+    measured: bool = False  # the plan was made, or found to be good, with what passes took
 
 
 class Planner:
     """Programs and plans of one weights file under one budget. Not thread-safe."""
 
-    def __init__(self, file: WeightsFile, budget: int | None) -> None:
+    def __init__(self, file: WeightsFile, budget: int | None, rates: Rates) -> None:
         self._file = file
-        self._budget = budget
+        self.budget = budget
+        self.rates = rates
+        self._huge = file.data_offset % HUGE == 0
         self._checked = False  # the graph is known to run with some shapes
         self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
+
+    def with_budget(self, budget: int | None) -> Planner:
+        """The same under another budget."""
+        planner = Planner(self._file, budget, self.rates)
+        planner._checked = self._checked
+        return planner
 
     def subgraph(self, outputs: Sequence[str] | None) -> Graph:
         """The part of the graph that computes ``outputs``; all of it for None.
@@ -100,13 +134,29 @@ class Planner:
             InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
             BudgetError: not even one sample fits.
         """
-        key = (tuple(shapes.items()), tuple(spec.name for spec in graph.outputs))
+        key = _key(graph, shapes)
         if key not in self._prepared:
             self._prepared[key] = self._prepare(graph, shapes)
             if len(self._prepared) > _REMEMBERED:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(key)
         return self._prepared[key]
+
+    def learn(self, prepared: Prepared, seconds: Sequence[float], disk: float) -> None:
+        """Take note of what a pass took: ``seconds`` of computing for each node, and the ``disk``'s bytes a second.
+
+        If another plan would do much better by these, `prepare` gives that from now on.
+        """
+        if not self.rates.disk / _SAME_SPEED < disk < self.rates.disk * _SAME_SPEED:
+            self.rates = replace(self.rates, disk=disk)
+        key = _key(prepared.graph, prepared.shapes)
+        if prepared.measured or self._prepared.get(key) is not prepared:
+            return
+        plan, kept = self._plan(prepared.program, seconds), prepared.plan
+        weights = self._weights(prepared.program, seconds)
+        if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
+            kept = replace(plan, micro_batch=kept.micro_batch)
+        self._prepared[key] = replace(prepared, plan=kept, measured=True)
 
     def min_budget(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The smallest budget that would do, in bytes.
@@ -117,7 +167,37 @@ class Planner:
         program = self._fitting(graph, shapes)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
             program = self.compile(graph, with_batch(shapes, 1))
-        return program.workspace + smallest_window(self._weights(program), self._file.size)
+        return program.workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
+
+    def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
+        """The samples, a multiple of the batch of ``shapes``, with which one pass serves the most of them in a second.
+
+        Activations take memory from pinned weights, so that a pass reads more, but one reading serves more samples. Of
+        sizes that come close to the best the smallest: more than keep the processor busy gain nothing.
+
+        Raises:
+            InputError, BudgetError: as `prepare`.
+        """
+        batch = batch_of(shapes, graph.inputs)
+        single = self.prepare(graph, shapes)
+        if not single.program.batchwise or batch == 0 or self.budget is None:
+            return batch
+        most = max(_LEAST_HELD, self.budget // _HELD_SHARE) // max(1, single.program.transfer_bytes // batch)
+        found: dict[int, float] = {}
+        for count in _COUNTS:
+            samples = batch * count
+            if count > 1 and samples > most:
+                break
+            prepared = single if count == 1 else self._prepare(graph, with_batch(shapes, samples))
+            if count > 1 and prepared.plan.micro_batch:
+                break
+            reading = prepared.plan.streamed_bytes / self.rates.disk
+            computing = prepared.program.flops / self.rates.flops
+            found[samples] = max(reading, computing) / samples
+            if reading < computing:
+                break
+        close = min(found.values()) * _CLOSE
+        return next(samples for samples, cost in found.items() if cost <= close)
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
         """`compile` for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
@@ -133,29 +213,47 @@ class Planner:
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
         while True:
             try:
-                plan = make_plan(
-                    self._weights(program),
-                    file_size=self._file.size,
-                    workspace=program.workspace,
-                    budget=self._budget,
-                    huge=self._file.data_offset % HUGE == 0,
-                )
+                plan = self._plan(program)
             except BudgetError:
                 if part <= 1:
                     raise
                 part = -(-part // 2)
                 program = self.compile(graph, with_batch(shapes, part))
             else:
-                return Prepared(graph, program, replace(plan, micro_batch=part if part < samples else 0))
+                return Prepared(graph, shapes, program, replace(plan, micro_batch=part if part < samples else 0))
 
-    def _weights(self, program: Program) -> list[NodeWeights]:
-        """Where in the file the parameters of each node lie."""
+    def _plan(self, program: Program, seconds: Sequence[float] | None = None) -> Plan:
+        return make_plan(
+            self._weights(program, seconds),
+            file_size=self._file.size,
+            workspace=program.workspace,
+            budget=self.budget,
+            huge=self._huge,
+            rate=self.rates.disk,
+        )
+
+    def _weights(self, program: Program, seconds: Sequence[float] | None = None) -> list[NodeWeights]:
+        """Where in the file the parameters of each node lie, and how long it computes: as measured, or estimated."""
         found = []
-        for node, low in zip(program.graph.nodes, program.lowered, strict=True):
+        for position, (node, low) in enumerate(zip(program.graph.nodes, program.lowered, strict=True)):
             whole: dict[str, Extent] = {}
             tiled: dict[str, Extent] = {}
             for index, name in enumerate(node.inputs):
                 if tensor := self._file.tensors.get(name):
                     (tiled if index in low.tiled else whole)[name] = Extent(tensor.offset, tensor.nbytes)
-            found.append(NodeWeights(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step))
+            size = sum(extent.length for extent in (*whole.values(), *tiled.values()))
+            estimate = low.flops / self.rates.flops + size / self.rates.memory
+            found.append(
+                NodeWeights(
+                    whole=tuple(whole.values()),
+                    tiled=tuple(tiled.values()),
+                    rows=low.rows,
+                    row_step=low.row_step,
+                    seconds=estimate if seconds is None else seconds[position],
+                )
+            )
         return found
+
+
+def _key(graph: Graph, shapes: Mapping[str, Shape]) -> object:
+    return tuple(shapes.items()), tuple(spec.name for spec in graph.outputs)

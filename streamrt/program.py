@@ -46,6 +46,16 @@ class Program:
         extents = {shape[0] if shape else None for shape in ends}
         return len(extents) == 1 and None not in extents and all(low.batchwise for low in self.lowered)
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a pass."""
+        return sum(low.flops for low in self.lowered)
+
+    @property
+    def transfer_bytes(self) -> int:
+        """Bytes of all inputs and outputs."""
+        return sum(_nbytes(self.shapes[spec.name]) for spec in (*self.graph.inputs, *self.graph.outputs))
+
     def tensor(self, memory: NDArray[np.uint8], name: str) -> Array:
         """The array of a computed tensor in the arena ``memory``."""
         shape = self.shapes[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic_ns
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from streamrt.arena import ALIGNMENT
 from streamrt.ops import Array, Run
 from streamrt.plan import Plan
 from streamrt.program import Program
+from streamrt.trace import PassTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +43,34 @@ class Session:
         self._steps = _steps(program, plan, program.bind(self._memory, params))
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
-    def run(self, inputs: Mapping[str, Array], computed: list[float]) -> float:
-        """One pass; returns its seconds, and adds those that each node computed to ``computed``.
+    @property
+    def steps(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """For each step of a pass its node, and the items of the schedule that it waits for."""
+        return tuple((step.node, step.waits) for step in self._steps)
 
-        The outputs stay in the workspace until the next pass.
-        """
-        for name, array in inputs.items():
-            np.copyto(self._program.tensor(self._memory, name), array)
+    def tensor(self, name: str) -> Array:
+        """An input or output in the workspace: a pass reads the one and leaves the other, until the next pass."""
+        return self._program.tensor(self._memory, name)
+
+    def run(self) -> PassTrace:
+        """One pass."""
         prefetcher = self._prefetcher
-        start = perf_counter()
+        times = []
+        start = monotonic_ns()
         try:
             for step in self._steps:
                 for index in step.waits:
                     prefetcher.wait(index)
-                began = perf_counter()
+                began = monotonic_ns()
                 step.run(step.first, step.last)
-                computed[step.node] += perf_counter() - began
+                times.append((began, monotonic_ns()))
                 for index in step.dones:
                     prefetcher.done(index)
             prefetcher.finish()
         except BaseException:
             prefetcher.rewind()
             raise
-        return perf_counter() - start
-
-    def output(self, name: str) -> Array:
-        """The array of an output in the workspace; a copy is what a caller may keep."""
-        return self._program.tensor(self._memory, name)
+        return PassTrace(start, monotonic_ns(), times, prefetcher.report())
 
 
 def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[_Step]:

@@ -1,19 +1,34 @@
 """The planner against a simulation of the prefetcher that runs its plans, granule by granule."""
 
+from dataclasses import replace
+from itertools import product
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrt.errors import BudgetError
-from streamrt.plan import HUGE, PAGE, Extent, NodeWeights, make_plan, smallest_window
+from streamrt.plan import (
+    HUGE,
+    PAGE,
+    Extent,
+    NodeWeights,
+    Plan,
+    Tile,
+    make_plan,
+    simulated_seconds,
+    smallest_window,
+)
+from streamrt.plan.pipeline import Pipeline
+from streamrt.plan.tiling import Cut
 
 MIB = 1 << 20
 
 
-def layout(nodes: list[tuple[int, int, int]]) -> tuple[list[NodeWeights], int]:
+def layout(nodes, seconds=()):
     """Nodes of (bytes read whole, rows, bytes of a row), laid out as the weights file lays them out; and its size."""
     offset, found = HUGE, []
-    for whole, rows, row_bytes in nodes:
+    for index, (whole, rows, row_bytes) in enumerate(nodes):
         total = whole + rows * row_bytes
         unit = HUGE if total >= MIB else PAGE
         offset = -(-offset // unit) * unit
@@ -23,6 +38,7 @@ def layout(nodes: list[tuple[int, int, int]]) -> tuple[list[NodeWeights], int]:
                 (Extent(offset, whole),) if whole else (),
                 (Extent(begin, rows * row_bytes),) if rows and row_bytes else (),
                 max(rows, 1),
+                seconds=seconds[index % len(seconds)] if seconds else 0.0,
             )
         )
         offset = begin + rows * row_bytes
@@ -113,11 +129,14 @@ shapes = st.lists(
 )
 
 
+times = st.lists(st.floats(0, 0.1), max_size=8)
+
+
 @settings(max_examples=300, deadline=None)
-@given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans())
-def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, huge):
-    nodes, size = layout(sizes)
-    least = workspace + smallest_window(nodes, size)
+@given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times)
+def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, huge, seconds):
+    nodes, size = layout(sizes, seconds)
+    least = workspace + smallest_window(nodes, size, huge=huge)
     if budget < least:
         with pytest.raises(BudgetError) as error:
             make_plan(nodes, file_size=size, workspace=workspace, budget=budget, huge=huge)
@@ -183,3 +202,134 @@ def test_shared_weights_are_visited_twice():
     plan = make_plan(nodes, file_size=size, workspace=0, budget=6 * MIB)
     check_covers(plan, nodes)
     simulate(plan, size)
+
+
+# ---------------------------------------------------------------- time
+
+RATE = 2.5e9
+#: Nodes that cannot be divided, each a range of its own under the largest tiles: their sizes in blocks, and seconds.
+seconds_of = st.sampled_from([0.0, 0.001, 0.005, 0.02, 0.1])
+blocks = st.lists(st.tuples(st.integers(9, 20), seconds_of), min_size=2, max_size=7)
+
+
+def undivided(sizes):
+    nodes, offset = [], HUGE
+    for count, seconds in sizes:
+        nodes.append(NodeWeights((Extent(offset, count * HUGE),), seconds=seconds))
+        offset += count * HUGE
+    return nodes, offset
+
+
+def seconds_with(nodes, size, pinned, window):
+    """Of a pass, by the rules of the planner: with less than three ranges in the window reading is slower."""
+    cut = Cut(nodes, 16 * MIB, HUGE, size)
+    rate = RATE if window >= cut.run_of(3) else 0.9 * RATE
+    return Pipeline(cut.tiles, cut.footprints, nodes).run(pinned, window, rate).seconds
+
+
+def brute_force(nodes, size, budget, windows):
+    """The shortest pass of any pinned set with any of these windows, or with all that the set leaves, for None."""
+    cut = Cut(nodes, 16 * MIB, HUGE, size)
+    best = float("inf")
+    for pinned in product((False, True), repeat=len(cut.ranges)):
+        left = budget - sum(b for b, stays in zip(cut.footprints, pinned, strict=True) if stays)
+        streamed = max((b for b, stays in zip(cut.footprints, pinned, strict=True) if not stays), default=0)
+        for window in windows or (left,):
+            if streamed <= window <= left:
+                best = min(best, seconds_with(nodes, size, pinned, window))
+    return best
+
+
+#: Nodes of equal rows: how many ranges of 16 MiB each has, and its seconds.
+divided = st.lists(st.tuples(st.integers(1, 4), seconds_of), min_size=2, max_size=5).filter(
+    lambda nodes: sum(count for count, _ in nodes) <= 9
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(divided, st.integers(1, 9))
+def test_a_plan_is_within_a_twentieth_of_the_best_there_is(nodes, budget):
+    nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * 16 * MIB, rate=RATE)
+    assert plan.seconds <= 1.05 * brute_force(nodes, size, budget * 16 * MIB, None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(blocks, st.floats(0, 1))
+def test_so_it_is_with_ranges_of_any_size_and_windows_that_are_some_of_them_in_a_row(sizes, share):
+    nodes, size = undivided(sizes)
+    bytes_of = [count * HUGE for count, _ in sizes]
+    budget = int(max(bytes_of) + share * (sum(bytes_of) - max(bytes_of)))
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
+    cut = Cut(nodes, 16 * MIB, HUGE, size)
+    windows = [cut.run_of(count) for count in range(1, len(nodes) + 1)]
+    assert plan.seconds <= 1.05 * brute_force(nodes, size, budget, windows)
+
+
+@settings(max_examples=100, deadline=None)
+@given(blocks, st.floats(0, 1))
+def test_a_plan_is_never_worse_than_pinning_the_head_of_the_model(sizes, share):
+    nodes, size = undivided(sizes)
+    bytes_of = [count * HUGE for count, _ in sizes]
+    budget = int(max(bytes_of) + share * (sum(bytes_of) - max(bytes_of)))
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
+    pinned, used = [], 0
+    for b in bytes_of:
+        pinned.append(used + b <= budget - plan.window)
+        used += b
+    assert plan.seconds <= 1.01 * seconds_with(nodes, size, pinned, plan.window)
+
+
+def test_the_simulation_of_cases_that_can_be_worked_out():
+    # Four ranges of 100 bytes, read at 100 bytes a second: one second each.
+    tiles = [Tile(i, 0, 1, i, i + 1) for i in range(4)]
+
+    def run(compute, pinned, window):
+        nodes = [NodeWeights(seconds=s) for s in compute]
+        return Pipeline(tiles, [100] * 4, nodes).run(pinned, window, 100)
+
+    none = [False] * 4
+    assert run([0, 0, 0, 0], none, 200).seconds == 4  # the disk is all there is
+    assert run([2, 2, 2, 2], none, 200).seconds == 8  # and is hidden
+    assert run([1, 1, 1, 1], none, 100).seconds == 8  # in a window of one, nothing overlaps
+    assert run([1, 1, 1, 1], [True] * 4, 0).seconds == 4
+    # Three seconds of computing hide what the window holds beside the range in use: two of the three that follow.
+    assert run([3, 0, 0, 0], [False, True, False, False], 300).seconds == 4
+    waits = run([3, 0, 0, 0], none, 300)
+    assert waits.seconds == 5
+    assert sum(waits.stalls) == 2
+    assert run([3, 0, 0, 0], none, 200).seconds == 6
+
+
+def test_what_computing_hides_is_streamed_and_what_it_does_not_is_pinned():
+    """As in VGG: much computing with few weights, then many weights with little computing."""
+    early = [(64 * 1024, 512, 16 * 1024)] * 6
+    late = [(0, 4096, 16 * 1024)] * 3
+    nodes, size = layout(early + late, [0.025] * 6 + [0.002] * 3)
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=size // 2, rate=RATE)
+    streamed = [
+        sum(
+            plan.ranges[i].length
+            for t in plan.tiles
+            if t.node == n
+            for i in range(t.begin, t.end)
+            if not plan.ranges[i].pinned
+        )
+        for n in range(9)
+    ]
+    assert sum(streamed[:6]) >= 0.9 * sum(e.length for n in nodes[:6] for e in (*n.whole, *n.tiled))
+    even = [True] * len(plan.ranges)
+    for i in range(0, len(even), 2):
+        even[i] = False
+    other = Plan(
+        **{f: getattr(plan, f) for f in Plan.__slots__}
+        | {"ranges": tuple(replace(r, pinned=p) for r, p in zip(plan.ranges, even, strict=True))}
+    )
+    assert plan.seconds <= simulated_seconds(other, nodes, size, RATE)
+    assert plan.seconds == pytest.approx(simulated_seconds(plan, nodes, size, RATE))
+
+
+def test_a_slower_disk_makes_a_longer_pass():
+    nodes, size = layout(MLP, [0.01])
+    slow, fast = (make_plan(nodes, file_size=size, workspace=0, budget=size // 2, rate=r) for r in (1e8, 1e9))
+    assert slow.seconds == pytest.approx(10 * fast.seconds, rel=0.05)

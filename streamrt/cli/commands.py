@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--budget", metavar="SIZE", type=_budget, default="auto", help=f"{_BUDGET_HELP} (default)")
     command.add_argument("--repeat", metavar="N", type=_count, default=1, help="run N times (default 1)")
     command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
+    command.add_argument("--layers", action="store_true", help="print that of each layer of the last run, as Markdown")
+    command.add_argument("--plot", metavar="FILE", type=Path, help="draw the last run: reading and computing over time")
+    command.add_argument("--trace", metavar="FILE", type=Path, help="write the last run for ui.perfetto.dev (.json)")
 
     command = add("verify", _verify, "check every byte of a weights file against its checksums")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
@@ -165,7 +168,14 @@ def _run(args: argparse.Namespace) -> None:
             result = model(arrays)
             if args.stats:
                 print(model.stats)
+        stats = model.stats
     save_arrays(args.output, result if isinstance(result, dict) else {names[0]: result})
+    if stats and args.layers:
+        print(stats.to_markdown())
+    if stats and args.trace:
+        stats.to_perfetto(args.trace)
+    if stats and args.plot:
+        stats.plot(args.plot)
 
 
 def _verify(args: argparse.Namespace) -> None:

@@ -92,6 +92,23 @@ def test_run_npy(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
     assert all("20 samples" in line for line in lines)
 
 
+def test_run_tells_of_layers_and_writes_a_trace(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", images)
+    trace = tmp_path / "trace.json"
+    assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--layers", "--trace", trace) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("| layer | operator |")
+    assert "| **all** |" in out
+    assert json.loads(trace.read_text())["traceEvents"]
+
+
+@pytest.mark.extras
+def test_run_draws(tmp_path: Path, images: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", images)
+    assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--plot", tmp_path / "pass.png") == 0
+    assert (tmp_path / "pass.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("key", ["image", "anything"])
 def test_run_npz(tmp_path: Path, capsys: Output, images: np.ndarray, key: str) -> None:
     np.savez(tmp_path / "x.npz", **{key: images.astype(np.float64)})

@@ -9,6 +9,7 @@ MIB = 1 << 20
 CODE = """
     import os, sys, threading
     path, group, budget, batch, passes = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    io = sys.argv[7]
     with open(group + "/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
     import numpy as np, streamrt
@@ -18,7 +19,7 @@ CODE = """
     before = anonymous_bytes()
     over = threading.Event()
     used, read = [], []
-    with Mapping(path) as whole, streamrt.Model(path, budget) as model:
+    with Mapping(path) as whole, streamrt.Model(path, budget, io=io) as model:
         def sample():
             while not over.wait(0.005):
                 used.append(anonymous_bytes() - before + whole.resident())
@@ -44,11 +45,12 @@ def big(tmp_path_factory):
 
 @pytest.mark.parametrize(("budget", "cap"), [(48, 160), (128, 240), (320, 420)])
 @pytest.mark.parametrize("batch", [1, 64])
-def test_a_model_larger_than_the_limit(big, budget, cap, batch, memory_cgroup, run_python, tmp_path):
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_model_larger_than_the_limit(big, budget, cap, batch, io, memory_cgroup, run_python, tmp_path):
     zoo.evict(big.path)
     with memory_cgroup(cap * MIB) as group:
         out = tmp_path / "y.npy"
-        done = run_python(CODE, big.path, group.path, f"{budget}MiB", batch, 4, out)
+        done = run_python(CODE, big.path, group.path, f"{budget}MiB", batch, 4, out, io)
         assert done.returncode == 0, done.stderr
         assert group.peak() < cap * MIB  # never even met, so that nothing had to be reclaimed
     read, workspace, used = map(int, done.stdout.split())

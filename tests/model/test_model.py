@@ -16,14 +16,16 @@ BUDGETS = [None, "auto", 0.5, 1 << 20, "800KiB", 600_000, "least"]
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_the_answer_does_not_depend_on_the_budget(small, budget, batch):
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_the_answer_does_not_depend_on_the_budget_or_on_the_way_of_reading(small, budget, batch, io):
     if budget == "least":
         with Model(small.path) as model:
             budget = model.min_budget((batch, 64))
     x = zoo.random_input(batch, 64)
-    with Model(small.path, budget) as model:
+    with Model(small.path, budget, io=io) as model:
         for _ in range(3):
             zoo.assert_close(model(x), small.answer(x))
+        assert model.stats.io == io
         assert model.budget is None or model.plan.total <= model.budget
         assert model.stats.samples == batch
 
@@ -226,6 +228,8 @@ def test_threads_are_limited_and_restored(small):
     for wrong in (0, -1, 1.5, True, 10**6):
         with pytest.raises(streamrt.InputError, match="threads"):
             Model(small.path, threads=wrong)
+        with pytest.raises(streamrt.InputError, match="io: expected 'auto', 'mmap' or 'pread'"):
+            Model(small.path, io=wrong)
 
 
 def test_limits_of_concurrent_calls_leave_the_process_as_it_was(small):

@@ -1,0 +1,53 @@
+"""A picture of a call: reading and computing over time, and what computing waited for."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from streamrt.trace import Kind, Span, Trace
+
+#: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
+_SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
+    ("computing", "computing", "#4c78a8", "compute", False),
+    ("waiting", "stall", "#e45756", "stall", False),
+    ("reading", "streamed", "#72b7b2", "read", False),
+    ("reading", "pinned", "#b279a2", "read", True),
+)
+_HEIGHT = 0.8
+
+
+def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
+    """Draw ``trace`` into an image file, whose ending says of what kind (matplotlib's, such as .png or .svg).
+
+    Raises:
+        ImportError: matplotlib is not installed (the extra ``plot``).
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no state, no window
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'streamrt[plot]'") from error
+
+    spans = list(trace.spans())
+    begin = min((done.start for done in trace.passes), default=0)
+    lanes = list(dict.fromkeys(lane for lane, *_ in _SERIES))
+    figure: Any = Figure(figsize=(12, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    for lane, label, colour, kind, pinned in _SERIES:
+        bars = [_bar(span, begin) for span in spans if (span.kind, span.pinned) == (kind, pinned)]
+        total = sum(width for _, width in bars)
+        bottom = lanes.index(lane) - _HEIGHT / 2
+        axes.broken_barh(bars, (bottom, _HEIGHT), facecolors=colour, label=f"{label}: {total:.1f} ms", linewidth=0)
+    for done in trace.passes:
+        for moment in (done.start, done.end):
+            axes.axvline((moment - begin) / 1e6, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(lanes)), lanes)
+    axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
+    axes.set_title(title, fontsize="medium", wrap=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _bar(span: Span, begin: int) -> tuple[float, float]:
+    """Where a span begins and how long it is, in ms."""
+    return (span.start - begin) / 1e6, (span.end - span.start) / 1e6

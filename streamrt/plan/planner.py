@@ -1,0 +1,141 @@
+"""`make_plan`: of all sizes of tiles and windows that fit, those with which a pass is shortest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from streamrt.errors import BudgetError
+from streamrt.plan.pinning import Choice, search, spread
+from streamrt.plan.pipeline import Pipeline
+from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, frugal
+from streamrt.plan.types import PAGE, NodeWeights, Plan
+
+#: Ranges in a row that the window may hold, and the share of the rate that they allow. With two of them
+#: one is read while one is in use, and any unevenness shows; a third takes it up. More help where much computing
+#: comes before much reading; with one nothing overlaps.
+_AHEAD = ((3, 1.0), (2, 0.9), (1, 0.9), (6, 1.0), (12, 1.0))
+#: Of all sizes and windows so many are looked at closely, those that do best when streamed ranges are just spread.
+_SEARCHED = 3
+#: The rate at which the tiles of `TILINGS` that read the fastest were read.
+_BEST_RATE = max(tiling.rate for tiling in TILINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A cut with a window, the speed at which it can be read, and the seconds that no pinned set can undercut."""
+
+    pipeline: Pipeline
+    cut: Cut
+    window: int
+    rate: float
+    least: float
+
+
+def make_plan(
+    nodes: Sequence[NodeWeights],
+    *,
+    file_size: int,
+    workspace: int,
+    budget: int | None,
+    huge: bool = True,
+    rate: float = 2.5e9,
+) -> Plan:
+    """Plan passes over ``nodes``, in order, within ``budget`` bytes.
+
+    Args:
+        nodes: what each node reads, and how long it computes.
+        file_size: bytes of the weights file, where its last granule ends.
+        workspace: bytes of activations and scratch.
+        budget: bytes that pinned ranges, window and workspace may take together; None pins everything.
+        huge: whether the file's layout is made for 2 MiB granules.
+        rate: bytes that the disk delivers in a second when it is asked for large tiles.
+
+    Raises:
+        BudgetError: not even one of the smallest tiles fits beside the workspace.
+    """
+    tilings = _worthwhile(nodes, huge)
+    room = 0 if budget is None else budget - workspace
+    for granule in dict.fromkeys(tiling.granule for tiling in tilings):
+        cut = Cut(nodes, tilings[0].tile_bytes, granule, file_size)
+        if budget is None or cut.held(cut.ranges) <= room:
+            everything = (True,) * len(cut.ranges)
+            return _finish(cut, everything, 0, workspace, budget, sum(node.seconds for node in nodes))
+
+    found: list[tuple[Choice, _Candidate]] = []
+    shortest = math.inf
+    total = cut.held(cut.ranges)
+    compute = sum(node.seconds for node in nodes)
+    for tiling in tilings:
+        speed = rate * tiling.rate / _BEST_RATE
+        if max(compute, (total - room) / speed) >= shortest:
+            continue
+        before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
+        if found and (cut.granule, cut.ranges) == (before.granule, before.ranges):
+            continue  # nothing to divide any further
+        pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
+        for ahead, share in _AHEAD:
+            window = max(cut.run_of(ahead), cut.least)
+            least = max(compute, (sum(cut.footprints) - (room - window)) / (speed * share))
+            if window <= room and least < shortest:
+                choice = spread(pipeline, room - window, window, speed * share)
+                found.append((choice, _Candidate(pipeline, cut, window, speed * share, least)))
+                shortest = min(shortest, choice.seconds)
+    if not found:
+        need = smallest_window(nodes, file_size, huge=huge) + workspace
+        raise BudgetError(
+            f"a budget of {budget} bytes is too small: {workspace} bytes of activations and {need - workspace} bytes "
+            f"of weights are needed at once, so the smallest budget that works is {need} bytes",
+            need,
+        )
+    found.sort(key=lambda pair: pair[0].seconds)
+    choice, best = found[0]
+    for _, candidate in found[:_SEARCHED]:
+        if candidate.least < choice.seconds:
+            other = search(candidate.pipeline, room - candidate.window, candidate.window, candidate.rate)
+            if other.seconds < choice.seconds:
+                choice, best = other, candidate
+    return _finish(best.cut, choice.pinned, best.window, workspace, budget, choice.seconds, best.rate / rate)
+
+
+def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
+    """What a pass of ``plan`` should take if nodes compute as long as ``nodes`` say and the disk reads at ``rate``."""
+    pipeline = Pipeline(plan.tiles, footprints(plan.ranges, plan.granule, file_size), nodes)
+    return pipeline.run([r.pinned for r in plan.ranges], plan.window, rate * plan.efficiency).seconds
+
+
+def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
+    """The bytes of weights that must be in memory at once, however small the tiles."""
+    cuts = (Cut(nodes, tiling.tile_bytes, tiling.granule, file_size) for tiling in _worthwhile(nodes, huge))
+    return min(cut.least for cut in cuts)
+
+
+def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:
+    """The tilings down to the smallest tiles worth having, the largest first."""
+    tilings = [tiling for tiling in TILINGS if huge or tiling.granule == PAGE]
+    return tilings[: tilings.index(frugal(nodes)) + 1]
+
+
+def _finish(
+    cut: Cut,
+    pinned: Sequence[bool],
+    window: int,
+    workspace: int,
+    budget: int | None,
+    seconds: float,
+    efficiency: float = 1.0,
+) -> Plan:
+    ranges = tuple(replace(r, pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
+    return Plan(
+        tiles=tuple(cut.tiles),
+        ranges=ranges,
+        granule=cut.granule,
+        window=window,
+        workspace=workspace,
+        pinned_bytes=cut.held(r for r in ranges if r.pinned),
+        streamed_bytes=sum(r.length for r in ranges if not r.pinned),
+        budget=budget,
+        seconds=seconds,
+        efficiency=efficiency,
+    )

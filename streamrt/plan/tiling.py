@@ -1,0 +1,132 @@
+"""Cutting a model into tiles, and the file into the ranges that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """A size of tiles, the granule that goes with it, and the GB/s at which such tiles were read (docs/design.md)."""
+
+    tile_bytes: int
+    granule: int
+    rate: float
+
+
+# Of equally fast ones the larger first: fewer calls, and larger products for BLAS. Below 64 KiB calls cost more than
+# reading.
+TILINGS = (
+    Tiling(16 << 20, HUGE, 2.6),
+    Tiling(8 << 20, HUGE, 2.6),
+    Tiling(4 << 20, HUGE, 2.5),
+    Tiling(2 << 20, HUGE, 2.2),
+    Tiling(1 << 20, PAGE, 0.90),
+    Tiling(512 << 10, PAGE, 0.81),
+    Tiling(256 << 10, PAGE, 0.74),
+    Tiling(128 << 10, PAGE, 0.63),
+    Tiling(64 << 10, PAGE, 0.45),
+)
+#: More than about a thousand tiles in a pass cost more in calls than they save.
+_MOST_TILES = 1024
+
+
+class Cut:
+    """The tiles and ranges for one tile size, and the memory they take in granules."""
+
+    def __init__(self, nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, file_size: int) -> None:
+        self.granule = granule
+        self._file_size = file_size
+        self.tiles, self.ranges = _cut(nodes, tile_bytes)
+        self.footprints = footprints(self.ranges, granule, file_size)
+
+    def held(self, ranges: Iterable[Range]) -> int:
+        """Bytes of the granules that cover ``ranges``, each granule once."""
+        total, reached = 0, 0
+        for start, end in sorted(_span(r, self.granule, self._file_size) for r in ranges):
+            total += max(0, end - max(start, reached))
+            reached = max(reached, end)
+        return total
+
+    def run_of(self, count: int) -> int:
+        """The most that ``count`` ranges in a row hold, across the wrap-around too."""
+        sizes = self.footprints
+        count = min(count, len(sizes))
+        around = sizes + sizes[: count - 1] if count else []
+        return max((sum(around[i : i + count]) for i in range(len(sizes))), default=0)
+
+    @property
+    def least(self) -> int:
+        """The smallest window: the ranges that one tile needs together."""
+        return max((sum(self.footprints[t.begin : t.end]) for t in self.tiles), default=0)
+
+
+def footprints(ranges: Iterable[Range], granule: int, file_size: int) -> list[int]:
+    """Bytes of the granules that cover each range."""
+    return [end - start for start, end in (_span(r, granule, file_size) for r in ranges)]
+
+
+def _span(r: Range, granule: int, file_size: int) -> tuple[int, int]:
+    start = r.offset // granule * granule
+    return start, min(-(-(r.offset + r.length) // granule) * granule, file_size)
+
+
+def frugal(nodes: Sequence[NodeWeights]) -> Tiling:
+    """The smallest tiles worth having."""
+    total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
+    pages = [tiling for tiling in TILINGS if tiling.granule == PAGE]
+    return next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
+
+
+def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], list[Range]]:
+    """Divide every node into tiles of about ``tile_bytes``, and the file into the ranges that they need.
+
+    Neighbours in the file share a range as long as it stays within ``tile_bytes``.
+    """
+    tiles: list[Tile] = []
+    ranges: list[Range] = []
+    for index, node in enumerate(nodes):
+        for first, last, extents in _slices(node, tile_bytes):
+            begin = len(ranges)
+            for extent in extents:
+                open_range = ranges[-1] if ranges else None
+                if open_range and _joins(open_range, extent, tile_bytes):
+                    end = max(open_range.offset + open_range.length, extent.end)
+                    ranges[-1] = Range(open_range.offset, end - open_range.offset)
+                    begin = min(begin, len(ranges) - 1)
+                else:
+                    ranges.append(Range(extent.offset, extent.length))
+            tiles.append(Tile(index, first, last, begin, len(ranges)))
+    return tiles, ranges
+
+
+def _joins(r: Range, extent: Extent, tile_bytes: int) -> bool:
+    gap = extent.offset - (r.offset + r.length)
+    return (
+        extent.offset >= r.offset and gap <= PAGE and max(extent.end - r.offset, r.length) <= max(tile_bytes, r.length)
+    )
+
+
+def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
+    """Rows and extents of each tile of a node, cut at multiples of ``tile_bytes`` from where its weights begin."""
+    whole = [extent for extent in node.whole if extent.length]
+    row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
+    if not row_bytes:
+        yield 0, node.rows, whole
+        return
+    rows_begin = node.tiled[0].offset
+    begin = min((e.offset for e in whole if 0 <= rows_begin - e.offset <= tile_bytes), default=rows_begin)
+    first, tile = 0, 0
+    while first < node.rows:
+        tile += 1
+        fits = (begin + tile * tile_bytes - rows_begin) // row_bytes
+        last = max(fits // node.row_step * node.row_step, first + node.row_step)
+        last = min(last, node.rows)
+        rows = [
+            Extent(e.offset + first * e.length // node.rows, (last - first) * e.length // node.rows) for e in node.tiled
+        ]
+        yield first, last, sorted((whole if first == 0 else []) + rows, key=lambda e: e.offset)
+        first = last

@@ -1,0 +1,96 @@
+"""What the planner takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAGE = 4096
+HUGE = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of the file."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWeights:
+    """What one node reads of the file, and how long it computes.
+
+    Attributes:
+        whole: read at once, by the node's first tile.
+        tiled: read row by row; each extent holds ``rows`` rows of equal length.
+        rows: rows of the node's output.
+        row_step: a cut between tiles falls on a multiple of this row.
+        seconds: that computing all rows takes with the weights in memory, as far as is known.
+    """
+
+    whole: tuple[Extent, ...] = ()
+    tiled: tuple[Extent, ...] = ()
+    rows: int = 1
+    row_step: int = 1
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A piece of the file that is brought in and released as one."""
+
+    offset: int
+    length: int
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One step of a pass: rows ``first`` to ``last`` of a node, which need ``ranges[begin:end]`` of the plan."""
+
+    node: int
+    first: int
+    last: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a pass runs within a budget; ``pinned_bytes + window + workspace <= budget``.
+
+    Attributes:
+        tiles: in the order of execution.
+        ranges: in the order in which the tiles need them.
+        granule: bytes in which memory is populated, released and counted.
+        window: bytes that streamed ranges may hold at any moment.
+        workspace: bytes of activations and scratch.
+        pinned_bytes: what the pinned ranges hold.
+        streamed_bytes: what one pass reads through the window, without the padding that whole granules bring along.
+        micro_batch: samples that one pass over the weights serves; 0 when the batch is not divided.
+        budget: the limit, or None.
+        seconds: that a pass should take once what is pinned is there, as far as speeds are known.
+        efficiency: the share of the disk's speed that ranges of this size, in this window, reach.
+    """
+
+    tiles: tuple[Tile, ...]
+    ranges: tuple[Range, ...]
+    granule: int
+    window: int
+    workspace: int
+    pinned_bytes: int
+    streamed_bytes: int
+    budget: int | None
+    micro_batch: int = 0
+    seconds: float = 0.0
+    efficiency: float = 1.0
+
+    @property
+    def total(self) -> int:
+        """Bytes that the model may hold under this plan."""
+        return self.pinned_bytes + self.window + self.workspace

@@ -1,0 +1,126 @@
+"""What happened when during a call: reading on one track, waiting and computing on another.
+
+All times are nanoseconds of CLOCK_MONOTONIC, which the prefetch thread and the computing one share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from streamrt._core import ItemReport
+from streamrt.graph import Node
+from streamrt.plan import Plan
+
+Kind = Literal["read", "stall", "compute"]
+
+
+class Span(NamedTuple):
+    """A stretch of time in which one thing was done for one node; bytes are those that a reading brought in."""
+
+    kind: Kind
+    node: int
+    start: int
+    end: int
+    pinned: bool = False
+    length: int = 0
+    bytes_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PassTrace:
+    """One pass: when it began and ended, when each step computed, and what became of each item of the schedule."""
+
+    start: int
+    end: int
+    steps: Sequence[tuple[int, int]]
+    items: Sequence[ItemReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The passes of a call.
+
+    Attributes:
+        passes: in their order; more than one when the batch was divided.
+        steps: for each step of a pass its node, and the items that it waited for.
+        nodes: of the graph.
+        plan: what the items are of.
+    """
+
+    passes: Sequence[PassTrace]
+    steps: Sequence[tuple[int, Sequence[int]]]
+    nodes: Sequence[Node]
+    plan: Plan
+
+    def owners(self) -> list[int]:
+        """The node that each item counts for: of those that share it the first."""
+        found = [0] * len(self.plan.ranges)
+        for tile in reversed(self.plan.tiles):
+            found[tile.begin : tile.end] = [tile.node] * (tile.end - tile.begin)
+        return found
+
+    def computed(self) -> list[float]:
+        """Seconds that each node computed in a pass, on average."""
+        found = [0.0] * len(self.nodes)
+        for done in self.passes:
+            for (node, _), (start, end) in zip(self.steps, done.steps, strict=True):
+                found[node] += (end - start) * 1e-9 / len(self.passes)
+        return found
+
+    def spans(self) -> Iterator[Span]:
+        """Everything that took time, pass by pass and kind by kind."""
+        owners = self.owners()
+        for done in self.passes:
+            for owner, item in zip(owners, done.items, strict=True):
+                if item.read_end > item.read_start:
+                    yield Span("read", owner, item.read_start, item.read_end, item.pinned, item.length, item.bytes_read)
+            for (node, waits), (start, end) in zip(self.steps, done.steps, strict=True):
+                stall = sum(done.items[index].stall for index in waits)
+                if stall:
+                    yield Span("stall", node, start - stall, start)
+                yield Span("compute", node, start, end)
+
+
+#: Tracks of a trace viewer, as they come from top to bottom.
+_THREADS: dict[int, tuple[str, tuple[Kind, ...]]] = {1: ("reading", ("read",)), 2: ("computing", ("stall", "compute"))}
+
+
+def write_perfetto(trace: Trace, path: str | os.PathLike[str]) -> None:
+    """Write ``trace`` in Chrome's trace event format, which Perfetto and chrome://tracing open.
+
+    https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
+    """
+    track = {kind: thread for thread, (_, kinds) in _THREADS.items() for kind in kinds}
+    events: list[dict[str, object]] = [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": thread, "args": {"name": name}}
+        for thread, (name, _) in _THREADS.items()
+    ]
+    spans = list(trace.spans())
+    begin = min((span.start for span in spans), default=0)
+    for span in spans:
+        node = trace.nodes[span.node]
+        event: dict[str, object] = {
+            "name": "stall" if span.kind == "stall" else node.name,
+            "cat": span.kind,
+            "ph": "X",
+            "pid": 1,
+            "tid": track[span.kind],
+            "ts": (span.start - begin) / 1e3,  # microseconds
+            "dur": (span.end - span.start) / 1e3,
+            "args": {"node": node.name, "op": node.op},
+        }
+        if span.kind == "read":
+            event["args"] = {
+                "node": node.name,
+                "op": node.op,
+                "bytes": span.length,
+                "bytes_from_device": span.bytes_read,
+                "pinned": span.pinned,
+            }
+        events.append(event)
+    Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")

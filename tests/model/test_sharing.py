@@ -1,0 +1,291 @@
+"""Many callers of one model, and many batches: fewer passes over the weights, the same answers."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import streamrt
+from model import zoo
+from streamrt import Layer, Model, pack
+
+
+def count_passes(model):
+    """A list to which every pass adds the samples that it served."""
+    passes, run = [], model._run_together
+
+    def counting(requests):
+        run(requests)
+        passes.append(model.stats.samples)
+
+    model._run_together = counting
+    return passes
+
+
+def call_from_threads(model, inputs, path):
+    """What each of many threads gets that all call while the first of them is in its pass."""
+    results = [None] * len(inputs)
+    run, entered, gate = model._run_together, threading.Event(), threading.Event()
+
+    def gated(requests):
+        entered.set()
+        assert gate.wait(30)
+        run(requests)
+
+    model._run_together = gated
+
+    def work(i):
+        try:
+            results[i] = model(inputs[i])
+        except Exception as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    threads[0].start()
+    assert entered.wait(30)
+    for i, thread in enumerate(threads[1:]):
+        thread.start()
+        while len(model._turns._waiting) <= i:
+            pass
+    gate.set()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+@pytest.mark.parametrize("samples", [[1] * 8, [1, 3, 1, 40, 2]])
+def test_callers_of_a_streaming_model_share_a_pass(large, samples):
+    inputs = [zoo.random_input(n, 2048, seed=i) for i, n in enumerate(samples)]
+    with Model(large.path, "40MiB") as model:
+        passes = count_passes(model)
+        results = call_from_threads(model, inputs, large.path)
+        assert passes == [samples[0], sum(samples[1:])]
+        for x, y in zip(inputs, results, strict=True):
+            zoo.assert_close(y, large.answer(x))
+            assert y.base is None  # nobody's result keeps that of others alive
+
+
+def test_callers_share_micro_batches_too(small):
+    samples = [20, 300, 7, 500, 1]
+    inputs = [zoo.random_input(n, 64, seed=i) for i, n in enumerate(samples)]
+    with Model(small.path, "1MiB") as model:
+        passes = count_passes(model)
+        results = call_from_threads(model, inputs, small.path)
+        assert passes == [20, 808]
+        assert model.plan.micro_batch
+        for x, y in zip(inputs, results, strict=True):
+            zoo.assert_close(y, small.answer(x))
+
+
+def test_callers_of_a_resident_model_get_the_bits_that_they_would_get_alone(small):
+    inputs = [zoo.random_input(1, 64, seed=i) for i in range(5)]
+    with Model(small.path, None) as model:
+        alone = [model(x) for x in inputs]
+        passes = count_passes(model)
+        results = call_from_threads(model, inputs, small.path)
+        assert passes == [1] * 5
+        for found, wanted in zip(results, alone, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_samples_that_depend_on_each_other_are_not_put_together(tmp_path):
+    layers = [Layer("Gemm", zoo.random_input(512, 512)), Layer("Softmax", axis=0)]
+    path = pack(layers, tmp_path / "m.safetensors")
+    inputs = [zoo.random_input(3, 512, seed=i) for i in range(4)]
+    with Model(path, "700KiB") as model:
+        for y in call_from_threads(model, inputs, path):
+            zoo.assert_close(y.sum(axis=0), np.ones(512, np.float32))
+
+
+def test_a_wrong_call_does_not_harm_those_beside_it(large):
+    good, wrong = zoo.random_input(1, 2048), zoo.random_input(1, 2047)
+    with Model(large.path, "40MiB") as model:
+        results = call_from_threads(model, [good, good, good], large.path)
+        with pytest.raises(streamrt.InputError):
+            model(wrong)
+    for y in results:
+        zoo.assert_close(y, large.answer(good))
+
+
+def test_closing_while_others_wait_tells_them(large):
+    x = zoo.random_input(1, 2048)
+    model = Model(large.path, "40MiB")
+    run, entered, gate, errors = model._run_together, threading.Event(), threading.Event(), []
+
+    def gated(requests):
+        entered.set()
+        assert gate.wait(30)
+        run(requests)
+
+    model._run_together = gated
+
+    def work():
+        try:
+            model(x)
+        except streamrt.ModelClosedError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert entered.wait(30)
+    closing = threading.Thread(target=model.close)
+    closing.start()
+    gate.set()
+    for thread in (*threads, closing):
+        thread.join(60)
+        assert not thread.is_alive()
+    with pytest.raises(streamrt.ModelClosedError):
+        model(x)
+
+
+# ---------------------------------------------------------------- predict
+
+
+def batches_of(*sizes, width=2048):
+    return [zoo.random_input(n, width, seed=i) for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("budget", [None, "40MiB", "12MiB"])
+@pytest.mark.parametrize("sizes", [(), (3,), (1,) * 9, (4, 4, 4, 1), (5, 1, 70, 2)])
+def test_predict_gives_what_calls_give_in_order(large, budget, sizes):
+    batches = batches_of(*sizes)
+    with Model(large.path, budget) as model:
+        found = list(model.predict(iter(batches)))
+    assert len(found) == len(batches)
+    for x, y in zip(batches, found, strict=True):
+        zoo.assert_close(y, large.answer(x))
+
+
+def test_one_reading_serves_many_batches(large):
+    batches = batches_of(*[4] * 40)
+    with Model(large.path, "12MiB") as model:
+        passes = count_passes(model)
+        for x, y in zip(batches, model.predict(batches), strict=True):
+            zoo.assert_close(y, large.answer(x))
+        assert len(passes) <= 10
+        assert sum(passes) == 160
+        assert model.plan.total <= model.budget
+    with Model(large.path, None) as model:
+        passes = count_passes(model)
+        list(model.predict(batches))
+        assert passes == [4] * 40  # nothing to gain
+
+
+def test_predict_takes_batches_only_as_it_needs_them(large):
+    taken = []
+
+    def source():
+        for i, x in enumerate(batches_of(*[4] * 400)):
+            taken.append(i)
+            yield x
+
+    with Model(large.path, "12MiB") as model:
+        results = model.predict(source())
+        assert taken == []
+        next(results)
+        held = len(taken)
+        assert held < 400
+        results.close()
+        assert len(taken) == held
+        zoo.assert_close(model(zoo.random_input(2, 2048)), large.answer(zoo.random_input(2, 2048)))
+
+
+def test_predict_yields_what_it_has_before_it_raises(large):
+    batches = [*batches_of(2, 2), zoo.random_input(2, 7)]
+    with Model(large.path, None) as model:
+        results = model.predict(batches)
+        assert next(results).shape == next(results).shape == (2, 2048)
+        with pytest.raises(streamrt.InputError):
+            next(results)
+
+
+def test_predict_of_named_outputs_and_of_other_shapes(tmp_path):
+    layers = [Layer("Conv", zoo.random_input(64, 32, 3)), Layer("Conv", zoo.random_input(64, 64, 3))]
+    path = pack(layers, tmp_path / "m.safetensors", inputs=("n", 32, "length"))
+    batches = [zoo.random_input(2, 32, length, seed=length) for length in (9, 9, 12, 9)]
+    with Model(path, None) as model:
+        wanted = [model(x, ["layer0", "output"]) for x in batches]
+    with Model(path, "72KiB") as model:
+        found = list(model.predict(batches, ["layer0", "output"]))
+    for a, b in zip(found, wanted, strict=True):
+        assert list(a) == ["layer0", "output"]
+        for name in a:
+            zoo.assert_close(a[name], b[name])
+
+
+def test_progress_is_shown_on_request_only(small, capsys):
+    batches = batches_of(1, 1, 1, width=64)
+    with Model(small.path, "800KiB") as model:
+        list(model.predict(batches))
+        assert capsys.readouterr() == ("", "")
+        list(model.predict(batches, progress=True))
+        assert "3/3" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- set_budget
+
+
+def test_a_budget_can_be_changed_between_calls(large):
+    x = zoo.random_input(2, 2048)
+    with Model(large.path, "40MiB") as model:
+        for budget in ("40MiB", "12MiB", "56MiB", None, "8MiB"):
+            model.set_budget(budget)
+            assert model.budget == streamrt.budget.parse_budget(budget)
+            zoo.assert_close(model(x), large.answer(x))
+            if model.budget is not None:
+                assert model.plan.total <= model.budget
+                assert model.memory().weights + model.memory().workspace <= model.budget
+
+
+def test_a_smaller_budget_gives_memory_back_at_once_and_a_larger_one_keeps_what_there_is(large):
+    zoo.evict(large.path)
+    x = zoo.random_input(1, 2048)
+    with Model(large.path, None) as model:
+        model(x)
+        model.set_budget("16MiB")
+        assert model.memory().weights <= 16 << 20
+        assert model.memory().file_resident <= 16 << 20
+        model(x)
+        model.set_budget("32MiB")
+        model(x)
+        pinned = model.plan.pinned_bytes
+        model.set_budget("48MiB")
+        model(x)
+        brought = model.stats.bytes_read - model.stats.bytes_streamed
+        assert brought < model.plan.pinned_bytes
+        assert model.plan.pinned_bytes > pinned
+
+
+def test_a_budget_that_is_too_small_changes_nothing(large):
+    x = zoo.random_input(1, 2048)
+    with Model(large.path, "16MiB") as model:
+        model(x)
+        with pytest.raises(streamrt.BudgetError):
+            model.set_budget(1000)
+        with pytest.raises(streamrt.InputError):
+            model.set_budget("much")
+        assert model.budget == 16 << 20
+        zoo.assert_close(model(x), large.answer(x))
+    with Model(large.path, "16MiB") as model:
+        model.set_budget(1000)  # nothing has been called: what will be may fit, or not
+        with pytest.raises(streamrt.BudgetError):
+            model(x)
+    with pytest.raises(streamrt.ModelClosedError):
+        model.set_budget("16MiB")
+
+
+def test_auto_is_read_anew_and_counts_the_workspace_as_free(small, monkeypatch):
+    room = [1 << 30]
+    monkeypatch.setattr(streamrt.memory, "available", lambda proc: room[0])
+    with Model(small.path, "auto") as model:
+        before = model.budget
+        assert before < 1 << 30
+        model(zoo.random_input(1000, 64))
+        held = model.plan.workspace
+        room[0] -= held
+        model.set_budget("auto")
+        assert model.budget == before
+        room[0] = 100 << 20
+        model.set_budget("auto")
+        assert model.budget == (68 << 20) + held
