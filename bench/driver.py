@@ -228,6 +228,7 @@ class Run:
             batches=(case.batch,),
             threads=threads,
             budget=case.budget,
+            callers=case.callers,
             least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
         )

@@ -24,6 +24,7 @@ class Job:
         batches: samples of a call; one, but several whose answers a source is to have.
         threads: threads that may compute.
         budget: of bytes, for peers that know one.
+        callers: threads that call at the same time.
         least_passes: passes after the first that are measured at least,
         seconds: and until so many have passed,
         most_passes: but no more than these.
@@ -38,6 +39,7 @@ class Job:
     batches: tuple[int, ...] = ()
     threads: int = 1
     budget: str | None = None
+    callers: int = 1
     least_passes: int = 3
     seconds: float = 2.0
     most_passes: int = 200

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from bench.scenarios import cnn_capped, cnn_warm, cold_start_cnn, imports, mlp_capped, mlp_cold_start
+from bench.scenarios import (
+    cnn_capped,
+    cnn_warm,
+    cold_start_cnn,
+    imports,
+    mlp_callers,
+    mlp_capped,
+    mlp_cold_start,
+    mlp_warm,
+)
 from bench.scenarios.case import Case, Scenario
 
 #: Every scenario by its name, in the order of the report.
 SCENARIOS = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (mlp_capped, mlp_cold_start, cnn_warm, cnn_capped, cold_start_cnn, imports)
+    for module in (
+        mlp_capped,
+        mlp_callers,
+        mlp_cold_start,
+        mlp_warm,
+        cnn_warm,
+        cnn_capped,
+        cold_start_cnn,
+        imports,
+    )
 }
 
 __all__ = ["SCENARIOS", "Case", "Scenario"]

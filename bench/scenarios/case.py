@@ -19,6 +19,7 @@ class Case:
         cap: bytes of the memory cgroup that the process runs in; None for no cap.
         budget: what streamrt is given.
         cold: whether no page of the weights is in the page cache when the process starts.
+        callers: threads that call at the same time, each with the whole batch.
     """
 
     kind: str
@@ -28,6 +29,7 @@ class Case:
     cap: int | None = None
     budget: str | None = None
     cold: bool = False
+    callers: int = 1
 
     @property
     def label(self) -> str:
@@ -39,6 +41,8 @@ class Case:
             parts.append(f"cap {self.cap // MIB} MiB")
         if self.kind == "passes":
             parts.append(f"batch {self.batch}")
+        if self.callers > 1:
+            parts.append(f"{self.callers} callers")
         return ", ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -113,6 +114,7 @@ class Inspection:
             ("holds", f"{format_size(plan.total)}: {format_size(plan.pinned_bytes)} pinned, {format_size(plan.window)} "
                       f"window, {format_size(plan.workspace)} workspace"),
             ("reads per pass", format_size(plan.streamed_bytes)),
+            ("from end to end", f"{drawn(plan)} (# pinned, . streamed, + some of both)"),
             ("runs", batch),
         ]  # fmt: skip
         return "\n".join([*_table(rows, right=(3, 4, 5, 6)), "", *_table(facts)])
@@ -153,6 +155,19 @@ def inspect_model(
             layers=_layers(file, plan),
             plan=plan,
         )
+
+
+def drawn(plan: Plan, width: int = 64) -> str:
+    """The weights in the order of execution, each character an equal share of them: # pinned, . streamed, + both."""
+    total = sum(r.length for r in plan.ranges)
+    pinned = [0.0] * width
+    begin = 0
+    for r in plan.ranges:
+        first, last = begin * width / total, (begin + r.length) * width / total
+        for cell in range(int(first), min(width, math.ceil(last))):
+            pinned[cell] += r.pinned * (min(last, cell + 1) - max(first, cell))
+        begin += r.length
+    return "".join("#" if share > 0.75 else "." if share < 0.25 else "+" for share in pinned) if total else ""
 
 
 def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -14,7 +14,9 @@ import pytest
 
 import streamrt
 from streamrt import cli
+from streamrt.cli.inspection import drawn
 from streamrt.errors import UnsupportedModelError
+from streamrt.plan import Plan, Range
 
 Output = pytest.CaptureFixture[str]
 DATA = Path(str(resources.files("streamrt.data")))
@@ -63,6 +65,23 @@ def test_inspect_json_adds_up(capsys: Output) -> None:
     assert 0 < sum(layer["streamed"] for layer in layers) <= plan["streamed_per_pass"]
     for layer in layers:
         assert sum(p["nbytes"] for p in layer["parameters"]) == layer["pinned"] + layer["streamed"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ([(10, True)], "########"),
+        ([(10, False)], "........"),
+        ([(5, True), (5, False)], "####...."),
+        ([(1, True), (1, False)] * 40, "++++++++"),
+        ([(7, False), (1, True)], ".......#"),
+        ([], ""),
+    ],
+)
+def test_a_plan_is_drawn_in_the_order_of_execution(ranges: list[tuple[int, bool]], expected: str) -> None:
+    pieces = tuple(Range(0, length, pinned) for length, pinned in ranges)
+    plan = Plan((), pieces, granule=1, window=0, workspace=0, pinned_bytes=0, streamed_bytes=0, budget=None)
+    assert drawn(plan, 8) == expected
 
 
 def test_inspect_without_a_budget_pins_everything(capsys: Output) -> None:
