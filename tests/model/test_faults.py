@@ -196,3 +196,94 @@ def test_files_that_are_not_models(tmp_path, small):
     (tmp_path / "damaged").write_bytes(damaged)
     with pytest.raises(streamrt.FormatError):
         Model(tmp_path / "damaged")
+
+
+def test_sixteen_threads_on_one_model(large):
+    """They call, ask, and change the budget, all at once; every answer is right, and nothing is held beyond the budget."""
+    batches = [1, 2, 5, 33]
+    inputs = [zoo.random_input(n, 2048, seed=n) for n in batches]
+    answers = [large.answer(x) for x in inputs]
+    problems = []
+
+    def caller(number):
+        for turn in range(8):
+            i = (number + turn) % len(batches)
+            outputs = ["layer1"] if turn % 4 == 3 else None
+            y = model(inputs[i], outputs)
+            if outputs is None:
+                zoo.assert_close(y, answers[i])
+
+    def asker(number):
+        for turn in range(8):
+            model.set_budget(("12MiB", "24MiB", "40MiB")[(number + turn) % 3])
+            use = model.memory()
+            assert use.weights + use.workspace <= 40 << 20
+            model.plan_for((number + 1, 2048))
+            assert model.min_budget() < 12 << 20
+
+    def watched(work, number):
+        try:
+            work(number)
+        except Exception as error:
+            problems.append(error)
+
+    with Model(large.path, "24MiB") as model:
+        threads = [threading.Thread(target=watched, args=(caller if i < 13 else asker, i)) for i in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive()
+    assert problems == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_user_who_may_only_read(copy, large, run_python, io):
+    copy.chmod(0o444)
+    x = zoo.random_input(1, 2048)
+    code = """
+        import os, sys, numpy as np, streamrt
+        path, there, here, io = sys.argv[1:]
+        x = np.load(there)
+        with streamrt.Model(path, "16MiB", io=io) as model:
+            model(x)  # whatever is imported late is imported now
+        file, answer = os.open(path, os.O_RDONLY), open(here, "wb")  # their folders are not open to everybody
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        with streamrt.Model(f"/proc/self/fd/{file}", "16MiB", io=io) as model:
+            for _ in range(3):
+                y = model(x)
+            print(model.stats.bytes_read > 40 << 20, model.memory().weights <= 16 << 20)
+        np.save(answer, y)
+        answer.close()
+    """
+    there, here = copy.with_name("x.npy"), copy.with_name("y.npy")
+    np.save(there, x)
+    done = run_python(code, copy, there, here, io)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True True\n"
+    zoo.assert_close(zoo.load(here), large.answer(x))
+
+
+def test_no_addresses_for_the_file(copy, run_python):
+    code = """
+        import resource, sys, numpy as np, streamrt
+        x = np.ones((1, 2048), np.float32)
+        with streamrt.Model(sys.argv[1], "16MiB") as model:
+            wanted = model(x)  # BLAS has taken what it takes
+        size = int(open("/proc/self/statm").read().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20), resource.RLIM_INFINITY))
+        for io in ("mmap", "pread"):
+            try:
+                streamrt.Model(sys.argv[1], "16MiB", io=io)
+            except streamrt.WeightsIOError as error:
+                print(error.errno)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        with streamrt.Model(sys.argv[1], "16MiB") as model:
+            assert np.array_equal(model(x), wanted)
+    """
+    done = run_python(code, copy)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "12\n12\n"
