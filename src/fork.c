@@ -5,7 +5,7 @@
  *
  *   - A prefetcher belongs to the process that made it. In a child every call on it returns SRT_FORKED before it
  *     touches the lock, and freeing it frees nothing: the memory is leaked there.
- *   - A mapping may be read and closed in a child: it has no lock and no thread.
+ *   - A mapping may be read and closed in a child: it has no lock and no thread. What was read by pread is zeros there.
  *   - The child may open mappings and make prefetchers of its own. For that the one lock that all of them share, the
  *     guard's, is held across the fork, so that the child finds the set of guarded ranges whole and unlocked.
  */

@@ -3,7 +3,8 @@
  * For file systems where mapping is a disaster: over a network or a FUSE process, where every fault is a round trip and
  * a lost server is a SIGBUS. Addresses are reserved for the whole file, memory only for what is held, so that whoever
  * computes need not know which way its weights came. What is not held reads as zeros. No page of the file stays in the
- * page cache: reads go past it (O_DIRECT) where the file system can, else what they left there is dropped.
+ * page cache: reads go past it (O_DIRECT) where the file system can, else in small steps, and what they left there is
+ * dropped.
  */
 #include "io.h"
 
@@ -27,18 +28,26 @@ static bool give_up_direct(srt_mapping *mapping) {
     return was && os_set_direct(mapping->fd, false);
 }
 
+/* Bytes that are read at once where they pass through the page cache, which nobody counts. */
+#define BUFFERED_STEP ((uint64_t)128 << 10)
+
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     /* To the end of the last page, for O_DIRECT reads whole ones; the memory has it, and the file ends before. */
     uint64_t page = mapping->page_size, whole = (length + page - 1) / page * page;
     for (uint64_t done = 0; done < length;) {
-        int64_t count = os_read(mapping->fd, mapping->base + offset + done, (size_t)(whole - done), offset + done);
+        bool direct = atomic_load_explicit(&mapping->direct, memory_order_relaxed);
+        uint64_t step = direct || whole - done < BUFFERED_STEP ? whole - done : BUFFERED_STEP;
+        int64_t count = os_read(mapping->fd, mapping->base + offset + done, (size_t)step, offset + done);
+        int error = errno;
+        if (!direct) os_forget(mapping->fd, offset, length);
         if (count == 0) return srt_mapping_missing(mapping);
-        if (count > 0)
+        if (count > 0) {
             done += (uint64_t)count;
-        else if (errno != EINVAL || !give_up_direct(mapping))
+        } else if (error != EINVAL || !give_up_direct(mapping)) {
+            errno = error;
             return SRT_SYSTEM;
+        }
     }
-    if (!atomic_load_explicit(&mapping->direct, memory_order_relaxed)) os_forget(mapping->fd, offset, length);
     return SRT_OK;
 }
 

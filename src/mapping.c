@@ -109,7 +109,7 @@ srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uin
     if (length == 0) return SRT_OK;
     bool mapped = mapping->io == &srt_io_mmap; /* else only for the moment of looking */
     uint8_t *base = mapped ? mapping->base : os_map(mapping->fd, mapping->size);
-    if (!base) return SRT_SYSTEM;
+    if (!base) return errno == ENODEV ? SRT_OK : SRT_SYSTEM; /* what cannot be mapped is in no page cache */
     bool known = resident(base, mapping->page_size, offset, offset + length, bytes);
     if (!mapped) os_unmap(base, mapping->size);
     return known ? SRT_OK : SRT_SYSTEM;

@@ -19,6 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef MADV_WIPEONFORK /* Linux 4.14 */
+#define MADV_WIPEONFORK 18
+#endif
 #ifndef MADV_POPULATE_READ /* headers before Linux 5.14 */
 #define MADV_POPULATE_READ 22
 #endif
@@ -80,6 +83,9 @@ uint8_t *os_reserve(size_t size) {
     size_t before = (size_t)(-(uintptr_t)start % SRT_BLOCK);
     if (before > 0) munmap(start, before);
     munmap(start + before + whole, SRT_BLOCK - before);
+    /* A child gets zeros and none of these pages: copying on write would tear them from under a read in progress, and
+     * what both share would not be given back by dropping it here. */
+    madvise(start + before, whole, MADV_WIPEONFORK);
     return start + before;
 }
 

@@ -54,7 +54,7 @@ void srt_guard_unlock(void);
 /* ---------------------------------------------------------------- mapping.c: a file in memory
  *
  * A whole regular file at addresses of its own, read-only. All functions but open and close may be called by
- * any thread at any time between the two. A mapping may be read in a forked child. */
+ * any thread at any time between the two. A mapping may be read in a forked child (by PREAD: as zeros). */
 typedef struct srt_mapping srt_mapping;
 
 /* What tells an open file from another one, or from itself before it was written to. */
@@ -63,8 +63,9 @@ typedef struct {
     int64_t mtime; /* ns */
 } srt_identity;
 
-/* How bytes get there. MMAP maps the file, so that they are the page cache's; PREAD reads into anonymous memory. AUTO
- * maps, but for files on a network or FUSE file system. */
+/* How bytes get there. MMAP maps the file, so that they are the page cache's. PREAD reads into anonymous memory: there
+ * are zeros but for what was populated and not released since. AUTO maps, but for files on a network or FUSE file
+ * system. */
 typedef enum {
     SRT_IO_AUTO = 0,
     SRT_IO_MMAP,
@@ -102,7 +103,8 @@ srt_status srt_mapping_intact(const srt_mapping *mapping);
  * the old one stays what it was for as long as it is open. */
 srt_status srt_mapping_check(const srt_mapping *mapping);
 
-/* Bytes of the range that are in the page cache. SRT_MISUSE when the range leaves the file, SRT_SYSTEM. */
+/* Bytes of the range that are in the page cache, whatever the way of reading. SRT_MISUSE when the range leaves the
+ * file, SRT_SYSTEM. */
 srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes);
 
 /* The next four are for the prefetcher. Offsets are multiples of the page size; the end is one, or the file's end.
@@ -115,7 +117,8 @@ void srt_mapping_advise(srt_mapping *mapping, bool blocks);
  * SRT_TRUNCATED; SRT_SYSTEM: EIO, ENOMEM and what else madvise(2) tells. */
 srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t length);
 
-/* Drops the range from the page tables, then from the page cache, where nobody else uses it. A hint. */
+/* Gives the memory of the range back: MMAP drops it from the page tables, then from the page cache, where nobody else
+ * uses it. A hint. */
 void srt_mapping_release(const srt_mapping *mapping, uint64_t offset, uint64_t length);
 
 /* 2 MiB: the largest folio (a page table's worth of pages) that the kernel caches a file in, hence what a release has

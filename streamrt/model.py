@@ -16,8 +16,9 @@ import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher
 from streamrt.budget import Budget, parse_budget
-from streamrt.errors import InputError, ModelClosedError, WeightsIOError
+from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import read_header
+from streamrt.format import verify as verify_file
 from streamrt.graph import TensorSpec
 from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
 from streamrt.memory import MemoryUse, anonymous_bytes
@@ -29,12 +30,13 @@ from streamrt.stats import PassStats
 from streamrt.threads import check_threads, limited
 from streamrt.trace import Trace
 from streamrt.turns import Request, Turns
+from streamrt.verification import Verifier
 
 #: What the machine is taken to do in a second until passes have told: bytes from the disk and from memory, and
 #: operations of one thread. Rather too many of these: `predict` then puts more samples into a pass than it need, which
 #: costs little, where too few would cost reading.
 _DISK, _MEMORY, _OPERATIONS = 2.5e9, 2e10, 1e11
-#: Bytes that a call must have read to tell the speed of the disk.
+#: Bytes that a call must have read to tell the speed of the disk; nine tenths of what it brought in besides.
 _TELLING = 64 << 20
 
 
@@ -53,15 +55,24 @@ class Model:
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read: ``"mmap"`` maps the file, ``"pread"`` reads it into memory of the process, and
             ``"auto"`` maps but for files on a network or FUSE file system.
+        verify: compare the weights with the checksums of the file: ``"open"`` all of them when it is opened, which
+            reads it once more, and ``"read"`` as they arrive, every time that they do. What a call with ``outputs``
+            reads of a block of which it does not need everything cannot be compared.
 
     Raises:
-        FormatError: the file is not a weights file, or breaks the format's rules.
+        FormatError: the file is not a weights file, or breaks the format's rules, or is damaged (``verify="open"``).
         WeightsIOError: the file cannot be read.
-        InputError: ``budget``, ``threads`` or ``io`` is not of the forms above.
+        InputError: ``budget``, ``threads``, ``io`` or ``verify`` is not of the forms above.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], budget: Budget = "auto", *, threads: int | None = None, io: str = "auto"
+        self,
+        path: str | os.PathLike[str],
+        budget: Budget = "auto",
+        *,
+        threads: int | None = None,
+        io: str = "auto",
+        verify: str | None = None,
     ) -> None:
         self._closed = True  # until everything below has succeeded
         self._pid = os.getpid()
@@ -69,8 +80,11 @@ class Model:
         self._threads = check_threads(threads)
         if io not in ("auto", "mmap", "pread"):
             raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")
+        if verify not in (None, "open", "read"):
+            raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
+        self._verify = verify == "read"
         budget_bytes = parse_budget(budget)
-        self._file = read_header(path)
+        self._file = verify_file(path) if verify == "open" else read_header(path)
         rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
         self._planner = Planner(self._file, budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
@@ -132,11 +146,10 @@ class Model:
         Raises:
             InputError: a wrong name, shape or dtype, or an output that the graph does not have.
             BudgetError: not even one sample fits; its ``minimum`` is the smallest budget that would do.
-            WeightsIOError: the file was cut short, changed, or could not be read.
+            WeightsIOError: the file was cut short, changed, is damaged (``verify="read"``), or could not be read.
             ModelClosedError: the model is closed, or was opened before a fork and is used in the child.
         """
-        (results,) = self._serve([self._request(x, outputs)])
-        return results
+        return self._serve(self._request(x, outputs))
 
     def predict(
         self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
@@ -145,7 +158,7 @@ class Model:
 
         One reading of the weights then serves all of these, at the price of memory for their activations, which
         the plan weighs against that for pinned weights. Batches are taken from ``batches`` as they are needed, and
-        held, as their results are, until the pass has ended.
+        held, as their results are, until the pass has ended: an array must not change before its result is there.
 
         Args:
             batches: inputs, each as for a call; extents besides the batch may differ, but cost a pass of their own.
@@ -161,19 +174,26 @@ class Model:
         with tqdm(batches, disable=not progress, unit="batch") as bar:
             together: list[Request] = []
             samples = wanted = 0
-            for x in bar:
-                request = self._request(x, outputs)
+            source = iter(bar)
+            while True:
+                try:
+                    request = self._request(next(source), outputs)
+                except StopIteration:
+                    break
+                except Exception:
+                    yield from self._each(together)
+                    raise
                 if together and not request.is_like(together[0]):
-                    yield from self._serve(together)
+                    yield from self._each(together)
                     together, samples = [], 0
                 if not together:
                     wanted = self._samples_together(request)
                 together.append(request)
                 samples += request.samples
                 if samples + max(1, request.samples) > wanted:
-                    yield from self._serve(together)
+                    yield from self._each(together)
                     together, samples = [], 0
-            yield from self._serve(together)
+            yield from self._each(together)
 
     def set_budget(self, budget: Budget) -> None:
         """Change the budget between two calls; memory beyond the new one is given back before this returns.
@@ -280,11 +300,24 @@ class Model:
         graph = self._planner.subgraph(outputs)
         return Request(graph, check_inputs(x, self.inputs, graph.inputs))
 
-    def _serve(self, requests: Sequence[Request]) -> list[Any]:
-        """The results of each request, as `__call__` returns them."""
-        self._turns.serve(requests, self._shares, self._run_together)
-        found = [request.results or {} for request in requests]
-        return [next(iter(results.values())) if len(results) == 1 else results for results in found]
+    def _serve(self, request: Request) -> Any:
+        """The results of a request, as `__call__` returns them."""
+        self._turns.serve([request], self._shares, self._run_together)
+        return _unpacked(request)
+
+    def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
+        """The results of several, in their order; those before one that failed come before its error."""
+        failure = None
+        try:
+            self._turns.serve(requests, self._shares, self._run_together)
+        except Exception as error:
+            failure = error
+        for request in requests:
+            if request.results is None:
+                break
+            yield _unpacked(request)
+        if failure is not None:
+            raise failure
 
     def _shares(self, request: Request) -> bool:
         """Whether a pass for more samples than this request has would save reading weights."""
@@ -305,6 +338,8 @@ class Model:
         if len(requests) > 1:
             shapes = with_batch(shapes, samples)
         prepared = self._planner.prepare(graph, shapes)
+        if len(requests) > 1 and not prepared.program.batchwise:
+            raise StreamrtError("these samples cannot be put together")  # each is run by itself then
         session = self._activate(prepared)
         results = _results(requests, prepared)
         self._mapping.check()
@@ -323,15 +358,25 @@ class Model:
         self._stats = stats = PassStats.of(trace, io=self._mapping.io, samples=extent, peak_weights=peak)
         for request, found in zip(requests, results, strict=True):
             request.results = found
-        if prepared.plan.streamed_bytes and not stats.bytes_pinned and stats.bytes_read > _TELLING:
+        telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
+        if telling and not stats.bytes_pinned:
             self._planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
 
     def _activate(self, prepared: Prepared) -> Session:
         """The session of ``prepared``; the one before it gives its memory back first."""
         if self._session is None or self._session[0] is not prepared:
             self._session = None
-            self._session = (prepared, Session(prepared.program, prepared.plan, self._params, self._prefetcher))
+            plan = prepared.plan
+            verifier = Verifier(self._file, plan, memoryview(self._mapping)) if self._verify else None
+            session = Session(prepared.program, plan, self._params, self._prefetcher, verifier)
+            self._session = (prepared, session)
         return self._session[1]
+
+
+def _unpacked(request: Request) -> Any:
+    """An array, or several by name."""
+    results = request.results or {}
+    return next(iter(results.values())) if len(results) == 1 else results
 
 
 def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Array]]:

@@ -17,7 +17,7 @@ from streamrt.program import Program, compile_program
 #: Extents with which a graph is tried in place of those that its inputs leave free.
 _TRIED = (1, 2, 8, 32, 224, 256)
 #: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
-_REMEMBERED = 16
+_REMEMBERED = 32
 
 
 #: Batches that are tried together: powers of two, and half-way between.
@@ -52,7 +52,6 @@ class Prepared:
     shapes: Mapping[str, Shape]
     program: Program
     plan: Plan
-    measured: bool = False  # the plan was made, or found to be good, with what passes took
 
 
 class Planner:
@@ -66,6 +65,8 @@ class Planner:
         self._checked = False  # the graph is known to run with some shapes
         self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
+        self._measured: set[object] = set()  # of those, whose plans were looked at again with what passes took
+        self._together: dict[object, int] = {}  # what `samples_together` found
 
     def with_budget(self, budget: int | None) -> Planner:
         """The same under another budget."""
@@ -138,25 +139,27 @@ class Planner:
         if key not in self._prepared:
             self._prepared[key] = self._prepare(graph, shapes)
             if len(self._prepared) > _REMEMBERED:
-                self._prepared.popitem(last=False)
+                self._measured.discard(self._prepared.popitem(last=False)[0])
         self._prepared.move_to_end(key)
         return self._prepared[key]
 
     def learn(self, prepared: Prepared, seconds: Sequence[float], disk: float) -> None:
-        """Take note of what a pass took: ``seconds`` of computing for each node, and the ``disk``'s bytes a second.
+        """Take note of what a pass took: ``seconds`` of computing for each node, and bytes a second that it read.
 
         If another plan would do much better by these, `prepare` gives that from now on.
         """
+        disk /= prepared.plan.efficiency  # what it would be with large tiles
         if not self.rates.disk / _SAME_SPEED < disk < self.rates.disk * _SAME_SPEED:
             self.rates = replace(self.rates, disk=disk)
+            self._together.clear()
         key = _key(prepared.graph, prepared.shapes)
-        if prepared.measured or self._prepared.get(key) is not prepared:
+        if key in self._measured or self._prepared.get(key) is not prepared:
             return
+        self._measured.add(key)
         plan, kept = self._plan(prepared.program, seconds), prepared.plan
         weights = self._weights(prepared.program, seconds)
         if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
-            kept = replace(plan, micro_batch=kept.micro_batch)
-        self._prepared[key] = replace(prepared, plan=kept, measured=True)
+            self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
 
     def min_budget(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The smallest budget that would do, in bytes.
@@ -178,6 +181,14 @@ class Planner:
         Raises:
             InputError, BudgetError: as `prepare`.
         """
+        key = _key(graph, shapes)
+        if key not in self._together:
+            self._together[key] = self._best_together(graph, shapes)
+            if len(self._together) > _REMEMBERED:
+                self._together.pop(next(iter(self._together)))
+        return self._together[key]
+
+    def _best_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         batch = batch_of(shapes, graph.inputs)
         single = self.prepare(graph, shapes)
         if not single.program.batchwise or batch == 0 or self.budget is None:
@@ -189,7 +200,7 @@ class Planner:
             if count > 1 and samples > most:
                 break
             prepared = single if count == 1 else self._prepare(graph, with_batch(shapes, samples))
-            if count > 1 and prepared.plan.micro_batch:
+            if count > 1 and (prepared.plan.micro_batch or not prepared.program.batchwise):
                 break
             reading = prepared.plan.streamed_bytes / self.rates.disk
             computing = prepared.program.flops / self.rates.flops

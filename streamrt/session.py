@@ -14,6 +14,7 @@ from streamrt.ops import Array, Run
 from streamrt.plan import Plan
 from streamrt.program import Program
 from streamrt.trace import PassTrace
+from streamrt.verification import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,23 @@ class _Step:
 class Session:
     """The memory and the bound kernels of a program; at most one of a model is alive, for each has its workspace.
 
-    Not thread-safe: the model's lock is held around every call.
+    Not thread-safe: whoever calls has the turn (`streamrt.turns`).
     """
 
-    def __init__(self, program: Program, plan: Plan, params: Mapping[str, Array], prefetcher: Prefetcher) -> None:
+    def __init__(
+        self,
+        program: Program,
+        plan: Plan,
+        params: Mapping[str, Array],
+        prefetcher: Prefetcher,
+        verifier: Verifier | None = None,
+    ) -> None:
         memory = np.empty(program.workspace + ALIGNMENT, dtype=np.uint8)
         start = -memory.ctypes.data % ALIGNMENT
         self._memory = memory[start : start + program.workspace]
         self._program = program
         self._prefetcher = prefetcher
+        self._verifier = verifier
         self._steps = _steps(program, plan, program.bind(self._memory, params))
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
@@ -54,13 +63,15 @@ class Session:
 
     def run(self) -> PassTrace:
         """One pass."""
-        prefetcher = self._prefetcher
+        prefetcher, verifier = self._prefetcher, self._verifier
         times = []
         start = monotonic_ns()
         try:
             for step in self._steps:
                 for index in step.waits:
                     prefetcher.wait(index)
+                    if verifier:
+                        verifier.arrived(index)
                 began = monotonic_ns()
                 step.run(step.first, step.last)
                 times.append((began, monotonic_ns()))
@@ -68,6 +79,8 @@ class Session:
                     prefetcher.done(index)
             prefetcher.finish()
         except BaseException:
+            if verifier:
+                verifier.rewind()
             prefetcher.rewind()
             raise
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())

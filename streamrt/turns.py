@@ -33,6 +33,7 @@ class Request:
         self.results: dict[str, Array] | None = None
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is tried by itself
+        self.abandoned = False  # nobody waits for it any more
 
     @property
     def served(self) -> bool:
@@ -52,8 +53,10 @@ class Request:
     def is_like(self, other: Request) -> bool:
         """Whether both ask for the same, but for the number of samples."""
         outputs, others = (tuple(spec.name for spec in request.graph.outputs) for request in (self, other))
-        return outputs == others and all(
-            array.shape[1:] == other.arrays[name].shape[1:] for name, array in self.arrays.items()
+        return (
+            outputs == others
+            and self.arrays.keys() == other.arrays.keys()
+            and all(array.shape[1:] == other.arrays[name].shape[1:] for name, array in self.arrays.items())
         )
 
 
@@ -63,6 +66,7 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()  # over everything below; reentrant, for signal handlers
         self._owner: int | None = None  # the thread whose turn it is
+        self._line: list[int] = []  # the threads that wait for it, in the order in which they get it
         self._waiting: deque[Request] = deque()
         self._shared = 1  # requests that the last pass served
         self._seconds = 0.0  # that it took
@@ -73,27 +77,18 @@ class Turns:
         return self._owner == threading.get_ident()
 
     @contextmanager
-    def hold(self, enough: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """Wait for the turn and have it for the length of the context; False if waiting ended because it is ``enough``.
+    def hold(self) -> Iterator[None]:
+        """Wait for the turn, and have it for the length of the context.
 
         Raises:
             StreamrtError: it is this thread's turn already.
         """
-        me = threading.get_ident()
-        if self.is_mine:  # a signal handler, which would compute in the workspace of the call that it interrupted
-            raise StreamrtError("this thread is in the middle of a call of this model")
+        self._refuse_nesting()
         try:
-            with self._changed:
-                while not (done := enough()) and self._owner is not None:
-                    self._changed.wait()
-                if not done:
-                    self._owner = me
-            yield not done
+            self._enter(lambda: False)
+            yield
         finally:
-            with self._changed:
-                if self._owner == me:
-                    self._owner = None
-                    self._changed.notify_all()
+            self._leave()
 
     def serve(
         self,
@@ -110,25 +105,27 @@ class Turns:
 
         Raises:
             Exception: the first error of ``requests``, in their order.
+            StreamrtError: it is this thread's turn already.
             KeyboardInterrupt: requests of others that were being served are served by someone else.
         """
 
         def enough() -> bool:
             return all(request.served for request in requests)
 
+        self._refuse_nesting()
         try:
             with self._changed:
                 self._waiting.extend(requests)
                 self._changed.notify_all()
             while not enough():
-                with self.hold(enough) as mine:
-                    if mine:
+                try:
+                    if self._enter(enough):
                         self._serve_oldest(shares, run)
+                finally:
+                    self._leave()
         finally:
-            with self._changed:
-                for request in requests:
-                    if not request.served and request in self._waiting:
-                        self._waiting.remove(request)
+            for request in requests:
+                request.abandoned = not request.served
         errors = [request.error for request in requests if request.error is not None]
         if errors:
             try:
@@ -138,16 +135,56 @@ class Turns:
                 for request in requests:
                     request.error = None
 
+    # ---- the turn
+
+    def _refuse_nesting(self) -> None:
+        if self.is_mine:  # a signal handler, which would compute in the workspace of the call that it interrupted
+            raise StreamrtError("this thread is in the middle of a call of this model")
+
+    def _enter(self, enough: Callable[[], bool]) -> bool:
+        """Stand in line until it is this thread's turn, or until it is ``enough``: then False."""
+        me = threading.get_ident()
+        with self._changed:
+            while not enough():
+                # A signal handler takes the place of the call that it interrupted, which then stands in line anew.
+                if me not in self._line:
+                    self._line.append(me)
+                if self._owner is None and self._line[0] == me:
+                    self._owner = me
+                    return True
+                self._changed.wait()
+            return False
+
+    def _leave(self) -> None:
+        """The opposite of `_enter`, however far that came. An interrupt waits until this is done."""
+        me, interrupt = threading.get_ident(), None
+        while True:
+            try:
+                with self._changed:
+                    if me in self._line:
+                        self._line.remove(me)
+                    if self._owner == me:
+                        self._owner = None
+                    self._changed.notify_all()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt:
+            raise interrupt
+
+    # ---- the requests
+
     def _serve_oldest(self, shares: Callable[[Request], bool], run: Callable[[Sequence[Request]], None]) -> None:
         """One pass. What others asked for is put back if it fails."""
         self._gather()
-        with self._changed:
-            if not self._waiting:
-                return
-            group = [self._waiting.popleft()]
+        group: list[Request] = []
         try:
-            if not group[0].alone and shares(group[0]):
-                group += self._take_like(group[0])
+            self._take(group, lambda request: not group)
+            if not group:
+                return
+            first = group[0]
+            if not first.alone and shares(first):
+                self._take(group, lambda request: not request.alone and request.is_like(first))
             began = monotonic()
             run(group)
             self._shared, self._seconds = len(group), monotonic() - began
@@ -168,16 +205,19 @@ class Turns:
             with self._changed:
                 self._changed.wait_for(lambda: len(self._waiting) >= self._shared, patience)
 
-    def _take_like(self, first: Request) -> list[Request]:
+    def _take(self, group: list[Request], wanted: Callable[[Request], bool]) -> None:
+        """Move what is wanted from those that wait to ``group``: there first, so that an interrupt loses none."""
         with self._changed:
-            found = [request for request in self._waiting if not request.alone and request.is_like(first)]
-            for request in found:
-                self._waiting.remove(request)
-        return found
+            for request in list(self._waiting):
+                if request.abandoned:
+                    self._waiting.remove(request)
+                elif wanted(request):
+                    group.append(request)
+                    self._waiting.remove(request)
 
     def _put_back(self, group: Sequence[Request], *, alone: bool) -> None:
         with self._changed:
             for request in reversed(group):
-                if not request.served:
-                    request.alone = alone or request.alone
+                request.alone = alone or request.alone
+                if not (request.served or request.abandoned or request in self._waiting):
                     self._waiting.appendleft(request)

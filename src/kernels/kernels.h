@@ -77,7 +77,7 @@ void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batc
 /* A product with few samples: how many they may be, and how they lie in memory. One group of samples after the other
  * (the last may be smaller), each cut into chunks (the last one filled up with zeros): (chunks, samples, floats). A
  * group is so read from one place, wherever in the cache the weights beside it may fall. */
-enum { SRT_DENSE_BATCH = 32, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
+enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 
 /* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in the
  * order above; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamrt.plan.pipeline import Outcome, Pipeline
 
-#: Steps of simulations that one search may take: about a fiftieth of a second.
+#: Steps of simulations that one search may take after its first: about a fiftieth of a second.
 _WORK = 30_000
 #: A gain of less than a hundredth is none: speeds are not known better, and what is spread takes up their unevenness.
 _GAIN = 0.99

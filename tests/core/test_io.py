@@ -129,6 +129,19 @@ def test_a_file_in_memory(io: str) -> None:
         path.unlink()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_neither_sees_nor_keeps_what_was_read(make_file: MakeFile) -> None:
+    with opened(make_file(2 * BLOCK), "pread") as (mapping, prefetcher):
+        prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)
+        prefetcher.wait(0)
+        with memoryview(mapping) as view:
+            child = os.fork()
+            if child == 0:
+                os._exit(any(view[:BLOCK]))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert view[:BLOCK] == content(0, BLOCK)
+
+
 # ---------------------------------------------------------------- system calls that fail
 
 PASS = """
@@ -165,6 +178,7 @@ def one_pass(request: pytest.FixtureRequest, make_file: MakeFile, run_python: Ru
     def run(io: str, wish: str) -> list[str]:
         done = run_python(PASS, make_file(SIZE), io, request.param, **failing_io(wish))
         assert done.returncode == 0, done.stderr
+        assert "failing_io: 0" not in done.stderr  # it did fail
         return done.stdout.splitlines()
 
     return run

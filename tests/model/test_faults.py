@@ -199,7 +199,7 @@ def test_files_that_are_not_models(tmp_path, small):
 
 
 def test_sixteen_threads_on_one_model(large):
-    """They call, ask, and change the budget, all at once; every answer is right, and nothing is held beyond the budget."""
+    """They call, ask, and change the budget, all at once; every answer is right, and no more is held than may be."""
     batches = [1, 2, 5, 33]
     inputs = [zoo.random_input(n, 2048, seed=n) for n in batches]
     answers = [large.answer(x) for x in inputs]

