@@ -123,6 +123,7 @@ def test_run_tells_of_layers_and_writes_a_trace(tmp_path: Path, capsys: Output, 
 
 @pytest.mark.extras
 def test_run_draws(tmp_path: Path, images: np.ndarray) -> None:
+    pytest.importorskip("matplotlib")
     np.save(tmp_path / "x.npy", images)
     assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--plot", tmp_path / "pass.png") == 0
     assert (tmp_path / "pass.png").read_bytes().startswith(b"\x89PNG")

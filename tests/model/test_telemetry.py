@@ -73,6 +73,7 @@ def test_micro_batches_are_all_in_the_trace(small, tmp_path):
 
 @pytest.mark.extras
 def test_a_picture(stats, tmp_path):
+    pytest.importorskip("matplotlib")
     for name, begins in (("pass.png", b"\x89PNG"), ("pass.svg", b"<?xml")):
         stats.plot(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(begins)
