@@ -90,12 +90,16 @@ def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
 
 
 def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
-    """Copy to ``target`` its rows from ``begin`` on of ``parts``, seen as one array along the first axis."""
+    """Copy to ``target`` its rows from ``begin`` on of ``parts``, seen as one array along the first axis.
+
+    Rows beyond their last are zero.
+    """
     if len(parts) == 1 and target.shape == parts[0].shape:
         np.copyto(target, parts[0])
         return
     for part, rows, place in _overlaps(parts, begin, target):
         np.copyto(target[place], part[rows])
+    target[max(0, sum(map(len, parts)) - begin) :] = 0
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Array]) -> None:

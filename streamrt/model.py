@@ -24,7 +24,7 @@ from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, res
 from streamrt.memory import MemoryUse, anonymous_bytes
 from streamrt.ops import Array
 from streamrt.plan import Plan
-from streamrt.planning import Planner, Prepared, Rates
+from streamrt.planning import Planner, Prepared, Rates, rounded
 from streamrt.session import Session
 from streamrt.stats import PassStats
 from streamrt.threads import check_threads, limited
@@ -302,14 +302,14 @@ class Model:
 
     def _serve(self, request: Request) -> Any:
         """The results of a request, as `__call__` returns them."""
-        self._turns.serve([request], self._shares, self._run_together)
+        self._turns.serve([request], self._most_together, self._run_together)
         return _unpacked(request)
 
     def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
         """The results of several, in their order; those before one that failed come before its error."""
         failure = None
         try:
-            self._turns.serve(requests, self._shares, self._run_together)
+            self._turns.serve(requests, self._most_together, self._run_together)
         except Exception as error:
             failure = error
         for request in requests:
@@ -319,16 +319,18 @@ class Model:
         if failure is not None:
             raise failure
 
-    def _shares(self, request: Request) -> bool:
-        """Whether a pass for more samples than this request has would save reading weights."""
-        self._require_open()
-        prepared = self._planner.prepare(request.graph, request.shapes)
-        return request.samples > 0 and prepared.program.batchwise and prepared.plan.streamed_bytes > 0
-
     def _samples_together(self, request: Request) -> int:
         """How many samples like those of ``request`` are best run in one pass."""
         with self._opened():
-            return self._planner.samples_together(request.graph, request.shapes)
+            return self._most_together(request)
+
+    def _most_together(self, request: Request) -> int:
+        """The same for who has the turn; no more than the request's own where a pass for others would save nothing."""
+        self._require_open()
+        prepared = self._planner.prepare(request.graph, request.shapes)
+        if not (request.samples and prepared.program.batchwise and prepared.plan.streamed_bytes):
+            return request.samples
+        return self._planner.samples_together(request.graph, request.shapes)
 
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests that are alike in one pass over the weights, or in micro-batches if the plan says so."""
@@ -336,7 +338,7 @@ class Model:
         graph, shapes = requests[0].graph, requests[0].shapes
         samples = sum(request.samples for request in requests)
         if len(requests) > 1:
-            shapes = with_batch(shapes, samples)
+            shapes = with_batch(shapes, rounded(samples, requests[0].samples))
         prepared = self._planner.prepare(graph, shapes)
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # each is run by itself then

@@ -20,7 +20,7 @@ _TRIED = (1, 2, 8, 32, 224, 256)
 _REMEMBERED = 32
 
 
-#: Batches that are tried together: powers of two, and half-way between.
+#: Batches that are run together: powers of two, and half-way between.
 _COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
 #: What is within a twentieth of the best is as good.
 _CLOSE = 1.05
@@ -264,6 +264,14 @@ class Planner:
                 )
             )
         return found
+
+
+def rounded(samples: int, batch: int) -> int:
+    """The size of a pass for so many samples of several requests, the first of which has ``batch`` of them.
+
+    Of sizes there are few, so that one plan, with what is pinned and read ahead for it, serves any number of callers.
+    """
+    return next((batch * count for count in _COUNTS if batch * count >= samples), samples)
 
 
 def _key(graph: Graph, shapes: Mapping[str, Shape]) -> object:

@@ -34,6 +34,7 @@ class Request:
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is tried by itself
         self.abandoned = False  # nobody waits for it any more
+        self.samples = batch_of(self.shapes, graph.inputs)  # the batch; 0 where the graph has no axis for it
 
     @property
     def served(self) -> bool:
@@ -44,11 +45,6 @@ class Request:
     def shapes(self) -> dict[str, Shape]:
         """Of its inputs, by name."""
         return {name: array.shape for name, array in self.arrays.items()}
-
-    @property
-    def samples(self) -> int:
-        """The batch; 0 where the graph has no axis for it."""
-        return batch_of(self.shapes, self.graph.inputs)
 
     def is_like(self, other: Request) -> bool:
         """Whether both ask for the same, but for the number of samples."""
@@ -93,14 +89,14 @@ class Turns:
     def serve(
         self,
         requests: Sequence[Request],
-        shares: Callable[[Request], bool],
+        most: Callable[[Request], int],
         run: Callable[[Sequence[Request]], None],
     ) -> None:
         """Return when all of ``requests`` are served, by this thread or by others.
 
         Args:
             requests: what this thread wants.
-            shares: whether a request gains by sharing a pass with others like it.
+            most: how many samples a pass for a request and others like it may serve.
             run: serves all of some requests that are alike, by setting their results, or raises.
 
         Raises:
@@ -120,7 +116,7 @@ class Turns:
             while not enough():
                 try:
                     if self._enter(enough):
-                        self._serve_oldest(shares, run)
+                        self._serve_oldest(most, run)
                 finally:
                     self._leave()
         finally:
@@ -174,7 +170,7 @@ class Turns:
 
     # ---- the requests
 
-    def _serve_oldest(self, shares: Callable[[Request], bool], run: Callable[[Sequence[Request]], None]) -> None:
+    def _serve_oldest(self, most: Callable[[Request], int], run: Callable[[Sequence[Request]], None]) -> None:
         """One pass. What others asked for is put back if it fails."""
         self._gather()
         group: list[Request] = []
@@ -183,8 +179,8 @@ class Turns:
             if not group:
                 return
             first = group[0]
-            if not first.alone and shares(first):
-                self._take(group, lambda request: not request.alone and request.is_like(first))
+            if self._waiting and not first.alone:
+                self._take_alike(group, most(first))
             began = monotonic()
             run(group)
             self._shared, self._seconds = len(group), monotonic() - began
@@ -214,6 +210,20 @@ class Turns:
                 elif wanted(request):
                     group.append(request)
                     self._waiting.remove(request)
+
+    def _take_alike(self, group: list[Request], most: int) -> None:
+        """Also what is like the first of ``group``, as long as all of it has no more than ``most`` samples."""
+        first = group[0]
+        room = most - first.samples
+
+        def fits(request: Request) -> bool:
+            nonlocal room
+            if request.alone or max(1, request.samples) > room or not request.is_like(first):
+                return False
+            room -= request.samples
+            return True
+
+        self._take(group, fits)
 
     def _put_back(self, group: Sequence[Request], *, alone: bool) -> None:
         with self._changed:

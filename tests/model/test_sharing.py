@@ -75,16 +75,25 @@ def test_callers_of_a_streaming_model_share_a_pass(large, samples):
             assert y.base is None  # nobody's result keeps that of others alive
 
 
-def test_callers_share_micro_batches_too(small):
+def test_callers_with_more_samples_than_a_pass_gains_by_do_not_wait_for_each_other(small):
     samples = [20, 300, 7, 500, 1]
     inputs = [zoo.random_input(n, 64, seed=i) for i, n in enumerate(samples)]
     with Model(small.path, "1MiB") as model:
         passes = count_passes(model)
         results = call_from_threads(model, inputs)
-        assert passes == [20, 808]
-        assert model.plan.micro_batch
+        assert passes == [20, 300, 8, 500]
         for x, y in zip(inputs, results, strict=True):
             zoo.assert_close(y, small.answer(x))
+
+
+def test_groups_of_about_the_same_size_run_as_one_size(large):
+    with Model(large.path, "40MiB") as model:
+        passes, workspaces = count_passes(model), set()
+        for others in (5, 6, 5):
+            call_from_threads(model, [zoo.random_input(1, 2048, seed=i) for i in range(1 + others)])
+            workspaces.add(model.plan.workspace)
+    assert passes == [1, 5, 1, 6, 1, 5]
+    assert len(workspaces) == 1
 
 
 def test_callers_of_a_resident_model_get_the_bits_that_they_would_get_alone(small):

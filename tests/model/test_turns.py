@@ -44,11 +44,11 @@ class Worker:
         for r in group:
             r.results = {"y": r.arrays["x"] * 2}
 
-    def call(self, *requests, shares=True):
-        self.turns.serve(requests, lambda _: shares, self.run)
+    def call(self, *requests, most=1000):
+        self.turns.serve(requests, lambda _: most, self.run)
         return [r.results["y"] for r in requests]
 
-    def start(self, *requests, shares=True):
+    def start(self, *requests, most=1000):
         """Call in a thread of its own; returns when the requests are queued, or being served."""
         waiting = len(self.turns._waiting)
         idle = self.turns._owner is None
@@ -57,7 +57,7 @@ class Worker:
 
         def work():
             try:
-                outcome.results = self.call(*requests, shares=shares)
+                outcome.results = self.call(*requests, most=most)
             except BaseException as error:
                 outcome.error = error
 
@@ -103,10 +103,19 @@ def test_only_what_is_alike_and_gains_by_it_is_served_together_and_the_oldest_fi
 
     worker = Worker()
     worker.gate.clear()
-    calls = [worker.start(request(i), shares=False) for i in range(4)]
+    calls = [worker.start(request(i), most=1) for i in range(4)]
     worker.gate.set()
     join(*calls)
     assert worker.groups == [[0], [1], [2], [3]]
+
+
+def test_a_pass_serves_no_more_samples_than_it_may():
+    worker = Worker()
+    worker.gate.clear()
+    calls = [worker.start(request(i, samples=n), most=6) for i, n in enumerate([1, 2, 5, 3, 9, 1, 1])]
+    worker.gate.set()
+    join(*calls)
+    assert worker.groups == [[0], [1, 3, 5], [2, 6], [4]]
 
 
 def test_several_requests_of_one_caller_are_served_together():
