@@ -30,10 +30,13 @@ _MIB = 1 << 20
 
 def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], plots: Collection[str]) -> str:
     """Everything: method, machine, limits, and every row of every case."""
-    parts = ["# Results", _PREFACE, _machine([r for records in measured.values() for r in records])]
+    everything = [record for records in measured.values() for record in records]
+    parts = ["# Results", _PREFACE, _circumstances(everything)]
+    several = len(_machines(everything)) > 1
     for name, found in tables.items():
         scenario = SCENARIOS[name]
         parts += [f"## {scenario.title}: `{name}`", scenario.says]
+        parts += _machines(measured[name]) if several else []
         if any(record["quick"] for record in measured[name]):
             parts.append("**A quick run: smaller models than those named, one round, to see that everything works.**")
         parts += [f"![{scenario.title}]({name}.png)"] if name in plots else []
@@ -109,9 +112,19 @@ and kernels of its own. Before every cold run each page of the weights was dropp
 asked whether any was left."""
 
 
-def _machine(records: Iterable[Record]) -> str:
+def _circumstances(records: Collection[Record]) -> str:
     """Machine, versions and commits; one line each, several if the scenarios were not measured together."""
-    kinds = {"machine": {}, "versions": {}, "commit": {}}
+    versions, commits = {}, {}
+    for record in records:
+        versions[", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items())) + "."] = None
+        same = "" if record["checkout_installed"] else ", another streamrt installed"
+        commits[f"`{record['commit']}`{same}, {record['at'][:10]}"] = None
+    return "\n\n".join([*_machines(records), *versions, f"Commit {'; '.join(commits)}."])
+
+
+def _machines(records: Iterable[Record]) -> list[str]:
+    """Each machine that any of ``records`` comes from."""
+    found = {}
     for record in records:
         machine = record["machine"]
         host = " A virtual machine: its host may hold what this one does not." if machine["virtual"] else ""
@@ -120,14 +133,8 @@ def _machine(records: Iterable[Record]) -> str:
             f"{machine['processor']}, {machine['cores']} cores, {machine['memory'] / (1 << 30):.0f} GiB, "
             f"Linux {machine['kernel']}, {machine['filesystem']}, Python {machine['python']}.{swap}{host}"
         )
-        kinds["machine"][text] = None
-        kinds["versions"][
-            ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items())) + "."
-        ] = None
-        same = "" if record["checkout_installed"] else ", another streamrt installed"
-        kinds["commit"][f"`{record['commit']}`{same}, {record['at'][:10]}"] = None
-    commits = "Commit " + "; ".join(kinds.pop("commit")) + "."
-    return "\n\n".join([*(text for texts in kinds.values() for text in texts), commits])
+        found[text] = None
+    return list(found)
 
 
 def _limits(records: list[Record]) -> list[str]:

@@ -287,12 +287,25 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     ):
         assert told in text
     assert "cnn-capped.png" not in text
+    assert text.count("A Processor") == 1
     assert "cut sho" not in text
     assert [row[0] for row in cells(readme.read_text())[2:]] == [
         f"A model larger than memory: {CASE.label}",
         f"Image networks larger than memory: {CASE.label}",
         "Importing and opening: open mlp-2x8",
     ]
+
+
+def test_scenarios_of_several_machines_each_say_which(tmp_path: Path) -> None:
+    other = SHARED["machine"] | {"processor": "Another Processor"}
+    write(tmp_path / "mlp-capped.jsonl", timings(streamrt=[1.0]))
+    write(tmp_path / "mlp-cold-start.jsonl", [record | {"machine": other} for record in timings(streamrt=[1.0])])
+    report.write(tmp_path, None)
+    preface, *sections = (tmp_path / "README.md").read_text().split("\n## ")
+    assert "A Processor, 2 cores" in preface
+    assert "Another Processor, 2 cores" in preface
+    assert ["Another Processor, 2 cores" in section for section in sections] == [False, True]
+    assert [section.count(" Processor, 2 cores") for section in sections] == [1, 1]
 
 
 def test_nothing_measured(tmp_path: Path) -> None:
