@@ -122,6 +122,8 @@ class Run:
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
         """Every case with every peer that can be put to it; who cannot is told once, with the reason."""
         chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
+        if self._scenario.alone:
+            chosen = [peer for peer in chosen if peer.name == "streamrt"]
         here = []
         for peer in chosen:
             if peer.frugal and not self._scenario.frugal:
@@ -229,6 +231,7 @@ class Run:
             threads=threads,
             budget=case.budget,
             callers=case.callers,
+            verify=case.verify,
             least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
         )

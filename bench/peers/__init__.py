@@ -27,11 +27,13 @@ class Setting:
         batch: samples of a call; the only batch that it will be called with.
         threads: threads that may compute.
         budget: bytes that the model may hold, as streamrt takes it; peers that know no budget ignore it.
+        verify: whether weights are compared with their checksums as they arrive; only streamrt has any.
     """
 
     batch: int
     threads: int
     budget: str | None = None
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ def _prepare(source: Source, folder: Path) -> None:
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     import streamrt
 
-    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads)
+    verify = "read" if setting.verify else None
+    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads, verify=verify)
 
     def facts() -> dict[str, object]:
         plan, stats = model.plan, model.stats

@@ -164,7 +164,7 @@ def open_(job: Job) -> dict[str, Any]:
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
     (batch,) = job.batches
     start = time.perf_counter()
-    opened = peer.open(model, _folder(job), Setting(batch, job.threads, job.budget))
+    opened = peer.open(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
     opening = time.perf_counter() - start
     assert opened
     return {"seconds": importing + opening} | _grown(before)
@@ -211,7 +211,7 @@ def _open(job: Job, batch: int) -> Opened:
     from bench.peers import Setting, peers
 
     model = source(job.model, Path(job.data))
-    return peers()[job.peer].open(model, _folder(job), Setting(batch, job.threads, job.budget))
+    return peers()[job.peer].open(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
 
 
 def _folder(job: Job) -> Path:

@@ -25,6 +25,7 @@ class Job:
         threads: threads that may compute.
         budget: of bytes, for peers that know one.
         callers: threads that call at the same time.
+        verify: whether streamrt compares weights with their checksums.
         least_passes: passes after the first that are measured at least,
         seconds: and until so many have passed,
         most_passes: but no more than these.
@@ -40,6 +41,7 @@ class Job:
     threads: int = 1
     budget: str | None = None
     callers: int = 1
+    verify: bool = False
     least_passes: int = 3
     seconds: float = 2.0
     most_passes: int = 200

@@ -10,6 +10,7 @@ from bench.scenarios import (
     mlp_callers,
     mlp_capped,
     mlp_cold_start,
+    mlp_verified,
     mlp_warm,
 )
 from bench.scenarios.case import Case, Scenario
@@ -20,6 +21,7 @@ SCENARIOS = {
     for module in (
         mlp_capped,
         mlp_callers,
+        mlp_verified,
         mlp_cold_start,
         mlp_warm,
         cnn_warm,

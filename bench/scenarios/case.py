@@ -20,6 +20,7 @@ class Case:
         budget: what streamrt is given.
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
+        verify: whether streamrt compares weights with their checksums as they arrive.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Case:
     budget: str | None = None
     cold: bool = False
     callers: int = 1
+    verify: bool = False
 
     @property
     def label(self) -> str:
@@ -43,6 +45,8 @@ class Case:
             parts.append(f"batch {self.batch}")
         if self.callers > 1:
             parts.append(f"{self.callers} callers")
+        if self.verify:
+            parts.append("verified")
         return ", ".join(parts)
 
 
@@ -59,6 +63,7 @@ class Scenario:
         seconds: for how long steady passes are measured in one process.
         limits: whether the rows are held against T*.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
+        alone: whether it is about streamrt alone.
     """
 
     name: str
@@ -70,3 +75,4 @@ class Scenario:
     seconds: float = 2.0
     limits: bool = True
     frugal: bool = True
+    alone: bool = False

@@ -123,10 +123,11 @@ class Measure:
         absent: tuple[str, ...] = (),
         names: frozenset[str] | None = None,
         seconds: float = 2.0,
+        alone: bool = False,
     ) -> list[Record]:
         found = {it.name: it for it in (map(peer, peers) if isinstance(peers, str) else peers)}
         self._monkeypatch.setattr(driver, "peers", lambda: found)
-        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds=rounds, seconds=seconds)
+        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, alone=alone)
         installed = {
             "peers": {name: {"missing": "its module"} if name in missing else {"versions": {}} for name in found},
             "absent": {"mlp": list(absent), "cnn": []},
@@ -246,6 +247,17 @@ def test_only_the_named_peers(measure: Measure) -> None:
     lines = measure(case(), peers="ABC", rounds=1, names=frozenset("C"))
     assert turns(lines) == [(0, 1, "C")]
     assert not [line for line in lines if line["kind"] == "skip"]
+
+
+def test_streamrt_alone(measure: Measure, processes: Processes) -> None:
+    plain, verified = case(), replace(case(), verify=True)
+    lines = measure(plain, verified, peers=[peer("A"), peer("streamrt")], rounds=1, alone=True)
+    assert [(line["peer"], line["label"]) for line in lines if line["kind"] == "timing"] == [
+        ("streamrt", plain.label),
+        ("streamrt", f"{plain.label}, verified"),
+    ]
+    timed = [spawned for spawned in processes.of("passes") if spawned.job.peer == "streamrt"]
+    assert [spawned.job.verify for spawned in timed if spawned.job.seconds][-2:] == [False, True]
 
 
 @pytest.mark.parametrize(
