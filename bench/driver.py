@@ -26,8 +26,8 @@ from bench.scenarios import Case, Scenario
 
 #: Steady passes that are timed in one process at least, however long they take.
 _LEAST_PASSES = 2
-#: Seconds after which a process is given up on: the slowest contender that ends takes a fifth of it.
-_PATIENCE = 90.0
+#: Seconds after which a process is given up on: the slowest contender that ends takes a third of it.
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)

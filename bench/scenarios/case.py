@@ -41,6 +41,8 @@ class Case:
             parts = [f"open {self.model}"]
         if self.cap is not None:
             parts.append(f"cap {self.cap // MIB} MiB")
+        elif self.kind == "passes" and self.budget not in (None, "auto"):
+            parts.append(f"budget {self.budget}")
         if self.kind == "passes":
             parts.append(f"batch {self.batch}")
         if self.callers > 1:
