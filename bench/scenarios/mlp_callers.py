@@ -15,7 +15,7 @@ SCENARIO = Scenario(
     says="12 layers of 8192 x 8192 with ReLU, 3 GiB of float32 weights, in a memory cgroup of 1 GiB. A pass is over "
     "when every caller, each a thread with a sample of its own, has its answer; the median of those after the first.",
     cases=tuple(_case(_MODEL, callers, 1024 * MIB, "auto") for callers in (1, 8)),
-    seconds=8.0,
+    seconds=5.0,
     quick=tuple(_case(_SMALL, callers, 160 * MIB, "48MiB") for callers in (1, 8)),
     limits=False,
 )

@@ -19,6 +19,6 @@ SCENARIO = Scenario(
     "cold and calls it several times: opening, the first pass, and the median of the steady ones after it. "
     "streamrt is given 128 MiB of the smallest cap, and finds its budget by itself under the others.",
     cases=tuple(_case(_MODEL, batch, *cap) for cap in _CAPS for batch in (1, 4, 16, 64, 256)),
-    seconds=8.0,
+    seconds=5.0,
     quick=tuple(_case(_SMALL, batch, 160 * MIB, "48MiB") for batch in (1, 64)),
 )
