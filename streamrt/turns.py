@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from streamrt.errors import StreamrtError
@@ -22,6 +23,9 @@ from streamrt.ops import Array, Shape
 #: come back, and who is too late waits a pass. At most this share of the last pass, and this many seconds.
 _PATIENCE_SHARE = 0.02
 _PATIENCE = 0.02
+#: Of that, how long it waits for more once as many have come: left behind, one would need a pass of its own, and then
+#: it and the others would take turns for ever.
+_QUIET_SHARE = 0.25
 
 
 class Request:
@@ -199,7 +203,13 @@ class Turns:
         if self._shared > 1:
             patience = min(_PATIENCE, self._seconds * _PATIENCE_SHARE)
             with self._changed:
-                self._changed.wait_for(lambda: len(self._waiting) >= self._shared, patience)
+                count, came = self._shared, True
+                while came:
+                    came = self._changed.wait_for(partial(self._have_come, count), patience)
+                    count, patience = len(self._waiting) + 1, patience * _QUIET_SHARE
+
+    def _have_come(self, count: int) -> bool:
+        return len(self._waiting) >= count
 
     def _take(self, group: list[Request], wanted: Callable[[Request], bool]) -> None:
         """Move what is wanted from those that wait to ``group``: there first, so that an interrupt loses none."""

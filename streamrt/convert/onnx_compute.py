@@ -154,10 +154,28 @@ def pool(node: OnnxNode) -> None:
         node.emit(node.op, [node.operand(0)], attrs)
 
 
+@converts("LpPool")
+def lp_pool(node: OnnxNode) -> None:
+    """The norm of each window."""
+    kernel = node.ints("kernel_shape")
+    if kernel is None or len(kernel) not in (1, 2):
+        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
+    attrs = _windows(node, len(kernel)) | {"kernel_shape": kernel, "p": node.int_("p", 2)}
+    if node.flag("ceil_mode"):
+        attrs["ceil_mode"] = 1
+    node.emit("LpPool", [node.operand(0)], attrs)
+
+
 @converts("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(node: OnnxNode) -> None:
     """The same in all versions."""
     node.emit(node.op, [node.operand(0)])
+
+
+@converts("GlobalLpPool")
+def global_lp_pool(node: OnnxNode) -> None:
+    """The norm of each channel."""
+    node.emit("GlobalLpPool", [node.operand(0)], {"p": node.int_("p", 2)})
 
 
 @converts("BatchNormalization")
@@ -172,6 +190,30 @@ def batch_normalization(node: OnnxNode) -> None:
     for index, what in enumerate(("scale", "B", "mean", "var"), 1):
         node.weight(index, what)
     node.emit("BatchNormalization", [node.operand(i) for i in range(5)], {"epsilon": node.float_("epsilon", 1e-5)})
+
+
+@converts("InstanceNormalization")
+def instance_normalization(node: OnnxNode) -> None:
+    """The same in all versions."""
+    for index, what in enumerate(("scale", "B"), 1):
+        node.weight(index, what)
+    node.emit("InstanceNormalization", [node.operand(i) for i in range(3)], {"epsilon": node.float_("epsilon", 1e-5)})
+
+
+@converts("LayerNormalization")
+def layer_normalization(node: OnnxNode) -> None:
+    """Statistics are of float32, whatever else is asked for (``stash_type``)."""
+    node.ignore("stash_type")
+    inputs = [node.operand(0)]
+    for index, what in enumerate(("Scale", "B"), 1):
+        if node.given(index):
+            node.weight(index, what)
+            inputs.append(node.operand(index))
+    attrs: dict[str, Attr] = {
+        "axis": node.axis(node.int_("axis", -1), node.rank(0)),
+        "epsilon": node.float_("epsilon", 1e-5),
+    }
+    node.emit("LayerNormalization", inputs, attrs, list(node.proto.output))
 
 
 @converts("LRN")

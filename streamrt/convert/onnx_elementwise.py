@@ -20,6 +20,45 @@ def plain_activation(node: OnnxNode) -> None:
     node.emit(node.op, [node.operand(0)])
 
 
+@converts("Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt")
+def function(node: OnnxNode) -> None:
+    """Functions of one value, without attributes."""
+    node.emit(node.op, [node.operand(0)])
+
+
+@converts("Selu")
+def selu(node: OnnxNode) -> None:
+    """``gamma`` times an Elu."""
+    alpha, gamma = node.float_("alpha", 1.67326319217681884765625), node.float_("gamma", 1.05070102214813232421875)
+    inner = node.emit("Elu", [node.operand(0)], {"alpha": alpha}, [node.temporary("elu")])
+    factor = node.new_weight(f"{node.proto.output[0]}.gamma", Weight.of(np.asarray(gamma, np.float32)))
+    node.emit("Mul", [inner, factor])
+
+
+@converts("Pow")
+def pow_(node: OnnxNode) -> None:
+    """A square, which normalisation is often written with, is a product; an exponent may be an integer."""
+    if not node.is_constant(1):
+        node.emit("Pow", [node.operand(0), node.operand(1)])
+        return
+    exponent = node.constant(1, "exponent")
+    if exponent.size == 1 and float(exponent.reshape(())) == 2.0 and exponent.ndim <= node.rank(0):
+        node.emit("Mul", [node.operand(0), node.operand(0)])
+    elif exponent.dtype.kind in "iu":
+        name = node.new_weight(f"{node.proto.output[0]}.exponent", Weight.of(exponent.astype(np.float32)))
+        node.emit("Pow", [node.operand(0), name])
+    else:
+        node.emit("Pow", [node.operand(0), node.operand(1)])
+
+
+@converts("Where")
+def where(node: OnnxNode) -> None:
+    """Which value is taken must not depend on what the model is given."""
+    chosen = node.constant(0, "condition").astype(np.float32)
+    condition = node.new_weight(f"{node.proto.output[0]}.condition", Weight.of(chosen))
+    node.emit("Where", [condition, node.operand(1), node.operand(2)])
+
+
 @converts("LeakyRelu", "Elu", "Swish")
 def activation_of_alpha(node: OnnxNode) -> None:
     """Those with ``alpha``."""
@@ -76,11 +115,11 @@ def neg(node: OnnxNode) -> None:
     node.emit("Mul", [node.operand(0), minus])
 
 
-@converts("Sum")
-def sum_(node: OnnxNode) -> None:
+@converts("Sum", "Max", "Min")
+def variadic(node: OnnxNode) -> None:
     """Of one tensor it is that tensor."""
     inputs = [node.operand(index) for index in range(node.count())]
-    node.emit("Sum" if len(inputs) > 1 else "Identity", inputs)
+    node.emit(node.op if len(inputs) > 1 else "Identity", inputs)
 
 
 @converts("Identity")

@@ -7,6 +7,9 @@ import math
 from streamrt.convert.onnx_node import LEAST, MOST, OnnxNode, converts
 from streamrt.graph import Attr
 
+#: A list in a graph is no longer.
+_MOST_INDICES = 4096
+
 
 @converts("Flatten")
 def flatten(node: OnnxNode) -> None:
@@ -52,10 +55,42 @@ def _reshape_attrs(node: OnnxNode, targets: list[tuple[int, ...]], allowzero: bo
 
 @converts("Expand")
 def expand(node: OnnxNode) -> None:
-    """Only where it changes nothing."""
-    if node.shapes(0) != node.out_shapes():
-        raise node.problem("the operator repeats its input, which is not supported")
-    node.emit("Identity", [node.operand(0)])
+    """Nothing where the shapes say so; an extent that follows the model's inputs must be the input's own already."""
+    shapes = node.shapes(0)
+    if shapes == node.out_shapes():
+        node.emit("Identity", [node.operand(0)])
+        return
+    targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
+    wanted = []
+    for axis in range(-len(targets[0]), 0):
+        found = [target[axis] for target in targets]
+        if len(set(found)) == 1:
+            wanted.append(found[0])
+        elif all(-axis <= len(shape) and shape[axis] == extent for shape, extent in zip(shapes, found, strict=True)):
+            wanted.append(1)
+        else:
+            raise node.problem(f"the new extent of axis {axis} depends on the extents of the model's inputs")
+    node.emit("Expand", [node.operand(0)], {"shape": tuple(wanted)})
+
+
+@converts("Gather")
+def gather(node: OnnxNode) -> None:
+    """At constant indices; a single one is a slice without its axis."""
+    rank = node.rank(0)
+    axis = node.axis(node.int_("axis", 0), rank)
+    indices = node.constant(1, "indices")
+    if indices.ndim == 0:
+        index = int(indices)
+        attrs: dict[str, Attr] = {"starts": (index,), "ends": (index + 1 if index != -1 else MOST,), "axes": (axis,)}
+        part = node.emit("Slice", [node.operand(0)], attrs, [node.temporary("part")])
+        node.emit("Squeeze", [part], {"axes": (axis,)})
+        return
+    if indices.size > _MOST_INDICES:
+        raise node.problem(f"{indices.size} indices, expected no more than {_MOST_INDICES}")
+    attrs = {"axis": axis, "indices": tuple(int(index) for index in indices.reshape(-1))}
+    if indices.ndim != 1:
+        attrs["indices_shape"] = indices.shape
+    node.emit("Gather", [node.operand(0)], attrs)
 
 
 @converts("Transpose")

@@ -113,6 +113,11 @@ class OnnxNode:
         value = self._attribute(name, AttributeProto.INTS, ())
         return tuple(int(v) for v in value) if self.has(name) else None
 
+    def floats(self, name: str) -> tuple[float, ...] | None:
+        """A list of floating-point numbers, or None when it is not given."""
+        value = self._attribute(name, AttributeProto.FLOATS, ())
+        return tuple(float(v) for v in value) if self.has(name) else None
+
     def text(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         """A string attribute, which must be one of ``choices``."""
         value = self._attribute(name, AttributeProto.STRING, default)
@@ -214,6 +219,12 @@ class OnnxNode:
         if not self.given(index):
             return None
         return tuple(int(v) for v in self.constant(index, what).reshape(-1))
+
+    def numbers(self, index: int, what: str) -> tuple[float, ...] | None:
+        """A constant list of floating-point numbers, or None when the input is left out."""
+        if not self.given(index):
+            return None
+        return tuple(float(v) for v in self.constant(index, what).reshape(-1))
 
     def constant(self, index: int, what: str) -> AnyArray:
         """The value of an input, which must be the same whatever the extents of the model's inputs are."""

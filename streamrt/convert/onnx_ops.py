@@ -4,7 +4,13 @@ What differs between versions of an operator is decided in its conversion and no
 attributes to inputs, changed defaults, changed meanings.
 """
 
-from streamrt.convert import onnx_compute, onnx_elementwise, onnx_layout  # noqa: F401 (registers them)
+from streamrt.convert import (  # noqa: F401 (registers them)
+    onnx_compute,
+    onnx_conv_transpose,
+    onnx_elementwise,
+    onnx_layout,
+    onnx_resize,
+)
 from streamrt.convert.onnx_node import CONVERSIONS
 
 __all__ = ["CONVERSIONS"]

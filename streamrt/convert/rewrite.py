@@ -29,6 +29,7 @@ _COMPUTING = frozenset(
     (
         *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
         *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"),
+        *("DepthToSpace", "InstanceNormalization", "Max", "Min", "Resize"),
     )
 )
 _FLOAT_MAX = float(np.finfo(np.float32).max)

@@ -1,8 +1,10 @@
-"""Arithmetic of two or more tensors, with NumPy's broadcasting."""
+"""Arithmetic by NumPy: functions of one tensor, and of several with broadcasting."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -10,15 +12,50 @@ from streamrt.ops.base import Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.layout import same_memory
 from streamrt.ops.shapes import broadcast, is_batchwise
 
-_FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+_UNARY: dict[str, Callable[..., object]] = {
+    "Abs": np.absolute,
+    "Ceil": np.ceil,
+    "Exp": np.exp,
+    "Floor": np.floor,
+    "Log": np.log,
+    "Reciprocal": np.reciprocal,
+    "Sign": np.sign,
+    "Softplus": partial(np.logaddexp, np.float32(0)),
+    "Sqrt": np.sqrt,
+}
+_BINARY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
+_VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
 _MOST_TERMS = 4096
 
 
-@operator("Add", "Sub", "Mul", "Div")
+@operator(*_UNARY)
+def unary(call: Call) -> Lowered:
+    """``y = f(x)``."""
+    call.expect((1, 1))
+    function, shape = _UNARY[call.node.op], call.shape(0)
+
+    def bind(buffers: Buffers) -> Run:
+        x, y = buffers.input(0), buffers.outputs[0]
+
+        def run(first: int, last: int) -> None:
+            function(x, out=y)
+
+        return run
+
+    return Lowered(
+        outputs=(shape,),
+        bind=bind,
+        inplace=_inplace(call, (shape,), shape),
+        batchwise=len(shape) > 0,
+        flops=math.prod(shape),
+    )
+
+
+@operator(*_BINARY)
 def binary(call: Call) -> Lowered:
     """``y = a op b``."""
     call.expect((2, 2))
-    function = _FUNCTIONS[call.node.op]
+    function = _BINARY[call.node.op]
     shapes = call.shape(0), call.shape(1)
     out = broadcast(call, *shapes)
 
@@ -39,10 +76,11 @@ def binary(call: Call) -> Lowered:
     )
 
 
-@operator("Sum")
-def sum_(call: Call) -> Lowered:
-    """``y = a + b + ...``."""
+@operator(*_VARIADIC)
+def variadic(call: Call) -> Lowered:
+    """``y = a op b op ...``."""
     call.expect((1, _MOST_TERMS))
+    function = _VARIADIC[call.node.op]
     shapes = tuple(call.shape(index) for index in range(len(call.shapes)))
     out = broadcast(call, *shapes)
     if len(shapes) == 1:
@@ -53,9 +91,9 @@ def sum_(call: Call) -> Lowered:
         y = buffers.outputs[0]
 
         def run(first: int, last: int) -> None:
-            np.add(a, b, out=y)
+            function(a, b, out=y)
             for term in rest:
-                np.add(y, term, out=y)
+                function(y, term, out=y)
 
         return run
 
@@ -66,6 +104,29 @@ def sum_(call: Call) -> Lowered:
         inplace=_inplace(call, shapes[:2], out),
         batchwise=is_batchwise(call, out),
         flops=(len(shapes) - 1) * math.prod(out),
+    )
+
+
+@operator("Where")
+def where(call: Call) -> Lowered:
+    """``y = a where condition != 0 else b``; the condition is a parameter."""
+    call.expect((3, 3))
+    condition = call.param(0)
+    out = broadcast(call, condition, call.shape(1), call.shape(2))
+
+    def bind(buffers: Buffers) -> Run:
+        wanted, a, b = (buffers.input(index) for index in range(3))
+        y, chosen = buffers.outputs[0], buffers.scratch.view(np.bool_).reshape(condition)
+
+        def run(first: int, last: int) -> None:
+            np.not_equal(wanted, 0, out=chosen)
+            np.copyto(y, b)
+            np.copyto(y, a, where=chosen)
+
+        return run
+
+    return Lowered(
+        outputs=(out,), bind=bind, scratch=math.prod(condition), batchwise=is_batchwise(call, out), flops=math.prod(out)
     )
 
 

@@ -217,6 +217,17 @@ class Call:
             raise self.fail(f"attribute {name!r} is {value!r:.80}, expected a float32 number")
         return float(value)
 
+    def floats(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of ``count`` finite numbers."""
+        value = self._get(name, None)
+        if (
+            not isinstance(value, tuple)
+            or len(value) != count
+            or not all(isinstance(v, (int, float)) and abs(v) <= _FLT_MAX for v in value)
+        ):
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected {count} finite numbers")
+        return tuple(map(float, value))
+
     def text(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         """One of ``choices``."""
         value = self._get(name, default)

@@ -11,6 +11,7 @@ import numpy as np
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import IDENTITY
+from streamrt.ops.shapes import broadcast
 
 #: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
 _FAR = 2**62
@@ -121,7 +122,7 @@ def transpose(call: Call) -> Lowered:
     moved = [axis for axis in perm if x[axis] != 1]
     if moved == sorted(moved):
         return same_memory(call, out, batchwise)
-    return _copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise)
+    return copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise)
 
 
 @operator("Slice")
@@ -152,7 +153,7 @@ def slice_(call: Call) -> Lowered:
     key = tuple(window)
     if all(step > 0 for step in steps) and tuple(out) == x:
         return same_memory(call, x, batchwise)
-    return _copies(tuple(out), lambda x, y: [(y, x[key])], batchwise)
+    return copies(tuple(out), lambda x, y: [(y, x[key])], batchwise)
 
 
 @operator("Split")
@@ -174,6 +175,45 @@ def split(call: Call) -> Lowered:
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
     return Lowered(outputs=outputs, bind=bind, batchwise=axis != 0)
+
+
+@operator("Gather")
+def gather(call: Call) -> Lowered:
+    """The values at ``indices`` along ``axis`` (default: 0), in place of which come the axes of ``indices_shape``."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    axis = call.axis("axis", len(x), 0)
+    indices = call.ints("indices", low=-x[axis], high=x[axis] - 1)
+    shape = call.ints("indices_shape", (len(indices),), 1)
+    if math.prod(shape) != len(indices):
+        raise call.fail(f"{len(indices)} indices cannot take shape {shape}")
+    out = (*x[:axis], *shape, *x[axis + 1 :])
+
+    def bind(buffers: Buffers) -> Run:
+        x, y = buffers.input(0), buffers.outputs[0]
+        index = np.array([i % x.shape[axis] for i in indices], np.intp).reshape(shape)
+
+        def run(first: int, last: int) -> None:
+            # In the default mode, NumPy would write to a copy first.
+            np.take(x, index, axis, out=y, mode="clip")
+
+        return run
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=axis != 0)
+
+
+@operator("Expand")
+def expand(call: Call) -> Lowered:
+    """The input broadcast with ``shape``."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    wanted = call.ints("shape", low=1, high=2**40)
+    out = broadcast(call, x, wanted)
+    # A number in the place of the batch stays what it is when the batch changes.
+    batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
+    if out == x:
+        return same_memory(call, x, batchwise)
+    return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise)
 
 
 @operator("Concat")
@@ -280,7 +320,7 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, part)
 
 
-def _copies(out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool) -> Lowered:
+def copies(out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool) -> Lowered:
     """A node with one input and one output that copies ``source`` to ``target`` for each pair of their views."""
 
     def bind(buffers: Buffers) -> Run:

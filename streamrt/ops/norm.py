@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.scratch import Layout
+from streamrt.ops.shapes import broadcast
 
 
 @operator("BatchNormalization")
@@ -44,9 +46,120 @@ def batch_normalization(call: Call) -> Lowered:
         outputs=(x,),
         bind=bind,
         scratch=layout.nbytes,
-        inplace=() if call.is_param[0] else (0,),
+        inplace=_own(call),
         flops=2 * math.prod(x),
     )
+
+
+@operator("InstanceNormalization")
+def instance_normalization(call: Call) -> Lowered:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, the statistics those of each channel of each sample."""
+    call.expect((3, 3))
+    x = call.shape(0)
+    samples, channels, positions = _channels(call, x)
+    if len(x) < 3:
+        raise call.fail(f"an input of shape {x}, expected at least 3 axes")
+    for index in (1, 2):
+        if call.param(index) != (channels,):
+            raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({channels},)")
+    layout = Layout()
+    moments = _Moments(call.float_("epsilon", 1e-5), samples * channels, positions, layout)
+
+    def bind(buffers: Buffers) -> Run:
+        shape = (samples, channels, positions)
+        source, target = buffers.input(0).reshape(-1, positions), buffers.outputs[0].reshape(-1, positions)
+        scale, bias, by_channel = buffers.input(1), buffers.input(2), target.reshape(shape)
+        normalise = moments.bind(buffers, source, target)
+
+        def run(first: int, last: int) -> None:
+            normalise()
+            np.multiply(by_channel, scale[:, None], out=by_channel)
+            np.add(by_channel, bias[:, None], out=by_channel)
+
+        return run
+
+    return Lowered(
+        outputs=(x,), bind=bind, scratch=layout.nbytes, inplace=_own(call), batchwise=True, flops=8 * math.prod(x)
+    )
+
+
+@operator("LayerNormalization")
+def layer_normalization(call: Call) -> Lowered:
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, the statistics those of all axes from ``axis`` on together.
+
+    Further outputs are the mean, and one over the standard deviation.
+    """
+    call.expect((2, 3), (1, 3))
+    x = call.shape(0)
+    axis = call.axis("axis", len(x), -1)
+    for index in range(1, len(call.shapes)):
+        if call.optional(index) is not None:
+            shape = call.param(index)
+            if broadcast(call, shape, x[axis:]) != x[axis:]:
+                raise call.fail(f"input {index} has shape {shape}, which does not broadcast to {x[axis:]}")
+    layout = Layout()
+    moments = _Moments(call.float_("epsilon", 1e-5), math.prod(x[:axis]), math.prod(x[axis:]), layout)
+    named = [index for index, name in enumerate(call.node.outputs) if name]
+
+    def bind(buffers: Buffers) -> Run:
+        outputs = dict(zip(named, buffers.outputs, strict=True))
+        target = outputs[0]
+        rows = (moments.rows, moments.columns)
+        scale, bias = buffers.input(1), buffers.inputs[2] if len(buffers.inputs) > 2 else None
+        kept = {index: outputs[index].reshape(-1) for index in outputs if index}
+        normalise = moments.bind(buffers, buffers.input(0).reshape(rows), target.reshape(rows), kept)
+
+        def run(first: int, last: int) -> None:
+            normalise()
+            np.multiply(target, scale, out=target)
+            if bias is not None:
+                np.add(target, bias, out=target)
+
+        return run
+
+    statistics = (*x[:axis], *(1,) * (len(x) - axis))
+    return Lowered(
+        outputs=(x, statistics, statistics)[: len(call.node.outputs)],
+        bind=bind,
+        scratch=layout.nbytes,
+        inplace=_own(call),
+        batchwise=axis > 0,
+        flops=8 * math.prod(x),
+    )
+
+
+class _Moments:
+    """Rows brought to a mean of 0 and a variance of 1, in two passes over them: one would cancel digits."""
+
+    def __init__(self, epsilon: float, rows: int, columns: int, layout: Layout) -> None:
+        self.rows, self.columns = rows, columns
+        self._epsilon = epsilon
+        self._mean, self._deviation = layout.add(rows), layout.add(rows)
+        self._squares = layout.add(rows, columns)
+
+    def bind(
+        self, buffers: Buffers, source: Array, target: Array, kept: Mapping[int, Array] | None = None
+    ) -> Callable[[], None]:
+        """What takes ``source`` (rows, columns) to ``target``, which may be the same memory.
+
+        The means of the rows go to ``kept[1]``, and one over their deviations to ``kept[2]``, where these are given.
+        """
+        kept = kept or {}
+        mean = kept.get(1, self._mean.of(buffers.scratch))
+        inverse = kept.get(2, self._deviation.of(buffers.scratch))
+        squares = self._squares.of(buffers.scratch)
+
+        def normalise() -> None:
+            _core.row_mean(source, mean)
+            np.subtract(source, mean[:, None], out=target)
+            np.square(target, out=squares)
+            _core.row_mean(squares, inverse)
+            np.add(inverse, self._epsilon, out=inverse)
+            np.sqrt(inverse, out=inverse)
+            np.reciprocal(inverse, out=inverse)
+            np.multiply(target, inverse[:, None], out=target)
+
+        return normalise
 
 
 @operator("LRN")
@@ -86,10 +199,15 @@ def softmax(call: Call) -> Lowered:
     return Lowered(
         outputs=(x,),
         bind=bind,
-        inplace=() if call.is_param[0] else (0,),
+        inplace=_own(call),
         batchwise=axis != 0,
         flops=3 * math.prod(x),
     )
+
+
+def _own(call: Call) -> tuple[int, ...]:
+    """Input 0, if its memory may be taken over."""
+    return () if call.is_param[0] else (0,)
 
 
 def _channels(call: Call, x: Shape) -> Shape:

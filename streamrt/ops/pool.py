@@ -5,40 +5,97 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, operator
+from streamrt.ops.epilogue import IDENTITY
+from streamrt.ops.scratch import Layout
 from streamrt.ops.window import Geometry
 
-#: Every kernel treats a channel by itself, so samples and channels are one axis: (planes, height, width).
-Planes = Callable[[Array, Array, _core.Window], None]
+#: Every kernel treats a channel by itself, so samples and channels are one axis: (planes, height, width). Last comes
+#: scratch memory.
+Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
 
 
 @operator("MaxPool")
 def max_pool(call: Call) -> Lowered:
     """The largest value in each window; padding never wins."""
-    return _pool(call, _core.max_pool)
+    return _pool(call, lambda x, y, window, scratch: _core.max_pool(x, y, window))
 
 
 @operator("AveragePool")
 def average_pool(call: Call) -> Lowered:
     """The mean of each window, over the values of the input or, with ``count_include_pad``, the padding too."""
     include = call.flag("count_include_pad", False)
-    return _pool(call, lambda x, y, window: _core.average_pool(x, y, window, include))
+    return _pool(call, lambda x, y, window, scratch: _core.average_pool(x, y, window, include))
+
+
+@operator("LpPool")
+def lp_pool(call: Call) -> Lowered:
+    """The norm of each window: ``sum(abs(x) ** p) ** (1 / p)``, the sum a depthwise convolution with ones."""
+    p = call.int_("p", 2, 1)
+    shape, layout = call.ints("kernel_shape", low=1), Layout()
+    powers, ones = layout.add(*call.shape(0)), layout.add(*(1, 1, *shape)[-3:])
+
+    def kernel(x: Array, y: Array, window: _core.Window, scratch: NDArray[np.uint8]) -> None:
+        terms, weights = powers.of(scratch).reshape(x.shape), ones.of(scratch)
+        _power(x, p, terms)
+        weights.fill(1.0)
+        _core.depthwise(terms[:, None], weights, None, y[:, None], window, 0, 1, *IDENTITY)
+        _root(y, p)
+
+    return _pool(call, kernel, layout.nbytes)
 
 
 @operator("GlobalMaxPool")
 def global_max_pool(call: Call) -> Lowered:
     """The largest value of each channel."""
-    return _global(call, _core.row_max)
+    return _global(call, lambda x, y, scratch: _core.row_max(x, y))
 
 
 @operator("GlobalAveragePool")
 def global_average_pool(call: Call) -> Lowered:
     """The mean of each channel."""
-    return _global(call, _core.row_mean)
+    return _global(call, lambda x, y, scratch: _core.row_mean(x, y))
 
 
-def _pool(call: Call, kernel: Planes) -> Lowered:
+@operator("GlobalLpPool")
+def global_lp_pool(call: Call) -> Lowered:
+    """The norm of each channel: ``sum(abs(x) ** p) ** (1 / p)``."""
+    p = call.int_("p", 2, 1)
+    layout = Layout()
+    powers = layout.add(*call.shape(0))
+
+    def kernel(x: Array, y: Array, scratch: NDArray[np.uint8]) -> None:
+        terms = powers.of(scratch).reshape(x.shape)
+        _power(x, p, terms)
+        np.add.reduce(terms, axis=1, out=y)
+        _root(y, p)
+
+    return _global(call, kernel, layout.nbytes)
+
+
+def _power(x: Array, p: int, out: Array) -> None:
+    """``abs(x) ** p``."""
+    if p == 2:
+        np.square(x, out=out)
+    else:
+        np.absolute(x, out=out)
+        if p != 1:
+            np.power(out, np.float32(p), out=out)
+
+
+def _root(x: Array, p: int) -> None:
+    """``x ** (1 / p)``, in its place."""
+    if p == 2:
+        np.sqrt(x, out=x)
+    elif p != 1:
+        np.power(x, np.float32(1 / p), out=x)
+
+
+def _pool(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) not in (3, 4):
@@ -52,16 +109,17 @@ def _pool(call: Call, kernel: Planes) -> Lowered:
     def bind(buffers: Buffers) -> Run:
         source = buffers.input(0).reshape(planes, *geometry.input)
         target = buffers.outputs[0].reshape(planes, *geometry.output)
-        return lambda first, last: kernel(source, target, geometry.window)
+        return lambda first, last: kernel(source, target, geometry.window, buffers.scratch)
 
     return Lowered(
         outputs=((*x[:2], *geometry.spatial),),
         bind=bind,
+        scratch=scratch,
         flops=planes * geometry.positions * geometry.taps,
     )
 
 
-def _global(call: Call, kernel: Callable[[Array, Array], None]) -> Lowered:
+def _global(call: Call, kernel: Callable[[Array, Array, NDArray[np.uint8]], None], scratch: int = 0) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) < 3:
@@ -70,6 +128,7 @@ def _global(call: Call, kernel: Callable[[Array, Array], None]) -> Lowered:
 
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0).reshape(planes, -1), buffers.outputs[0].reshape(planes)
-        return lambda first, last: kernel(source, target)
+        return lambda first, last: kernel(source, target, buffers.scratch)
 
-    return Lowered(outputs=((*x[:2], *(1,) * (len(x) - 2)),), bind=bind, flops=math.prod(x))
+    out = (*x[:2], *(1,) * (len(x) - 2))
+    return Lowered(outputs=(out,), bind=bind, scratch=scratch, flops=math.prod(x))

@@ -177,6 +177,49 @@ def convolution(opset: int) -> Built:
     ], {"w": random(4, 3, 3, 3), "b": random(4)}
 
 
+def power(opset: int) -> Built:
+    """A square, and another exponent: an integer, where that is allowed."""
+    exponent = integers(3) if opset >= 12 else np.float32(3)
+    return [node("Pow", ["x", "two"], ["a"]), node("Pow", ["a", "three"], ["y"])], {
+        "two": np.float32(2),
+        "three": np.asarray(exponent).reshape(()),
+    }
+
+
+def functions(opset: int) -> Built:
+    names = ["Abs", "Sqrt", "Exp", "Reciprocal", "Softplus", "Log", "Floor", "Ceil"]
+    ends = ["x", *names[:-1], "y"]
+    return [node(op, [ends[i]], [ends[i + 1]]) for i, op in enumerate(names)], {}
+
+
+def selu(opset: int) -> Built:
+    return [node("Selu", ["x"], ["a"]), node("Selu", ["a"], ["y"], alpha=2.0, gamma=0.5)], {}
+
+
+def largest_and_smallest(opset: int) -> Built:
+    third = random(3, 1, 1) if opset >= 8 else random(2, 3, 8, 8)
+    return [node("Max", ["x", "c"], ["a"]), node("Min", ["a", "d"], ["b"]), node("Max", ["b"], ["y"])], {
+        "c": third,
+        "d": third + 0.5,
+    }
+
+
+def gather(opset: int) -> Built:
+    return [
+        node("Gather", ["x", "some"], ["a"], axis=1),
+        node("Gather", ["a", "last"], ["b"], axis=-1),
+        node("Gather", ["b", "square"], ["y"], axis=2),
+    ], {"some": integers(2, 0, 2), "last": np.array(-1), "square": np.array([[0, 3], [1, 7]])}
+
+
+def instance_normalization(opset: int) -> Built:
+    return [node("InstanceNormalization", ["x", "s", "b"], ["y"], epsilon=0.01)], {"s": random(3), "b": random(3)}
+
+
+def lp_pool(opset: int) -> Built:
+    return [node("LpPool", ["x"], ["y"], kernel_shape=[3, 2], p=3, pads=[1, 0, 1, 0], strides=[2, 1])], {}
+
+
 BUILDERS: list[Callable[[int], Built]] = [
     average_pool,
     batch_normalization,
@@ -186,8 +229,14 @@ BUILDERS: list[Callable[[int], Built]] = [
     convolution,
     dropout,
     flatten,
+    functions,
+    gather,
+    instance_normalization,
+    largest_and_smallest,
+    lp_pool,
     pad,
     pad_some_axes,
+    power,
     prelu,
     prelu_of_keras,
     reduce_all,
@@ -195,6 +244,7 @@ BUILDERS: list[Callable[[int], Built]] = [
     reduce_mean,
     reduce_sum,
     reshape,
+    selu,
     slice_,
     split,
     split_evenly,
@@ -221,6 +271,30 @@ def test_operator(build: Callable[[int], Built], opset: int, tmp_path: Path) -> 
     nodes, constants = build(opset)
     shape = (2, 3, 8, 9) if build is split_evenly else (2, 3, 8, 8)
     check(make_model(nodes, constants, inputs={"x": shape}, opset=opset), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [7, OPSETS[-1]])
+def test_global_lp_pool(opset: int, tmp_path: Path) -> None:
+    """The reference implementation has none."""
+    path = streamrt.pack(make_model([node("GlobalLpPool", ["x"], ["y"], p=3)], opset=opset), tmp_path / "out")
+    x = random(2, 3, 8, 8)
+    wanted = (np.abs(x.astype(np.float64)) ** 3).sum(axis=(2, 3), keepdims=True) ** (1 / 3)
+    np.testing.assert_allclose(run_packed(path, {"x": x})[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [9, 16, OPSETS[-1]])
+def test_where_and_expand(opset: int, tmp_path: Path) -> None:
+    nodes = [node("Expand", ["x", "shape"], ["a"]), node("Where", ["chosen", "a", "c"], ["y"])]
+    constants = {"shape": integers(3, 4, 1), "chosen": random(4, 1) > 0, "c": random(3, 1, 1)}
+    check(make_model(nodes, constants, inputs={"x": (2, 3, 1, 5)}, opset=opset), tmp_path)
+
+
+@pytest.mark.parametrize("opset", [17, OPSETS[-1]])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_layer_normalization(axis: int, opset: int, tmp_path: Path) -> None:
+    nodes = [node("LayerNormalization", ["x", "s", "b"], ["n"], axis=axis), node("Relu", ["n"], ["y"])]
+    shape = (3, 8, 8)[axis - 1 if axis > 0 else axis :]
+    check(make_model(nodes, {"s": random(*shape), "b": random(*shape, seed=1)}, opset=opset), tmp_path)
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -129,15 +129,32 @@ def test_a_module_for_one_batch_is_fixed_to_it_with_a_warning(batch: int, tmp_pa
     check(module, tmp_path, batches=(batch,))
 
 
+def test_a_decoder(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 6, 4, stride=2, padding=1),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+        nn.LPPool2d(2, 3, stride=2),
+        nn.PixelShuffle(1),
+        nn.Conv2d(6, 4, 1),
+        nn.PixelShuffle(2),
+        nn.SELU(),
+    )
+    pack(module, tmp_path, torch.randn(1, 3, 8, 12))
+    check(module, tmp_path)
+
+
 def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     pack(TwoInputs(), tmp_path, (torch.randn(2, 5), torch.randn(2, 4)))
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
 def test_what_has_no_conversion_is_listed(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.ConvTranspose2d(3, 3, 2), nn.Softplus())
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*Softplus"):
-        pack(module, tmp_path, torch.randn(1, 3, 4, 4))
+    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softplus())  # whose threshold is a comparison
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*Greater"):
+        pack(module, tmp_path, torch.randn(1, 3, 4, 4, 4))
     assert not (tmp_path / "out").exists()
 
 

@@ -255,6 +255,21 @@ def test_a_signal_handler_may_call_while_its_thread_waits(alarm):
     assert sorted(y[0][0, 0] for y in found) == [2, 4]
 
 
+def test_one_more_than_shared_the_last_pass_is_not_left_behind(monkeypatch):
+    """Else it has a pass of its own, after which the others are left behind, and so on."""
+    monkeypatch.setattr(turns, "_PATIENCE", 0.5)
+    monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)
+    monkeypatch.setattr(turns, "_QUIET_SHARE", 1.0)
+    worker = Worker()
+    worker.call(*map(request, range(2)))
+    threads = [threading.Thread(target=worker.call, args=(request(i),)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert [len(group) for group in worker.groups] == [2, 3]
+
+
 def test_who_comes_back_at_once_is_waited_for(monkeypatch):
     monkeypatch.setattr(turns, "_PATIENCE", 1.0)
     monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)

@@ -6,7 +6,18 @@ import pytest
 from ops.harness import assert_close, lowered_for, random, run
 from streamrt.errors import FormatError
 
-FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
+FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
+UNARY = {
+    "Abs": np.abs,
+    "Ceil": np.ceil,
+    "Exp": np.exp,
+    "Floor": np.floor,
+    "Log": np.log,
+    "Reciprocal": np.reciprocal,
+    "Sign": np.sign,
+    "Softplus": lambda x: np.logaddexp(0, x),
+    "Sqrt": np.sqrt,
+}
 SHAPES = [
     ((2, 3, 4), (2, 3, 4)),
     ((2, 3, 4), (3, 1)),
@@ -22,12 +33,52 @@ SHAPES = [
 @pytest.mark.parametrize(("a", "b"), SHAPES)
 def test_binary(op: str, a: tuple[int, ...], b: tuple[int, ...], params: tuple[int, ...]) -> None:
     x, y = random(*a), random(*b, seed=1)
+    if op == "Pow":
+        x = np.abs(x) + 0.1
     expected = np.asarray(FUNCTIONS[op](x.astype(np.float64), y))
     assert_close(run(op, [x, y], params)[0], expected)
     lowered = lowered_for(op, [a, b], params)
     assert set(lowered.inplace) == {i for i, shape in enumerate((a, b)) if shape == expected.shape} - set(params)
     for index in lowered.inplace:
         assert_close(run(op, [x, y], params, inplace=index)[0], expected)
+
+
+@pytest.mark.parametrize("op", UNARY)
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
+def test_unary(op: str, shape: tuple[int, ...]) -> None:
+    x = np.asarray(3 * random(*shape))
+    if op in ("Log", "Sqrt"):
+        x = np.abs(x)
+    expected = np.asarray(UNARY[op](x.astype(np.float64)))
+    assert_close(run(op, [x])[0], expected)
+    assert_close(run(op, [x], inplace=0)[0], expected)
+    assert_close(run(op, [x], [0])[0], expected)
+
+
+def test_softplus_does_not_overflow() -> None:
+    x = np.array([-200, -100, 0, 100, 1e30], np.float32)
+    np.testing.assert_allclose(run("Softplus", [x])[0], [0, 3.8e-44, np.log(2), 100, 1e30], rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_largest_and_smallest(op: str) -> None:
+    inputs = [random(*shape, seed=i) for i, shape in enumerate([(2, 3), (3,), (2, 1)])]
+    inputs[0][0, 0] = np.nan
+    function = np.maximum if op == "Max" else np.minimum
+    expected = function(function(inputs[0], inputs[1]), inputs[2])
+    np.testing.assert_array_equal(run(op, inputs)[0], expected)
+    np.testing.assert_array_equal(run(op, inputs, inplace=0)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("condition", "a", "b"), [((3,), (2, 3), (2, 3)), ((2, 3), (), (3,)), ((1, 3), (2, 1), (2, 3)), ((), (2,), (2,))]
+)
+def test_where(condition: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    chosen = np.asarray(random(*condition) > 0, np.float32)
+    x, y = random(*a, seed=1), random(*b, seed=2)
+    np.testing.assert_array_equal(run("Where", [chosen, x, y], [0])[0], np.where(chosen != 0, x, y))
+    with pytest.raises(FormatError, match="must be a parameter"):
+        lowered_for("Where", [condition, a, b])
 
 
 @pytest.mark.parametrize("shapes", [[(2, 3)], [(2, 3), (3,)], [(3,), (2, 1), (2, 3), ()], [(2, 3)] * 5])

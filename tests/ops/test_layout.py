@@ -37,6 +37,24 @@ def test_reshape(shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
     assert lowered_for("Reshape", [shape], attrs=attrs).view_of == 0
 
 
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("indices", [[0], [1, -1, 0, 1], [[1, 0], [-2, 1]]])
+def test_gather(axis: int | None, indices: Any) -> None:
+    x, index = random(2, 3, 4), np.array(indices)
+    attrs: dict[str, Any] = {"indices": tuple(index.reshape(-1).tolist())}
+    attrs |= {} if axis is None else {"axis": axis}
+    attrs |= {} if index.ndim == 1 else {"indices_shape": index.shape}
+    check("Gather", [x], np.take(x, index, axis or 0), attrs=attrs)
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted"), [((2, 1, 3), (4, 1)), ((1, 3), (2, 1, 3)), ((), (2, 2)), ((2, 3), (1,)), ((2, 3), ())]
+)
+def test_expand(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    x = np.asarray(random(*shape))
+    check("Expand", [x], x * np.ones(wanted, np.float32), attrs={"shape": wanted})
+
+
 @pytest.mark.parametrize("axis", range(-3, 4))
 def test_flatten(axis: int) -> None:
     x = random(2, 3, 4)
@@ -186,6 +204,17 @@ def test_identity() -> None:
         ("Pad", [(2, 3)], {"pads": (0, 0, 0, 1), "value": "0"}),
         ("Pad", [(2, 3)], {"pads": (2**31 - 1,) * 4}),
         ("Identity", [(2, 3)], {"axis": 0}),
+        ("Gather", [(2, 3)], {}),
+        ("Gather", [(2, 3)], {"indices": ()}),
+        ("Gather", [(2, 3)], {"indices": (2,)}),
+        ("Gather", [(2, 3)], {"indices": (-3,)}),
+        ("Gather", [(2, 3)], {"indices": (0, 1), "indices_shape": (3,)}),
+        ("Gather", [(2, 3)], {"indices": (0, 1), "axis": 2}),
+        ("Gather", [()], {"indices": (0,)}),
+        ("Expand", [(2, 3)], {}),
+        ("Expand", [(2, 3)], {"shape": (4, 3)}),
+        ("Expand", [(2, 3)], {"shape": (0, 3)}),
+        ("Expand", [(1, 3)], {"shape": (2**40, 3)}),
     ],
 )
 def test_attributes_that_do_not_fit(op: str, shapes: list[Any], attrs: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ CANONICAL = [
     "HardSwish", "Tanh", "Elu", "Gelu", "Erf", "Swish", "PRelu", "Softmax", "LogSoftmax", "MaxPool",
     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Sum", "Concat", "Flatten",
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "ReduceMax",
-    "ReduceSum", "LRN",
+    "ReduceSum", "LRN", "Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt", "Pow", "Max",
+    "Min", "Where", "InstanceNormalization", "LayerNormalization", "LpPool", "GlobalLpPool", "Gather", "Expand",
+    "Resize", "DepthToSpace", "SpaceToDepth",
 ]
 # fmt: on
 

@@ -24,6 +24,46 @@ def test_batch_normalization(shape: tuple[int, ...], epsilon: float | None) -> N
     assert_close(run("BatchNormalization", inputs, params, attrs=attrs, inplace=0)[0], expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 4), (2, 5, 3, 7), (3, 5, 2, 3, 2)])
+@pytest.mark.parametrize("epsilon", [None, 0.5])
+def test_instance_normalization(shape: tuple[int, ...], epsilon: float | None) -> None:
+    x, scale, bias = 3 + random(*shape), random(5, seed=1), random(5, seed=2)
+    axes, column = tuple(range(2, len(shape))), (5,) + (1,) * (len(shape) - 2)
+    wide = x.astype(np.float64)
+    std = np.sqrt(wide.var(axis=axes, keepdims=True) + (epsilon or 1e-5))
+    expected = (wide - wide.mean(axis=axes, keepdims=True)) / std * scale.reshape(column) + bias.reshape(column)
+    attrs = {} if epsilon is None else {"epsilon": epsilon}
+    assert_close(run("InstanceNormalization", [x, scale, bias], [1, 2], attrs=attrs)[0], expected)
+    assert_close(run("InstanceNormalization", [x, scale, bias], [1, 2], attrs=attrs, inplace=0)[0], expected)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, -2])
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_layer_normalization(axis: int | None, outputs: int, has_bias: bool) -> None:
+    x = 3 + random(2, 3, 40)
+    first = (-1 if axis is None else axis) % 3
+    axes = tuple(range(first, 3))
+    scale, bias = random(*x.shape[first:], seed=1), random(40, seed=2)
+    wide = x.astype(np.float64)
+    mean, inverse = wide.mean(axis=axes, keepdims=True), 1 / np.sqrt(wide.var(axis=axes, keepdims=True) + 0.01)
+    expected = (wide - mean) * inverse * scale + (bias if has_bias else 0)
+    attrs: dict[str, Any] = {"epsilon": 0.01} | ({} if axis is None else {"axis": axis})
+    inputs, params = ([x, scale, bias], [1, 2]) if has_bias else ([x, scale], [1])
+    for inplace in (None, 0):
+        found = run("LayerNormalization", inputs, params, attrs=attrs, outputs=outputs, inplace=inplace)
+        for y, wanted in zip(found, (expected, mean, inverse), strict=False):
+            assert_close(y, wanted)
+
+
+def test_normalisation_of_a_large_mean_keeps_its_digits() -> None:
+    x = (1000 + random(1, 1, 4096)).astype(np.float32)
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean()) / np.sqrt(wide.var() + 1e-5)
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    np.testing.assert_allclose(run("InstanceNormalization", [x, one, zero], [1, 2])[0], expected, rtol=0, atol=2e-4)
+
+
 def local_response(x: np.ndarray, size: int, alpha: float, beta: float, bias: float) -> np.ndarray:
     squares = np.zeros(x.shape)
     for channel in range(x.shape[1]):
@@ -81,6 +121,13 @@ def test_softmax_of_large_values_is_finite() -> None:
         ("BatchNormalization", [(3,), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
         ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {"epsilon": "tiny"}),
         ("BatchNormalization", [(2, 3), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {"momentum": 0.9}),
+        ("InstanceNormalization", [(2, 3, 4), (3,), (4,)], [1, 2], {}),
+        ("InstanceNormalization", [(2, 3, 4), (3,), (3,)], [1], {}),
+        ("InstanceNormalization", [(2, 3), (3,), (3,)], [1, 2], {}),
+        ("LayerNormalization", [(2, 3, 4), (3,)], [1], {}),
+        ("LayerNormalization", [(2, 3, 4), (2, 3, 4)], [1], {}),
+        ("LayerNormalization", [(2, 3, 4), (4,)], [1], {"axis": 3}),
+        ("LayerNormalization", [(2, 3, 4), (4,)], [], {}),
         ("LRN", [(2, 3, 4)], [], {}),
         ("LRN", [(2, 3, 4)], [], {"size": 0}),
         ("LRN", [(2,)], [], {"size": 1}),

@@ -62,6 +62,8 @@ def pool(x: np.ndarray, attrs: dict[str, Any], out: tuple[int, ...], op: str) ->
         values = np.stack([x[(..., *at)] for at in itertools.product(*inside)]).astype(np.float64)
         if op == "MaxPool":
             y[(..., *position)] = values.max(axis=0)
+        elif op == "LpPool":
+            y[(..., *position)] = (np.abs(values) ** attrs["p"]).sum(axis=0) ** (1 / attrs["p"])
         else:
             count = np.prod([len(p) for p in (padded if attrs.get("count_include_pad") else inside)])
             y[(..., *position)] = values.sum(axis=0) / count
@@ -77,6 +79,21 @@ def test_pool(case: Any, op: str) -> None:
         attrs = {**attrs, "count_include_pad": 1}
     x = random(*shape) - 3  # all negative: a padding of 0 would win
     assert_close(run(op, [x], attrs=attrs)[0], pool(x, attrs, out, op))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_lp_pool(case: Any, p: int) -> None:
+    shape, attrs, out = case
+    x = random(*shape)
+    assert_close(run("LpPool", [x], attrs={**attrs, "p": p})[0], pool(x, {**attrs, "p": p}, out, "LpPool"))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_global_lp_pool(p: int) -> None:
+    x = random(2, 3, 5, 7)
+    expected = (np.abs(x.astype(np.float64)) ** p).sum(axis=(2, 3), keepdims=True) ** (1 / p)
+    assert_close(run("GlobalLpPool", [x], attrs={"p": p})[0], expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 7), (2, 5, 7, 9), (3, 2, 3, 2, 5)])
@@ -102,6 +119,9 @@ def test_global(shape: tuple[int, ...]) -> None:
         ("MaxPool", (1, 2, 4, 4, 4), {"kernel_shape": (2, 2, 2)}),
         ("AveragePool", (2, 4), {"kernel_shape": ()}),
         ("AveragePool", (1, 2, 4, 4), {"kernel_shape": (2, 2), "ceil_mode": 2}),
+        ("LpPool", (1, 2, 4, 4), {"kernel_shape": (2, 2), "p": 0}),
+        ("LpPool", (1, 2, 4, 4), {"kernel_shape": (2,)}),
+        ("GlobalLpPool", (1, 2, 4, 4), {"p": 0.5}),
         ("GlobalAveragePool", (2, 4), {}),
         ("GlobalMaxPool", (2, 4, 4), {"axes": (1,)}),
     ],

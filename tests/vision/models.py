@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+#: Modules of torchvision whose models are no MLPs or CNNs.
+ATTENTION = ("vision_transformer", "swin_transformer", "maxvit")
+
+
+def registry() -> list[list[str]]:
+    """The names of all classification and segmentation models, a list for each family, the smallest model first."""
+    from torchvision import models
+
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for module in (models, models.segmentation):
+        for name in models.list_models(module=module):
+            place = models.get_model_builder(name).__module__
+            if place.rpartition(".")[2] not in ATTENTION:
+                family = re.sub(r"_?\d.*|_(tiny|small|base|large)$", "", name)
+                size = models.get_model_weights(name).DEFAULT.meta["num_params"]
+                found.setdefault((place, family), []).append((size, name))
+    return [[name for _, name in sorted(names)] for _, names in sorted(found.items())]
 
 
 def seeded(name: str) -> Any:
-    """The model ``name`` in evaluation mode; the same weights every time."""
+    """The model ``name`` in evaluation mode, with one output; the same weights every time."""
     import torch
-    import torchvision
+    from torchvision import models
 
     torch.manual_seed(0)
-    arguments = {"aux_logits": True, "init_weights": True} if name == "googlenet" else {}
-    model = torchvision.models.get_model(name, weights=None, **arguments).eval()
+    arguments: dict[str, Any] = {"weights": None}
+    if name == "googlenet":
+        arguments |= {"aux_logits": True, "init_weights": True}
+    elif name == "inception_v3":
+        arguments |= {"init_weights": False}
+    is_segmentation = models.get_model_builder(name).__module__.startswith(models.segmentation.__name__)
+    if is_segmentation:
+        arguments |= {"weights_backbone": None}
+    model = models.get_model(name, **arguments).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -20,11 +46,27 @@ def seeded(name: str) -> Any:
                 module.running_var.uniform_(0.75, 1.25)
                 module.weight.uniform_(0.75, 1.25)
                 module.bias.normal_(0, 0.1)
-    return model
+    return segmenter(model) if is_segmentation else model
 
 
-def images(batch: int, size: int = 224) -> Any:
-    """A batch of noise, (batch, 3, size, size)."""
+def segmenter(model: Any) -> Any:
+    """``model`` with its first output alone."""
     import torch
 
+    class Segmenter(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Any) -> Any:
+            return self.model(x)["out"]
+
+    return Segmenter().eval()
+
+
+def images(batch: int, name: str = "") -> Any:
+    """A batch of noise, (batch, 3, size, size), of the size that the model ``name`` is for."""
+    import torch
+
+    size = 299 if name == "inception_v3" else 224
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))

@@ -1,0 +1,189 @@
+"""Operators that change spatial extents without weights: resampling, and depth to space and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.layout import copies, same_memory
+from streamrt.ops.scratch import Layout, Part
+
+_COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
+_NEAREST: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "floor": np.floor,
+    "ceil": np.ceil,
+}
+
+
+@operator("DepthToSpace")
+def depth_to_space(call: Call) -> Lowered:
+    """Blocks of ``blocksize``, which has one extent for each spatial axis, out of the channels.
+
+    These are blocks of channels (mode ``DCR``) or channels of blocks (``CRD``).
+    """
+    x, blocks = _blocks(call)
+    crd = call.text("mode", "DCR", ("DCR", "CRD")) == "CRD"
+    spatial, size = x[2:], math.prod(blocks)
+    if x[1] % size:
+        raise call.fail(f"{x[1]} channels are no blocks of {blocks}")
+    channels, count = x[1] // size, len(blocks)
+    out = (x[0], channels, *(extent * block for extent, block in zip(spatial, blocks, strict=True)))
+    inside = (x[0], channels, *blocks, *spatial) if crd else (x[0], *blocks, channels, *spatial)
+    first = 2 if crd else 1
+    perm = (0, 1 if crd else 1 + count, *(axis for i in range(count) for axis in (2 + count + i, first + i)))
+    apart = tuple(part for pair in zip(spatial, blocks, strict=True) for part in pair)
+
+    def pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
+        return [(y.reshape(out[0], channels, *apart), x.reshape(inside).transpose(perm))]
+
+    return copies(out, pairs, batchwise=True)
+
+
+@operator("SpaceToDepth")
+def space_to_depth(call: Call) -> Lowered:
+    """The opposite of DepthToSpace."""
+    x, blocks = _blocks(call)
+    crd = call.text("mode", "DCR", ("DCR", "CRD")) == "CRD"
+    spatial, count = x[2:], len(blocks)
+    if any(extent % block for extent, block in zip(spatial, blocks, strict=True)):
+        raise call.fail(f"extents {spatial} are no multiples of {blocks}")
+    few = tuple(extent // block for extent, block in zip(spatial, blocks, strict=True))
+    apart = tuple(part for pair in zip(few, blocks, strict=True) for part in pair)
+    inside = tuple(3 + 2 * i for i in range(count))
+    perm = (0, *((1, *inside) if crd else (*inside, 1)), *(2 + 2 * i for i in range(count)))
+    out = (x[0], x[1] * math.prod(blocks), *few)
+
+    def pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
+        source = x.reshape(*x.shape[:2], *apart).transpose(perm)
+        return [(y.reshape(source.shape), source)]
+
+    return copies(out, pairs, batchwise=True)
+
+
+def _blocks(call: Call) -> tuple[Shape, Shape]:
+    call.expect((1, 1))
+    x = call.shape(0)
+    if len(x) not in (3, 4):
+        raise call.fail(f"an input of shape {x}, expected 3 or 4 axes")
+    return x, call.ints("blocksize", low=1, count=len(x) - 2)
+
+
+@operator("Resize")
+def resize(call: Call) -> Lowered:
+    """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
+
+    Values are those nearest by or, in mode ``linear``, interpolated between two; beyond the border they are those of
+    the border. ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    linear = call.text("mode", "nearest", ("nearest", "linear")) == "linear"
+    coordinates = call.text("coordinate_transformation_mode", "half_pixel", _COORDINATES)
+    nearest = call.text("nearest_mode", "round_prefer_floor", tuple(_NEAREST))
+    if call.has("sizes"):
+        sizes = call.ints("sizes", low=0, high=2**40, count=len(x))
+        out = tuple(size or extent for size, extent in zip(sizes, x, strict=True))
+        scales = tuple(size / extent for size, extent in zip(out, x, strict=True))
+    else:
+        scales = call.floats("scales", len(x))
+        if any(not 0 < scale * extent < 2**40 for scale, extent in zip(scales, x, strict=True)):
+            raise call.fail(f"scales {scales} leave nothing of an input of shape {x}, or too much")
+        out = tuple(math.floor(extent * scale) for extent, scale in zip(x, scales, strict=True))
+    # Axes that shrink come first, so that less is left for the others.
+    axes = sorted((axis for axis in range(len(x)) if scales[axis] != 1.0), key=lambda axis: scales[axis])
+    batchwise = len(x) > 0 and 0 not in axes
+    if not axes:
+        return same_memory(call, x, batchwise)
+    call.check("the result", out)
+    layout, shape, steps = Layout(), x, []
+    for axis in axes:
+        shape = (*shape[:axis], out[axis], *shape[axis + 1 :])
+        between = layout.add(*shape) if axis != axes[-1] else None
+        steps.append(_Axis(axis, x[axis], shape, scales[axis], between, layout.add(*shape) if linear else None))
+
+    def bind(buffers: Buffers) -> Run:
+        source, runs = buffers.input(0), []
+        for step in steps:
+            target = buffers.outputs[0] if step.between is None else step.between.of(buffers.scratch)
+            at = _positions(coordinates, step.before, step.shape[step.axis], step.scale)
+            if step.other is not None:
+                runs.append(_interpolate(source, target, step.other.of(buffers.scratch), step.axis, at))
+            else:
+                runs.append(_take(source, target, step.axis, _NEAREST[nearest](at)))
+            source = target
+
+        def run(first: int, last: int) -> None:
+            for resample in runs:
+                resample()
+
+        return run
+
+    return Lowered(
+        outputs=(out,),
+        bind=bind,
+        scratch=layout.nbytes,
+        batchwise=batchwise,
+        flops=(4 if linear else 1) * math.prod(out),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """One axis to resample, of extent ``before``; the result has ``shape``, and lies in ``between`` unless it is last.
+
+    ``other`` is for the second of the two values to interpolate.
+    """
+
+    axis: int
+    before: int
+    shape: Shape
+    scale: float
+    between: Part | None
+    other: Part | None
+
+
+def _positions(mode: str, before: int, after: int, scale: float) -> NDArray[np.float64]:
+    """Where along an axis of extent ``before`` each of ``after`` new values lies (ONNX, operator Resize)."""
+    new = np.arange(after, dtype=np.float64)
+    if mode == "asymmetric":
+        return new / scale
+    if mode == "align_corners":
+        return new * ((before - 1) / (scale * before - 1) if after > 1 else 0.0)
+    if mode == "pytorch_half_pixel" and after == 1:
+        return new
+    at = (new + 0.5) / scale - 0.5
+    if mode == "half_pixel_symmetric":
+        at += before / 2 * (1 - after / (scale * before))
+    return at
+
+
+def _take(source: Array, target: Array, axis: int, at: NDArray[np.float64]) -> Callable[[], None]:
+    index = np.clip(at, 0, source.shape[axis] - 1).astype(np.intp)
+
+    def run() -> None:
+        # In the default mode, NumPy would write to a copy first.
+        np.take(source, index, axis, out=target, mode="clip")
+
+    return run
+
+
+def _interpolate(source: Array, target: Array, other: Array, axis: int, at: NDArray[np.float64]) -> Callable[[], None]:
+    below = np.floor(at)
+    share = (at - below).astype(np.float32).reshape(-1, *(1,) * (source.ndim - axis - 1))
+    take_below, take_above = _take(source, target, axis, below), _take(source, other, axis, below + 1)
+
+    def run() -> None:
+        take_below()
+        take_above()
+        np.subtract(other, target, out=other)
+        np.multiply(other, share, out=other)
+        np.add(target, other, out=target)
+
+    return run

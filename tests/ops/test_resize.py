@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ops.harness import assert_close, lowered_for, random, run
+from ops.reference import onnx_run
+from streamrt.errors import FormatError
+
+COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
+NONE = np.array([], np.float32)
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES)
+@pytest.mark.parametrize(
+    ("mode", "nearest"),
+    [("linear", None), *(("nearest", n) for n in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"))],
+)
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        ((2, 3, 4, 5), (2, 3, 8, 10)),
+        ((1, 2, 7, 6), (1, 2, 3, 4)),
+        ((1, 2, 7, 3), (1, 2, 3, 11)),
+        ((1, 1, 4, 4), (1, 1, 1, 9)),
+        ((1, 3, 5), (1, 3, 8)),
+        ((2, 2, 1, 1), (2, 2, 3, 3)),
+    ],
+)
+def test_resize(
+    shape: tuple[int, ...], sizes: tuple[int, ...], mode: str, nearest: str | None, coordinates: str
+) -> None:
+    attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    attrs |= {"nearest_mode": nearest} if nearest else {}
+    x = random(*shape)
+    expected = onnx_run("Resize", [x, NONE, NONE, np.array(sizes, np.int64)], attrs, opset=19)[0]
+    assert_close(run("Resize", [x], attrs=attrs | {"sizes": sizes})[0], expected)
+    kept = tuple(0 if size == extent else size for size, extent in zip(sizes, shape, strict=True))
+    assert_close(run("Resize", [x], attrs=attrs | {"sizes": kept})[0], expected)
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(
+    "scales", [(1.0, 1.0, 2.0, 2.0), (1.0, 1.0, 0.6, 1.5), (2.0, 1.0, 1.0, 1.0), (1.0, 0.5, 3.0, 0.3)]
+)
+def test_resize_by_scales(mode: str, coordinates: str, scales: tuple[float, ...]) -> None:
+    x = random(2, 4, 5, 7)
+    attrs = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    expected = onnx_run("Resize", [x, NONE, np.array(scales, np.float32)], attrs, opset=19)[0]
+    assert_close(run("Resize", [x], attrs=attrs | {"scales": scales})[0], expected)
+
+
+def test_a_resize_to_the_same_is_a_view() -> None:
+    for attrs in ({"sizes": (0, 0, 4)}, {"scales": (1.0, 1.0, 1.0)}):
+        assert lowered_for("Resize", [(2, 3, 4)], attrs=attrs).view_of == 0
+
+
+@pytest.mark.parametrize("mode", [None, "DCR", "CRD"])
+def test_depth_to_space(mode: str | None) -> None:
+    x = random(2, 12, 3, 5)
+    attrs = {} if mode is None else {"mode": mode}
+    expected = onnx_run("DepthToSpace", [x], attrs | {"blocksize": 2})[0]
+    np.testing.assert_array_equal(run("DepthToSpace", [x], attrs=attrs | {"blocksize": (2, 2)})[0], expected)
+
+
+@pytest.mark.parametrize("blocks", [(2, 3), (1, 2), (3, 1)])
+def test_blocks_that_are_no_squares(blocks: tuple[int, int]) -> None:
+    x = random(2, 12, 3, 5)
+    found = run("DepthToSpace", [x], attrs={"blocksize": blocks, "mode": "CRD"})[0]
+    channels = 12 // (blocks[0] * blocks[1])
+    for at in np.ndindex(*blocks):
+        part = x.reshape(2, channels, *blocks, 3, 5)[:, :, at[0], at[1]]
+        np.testing.assert_array_equal(found[:, :, at[0] :: blocks[0], at[1] :: blocks[1]], part)
+
+
+@pytest.mark.parametrize("mode", [None, "DCR", "CRD"])
+def test_space_to_depth_is_the_opposite(mode: str | None) -> None:
+    x = random(2, 3, 4, 6)
+    attrs: dict[str, Any] = {"blocksize": (2, 2)} | ({} if mode is None else {"mode": mode})
+    deep = run("SpaceToDepth", [x], attrs=attrs)[0]
+    if mode is None:
+        np.testing.assert_array_equal(deep, onnx_run("SpaceToDepth", [x], {"blocksize": 2})[0])
+    np.testing.assert_array_equal(run("DepthToSpace", [deep], attrs=attrs)[0], x)
+    row = random(2, 3, 6)
+    np.testing.assert_array_equal(
+        run("DepthToSpace", run("SpaceToDepth", [row], attrs={"blocksize": (3,)}), attrs={"blocksize": (3,)})[0], row
+    )
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "attrs"),
+    [
+        ("Resize", (1, 2, 4), {}),
+        ("Resize", (1, 2, 4), {"sizes": (1, 2)}),
+        ("Resize", (1, 2, 4), {"sizes": (1, 2, -4)}),
+        ("Resize", (1, 2, 4), {"sizes": (2**20, 2**20, 4)}),
+        ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, 0.0)}),
+        ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, 0.1)}),
+        ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, 1e38)}),
+        ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, float("nan"))}),
+        ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "mode": "cubic"}),
+        ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "coordinate_transformation_mode": "tf_crop_and_resize"}),
+        ("DepthToSpace", (1, 4, 2, 2), {}),
+        ("DepthToSpace", (1, 4, 2, 2), {"blocksize": 2}),
+        ("DepthToSpace", (1, 6, 2, 2), {"blocksize": (2, 2)}),
+        ("DepthToSpace", (1, 4, 2, 2), {"blocksize": (2, 2), "mode": "RDC"}),
+        ("DepthToSpace", (1, 4), {"blocksize": ()}),
+        ("SpaceToDepth", (1, 4, 2, 3), {"blocksize": (2, 2)}),
+        ("SpaceToDepth", (1, 4, 2, 2), {"blocksize": (0, 2)}),
+    ],
+)
+def test_attributes_that_do_not_fit(op: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for(op, [shape], attrs=attrs)
