@@ -18,8 +18,8 @@ from streamrt.plan.types import PAGE, NodeWeights, Plan
 _AHEAD = ((3, 1.0), (2, 0.9), (1, 0.9), (6, 1.0), (12, 1.0))
 #: Of all sizes and windows so many are looked at closely, those that do best when streamed ranges are just spread.
 _SEARCHED = 3
-#: What could gain less than a thousandth is not looked at, or planning for very large models would take seconds.
-_GAIN = 0.999
+#: Steps of simulations after which no further sizes are looked at: models of tens of GiB would take seconds.
+_MOST_WORK = 300_000
 #: The rate at which the tiles of `TILINGS` that read the fastest were read.
 _BEST_RATE = max(tiling.rate for tiling in TILINGS)
 
@@ -69,9 +69,10 @@ def make_plan(
     shortest = math.inf
     total = cut.held(cut.ranges)
     compute = sum(node.seconds for node in nodes)
+    work = 0
     for tiling in tilings:
         speed = rate * tiling.rate / _BEST_RATE
-        if max(compute, (total - room) / speed) >= shortest * _GAIN:
+        if max(compute, (total - room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
         if found and (cut.granule, cut.ranges) == (before.granule, before.ranges):
@@ -80,10 +81,11 @@ def make_plan(
         for ahead, share in _AHEAD:
             window = max(cut.run_of(ahead), cut.least)
             least = max(compute, (sum(cut.footprints) - (room - window)) / (speed * share))
-            if window <= room and least < shortest * _GAIN:
+            if window <= room and least < shortest:
                 choice = spread(pipeline, room - window, window, speed * share)
                 found.append((choice, _Candidate(pipeline, cut, window, speed * share, least)))
                 shortest = min(shortest, choice.seconds)
+                work += pipeline.work
     if not found:
         need = smallest_window(nodes, file_size, huge=huge) + workspace
         raise BudgetError(
