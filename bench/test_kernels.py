@@ -65,22 +65,32 @@ def test_transpose_bias_act(benchmark: Benchmark, batch: int) -> None:
     benchmark(_core.transpose_bias_act, normal(8192, batch), y, normal(8192), *RELU)
 
 
-@pytest.mark.parametrize(
-    ("channels", "size", "kernel", "stride"),
-    [
-        (64, 56, 3, 1),
-        (64, 224, 3, 1),
-        (512, 14, 3, 1),
-        (512, 7, 3, 1),
-        (3, 224, 7, 2),
-        (128, 56, 3, 2),
-        (256, 56, 1, 2),
-    ],
-)
-def test_im2col(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int) -> None:
-    positions = (size // stride) ** 2
-    out = np.empty((channels * kernel * kernel, positions), np.float32)
-    benchmark(_core.im2col, normal(channels, size, size), out, same_window(size, kernel, stride), 0, positions)
+CONVOLUTIONS = [
+    (3, 224, 7, 2, 64),
+    (64, 56, 3, 1, 64),
+    (256, 56, 1, 1, 64),
+    (128, 56, 3, 2, 128),
+    (512, 28, 1, 1, 128),
+    (256, 14, 3, 1, 256),
+    (512, 7, 3, 1, 512),
+    (96, 112, 1, 1, 24),
+]
+
+
+@pytest.mark.parametrize(("channels", "size", "kernel", "stride", "outputs"), CONVOLUTIONS)
+def test_conv(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int, outputs: int) -> None:
+    """Compare with `test_conv_by_blas`: the same sums, with the columns already laid out."""
+    x, w = normal(1, channels, size, size), normal(outputs, channels, kernel, kernel)
+    y = np.empty((1, outputs, size // stride, size // stride), np.float32)
+    scratch = np.empty((_core.threads(), 2**16), np.float32)
+    window = same_window(size, kernel, stride)
+    benchmark(_core.conv, x, w, normal(outputs), None, y, window, 1, 0, outputs, scratch, *RELU)
+
+
+@pytest.mark.parametrize(("channels", "size", "kernel", "stride", "outputs"), CONVOLUTIONS)
+def test_conv_by_blas(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int, outputs: int) -> None:
+    w, columns = normal(outputs, channels * kernel**2), normal(channels * kernel**2, (size // stride) ** 2)
+    benchmark(np.matmul, w, columns, np.empty((outputs, (size // stride) ** 2), np.float32))
 
 
 @pytest.mark.parametrize(

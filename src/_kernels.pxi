@@ -61,8 +61,12 @@ cdef extern from "kernels/kernels.h" nogil:
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
                    int64_t size)
-    void srt_im2col(const float *x, float *out, int64_t channels, const srt_window *window, int64_t first,
-                    int64_t last)
+    enum:
+        SRT_CONV_DEPTH
+        SRT_CONV_COLUMNS
+    void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
+                  int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
+                  int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act)
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                        int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                        const srt_activation *act)
@@ -135,7 +139,7 @@ def threads():
 # The arrays of one call. Released together, on every way out of it.
 cdef struct Arrays:
     int count
-    Py_buffer view[4]
+    Py_buffer view[6]
 
 
 cdef inline void release(Arrays *arrays) noexcept:
@@ -221,15 +225,18 @@ cdef inline uintptr_t end_of(Py_buffer *view) noexcept:
     return <uintptr_t>view.buf + reach
 
 
+cdef inline bint overlap(Py_buffer *a, Py_buffer *b) noexcept:
+    return <uintptr_t>a.buf < end_of(b) and <uintptr_t>b.buf < end_of(a)
+
+
 # The output, taken last, must not overlap the inputs; `inplace` allows it to be the first of them.
 cdef int check_overlap(Arrays *arrays, bint inplace) except -1:
     cdef Py_buffer *y = &arrays.view[arrays.count - 1]
     cdef Py_buffer *x
-    cdef uintptr_t first = <uintptr_t>y.buf, end = end_of(y)
     cdef int i
     for i in range(arrays.count - 1):
         x = &arrays.view[i]
-        if <uintptr_t>x.buf < end and first < end_of(x):
+        if overlap(x, y):
             if not (inplace and i == 0 and x.buf == y.buf and x.len == y.len):
                 raise ValueError("the output overlaps an input")
     return 0
@@ -483,29 +490,64 @@ def prelu(x, slope, y):
         release(&arrays)
 
 
-def im2col(x, out, Window window not None, int64_t first, int64_t last):
-    """The columns ``first`` to ``last`` of the matrix that turns a convolution into a product.
+#: Terms of a convolution's sums that are worked through at once, and the positions that are laid out for it, at least.
+CONV_DEPTH = SRT_CONV_DEPTH
+CONV_COLUMNS = SRT_CONV_COLUMNS
 
-    x (C, H, W); out (C * KH * KW, last - first): a column is an output position, counted row by row.
+
+def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch, int act,
+         float alpha, float beta):
+    """Convolution in groups of channels, each with its own part of the weights.
+
+    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW), of which the channels
+    ``first`` to ``last`` are written; residual, of y's shape or None, is added before ``act``, and may be y.
+    scratch (S, F): S threads at most take part, with F floats each, of which there must be CONV_COLUMNS times
+    CONV_DEPTH, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, a range beyond the output, or arrays that overlap.
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or arrays
+            that overlap.
     """
-    cdef srt_window *w = &window.window
-    check_range(first, last, w.output[0] * w.output[1])
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef srt_window *geometry = &window.window
     cdef Arrays arrays
     cdef Py_buffer *vx
-    cdef Py_buffer *vout
+    cdef Py_buffer *vw
+    cdef Py_buffer *vy
+    cdef Py_buffer *vs
+    cdef const float *b
+    cdef const float *r = NULL
+    cdef int64_t channels, outputs
     arrays.count = 0
     try:
-        vx = take_input(&arrays, x, 3, "x")
-        check_planes(vx, 1, w.input, "x")
-        vout = take_output(&arrays, out, 2, "out")
-        # in Python's integers: three lengths of a hostile window may overflow
-        check_shape(vout, (vx.shape[0] * (<object>w.kernel[0] * <object>w.kernel[1]), last - first), "out")
+        vx = take_input(&arrays, x, 4, "x")
+        check_planes(vx, 2, geometry.input, "x")
+        vw = take_input(&arrays, w, 4, "w")
+        check_planes(vw, 2, geometry.kernel, "w")
+        channels, outputs = vw.shape[1], vw.shape[0]
+        if groups < 1 or outputs % groups != 0 or vx.shape[1] != channels * <object>groups:
+            raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
+        check_range(first, last, outputs)
+        b = take_vector(&arrays, bias, outputs, "bias")
+        vy = take_output(&arrays, y, 4, "y")
+        check_shape(vy, (vx.shape[0], outputs, geometry.output[0], geometry.output[1]), "y")
         check_overlap(&arrays, False)
+        if residual is not None:
+            vs = take_input(&arrays, residual, 4, "residual")
+            check_same(vs, vy)
+            r = floats(vs)
+            if r != floats(vy) and overlap(vs, vy):
+                raise ValueError("the output overlaps an input")
+        vs = take_output(&arrays, scratch, 2, "scratch")
+        check_overlap(&arrays, False)
+        # in Python's integers: three lengths of a hostile window may overflow
+        terms = channels * (<object>geometry.kernel[0] * <object>geometry.kernel[1])
+        if vs.shape[0] < 1 or vs.shape[1] < CONV_COLUMNS * min(terms, CONV_DEPTH):
+            raise ValueError(f"scratch has shape {shape_of(vs)}, "
+                             f"expected at least (1, {CONV_COLUMNS * min(terms, CONV_DEPTH)})")
         with nogil:
-            srt_im2col(floats(vx), <float *>vout.buf, vx.shape[0], w, first, last)
+            srt_conv(floats(vx), floats(vw), b, r, <float *>vy.buf, vx.shape[0], groups, channels, outputs // groups,
+                     geometry, first, last, <float *>vs.buf, vs.shape[0], vs.shape[1], &prepared)
     finally:
         release(&arrays)
 

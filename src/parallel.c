@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Waking a sleeping thread and waiting for it costs about 10 us. 32 Ki elements of 4 bytes, read and written
@@ -17,26 +18,34 @@ enum { WORTH_A_WAKE = 32 * 1024 };
 /* Ranges per thread: enough that a thread which was late or slow leaves its share to the others. */
 enum { RANGES_PER_THREAD = 4 };
 
+/* Nanoseconds for which a thread looks out for the next job, or for the end of its own, before it sleeps. In a pass of
+ * a CNN one kernel follows the other within some 10 us; waking a thread of a virtual machine takes up to 50. */
+enum { PATIENCE = 100 * 1000 };
+
 typedef struct {
     srt_range *run;
     const void *arguments;
     int64_t count;
     int64_t step;         /* units per range */
     _Atomic int64_t next; /* first unit that nobody has taken */
+    int most;             /* threads that may work on it */
+    _Atomic int seats;    /* threads that have joined in */
 } job;
+
+static _Thread_local int seat;
 
 /* Held by the thread whose job is on the workers, and while the workers are replaced. Taken before `lock`. */
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
 static int started;                        /* under owner: how many of them run */
 
-/* Guards the five variables below. */
+/* Guards the five variables below; the two that are atomic are also looked at without it, by who expects a change. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;     /* there is a new job, or it is time to stop */
 static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
 static job *current;                                       /* NULL when no worker may join in */
-static uint64_t serial;                                    /* of the current job; a worker joins a job once */
-static int busy;                                           /* workers inside the current job */
+static _Atomic uint64_t serial;                            /* of the current job; a worker joins a job once */
+static _Atomic uint64_t busy;                              /* workers inside the current job */
 static bool stopping;
 
 static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
@@ -51,18 +60,47 @@ static void work(job *j) {
     }
 }
 
+static void rest(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Waits for `*value` to differ from `old`, for a while and without sleeping. */
+static void await_change(const _Atomic uint64_t *value, uint64_t old) {
+    for (int64_t end = nanoseconds() + PATIENCE; nanoseconds() < end;)
+        for (int i = 0; i < 16; i++) {
+            if (atomic_load_explicit(value, memory_order_relaxed) != old) return;
+            rest();
+        }
+}
+
 static void *worker(void *unused) {
     (void)unused;
     uint64_t seen = 0;
     pthread_mutex_lock(&lock);
     for (;;) {
+        if (!stopping && seen == serial) {
+            pthread_mutex_unlock(&lock);
+            await_change(&serial, seen);
+            pthread_mutex_lock(&lock);
+        }
         while (!stopping && (current == NULL || seen == serial)) pthread_cond_wait(&wake, &lock);
         if (stopping) break;
         seen = serial;
         job *mine = current;
         busy++;
         pthread_mutex_unlock(&lock);
-        work(mine);
+        seat = atomic_fetch_add_explicit(&mine->seats, 1, memory_order_relaxed);
+        if (seat < mine->most) work(mine);
         pthread_mutex_lock(&lock);
         if (--busy == 0) pthread_cond_signal(&finished);
     }
@@ -146,25 +184,44 @@ int64_t srt_grain(int64_t cost) {
     return cost >= WORTH_A_WAKE ? 1 : WORTH_A_WAKE / (cost < 1 ? 1 : cost);
 }
 
+int srt_seat(void) {
+    return seat;
+}
+
+/* As the only thread of a job, which may be a part of another. */
+static void run_alone(int64_t count, srt_range *run, const void *arguments) {
+    int outer = seat;
+    seat = 0;
+    run(arguments, 0, count);
+    seat = outer;
+}
+
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *arguments) {
+    srt_parallel_on(SRT_MAX_THREADS, count, grain, run, arguments);
+}
+
+void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *arguments) {
     if (count <= 0) return;
     int threads = srt_threads();
+    if (threads > most) threads = (int)most;
     int64_t ranges = (int64_t)threads * RANGES_PER_THREAD;
     int64_t step = (count - 1) / ranges + 1; /* rounded up */
     if (step < grain) step = grain;
     if (threads == 1 || step >= count || pthread_mutex_trylock(&owner) != 0) {
-        run(arguments, 0, count);
+        run_alone(count, run, arguments);
         return;
     }
     start(srt_threads() - 1); /* asked again: it may have been set since */
     if (started == 0) {
         pthread_mutex_unlock(&owner);
-        run(arguments, 0, count);
+        run_alone(count, run, arguments);
         return;
     }
-    job mine = {.run = run, .arguments = arguments, .count = count, .step = step};
+    job mine = {.run = run, .arguments = arguments, .count = count, .step = step, .most = threads};
     atomic_init(&mine.next, 0);
+    atomic_init(&mine.seats, 1);          /* the caller's is 0 */
     int64_t helpers = (count - 1) / step; /* one range is the caller's */
+    if (helpers > threads - 1) helpers = threads - 1;
     if (helpers > started) helpers = started;
 
     pthread_mutex_lock(&lock);
@@ -177,6 +234,12 @@ void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *argu
 
     pthread_mutex_lock(&lock);
     current = NULL; /* a worker that wakes only now finds nothing: it is not waited for */
+    for (uint64_t left; (left = busy) > 0;) {
+        pthread_mutex_unlock(&lock);
+        await_change(&busy, left);
+        pthread_mutex_lock(&lock);
+        if (busy == left) break;
+    }
     while (busy > 0) pthread_cond_wait(&finished, &lock);
     pthread_mutex_unlock(&lock);
     pthread_mutex_unlock(&owner);

@@ -3,8 +3,8 @@
  * One job runs on the workers at a time. A second caller does not wait: it does its own job alone, so that
  * models on different Python threads never queue behind each other's kernels.
  *
- * Workers are started by the first job that is big enough, and sleep between jobs without spinning, because
- * the BLAS library keeps its own threads on the same cores.
+ * Workers are started by the first job that is big enough. Between jobs they look out for the next one for a tenth of a
+ * millisecond and then sleep, because the BLAS library and the prefetch thread have the same cores.
  *
  * Fork rule: fork waits for the job in progress; the child starts without workers and makes its own at
  * its first job.
@@ -24,6 +24,13 @@ typedef void srt_range(const void *job, int64_t first, int64_t last);
  * has fewer than `grain` units; a job of at most `grain` units runs inline. When threads cannot be started,
  * the job runs on those there are. Any thread; callable from inside a job (it then runs inline). */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
+
+/* The same on no more than `most` threads. */
+void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *job);
+
+/* Which of the threads of its job the calling one is: 0 up to how many work on it. Each has memory of its own by that.
+ */
+int srt_seat(void);
 
 /* Units per range, such that a range is worth waking a thread for: `cost` is what one unit costs, in
  * elements that are read and written once. */

@@ -96,6 +96,8 @@ def transpose_bias_act(
 DENSE_BATCH: Final[int]
 DENSE_GROUP: Final[int]
 DENSE_CHUNK: Final[int]
+CONV_DEPTH: Final[int]
+CONV_COLUMNS: Final[int]
 
 def dense(
     w: _Array,
@@ -116,7 +118,21 @@ def scale_shift_act(
     beta: float,
 ) -> None: ...
 def prelu(x: _Array, slope: _Array, y: _Array) -> None: ...
-def im2col(x: _Array, out: _Array, window: Window, first: int, last: int) -> None: ...
+def conv(
+    x: _Array,
+    w: _Array,
+    bias: _Array | None,
+    residual: _Array | None,
+    y: _Array,
+    window: Window,
+    groups: int,
+    first: int,
+    last: int,
+    scratch: _Array,
+    act: int,
+    alpha: float,
+    beta: float,
+) -> None: ...
 def depthwise(
     x: _Array,
     w: _Array,

@@ -1,4 +1,4 @@
-/* kernels.h - the memory-bound loops of a pass; all other matrix products are NumPy's.
+/* kernels.h - the loops of a pass; the matrix products that are not here are NumPy's.
  *
  * Rules for every function here:
  * - Arrays are float32, row-major and contiguous unless a row stride (in elements) is named. Shapes stand beside
@@ -91,9 +91,18 @@ void srt_scale_shift_act(const float *x, const float *scale, const float *shift,
 /* y = x < 0 ? slope * x : x. x, y (n, channels, size); slope (channels,), or one for all. x may be y. */
 void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int64_t n, int64_t channels, int64_t size);
 
-/* Columns first..last of the matrix whose product with the weights (oc, channels * kh * kw) is a convolution.
- * x (channels, h, w); out (channels * kh * kw, last - first); a column is an output position, counted row by row. */
-void srt_im2col(const float *x, float *out, int64_t channels, const srt_window *window, int64_t first, int64_t last);
+/* A convolution as a product. A row of weights is worked through in equal parts of at most SRT_CONV_DEPTH terms, with
+ * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 64 KiB at
+ * least, and best what is half of a core's own cache. */
+enum { SRT_CONV_DEPTH = 512, SRT_CONV_COLUMNS = 32 };
+
+/* Output channels first..last of y (n, groups * outputs, oh, ow) from x (n, groups * channels, h, w), the weights
+ * w (groups * outputs, channels, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's shape or NULL, is added
+ * before the activation, and may be y. scratch (seats, seat): no more than `seats` threads take part, and
+ * seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and SRT_CONV_DEPTH). */
+void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
+              int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first, int64_t last,
+              float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
 
 /* Convolution where each output channel reads one input channel: output channels first..last of
  * y (n, channels * multiplier, oh, ow) from x (n, channels, h, w), w (channels * multiplier, kh, kw) and

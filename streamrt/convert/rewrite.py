@@ -1,8 +1,9 @@
 """Folding: a draft becomes a smaller one that computes the same.
 
 In this order: nodes that do nothing go; activations spelled out in arithmetic become one node; padding moves into the
-window operator behind it; BatchNormalization and per-channel arithmetic go into the weights before them; element-wise
-activations go into the node that computes their input. An intermediate result that is an output of the graph stays one.
+window operator behind it; BatchNormalization and per-channel arithmetic go into the weights before them; a sum goes
+into the convolution that computes the last of its terms; element-wise activations go into the node that computes their
+input. An intermediate result that is an output of the graph stays one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     draft.prune()
     _merge_pads(draft)
     _fold_affine(draft, shapes)
+    _fuse_residuals(draft, shapes)
     _fuse_activations(draft)
     draft.prune()
 
@@ -232,6 +234,34 @@ def _replace(draft: Draft, name: str, weight: Weight) -> str:
         return draft.new_param(name, weight)
     draft.params[name] = weight
     return name
+
+
+def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """``Add(Conv(x), y)``, with y there before the convolution runs, becomes a Conv with y as its fourth input."""
+    readers, producers = draft.readers(), draft.producers()
+    place = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        kept.append(node)
+        if node.op != "Add" or len({shapes[name] for name in (*node.inputs, *node.outputs)}) != 1:
+            continue
+        first, last = sorted(node.inputs, key=lambda name: place.get(name, -1))
+        product = producers.get(last)
+        if product is None or first in draft.params or readers[last] != 1 or not _takes_residual(product, draft):
+            continue
+        product.inputs += [""] * (3 - len(product.inputs)) + [first]
+        product.outputs = list(node.outputs)
+        producers[node.outputs[0]] = product
+        place[node.outputs[0]] = place[last]
+        kept.pop()
+    draft.nodes = kept
+
+
+def _takes_residual(node: DraftNode, draft: Draft) -> bool:
+    """Whether ``node`` is a convolution that is a product with a matrix of weights: not a depthwise one."""
+    if node.op != "Conv" or node.activation or len(node.inputs) > 3:
+        return False
+    return node.attrs.get("group", 1) == 1 or draft.params[node.inputs[1]].shape[1] > 1
 
 
 def _fuse_activations(draft: Draft) -> None:

@@ -14,14 +14,15 @@ import numpy as np
 
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
-from streamrt.ops.epilogue import IDENTITY, Epilogue
+from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
 
-#: The largest batch that is left to our kernel. With less than 4 MiB of weights, which lie in caches, BLAS is faster at
-#: any batch; above 8 samples our kernel is only with AVX-512, and weights that do not lie in caches at all.
+#: The largest batch that is left to our kernel. With less than 4 MiB of weights, which lie in caches, BLAS is somewhat
+#: faster from 4 samples on, but its threads spin for milliseconds afterwards, on the cores of the kernels that follow.
+#: Above 8 samples our kernel is faster only with AVX-512, and weights that do not lie in caches at all.
 _FEW, _FEW_AVX512 = 8, 16
-_LARGE, _LARGEST = 2**20, 2**23  # floats
+_LARGEST = 2**23  # floats
 #: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
 #: up to 1024 columns, and as many rows (at least 64, below which BLAS slows down) as fit.
 _BLOCK = 2**18
@@ -43,11 +44,10 @@ class Dense:
         self._bias = Bias(layout, 2, rows if has_bias else None)
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
-        # One sample needs no transposing: the product goes straight to the output.
         self._packed = self._block = None
-        if 1 < batch <= _few(inner * rows):
+        if batch <= _few(inner * rows):
             self._packed = layout.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
-        elif batch > 1:
+        else:
             self._block = layout.add(self._height * self._columns)
 
     @property
@@ -63,23 +63,8 @@ class Dense:
         bias = self._bias.bind(buffers)
         if self._packed is not None:
             return self._bind_few(x, w, y, bias, self._packed.of(buffers.scratch))
-        if self._block is not None:
-            return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
-        return self._bind_vector(x[0], w, y[0], bias)
-
-    def _bind_vector(self, x: Array, w: Array, y: Array, bias: Load) -> Run:
-        epilogue = self._epilogue
-
-        def run(first: int, last: int) -> None:
-            out = y[first:last]
-            np.matmul(w[first:last], x, out=out)
-            offset = bias(first)
-            if offset is not None:
-                np.add(out, offset[first:last], out=out)
-            if epilogue != IDENTITY:
-                _core.unary(out, out, *epilogue)
-
-        return run
+        assert self._block is not None
+        return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
 
     def _bind_few(self, x: Array, w: Array, y: Array, bias: Load, packed: Array) -> Run:
         epilogue, copies = self._epilogue, _packing(x, packed)
@@ -117,8 +102,6 @@ class Dense:
 
 def _few(weights: int) -> int:
     """The largest batch for which our kernel multiplies so many weights faster than BLAS."""
-    if weights < _LARGE:
-        return 0
     return _FEW_AVX512 if weights >= _LARGEST and _core.isa() == "avx512" else _FEW
 
 

@@ -77,11 +77,6 @@ class Geometry:
         """Whether there is one window, and it is the whole input."""
         return self.kernel == self.input and not any(self.pads)
 
-    @property
-    def is_pointwise(self) -> bool:
-        """Whether window i is value i of the input."""
-        return self.kernel == (1, 1) == self.strides and not any(self.pads)
-
 
 def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str, ceil: bool) -> tuple[int, int, int]:
     """Windows of ``reach`` along one axis: their number, and the padding before and after."""

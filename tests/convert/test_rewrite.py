@@ -294,3 +294,49 @@ def check_without_dead(model: Any, folder: Path) -> Any:
     file = read_header(streamrt.pack(model, folder / "out.safetensors"))
     assert not file.tensors
     return file.graph
+
+
+SQUARE = {"w": random(3, 3, 3, 3), "b": random(3, seed=1), "p": random(3, 3, 1, 1, seed=2), "d": random(3, 1, 3, 3)}
+PADS = {"pads": (1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("order", [["c", "x"], ["x", "c"]])
+def test_a_sum_folds_into_the_convolution_that_computes_a_term(order: list[str], tmp_path: Path) -> None:
+    nodes = [conv(**PADS), node("Add", order, ["s"]), node("Relu", ["s"], ["y"])]
+    graph = check(make_model(nodes, SQUARE), tmp_path)
+    assert ops(graph) == ["Conv+Relu"]
+    assert graph.nodes[0].inputs == ("x", "w", "b", "x")
+
+
+def test_a_sum_folds_into_the_later_of_two_convolutions(tmp_path: Path) -> None:
+    nodes = [conv("x", "c", **PADS), node("Conv", ["x", "p"], ["e"]), node("Add", ["c", "e"], ["y"])]
+    graph = check(make_model(nodes, SQUARE), tmp_path)
+    assert ops(graph) == ["Conv", "Conv"]
+    assert graph.nodes[1].inputs == ("x", "p", "", "c")
+
+
+def test_a_chain_of_sums_folds_into_one_convolution_for_each(tmp_path: Path) -> None:
+    nodes = [conv(**PADS), node("Add", ["c", "x"], ["s"]), conv("s", "e", **PADS), node("Add", ["s", "e"], ["y"])]
+    assert ops(check(make_model(nodes, SQUARE), tmp_path)) == ["Conv", "Conv"]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [conv(**PADS), node("Add", ["c", "c"], ["y"])],
+        [conv(**PADS), node("GlobalMaxPool", ["x"], ["g"]), node("Add", ["c", "g"], ["y"])],
+        [conv(**PADS), node("Relu", ["c"], ["r"]), node("Add", ["r", "x"], ["y"])],
+        [conv(**PADS), node("Add", ["c", "x"], ["s"]), node("Mul", ["s", "c"], ["y"])],
+        [node("Conv", ["x", "d"], ["c"], group=3, **PADS), node("Add", ["c", "x"], ["y"])],
+        [conv(**PADS), node("Sub", ["c", "x"], ["y"])],
+    ],
+    ids=["twice the same", "broadcast", "an activation between", "read again", "depthwise", "no sum"],
+)
+def test_a_sum_that_stays(nodes: list[Any], tmp_path: Path) -> None:
+    graph = check(make_model(nodes, SQUARE), tmp_path)
+    assert all(len(other.inputs) < 4 for other in graph.nodes)
+
+
+def test_a_sum_stays_where_a_term_is_an_output(tmp_path: Path) -> None:
+    model = make_model([conv(**PADS), node("Add", ["c", "x"], ["y"])], SQUARE, outputs=["c", "y"])
+    assert ops(check(model, tmp_path)) == ["Conv", "Add"]

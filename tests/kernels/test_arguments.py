@@ -15,6 +15,12 @@ from streamrt._core import ACTIVATIONS
 ACT = (ACTIVATIONS["Relu"], 0.0, 0.0)
 WINDOW = Geometry((4, 5), (3, 3), pads=(1, 1, 1, 1)).window()
 
+
+def scratch() -> np.ndarray:
+    """As little as `conv` needs for weights of two channels."""
+    return np.ones((1, _core.CONV_COLUMNS * 2 * 9), np.float32)
+
+
 #: A call of each kernel: the shapes of its array arguments, by position, and how to call it with them.
 CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
@@ -23,7 +29,10 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
     "scale_shift_act": ([(2, 3, 4), (3,), (3,), (2, 3, 4)], lambda *a: _core.scale_shift_act(*a, *ACT)),
     "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
-    "im2col": ([(2, 4, 5), (18, 20)], lambda x, out: _core.im2col(x, out, WINDOW, 0, 20)),
+    "conv": (
+        [(2, 4, 4, 5), (6, 2, 3, 3), (6,), (2, 6, 4, 5), (2, 6, 4, 5)],
+        lambda *a: _core.conv(*a, WINDOW, 2, 0, 6, scratch(), *ACT),
+    ),
     "depthwise": (
         [(2, 3, 4, 5), (6, 3, 3), (6,), (2, 6, 4, 5)],
         lambda x, w, b, y: _core.depthwise(x, w, b, y, WINDOW, 0, 6, *ACT),
@@ -132,7 +141,7 @@ def test_overlap(name: str, slot: int) -> None:
     CALLS[name][1](*args)
 
 
-@pytest.mark.parametrize("name", ["im2col", "max_pool", "average_pool", "lrn"])
+@pytest.mark.parametrize("name", ["max_pool", "average_pool", "lrn"])
 def test_not_in_place(name: str) -> None:
     args = arrays(name)
     memory = np.ones(max(a.size for a in args), np.float32)
@@ -154,9 +163,8 @@ def test_rows_that_overlap_or_lie_backwards(strides: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (3, 2), (0, 21), (21, 21), (-(2**62), 2**62)])
 def test_wrong_ranges(first: int, last: int) -> None:
-    x, out = arrays("im2col")
     with pytest.raises(ValueError, match="range"):
-        _core.im2col(x, out, WINDOW, first, last)
+        _core.conv(*arrays("conv"), WINDOW, 2, first, last, scratch(), *ACT)
     with pytest.raises(ValueError, match="range"):
         _core.depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
 
@@ -177,11 +185,22 @@ def test_window_is_checked_against_the_planes() -> None:
         _core.max_pool(*arrays("max_pool"), None)
 
 
-def test_lengths_whose_product_overflows() -> None:
-    huge = 2**30 - 1
-    window = _core.Window((huge, huge), (1, 1), (1, 1), (huge, huge, huge, huge), (1, 1), (1, 1))
-    with pytest.raises(ValueError, match="out has shape"):
-        _core.im2col(np.ones((64, 1, 1), np.float32), np.ones((64, 1), np.float32), window, 0, 1)
+@pytest.mark.parametrize("groups", [-1, 0, 3, 4, 2**31 - 1])
+def test_groups_that_do_not_divide(groups: int) -> None:
+    with pytest.raises(ValueError, match="groups"):
+        _core.conv(*arrays("conv"), WINDOW, groups, 0, 6, scratch(), *ACT)
+
+
+def test_scratch_that_does_not_do() -> None:
+    for wrong in (scratch()[:, :-1].copy(), scratch()[:0]):
+        with pytest.raises(ValueError, match="scratch has shape"):
+            _core.conv(*arrays("conv"), WINDOW, 2, 0, 6, wrong, *ACT)
+    for shared in range(5):
+        args = arrays("conv")
+        memory = np.ones(32 * 18 + args[shared].size, np.float32)
+        args[shared] = memory[: args[shared].size].reshape(args[shared].shape)
+        with pytest.raises(ValueError, match="overlaps"):
+            _core.conv(*args, WINDOW, 2, 0, 6, memory[: 32 * 18].reshape(1, -1), *ACT)
 
 
 @pytest.mark.parametrize("code", [-1, len(ACTIVATIONS), 2**31 - 1])

@@ -41,8 +41,8 @@ class Fenced:
 def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     window, (oh, ow), (kh, kw) = geometry.window(), geometry.output, geometry.kernel
     x = fenced(1, 2, *geometry.input)
-    for first, last in ((0, oh * ow), (oh * ow // 3, oh * ow * 2 // 3)):
-        _core.im2col(x[0], fenced(2 * kh * kw, last - first), window, first, last)
+    w, y, scratch = fenced(17, 2, kh, kw), fenced(1, 17, oh, ow), fenced(1, 32 * min(2 * kh * kw, _core.CONV_DEPTH))
+    _core.conv(x, w, fenced(17), fenced(1, 17, oh, ow), y, window, 1, 0, 17, scratch, ACTIVATIONS["Tanh"], 0, 0)
     _core.depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
     _core.max_pool(x[0], fenced(2, oh, ow), window)
     _core.average_pool(x[0], fenced(2, oh, ow), window, True)

@@ -7,6 +7,7 @@ import pytest
 
 from ops.harness import assert_close, lowered_for, random, run
 from ops.reference import onnx_run
+from streamrt.errors import FormatError
 
 # name: (shape of x, shape of w, attributes)
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -62,8 +63,27 @@ def test_tiles_give_the_whole(case: Any) -> None:
         assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_fourth_input_is_added(case: Any) -> None:
+    x_shape, w_shape, attrs = case
+    x, w, bias = random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)
+    plain = run("Conv", [x, w, bias], [1, 2], attrs=attrs)[0]
+    residual = random(*plain.shape, seed=3)
+    inputs = [x, w, None, residual]
+    for cuts in ((), (1, w_shape[0] - 1)):
+        actual = run("Conv", inputs, [1, 2], attrs=attrs, activation=("Relu", {}), cuts=cuts)[0]
+        assert_close(actual, np.maximum(run("Conv", [x, w], [1], attrs=attrs)[0] + residual, 0))
+
+
+def test_what_is_added_has_the_shape_of_the_output() -> None:
+    with pytest.raises(FormatError, match="input 3 has shape"):
+        lowered_for("Conv", [(1, 3, 5, 5), (4, 3, 1, 1), None, (1, 4, 5, 1)], [1])
+    with pytest.raises(FormatError, match="must be computed"):
+        lowered_for("Conv", [(1, 3, 5, 5), (4, 3, 1, 1), None, (1, 4, 5, 5)], [1, 3])
+
+
 def test_scratch_is_bounded() -> None:
     huge = lowered_for("Conv", [(1, 64, 2000, 2000), (64, 64, 3, 3), (64,)], [1, 2])
     assert huge.scratch < 3 << 20
     long = lowered_for("Conv", [(1, 2**16, 20, 20), (8, 2**16, 3, 3)], [1])
-    assert long.scratch == 4 * 2**16 * 9 * 16  # as few columns as BLAS is good for
+    assert long.scratch < 3 << 20

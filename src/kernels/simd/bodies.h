@@ -5,9 +5,9 @@
  * depend on where in a row, or in which thread's range, it lies.
  */
 #include "activation.h"
+#include "conv.h"
 #include "dense.h"
 #include "functions.h"
-#include "im2col.h"
 #include "lrn.h"
 #include "pointwise.h"
 #include "reduce.h"
@@ -23,7 +23,7 @@ const srt_table TABLE = {
     .dense = dense,
     .scale_shift = scale_shift,
     .prelu = prelu,
-    .im2col = im2col,
+    .conv = conv,
     .depthwise = depthwise,
     .max_pool = max_pool,
     .average_pool = average_pool,

@@ -52,12 +52,19 @@ typedef struct { /* a unit is an element; channel of element i: i / size % chann
     const srt_activation *act;
 } channel_job;
 
-typedef struct { /* a unit is a row of out */
-    const float *x;
-    float *out;
+typedef struct { /* a unit is a share of the output channels of one group, in a block of positions of one sample */
+    const float *x, *w, *bias, *residual;
+    float *y;
+    int64_t groups, channels, outputs; /* the last two of one group */
     const srt_window *window;
-    int64_t first, last;
-} im2col_job;
+    int64_t first, last;   /* output channels, of all groups */
+    int64_t inner, parts;  /* length of a row of weights, and in how many parts it is worked through */
+    int64_t width, blocks; /* positions of a block, and how many blocks there are */
+    int64_t shares;        /* units of a block */
+    float *scratch;
+    int64_t seat; /* floats of scratch for each thread */
+    const srt_activation *act;
+} conv_job;
 
 typedef struct { /* a unit is an output row of a plane */
     const float *x, *w, *bias;
@@ -91,7 +98,7 @@ typedef struct { /* a unit is a channel of a sample */
 } lrn_job;
 
 typedef struct {
-    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *im2col, *depthwise, *max_pool, *average_pool,
+    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *depthwise, *max_pool, *average_pool,
         *row_mean, *row_max, *softmax, *lrn;
 } srt_table;
 

@@ -31,6 +31,11 @@ V vmask lanes(int64_t first, int64_t last) {
                                _mm256_cmpgt_epi32(_mm256_set1_epi32(b), lane));
 }
 
+V vmask mask_of(uint32_t bits) {
+    __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit);
+}
+
 V vf load_mask(const float *p, vmask m, vf other) {
     return _mm256_blendv_ps(other, _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
 }

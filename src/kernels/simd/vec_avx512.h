@@ -29,6 +29,10 @@ V vmask lanes(int64_t first, int64_t last) {
     return (vmask)(((1u << b) - 1) & ~((1u << a) - 1));
 }
 
+V vmask mask_of(uint32_t bits) {
+    return (vmask)bits;
+}
+
 V vf load_mask(const float *p, vmask m, vf other) {
     return _mm512_mask_loadu_ps(other, m, p);
 }

@@ -6,6 +6,7 @@
  *   splat(a)      a in every lane
  *   load, store   unaligned
  *   lanes(a, b)   the lanes i with a <= i < b, for any integers a and b
+ *   mask_of(bits)  the lanes i whose bit i is set; higher bits are ignored
  *   load_mask     lanes of the mask from memory, the others from `other`; what is not in the mask is not touched
  *   store_mask    only the lanes of the mask
  *   load_even     p[0], p[2], p[4] ...: reads p[0] to p[2 * VL - 2], no further
@@ -26,9 +27,7 @@
 enum { VL = 4 };
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vi __attribute__((vector_size(16)));
-typedef struct {
-    int first, last;
-} vmask;
+typedef unsigned vmask; /* bit i: lane i */
 
 V vf splat(float a) {
     return (vf){a, a, a, a};
@@ -45,16 +44,23 @@ V void store(float *p, vf v) {
 }
 
 V vmask lanes(int64_t first, int64_t last) {
-    return (vmask){first < 0 ? 0 : first > VL ? VL : (int)first, last < 0 ? 0 : last > VL ? VL : (int)last};
+    uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first, b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
+    return ((1u << b) - 1) & ~((1u << a) - 1);
+}
+
+V vmask mask_of(uint32_t bits) {
+    return bits;
 }
 
 V vf load_mask(const float *p, vmask m, vf other) {
-    for (int i = m.first; i < m.last; i++) other[i] = p[i];
+    for (int i = 0; i < VL; i++)
+        if (m >> i & 1) other[i] = p[i];
     return other;
 }
 
 V void store_mask(float *p, vmask m, vf v) {
-    for (int i = m.first; i < m.last; i++) p[i] = v[i];
+    for (int i = 0; i < VL; i++)
+        if (m >> i & 1) p[i] = v[i];
 }
 
 V vf load_even(const float *p) {

@@ -8,7 +8,7 @@
 #define STREAMRT_WINDOW_H
 
 #include "activation.h"
-#include "im2col.h"
+#include "span.h"
 
 typedef enum { DEPTHWISE, MAX_POOL, AVERAGE_POOL } window_kind;
 

@@ -1,0 +1,185 @@
+/* conv.h - convolution as a product: rows of weights, as they lie in the file, times panels of columns.
+ *
+ * The product of some rows with a panel is held in registers while the panel and the rows are read once, a weight being
+ * spread over a vector when it is needed: nothing but the columns is ever copied, and those stay in the second-level
+ * cache. A sum belongs to one output, and its terms are added in the order of the row of weights whatever else is
+ * computed beside it.
+ */
+#ifndef STREAMRT_CONV_H
+#define STREAMRT_CONV_H
+
+#include "activation.h"
+#include "columns.h"
+
+/* Rows whose sums with a panel are held in registers: 14 x 2 sums, 2 vectors of columns and a weight fit the 32
+ * registers of AVX-512, 6 x 2 the 16 of AVX2, and 4 x 2 those of all others, where a product needs one too. */
+enum { CONV_ROWS = VL == 16 ? 14 : VL == 8 ? 6 : 4 };
+
+/* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
+typedef struct {
+    const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
+    int64_t inner, depth; /* length of a row of weights; terms of it in this block */
+    float *y;
+    int64_t stride;
+    const float *bias,
+        *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
+    vf low, high; /* clamp */
+} conv_block;
+
+/* Rows of weights that are fetched into the second-level cache while a tile is computed, a line of each of them with
+ * every line of its own. A row of a block is short, so that the processor would find out too late that it is read. */
+typedef struct {
+    const float *w;
+    int64_t rows;
+} conv_next;
+
+enum { CONV_LINE = 16 }; /* floats of a cache line */
+
+/* The sums of `rows` rows of weights from `row` on with `vectors` vectors of a panel, of which n columns count; `at` is
+ * the first of them in y. */
+V void conv_tile(const int rows, const int vectors, const conv_block *block, int64_t row, const float *columns,
+                 int64_t at, int64_t n, conv_next next) {
+    const int64_t inner = block->inner, stride = block->stride;
+    const float *w = block->w + row * inner, *start = block->start ? block->start + row * stride + at : NULL;
+    float *y = block->y + row * stride + at;
+    const bool whole = n == vectors * VL;
+    vf sum[CONV_ROWS][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            sum[r][v] = splat(block->bias ? block->bias[row + r] : 0.0f);
+            if (start && whole)
+                sum[r][v] += load(start + r * stride + v * VL);
+            else if (start)
+                sum[r][v] += load_mask(start + r * stride + v * VL, lanes(0, n - v * VL), splat(0.0f));
+        }
+    for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
+        for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
+        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += PANEL) {
+            vf x[2];
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++) x[v] = load(columns + v * VL);
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                const vf weight = splat(w[r * inner]);
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, x[v], sum[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            vf done = clamp(sum[r][v], block->low, block->high);
+            if (whole)
+                store(y + r * stride + v * VL, done);
+            else
+                store_mask(y + r * stride + v * VL, lanes(0, n - v * VL), done);
+        }
+}
+
+/* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
+#define CONV_CASE(count)                                                                                               \
+    case count:                                                                                                        \
+        if (count <= CONV_ROWS) conv_tile(count <= CONV_ROWS ? count : 1, vectors, block, row, columns, at, n, next);  \
+        break;
+
+V void conv_rows(const int vectors, const conv_block *block, int64_t row, int64_t rows, const float *columns,
+                 int64_t at, int64_t n, conv_next next) {
+    switch (rows) {
+        CONV_CASE(1)
+        CONV_CASE(2)
+        CONV_CASE(3)
+        CONV_CASE(4)
+        CONV_CASE(5)
+        CONV_CASE(6)
+        CONV_CASE(7)
+        CONV_CASE(8)
+        CONV_CASE(9)
+        CONV_CASE(10)
+        CONV_CASE(11)
+        CONV_CASE(12)
+        CONV_CASE(13)
+        CONV_CASE(14)
+    }
+}
+
+FN void conv_rows_narrow(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at,
+                         int64_t n, conv_next next) {
+    conv_rows(1, block, row, rows, columns, at, n, next);
+}
+
+FN void conv_rows_wide(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at, int64_t n,
+                       conv_next next) {
+    conv_rows(2, block, row, rows, columns, at, n, next);
+}
+
+/* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
+ * reads more columns than it multiplies. */
+V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, const float *columns, int64_t n) {
+    const int64_t panels = (n + PANEL - 1) / PANEL;
+    int64_t count;
+    for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += count) {
+        count = (end - row + tiles - 1) / tiles;
+        const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
+        for (int64_t i = 0; i < panels; i++) {
+            const int64_t at = i * PANEL, from = i * left / panels, to = (i + 1) * left / panels;
+            const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
+            if (n - at > VL)
+                conv_rows_wide(block, row, count, columns + at * block->depth, at, smaller(PANEL, n - at), next);
+            else
+                conv_rows_narrow(block, row, count, columns + at * block->depth, at, n - at, next);
+        }
+    }
+}
+
+/* Units first..last of a job, all of one block of positions: units are shares of its output channels. */
+V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
+                   float *columns) {
+    const srt_window *w = job->window;
+    const int64_t positions = w->output[0] * w->output[1], n = smaller(job->width, positions - at);
+    const int64_t from = group * job->outputs > job->first ? group * job->outputs : job->first;
+    const int64_t rows = smaller((group + 1) * job->outputs, job->last) - from;
+    const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
+    const float *x = job->x + (sample * job->groups + group) * job->channels * w->input[0] * w->input[1];
+    const int64_t place = sample * job->groups * job->outputs * positions + at;
+    for (int64_t part = 0; part < job->parts; part++) {
+        const int64_t k = part * job->inner / job->parts, next = (part + 1) * job->inner / job->parts;
+        const bool done = part + 1 == job->parts;
+        fill_panels(w, at, n, x, k, next, columns);
+        conv_block block = {.w = job->w + k,
+                            .inner = job->inner,
+                            .depth = next - k,
+                            .y = job->y + place,
+                            .stride = positions,
+                            .bias = part == 0 ? job->bias : NULL,
+                            .start = part > 0        ? job->y + place
+                                     : job->residual ? job->residual + place
+                                                     : NULL,
+                            .low = splat(done ? job->act->low : -INFINITY),
+                            .high = splat(done ? job->act->high : INFINITY)};
+        conv_block_rows(&block, begin, end, columns, n);
+    }
+    if (job->act->separate)
+        for (int64_t row = begin; row < end; row++) {
+            float *y = job->y + place + row * positions;
+            activate(y, y, n, job->act);
+        }
+}
+
+FN void conv(const void *arguments, int64_t first, int64_t last) {
+    const conv_job *job = arguments;
+    float *columns = job->scratch + srt_seat() * job->seat;
+    const int64_t groups = (job->last - 1) / job->outputs + 1 - job->first / job->outputs;
+    for (int64_t shares; first < last; first += shares) {
+        int64_t block = first / job->shares, share = first - block * job->shares;
+        shares = smaller(job->shares - share, last - first);
+        int64_t plane = block / job->blocks;
+        conv_shares(job, plane / groups, job->first / job->outputs + plane % groups,
+                    (block - plane * job->blocks) * job->width, share, share + shares, columns);
+    }
+}
+
+#endif

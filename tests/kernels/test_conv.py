@@ -1,0 +1,102 @@
+"""Convolution as a product against a gather in float64: every geometry, groups, tiles of channels, long sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from kernels.geometry import GEOMETRIES, Geometry
+from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, conv
+
+RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
+Floats = NDArray[np.float32]
+
+
+def reference(geometry: Geometry, x: Floats, w: Floats, groups: int) -> NDArray[np.float64]:
+    """The sums, without bias: (n, outputs, oh, ow)."""
+    n, channels = len(x), w.shape[1]
+    windows = geometry.gather(x, 0).reshape(n, groups, channels, *geometry.output, *geometry.kernel)
+    parts = w.reshape(groups, -1, channels, *geometry.kernel).astype(np.float64)
+    return np.einsum("ngchwij,gocij->ngohw", windows, parts).reshape(n, len(w), *geometry.output)
+
+
+def scratch(geometry: Geometry, channels: int, panels: int, seats: int = 2) -> Floats:
+    """Of NaN, so that what was not laid out is noticed."""
+    depth = min(CONV_DEPTH, channels * geometry.kernel[0] * geometry.kernel[1])
+    return np.full((seats, panels * CONV_COLUMNS * depth), np.nan, np.float32)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize(("groups", "channels", "outputs"), [(1, 3, 5), (3, 2, 17), (1, 40, 31)])
+def test_every_geometry(rng: np.random.Generator, geometry: Geometry, groups: int, channels: int, outputs: int) -> None:
+    x = rng.normal(size=(2, groups * channels, *geometry.input)).astype(np.float32)
+    w = rng.normal(size=(groups * outputs, channels, *geometry.kernel)).astype(np.float32)
+    bias = rng.normal(size=groups * outputs).astype(np.float32)
+    sums = reference(geometry, x, w, groups)
+    size = max(1.0, float(np.abs(sums).max(initial=0)))
+    y = np.full(sums.shape, 7, np.float32)
+    rest = scratch(geometry, channels, panels=3)
+    conv(x, w, bias, None, y, geometry.window(), groups, 0, len(w), rest, RELU, 0, 0)
+    np.testing.assert_allclose(y, np.maximum(sums + bias[:, None, None], 0), atol=3e-6 * size)
+
+    y[:] = 7  # a tile that begins and ends within a group
+    conv(x, w, None, None, y, geometry.window(), groups, 1, len(w) - 2, rest[:1], SWISH, 1, 0)
+    np.testing.assert_allclose(y[:, 1:-2], (sums / (1 + np.exp(-sums)))[:, 1:-2], atol=3e-6 * size)
+    assert (y[:, [0, -2, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("outputs", range(1, 31))
+def test_every_number_of_rows(rng: np.random.Generator, outputs: int) -> None:
+    geometry = Geometry((5, 13), (3, 3), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, 4, 5, 13)).astype(np.float32)
+    w = rng.normal(size=(outputs, 4, 3, 3)).astype(np.float32)
+    y = np.full((1, outputs, 5, 13), 7, np.float32)
+    conv(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, 4, 1), IDENTITY, 0, 0)
+    np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("panels", [1, 2, 5, 40])
+@pytest.mark.parametrize("size", [1, 4, 7, 14, 23, 56])
+def test_blocks_of_every_width(rng: np.random.Generator, panels: int, size: int) -> None:
+    geometry = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, 2, size, size)).astype(np.float32)
+    w = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
+    y = np.full((1, 3, size, size), 7, np.float32)
+    conv(x, w, None, None, y, geometry.window(), 1, 0, 3, scratch(geometry, 2, panels), IDENTITY, 0, 0)
+    np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_residual_is_added_before_the_activation(rng: np.random.Generator, in_place: bool) -> None:
+    geometry = Geometry((6, 9), (3, 3), pads=(1, 1, 1, 1))
+    channels = CONV_DEPTH // 4  # sums in more than one part
+    x = rng.normal(size=(2, channels, 6, 9)).astype(np.float32)
+    w = rng.normal(size=(5, channels, 3, 3)).astype(np.float32)
+    bias, residual = rng.normal(size=5).astype(np.float32), 30 * rng.normal(size=(2, 5, 6, 9)).astype(np.float32)
+    expected = np.maximum(reference(geometry, x, w, 1) + bias[:, None, None] + residual, 0)
+    y = residual.copy() if in_place else np.full_like(residual, 7)
+    columns = scratch(geometry, channels, panels=1)
+    conv(x, w, bias, y if in_place else residual, y, geometry.window(), 1, 0, 5, columns, RELU, 0, 0)
+    np.testing.assert_allclose(y, expected, atol=3e-6 * expected.max())
+
+
+def test_not_a_number_reaches_what_it_touches_and_nothing_else(rng: np.random.Generator) -> None:
+    geometry = Geometry((8, 40), (3, 3), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, 3, 8, 40)).astype(np.float32)
+    x[0, 1, 4, 20] = np.nan
+    w = rng.normal(size=(15, 3, 3, 3)).astype(np.float32)
+    y = np.empty((1, 15, 8, 40), np.float32)
+    conv(x, w, None, None, y, geometry.window(), 1, 0, 15, scratch(geometry, 3, 2), RELU, 0, 0)
+    touched = np.zeros((8, 40), bool)
+    touched[3:6, 19:22] = True
+    assert (np.isnan(y[0]) == touched).all()
+
+
+def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) -> None:
+    geometry = Geometry((3, 4), (41, 37), pads=(20, 18, 20, 18))  # 1517 taps, each one channel's
+    x = rng.normal(size=(1, 2, 3, 4)).astype(np.float32)
+    w = rng.normal(size=(3, 2, 41, 37)).astype(np.float32)
+    y = np.empty((1, 3, 3, 4), np.float32)
+    conv(x, w, None, None, y, geometry.window(), 1, 0, 3, scratch(geometry, 2, 1), IDENTITY, 0, 0)
+    np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
