@@ -67,6 +67,10 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
                   int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
                   int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act)
+    void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
+                      int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
+                      int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act)
+    int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window)
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                        int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                        const srt_activation *act)
@@ -495,20 +499,16 @@ CONV_DEPTH = SRT_CONV_DEPTH
 CONV_COLUMNS = SRT_CONV_COLUMNS
 
 
-def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch, int act,
-         float alpha, float beta):
-    """Convolution in groups of channels, each with its own part of the weights.
+# The two convolutions that are products take the same arguments.
+ctypedef void (*convolution)(const float *x, const float *w, const float *bias, const float *residual, float *y,
+                             int64_t n, int64_t groups, int64_t channels, int64_t outputs, const srt_window *window,
+                             int64_t first, int64_t last, float *scratch, int64_t seats, int64_t seat,
+                             const srt_activation *act) noexcept nogil
 
-    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW), of which the channels
-    ``first`` to ``last`` are written; residual, of y's shape or None, is added before ``act``, and may be y.
-    scratch (S, F): S threads at most take part, with F floats each, of which there must be CONV_COLUMNS times
-    CONV_DEPTH, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
 
-    Raises:
-        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or arrays
-            that overlap.
-    """
-    cdef srt_activation prepared = activation(act, alpha, beta)
+# `least`: floats of scratch memory for a thread, from the number of samples and of a group's channels and outputs.
+cdef int convolve(convolution run, object least, x, w, bias, residual, y, Window window, int groups, int64_t first,
+                  int64_t last, scratch, srt_activation prepared) except -1:
     cdef srt_window *geometry = &window.window
     cdef Arrays arrays
     cdef Py_buffer *vx
@@ -540,16 +540,61 @@ def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t fi
                 raise ValueError("the output overlaps an input")
         vs = take_output(&arrays, scratch, 2, "scratch")
         check_overlap(&arrays, False)
-        # in Python's integers: three lengths of a hostile window may overflow
-        terms = channels * (<object>geometry.kernel[0] * <object>geometry.kernel[1])
-        if vs.shape[0] < 1 or vs.shape[1] < CONV_COLUMNS * min(terms, CONV_DEPTH):
-            raise ValueError(f"scratch has shape {shape_of(vs)}, "
-                             f"expected at least (1, {CONV_COLUMNS * min(terms, CONV_DEPTH)})")
+        floats_each = least(vx.shape[0], channels, outputs // groups)
+        if vs.shape[0] < 1 or vs.shape[1] < floats_each:
+            raise ValueError(f"scratch has shape {shape_of(vs)}, expected at least (1, {floats_each})")
         with nogil:
-            srt_conv(floats(vx), floats(vw), b, r, <float *>vy.buf, vx.shape[0], groups, channels, outputs // groups,
-                     geometry, first, last, <float *>vs.buf, vs.shape[0], vs.shape[1], &prepared)
+            run(floats(vx), floats(vw), b, r, <float *>vy.buf, vx.shape[0], groups, channels, outputs // groups,
+                geometry, first, last, <float *>vs.buf, vs.shape[0], vs.shape[1], &prepared)
     finally:
         release(&arrays)
+    return 0
+
+
+def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch, int act,
+         float alpha, float beta):
+    """Convolution in groups of channels, each with its own part of the weights.
+
+    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW), of which the channels
+    ``first`` to ``last`` are written; residual, of y's shape or None, is added before ``act``, and may be y.
+    scratch (S, F): S threads at most take part, with F floats each, of which there must be CONV_COLUMNS times
+    CONV_DEPTH, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or arrays
+            that overlap.
+    """
+    # in Python's integers: three lengths of a hostile window may overflow
+    taps = <object>window.window.kernel[0] * <object>window.window.kernel[1]
+    convolve(srt_conv, lambda n, channels, outputs: CONV_COLUMNS * min(channels * taps, CONV_DEPTH), x, w, bias,
+             residual, y, window, groups, first, last, scratch, activation(act, alpha, beta))
+
+
+def winograd(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch,
+             int act, float alpha, float beta):
+    """`conv` by Winograd's algorithm: faster where `winograd_seat` says so, and about four times less exact.
+
+    scratch (S, F) with F at least what `winograd_seat` returned for this shape.
+
+    Raises:
+        ValueError: as for `conv`, and where `winograd_seat` is 0.
+    """
+    def least(n, channels, outputs):
+        floats_each = winograd_seat(n, channels, outputs, window)
+        if floats_each == 0:
+            raise ValueError("this convolution is none for Winograd's algorithm")
+        return floats_each
+
+    convolve(srt_winograd, least, x, w, bias, residual, y, window, groups, first, last, scratch,
+             activation(act, alpha, beta))
+
+
+def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):
+    """Floats of scratch memory for each thread with which `winograd` is faster than `conv`; 0 where it is not.
+
+    n samples; channels and outputs of one group.
+    """
+    return srt_winograd_seat(n, channels, outputs, &window.window)
 
 
 def depthwise(x, w, bias, y, Window window not None, int64_t first, int64_t last, int act, float alpha, float beta):

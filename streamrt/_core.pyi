@@ -118,6 +118,22 @@ def scale_shift_act(
     beta: float,
 ) -> None: ...
 def prelu(x: _Array, slope: _Array, y: _Array) -> None: ...
+def winograd_seat(n: int, channels: int, outputs: int, window: Window) -> int: ...
+def winograd(
+    x: _Array,
+    w: _Array,
+    bias: _Array | None,
+    residual: _Array | None,
+    y: _Array,
+    window: Window,
+    groups: int,
+    first: int,
+    last: int,
+    scratch: _Array,
+    act: int,
+    alpha: float,
+    beta: float,
+) -> None: ...
 def conv(
     x: _Array,
     w: _Array,

@@ -57,8 +57,9 @@ class Prepared:
 class Planner:
     """Programs and plans of one weights file under one budget. Not thread-safe."""
 
-    def __init__(self, file: WeightsFile, budget: int | None, rates: Rates) -> None:
+    def __init__(self, file: WeightsFile, budget: int | None, rates: Rates, exact: bool) -> None:
         self._file = file
+        self._exact = exact
         self.budget = budget
         self.rates = rates
         self._huge = file.data_offset % HUGE == 0
@@ -70,7 +71,7 @@ class Planner:
 
     def with_budget(self, budget: int | None) -> Planner:
         """The same under another budget."""
-        planner = Planner(self._file, budget, self.rates)
+        planner = Planner(self._file, budget, self.rates, self._exact)
         planner._checked = self._checked
         return planner
 
@@ -90,13 +91,13 @@ class Planner:
         except KeyError as unknown:
             raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
-    def compile(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
-        """The program of ``graph`` for these input shapes.
+    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
+        """The program of ``graph`` for these input shapes; a ``lean`` one is slower and needs less memory.
 
         Raises:
             FormatError: the graph cannot run with them.
         """
-        return compile_program(graph, self._params, shapes)
+        return compile_program(graph, self._params, shapes, exact=self._exact or lean)
 
     def check(self) -> None:
         """Refuse a graph that cannot run.
@@ -167,9 +168,9 @@ class Planner:
         Raises:
             InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
         """
-        program = self._fitting(graph, shapes)
+        program = self._fitting(graph, shapes, lean=True)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
-            program = self.compile(graph, with_batch(shapes, 1))
+            program = self.compile(graph, with_batch(shapes, 1), lean=True)
         return program.workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
@@ -210,10 +211,10 @@ class Planner:
         close = min(found.values()) * _CLOSE
         return next(samples for samples, cost in found.items() if cost <= close)
 
-    def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
+    def _fitting(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
         """`compile` for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
         try:
-            return self.compile(graph, shapes)
+            return self.compile(graph, shapes, lean)
         except FormatError as error:
             if not self._checked:
                 raise
@@ -222,14 +223,17 @@ class Planner:
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         program = self._fitting(graph, shapes)
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
+        lean = False
         while True:
             try:
                 plan = self._plan(program)
             except BudgetError:
-                if part <= 1:
+                if lean and part <= 1:
                     raise
-                part = -(-part // 2)
-                program = self.compile(graph, with_batch(shapes, part))
+                if lean:
+                    part = -(-part // 2)
+                lean = not lean
+                program = self.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
             else:
                 return Prepared(graph, shapes, program, replace(plan, micro_batch=part if part < samples else 0))
 

@@ -83,8 +83,12 @@ class Program:
         return params[name] if name in params else self.tensor(memory, name)
 
 
-def compile_program(graph: Graph, params: Mapping[str, Shape], inputs: Mapping[str, Shape]) -> Program:
+def compile_program(
+    graph: Graph, params: Mapping[str, Shape], inputs: Mapping[str, Shape], exact: bool = False
+) -> Program:
     """Lower ``graph`` for inputs of these shapes; ``params`` are the shapes of the weights.
+
+    With ``exact``, no algorithm is used that rounds more than a plain sum does; those also need more memory.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together.
@@ -96,6 +100,7 @@ def compile_program(graph: Graph, params: Mapping[str, Shape], inputs: Mapping[s
             node,
             tuple(shapes[name] if name else None for name in node.inputs),
             tuple(name in params for name in node.inputs),
+            exact,
         )
         shapes.update((name, shape) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
         lowered.append(low)

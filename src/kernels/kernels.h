@@ -104,6 +104,17 @@ void srt_conv(const float *x, const float *w, const float *bias, const float *re
               int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first, int64_t last,
               float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
 
+/* The same for a window of 3 x 3 with stride and dilation 1, by Winograd's F(4 x 4, 3 x 3), whose sums err about four
+ * times as much. scratch (seats, seat), with seat at least what srt_winograd_seat returned for this shape; other
+ * numbers of samples may share it. */
+void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
+                  int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
+                  int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
+
+/* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 where it is not, or can't be used.
+ * channels and outputs are those of one group. */
+int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window);
+
 /* Convolution where each output channel reads one input channel: output channels first..last of
  * y (n, channels * multiplier, oh, ow) from x (n, channels, h, w), w (channels * multiplier, kh, kw) and
  * bias (channels * multiplier,) or NULL; output channel j reads input channel j / multiplier. */

@@ -100,8 +100,12 @@ class Call:
     Every accessor raises `FormatError`, naming the node, when the file does not hold what is asked for.
     """
 
-    def __init__(self, node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...]) -> None:
+    def __init__(
+        self, node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False
+    ) -> None:
         self.node = node
+        #: Whether the operator must not use an algorithm that is faster and rounds more.
+        self.exact = exact
         self.shapes = shapes
         self.is_param = is_param
         #: Whether the operator applies the node's activation itself.
@@ -274,13 +278,13 @@ def operator(*names: str) -> Callable[[Lower], Lower]:
     return register
 
 
-def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...]) -> Lowered:
-    """Lower ``node`` for inputs of these shapes (``None``: left out).
+def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False) -> Lowered:
+    """Lower ``node`` for inputs of these shapes (``None``: left out); ``exact`` is `Call.exact`.
 
     Raises:
         FormatError: an unknown operator, or attributes or shapes that do not fit it.
     """
-    call = Call(node, shapes, is_param)
+    call = Call(node, shapes, is_param, exact)
     function = _OPERATORS.get(node.op)
     if function is None:
         raise call.fail("no such operator")

@@ -1,7 +1,8 @@
-"""Convolution, in one of three ways that the geometry decides.
+"""Convolution, in one of four ways that the geometry decides.
 
 * the window is the whole input: a Gemm;
 * one input channel for each group: a compiled loop over the windows (depthwise);
+* 3x3 with stride 1, unless too small or to be exact: Winograd's algorithm;
 * else a compiled product with the windows laid out as columns, a block of columns at a time.
 
 Weights are (output channels, input channels of a group, window): a tile is some of the output channels, and
@@ -23,6 +24,8 @@ from streamrt.ops.window import Geometry
 #: Floats of columns that a thread is given: 256 KiB, half of the smallest second-level cache there is. With many
 #: threads less, so that all have 2 MiB, but no less than the kernel needs.
 _SEAT, _SEATS = 2**16, 2**19
+#: `_core.conv` or `_core.winograd`.
+Kernel = Callable[..., None]
 #: Terms that are worth waking a thread for.
 _SHARE = 2**20
 
@@ -58,8 +61,12 @@ def conv(call: Call) -> Lowered:
         if w[1] == 1 and groups > 1 and not residual:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
-            scratch = layout.add(*_seats(x[0] * w[0], w[1] * geometry.taps, geometry.positions))
-            bind = partial(_bind_product, geometry, groups, bias, scratch, epilogue)
+            sums = x[0] * w[0] * geometry.positions
+            threads = max(1, min(_core.threads(), sums * w[1] * geometry.taps // _SHARE))
+            seat = 0 if call.exact else _core.winograd_seat(x[0], w[1], w[0] // groups, geometry.window)
+            kernel = _core.winograd if seat else _core.conv
+            scratch = layout.add(threads, seat or _seat(threads, w[1] * geometry.taps, geometry.positions))
+            bind = partial(_bind_product, kernel, geometry, groups, bias, scratch, epilogue)
     return Lowered(
         outputs=(output,),
         bind=bind,
@@ -71,12 +78,11 @@ def conv(call: Call) -> Lowered:
     )
 
 
-def _seats(sums: int, inner: int, positions: int) -> tuple[int, int]:
-    """Shape (threads, floats) of the scratch memory for so many sums of ``inner`` terms at each position."""
-    seats = max(1, min(_core.threads(), sums * inner * positions // _SHARE))
+def _seat(threads: int, inner: int, positions: int) -> int:
+    """Floats of columns for each thread; they are of length ``inner``."""
     depth = min(inner, _core.CONV_DEPTH)
     most = depth * -(-positions // _core.CONV_COLUMNS) * _core.CONV_COLUMNS
-    return seats, max(min(_SEAT, _SEATS // seats, most), depth * _core.CONV_COLUMNS)
+    return max(min(_SEAT, _SEATS // threads, most), depth * _core.CONV_COLUMNS)
 
 
 def _planes(array: Array, extents: tuple[int, int]) -> Array:
@@ -98,7 +104,13 @@ def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers:
 
 
 def _bind_product(
-    geometry: Geometry, groups: int, bias: Bias, scratch: Part, epilogue: Epilogue, buffers: Buffers
+    kernel: Kernel,
+    geometry: Geometry,
+    groups: int,
+    bias: Bias,
+    scratch: Part,
+    epilogue: Epilogue,
+    buffers: Buffers,
 ) -> Run:
     """Rows of weights times columns of the input."""
     x = _planes(buffers.input(0), geometry.input)
@@ -108,6 +120,6 @@ def _bind_product(
     load, window, columns = bias.bind(buffers), geometry.window, scratch.of(buffers.scratch)
 
     def run(first: int, last: int) -> None:
-        _core.conv(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue)
+        kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue)
 
     return run

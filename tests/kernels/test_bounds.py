@@ -48,6 +48,20 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     _core.average_pool(x[0], fenced(2, oh, ow), window, True)
 
 
+def run_winograd(fenced: Fenced) -> None:
+    for n, channels, outputs, extents, pads in (
+        (2, 33, 31, (29, 31), (1, 1, 1, 1)),
+        (1, 150, 40, (18, 14), (0, 0, 0, 0)),
+        (1, 20, 60, (5, 203), (2, 0, 1, 1)),
+    ):
+        geometry = Geometry(extents, (3, 3), pads=pads)
+        seat = _core.winograd_seat(n, channels, outputs, geometry.window())
+        assert seat > 0
+        x, w, y = fenced(n, channels, *extents), fenced(outputs, channels, 3, 3), fenced(n, outputs, *geometry.output)
+        residual, scratch, act = fenced(*y.shape), fenced(1, seat), ACTIVATIONS["Tanh"]
+        _core.winograd(x, w, fenced(outputs), residual, y, geometry.window(), 1, 0, outputs, scratch, act, 0, 0)
+
+
 def run_others(fenced: Fenced, size: int) -> None:
     x, y = fenced(2, 3, size), fenced(2, 3, size)
     for act in ACTIVATIONS.values():
@@ -79,6 +93,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
         try:
             for geometry in GEOMETRIES:
                 run_windows(Fenced(at_end), geometry)
+            run_winograd(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)
             code = 0

@@ -47,6 +47,9 @@ def every_kernel() -> list[np.ndarray]:
     wide = Geometry((61, 67), (5, 5), pads=(2, 2, 2, 2)).window()
     scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer than some tests have threads
     _core.conv(x, filters, None, None, y4, wide, 1, 0, 24, scratch, swish, 1, 0)
+    narrow, y5 = rng.normal(size=(24, 32, 3, 3)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
+    seat = _core.winograd_seat(2, 32, 24, window)
+    _core.winograd(x, narrow, None, None, y5, window, 1, 0, 24, np.empty((3, seat), np.float32), swish, 1, 0)
     conv, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
     weights = rng.normal(size=(32, 3, 3)).astype(np.float32)
     _core.depthwise(x, weights, per_channel, conv, window, 0, 32, swish, 1, 0)
@@ -55,7 +58,7 @@ def every_kernel() -> list[np.ndarray]:
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
-    return [*results, y, transposed, products, y4, conv, most, mean, means, maxima]
+    return [*results, y, transposed, products, y4, y5, conv, most, mean, means, maxima]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:

@@ -15,6 +15,7 @@
 #include "table.h"
 #include "transpose.h"
 #include "window.h"
+#include "winograd.h"
 
 const srt_table TABLE = {
     .unary = unary,
@@ -24,6 +25,7 @@ const srt_table TABLE = {
     .scale_shift = scale_shift,
     .prelu = prelu,
     .conv = conv,
+    .winograd = winograd,
     .depthwise = depthwise,
     .max_pool = max_pool,
     .average_pool = average_pool,

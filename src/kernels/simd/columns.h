@@ -106,31 +106,28 @@ FN void find_places(place_table *t) {
     }
 }
 
-/* Taps first..last of one panel, for one channel: x its plane, y (last - first, PANEL). */
-V void fill_taps(const place *at, bool moved, int64_t stride, const float *x, int64_t count, float *y) {
+/* Some taps of one panel, for one channel: x its plane, y (count, vectors * VL). */
+V void fill_taps(const int vectors, const place *at, bool moved, int64_t stride, const float *x, int64_t count,
+                 float *y) {
     const vf zero = splat(0.0f);
-    const uint64_t whole = (UINT64_C(1) << PANEL) - 1;
-    for (int64_t i = 0; i < count; i++, at++, y += PANEL) {
+    const uint64_t whole = (UINT64_C(1) << vectors * VL) - 1;
+    for (int64_t i = 0; i < count; i++, at++, y += vectors * VL) {
         if (moved && at->inside == whole) {
-            store(y, load(x + at->from));
-            store(y + VL, load(x + at->from + VL));
+            for (int v = 0; v < vectors; v++) store(y + v * VL, load(x + at->from + v * VL));
         } else if (moved) {
-            store(y, load_mask(x + at->from, mask_of((uint32_t)at->inside), zero));
-            store(y + VL, load_mask(x + at->from + VL, mask_of((uint32_t)(at->inside >> VL)), zero));
+            for (int v = 0; v < vectors; v++)
+                store(y + v * VL, load_mask(x + at->from + v * VL, mask_of((uint32_t)(at->inside >> v * VL)), zero));
         } else {
-            if (at->inside != whole) {
-                store(y, zero);
-                store(y + VL, zero);
-            }
+            for (int v = 0; v < vectors && at->inside != whole; v++) store(y + v * VL, zero);
             for (int j = 0; j < at->parts; j++)
                 copy_strided(x + at->part[j].from, y + at->part[j].to, at->part[j].n, stride);
         }
     }
 }
 
-/* Rows first..last of the panels of columns at..at + n. x: the planes of all channels; out (panels, last - first,
- * PANEL). Columns from n on are zeros. Panels of the same channel are filled one after the other, as their inputs lie
- * next to each other. */
+/* Rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel, each
+ * (last - first, PANEL), or (last - first, VL) where a vector is enough for the last one. Columns from n on are zeros.
+ * Panels of the same channel are filled one after the other, as their inputs lie next to each other. */
 FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, int64_t first, int64_t last,
                     float *out) {
     const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
@@ -149,9 +146,16 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                 const int64_t row = channel * taps + t.tap; /* of the first tap */
                 const int64_t begin = first > row ? smaller(first - row, t.taps) : 0;
                 const int64_t end = smaller(last - row, t.taps);
-                for (int64_t j = 0; j < t.panels; j++)
-                    fill_taps(&t.places[j * t.taps + begin], t.moved, w->stride[1], x + channel * plane, end - begin,
-                              out + ((panel + j) * depth + row + begin - first) * PANEL);
+                for (int64_t j = 0; j < t.panels; j++) {
+                    const place *from = &t.places[j * t.taps + begin];
+                    float *to = out + (panel + j) * depth * PANEL;
+                    if (n - (panel + j) * PANEL > VL)
+                        fill_taps(2, from, t.moved, w->stride[1], x + channel * plane, end - begin,
+                                  to + (row + begin - first) * PANEL);
+                    else
+                        fill_taps(1, from, t.moved, w->stride[1], x + channel * plane, end - begin,
+                                  to + (row + begin - first) * VL);
+                }
             }
         }
     }

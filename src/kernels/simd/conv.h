@@ -19,6 +19,7 @@ enum { CONV_ROWS = VL == 16 ? 14 : VL == 8 ? 6 : 4 };
 typedef struct {
     const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
     int64_t inner, depth; /* length of a row of weights; terms of it in this block */
+    int64_t height, from; /* rows of a panel in memory; the first of them in this block */
     float *y;
     int64_t stride;
     const float *bias,
@@ -47,16 +48,10 @@ V void conv_tile(const int rows, const int vectors, const conv_block *block, int
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            sum[r][v] = splat(block->bias ? block->bias[row + r] : 0.0f);
-            if (start && whole)
-                sum[r][v] += load(start + r * stride + v * VL);
-            else if (start)
-                sum[r][v] += load_mask(start + r * stride + v * VL, lanes(0, n - v * VL), splat(0.0f));
-        }
+        for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
         for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
-        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += PANEL) {
+        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
             vf x[2];
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) x[v] = load(columns + v * VL);
@@ -72,7 +67,12 @@ V void conv_tile(const int rows, const int vectors, const conv_block *block, int
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) {
-            vf done = clamp(sum[r][v], block->low, block->high);
+            vf total = sum[r][v] + splat(block->bias ? block->bias[row + r] : 0.0f);
+            if (start && whole)
+                total += load(start + r * stride + v * VL);
+            else if (start)
+                total += load_mask(start + r * stride + v * VL, lanes(0, n - v * VL), splat(0.0f));
+            vf done = clamp(total, block->low, block->high);
             if (whole)
                 store(y + r * stride + v * VL, done);
             else
@@ -127,10 +127,11 @@ V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, cons
         for (int64_t i = 0; i < panels; i++) {
             const int64_t at = i * PANEL, from = i * left / panels, to = (i + 1) * left / panels;
             const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
+            const float *panel = columns + at * block->height;
             if (n - at > VL)
-                conv_rows_wide(block, row, count, columns + at * block->depth, at, smaller(PANEL, n - at), next);
+                conv_rows_wide(block, row, count, panel + block->from * PANEL, at, smaller(PANEL, n - at), next);
             else
-                conv_rows_narrow(block, row, count, columns + at * block->depth, at, n - at, next);
+                conv_rows_narrow(block, row, count, panel + block->from * VL, at, n - at, next);
         }
     }
 }
@@ -152,6 +153,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
         conv_block block = {.w = job->w + k,
                             .inner = job->inner,
                             .depth = next - k,
+                            .height = next - k,
                             .y = job->y + place,
                             .stride = positions,
                             .bias = part == 0 ? job->bias : NULL,

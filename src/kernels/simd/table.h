@@ -66,6 +66,23 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     const srt_activation *act;
 } conv_job;
 
+/* Output and input channels whose weights are transformed at once. */
+enum { SRT_WINOGRAD_ROWS = 14, SRT_WINOGRAD_DEPTH = 128 };
+
+typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
+    const float *x, *w, *bias, *residual;
+    float *y;
+    int64_t groups, channels, outputs; /* the last two of one group */
+    const srt_window *window;
+    int64_t first, last;          /* output channels, of all groups */
+    int64_t tiles, width, blocks; /* tiles of all samples, those of a block, and how many blocks there are */
+    int64_t shares;               /* units of a block */
+    int64_t depth;                /* input channels whose weights are transformed at once */
+    float *scratch;
+    int64_t seat; /* floats of scratch for each thread */
+    const srt_activation *act;
+} winograd_job;
+
 typedef struct { /* a unit is an output row of a plane */
     const float *x, *w, *bias;
     float *y;
@@ -98,8 +115,8 @@ typedef struct { /* a unit is a channel of a sample */
 } lrn_job;
 
 typedef struct {
-    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *depthwise, *max_pool, *average_pool,
-        *row_mean, *row_max, *softmax, *lrn;
+    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *depthwise, *max_pool,
+        *average_pool, *row_mean, *row_max, *softmax, *lrn;
 } srt_table;
 
 extern const srt_table srt_table_scalar, srt_table_avx2, srt_table_avx512;

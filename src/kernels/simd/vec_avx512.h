@@ -55,6 +55,30 @@ V vf load_even_mask(const float *p, vmask low, vmask high, vf other) {
     return even(load_mask(p, low, other), load_mask(p + VL - 1, high, other));
 }
 
+V vf unzip_even(vf a, vf b) {
+    __m512i pick = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, pick, b);
+}
+
+V vf unzip_odd(vf a, vf b) {
+    __m512i pick = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, pick, b);
+}
+
+V vf slide(vf a, vf b) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), 1));
+}
+
+V vf zip_low(vf a, vf b) {
+    __m512i pick = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, pick, b);
+}
+
+V vf zip_high(vf a, vf b) {
+    __m512i pick = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a, pick, b);
+}
+
 V vf select_less(vf x, vf y, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }

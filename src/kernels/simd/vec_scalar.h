@@ -11,6 +11,9 @@
  *   store_mask    only the lanes of the mask
  *   load_even     p[0], p[2], p[4] ...: reads p[0] to p[2 * VL - 2], no further
  *   load_even_mask  the same under two masks: `low` for p[i], `high` for p[VL - 1 + i]
+ *   unzip_even, unzip_odd  of 2 * VL elements, first a and then b, those with an even, or an odd, index
+ *   slide         a[1], a[2] ... and b[0]
+ *   zip_low, zip_high  a[0], b[0], a[1], b[1] ... from the lower, or the higher, halves of the two
  *   muladd(a, b, c)  a * b + c, rounded once where the processor can
  *   vmax, vmin    return b when either is NaN: vmin(high, vmax(low, x)) passes NaN in x on
  *   max_nan       NaN when either is, as numpy.maximum
@@ -70,6 +73,26 @@ V vf load_even(const float *p) {
 V vf load_even_mask(const float *p, vmask low, vmask high, vf other) {
     vf a = load_mask(p, low, other), b = load_mask(p + VL - 1, high, other);
     return (vf){a[0], a[2], b[1], b[3]};
+}
+
+V vf unzip_even(vf a, vf b) {
+    return (vf){a[0], a[2], b[0], b[2]};
+}
+
+V vf unzip_odd(vf a, vf b) {
+    return (vf){a[1], a[3], b[1], b[3]};
+}
+
+V vf slide(vf a, vf b) {
+    return (vf){a[1], a[2], a[3], b[0]};
+}
+
+V vf zip_low(vf a, vf b) {
+    return (vf){a[0], b[0], a[1], b[1]};
+}
+
+V vf zip_high(vf a, vf b) {
+    return (vf){a[2], b[2], a[3], b[3]};
 }
 
 V vf blend(vi mask, vf a, vf b) {

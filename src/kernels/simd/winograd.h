@@ -1,0 +1,360 @@
+/* winograd.h - a convolution of 3 x 3 with stride 1 by Winograd's F(4 x 4, 3 x 3): 36 products for 16 outputs, not 144.
+ *
+ * Inputs, in tiles of 6 x 6 that overlap by 2, and weights become 36 matrices each; their 36 products become outputs in
+ * tiles of 4 x 4. Tiles lie across the lanes of vectors, so that the products are those of conv.h. All three transforms
+ * are made here, on the way: that of the weights costs less than fetching four times as many of them from memory would.
+ *
+ * The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which err a quarter as much as 0, +-1, +-2 and infinity do.
+ * A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv:1509.09308); for the choice of
+ * points B. Barabasz and others: Error Analysis and Improving the Accuracy of Winograd Convolution, 2018
+ * (arXiv:1803.10986).
+ */
+#ifndef STREAMRT_WINOGRAD_H
+#define STREAMRT_WINOGRAD_H
+
+#include "conv.h"
+
+enum { SIDE = 6, OUT = 4, PRODUCTS = SIDE * SIDE };
+_Static_assert((int)SRT_WINOGRAD_ROWS >= (int)CONV_ROWS, "scratch memory is for tiles of at most so many rows");
+
+#define ROOT_2 1.41421356237309505f
+#define ROOT_HALF 0.70710678118654752f
+
+/* Six inputs of a row or column of a tile: multiplied with the transpose of B. */
+V void transform_input(vf d[SIDE]) {
+    vf near = muladd(splat(-2.0f), d[2], d[4]), far = muladd(splat(-0.5f), d[2], d[4]);
+    vf near_odd = muladd(splat(-2.0f), d[1], d[3]), far_odd = muladd(splat(-0.5f), d[1], d[3]);
+    d[0] = muladd(splat(-2.5f), d[2], d[0] + d[4]);
+    d[5] = muladd(splat(-2.5f), d[3], d[1] + d[5]);
+    d[1] = muladd(splat(ROOT_HALF), near_odd, near);
+    d[2] = muladd(splat(-ROOT_HALF), near_odd, near);
+    d[3] = muladd(splat(ROOT_2), far_odd, far);
+    d[4] = muladd(splat(-ROOT_2), far_odd, far);
+}
+
+/* Three weights, to six: multiplied with G. */
+V void transform_weights(const vf g[3], vf u[SIDE]) {
+    vf near = splat(-2.0f / 3.0f) * muladd(splat(0.5f), g[2], g[0]);
+    vf far = splat(1.0f / 6.0f) * muladd(splat(2.0f), g[2], g[0]);
+    u[0] = g[0];
+    u[1] = muladd(splat(-2.0f / 3.0f * ROOT_HALF), g[1], near);
+    u[2] = muladd(splat(2.0f / 3.0f * ROOT_HALF), g[1], near);
+    u[3] = muladd(splat(ROOT_2 / 6.0f), g[1], far);
+    u[4] = muladd(splat(-ROOT_2 / 6.0f), g[1], far);
+    u[5] = g[2];
+}
+
+/* Six sums, to four outputs: multiplied with the transpose of A. */
+V void transform_output(const vf m[SIDE], vf y[OUT]) {
+    vf near = m[1] + m[2], near_odd = m[1] - m[2], far = m[3] + m[4], far_odd = m[3] - m[4];
+    y[0] = m[0] + near + far;
+    y[1] = muladd(splat(ROOT_2), far_odd, splat(ROOT_HALF) * near_odd);
+    y[2] = muladd(splat(2.0f), far, splat(0.5f) * near);
+    y[3] = muladd(splat(2.0f * ROOT_2), far_odd, muladd(splat(0.5f * ROOT_HALF), near_odd, m[5]));
+}
+
+/* Where the vectors of columns begin that a row of the inputs of VL tiles is read with: the last two for a column each.
+ */
+enum { LOADS = 6 };
+static const int64_t load_at[LOADS] = {0, VL, 2 * VL, 3 * VL, 4 * VL, 4 * VL + 1};
+
+/* The tiles of a panel that lie in one row of tiles of one sample: lanes slot..slot + count, count <= VL. */
+typedef struct {
+    int64_t slot, count;
+    int64_t x, y;        /* where the first of them begins in the inputs, padding included, and in the outputs */
+    int64_t top, end;    /* rows of its inputs that are not padding */
+    int64_t rows, cols;  /* outputs that are there */
+    vmask inside[LOADS]; /* by vectors of columns of its inputs: those that are not padding */
+    bool whole[LOADS];
+} tile_strip;
+
+typedef struct {
+    int64_t n, count; /* lanes in use; strips */
+    tile_strip strip[PANEL];
+} tile_panel;
+
+/* The tiles at..at + n of those of all samples. */
+FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *panel) {
+    const srt_window *w = job->window;
+    const int64_t height = w->input[0], width = w->input[1];
+    const int64_t down = (w->output[0] + OUT - 1) / OUT, across = (w->output[1] + OUT - 1) / OUT;
+    panel->n = n;
+    panel->count = 0;
+    for (int64_t slot = 0; slot < n;) {
+        const int64_t sample = (at + slot) / (down * across), tile = (at + slot) % (down * across);
+        const int64_t row = tile / across, col = tile % across;
+        const int64_t top = row * OUT - w->before[0], left = col * OUT - w->before[1];
+        tile_strip *s = &panel->strip[panel->count++];
+        s->slot = slot;
+        s->count = smaller(smaller(across - col, n - slot), VL);
+        s->x = sample * job->groups * job->channels * height * width + top * width + left;
+        s->y = (sample * job->groups * job->outputs * w->output[0] + row * OUT) * w->output[1] + col * OUT;
+        s->top = top < 0 ? -top : 0;
+        s->end = smaller(SIDE, height - top);
+        s->rows = smaller(OUT, w->output[0] - row * OUT);
+        s->cols = smaller(OUT * s->count, w->output[1] - col * OUT);
+        for (int i = 0; i < LOADS; i++) {
+            /* no column beyond the strip's own: it may be the last of the array */
+            const int64_t first = left + load_at[i], end = smaller(width, left + OUT * s->count + SIDE - OUT);
+            s->inside[i] = lanes(-first, end - first);
+            s->whole[i] = first >= 0 && first + VL <= width;
+        }
+        slot += s->count;
+    }
+}
+
+/* A row of a gathered tile position across a panel; a strip may write a vector from its last slot on. */
+enum { GATHER = PANEL + VL };
+
+/* Input (i, j) of every tile of a strip, a lane each: gathered[i * SIDE + j][slot]. x: the plane. Lanes beyond the
+ * strip are spoilt. */
+V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*gathered)[GATHER]) {
+    for (int64_t i = 0; i < SIDE; i++) {
+        float (*to)[GATHER] = gathered + i * SIDE;
+        vf v[LOADS], q[SIDE];
+        if (i < s->top || i >= s->end) {
+            for (int j = 0; j < SIDE; j++) store(to[j] + s->slot, splat(0.0f));
+            continue;
+        }
+        const float *row = x + s->x + i * width;
+#pragma GCC unroll 6
+        for (int j = 0; j < LOADS; j++)
+            v[j] = s->whole[j] ? load(row + load_at[j]) : load_mask(row + load_at[j], s->inside[j], splat(0.0f));
+        vf even_low = unzip_even(v[0], v[1]), even_high = unzip_even(v[2], v[3]);
+        vf odd_low = unzip_odd(v[0], v[1]), odd_high = unzip_odd(v[2], v[3]);
+        q[0] = unzip_even(even_low, even_high);
+        q[1] = unzip_even(odd_low, odd_high);
+        q[2] = unzip_odd(even_low, even_high);
+        q[3] = unzip_odd(odd_low, odd_high);
+        q[4] = slide(q[0], v[4]);
+        q[5] = slide(q[1], v[5]);
+#pragma GCC unroll 6
+        for (int j = 0; j < SIDE; j++) store(to[j] + s->slot, q[j]);
+    }
+}
+
+/* The transformed inputs of a panel: out (PRODUCTS, channels, vectors * VL), the products `step` elements apart. x: the
+ * planes of all channels of the first sample. */
+V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x, float *out,
+                       int64_t step) {
+    const int64_t width = job->window->input[1], plane = job->window->input[0] * width;
+    float gathered[PRODUCTS][GATHER] = {{0}}; /* so that lanes which nobody fills hold no strange numbers */
+    for (int64_t c = 0; c < job->channels; c++, x += plane, out += vectors * VL) {
+        for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
+        for (int v = 0; v < vectors; v++) {
+            vf d[SIDE][SIDE];
+#pragma GCC unroll 6
+            for (int j = 0; j < SIDE; j++) {
+                vf column[SIDE];
+#pragma GCC unroll 6
+                for (int i = 0; i < SIDE; i++) column[i] = load(gathered[i * SIDE + j] + v * VL);
+                transform_input(column);
+#pragma GCC unroll 6
+                for (int i = 0; i < SIDE; i++) d[i][j] = column[i];
+            }
+            float *to = out + v * VL;
+#pragma GCC unroll 6
+            for (int i = 0; i < SIDE; i++) {
+                transform_input(d[i]);
+#pragma GCC unroll 6
+                for (int j = 0; j < SIDE; j++, to += step) store(to, d[i][j]);
+            }
+        }
+    }
+}
+
+FN void transform_wide_panel(const winograd_job *job, const tile_panel *panel, const float *x, float *out,
+                             int64_t step) {
+    transform_panel(2, job, panel, x, out, step);
+}
+
+FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel, const float *x, float *out,
+                               int64_t step) {
+    transform_panel(1, job, panel, x, out, step);
+}
+
+/* A vector of 3 x 3 weights from taps (9, SRT_WINOGRAD_DEPTH), transformed: `some` lanes of it, or all. */
+V void transform_taps(float (*taps)[SRT_WINOGRAD_DEPTH], int64_t c, const bool whole, vmask some, float *out,
+                      int64_t step) {
+    vf half[3][SIDE];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++) {
+        vf column[3] = {load(taps[j] + c), load(taps[3 + j] + c), load(taps[6 + j] + c)};
+        transform_weights(column, half[j]);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < SIDE; i++) {
+        vf row[3] = {half[0][i], half[1][i], half[2][i]}, u[SIDE];
+        transform_weights(row, u);
+#pragma GCC unroll 6
+        for (int j = 0; j < SIDE; j++, out += step)
+            if (whole)
+                store(out, u[j]);
+            else
+                store_mask(out, some, u[j]);
+    }
+}
+
+/* The transformed weights of `rows` output channels, for `depth` of their input channels: w at the first of them, the
+ * channels' rows `inner` elements apart; out (PRODUCTS, rows, depth), the products `step` elements apart. */
+FN void transform_rows(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out, int64_t step) {
+    for (int64_t r = 0; r < rows; r++, w += inner, out += depth) {
+        float taps[9][SRT_WINOGRAD_DEPTH]; /* all of them before any is read: a load waits for narrower stores */
+        for (int64_t c = 0; c < depth; c += TILE) {
+            const float *from = w + c * 9;
+            const int64_t n = smaller(TILE, depth - c);
+            float rest[9 * TILE] = {0};
+            if (n < TILE) from = memcpy(rest, from, (size_t)n * 9 * sizeof *w);
+#pragma GCC unroll 2
+            for (int j = 0; j < 8; j += TILE) transpose_tile(from + j, 9, taps[j] + c, SRT_WINOGRAD_DEPTH);
+#pragma GCC unroll 8
+            for (int i = 0; i < TILE; i++) taps[8][c + i] = from[i * 9 + 8];
+        }
+        int64_t c = 0;
+        for (; c + VL <= depth; c += VL) transform_taps(taps, c, true, lanes(0, VL), out + c, step);
+        if (c < depth) transform_taps(taps, c, false, lanes(0, depth - c), out + c, step);
+    }
+}
+
+/* The outputs of one channel in a panel, as four rows: out[i][OUT * lane + j] is output (i, j) of a tile. sums: the
+ * first product's, the others `step` elements apart. */
+V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[OUT * PANEL + VL]) {
+    for (int64_t lane = 0; lane < n; lane += VL) {
+        vf half[SIDE][OUT];
+        for (int i = 0; i < SIDE; i++) {
+            vf m[SIDE];
+            for (int j = 0; j < SIDE; j++) m[j] = load(sums + (i * SIDE + j) * step + lane);
+            transform_output(m, half[i]);
+        }
+        vf y[OUT][OUT]; /* [j][i] */
+        for (int j = 0; j < OUT; j++) {
+            vf column[SIDE];
+            for (int i = 0; i < SIDE; i++) column[i] = half[i][j];
+            transform_output(column, y[j]);
+        }
+        for (int i = 0; i < OUT; i++) {
+            vf even_low = zip_low(y[0][i], y[2][i]), even_high = zip_high(y[0][i], y[2][i]);
+            vf odd_low = zip_low(y[1][i], y[3][i]), odd_high = zip_high(y[1][i], y[3][i]);
+            float *to = out[i] + OUT * lane;
+            store(to, zip_low(even_low, odd_low));
+            store(to + VL, zip_high(even_low, odd_low));
+            store(to + 2 * VL, zip_low(even_high, odd_high));
+            store(to + 3 * VL, zip_high(even_high, odd_high));
+        }
+    }
+}
+
+/* What transform_sums made of one channel, to where it belongs in y. */
+V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row, float (*tiles)[OUT * PANEL + VL]) {
+    const int64_t width = job->window->output[1], plane = job->window->output[0] * width;
+    const vf bias = splat(job->bias ? job->bias[row] : 0.0f), zero = splat(0.0f);
+    const vf low = splat(job->act->low), high = splat(job->act->high);
+    for (int64_t k = 0; k < panel->count; k++) {
+        const tile_strip *s = &panel->strip[k];
+        for (int64_t i = 0; i < s->rows; i++) {
+            const int64_t at = s->y + row * plane + i * width;
+            const float *from = tiles[i] + OUT * s->slot;
+            for (int64_t c = 0; c < s->cols; c += VL) {
+                const vmask some = lanes(0, s->cols - c);
+                vf v = load(from + c) + bias;
+                if (job->residual) v += load_mask(job->residual + at + c, some, zero);
+                store_mask(job->y + at + c, some, clamp(v, low, high));
+            }
+            if (job->act->separate) activate(job->y + at, job->y + at, s->cols, job->act);
+        }
+    }
+}
+
+/* Rows begin..begin + rows of y in a panel. sums (PRODUCTS, rows, lanes): the products `step` elements apart, the rows
+ * `full`. One row is written while the next is made: a load waits for stores that lie across it. */
+FN void finish_panel(const winograd_job *job, const tile_panel *panel, const float *sums, int64_t step, int64_t full,
+                     int64_t begin, int64_t rows) {
+    float tiles[2][OUT][OUT * PANEL + VL]; /* the last strip is read by whole vectors */
+    for (int64_t r = 0; r < rows; r++) {
+        transform_sums(panel->n, sums + r * full, step, tiles[r % 2]);
+        if (r > 0) write_tiles(job, panel, begin + r - 1, tiles[(r - 1) % 2]);
+    }
+    write_tiles(job, panel, begin + rows - 1, tiles[(rows - 1) % 2]);
+}
+
+/* Elements from one product to the next: not so many that all would fall into one or two sets of the first-level cache,
+ * which repeat every 4 KiB. */
+V int64_t apart(int64_t elements) {
+    return elements % 512 == 0 ? elements + 16 : elements;
+}
+
+/* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: `rows`
+ * rows, `inner` elements apart, of n elements. They come from memory, and rows are too short for the processor to
+ * notice. */
+V void fetch_share(const float *w, int64_t inner, int64_t rows, int64_t n, int64_t share) {
+    const int64_t lines = (n + CONV_LINE - 1) / CONV_LINE;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = share * lines / PRODUCTS; i < (share + 1) * lines / PRODUCTS; i++)
+            __builtin_prefetch(w + r * inner + i * CONV_LINE, 0, 2);
+}
+
+/* Units first..last of a job, all of one block of tiles: units are shares of its output channels. */
+V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+                       float *scratch) {
+    const int64_t channels = job->channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
+    const int64_t from = group * job->outputs > job->first ? group * job->outputs : job->first;
+    const int64_t count = smaller((group + 1) * job->outputs, job->last) - from;
+    const int64_t begin = from + first * count / job->shares, end = from + last * count / job->shares;
+    const int64_t full = (n + VL - 1) / VL * VL; /* lanes */
+    const int64_t step = apart(channels * full);
+    float *inputs = scratch, *weights = inputs + PRODUCTS * step;
+    float *sums = weights + PRODUCTS * apart(CONV_ROWS * job->depth);
+    const float *x = job->x + group * channels * job->window->input[0] * job->window->input[1];
+    tile_panel panel;
+    for (int64_t i = 0; i < n; i += PANEL) {
+        find_strips(job, at + i, smaller(PANEL, n - i), &panel);
+        if (n - i > VL)
+            transform_wide_panel(job, &panel, x, inputs + i * channels, step);
+        else
+            transform_narrow_panel(job, &panel, x, inputs + i * channels, step);
+    }
+    int64_t rows;
+    for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += rows) {
+        rows = (end - row + tiles - 1) / tiles;
+        const int64_t sums_step = apart(rows * full);
+        for (int64_t c = 0, depth; c < channels; c += depth) {
+            depth = smaller(job->depth, channels - c);
+            const int64_t weights_step = apart(rows * depth);
+            transform_rows(job->w + row * inner + c * 9, inner, rows, depth, weights, weights_step);
+            const bool more = c + depth < channels;
+            const float *next = job->w + (more ? row * inner + (c + depth) * 9 : (row + rows) * inner);
+            const int64_t next_rows = more ? rows : smaller(rows, end - row - rows);
+            for (int64_t product = 0; product < PRODUCTS; product++) {
+                fetch_share(next, inner, next_rows, depth * 9, product);
+                conv_block block = {.w = weights + product * weights_step,
+                                    .inner = depth,
+                                    .depth = depth,
+                                    .height = channels,
+                                    .from = c,
+                                    .y = sums + product * sums_step,
+                                    .stride = full,
+                                    .start = c == 0 ? NULL : sums + product * sums_step,
+                                    .low = splat(-INFINITY),
+                                    .high = splat(INFINITY)};
+                conv_block_rows(&block, 0, rows, inputs + product * step, full);
+            }
+        }
+        for (int64_t i = 0; i < n; i += PANEL) {
+            if (n > PANEL) find_strips(job, at + i, smaller(PANEL, n - i), &panel);
+            finish_panel(job, &panel, sums + i, sums_step, full, row, rows);
+        }
+    }
+}
+
+FN void winograd(const void *arguments, int64_t first, int64_t last) {
+    const winograd_job *job = arguments;
+    float *scratch = job->scratch + srt_seat() * job->seat;
+    for (int64_t shares; first < last; first += shares) {
+        int64_t block = first / job->shares, share = first - block * job->shares;
+        shares = smaller(job->shares - share, last - first);
+        winograd_shares(job, job->first / job->outputs + block / job->blocks, block % job->blocks * job->width, share,
+                        share + shares, scratch);
+    }
+}
+
+#endif
