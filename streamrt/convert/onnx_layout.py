@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from streamrt.convert.onnx_node import LEAST, MOST, OnnxNode, converts
+from streamrt.convert.onnx_strided import before, permutation_of
+from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
 
 #: A list in a graph is no longer.
@@ -26,18 +29,20 @@ def reshape(node: OnnxNode) -> None:
     """The target may be computed from shapes: what varies becomes 0 (the same extent) or -1 (what is left)."""
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    node.emit("Reshape", [node.operand(0)], _reshape_attrs(node, targets, allowzero))
+    node.emit("Reshape", [node.operand(0)], _reshape_attrs(node, targets, node.out_shapes(), allowzero))
 
 
-def _reshape_attrs(node: OnnxNode, targets: list[tuple[int, ...]], allowzero: bool) -> dict[str, Attr]:
-    """``targets`` is the target under each probe."""
+def _reshape_attrs(
+    node: OnnxNode, targets: Sequence[Shape], outputs: Sequence[Shape], allowzero: bool = False
+) -> dict[str, Attr]:
+    """``targets`` is the target under each probe, ``outputs`` the shape that this makes."""
     if len({len(target) for target in targets}) != 1:
         raise node.problem("the rank of the result depends on the extents of the model's inputs")
     if all(target == targets[0] for target in targets):
         shape = list(targets[0])
         attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in shape else {}
         return {"shape": tuple(shape), **attrs}
-    inputs, outputs = node.shapes(0), node.out_shapes()
+    inputs = node.shapes(0)
     dims: list[int] = []
     for axis in range(len(targets[0])):
         wanted = [target[axis] for target in targets]
@@ -78,6 +83,8 @@ def gather(node: OnnxNode) -> None:
     """At constant indices; a single one is a slice without its axis."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
+    if rank == 1 and _transposes(node):
+        return
     indices = node.constant(1, "indices")
     if indices.ndim == 0:
         index = int(indices)
@@ -91,6 +98,22 @@ def gather(node: OnnxNode) -> None:
     if indices.ndim != 1:
         attrs["indices_shape"] = indices.shape
     node.emit("Gather", [node.operand(0)], attrs)
+
+
+def _transposes(node: OnnxNode) -> bool:
+    """Whether a Gather from a flat tensor only transposes it, and has been written so."""
+    indices = node.values(1, "indices")
+    perm = permutation_of(indices, [shape[0] for shape in node.shapes(0)])
+    if perm is None:
+        return False
+    shapes = [before(index.shape, perm) for index in indices]
+    attrs = _reshape_attrs(node, shapes, shapes)
+    if perm == tuple(range(len(perm))):
+        node.emit("Reshape", [node.operand(0)], attrs)
+    else:
+        apart = node.emit("Reshape", [node.operand(0)], attrs, [node.temporary("apart")])
+        node.emit("Transpose", [apart], {"perm": perm})
+    return True
 
 
 @converts("Transpose")
