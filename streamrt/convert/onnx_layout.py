@@ -21,7 +21,7 @@ def flatten(node: OnnxNode) -> None:
     axis = node.int_("axis", 1)
     if not -rank <= axis <= rank:
         raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes")
-    node.emit("Flatten", [node.operand(0)], {"axis": axis + rank if axis < 0 else axis})
+    node.emit("Flatten", [node.any_operand(0)], {"axis": axis + rank if axis < 0 else axis})
 
 
 @converts("Reshape")
@@ -29,7 +29,7 @@ def reshape(node: OnnxNode) -> None:
     """The target may be computed from shapes: what varies becomes 0 (the same extent) or -1 (what is left)."""
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    node.emit("Reshape", [node.operand(0)], _reshape_attrs(node, targets, node.out_shapes(), allowzero))
+    node.emit("Reshape", [node.any_operand(0)], _reshape_attrs(node, targets, node.out_shapes(), allowzero))
 
 
 def _reshape_attrs(
@@ -63,7 +63,7 @@ def expand(node: OnnxNode) -> None:
     """Nothing where the shapes say so; an extent that follows the model's inputs must be the input's own already."""
     shapes = node.shapes(0)
     if shapes == node.out_shapes():
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [node.any_operand(0)])
         return
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
     wanted = []
@@ -75,7 +75,7 @@ def expand(node: OnnxNode) -> None:
             wanted.append(1)
         else:
             raise node.problem(f"the new extent of axis {axis} depends on the extents of the model's inputs")
-    node.emit("Expand", [node.operand(0)], {"shape": tuple(wanted)})
+    node.emit("Expand", [node.any_operand(0)], {"shape": tuple(wanted)})
 
 
 @converts("Gather")
@@ -89,7 +89,7 @@ def gather(node: OnnxNode) -> None:
     if indices.ndim == 0:
         index = int(indices)
         attrs: dict[str, Attr] = {"starts": (index,), "ends": (index + 1 if index != -1 else MOST,), "axes": (axis,)}
-        part = node.emit("Slice", [node.operand(0)], attrs, [node.temporary("part")])
+        part = node.emit("Slice", [node.any_operand(0)], attrs, [node.temporary("part")])
         node.emit("Squeeze", [part], {"axes": (axis,)})
         return
     if indices.size > _MOST_INDICES:
@@ -97,7 +97,7 @@ def gather(node: OnnxNode) -> None:
     attrs = {"axis": axis, "indices": tuple(int(index) for index in indices.reshape(-1))}
     if indices.ndim != 1:
         attrs["indices_shape"] = indices.shape
-    node.emit("Gather", [node.operand(0)], attrs)
+    node.emit("Gather", [node.any_operand(0)], attrs)
 
 
 def _transposes(node: OnnxNode) -> bool:
@@ -109,9 +109,9 @@ def _transposes(node: OnnxNode) -> bool:
     shapes = [before(index.shape, perm) for index in indices]
     attrs = _reshape_attrs(node, shapes, shapes)
     if perm == tuple(range(len(perm))):
-        node.emit("Reshape", [node.operand(0)], attrs)
+        node.emit("Reshape", [node.any_operand(0)], attrs)
     else:
-        apart = node.emit("Reshape", [node.operand(0)], attrs, [node.temporary("apart")])
+        apart = node.emit("Reshape", [node.any_operand(0)], attrs, [node.temporary("apart")])
         node.emit("Transpose", [apart], {"perm": perm})
     return True
 
@@ -123,7 +123,7 @@ def transpose(node: OnnxNode) -> None:
     perm = node.ints("perm") or tuple(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
         raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes")
-    node.emit("Transpose", [node.operand(0)], {"perm": perm})
+    node.emit("Transpose", [node.any_operand(0)], {"perm": perm})
 
 
 @converts("Squeeze")
@@ -133,7 +133,7 @@ def squeeze(node: OnnxNode) -> None:
     shapes = node.shapes(0)
     if axes is None:
         axes = tuple(axis for axis, extents in enumerate(zip(*shapes, strict=True)) if set(extents) == {1})
-    node.emit("Squeeze", [node.operand(0)], {"axes": node.axes(axes, len(shapes[0]))})
+    node.emit("Squeeze", [node.any_operand(0)], {"axes": node.axes(axes, len(shapes[0]))})
 
 
 @converts("Unsqueeze")
@@ -142,13 +142,13 @@ def unsqueeze(node: OnnxNode) -> None:
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
     if axes is None:
         raise node.problem("no axes are given")
-    node.emit("Unsqueeze", [node.operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
+    node.emit("Unsqueeze", [node.any_operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
 
 
 @converts("Concat")
 def concat(node: OnnxNode) -> None:
     """Of one tensor it is that tensor."""
-    inputs = [node.operand(index) for index in range(node.count())]
+    inputs = [node.any_operand(index) for index in range(node.count())]
     if len(inputs) == 1:
         node.emit("Identity", inputs)
         node.ignore("axis")
@@ -169,7 +169,7 @@ def split(node: OnnxNode) -> None:
         if len(extents) != 1:
             raise node.problem(f"the size of output {name!r} depends on the extents of the model's inputs")
         sizes.append(extents.pop())
-    node.emit("Split", [node.operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
+    node.emit("Split", [node.any_operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
 
 
 @converts("Slice")
@@ -199,7 +199,7 @@ def slice_(node: OnnxNode) -> None:
             values.append(_bound(node, found, [shape[axis] for shape in shapes]))
     kept = [i for i in range(count) if (result[0][i], result[1][i], steps[i]) != (0, MOST, 1)]
     if not kept:
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [node.any_operand(0)])
         return
     attrs: dict[str, Attr] = {
         "starts": tuple(result[0][i] for i in kept),
@@ -208,7 +208,7 @@ def slice_(node: OnnxNode) -> None:
     }
     if any(steps[i] != 1 for i in kept):
         attrs["steps"] = tuple(max(LEAST, min(MOST, steps[i])) for i in kept)
-    node.emit("Slice", [node.operand(0)], attrs)
+    node.emit("Slice", [node.any_operand(0)], attrs)
 
 
 def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:

@@ -252,10 +252,19 @@ class OnnxNode:
             return self.derived(index, "an operand", "", lambda weight: weight)
         if self.facts.is_known(name):
             raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
-        dtype = self.facts.dtype(name)
-        if dtype is not None and not is_float(dtype):
+        dtype = self.dtype(index)
+        if not is_float(dtype):
             raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32")
         return name
+
+    def any_operand(self, index: int) -> str:
+        """The same of an input that may hold truth values or indices too, if it is computed."""
+        name = self.input(index)
+        return self.operand(index) if self.facts.is_known(name) else name
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """The type of an input in the ONNX model; float32 if nothing is known."""
+        return self.facts.dtype(self.input(index)) or np.dtype(np.float32)
 
     def derived(self, index: int, what: str, change: str, make: Callable[[Weight], Weight]) -> str:
         """The name of the weight that ``make`` makes of a constant input.

@@ -146,14 +146,32 @@ def test_a_decoder(tmp_path: Path) -> None:
     check(module, tmp_path)
 
 
+@pytest.mark.parametrize("module", [nn.Softplus(2, 1), nn.Softshrink(), nn.Hardshrink(), nn.Threshold(0.1, 20)])
+def test_activations_by_cases(module: Any, tmp_path: Path) -> None:
+    pack(module, tmp_path, torch.randn(2, 3, 5))
+    check(module, tmp_path)
+
+
+class Classes(nn.Module):  # type: ignore[misc, name-defined]
+    def forward(self, x: Any) -> Any:
+        return x.argmax(1), x.max(1).values > 0.5
+
+
+def test_indices_and_truth_values(tmp_path: Path) -> None:
+    pack(Classes(), tmp_path, torch.randn(2, 3, 5))
+    check(Classes(), tmp_path)
+    with streamrt.Model(tmp_path / "out", budget=None) as model:
+        assert [spec.dtype for spec in model.outputs] == ["int64", "bool"]
+
+
 def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     pack(TwoInputs(), tmp_path, (torch.randn(2, 5), torch.randn(2, 4)))
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
 def test_what_has_no_conversion_is_listed(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softplus())  # whose threshold is a comparison
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*Greater"):
+    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softshrink(), nn.MaxPool3d(2))
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*MaxPool"):
         pack(module, tmp_path, torch.randn(1, 3, 4, 4, 4))
     assert not (tmp_path / "out").exists()
 

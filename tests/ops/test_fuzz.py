@@ -58,12 +58,17 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [x, (*x[:-2], last, draw(_few))], [draw(st.integers(0, 2))], {}
         case "BatchNormalization":
             return [x, *[x[1:2]] * 4], [1, 2, 3, 4], {}
-        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Pow":
+        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal":
+            return [x, broadcast], [draw(st.integers(0, 2))], {}
+        case "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual":
             return [x, broadcast], [draw(st.integers(0, 2))], {}
         case "Sum" | "Max" | "Min":
             return [x, broadcast, x], [], {}
         case "Where":
-            return [broadcast, x, broadcast], [0], {}
+            return [broadcast, x, broadcast], draw(st.sampled_from([[], [0]])), {}
+        case "ArgMax" | "ArgMin":
+            flags = {"keepdims": draw(st.integers(0, 1)), "select_last_index": draw(st.integers(0, 1))}
+            return [x], [], flags | {"axis": axis}
         case "InstanceNormalization":
             return [x, x[1:2], x[1:2]], [1, 2], {}
         case "LayerNormalization":
