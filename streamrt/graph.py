@@ -1,11 +1,13 @@
 """The graph of a model: nodes in execution order, and what must hold of them.
 
 A graph knows names and attributes, nothing of shapes (`streamrt.ops` infers those), files or
-memory. Operator and attribute names are ONNX's. It differs from ONNX in two ways, both made by
+memory. Operator and attribute names are ONNX's. It differs from ONNX in three ways, both made by
 `streamrt.convert` so that a run never has to look at values:
 
 * what ONNX passes as a constant input that is not a weight (``shape``, ``axes``, ``pads``, ``min``,
   ``starts`` ...) is an attribute of the same name;
+* where ONNX would compute such a value from shapes, a node has the tensor whose extents these are as a further input,
+  and an attribute ``extents`` that says which (`streamrt.ops.shapes.borrowed`);
 * a node may carry an ``activation``: an element-wise operator applied to its first output.
 
 An input name is a tensor computed earlier, an input of the graph, a parameter (a tensor of the weights

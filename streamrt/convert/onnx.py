@@ -106,7 +106,7 @@ class OnnxSource:
         draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
-        context = Context(facts, draft, wanted, tensors)
+        context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
         doubtful: set[str] = set()  # what depends on nodes that were refused
         for index, proto in enumerate(computed):
             found, complete = _convert(proto, index, context)
@@ -127,6 +127,17 @@ class OnnxSource:
         if problems:
             raise UnsupportedModelError(problems)
         return draft
+
+
+def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
+    """The positions of the nodes that read each tensor; the graph's outputs are read after the last."""
+    reads: dict[str, list[int]] = {}
+    for position, node in enumerate(nodes):
+        for name in node.input:
+            reads.setdefault(name, []).append(position)
+    for name in outputs:
+        reads.setdefault(name, []).append(len(nodes))
+    return reads
 
 
 def _output(name: str, facts: Facts) -> TensorSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from streamrt.convert.onnx_extents import extents, lender, matching
 from streamrt.convert.onnx_node import LEAST, MOST, OnnxNode, converts
 from streamrt.convert.onnx_strided import before, permutation_of
 from streamrt.convert.probes import Shape
@@ -26,56 +27,82 @@ def flatten(node: OnnxNode) -> None:
 
 @converts("Reshape")
 def reshape(node: OnnxNode) -> None:
-    """The target may be computed from shapes: what varies becomes 0 (the same extent) or -1 (what is left)."""
+    """The target may be computed from shapes.
+
+    What varies becomes 0 (the same extent), -1 (what is left), or the extent of another axis or tensor.
+    """
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    node.emit("Reshape", [node.any_operand(0)], _reshape_attrs(node, targets, node.out_shapes(), allowzero))
+    _emit_reshape(node, targets, node.out_shapes(), allowzero)
 
 
-def _reshape_attrs(
-    node: OnnxNode, targets: Sequence[Shape], outputs: Sequence[Shape], allowzero: bool = False
-) -> dict[str, Attr]:
+def _emit_reshape(
+    node: OnnxNode,
+    targets: Sequence[Shape],
+    outputs: Sequence[Shape],
+    allowzero: bool = False,
+    names: list[str] | None = None,
+) -> str:
     """``targets`` is the target under each probe, ``outputs`` the shape that this makes."""
+    x = node.any_operand(0)
     if len({len(target) for target in targets}) != 1:
         raise node.problem("the rank of the result depends on the extents of the model's inputs")
     if all(target == targets[0] for target in targets):
         shape = list(targets[0])
         attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in shape else {}
-        return {"shape": tuple(shape), **attrs}
-    inputs = node.shapes(0)
+        return node.emit("Reshape", [x], {"shape": tuple(shape), **attrs}, names)
+    shapes = node.shapes(0)
     dims: list[int] = []
+    loose: dict[int, list[int]] = {}  # extents that are neither numbers nor kept
     for axis in range(len(targets[0])):
-        wanted = [target[axis] for target in targets]
         found = [out[axis] for out in outputs]
         if len(set(found)) == 1 and found[0] > 0:
             dims.append(found[0])
-        elif all(axis < len(shape) and shape[axis] == extent for shape, extent in zip(inputs, found, strict=True)):
-            dims.append(0)
-        elif -1 in dims:
-            raise node.problem(f"two extents of the result depend on the model's inputs (target {wanted} among them)")
         else:
-            dims.append(-1)
-    return {"shape": tuple(dims)}
+            dims.append(0)
+            if any(axis >= len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)):
+                loose[axis] = found
+    inputs, taken = [x], {}
+    if len(loose) > 1:  # one is what is left
+        taken = matching(shapes, loose)
+        if len(taken) < len(loose) - 1:
+            lent = lender(node, loose, all_but=1)
+            if lent is None:
+                raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
+            inputs, taken = [x, lent[0]], lent[1]
+    for axis in loose.keys() - taken.keys():
+        dims[axis] = -1
+    attrs = {"shape": tuple(dims)}
+    if taken:
+        attrs["extents"] = extents(len(dims), taken)
+    return node.emit("Reshape", inputs, attrs, names)
 
 
 @converts("Expand")
 def expand(node: OnnxNode) -> None:
-    """Nothing where the shapes say so; an extent that follows the model's inputs must be the input's own already."""
+    """Nothing where the shapes say so."""
     shapes = node.shapes(0)
     if shapes == node.out_shapes():
         node.emit("Identity", [node.any_operand(0)])
         return
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    wanted = []
-    for axis in range(-len(targets[0]), 0):
+    inputs, wanted, loose = [node.any_operand(0)], [], {}
+    count = len(targets[0])
+    for axis in range(-count, 0):
         found = [target[axis] for target in targets]
-        if len(set(found)) == 1:
-            wanted.append(found[0])
-        elif all(-axis <= len(shape) and shape[axis] == extent for shape, extent in zip(shapes, found, strict=True)):
-            wanted.append(1)
-        else:
-            raise node.problem(f"the new extent of axis {axis} depends on the extents of the model's inputs")
-    node.emit("Expand", [node.any_operand(0)], {"shape": tuple(wanted)})
+        wanted.append(found[0] if len(set(found)) == 1 else 1)
+        if len(set(found)) > 1 and any(
+            -axis > len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)
+        ):
+            loose[count + axis] = found
+    attrs: dict[str, Attr] = {"shape": tuple(wanted)}
+    if loose:
+        lent = lender(node, loose)
+        if lent is None:
+            raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
+        inputs.append(lent[0])
+        attrs["extents"] = extents(count, lent[1])
+    node.emit("Expand", inputs, attrs)
 
 
 @converts("Gather")
@@ -107,11 +134,10 @@ def _transposes(node: OnnxNode) -> bool:
     if perm is None:
         return False
     shapes = [before(index.shape, perm) for index in indices]
-    attrs = _reshape_attrs(node, shapes, shapes)
     if perm == tuple(range(len(perm))):
-        node.emit("Reshape", [node.any_operand(0)], attrs)
+        _emit_reshape(node, shapes, shapes)
     else:
-        apart = node.emit("Reshape", [node.any_operand(0)], attrs, [node.temporary("apart")])
+        apart = _emit_reshape(node, shapes, shapes, names=[node.temporary("apart")])
         node.emit("Transpose", [apart], {"perm": perm})
     return True
 

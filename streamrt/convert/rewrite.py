@@ -83,7 +83,7 @@ def _skip_reshapes(draft: Draft) -> None:
     producers = draft.producers()
     for node in draft.nodes:
         while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
-            if earlier.op != "Reshape" or earlier.activation:
+            if earlier.op != "Reshape" or earlier.activation or "extents" in node.attrs or "extents" in earlier.attrs:
                 break
             shape = _joined(node.attrs["shape"], earlier.attrs["shape"])
             if shape is None:

@@ -76,10 +76,14 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "Gather":
             return [x], [], {"axis": axis, "indices": ints(draw(_few), -1, 0)}
         case "Expand":
-            return [broadcast], [], {"shape": x}
+            lent = {"extents": (*range(-1, rank - 1),)} if draw(st.booleans()) else {}
+            return [broadcast, *([x] if lent else [])], [], lent | {"shape": x}
         case "Resize":
             sized = draw(st.booleans())
             modes = {"mode": draw(st.sampled_from(["linear", "nearest"]))}
+            if sized and draw(st.booleans()):
+                lent = {"sizes": (0,) * rank, "extents": (*range(-1, rank - 1),)}
+                return [x, ints(rank, 1, 9)], [], modes | lent
             return [x], [], modes | ({"sizes": ints(rank, 0, 9)} if sized else {"scales": (1.5,) * rank})
         case "DepthToSpace" | "SpaceToDepth":
             return [(*x[:1], 12, *x[-2:])], [], {"blocksize": ints(2, 1, 2)}
@@ -92,6 +96,9 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "LRN":
             return [x], [], {"size": draw(st.integers(1, 9))}
         case "Reshape":
+            if draw(st.booleans()):
+                lent = {"shape": (0,) * (rank - 1) + (-1,), "extents": (*draw(st.permutations(range(rank - 1))), -1)}
+                return [x, *([x] if draw(st.booleans()) else [])], [], lent
             return [x], [], {"shape": draw(st.sampled_from([(-1,), (0, -1), (-1, last), (*reversed(x),)]))}
         case "Transpose":
             return [x], [], {"perm": tuple(draw(st.permutations(range(rank))))}
