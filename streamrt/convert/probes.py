@@ -19,8 +19,9 @@ Probe = dict[str, int]
 #: Trial batches: multiples of 8, so that a model may divide them, and different after division.
 _BATCHES = (24, 40, 56)
 #: Trial values for other axes (images, sequences), tried in turn until the model accepts one pair; a second such
-#: axis gets larger ones, by the steps, so that the two can be told apart.
-_EXTENTS = ((224, 256, 211), (64, 96, 75), (32, 16, 21))
+#: axis gets larger ones, by the steps, so that the two can be told apart. They lie far from each other: at the end of a
+#: network of stride 64, 224 and 256 are the same.
+_EXTENTS = ((224, 448, 611), (64, 192, 139), (32, 16, 55), (512, 832, 643))
 _STEPS = (32, 64, 18)
 #: Then the sizes of models that take one size only.
 _FIXED = (224, 227, 299, 32, 28, 1)

@@ -29,7 +29,16 @@ _ACTIVATIONS = frozenset(
 _COMPUTING = frozenset(
     (
         *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
-        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"),
+        *(
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+        ),
         *("DepthToSpace", "InstanceNormalization", "Max", "Min", "Resize"),
     )
 )

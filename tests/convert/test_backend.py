@@ -43,7 +43,7 @@ EXCLUDED = {
     "not_smaller": "Resize keeps no aspect ratio",
 }
 #: As many cases as the onnx package had when this was written; a newer one may have more.
-AT_LEAST = 430
+AT_LEAST = 465
 
 
 def is_float(value: Any) -> bool:

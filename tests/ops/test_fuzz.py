@@ -106,7 +106,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [(*x, 1)], [], {"axes": (draw(st.sampled_from([-1, rank])),)}
         case "Unsqueeze":
             return [x], [], {"axes": (axis,)}
-        case "ReduceMean" | "ReduceSum" | "ReduceMax":
+        case "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin":
             return [x], [], {"axes": (axis,), "keepdims": draw(st.integers(0, 1))}
         case "Split":
             return [x], [], {"axis": axis, "split": (x[axis],)}
