@@ -1,11 +1,13 @@
 """The graph of a model: nodes in execution order, and what must hold of them.
 
 A graph knows names and attributes, nothing of shapes (`streamrt.ops` infers those), files or
-memory. Operator and attribute names are ONNX's. It differs from ONNX in two ways, both made by
+memory. Operator and attribute names are ONNX's. It differs from ONNX in three ways, both made by
 `streamrt.convert` so that a run never has to look at values:
 
 * what ONNX passes as a constant input that is not a weight (``shape``, ``axes``, ``pads``, ``min``,
   ``starts`` ...) is an attribute of the same name;
+* where ONNX would compute such a value from shapes, a node has the tensor whose extents these are as a further input,
+  and an attribute ``extents`` that says which (`streamrt.ops.shapes.borrowed`);
 * a node may carry an ``activation``: an element-wise operator applied to its first output.
 
 An input name is a tensor computed earlier, an input of the graph, a parameter (a tensor of the weights
@@ -25,6 +27,9 @@ from streamrt.errors import FormatError
 Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
 #: Fixed extents are integers; a dynamic one has a name, and equal names mean equal extents.
 Dims = tuple[int | str, ...]
+
+#: Of a graph's outputs, by their NumPy names.
+OUTPUT_TYPES = ("float32", "int64", "bool")
 
 _MAX_NODES = 20_000
 _MAX_OUTPUTS = 2 * _MAX_NODES  # in all: placing them takes time that grows with their square
@@ -56,10 +61,15 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name and extents of an input or output of a graph; always float32."""
+    """Name, extents and type of an input or output of a graph.
+
+    Inputs are float32, as all tensors inside are. An output may be of truth values (``"bool"``) or indices
+    (``"int64"``), of which the graph computes numbers.
+    """
 
     name: str
     dims: Dims
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,8 @@ class Graph:
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
         return {
-            "inputs": [{"name": s.name, "dims": list(s.dims)} for s in self.inputs],
-            "outputs": [{"name": s.name, "dims": list(s.dims)} for s in self.outputs],
+            "inputs": [_spec_to_json(spec) for spec in self.inputs],
+            "outputs": [_spec_to_json(spec) for spec in self.outputs],
             "nodes": [_node_to_json(node) for node in self.nodes],
         }
 
@@ -138,9 +148,12 @@ class Graph:
         if sum(len(node.outputs) for node in nodes) > _MAX_OUTPUTS:
             raise FormatError(f"graph.nodes: more than {_MAX_OUTPUTS} outputs")
         return cls(
-            inputs=tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs"))),
+            inputs=tuple(
+                _spec(s, f"graph.inputs[{i}]", ("float32",)) for i, s in enumerate(_list(top["inputs"], "graph.inputs"))
+            ),
             outputs=tuple(
-                _spec(s, f"graph.outputs[{i}]") for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
+                _spec(s, f"graph.outputs[{i}]", OUTPUT_TYPES)
+                for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
             ),
             nodes=nodes,
         )
@@ -152,6 +165,13 @@ def _define(name: str, defined: set[str], what: str) -> None:
     if name in defined:
         raise FormatError(f"{what} {name!r} is defined twice")
     defined.add(name)
+
+
+def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": spec.name, "dims": list(spec.dims)}
+    if spec.dtype != "float32":
+        data["dtype"] = spec.dtype
+    return data
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
@@ -193,8 +213,11 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _spec(value: object, where: str) -> TensorSpec:
-    data = _object(value, where, {"name", "dims"})
+def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
+    data = _object(value, where, {"name", "dims"}, frozenset({"dtype"}))
+    dtype = data.get("dtype", "float32")
+    if dtype not in types:
+        raise FormatError(f"{where}.dtype: {dtype!r:.80} is none of {types}")
     dims = _list(data["dims"], f"{where}.dims", _MAX_RANK)
     for dim in dims:
         if isinstance(dim, str) and 0 < len(dim) <= _MAX_NAME:
@@ -202,7 +225,7 @@ def _spec(value: object, where: str) -> TensorSpec:
         if type(dim) is int and 0 <= dim <= _MAX_DIM:
             continue
         raise FormatError(f"{where}.dims: {dim!r:.80} is neither an extent from 0 to 2**40 nor a name")
-    return TensorSpec(_text(data["name"], f"{where}.name"), tuple(dims))
+    return TensorSpec(_text(data["name"], f"{where}.name"), tuple(dims), dtype)
 
 
 def _node(value: object, where: str) -> Node:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
@@ -14,6 +15,9 @@ from streamrt.ops import Array, Shape
 
 Inputs = Mapping[str, Array]
 Shapes = Shape | Mapping[str, Shape]
+#: An array that a caller gets, of the type that the output has.
+Result = NDArray[Any]
+A = TypeVar("A", bound=NDArray[Any])
 T = TypeVar("T")
 
 
@@ -102,16 +106,16 @@ def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
     target[max(0, sum(map(len, parts)) - begin) :] = 0
 
 
-def copy_out(source: Array, begin: int, parts: Sequence[Array]) -> None:
-    """The opposite of `copy_in`."""
+def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
+    """The opposite of `copy_in`, to arrays of any type."""
     if len(parts) == 1 and source.shape == parts[0].shape:
-        np.copyto(parts[0], source)
+        np.copyto(parts[0], source, casting="unsafe")
         return
     for part, rows, place in _overlaps(parts, begin, source):
-        np.copyto(part[rows], source[place])
+        np.copyto(part[rows], source[place], casting="unsafe")
 
 
-def _overlaps(parts: Sequence[Array], begin: int, whole: Array) -> Iterator[tuple[Array, slice, slice]]:
+def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:
     """Each of ``parts`` that has rows in ``whole``, which begins at row ``begin``; which they are, and their place."""
     start = 0
     for part in parts:

@@ -20,7 +20,7 @@ from streamrt.errors import InputError, ModelClosedError, StreamrtError, Weights
 from streamrt.format import read_header
 from streamrt.format import verify as verify_file
 from streamrt.graph import TensorSpec
-from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
+from streamrt.inputs import Inputs, Result, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
 from streamrt.memory import MemoryUse, anonymous_bytes
 from streamrt.ops import Array
 from streamrt.plan import Plan
@@ -117,7 +117,7 @@ class Model:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Name and extents of every output, float32."""
+        """Name, extents and type of every output: float32 but for comparisons (bool) and ArgMax (int64)."""
         return self._file.graph.outputs
 
     @property
@@ -142,7 +142,7 @@ class Model:
         Args:
             x: the input, or for a model with several a dictionary of them by name; float32 arrays.
             outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
-                Only the weights that they need are read.
+                Only the weights that they need are read. What is not among the model's outputs is float32.
 
         Returns:
             A new array, or a dictionary of them by name when there are several.
@@ -385,15 +385,12 @@ def _unpacked(request: Request) -> Any:
     return next(iter(results.values())) if len(results) == 1 else results
 
 
-def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Array]]:
+def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:
     """New arrays for what each request asks for. Its first axis is the batch wherever that can be divided."""
-    shapes = {spec.name: prepared.program.shapes[spec.name] for spec in prepared.graph.outputs}
+    found = [(spec, prepared.program.shapes[spec.name]) for spec in prepared.graph.outputs]
     divided = len(requests) > 1 or prepared.plan.micro_batch
     return [
-        {
-            name: np.empty((request.samples, *shape[1:]) if divided else shape, np.float32)
-            for name, shape in shapes.items()
-        }
+        {spec.name: np.empty((request.samples, *shape[1:]) if divided else shape, spec.dtype) for spec, shape in found}
         for request in requests
     ]
 

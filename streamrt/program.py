@@ -53,8 +53,9 @@ class Program:
 
     @property
     def transfer_bytes(self) -> int:
-        """Bytes of all inputs and outputs."""
-        return sum(_nbytes(self.shapes[spec.name]) for spec in (*self.graph.inputs, *self.graph.outputs))
+        """Bytes of all inputs and outputs, as a caller has them."""
+        ends = (*self.graph.inputs, *self.graph.outputs)
+        return sum(math.prod(self.shapes[spec.name]) * np.dtype(spec.dtype).itemsize for spec in ends)
 
     def tensor(self, memory: NDArray[np.uint8], name: str) -> Array:
         """The array of a computed tensor in the arena ``memory``."""

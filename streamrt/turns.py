@@ -16,7 +16,7 @@ from time import monotonic
 
 from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
-from streamrt.inputs import batch_of
+from streamrt.inputs import Result, batch_of
 from streamrt.ops import Array, Shape
 
 #: When requests shared the last pass, the next one waits for as many again: those who were served need a moment to
@@ -34,7 +34,7 @@ class Request:
     def __init__(self, graph: Graph, arrays: Mapping[str, Array]) -> None:
         self.graph = graph
         self.arrays = arrays
-        self.results: dict[str, Array] | None = None
+        self.results: dict[str, Result] | None = None
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is tried by itself
         self.abandoned = False  # nobody waits for it any more

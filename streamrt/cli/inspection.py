@@ -83,7 +83,7 @@ class Inspection:
             "size": self.size,
             "weights": self.weights,
             "inputs": [{"name": spec.name, "dims": list(spec.dims)} for spec in self.inputs],
-            "outputs": [{"name": spec.name, "dims": list(spec.dims)} for spec in self.outputs],
+            "outputs": [{"name": spec.name, "dims": list(spec.dims), "dtype": spec.dtype} for spec in self.outputs],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "min_budget": self.min_budget,
             "plan": {
@@ -224,7 +224,7 @@ def _row(layer: LayerInfo) -> tuple[str, ...]:
 
 
 def _spec(spec: TensorSpec) -> str:
-    return f"{spec.name} {_extents(spec.dims)}"
+    return f"{spec.name} {_extents(spec.dims)}" + ("" if spec.dtype == "float32" else f" {spec.dtype}")
 
 
 def _extents(dims: Sequence[int | str]) -> str:

@@ -6,10 +6,10 @@ So a graph that cannot run is refused when it is packed, and the extents of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, substitute
-from streamrt.graph import TensorSpec
 from streamrt.ops import lower, supported
 
 Shapes = dict[str, Shape]
@@ -37,7 +37,7 @@ def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
     """Give the outputs of a draft their extents; raises as `infer` does."""
     found = [infer(draft, probe) for probe in probes]
     draft.outputs = [
-        TensorSpec(spec.name, generalise(spec.name, [shapes[spec.name] for shapes in found], probes))
+        replace(spec, dims=generalise(spec.name, [shapes[spec.name] for shapes in found], probes))
         for spec in draft.outputs
     ]
 

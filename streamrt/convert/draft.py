@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamrt.convert.weights import Weight
 from streamrt.graph import Activation, Attr, Graph, Node, TensorSpec
@@ -78,7 +78,7 @@ class Draft:
         names += [name for node in self.nodes for name in node.outputs]
         new = _legal(names)
         self.inputs = [TensorSpec(new[spec.name], spec.dims) for spec in self.inputs]
-        self.outputs = [TensorSpec(new[spec.name], spec.dims) for spec in self.outputs]
+        self.outputs = [replace(spec, name=new[spec.name]) for spec in self.outputs]
         self.params = {new[name]: weight for name, weight in self.params.items()}
         nodes = _legal([node.name for node in self.nodes])
         for node in self.nodes:

@@ -20,9 +20,9 @@ from streamrt.convert.onnx_facts import Fact, Facts
 from streamrt.convert.onnx_node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx_ops import CONVERSIONS
 from streamrt.convert.probes import Probe, substitute
-from streamrt.convert.weights import Weight
+from streamrt.convert.weights import Weight, is_float
 from streamrt.errors import FormatError, UnsupportedModelError
-from streamrt.graph import TensorSpec
+from streamrt.graph import OUTPUT_TYPES, TensorSpec
 
 OLDEST_OPSET = 7
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -103,10 +103,10 @@ class OnnxSource:
                 computed.append(node)
         # What only nodes of known value needed is not needed any more.
         computed = _live(computed, set(self._outputs))
-        draft = Draft(list(self.inputs), [TensorSpec(name, ()) for name in self._outputs])
+        draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
-        context = Context(facts, draft, wanted, tensors)
+        context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
         doubtful: set[str] = set()  # what depends on nodes that were refused
         for index, proto in enumerate(computed):
             found, complete = _convert(proto, index, context)
@@ -119,9 +119,31 @@ class OnnxSource:
             for name in self._outputs
             if facts.is_known(name)
         ]
+        problems += [
+            f"output {spec.name!r} is {spec.dtype}, expected one of {OUTPUT_TYPES}"
+            for spec in draft.outputs
+            if spec.dtype not in OUTPUT_TYPES and spec.name not in doubtful
+        ]
         if problems:
             raise UnsupportedModelError(problems)
         return draft
+
+
+def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
+    """The positions of the nodes that read each tensor; the graph's outputs are read after the last."""
+    reads: dict[str, list[int]] = {}
+    for position, node in enumerate(nodes):
+        for name in node.input:
+            reads.setdefault(name, []).append(position)
+    for name in outputs:
+        reads.setdefault(name, []).append(len(nodes))
+    return reads
+
+
+def _output(name: str, facts: Facts) -> TensorSpec:
+    """The specification of an output, its extents to come; of floating-point types only float32 is left."""
+    dtype = facts.dtype(name)
+    return TensorSpec(name, (), "float32" if dtype is None or is_float(dtype) else dtype.name)
 
 
 def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:

@@ -241,23 +241,3 @@ def softmax(node: OnnxNode) -> None:
     if old and axis != rank - 1:
         attrs["coerce"] = 1
     node.emit(node.op, [node.operand(0)], attrs)
-
-
-@converts("ReduceMean", "ReduceSum", "ReduceMax")
-def reduce(node: OnnxNode) -> None:
-    """A model from Keras takes the global pooling of its NHWC tensors for reductions.
-
-    Axes are an attribute until opset 17 (of ReduceSum: 12) and an input after; none means all, unless
-    ``noop_with_empty_axes``.
-    """
-    since = 13 if node.op == "ReduceSum" else 18
-    keep = node.flag("keepdims", True)
-    noop = node.flag("noop_with_empty_axes")
-    axes = node.ints("axes") if node.opset < since else node.integers(1, "axes")
-    if not axes and noop:
-        node.emit("Identity", [node.operand(0)])
-        return
-    attrs: dict[str, Attr] = {"keepdims": int(keep)}
-    if axes:
-        attrs["axes"] = node.axes(axes, node.rank(0))
-    node.emit(node.op, [node.operand(0)], attrs)

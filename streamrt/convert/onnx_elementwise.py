@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from streamrt.convert.onnx_data import type_name
 from streamrt.convert.onnx_node import OnnxNode, converts
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
@@ -49,14 +48,6 @@ def pow_(node: OnnxNode) -> None:
         node.emit("Pow", [node.operand(0), name])
     else:
         node.emit("Pow", [node.operand(0), node.operand(1)])
-
-
-@converts("Where")
-def where(node: OnnxNode) -> None:
-    """Which value is taken must not depend on what the model is given."""
-    chosen = node.constant(0, "condition").astype(np.float32)
-    condition = node.new_weight(f"{node.proto.output[0]}.condition", Weight.of(chosen))
-    node.emit("Where", [condition, node.operand(1), node.operand(2)])
 
 
 @converts("LeakyRelu", "Elu", "Swish")
@@ -125,7 +116,7 @@ def variadic(node: OnnxNode) -> None:
 @converts("Identity")
 def identity(node: OnnxNode) -> None:
     """Dropped later, unless it stands between an input and an output."""
-    node.emit("Identity", [node.operand(0)])
+    node.emit("Identity", [node.any_operand(0)])
 
 
 @converts("Constant")
@@ -142,17 +133,3 @@ def dropout(node: OnnxNode) -> None:
     if node.given(2) and node.scalar(2, "training_mode"):
         raise node.problem("input 2 (training_mode) is true")
     node.emit("Identity", [node.operand(0)])
-
-
-@converts("Cast")
-def cast(node: OnnxNode) -> None:
-    """Between floating-point types, of which only float32 is left."""
-    node.ignore("saturate", "round_mode")
-    target = node.int_("to")
-    if target not in _FLOATS:
-        raise node.attribute_problem("to", f"is {type_name(target)}, expected a floating-point type")
-    node.emit("Identity", [node.operand(0)])
-
-
-#: FLOAT, FLOAT16, DOUBLE, BFLOAT16 of TensorProto.DataType
-_FLOATS = (1, 10, 11, 16)

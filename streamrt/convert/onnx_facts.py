@@ -26,6 +26,9 @@ from streamrt.errors import FormatError
 _LAZY = 1 << 20
 #: Constants up to this size are shown to shape inference, which reads extents and axes from them.
 _SHOWN = 64 << 10
+#: What is computed from the extents of the inputs is known up to this size: exporters write steps of layout as indices,
+#: one for each value of a tensor.
+_KNOWN = 16 << 20
 #: No folded tensor has more elements: far beyond any weight, and small enough that a hostile model cannot ask for more.
 _MAX_ELEMENTS = 2**34
 
@@ -157,7 +160,7 @@ class Facts:
         if node.op_type in ("Shape", "Size") and (shape := known[node.input[0]].shape) is not None:
             values[node.output[0]] = _measure(node, shape)
         elif pure and known and all(fact.value is not None for fact in known.values()):
-            if any(f.shape is not None and math.prod(f.shape) * f.dtype.itemsize > _SHOWN for f in inferred.values()):
+            if any(f.shape is not None and math.prod(f.shape) * f.dtype.itemsize > _KNOWN for f in inferred.values()):
                 return
             arrays = [Weight.of(value) if (value := known[n].value) is not None else None for n in node.input if n]
             values = {name: self._evaluate(node, arrays, name) for name in node.output if name}

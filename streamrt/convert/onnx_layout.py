@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from streamrt.convert.onnx_extents import extents, lender, matching
 from streamrt.convert.onnx_node import LEAST, MOST, OnnxNode, converts
+from streamrt.convert.onnx_strided import before, permutation_of
+from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
 
 #: A list in a graph is no longer.
@@ -18,59 +22,87 @@ def flatten(node: OnnxNode) -> None:
     axis = node.int_("axis", 1)
     if not -rank <= axis <= rank:
         raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes")
-    node.emit("Flatten", [node.operand(0)], {"axis": axis + rank if axis < 0 else axis})
+    node.emit("Flatten", [node.any_operand(0)], {"axis": axis + rank if axis < 0 else axis})
 
 
 @converts("Reshape")
 def reshape(node: OnnxNode) -> None:
-    """The target may be computed from shapes: what varies becomes 0 (the same extent) or -1 (what is left)."""
+    """The target may be computed from shapes.
+
+    What varies becomes 0 (the same extent), -1 (what is left), or the extent of another axis or tensor.
+    """
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    node.emit("Reshape", [node.operand(0)], _reshape_attrs(node, targets, allowzero))
+    _emit_reshape(node, targets, node.out_shapes(), allowzero)
 
 
-def _reshape_attrs(node: OnnxNode, targets: list[tuple[int, ...]], allowzero: bool) -> dict[str, Attr]:
-    """``targets`` is the target under each probe."""
+def _emit_reshape(
+    node: OnnxNode,
+    targets: Sequence[Shape],
+    outputs: Sequence[Shape],
+    allowzero: bool = False,
+    names: list[str] | None = None,
+) -> str:
+    """``targets`` is the target under each probe, ``outputs`` the shape that this makes."""
+    x = node.any_operand(0)
     if len({len(target) for target in targets}) != 1:
         raise node.problem("the rank of the result depends on the extents of the model's inputs")
     if all(target == targets[0] for target in targets):
         shape = list(targets[0])
         attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in shape else {}
-        return {"shape": tuple(shape), **attrs}
-    inputs, outputs = node.shapes(0), node.out_shapes()
+        return node.emit("Reshape", [x], {"shape": tuple(shape), **attrs}, names)
+    shapes = node.shapes(0)
     dims: list[int] = []
+    loose: dict[int, list[int]] = {}  # extents that are neither numbers nor kept
     for axis in range(len(targets[0])):
-        wanted = [target[axis] for target in targets]
         found = [out[axis] for out in outputs]
         if len(set(found)) == 1 and found[0] > 0:
             dims.append(found[0])
-        elif all(axis < len(shape) and shape[axis] == extent for shape, extent in zip(inputs, found, strict=True)):
-            dims.append(0)
-        elif -1 in dims:
-            raise node.problem(f"two extents of the result depend on the model's inputs (target {wanted} among them)")
         else:
-            dims.append(-1)
-    return {"shape": tuple(dims)}
+            dims.append(0)
+            if any(axis >= len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)):
+                loose[axis] = found
+    inputs, taken = [x], {}
+    if len(loose) > 1:  # one is what is left
+        taken = matching(shapes, loose)
+        if len(taken) < len(loose) - 1:
+            lent = lender(node, loose, all_but=1)
+            if lent is None:
+                raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
+            inputs, taken = [x, lent[0]], lent[1]
+    for axis in loose.keys() - taken.keys():
+        dims[axis] = -1
+    attrs = {"shape": tuple(dims)}
+    if taken:
+        attrs["extents"] = extents(len(dims), taken)
+    return node.emit("Reshape", inputs, attrs, names)
 
 
 @converts("Expand")
 def expand(node: OnnxNode) -> None:
-    """Nothing where the shapes say so; an extent that follows the model's inputs must be the input's own already."""
+    """Nothing where the shapes say so."""
     shapes = node.shapes(0)
     if shapes == node.out_shapes():
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [node.any_operand(0)])
         return
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    wanted = []
-    for axis in range(-len(targets[0]), 0):
+    inputs, wanted, loose = [node.any_operand(0)], [], {}
+    count = len(targets[0])
+    for axis in range(-count, 0):
         found = [target[axis] for target in targets]
-        if len(set(found)) == 1:
-            wanted.append(found[0])
-        elif all(-axis <= len(shape) and shape[axis] == extent for shape, extent in zip(shapes, found, strict=True)):
-            wanted.append(1)
-        else:
-            raise node.problem(f"the new extent of axis {axis} depends on the extents of the model's inputs")
-    node.emit("Expand", [node.operand(0)], {"shape": tuple(wanted)})
+        wanted.append(found[0] if len(set(found)) == 1 else 1)
+        if len(set(found)) > 1 and any(
+            -axis > len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)
+        ):
+            loose[count + axis] = found
+    attrs: dict[str, Attr] = {"shape": tuple(wanted)}
+    if loose:
+        lent = lender(node, loose)
+        if lent is None:
+            raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
+        inputs.append(lent[0])
+        attrs["extents"] = extents(count, lent[1])
+    node.emit("Expand", inputs, attrs)
 
 
 @converts("Gather")
@@ -78,11 +110,13 @@ def gather(node: OnnxNode) -> None:
     """At constant indices; a single one is a slice without its axis."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
+    if rank == 1 and _transposes(node):
+        return
     indices = node.constant(1, "indices")
     if indices.ndim == 0:
         index = int(indices)
         attrs: dict[str, Attr] = {"starts": (index,), "ends": (index + 1 if index != -1 else MOST,), "axes": (axis,)}
-        part = node.emit("Slice", [node.operand(0)], attrs, [node.temporary("part")])
+        part = node.emit("Slice", [node.any_operand(0)], attrs, [node.temporary("part")])
         node.emit("Squeeze", [part], {"axes": (axis,)})
         return
     if indices.size > _MOST_INDICES:
@@ -90,7 +124,22 @@ def gather(node: OnnxNode) -> None:
     attrs = {"axis": axis, "indices": tuple(int(index) for index in indices.reshape(-1))}
     if indices.ndim != 1:
         attrs["indices_shape"] = indices.shape
-    node.emit("Gather", [node.operand(0)], attrs)
+    node.emit("Gather", [node.any_operand(0)], attrs)
+
+
+def _transposes(node: OnnxNode) -> bool:
+    """Whether a Gather from a flat tensor only transposes it, and has been written so."""
+    indices = node.values(1, "indices")
+    perm = permutation_of(indices, [shape[0] for shape in node.shapes(0)])
+    if perm is None:
+        return False
+    shapes = [before(index.shape, perm) for index in indices]
+    if perm == tuple(range(len(perm))):
+        _emit_reshape(node, shapes, shapes)
+    else:
+        apart = _emit_reshape(node, shapes, shapes, names=[node.temporary("apart")])
+        node.emit("Transpose", [apart], {"perm": perm})
+    return True
 
 
 @converts("Transpose")
@@ -100,7 +149,7 @@ def transpose(node: OnnxNode) -> None:
     perm = node.ints("perm") or tuple(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
         raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes")
-    node.emit("Transpose", [node.operand(0)], {"perm": perm})
+    node.emit("Transpose", [node.any_operand(0)], {"perm": perm})
 
 
 @converts("Squeeze")
@@ -110,7 +159,7 @@ def squeeze(node: OnnxNode) -> None:
     shapes = node.shapes(0)
     if axes is None:
         axes = tuple(axis for axis, extents in enumerate(zip(*shapes, strict=True)) if set(extents) == {1})
-    node.emit("Squeeze", [node.operand(0)], {"axes": node.axes(axes, len(shapes[0]))})
+    node.emit("Squeeze", [node.any_operand(0)], {"axes": node.axes(axes, len(shapes[0]))})
 
 
 @converts("Unsqueeze")
@@ -119,13 +168,13 @@ def unsqueeze(node: OnnxNode) -> None:
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
     if axes is None:
         raise node.problem("no axes are given")
-    node.emit("Unsqueeze", [node.operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
+    node.emit("Unsqueeze", [node.any_operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
 
 
 @converts("Concat")
 def concat(node: OnnxNode) -> None:
     """Of one tensor it is that tensor."""
-    inputs = [node.operand(index) for index in range(node.count())]
+    inputs = [node.any_operand(index) for index in range(node.count())]
     if len(inputs) == 1:
         node.emit("Identity", inputs)
         node.ignore("axis")
@@ -146,7 +195,7 @@ def split(node: OnnxNode) -> None:
         if len(extents) != 1:
             raise node.problem(f"the size of output {name!r} depends on the extents of the model's inputs")
         sizes.append(extents.pop())
-    node.emit("Split", [node.operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
+    node.emit("Split", [node.any_operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
 
 
 @converts("Slice")
@@ -176,7 +225,7 @@ def slice_(node: OnnxNode) -> None:
             values.append(_bound(node, found, [shape[axis] for shape in shapes]))
     kept = [i for i in range(count) if (result[0][i], result[1][i], steps[i]) != (0, MOST, 1)]
     if not kept:
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [node.any_operand(0)])
         return
     attrs: dict[str, Attr] = {
         "starts": tuple(result[0][i] for i in kept),
@@ -185,7 +234,7 @@ def slice_(node: OnnxNode) -> None:
     }
     if any(steps[i] != 1 for i in kept):
         attrs["steps"] = tuple(max(LEAST, min(MOST, steps[i])) for i in kept)
-    node.emit("Slice", [node.operand(0)], attrs)
+    node.emit("Slice", [node.any_operand(0)], attrs)
 
 
 def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:

@@ -7,7 +7,7 @@ them at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Context:
         wanted: the names of all tensors that are read.
         tensors: the names of all tensors of the draft, those to come included.
         nodes: the names of its nodes.
+        reads: for each tensor the positions of the nodes that read it; an output of the graph is read after the last.
         derived: the weight of the file that a constant became, by name of the constant and what was done to it.
     """
 
@@ -58,6 +59,7 @@ class Context:
     draft: Draft
     wanted: set[str]
     tensors: set[str]
+    reads: dict[str, list[int]] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
     derived: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -71,6 +73,7 @@ class OnnxNode:
         self.facts = context.facts
         self.opset = context.facts.opset
         self.name = proto.name or f"{proto.op_type}_{index}"
+        self._index = index
         self._context = context
         self._attributes = {attribute.name: attribute for attribute in proto.attribute}
         self._seen: set[str] = set()
@@ -197,6 +200,18 @@ class OnnxNode:
             raise UnknownShapeError(str(self.problem(reason)))
         return shapes
 
+    def computed_before(self) -> Iterator[str]:
+        """The names of all tensors that are there when the node runs: inputs, and what nodes before it compute."""
+        draft = self._context.draft
+        yield from (spec.name for spec in draft.inputs)
+        yield from (name for node in draft.nodes for name in node.outputs if name)
+
+    def cost_of_keeping(self, name: str) -> tuple[bool, bool, int]:
+        """What it costs to read a tensor in this node: to compare."""
+        reads = self._context.reads.get(name, [])
+        shapes = self._known_shapes(name)
+        return len(reads) < 2, max(reads, default=0) < self._index, math.prod(shapes[0])
+
     def values(self, index: int, what: str) -> list[AnyArray]:
         """The value, under each probe, of an input that must not depend on what the model is given."""
         name = self.input(index)
@@ -252,10 +267,19 @@ class OnnxNode:
             return self.derived(index, "an operand", "", lambda weight: weight)
         if self.facts.is_known(name):
             raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
-        dtype = self.facts.dtype(name)
-        if dtype is not None and not is_float(dtype):
+        dtype = self.dtype(index)
+        if not is_float(dtype):
             raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32")
         return name
+
+    def any_operand(self, index: int) -> str:
+        """The same of an input that may hold truth values or indices too, if it is computed."""
+        name = self.input(index)
+        return self.operand(index) if self.facts.is_known(name) else name
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """The type of an input in the ONNX model; float32 if nothing is known."""
+        return self.facts.dtype(self.input(index)) or np.dtype(np.float32)
 
     def derived(self, index: int, what: str, change: str, make: Callable[[Weight], Weight]) -> str:
         """The name of the weight that ``make`` makes of a constant input.

@@ -9,6 +9,8 @@ from streamrt.convert import (  # noqa: F401 (registers them)
     onnx_conv_transpose,
     onnx_elementwise,
     onnx_layout,
+    onnx_logic,
+    onnx_reduce,
     onnx_resize,
 )
 from streamrt.convert.onnx_node import CONVERSIONS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from streamrt.convert.onnx_extents import extents, lender
 from streamrt.convert.onnx_node import OnnxNode, converts
 from streamrt.graph import Attr
 
@@ -46,14 +47,15 @@ def resize(node: OnnxNode) -> None:
     }
     given = node.ints("axes")
     axes = tuple(range(rank)) if given is None else tuple(node.axis(axis, rank) for axis in given)
+    inputs = [node.operand(0)]
     if node.given(3):
-        attrs["sizes"] = _sizes(node, axes, rank)
+        inputs += _sizes(node, axes, rank, attrs)
     else:
         scales = [1.0] * rank
         for axis, scale in zip(axes, _checked(node, node.numbers(2, "scales"), len(axes)), strict=True):
             scales[axis] = scale
         attrs["scales"] = tuple(scales)
-    _emit(node, attrs)
+    _emit(node, attrs, inputs)
 
 
 def _as_before(node: OnnxNode) -> dict[str, Attr]:
@@ -73,23 +75,44 @@ def _checked(node: OnnxNode, scales: tuple[float, ...] | None, count: int) -> tu
     return scales
 
 
-def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """The new extent of each axis; 0 where it is that of the input, whatever that is."""
+def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, Attr]) -> list[str]:
+    """Add to ``attrs`` what the new extents are; returns the tensor that they are taken from, if any.
+
+    An extent is 0 where it is that of the input, whatever that is, a number, or that of another tensor. Where all that
+    change are multiples of the input's, these are scales.
+    """
     wanted = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(3, "sizes")]
     if any(len(sizes) != len(axes) for sizes in wanted):
         raise node.problem(f"sizes are {wanted[0]}, expected one for each of the axes {axes}")
     result = [0] * rank
+    loose, scales = {}, [1.0] * rank
     for position, axis in enumerate(axes):
-        found = [sizes[position] for sizes in wanted]
-        if found == [shape[axis] for shape in node.shapes(0)]:
+        found, before = [sizes[position] for sizes in wanted], [shape[axis] for shape in node.shapes(0)]
+        if min(found) < 1:
+            raise node.problem(f"the new extent of axis {axis} is {min(found)}")
+        if found == before:
             continue
-        if len(set(found)) != 1 or found[0] < 1:
-            raise node.problem(f"the new extent of axis {axis} depends on the extents of the model's inputs")
-        result[axis] = found[0]
-    return tuple(result)
+        if len(set(found)) == 1:
+            result[axis] = found[0]
+            continue
+        loose[axis] = found
+        scales[axis] = float(found[0] // before[0])
+        if any(extent != old * scales[axis] for extent, old in zip(found, before, strict=True)):
+            scales[axis] = 0.0
+    if loose and min(scales) > 0 and not any(result):
+        attrs["scales"] = tuple(scales)
+        return []
+    attrs["sizes"] = tuple(result)
+    if not loose:
+        return []
+    lent = lender(node, loose)
+    if lent is None:
+        raise node.problem(f"the new extents of axes {sorted(loose)} depend on those of the model's inputs")
+    attrs["extents"] = extents(rank, lent[1])
+    return [lent[0]]
 
 
-def _emit(node: OnnxNode, attrs: dict[str, Attr]) -> None:
+def _emit(node: OnnxNode, attrs: dict[str, Attr], inputs: list[str] | None = None) -> None:
     if attrs["mode"] == "linear":
         attrs.pop("nearest_mode")
-    node.emit("Resize", [node.operand(0)], attrs)
+    node.emit("Resize", inputs or [node.operand(0)], attrs)

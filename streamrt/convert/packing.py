@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +37,16 @@ def pack(
 ) -> Path:
     """Convert a model and write it as a weights file, out of core: one tensor is in memory at a time.
 
+    Extents that an ONNX model leaves free stay so. If it can take one size only, that is fixed, with a warning.
+
     Args:
         source: the path of an ONNX file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of `Layer`.
         dest: the file to write. It appears when it is complete, in the place of any file of that name.
         example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
             which stays free.
-        inputs: for a list of layers, the extents of the input; a name stands for a free one: ``("N", 3, 224, 224)``.
-            Not needed when the first layer is a ``Gemm``.
+        inputs: the extents of the input; a name stands for a free one: ``("N", 3, 224, 224)``. For a list of layers,
+            unless the first is a ``Gemm``. For a torch module of one input, to have more of it free than the batch:
+            ``("N", 3, "H", "W")``.
         progress: show a progress bar.
 
     Returns:
@@ -60,10 +65,10 @@ def pack(
             raise TypeError("expected a list of streamrt.Layer")
         draft = _try(read_layers(layers, inputs).inputs, lambda _: read_layers(layers, inputs))
         _finish(draft, path, progress)
-    elif inputs is not None:
-        raise TypeError("inputs= is for a list of layers")
     elif _is_torch_module(source):
-        _finish(_try(*_torch_source(source, example)), path, progress)
+        _finish(_try(*_torch_source(source, example, inputs)), path, progress)
+    elif inputs is not None:
+        raise TypeError("inputs= is for a list of layers or a torch module")
     elif example is not None:
         raise TypeError("example= is for a torch module")
     elif isinstance(source, str | os.PathLike):
@@ -92,12 +97,14 @@ def _onnx_source(source: Any) -> tuple[Sequence[TensorSpec], _Convert]:
     return model.inputs, model.convert
 
 
-def _torch_source(module: Any, example: Any) -> tuple[Sequence[TensorSpec], _Convert]:
+def _torch_source(
+    module: Any, example: Any, inputs: Sequence[int | str] | None
+) -> tuple[Sequence[TensorSpec], _Convert]:
     try:
         from streamrt.convert.torch import read_module
     except ImportError as error:
         raise ImportError("packing a torch module needs the onnx package too, the extra streamrt[torch]") from error
-    model = read_module(module, example)
+    model = read_module(module, example, inputs)
     return model.inputs, model.convert
 
 
@@ -115,6 +122,7 @@ def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
                 raise UnsupportedModelError(problems)
             rewrite(draft, infer(draft, probes[0]))
             settle_outputs(draft, probes)
+            _fix_extents(draft, probes)
             return draft
         except UnsupportedModelError as error:
             unsupported.append(error)
@@ -123,6 +131,19 @@ def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
     if unsupported:
         raise min(unsupported, key=lambda error: len(error.problems))
     raise malformed[0]
+
+
+def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
+    """Extents for which one value alone was found to work are no longer free, and a warning says so."""
+    fixed = {name: value for name, value in probes[0].items() if all(probe[name] == value for probe in probes)}
+    if not fixed:
+        return
+    draft.inputs = [
+        replace(spec, dims=tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims))
+        for spec in draft.inputs
+    ]
+    inputs = ", ".join(f"{spec.name!r} {spec.dims}" for spec in draft.inputs)
+    warnings.warn(f"of the sizes that were tried the model can take one only, which is fixed: {inputs}", stacklevel=4)
 
 
 def _finish(draft: Draft, dest: Path, progress: bool) -> None:

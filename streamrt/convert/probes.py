@@ -1,8 +1,9 @@
 """Probes: trial values for the dynamic extents of a model.
 
-What depends on a dynamic extent is found by trying: shapes are worked out for two sets of values, and what comes out
+What depends on a dynamic extent is found by trying: shapes are worked out for sets of values, and what comes out
 the same is a constant, what comes out as the extent itself is that extent. This needs no algebra of symbols, and
-follows a shape through any arithmetic that a model does with it.
+follows a shape through any arithmetic that a model does with it. Usual sizes are multiples of 32, with which a model
+that halves and doubles an extent seems to keep it; so a third set has odd ones, if the model accepts them.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ Shape = tuple[int, ...]
 Probe = dict[str, int]
 
 #: Trial batches: multiples of 8, so that a model may divide them, and different after division.
-_BATCHES = (24, 40)
+_BATCHES = (24, 40, 56)
 #: Trial values for other axes (images, sequences), tried in turn until the model accepts one pair; a second such
-#: axis gets larger ones, by the steps, so that the two can be told apart.
-_EXTENTS = ((224, 256), (64, 96), (32, 16))
-_STEPS = (32, 64)
+#: axis gets larger ones, by the steps, so that the two can be told apart. They lie far from each other: at the end of a
+#: network of stride 64, 224 and 256 are the same.
+_EXTENTS = ((224, 448, 611), (64, 192, 139), (32, 16, 55), (512, 832, 643))
+_STEPS = (32, 64, 18)
 #: Then the sizes of models that take one size only.
 _FIXED = (224, 227, 299, 32, 28, 1)
 
 
-def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, Probe]]:
-    """Pairs of probes to try in turn; for a model without dynamic extents, one pair of empty ones."""
+def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, ...]]:
+    """Probes to try in turn; for a model without dynamic extents, one pair of empty ones."""
     batches: list[str] = []
     others: list[str] = []
     for spec in inputs:
@@ -35,20 +37,18 @@ def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, Probe]]:
                 (others if axis else batches).append(dim)
     batches = list(dict.fromkeys(batches))
     others = [name for name in dict.fromkeys(others) if name not in batches]
-    common = (dict.fromkeys(batches, _BATCHES[0]), dict.fromkeys(batches, _BATCHES[1]))
+    common = [dict.fromkeys(batches, batch) for batch in _BATCHES]
     if not others:
-        return [common]
-    pairs = []
+        return [tuple(common[:2])]
+    found: list[tuple[Probe, ...]] = []
     for extents in _EXTENTS:
-        first, second = (
+        probes = tuple(
             batch | {name: extent + step * index for index, name in enumerate(others)}
             for batch, extent, step in zip(common, extents, _STEPS, strict=True)
         )
-        pairs.append((first, second))
-    for extent in _FIXED:
-        first, second = (batch | dict.fromkeys(others, extent) for batch in common)
-        pairs.append((first, second))
-    return pairs
+        found += [probes, probes[:2]]
+    found += [tuple(batch | dict.fromkeys(others, extent) for batch in common[:2]) for extent in _FIXED]
+    return found
 
 
 def substitute(dims: Dims, probe: Probe) -> Shape:

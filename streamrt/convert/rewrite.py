@@ -1,9 +1,9 @@
 """Folding: a draft becomes a smaller one that computes the same.
 
-In this order: nodes that do nothing go; activations spelled out in arithmetic become one node; padding moves into the
-window operator behind it; BatchNormalization and per-channel arithmetic go into the weights before them; a sum goes
-into the convolution that computes the last of its terms; element-wise activations go into the node that computes their
-input. An intermediate result that is an output of the graph stays one.
+In this order: nodes that do nothing go, and a shape that only leads to another; activations spelled out in arithmetic
+become one node; padding moves into the window operator behind it; BatchNormalization and per-channel arithmetic go into
+the weights before them; a sum goes into the convolution that computes the last of its terms; element-wise activations
+go into the node that computes their input. An intermediate result that is an output of the graph stays one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
 from streamrt.convert.spelled import recognise_activations
 from streamrt.convert.weights import Weight
-from streamrt.graph import Activation
+from streamrt.graph import Activation, Attr
 
 _ACTIVATIONS = frozenset(
     (
@@ -29,7 +29,16 @@ _ACTIVATIONS = frozenset(
 _COMPUTING = frozenset(
     (
         *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
-        *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax"),
+        *(
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+        ),
         *("DepthToSpace", "InstanceNormalization", "Max", "Min", "Resize"),
     )
 )
@@ -41,6 +50,7 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     """Fold ``draft`` in place. ``shapes`` holds the shape of every tensor for some extents of the inputs."""
     _drop_identities(draft)
+    _skip_reshapes(draft)
     recognise_activations(draft, shapes)
     draft.prune()
     _merge_pads(draft)
@@ -76,6 +86,32 @@ def _drop_identities(draft: Draft) -> None:
         else:
             kept.append(node)
     draft.nodes = kept
+
+
+def _skip_reshapes(draft: Draft) -> None:
+    """A Reshape of a Reshape reads that one's input: through a flat tensor the batch would be lost."""
+    producers = draft.producers()
+    for node in draft.nodes:
+        while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
+            if earlier.op != "Reshape" or earlier.activation or "extents" in node.attrs or "extents" in earlier.attrs:
+                break
+            shape = _joined(node.attrs["shape"], earlier.attrs["shape"])
+            if shape is None:
+                break
+            node.inputs[0], node.attrs["shape"] = earlier.inputs[0], shape
+
+
+def _joined(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
+    """The shape that has the effect of one Reshape after another; None if it cannot be written."""
+    assert isinstance(shape, tuple)
+    assert isinstance(earlier, tuple)
+    joined = []
+    for axis, extent in enumerate(shape):
+        # What is kept of a rest, or of an axis that is not there, has no number.
+        if extent == 0 and (axis >= len(earlier) or earlier[axis] == -1):
+            return None
+        joined.append(int(earlier[axis] if extent == 0 else extent))
+    return tuple(joined)
 
 
 def _merge_pads(draft: Draft) -> None:

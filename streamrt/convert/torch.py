@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,19 +22,22 @@ from streamrt.errors import UnsupportedModelError
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
-def read_module(module: torch.nn.Module, example: Any) -> OnnxSource:
+def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | str] | None = None) -> OnnxSource:
     """The ONNX graph of ``module`` in evaluation mode, traced with ``example``, a tensor or a tuple of tensors.
 
     Axis 0 of the first tensor is the batch, and so is that of every other tensor where it is as long. It stays free; if
-    the module works for one batch only, it is fixed to the example's and a warning says so.
+    the module works for one batch only, it is fixed to the example's and a warning says so. With ``inputs``, the
+    extents of the one tensor, those that are names are free instead.
 
     Raises:
-        TypeError: no example, or one that is not tensors.
-        UnsupportedModelError: torch cannot export the module.
+        TypeError: no example, or one that is not tensors, or not one tensor of the extents ``inputs``.
+        UnsupportedModelError: torch cannot export the module, or not with these extents free.
     """
     args = example if isinstance(example, tuple) else (example,)
     if not args or not all(isinstance(arg, torch.Tensor) for arg in args):
         raise TypeError("packing a torch module needs example=, a tensor or a tuple of tensors to call it with")
+    if inputs is not None:
+        return _with_free(module, args, inputs)
     with _evaluation(module), _quiet():
         try:
             source = _source(_export(module, *_free_batch(args)))
@@ -56,6 +59,25 @@ def read_module(module: torch.nn.Module, example: Any) -> OnnxSource:
             stacklevel=4,
         )
     return source
+
+
+def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Sequence[int | str]) -> OnnxSource:
+    """The module with the extents free that have a name in ``dims``."""
+    shape = tuple(args[0].shape)
+    fits = all(isinstance(dim, str) or dim == extent for dim, extent in zip(dims, shape, strict=False))
+    if len(args) != 1 or len(dims) != len(shape) or not fits:
+        raise TypeError(f"inputs= is {tuple(dims)}, which is not the example's shape {[tuple(a.shape) for a in args]}")
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, str) and args[0].shape[axis] == 1:  # which tracing would take for a constant
+            args = (torch.cat([args[0]] * 2, axis),)
+    free = {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if isinstance(dim, str)}
+    try:
+        with _evaluation(module), _quiet():
+            return _source(_export(module, args, (free,)), dims)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:
+        raise UnsupportedModelError(f"torch cannot export the module for {tuple(dims)}: {_reason(error)}") from error
 
 
 def _is_free(source: OnnxSource) -> bool:
@@ -83,7 +105,8 @@ def _export(
     return program
 
 
-def _source(program: torch.onnx.ONNXProgram) -> OnnxSource:
+def _source(program: torch.onnx.ONNXProgram, dims: Sequence[int | str] = ()) -> OnnxSource:
+    """The program with its weights; ``dims`` are names for the extents of its first input."""
     weights: dict[str, Weight] = {}
     initializers = program.model.graph.initializers
     for name in list(initializers):
@@ -91,7 +114,12 @@ def _source(program: torch.onnx.ONNXProgram) -> OnnxSource:
         if tensor is None:
             raise UnsupportedModelError(f"torch exported the weight {name!r} without a value")
         weights[name] = Weight(tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
-    return OnnxSource(program.model_proto, weights)
+    proto = program.model_proto
+    if dims:
+        for found, dim in zip(proto.graph.input[0].type.tensor_type.shape.dim, dims, strict=True):
+            if isinstance(dim, str):
+                found.dim_param = dim
+    return OnnxSource(proto, weights)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 `streamrt.ops.base` says what an operator is; each of the other modules holds one family.
 """
 
-from streamrt.ops import activation, arithmetic, conv, gemm, layout, norm, pool, reduce, resize  # noqa: F401 (registers them)
+from streamrt.ops import activation, arithmetic, conv, gemm, layout, logic, norm, pool, reduce, resize  # noqa: F401 (registers them)
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, lower, supported
 
 __all__ = ["Array", "Buffers", "Call", "Lowered", "Run", "Shape", "lower", "supported"]

@@ -107,28 +107,5 @@ def variadic(call: Call) -> Lowered:
     )
 
 
-@operator("Where")
-def where(call: Call) -> Lowered:
-    """``y = a where condition != 0 else b``; the condition is a parameter."""
-    call.expect((3, 3))
-    condition = call.param(0)
-    out = broadcast(call, condition, call.shape(1), call.shape(2))
-
-    def bind(buffers: Buffers) -> Run:
-        wanted, a, b = (buffers.input(index) for index in range(3))
-        y, chosen = buffers.outputs[0], buffers.scratch.view(np.bool_).reshape(condition)
-
-        def run(first: int, last: int) -> None:
-            np.not_equal(wanted, 0, out=chosen)
-            np.copyto(y, b)
-            np.copyto(y, a, where=chosen)
-
-        return run
-
-    return Lowered(
-        outputs=(out,), bind=bind, scratch=math.prod(condition), batchwise=is_batchwise(call, out), flops=math.prod(out)
-    )
-
-
 def _inplace(call: Call, shapes: tuple[Shape, ...], out: Shape) -> tuple[int, ...]:
     return tuple(i for i, shape in enumerate(shapes) if shape == out and not call.is_param[i])

@@ -11,7 +11,7 @@ import numpy as np
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import IDENTITY
-from streamrt.ops.shapes import broadcast
+from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
 #: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
 _FAR = 2**62
@@ -49,14 +49,17 @@ def identity(call: Call) -> Lowered:
 
 @operator("Reshape")
 def reshape(call: Call) -> Lowered:
-    """The same values in another shape: 0 keeps an extent (unless ``allowzero``), -1 is what remains."""
-    call.expect((1, 1))
+    """The same values in another shape: 0 keeps an extent (unless ``allowzero``), -1 is what remains.
+
+    For ``extents`` see `borrowed`.
+    """
     x = call.shape(0)
     wanted = call.ints("shape", low=-1, high=2**40)
+    taken = borrowed(call, len(wanted))
     if call.flag("allowzero", False) and 0 in wanted:
         raise call.fail("an output without elements is not supported")
     out = []
-    for axis, extent in enumerate(wanted):
+    for axis, extent in enumerate(taken.get(axis, extent) for axis, extent in enumerate(wanted)):
         if extent == 0 and axis >= len(x):
             raise call.fail(f"attribute 'shape' keeps axis {axis} of an input of shape {x}")
         out.append(x[axis] if extent == 0 else extent)
@@ -65,7 +68,7 @@ def reshape(call: Call) -> Lowered:
         raise call.fail(f"an input of shape {x} cannot take shape {wanted}")
     shape = tuple(total // known if extent == -1 else extent for extent in out)
     # An extent written as a number stays what it is when the batch changes.
-    follows = len(wanted) > 0 and wanted[0] in (0, -1)
+    follows = len(wanted) > 0 and (wanted[0] in (0, -1) or 0 in taken) and keeps_batch(call, taken)
     return same_memory(call, shape, batchwise=follows and len(x) > 0 and shape[0] == x[0])
 
 
@@ -204,13 +207,14 @@ def gather(call: Call) -> Lowered:
 
 @operator("Expand")
 def expand(call: Call) -> Lowered:
-    """The input broadcast with ``shape``."""
-    call.expect((1, 1))
+    """The input broadcast with ``shape``, and with extents of another (see `borrowed`)."""
     x = call.shape(0)
     wanted = call.ints("shape", low=1, high=2**40)
-    out = broadcast(call, x, wanted)
+    taken = borrowed(call, len(wanted))
+    out = broadcast(call, x, tuple(taken.get(axis, extent) for axis, extent in enumerate(wanted)))
     # A number in the place of the batch stays what it is when the batch changes.
     batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
+    batchwise &= keeps_batch(call, taken) and (len(wanted) == len(x) or not taken)
     if out == x:
         return same_memory(call, x, batchwise)
     return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise)

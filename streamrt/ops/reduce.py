@@ -14,12 +14,13 @@ _FUNCTIONS = {
     "ReduceMean": (_core.row_mean, np.add),
     "ReduceSum": (None, np.add),
     "ReduceMax": (_core.row_max, np.maximum),
+    "ReduceMin": (None, np.minimum),
 }
 
 
 @operator(*_FUNCTIONS)
 def reduce(call: Call) -> Lowered:
-    """The mean, sum or maximum along ``axes`` (default: all), which stay as axes of extent 1 with ``keepdims``."""
+    """The mean, sum, maximum or minimum along ``axes`` (default: all), which stay with extent 1 if ``keepdims``."""
     call.expect((1, 1))
     kernel, function = _FUNCTIONS[call.node.op]
     x = call.shape(0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.layout import copies, same_memory
 from streamrt.ops.scratch import Layout, Part
+from streamrt.ops.shapes import borrowed, keeps_batch
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 _NEAREST: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -79,26 +80,29 @@ def _blocks(call: Call) -> tuple[Shape, Shape]:
 def resize(call: Call) -> Lowered:
     """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
 
+    Sizes may be extents of another input too (see `borrowed`).
     Values are those nearest by or, in mode ``linear``, interpolated between two; beyond the border they are those of
     the border. ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
     """
-    call.expect((1, 1))
     x = call.shape(0)
+    taken = borrowed(call, len(x))
     linear = call.text("mode", "nearest", ("nearest", "linear")) == "linear"
     coordinates = call.text("coordinate_transformation_mode", "half_pixel", _COORDINATES)
     nearest = call.text("nearest_mode", "round_prefer_floor", tuple(_NEAREST))
     if call.has("sizes"):
         sizes = call.ints("sizes", low=0, high=2**40, count=len(x))
-        out = tuple(size or extent for size, extent in zip(sizes, x, strict=True))
+        out = tuple(taken.get(axis) or size or x[axis] for axis, size in enumerate(sizes))
         scales = tuple(size / extent for size, extent in zip(out, x, strict=True))
     else:
+        if taken:
+            raise call.fail("attributes 'scales' and 'extents' exclude each other")
         scales = call.floats("scales", len(x))
         if any(not 0 < scale * extent < 2**40 for scale, extent in zip(scales, x, strict=True)):
             raise call.fail(f"scales {scales} leave nothing of an input of shape {x}, or too much")
         out = tuple(math.floor(extent * scale) for extent, scale in zip(x, scales, strict=True))
     # Axes that shrink come first, so that less is left for the others.
     axes = sorted((axis for axis in range(len(x)) if scales[axis] != 1.0), key=lambda axis: scales[axis])
-    batchwise = len(x) > 0 and 0 not in axes
+    batchwise = len(x) > 0 and 0 not in axes and 0 not in taken and keeps_batch(call, taken)
     if not axes:
         return same_memory(call, x, batchwise)
     call.check("the result", out)

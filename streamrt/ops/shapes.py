@@ -17,6 +17,30 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
     return tuple(out)
 
 
+def borrowed(call: Call, count: int) -> dict[int, int]:
+    """The extents of the result that attribute ``extents`` takes from the last input, by axis of the result.
+
+    It has the axis of that input for each of ``count`` axes of the result, or -1. The input may be a second one,
+    computed, that is there for its shape alone.
+    """
+    call.expect((1, 2))
+    if not call.has("extents"):
+        call.expect((1, 1))
+        return {}
+    lender = call.computed(len(call.shapes) - 1)
+    sources = call.ints("extents", low=-1, high=len(lender) - 1, count=count)
+    return {axis: lender[source] for axis, source in enumerate(sources) if source >= 0}
+
+
+def keeps_batch(call: Call, found: dict[int, int]) -> bool:
+    """Whether extents that were `borrowed` leave the batch where it is: in axis 0 of both inputs, and nowhere else."""
+    if not found:
+        return True
+    x, lender = call.shape(0), call.shape(len(call.shapes) - 1)
+    sources = call.ints("extents")
+    return len(lender) > 0 and lender[:1] == x[:1] and sources[0] in (-1, 0) and 0 not in sources[1:]
+
+
 def is_batchwise(call: Call, out: Shape) -> bool:
     """Whether inputs that broadcast to ``out`` meet sample by sample along axis 0.
 

@@ -146,14 +146,71 @@ def test_a_decoder(tmp_path: Path) -> None:
     check(module, tmp_path)
 
 
+@pytest.mark.parametrize("module", [nn.Softplus(2, 1), nn.Softshrink(), nn.Hardshrink(), nn.Threshold(0.1, 20)])
+def test_activations_by_cases(module: Any, tmp_path: Path) -> None:
+    pack(module, tmp_path, torch.randn(2, 3, 5))
+    check(module, tmp_path)
+
+
+class Classes(nn.Module):  # type: ignore[misc, name-defined]
+    def forward(self, x: Any) -> Any:
+        return x.argmax(1), x.max(1).values > 0.5
+
+
+def test_indices_and_truth_values(tmp_path: Path) -> None:
+    pack(Classes(), tmp_path, torch.randn(2, 3, 5))
+    check(Classes(), tmp_path)
+    with streamrt.Model(tmp_path / "out", budget=None) as model:
+        assert [spec.dtype for spec in model.outputs] == ["int64", "bool"]
+
+
+class Sized(nn.Module):  # type: ignore[misc, name-defined]
+    """Shuffles channels and comes back to the size that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        n, c, h, w = x.shape
+        y = torch.relu(self.down(x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)))
+        pooled = nn.functional.interpolate(y.mean((2, 3), keepdim=True), y.shape[2:], mode="bilinear")
+        return nn.functional.interpolate(self.up(y + pooled), (h, w), mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_height_and_width_may_be_free(batch: int, tmp_path: Path) -> None:
+    module = Sized().eval()
+    example = torch.randn(batch, 4, 16, 16)
+    streamrt.pack(module, tmp_path / "out", example=example, inputs=("N", 4, "H", "W"))
+    with streamrt.Model(tmp_path / "out", budget=None) as model:
+        assert [spec.dims for spec in model.inputs] == [("N", 4, "H", "W")]
+        assert [spec.dims for spec in model.outputs] == [("N", 2, "H", "W")]
+        for shape in ((1, 4, 16, 16), (3, 4, 9, 14), (2, 4, 5, 31)):
+            x = torch.randn(*shape)
+            with torch.no_grad():
+                np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [("N", 4, "H"), ("N", 3, "H", "W"), ()])
+def test_free_extents_of_another_shape(inputs: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="inputs= is"):
+        streamrt.pack(Sized(), tmp_path / "out", example=torch.randn(1, 4, 8, 8), inputs=inputs)
+
+
+def test_extents_that_the_module_fixes_cannot_be_free(tmp_path: Path) -> None:
+    with pytest.raises(streamrt.UnsupportedModelError, match="torch cannot export the module for"):
+        streamrt.pack(nn.Linear(4, 3), tmp_path / "out", example=torch.randn(2, 4), inputs=("N", "C"))
+
+
 def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     pack(TwoInputs(), tmp_path, (torch.randn(2, 5), torch.randn(2, 4)))
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
 def test_what_has_no_conversion_is_listed(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softplus())  # whose threshold is a comparison
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*Greater"):
+    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softshrink(), nn.MaxPool3d(2))
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*MaxPool"):
         pack(module, tmp_path, torch.randn(1, 3, 4, 4, 4))
     assert not (tmp_path / "out").exists()
 

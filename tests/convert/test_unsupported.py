@@ -81,7 +81,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "computed bound": (node("Clip", ["x", "x"], ["y"]), {}, "input 1 (min, 'x') is computed"),
     "infinite alpha": (node("Elu", ["x"], ["y"], alpha=float("inf")), {}, "attribute 'alpha'"),
     "cast": (node("Cast", ["x"], ["y"], to=onnx.TensorProto.INT64), {}, "attribute 'to' is INT64"),
-    "computed condition": (node("Where", ["x", "x", "x"], ["y"]), {}, "input 0 (condition, 'x') is computed"),
+    "computed condition": (node("Where", ["x", "x", "x"], ["y"]), {}, "input 0 (condition, 'x') is float32"),
     "computed indices": (node("Gather", ["x", "x"], ["y"]), {}, "input 1 (indices, 'x') is computed"),
     "computed shape": (node("Reshape", ["x", "x"], ["y"]), {}, "input 1 (shape, 'x') is computed"),
     "slope": (node("PRelu", ["x", "x"], ["y"]), {}, "input 1 (slope, 'x') is computed"),

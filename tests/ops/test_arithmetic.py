@@ -70,17 +70,6 @@ def test_largest_and_smallest(op: str) -> None:
     np.testing.assert_array_equal(run(op, inputs, inplace=0)[0], expected)
 
 
-@pytest.mark.parametrize(
-    ("condition", "a", "b"), [((3,), (2, 3), (2, 3)), ((2, 3), (), (3,)), ((1, 3), (2, 1), (2, 3)), ((), (2,), (2,))]
-)
-def test_where(condition: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    chosen = np.asarray(random(*condition) > 0, np.float32)
-    x, y = random(*a, seed=1), random(*b, seed=2)
-    np.testing.assert_array_equal(run("Where", [chosen, x, y], [0])[0], np.where(chosen != 0, x, y))
-    with pytest.raises(FormatError, match="must be a parameter"):
-        lowered_for("Where", [condition, a, b])
-
-
 @pytest.mark.parametrize("shapes", [[(2, 3)], [(2, 3), (3,)], [(3,), (2, 1), (2, 3), ()], [(2, 3)] * 5])
 def test_sum(shapes: list[tuple[int, ...]]) -> None:
     inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]

@@ -58,12 +58,17 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [x, (*x[:-2], last, draw(_few))], [draw(st.integers(0, 2))], {}
         case "BatchNormalization":
             return [x, *[x[1:2]] * 4], [1, 2, 3, 4], {}
-        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Pow":
+        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal":
+            return [x, broadcast], [draw(st.integers(0, 2))], {}
+        case "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual":
             return [x, broadcast], [draw(st.integers(0, 2))], {}
         case "Sum" | "Max" | "Min":
             return [x, broadcast, x], [], {}
         case "Where":
-            return [broadcast, x, broadcast], [0], {}
+            return [broadcast, x, broadcast], draw(st.sampled_from([[], [0]])), {}
+        case "ArgMax" | "ArgMin":
+            flags = {"keepdims": draw(st.integers(0, 1)), "select_last_index": draw(st.integers(0, 1))}
+            return [x], [], flags | {"axis": axis}
         case "InstanceNormalization":
             return [x, x[1:2], x[1:2]], [1, 2], {}
         case "LayerNormalization":
@@ -71,10 +76,14 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "Gather":
             return [x], [], {"axis": axis, "indices": ints(draw(_few), -1, 0)}
         case "Expand":
-            return [broadcast], [], {"shape": x}
+            lent = {"extents": (*range(-1, rank - 1),)} if draw(st.booleans()) else {}
+            return [broadcast, *([x] if lent else [])], [], lent | {"shape": x}
         case "Resize":
             sized = draw(st.booleans())
             modes = {"mode": draw(st.sampled_from(["linear", "nearest"]))}
+            if sized and draw(st.booleans()):
+                lent = {"sizes": (0,) * rank, "extents": (*range(-1, rank - 1),)}
+                return [x, ints(rank, 1, 9)], [], modes | lent
             return [x], [], modes | ({"sizes": ints(rank, 0, 9)} if sized else {"scales": (1.5,) * rank})
         case "DepthToSpace" | "SpaceToDepth":
             return [(*x[:1], 12, *x[-2:])], [], {"blocksize": ints(2, 1, 2)}
@@ -87,6 +96,9 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "LRN":
             return [x], [], {"size": draw(st.integers(1, 9))}
         case "Reshape":
+            if draw(st.booleans()):
+                lent = {"shape": (0,) * (rank - 1) + (-1,), "extents": (*draw(st.permutations(range(rank - 1))), -1)}
+                return [x, *([x] if draw(st.booleans()) else [])], [], lent
             return [x], [], {"shape": draw(st.sampled_from([(-1,), (0, -1), (-1, last), (*reversed(x),)]))}
         case "Transpose":
             return [x], [], {"perm": tuple(draw(st.permutations(range(rank))))}
@@ -94,7 +106,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [(*x, 1)], [], {"axes": (draw(st.sampled_from([-1, rank])),)}
         case "Unsqueeze":
             return [x], [], {"axes": (axis,)}
-        case "ReduceMean" | "ReduceSum" | "ReduceMax":
+        case "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin":
             return [x], [], {"axes": (axis,), "keepdims": draw(st.integers(0, 1))}
         case "Split":
             return [x], [], {"axis": axis, "split": (x[axis],)}

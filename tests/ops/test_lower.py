@@ -15,9 +15,11 @@ CANONICAL = [
     "HardSwish", "Tanh", "Elu", "Gelu", "Erf", "Swish", "PRelu", "Softmax", "LogSoftmax", "MaxPool",
     "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Add", "Sub", "Mul", "Div", "Sum", "Concat", "Flatten",
     "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Pad", "Split", "Slice", "ReduceMean", "ReduceMax",
-    "ReduceSum", "LRN", "Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt", "Pow", "Max",
+    "ReduceMin", "ReduceSum",
+    "LRN", "Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt", "Pow", "Max",
     "Min", "Where", "InstanceNormalization", "LayerNormalization", "LpPool", "GlobalLpPool", "Gather", "Expand",
-    "Resize", "DepthToSpace", "SpaceToDepth",
+    "Resize", "DepthToSpace", "SpaceToDepth", "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Not", "Or", "Xor", "ArgMax", "ArgMin",
 ]
 # fmt: on
 

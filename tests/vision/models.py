@@ -38,15 +38,47 @@ def seeded(name: str) -> Any:
     is_segmentation = models.get_model_builder(name).__module__.startswith(models.segmentation.__name__)
     if is_segmentation:
         arguments |= {"weights_backbone": None}
-    model = models.get_model(name, **arguments).eval()
+    model = _with_statistics(models.get_model(name, **arguments))
+    return segmenter(model) if is_segmentation else model
+
+
+def detectors() -> list[list[str]]:
+    """The names of all detection models, those together whose bodies are of one kind, the smallest first."""
+    import torch
+    from torchvision import models
+
+    found: dict[object, list[tuple[int, str]]] = {}
+    for name in models.list_models(module=models.detection):
+        with torch.device("meta"):  # shapes without values
+            body = models.get_model(name, weights=None, weights_backbone=None).backbone
+        parts = tuple(sorted({type(part).__name__ for part in body.modules()}))
+        size = sum(parameter.numel() for parameter in body.parameters())
+        found.setdefault(parts, []).append((size, name))
+    return [[name for _, name in sorted(names)] for names in found.values()]
+
+
+def seeded_body(name: str) -> Any:
+    """The body of the detection model ``name``; it takes images and gives several maps by name."""
+    import torch
+    from torchvision import models
+
+    torch.manual_seed(0)
+    return _with_statistics(models.get_model(name, weights=None, weights_backbone=None).backbone)
+
+
+def _with_statistics(model: Any) -> Any:
+    """``model`` in evaluation mode, its statistics not those of a network that was never trained."""
+    import torch
+    from torchvision.ops import FrozenBatchNorm2d
+
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
+            if isinstance(module, torch.nn.BatchNorm2d | FrozenBatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.75, 1.25)
                 module.weight.uniform_(0.75, 1.25)
                 module.bias.normal_(0, 0.1)
-    return segmenter(model) if is_segmentation else model
+    return model.eval()
 
 
 def segmenter(model: Any) -> Any:

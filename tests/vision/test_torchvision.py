@@ -16,13 +16,10 @@ pytest.importorskip("onnxscript")
 
 #: Besides the smallest of their families.
 ALWAYS = {"vgg16", "resnet50", "squeezenet1_1", "shufflenet_v2_x1_0"}
-#: The exporter writes the flattening after a permutation as a Gather, with indices computed from the batch.
-REFUSED = pytest.mark.xfail(raises=streamrt.UnsupportedModelError, strict=True)
 
 
 def marks(name, is_smallest):
-    found = [] if is_smallest or name in ALWAYS else [pytest.mark.variants]
-    return [*found, REFUSED] if name.startswith("convnext") else found
+    return [] if is_smallest or name in ALWAYS else [pytest.mark.variants]
 
 
 NAMES = [pytest.param(name, marks=marks(name, name == names[0])) for names in registry() for name in names]

@@ -641,6 +641,27 @@ def graph_without_its_output() -> bytes:
     return draft.build()
 
 
+@attack("outputs\\[0\\].dtype: 'float64' is none of")
+def graph_with_an_output_of_another_type() -> bytes:
+    draft = Draft()
+    draft.graph["outputs"][0]["dtype"] = "float64"
+    return draft.build()
+
+
+@attack("outputs\\[0\\].dtype: \\['int64'\\] is none of")
+def graph_with_a_type_that_is_no_text() -> bytes:
+    draft = Draft()
+    draft.graph["outputs"][0]["dtype"] = ["int64"]
+    return draft.build()
+
+
+@attack("inputs\\[0\\].dtype: 'int64' is none of")
+def graph_with_an_input_of_another_type() -> bytes:
+    draft = Draft()
+    draft.graph["inputs"][0]["dtype"] = "int64"
+    return draft.build()
+
+
 if __name__ == "__main__":
     for stale in FOLDER.glob(f"*{SUFFIX}"):
         stale.unlink()

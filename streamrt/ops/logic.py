@@ -1,0 +1,129 @@
+"""Operators whose result is no real number: comparisons and what is made of them, and places of the largest values.
+
+All tensors of a graph are float32. Truth values are 1 and 0 there, and any number but 0 is taken for true; an index is
+exact below 2**24. The type that a caller gets is that of the graph's output (`streamrt.graph.TensorSpec`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
+from streamrt.ops.scratch import Layout
+from streamrt.ops.shapes import broadcast, is_batchwise
+
+_BINARY: dict[str, Callable[..., object]] = {
+    "And": np.logical_and,
+    "Equal": np.equal,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Or": np.logical_or,
+    "Xor": np.logical_xor,
+}
+#: float32 holds every integer up to here.
+_MOST_INDICES = 2**24
+
+
+@operator(*_BINARY)
+def binary(call: Call) -> Lowered:
+    """``y = 1 if a op b else 0``."""
+    call.expect((2, 2))
+    function = _BINARY[call.node.op]
+    out = broadcast(call, call.shape(0), call.shape(1))
+
+    def bind(buffers: Buffers) -> Run:
+        a, b, y = buffers.input(0), buffers.input(1), buffers.outputs[0]
+
+        def run(first: int, last: int) -> None:
+            function(a, b, out=y)
+
+        return run
+
+    # Never in place: NumPy would make a copy of what it converts.
+    return Lowered(outputs=(out,), bind=bind, batchwise=is_batchwise(call, out), flops=math.prod(out))
+
+
+@operator("Not")
+def not_(call: Call) -> Lowered:
+    """``y = 1 if x == 0 else 0``."""
+    call.expect((1, 1))
+    shape = call.shape(0)
+
+    def bind(buffers: Buffers) -> Run:
+        x, y = buffers.input(0), buffers.outputs[0]
+
+        def run(first: int, last: int) -> None:
+            np.logical_not(x, out=y)
+
+        return run
+
+    return Lowered(outputs=(shape,), bind=bind, batchwise=len(shape) > 0, flops=math.prod(shape))
+
+
+@operator("Where")
+def where(call: Call) -> Lowered:
+    """``y = a where condition != 0 else b``."""
+    call.expect((3, 3))
+    condition = call.shape(0)
+    out = broadcast(call, condition, call.shape(1), call.shape(2))
+
+    def bind(buffers: Buffers) -> Run:
+        wanted, a, b = (buffers.input(index) for index in range(3))
+        y, chosen = buffers.outputs[0], buffers.scratch.view(np.bool_).reshape(condition)
+
+        def run(first: int, last: int) -> None:
+            np.not_equal(wanted, 0, out=chosen)
+            np.copyto(y, b)
+            np.copyto(y, a, where=chosen)
+
+        return run
+
+    return Lowered(
+        outputs=(out,), bind=bind, scratch=math.prod(condition), batchwise=is_batchwise(call, out), flops=math.prod(out)
+    )
+
+
+@operator("ArgMax", "ArgMin")
+def arg(call: Call) -> Lowered:
+    """The place of the largest (smallest) value along ``axis``, which stays with extent 1 if ``keepdims``.
+
+    Of several it is the first, or with ``select_last_index`` the last.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    function = np.argmax if call.node.op == "ArgMax" else np.argmin
+    axis = call.axis("axis", len(x), 0)
+    keepdims, from_end = call.flag("keepdims", True), call.flag("select_last_index", False)
+    extent = x[axis]
+    if extent > _MOST_INDICES:
+        raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that float32 counts")
+    others = (*x[:axis], *x[axis + 1 :])
+    layout = Layout()
+    places = layout.add(math.prod(others) * 2)  # 64 bits each
+    # NumPy would copy what does not lie in rows.
+    rows = layout.add(*others, extent) if from_end or axis != len(x) - 1 else None
+
+    def bind(buffers: Buffers) -> Run:
+        source = np.moveaxis(buffers.input(0), axis, -1)
+        source = source[..., ::-1] if from_end else source
+        target, found = buffers.outputs[0].reshape(-1), places.of(buffers.scratch).view(np.intp)
+        lying = source if rows is None else rows.of(buffers.scratch)
+        flat = lying.reshape(-1, extent)
+
+        def run(first: int, last: int) -> None:
+            if rows is not None:
+                np.copyto(lying, source)
+            function(flat, axis=1, out=found)
+            np.copyto(target, found, casting="unsafe")
+            if from_end:
+                np.subtract(extent - 1, target, out=target)
+
+        return run
+
+    out = (*x[:axis], 1, *x[axis + 1 :]) if keepdims else others
+    return Lowered(outputs=(out,), bind=bind, scratch=layout.nbytes, batchwise=axis != 0, flops=math.prod(x))

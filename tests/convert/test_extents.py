@@ -1,0 +1,181 @@
+"""Models for images of any size: what they compute from extents becomes a reference to a tensor that has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamrt
+from convert.support import check, integers, make_model, onnx, ops, random
+from streamrt.graph import Graph
+
+node = onnx.helper.make_node
+ANY = {"x": ("N", 4, "H", "W")}
+SIZES = ((1, 4, 12, 9), (2, 4, 7, 13), (3, 4, 5, 5))
+W = {"w": random(4, 4, 3, 3)}
+HALVED = node("Conv", ["x", "w"], ["half"], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def check_sizes(model: Any, folder: Path) -> Graph:
+    for shape in SIZES:
+        graph = check(model, folder, {"x": random(*shape)}, tolerance=1e-4)
+    with streamrt.Model(folder / "model.safetensors") as packed:
+        packed(random(*SIZES[1]))
+        assert packed._session[0].program.batchwise
+    return graph
+
+
+def extents_of(name: str, out: str, first: int = 0) -> list[Any]:
+    """Nodes that read extents of a tensor one by one, as exporters write it, into ``<out>0``, ``<out>1`` ..."""
+    return [
+        node("Shape", [name], [f"{out}_shape"]),
+        *(node("Gather", [f"{out}_shape", f"i{i}"], [f"{out}{i}"]) for i in range(first, 4)),
+    ]
+
+
+INDICES = {f"i{i}": integers(i) for i in range(4)}
+
+
+def test_channel_shuffle(tmp_path: Path) -> None:
+    nodes = [
+        *extents_of("x", "d"),
+        node("Div", ["d1", "two"], ["per"]),
+        node("Concat", ["d0", "two", "per", "d2", "d3"], ["apart"], axis=0),
+        node("Reshape", ["x", "apart"], ["a"]),
+        node("Transpose", ["a"], ["t"], perm=[0, 2, 1, 3, 4]),
+        node("Concat", ["d0", "minus", "d2", "d3"], ["together"], axis=0),
+        node("Reshape", ["t", "together"], ["y"]),
+    ]
+    model = make_model(nodes, INDICES | {"two": integers(2), "minus": integers(-1)}, inputs=ANY)
+    graph = check_sizes(model, tmp_path)
+    assert ops(graph) == ["Reshape", "Transpose", "Reshape"]
+    assert [n.attrs.get("extents") for n in graph.nodes] == [(-1, -1, -1, 2, 3), None, (-1, -1, 3, 4)]
+    assert all(len(n.inputs) == 1 for n in graph.nodes)
+
+
+def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:
+    nodes = [
+        HALVED,
+        node("Relu", ["half"], ["r"]),
+        *extents_of("r", "d"),
+        node("Concat", ["d0", "d1", "minus"], ["flat_shape"], axis=0),
+        node("Reshape", ["r", "flat_shape"], ["flat"]),
+        node("Softmax", ["flat"], ["s"], axis=-1),
+        node("Concat", ["d0", "d1", "d2", "d3"], ["shape"], axis=0),
+        node("Reshape", ["s", "shape"], ["back"]),
+        node("Mul", ["back", "r"], ["y"]),
+    ]
+    graph = check_sizes(make_model(nodes, INDICES | W | {"minus": integers(-1)}, inputs=ANY), tmp_path)
+    assert ops(graph) == ["Conv+Relu", "Reshape", "Softmax", "Reshape", "Mul"]
+    assert graph.nodes[3].inputs == ("s", "r")
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_to_the_size_of_the_input(mode: str, tmp_path: Path) -> None:
+    """Of odd sizes half is rounded: twice that is another size, which only the third set of probes tells."""
+    nodes = [
+        HALVED,
+        *extents_of("half", "h"),
+        *extents_of("x", "d"),
+        node("Concat", ["h0", "h1", "d2", "d3"], ["sizes"], axis=0),
+        node("Resize", ["half", "", "", "sizes"], ["y"], mode=mode),
+    ]
+    graph = check_sizes(make_model(nodes, INDICES | W, inputs=ANY), tmp_path)
+    assert graph.nodes[1].inputs == ("half", "x")
+    assert graph.nodes[1].attrs["extents"] == (-1, -1, 2, 3)
+
+
+def test_resize_to_twice_the_size(tmp_path: Path) -> None:
+    nodes = [
+        HALVED,
+        node("Shape", ["half"], ["s"]),
+        node("Mul", ["s", "factors"], ["sizes"]),
+        node("Resize", ["half", "", "", "sizes"], ["y"], mode="nearest"),
+    ]
+    graph = check_sizes(make_model(nodes, W | {"factors": integers(1, 1, 2, 2)}, inputs=ANY), tmp_path)
+    assert graph.nodes[1].inputs == ("half",)
+    assert graph.nodes[1].attrs["scales"] == (1.0, 1.0, 2.0, 2.0)
+
+
+def test_a_pyramid_takes_the_tensor_that_is_kept_anyway(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node("Relu", ["c"], ["large"]),
+        node("Conv", ["large", "w"], ["d"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Relu", ["d"], ["small"]),
+        *extents_of("large", "l", first=2),
+        node("Concat", ["l2", "l3"], ["sizes"], axis=0),
+        node("Resize", ["small", "", "", "sizes"], ["up"], mode="nearest", axes=[2, 3]),
+        node("Add", ["up", "large"], ["y"]),
+    ]
+    graph = check_sizes(make_model(nodes, INDICES | W, inputs=ANY), tmp_path)
+    assert ops(graph) == ["Conv+Relu", "Conv+Relu", "Resize", "Add"]
+    assert graph.nodes[2].inputs == ("small", "large")
+
+
+def test_expand_of_pooled_values(tmp_path: Path) -> None:
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["p"]),
+        *extents_of("x", "d"),
+        node("Concat", ["d0", "d1", "d2", "d3"], ["shape"], axis=0),
+        node("Expand", ["p", "shape"], ["wide"]),
+        node("Concat", ["x", "wide"], ["y"], axis=1),
+    ]
+    graph = check_sizes(make_model(nodes, INDICES, inputs=ANY), tmp_path)
+    assert graph.nodes[1].inputs == ("p", "x")
+
+
+@pytest.mark.parametrize(
+    ("last", "dims", "more"),
+    [
+        (node("Resize", ["x", "", "", "sum"], ["y"], mode="nearest"), ("N", 4, "H", "W"), (0, 0, 7, 9)),
+        (node("Expand", ["x", "sum"], ["y"]), ("N", 4, 1, "W"), (0, 0, 7, 0)),
+    ],
+)
+def test_extents_that_no_tensor_has_are_fixed_with_a_warning(
+    last: Any, dims: tuple[Any, ...], more: tuple[int, ...], tmp_path: Path
+) -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Add", ["s", "more"], ["t"]),
+        node("Gather", ["s", "last"], ["width"]),
+        node("Concat", ["zeros", "width", "zero"], ["widths"], axis=0),
+        node("Add", ["t", "widths"], ["sum"]),
+        last,
+    ]
+    constants = {"more": integers(*more), "last": integers(3), "zeros": integers(0, 0), "zero": integers(0)}
+    with pytest.warns(UserWarning, match="one only, which is fixed: 'x' "):
+        path = streamrt.pack(make_model(nodes, constants, inputs={"x": dims}), tmp_path / "out")
+    with streamrt.Model(path) as model:
+        assert model.inputs[0].dims == ("N", *(224 if isinstance(dim, str) else dim for dim in dims[1:]))
+
+
+def test_a_model_that_takes_multiples_only(tmp_path: Path) -> None:
+    """Odd sizes are refused by the sum, so the probes are even ones."""
+    nodes = [
+        node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Resize", ["p", "", "scales"], ["up"], mode="nearest"),
+        node("Add", ["up", "x"], ["y"]),
+    ]
+    model = make_model(nodes, {"scales": np.array([1, 1, 2, 2], np.float32)}, inputs=ANY)
+    check(model, tmp_path, {"x": random(2, 4, 6, 10)})
+    odd = random(2, 4, 7, 10)
+    with (
+        streamrt.Model(tmp_path / "model.safetensors") as model,
+        pytest.raises(streamrt.InputError, match="cannot run"),
+    ):
+        model(odd)
+
+
+def test_plans_are_kept_for_each_size(tmp_path: Path) -> None:
+    path = streamrt.pack(make_model([HALVED], W, inputs=ANY, outputs=["half"]), tmp_path / "out")
+    with streamrt.Model(path) as model:
+        plans = [model.plan_for(shape) for shape in SIZES]
+        assert len({plan.workspace for plan in plans}) == len(SIZES)
+        for shape, plan in zip(SIZES, plans, strict=True):
+            model(random(*shape))
+            assert model.plan is plan
+            assert model.plan_for(shape) is plan

@@ -1,0 +1,138 @@
+"""Gathering from a flat tensor, where it is a transposition in truth, and where it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamrt
+from convert.support import Array, check, integers, make_model, onnx, ops, random
+from streamrt.convert.onnx_strided import before, permutation_of
+
+node = onnx.helper.make_node
+FLAT = node("Reshape", ["x", "minus"], ["flat"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm"),
+    [
+        ((5,), (0,)),
+        ((2, 3), (1, 0)),
+        ((2, 3, 4), (2, 0, 1)),
+        ((2, 1, 4), (1, 2, 0)),
+        ((1, 1), (0, 1)),
+        ((2, 2), (1, 0)),
+    ],
+)
+def test_a_permutation_is_found(shape: tuple[int, ...], perm: tuple[int, ...]) -> None:
+    indices = np.arange(np.prod(shape)).reshape(shape).transpose(perm)
+    for written in (indices, indices - indices.size):
+        found = permutation_of([written], [indices.size])
+        assert found is not None
+        flat = np.arange(indices.size).reshape(before(indices.shape, found))
+        np.testing.assert_array_equal(flat.transpose(found), indices)
+
+
+@pytest.mark.parametrize(
+    "indices",
+    [
+        [0, 1, 2, 4, 3, 5],  # in no order of axes
+        [0, 1, 2, 3, 4],  # one is left out
+        [0, 1, 2, 3, 4, 4],
+        [[0, 0, 0], [3, 4, 5]],
+        [[1, 2, 3], [4, 5, 6]],
+        [[0, 1, 2], [4, 5, 3]],
+        [],
+    ],
+)
+def test_what_is_no_permutation(indices: list[int]) -> None:
+    assert permutation_of([np.array(indices, np.int64)], [6]) is None
+
+
+def test_an_extent_of_one_leaves_the_order_to_the_other_probes() -> None:
+    one, two = (np.arange(3 * n).reshape(3, n).T for n in (1, 2))
+    assert permutation_of([one, two], [3, 6]) == (1, 0)
+    other = np.arange(6).reshape(2, 3)
+    assert permutation_of([one, other], [3, 6]) == (0, 1)  # with one row they are the same
+    assert permutation_of([two, other], [6, 6]) is None
+
+
+def strided(channels: int = 3, pixels: int = 4) -> tuple[list[object], dict[str, Array]]:
+    """Nodes that flatten x (N, C, P), and gather (N, P, C), at indices computed from N."""
+    nodes = [
+        FLAT,
+        node("Shape", ["x"], ["n"], start=0, end=1),
+        node("Squeeze", ["n"], ["count"]),
+        node("Range", ["zero", "count", "one"], ["samples"]),
+        node("Mul", ["samples", "size"], ["begins"]),
+        node("Reshape", ["begins", "column"], ["column_of"]),
+        node("Add", ["column_of", "inside"], ["indices"]),
+        node("Gather", ["flat", "indices"], ["g"], axis=0),
+        node("Relu", ["g"], ["y"]),
+    ]
+    inside = np.arange(channels * pixels).reshape(channels, pixels).T
+    constants = {
+        "minus": integers(-1),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "size": integers(channels * pixels),
+        "column": integers(-1, 1, 1),
+        "inside": inside,
+    }
+    return nodes, constants
+
+
+def test_indices_that_follow_the_batch(tmp_path: Path) -> None:
+    nodes, constants = strided()
+    model = make_model(nodes, constants, inputs={"x": ("N", 3, 4)})
+    for batch in (1, 2, 5):
+        graph = check(model, tmp_path, {"x": random(batch, 3, 4)})
+    assert ops(graph) == ["Reshape", "Transpose", "Relu"]
+    assert graph.nodes[0].attrs["shape"] == (-1, 3, 4)  # of x itself, so that the batch may be divided
+
+
+def test_more_indices_than_a_graph_holds(tmp_path: Path) -> None:
+    nodes, constants = strided(64, 70)
+    assert ops(check(make_model(nodes, constants, inputs={"x": (2, 64, 70)}), tmp_path)) == [
+        "Reshape",
+        "Transpose",
+        "Relu",
+    ]
+
+
+def test_indices_of_no_permutation_stay_a_gather(tmp_path: Path) -> None:
+    indices = np.array([[0, 4], [1, 5], [23, -2]])
+    model = make_model(
+        [FLAT, node("Gather", ["flat", "indices"], ["y"])],
+        {"minus": integers(-1), "indices": indices},
+        inputs={"x": (2, 3, 4)},
+    )
+    assert ops(check(model, tmp_path)) == ["Reshape", "Gather"]
+
+
+def test_indices_that_follow_the_batch_otherwise_are_refused(tmp_path: Path) -> None:
+    nodes, constants = strided()
+    constants["inside"] = constants["inside"] // 2
+    model = make_model(nodes, constants, inputs={"x": ("N", 3, 4)})
+    with pytest.raises(streamrt.UnsupportedModelError, match="input 1 \\(indices\\) depends on the extents"):
+        streamrt.pack(model, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ((-1,), (2, 3, -1), [(2, 3, -1)]),
+        ((0, 12), (0, 3, 4), [(0, 3, 4)]),
+        ((2, 12), (0, 0, 1), [(2, 12, 1)]),
+        ((-1, 4), (0, 2, 2), [(-1, 4), (0, 2, 2)]),
+    ],
+)
+def test_a_reshape_of_a_reshape(
+    first: tuple[int, ...], second: tuple[int, ...], joined: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    nodes = [node("Reshape", ["x", "first"], ["a"]), node("Reshape", ["a", "second"], ["y"])]
+    constants = {"first": integers(*first), "second": integers(*second)}
+    graph = check(make_model(nodes, constants, inputs={"x": (2, 3, 4)}), tmp_path)
+    assert [n.attrs["shape"] for n in graph.nodes] == joined
