@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
@@ -19,10 +19,10 @@ from streamrt.budget import Budget, parse_budget
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import read_header
 from streamrt.format import verify as verify_file
-from streamrt.graph import TensorSpec
+from streamrt.graph import Graph, TensorSpec
 from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
 from streamrt.memory import MemoryUse, anonymous_bytes
-from streamrt.ops import Array
+from streamrt.ops import Array, Shape
 from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared, Rates, rounded
 from streamrt.session import Session
@@ -65,6 +65,8 @@ class Model:
         InputError: ``budget``, ``threads``, ``io`` or ``verify`` is not of the forms above.
     """
 
+    _frugal = False  # how memory is counted: see `Planner`
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -86,7 +88,7 @@ class Model:
         budget_bytes = parse_budget(budget)
         self._file = verify_file(path) if verify == "open" else read_header(path)
         rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
-        self._planner = Planner(self._file, budget_bytes, rates)
+        self._planner = Planner(self._file, budget_bytes, rates, frugal=self._frugal)
         self._session: tuple[Prepared, Session] | None = None
         self._stats: PassStats | None = None
         self._planner.check()
@@ -327,7 +329,7 @@ class Model:
     def _most_together(self, request: Request) -> int:
         """The same for who has the turn; no more than the request's own where a pass for others would save nothing."""
         self._require_open()
-        prepared = self._planner.prepare(request.graph, request.shapes)
+        prepared = self._prepare(request.graph, request.shapes)
         if not (request.samples and prepared.program.batchwise and prepared.plan.streamed_bytes):
             return request.samples
         return self._planner.samples_together(request.graph, request.shapes)
@@ -339,7 +341,7 @@ class Model:
         samples = sum(request.samples for request in requests)
         if len(requests) > 1:
             shapes = with_batch(shapes, rounded(samples, requests[0].samples))
-        prepared = self._planner.prepare(graph, shapes)
+        prepared = self._prepare(graph, shapes)
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # each is run by itself then
         session = self._activate(prepared)
@@ -363,6 +365,10 @@ class Model:
         telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:
             self._planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
+
+    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
+        """How a call runs, for who has the turn."""
+        return self._planner.prepare(graph, shapes)
 
     def _activate(self, prepared: Prepared) -> Session:
         """The session of ``prepared``; the one before it gives its memory back first."""
