@@ -1,0 +1,270 @@
+"""A model as the pool has it: opened, resized, put to rest and closed; what it needs, from the file's header."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import streamrt._core as _core
+from streamrt.budget import Budget
+from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
+from streamrt.format import read_header
+from streamrt.graph import Graph
+from streamrt.model import _DISK, _MEMORY, _OPERATIONS, Model
+from streamrt.ops import Shape
+from streamrt.plan import Plan
+from streamrt.planning import Planner, Prepared, Rates
+from streamrt.pool.admission import STEPS, Needs
+from streamrt.turns import Request
+
+#: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
+_WINDOW = 8 << 20
+#: Budgets whose plans a model remembers: what it gets of the pool changes between a few.
+_REMEMBERED = 4
+
+
+class PooledModel(Model):
+    """A `Model` that belongs to a pool: callable while it is leased, and sized and closed by the pool alone."""
+
+    _frugal = True
+
+    #: Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
+    grow: Callable[[int], int] | None = None
+
+    def __init__(self, path: str, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
+        self.lent = True
+        self.loaded = 0  # bytes brought in since it was opened
+        self._planners: OrderedDict[int, Planner] = OrderedDict()
+        self._last: Prepared | None = None  # what it rests with,
+        self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
+        super().__init__(path, budget, threads=threads, io=io, verify=verify)
+
+    # ---- what the user of a lease must not do
+
+    def set_budget(self, budget: Budget) -> None:
+        """Not for a model of a pool.
+
+        Raises:
+            StreamrtError: always.
+        """
+        raise StreamrtError("this model belongs to a pool, which sets its budget")
+
+    def close(self) -> None:
+        """Not for a model of a pool: see `ModelPool.unload`.
+
+        Raises:
+            StreamrtError: always, unless it is closed.
+        """
+        if not self._closed:
+            raise StreamrtError("this model belongs to a pool, which closes it: call ModelPool.unload")
+
+    def _require_open(self) -> None:
+        super()._require_open()
+        if not self.lent:
+            raise ModelClosedError("the lease of this model has ended")
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.shut()
+
+    # ---- what the pool does
+
+    @property
+    def pinned(self) -> int:
+        """Bytes of weights that its plan keeps between calls."""
+        prepared = self._session[0] if self._session else self._last
+        return prepared.plan.pinned_bytes if prepared else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether these are all."""
+        prepared = self._session[0] if self._session else self._last
+        return prepared is not None and not prepared.plan.streamed_bytes
+
+    @property
+    def workspace(self) -> int:
+        """Bytes of the workspace of its last call; 0 when it rests."""
+        return self._session[0].plan.workspace if self._session else 0
+
+    def enlarge(self, budget: int) -> None:
+        """Allow it more from its next call on."""
+        with self._turns.hold():
+            self._planner = self._planner_for(budget)
+
+    def rest(self, budget: int | None = None) -> int:
+        """Give the workspace and the window back, and all weights that would not be pinned with ``budget``.
+
+        Returns:
+            The bytes of weights that it may keep; 0 when it is not worth keeping.
+        """
+        with self._turns.hold():
+            before = self._session[0] if self._session else self._last
+            if before is None:
+                return 0
+            after = before
+            if budget is not None:
+                planner = self._planner_for(budget)
+                try:
+                    after = planner.prepare(before.graph, before.shapes)
+                except BudgetError:
+                    return 0
+                self._planner = planner
+            if self._session:
+                self._kept = _pinned(before.plan)
+            same = before.plan.granule == after.plan.granule
+            self._kept = _covered(_pinned(after.plan), self._kept, after.plan.granule) if same else []
+            self._session, self._last = None, after
+            self._prefetcher.schedule(self._kept, 0, after.plan.granule)
+            return after.plan.pinned_bytes
+
+    def preload(self) -> None:
+        """Bring in, now, what is pinned.
+
+        Raises:
+            WeightsIOError: it cannot be read.
+        """
+        with self._turns.hold():
+            prepared = self._session[0] if self._session else self._last or self._planner.prepare_usual()
+            if prepared is None:
+                return
+            if self._planner.budget != prepared.plan.budget:
+                prepared = self._planner.prepare(prepared.graph, prepared.shapes)
+            self._session, self._last = None, prepared
+            self._kept = items = _pinned(prepared.plan)
+            if not items:
+                return
+            self._prefetcher.schedule(items, 0, prepared.plan.granule)
+            try:
+                for index in range(len(items)):
+                    self._prefetcher.wait(index)
+                self._prefetcher.finish()
+            except BaseException:
+                self._prefetcher.rewind()
+                raise
+            self.loaded += sum(item.length for item in self._prefetcher.report() if item.read_end > item.read_start)
+
+    def shut(self) -> None:
+        """Close it."""
+        super().close()
+
+    # ---- inside a call
+
+    def _run_together(self, requests: list[Request]) -> None:  # type: ignore[override]
+        super()._run_together(requests)
+        if stats := self._stats:
+            self.loaded += stats.bytes_streamed + stats.bytes_pinned
+
+    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
+        try:
+            return super()._prepare(graph, shapes)
+        except BudgetError as error:
+            if self.grow is None:
+                raise
+            self._planner = self._planner_for(self.grow(error.minimum))
+            return super()._prepare(graph, shapes)
+
+    def _planner_for(self, budget: int) -> Planner:
+        current = self._planner
+        if current.budget is not None:
+            self._planners[current.budget] = current
+        planner = self._planners.get(budget) or current.with_budget(budget)
+        self._planners[budget] = planner
+        self._planners.move_to_end(budget)
+        while len(self._planners) > _REMEMBERED:
+            self._planners.popitem(last=False)
+        return planner
+
+
+def _pinned(plan: Plan) -> list[tuple[int, int, bool]]:
+    """The pinned ranges of a plan, as a schedule."""
+    return [(r.offset, r.length, True) for r in plan.ranges if r.pinned]
+
+
+def _covered(
+    wanted: list[tuple[int, int, bool]], there: list[tuple[int, int, bool]], granule: int
+) -> list[tuple[int, int, bool]]:
+    """Those that are ``wanted`` and all of whose granules are ``there``: a model that rests reads nothing."""
+
+    def granules(item: tuple[int, int, bool]) -> range:
+        return range(item[0] // granule, -(-(item[0] + item[1]) // granule))
+
+    had = {index for item in there for index in granules(item)}
+    return [item for item in wanted if had.issuperset(granules(item))]
+
+
+class Resident(Protocol):
+    """What the pool needs of `PooledModel`; all but the attributes may block."""
+
+    lent: bool
+    grow: Callable[[int], int] | None
+
+    @property
+    def budget(self) -> int | None: ...  # noqa: D102
+    @property
+    def loaded(self) -> int: ...  # noqa: D102
+    @property
+    def pinned(self) -> int: ...  # noqa: D102
+    @property
+    def complete(self) -> bool: ...  # noqa: D102
+    @property
+    def workspace(self) -> int: ...  # noqa: D102
+    def enlarge(self, budget: int) -> None: ...  # noqa: D102
+    def rest(self, budget: int | None = None) -> int: ...  # noqa: D102
+    def preload(self) -> None: ...  # noqa: D102
+    def shut(self) -> None: ...  # noqa: D102
+
+
+#: What tells a file from another one: as in `streamrt.format.WeightsFile`.
+Identity = tuple[int, int, int, int]
+
+
+class Files(Protocol):
+    """Where models come from."""
+
+    def measure(self, path: str) -> tuple[Needs, Identity]:
+        """What the model in this file needs."""
+
+    def open(self, path: str, identity: Identity, budget: int) -> Resident:
+        """Open it; WeightsIOError (ESTALE) when it is another file by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFiles:
+    """Weights files, all opened in the same way: the arguments are those of `Model`."""
+
+    threads: int | None = None
+    io: str = "auto"
+    verify: str | None = None
+
+    def measure(self, path: str) -> tuple[Needs, Identity]:
+        """What the header says.
+
+        Raises:
+            FormatError, WeightsIOError: as `Model`.
+        """
+        file = read_header(path)
+        rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self.threads or _core.threads()))
+        planner = Planner(file, None, rates, frugal=True)
+        planner.check()
+        weights, workspace, least = planner.needs()
+        window = max(least, min(_WINDOW, weights // STEPS))
+        return Needs(weights, workspace, least, window), file.identity
+
+    def open(self, path: str, identity: Identity, budget: int) -> PooledModel:
+        """Open the file.
+
+        Raises:
+            FormatError, WeightsIOError: as `Model`; WeightsIOError also when it was replaced since it was measured.
+        """
+        model = PooledModel(path, budget, threads=self.threads, io=self.io, verify=self.verify)
+        if model._file.identity != identity:
+            model.shut()
+            raise ReplacedError(f"{os.fspath(path)}: the file was replaced since its header was read")
+        return model
+
+
+class ReplacedError(WeightsIOError):
+    """The file is another one than was measured: measure it again."""
