@@ -41,6 +41,7 @@ class PooledModel(Model):
         self._last: Prepared | None = None  # what it rests with,
         self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
         super().__init__(path, budget, threads=threads, io=io, verify=verify)
+        self._prefetcher.read_across(False)  # after this call perhaps others have the memory
 
     # ---- what the user of a lease must not do
 

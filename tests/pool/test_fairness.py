@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -217,7 +218,7 @@ def test_a_load_that_fails_is_the_same_error_for_all_and_is_tried_again_after_gr
     errors = [entry[2] for entry in log if len(entry) == 3]
     assert len({id(error) for error in errors[:5]}) == 1
     starts = [time for time, path in files.opened if path == "a.file"]
-    pauses = [after - before - 1.0 for before, after in zip(starts, starts[1:], strict=False)]
+    pauses = [after - before - 1.0 for before, after in pairwise(starts)]
     assert len(starts) == 4
     assert pauses == sorted(pauses)
     assert pauses[0] >= 0.5
@@ -303,7 +304,7 @@ def test_unloading_waits_for_leases_and_those_who_come_then_load_it_again():
 
 
 def test_unregistering_tells_who_waits_and_frees_the_name():
-    world, files, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
+    world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
     log = []
     user(world, pool, "a", log, hold=10.0)
     user(world, pool, "b", log, at=2.0)

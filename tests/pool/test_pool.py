@@ -145,6 +145,8 @@ def test_a_pass_within_a_lease_streams_what_is_missing(files):
     with filled(files, "2MiB") as pool:
         for _ in range(3):
             call(pool, files, "m512")
+            model = pool._keeper.entries["m512"].resident
+            eventually(lambda model=model: model._prefetcher.held() == model.pinned)  # nothing for a pass to come
         line = status(pool, "m512")
         assert line.held <= 2 * MIB
         assert line.bytes_loaded >= 3 * (files["m512"].weights - 2 * MIB)
