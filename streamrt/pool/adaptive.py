@@ -9,8 +9,8 @@ from streamrt.pool.shadow import Shadow
 
 #: Bytes loaded are forgotten by this factor a request, so that the last few hundred count.
 _FADE = 0.998
-#: Another policy takes over when it has loaded less by a twentieth: taking over costs loading.
-_BETTER = 0.95
+#: Another policy takes over when it has loaded this much less: taking over costs loading.
+_BETTER = 0.97
 #: Of equal requests chance makes some more equal: an exchange should promise this much.
 _MARGIN = 1.3
 
@@ -20,8 +20,9 @@ class Adaptive:
 
     No one of them is good at everything: frequency with a high margin comes close to the best fixed set while the
     popularity of models is stable, and is slow when it changes; recency is right for bursts, and wrong for scans and
-    cycles. A shadow costs a few microseconds a request, and what it would have loaded is known exactly. (Following
-    the best expert: Herbster and Warmuth, "Tracking the Best Expert", 1998.)
+    cycles. The first is followed first, so that a first request takes memory from nobody. A shadow costs some
+    microseconds a request, and what it would have loaded is known exactly. (Following the best expert: Herbster and
+    Warmuth, "Tracking the Best Expert", 1998.)
 
     Args:
         budget: of the pool, in bytes.

@@ -38,6 +38,11 @@ class Needs:
         return self.workspace + min(self.least, self.weights)
 
     @property
+    def comfort(self) -> int:
+        """Workspace and a window through which it streams at a good speed."""
+        return self.workspace + max(self.least, self.window)
+
+    @property
     def full(self) -> int:
         """The budget with which nothing streams."""
         return self.workspace + self.weights
@@ -141,8 +146,8 @@ def decide(
     better = 0 if mine.kept else sum(others[other].pinned for other in mobile if not admits(other))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with everything that is idle
-        pinned = needs.floor(max(0, room - working))
-        working = min(working, room - pinned)
+        pinned = needs.floor(room - needs.minimum)
+        working = min(needs.comfort, room - pinned)
     if pinned + working <= mine.total:  # it has enough
         pinned, working = mine.pinned, mine.working
     order = [other for other in mobile if admits(other)] + [other for other in mobile if not admits(other)]
@@ -156,7 +161,7 @@ def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
     needs = mine.needs
     if needs.weights == mine.pinned or needs.weights + max(slack, needs.workspace) <= room:
         return needs.weights, needs.workspace
-    comfort = needs.workspace + max(needs.least, needs.window)
+    comfort = needs.comfort
     had = needs.ceil(mine.pinned)  # it keeps what it has
     pinned = max(needs.floor(max(0, room - max(slack, comfort))), had if had + comfort <= room else mine.pinned)
     if pinned + comfort >= needs.full:  # what its window would hold anyway is better pinned

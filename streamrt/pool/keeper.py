@@ -25,7 +25,7 @@ from streamrt.errors import (
     UnknownModelError,
     WeightsIOError,
 )
-from streamrt.pool.admission import Grant, Holding, Needs, Shrink, decide, make_room, slack
+from streamrt.pool.admission import Grant, Holding, Shrink, decide, make_room, slack
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
@@ -307,7 +307,7 @@ class Keeper:
         resident = entry.resident
         assert entry.needs
         assert entry.identity
-        if resident and grant.pinned < entry.pinned and not resident.rest(_small(entry.needs, grant.pinned)):
+        if resident and grant.pinned < entry.pinned and not resident.rest(grant.pinned, entry.needs.least):
             resident.shut()
             with self.changed:
                 self._forget_open(entry)
@@ -467,19 +467,14 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
     kept = 0
     try:
         if shrink.pinned:
-            kept = resident.rest(_small(needs, shrink.pinned) if shrink.pinned < victim.pinned else None)
+            kept = resident.rest(shrink.pinned if shrink.pinned < victim.pinned else None, needs.least)
     except (StreamrtError, MemoryError):
         kept = 0
-    if kept == 0 or kept > victim.pinned:
+    if kept == 0 or kept > shrink.pinned:  # who waits for the memory must get it
         with suppress(Exception):
             resident.shut()
         return 0
     return kept
-
-
-def _small(needs: Needs, pinned: int) -> int:
-    """A budget under which no more than ``pinned`` bytes of weights are pinned."""
-    return pinned + needs.minimum
 
 
 def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLargeError:

@@ -22,6 +22,8 @@ from streamrt.turns import Request
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
 _WINDOW = 8 << 20
+#: Budgets that are tried for a plan that pins no more than it may.
+_TRIES = 3
 #: Budgets whose plans a model remembers: what it gets of the pool changes between a few.
 _REMEMBERED = 4
 
@@ -95,8 +97,12 @@ class PooledModel(Model):
         with self._turns.hold():
             self._planner = self._planner_for(budget)
 
-    def rest(self, budget: int | None = None) -> int:
-        """Give the workspace and the window back, and all weights that would not be pinned with ``budget``.
+    def rest(self, most: int | None = None, window: int = 0) -> int:
+        """Give the workspace and the window back, and all but ``most`` bytes of the weights.
+
+        Args:
+            most: None keeps what is pinned.
+            window: the least that it can run with, by which it plans what to keep.
 
         Returns:
             The bytes of weights that it may keep; 0 when it is not worth keeping.
@@ -105,14 +111,9 @@ class PooledModel(Model):
             before = self._session[0] if self._session else self._last
             if before is None:
                 return 0
-            after = before
-            if budget is not None:
-                planner = self._planner_for(budget)
-                try:
-                    after = planner.prepare(before.graph, before.shapes)
-                except BudgetError:
-                    return 0
-                self._planner = planner
+            after = before if most is None else self._smaller(before, most, window)
+            if after is None:
+                return 0
             if self._session:
                 self._kept = _pinned(before.plan)
             same = before.plan.granule == after.plan.granule
@@ -120,6 +121,21 @@ class PooledModel(Model):
             self._session, self._last = None, after
             self._prefetcher.schedule(self._kept, 0, after.plan.granule)
             return after.plan.pinned_bytes
+
+    def _smaller(self, before: Prepared, most: int, window: int) -> Prepared | None:
+        """The same with at most so many bytes pinned, and the planner to go with it; None when that cannot be had."""
+        budget = most + window + before.plan.workspace
+        for _ in range(_TRIES):
+            planner = self._planner_for(budget)
+            try:
+                after = planner.prepare(before.graph, before.shapes)
+            except BudgetError:
+                return None
+            if after.plan.pinned_bytes <= most:
+                self._planner = planner
+                return after
+            budget -= after.plan.pinned_bytes - most  # a batch that is divided further has a smaller workspace
+        return None
 
     def preload(self) -> None:
         """Bring in, now, what is pinned.
@@ -213,7 +229,7 @@ class Resident(Protocol):
     @property
     def workspace(self) -> int: ...  # noqa: D102
     def enlarge(self, budget: int) -> None: ...  # noqa: D102
-    def rest(self, budget: int | None = None) -> int: ...  # noqa: D102
+    def rest(self, most: int | None = None, window: int = 0) -> int: ...  # noqa: D102
     def preload(self) -> None: ...  # noqa: D102
     def shut(self) -> None: ...  # noqa: D102
 

@@ -492,3 +492,17 @@ def test_a_thousand_requests_of_everything(policy, seed):
     assert files.open_models == []
     assert pool._keeper.ledger.total == 0
     assert pool._keeper._line == []
+
+
+@pytest.mark.parametrize("rounding", [-1, 1, 3 * KIB])
+def test_who_keeps_more_or_less_than_was_agreed_delays_nobody(rounding):
+    world, files, pool = make(100, {"a": needs(80), "b": needs(40)}, policy="lru")
+    files.rounding = rounding
+    log = []
+    user(world, pool, "a", log)
+    user(world, pool, "b", log, at=5.0)
+    world.run()
+    assert [len(entry) for entry in log] == [2, 2]
+    assert log[1][1] < 7.0
+    assert (status(pool, "a").state is State.READY) == (rounding > 0)
+    assert files.peak <= 100 * KIB

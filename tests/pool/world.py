@@ -185,14 +185,15 @@ class FakeModel:
         self.files.unlocked()
         self.budget = budget
 
-    def rest(self, budget=None):
+    def rest(self, most=None, window=0):
         self.files.unlocked()
-        assert not self.lent or self.needs.minimum <= (budget or self.budget)
         self.files.world.sleep(self.files.release_seconds)
-        if budget is not None:
-            self.budget = budget
-            self.resting = None
-        self.resting = self.pinned
+        pinned = self.pinned
+        if most is not None:
+            assert window == self.needs.least
+            self.budget = most + window + self.needs.workspace
+            pinned = max(0, min(pinned, most - self.files.rounding))
+        self.resting = pinned
         return self.resting
 
     def preload(self):
@@ -224,6 +225,7 @@ class FakeFiles:
     loading: int = 0
     most_loading: int = 0
     peak: int = 0
+    rounding: int = 0  # by how much less a model keeps than it may
     pool: object = None
 
     def unlocked(self):
