@@ -17,7 +17,7 @@ from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher
 from streamrt.budget import Budget, parse_budget
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import read_header
+from streamrt.format import WeightsFile, read_header
 from streamrt.format import verify as verify_file
 from streamrt.graph import Graph, TensorSpec
 from streamrt.inputs import Inputs, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
@@ -86,7 +86,7 @@ class Model:
             raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
         self._verify = verify == "read"
         budget_bytes = parse_budget(budget)
-        self._file = verify_file(path) if verify == "open" else read_header(path)
+        self._file = verify_file(path) if verify == "open" else self._header(path)
         rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
         self._planner = Planner(self._file, budget_bytes, rates, frugal=self._frugal)
         self._session: tuple[Prepared, Session] | None = None
@@ -296,6 +296,10 @@ class Model:
             raise ModelClosedError("this model was opened before a fork: open it again in the child process")
         if self._closed:
             raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
+
+    def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
+        """What the file says about itself."""
+        return read_header(path)
 
     def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
         self._require_open()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import streamrt._core as _core
 from streamrt.budget import Budget
 from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import read_header
+from streamrt.format import WeightsFile, read_header
 from streamrt.graph import Graph
 from streamrt.model import _DISK, _MEMORY, _OPERATIONS, Model
 from streamrt.ops import Shape
@@ -26,6 +27,8 @@ _WINDOW = 8 << 20
 _TRIES = 3
 #: Budgets whose plans a model remembers: what it gets of the pool changes between a few.
 _REMEMBERED = 4
+#: Headers are remembered up to so many tensors, nodes and checksums: some MiB.
+_PARTS = 20_000
 
 
 class PooledModel(Model):
@@ -36,13 +39,14 @@ class PooledModel(Model):
     #: Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
     grow: Callable[[int], int] | None = None
 
-    def __init__(self, path: str, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
+    def __init__(self, file: WeightsFile, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
+        self._known = file
         self.lent = True
         self.loaded = 0  # bytes brought in since it was opened
         self._planners: OrderedDict[int, Planner] = OrderedDict()
         self._last: Prepared | None = None  # what it rests with,
         self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
-        super().__init__(path, budget, threads=threads, io=io, verify=verify)
+        super().__init__(file.path, budget, threads=threads, io=io, verify=verify)
         self._prefetcher.read_across(False)  # after this call perhaps others have the memory
 
     # ---- what the user of a lease must not do
@@ -63,6 +67,9 @@ class PooledModel(Model):
         """
         if not self._closed:
             raise StreamrtError("this model belongs to a pool, which closes it: call ModelPool.unload")
+
+    def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
+        return self._known
 
     def _require_open(self) -> None:
         super()._require_open()
@@ -248,13 +255,17 @@ class Files(Protocol):
         """Open it; WeightsIOError (ESTALE) when it is another file by now."""
 
 
-@dataclass(frozen=True, slots=True)
 class WeightsFiles:
-    """Weights files, all opened in the same way: the arguments are those of `Model`."""
+    """Weights files, all opened in the same way: the arguments are those of `Model`.
 
-    threads: int | None = None
-    io: str = "auto"
-    verify: str | None = None
+    Headers are remembered, within limits, for those of large files have 2 MiB, which every opening would read.
+    """
+
+    def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
+        self._options = {"threads": threads, "io": io, "verify": verify}
+        self._rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (threads or _core.threads()))
+        self._lock = threading.Lock()  # over the headers
+        self._headers: OrderedDict[str, WeightsFile] = OrderedDict()
 
     def measure(self, path: str) -> tuple[Needs, Identity]:
         """What the header says.
@@ -262,9 +273,8 @@ class WeightsFiles:
         Raises:
             FormatError, WeightsIOError: as `Model`.
         """
-        file = read_header(path)
-        rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self.threads or _core.threads()))
-        planner = Planner(file, None, rates, frugal=True)
+        file = self._header(path)
+        planner = Planner(file, None, self._rates, frugal=True)
         planner.check()
         weights, workspace, least = planner.needs()
         window = max(least, min(_WINDOW, weights // STEPS))
@@ -274,13 +284,36 @@ class WeightsFiles:
         """Open the file.
 
         Raises:
-            FormatError, WeightsIOError: as `Model`; WeightsIOError also when it was replaced since it was measured.
+            FormatError, WeightsIOError: as `Model`; ReplacedError when it is not the one that was measured.
         """
-        model = PooledModel(path, budget, threads=self.threads, io=self.io, verify=self.verify)
-        if model._file.identity != identity:
-            model.shut()
-            raise ReplacedError(f"{os.fspath(path)}: the file was replaced since its header was read")
-        return model
+        file = self._header(path)
+        if file.identity != identity:
+            raise ReplacedError(f"{path}: the file was replaced since its header was read")
+        return PooledModel(file, budget, **self._options)  # type: ignore[arg-type]
+
+    def _header(self, path: str) -> WeightsFile:
+        with self._lock:
+            file = self._headers.pop(path, None)
+        if file is None or file.identity != _identity(path):
+            file = read_header(path)
+        with self._lock:
+            self._headers[path] = file
+            while sum(map(_parts, self._headers.values())) > _PARTS:
+                self._headers.popitem(last=False)
+        return file
+
+
+def _identity(path: str) -> Identity | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _parts(file: WeightsFile) -> int:
+    """What it takes to remember a header: some hundred bytes for each."""
+    return len(file.tensors) + len(file.graph.nodes) + len(file.block_crcs)
 
 
 class ReplacedError(WeightsIOError):
