@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "pool", help="what pools of models load on traces of requests, and how long that takes"
     )
     pooling.add_argument("--simulate", action="store_true", help="only simulate: seconds, where real runs take an hour")
+    pooling.add_argument("--contenders", nargs="+", help="run only these for real, such as 'streamrt adaptive'")
     pooling.add_argument("--requests", type=_count, help="of a trace")
     pooling.add_argument("--quick", action="store_true", help="few small models: does everything work?")
     pooling.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, 0.6 GB ({_CACHE})")
@@ -134,7 +135,8 @@ def _pool(options: argparse.Namespace) -> int:
     data.mkdir(parents=True, exist_ok=True)
     shared = {"quick": options.quick, "machine": machine.describe(data), "commit": machine.commit()}
     with record.Recorder(results / "pool.jsonl", shared) as recorder:
-        failures = driver.run(setting, data, recorder, real=not options.simulate)
+        real = () if options.simulate else tuple(options.contenders or driver.CONTENDERS)
+        failures = driver.run(setting, data, recorder, real)
     return 1 if failures else 0
 
 

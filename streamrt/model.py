@@ -65,8 +65,6 @@ class Model:
         InputError: ``budget``, ``threads``, ``io`` or ``verify`` is not of the forms above.
     """
 
-    _frugal = False  # how memory is counted: see `Planner`
-
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -88,10 +86,9 @@ class Model:
         budget_bytes = parse_budget(budget)
         self._file = verify_file(path) if verify == "open" else self._header(path)
         rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
-        self._planner = Planner(self._file, budget_bytes, rates, frugal=self._frugal)
+        self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
         self._stats: PassStats | None = None
-        self._planner.check()
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -300,6 +297,12 @@ class Model:
     def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
         """What the file says about itself."""
         return read_header(path)
+
+    def _planned(self, budget: int | None, rates: Rates) -> Planner:
+        """A planner for the file, whose graph can run."""
+        planner = Planner(self._file, budget, rates)
+        planner.check()
+        return planner
 
     def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
         self._require_open()

@@ -42,8 +42,8 @@ class Setting:
 QUICK = Setting(40, 80 * MIB, 300, 200)
 
 
-def run(setting: Setting, data: Path, recorder: Recorder, real: bool) -> int:
-    """Everything, a line on the terminal for each; returns how much went wrong."""
+def run(setting: Setting, data: Path, recorder: Recorder, real: tuple[str, ...]) -> int:
+    """Everything, for real with these contenders, a line on the terminal for each; returns how much went wrong."""
     wanted = sizes(setting.models, setting.total)
     budget = setting.total // 5
     print(LOADED.format("trace", "contender", "", "÷ best", "÷ LRU", "hits", "p50", "p99"))
@@ -65,7 +65,7 @@ def run(setting: Setting, data: Path, recorder: Recorder, real: bool) -> int:
                 "best fixed set": limits.best_fixed(trace, bytes_of, budget),
                 "whole-model LRU": limits.whole_lru(trace, bytes_of, budget),
             }
-            for contender in CONTENDERS:
+            for contender in real:
                 job = _job("pool-trace", setting, data, contender, name, budget)
                 failures += not _measure(job, name, contender, budget, recorder, reference)
     if real:

@@ -27,26 +27,57 @@ _WINDOW = 8 << 20
 _TRIES = 3
 #: Budgets whose plans a model remembers: what it gets of the pool changes between a few.
 _REMEMBERED = 4
-#: Headers are remembered up to so many tensors, nodes and checksums: some MiB.
+#: Headers and plans are remembered up to so many tensors, nodes and checksums: some MiB.
 _PARTS = 20_000
+
+
+class Known:
+    """What stays known of a file while no model of it is open: its header, and plans for the budgets it had last.
+
+    Reading and planning again would cost more than reading the weights of a small model, and, in Python, hold up
+    whoever computes. At most one model has it, and uses it in its turn.
+    """
+
+    def __init__(self, file: WeightsFile, rates: Rates) -> None:
+        self.file = file
+        self._any = Planner(file, None, rates, frugal=True)
+        self._any.check()
+        self._planners: OrderedDict[int, Planner] = OrderedDict()
+
+    def needs(self) -> Needs:
+        """What a model needs, by its header."""
+        weights, workspace, least = self._any.needs()
+        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)))
+
+    def planner(self, budget: int) -> Planner:
+        """The one for a budget."""
+        planner = self._planners.pop(budget, None) or self._any.with_budget(budget)
+        self._planners[budget] = planner
+        if len(self._planners) > _REMEMBERED:
+            self._planners.popitem(last=False)
+        return planner
+
+    @property
+    def parts(self) -> int:
+        """What it takes to remember: some hundred bytes for each."""
+        file = self.file
+        return (len(file.tensors) + len(file.graph.nodes)) * (1 + len(self._planners)) + len(file.block_crcs)
 
 
 class PooledModel(Model):
     """A `Model` that belongs to a pool: callable while it is leased, and sized and closed by the pool alone."""
 
-    _frugal = True
-
     #: Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
     grow: Callable[[int], int] | None = None
 
-    def __init__(self, file: WeightsFile, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
-        self._known = file
+    def __init__(self, known: Known, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
+        self._known = known
+        self.give_back: Callable[[Known], None] | None = None  # once it is closed
         self.lent = True
         self.loaded = 0  # bytes brought in since it was opened
-        self._planners: OrderedDict[int, Planner] = OrderedDict()
         self._last: Prepared | None = None  # what it rests with,
         self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
-        super().__init__(file.path, budget, threads=threads, io=io, verify=verify)
+        super().__init__(known.file.path, budget, threads=threads, io=io, verify=verify)
         self._prefetcher.read_across(False)  # after this call perhaps others have the memory
 
     # ---- what the user of a lease must not do
@@ -69,7 +100,11 @@ class PooledModel(Model):
             raise StreamrtError("this model belongs to a pool, which closes it: call ModelPool.unload")
 
     def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
-        return self._known
+        return self._known.file
+
+    def _planned(self, budget: int | None, rates: Rates) -> Planner:
+        assert budget is not None
+        return self._known.planner(budget)
 
     def _require_open(self) -> None:
         super()._require_open()
@@ -173,6 +208,9 @@ class PooledModel(Model):
     def shut(self) -> None:
         """Close it."""
         super().close()
+        if self.give_back is not None:
+            give, self.give_back = self.give_back, None
+            give(self._known)
 
     # ---- inside a call
 
@@ -191,15 +229,7 @@ class PooledModel(Model):
             return super()._prepare(graph, shapes)
 
     def _planner_for(self, budget: int) -> Planner:
-        current = self._planner
-        if current.budget is not None:
-            self._planners[current.budget] = current
-        planner = self._planners.get(budget) or current.with_budget(budget)
-        self._planners[budget] = planner
-        self._planners.move_to_end(budget)
-        while len(self._planners) > _REMEMBERED:
-            self._planners.popitem(last=False)
-        return planner
+        return self._known.planner(budget)
 
 
 def _pinned(plan: Plan) -> list[tuple[int, int, bool]]:
@@ -258,14 +288,14 @@ class Files(Protocol):
 class WeightsFiles:
     """Weights files, all opened in the same way: the arguments are those of `Model`.
 
-    Headers are remembered, within limits, for those of large files have 2 MiB, which every opening would read.
+    What is known of them is remembered, within limits: the headers of large files have 2 MiB.
     """
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
         self._options = {"threads": threads, "io": io, "verify": verify}
         self._rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (threads or _core.threads()))
-        self._lock = threading.Lock()  # over the headers
-        self._headers: OrderedDict[str, WeightsFile] = OrderedDict()
+        self._lock = threading.Lock()  # over what is known
+        self._known: OrderedDict[str, Known] = OrderedDict()
 
     def measure(self, path: str) -> tuple[Needs, Identity]:
         """What the header says.
@@ -273,12 +303,10 @@ class WeightsFiles:
         Raises:
             FormatError, WeightsIOError: as `Model`.
         """
-        file = self._header(path)
-        planner = Planner(file, None, self._rates, frugal=True)
-        planner.check()
-        weights, workspace, least = planner.needs()
-        window = max(least, min(_WINDOW, weights // STEPS))
-        return Needs(weights, workspace, least, window), file.identity
+        known = self._take(path)
+        needs = known.needs()
+        self._give_back(known)
+        return needs, known.file.identity
 
     def open(self, path: str, identity: Identity, budget: int) -> PooledModel:
         """Open the file.
@@ -286,21 +314,26 @@ class WeightsFiles:
         Raises:
             FormatError, WeightsIOError: as `Model`; ReplacedError when it is not the one that was measured.
         """
-        file = self._header(path)
-        if file.identity != identity:
+        known = self._take(path)
+        if known.file.identity != identity:
             raise ReplacedError(f"{path}: the file was replaced since its header was read")
-        return PooledModel(file, budget, **self._options)  # type: ignore[arg-type]
+        model = PooledModel(known, budget, **self._options)  # type: ignore[arg-type]
+        model.give_back = self._give_back
+        return model
 
-    def _header(self, path: str) -> WeightsFile:
+    def _take(self, path: str) -> Known:
+        """What is known of a file, for one who is to have it alone."""
         with self._lock:
-            file = self._headers.pop(path, None)
-        if file is None or file.identity != _identity(path):
-            file = read_header(path)
+            known = self._known.pop(path, None)
+        return (
+            Known(read_header(path), self._rates) if known is None or known.file.identity != _identity(path) else known
+        )
+
+    def _give_back(self, known: Known) -> None:
         with self._lock:
-            self._headers[path] = file
-            while sum(map(_parts, self._headers.values())) > _PARTS:
-                self._headers.popitem(last=False)
-        return file
+            self._known[known.file.path] = known
+            while sum(known.parts for known in self._known.values()) > _PARTS:
+                self._known.popitem(last=False)
 
 
 def _identity(path: str) -> Identity | None:
@@ -309,11 +342,6 @@ def _identity(path: str) -> Identity | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _parts(file: WeightsFile) -> int:
-    """What it takes to remember a header: some hundred bytes for each."""
-    return len(file.tensors) + len(file.graph.nodes) + len(file.block_crcs)
 
 
 class ReplacedError(WeightsIOError):
