@@ -24,6 +24,8 @@ class Adaptive:
     microseconds a request, and what it would have loaded is known exactly. (Following the best expert: Herbster and
     Warmuth, "Tracking the Best Expert", 1998.)
 
+    What counts is bytes, so that the cost of a model is its size, whatever it is told.
+
     Args:
         budget: of the pool, in bytes.
         experts: makes the policies; the first is followed until another one does better.
@@ -38,7 +40,7 @@ class Adaptive:
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `streamrt.pool.policy.Policy`."""
         for index, shadow in enumerate(self._shadows):
-            self._losses[index] = self._losses[index] * _FADE + shadow.request(name, size, cost)
+            self._losses[index] = self._losses[index] * _FADE + shadow.request(name, size, float(size))
         best = min(range(len(self._losses)), key=self._losses.__getitem__)
         if self._losses[best] < _BETTER * self._losses[self._leader]:
             self._leader = best

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 from streamrt.pool.admission import Needs
 from streamrt.pool.resident import Identity, Resident
 
+#: Bytes per second at which a model is taken to be read before it was.
+SPEED = 2.5e9
 #: Seconds until a load that failed is tried again; twice as long each time that it fails again, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
@@ -115,7 +118,9 @@ class Entry:
     hits: int = 0
     loads: int = 0
     counted: int = 0  # of `resident.loaded`, what is in `loaded` already
-    loaded: int = field(default=0)
+    loaded: int = 0
+    timed: float = 0.0  # of `resident.reading`, what is in `seconds` already
+    seconds: float = 0.0  # that reading `loaded` took
 
     @property
     def state(self) -> State:
@@ -144,3 +149,14 @@ class Entry:
             total = self.resident.loaded
             self.loaded += total - self.counted
             self.counted = total
+            reading = self.resident.reading
+            self.seconds += reading - self.timed
+            self.timed = reading
+
+    def cost(self) -> float:
+        """Seconds that reading all of its weights takes, as measured: to a power of two, for the rest is chance."""
+        assert self.needs
+        usual = self.needs.weights / SPEED
+        if not self.loaded or self.seconds <= 0:
+            return usual
+        return float(usual * 2.0 ** round(math.log2(self.seconds / self.loaded * SPEED)))

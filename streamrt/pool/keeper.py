@@ -32,8 +32,6 @@ from streamrt.pool.policy import Policy
 from streamrt.pool.resident import Files, ReplacedError, Resident
 from streamrt.pool.runtime import Runtime
 
-#: Bytes per second by which a load is taken to cost what it does before any was measured.
-_SPEED = 2.5e9
 #: Loads in a row that find their file replaced, before that counts as a failure.
 _REPLACED = 3
 #: Of the budget, what a workspace that was once needed is set aside for the next time.
@@ -157,7 +155,7 @@ class Keeper:
         if entry.resident:
             pinned = entry.resident.pinned if entry.leases else entry.pinned
             entry.hits += pinned == entry.needs.weights
-        self.policy.requested(entry.name, entry.needs.weights, entry.needs.weights / _SPEED)
+        self.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
     def _grant(self, entry: Entry) -> bool:
         """Lease a model that is idle, or have a thread see to what that takes. False: not yet. Lock held."""
@@ -296,7 +294,7 @@ class Keeper:
             else:
                 entry.loads += entry.resident is None
                 if entry.resident is not resident:
-                    entry.resident, entry.counted = resident, 0
+                    entry.resident, entry.counted, entry.timed = resident, 0, 0.0
                 if granted:
                     self.ledger.give_back(entry.name, held - grant.total)
                     entry.budget = grant.total
@@ -365,7 +363,7 @@ class Keeper:
     def _forget_open(self, entry: Entry) -> None:
         """Its model is closed. Lock held."""
         entry.count_loaded()
-        entry.resident, entry.counted, entry.pinned, entry.budget = None, 0, 0, 0
+        entry.resident, entry.counted, entry.timed, entry.pinned, entry.budget = None, 0, 0.0, 0, 0
 
     def settle(self, entry: Entry) -> None:
         """Close a model that is to be closed, as soon as nobody has it. Lock held."""

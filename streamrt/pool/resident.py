@@ -74,7 +74,8 @@ class PooledModel(Model):
         self._known = known
         self.give_back: Callable[[Known], None] | None = None  # once it is closed
         self.lent = True
-        self.loaded = 0  # bytes brought in since it was opened
+        self.loaded = 0  # bytes brought in since it was opened,
+        self.reading = 0.0  # and the seconds that took
         self._last: Prepared | None = None  # what it rests with,
         self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
         super().__init__(known.file.path, budget, threads=threads, io=io, verify=verify)
@@ -203,7 +204,9 @@ class PooledModel(Model):
             except BaseException:
                 self._prefetcher.rewind()
                 raise
-            self.loaded += sum(item.length for item in self._prefetcher.report() if item.read_end > item.read_start)
+            read = [item for item in self._prefetcher.report() if item.read_end > item.read_start]
+            self.loaded += sum(item.length for item in read)
+            self.reading += sum(item.read_end - item.read_start for item in read) * 1e-9
 
     def shut(self) -> None:
         """Close it."""
@@ -218,6 +221,7 @@ class PooledModel(Model):
         super()._run_together(requests)
         if stats := self._stats:
             self.loaded += stats.bytes_streamed + stats.bytes_pinned
+            self.reading += stats.read_seconds
 
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         try:
@@ -259,6 +263,8 @@ class Resident(Protocol):
     def budget(self) -> int | None: ...  # noqa: D102
     @property
     def loaded(self) -> int: ...  # noqa: D102
+    @property
+    def reading(self) -> float: ...  # noqa: D102
     @property
     def pinned(self) -> int: ...  # noqa: D102
     @property

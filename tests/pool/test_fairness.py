@@ -9,6 +9,7 @@ import pytest
 import streamrt
 from pool.world import KIB, make, needs
 from streamrt.pool import State
+from streamrt.pool.policy import Lru
 
 
 def user(world, pool, name, log, hold=1.0, timeout=None, at=0.0):
@@ -506,3 +507,26 @@ def test_who_keeps_more_or_less_than_was_agreed_delays_nobody(rounding):
     assert log[1][1] < 7.0
     assert (status(pool, "a").state is State.READY) == (rounding > 0)
     assert files.peak <= 100 * KIB
+
+
+def test_the_cost_that_a_policy_is_told_is_the_time_that_loading_took():
+    told = []
+
+    class Listening(Lru):
+        def requested(self, name, size, cost):
+            told.append(cost)
+            super().requested(name, size, cost)
+
+    world, files, pool = make(100, {"a": needs(40)}, policy=lambda budget: Listening())
+    files.load_seconds = 0.5
+
+    def work():
+        pool.prefetch("a")
+        world.sleep(5.0)
+        with pool.lease("a"):
+            pass
+
+    world.spawn(work)
+    world.run()
+    assert told[0] < 0.001  # as disks are
+    assert 0.25 < told[1] < 1.0

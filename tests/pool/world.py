@@ -143,6 +143,7 @@ class FakeModel:
     lent: bool = False
     grow: object = None
     loaded: int = 0
+    reading: float = 0.0
     closed: bool = False
     resting: int | None = None  # what it keeps
     calls: int = 0
@@ -201,6 +202,7 @@ class FakeModel:
         self.files.world.sleep(self.files.load_seconds)
         self.resting = self.pinned
         self.loaded += self.resting
+        self.reading += self.files.load_seconds
 
     def shut(self):
         self.files.unlocked()
