@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from bench import machine, record
@@ -47,6 +48,17 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 25 GB ({_CACHE})")
     running.add_argument("--results", type=Path, help=f"folder of the files ({_RESULTS}, or for --quick {_QUICK})")
     running.set_defaults(does=_run)
+
+    pooling = commands.add_parser(
+        "pool", help="what pools of models load on traces of requests, and how long that takes"
+    )
+    pooling.add_argument("--simulate", action="store_true", help="only simulate: seconds, where real runs take an hour")
+    pooling.add_argument("--contenders", nargs="+", help="run only these for real, such as 'streamrt adaptive'")
+    pooling.add_argument("--requests", type=_count, help="of a trace")
+    pooling.add_argument("--quick", action="store_true", help="few small models: does everything work?")
+    pooling.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, 0.6 GB ({_CACHE})")
+    pooling.add_argument("--results", type=Path, help=f"folder of pool.jsonl ({_RESULTS}, or for --quick {_QUICK})")
+    pooling.set_defaults(does=_pool)
 
     reporting = commands.add_parser("report", help="Markdown and plots from what was measured")
     reporting.add_argument("--results", type=Path, default=_RESULTS, help="folder of the files, and of the report")
@@ -109,6 +121,22 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: what was measured is in {results}/{name}.partial.jsonl", file=sys.stderr)
         return 130
+    return 1 if failures else 0
+
+
+def _pool(options: argparse.Namespace) -> int:
+    from bench.pool import driver
+
+    setting = driver.QUICK if options.quick else driver.Setting()
+    if options.requests:
+        setting = replace(setting, requests=options.requests)
+    results = options.results or (_QUICK if options.quick else _RESULTS)
+    data = options.data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    shared = {"quick": options.quick, "machine": machine.describe(data), "commit": machine.commit()}
+    with record.Recorder(results / "pool.jsonl", shared) as recorder:
+        real = () if options.simulate else tuple(options.contenders or driver.CONTENDERS)
+        failures = driver.run(setting, data, recorder, real)
     return 1 if failures else 0
 
 

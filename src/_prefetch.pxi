@@ -27,6 +27,7 @@ cdef extern from "streamrt.h" nogil:
     srt_status srt_prefetcher_done(srt_prefetcher *prefetcher, size_t item)
     srt_status srt_prefetcher_finish(srt_prefetcher *prefetcher)
     srt_status srt_prefetcher_rewind(srt_prefetcher *prefetcher)
+    srt_status srt_prefetcher_read_across(srt_prefetcher *prefetcher, bint across)
     srt_status srt_prefetcher_held(srt_prefetcher *prefetcher, uint64_t *held, uint64_t *peak)
     srt_status srt_prefetcher_report(srt_prefetcher *prefetcher, srt_record *records, size_t *count)
     srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher)
@@ -213,6 +214,14 @@ cdef class Prefetcher:
         with nogil:
             status = srt_prefetcher_rewind(self.prefetcher)
         self.require(status, 0, "cannot rewind")
+
+    def read_across(self, bint across):
+        """Sets whether what streams may be read before its pass begins, as it is unless told otherwise.
+
+        Raises:
+            ModelClosedError: opened before a fork.
+        """
+        self.require(srt_prefetcher_read_across(self.prefetcher, across), 0, "cannot change that")
 
     def held(self):
         """Bytes of the granules whose items are being read, ready, in use or pinned now.

@@ -31,6 +31,7 @@ struct srt_prefetcher {
     bool halted; /* a caller wants the thread parked */
     bool parked; /* it is, or it has ended */
     bool idle;   /* it found nothing to do, and no caller has changed anything since */
+    bool across; /* what streams is read before its pass begins, while the pass before it runs */
 
     schedule *plan;                            /* NULL before the first schedule */
     uint64_t pass;                             /* the current one, from 0 at each schedule */
@@ -119,6 +120,7 @@ static void release_next(srt_prefetcher *p) {
 static bool may_stream(const srt_prefetcher *p) {
     const schedule *plan = p->plan;
     if (plan->streamed == 0 || p->head == p->tail + plan->streamed) return false;
+    if (!p->across && (!p->in_pass || p->head / plan->streamed > p->pass)) return false;
     size_t slot = (size_t)(p->head % plan->streamed);
     if (plan->states[slot] != FREE) return false;
     if (p->held_streamed == 0) return true;
@@ -370,6 +372,7 @@ srt_status srt_prefetcher_wait(srt_prefetcher *p, size_t index, int64_t timeout,
         return SRT_MISUSE;
     }
     item *it = &p->plan->items[index];
+    if (!p->in_pass && !p->across) wake(p); /* it may read what streams from now on */
     p->in_pass = true;
     status = look(p, it, index, culprit);
     if (status == SRT_TIMEOUT && timeout > 0) {
@@ -464,6 +467,15 @@ srt_status srt_prefetcher_rewind(srt_prefetcher *p) {
     return SRT_OK;
 }
 
+srt_status srt_prefetcher_read_across(srt_prefetcher *p, bool across) {
+    if (p->generation != srt_fork_generation()) return SRT_FORKED;
+    pthread_mutex_lock(&p->lock);
+    p->across = across;
+    wake(p);
+    pthread_mutex_unlock(&p->lock);
+    return SRT_OK;
+}
+
 srt_status srt_prefetcher_held(srt_prefetcher *p, uint64_t *held, uint64_t *peak) {
     srt_status status = enter(p);
     if (status == SRT_MISUSE) {
@@ -498,6 +510,7 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
     p->mapping = mapping;
     p->generation = srt_fork_generation();
     p->epoch = 1;
+    p->across = true;
     pthread_condattr_t monotonic; /* so that nobody who sets the clock makes us wait */
     int error = pthread_mutex_init(&p->lock, NULL);
     error = error ? error : pthread_condattr_init(&monotonic);

@@ -179,6 +179,10 @@ srt_status srt_prefetcher_finish(srt_prefetcher *prefetcher);
 /* Gives the pass up: forgets errors, releases all that is not pinned, begins again at item 0. */
 srt_status srt_prefetcher_rewind(srt_prefetcher *prefetcher);
 
+/* Whether what streams may be read before its pass begins: while the one before it ends, or right after it was
+ * scheduled. True unless told otherwise. False is for passes that may be the last, for whom that would be in vain. */
+srt_status srt_prefetcher_read_across(srt_prefetcher *prefetcher, bool across);
+
 /* Bytes of the granules held now, and the most since the last srt_prefetcher_schedule. */
 srt_status srt_prefetcher_held(srt_prefetcher *prefetcher, uint64_t *held, uint64_t *peak);
 

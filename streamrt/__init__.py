@@ -7,7 +7,10 @@ from streamrt.errors import (
     FormatError,
     InputError,
     ModelClosedError,
+    ModelTooLargeError,
+    PoolBusyError,
     StreamrtError,
+    UnknownModelError,
     UnsupportedModelError,
     WeightsIOError,
 )
@@ -15,6 +18,7 @@ from streamrt.format import verify
 from streamrt.memory import MemoryUse
 from streamrt.model import Model
 from streamrt.plan import Plan
+from streamrt.pool import ModelPool, ModelStatus, PoolStats
 from streamrt.stats import LayerStats, PassStats
 
 __all__ = [
@@ -26,9 +30,15 @@ __all__ = [
     "MemoryUse",
     "Model",
     "ModelClosedError",
+    "ModelPool",
+    "ModelStatus",
+    "ModelTooLargeError",
     "PassStats",
     "Plan",
+    "PoolBusyError",
+    "PoolStats",
     "StreamrtError",
+    "UnknownModelError",
     "UnsupportedModelError",
     "WeightsIOError",
     "__version__",

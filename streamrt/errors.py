@@ -11,7 +11,10 @@ __all__ = [
     "FormatError",
     "InputError",
     "ModelClosedError",
+    "ModelTooLargeError",
+    "PoolBusyError",
     "StreamrtError",
+    "UnknownModelError",
     "UnsupportedModelError",
     "WeightsIOError",
 ]
@@ -58,3 +61,15 @@ class BudgetError(StreamrtError, MemoryError):
 
 class WeightsIOError(StreamrtError, OSError):
     """The weights file could not be read, or it changed while it was open."""
+
+
+class ModelTooLargeError(BudgetError):
+    """A model cannot run in the budget of its pool; ``minimum`` is the smallest one, in bytes, that would do."""
+
+
+class PoolBusyError(StreamrtError, TimeoutError):
+    """No memory of the pool, or no model, became free in the time allowed: try again later."""
+
+
+class UnknownModelError(StreamrtError, LookupError):
+    """The pool has no model of that name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +17,12 @@ from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher
 from streamrt.budget import Budget, parse_budget
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import read_header
+from streamrt.format import WeightsFile, read_header
 from streamrt.format import verify as verify_file
-from streamrt.graph import TensorSpec
+from streamrt.graph import Graph, TensorSpec
 from streamrt.inputs import Inputs, Result, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
 from streamrt.memory import MemoryUse, anonymous_bytes
-from streamrt.ops import Array
+from streamrt.ops import Array, Shape
 from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared, Rates, rounded
 from streamrt.session import Session
@@ -88,12 +88,12 @@ class Model:
             raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
         self._verify = verify == "read"
         budget_bytes = parse_budget(budget)
-        self._file = verify_file(path) if verify == "open" else read_header(path)
+        self._file = verify_file(path) if verify == "open" else self._header(path)
         rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (self._threads or _core.threads()))
-        self._planner = Planner(self._file, budget_bytes, rates, exact)
+        self._exact = exact
+        self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
         self._stats: PassStats | None = None
-        self._planner.check()
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -299,6 +299,16 @@ class Model:
         if self._closed:
             raise ModelClosedError(f"the model {os.fspath(self._file.path)!r} is closed")
 
+    def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
+        """What the file says about itself."""
+        return read_header(path)
+
+    def _planned(self, budget: int | None, rates: Rates) -> Planner:
+        """A planner for the file, whose graph can run."""
+        planner = Planner(self._file, budget, rates, exact=self._exact)
+        planner.check()
+        return planner
+
     def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
         self._require_open()
         graph = self._planner.subgraph(outputs)
@@ -331,7 +341,7 @@ class Model:
     def _most_together(self, request: Request) -> int:
         """The same for who has the turn; no more than the request's own where a pass for others would save nothing."""
         self._require_open()
-        prepared = self._planner.prepare(request.graph, request.shapes)
+        prepared = self._prepare(request.graph, request.shapes)
         if not (request.samples and prepared.program.batchwise and prepared.plan.streamed_bytes):
             return request.samples
         return self._planner.samples_together(request.graph, request.shapes)
@@ -343,7 +353,7 @@ class Model:
         samples = sum(request.samples for request in requests)
         if len(requests) > 1:
             shapes = with_batch(shapes, rounded(samples, requests[0].samples))
-        prepared = self._planner.prepare(graph, shapes)
+        prepared = self._prepare(graph, shapes)
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # each is run by itself then
         session = self._activate(prepared)
@@ -367,6 +377,10 @@ class Model:
         telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:
             self._planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
+
+    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
+        """How a call runs, for who has the turn."""
+        return self._planner.prepare(graph, shapes)
 
     def _activate(self, prepared: Prepared) -> Session:
         """The session of ``prepared``; the one before it gives its memory back first."""

@@ -11,7 +11,16 @@ from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.inputs import batch_of, with_batch
 from streamrt.ops import Shape, supported
-from streamrt.plan import HUGE, Extent, NodeWeights, Plan, make_plan, simulated_seconds, smallest_window
+from streamrt.plan import (
+    HUGE,
+    Extent,
+    NodeWeights,
+    Plan,
+    all_weights,
+    make_plan,
+    simulated_seconds,
+    smallest_window,
+)
 from streamrt.program import Program, compile_program
 
 #: Extents with which a graph is tried in place of those that its inputs leave free.
@@ -31,6 +40,8 @@ _HELD_SHARE = 16
 
 #: What a pass must gain for a plan to be replaced by one that is made of measured times: changing costs reading.
 _WORTH = 0.95
+#: Granules of 2 MiB waste too much where they hold more than this part more than pages would: an eighth.
+_WASTE = 8
 #: A measured speed of reading that differs by less is the same.
 _SAME_SPEED = 1.25
 
@@ -55,15 +66,29 @@ class Prepared:
 
 
 class Planner:
-    """Programs and plans of one weights file under one budget. Not thread-safe."""
+    """Programs and plans of one weights file under one budget. Not thread-safe.
 
-    def __init__(self, file: WeightsFile, budget: int | None, rates: Rates, exact: bool) -> None:
+    Args:
+        file: whose graph is planned.
+        budget: bytes, or None.
+        rates: of the machine.
+        exact: see `compile_program`.
+        frugal: whether memory is to be counted in pages if granules of 2 MiB would waste an eighth of it, though pages
+            are read more slowly. Plans for different budgets then have the same granule, but for very small ones, so
+            that weights stay when the budget changes.
+    """
+
+    def __init__(
+        self, file: WeightsFile, budget: int | None, rates: Rates, *, exact: bool = False, frugal: bool = False
+    ) -> None:
         self._file = file
         self._exact = exact
         self.budget = budget
         self.rates = rates
         self._huge = file.data_offset % HUGE == 0
+        self._frugal = frugal
         self._checked = False  # the graph is known to run with some shapes
+        self._usual: Mapping[str, Shape] | None = None  # which those are
         self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
         self._measured: set[object] = set()  # of those, whose plans were looked at again with what passes took
@@ -71,8 +96,8 @@ class Planner:
 
     def with_budget(self, budget: int | None) -> Planner:
         """The same under another budget."""
-        planner = Planner(self._file, budget, self.rates, self._exact)
-        planner._checked = self._checked
+        planner = Planner(self._file, budget, self.rates, exact=self._exact)
+        planner._checked, planner._usual, planner._huge = self._checked, self._usual, self._huge
         return planner
 
     def subgraph(self, outputs: Sequence[str] | None) -> Graph:
@@ -122,12 +147,33 @@ class Planner:
             if unknown := {node.op for node in graph.nodes} - supported():
                 raise FormatError(f"no such operators: {', '.join(sorted(unknown))}")
             return
-        self._checked = True
+        self._checked, self._usual = True, shapes
+        if self._huge and self._frugal:
+            weights, size = self._weights(program), self._file.size
+            pages, blocks = (all_weights(weights, size, huge=huge) for huge in (False, True))
+            self._huge = blocks * _WASTE <= pages * (_WASTE + 1)
         for spec in graph.outputs:
             shape = program.shapes[spec.name]
             fixed = [found == dim for found, dim in zip(shape, spec.dims, strict=False) if isinstance(dim, int)]
             if len(shape) != len(spec.dims) or not all(fixed):
                 raise FormatError(f"output {spec.name!r} is declared as {spec.dims}, and computed as {shape}")
+
+    def prepare_usual(self) -> Prepared | None:
+        """`prepare` for the first shapes that `check` found to work, a batch of one; None if it found none."""
+        return None if self._usual is None else self.prepare(self._file.graph, self._usual)
+
+    def needs(self) -> tuple[int, int, int]:
+        """Bytes of all weights, of the workspace and of the smallest window, for the shapes of `prepare_usual`.
+
+        The workspace is 0 where there are none.
+        """
+        if self._usual is None:
+            return self._file.size, 0, min(self._file.size, HUGE)
+        program = self.compile(self._file.graph, self._usual)
+        weights = self._weights(program)
+        size = self._file.size
+        least = smallest_window(weights, size, huge=self._huge)
+        return all_weights(weights, size, huge=self._huge), program.workspace, least
 
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.

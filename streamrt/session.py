@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher
 from streamrt.arena import ALIGNMENT
@@ -15,6 +18,9 @@ from streamrt.plan import Plan
 from streamrt.program import Program
 from streamrt.trace import PassTrace
 from streamrt.verification import Verifier
+
+#: Workspaces from this size on have a mapping of their own.
+_MAPPED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Session:
         prefetcher: Prefetcher,
         verifier: Verifier | None = None,
     ) -> None:
-        memory = np.empty(program.workspace + ALIGNMENT, dtype=np.uint8)
+        memory = _allocated(program.workspace + ALIGNMENT)
         start = -memory.ctypes.data % ALIGNMENT
         self._memory = memory[start : start + program.workspace]
         self._program = program
@@ -84,6 +90,19 @@ class Session:
             prefetcher.rewind()
             raise
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
+
+
+def _allocated(size: int) -> NDArray[np.uint8]:
+    """Memory that the process gives back the moment it is let go of, which a heap does as it pleases."""
+    if size < _MAPPED:
+        return np.empty(size, np.uint8)
+    try:
+        region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{size} bytes of workspace") from error
+    with suppress(OSError):  # advice only, which NumPy gives for its arrays too
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(region, np.uint8)
 
 
 def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[_Step]:

@@ -177,6 +177,47 @@ def limit(job: Job) -> dict[str, Any]:
     return {"value": LIMITS[job.peer](job.file, job.threads)}
 
 
+def pool_models(job: Job) -> dict[str, Any]:
+    """Make the models of a pool; the bytes of weights of each."""
+    import streamrt
+    from bench.pool import models
+    from bench.pool.traces import sizes
+
+    wanted = sizes(*job.batches)
+    models.make(Path(job.data), wanted)
+    os.sync()
+    found = []
+    for path in models.paths(Path(job.data), wanted):
+        with streamrt.Model(path, None) as model:
+            found.append(sum(r.length for r in model.plan.ranges))
+    return {"bytes": found}
+
+
+def pool_trace(job: Job) -> dict[str, Any]:
+    """A trace of requests to a pool, or to what stands for one."""
+    from bench.pool import replay, traces
+
+    count, _ = job.batches
+    trace = traces.TRACES[job.model](count, job.most_passes, 7)
+    return dict(replay.replay(job.peer, *_pool(job), trace))
+
+
+def pool_beside(job: Job) -> dict[str, Any]:
+    """Hits beside hits, or beside misses."""
+    from bench.pool import replay
+
+    return dict(replay.beside(*_pool(job), job.model == "misses", job.most_passes))
+
+
+def _pool(job: Job) -> tuple[list[Path], list[int], int]:
+    """Files and widths of the models, and the budget."""
+    from bench.pool import models
+    from bench.pool.traces import sizes
+
+    files = models.paths(Path(job.data), sizes(*job.batches))
+    return files, [models.width(path) for path in files], int(job.budget or 0)
+
+
 def _installed_version(package: str) -> str | None:
     from importlib import metadata  # not before `import` is timed: it brings half of the standard library along
 
@@ -271,6 +312,9 @@ def main() -> None:
         "import": import_,
         "open": open_,
         "limit": limit,
+        "pool-models": pool_models,
+        "pool-trace": pool_trace,
+        "pool-beside": pool_beside,
     }
     values = does[job.kind](job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:

@@ -115,6 +115,13 @@ def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool 
     return min(cut.least for cut in cuts)
 
 
+def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
+    """The bytes that all weights take when everything is pinned and there is room enough."""
+    tiling = _worthwhile(nodes, huge)[0]
+    cut = Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
+    return cut.held(cut.ranges)
+
+
 def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:
     """The tilings down to the smallest tiles worth having, the largest first."""
     tilings = [tiling for tiling in TILINGS if huge or tiling.granule == PAGE]

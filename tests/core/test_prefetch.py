@@ -141,6 +141,28 @@ def test_the_head_of_the_next_pass_is_read_before_this_one_ends(make_file: MakeF
         one_pass(prefetcher, mapping, items)
 
 
+@pytest.mark.parametrize("pinned", [0, 2])
+def test_nothing_is_read_for_a_pass_that_may_never_come(make_file: MakeFile, pinned: int) -> None:
+    size = 8 * BLOCK
+    items = cut(size, BLOCK, pinned=pinned)
+    kept = pinned * BLOCK
+    with opened(make_file(size)) as (mapping, prefetcher):
+        prefetcher.read_across(False)
+        prefetcher.schedule(items, 3 * BLOCK, BLOCK)
+        until(lambda: prefetcher.held() == kept)
+        for _ in range(2):
+            one_pass(prefetcher, mapping, items)
+            until(lambda: prefetcher.held() == kept)
+            assert prefetcher.peak() <= kept + 3 * BLOCK
+            assert sum(record.bytes_read for record in prefetcher.report()) <= size
+        prefetcher.wait(0)
+        prefetcher.rewind()
+        until(lambda: prefetcher.held() == kept)
+        prefetcher.read_across(True)
+        until(lambda: prefetcher.held() == kept + 3 * BLOCK)
+        one_pass(prefetcher, mapping, items)
+
+
 def test_items_may_overlap_and_repeat(make_file: MakeFile) -> None:
     size = 40 * PAGE
     items = [(0, 10 * PAGE, False), (5 * PAGE, 10 * PAGE, False), (0, 10 * PAGE, False), (2, 5, False), (0, PAGE, True)]

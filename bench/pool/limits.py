@@ -1,0 +1,41 @@
+"""What a trace costs at best, and what it costs who keeps whole models and forgets the one used last."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+
+
+def best_fixed(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
+    """Bytes loaded when the best fixed set of bytes stays: in hindsight, by requests, the last model in part.
+
+    Each byte of the set is loaded once, and every other byte at each request.
+    """
+    counts = Counter(trace)
+    room, total = budget, 0
+    for model, count in counts.most_common():
+        kept = min(room, sizes[model])
+        room -= kept
+        total += sizes[model] * count - kept * (count - 1)
+    return total
+
+
+def whole_lru(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
+    """Bytes loaded when whole models stay and the least recently used ones make room.
+
+    A model larger than the budget is loaded at each request, and harms nobody.
+    """
+    held: OrderedDict[int, int] = OrderedDict()
+    used = total = 0
+    for model in trace:
+        if model in held:
+            held.move_to_end(model)
+            continue
+        size = sizes[model]
+        total += size
+        if size <= budget:
+            while used + size > budget:
+                used -= held.popitem(last=False)[1]
+            held[model] = size
+            used += size
+    return total

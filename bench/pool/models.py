@@ -1,0 +1,43 @@
+"""The models of the real runs: MLPs of given sizes, made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def paths(folder: Path, sizes: Sequence[int]) -> list[Path]:
+    """Where they are, or are to be."""
+    return [folder / f"pool-{len(sizes)}-{sum(sizes)}" / f"{index}.safetensors" for index in range(len(sizes))]
+
+
+def make(folder: Path, sizes: Sequence[int]) -> None:
+    """Make those that are missing; each has about so many bytes of weights."""
+    import numpy as np
+
+    import streamrt
+
+    for path, size in zip(paths(folder, sizes), sizes, strict=True):
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        width = next(width for width in (1024, 512, 256, 128, 64) if width == 64 or size >= 8 * width * width)
+        rows, random = size // (4 * width), np.random.default_rng(size)
+        layers = []
+        while rows > 0:
+            count = width if rows >= 2 * width else rows
+            weights = random.standard_normal((count, width), np.float32) / np.float32(width**0.5)
+            layers.append(streamrt.Layer("Gemm", weights, activation="Relu"))
+            rows -= count
+            if count != width:
+                break
+        streamrt.pack(layers, path)
+
+
+def width(path: Path) -> int:
+    """Of a model's input."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    first = next(value for name, value in header.items() if name != "__metadata__" and value["dtype"] == "F32")
+    return int(first["shape"][-1])

@@ -1,0 +1,88 @@
+"""Seeded traces: which of so many models is asked for, request after request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+Trace = list[int]
+
+
+def zipf(alpha: float, models: int, count: int, seed: int) -> Trace:
+    """The model of rank k is asked for in proportion to k**-alpha; ranks have nothing to do with sizes."""
+    r = random.Random(seed)
+    return r.choices(_shuffled(models, r), _weights(alpha, models), k=count)
+
+
+def cyclic(models: int, count: int, seed: int) -> Trace:
+    """All of them, in turn."""
+    return [index % models for index in range(count)]
+
+
+def bursty(models: int, count: int, seed: int) -> Trace:
+    """Five are busy at a time, each for about twenty requests; then it is another one's turn."""
+    r = random.Random(seed)
+    trace: Trace = []
+    busy: list[list[int]] = []
+    while len(trace) < count:
+        while len(busy) < 5:
+            busy.append([r.randrange(models), 1 + int(r.expovariate(1 / 20))])
+        burst = r.choice(busy)
+        trace.append(burst[0])
+        burst[1] -= 1
+        if burst[1] <= 0:
+            busy.remove(burst)
+    return trace
+
+
+def drifting(models: int, count: int, seed: int) -> Trace:
+    """Zipf 0.9, but every two-hundredth of the trace three pairs of models exchange their popularity."""
+    r = random.Random(seed)
+    order, weights = _shuffled(models, r), _weights(0.9, models)
+    trace: Trace = []
+    while len(trace) < count:
+        trace += r.choices(order, weights, k=max(1, count // 200))
+        for _ in range(3):
+            a, b = r.randrange(models), r.randrange(models)
+            order[a], order[b] = order[b], order[a]
+    return trace[:count]
+
+
+def one_hit(models: int, count: int, seed: int) -> Trace:
+    """Every other request is for a model that nobody asks for again soon; the others are Zipf 0.9 over half of them."""
+    half = models // 2
+    popular = zipf(0.9, half, count, seed)
+    return [half + index // 2 % half if index % 2 else popular[index] for index in range(count)]
+
+
+def _shuffled(models: int, r: random.Random) -> list[int]:
+    order = list(range(models))
+    r.shuffle(order)
+    return order
+
+
+def _weights(alpha: float, models: int) -> list[float]:
+    return [(rank + 1) ** -alpha for rank in range(models)]
+
+
+#: By name, a function of models, requests and seed.
+TRACES: dict[str, Callable[[int, int, int], Trace]] = {
+    "zipf 0.6": partial(zipf, 0.6),
+    "zipf 0.9": partial(zipf, 0.9),
+    "zipf 1.2": partial(zipf, 1.2),
+    "bursty": bursty,
+    "drifting": drifting,
+    "cyclic": cyclic,
+    "one-hit": one_hit,
+}
+
+#: Those on which a fixed set of bytes is the best that there is, and a pool is to come close to it.
+STATIONARY = ("zipf 0.6", "zipf 0.9", "zipf 1.2", "cyclic")
+
+
+def sizes(models: int, total: int, seed: int = 1) -> list[int]:
+    """Bytes of each model: lognormal with sigma 1, about ``total`` together."""
+    r = random.Random(seed)
+    drawn = [r.lognormvariate(0, 1) for _ in range(models)]
+    return [max(1, int(size * total / sum(drawn))) for size in drawn]

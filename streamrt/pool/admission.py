@@ -1,0 +1,191 @@
+"""How much memory a model gets that is asked for, and who gives it: a pure function of what everybody holds.
+
+Weights that stay ("pinned") are granted by worth; a window and a workspace ("working" memory) are granted always, as
+long as anybody idle holds anything. So nobody is refused who can be served slowly, and serving somebody slowly takes
+next to nothing from others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+#: Weights are granted and given up in eighths of a model, for every other amount needs a plan of its own.
+STEPS = 8
+#: The share of the budget that weights leave for windows and workspaces, unless there is room for everything.
+SLACK_SHARE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a model needs, in bytes.
+
+    Attributes:
+        weights: all of them, in granules.
+        workspace: activations and scratch.
+        least: the smallest window.
+        window: one through which it streams at a good speed.
+    """
+
+    weights: int
+    workspace: int
+    least: int
+    window: int
+
+    @property
+    def minimum(self) -> int:
+        """The smallest budget that works."""
+        return self.workspace + min(self.least, self.weights)
+
+    @property
+    def comfort(self) -> int:
+        """Workspace and a window through which it streams at a good speed."""
+        return self.workspace + max(self.least, self.window)
+
+    @property
+    def full(self) -> int:
+        """The budget with which nothing streams."""
+        return self.workspace + self.weights
+
+    def floor(self, size: int) -> int:
+        """``size``, or a little less, as an amount of weights that is granted."""
+        step = max(1, self.weights // STEPS)
+        return self.weights if size >= self.weights else max(0, min(size // step, STEPS - 1)) * step
+
+    def ceil(self, size: int) -> int:
+        """The same upwards."""
+        floor = self.floor(size)
+        return floor if floor == size else self.floor(min(self.weights, floor + max(1, self.weights // STEPS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a model holds of the budget, in bytes.
+
+    Attributes:
+        needs: what it would need.
+        pinned: weights that stay between calls.
+        working: window and workspace, which an idle model can do without.
+        fixed: nothing of it can be had now: it is leased, or somebody is changing it.
+        kept: its weights cannot be had at all.
+    """
+
+    needs: Needs
+    pinned: int = 0
+    working: int = 0
+    fixed: bool = False
+    kept: bool = False
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.pinned + self.working
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """What one idle model is to be left with."""
+
+    name: str
+    pinned: int
+    working: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a model may hold, once others have shrunk.
+
+    Attributes:
+        pinned: weights that may stay.
+        working: window and workspace.
+        shrinks: in the order in which they are to be made.
+    """
+
+    pinned: int
+    working: int
+    shrinks: tuple[Shrink, ...]
+
+    @property
+    def total(self) -> int:
+        """The model's budget."""
+        return self.pinned + self.working
+
+
+def slack(budget: int, everybody: Iterable[Needs]) -> int:
+    """Bytes that weights leave for windows and workspaces: none if there is room for everything."""
+    return 0 if sum(needs.full for needs in everybody) <= budget else budget // SLACK_SHARE
+
+
+def decide(
+    budget: int,
+    slack: int,
+    holdings: Mapping[str, Holding],
+    name: str,
+    worth: Callable[[str], float],
+    admits: Callable[[str], bool],
+) -> Grant | None:
+    """What ``name`` is granted, or None when memory has to become free first, which it will.
+
+    Args:
+        budget: of the pool.
+        slack: see `slack`.
+        holdings: of everybody, by name.
+        name: who was asked for and is idle.
+        worth: of a byte of somebody's weights.
+        admits: whether ``name`` may take weights from somebody.
+    """
+    mine = holdings[name]
+    needs = mine.needs
+    others = {other: holding for other, holding in holdings.items() if other != name}
+    room = budget - sum(holding.total for holding in others.values() if holding.fixed)
+    room -= sum(holding.pinned for holding in others.values() if holding.kept and not holding.fixed)
+    if needs.minimum > room:
+        return None
+    idle = sorted((other for other, holding in others.items() if not holding.fixed), key=worth)
+    mobile = [other for other in idle if not others[other].kept]
+    better = 0 if mine.kept else sum(others[other].pinned for other in mobile if not admits(other))
+    pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
+    if pinned + working > room:  # even with everything that is idle
+        pinned = needs.floor(room - needs.minimum)
+        working = min(needs.comfort, room - pinned)
+    if pinned + working <= mine.total:  # it has enough
+        pinned, working = mine.pinned, mine.working
+    order = [other for other in mobile if admits(other)] + [other for other in mobile if not admits(other)]
+    free = budget - sum(holding.total for holding in holdings.values())
+    shrinks = make_room(others, idle, order, pinned + working - mine.total - free)
+    return None if shrinks is None else Grant(pinned, working, shrinks)
+
+
+def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
+    """Weights and working memory for a model in ``room``, which working memory may exceed where it has to."""
+    needs = mine.needs
+    if needs.weights == mine.pinned or needs.weights + max(slack, needs.workspace) <= room:
+        return needs.weights, needs.workspace
+    comfort = needs.comfort
+    had = needs.ceil(mine.pinned)  # it keeps what it has
+    pinned = max(needs.floor(max(0, room - max(slack, comfort))), had if had + comfort <= room else mine.pinned)
+    if pinned + comfort >= needs.full:  # what its window would hold anyway is better pinned
+        return needs.weights, needs.workspace
+    # The window gives way before others give up weights that are worth more.
+    return pinned, max(needs.workspace + needs.least, min(comfort, room - pinned))
+
+
+def make_room(
+    holdings: Mapping[str, Holding], idle: Iterable[str], order: Iterable[str], wanted: int
+) -> tuple[Shrink, ...] | None:
+    """Whom to take ``wanted`` bytes from: working memory of ``idle`` first, then weights in this ``order``.
+
+    None when that is not enough.
+    """
+    left: dict[str, Shrink] = {}
+    for name in idle:
+        if wanted > 0 and holdings[name].working:
+            left[name] = Shrink(name, holdings[name].pinned, 0)
+            wanted -= holdings[name].working
+    for name in order:
+        pinned = holdings[name].pinned
+        if wanted > 0 and pinned:
+            keeps = holdings[name].needs.floor(max(0, pinned - wanted))
+            left[name] = Shrink(name, keeps, 0)
+            wanted -= pinned - keeps
+    return tuple(left.values()) if wanted <= 0 else None

@@ -1,0 +1,485 @@
+"""Who gets which memory when, and what has to be done for it: the machinery behind `ModelPool`.
+
+The rules of threads. Everything that is known is under one lock, ``changed``, which is never held while a file is
+read, a model is opened, resized or closed, or a call runs. Whoever changes a model marks it busy under the lock, works
+without it, and settles the accounts under it again. Loads run in threads of their own, so that everybody who waits for
+one, the first included, can leave at its own deadline. Bytes are taken in the ledger before memory is, and given back
+after it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from streamrt.budget import format_size
+from streamrt.errors import (
+    ModelClosedError,
+    ModelTooLargeError,
+    PoolBusyError,
+    StreamrtError,
+    UnknownModelError,
+    WeightsIOError,
+)
+from streamrt.pool.admission import Grant, Holding, Shrink, decide, make_room, slack
+from streamrt.pool.entry import Entry, Flight
+from streamrt.pool.ledger import Ledger
+from streamrt.pool.policy import Policy
+from streamrt.pool.resident import Files, ReplacedError, Resident
+from streamrt.pool.runtime import Runtime
+
+#: Loads in a row that find their file replaced, before that counts as a failure.
+_REPLACED = 3
+#: Of the budget, what a workspace that was once needed is set aside for the next time.
+_WORKSPACE_SHARE = 4
+
+
+class Keeper:
+    """The models of a pool, and what they hold.
+
+    Attributes:
+        changed: the lock, and the news that something under it has changed.
+        entries: the models by name.
+        ledger: who holds what of the budget.
+        policy: says what weights are worth.
+        closed: no new leases.
+        failures: loads that failed.
+        evictions: models that others took all memory from.
+        given_up: bytes of weights given up for others.
+        busy: requests that ended at their deadline.
+    """
+
+    def __init__(self, budget: int, policy: Policy, files: Files, runtime: Runtime, timeout: float) -> None:
+        self.ledger = Ledger(budget)
+        self.policy = policy
+        self.files = files
+        self.changed = runtime.condition()
+        self.entries: dict[str, Entry] = {}
+        self.closed = False
+        self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)  # of models that were unregistered
+        self.failures = self.evictions = self.given_up = self.busy = 0
+        self._runtime = runtime
+        self._timeout = timeout
+        self._pid = os.getpid()
+        self._line: list[object] = []  # who waits for memory, in the order in which they came
+
+    def require_open(self) -> None:
+        """Raise `ModelClosedError` when the pool is closed, or in a forked child, where locks may never be free."""
+        if os.getpid() != self._pid:
+            raise ModelClosedError("this pool was made before a fork: make another one in the child process")
+        if self.closed:
+            raise ModelClosedError("the pool is closed")
+
+    def entry(self, name: str) -> Entry:
+        """The model of that name; UnknownModelError if there is none. Lock held."""
+        self.require_open()
+        entry = self.entries.get(name)
+        if entry is None or entry.removed:
+            raise UnknownModelError(f"the pool has no model named {name!r:.80}")
+        return entry
+
+    # ---------------------------------------------------------------- getting a lease
+
+    def acquire(self, name: str, timeout: float | None) -> Entry:
+        """Wait until the model may be used, and count a lease."""
+        self.require_open()
+        runtime, changed = self._runtime, self.changed
+        deadline = runtime.now() + (self._timeout if timeout is None else timeout)
+        ticket = object()
+        joined: Flight | None = None
+        counted = False
+        with changed:
+            entry = self.entry(name)
+            entry.requests += 1
+            try:
+                while True:
+                    if joined and joined.done:
+                        flight, joined = joined, None
+                        if flight.error is not None:
+                            raise flight.error
+                        if flight.granted:
+                            return entry
+                    self.require_open()
+                    if entry.removed:
+                        raise UnknownModelError(f"the model {name!r:.80} was unregistered")
+                    if entry.error is not None and runtime.now() < entry.retry_at:
+                        raise entry.error
+                    waits_for_memory = False
+                    if not (entry.busy or entry.unloading or (entry.error and entry.resident)):
+                        if entry.needs is None:
+                            self._fly(entry, partial(self._read_header, entry))
+                        else:
+                            if not counted:
+                                counted = True
+                                self._note_request(entry)
+                            if entry.leases:
+                                entry.leases += 1
+                                return entry
+                            waits_for_memory = True
+                            if ticket not in self._line:
+                                self._line.append(ticket)
+                            if self._line[0] is ticket:
+                                if self._grant(entry):
+                                    return entry
+                                waits_for_memory = not entry.busy
+                    if not waits_for_memory and ticket in self._line:
+                        self._leave_line(ticket)
+                    if joined is None and entry.flight is not None:
+                        joined = entry.flight
+                        joined.waiters += 1
+                    left = deadline - runtime.now()
+                    if left <= 0:
+                        self.busy += 1
+                        what = "is loading" if joined else "waits for memory, all of which is leased"
+                        raise PoolBusyError(f"the model {name!r:.80} {what}; gave up at the deadline")
+                    changed.wait(left)
+            finally:
+                self._leave_line(ticket)
+                if joined and joined.granted:  # interrupted: the lease is there, and nobody for it
+                    self._end_lease(entry)
+                elif joined:
+                    joined.waiters -= 1
+
+    def _leave_line(self, ticket: object) -> None:
+        if ticket in self._line:
+            self._line.remove(ticket)
+            self.changed.notify_all()
+
+    def _note_request(self, entry: Entry) -> None:
+        """Tell the policy, once the model's size is known. Lock held."""
+        assert entry.needs
+        if entry.resident:
+            pinned = entry.resident.pinned if entry.leases else entry.pinned
+            entry.hits += pinned == entry.needs.weights
+        self.policy.requested(entry.name, entry.needs.weights, entry.cost())
+
+    def _grant(self, entry: Entry) -> bool:
+        """Lease a model that is idle, or have a thread see to what that takes. False: not yet. Lock held."""
+        needs = entry.needs
+        assert needs
+        held = self.ledger.held(entry.name)
+        if entry.resident and held == entry.budget and entry.pinned == needs.weights:
+            self._lend(entry)
+            return True
+        if needs.minimum > (most := self.capacity(entry)):
+            raise too_large(entry, needs.minimum, self.ledger.budget, most)
+        holdings = self._holdings(entry)
+        known = [other.needs for other in self.entries.values() if other.needs]
+        grant = decide(
+            self.ledger.budget,
+            slack(self.ledger.budget, known),
+            holdings,
+            entry.name,
+            self.policy.worth,
+            lambda other: entry.pin or self.policy.admits(entry.name, other),
+        )
+        if grant is None:
+            return False
+        if entry.resident and not grant.shrinks and grant.total == entry.budget:
+            self.ledger.take(entry.name, grant.total - held)
+            self._lend(entry)
+            return True
+        self.ledger.take(entry.name, min(self.ledger.free, max(0, grant.total - held)))
+        self._mark(grant.shrinks, True)
+        if not self._fly(entry, partial(self._load, entry, grant)):
+            self._mark(grant.shrinks, False)
+            self.ledger.give_back(entry.name, self.ledger.held(entry.name) - held)
+        return False
+
+    def _lend(self, entry: Entry) -> None:
+        assert entry.resident
+        entry.resident.lent = True
+        entry.leases += 1
+
+    def release(self, entry: Entry, error: BaseException | None) -> None:
+        """A lease has ended, with ``error`` if with any."""
+        with self.changed:
+            if isinstance(error, WeightsIOError) and entry.error is None:
+                entry.fail(error, self._runtime.now())  # the open file is not what it was: it is opened anew
+            self._end_lease(entry)
+
+    def _end_lease(self, entry: Entry) -> None:
+        """Lock held."""
+        entry.leases -= 1
+        if entry.leases == 0:
+            self._to_idle(entry)
+            self.settle(entry)
+        self.changed.notify_all()
+
+    def _to_idle(self, entry: Entry) -> None:
+        """It can be called no more; what it holds besides weights can be had by others. Lock held."""
+        resident, needs = entry.resident, entry.needs
+        assert resident
+        assert needs
+        resident.lent = False
+        entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
+        entry.count_loaded()
+        if resident.complete:  # in smaller granules than was thought
+            needs = entry.needs = replace(needs, weights=entry.pinned)
+        workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
+        if workspace > needs.workspace:  # so much next time
+            entry.needs = replace(needs, workspace=workspace)
+
+    # ---------------------------------------------------------------- who holds what (lock held)
+
+    def _holdings(self, entry: Entry) -> dict[str, Holding]:
+        """Of all that hold anything, and of ``entry``."""
+        found = {}
+        for name, other in self.entries.items():
+            held = self.ledger.held(name)
+            if (held or other is entry) and other.needs:
+                fixed = other.busy or other.leases > 0 or other.unloading
+                pinned = min(other.pinned, held)
+                found[name] = Holding(other.needs, pinned, held - pinned, fixed, other.pin)
+        return found
+
+    def capacity(self, entry: Entry) -> int:
+        """The most that ``entry`` can ever have: what others do not have for good."""
+        others = (other for other in self.entries.values() if other.pin and other is not entry and not other.removed)
+        return self.ledger.budget - sum(other.needs.weights for other in others if other.needs)
+
+    def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
+        """Nobody else may touch these meanwhile."""
+        for shrink in shrinks:
+            self.entries[shrink.name].busy = busy
+
+    # ---------------------------------------------------------------- work, in threads of its own (lock not held)
+
+    def _fly(self, entry: Entry, work: Callable[[Flight], None]) -> bool:
+        """Begin a flight. False, and a failure, when no thread can be had for it. Lock held."""
+        flight = entry.flight = Flight()
+        entry.busy = True
+        try:
+            self._runtime.spawn(partial(work, flight), "streamrt-pool")
+        except RuntimeError as error:
+            self._land(entry, error)
+            return False
+        return True
+
+    def _read_header(self, entry: Entry, flight: Flight) -> None:
+        error: BaseException | None = None
+        try:
+            measured = self.files.measure(entry.path)
+        except BaseException as raised:
+            error = raised
+        with self.changed:
+            if error is None:
+                entry.needs, entry.identity = measured
+            self._land(entry, error)
+
+    def _load(self, entry: Entry, grant: Grant, flight: Flight) -> None:
+        """Make the room that was granted, and open or resize the model."""
+        error: BaseException | None = None
+        resident, granted = entry.resident, False
+        try:
+            self._collect(entry, grant.shrinks, grant.total)
+            if self.ledger.held(entry.name) >= grant.total:  # else somebody kept more than was thought
+                resident = self._opened(entry, grant)
+                granted = True
+        except BaseException as raised:
+            error = raised
+            if resident:
+                with suppress(Exception):
+                    resident.shut()
+                resident = None
+        with self.changed:
+            held = self.ledger.held(entry.name)
+            if resident is None:
+                self._forget_open(entry)
+                self.ledger.give_back(entry.name, held)
+            else:
+                entry.loads += entry.resident is None
+                if entry.resident is not resident:
+                    entry.resident, entry.counted, entry.timed = resident, 0, 0.0
+                if granted:
+                    self.ledger.give_back(entry.name, held - grant.total)
+                    entry.budget = grant.total
+            flight.granted = granted
+            self._land(entry, error)
+
+    def _opened(self, entry: Entry, grant: Grant) -> Resident:
+        resident = entry.resident
+        assert entry.needs
+        assert entry.identity
+        if resident and grant.pinned < entry.pinned and not resident.rest(grant.pinned, entry.needs.least):
+            resident.shut()
+            with self.changed:
+                self._forget_open(entry)
+            resident = None
+        if resident is None:
+            resident = self.files.open(entry.path, entry.identity, grant.total)
+            resident.grow = partial(self._grow, entry)
+        else:
+            resident.enlarge(grant.total)
+        resident.lent = True
+        return resident
+
+    def _land(self, entry: Entry, error: BaseException | None) -> None:
+        """A flight is over. Lock held."""
+        flight = entry.flight
+        assert flight
+        entry.flight, entry.busy = None, False
+        if isinstance(error, ReplacedError) and entry.replaced < _REPLACED:
+            entry.replaced += 1
+            entry.needs, error = None, None  # its header is read again
+        if error is not None:
+            self.failures += 1
+            entry.needs = None if entry.resident is None else entry.needs
+            entry.fail(error, self._runtime.now())
+        elif flight.granted:
+            entry.succeed()
+            entry.leases += flight.waiters
+        flight.done, flight.error = True, error
+        if entry.resident and entry.leases == 0:
+            self._to_idle(entry)
+        self.settle(entry)
+        self.changed.notify_all()
+
+    def _collect(self, taker: Entry, shrinks: Sequence[Shrink], total: int) -> None:
+        """Shrink models that were marked, and hand what they give to ``taker``, up to ``total``; the rest is free."""
+        for shrink in shrinks:
+            victim = self.entries[shrink.name]
+            kept = _shrunk(victim, shrink)
+            with self.changed:
+                gone = self.ledger.held(victim.name) - kept
+                missing = max(0, total - self.ledger.held(taker.name))
+                self.ledger.move(victim.name, taker.name, min(gone, missing))
+                self.ledger.give_back(victim.name, gone - min(gone, missing))
+                self.given_up += victim.pinned - min(kept, victim.pinned)
+                victim.pinned, victim.busy = kept, False
+                if kept and victim.resident:
+                    victim.budget = victim.resident.budget or 0
+                else:
+                    self._forget_open(victim)
+                    self.evictions += 1
+                    self.policy.evicted(victim.name)
+                self.settle(victim)
+                self.changed.notify_all()
+
+    def _forget_open(self, entry: Entry) -> None:
+        """Its model is closed. Lock held."""
+        entry.count_loaded()
+        entry.resident, entry.counted, entry.timed, entry.pinned, entry.budget = None, 0, 0.0, 0, 0
+
+    def settle(self, entry: Entry) -> None:
+        """Close a model that is to be closed, as soon as nobody has it. Lock held."""
+        if entry.busy or entry.leases:
+            return
+        if entry.resident and (entry.unloading or entry.error is not None):
+            entry.busy = True
+            try:
+                self._runtime.spawn(partial(self._shut, entry), "streamrt-pool")
+            except RuntimeError:  # no thread to be had: here, then
+                self._shut(entry)
+        elif entry.unloading and not entry.resident:
+            entry.unloading = False
+            if entry.removed:
+                self._remove(entry)
+            self.changed.notify_all()
+
+    def _shut(self, entry: Entry) -> None:
+        assert entry.resident
+        with suppress(Exception):
+            entry.resident.shut()
+        with self.changed:
+            self._forget_open(entry)
+            self.ledger.give_back(entry.name, self.ledger.held(entry.name))
+            entry.needs = None  # whoever unloads a model may want another file
+            entry.busy = False
+            self.policy.evicted(entry.name)
+            self.settle(entry)
+            self.changed.notify_all()
+
+    def _remove(self, entry: Entry) -> None:
+        del self.entries[entry.name]
+        self.policy.forget(entry.name)
+        for name in self.past:
+            self.past[name] += getattr(entry, name)
+
+    def _grow(self, entry: Entry, minimum: int) -> int:
+        """A call of ``entry`` needs a budget of ``minimum``: get it, and return it. In the thread that calls.
+
+        Raises:
+            ModelTooLargeError, PoolBusyError: as `lease`.
+        """
+        deadline = self._runtime.now() + self._timeout
+        while True:
+            with self.changed:
+                if minimum > (most := self.capacity(entry)):
+                    raise too_large(entry, minimum, self.ledger.budget, most)
+                while (shrinks := self._room_for(entry, minimum)) is None:
+                    left = deadline - self._runtime.now()
+                    if left <= 0:
+                        self.busy += 1
+                        raise PoolBusyError(f"a call of {entry.name!r:.80} needs memory, all of which is leased")
+                    self.changed.wait(left)
+                missing = max(0, minimum - self.ledger.held(entry.name))
+                self.ledger.take(entry.name, min(self.ledger.free, missing))
+                self._mark(shrinks, True)
+            self._collect(entry, shrinks, minimum)
+            with self.changed:
+                if self.ledger.held(entry.name) >= minimum:
+                    entry.budget = self.ledger.held(entry.name)
+                    return entry.budget
+
+    def _room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
+        """Who is to shrink for ``entry`` to have so many bytes; None when all that could be had is leased."""
+        holdings = self._holdings(entry)
+        missing = total - self.ledger.held(entry.name) - self.ledger.free
+        idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
+        idle.sort(key=self.policy.worth)
+        return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
+
+    def preload(self, entry: Entry, future: Future[None]) -> None:
+        """Lease a model and bring in what it was granted; ``future`` tells when, or why not."""
+        try:
+            self.acquire(entry.name, None)
+            error: BaseException | None = None
+            try:
+                assert entry.resident
+                with self.changed:
+                    entry.preloading += 1
+                entry.resident.preload()
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                with self.changed:
+                    entry.preloading -= 1
+                self.release(entry, error)
+        except BaseException as failed:
+            future.set_exception(failed)
+        else:
+            future.set_result(None)
+
+
+def _shrunk(victim: Entry, shrink: Shrink) -> int:
+    """Leave an idle model what ``shrink`` says, or close it; returns the bytes that it keeps. No lock held."""
+    resident, needs = victim.resident, victim.needs
+    assert resident
+    assert needs
+    kept = 0
+    try:
+        if shrink.pinned:
+            kept = resident.rest(shrink.pinned if shrink.pinned < victim.pinned else None, needs.least)
+    except (StreamrtError, MemoryError):
+        kept = 0
+    if kept == 0 or kept > shrink.pinned:  # who waits for the memory must get it
+        with suppress(Exception):
+            resident.shut()
+        return 0
+    return kept
+
+
+def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLargeError:
+    """The error of a model that needs more bytes than the ``most`` that a pool of this ``budget`` can give it."""
+    smallest = budget - most + needed
+    return ModelTooLargeError(
+        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: a budget of "
+        f"{smallest} bytes ({format_size(smallest)}) is the smallest that works",
+        smallest,
+    )

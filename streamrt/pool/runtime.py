@@ -1,0 +1,35 @@
+"""Time, waiting and threads, as the pool uses them; tests put a simulated world in their place."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Condition(AbstractContextManager[object], Protocol):
+    """What of `threading.Condition` the pool uses; reentrant."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Give the lock up until somebody notifies, but not for longer than ``timeout`` seconds."""
+
+    def notify_all(self) -> None:
+        """Wake everybody who waits."""
+
+
+class Runtime:
+    """The real thing."""
+
+    def now(self) -> float:
+        """Seconds, never backwards."""
+        return time.monotonic()
+
+    def condition(self) -> Condition:
+        """A new one."""
+        return threading.Condition()
+
+    def spawn(self, work: Callable[[], None], name: str) -> None:
+        """Run ``work`` in a thread of its own, which does not keep the process from ending."""
+        threading.Thread(target=work, name=name, daemon=True).start()

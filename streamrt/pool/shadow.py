@@ -1,0 +1,57 @@
+"""A pool without models: what a policy would have loaded, had it been in charge from the beginning."""
+
+from __future__ import annotations
+
+from streamrt.pool.policy import Policy
+
+
+class Shadow:
+    """Plays requests on a budget of weights, byte by byte, and counts. Windows and workspaces are left out.
+
+    Args:
+        budget: bytes.
+        policy: of its own, for what a policy is told depends on what it decided.
+    """
+
+    def __init__(self, budget: int, policy: Policy) -> None:
+        self.policy = policy
+        self._free = budget
+        self._held: dict[str, int] = {}  # bytes in memory, of models that have any
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return sum(self._held.values())
+
+    def request(self, name: str, size: int, cost: float) -> int:
+        """Serve a request; returns the bytes that were not in memory."""
+        policy, held = self.policy, self._held
+        policy.requested(name, size, cost)
+        had = held.get(name, 0)
+        have = min(size, had + self._free)
+        while have < size:
+            others = [other for other in held if other != name]
+            if not others:
+                break
+            victim = min(others, key=policy.worth)
+            if not policy.admits(name, victim):
+                break
+            part = min(held[victim], size - have)
+            have += part
+            self._take(victim, part)
+        if have > had:
+            self._free -= have - had
+            held[name] = have
+        return size - had
+
+    def forget(self, name: str) -> None:
+        """It will not be asked for again."""
+        self._free += self._held.pop(name, 0)
+        self.policy.forget(name)
+
+    def _take(self, victim: str, part: int) -> None:
+        self._free += part
+        self._held[victim] -= part
+        if self._held[victim] == 0:
+            del self._held[victim]
+            self.policy.evicted(victim)

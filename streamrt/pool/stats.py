@@ -1,0 +1,47 @@
+"""What a pool has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """Sums since the pool was made; sizes in bytes.
+
+    Attributes:
+        budget: the limit on ``held``.
+        held: of the budget, now: weights, windows and workspaces, those that are being released included.
+        peak: the most that was ever held.
+        models: registered now.
+        open: of them, those that are open.
+        leases: given and not yet ended.
+        requests: leases and prefetches that were asked for.
+        hits: of these, those that found all weights in memory.
+        loads: models opened.
+        failures: loads that failed.
+        evictions: models that others took all memory from.
+        bytes_loaded: weights brought into memory.
+        bytes_given_up: weights that models gave up for others.
+        busy: requests that ended with a `PoolBusyError`.
+    """
+
+    budget: int
+    held: int
+    peak: int
+    models: int
+    open: int
+    leases: int
+    requests: int
+    hits: int
+    loads: int
+    failures: int
+    evictions: int
+    bytes_loaded: int
+    bytes_given_up: int
+    busy: int
+
+    @property
+    def hit_ratio(self) -> float:
+        """Hits of requests, from 0 to 1; 0 before the first."""
+        return self.hits / self.requests if self.requests else 0.0

@@ -1,0 +1,238 @@
+"""The ledger and the decisions about memory, for all there is to decide."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from streamrt.pool.admission import STEPS, Grant, Holding, Needs, decide, make_room, slack
+from streamrt.pool.ledger import Ledger
+
+NAMES = "abcdefgh"
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger beside a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.ledger, self.held, self.peak = Ledger(100), dict.fromkeys("abc", 0), 0
+
+    @rule(who=st.sampled_from("abc"), size=st.integers(-5, 120))
+    def take(self, who, size):
+        if 0 <= size <= 100 - sum(self.held.values()):
+            self.ledger.take(who, size)
+            self.held[who] += size
+        else:
+            with pytest.raises(ValueError, match="taken"):
+                self.ledger.take(who, size)
+
+    @rule(who=st.sampled_from("abc"), size=st.integers(-5, 120))
+    def give_back(self, who, size):
+        if 0 <= size <= self.held[who]:
+            self.ledger.give_back(who, size)
+            self.held[who] -= size
+        else:
+            with pytest.raises(ValueError, match="given back"):
+                self.ledger.give_back(who, size)
+
+    @rule(giver=st.sampled_from("abc"), taker=st.sampled_from("abc"), share=st.floats(0, 1))
+    def move(self, giver, taker, share):
+        size = int(self.held[giver] * share)
+        self.ledger.move(giver, taker, size)
+        self.held[giver] -= size
+        self.held[taker] += size
+
+    @invariant()
+    def agrees(self):
+        self.peak = max(self.peak, sum(self.held.values()))
+        assert {who: self.ledger.held(who) for who in "abc"} == self.held
+        assert self.ledger.total == sum(self.held.values())
+        assert self.ledger.total + self.ledger.free == 100
+        assert self.ledger.peak == self.peak
+
+
+TestLedger = LedgerMachine.TestCase
+
+
+needs = st.builds(
+    lambda weights, least, window, workspace: Needs(weights, workspace, min(least, weights), window),
+    st.integers(1, 400),
+    st.integers(1, 40),
+    st.integers(1, 60),
+    st.integers(0, 60),
+)
+
+
+@st.composite
+def situations(draw):
+    """Holdings of some models within a budget, one of whom is idle and asks, and what they are worth."""
+    names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=8, unique=True))
+    holdings = {}
+    for name in names:
+        needed = draw(needs)
+        pinned = needed.weights if draw(st.booleans()) else needed.floor(draw(st.integers(0, needed.weights)))
+        fixed = draw(st.booleans())
+        working = draw(st.integers(0, 80)) if pinned or fixed else draw(st.sampled_from([0, 10]))
+        holdings[name] = Holding(needed, pinned, working, fixed, draw(st.booleans()) and draw(st.booleans()))
+    name = names[0]
+    if draw(st.booleans()):
+        holdings[name] = replace(holdings[name], pinned=0, working=0)
+    holdings[name] = replace(holdings[name], fixed=False)
+    budget = sum(holding.total for holding in holdings.values()) + draw(st.integers(0, 300))
+    assume(budget > 0)
+    worths = {other: draw(st.integers(0, 5)) for other in names}
+    return budget, holdings, name, worths
+
+
+def decided(situation, spare=None):
+    budget, holdings, name, worths = situation
+    spare = slack(budget, [holding.needs for holding in holdings.values()]) if spare is None else spare
+    return decide(budget, spare, holdings, name, worths.__getitem__, lambda other: worths[name] > worths[other])
+
+
+def after(situation, grant):
+    _, holdings, name, _ = situation
+    left = {shrink.name: shrink.pinned + shrink.working for shrink in grant.shrinks}
+    return {other: left.get(other, holding.total) for other, holding in holdings.items()} | {name: grant.total}
+
+
+@given(situations())
+def test_never_over_the_budget(situation):
+    if grant := decided(situation):
+        assert sum(after(situation, grant).values()) <= situation[0]
+
+
+@given(situations())
+def test_who_is_leased_or_kept_gives_nothing_and_nobody_gains(situation):
+    _, holdings, name, _ = situation
+    grant = decided(situation)
+    for shrink in grant.shrinks if grant else ():
+        before = holdings[shrink.name]
+        assert shrink.name != name
+        assert not before.fixed
+        assert shrink.pinned <= before.pinned
+        assert shrink.working <= before.working
+        assert shrink.pinned + shrink.working < before.total
+        assert shrink.pinned == before.pinned or not before.kept
+    assert len({shrink.name for shrink in grant.shrinks}) == len(grant.shrinks) if grant else True
+
+
+@given(situations())
+def test_what_is_granted_is_enough_to_run(situation):
+    _, holdings, name, _ = situation
+    if grant := decided(situation):
+        needed = holdings[name].needs
+        assert grant.total >= needed.minimum
+        if grant.pinned < needed.weights:  # what is pinned is no window
+            assert grant.working >= needed.minimum or grant.total == holdings[name].total
+        assert 0 <= grant.pinned <= needed.weights
+        assert grant.working >= 0
+
+
+@given(situations())
+def test_nobody_waits_for_memory_that_is_not_leased(situation):
+    budget, holdings, name, _ = situation
+    leased = sum(holding.total for other, holding in holdings.items() if other != name and holding.fixed)
+    kept = sum(
+        holding.pinned for other, holding in holdings.items() if other != name and holding.kept and not holding.fixed
+    )
+    assert (decided(situation) is None) == (budget - leased - kept < holdings[name].needs.minimum)
+
+
+@given(situations())
+def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(situation):
+    _, holdings, name, worths = situation
+    grant = decided(situation)
+    if grant is None or holdings[name].kept:
+        return
+    for shrink in grant.shrinks:
+        before = holdings[shrink.name]
+        if shrink.pinned < before.pinned and worths[shrink.name] >= worths[name]:
+            needed = holdings[name].needs
+            assert grant.pinned <= max(needed.ceil(holdings[name].pinned), 0) or grant.pinned == needed.weights
+            streaming = needed.workspace + needed.least
+            assert grant.working <= max(streaming, needed.workspace)
+
+
+@given(situations())
+def test_weights_are_given_only_when_windows_are_not_enough(situation):
+    budget, holdings, name, _ = situation
+    grant = decided(situation)
+    if grant is None or not any(shrink.pinned < holdings[shrink.name].pinned for shrink in grant.shrinks):
+        return
+    free = budget - sum(holding.total for holding in holdings.values())
+    idle = sum(holding.working for other, holding in holdings.items() if other != name and not holding.fixed)
+    assert grant.total - holdings[name].total > free + idle
+
+
+@given(situations())
+def test_what_is_given_is_no_more_than_a_step_too_much(situation):
+    budget, holdings, name, _ = situation
+    if grant := decided(situation):
+        free = budget - sum(holding.total for holding in holdings.values())
+        given = sum(holdings[shrink.name].total - shrink.pinned - shrink.working for shrink in grant.shrinks)
+        wanted = max(0, grant.total - holdings[name].total - free)
+        largest = max(
+            [
+                max(holdings[shrink.name].working, holdings[shrink.name].needs.weights // STEPS + STEPS)
+                for shrink in grant.shrinks
+            ],
+            default=0,
+        )
+        assert given <= wanted + largest
+
+
+def test_when_all_fits_all_is_pinned():
+    holdings = {name: Holding(Needs(100, 10, 5, 20)) for name in NAMES}
+    budget = 8 * 110
+    spare = slack(budget, [holding.needs for holding in holdings.values()])
+    for name in NAMES:
+        grant = decide(budget, spare, holdings, name, lambda other: 0, lambda other: False)
+        assert grant == Grant(100, 10, ())
+        holdings[name] = replace(holdings[name], pinned=100, working=10)
+
+
+def test_a_first_request_beside_better_models_streams_and_takes_nobodys_weights():
+    holdings = {
+        "good": Holding(Needs(900, 10, 5, 20), 900, 10),
+        "new": Holding(Needs(500, 10, 5, 60)),
+    }
+    grant = decide(1000, 62, holdings, "new", lambda other: 1, lambda other: False)
+    assert grant == Grant(0, 70, ())
+    better = decide(1000, 62, holdings, "new", lambda other: 1, lambda other: True)
+    assert better == Grant(500, 10, (replace_shrink("good", 448),))
+
+
+def replace_shrink(name, pinned):
+    from streamrt.pool.admission import Shrink
+
+    return Shrink(name, pinned, 0)
+
+
+def test_part_of_a_model_is_given_up_and_the_rest_stays():
+    holdings = {"old": Holding(Needs(800, 0, 1, 1), 800, 0), "new": Holding(Needs(100, 0, 1, 1))}
+    grant = decide(800, 0, holdings, "new", lambda other: 0, lambda other: True)
+    assert grant == Grant(100, 0, (replace_shrink("old", 700),))
+
+
+@given(st.integers(1, 10_000), st.integers(0, 12_000))
+def test_amounts_of_weights_are_eighths_or_all(weights, size):
+    needed = Needs(weights, 0, 1, 1)
+    floor, ceil = needed.floor(size), needed.ceil(size)
+    step = max(1, weights // STEPS)
+    assert floor <= size
+    assert floor <= ceil <= weights
+    assert floor == weights or floor % step == 0
+    assert size >= weights or size - floor < step + STEPS
+    assert ceil >= min(size, weights) or ceil == needed.floor(weights - 1)
+
+
+def test_room_that_cannot_be_made_is_not_made():
+    holdings = {"a": Holding(Needs(80, 0, 1, 1), 80, 5)}
+    assert make_room(holdings, ["a"], ["a"], 86) is None
+    assert make_room(holdings, ["a"], [], 6) is None
+    assert make_room(holdings, ["a"], [], 5) == (replace_shrink("a", 80),)
+    assert make_room(holdings, ["a"], ["a"], 0) == ()

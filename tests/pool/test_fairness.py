@@ -1,0 +1,532 @@
+"""Who waits for whom and for how long: a pool in a simulated world, where every run is the same."""
+
+import random
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+import streamrt
+from pool.world import KIB, make, needs
+from streamrt.pool import State
+from streamrt.pool.policy import Lru
+
+
+def user(world, pool, name, log, hold=1.0, timeout=None, at=0.0):
+    """A task that leases a model; ``log`` gets the time at which it had it, or its error."""
+
+    def work():
+        world.sleep(at)
+        try:
+            with pool.lease(name, timeout) as model:
+                log.append((name, world.now()))
+                model.call(hold)
+        except streamrt.StreamrtError as error:
+            log.append((name, world.now(), error))
+
+    world.spawn(work)
+
+
+def status(pool, name):
+    return next(line for line in pool.index() if line.name == name)
+
+
+def test_one_load_serves_all_who_ask_for_a_model():
+    world, files, pool = make(100, {"a": needs(40)})
+    log = []
+    for _ in range(20):
+        user(world, pool, "a", log)
+    world.run()
+    assert log == [("a", 1.0)] * 20
+    assert files.opened == [(0.0, "a.file")]
+    assert pool.stats().requests == 20
+    assert pool.stats().loads == 1
+    assert pool.stats().leases == 0
+
+
+def test_different_models_load_at_the_same_time():
+    world, files, pool = make(1000, {name: needs(40) for name in "abcd"})
+    log = []
+    for name in "abcd":
+        user(world, pool, name, log)
+    world.run()
+    assert sorted(log) == [(name, 1.0) for name in "abcd"]
+    assert files.most_loading == 4
+
+
+def test_everybody_has_a_deadline_of_their_own_and_the_load_goes_on():
+    world, files, pool = make(100, {"a": needs(40)})
+    log = []
+    for timeout in (0.25, 0.5, 2.0):  # the first is the one who began it
+        user(world, pool, "a", log, timeout=timeout)
+    world.run()
+    assert [entry[:2] for entry in log] == [("a", 0.25), ("a", 0.5), ("a", 1.0)]
+    assert isinstance(log[0][2], streamrt.PoolBusyError)
+    assert isinstance(log[1][2], streamrt.PoolBusyError)
+    assert len(files.opened) == 1
+    assert pool.stats().busy == 2
+
+
+def test_a_load_that_nobody_waits_for_any_more_is_there_for_the_next():
+    world, files, pool = make(100, {"a": needs(40)})
+    log = []
+    user(world, pool, "a", log, timeout=0.5)
+    user(world, pool, "a", log, at=3.0)
+    world.run()
+    assert isinstance(log[0][2], streamrt.PoolBusyError)
+    assert log[1] == ("a", 3.0)
+    assert len(files.opened) == 1
+
+
+def test_all_memory_leased_is_a_bounded_wait():
+    world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=4)})
+    log = []
+    user(world, pool, "a", log, hold=10.0)
+    user(world, pool, "b", log, timeout=4.0, at=2.0)
+    user(world, pool, "b", log, timeout=12.0, at=2.0)
+    world.run()
+    assert log[0] == ("a", 1.0)
+    assert log[1][:2] == ("b", 6.0)
+    assert isinstance(log[1][2], streamrt.PoolBusyError)
+    assert isinstance(log[1][2], TimeoutError)
+    name, time = log[2]  # a's lease ended at 11, its memory was released, b was opened
+    assert (name, time) == ("b", pytest.approx(12.1))
+
+
+def test_who_came_first_gets_memory_first():
+    world, _, pool = make(50, {"a": needs(48), **{f"b{i}": needs(48, workspace=20) for i in range(5)}})
+    log = []
+    user(world, pool, "a", log, hold=10.0)
+    for i in range(5):
+        user(world, pool, f"b{i}", log, at=2.0 + 0.01 * i, hold=0.5)
+    world.run()
+    order = [entry[0] for entry in log[1:]]
+    assert order == sorted(order)
+
+
+def test_a_large_request_is_not_overtaken_for_ever_by_small_ones():
+    small = {f"s{i}": needs(8, workspace=20) for i in range(6)}
+    world, _, pool = make(100, {"large": needs(10, workspace=85), **small})
+    log = []
+
+    def busy(name):
+        def work():
+            for _ in range(50):
+                with pool.lease(name, 1000) as model:
+                    model.call(1.0)
+                    log.append(name)
+
+        return work
+
+    for name in small:
+        world.spawn(busy(name))
+    user(world, pool, "large", log, at=5.0, timeout=20.0)
+    world.run()
+    (found,) = [entry for entry in log if entry[0] == "large"]
+    assert len(found) == 2
+    assert Counter(entry for entry in log if isinstance(entry, str)) == dict.fromkeys(small, 50)
+
+
+def test_who_gives_up_lets_those_behind_through():
+    world, _, pool = make(100, {"a": needs(50), "huge": needs(10, workspace=80), "small": needs(10)})
+    log = []
+    user(world, pool, "a", log, hold=20.0)
+    user(world, pool, "huge", log, at=2.0, timeout=3.0)
+    user(world, pool, "small", log, at=2.5, timeout=10.0)
+    world.run()
+    assert log[1][:2] == ("huge", 5.0)
+    assert log[2] == ("small", 6.0)
+
+
+def test_a_leased_model_is_shared_though_others_wait_for_memory():
+    world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=40)})
+    log = []
+    user(world, pool, "a", log, hold=10.0)
+    user(world, pool, "b", log, at=2.0)
+    user(world, pool, "a", log, at=3.0)
+    world.run()
+    assert log[1] == ("a", 3.0)
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "gdsf", "lru"])
+def test_what_is_first_asked_for_streams_and_evicts_nobody(policy):
+    models = {name: needs(40) for name in "ab"}
+    world, files, pool = make(96, models | {"c": needs(400)}, policy=policy)
+    log = []
+    for at in range(4):
+        for name in "ab":
+            user(world, pool, name, log, at=3.0 * at, hold=0.5)
+    world.run()
+    held = {name: status(pool, name).held for name in "ab"}
+    if policy == "lru":  # whatever was asked for last is worth the most
+        return
+    user(world, pool, "c", log, at=1.0)
+    world.run()
+    assert len(log[-1]) == 2
+    for name in "ab":
+        assert status(pool, name).held >= 40 * KIB
+        assert status(pool, name).held <= held[name]
+    assert pool.stats().bytes_given_up == 0
+    assert files.peak <= 96 * KIB
+
+
+def test_what_is_asked_for_often_is_admitted():
+    world, _, pool = make(100, {"a": needs(80), "b": needs(80)})
+    log = []
+    user(world, pool, "a", log)
+    for at in range(10):
+        user(world, pool, "b", log, at=5.0 + 3 * at)
+    world.run()
+    assert status(pool, "b").held >= 80 * KIB
+    assert status(pool, "b").hits >= 5
+
+
+def test_a_model_that_cannot_fit_tells_the_smallest_budget():
+    world, files, pool = make(100, {"a": needs(500, workspace=90, least=20)})
+    log = []
+    user(world, pool, "a", log)
+    world.run()
+    error = log[0][2]
+    assert isinstance(error, streamrt.ModelTooLargeError)
+    assert error.minimum == 110 * KIB
+    assert files.opened == []
+    again, _, pool = make(110, {"a": needs(500, workspace=90, least=20)})
+    user(again, pool, "a", log)
+    again.run()
+    assert len(log[1]) == 2
+
+
+def test_a_model_larger_than_the_budget_is_served():
+    world, files, pool = make(100, {"a": needs(5000, least=8)})
+    log = []
+    for at in range(3):
+        user(world, pool, "a", log, at=5.0 * at)
+    world.run()
+    assert [len(entry) for entry in log] == [2, 2, 2]
+    assert files.peak <= 100 * KIB
+
+
+def test_a_load_that_fails_is_the_same_error_for_all_and_is_tried_again_after_growing_pauses():
+    world, files, pool = make(100, {"a": needs(40), "b": needs(40)})
+    files.failing["a.file"] = 3
+    log, errors = [], []
+    for _ in range(5):
+        user(world, pool, "a", log)
+    for at in range(1, 60):
+        user(world, pool, "a", log, at=at * 0.25)
+    user(world, pool, "b", log, at=1.2)
+    world.run()
+    errors = [entry[2] for entry in log if len(entry) == 3]
+    assert len({id(error) for error in errors[:5]}) == 1
+    starts = [time for time, path in files.opened if path == "a.file"]
+    pauses = [after - before - 1.0 for before, after in pairwise(starts)]
+    assert len(starts) == 4
+    assert pauses == sorted(pauses)
+    assert pauses[0] >= 0.5
+    assert pauses[1] >= 1.0
+    assert pauses[2] >= 2.0
+    assert log[-1][0] == "a"
+    assert len(log[-1]) == 2
+    assert ("b", 2.2) in log  # nobody else was harmed
+    assert pool.stats().failures == 3
+    assert status(pool, "a").state is State.READY
+
+
+def test_a_failed_model_is_failed_in_the_index_and_holds_nothing():
+    world, files, pool = make(100, {"a": needs(40)})
+    files.failing["a.file"] = 1
+    log = []
+    user(world, pool, "a", log)
+    world.run()
+    line = status(pool, "a")
+    assert line.state is State.FAILED
+    assert "broken" in line.reason
+    assert line.held == 0
+    assert pool.stats().held == 0
+
+
+def test_an_error_of_a_call_closes_the_model_and_the_next_opens_it_anew():
+    world, files, pool = make(100, {"a": needs(40)})
+
+    def work():
+        with pytest.raises(streamrt.WeightsIOError), pool.lease("a"):
+            raise streamrt.WeightsIOError("changed")
+        world.sleep(0.4)
+        assert status(pool, "a").state is State.FAILED
+        with pytest.raises(streamrt.WeightsIOError, match="changed"), pool.lease("a"):
+            raise AssertionError
+        world.sleep(0.2)
+        with pool.lease("a") as model:
+            model.call()
+        with pytest.raises(ZeroDivisionError), pool.lease("a"):
+            raise ZeroDivisionError
+        assert status(pool, "a").state is State.READY
+
+    world.spawn(work)
+    world.run()
+    assert len(files.opened) == 2
+
+
+def test_a_file_that_was_replaced_is_measured_again():
+    world, files, pool = make(100, {"a": needs(40)})
+    files.replaced["a.file"] = 2
+    log = []
+    user(world, pool, "a", log)
+    world.run()
+    assert log == [("a", 3.0)]
+    files.replaced["a.file"] = 100
+    world.spawn(lambda: pool.unload("a"))
+    world.run()
+    user(world, pool, "a", log)
+    world.run()
+    assert isinstance(log[1][2], streamrt.WeightsIOError)
+
+
+def test_unloading_waits_for_leases_and_those_who_come_then_load_it_again():
+    world, files, pool = make(100, {"a": needs(40)})
+    log = []
+    user(world, pool, "a", log, hold=5.0)
+
+    def unload():
+        world.sleep(2.0)
+        pool.unload("a", wait=False)
+        assert status(pool, "a").state is State.UNLOADING
+        pool.unload("a")
+        log.append(("unloaded", world.now()))
+        assert pool.stats().held <= 41 * KIB  # nothing, or what is being loaded again
+
+    world.spawn(unload)
+    user(world, pool, "a", log, at=3.0)
+    world.run()
+    assert log[0] == ("a", 1.0)
+    assert log[1] == ("unloaded", 6.1)
+    assert log[2] == ("a", pytest.approx(7.1))
+    assert len(files.opened) == 2
+
+
+def test_unregistering_tells_who_waits_and_frees_the_name():
+    world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
+    log = []
+    user(world, pool, "a", log, hold=10.0)
+    user(world, pool, "b", log, at=2.0)
+
+    def unregister():
+        world.sleep(3.0)
+        pool.unregister("b")
+        with pytest.raises(streamrt.UnknownModelError):
+            pool.unload("b")
+        pool.register("b", "b.file")
+        with pytest.raises(streamrt.InputError):
+            pool.register("a", "a.file")
+
+    world.spawn(unregister)
+    world.run()
+    assert isinstance(log[1][2], streamrt.UnknownModelError)
+    assert log[1][1] == 3.0
+    user(world, pool, "b", log)
+    world.run()
+    assert len(log[2]) == 2
+    assert pool.stats().requests == 3
+
+
+def test_closing_waits_for_leases_and_tells_who_waits():
+    world, files, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
+    log = []
+    user(world, pool, "a", log, hold=10.0)
+    user(world, pool, "b", log, at=2.0)
+
+    def close():
+        world.sleep(3.0)
+        pool.close()
+        log.append(("closed", world.now()))
+        pool.close()
+
+    world.spawn(close)
+    world.run()
+    assert isinstance(log[1][2], streamrt.ModelClosedError)
+    assert log[1][1] == 3.0
+    assert log[2] == ("closed", 11.1)
+    assert files.open_models == []
+    assert pool._keeper.ledger.total == 0
+    with pytest.raises(streamrt.ModelClosedError):
+        pool.register("c", "c.file")
+
+
+def test_a_prefetched_model_is_a_hit():
+    world, _, pool = make(100, {"a": needs(40)})
+    log = []
+    futures = []
+    world.spawn(lambda: futures.append(pool.prefetch("a")))
+    user(world, pool, "a", log, at=5.0)
+    world.run()
+    assert futures[0].result(0) is None
+    assert log == [("a", 5.0)]
+    assert pool.stats().hits == 1
+    assert pool.stats().bytes_loaded == 40 * KIB
+
+
+def test_a_prefetch_that_fails_says_why():
+    world, files, pool = make(100, {"a": needs(40)})
+    files.failing["a.file"] = 1
+    futures = []
+    world.spawn(lambda: futures.append(pool.prefetch("a")))
+    world.run()
+    assert isinstance(futures[0].exception(0), streamrt.WeightsIOError)
+
+
+def test_a_pinned_model_stays_and_others_are_served_beside_it():
+    world, files, pool = make(100, {f"m{i}": needs(60) for i in range(4)})
+    files.needs["p.file"] = needs(70)
+    log = []
+
+    def work():
+        pool.register("p", "p.file", pin=True)
+        world.sleep(3.0)
+        assert status(pool, "p").held >= 70 * KIB
+        for i in range(40):
+            with pool.lease(f"m{i % 4}") as model:
+                model.call(0.1)
+                assert status(pool, "p").held >= 70 * KIB
+        with pytest.raises(streamrt.ModelTooLargeError) as caught:
+            pool.register("q", "p.file", pin=True)
+        assert caught.value.minimum == 141 * KIB
+        log.append("done")
+
+    world.spawn(work)
+    world.run()
+    assert log == ["done"]
+    assert files.peak <= 100 * KIB
+    assert sum(path == "p.file" for _, path in files.opened) == 1
+
+
+def test_a_call_that_needs_more_gets_it_from_who_is_idle_or_waits():
+    world, _, pool = make(100, {"a": needs(10), "b": needs(80)})
+    log = []
+
+    def work():
+        with pool.lease("b") as b:
+            b.call()
+        with pool.lease("a") as a:
+            assert a.grow(50 * KIB) >= 50 * KIB
+            assert status(pool, "a").held >= 50 * KIB
+            with pytest.raises(streamrt.ModelTooLargeError) as caught:
+                a.grow(101 * KIB)
+            assert caught.value.minimum == 101 * KIB
+            log.append("grown")
+
+    world.spawn(work)
+    world.run()
+    assert log == ["grown"]
+    assert pool.stats().peak <= 100 * KIB
+
+    def other():
+        with pool.lease("a") as a, pool.lease("b") as b:
+            b.call(1.0)
+            started = world.now()
+            with pytest.raises(streamrt.PoolBusyError):
+                a.grow(100 * KIB)
+            assert world.now() == started + 30.0
+
+    world.spawn(other)
+    world.run()
+
+
+def test_a_lease_that_has_ended_is_one_no_longer():
+    world, _, pool = make(100, {"a": needs(10)})
+
+    def work():
+        with pool.lease("a") as model:
+            assert model.lent
+        assert not model.lent
+
+    world.spawn(work)
+    world.run()
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "gdsf", "lru"])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_thousand_requests_of_everything(policy, seed):
+    """Whatever happens: never over the budget, nobody hangs, nothing is left, and most requests are served."""
+    r = random.Random(seed)
+    budget = 256
+    models = {
+        f"m{i}": needs(r.choice([1, 4, 20, 60, 300, 900]), r.choice([1, 5, 40]), r.choice([1, 4, 16]))
+        for i in range(12)
+    }
+    world, files, pool = make(budget, models, policy=policy, timeout=15.0)
+    files.failing["m3.file"] = 2
+    outcomes = Counter()
+
+    def caller(seed):
+        r = random.Random(seed)
+
+        def work():
+            for _ in range(100):
+                name = f"m{r.randrange(12)}"
+                world.sleep(r.expovariate(1.0))
+                files.check()
+                try:
+                    what = r.random()
+                    if what < 0.02:
+                        pool.unload(name, wait=what < 0.01)
+                    elif what < 0.04:
+                        pool.prefetch(name)
+                    else:
+                        with pool.lease(name, r.choice([None, 0.5, 5.0])) as model:
+                            assert model.path == f"{name}.file"
+                            model.call(r.expovariate(2.0))
+                            outcomes["served"] += 1
+                except streamrt.StreamrtError as error:
+                    outcomes[type(error).__name__] += 1
+
+        return work
+
+    for i in range(10):
+        world.spawn(caller(seed * 100 + i))
+    world.run()
+    assert outcomes["served"] > 600, outcomes
+    assert set(outcomes) <= {"served", "PoolBusyError", "WeightsIOError"}
+    assert pool.stats().leases == 0
+    assert pool.stats().peak <= budget * KIB
+    world.spawn(pool.close)
+    world.run()
+    assert files.open_models == []
+    assert pool._keeper.ledger.total == 0
+    assert pool._keeper._line == []
+
+
+@pytest.mark.parametrize("rounding", [-1, 1, 3 * KIB])
+def test_who_keeps_more_or_less_than_was_agreed_delays_nobody(rounding):
+    world, files, pool = make(100, {"a": needs(80), "b": needs(40)}, policy="lru")
+    files.rounding = rounding
+    log = []
+    user(world, pool, "a", log)
+    user(world, pool, "b", log, at=5.0)
+    world.run()
+    assert [len(entry) for entry in log] == [2, 2]
+    assert log[1][1] < 7.0
+    assert (status(pool, "a").state is State.READY) == (rounding > 0)
+    assert files.peak <= 100 * KIB
+
+
+def test_the_cost_that_a_policy_is_told_is_the_time_that_loading_took():
+    told = []
+
+    class Listening(Lru):
+        def requested(self, name, size, cost):
+            told.append(cost)
+            super().requested(name, size, cost)
+
+    world, files, pool = make(100, {"a": needs(40)}, policy=lambda budget: Listening())
+    files.load_seconds = 0.5
+
+    def work():
+        pool.prefetch("a")
+        world.sleep(5.0)
+        with pool.lease("a"):
+            pass
+
+    world.spawn(work)
+    world.run()
+    assert told[0] < 0.001  # as disks are
+    assert 0.25 < told[1] < 1.0

@@ -1,0 +1,141 @@
+"""What a pool holds, as the kernel sees it: never more than the budget, and nothing in the end."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+import streamrt
+from model import zoo
+from streamrt.memory import anonymous_bytes
+
+MIB = 1 << 20
+
+CODE = """
+    import json, os, random, sys, threading
+    group, budget, io, count, *paths = sys.argv[1:]
+    if group != "-":
+        with open(group + "/cgroup.procs", "w") as procs:
+            procs.write(str(os.getpid()))
+    import numpy as np, streamrt
+    from streamrt._core import Mapping
+    from streamrt.memory import anonymous_bytes
+    x = np.random.default_rng(1).standard_normal((4, 1024), np.float32)
+
+    def warm():  # BLAS has as many buffers as it is called by threads at once, in nobody's budget
+        for _ in range(30):
+            np.ones((64, 1024), np.float32) @ np.ones((1024, 1024), np.float32)
+
+    threads = [threading.Thread(target=warm) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    budget = int(budget)
+    whole = [Mapping(path) for path in paths]
+    pool = streamrt.ModelPool(budget, io=io)
+    for path in paths:
+        pool.register(path, path)
+    before, used, over, errors = anonymous_bytes(), [], threading.Event(), []
+    def sample():
+        while not over.wait(0.003):
+            held = pool.stats().held
+            used.append(anonymous_bytes() - before + sum(mapping.resident() for mapping in whole))
+            assert held <= budget
+    def work(seed):
+        r = random.Random(seed)
+        try:
+            for _ in range(int(count)):
+                path = paths[min(r.randrange(len(paths)), r.randrange(len(paths)))]
+                with pool.lease(path, 60) as model:
+                    model(x[: r.choice((1, 4))])
+        except BaseException as error:
+            errors.append(repr(error))
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    over.set()
+    sampler.join()
+    stats = pool.stats()
+    pool.close()
+    left = sum(mapping.resident() for mapping in whole)
+    print(json.dumps({"used": max(used), "errors": errors, "peak": stats.peak, "evictions": stats.evictions,
+                      "given_up": stats.bytes_given_up, "hits": stats.hits, "left": left}))
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Ten models of 4 to 28 MiB, 160 MiB together."""
+    packs = [
+        zoo.mlp(tmp_path_factory.mktemp(f"m{layers}"), *[1024] * (layers + 1), seed=layers)
+        for layers in (1, 2, 2, 3, 3, 4, 5, 6, 7, 7)
+    ]
+    yield packs
+    for packed in packs:
+        packed.path.unlink()
+
+
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+@pytest.mark.parametrize("budget", [12, 40])
+def test_a_pool_within_a_memory_cgroup(many, budget, io, memory_cgroup, run_python):
+    for packed in many:
+        zoo.evict(packed.path)
+    with memory_cgroup((budget + 100) * MIB) as group:
+        # One heap, for the C library's allocator keeps some MiB in each that threads of a process once used.
+        paths = [packed.path for packed in many]
+        done = run_python(CODE, group.path, budget * MIB, io, 60, *paths, MALLOC_ARENA_MAX="1")
+        assert done.returncode == 0, done.stderr
+        assert group.peak() < (budget + 100) * MIB  # never even met: the kernel had nothing to reclaim
+    found = json.loads(done.stdout)
+    assert found["errors"] == []
+    assert found["peak"] <= budget * MIB
+    assert found["evictions"] > 0
+    assert found["hits"] > 0
+    # Beside the budget: the interpreter, plans and headers of open models, results, stacks of threads.
+    assert found["used"] <= (budget + 16) * MIB
+    assert found["left"] <= len(many) * 4096  # the header's page
+
+
+def settle():
+    return anonymous_bytes(), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def test_ten_thousand_cycles_return_to_where_they_started(tmp_path):
+    packed = zoo.mlp(tmp_path, 16, 64, 16)
+    x = zoo.random_input(1, 16)
+    with streamrt.ModelPool("1MiB") as pool:
+        pool.register("m", packed.path)
+        for cycle in range(10_000):
+            with pool.lease("m") as model:
+                model(x)
+            pool.unload("m")
+            if cycle == 500:
+                before = settle()
+        after = settle()
+        assert pool.stats().loads == 10_000
+        assert pool.stats().held == 0
+    assert after[0] <= before[0] + MIB
+    assert after[1] == before[1]
+    assert after[2] <= before[2]
+
+
+def test_evictions_return_to_where_they_started(tmp_path):
+    packs = []
+    for i in range(6):
+        (tmp_path / str(i)).mkdir()
+        packs.append(zoo.mlp(tmp_path / str(i), 64, 512, 64, seed=i))
+    x = zoo.random_input(1, 64)
+    with streamrt.ModelPool("600KiB", policy="lru") as pool:
+        for i, packed in enumerate(packs):
+            pool.register(str(i), packed.path)
+        for cycle in range(1200):
+            with pool.lease(str(cycle % 6)) as model:
+                model(x)
+            if cycle == 200:
+                before = settle()
+        assert pool.stats().evictions > 900
+        after = settle()
+    assert after[0] <= before[0] + 2 * MIB
+    assert after[1] <= before[1] + 2

@@ -1,0 +1,133 @@
+"""Policies and shadows by themselves, on the traces that they are chosen by."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrt.pool.adaptive import POLICIES, Adaptive
+from streamrt.pool.policy import Gdsf, Lru
+from streamrt.pool.shadow import Shadow
+
+SIZES = {f"m{i}": int(2 ** (i % 7) * 100) for i in range(60)}
+BUDGET = sum(SIZES.values()) // 5
+
+
+def played(policy, trace, budget=BUDGET, sizes=SIZES):
+    """Bytes that a policy loads on a trace."""
+    shadow = Shadow(budget, policy)
+    total = 0
+    for name in trace:
+        total += shadow.request(name, sizes[name], float(sizes[name]))
+        assert shadow.held <= budget
+    return total
+
+
+def zipf(alpha, count=6000):
+    r = random.Random(3)
+    names = list(SIZES)
+    r.shuffle(names)
+    return r.choices(names, [1 / (rank + 1) ** alpha for rank in range(len(names))], k=count)
+
+
+def cyclic(count=6000):
+    return [f"m{i % len(SIZES)}" for i in range(count)]
+
+
+def bursts(count=6000):
+    r, trace = random.Random(4), []
+    while len(trace) < count:
+        trace += [r.choice(list(SIZES))] * 15
+    return trace
+
+
+def best_fixed(trace):
+    """Bytes loaded by the best fixed set of bytes: each byte of it once, and all others at each request."""
+    counts = {name: trace.count(name) for name in SIZES}
+    room, total = BUDGET, 0
+    for name in sorted(SIZES, key=lambda name: -counts[name]):
+        kept = min(room, SIZES[name])
+        room -= kept
+        total += SIZES[name] * counts[name] - kept * max(0, counts[name] - 1)
+    return total
+
+
+def test_lru_gives_up_what_was_not_used_for_the_longest_time():
+    policy = Lru()
+    for name in "abca":
+        policy.requested(name, 1, 1.0)
+    assert sorted("abc", key=policy.worth) == ["b", "c", "a"]
+    assert policy.admits("b", "a")
+    policy.forget("a")
+    assert policy.worth("a") == 0
+
+
+def test_gdsf_weighs_requests_cost_and_size_above_a_rising_clock():
+    policy = Gdsf()
+    for name, size, cost in [("often", 10, 1.0), ("often", 10, 1.0), ("slow", 10, 5.0), ("large", 100, 1.0)]:
+        policy.requested(name, size, cost)
+    assert sorted(["often", "slow", "large"], key=policy.worth) == ["large", "often", "slow"]
+    assert policy.admits("slow", "often")
+    assert not policy.admits("large", "often")
+    policy.requested("new", 10, 1.0)
+    assert policy.worth("new") < policy.worth("often")
+    policy.evicted("slow")  # whatever comes now is worth more than what was popular once
+    policy.requested("newer", 10, 1.0)
+    assert policy.worth("newer") > policy.worth("slow") > policy.worth("often")
+
+
+def test_a_margin_keeps_equals_from_being_exchanged():
+    policy = Gdsf(1.5)
+    for name, count in [("a", 4), ("b", 5)]:
+        for _ in range(count):
+            policy.requested(name, 1, 1.0)
+    assert not policy.admits("b", "a")
+    policy.requested("b", 1, 1.0)
+    policy.requested("b", 1, 1.0)
+    assert policy.admits("b", "a")
+
+
+@pytest.mark.parametrize("alpha", [0.6, 0.9, 1.2])
+def test_the_default_comes_close_to_the_best_fixed_set_on_zipf(alpha):
+    trace = zipf(alpha)
+    assert played(Adaptive(BUDGET), trace) <= 1.10 * best_fixed(trace)
+    assert played(Lru(), trace) > 1.15 * best_fixed(trace)
+
+
+def test_the_default_comes_close_to_the_best_fixed_set_on_cycles_where_recency_gains_nothing():
+    trace = cyclic()
+    assert played(Adaptive(BUDGET), trace) <= 1.01 * best_fixed(trace)
+    assert played(Lru(), trace) == sum(SIZES[name] for name in trace)
+
+
+def test_the_default_follows_recency_through_bursts():
+    trace = bursts()
+    assert played(Adaptive(BUDGET), trace) <= 1.05 * played(Lru(), trace)
+    assert played(Gdsf(1.3), trace) > 2 * played(Lru(), trace)
+
+
+def test_the_default_changes_its_mind():
+    policy = Adaptive(BUDGET)
+    leaders = []
+    for trace in (zipf(0.9), bursts(), cyclic(20000)):
+        played(policy, trace)
+        leaders.append(type(policy.leader))
+    assert leaders == [Gdsf, Lru, Gdsf]
+
+
+@given(
+    st.sampled_from(sorted(POLICIES)),
+    st.integers(1, 500),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=80),
+)
+def test_a_shadow_never_holds_more_than_its_budget(name, budget, events):
+    shadow = Shadow(budget, POLICIES[name](budget))
+    sizes = [1, 3, 10, 30, 90, 100, 200, 400, 600, 1000]
+    for which, event in events:
+        if event == 0:
+            shadow.forget(str(which))
+        else:
+            missing = shadow.request(str(which), sizes[which], float(sizes[which]))
+            assert 0 <= missing <= sizes[which]
+        assert shadow.held <= budget
