@@ -39,14 +39,19 @@ static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
 static int started;                        /* under owner: how many of them run */
 
-/* Guards the five variables below; the two that are atomic are also looked at without it, by who expects a change. */
+/* Guards the five variables below. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;     /* there is a new job, or it is time to stop */
 static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
 static job *current;                                       /* NULL when no worker may join in */
-static _Atomic uint64_t serial;                            /* of the current job; a worker joins a job once */
-static _Atomic uint64_t busy;                              /* workers inside the current job */
+static uint64_t serial;                                    /* of the current job; a worker joins a job once */
+static int busy;                                           /* workers inside the current job */
 static bool stopping;
+
+/* Counted up after the lock was released, for those who look out without it: whoever sees a change finds the lock free.
+ */
+static _Atomic uint64_t announced; /* jobs */
+static _Atomic uint64_t departed;  /* workers that left one */
 
 static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
 
@@ -74,13 +79,14 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Waits for `*value` to differ from `old`, for a while and without sleeping. */
-static void await_change(const _Atomic uint64_t *value, uint64_t old) {
+/* Looks out for `*value` to differ from `old`, for a while and without sleeping; whether it does. */
+static bool await_change(const _Atomic uint64_t *value, uint64_t old) {
     for (int64_t end = nanoseconds() + PATIENCE; nanoseconds() < end;)
         for (int i = 0; i < 16; i++) {
-            if (atomic_load_explicit(value, memory_order_relaxed) != old) return;
+            if (atomic_load_explicit(value, memory_order_relaxed) != old) return true;
             rest();
         }
+    return false;
 }
 
 static void *worker(void *unused) {
@@ -88,11 +94,6 @@ static void *worker(void *unused) {
     uint64_t seen = 0;
     pthread_mutex_lock(&lock);
     for (;;) {
-        if (!stopping && seen == serial) {
-            pthread_mutex_unlock(&lock);
-            await_change(&serial, seen);
-            pthread_mutex_lock(&lock);
-        }
         while (!stopping && (current == NULL || seen == serial)) pthread_cond_wait(&wake, &lock);
         if (stopping) break;
         seen = serial;
@@ -103,6 +104,11 @@ static void *worker(void *unused) {
         if (seat < mine->most) work(mine);
         pthread_mutex_lock(&lock);
         if (--busy == 0) pthread_cond_signal(&finished);
+        const uint64_t jobs = atomic_load(&announced); /* the next one is not: this one has waited for us */
+        pthread_mutex_unlock(&lock);
+        atomic_fetch_add(&departed, 1);
+        await_change(&announced, jobs);
+        pthread_mutex_lock(&lock);
     }
     pthread_mutex_unlock(&lock);
     return NULL;
@@ -229,16 +235,17 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     serial++;
     for (int64_t i = 0; i < helpers; i++) pthread_cond_signal(&wake);
     pthread_mutex_unlock(&lock);
+    atomic_fetch_add(&announced, 1);
 
     work(&mine);
 
     pthread_mutex_lock(&lock);
     current = NULL; /* a worker that wakes only now finds nothing: it is not waited for */
-    for (uint64_t left; (left = busy) > 0;) {
+    for (bool patient = true; busy > 0 && patient;) {
+        const uint64_t before = atomic_load(&departed);
         pthread_mutex_unlock(&lock);
-        await_change(&busy, left);
+        patient = await_change(&departed, before);
         pthread_mutex_lock(&lock);
-        if (busy == left) break;
     }
     while (busy > 0) pthread_cond_wait(&finished, &lock);
     pthread_mutex_unlock(&lock);

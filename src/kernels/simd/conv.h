@@ -17,6 +17,7 @@ enum { CONV_ROWS = VL == 16 ? 14 : VL == 8 ? 6 : 4 };
 
 /* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
+    int64_t plane;        /* of the input, where columns are read as they lie in it */
     const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
     int64_t inner, depth; /* length of a row of weights; terms of it in this block */
     int64_t height, from; /* rows of a panel in memory; the first of them in this block */
@@ -34,12 +35,14 @@ typedef struct {
     int64_t rows;
 } conv_next;
 
-enum { CONV_LINE = 16 }; /* floats of a cache line */
+enum { CONV_DIRECT = 8 }; /* tiles of rows for which columns are read twice as they lie rather than laid out */
+enum { CONV_LINE = 16 };  /* floats of a cache line */
 
 /* The sums of `rows` rows of weights from `row` on with `vectors` vectors of a panel, of which n columns count; `at` is
  * the first of them in y. */
-V void conv_tile(const int rows, const int vectors, const conv_block *block, int64_t row, const float *columns,
-                 int64_t at, int64_t n, conv_next next) {
+V void conv_tile(const int rows, const int vectors, const bool direct, const conv_block *block, int64_t row,
+                 const float *columns, int64_t at, int64_t n, conv_next next) {
+    const int64_t step = direct ? block->plane : vectors * VL;
     const int64_t inner = block->inner, stride = block->stride;
     const float *w = block->w + row * inner, *start = block->start ? block->start + row * stride + at : NULL;
     float *y = block->y + row * stride + at;
@@ -51,8 +54,10 @@ V void conv_tile(const int rows, const int vectors, const conv_block *block, int
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
         for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
-        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
+        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += step) {
             vf x[2];
+            if (direct)
+                for (int v = 0; v < vectors; v++) __builtin_prefetch(columns + PANEL + v * VL);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++) x[v] = load(columns + v * VL);
 #pragma GCC unroll 16
@@ -83,11 +88,12 @@ V void conv_tile(const int rows, const int vectors, const conv_block *block, int
 /* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
-        if (count <= CONV_ROWS) conv_tile(count <= CONV_ROWS ? count : 1, vectors, block, row, columns, at, n, next);  \
+        if (count <= CONV_ROWS)                                                                                        \
+            conv_tile(count <= CONV_ROWS ? count : 1, vectors, direct, block, row, columns, at, n, next);              \
         break;
 
-V void conv_rows(const int vectors, const conv_block *block, int64_t row, int64_t rows, const float *columns,
-                 int64_t at, int64_t n, conv_next next) {
+V void conv_rows(const int vectors, const bool direct, const conv_block *block, int64_t row, int64_t rows,
+                 const float *columns, int64_t at, int64_t n, conv_next next) {
     switch (rows) {
         CONV_CASE(1)
         CONV_CASE(2)
@@ -108,12 +114,17 @@ V void conv_rows(const int vectors, const conv_block *block, int64_t row, int64_
 
 FN void conv_rows_narrow(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at,
                          int64_t n, conv_next next) {
-    conv_rows(1, block, row, rows, columns, at, n, next);
+    conv_rows(1, false, block, row, rows, columns, at, n, next);
 }
 
 FN void conv_rows_wide(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at, int64_t n,
                        conv_next next) {
-    conv_rows(2, block, row, rows, columns, at, n, next);
+    conv_rows(2, false, block, row, rows, columns, at, n, next);
+}
+
+FN void conv_rows_direct(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at,
+                         conv_next next) {
+    conv_rows(2, true, block, row, rows, columns, at, PANEL, next);
 }
 
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
@@ -128,12 +139,23 @@ V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, cons
             const int64_t at = i * PANEL, from = i * left / panels, to = (i + 1) * left / panels;
             const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
             const float *panel = columns + at * block->height;
-            if (n - at > VL)
+            if (block->plane)
+                conv_rows_direct(block, row, count, columns + at, at, next);
+            else if (n - at > VL)
                 conv_rows_wide(block, row, count, panel + block->from * PANEL, at, smaller(PANEL, n - at), next);
             else
                 conv_rows_narrow(block, row, count, panel + block->from * VL, at, n - at, next);
         }
     }
+}
+
+/* Whether columns are read as they lie in the input: those of a 1 x 1 window, for so few tiles of rows that laying them
+ * out first does not pay, if their vectors do not lie across cache lines. */
+V bool conv_is_direct(const srt_window *w, int64_t rows) {
+    for (int axis = 0; axis < 2; axis++)
+        if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
+            return false;
+    return rows <= CONV_DIRECT * CONV_ROWS && w->output[0] * w->output[1] % CONV_LINE == 0;
 }
 
 /* Units first..last of a job, all of one block of positions: units are shares of its output channels. */
@@ -146,11 +168,13 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
     const float *x = job->x + (sample * job->groups + group) * job->channels * w->input[0] * w->input[1];
     const int64_t place = sample * job->groups * job->outputs * positions + at;
+    const bool direct = conv_is_direct(w, end - begin) && n % PANEL == 0;
     for (int64_t part = 0; part < job->parts; part++) {
         const int64_t k = part * job->inner / job->parts, next = (part + 1) * job->inner / job->parts;
         const bool done = part + 1 == job->parts;
-        fill_panels(w, at, n, x, k, next, columns);
-        conv_block block = {.w = job->w + k,
+        if (!direct) fill_panels(w, at, n, x, k, next, columns);
+        conv_block block = {.plane = direct ? positions : 0,
+                            .w = job->w + k,
                             .inner = job->inner,
                             .depth = next - k,
                             .height = next - k,
@@ -162,7 +186,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                                                      : NULL,
                             .low = splat(done ? job->act->low : -INFINITY),
                             .high = splat(done ? job->act->high : INFINITY)};
-        conv_block_rows(&block, begin, end, columns, n);
+        conv_block_rows(&block, begin, end, direct ? x + k * positions + at : columns, n);
     }
     if (job->act->separate)
         for (int64_t row = begin; row < end; row++) {
