@@ -93,6 +93,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
         try:
             for geometry in GEOMETRIES:
                 run_windows(Fenced(at_end), geometry)
+            run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
             run_winograd(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)

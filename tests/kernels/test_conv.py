@@ -67,6 +67,17 @@ def test_blocks_of_every_width(rng: np.random.Generator, panels: int, size: int)
     np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
 
 
+@pytest.mark.parametrize("extents", [(1, 1), (4, 8), (8, 8), (12, 12), (7, 7), (16, 40)], ids=str)
+@pytest.mark.parametrize("outputs", [1, 15, 112, 113])
+def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], outputs: int) -> None:
+    geometry = Geometry(extents, (1, 1))
+    x = rng.normal(size=(2, 9, *extents)).astype(np.float32)
+    w = rng.normal(size=(outputs, 9, 1, 1)).astype(np.float32)
+    bias, y = rng.normal(size=outputs).astype(np.float32), np.full((2, outputs, *extents), 7, np.float32)
+    conv(x, w, bias, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, 9, 2), IDENTITY, 0, 0)
+    np.testing.assert_allclose(y, reference(geometry, x, w, 1) + bias[:, None, None], atol=2e-5)
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_residual_is_added_before_the_activation(rng: np.random.Generator, in_place: bool) -> None:
     geometry = Geometry((6, 9), (3, 3), pads=(1, 1, 1, 1))

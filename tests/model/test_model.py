@@ -215,9 +215,8 @@ def test_memory_adds_up(large):
         assert model.plan.pinned_bytes <= use.weights <= model.plan.pinned_bytes + model.plan.window
         assert use.workspace == model.plan.workspace
         assert use.weights + use.workspace <= use.budget == 40 << 20
-        assert (
-            use.file_resident <= model.plan.pinned_bytes + model.plan.window + 4096
-        )  # and the header, when asked how to read
+        header = 4096  # which is in the page cache too, as it was read, but for what the kernel took away since
+        assert use.file_resident <= model.plan.pinned_bytes + model.plan.window + header
         assert use.anonymous > 0
 
 

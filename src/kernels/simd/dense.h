@@ -122,9 +122,11 @@ FN void dense(const void *arguments, int64_t first, int64_t last) {
     const dense_job *job = arguments;
     int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows);
     for (int64_t r = begin; r < end;) {
-        vf sums[DENSE_ROWS][SRT_DENSE_BATCH] = {{{0}}};
+        vf sums[DENSE_ROWS][SRT_DENSE_BATCH];
         const float *w = job->w + r * job->inner;
         int64_t rows = end - r >= DENSE_ROWS ? DENSE_ROWS : 1;
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t s = 0; s < job->batch; s++) sums[i][s] = splat(0.0f);
         if (rows > 1)
             dense_rows(DENSE_ROWS, job, w, sums);
         else
