@@ -593,7 +593,14 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
     """Floats of scratch memory for each thread with which `winograd` is faster than `conv`; 0 where it is not.
 
     n samples; channels and outputs of one group.
+
+    Raises:
+        ValueError: a negative number, or 2**40 or more positions of all samples.
     """
+    positions = <object>n * <object>window.window.output[0] * <object>window.window.output[1]
+    if n < 0 or channels < 0 or outputs < 0 or positions >= 2**40:
+        raise ValueError(f"{n} samples, {channels} channels, {outputs} outputs and {positions} positions, "
+                         f"expected none negative, and fewer than 2**40 positions")
     return srt_winograd_seat(n, channels, outputs, &window.window)
 
 

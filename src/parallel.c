@@ -50,7 +50,7 @@ static bool stopping;
 
 /* Counted up after the lock was released, for those who look out without it: whoever sees a change finds the lock free.
  */
-static _Atomic uint64_t announced; /* jobs */
+static _Atomic uint64_t announced; /* the serial of the current job, or of the last one */
 static _Atomic uint64_t departed;  /* workers that left one */
 
 static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
@@ -79,11 +79,11 @@ static int64_t nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Looks out for `*value` to differ from `old`, for a while and without sleeping; whether it does. */
-static bool await_change(const _Atomic uint64_t *value, uint64_t old) {
+/* Looks out for `*count` to go beyond `old`, for a while and without sleeping; whether it does. */
+static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     for (int64_t end = nanoseconds() + PATIENCE; nanoseconds() < end;)
         for (int i = 0; i < 16; i++) {
-            if (atomic_load_explicit(value, memory_order_relaxed) != old) return true;
+            if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
             rest();
         }
     return false;
@@ -104,10 +104,9 @@ static void *worker(void *unused) {
         if (seat < mine->most) work(mine);
         pthread_mutex_lock(&lock);
         if (--busy == 0) pthread_cond_signal(&finished);
-        const uint64_t jobs = atomic_load(&announced); /* the next one is not: this one has waited for us */
         pthread_mutex_unlock(&lock);
         atomic_fetch_add(&departed, 1);
-        await_change(&announced, jobs);
+        await_beyond(&announced, seen);
         pthread_mutex_lock(&lock);
     }
     pthread_mutex_unlock(&lock);
@@ -235,7 +234,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     serial++;
     for (int64_t i = 0; i < helpers; i++) pthread_cond_signal(&wake);
     pthread_mutex_unlock(&lock);
-    atomic_fetch_add(&announced, 1);
+    atomic_store(&announced, serial); /* which only the owner changes */
 
     work(&mine);
 
@@ -244,7 +243,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     for (bool patient = true; busy > 0 && patient;) {
         const uint64_t before = atomic_load(&departed);
         pthread_mutex_unlock(&lock);
-        patient = await_change(&departed, before);
+        patient = await_beyond(&departed, before);
         pthread_mutex_lock(&lock);
     }
     while (busy > 0) pthread_cond_wait(&finished, &lock);

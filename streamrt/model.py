@@ -59,8 +59,8 @@ class Model:
             reads it once more, and ``"read"`` as they arrive, every time that they do. What a call with ``outputs``
             reads of a block of which it does not need everything cannot be compared.
         exact: do without algorithms that are faster but round more, which is Winograd's for convolutions of 3 x 3: its
-            results differ from plain sums by about 1e-5 of their size. They are also left out where the budget has no
-            room for their workspace.
+            results differ from plain sums by about 1e-5 of their size, and infinities spread to their neighbours as
+            NaN. They are also left out where the budget has no room for their workspace.
 
     Raises:
         FormatError: the file is not a weights file, or breaks the format's rules, or is damaged (``verify="open"``).

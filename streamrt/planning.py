@@ -216,8 +216,10 @@ class Planner:
         """
         program = self._fitting(graph, shapes, lean=True)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
-            program = self.compile(graph, with_batch(shapes, 1), lean=True)
-        return program.workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
+            shapes = with_batch(shapes, 1)
+            program = self.compile(graph, shapes, lean=True)
+        workspace = min(program.workspace, self.compile(graph, shapes).workspace)  # either may be the smaller one
+        return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The samples, a multiple of the batch of ``shapes``, with which one pass serves the most of them in a second.

@@ -105,7 +105,8 @@ void srt_conv(const float *x, const float *w, const float *bias, const float *re
               float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
 
 /* The same for a window of 3 x 3 with stride and dilation 1, by Winograd's F(4 x 4, 3 x 3), whose sums err about four
- * times as much. scratch (seats, seat), with seat at least what srt_winograd_seat returned for this shape; other
+ * times as much. A value that is infinite, or too large to be added to others, may make NaN in all outputs of the tiles
+ * that read it. scratch (seats, seat), with seat at least what srt_winograd_seat returned for this shape; other
  * numbers of samples may share it. */
 void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
                   int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,

@@ -274,13 +274,17 @@ def _replace(draft: Draft, name: str, weight: Weight) -> str:
 
 def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     """``Add(Conv(x), y)``, with y there before the convolution runs, becomes a Conv with y as its fourth input."""
+    if len({spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}) > 1:
+        return  # batches that may differ, which shapes under a probe do not show
     readers, producers = draft.readers(), draft.producers()
     place = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
     kept: list[DraftNode] = []
     for node in draft.nodes:
         kept.append(node)
-        if node.op != "Add" or len({shapes[name] for name in (*node.inputs, *node.outputs)}) != 1:
+        if node.op != "Add" or node.activation or len({shapes[name] for name in (*node.inputs, *node.outputs)}) != 1:
             continue
+        if all(extent == 1 for extent in shapes[node.outputs[0]][2:]):
+            continue  # the convolution is a Gemm
         first, last = sorted(node.inputs, key=lambda name: place.get(name, -1))
         product = producers.get(last)
         if product is None or first in draft.params or readers[last] != 1 or not _takes_residual(product, draft):

@@ -48,6 +48,7 @@ def conv(call: Call) -> Lowered:
     geometry = Geometry.read(call, x[2:], w[2:])
     has_bias, epilogue, layout = call.bias(2, w[0]), call.epilogue(), Layout()
     output = (x[0], w[0], *geometry.spatial)
+    call.check("output 0", output)
     residual = call.optional(3) is not None
     if residual and call.computed(3) != output:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
@@ -116,7 +117,8 @@ def _bind_product(
     x = _planes(buffers.input(0), geometry.input)
     w = _planes(buffers.input(1), geometry.kernel)
     y = _planes(buffers.outputs[0], geometry.output)
-    residual = _planes(buffers.input(3), geometry.output) if buffers.inputs[3:] else None
+    added = buffers.inputs[3] if buffers.inputs[3:] else None
+    residual = None if added is None else _planes(added, geometry.output)
     load, window, columns = bias.bind(buffers), geometry.window, scratch.of(buffers.scratch)
 
     def run(first: int, last: int) -> None:

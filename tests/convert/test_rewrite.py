@@ -340,3 +340,20 @@ def test_a_sum_that_stays(nodes: list[Any], tmp_path: Path) -> None:
 def test_a_sum_stays_where_a_term_is_an_output(tmp_path: Path) -> None:
     model = make_model([conv(**PADS), node("Add", ["c", "x"], ["y"])], SQUARE, outputs=["c", "y"])
     assert ops(check(model, tmp_path)) == ["Conv", "Add"]
+
+
+def test_a_sum_of_two_batches_that_may_differ_stays(tmp_path: Path) -> None:
+    nodes = [conv(**PADS), node("Add", ["c", "z"], ["y"])]
+    inputs = {"x": ("n", 3, 8, 8), "z": ("m", 3, 8, 8)}
+    path = tmp_path / "m.safetensors"
+    streamrt.pack(make_model(nodes, SQUARE, inputs=inputs), path)
+    assert [other.op for other in read_header(path).graph.nodes] == ["Conv", "Add"]
+    x, z = random(4, 3, 8, 8, seed=7), random(1, 3, 8, 8, seed=8)
+    with streamrt.Model(path, None) as model:
+        apart = model({"x": x, "z": np.zeros_like(z)}) + z
+        np.testing.assert_allclose(model({"x": x, "z": z}), apart, atol=1e-5)
+
+
+def test_a_sum_after_a_convolution_that_is_a_gemm_stays(tmp_path: Path) -> None:
+    nodes = [node("Conv", ["x", "p"], ["c"]), node("Add", ["c", "x"], ["y"])]
+    assert ops(check(make_model(nodes, SQUARE, inputs={"x": (2, 3, 1, 1)}), tmp_path)) == ["Conv", "Add"]

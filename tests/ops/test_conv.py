@@ -75,6 +75,12 @@ def test_a_fourth_input_is_added(case: Any) -> None:
         assert_close(actual, np.maximum(run("Conv", [x, w], [1], attrs=attrs)[0] + residual, 0))
 
 
+def test_a_fourth_input_may_be_left_out() -> None:
+    x, w = random(2, 3, 5, 5), random(4, 3, 3, 3, seed=1)
+    expected = run("Conv", [x, w], [1])[0]
+    np.testing.assert_array_equal(run("Conv", [x, w, None, None], [1])[0], expected)
+
+
 def test_what_is_added_has_the_shape_of_the_output() -> None:
     with pytest.raises(FormatError, match="input 3 has shape"):
         lowered_for("Conv", [(1, 3, 5, 5), (4, 3, 1, 1), None, (1, 4, 5, 1)], [1])

@@ -21,7 +21,7 @@ _odd = st.sampled_from(
 )
 _few = st.integers(1, 3)
 #: Operators of which the result may be no number, the inputs being numbers.
-_NAN = ("Div", "BatchNormalization", "Log", "Sqrt", "Pow")
+_NAN = ("Div", "BatchNormalization", "Log", "LRN", "Sqrt", "Pow")
 
 
 @st.composite

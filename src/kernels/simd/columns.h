@@ -99,7 +99,8 @@ FN void find_places(place_table *t) {
             panel p = {w, t->at + j * PANEL, smaller(PANEL, t->end - t->at - j * PANEL)};
             place *to = &t->places[j * t->taps + i];
             to->parts = stretches_of(&p, &tap, to->part);
-            to->from = p.at + tap.down * w->input[1] + tap.right;
+            /* no more than lengths of the input and the output, where any column is inside */
+            to->from = to->parts ? p.at + tap.down * w->input[1] + tap.right : 0;
             to->inside = 0;
             for (int k = 0; k < to->parts; k++) to->inside |= ((UINT64_C(1) << to->part[k].n) - 1) << to->part[k].to;
         }
@@ -141,6 +142,9 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
         t.panels = smaller(taps < PLACES ? PLACES / taps : 1, panels - panel);
         for (t.tap = 0; t.tap < taps; t.tap += t.taps) {
             t.taps = smaller(PLACES, taps - t.tap);
+            /* of the first channel these taps may come before the rows, and of the next one after them */
+            const int64_t begins = first / taps * taps + t.tap;
+            if (begins >= last || (begins + t.taps <= first && begins + taps >= last)) continue;
             find_places(&t);
             for (int64_t channel = first / taps; channel * taps + t.tap < last; channel++) {
                 const int64_t row = channel * taps + t.tap; /* of the first tap */
