@@ -34,9 +34,9 @@ def borrowed(call: Call, count: int) -> dict[int, int]:
 
 def keeps_batch(call: Call, found: dict[int, int]) -> bool:
     """Whether extents that were `borrowed` leave the batch where it is: in axis 0 of both inputs, and nowhere else."""
-    if not found:
-        return True
     x, lender = call.shape(0), call.shape(len(call.shapes) - 1)
+    if not found:
+        return lender[:1] == x[:1]  # it is cut along its first axis too, though nothing of it is used
     sources = call.ints("extents")
     return len(lender) > 0 and lender[:1] == x[:1] and sources[0] in (-1, 0) and 0 not in sources[1:]
 
