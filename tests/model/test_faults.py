@@ -274,7 +274,8 @@ def test_no_addresses_for_the_file(copy, run_python):
         with streamrt.Model(sys.argv[1], "16MiB") as model:
             wanted = model(x)  # BLAS has taken what it takes
         size = int(open("/proc/self/statm").read().split()[0]) * 4096
-        resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20), resource.RLIM_INFINITY))
+        # enough to read the header, several times 2 MiB, and far too little for the file
+        resource.setrlimit(resource.RLIMIT_AS, (size + (16 << 20), resource.RLIM_INFINITY))
         for io in ("mmap", "pread"):
             try:
                 streamrt.Model(sys.argv[1], "16MiB", io=io)
