@@ -127,6 +127,8 @@ def _run(options: argparse.Namespace) -> int:
 def _pool(options: argparse.Namespace) -> int:
     from bench.pool import driver
 
+    # What simulates has the installed package's policies, and not those of an uncompiled one in a checkout.
+    sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
     setting = driver.QUICK if options.quick else driver.Setting()
     if options.requests:
         setting = replace(setting, requests=options.requests)
