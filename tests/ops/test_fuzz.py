@@ -21,7 +21,7 @@ _odd = st.sampled_from(
 )
 _few = st.integers(1, 3)
 #: Operators of which the result may be no number, the inputs being numbers.
-_NAN = ("Div", "BatchNormalization", "Log", "LRN", "Sqrt", "Pow")
+_NAN = ("Div", "BatchNormalization", "Log", "Sqrt", "Pow")
 
 
 @st.composite
@@ -164,4 +164,5 @@ def test_refused_or_within_bounds(node: Any, activation: Any, data: st.DataObjec
         y = run(op, inputs, params, cuts=cuts, attrs=attrs, activation=activation)[0]
         assert y.shape == out
         assert y.dtype == np.float32
-        assert not np.isnan(y).all() or op in _NAN  # the harness writes NaN beforehand
+        negative = op == "LRN" and attrs.get("alpha", 0) < 0  # a power of what may be negative
+        assert not np.isnan(y).all() or op in _NAN or negative  # the harness writes NaN beforehand
