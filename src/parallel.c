@@ -15,8 +15,9 @@
  * once, are 256 KiB: about 25 us at the 10 GB/s that one core moves. Below that, help comes too late. */
 enum { WORTH_A_WAKE = 32 * 1024 };
 
-/* Ranges per thread: enough that a thread which was late or slow leaves its share to the others. */
-enum { RANGES_PER_THREAD = 4 };
+/* A thread takes this part of a thread's share of what is left: much at first, and little at the end, so that all end
+ * together though one was late or slow. */
+enum { PART = 2 };
 
 /* Nanoseconds for which a thread looks out for the next job, or for the end of its own, before it sleeps. In a pass of
  * a CNN one kernel follows the other within some 10 us; waking a thread of a virtual machine takes up to 50. */
@@ -26,7 +27,7 @@ typedef struct {
     srt_range *run;
     const void *arguments;
     int64_t count;
-    int64_t step;         /* units per range */
+    int64_t grain;        /* units that are taken at once, at least */
     _Atomic int64_t next; /* first unit that nobody has taken */
     int most;             /* threads that may work on it */
     _Atomic int seats;    /* threads that have joined in */
@@ -58,10 +59,15 @@ static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void work(job *j) {
-    for (;;) {
-        int64_t first = atomic_fetch_add_explicit(&j->next, j->step, memory_order_relaxed);
-        if (first >= j->count) return;
-        j->run(j->arguments, first, j->count - first < j->step ? j->count : first + j->step);
+    int64_t first = atomic_load_explicit(&j->next, memory_order_relaxed);
+    while (first < j->count) {
+        const int64_t left = j->count - first, share = left / (PART * j->most);
+        const int64_t taken = share > j->grain ? share : j->grain < left ? j->grain : left;
+        if (!atomic_compare_exchange_weak_explicit(&j->next, &first, first + taken, memory_order_relaxed,
+                                                   memory_order_relaxed))
+            continue;
+        j->run(j->arguments, first, first + taken);
+        first = atomic_load_explicit(&j->next, memory_order_relaxed);
     }
 }
 
@@ -209,10 +215,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     if (count <= 0) return;
     int threads = srt_threads();
     if (threads > most) threads = (int)most;
-    int64_t ranges = (int64_t)threads * RANGES_PER_THREAD;
-    int64_t step = (count - 1) / ranges + 1; /* rounded up */
-    if (step < grain) step = grain;
-    if (threads == 1 || step >= count || pthread_mutex_trylock(&owner) != 0) {
+    if (threads == 1 || grain >= count || pthread_mutex_trylock(&owner) != 0) {
         run_alone(count, run, arguments);
         return;
     }
@@ -222,10 +225,10 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
         run_alone(count, run, arguments);
         return;
     }
-    job mine = {.run = run, .arguments = arguments, .count = count, .step = step, .most = threads};
+    job mine = {.run = run, .arguments = arguments, .count = count, .grain = grain, .most = threads};
     atomic_init(&mine.next, 0);
-    atomic_init(&mine.seats, 1);          /* the caller's is 0 */
-    int64_t helpers = (count - 1) / step; /* one range is the caller's */
+    atomic_init(&mine.seats, 1);           /* the caller's is 0 */
+    int64_t helpers = (count - 1) / grain; /* one range is the caller's */
     if (helpers > threads - 1) helpers = threads - 1;
     if (helpers > started) helpers = started;
 

@@ -1,22 +1,19 @@
 /* conv.c - shared out by blocks of output positions, and by output channels where those are few: see kernels.h. */
+#include "sharing.h"
 #include "simd/table.h"
 
 /* Terms that an element costs as much as in `srt_grain`: both take about half a nanosecond on one core. */
 enum { TERMS_PER_ELEMENT = 32 };
 
-/* Units that a thread should find: so many that they can be shared out evenly. */
-enum { UNITS_PER_THREAD = 8 };
+/* Output channels of a unit, at least: a tile of every instruction set. */
+enum { LEAST_ROWS = 14 };
 
-/* Output channels in a share of a block, at least: below it, laying out the columns costs more than it should. */
-enum { LEAST_SHARE = 28 };
+/* Laying out a column takes as long as multiplying it with so many rows, and bringing a row of weights here as
+ * multiplying it with so many columns. */
+enum { LAYOUT = 6, FETCH = 8 };
 
-static int64_t rounded_up(int64_t n, int64_t step) {
-    return (n + step - 1) / step * step;
-}
-
-static int64_t divided_up(int64_t n, int64_t by) {
-    return (n + by - 1) / by;
-}
+/* Terms for which a core takes as long as another one to begin. */
+enum { LATE = 200 * 1000 };
 
 void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
               int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first, int64_t last,
@@ -37,24 +34,26 @@ void srt_conv(const float *x, const float *w, const float *bias, const float *re
                     .last = last,
                     .inner = inner,
                     .parts = inner == 0 ? 1 : divided_up(inner, SRT_CONV_DEPTH),
-                    .shares = 1,
                     .scratch = scratch,
                     .seat = seat,
                     .act = act};
-    /* blocks of equal width, but for what rounding to whole panels costs the last one */
-    const int64_t depth = divided_up(inner, job.parts);
-    const int64_t widest = depth == 0 ? positions : seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
-    job.width = rounded_up(divided_up(positions, divided_up(positions, widest)), SRT_CONV_COLUMNS);
-    job.blocks = divided_up(positions, job.width);
-    const int64_t rows = last - first < outputs ? last - first : outputs; /* of one group, at most */
-    const int64_t pieces = n * ((last - 1) / outputs + 1 - first / outputs) * job.blocks;
-    const int64_t wanted = UNITS_PER_THREAD * (seats < srt_threads() ? seats : srt_threads());
-    if (pieces < wanted) {
-        int64_t most = rows / LEAST_SHARE < 1 ? 1 : rows / LEAST_SHARE;
-        job.shares = divided_up(wanted, pieces);
-        if (job.shares > most) job.shares = most;
-    }
+    const int64_t depth = divided_up(inner, job.parts), rows = last - first < outputs ? last - first : outputs;
+    const srt_product product = {.pieces = n * ((last - 1) / outputs + 1 - first / outputs),
+                                 .columns = positions,
+                                 .step = SRT_CONV_COLUMNS,
+                                 .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
+                                                      : seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS,
+                                 .rows = rows, /* of one group, at most */
+                                 .least = LEAST_ROWS,
+                                 .layout = LAYOUT,
+                                 .fetch = FETCH,
+                                 .late = (double)LATE / (double)(inner + 1),
+                                 .threads = seats < srt_threads() ? seats : srt_threads()};
+    const srt_sharing sharing = srt_share_out(&product);
+    job.width = sharing.width;
+    job.blocks = sharing.blocks;
+    job.shares = sharing.shares;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)inner / TERMS_PER_ELEMENT;
-    srt_parallel_on(seats, pieces * job.shares, srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15),
-                    srt_table_active()->conv, &job);
+    srt_parallel_on(seats, product.pieces * job.blocks * job.shares,
+                    srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), srt_table_active()->conv, &job);
 }

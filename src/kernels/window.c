@@ -1,4 +1,5 @@
-/* window.c - windows, and what slides them over planes, shared out by output rows: see kernels.h. */
+/* window.c - windows, and what slides them over planes, shared out by planes, and by bands of rows where those are few:
+ * see kernels.h. */
 #include "simd/table.h"
 
 const char *srt_window_check(const srt_window *w) {
@@ -26,6 +27,19 @@ static int64_t row_cost(const srt_window *w) {
     return __builtin_mul_overflow(taps, w->output[1], &cost) ? INT64_MAX : cost;
 }
 
+/* Units that a thread should find: so many that they can be shared out evenly. */
+enum { UNITS_PER_THREAD = 8 };
+
+/* The job of sliding the window over so many planes, in bands. */
+static void slide(srt_range *run, window_job *job, int64_t planes) {
+    const srt_window *w = job->window;
+    if (planes == 0 || w->output[0] == 0 || w->output[1] == 0) return;
+    const int64_t wanted = ((int64_t)srt_threads() * UNITS_PER_THREAD - 1) / planes + 1;
+    job->bands = wanted < w->output[0] ? wanted : w->output[0];
+    const int64_t row = row_cost(w), rows = w->output[0] / job->bands;
+    srt_parallel(planes * job->bands, srt_grain(row / 4 > INT64_MAX / rows ? INT64_MAX : row / 4 * rows), run, job);
+}
+
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                    int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                    const srt_activation *act) {
@@ -41,22 +55,15 @@ void srt_depthwise(const float *x, const float *w, const float *bias, float *y, 
         .window = window,
         .act = act,
     };
-    if (window->output[0] * window->output[1] > 0)
-        srt_parallel(n * job.span * window->output[0], srt_grain(row_cost(window) / 4), srt_table_active()->depthwise,
-                     &job);
-}
-
-static void pool(srt_range *run, const float *x, float *y, int64_t planes, const srt_window *window,
-                 bool count_padding) {
-    window_job job = {.x = x, .y = y, .window = window, .count_padding = count_padding};
-    if (window->output[0] * window->output[1] > 0)
-        srt_parallel(planes * window->output[0], srt_grain(row_cost(window) / 4), run, &job);
+    slide(srt_table_active()->depthwise, &job, n * job.span);
 }
 
 void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window) {
-    pool(srt_table_active()->max_pool, x, y, planes, window, false);
+    window_job job = {.x = x, .y = y, .window = window};
+    slide(srt_table_active()->max_pool, &job, planes);
 }
 
 void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bool count_padding) {
-    pool(srt_table_active()->average_pool, x, y, planes, window, count_padding);
+    window_job job = {.x = x, .y = y, .window = window, .count_padding = count_padding};
+    slide(srt_table_active()->average_pool, &job, planes);
 }

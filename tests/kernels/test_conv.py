@@ -67,6 +67,19 @@ def test_blocks_of_every_width(rng: np.random.Generator, panels: int, size: int)
     np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 15, 70, CONV_DEPTH + 3])
+@pytest.mark.parametrize("positions", [1, 2, 3, 4, 5, 16, 17, 19, 20, 21, 33, 36, 48, 49, 51, 64, 66])
+def test_columns_behind_the_last_whole_vector(rng: np.random.Generator, positions: int, channels: int) -> None:
+    geometry = Geometry((1, positions), (1, 1))
+    x = rng.normal(size=(2, channels, 1, positions)).astype(np.float32)
+    for outputs in (1, 7, 19, 46):
+        w = rng.normal(size=(outputs, channels, 1, 1)).astype(np.float32)
+        bias, y = rng.normal(size=outputs).astype(np.float32), np.full((2, outputs, 1, positions), 7, np.float32)
+        conv(x, w, bias, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, channels, 3), RELU, 0, 0)
+        expected = np.maximum(reference(geometry, x, w, 1) + bias[:, None, None], 0)
+        np.testing.assert_allclose(y, expected, atol=3e-6 * np.abs(expected).max(initial=10))
+
+
 @pytest.mark.parametrize("extents", [(1, 1), (4, 8), (8, 8), (12, 12), (7, 7), (16, 40)], ids=str)
 @pytest.mark.parametrize("outputs", [1, 15, 112, 113])
 def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], outputs: int) -> None:

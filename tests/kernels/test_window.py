@@ -28,6 +28,23 @@ def test_depthwise(rng: np.random.Generator, geometry: Geometry) -> None:
     assert (y[:, [0, 4, 5]] == 7).all()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 9, 14, 15, 16, 17, 31, 33, 40, 56, 67])
+def test_depthwise_of_every_width(rng: np.random.Generator, width: int, kernel: int, stride: int) -> None:
+    """Narrow planes are worked on as one row, wide ones in strips; above and left there is more padding than needed."""
+    for height, pads in ((6, (kernel // 2,) * 4), (8, (kernel, kernel - 1, 1, 0))):
+        geometry = Geometry((height, width), (kernel, kernel), (stride, stride), pads=pads)
+        x = rng.normal(size=(2, 3, height, width)).astype(np.float32)
+        w = rng.normal(size=(6, kernel, kernel)).astype(np.float32)
+        bias = rng.normal(size=6).astype(np.float32)
+        y = np.full((2, 6, *geometry.output), 7, np.float32)
+        depthwise(x, w, bias, y, geometry.window(), 0, 6, ACTIVATIONS["Clip"], -9, 9)
+        windows = geometry.gather(x, 0).repeat(2, axis=1)
+        sums = np.einsum("nchwij,cij->nchw", windows, w.astype(np.float64)) + bias[:, None, None]
+        np.testing.assert_allclose(y, sums.clip(-9, 9), atol=1e-5)
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("special", [0.0, np.nan, -np.inf, np.inf])
 def test_max_pool(rng: np.random.Generator, geometry: Geometry, special: float) -> None:

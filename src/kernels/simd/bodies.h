@@ -7,6 +7,7 @@
 #include "activation.h"
 #include "conv.h"
 #include "dense.h"
+#include "depthwise.h"
 #include "functions.h"
 #include "lrn.h"
 #include "pointwise.h"

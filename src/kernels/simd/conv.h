@@ -10,10 +10,14 @@
 
 #include "activation.h"
 #include "columns.h"
+#include "dots.h"
 
 /* Rows whose sums with a panel are held in registers: 14 x 2 sums, 2 vectors of columns and a weight fit the 32
  * registers of AVX-512, 6 x 2 the 16 of AVX2, and 4 x 2 those of all others, where a product needs one too. */
 enum { CONV_ROWS = VL == 16 ? 14 : VL == 8 ? 6 : 4 };
+
+/* Floats of a column that is laid out by itself: its terms, and zeros to the next whole vector. */
+enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
 /* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
@@ -26,6 +30,10 @@ typedef struct {
     const float *bias,
         *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
     vf low, high; /* clamp */
+    /* The columns behind the last whole vector, if they are few: `last` of them from column `at` on, each a row of
+     * `ends`. */
+    int64_t last, at;
+    const float (*ends)[CONV_ENDS];
 } conv_block;
 
 /* Rows of weights that are fetched into the second-level cache while a tile is computed, a line of each of them with
@@ -127,11 +135,28 @@ FN void conv_rows_direct(const conv_block *block, int64_t row, int64_t rows, con
     conv_rows(2, true, block, row, rows, columns, at, PANEL, next);
 }
 
+/* Rows begin..end of y with the last columns of a block. */
+FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
+    const int64_t count = block->last;
+    int64_t rows;
+    for (int64_t row = begin; row < end; row += rows) {
+        float sums[VL];
+        rows = dots_rows(end - row, count);
+        dots(rows, count, block->w + row * block->inner, block->inner, block->ends[0], CONV_ENDS, block->depth, sums);
+        for (int64_t i = 0; i < rows * count; i++) {
+            const int64_t to = row + i / count, at = to * block->stride + block->at + i % count;
+            float total = sums[i] + (block->bias ? block->bias[to] : 0.0f);
+            if (block->start) total += block->start[at];
+            block->y[at] = clamp(splat(total), block->low, block->high)[0];
+        }
+    }
+}
+
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
  * reads more columns than it multiplies. */
 V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, const float *columns, int64_t n) {
     const int64_t panels = (n + PANEL - 1) / PANEL;
-    int64_t count;
+    int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
         const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
@@ -146,6 +171,20 @@ V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, cons
             else
                 conv_rows_narrow(block, row, count, panel + block->from * VL, at, n - at, next);
         }
+        if (block->last && (row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
+            conv_last_columns(block, ready, row + count);
+            ready = row + count;
+        }
+    }
+}
+
+/* Columns at..at + count of a block, each laid out by itself; room is for a panel of a vector. */
+V void fill_ends(const srt_window *w, int64_t at, int64_t count, const float *x, int64_t first, int64_t last,
+                 float *room, float (*ends)[CONV_ENDS]) {
+    fill_panels(w, at, count, x, first, last, room);
+    for (int64_t c = 0; c < count; c++) {
+        for (int64_t k = 0; k < last - first; k++) ends[c][k] = room[k * VL + c];
+        store(ends[c] + (last - first), splat(0.0f));
     }
 }
 
@@ -165,14 +204,17 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const int64_t positions = w->output[0] * w->output[1], n = smaller(job->width, positions - at);
     const int64_t from = group * job->outputs > job->first ? group * job->outputs : job->first;
     const int64_t rows = smaller((group + 1) * job->outputs, job->last) - from;
-    const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
+    const int64_t begin = from + first * rows / job->shares, until = from + last * rows / job->shares;
     const float *x = job->x + (sample * job->groups + group) * job->channels * w->input[0] * w->input[1];
     const int64_t place = sample * job->groups * job->outputs * positions + at;
-    const bool direct = conv_is_direct(w, end - begin) && n % PANEL == 0;
+    const bool direct = conv_is_direct(w, until - begin) && n % PANEL == 0;
+    const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
+    float end[DOTS][CONV_ENDS];
     for (int64_t part = 0; part < job->parts; part++) {
         const int64_t k = part * job->inner / job->parts, next = (part + 1) * job->inner / job->parts;
         const bool done = part + 1 == job->parts;
-        if (!direct) fill_panels(w, at, n, x, k, next, columns);
+        if (!direct) fill_panels(w, at, whole, x, k, next, columns);
+        if (ends) fill_ends(w, at + whole, ends, x, k, next, columns + whole * (next - k), end);
         conv_block block = {.plane = direct ? positions : 0,
                             .w = job->w + k,
                             .inner = job->inner,
@@ -185,11 +227,14 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                                      : job->residual ? job->residual + place
                                                      : NULL,
                             .low = splat(done ? job->act->low : -INFINITY),
-                            .high = splat(done ? job->act->high : INFINITY)};
-        conv_block_rows(&block, begin, end, direct ? x + k * positions + at : columns, n);
+                            .high = splat(done ? job->act->high : INFINITY),
+                            .last = ends,
+                            .at = whole,
+                            .ends = end};
+        conv_block_rows(&block, begin, until, direct ? x + k * positions + at : columns, whole);
     }
     if (job->act->separate)
-        for (int64_t row = begin; row < end; row++) {
+        for (int64_t row = begin; row < until; row++) {
             float *y = job->y + place + row * positions;
             activate(y, y, n, job->act);
         }

@@ -83,9 +83,10 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     const srt_activation *act;
 } winograd_job;
 
-typedef struct { /* a unit is an output row of a plane */
+typedef struct { /* a unit is a band of output rows of a plane */
     const float *x, *w, *bias;
     float *y;
+    int64_t bands; /* of a plane */
     int64_t multiplier;
     int64_t first, span;       /* output channels first..first + span of each sample */
     int64_t channels_in_total; /* output channels of a sample */

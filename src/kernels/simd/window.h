@@ -95,51 +95,12 @@ V vf strip_tap(const window_plane *p, const window_strip *strip, window_access a
     return read_tap(row, &tap, access, w->stride[1], w->input[1], fill);
 }
 
-/* Output rows o and o + 1 of a depthwise convolution whose stride and dilation are 1 vertically: all inputs but those
- * of the first and the last row serve both. Terms are added in the same order as by strip_rows.
- * `wide` is the number of taps when the compiler is to know it, else 0. */
-V void strip_two_rows(const window_plane *p, const window_strip *strip, window_access access, int64_t wide, int64_t o) {
-    const srt_window *w = p->window;
-    const int64_t width = w->input[1], kernel_width = w->kernel[1];
-    const int64_t count = wide ? wide : strip->cols.last - strip->cols.first;
-    const vf zero = splat(0.0f);
-    span upper = window_taps_inside(w, 0, o, 0, w->input[0]);
-    span lower = window_taps_inside(w, 0, o + 1, 0, w->input[0]);
-    const float *x = p->x + (o - w->before[0]) * width; /* input row of the upper output's kernel row 0 */
-    const float *weights = p->weights + strip->cols.first;
-    vf a = splat(p->bias), b = a;
-    /* i: kernel row of the upper output; the lower one's is i - 1 */
-    int64_t i = upper.first, last = smaller(upper.last, lower.last + 1);
-    for (; i < smaller(lower.first + 1, upper.last); i++)
-        for (int64_t j = 0; j < count; j++)
-            a = muladd(strip_tap(p, strip, access, x + i * width, j, zero), splat(weights[i * kernel_width + j]), a);
-    for (; i < last; i++)
-        for (int64_t j = 0; j < count; j++) {
-            vf v = strip_tap(p, strip, access, x + i * width, j, zero);
-            a = muladd(v, splat(weights[i * kernel_width + j]), a);
-            b = muladd(v, splat(weights[(i - 1) * kernel_width + j]), b);
-        }
-    for (int64_t k = i; k < upper.last; k++)
-        for (int64_t j = 0; j < count; j++)
-            a = muladd(strip_tap(p, strip, access, x + k * width, j, zero), splat(weights[k * kernel_width + j]), a);
-    for (i = i < lower.first + 1 ? lower.first + 1 : i; i < lower.last + 1; i++)
-        for (int64_t j = 0; j < count; j++)
-            b = muladd(strip_tap(p, strip, access, x + i * width, j, zero), splat(weights[(i - 1) * kernel_width + j]),
-                       b);
-    strip_store(p, strip, o, clamp(a, p->low, p->high));
-    strip_store(p, strip, o + 1, clamp(b, p->low, p->high));
-}
-
 V void strip_rows(const window_plane *p, const window_strip *strip, window_kind kind, window_access access,
                   int64_t wide) {
     const srt_window *w = p->window;
     const int64_t count = wide ? wide : strip->cols.last - strip->cols.first;
     const vf fill = splat(kind == MAX_POOL ? -INFINITY : 0.0f);
-    int64_t o = p->first;
-    /* in a kernel of three rows too few inputs are shared to pay for the bookkeeping */
-    if (kind == DEPTHWISE && access != ANY && w->kernel[0] > 3 && w->stride[0] == 1 && w->dilation[0] == 1)
-        for (; o + 1 < p->last; o += 2) strip_two_rows(p, strip, access, wide, o);
-    for (; o < p->last; o++) {
+    for (int64_t o = p->first; o < p->last; o++) {
         span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
         int64_t top = o * w->stride[0] - w->before[0];
         vf total = kind == DEPTHWISE ? splat(p->bias) : fill;
@@ -217,54 +178,17 @@ V void window_rows(const window_plane *p, window_kind kind) {
     }
 }
 
-/* Plane and rows of the units first..last that lie in one plane: a unit is an output row. */
-typedef struct {
-    int64_t plane, row, rows;
-} plane_piece;
-
-V plane_piece plane_at(int64_t first, int64_t last, int64_t height) {
-    int64_t plane = first / height, row = first - plane * height;
-    return (plane_piece){plane, row, smaller(height - row, last - first)};
-}
-
-FN void depthwise(const void *arguments, int64_t first, int64_t last) {
-    const window_job *job = arguments;
-    const srt_window *w = job->window;
-    const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
-    for (plane_piece u; first < last; first += u.rows) {
-        u = plane_at(first, last, w->output[0]);
-        int64_t sample = u.plane / job->span, channel = job->first + u.plane % job->span;
-        int64_t plane = sample * job->channels_in_total + channel;
-        window_plane p = {
-            .x = job->x + plane / job->multiplier * input,
-            .y = job->y + plane * output,
-            .weights = job->w + channel * w->kernel[0] * w->kernel[1],
-            .bias = job->bias ? job->bias[channel] : 0.0f,
-            .window = w,
-            .first = u.row,
-            .last = u.row + u.rows,
-            .low = splat(job->act->low),
-            .high = splat(job->act->high),
-        };
-        window_rows(&p, DEPTHWISE);
-        if (job->act->separate) {
-            float *y = p.y + u.row * w->output[1];
-            activate(y, y, u.rows * w->output[1], job->act);
-        }
-    }
-}
-
 V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
     const srt_window *w = job->window;
     const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
-    for (plane_piece u; first < last; first += u.rows) {
-        u = plane_at(first, last, w->output[0]);
+    for (; first < last; first++) {
+        const int64_t plane = first / job->bands, band = first % job->bands;
         window_plane p = {
-            .x = job->x + u.plane * input,
-            .y = job->y + u.plane * output,
+            .x = job->x + plane * input,
+            .y = job->y + plane * output,
             .window = w,
-            .first = u.row,
-            .last = u.row + u.rows,
+            .first = band * w->output[0] / job->bands,
+            .last = (band + 1) * w->output[0] / job->bands,
             .count_padding = job->count_padding,
         };
         window_rows(&p, kind);
