@@ -12,6 +12,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport getenv
 
@@ -64,12 +65,30 @@ cdef extern from "kernels/kernels.h" nogil:
     enum:
         SRT_CONV_DEPTH
         SRT_CONV_COLUMNS
-    void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-                  int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
-                  int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act)
-    void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-                      int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
-                      int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act)
+    ctypedef struct srt_convolution:
+        const float *x
+        const float *w
+        const float *bias
+        const float *residual
+        float *y
+        int64_t n
+        int64_t groups
+        int64_t channels
+        int64_t outputs
+        const srt_window *window
+        int64_t first
+        int64_t last
+        const float *scale
+        const float *shift
+        bint each
+        float low
+        float high
+        float *scratch
+        int64_t seats
+        int64_t seat
+        const srt_activation *act
+    void srt_conv(const srt_convolution *c)
+    void srt_winograd(const srt_convolution *c)
     int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window)
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                        int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
@@ -140,10 +159,12 @@ def threads():
     return srt_threads()
 
 
-# The arrays of one call. Released together, on every way out of it.
+# The arrays of one call: eight are what a convolution has at most. Released together, on every way out of it.
+cdef enum:
+    MOST_ARRAYS = 8
 cdef struct Arrays:
     int count
-    Py_buffer view[6]
+    Py_buffer view[MOST_ARRAYS]
 
 
 cdef inline void release(Arrays *arrays) noexcept:
@@ -154,6 +175,7 @@ cdef inline void release(Arrays *arrays) noexcept:
 
 # Take the next array: float32, aligned, of `ndim` axes (-1: any), C-contiguous unless `flags` ask for strides.
 cdef Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name) except NULL:
+    assert arrays.count < MOST_ARRAYS
     cdef Py_buffer *view = &arrays.view[arrays.count]
     PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
     arrays.count += 1
@@ -500,74 +522,98 @@ CONV_COLUMNS = SRT_CONV_COLUMNS
 
 
 # The two convolutions that are products take the same arguments.
-ctypedef void (*convolution)(const float *x, const float *w, const float *bias, const float *residual, float *y,
-                             int64_t n, int64_t groups, int64_t channels, int64_t outputs, const srt_window *window,
-                             int64_t first, int64_t last, float *scratch, int64_t seats, int64_t seat,
-                             const srt_activation *act) noexcept nogil
+ctypedef void (*convolution)(const srt_convolution *c) noexcept nogil
+
+
+# Take a factor for each input channel, or with `each` for each of every sample, and what is added: see srt_convolution.
+cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -1:
+    cdef int64_t channels = c.groups * c.channels
+    cdef Py_buffer *view
+    c.scale = c.shift = NULL
+    c.each = False
+    if scale is None:
+        if shift is not None:
+            raise ValueError("a shift needs a scale")
+        return 0
+    for axis in range(2):
+        if (c.window.kernel[axis] != 1 or c.window.stride[axis] != 1 or c.window.before[axis] != 0
+                or c.window.output[axis] != c.window.input[axis]):
+            raise ValueError("a scale needs a window of 1 x 1 with stride 1 and without padding")
+    c.each = memoryview(scale).ndim == 2
+    view = take_input(arrays, scale, 2 if c.each else 1, "scale")
+    if c.each:
+        check_shape(view, (c.n, channels), "scale")
+    else:
+        check_shape(view, (channels,), "scale")
+    c.scale = floats(view)
+    c.shift = take_vector(arrays, shift, channels, "shift")
+    return 0
 
 
 # `least`: floats of scratch memory for a thread, from the number of samples and of a group's channels and outputs.
 cdef int convolve(convolution run, object least, x, w, bias, residual, y, Window window, int groups, int64_t first,
-                  int64_t last, scratch, srt_activation prepared) except -1:
-    cdef srt_window *geometry = &window.window
+                  int64_t last, scratch, srt_activation prepared, scale, shift, float low, float high) except -1:
+    cdef srt_convolution c
     cdef Arrays arrays
     cdef Py_buffer *vx
     cdef Py_buffer *vw
     cdef Py_buffer *vy
     cdef Py_buffer *vs
-    cdef const float *b
-    cdef const float *r = NULL
-    cdef int64_t channels, outputs
     arrays.count = 0
+    c.window, c.act, c.first, c.last, c.low, c.high = &window.window, &prepared, first, last, low, high
     try:
         vx = take_input(&arrays, x, 4, "x")
-        check_planes(vx, 2, geometry.input, "x")
+        check_planes(vx, 2, c.window.input, "x")
         vw = take_input(&arrays, w, 4, "w")
-        check_planes(vw, 2, geometry.kernel, "w")
-        channels, outputs = vw.shape[1], vw.shape[0]
-        if groups < 1 or outputs % groups != 0 or vx.shape[1] != channels * <object>groups:
+        check_planes(vw, 2, c.window.kernel, "w")
+        if groups < 1 or vw.shape[0] % groups != 0 or vx.shape[1] != vw.shape[1] * <object>groups:
             raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
-        check_range(first, last, outputs)
-        b = take_vector(&arrays, bias, outputs, "bias")
+        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, vw.shape[1], vw.shape[0] // groups
+        check_range(first, last, vw.shape[0])
+        c.x, c.w, c.bias = floats(vx), floats(vw), take_vector(&arrays, bias, vw.shape[0], "bias")
+        take_scaling(&arrays, scale, shift, &c)
         vy = take_output(&arrays, y, 4, "y")
-        check_shape(vy, (vx.shape[0], outputs, geometry.output[0], geometry.output[1]), "y")
+        check_shape(vy, (vx.shape[0], vw.shape[0], c.window.output[0], c.window.output[1]), "y")
         check_overlap(&arrays, False)
+        c.y, c.residual = <float *>vy.buf, NULL
         if residual is not None:
             vs = take_input(&arrays, residual, 4, "residual")
             check_same(vs, vy)
-            r = floats(vs)
-            if r != floats(vy) and overlap(vs, vy):
+            c.residual = floats(vs)
+            if c.residual != floats(vy) and overlap(vs, vy):
                 raise ValueError("the output overlaps an input")
         vs = take_output(&arrays, scratch, 2, "scratch")
         check_overlap(&arrays, False)
-        floats_each = least(vx.shape[0], channels, outputs // groups)
+        floats_each = least(c.n, c.channels, c.outputs)
         if vs.shape[0] < 1 or vs.shape[1] < floats_each:
             raise ValueError(f"scratch has shape {shape_of(vs)}, expected at least (1, {floats_each})")
+        c.scratch, c.seats, c.seat = <float *>vs.buf, vs.shape[0], vs.shape[1]
         with nogil:
-            run(floats(vx), floats(vw), b, r, <float *>vy.buf, vx.shape[0], groups, channels, outputs // groups,
-                geometry, first, last, <float *>vs.buf, vs.shape[0], vs.shape[1], &prepared)
+            run(&c)
     finally:
         release(&arrays)
     return 0
 
 
 def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch, int act,
-         float alpha, float beta):
+         float alpha, float beta, scale=None, shift=None, float low=-INFINITY, float high=INFINITY):
     """Convolution in groups of channels, each with its own part of the weights.
 
     x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW), of which the channels
     ``first`` to ``last`` are written; residual, of y's shape or None, is added before ``act``, and may be y.
     scratch (S, F): S threads at most take part, with F floats each, of which there must be CONV_COLUMNS times
     CONV_DEPTH, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
+    With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None; the
+    window must then be 1 x 1 with stride 1 and without padding.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or arrays
-            that overlap.
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale where there
+            may be none, or arrays that overlap.
     """
     # in Python's integers: three lengths of a hostile window may overflow
     taps = <object>window.window.kernel[0] * <object>window.window.kernel[1]
     convolve(srt_conv, lambda n, channels, outputs: CONV_COLUMNS * min(channels * taps, CONV_DEPTH), x, w, bias,
-             residual, y, window, groups, first, last, scratch, activation(act, alpha, beta))
+             residual, y, window, groups, first, last, scratch, activation(act, alpha, beta), scale, shift, low, high)
 
 
 def winograd(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch,
@@ -586,7 +632,7 @@ def winograd(x, w, bias, residual, y, Window window not None, int groups, int64_
         return floats_each
 
     convolve(srt_winograd, least, x, w, bias, residual, y, window, groups, first, last, scratch,
-             activation(act, alpha, beta))
+             activation(act, alpha, beta), None, None, -INFINITY, INFINITY)
 
 
 def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):

@@ -149,6 +149,10 @@ def conv(
     act: int,
     alpha: float,
     beta: float,
+    scale: _Array | None = None,
+    shift: _Array | None = None,
+    low: float = ...,
+    high: float = ...,
 ) -> None: ...
 def depthwise(
     x: _Array,

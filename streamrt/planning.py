@@ -122,7 +122,7 @@ class Planner:
         Raises:
             FormatError: the graph cannot run with them.
         """
-        return compile_program(graph, self._params, shapes, exact=self._exact or lean)
+        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
 
     def check(self) -> None:
         """Refuse a graph that cannot run.

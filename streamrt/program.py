@@ -6,17 +6,15 @@ Pure: nothing is allocated and no file is touched. `Program.bind` hands the memo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt import arena
-from streamrt.graph import Graph, Node
+from streamrt.graph import Graph
 from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower
-
-_FLOAT = 4
+from streamrt.placement import nbytes, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class Program:
         """The array of a computed tensor in the arena ``memory``."""
         shape = self.shapes[name]
         start = self.offsets[name]
-        return memory[start : start + _nbytes(shape)].view(np.float32).reshape(shape)
+        return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
 
     def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> list[Run]:
         """The function to run for each node, over an arena of ``workspace`` bytes and the parameters."""
@@ -85,11 +83,16 @@ class Program:
 
 
 def compile_program(
-    graph: Graph, params: Mapping[str, Shape], inputs: Mapping[str, Shape], exact: bool = False
+    graph: Graph,
+    params: Mapping[str, Shape],
+    inputs: Mapping[str, Shape],
+    exact: bool = False,
+    lean: bool = False,
 ) -> Program:
     """Lower ``graph`` for inputs of these shapes; ``params`` are the shapes of the weights.
 
-    With ``exact``, no algorithm is used that rounds more than a plain sum does; those also need more memory.
+    With ``exact``, no algorithm is used that rounds more than a plain sum does; a ``lean`` program has none that needs
+    more memory, which are the same ones, and makes no tensor within another one, which may take more or less.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together.
@@ -101,67 +104,9 @@ def compile_program(
             node,
             tuple(shapes[name] if name else None for name in node.inputs),
             tuple(name in params for name in node.inputs),
-            exact,
+            exact or lean,
         )
         shapes.update((name, shape) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
         lowered.append(low)
-    offsets, scratch, workspace = _place(graph, params, shapes, lowered)
+    offsets, scratch, workspace = place(graph, params, shapes, lowered, join=not lean)
     return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace)
-
-
-def _place(
-    graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
-) -> tuple[dict[str, int], tuple[int, ...], int]:
-    """Offsets of tensors and scratch. Tensors that share memory (views, in-place results) share a block."""
-    last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
-    last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
-
-    home: dict[str, int] = {}  # tensor -> index of its block
-    sizes: list[int] = []
-    first: list[int] = []
-    last: list[int] = []
-
-    def settle(name: str, step: int, block: int | None = None) -> None:
-        if block is None:
-            block = len(sizes)
-            sizes.append(_nbytes(shapes[name]))
-            first.append(step)
-            last.append(step)
-        home[name] = block
-        last[block] = max(last[block], last_use.get(name, step))
-
-    for spec in graph.inputs:
-        settle(spec.name, -1)
-    for step, (node, low) in enumerate(zip(graph.nodes, lowered, strict=True)):
-        for index, name in enumerate(node.outputs):
-            if name:
-                shared = _shared_input(node, low, step, home, last, params) if index == 0 else None
-                settle(name, step, None if shared is None else home[shared])
-
-    tensors = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
-    scratch = [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
-    offsets, workspace = arena.place([*tensors, *scratch])
-    return (
-        {name: offsets[block] for name, block in home.items()},
-        tuple(offsets[len(tensors) :]),
-        workspace,
-    )
-
-
-def _shared_input(
-    node: Node, low: Lowered, step: int, home: Mapping[str, int], last: Sequence[int], params: Mapping[str, Shape]
-) -> str | None:
-    """The input whose memory the first output takes over, if any: a view always, in place when it dies here."""
-    if low.view_of is not None:
-        return node.inputs[low.view_of]
-    for index in low.inplace:
-        name = node.inputs[index]
-        if name in params or last[home[name]] != step:
-            continue
-        if sum(home.get(other) == home[name] for other in node.inputs) == 1:
-            return name
-    return None
-
-
-def _nbytes(shape: Shape) -> int:
-    return math.prod(shape) * _FLOAT

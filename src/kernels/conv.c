@@ -15,45 +15,32 @@ enum { LAYOUT = 6, FETCH = 8 };
 /* Terms for which a core takes as long as another one to begin. */
 enum { LATE = 200 * 1000 };
 
-void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-              int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first, int64_t last,
-              float *scratch, int64_t seats, int64_t seat, const srt_activation *act) {
-    const int64_t inner = channels * window->kernel[0] * window->kernel[1];
+void srt_conv(const srt_convolution *c) {
+    const srt_window *window = c->window;
+    const int64_t inner = c->channels * window->kernel[0] * window->kernel[1];
     const int64_t positions = window->output[0] * window->output[1];
-    if (n == 0 || first == last || positions == 0) return;
-    conv_job job = {.x = x,
-                    .w = w,
-                    .bias = bias,
-                    .residual = residual,
-                    .y = y,
-                    .groups = groups,
-                    .channels = channels,
-                    .outputs = outputs,
-                    .window = window,
-                    .first = first,
-                    .last = last,
-                    .inner = inner,
-                    .parts = inner == 0 ? 1 : divided_up(inner, SRT_CONV_DEPTH),
-                    .scratch = scratch,
-                    .seat = seat,
-                    .act = act};
-    const int64_t depth = divided_up(inner, job.parts), rows = last - first < outputs ? last - first : outputs;
-    const srt_product product = {.pieces = n * ((last - 1) / outputs + 1 - first / outputs),
-                                 .columns = positions,
-                                 .step = SRT_CONV_COLUMNS,
-                                 .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
-                                                      : seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS,
-                                 .rows = rows, /* of one group, at most */
-                                 .least = LEAST_ROWS,
-                                 .layout = LAYOUT,
-                                 .fetch = FETCH,
-                                 .late = (double)LATE / (double)(inner + 1),
-                                 .threads = seats < srt_threads() ? seats : srt_threads()};
+    if (c->n == 0 || c->first == c->last || positions == 0) return;
+    conv_job job = {.of = *c, .inner = inner, .parts = inner == 0 ? 1 : divided_up(inner, SRT_CONV_DEPTH)};
+    const int64_t depth = divided_up(inner, job.parts);
+    const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group, at most */
+    const srt_product product = {
+        .pieces = c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
+        .columns = positions,
+        .step = SRT_CONV_COLUMNS,
+        .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
+                             : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS,
+        .rows = rows,
+        .least = LEAST_ROWS,
+        .layout = LAYOUT,
+        .fetch = FETCH,
+        .late = (double)LATE / (double)(inner + 1),
+        .threads = c->seats < srt_threads() ? c->seats : srt_threads(),
+    };
     const srt_sharing sharing = srt_share_out(&product);
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)inner / TERMS_PER_ELEMENT;
-    srt_parallel_on(seats, product.pieces * job.blocks * job.shares,
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,
                     srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), srt_table_active()->conv, &job);
 }

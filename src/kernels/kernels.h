@@ -91,26 +91,41 @@ void srt_scale_shift_act(const float *x, const float *scale, const float *shift,
 /* y = x < 0 ? slope * x : x. x, y (n, channels, size); slope (channels,), or one for all. x may be y. */
 void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int64_t n, int64_t channels, int64_t size);
 
+/* A convolution: output channels first..last of y (n, groups * outputs, oh, ow) from x (n, groups * channels, h, w),
+ * the weights w (groups * outputs, channels, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's shape or
+ * NULL, is added before the activation, and may be y.
+ *
+ * With `scale`, the input is min(high, max(low, x * scale + shift)), one scale and shift for each channel: scale
+ * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
+ * be 1 x 1 with stride 1 and without padding, and srt_conv is the one to call.
+ *
+ * scratch (seats, seat): no more than `seats` threads take part, each with so many floats. */
+typedef struct {
+    const float *x, *w, *bias, *residual;
+    float *y;
+    int64_t n, groups, channels, outputs; /* the last two of one group */
+    const srt_window *window;
+    int64_t first, last;
+    const float *scale, *shift;
+    bool each;
+    float low, high;
+    float *scratch;
+    int64_t seats, seat;
+    const srt_activation *act;
+} srt_convolution;
+
 /* A convolution as a product. A row of weights is worked through in equal parts of at most SRT_CONV_DEPTH terms, with
  * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 64 KiB at
- * least, and best what is half of a core's own cache. */
+ * least, and best what is half of a core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
+ * SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 512, SRT_CONV_COLUMNS = 32 };
-
-/* Output channels first..last of y (n, groups * outputs, oh, ow) from x (n, groups * channels, h, w), the weights
- * w (groups * outputs, channels, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's shape or NULL, is added
- * before the activation, and may be y. scratch (seats, seat): no more than `seats` threads take part, and
- * seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and SRT_CONV_DEPTH). */
-void srt_conv(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-              int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first, int64_t last,
-              float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
+void srt_conv(const srt_convolution *c);
 
 /* The same for a window of 3 x 3 with stride and dilation 1, by Winograd's F(4 x 4, 3 x 3), whose sums err about four
  * times as much. A value that is infinite, or too large to be added to others, may make NaN in all outputs of the tiles
- * that read it. scratch (seats, seat), with seat at least what srt_winograd_seat returned for this shape; other
- * numbers of samples may share it. */
-void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-                  int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
-                  int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act);
+ * that read it. seat is at least what srt_winograd_seat returned for this shape; other numbers of samples may share
+ * it. */
+void srt_winograd(const srt_convolution *c);
 
 /* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 where it is not, or can't be used.
  * channels and outputs are those of one group. */

@@ -1,4 +1,5 @@
 /* winograd.c - shared out by blocks of tiles, and by output channels where those are few: see kernels.h. */
+#include "sharing.h"
 #include "simd/table.h"
 
 /* Floats of scratch memory for a thread, at most: 1.5 MiB, so that a second-level cache of 2 MiB holds it. */
@@ -7,17 +8,18 @@ enum { MOST = 3 << 17 };
 /* Tiles of a block are a multiple of this: whole vectors of every instruction set. */
 enum { LANES = 16 };
 
-/* Output channels in a share of a block, at least: below it, transforming the inputs costs more than it should. */
-enum { LEAST_SHARE = 28 };
+/* A cycle multiplies an input channel of 32 / PRODUCTS tiles for one output channel, with AVX-512: transforming an
+ * input channel of a tile takes as long as 18 output channels, and transforming the weights of an output channel as 5
+ * tiles. */
+enum { LAYOUT = 18, FETCH = 5 };
+
+/* Tiles of an input channel, for one output channel, in the time that another core takes to begin. */
+enum { LATE = 6000 };
 
 enum { PRODUCTS = 36, OUT = 4 };
 
 /* Terms below which nothing is gained that could be noticed. */
 #define LEAST_TERMS 4e6
-
-static int64_t divided_up(int64_t n, int64_t by) {
-    return (n + by - 1) / by;
-}
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -58,37 +60,25 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     return floats_of(channels, smaller(most, divided_up(tiles, LANES) * LANES));
 }
 
-void srt_winograd(const float *x, const float *w, const float *bias, const float *residual, float *y, int64_t n,
-                  int64_t groups, int64_t channels, int64_t outputs, const srt_window *window, int64_t first,
-                  int64_t last, float *scratch, int64_t seats, int64_t seat, const srt_activation *act) {
-    const int64_t tiles = n * tiles_of(window), lanes = lanes_in(channels, seat);
-    if (tiles == 0 || first == last) return;
-    winograd_job job = {.x = x,
-                        .w = w,
-                        .bias = bias,
-                        .residual = residual,
-                        .y = y,
-                        .groups = groups,
-                        .channels = channels,
-                        .outputs = outputs,
-                        .window = window,
-                        .first = first,
-                        .last = last,
-                        .tiles = tiles,
-                        .shares = 1,
-                        .depth = smaller(channels, SRT_WINOGRAD_DEPTH),
-                        .scratch = scratch,
-                        .seat = seat,
-                        .act = act};
-    const int64_t threads = smaller(seats, srt_threads()), parts = (last - 1) / outputs + 1 - first / outputs;
-    job.blocks = divided_up(tiles, lanes);
-    if (parts * job.blocks < 4 * threads && tiles >= 2 * LANES * threads) /* as many for each thread */
-        job.blocks = divided_up(job.blocks, threads) * threads;
-    job.width = divided_up(divided_up(tiles, job.blocks), LANES) * LANES;
-    job.blocks = divided_up(tiles, job.width);
-    if (parts * job.blocks < threads) {
-        const int64_t rows = smaller(last - first, outputs), most = rows / LEAST_SHARE < 1 ? 1 : rows / LEAST_SHARE;
-        job.shares = smaller(most, divided_up(threads, parts * job.blocks));
-    }
-    srt_parallel_on(seats, parts * job.blocks * job.shares, 1, srt_table_active()->winograd, &job);
+void srt_winograd(const srt_convolution *c) {
+    const int64_t tiles = c->n * tiles_of(c->window);
+    if (tiles == 0 || c->first == c->last) return;
+    winograd_job job = {.of = *c, .tiles = tiles, .depth = smaller(c->channels, SRT_WINOGRAD_DEPTH)};
+    const srt_product product = {
+        .pieces = (c->last - 1) / c->outputs + 1 - c->first / c->outputs,
+        .columns = tiles,
+        .step = LANES,
+        .widest = lanes_in(c->channels, c->seat),
+        .rows = smaller(c->last - c->first, c->outputs), /* of one group, at most */
+        .least = SRT_WINOGRAD_ROWS,
+        .layout = LAYOUT,
+        .fetch = FETCH,
+        .late = (double)LATE / (double)c->channels,
+        .threads = smaller(c->seats, srt_threads()),
+    };
+    const srt_sharing sharing = srt_share_out(&product);
+    job.width = sharing.width;
+    job.blocks = sharing.blocks;
+    job.shares = sharing.shares;
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, srt_table_active()->winograd, &job);
 }

@@ -73,6 +73,8 @@ class Lowered:
             ``run`` then does nothing.
         inplace: inputs whose memory ``outputs[0]`` may take over: the kernel gives the same answer when
             both are one buffer. Only inputs of the output's own shape.
+        joins: ``outputs[0]`` is the inputs one after the other, byte for byte; ``run`` copies those that are not
+            in their place in its memory already.
         tiled: the parameters (indices of inputs) that ``run`` reads by rows: axis 0 of each is ``rows`` long.
             Every other parameter is read only by the call with ``first == 0``, which copies to scratch what later
             tiles need.
@@ -87,6 +89,7 @@ class Lowered:
     scratch: int = 0
     view_of: int | None = None
     inplace: tuple[int, ...] = ()
+    joins: bool = False
     tiled: tuple[int, ...] = ()
     rows: int = 1
     row_step: int = 1
@@ -319,7 +322,7 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
 
         return run
 
-    return replace(lowered, bind=bind)
+    return replace(lowered, bind=bind, joins=False)  # the inputs must stay as they are
 
 
 def supported() -> frozenset[str]:

@@ -11,11 +11,13 @@ may hold a part of a group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, operator
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.gemm import Dense
 from streamrt.ops.scratch import Bias, Layout, Part
@@ -35,8 +37,12 @@ def conv(call: Call) -> Lowered:
     """Convolution of x (N, C, [H,] W) with weights (OC, C / group, [KH,] KW) and an optional bias (OC,).
 
     An optional fourth input, of the output's shape, is added before the activation, as in ONNX Runtime's FusedConv.
+
+    Before a 1x1 convolution with stride 1 and without padding the input can be scaled, to ``x * scale + shift`` within
+    ``input_min`` to ``input_max``, with the fifth input, a parameter (C,) or a computed (N, C, [1,] 1), and the sixth,
+    an optional parameter (C,).
     """
-    call.expect((2, 4))
+    call.expect((2, 6))
     x, w = call.computed(0), call.param(1)
     if len(x) not in (3, 4) or len(w) != len(x):
         raise call.fail(f"an input of shape {x} and weights of shape {w}, expected both with 3 or 4 axes")
@@ -52,22 +58,23 @@ def conv(call: Call) -> Lowered:
     residual = call.optional(3) is not None
     if residual and call.computed(3) != output:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
+    scaling = _Scaling.read(call, geometry, layout, x)
     bind: Callable[[Buffers], Run]
-    if groups == 1 and geometry.covers_input and not residual:
+    if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
             batch=x[0], inner=w[1] * geometry.taps, rows=w[0], has_bias=has_bias, epilogue=epilogue, layout=layout
         ).bind
     else:
         bias = Bias(layout, 2, w[0] if has_bias else None)
-        if w[1] == 1 and groups > 1 and not residual:
+        if w[1] == 1 and groups > 1 and not residual and not scaling:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
             sums = x[0] * w[0] * geometry.positions
             threads = max(1, min(_core.threads(), sums * w[1] * geometry.taps // _SHARE))
-            seat = 0 if call.exact else _core.winograd_seat(x[0], w[1], w[0] // groups, geometry.window)
+            seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], w[0] // groups, geometry.window)
             kernel = _core.winograd if seat else _core.conv
             scratch = layout.add(threads, seat or _seat(threads, w[1] * geometry.taps, geometry.positions))
-            bind = partial(_bind_product, kernel, geometry, groups, bias, scratch, epilogue)
+            bind = partial(_bind_product, kernel, geometry, groups, bias, scaling, scratch, epilogue)
     return Lowered(
         outputs=(output,),
         bind=bind,
@@ -77,6 +84,44 @@ def conv(call: Call) -> Lowered:
         rows=w[0],
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """What a convolution does to its input first: the last arguments of `_core.conv`."""
+
+    scale: Bias
+    shift: Bias
+    low: float
+    high: float
+
+    @classmethod
+    def read(cls, call: Call, geometry: Geometry, layout: Layout, x: Shape) -> _Scaling | None:
+        """From inputs 4 and 5 and the attributes, if they are there."""
+        shape = call.optional(4)
+        if shape is None:
+            if call.optional(5) is not None:
+                raise call.fail("input 5 needs input 4")
+            return None
+        alike = geometry.kernel == geometry.strides == (1, 1) and not any(geometry.pads)
+        expected = (x[1],) if call.is_param[4] else (*x[:2], *(1,) * (len(x) - 2))
+        if not alike or shape != expected:
+            raise call.fail(f"input 4 has shape {shape}, expected {expected}, for windows of 1 x 1 without padding")
+        shift = call.bias(5, x[1])
+        low, high = call.float_("input_min", -math.inf), call.float_("input_max", math.inf)
+        scale = Bias(layout, 4, x[1] if call.is_param[4] else None)
+        return cls(scale, Bias(layout, 5, x[1] if shift else None), low, high)
+
+    def bind(self, buffers: Buffers) -> Callable[[int], tuple[Array | None, Array | None, float, float]]:
+        """What every tile calls once."""
+        load, shift, low, high = self.scale.bind(buffers), self.shift.bind(buffers), self.low, self.high
+        gate = buffers.input(4)
+        each = gate.reshape(len(gate), -1) if gate.ndim > 1 else None
+
+        def scaled(first: int) -> tuple[Array | None, Array | None, float, float]:
+            return load(first) if each is None else each, shift(first), low, high
+
+        return scaled
 
 
 def _seat(threads: int, inner: int, positions: int) -> int:
@@ -109,6 +154,7 @@ def _bind_product(
     geometry: Geometry,
     groups: int,
     bias: Bias,
+    scaling: _Scaling | None,
     scratch: Part,
     epilogue: Epilogue,
     buffers: Buffers,
@@ -120,8 +166,16 @@ def _bind_product(
     added = buffers.inputs[3] if buffers.inputs[3:] else None
     residual = None if added is None else _planes(added, geometry.output)
     load, window, columns = bias.bind(buffers), geometry.window, scratch.of(buffers.scratch)
+    if scaling is None:
 
-    def run(first: int, last: int) -> None:
-        kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue)
+        def run(first: int, last: int) -> None:
+            kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue)
+
+    else:
+        scaled = scaling.bind(buffers)
+
+        def run(first: int, last: int) -> None:
+            extra = scaled(first)
+            kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue, *extra)
 
     return run

@@ -234,10 +234,12 @@ def concat(call: Call) -> Lowered:
 
     def bind(buffers: Buffers) -> Run:
         y = buffers.outputs[0]
-        return _copy_all([(y[key], buffers.input(index)) for index, key in enumerate(keys)])
+        pairs = [(y[key], buffers.input(index)) for index, key in enumerate(keys)]
+        return _copy_all([(to, source) for to, source in pairs if to.ctypes.data != source.ctypes.data])
 
     return Lowered(
         outputs=((*x[:axis], ends[-1], *x[axis + 1 :]),),
+        joins=math.prod(x[:axis]) == 1,
         bind=bind,
         # A parameter keeps its extent when the batch changes.
         batchwise=axis != 0 and not any(call.is_param),

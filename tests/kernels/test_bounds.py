@@ -13,6 +13,12 @@ from kernels.geometry import GEOMETRIES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
 
+#: Rows of several vectors, some of them whole.
+WIDE = [
+    Geometry((9, 83), (kernel, kernel), (stride, stride), pads=(kernel // 2,) * 4)
+    for kernel in (3, 5, 7)
+    for stride in (1, 2)
+]
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
 
@@ -91,7 +97,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
     if child == 0:
         code = 1
         try:
-            for geometry in GEOMETRIES:
+            for geometry in [*GEOMETRIES, *WIDE]:
                 run_windows(Fenced(at_end), geometry)
             run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
             run_winograd(Fenced(at_end))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -124,3 +126,41 @@ def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) ->
     y = np.empty((1, 3, 3, 4), np.float32)
     conv(x, w, None, None, y, geometry.window(), 1, 0, 3, scratch(geometry, 2, 1), IDENTITY, 0, 0)
     np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("extents", [(1, 1), (7, 7), (4, 12), (13, 5)], ids=str)
+@pytest.mark.parametrize(("groups", "channels"), [(1, 9), (3, 5), (1, CONV_DEPTH + 40)])
+def test_a_scaled_input(
+    rng: np.random.Generator, groups: int, channels: int, extents: tuple[int, int], each: bool
+) -> None:
+    geometry = Geometry(extents, (1, 1))
+    x = rng.normal(size=(2, groups * channels, *extents)).astype(np.float32)
+    w = rng.normal(size=(groups * 17, channels, 1, 1)).astype(np.float32)
+    scale = rng.normal(size=(2, groups * channels) if each else groups * channels).astype(np.float32)
+    shift = rng.normal(size=groups * channels).astype(np.float32)
+    columns, y = scratch(geometry, channels, 2), np.full((2, groups * 17, *extents), 7, np.float32)
+    for added, low, high in ((shift, -0.5, 1.5), (None, -np.inf, np.inf)):
+        inputs = x * scale[..., None, None] + (0 if added is None else added[:, None, None])
+        expected = reference(geometry, inputs.clip(low, high).astype(np.float32), w, groups)
+        conv(
+            x, w, None, None, y, geometry.window(), groups, 0, len(w), columns, IDENTITY, 0, 0, scale, added, low, high
+        )
+        np.testing.assert_allclose(y, expected, atol=6e-6 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("kwargs", [{"kernel": (3, 3), "pads": (1, 1, 1, 1)}, {"kernel": (1, 1), "strides": (2, 2)}])
+def test_a_scale_where_there_may_be_none(kwargs: Any) -> None:
+    geometry = Geometry((5, 5), **kwargs)
+    x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, *geometry.kernel), "f"), np.ones((1, 4, *geometry.output), "f")
+    with pytest.raises(ValueError, match="a scale needs a window of 1 x 1"):
+        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, np.ones(3, "f"))
+
+
+@pytest.mark.parametrize("shapes", [((2,), None), ((1, 4), None), ((3,), (2,)), (None, (3,))])
+def test_a_scale_of_another_shape(shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]) -> None:
+    geometry = Geometry((5, 5), (1, 1))
+    x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, 1, 1), "f"), np.ones((1, 4, 5, 5), "f")
+    scaling = [None if shape is None else np.ones(shape, "f") for shape in shapes]
+    with pytest.raises(ValueError, match=r"scale|shift"):
+        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, *scaling)

@@ -21,15 +21,21 @@ enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
 /* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
-    int64_t plane;        /* of the input, where columns are read as they lie in it */
     const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
     int64_t inner, depth; /* length of a row of weights; terms of it in this block */
+    float *columns;       /* laid out: see columns.h */
     int64_t height, from; /* rows of a panel in memory; the first of them in this block */
     float *y;
     int64_t stride;
     const float *bias,
         *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
     vf low, high; /* clamp */
+    /* For a window of 1 x 1, where columns are not laid out yet: the input at the block's first row and column, its rows
+     * `plane` apart, and, unless `scale` is NULL, what is done to it: see srt_convolution. */
+    const float *x;
+    int64_t plane;
+    const float *scale, *shift;
+    vf least, most;
     /* The columns behind the last whole vector, if they are few: `last` of them from column `at` on, each a row of
      * `ends`. */
     int64_t last, at;
@@ -43,36 +49,62 @@ typedef struct {
     int64_t rows;
 } conv_next;
 
-enum { CONV_DIRECT = 8 }; /* tiles of rows for which columns are read twice as they lie rather than laid out */
-enum { CONV_LINE = 16 };  /* floats of a cache line */
+enum { CONV_LINE = 16 }; /* floats of a cache line */
 
-/* The sums of `rows` rows of weights from `row` on with `vectors` vectors of a panel, of which n columns count; `at` is
- * the first of them in y. */
-V void conv_tile(const int rows, const int vectors, const bool direct, const conv_block *block, int64_t row,
-                 const float *columns, int64_t at, int64_t n, conv_next next) {
-    const int64_t step = direct ? block->plane : vectors * VL;
-    const int64_t inner = block->inner, stride = block->stride;
+/* Where a tile finds its columns. */
+typedef enum {
+    LAID_OUT,
+    IN_PLACE, /* in the input; the tile lays them out for those that follow */
+    SCALED,   /* the same, and scales them */
+} conv_source;
+
+/* Rows of the input that are fetched ahead of those that are read in place: they are too far apart for the processor. */
+enum { CONV_AHEAD = 8 };
+
+/* The sums of `rows` rows of weights from `row` on with the columns at..at + n, n <= vectors * VL. */
+V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block, int64_t row,
+                 int64_t at, int64_t n, conv_next next) {
+    const int64_t inner = block->inner, stride = block->stride, plane = block->plane;
     const float *w = block->w + row * inner, *start = block->start ? block->start + row * stride + at : NULL;
+    float *columns = block->columns + at * block->height + block->from * vectors * VL;
+    const float *x = block->x + at, *scale = block->scale, *shift = block->shift;
+    const vf least = block->least, most = block->most;
     float *y = block->y + row * stride + at;
     const bool whole = n == vectors * VL;
+    vmask some[2];
     vf sum[CONV_ROWS][2];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; v++) some[v] = lanes(0, n - v * VL);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
         for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
-        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += step) {
-            vf x[2];
-            if (direct)
-                for (int v = 0; v < vectors; v++) __builtin_prefetch(columns + PANEL + v * VL);
+        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
+            vf c[2];
 #pragma GCC unroll 2
-            for (int v = 0; v < vectors; v++) x[v] = load(columns + v * VL);
+            for (int v = 0; v < vectors; v++) {
+                if (source == LAID_OUT) {
+                    c[v] = load(columns + v * VL);
+                    continue;
+                }
+                __builtin_prefetch(x + CONV_AHEAD * plane + v * VL);
+                c[v] = whole ? load(x + v * VL) : load_mask(x + v * VL, some[v], splat(0.0f));
+                if (source == SCALED)
+                    c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), least, most);
+                store(columns + v * VL, c[v]);
+            }
+            if (source != LAID_OUT) x += plane;
+            if (source == SCALED) {
+                scale++;
+                if (shift) shift++;
+            }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vf weight = splat(w[r * inner]);
 #pragma GCC unroll 2
-                for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, x[v], sum[r][v]);
+                for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
             }
         }
     }
@@ -84,12 +116,12 @@ V void conv_tile(const int rows, const int vectors, const bool direct, const con
             if (start && whole)
                 total += load(start + r * stride + v * VL);
             else if (start)
-                total += load_mask(start + r * stride + v * VL, lanes(0, n - v * VL), splat(0.0f));
+                total += load_mask(start + r * stride + v * VL, some[v], splat(0.0f));
             vf done = clamp(total, block->low, block->high);
             if (whole)
                 store(y + r * stride + v * VL, done);
             else
-                store_mask(y + r * stride + v * VL, lanes(0, n - v * VL), done);
+                store_mask(y + r * stride + v * VL, some[v], done);
         }
 }
 
@@ -97,11 +129,11 @@ V void conv_tile(const int rows, const int vectors, const bool direct, const con
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
         if (count <= CONV_ROWS)                                                                                        \
-            conv_tile(count <= CONV_ROWS ? count : 1, vectors, direct, block, row, columns, at, n, next);              \
+            conv_tile(count <= CONV_ROWS ? count : 1, vectors, source, block, row, at, n, next);                       \
         break;
 
-V void conv_rows(const int vectors, const bool direct, const conv_block *block, int64_t row, int64_t rows,
-                 const float *columns, int64_t at, int64_t n, conv_next next) {
+V void conv_rows(const int vectors, const conv_source source, const conv_block *block, int64_t row, int64_t rows,
+                 int64_t at, int64_t n, conv_next next) {
     switch (rows) {
         CONV_CASE(1)
         CONV_CASE(2)
@@ -120,20 +152,19 @@ V void conv_rows(const int vectors, const bool direct, const conv_block *block, 
     }
 }
 
-FN void conv_rows_narrow(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at,
-                         int64_t n, conv_next next) {
-    conv_rows(1, false, block, row, rows, columns, at, n, next);
-}
-
-FN void conv_rows_wide(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at, int64_t n,
-                       conv_next next) {
-    conv_rows(2, false, block, row, rows, columns, at, n, next);
-}
-
-FN void conv_rows_direct(const conv_block *block, int64_t row, int64_t rows, const float *columns, int64_t at,
-                         conv_next next) {
-    conv_rows(2, true, block, row, rows, columns, at, PANEL, next);
-}
+/* A function of its own for each, for columns of one vector and of two. */
+#define CONV_ROWS_OF(source)                                                                                           \
+    FN void conv_narrow_##source(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,            \
+                                 conv_next next) {                                                                     \
+        conv_rows(1, source, block, row, rows, at, n, next);                                                           \
+    }                                                                                                                  \
+    FN void conv_wide_##source(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,              \
+                               conv_next next) {                                                                       \
+        conv_rows(2, source, block, row, rows, at, n, next);                                                           \
+    }
+CONV_ROWS_OF(LAID_OUT)
+CONV_ROWS_OF(IN_PLACE)
+CONV_ROWS_OF(SCALED)
 
 /* Rows begin..end of y with the last columns of a block. */
 FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
@@ -154,7 +185,7 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
  * reads more columns than it multiplies. */
-V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, const float *columns, int64_t n) {
+V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
     const int64_t panels = (n + PANEL - 1) / PANEL;
     int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += count) {
@@ -163,13 +194,14 @@ V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, cons
         for (int64_t i = 0; i < panels; i++) {
             const int64_t at = i * PANEL, from = i * left / panels, to = (i + 1) * left / panels;
             const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
-            const float *panel = columns + at * block->height;
-            if (block->plane)
-                conv_rows_direct(block, row, count, columns + at, at, next);
-            else if (n - at > VL)
-                conv_rows_wide(block, row, count, panel + block->from * PANEL, at, smaller(PANEL, n - at), next);
+            const bool narrow = n - at <= VL;
+            const int64_t some = smaller(PANEL, n - at);
+            if (row > begin || block->x == NULL)
+                (narrow ? conv_narrow_LAID_OUT : conv_wide_LAID_OUT)(block, row, count, at, some, next);
+            else if (block->scale == NULL)
+                (narrow ? conv_narrow_IN_PLACE : conv_wide_IN_PLACE)(block, row, count, at, some, next);
             else
-                conv_rows_narrow(block, row, count, panel + block->from * VL, at, n - at, next);
+                (narrow ? conv_narrow_SCALED : conv_wide_SCALED)(block, row, count, at, some, next);
         }
         if (block->last && (row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
             conv_last_columns(block, ready, row + count);
@@ -178,77 +210,91 @@ V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, cons
     }
 }
 
-/* Columns at..at + count of a block, each laid out by itself; room is for a panel of a vector. */
-V void fill_ends(const srt_window *w, int64_t at, int64_t count, const float *x, int64_t first, int64_t last,
-                 float *room, float (*ends)[CONV_ENDS]) {
-    fill_panels(w, at, count, x, first, last, room);
-    for (int64_t c = 0; c < count; c++) {
-        for (int64_t k = 0; k < last - first; k++) ends[c][k] = room[k * VL + c];
-        store(ends[c] + (last - first), splat(0.0f));
-    }
-}
-
-/* Whether columns are read as they lie in the input: those of a 1 x 1 window, for so few tiles of rows that laying them
- * out first does not pay, if their vectors do not lie across cache lines. */
-V bool conv_is_direct(const srt_window *w, int64_t rows) {
+/* Whether columns are rows of the input. */
+V bool conv_is_pointwise(const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
         if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
             return false;
-    return rows <= CONV_DIRECT * CONV_ROWS && w->output[0] * w->output[1] % CONV_LINE == 0;
+    return true;
+}
+
+/* The last columns of a block, each laid out by itself, which takes two steps; room is for a panel of a vector. */
+V void conv_fill_ends(const conv_block *block, const srt_window *w, const float *x, int64_t at, int64_t first,
+                      float *room, float (*ends)[CONV_ENDS]) {
+    const int64_t depth = block->depth;
+    fill_panels(w, at, block->last, x, first, first + depth, room);
+    for (int64_t i = 0; i < block->last; i++) {
+        for (int64_t k = 0; k < depth; k++) ends[i][k] = room[k * VL + i];
+        store(ends[i] + depth, splat(0.0f));
+        for (int64_t k = 0; block->scale && k < depth; k += VL) {
+            const vmask some = lanes(0, depth - k);
+            const vf zero = splat(0.0f), by = load_mask(block->scale + k, some, zero);
+            const vf plus = block->shift ? load_mask(block->shift + k, some, zero) : zero;
+            store_mask(ends[i] + k, some, clamp(muladd(load(ends[i] + k), by, plus), block->least, block->most));
+        }
+    }
 }
 
 /* Units first..last of a job, all of one block of positions: units are shares of its output channels. */
 V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
                    float *columns) {
-    const srt_window *w = job->window;
+    const srt_convolution *c = &job->of;
+    const srt_window *w = c->window;
     const int64_t positions = w->output[0] * w->output[1], n = smaller(job->width, positions - at);
-    const int64_t from = group * job->outputs > job->first ? group * job->outputs : job->first;
-    const int64_t rows = smaller((group + 1) * job->outputs, job->last) - from;
-    const int64_t begin = from + first * rows / job->shares, until = from + last * rows / job->shares;
-    const float *x = job->x + (sample * job->groups + group) * job->channels * w->input[0] * w->input[1];
-    const int64_t place = sample * job->groups * job->outputs * positions + at;
-    const bool direct = conv_is_direct(w, until - begin) && n % PANEL == 0;
+    const int64_t from = group * c->outputs > c->first ? group * c->outputs : c->first;
+    const int64_t rows = smaller((group + 1) * c->outputs, c->last) - from;
+    const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
+    const int64_t channels = sample * c->groups * c->channels + group * c->channels; /* before those of x */
+    const float *x = c->x + channels * w->input[0] * w->input[1];
+    const float *scale = c->scale ? c->scale + (c->each ? channels : group * c->channels) : NULL;
+    const float *shift = c->shift ? c->shift + group * c->channels : NULL;
+    const int64_t place = sample * c->groups * c->outputs * positions + at;
+    const bool pointwise = conv_is_pointwise(w);
     const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
-    float end[DOTS][CONV_ENDS];
+    float laid_out[DOTS][CONV_ENDS];
     for (int64_t part = 0; part < job->parts; part++) {
-        const int64_t k = part * job->inner / job->parts, next = (part + 1) * job->inner / job->parts;
+        const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
         const bool done = part + 1 == job->parts;
-        if (!direct) fill_panels(w, at, whole, x, k, next, columns);
-        if (ends) fill_ends(w, at + whole, ends, x, k, next, columns + whole * (next - k), end);
-        conv_block block = {.plane = direct ? positions : 0,
-                            .w = job->w + k,
+        conv_block block = {.w = c->w + k,
                             .inner = job->inner,
-                            .depth = next - k,
-                            .height = next - k,
-                            .y = job->y + place,
+                            .depth = depth,
+                            .columns = columns,
+                            .height = depth,
+                            .y = c->y + place,
                             .stride = positions,
-                            .bias = part == 0 ? job->bias : NULL,
-                            .start = part > 0        ? job->y + place
-                                     : job->residual ? job->residual + place
-                                                     : NULL,
-                            .low = splat(done ? job->act->low : -INFINITY),
-                            .high = splat(done ? job->act->high : INFINITY),
+                            .bias = part == 0 ? c->bias : NULL,
+                            .start = part > 0 ? c->y + place : c->residual ? c->residual + place : NULL,
+                            .low = splat(done ? c->act->low : -INFINITY),
+                            .high = splat(done ? c->act->high : INFINITY),
+                            .x = pointwise ? x + k * positions + at : NULL,
+                            .plane = positions,
+                            .scale = scale ? scale + k : NULL,
+                            .shift = shift ? shift + k : NULL,
+                            .least = splat(c->low),
+                            .most = splat(c->high),
                             .last = ends,
                             .at = whole,
-                            .ends = end};
-        conv_block_rows(&block, begin, until, direct ? x + k * positions + at : columns, whole);
+                            .ends = laid_out};
+        if (!pointwise) fill_panels(w, at, whole, x, k, k + depth, columns);
+        if (ends) conv_fill_ends(&block, w, x, at + whole, k, columns + whole * depth, laid_out);
+        conv_block_rows(&block, begin, end, whole);
     }
-    if (job->act->separate)
-        for (int64_t row = begin; row < until; row++) {
-            float *y = job->y + place + row * positions;
-            activate(y, y, n, job->act);
+    if (c->act->separate)
+        for (int64_t row = begin; row < end; row++) {
+            float *y = c->y + place + row * positions;
+            activate(y, y, n, c->act);
         }
 }
 
 FN void conv(const void *arguments, int64_t first, int64_t last) {
     const conv_job *job = arguments;
-    float *columns = job->scratch + srt_seat() * job->seat;
-    const int64_t groups = (job->last - 1) / job->outputs + 1 - job->first / job->outputs;
+    float *columns = job->of.scratch + srt_seat() * job->of.seat;
+    const int64_t groups = (job->of.last - 1) / job->of.outputs + 1 - job->of.first / job->of.outputs;
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
         int64_t plane = block / job->blocks;
-        conv_shares(job, plane / groups, job->first / job->outputs + plane % groups,
+        conv_shares(job, plane / groups, job->of.first / job->of.outputs + plane % groups,
                     (block - plane * job->blocks) * job->width, share, share + shares, columns);
     }
 }

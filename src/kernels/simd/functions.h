@@ -26,23 +26,17 @@ V vf with_sign(vf value, vf sign) {
     return (vf)((vi)value | ((vi)sign & INT32_MIN));
 }
 
-/* 2^n for -126 <= n <= 127. */
-V vf power_of_two(vi n) {
-    return (vf)((n + 127) << 23);
-}
-
 /* exp(x) = 2^n * (1 + p): n is the integer nearest to x / ln 2, and p = exp(r) - 1 for what remains,
  * |r| <= ln(2) / 2. |x| < 2^21. */
 typedef struct {
-    vi n;
+    vf n;
     vf p;
 } split_exp;
 
 V split_exp exp_split(vf x) {
-    /* Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded, and its low bits hold n. */
+    /* adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded */
     const vf shifter = splat(12582912.0f);
-    vf shifted = muladd(x, splat(1.44269504088896341f), shifter); /* 1 / ln 2 */
-    vf n = shifted - shifter;
+    vf n = muladd(x, splat(1.44269504088896341f), shifter) - shifter; /* 1 / ln 2 */
     vf r = muladd(n, splat(-0.693359375f), x); /* ln 2 in two parts: the product with the first is exact */
     r = muladd(n, splat(2.12194440e-4f), r);
     vf p = splat(1.9875691500e-4f);
@@ -51,21 +45,24 @@ V split_exp exp_split(vf x) {
     p = muladd(p, r, splat(4.1665795894e-2f));
     p = muladd(p, r, splat(1.6666665459e-1f));
     p = muladd(p, r, splat(5.0000001201e-1f));
-    return (split_exp){(vi)shifted - (vi)shifter, muladd(p, r * r, r)};
+    return (split_exp){n, muladd(p, r * r, r)};
 }
 
-/* Beyond the clamps lie 0 and infinity. 2^n is applied in two halves, because n reaches from -151 to 128. */
+/* The same for x <= 89; beyond the clamp lies 0. */
+V vf exp_of_small(vf x) {
+    split_exp e = exp_split(vmax(splat(-104.5f), x));
+    return scaled(e.p + 1.0f, e.n);
+}
+
+/* Beyond the clamps lie 0 and infinity. */
 V vf exp_of(vf x) {
-    x = vmin(splat(89.0f), vmax(splat(-104.5f), x));
-    split_exp e = exp_split(x);
-    vi half = e.n >> 1;
-    return (e.p + 1.0f) * power_of_two(half) * power_of_two(e.n - half);
+    return exp_of_small(vmin(splat(89.0f), x));
 }
 
 /* exp(x) - 1 for x <= 0, accurate near 0. Below -87 it is -1. */
 V vf expm1_of_negative(vf x) {
     split_exp e = exp_split(vmin(splat(0.0f), vmax(splat(-87.0f), x)));
-    vf scale = power_of_two(e.n);
+    vf scale = scaled(splat(1.0f), e.n);
     return muladd(e.p, scale, scale - 1.0f);
 }
 
@@ -98,8 +95,8 @@ V vf log_of(vf x) {
 }
 
 V vf sigmoid_of(vf x) {
-    vf e = exp_of(-magnitude(x)); /* never overflows */
-    return select_less(x, splat(0.0f), e, splat(1.0f)) / (e + 1.0f);
+    vf e = exp_of_small(-magnitude(x)); /* never overflows */
+    return select_less(x, splat(0.0f), e, splat(1.0f)) * reciprocal(e + 1.0f);
 }
 
 V vf tanh_of(vf x) {

@@ -53,34 +53,20 @@ typedef struct { /* a unit is an element; channel of element i: i / size % chann
 } channel_job;
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of positions of one sample */
-    const float *x, *w, *bias, *residual;
-    float *y;
-    int64_t groups, channels, outputs; /* the last two of one group */
-    const srt_window *window;
-    int64_t first, last;   /* output channels, of all groups */
+    srt_convolution of;
     int64_t inner, parts;  /* length of a row of weights, and in how many parts it is worked through */
     int64_t width, blocks; /* positions of a block, and how many blocks there are */
     int64_t shares;        /* units of a block */
-    float *scratch;
-    int64_t seat; /* floats of scratch for each thread */
-    const srt_activation *act;
 } conv_job;
 
 /* Output and input channels whose weights are transformed at once. */
 enum { SRT_WINOGRAD_ROWS = 14, SRT_WINOGRAD_DEPTH = 128 };
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
-    const float *x, *w, *bias, *residual;
-    float *y;
-    int64_t groups, channels, outputs; /* the last two of one group */
-    const srt_window *window;
-    int64_t first, last;          /* output channels, of all groups */
+    srt_convolution of;
     int64_t tiles, width, blocks; /* tiles of all samples, those of a block, and how many blocks there are */
     int64_t shares;               /* units of a block */
     int64_t depth;                /* input channels whose weights are transformed at once */
-    float *scratch;
-    int64_t seat; /* floats of scratch for each thread */
-    const srt_activation *act;
 } winograd_job;
 
 typedef struct { /* a unit is a band of output rows of a plane */

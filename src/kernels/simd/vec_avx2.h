@@ -102,5 +102,6 @@ V vf max_nan(vf a, vf b) {
 }
 
 #include "transpose_avx.h"
+#include "vec_generic.h"
 
 #endif

@@ -87,6 +87,16 @@ V vf muladd(vf a, vf b, vf c) {
     return _mm512_fmadd_ps(a, b, c);
 }
 
+V vf scaled(vf x, vf n) {
+    return _mm512_scalef_ps(x, n);
+}
+
+/* The estimate has 14 bits, and Newton's step doubles them: a division takes twice as long. */
+V vf reciprocal(vf x) {
+    const vf r = _mm512_rcp14_ps(x);
+    return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(x, r, _mm512_set1_ps(1.0f)), r);
+}
+
 V vf vmax(vf a, vf b) {
     return _mm512_max_ps(a, b);
 }

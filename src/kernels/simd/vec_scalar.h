@@ -15,6 +15,8 @@
  *   slide         a[1], a[2] ... and b[0]
  *   zip_low, zip_high  a[0], b[0], a[1], b[1] ... from the lower, or the higher, halves of the two
  *   muladd(a, b, c)  a * b + c, rounded once where the processor can
+ *   scaled(x, n)  x * 2^n for whole n from -151 to 128, rounded once or where it is subnormal twice
+ *   reciprocal    1 / x to the last place but one, for finite x >= 1
  *   vmax, vmin    return b when either is NaN: vmin(high, vmax(low, x)) passes NaN in x on
  *   max_nan       NaN when either is, as numpy.maximum
  *   select_less   x < y ? a : b; b when either is NaN
@@ -126,5 +128,7 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
     for (int j = 0; j < TILE; j++)
         for (int i = 0; i < TILE; i++) y[j * y_stride + i] = t[i * t_stride + j];
 }
+
+#include "vec_generic.h"
 
 #endif

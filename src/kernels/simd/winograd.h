@@ -75,7 +75,7 @@ typedef struct {
 
 /* The tiles at..at + n of those of all samples. */
 FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *panel) {
-    const srt_window *w = job->window;
+    const srt_window *w = job->of.window;
     const int64_t height = w->input[0], width = w->input[1];
     const int64_t down = (w->output[0] + OUT - 1) / OUT, across = (w->output[1] + OUT - 1) / OUT;
     panel->n = n;
@@ -87,8 +87,8 @@ FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *
         tile_strip *s = &panel->strip[panel->count++];
         s->slot = slot;
         s->count = smaller(smaller(across - col, n - slot), VL);
-        s->x = sample * job->groups * job->channels * height * width + top * width + left;
-        s->y = (sample * job->groups * job->outputs * w->output[0] + row * OUT) * w->output[1] + col * OUT;
+        s->x = sample * job->of.groups * job->of.channels * height * width + top * width + left;
+        s->y = (sample * job->of.groups * job->of.outputs * w->output[0] + row * OUT) * w->output[1] + col * OUT;
         s->top = top < 0 ? -top : 0;
         s->end = smaller(SIDE, height - top);
         s->rows = smaller(OUT, w->output[0] - row * OUT);
@@ -137,9 +137,9 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
  * planes of all channels of the first sample. */
 V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x, float *out,
                        int64_t step) {
-    const int64_t width = job->window->input[1], plane = job->window->input[0] * width;
+    const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
     float gathered[PRODUCTS][GATHER] = {{0}}; /* so that lanes which nobody fills hold no strange numbers */
-    for (int64_t c = 0; c < job->channels; c++, x += plane, out += vectors * VL) {
+    for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += vectors * VL) {
         for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
         for (int v = 0; v < vectors; v++) {
             vf d[SIDE][SIDE];
@@ -246,9 +246,9 @@ V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[O
 
 /* What transform_sums made of one channel, to where it belongs in y. */
 V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row, float (*tiles)[OUT * PANEL + VL]) {
-    const int64_t width = job->window->output[1], plane = job->window->output[0] * width;
-    const vf bias = splat(job->bias ? job->bias[row] : 0.0f), zero = splat(0.0f);
-    const vf low = splat(job->act->low), high = splat(job->act->high);
+    const int64_t width = job->of.window->output[1], plane = job->of.window->output[0] * width;
+    const vf bias = splat(job->of.bias ? job->of.bias[row] : 0.0f), zero = splat(0.0f);
+    const vf low = splat(job->of.act->low), high = splat(job->of.act->high);
     for (int64_t k = 0; k < panel->count; k++) {
         const tile_strip *s = &panel->strip[k];
         for (int64_t i = 0; i < s->rows; i++) {
@@ -257,10 +257,10 @@ V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row
             for (int64_t c = 0; c < s->cols; c += VL) {
                 const vmask some = lanes(0, s->cols - c);
                 vf v = load(from + c) + bias;
-                if (job->residual) v += load_mask(job->residual + at + c, some, zero);
-                store_mask(job->y + at + c, some, clamp(v, low, high));
+                if (job->of.residual) v += load_mask(job->of.residual + at + c, some, zero);
+                store_mask(job->of.y + at + c, some, clamp(v, low, high));
             }
-            if (job->act->separate) activate(job->y + at, job->y + at, s->cols, job->act);
+            if (job->of.act->separate) activate(job->of.y + at, job->of.y + at, s->cols, job->of.act);
         }
     }
 }
@@ -296,15 +296,15 @@ V void fetch_share(const float *w, int64_t inner, int64_t rows, int64_t n, int64
 /* Units first..last of a job, all of one block of tiles: units are shares of its output channels. */
 V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
                        float *scratch) {
-    const int64_t channels = job->channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
-    const int64_t from = group * job->outputs > job->first ? group * job->outputs : job->first;
-    const int64_t count = smaller((group + 1) * job->outputs, job->last) - from;
+    const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
+    const int64_t from = group * job->of.outputs > job->of.first ? group * job->of.outputs : job->of.first;
+    const int64_t count = smaller((group + 1) * job->of.outputs, job->of.last) - from;
     const int64_t begin = from + first * count / job->shares, end = from + last * count / job->shares;
     const int64_t full = (n + VL - 1) / VL * VL; /* lanes */
     const int64_t step = apart(channels * full);
     float *inputs = scratch, *weights = inputs + PRODUCTS * step;
     float *sums = weights + PRODUCTS * apart(CONV_ROWS * job->depth);
-    const float *x = job->x + group * channels * job->window->input[0] * job->window->input[1];
+    const float *x = job->of.x + group * channels * job->of.window->input[0] * job->of.window->input[1];
     tile_panel panel;
     for (int64_t i = 0; i < n; i += PANEL) {
         find_strips(job, at + i, smaller(PANEL, n - i), &panel);
@@ -320,15 +320,16 @@ V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64
         for (int64_t c = 0, depth; c < channels; c += depth) {
             depth = smaller(job->depth, channels - c);
             const int64_t weights_step = apart(rows * depth);
-            transform_rows(job->w + row * inner + c * 9, inner, rows, depth, weights, weights_step);
+            transform_rows(job->of.w + row * inner + c * 9, inner, rows, depth, weights, weights_step);
             const bool more = c + depth < channels;
-            const float *next = job->w + (more ? row * inner + (c + depth) * 9 : (row + rows) * inner);
+            const float *next = job->of.w + (more ? row * inner + (c + depth) * 9 : (row + rows) * inner);
             const int64_t next_rows = more ? rows : smaller(rows, end - row - rows);
             for (int64_t product = 0; product < PRODUCTS; product++) {
                 fetch_share(next, inner, next_rows, depth * 9, product);
                 conv_block block = {.w = weights + product * weights_step,
                                     .inner = depth,
                                     .depth = depth,
+                                    .columns = inputs + product * step,
                                     .height = channels,
                                     .from = c,
                                     .y = sums + product * sums_step,
@@ -336,7 +337,7 @@ V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64
                                     .start = c == 0 ? NULL : sums + product * sums_step,
                                     .low = splat(-INFINITY),
                                     .high = splat(INFINITY)};
-                conv_block_rows(&block, 0, rows, inputs + product * step, full);
+                conv_block_rows(&block, 0, rows, full);
             }
         }
         for (int64_t i = 0; i < n; i += PANEL) {
@@ -348,12 +349,12 @@ V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64
 
 FN void winograd(const void *arguments, int64_t first, int64_t last) {
     const winograd_job *job = arguments;
-    float *scratch = job->scratch + srt_seat() * job->seat;
+    float *scratch = job->of.scratch + srt_seat() * job->of.seat;
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
-        winograd_shares(job, job->first / job->outputs + block / job->blocks, block % job->blocks * job->width, share,
-                        share + shares, scratch);
+        winograd_shares(job, job->of.first / job->of.outputs + block / job->blocks, block % job->blocks * job->width,
+                        share, share + shares, scratch);
     }
 }
 

@@ -1,0 +1,126 @@
+"""BatchNormalization and per-channel arithmetic become a part of the weights before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.probes import Shape
+from streamrt.convert.weights import Weight
+
+#: A float64 factor and shift for each output row or channel.
+Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """``factor * y + shift`` for each channel goes into the weights of the product, or normalisation, that makes y."""
+    producers = draft.producers()
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        kept.append(node)
+        found = _affine_of(draft, node, shapes, producers)
+        if found is None:
+            continue
+        product, (factor, shift) = found
+        _apply(draft, product, factor, shift)
+        product.outputs = list(node.outputs)
+        producers[node.outputs[0]] = product
+        kept.pop()
+        draft.nodes = [other for other in draft.nodes if other is not node]
+    draft.nodes = kept
+
+
+def _affine_of(
+    draft: Draft, node: DraftNode, shapes: Mapping[str, Shape], producers: Mapping[str, DraftNode]
+) -> tuple[DraftNode, Affine] | None:
+    """The product whose output ``node`` alone reads, and what ``node`` does to each channel of it."""
+    if node.op not in ("BatchNormalization", "Add", "Sub", "Mul", "Div") or node.activation:
+        return None
+    for position, name in enumerate(node.inputs[:2]):
+        product = producers.get(name)
+        if product is None or product.activation or not _has_rows(product, draft):
+            continue
+        if draft.readers()[name] != 1 or shapes[name] != shapes[node.outputs[0]]:
+            continue
+        channels = draft.params[product.inputs[1]].shape[0]
+        rank = len(shapes[name])
+        axis = rank - 1 if product.op in ("Gemm", "MatMul") else 1
+        if node.op == "BatchNormalization":
+            return (product, normalisation(draft, node)) if position == 0 and axis == 1 else None
+        other = node.inputs[1 - position]
+        values = _per_channel(draft, other, rank, axis, channels)
+        affine = None if values is None else _arithmetic(node.op, position, values)
+        if affine is not None:
+            return product, affine
+    return None
+
+
+def _has_rows(node: DraftNode, draft: Draft) -> bool:
+    """Whether inputs 1 and 2 of a node are weights with a row, and a bias, for each output channel.
+
+    So they are in a BatchNormalization too, where they are factors.
+    """
+    if node.op == "MatMul" and not node.attrs.get("transB"):
+        return False
+    rows = ("Conv", "Gemm", "MatMul", "BatchNormalization")
+    return node.op in rows and all(name in draft.params for name in node.inputs[1:] if name)
+
+
+def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:
+    """A weight that is one number for each index of ``axis`` (or one for all) as a vector; None if it is not."""
+    weight = draft.params.get(name)
+    if weight is None or len(weight.shape) > rank or weight.size not in (1, channels):
+        return None
+    shape = (1,) * (rank - len(weight.shape)) + weight.shape
+    if weight.size != 1 and shape[axis] != channels:
+        return None
+    return np.broadcast_to(weight.float64().reshape(-1), (channels,))
+
+
+def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine | None:
+    """``op`` with ``values`` as the operand other than ``position``."""
+    one, zero = np.ones_like(values), np.zeros_like(values)
+    match op, position:
+        case "Add", _:
+            return one, values
+        case "Sub", 0:
+            return one, -values
+        case "Sub", _:
+            return -one, values
+        case "Mul", _:
+            return values, zero
+        case "Div", 0 if np.all(values != 0):
+            return one / values, zero
+    return None
+
+
+def normalisation(draft: Draft, node: DraftNode) -> Affine:
+    """The factor and shift of each channel that a BatchNormalization amounts to."""
+    scale, bias, mean, var = (draft.params[name].float64() for name in node.inputs[1:])
+    epsilon = node.attrs["epsilon"]
+    assert isinstance(epsilon, int | float)
+    factor = scale / np.sqrt(var + epsilon)
+    return factor, bias - mean * factor
+
+
+def _apply(draft: Draft, product: DraftNode, factor: NDArray[np.float64], shift: NDArray[np.float64]) -> None:
+    name = product.inputs[1]
+    if np.any(factor != 1):
+        product.inputs[1] = _replace(draft, name, draft.params[name].scaled(factor))
+    has_bias = len(product.inputs) > 2
+    bias = draft.params[product.inputs[2]].float64() * factor + shift if has_bias else shift
+    if has_bias:
+        product.inputs[2] = _replace(draft, product.inputs[2], Weight.of(bias))
+    elif np.any(bias != 0):
+        product.inputs.append(draft.new_param(f"{name.removesuffix('.weight')}.bias", Weight.of(bias)))
+
+
+def _replace(draft: Draft, name: str, weight: Weight) -> str:
+    """Put ``weight`` in the place of ``name``, under a new name if other nodes read the old one."""
+    if draft.readers()[name] > 1:
+        return draft.new_param(name, weight)
+    draft.params[name] = weight
+    return name
