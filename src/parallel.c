@@ -15,22 +15,26 @@
  * once, are 256 KiB: about 25 us at the 10 GB/s that one core moves. Below that, help comes too late. */
 enum { WORTH_A_WAKE = 32 * 1024 };
 
-/* A thread takes this part of a thread's share of what is left: much at first, and little at the end, so that all end
- * together though one was late or slow. */
+/* A thread takes this part of what is left of a slice: much at first, and little at the end, so that all end together
+ * though one was late or slow. */
 enum { PART = 2 };
 
 /* Nanoseconds for which a thread looks out for the next job, or for the end of its own, before it sleeps. In a pass of
  * a CNN one kernel follows the other within some 10 us; waking a thread of a virtual machine takes up to 50. */
 enum { PATIENCE = 100 * 1000 };
 
+/* Each thread has a slice of the units, and when that is done helps with those of others: so the same part of one job
+ * after the other is done by the same core, which has in its cache what it wrote. In lines of their own. */
+typedef struct {
+    _Alignas(64) _Atomic int64_t next; /* first unit that nobody has taken */
+    int64_t end;
+} slice;
+
 typedef struct {
     srt_range *run;
     const void *arguments;
-    int64_t count;
-    int64_t grain;        /* units that are taken at once, at least */
-    _Atomic int64_t next; /* first unit that nobody has taken */
-    int most;             /* threads that may work on it */
-    _Atomic int seats;    /* threads that have joined in */
+    int64_t grain; /* units that are taken at once, at least */
+    int threads;   /* that may work on it, the caller included: so many slices */
 } job;
 
 static _Thread_local int seat;
@@ -39,10 +43,11 @@ static _Thread_local int seat;
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
 static int started;                        /* under owner: how many of them run */
+static slice slices[SRT_MAX_THREADS];      /* under owner: of the job; by seat */
 
 /* Guards the five variables below. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;     /* there is a new job, or it is time to stop */
+static pthread_cond_t wake[SRT_MAX_THREADS];               /* by seat: there is a new job for it, or it is time to stop */
 static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
 static job *current;                                       /* NULL when no worker may join in */
 static uint64_t serial;                                    /* of the current job; a worker joins a job once */
@@ -58,17 +63,22 @@ static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void work(job *j) {
-    int64_t first = atomic_load_explicit(&j->next, memory_order_relaxed);
-    while (first < j->count) {
-        const int64_t left = j->count - first, share = left / (PART * j->most);
+/* Units of one slice, until there are none left. */
+static void work_on(const job *j, slice *s) {
+    int64_t first = atomic_load_explicit(&s->next, memory_order_relaxed);
+    while (first < s->end) {
+        const int64_t left = s->end - first, share = left / PART;
         const int64_t taken = share > j->grain ? share : j->grain < left ? j->grain : left;
-        if (!atomic_compare_exchange_weak_explicit(&j->next, &first, first + taken, memory_order_relaxed,
+        if (!atomic_compare_exchange_weak_explicit(&s->next, &first, first + taken, memory_order_relaxed,
                                                    memory_order_relaxed))
             continue;
         j->run(j->arguments, first, first + taken);
-        first = atomic_load_explicit(&j->next, memory_order_relaxed);
+        first = atomic_load_explicit(&s->next, memory_order_relaxed);
     }
+}
+
+static void work(const job *j) {
+    for (int i = 0; i < j->threads; i++) work_on(j, &slices[(seat + i) % j->threads]);
 }
 
 static void rest(void) {
@@ -95,19 +105,19 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     return false;
 }
 
-static void *worker(void *unused) {
-    (void)unused;
+static void *worker(void *place) {
     uint64_t seen = 0;
+    seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
     for (;;) {
-        while (!stopping && (current == NULL || seen == serial)) pthread_cond_wait(&wake, &lock);
+        while (!stopping && (current == NULL || seen == serial || seat >= current->threads))
+            pthread_cond_wait(&wake[seat], &lock);
         if (stopping) break;
         seen = serial;
         job *mine = current;
         busy++;
         pthread_mutex_unlock(&lock);
-        seat = atomic_fetch_add_explicit(&mine->seats, 1, memory_order_relaxed);
-        if (seat < mine->most) work(mine);
+        work(mine);
         pthread_mutex_lock(&lock);
         if (--busy == 0) pthread_cond_signal(&finished);
         pthread_mutex_unlock(&lock);
@@ -131,15 +141,20 @@ static void after_fork_parent(void) {
     pthread_mutex_unlock(&owner);
 }
 
+static void make_conditions(void) {
+    for (int i = 0; i < SRT_MAX_THREADS; i++) wake[i] = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
 static void after_fork_child(void) {
-    wake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+    make_conditions();
     finished = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
     started = 0;
     pthread_mutex_unlock(&lock);
     pthread_mutex_unlock(&owner);
 }
 
-static void register_fork_handlers(void) {
+static void prepare(void) {
+    make_conditions();
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
@@ -148,13 +163,13 @@ static void register_fork_handlers(void) {
  * must stay open, because a blocked SIGBUS would kill the process before the mapping's guard could act. */
 static void start(int count) {
     if (started >= count) return;
-    pthread_once(&once, register_fork_handlers);
+    pthread_once(&once, prepare);
     sigset_t blocked, before;
     sigfillset(&blocked);
     static const int synchronous[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
     for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++) sigdelset(&blocked, synchronous[i]);
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    while (started < count && pthread_create(&workers[started], NULL, worker, NULL) == 0) started++;
+    while (started < count && pthread_create(&workers[started], NULL, worker, &workers[started]) == 0) started++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -183,7 +198,7 @@ void srt_set_threads(int count) {
     }
     pthread_mutex_lock(&lock);
     stopping = true;
-    pthread_cond_broadcast(&wake);
+    for (int i = 1; i <= started; i++) pthread_cond_signal(&wake[i]);
     pthread_mutex_unlock(&lock);
     for (int i = 0; i < started; i++) pthread_join(workers[i], NULL);
     started = 0;
@@ -207,6 +222,11 @@ static void run_alone(int64_t count, srt_range *run, const void *arguments) {
     seat = outer;
 }
 
+/* Where slice i of so many units begins. */
+static int64_t share_of(int64_t count, int64_t i, int64_t threads) {
+    return count / threads * i + (i < count % threads ? i : count % threads);
+}
+
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *arguments) {
     srt_parallel_on(SRT_MAX_THREADS, count, grain, run, arguments);
 }
@@ -225,17 +245,19 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
         run_alone(count, run, arguments);
         return;
     }
-    job mine = {.run = run, .arguments = arguments, .count = count, .grain = grain, .most = threads};
-    atomic_init(&mine.next, 0);
-    atomic_init(&mine.seats, 1);           /* the caller's is 0 */
-    int64_t helpers = (count - 1) / grain; /* one range is the caller's */
-    if (helpers > threads - 1) helpers = threads - 1;
-    if (helpers > started) helpers = started;
+    if (threads > started + 1) threads = started + 1;
+    const int64_t worth = (count - 1) / grain + 1; /* threads, at most, that find as much as is worth it */
+    if (threads > worth) threads = (int)worth;
+    for (int i = 0; i < threads; i++) {
+        atomic_init(&slices[i].next, share_of(count, i, threads));
+        slices[i].end = share_of(count, i + 1, threads);
+    }
+    job mine = {.run = run, .arguments = arguments, .grain = grain, .threads = threads};
 
     pthread_mutex_lock(&lock);
     current = &mine;
     serial++;
-    for (int64_t i = 0; i < helpers; i++) pthread_cond_signal(&wake);
+    for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
     pthread_mutex_unlock(&lock);
     atomic_store(&announced, serial); /* which only the owner changes */
 

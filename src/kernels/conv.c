@@ -10,7 +10,7 @@ enum { LEAST_ROWS = 14 };
 
 /* Laying out a column takes as long as multiplying it with so many rows, and bringing a row of weights here as
  * multiplying it with so many columns. */
-enum { LAYOUT = 6, FETCH = 8 };
+enum { LAYOUT = 6, POINTWISE_LAYOUT = 2, FETCH = 8 };
 
 /* Terms for which a core takes as long as another one to begin. */
 enum { LATE = 200 * 1000 };
@@ -26,12 +26,12 @@ void srt_conv(const srt_convolution *c) {
     const srt_product product = {
         .pieces = c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
         .columns = positions,
-        .step = SRT_CONV_COLUMNS,
+        .step = SRT_CONV_COLUMNS / 2,
         .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
                              : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS,
         .rows = rows,
         .least = LEAST_ROWS,
-        .layout = LAYOUT,
+        .layout = inner == c->channels ? POINTWISE_LAYOUT : LAYOUT,
         .fetch = FETCH,
         .late = (double)LATE / (double)(inner + 1),
         .threads = c->seats < srt_threads() ? c->seats : srt_threads(),

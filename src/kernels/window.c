@@ -30,14 +30,17 @@ static int64_t row_cost(const srt_window *w) {
 /* Units that a thread should find: so many that they can be shared out evenly. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* The job of sliding the window over so many planes, in bands. */
+/* The job of sliding the window over so many planes. They are cut into bands only where they are few: a core would fetch
+ * ahead what lies behind its band, and so take it from the core that writes it. */
 static void slide(srt_range *run, window_job *job, int64_t planes) {
     const srt_window *w = job->window;
-    if (planes == 0 || w->output[0] == 0 || w->output[1] == 0) return;
+    const int64_t rows = w->output[0];
+    if (planes == 0 || rows == 0 || w->output[1] == 0) return;
     const int64_t wanted = ((int64_t)srt_threads() * UNITS_PER_THREAD - 1) / planes + 1;
-    job->bands = wanted < w->output[0] ? wanted : w->output[0];
-    const int64_t row = row_cost(w), rows = w->output[0] / job->bands;
-    srt_parallel(planes * job->bands, srt_grain(row / 4 > INT64_MAX / rows ? INT64_MAX : row / 4 * rows), run, job);
+    job->bands = wanted < rows ? wanted : rows;
+    job->planes = planes;
+    const int64_t row = row_cost(w) / 4, each = rows / job->bands;
+    srt_parallel(planes * job->bands, srt_grain(row > INT64_MAX / each ? INT64_MAX : row * each), run, job);
 }
 
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,

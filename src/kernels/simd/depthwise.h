@@ -199,7 +199,8 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     const bool flat = roll && is_flat(w);
     flat_masks masks;
     if (flat) find_flat(w, &masks);
-    int64_t place = first / job->bands, band = first % job->bands;
+    const int64_t samples = job->planes / job->span;
+    int64_t band = first / job->planes, place = first % job->planes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
     for (; first < last; first++) {
         const int64_t plane = sample * job->channels_in_total + channel;
@@ -223,11 +224,11 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
             activate(y, y, (p.last - p.first) * w->output[1], job->act);
         }
         /* the next unit; divisions would take as long as a small plane */
-        if (++band < job->bands) continue;
-        band = 0;
         if (++channel < job->first + job->span) continue;
         channel = job->first;
-        sample++;
+        if (++sample < samples) continue;
+        sample = 0;
+        band++;
     }
 }
 

@@ -69,10 +69,10 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     int64_t depth;                /* input channels whose weights are transformed at once */
 } winograd_job;
 
-typedef struct { /* a unit is a band of output rows of a plane */
+typedef struct { /* a unit is a band of output rows of a plane: the first bands of all planes come first */
     const float *x, *w, *bias;
     float *y;
-    int64_t bands; /* of a plane */
+    int64_t bands, planes;
     int64_t multiplier;
     int64_t first, span;       /* output channels first..first + span of each sample */
     int64_t channels_in_total; /* output channels of a sample */

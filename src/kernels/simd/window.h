@@ -182,7 +182,7 @@ V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind
     const srt_window *w = job->window;
     const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
     for (; first < last; first++) {
-        const int64_t plane = first / job->bands, band = first % job->bands;
+        const int64_t band = first / job->planes, plane = first % job->planes;
         window_plane p = {
             .x = job->x + plane * input,
             .y = job->y + plane * output,
