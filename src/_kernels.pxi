@@ -27,6 +27,7 @@ cdef extern from "cpu.h" nogil:
 cdef extern from "parallel.h" nogil:
     enum:
         SRT_MAX_THREADS
+    void srt_rouse()
     int srt_threads()
     void srt_set_threads(int count)
 
@@ -157,6 +158,12 @@ def set_threads(n):
 def threads():
     """Threads that kernels use, the caller's included; to begin with, the cores of the affinity mask."""
     return srt_threads()
+
+
+def rouse():
+    """Wake the kernels' threads, if they sleep, for a kernel that is called soon."""
+    with nogil:
+        srt_rouse()
 
 
 # The arrays of one call: eight are what a convolution has at most. Released together, on every way out of it.

@@ -47,7 +47,7 @@ static slice slices[SRT_MAX_THREADS];      /* under owner: of the job; by seat *
 
 /* Guards the five variables below. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake[SRT_MAX_THREADS];               /* by seat: there is a new job for it, or it is time to stop */
+static pthread_cond_t wake[SRT_MAX_THREADS]; /* by seat: there is a new job for it, or it is time to stop */
 static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
 static job *current;                                       /* NULL when no worker may join in */
 static uint64_t serial;                                    /* of the current job; a worker joins a job once */
@@ -110,8 +110,15 @@ static void *worker(void *place) {
     seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
     for (;;) {
-        while (!stopping && (current == NULL || seen == serial || seat >= current->threads))
+        while (!stopping && (current == NULL || seen == serial || seat >= current->threads)) {
             pthread_cond_wait(&wake[seat], &lock);
+            if (stopping || current != NULL) continue;
+            /* too late for a job, or roused: there will be another one soon */
+            seen = serial;
+            pthread_mutex_unlock(&lock);
+            await_beyond(&announced, seen);
+            pthread_mutex_lock(&lock);
+        }
         if (stopping) break;
         seen = serial;
         job *mine = current;
@@ -188,6 +195,14 @@ int srt_threads(void) {
         if (atomic_compare_exchange_strong(&wanted, &count, detected)) count = detected;
     }
     return count;
+}
+
+void srt_rouse(void) {
+    const int threads = srt_threads();
+    pthread_once(&once, prepare);
+    pthread_mutex_lock(&lock);
+    for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
+    pthread_mutex_unlock(&lock);
 }
 
 void srt_set_threads(int count) {

@@ -20,14 +20,18 @@ enum { SRT_MAX_THREADS = 256 };
 /* Does the units first..last of a job; runs on any thread, at the same time as other ranges of the job. */
 typedef void srt_range(const void *job, int64_t first, int64_t last);
 
-/* Run the units 0..count of a job and return when all are done. The caller works too. Each thread begins with a slice of
- * its own, in the order of the units and the same for every job of as many threads, and then helps others. Ranges have
- * at least `grain` units, or are the last ones of a slice; a job of at most `grain` units runs inline. When threads
- * cannot be started, the job runs on those there are. Any thread; callable from inside a job (it then runs inline). */
+/* Run the units 0..count of a job and return when all are done. The caller works too. Each thread begins with a slice
+ * of its own, in the order of the units and the same for every job of as many threads, and then helps others. Ranges
+ * have at least `grain` units, or are the last ones of a slice; a job of at most `grain` units runs inline. When
+ * threads cannot be started, the job runs on those there are. Any thread; callable from inside a job (it then runs
+ * inline). */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
 /* The same on no more than `most` threads. */
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *job);
+
+/* Wake workers that sleep, for a caller that has a job soon: waking takes longer than many a kernel. Any thread. */
+void srt_rouse(void);
 
 /* Which of the threads of its job the calling one is: 0 up to how many may work on it. Each has memory of its own by
  * that. */

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Prefetcher
+from streamrt._core import Prefetcher, rouse
 from streamrt.budget import Budget, parse_budget
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
@@ -362,6 +362,7 @@ class Model:
         passes = []
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in _begins(samples, prepared.plan.micro_batch):
+                rouse()  # they are awake when the inputs are copied
                 for spec in graph.inputs:
                     copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
                 passes.append(session.run())

@@ -30,8 +30,8 @@ static int64_t row_cost(const srt_window *w) {
 /* Units that a thread should find: so many that they can be shared out evenly. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* The job of sliding the window over so many planes. They are cut into bands only where they are few: a core would fetch
- * ahead what lies behind its band, and so take it from the core that writes it. */
+/* The job of sliding the window over so many planes. They are cut into bands only where they are few: a core would
+ * fetch ahead what lies behind its band, and so take it from the core that writes it. */
 static void slide(srt_range *run, window_job *job, int64_t planes) {
     const srt_window *w = job->window;
     const int64_t rows = w->output[0];

@@ -63,6 +63,10 @@ V void copy_strided(const float *x, float *y, int64_t n, int64_t stride) {
         for (int64_t i = 0; i < n; i += VL) store_mask(y + i, lanes(0, n - i), load_mask(x + i, lanes(0, n - i), zero));
     else if (stride == 2)
         for (int64_t i = 0; i < n; i += VL) { /* the high part begins at lane VL - 1 of the low one: see load_even */
+            if (i + VL <= n) {
+                store(y + i, load_even(x + 2 * i));
+                continue;
+            }
             vmask low = lanes(0, 2 * (n - i) - 1), high = lanes(0, 2 * (n - i) - VL);
             store_mask(y + i, lanes(0, n - i), load_even_mask(x + 2 * i, low, high, zero));
         }

@@ -30,8 +30,8 @@ typedef struct {
     const float *bias,
         *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
     vf low, high; /* clamp */
-    /* For a window of 1 x 1, where columns are not laid out yet: the input at the block's first row and column, its rows
-     * `plane` apart, and, unless `scale` is NULL, what is done to it: see srt_convolution. */
+    /* For a window of 1 x 1, where columns are not laid out yet: the input at the block's first row and column, its
+     * rows `plane` apart, and, unless `scale` is NULL, what is done to it: see srt_convolution. */
     const float *x;
     int64_t plane;
     const float *scale, *shift;
@@ -58,7 +58,8 @@ typedef enum {
     SCALED,   /* the same, and scales them */
 } conv_source;
 
-/* Rows of the input that are fetched ahead of those that are read in place: they are too far apart for the processor. */
+/* Rows of the input that are fetched ahead of those that are read in place: they are too far apart for the processor.
+ */
 enum { CONV_AHEAD = 8 };
 
 /* The sums of `rows` rows of weights from `row` on with the columns at..at + n, n <= vectors * VL. */
@@ -128,8 +129,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
 /* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
-        if (count <= CONV_ROWS)                                                                                        \
-            conv_tile(count <= CONV_ROWS ? count : 1, vectors, source, block, row, at, n, next);                       \
+        if (count <= CONV_ROWS) conv_tile(count <= CONV_ROWS ? count : 1, vectors, source, block, row, at, n, next);   \
         break;
 
 V void conv_rows(const int vectors, const conv_source source, const conv_block *block, int64_t row, int64_t rows,
@@ -263,7 +263,9 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                             .y = c->y + place,
                             .stride = positions,
                             .bias = part == 0 ? c->bias : NULL,
-                            .start = part > 0 ? c->y + place : c->residual ? c->residual + place : NULL,
+                            .start = part > 0      ? c->y + place
+                                     : c->residual ? c->residual + place
+                                                   : NULL,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
                             .x = pointwise ? x + k * positions + at : NULL,

@@ -8,31 +8,11 @@
 #ifndef STREAMRT_DEPTHWISE_H
 #define STREAMRT_DEPTHWISE_H
 
+#include "rows.h"
 #include "window.h"
 
 /* Strips that are worked on together, as the sums of one depend on each other and would not keep the processor busy. */
 enum { STRIPS = VL == 16 ? 2 : 1 };
-
-/* The largest window that has loops of its own. */
-enum { ROLL_MOST = 7 };
-
-/* The inputs of a strip for every column of the window: q[j] is what the outputs see of the row in column j. Those of
- * stride 2 are every other element, and each two columns on they are the same ones, one lane further. */
-V void roll_inputs(const int k, const int stride, const bool masked, const float *row, int64_t at, const vmask *inside,
-                   vf *q) {
-    vf v[ROLL_MOST];
-#pragma GCC unroll 8
-    for (int j = 0; j < k; j++) {
-        const float *from = row + at + (stride == 1 ? j : j < 2 ? j * VL : 2 * VL + j - 2);
-        v[j] = masked ? load_mask(from, inside[j], splat(0.0f)) : load(from);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < k; j++)
-        q[j] = stride == 1 ? v[j]
-               : j == 0    ? unzip_even(v[0], v[1])
-               : j == 1    ? unzip_odd(v[0], v[1])
-                           : slide(q[j - 2], v[j]);
-}
 
 /* Output rows p->first..p->last of the columns column..column + n; n <= strips * VL. */
 V void roll(const int k, const int stride, const int strips, const bool masked, const window_plane *p, int64_t column,
@@ -43,17 +23,14 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
     const int64_t first = p->first + live, last = p->last + live;
     const int64_t height = w->input[0], width = w->input[1], above = w->before[0], across = w->output[1];
     const vf low = p->low, high = p->high, bias = splat(p->bias);
-    float by[ROLL_MOST * ROLL_MOST];
+    float by[ROWS_MOST * ROWS_MOST];
     int64_t at[STRIPS];
-    vmask inside[STRIPS][ROLL_MOST], there[STRIPS];
-    vf sum[STRIPS][ROLL_MOST]; /* sum[.][i] is of output row o - i */
+    vmask inside[STRIPS][ROWS_MOST], there[STRIPS];
+    vf sum[STRIPS][ROWS_MOST]; /* sum[.][i] is of output row o - i */
     for (int i = 0; i < k * k; i++) by[i] = p->weights[i];
     for (int t = 0; t < strips; t++) {
         at[t] = (column + t * VL) * stride - w->before[1];
-        for (int j = 0; j < k; j++) {
-            const int64_t from = at[t] + (stride == 1 ? j : j < 2 ? j * VL : 2 * VL + j - 2);
-            inside[t][j] = lanes(-from, width - from);
-        }
+        row_inside(k, stride, at[t], width, inside[t]);
         there[t] = lanes(0, n - t * VL);
         for (int i = 0; i <= live; i++) sum[t][i] = bias;
     }
@@ -64,8 +41,14 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
             if (i >= 0 && i < height)
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++) {
-                    vf q[ROLL_MOST];
-                    roll_inputs(k, stride, masked, p->x + i * width, at[t], inside[t], q);
+                    const float *row = p->x + i * width + at[t];
+                    vf v[ROWS_MOST], q[ROWS_MOST];
+#pragma GCC unroll 8
+                    for (int j = 0; j < k; j++) {
+                        const float *from = row + row_vector(stride, j);
+                        v[j] = masked ? load_mask(from, inside[t][j], splat(0.0f)) : load(from);
+                    }
+                    row_columns(k, stride, v, q);
 #pragma GCC unroll 8
                     for (int m = 0; m <= live; m++)
 #pragma GCC unroll 8
@@ -93,10 +76,8 @@ V void roll_plane(const int k, const int stride, const window_plane *p) {
     for (int64_t column = 0; column < columns;) {
         const int strips = columns - column > VL ? STRIPS : 1;
         const int64_t n = smaller(strips * VL, columns - column);
-        /* whether all vectors are inside: the last of them begins k - 1 further, or with stride 2 2 * VL + k - 3 */
-        const int64_t at = column * stride - w->before[1];
-        const int64_t end = at + (strips - 1) * VL * stride + (stride == 1 ? VL + k - 1 : 3 * VL + k - 3);
-        const bool masked = at < 0 || end > w->input[1];
+        const int64_t at = column * stride - w->before[1], last = at + (strips - 1) * VL * stride;
+        const bool masked = at < 0 || !row_is_whole(k, stride, last, w->input[1]);
         if (strips > 1 && masked)
             roll(k, stride, STRIPS, true, p, column, n);
         else if (strips > 1)
@@ -126,7 +107,7 @@ enum { FLAT_VECTORS = 4 };
 
 /* For every tap of the window the lanes of the plane that it does not look at padding from. */
 typedef struct {
-    vmask inside[ROLL_MOST * ROLL_MOST][FLAT_VECTORS];
+    vmask inside[ROWS_MOST * ROWS_MOST][FLAT_VECTORS];
 } flat_masks;
 
 V bool is_flat(const srt_window *w) {

@@ -8,6 +8,7 @@
 #define STREAMRT_WINDOW_H
 
 #include "activation.h"
+#include "rows.h"
 #include "span.h"
 
 typedef enum { DEPTHWISE, MAX_POOL, AVERAGE_POOL } window_kind;
@@ -178,6 +179,49 @@ V void window_rows(const window_plane *p, window_kind kind) {
     }
 }
 
+/* Output rows of the columns column..column + n of max pooling with stride 2: first the largest of each input column,
+ * then those of neighbours, so that a row is sorted once and not for every row of the window. */
+V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) {
+    const srt_window *w = p->window;
+    const int64_t width = w->input[1], across = w->output[1], at = column * 2 - w->before[1];
+    const vf nothing = splat(-INFINITY);
+    const bool whole = row_is_whole(k, 2, at, width);
+    const vmask there = lanes(0, n);
+    vmask inside[ROWS_MOST];
+    row_inside(k, 2, at, width, inside);
+    for (int64_t o = p->first; o < p->last; o++) {
+        const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
+        const float *row = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * width + at;
+        vf v[ROWS_MOST], q[ROWS_MOST];
+#pragma GCC unroll 8
+        for (int j = 0; j < k; j++) v[j] = nothing;
+        for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * width)
+#pragma GCC unroll 8
+            for (int j = 0; j < k; j++) {
+                const float *from = row + row_vector(2, j);
+                v[j] = max_nan(v[j], whole ? load(from) : load_mask(from, inside[j], nothing));
+            }
+        row_columns(k, 2, v, q);
+#pragma GCC unroll 8
+        for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
+        store_mask(p->y + o * across + column, there, q[0]);
+    }
+}
+
+FN void max_plane(const window_plane *p) {
+    const srt_window *w = p->window;
+    const int64_t columns = w->output[1], taps = w->kernel[1];
+    if (w->stride[1] != 2 || w->dilation[1] != 1 || taps < 2 || taps > 3) {
+        window_rows(p, MAX_POOL);
+        return;
+    }
+    for (int64_t column = 0; column < columns; column += VL)
+        if (taps == 2)
+            max_strip(2, p, column, smaller(VL, columns - column));
+        else
+            max_strip(3, p, column, smaller(VL, columns - column));
+}
+
 V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
     const srt_window *w = job->window;
     const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
@@ -191,7 +235,10 @@ V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind
             .last = (band + 1) * w->output[0] / job->bands,
             .count_padding = job->count_padding,
         };
-        window_rows(&p, kind);
+        if (kind == MAX_POOL)
+            max_plane(&p);
+        else
+            window_rows(&p, kind);
     }
 }
 
