@@ -155,6 +155,40 @@ class Model:
         """
         return self._serve(self._request(x, outputs))
 
+    def call_together(
+        self, batches: Sequence[Array | Inputs], outputs: Sequence[str] | None = None
+    ) -> list[Any | Exception]:
+        """Run several calls that are there at the same time, in as few passes as their shapes allow.
+
+        Those that differ in the batch alone share a pass, whether weights stream or not, if every sample depends on its
+        own input alone. BLAS may then round in the last bits as the size of the pass, and so the others, have it.
+
+        Args:
+            batches: inputs, each as for a call.
+            outputs: as for a call.
+
+        Returns:
+            For each what its call would return, or the exception that it would raise: no call fails for another.
+
+        Raises:
+            InputError: ``outputs``.
+            ModelClosedError: see `__call__`.
+        """
+        self._require_open()
+        graph = self._planner.subgraph(outputs)
+        asked: list[Request | Exception] = []
+        for x in batches:
+            try:
+                asked.append(Request(graph, check_inputs(x, self.inputs, graph.inputs)))
+            except InputError as error:
+                asked.append(error)
+        requests = [request for request in asked if isinstance(request, Request)]
+        samples = sum(request.samples for request in requests)
+        errors = iter(
+            self._turns.serve_each(requests, lambda first: self._most_together(first, samples), self._run_together)
+        )
+        return [request if isinstance(request, Exception) else next(errors) or _unpacked(request) for request in asked]
+
     def predict(
         self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
     ) -> Iterator[Any]:
@@ -338,12 +372,17 @@ class Model:
         with self._opened():
             return self._most_together(request)
 
-    def _most_together(self, request: Request) -> int:
-        """The same for who has the turn; no more than the request's own where a pass for others would save nothing."""
+    def _most_together(self, request: Request, resident: int = 0) -> int:
+        """The same for who has the turn.
+
+        Where a pass for others would save no reading, the request's own, or as many as are ``resident`` with it.
+        """
         self._require_open()
         prepared = self._prepare(request.graph, request.shapes)
-        if not (request.samples and prepared.program.batchwise and prepared.plan.streamed_bytes):
+        if not (request.samples and prepared.program.batchwise):
             return request.samples
+        if not prepared.plan.streamed_bytes:
+            return max(request.samples, resident)
         return self._planner.samples_together(request.graph, request.shapes)
 
     def _run_together(self, requests: Sequence[Request]) -> None:

@@ -108,6 +108,20 @@ class Turns:
             StreamrtError: it is this thread's turn already.
             KeyboardInterrupt: requests of others that were being served are served by someone else.
         """
+        errors = [error for error in self.serve_each(requests, most, run) if error is not None]
+        if errors:
+            try:
+                raise errors[0]
+            finally:  # the traceback leads here: what refers back to it would keep all of it alive
+                errors.clear()
+
+    def serve_each(
+        self,
+        requests: Sequence[Request],
+        most: Callable[[Request], int],
+        run: Callable[[Sequence[Request]], None],
+    ) -> list[Exception | None]:
+        """`serve`, but the error of each of ``requests``, or None, is returned."""
 
         def enough() -> bool:
             return all(request.served for request in requests)
@@ -126,14 +140,10 @@ class Turns:
         finally:
             for request in requests:
                 request.abandoned = not request.served
-        errors = [request.error for request in requests if request.error is not None]
-        if errors:
-            try:
-                raise errors[0]
-            finally:  # the traceback leads here and to the requests: what refers back to it would keep all of it alive
-                errors.clear()
-                for request in requests:
-                    request.error = None
+        errors = [request.error for request in requests]
+        for request in requests:  # tracebacks lead to the requests
+            request.error = None
+        return errors
 
     # ---- the turn
 

@@ -1,4 +1,4 @@
-"""The command line: ``streamrt pack | inspect | run | verify | demo``.
+"""The command line: ``streamrt pack | inspect | run | verify | serve | demo``.
 
 Results go to stdout. An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), and a
 traceback only with ``--debug``. A reader of stdout that goes away ends the program quietly.
@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streamrt._version import __version__
-from streamrt.budget import format_size, parse_budget, parse_size
+from streamrt.budget import format_size
+from streamrt.cli import arguments, serving
 from streamrt.cli.arrays import check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
-from streamrt.errors import InputError, StreamrtError, UnsupportedModelError
+from streamrt.errors import StreamrtError, UnsupportedModelError
 from streamrt.format import verify
 from streamrt.model import Model
 
@@ -77,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("inspect", _inspect, "show a model's layers and, for a budget, what stays and what streams")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
-    command.add_argument("--budget", metavar="SIZE", type=_budget, help=_BUDGET_HELP)
-    command.add_argument("--batch", metavar="N", type=_count, default=1, help="samples in a call (default 1)")
+    command.add_argument("--budget", metavar="SIZE", type=arguments.budget, help=_BUDGET_HELP)
+    command.add_argument("--batch", metavar="N", type=arguments.count, default=1, help="samples in a call (default 1)")
     command.add_argument(
         "--shape",
         metavar="NAME=N,C,H,W",
-        type=_shape,
+        type=arguments.shape,
         action="append",
         default=[],
         help="the shape of an input that leaves more than the batch open (repeatable)",
@@ -93,8 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
     command.add_argument("input", metavar="INPUT", type=Path, help="a .npy array, or .npz with an array for each input")
     command.add_argument("output", metavar="OUTPUT", type=Path, help="the .npy or .npz file to write")
-    command.add_argument("--budget", metavar="SIZE", type=_budget, default="auto", help=f"{_BUDGET_HELP} (default)")
-    command.add_argument("--repeat", metavar="N", type=_count, default=1, help="run N times (default 1)")
+    command.add_argument(
+        "--budget", metavar="SIZE", type=arguments.budget, default="auto", help=f"{_BUDGET_HELP} (default)"
+    )
+    command.add_argument("--repeat", metavar="N", type=arguments.count, default=1, help="run N times (default 1)")
     command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
     command.add_argument("--layers", action="store_true", help="print that of each layer of the last run, as Markdown")
     command.add_argument("--plot", metavar="FILE", type=Path, help="draw the last run: reading and computing over time")
@@ -104,49 +107,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
+    command = add("serve", serving.run, "serve the models of a folder over HTTP, under one budget")
+    serving.add_options(command)
+
     command = add("demo", _demo, "classify digits, then stream a model larger than its budget; removes what it writes")
-    command.add_argument("--size", metavar="SIZE", type=_size, default=2**30, help="of the large model (default 1GiB)")
-    command.add_argument("--budget", metavar="SIZE", type=_size, default=2**26, help="that it may use (default 64MiB)")
+    command.add_argument(
+        "--size", metavar="SIZE", type=arguments.size, default=2**30, help="of the large model (default 1GiB)"
+    )
+    command.add_argument(
+        "--budget", metavar="SIZE", type=arguments.size, default=2**26, help="that it may use (default 64MiB)"
+    )
     command.add_argument("--dir", metavar="DIR", type=Path, help="where to write it (default: some temporary folder)")
     command.add_argument("--no-stream", action="store_true", help="only the digits")
     return parser
-
-
-def _budget(text: str) -> int | str | None:
-    if text.strip().lower() == "none":
-        return None
-    try:
-        return parse_budget(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error}, 'auto' or 'none'") from None
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(text: str) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if not 1 <= count <= 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected a whole number above 0")
-    return count
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, found, extents = text.rpartition("=")
-    try:
-        shape = tuple(int(extent) for extent in extents.split(","))
-    except ValueError:
-        shape = (-1,)
-    if not found or not name or min(shape) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r:.80}: expected NAME=N,C,H,W")
-    return name, shape
 
 
 def _pack(args: argparse.Namespace) -> None:

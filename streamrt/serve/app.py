@@ -1,0 +1,40 @@
+"""The application: all routes over one service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamrt.serve.http import Routes, no_route
+from streamrt.serve.mms import MultiModelServer
+from streamrt.serve.service import Service
+from streamrt.serve.v2 import OpenInference
+
+
+def make_app(service: Service) -> Starlette:
+    """The application that serves ``service``, and closes it at its end."""
+
+    async def metrics(request: Request) -> Response:
+        text = await service.call(service.metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(service.close)
+
+    routes = Routes(service)
+    OpenInference(service).add_to(routes)
+    MultiModelServer(service).add_to(routes)
+    routes.add("/metrics", "GET", metrics)
+    app = Starlette(routes=routes.table, lifespan=lifespan, exception_handlers={HTTPException: no_route})
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,220 @@
+"""Requests that wait for a model, and the threads that serve them: those that wait together share a pass.
+
+Each model has a queue and at most one thread at a time, so that what arrives while a pass runs is there, together, for
+the next one. A free thread takes the model whose oldest request has waited the longest, leases it from the pool, and
+gives it as many of its requests as `max_batch` samples allow; `Model.call_together` joins those whose shapes agree.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from time import monotonic
+
+from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
+from streamrt.inputs import Result
+from streamrt.ops import Array
+from streamrt.pool import ModelPool
+
+Results = Mapping[str, Result]
+
+
+class QueueFullError(StreamrtError):
+    """So many requests wait already that another one would not be served in time: try again later."""
+
+
+class ShuttingDownError(StreamrtError):
+    """The server is ending, and takes no more requests."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A request that waits: arrays in, arrays by name out.
+
+    Attributes:
+        outputs: names of what is wanted.
+        samples: that it counts for in a pass.
+        due: when it is held back no longer (monotonic seconds).
+        deadline: when it is too late to begin.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    samples: int
+    due: float
+    deadline: float
+    future: Future[Results] = field(default_factory=Future)
+
+
+class Batcher:
+    """The queues of all models, and the threads. Any thread may call anything.
+
+    Args:
+        pool: that has the models.
+        workers: threads.
+        max_batch: samples of one pass.
+        max_delay: seconds that a request is held back at most for others to come.
+        max_queue: requests that may wait; of one model, half as many.
+        timeout: seconds from `submit` to the start of the computation.
+        observe: is told the number of requests in every pass, and of samples.
+    """
+
+    def __init__(
+        self,
+        pool: ModelPool,
+        *,
+        workers: int,
+        max_batch: int,
+        max_delay: float,
+        max_queue: int,
+        timeout: float,
+        observe: Callable[[int, int], None] = lambda requests, samples: None,
+    ) -> None:
+        self._pool = pool
+        self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
+        self._timeout = timeout
+        self._observe = observe
+        self._changed = threading.Condition()  # over everything below
+        self._queues: dict[str, deque[Job]] = {}  # no empty ones
+        self._waiting = 0
+        self._busy: set[str] = set()  # models that a thread has
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"streamrt-serve-{index}", daemon=True) for index in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return self._waiting
+
+    def submit(self, name: str, inputs: Mapping[str, Array], outputs: Sequence[str], samples: int) -> Future[Results]:
+        """Queue a request.
+
+        Args:
+            name: of the model.
+            inputs: arrays by name, which must not change before the future is done.
+            outputs: names of what is wanted.
+            samples: that it counts for in a pass.
+
+        Returns:
+            The results by name, or what a lease or a call raises. A future that is cancelled in time is not served.
+
+        Raises:
+            QueueFullError, ShuttingDownError: it is not queued.
+        """
+        now = monotonic()
+        job = Job(inputs, tuple(outputs), samples, now + self._max_delay, now + self._timeout)
+        with self._changed:
+            if self._closed:
+                raise ShuttingDownError("the server is shutting down")
+            queue = self._queues.get(name, ())
+            if self._waiting >= self._max_queue or 2 * len(queue) >= max(2, self._max_queue):
+                raise QueueFullError(f"{len(queue)} requests wait for {name!r:.140}, and {self._waiting} in all")
+            self._queues.setdefault(name, deque()).append(job)
+            self._waiting += 1
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Refuse new requests, serve those that wait, and end the threads. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # ---- the threads
+
+    def _work(self) -> None:
+        while taken := self._take():
+            name, jobs = taken
+            try:
+                jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+                if jobs:
+                    self._serve(name, jobs)
+            finally:
+                with self._changed:
+                    self._busy.discard(name)
+                    self._changed.notify_all()
+                del jobs, taken  # arrays
+
+    def _take(self) -> tuple[str, list[Job]] | None:
+        """Wait for requests, and take those that share a pass; None at the end."""
+        with self._changed:
+            while True:
+                now = monotonic()
+                idle = {name: queue for name, queue in self._queues.items() if name not in self._busy}
+                due = [name for name, queue in idle.items() if self._is_due(queue, now)]
+                if due:
+                    name = min(due, key=lambda name: idle[name][0].due)
+                    self._busy.add(name)
+                    return name, self._pop(name)
+                if self._closed and not self._queues:
+                    return None
+                soonest = min((queue[0].due for queue in idle.values()), default=None)
+                self._changed.wait(None if soonest is None else max(0.0, soonest - now))
+
+    def _is_due(self, queue: deque[Job], now: float) -> bool:
+        return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch
+
+    def _pop(self, name: str) -> list[Job]:
+        """The oldest request of a model, and after it those that want the same outputs, up to `max_batch` samples."""
+        queue = self._queues[name]
+        jobs, left, room = [queue.popleft()], deque[Job](), self._max_batch
+        room -= jobs[0].samples
+        while queue and room > 0:
+            job = queue.popleft()
+            if job.outputs == jobs[0].outputs and job.samples <= room:
+                jobs.append(job)
+                room -= job.samples
+            else:
+                left.append(job)
+        queue.extendleft(reversed(left))
+        if not queue:
+            del self._queues[name]
+        self._waiting -= len(jobs)
+        return jobs
+
+    def _serve(self, name: str, jobs: Sequence[Job]) -> None:
+        """Give every one of ``jobs`` its results, or its error."""
+        try:
+            while jobs := _in_time(name, jobs):
+                try:
+                    self._call(name, jobs)
+                except PoolBusyError:  # for the one with the least time: the others have some left
+                    continue
+                return
+        except BaseException as error:
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(error)
+
+    def _call(self, name: str, jobs: Sequence[Job]) -> None:
+        outputs = jobs[0].outputs
+        with self._pool.lease(name, max(0.0, min(job.deadline for job in jobs) - monotonic())) as model:
+            self._observe(len(jobs), sum(job.samples for job in jobs))
+            everything = outputs == tuple(spec.name for spec in model.outputs)
+            found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
+            for job, result in zip(jobs, found, strict=True):
+                if isinstance(result, Exception):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result if isinstance(result, dict) else {outputs[0]: result})
+            for result in found:
+                if isinstance(result, WeightsIOError):
+                    raise result  # the pool closes a model whose file is not what it was, if it hears of it
+
+
+def _in_time(name: str, jobs: Sequence[Job]) -> list[Job]:
+    """Those of ``jobs`` that may still begin; the others end with an error."""
+    now = monotonic()
+    for job in jobs:
+        if job.deadline <= now:
+            job.future.set_exception(PoolBusyError(f"{name!r:.140} was not to be had in time: no memory, or no thread"))
+    return [job for job in jobs if job.deadline > now]

@@ -1,0 +1,193 @@
+"""Which models are served, under which names: what the pool has, and what else the repository could give.
+
+All of it may block: on files, and `load`, `unload` and `unregister` on the pool.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from streamrt.errors import StreamrtError, UnknownModelError
+from streamrt.format import read_header
+from streamrt.graph import TensorSpec
+from streamrt.pool import ModelPool, ModelStatus, State
+from streamrt.serve.folder import Folder, check_name, file_of, model_of
+
+#: Every model has one version, for a weights file has.
+VERSION = "1"
+
+
+class NameTakenError(StreamrtError):
+    """A model of that name is registered already."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What a model takes and gives."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first extent of every input is free, and so counts samples."""
+        return all(spec.dims and isinstance(spec.dims[0], str) for spec in self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A line of the repository's index: ``state`` is READY if requests for the model are served, loaded or not."""
+
+    name: str
+    state: str
+    reason: str = ""
+
+
+class Catalog:
+    """The models that are served. Any thread may call anything.
+
+    Args:
+        folder: where they come from.
+        pool: that has them.
+    """
+
+    def __init__(self, folder: Folder, pool: ModelPool) -> None:
+        self._folder = folder
+        self._pool = pool
+        self._changing = threading.Lock()  # one registration or removal at a time
+        self._lock = threading.Lock()  # over the two below; never held while anything waits
+        self._files: dict[str, str] = {}  # of the models that are served, by name
+        self._specs: dict[str, tuple[object, ModelSpec]] = {}  # with what tells their file from another
+
+    def register_all(self) -> int:
+        """Serve every model of the folder; returns how many these are."""
+        names = self._folder.models()
+        for name in names:
+            self.register(file_of(name))
+        return len(names)
+
+    def has(self, name: str) -> bool:
+        """Whether a model of this name is served."""
+        with self._lock:
+            return name in self._files
+
+    def served(self) -> list[tuple[str, str]]:
+        """Name and file of every model that is served, sorted."""
+        with self._lock:
+            return sorted(self._files.items())
+
+    def register(self, file: str, name: str | None = None) -> str:
+        """Serve a file of the folder, by its own name or another; returns the name.
+
+        Raises:
+            InputError: ``name`` or ``file`` is none.
+            NameTakenError: another model is served by that name, or would be if it were loaded.
+            UnknownModelError: the folder has no such file.
+        """
+        own = model_of(file)
+        name = own if name is None else check_name(name)
+        with self._changing:
+            path = self._folder.path(file)
+            if self.has(name) or (name != own and name in self._folder.models()):
+                raise NameTakenError(f"the name {name!r} is taken")
+            self._pool.register(name, path)
+            with self._lock:
+                self._files[name] = file
+        return name
+
+    def unregister(self, name: str) -> None:
+        """Serve a model no more; returns when requests that have it are done and its memory is given back.
+
+        Raises:
+            UnknownModelError: none of that name is served.
+        """
+        with self._changing:
+            with self._lock:
+                if self._files.pop(name, None) is None:
+                    raise UnknownModelError(f"no model named {name!r:.140} is served")
+                self._specs.pop(name, None)
+            self._pool.unregister(name)
+
+    def load(self, name: str) -> None:
+        """Serve a model and bring its weights in, as many as it is granted; anew, if it is served already.
+
+        Raises:
+            InputError, UnknownModelError: as `register`.
+            Exception: what a lease of the pool raises.
+        """
+        check_name(name)
+        if self.has(name):
+            self._folder.path(self.status(name)[0])
+            self._pool.unload(name)  # its file may be another by now
+        else:
+            self.register(file_of(name))
+        self._pool.prefetch(name).result()
+
+    def spec(self, name: str) -> ModelSpec:
+        """What a model takes and gives, from the header of its file.
+
+        Raises:
+            UnknownModelError: none of that name is served, or its file is gone.
+            FormatError, WeightsIOError: its file cannot be used.
+        """
+        with self._lock:
+            file, known = self._files.get(name), self._specs.get(name)
+        if file is None:
+            raise UnknownModelError(f"no model named {name!r:.140} is served")
+        path = self._folder.path(file)
+        found = path.stat()
+        identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        if known and known[0] == identity:
+            return known[1]
+        graph = read_header(path).graph
+        spec = ModelSpec(graph.inputs, graph.outputs)
+        with self._lock:
+            if name in self._files:
+                self._specs[name] = identity, spec
+        return spec
+
+    def status(self, name: str) -> tuple[str, ModelStatus]:
+        """The file of a model that is served, and what the pool says of it.
+
+        Raises:
+            UnknownModelError: none of that name is served.
+        """
+        with self._lock:
+            file = self._files.get(name)
+        status = next((status for status in self._pool.index() if status.name == name), None)
+        if file is None or status is None:
+            raise UnknownModelError(f"no model named {name!r:.140} is served")
+        return file, status
+
+    def entry(self, name: str) -> IndexEntry:
+        """Whether a model that is served is ready.
+
+        Raises:
+            UnknownModelError: none of that name is served.
+        """
+        file, status = self.status(name)
+        return self._entry(file, status)
+
+    def index(self) -> list[IndexEntry]:
+        """Every model that is served, or could be, sorted by name."""
+        served = dict(self.served())
+        entries = {
+            status.name: self._entry(served[status.name], status)
+            for status in self._pool.index()
+            if status.name in served
+        }
+        for name in self._folder.models():
+            entries.setdefault(name, IndexEntry(name, "UNAVAILABLE", "unloaded"))
+        return [entries[name] for name in sorted(entries)]
+
+    def _entry(self, file: str, status: ModelStatus) -> IndexEntry:
+        try:
+            self._folder.path(file)
+        except UnknownModelError:
+            return IndexEntry(status.name, "UNAVAILABLE", "its file is gone")
+        if status.state is State.FAILED:  # of the reason only the type, for the text has the path
+            return IndexEntry(status.name, "UNAVAILABLE", f"{status.reason.partition(':')[0]}: it could not be loaded")
+        if status.state is State.UNLOADING:
+            return IndexEntry(status.name, "UNLOADING")
+        return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")

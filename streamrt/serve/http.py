@@ -1,0 +1,181 @@
+"""Between HTTP and the rest: bodies in, within limits, and answers out; an error has its status code here.
+
+No text of an error leaves the server unless it is known to speak of nothing but the request: a model's own errors
+speak of files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from streamrt.errors import InputError, ModelTooLargeError, PoolBusyError, UnknownModelError
+from streamrt.serve.access import (
+    EncodingError,
+    Held,
+    OverloadedError,
+    TooMuchError,
+    decompress,
+    is_authorized,
+)
+from streamrt.serve.batching import QueueFullError, ShuttingDownError
+from streamrt.serve.catalog import VERSION, NameTakenError
+from streamrt.serve.logs import log
+from streamrt.serve.protocol import ProtocolError, UnrepresentableError
+from streamrt.serve.service import Service
+
+#: Seconds after which to try again.
+_RETRY_AFTER = "1"
+#: What nginx logs when nobody waits for the answer any more.
+_GONE = 499
+#: Errors whose text is for the client, and their status.
+_TOLD: dict[type[Exception], int] = {
+    ProtocolError: 400,
+    InputError: 400,
+    UnknownModelError: 404,
+    UnrepresentableError: 406,
+    NameTakenError: 409,
+    TooMuchError: 413,
+    EncodingError: 415,
+    PoolBusyError: 503,
+    QueueFullError: 503,
+    OverloadedError: 503,
+    ShuttingDownError: 503,
+    ModelTooLargeError: 507,
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+async def read_body(request: Request, held: Held, limit: int, seconds: float, service: Service) -> bytes | bytearray:
+    """The body, decompressed, of at most ``limit`` bytes; it is read no further than that.
+
+    Raises:
+        TooMuchError, EncodingError, OverloadedError: see `streamrt.serve.access`.
+        HTTPException: 408, it did not come within ``seconds``.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
+        raise TooMuchError(f"expected a body of at most {limit} bytes, found {announced:.20}")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > limit:
+                    raise TooMuchError(f"expected a body of at most {limit} bytes")
+                held.add(len(chunk))
+                body += chunk
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not come within {seconds:g} seconds") from None
+    if encoding := request.headers.get("content-encoding"):
+        held.add(limit)  # what it may become
+        return await service.call(decompress, body, encoding, limit)
+    return body
+
+
+def model_in(request: Request) -> str:
+    """The name of the model in the path.
+
+    Raises:
+        UnknownModelError: the path has a version that no model has.
+    """
+    if request.path_params.get("version", VERSION) != VERSION:
+        raise UnknownModelError(f"every model has one version, {VERSION}")
+    return str(request.path_params["model"])
+
+
+class Routes:
+    """The table of routes. Errors of their handlers become answers; every request is logged.
+
+    Attributes:
+        table: the routes.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.table: list[Route] = []
+
+    def add(self, path: str, method: str, handler: Handler, *, control: bool = False, inference: bool = False) -> None:
+        """Lead requests to ``handler``.
+
+        Args:
+            path: with a model's name, if there is one, as ``{model}``.
+            method: of HTTP.
+            handler: answers, or raises.
+            control: only for who has the token.
+            inference: it is counted.
+        """
+
+        async def handle(request: Request) -> Response:
+            began = time.monotonic()
+            try:
+                if control:
+                    self._authorize(request)
+                response = await handler(request)
+            except ClientDisconnect:
+                response = Response(status_code=_GONE)
+            except Exception as error:
+                response = failure(request, error)
+            name = request.path_params.get("model", "")
+            model = name if self._service.catalog.has(name) else ""
+            seconds = time.monotonic() - began
+            if inference:
+                self._service.metrics.answered(model, response.status_code, seconds)
+            _log(request, response.status_code, seconds, model, path)
+            return response
+
+        self.table.append(Route(path, handle, methods=[method]))
+
+    def _authorize(self, request: Request) -> None:
+        token = self._service.settings.token
+        if token is None:
+            raise HTTPException(403, "repository and registration calls are off: see streamrt serve --control")
+        if not is_authorized(request.headers.get("authorization"), token):
+            raise HTTPException(401, "expected the bearer token", {"WWW-Authenticate": "Bearer"})
+
+
+async def no_route(request: Request, error: Exception) -> Response:
+    """The answer where no route leads: 404, or 405."""
+    response = failure(request, error)
+    _log(request, response.status_code, 0.0, "", "")
+    return response
+
+
+def _log(request: Request, status: int, seconds: float, model: str, route: str) -> None:
+    fields = {
+        "method": request.method,
+        "route": route,
+        "model": model,
+        "status": status,
+        "seconds": round(seconds, 6),
+        "client": request.client.host if request.client else "",
+        "id": getattr(request.state, "id", None),
+    }
+    log.info("request", extra={"fields": fields})
+
+
+def failure(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended with ``error``."""
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):
+        status, kind, text = error.status_code, "HTTPException", error.detail
+        headers.update(error.headers or {})
+    else:
+        kind = type(error).__name__
+        status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
+        text = str(error) if status != 500 else "the model, or the server, failed: its log has the reason"
+        if status == 500:
+            log.error("failed", exc_info=error)
+    if status == 503:
+        headers["Retry-After"] = _RETRY_AFTER
+    if request.url.path.startswith("/v2"):
+        body: dict[str, object] = {"error": text, "type": kind}
+    else:  # as multi-model-server has it
+        body = {"code": status, "type": kind, "message": text}
+    return JSONResponse(body, status, headers)

@@ -1,0 +1,39 @@
+"""Structured logs: one JSON object a line, so that nothing a client sends can look like a line of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TextIO
+
+#: The server's own events. Fields beside the message go into ``extra={"fields": {...}}``.
+log = logging.getLogger("streamrt.serve")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line: time, level, logger, event, its fields, and a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, in ASCII."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def set_up(stream: TextIO, level: str) -> None:
+    """Send this package's and uvicorn's logs to ``stream``."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    for name in ("streamrt", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+        logger.setLevel(level.upper())

@@ -1,0 +1,82 @@
+"""Running the server: one process, uvicorn's event loop in the main thread, and the end of it all."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from streamrt.serve.app import make_app
+from streamrt.serve.logs import log, set_up
+from streamrt.serve.service import Service
+from streamrt.serve.settings import Settings
+
+#: Seconds that an idle connection is kept: more than load balancers keep theirs, which must not meet a closed one.
+_KEEP_ALIVE = 75
+#: Bytes of a request's head.
+_MAX_HEAD = 64 << 10
+#: Connections that wait to be accepted.
+_BACKLOG = 2048
+
+
+def serve(settings: Settings, level: str = "info") -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight; logs go to stderr.
+
+    Raises:
+        InputError, OSError: ``settings`` cannot be had.
+    """
+    set_up(sys.stderr, level)
+    service = Service(settings)
+    count = service.catalog.register_all()
+    config = uvicorn.Config(
+        make_app(service),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(settings.grace)),
+        h11_max_incomplete_event_size=_MAX_HEAD,
+    )
+    # uvicorn ends gracefully, and then raises the signal that told it to for the handler that was there before.
+    before = signal.signal(signal.SIGTERM, _ignore)
+    try:
+        with _listen(settings.host, settings.port) as listener:
+            host, port = listener.getsockname()[:2]
+            fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}
+            log.info("listening", extra={"fields": fields})
+            _Server(config, service).run([listener])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        service.close()
+    log.info("ended")
+
+
+class _Server(uvicorn.Server):
+    """Tells the service as soon as the server is told to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has arrived."""
+        self._service.draining = True
+        super().handle_exit(sig, frame)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """The work was done when it arrived."""

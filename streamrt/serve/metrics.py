@@ -1,0 +1,100 @@
+"""Metrics for Prometheus. Labels have few values: names of models that are served, and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streamrt.pool import PoolStats
+
+#: How a request ended: served; refused for what it is; refused for want of room or time; failed.
+OUTCOMES = ("ok", "refused", "busy", "failed")
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+def outcome_of(status: int) -> str:
+    """One of `OUTCOMES`, for a status code."""
+    if status == 503:
+        return "busy"
+    return "ok" if status < 400 else "refused" if status < 500 else "failed"
+
+
+class Metrics:
+    """What the server counts. Any thread may call anything."""
+
+    def __init__(self, pool: Callable[[], PoolStats], waiting: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "streamrt_requests", "Inference requests.", ["model", "outcome"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "streamrt_request_seconds",
+            "From the arrival of an inference request's head to its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._batch_requests = Histogram(
+            "streamrt_batch_requests", "Requests that shared a pass.", buckets=_COUNTS, registry=self._registry
+        )
+        self._batch_samples = Histogram(
+            "streamrt_batch_samples", "Samples of a pass.", buckets=_COUNTS, registry=self._registry
+        )
+        queue = Gauge("streamrt_queue_length", "Requests that wait.", registry=self._registry)
+        queue.set_function(waiting)
+        self._registry.register(_PoolCollector(pool))
+
+    def answered(self, model: str, status: int, seconds: float) -> None:
+        """An inference request has ended; ``model`` is empty unless a model of that name is served."""
+        self._requests.labels(model, outcome_of(status)).inc()
+        self._seconds.observe(seconds)
+
+    def batched(self, requests: int, samples: int) -> None:
+        """A pass begins."""
+        self._batch_requests.observe(requests)
+        self._batch_samples.observe(samples)
+
+    def forget(self, model: str) -> None:
+        """A model is not served any more."""
+        for outcome in OUTCOMES:
+            with suppress(KeyError):
+                self._requests.remove(model, outcome)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class _PoolCollector(Collector):
+    """The pool's own numbers, taken when they are asked for."""
+
+    def __init__(self, pool: Callable[[], PoolStats]) -> None:
+        self._pool = pool
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._pool()
+        for name, text, value in (
+            ("budget_bytes", "The limit on what the pool holds.", stats.budget),
+            ("held_bytes", "Weights, windows and workspaces that the pool holds.", stats.held),
+            ("held_bytes_max", "The most that it ever held.", stats.peak),
+            ("models", "Models that are served.", stats.models),
+            ("models_open", "Of them, those that are open.", stats.open),
+            ("leases", "Leases that have not ended.", stats.leases),
+        ):
+            yield GaugeMetricFamily(f"streamrt_pool_{name}", text, value)
+        for name, text, value in (
+            ("requests", "Leases and prefetches that were asked for.", stats.requests),
+            ("hits", "Of these, those that found all weights in memory.", stats.hits),
+            ("loads", "Models opened.", stats.loads),
+            ("load_failures", "Loads that failed.", stats.failures),
+            ("evictions", "Models that others took all memory from.", stats.evictions),
+            ("loaded_bytes", "Weights brought into memory.", stats.bytes_loaded),
+            ("given_up_bytes", "Weights that models gave up for others.", stats.bytes_given_up),
+            ("busy", "Requests that ended at their deadline.", stats.busy),
+        ):
+            yield CounterMetricFamily(f"streamrt_pool_{name}", text, value)

@@ -1,0 +1,122 @@
+"""The calls that users of multi-model-server know: ``/ping``, ``/predictions/{model}`` and ``/models``.
+
+See ``docs/inference_api.md`` and ``docs/management_api.md`` of github.com/awslabs/multi-model-server. A model's URL is
+the name of a file of the repository folder, never a path or an address.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from streamrt.errors import InputError
+from streamrt.serve.catalog import VERSION
+from streamrt.serve.http import Routes, model_in, read_body
+from streamrt.serve.predictions import encode_prediction, parse_prediction
+from streamrt.serve.service import Service
+
+#: The most models in a page of ``GET /models``, and how many it has unless told.
+_MAX_PAGE, _PAGE = 1000, 100
+
+
+class MultiModelServer:
+    """A method for each kind of request."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    def add_to(self, routes: Routes) -> None:
+        """Add all routes."""
+        routes.add("/ping", "GET", self.ping)
+        routes.add("/predictions/{model}", "POST", self.predict, inference=True)
+        routes.add("/models", "GET", self.list_models, control=True)
+        routes.add("/models", "POST", self.register, control=True)
+        routes.add("/models/{model}", "GET", self.describe, control=True)
+        routes.add("/models/{model}", "DELETE", self.unregister, control=True)
+
+    async def ping(self, request: Request) -> Response:
+        """Whether the server takes requests."""
+        if self._service.draining:
+            return JSONResponse({"health": "unhealthy!"}, 503)
+        return JSONResponse({"health": "healthy!"})
+
+    async def predict(self, request: Request) -> Response:
+        """Run a model on lists of numbers."""
+        service, settings, name = self._service, self._settings, model_in(request)
+        spec = await service.call(service.catalog.spec, name)
+        with service.gate.hold() as held:
+            body = await read_body(request, held, settings.max_body, settings.body_timeout, service)
+            inputs = await service.call(parse_prediction, body, spec.inputs, settings.max_json)
+            outputs = service.check(spec, inputs, None)
+            results = await service.infer(name, spec, inputs, outputs)
+            answer = await service.call(encode_prediction, results)
+        return Response(answer, media_type="application/json")
+
+    # ---- models that are served
+
+    async def list_models(self, request: Request) -> Response:
+        """A page of them."""
+        begin = _number(request, "next_page_token", 0)
+        end = begin + max(1, min(_number(request, "limit", _PAGE), _MAX_PAGE))
+        served = self._service.catalog.served()
+        told: dict[str, Any] = {"models": [{"modelName": name, "modelUrl": file} for name, file in served[begin:end]]}
+        if end < len(served):
+            told["nextPageToken"] = str(end)
+        return JSONResponse(told)
+
+    async def register(self, request: Request) -> Response:
+        """Serve a file of the folder, under its own name or another; with ``initial_workers`` its weights are read."""
+        given = request.query_params
+        if unknown := given.keys() - {"url", "model_name", "initial_workers", "synchronous"}:
+            raise InputError(
+                f"no parameter is named {sorted(unknown)[:5]}; expected url, model_name, initial_workers, synchronous"
+            )
+        loads = _number(request, "initial_workers", 0) > 0
+        catalog = self._service.catalog
+        name = await self._service.change(catalog.register, given.get("url"), given.get("model_name"))
+        if not loads:
+            return JSONResponse({"status": f'Model "{name}" registered'})
+        if given.get("synchronous", "false").lower() != "true":
+            await self._service.call(self._service.pool.prefetch, name)
+            return JSONResponse({"status": "Worker updated"}, 202)
+        await self._service.change(catalog.load, name)
+        return JSONResponse({"status": "Worker scaled"})
+
+    async def describe(self, request: Request) -> Response:
+        """What the pool knows of a model."""
+        file, status = await self._service.call(self._service.catalog.status, model_in(request))
+        return JSONResponse(
+            {
+                "modelName": status.name,
+                "modelVersion": VERSION,
+                "modelUrl": file,
+                "engine": "streamrt",
+                "runtime": "python",
+                "minWorkers": 1,
+                "maxWorkers": 1,
+                "batchSize": self._settings.max_batch,
+                "maxBatchDelay": round(self._settings.max_delay * 1000),
+                "workers": [{"id": "0", "status": status.state.value, "gpu": False, "memoryUsage": status.held}],
+                "weights": status.weights,
+                "requests": status.requests,
+                "hits": status.hits,
+                "loads": status.loads,
+                "bytesLoaded": status.bytes_loaded,
+            }
+        )
+
+    async def unregister(self, request: Request) -> Response:
+        """Serve a model no more."""
+        name = model_in(request)
+        await self._service.change(self._service.unregister, name)
+        return JSONResponse({"status": f'Model "{name}" unregistered'})
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise InputError(f"{name}: expected a whole number, found {text!r:.40}")
+    return int(text)

@@ -1,0 +1,123 @@
+"""The server without HTTP: the pool, what is served from it, who waits, and the threads for what may block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from streamrt.errors import InputError
+from streamrt.inputs import check_inputs, describe
+from streamrt.ops import Array
+from streamrt.pool import ModelPool
+from streamrt.serve.access import Gate
+from streamrt.serve.batching import Batcher, QueueFullError, Results, ShuttingDownError
+from streamrt.serve.catalog import Catalog, ModelSpec
+from streamrt.serve.folder import Folder
+from streamrt.serve.metrics import Metrics
+from streamrt.serve.settings import Settings
+
+T = TypeVar("T")
+
+#: Threads that read requests and write answers: few, for each may hold a parsed JSON text, and one interpreter runs.
+_READERS = 4
+#: Repository and registration calls that wait for the one thread which they have.
+_MAX_CHANGES = 16
+
+
+class Service:
+    """All that the routes use. Methods that are coroutines never block; the others may.
+
+    Attributes:
+        draining: the server is ending, and takes no more requests.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = False
+        folder = Folder(settings.folder)
+        self.pool = ModelPool(
+            settings.budget,
+            policy=settings.policy,
+            timeout=settings.timeout,
+            threads=settings.threads,
+            io=settings.io,
+            verify=settings.verify,
+        )
+        self.catalog = Catalog(folder, self.pool)
+        self.metrics = Metrics(self.pool.stats, lambda: self.batcher.waiting)
+        self.gate = Gate(settings.max_held)
+        self.batcher = Batcher(
+            self.pool,
+            workers=settings.workers,
+            max_batch=settings.max_batch,
+            max_delay=settings.max_delay,
+            max_queue=settings.max_queue,
+            timeout=settings.timeout,
+            observe=self.metrics.batched,
+        )
+        self._readers = ThreadPoolExecutor(_READERS, "streamrt-serve-reader")
+        self._changer = ThreadPoolExecutor(1, "streamrt-serve-changer")
+        self._changes = 0  # on the event loop only
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """The result of a function that may block for some milliseconds, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+
+    async def change(self, function: Callable[..., T], *args: object) -> T:
+        """The same for one that changes what is served, and may wait for models: one after the other.
+
+        Raises:
+            QueueFullError: too many wait already.
+        """
+        if self._changes >= _MAX_CHANGES:
+            raise QueueFullError(f"{self._changes} repository and registration calls wait")
+        self._changes += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._changer, function, *args)
+        finally:
+            self._changes -= 1
+
+    def check(self, spec: ModelSpec, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> tuple[str, ...]:
+        """The names of the outputs wanted, in the model's order, of a request that the model can serve.
+
+        Raises:
+            InputError: it cannot: a name, shape or dtype, or more samples than a pass may have.
+        """
+        check_inputs(inputs, spec.inputs, spec.inputs)
+        if (samples := samples_of(spec, inputs)) > self.settings.max_batch:
+            raise InputError(f"expected at most {self.settings.max_batch} samples in a request, found {samples}")
+        names = [output.name for output in spec.outputs]
+        if unknown := set(outputs or ()) - set(names):
+            raise InputError(f"no output is named {sorted(unknown)[:5]}; the model has {describe(spec.outputs)}")
+        return tuple(name for name in names if outputs is None or name in outputs)
+
+    async def infer(self, name: str, spec: ModelSpec, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> Results:
+        """The results of a request that was checked, by name.
+
+        Raises:
+            QueueFullError, ShuttingDownError: it is not queued.
+            Exception: what a lease or a call raises.
+        """
+        if self.draining:
+            raise ShuttingDownError("the server is shutting down")
+        return await asyncio.wrap_future(self.batcher.submit(name, inputs, outputs, samples_of(spec, inputs)))
+
+    def unregister(self, name: str) -> None:
+        """`Catalog.unregister`."""
+        self.catalog.unregister(name)
+        self.metrics.forget(name)
+
+    def close(self) -> None:
+        """Serve what waits, then give everything back."""
+        self.draining = True
+        self.batcher.close()
+        self._changer.shutdown(cancel_futures=True)
+        self._readers.shutdown(cancel_futures=True)
+        self.pool.close()
+
+
+def samples_of(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:
+    """How many samples a request has; 1 where the model's inputs have no axis for them."""
+    return len(next(iter(inputs.values()))) if spec.batched and inputs else 1

@@ -1,0 +1,135 @@
+"""The Open Inference Protocol and its model repository extension: everything below ``/v2``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from streamrt._version import __version__
+from streamrt.errors import InputError
+from streamrt.graph import TensorSpec
+from streamrt.serve.catalog import VERSION
+from streamrt.serve.http import Routes, model_in, read_body
+from streamrt.serve.protocol import DATATYPES, encode_response, parse_header_length, parse_json, parse_request
+from streamrt.serve.service import Service
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+#: Bytes of the body of a repository call.
+_MAX_CONTROL = 64 << 10
+
+
+class OpenInference:
+    """A method for each kind of request."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+
+    def add_to(self, routes: Routes) -> None:
+        """Add all routes."""
+        routes.add("/v2", "GET", self.server_metadata)
+        routes.add("/v2/health/live", "GET", self.live)
+        routes.add("/v2/health/ready", "GET", self.ready)
+        for version in ("", "/versions/{version}"):
+            model = f"/v2/models/{{model}}{version}"
+            routes.add(model, "GET", self.model_metadata)
+            routes.add(f"{model}/ready", "GET", self.model_ready)
+            routes.add(f"{model}/infer", "POST", self.infer, inference=True)
+        routes.add("/v2/repository/index", "POST", self.index, control=True)
+        routes.add("/v2/repository/models/{model}/load", "POST", self.load, control=True)
+        routes.add("/v2/repository/models/{model}/unload", "POST", self.unload, control=True)
+
+    async def server_metadata(self, request: Request) -> Response:
+        """What the server is, and what it can beyond the protocol."""
+        extensions = ["binary_tensor_data"] + ["model_repository"] * (self._settings.token is not None)
+        return JSONResponse({"name": "streamrt", "version": __version__, "extensions": extensions})
+
+    async def live(self, request: Request) -> Response:
+        """It answers, so it is."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether it takes requests. The protocol's text and its OpenAPI file disagree on the key: both are there."""
+        ready = not self._service.draining
+        return JSONResponse({"live": True, "ready": ready}, 200 if ready else 503)
+
+    async def model_metadata(self, request: Request) -> Response:
+        """What a model takes and gives; it need not be in memory."""
+        name = model_in(request)
+        spec = await self._service.call(self._service.catalog.spec, name)
+        return JSONResponse(
+            {
+                "name": name,
+                "versions": [VERSION],
+                "platform": "streamrt",
+                "inputs": [_tensor(tensor) for tensor in spec.inputs],
+                "outputs": [_tensor(tensor) for tensor in spec.outputs],
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether requests for a model are served, in memory or not."""
+        entry = await self._service.call(self._service.catalog.entry, model_in(request))
+        ready = entry.state == "READY" and not self._service.draining
+        return JSONResponse({"name": entry.name, "ready": ready}, 200 if ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        """Run a model."""
+        service, settings, name = self._service, self._settings, model_in(request)
+        header_length = parse_header_length(request.headers.get(_HEADER_LENGTH))
+        spec = await service.call(service.catalog.spec, name)
+        with service.gate.hold() as held:
+            body = await read_body(request, held, settings.max_body, settings.body_timeout, service)
+            parsed = await service.call(parse_request, body, header_length, settings.max_json)
+            request.state.id = parsed.id
+            wanted = None if parsed.outputs is None else [output.name for output in parsed.outputs]
+            outputs = service.check(spec, parsed.inputs, wanted)
+            results = await service.infer(name, spec, parsed.inputs, outputs)
+            encoded = await service.call(encode_response, name, VERSION, parsed, results, outputs)
+        if encoded.header_length is None:
+            return Response(encoded.body, media_type="application/json")
+        headers = {_HEADER_LENGTH: str(encoded.header_length)}
+        return Response(encoded.body, headers=headers, media_type="application/octet-stream")
+
+    # ---- the repository: models that are served, and others that could be
+
+    async def index(self, request: Request) -> Response:
+        """All of them."""
+        wanted = await self._body(request)
+        entries = await self._service.call(self._service.catalog.index)
+        return JSONResponse(
+            [
+                {"name": entry.name, "version": VERSION, "state": entry.state, "reason": entry.reason}
+                for entry in entries
+                if entry.state == "READY" or not wanted.get("ready")
+            ]
+        )
+
+    async def load(self, request: Request) -> Response:
+        """Serve a model, and read its weights now."""
+        if (await self._body(request)).get("parameters"):
+            raise InputError("parameters are not supported: a model is loaded from its file, as it is")
+        await self._service.change(self._service.catalog.load, model_in(request))
+        return JSONResponse({})
+
+    async def unload(self, request: Request) -> Response:
+        """Serve a model no more, until it is loaded again."""
+        await self._body(request)
+        await self._service.change(self._service.unregister, model_in(request))
+        return JSONResponse({})
+
+    async def _body(self, request: Request) -> dict[str, Any]:
+        """The JSON object in the body of a repository call; an empty body is an empty object."""
+        with self._service.gate.hold() as held:
+            body = await read_body(request, held, _MAX_CONTROL, self._settings.body_timeout, self._service)
+        found = parse_json(body, _MAX_CONTROL) if body.strip() else {}
+        if type(found) is not dict or not isinstance(found.get("parameters", {}), dict):
+            raise InputError("expected a JSON object, with parameters as an object")
+        return found
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    shape = [dim if isinstance(dim, int) else -1 for dim in spec.dims]
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}

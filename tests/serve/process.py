@@ -1,0 +1,86 @@
+"""A server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+class Server:
+    """``streamrt serve`` in a process; its log is read all the time, and kept."""
+
+    def __init__(self, folder: Path, *options: object, token: str | None = None, procs: Path | None = None) -> None:
+        command = [sys.executable, "-m", "streamrt", "serve", str(folder), "--port", "0", *map(str, options)]
+        if token is not None:
+            command.append("--control")
+        if procs is not None:  # a cgroup, to be entered before anything is imported
+            command = ["sh", "-c", f'echo $$ > "{procs}" && exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | ({"STREAMRT_SERVE_TOKEN": token} if token else {}) | {"MALLOC_ARENA_MAX": "1"},
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[dict[str, Any]] = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        assert self._listening.wait(60)
+        started = [line for line in self.log if line.get("event") == "listening"]
+        assert started, self.log
+        self.address = f"127.0.0.1:{started[0]['port']}"
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.log.append({"event": "not JSON", "line": line})
+            if self.log[-1].get("event") == "listening":
+                self._listening.set()
+        self._listening.set()
+
+    def ask(
+        self,
+        path: str,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        method: str | None = None,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body of an answer; a body makes it a POST."""
+        data = body.encode() if isinstance(body, str) else body
+        request = urllib.request.Request(f"http://{self.address}{path}", data, dict(headers or {}), method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.headers, error.read()
+
+    def stop(self) -> int:
+        """Tell it to end; returns its exit code when it has."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended."""
+        try:
+            code = self.process.wait(60)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            assert self.process.stderr
+            self.process.stderr.close()
+        return code
