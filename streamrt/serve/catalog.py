@@ -6,11 +6,14 @@ All of it may block: on files, and `load`, `unload` and `unregister` on the pool
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from streamrt.errors import StreamrtError, UnknownModelError
 from streamrt.format import read_header
 from streamrt.graph import TensorSpec
+from streamrt.inputs import batch_of
+from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
 from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
@@ -29,10 +32,9 @@ class ModelSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    @property
-    def batched(self) -> bool:
-        """Whether the first extent of every input is free, and so counts samples."""
-        return all(spec.dims and isinstance(spec.dims[0], str) for spec in self.inputs)
+    def samples(self, inputs: Mapping[str, Array]) -> int:
+        """How many samples inputs of this model have; 1 where it has no axis for them."""
+        return batch_of({name: array.shape for name, array in inputs.items()}, self.inputs) or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,28 +168,25 @@ class Catalog:
         Raises:
             UnknownModelError: none of that name is served.
         """
-        file, status = self.status(name)
-        return self._entry(file, status)
+        return self._entry(self.status(name)[1])
 
     def index(self) -> list[IndexEntry]:
         """Every model that is served, or could be, sorted by name."""
         served = dict(self.served())
-        entries = {
-            status.name: self._entry(served[status.name], status)
-            for status in self._pool.index()
-            if status.name in served
-        }
+        entries = {status.name: self._entry(status) for status in self._pool.index() if status.name in served}
         for name in self._folder.models():
             entries.setdefault(name, IndexEntry(name, "UNAVAILABLE", "unloaded"))
         return [entries[name] for name in sorted(entries)]
 
-    def _entry(self, file: str, status: ModelStatus) -> IndexEntry:
+    def _entry(self, status: ModelStatus) -> IndexEntry:
+        # Of reasons the type alone: their texts have paths.
+        failed = status.reason.partition(":")[0] if status.state is State.FAILED else ""
         try:
-            self._folder.path(file)
-        except UnknownModelError:
-            return IndexEntry(status.name, "UNAVAILABLE", "its file is gone")
-        if status.state is State.FAILED:  # of the reason only the type, for the text has the path
-            return IndexEntry(status.name, "UNAVAILABLE", f"{status.reason.partition(':')[0]}: it could not be loaded")
+            self.spec(status.name)
+        except (StreamrtError, OSError) as error:
+            failed = type(error).__name__
+        if failed:
+            return IndexEntry(status.name, "UNAVAILABLE", f"{failed}: it cannot be loaded")
         if status.state is State.UNLOADING:
             return IndexEntry(status.name, "UNLOADING")
         return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")

@@ -53,13 +53,14 @@ _TOLD: dict[type[Exception], int] = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-async def read_body(request: Request, held: Held, limit: int, seconds: float, service: Service) -> bytes | bytearray:
+async def read_body(service: Service, request: Request, held: Held, limit: int) -> bytes | bytearray:
     """The body, decompressed, of at most ``limit`` bytes; it is read no further than that.
 
     Raises:
         TooMuchError, EncodingError, OverloadedError: see `streamrt.serve.access`.
-        HTTPException: 408, it did not come within ``seconds``.
+        HTTPException: 408, it did not come in time.
     """
+    seconds = service.settings.body_timeout
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
         raise TooMuchError(f"expected a body of at most {limit} bytes, found {announced:.20}")
@@ -74,8 +75,9 @@ async def read_body(request: Request, held: Held, limit: int, seconds: float, se
     except TimeoutError:
         raise HTTPException(408, f"the body did not come within {seconds:g} seconds") from None
     if encoding := request.headers.get("content-encoding"):
-        held.add(limit)  # what it may become
-        return await service.call(decompress, body, encoding, limit)
+        found = await service.call(decompress, body, encoding, limit)
+        held.add(len(found))
+        return found
     return body
 
 

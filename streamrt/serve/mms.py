@@ -12,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from streamrt.errors import InputError
-from streamrt.serve.catalog import VERSION
-from streamrt.serve.http import Routes, model_in, read_body
+from streamrt.serve.batching import Results
+from streamrt.serve.catalog import VERSION, ModelSpec
+from streamrt.serve.http import Routes, model_in
+from streamrt.serve.inference import run_model
 from streamrt.serve.predictions import encode_prediction, parse_prediction
+from streamrt.serve.protocol import InferRequest
 from streamrt.serve.service import Service
 
 #: The most models in a page of ``GET /models``, and how many it has unless told.
@@ -45,15 +48,14 @@ class MultiModelServer:
 
     async def predict(self, request: Request) -> Response:
         """Run a model on lists of numbers."""
-        service, settings, name = self._service, self._settings, model_in(request)
-        spec = await service.call(service.catalog.spec, name)
-        with service.gate.hold() as held:
-            body = await read_body(request, held, settings.max_body, settings.body_timeout, service)
-            inputs = await service.call(parse_prediction, body, spec.inputs, settings.max_json)
-            outputs = service.check(spec, inputs, None)
-            results = await service.infer(name, spec, inputs, outputs)
-            answer = await service.call(encode_prediction, results)
-        return Response(answer, media_type="application/json")
+
+        def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
+            return InferRequest(parse_prediction(body, spec.inputs, self._settings.max_json))
+
+        def encode(parsed: InferRequest, results: Results) -> Response:
+            return Response(encode_prediction(results), media_type="application/json")
+
+        return await run_model(self._service, request, parse, encode)
 
     # ---- models that are served
 

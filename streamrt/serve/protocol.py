@@ -139,23 +139,20 @@ def parse_request(body: bytes | bytearray, header_length: int | None, max_json: 
     )
 
 
-def encode_response(
-    model: str, version: str, request: InferRequest, results: Mapping[str, Result], names: Sequence[str]
-) -> Encoded:
+def encode_response(model: str, version: str, request: InferRequest, results: Mapping[str, Result]) -> Encoded:
     """The response to ``request``.
 
     Args:
         model: its name.
         version: of it.
         request: what was asked for, in which form.
-        results: arrays by name.
-        names: the model's outputs, which are what is told if the request names none.
+        results: arrays by name; all of them are told, in their order, if the request names none.
 
     Raises:
         UnrepresentableError: an output is wanted as JSON and has a value that JSON cannot express.
     """
     outputs, binary = [], []
-    for output in request.outputs or [Output(name) for name in names]:
+    for output in request.outputs or map(Output, results):
         array = results[output.name]
         told: dict[str, Any] = {
             "name": output.name,
@@ -196,7 +193,7 @@ def to_floats(data: Any, name: str) -> tuple[Shape, list[Any]]:
         ProtocolError: something in it is no number, lists stand beside numbers, or differ in length.
     """
     if type(data) is not list:
-        raise ProtocolError(f"input {name!r}: expected a list of numbers, found a {type(data).__name__}")
+        raise ProtocolError(f"input {name!r}: expected a list of numbers, found {_kind(data)}")
     shape = [len(data)]
     while data and type(data[0]) is list:
         if len(shape) == _MAX_RANK or set(map(type, data)) != {list}:
@@ -222,9 +219,9 @@ def to_array(numbers: Sequence[float], shape: Shape, name: str) -> Array:
     try:
         with np.errstate(over="ignore"):
             array = np.array(numbers, np.float32)
-    except OverflowError:
-        array = np.array([np.inf], np.float32)
-    if not np.isfinite(array).all():
+    except OverflowError:  # an integer beyond float64
+        array = None
+    if array is None or not np.isfinite(array).all():
         raise ProtocolError(f"input {name!r}: a number is beyond float32")
     return array.reshape(shape)
 

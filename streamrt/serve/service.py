@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from streamrt.errors import InputError
 from streamrt.inputs import check_inputs, describe
-from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.serve.access import Gate
 from streamrt.serve.batching import Batcher, QueueFullError, Results, ShuttingDownError
 from streamrt.serve.catalog import Catalog, ModelSpec
 from streamrt.serve.folder import Folder
 from streamrt.serve.metrics import Metrics
+from streamrt.serve.protocol import InferRequest
 from streamrt.serve.settings import Settings
 
 T = TypeVar("T")
@@ -79,30 +79,35 @@ class Service:
         finally:
             self._changes -= 1
 
-    def check(self, spec: ModelSpec, inputs: Mapping[str, Array], outputs: Sequence[str] | None) -> tuple[str, ...]:
-        """The names of the outputs wanted, in the model's order, of a request that the model can serve.
+    def check(self, spec: ModelSpec, request: InferRequest) -> tuple[str, ...]:
+        """The names of the outputs that a request wants, in the model's order, if the model can serve it.
 
         Raises:
             InputError: it cannot: a name, shape or dtype, or more samples than a pass may have.
         """
-        check_inputs(inputs, spec.inputs, spec.inputs)
-        if (samples := samples_of(spec, inputs)) > self.settings.max_batch:
+        check_inputs(request.inputs, spec.inputs, spec.inputs)
+        if (samples := spec.samples(request.inputs)) > self.settings.max_batch:
             raise InputError(f"expected at most {self.settings.max_batch} samples in a request, found {samples}")
-        names = [output.name for output in spec.outputs]
-        if unknown := set(outputs or ()) - set(names):
+        names = tuple(output.name for output in spec.outputs)
+        if request.outputs is None:
+            return names
+        wanted = {output.name for output in request.outputs}
+        if unknown := wanted.difference(names):
             raise InputError(f"no output is named {sorted(unknown)[:5]}; the model has {describe(spec.outputs)}")
-        return tuple(name for name in names if outputs is None or name in outputs)
+        return tuple(name for name in names if name in wanted)
 
-    async def infer(self, name: str, spec: ModelSpec, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> Results:
-        """The results of a request that was checked, by name.
+    def infer(
+        self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]
+    ) -> asyncio.Future[Results]:
+        """The results, by name, of a request that was checked; or what a lease or a call raises.
 
         Raises:
             QueueFullError, ShuttingDownError: it is not queued.
-            Exception: what a lease or a call raises.
         """
         if self.draining:
             raise ShuttingDownError("the server is shutting down")
-        return await asyncio.wrap_future(self.batcher.submit(name, inputs, outputs, samples_of(spec, inputs)))
+        samples = spec.samples(request.inputs)
+        return asyncio.wrap_future(self.batcher.submit(name, request.inputs, outputs, samples))
 
     def unregister(self, name: str) -> None:
         """`Catalog.unregister`."""
@@ -116,8 +121,3 @@ class Service:
         self._changer.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
         self.pool.close()
-
-
-def samples_of(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:
-    """How many samples a request has; 1 where the model's inputs have no axis for them."""
-    return len(next(iter(inputs.values()))) if spec.batched and inputs else 1

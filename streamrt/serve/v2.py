@@ -10,9 +10,18 @@ from starlette.responses import JSONResponse, Response
 from streamrt._version import __version__
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
-from streamrt.serve.catalog import VERSION
+from streamrt.serve.batching import Results
+from streamrt.serve.catalog import VERSION, ModelSpec
 from streamrt.serve.http import Routes, model_in, read_body
-from streamrt.serve.protocol import DATATYPES, encode_response, parse_header_length, parse_json, parse_request
+from streamrt.serve.inference import run_model
+from streamrt.serve.protocol import (
+    DATATYPES,
+    InferRequest,
+    encode_response,
+    parse_header_length,
+    parse_json,
+    parse_request,
+)
 from streamrt.serve.service import Service
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -77,33 +86,34 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Run a model."""
-        service, settings, name = self._service, self._settings, model_in(request)
+        name = model_in(request)
         header_length = parse_header_length(request.headers.get(_HEADER_LENGTH))
-        spec = await service.call(service.catalog.spec, name)
-        with service.gate.hold() as held:
-            body = await read_body(request, held, settings.max_body, settings.body_timeout, service)
-            parsed = await service.call(parse_request, body, header_length, settings.max_json)
-            request.state.id = parsed.id
-            wanted = None if parsed.outputs is None else [output.name for output in parsed.outputs]
-            outputs = service.check(spec, parsed.inputs, wanted)
-            results = await service.infer(name, spec, parsed.inputs, outputs)
-            encoded = await service.call(encode_response, name, VERSION, parsed, results, outputs)
-        if encoded.header_length is None:
-            return Response(encoded.body, media_type="application/json")
-        headers = {_HEADER_LENGTH: str(encoded.header_length)}
-        return Response(encoded.body, headers=headers, media_type="application/octet-stream")
+
+        def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
+            return parse_request(body, header_length, self._settings.max_json)
+
+        def encode(parsed: InferRequest, results: Results) -> Response:
+            encoded = encode_response(name, VERSION, parsed, results)
+            if encoded.header_length is None:
+                return Response(encoded.body, media_type="application/json")
+            headers = {_HEADER_LENGTH: str(encoded.header_length)}
+            return Response(encoded.body, headers=headers, media_type="application/octet-stream")
+
+        return await run_model(self._service, request, parse, encode)
 
     # ---- the repository: models that are served, and others that could be
 
     async def index(self, request: Request) -> Response:
         """All of them."""
-        wanted = await self._body(request)
+        only_ready = (await self._body(request)).get("ready", False)
+        if type(only_ready) is not bool:
+            raise InputError("ready: expected true or false")
         entries = await self._service.call(self._service.catalog.index)
         return JSONResponse(
             [
                 {"name": entry.name, "version": VERSION, "state": entry.state, "reason": entry.reason}
                 for entry in entries
-                if entry.state == "READY" or not wanted.get("ready")
+                if entry.state == "READY" or not only_ready
             ]
         )
 
@@ -123,7 +133,7 @@ class OpenInference:
     async def _body(self, request: Request) -> dict[str, Any]:
         """The JSON object in the body of a repository call; an empty body is an empty object."""
         with self._service.gate.hold() as held:
-            body = await read_body(request, held, _MAX_CONTROL, self._settings.body_timeout, self._service)
+            body = await read_body(self._service, request, held, _MAX_CONTROL)
         found = parse_json(body, _MAX_CONTROL) if body.strip() else {}
         if type(found) is not dict or not isinstance(found.get("parameters", {}), dict):
             raise InputError("expected a JSON object, with parameters as an object")

@@ -11,6 +11,8 @@ import streamrt
 from model import zoo
 from model.zoo import eventually
 from streamrt import Layer, Model, pack
+from streamrt.format import write
+from streamrt.graph import Graph, Node, TensorSpec
 
 
 def count_passes(model):
@@ -355,3 +357,61 @@ def test_auto_is_read_anew_and_counts_the_workspace_as_free(small, monkeypatch):
         room[0] = 100 << 20
         model.set_budget("auto")
         assert model.budget == (68 << 20) + held
+
+
+@pytest.mark.parametrize("budget", [None, "40MiB"])
+def test_calls_together_share_a_pass_resident_or_not(large, budget):
+    samples = [1, 3, 1]
+    inputs = [zoo.random_input(n, 2048, seed=i) for i, n in enumerate(samples)]
+    with Model(large.path, budget) as model:
+        passes = count_passes(model)
+        for x, y in zip(inputs, model.call_together(inputs), strict=True):
+            zoo.assert_close(y, large.answer(x))
+            assert y.base is None
+        assert passes == [5]
+        assert model.call_together([]) == []
+
+
+def test_calls_together_have_each_their_own_error(small, monkeypatch):
+    good, other = zoo.random_input(2, 64), zoo.random_input(2, 63)
+    with Model(small.path, None) as model:
+        run = model._run_together
+
+        def failing(requests):
+            if any(request.arrays["input"][0, 0] == 7 for request in requests):
+                raise streamrt.WeightsIOError("that one")
+            run(requests)
+
+        monkeypatch.setattr(model, "_run_together", failing)
+        bad = good.copy()
+        bad[0, 0] = 7
+        found = model.call_together([good, other, bad, {"nothing": good}, {"input": good}])
+        zoo.assert_close(found[0], small.answer(good))
+        zoo.assert_close(found[4], small.answer(good))
+        assert [type(error) for error in found[1:4]] == [
+            streamrt.InputError,
+            streamrt.WeightsIOError,
+            streamrt.InputError,
+        ]
+        with pytest.raises(streamrt.InputError, match="computes no tensor"):
+            model.call_together([good], ["nothing"])
+
+
+def test_calls_together_of_samples_that_depend_on_each_other_run_alone(tmp_path):
+    layers = [Layer("Gemm", zoo.random_input(8, 8)), Layer("Softmax", axis=0)]
+    with Model(pack(layers, tmp_path / "m.safetensors"), None) as model:
+        passes = count_passes(model)
+        for y in model.call_together([zoo.random_input(3, 8, seed=i) for i in range(3)]):
+            zoo.assert_close(y.sum(axis=0), np.ones(8, np.float32))
+        assert passes == [3, 3, 3]
+
+
+def test_calls_together_of_shapes_that_differ_run_in_passes_of_one_shape(tmp_path):
+    graph = Graph((TensorSpec("x", ("n", "w")),), (TensorSpec("y", ("n", "w")),), (Node("r", "Relu", ("x",), ("y",)),))
+    write(tmp_path / "m.safetensors", graph, [])
+    inputs = [zoo.random_input(1, width, seed=i) for i, width in enumerate([3, 5, 3, 5, 3])]
+    with Model(tmp_path / "m.safetensors", None) as model:
+        passes = count_passes(model)
+        for x, y in zip(inputs, model.call_together(inputs), strict=True):
+            np.testing.assert_array_equal(y, np.maximum(x, 0))
+        assert passes == [3, 2]

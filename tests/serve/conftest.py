@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from model import zoo
+from serve import packing
 from serve.process import TOKEN, Server
-from streamrt.format import write
-from streamrt.graph import Graph, Node, TensorSpec
 
 
 @pytest.fixture(scope="package")
@@ -18,19 +17,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``mlp`` (a file of 20 KiB, inputs of 16), ``two`` (inputs a and b) and ``kinds`` (three types)."""
     folder = tmp_path_factory.mktemp("repository")
     zoo.mlp(folder, 16, 64, 32, 10)
-
-    def spec(name: str, dtype: str = "float32") -> TensorSpec:
-        return TensorSpec(name, ("batch", 2), dtype)
-
-    nodes = (Node("add", "Add", ("a", "b"), ("sum",)), Node("sub", "Sub", ("a", "b"), ("difference",)))
-    write(folder / "two.safetensors", Graph((spec("a"), spec("b")), (spec("sum"), spec("difference")), nodes), [])
-    kinds = (
-        Node("relu", "Relu", ("x",), ("positive",)),
-        Node("greater", "Greater", ("x", "positive"), ("above",)),
-        Node("arg", "ArgMax", ("x",), ("best",), {"axis": 1, "keepdims": 0}),
-    )
-    outputs = (spec("positive"), spec("above", "bool"), TensorSpec("best", ("batch",), "int64"))
-    write(folder / "kinds.safetensors", Graph((spec("x"),), outputs, kinds), [])
+    packing.two(folder)
+    packing.kinds(folder)
     return folder
 
 

@@ -1,0 +1,64 @@
+"""From a request to its answer, whatever form the two have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from streamrt.serve.batching import Results
+from streamrt.serve.catalog import ModelSpec
+from streamrt.serve.http import model_in, read_body
+from streamrt.serve.protocol import InferRequest
+from streamrt.serve.service import Service
+
+
+async def run_model(
+    service: Service,
+    request: Request,
+    parse: Callable[[bytes | bytearray, ModelSpec], InferRequest],
+    encode: Callable[[InferRequest, Results], Response],
+) -> Response:
+    """The answer to a request for the model in the path.
+
+    Args:
+        service: that has it.
+        request: whose body was not read.
+        parse: makes tensors of the body; in a thread.
+        encode: makes an answer of the results; in a thread.
+
+    Raises:
+        Exception: what any of these raises, and `ClientDisconnect` when nobody waits for the answer any more.
+    """
+    name = model_in(request)
+    spec = await service.call(service.catalog.spec, name)
+    with service.gate.hold() as held:
+        body = await read_body(service, request, held, service.settings.max_body)
+        parsed = await service.call(parse, body, spec)
+        request.state.id = parsed.id
+        outputs = service.check(spec, parsed)
+        results = await _unless_gone(request, service.infer(name, spec, parsed, outputs))
+        return await service.call(encode, parsed, results)
+
+
+async def _unless_gone(request: Request, results: asyncio.Future[Results]) -> Results:
+    """The results; given up when the client goes, so that nothing is computed for nobody."""
+    gone = asyncio.ensure_future(_gone(request))
+    waiting: set[asyncio.Future[Any]] = {results, gone}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not results.done():
+            raise ClientDisconnect
+        return results.result()
+    finally:
+        results.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client goes. The body was read, so that nothing else is left to be told."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,278 @@
+"""Requests that wait: who shares a pass, who is served when, and whose error is whose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamrt
+from model.zoo import eventually
+from serve.packing import two
+from streamrt.errors import InputError, PoolBusyError, UnknownModelError, WeightsIOError
+from streamrt.graph import TensorSpec
+from streamrt.serve.batching import Batcher, QueueFullError, ShuttingDownError
+
+DEFAULTS: dict[str, Any] = {"workers": 1, "max_batch": 8, "max_delay": 0.0, "max_queue": 100, "timeout": 60.0}
+
+
+class World:
+    """A pool of one kind of model, which doubles its input ``x``; calls wait until the gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls: list[tuple[str, list[float], tuple[str, ...] | None]] = []
+        self.running: set[str] = set()
+        self.leases: list[float] = []
+        self.lease_errors: list[Exception] = []
+        self.seen: list[BaseException] = []
+        self.outputs = (TensorSpec("y", ("n",)), TensorSpec("z", ("n",)))
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lease(self, name: str, timeout: float) -> Iterator[Any]:
+        self.leases.append(timeout)
+        if self.lease_errors:
+            raise self.lease_errors.pop(0)
+        with self._lock:
+            assert name not in self.running
+            self.running.add(name)
+        self.name = name
+        try:
+            yield self
+        except BaseException as error:
+            self.seen.append(error)
+            raise
+        finally:
+            with self._lock:
+                self.running.remove(name)
+
+    def call_together(self, batches: list[dict[str, Any]], outputs: tuple[str, ...] | None) -> list[Any]:
+        name = self.name
+        self.calls.append((name, [batch["x"] for batch in batches], outputs))
+        assert self.gate.wait(60)
+        found: list[Any] = []
+        for batch in batches:
+            x = batch["x"]
+            if isinstance(x, Exception):
+                found.append(x)
+            elif outputs is None:
+                found.append({"y": x * 2, "z": x * 3})
+            else:
+                found.append(x * 2)
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@contextmanager
+def batching(world: Any, **options: Any) -> Iterator[Batcher]:
+    batcher = Batcher(world, **DEFAULTS | options)
+    try:
+        yield batcher
+    finally:
+        if isinstance(world, World):
+            world.gate.set()
+        batcher.close()
+
+
+def ask(batcher: Batcher, x: Any, name: str = "m", outputs: tuple[str, ...] = ("y", "z"), samples: int = 1) -> Any:
+    return batcher.submit(name, {"x": x}, outputs, samples)
+
+
+def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:
+    """A request that is being served, until the gate is opened."""
+    world.gate.clear()
+    count = len(world.calls)
+    future = ask(batcher, 0, name)
+    eventually(lambda: len(world.calls) > count)
+    return future
+
+
+def test_what_waits_while_one_runs_shares_the_next_pass(world: World) -> None:
+    observed = []
+    with batching(world, observe=lambda requests, samples: observed.append((requests, samples))) as batcher:
+        first = held_up(world, batcher)
+        others = [ask(batcher, x, samples=2) for x in (1, 2, 3)]
+        assert batcher.waiting == 3
+        world.gate.set()
+        assert first.result(60) == {"y": 0, "z": 0}
+        assert [other.result(60)["y"] for other in others] == [2, 4, 6]
+    assert world.calls == [("m", [0], None), ("m", [1, 2, 3], None)]
+    assert observed == [(1, 1), (3, 6)]
+    assert batcher.waiting == 0
+
+
+def test_a_pass_has_no_more_samples_than_it_may(world: World) -> None:
+    with batching(world, max_batch=4) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x, samples=x) for x in (2, 3, 1, 1, 4)]
+        world.gate.set()
+        for future in futures:
+            future.result(60)
+    assert [call[1] for call in world.calls] == [[0], [2, 1, 1], [3], [4]]
+
+
+def test_other_outputs_are_another_pass(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x, outputs=outputs) for x, outputs in ((1, ("y",)), (2, ("y", "z")), (3, ("y",)))]
+        world.gate.set()
+        assert [future.result(60) for future in futures] == [{"y": 2}, {"y": 4, "z": 6}, {"y": 6}]
+    assert world.calls[1:] == [("m", [1, 3], ("y",)), ("m", [2], None)]
+
+
+def test_a_request_is_held_back_for_others_but_not_for_ever(world: World) -> None:
+    with batching(world, max_delay=0.5, max_batch=3) as batcher:
+        began = time.monotonic()
+        futures = [ask(batcher, x) for x in (1, 2)]
+        for future in futures:
+            future.result(60)
+        assert time.monotonic() - began >= 0.5
+        assert [call[1] for call in world.calls] == [[1, 2]]
+    with batching(world, max_delay=60, max_batch=3) as batcher:
+        futures = [ask(batcher, x) for x in (1, 2, 3)]
+        for future in futures:
+            future.result(30)  # enough for a pass: nobody is held back
+    with batching(world, max_delay=60) as batcher:
+        last = ask(batcher, 7)
+    assert last.result(0) == {"y": 14, "z": 21}  # closing waits for nobody to come
+
+
+def test_models_are_served_side_by_side_and_each_by_one_thread(world: World) -> None:
+    with batching(world, workers=3) as batcher:
+        held_up(world, batcher, "a")
+        held_up(world, batcher, "b")
+        more = [ask(batcher, x, "a") for x in (1, 2)]
+        time.sleep(0.05)
+        assert world.running == {"a", "b"}  # which `World.lease` checks too
+        world.gate.set()
+        for future in more:
+            future.result(60)
+
+
+def test_who_has_waited_the_longest_is_next(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher, "a")
+        futures = [ask(batcher, x, name) for x, name in ((1, "b"), (2, "a"), (3, "c"), (4, "b"))]
+        world.gate.set()
+        for future in futures:
+            future.result(60)
+    assert [call[:2] for call in world.calls] == [("a", [0]), ("b", [1, 4]), ("a", [2]), ("c", [3])]
+
+
+def test_the_queue_is_bounded_and_one_model_has_half_of_it(world: World) -> None:
+    with batching(world, max_queue=4) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x) for x in (1, 2)]
+        with pytest.raises(QueueFullError, match="2 requests wait for 'm', and 2 in all"):
+            ask(batcher, 3)
+        futures += [ask(batcher, x, "other") for x in (3, 4)]
+        with pytest.raises(QueueFullError, match="0 requests wait for 'third', and 4 in all"):
+            ask(batcher, 5, "third")
+        world.gate.set()
+        for future in futures:
+            future.result(60)
+        assert ask(batcher, 6).result(60) == {"y": 12, "z": 18}
+
+
+def test_an_error_is_told_to_the_one_whose_it_is(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        wrong = InputError("wrong")
+        futures = [ask(batcher, x) for x in (1, wrong, 2)]
+        world.gate.set()
+        assert [futures[0].result(60)["y"], futures[2].result(60)["y"]] == [2, 4]
+        assert futures[1].exception(60) is wrong
+    assert world.seen == []
+
+
+def test_the_pool_hears_of_a_file_that_cannot_be_read_and_the_others_keep_their_results(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        cut = WeightsIOError("cut short")
+        futures = [ask(batcher, x) for x in (1, cut)]
+        world.gate.set()
+        assert futures[0].result(60)["y"] == 2
+        assert futures[1].exception(60) is cut
+        assert ask(batcher, 4).result(60)["y"] == 8
+    assert world.seen == [cut]
+
+
+def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        gone = UnknownModelError("gone")
+        world.lease_errors = [gone]
+        futures = [ask(batcher, x) for x in (1, 2)]
+        world.gate.set()
+        assert [future.exception(60) for future in futures] == [gone, gone]
+        assert ask(batcher, 4).result(60)["y"] == 8
+
+
+def test_who_has_no_time_left_does_not_take_it_from_others(world: World) -> None:
+    with batching(world, timeout=0.3) as batcher:
+        held_up(world, batcher)
+        late = ask(batcher, 1)
+        time.sleep(0.2)
+        fresh = ask(batcher, 2)
+        world.lease_errors = [PoolBusyError("all memory is leased")]
+        time.sleep(0.11)
+        world.gate.set()
+        assert isinstance(late.exception(60), PoolBusyError)
+        error = fresh.exception(60)  # it had time for another lease, unless this machine was very slow
+        assert error is None or isinstance(error, PoolBusyError)
+        assert all(timeout <= 0.3 for timeout in world.leases)
+
+
+def test_a_busy_pool_is_asked_again_by_those_who_have_time(world: World) -> None:
+    with batching(world, timeout=60) as batcher:
+        world.lease_errors = [PoolBusyError("all memory is leased")] * 2
+        assert ask(batcher, 1).result(60)["y"] == 2
+    assert len(world.leases) == 3
+
+
+def test_what_was_cancelled_is_not_served(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x) for x in (1, 2)]
+        assert futures[0].cancel()
+        world.gate.set()
+        assert futures[1].result(60)["y"] == 4
+    assert world.calls[1][1] == [2]
+
+
+def test_closing_serves_what_waits_and_refuses_what_comes(world: World) -> None:
+    with batching(world) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x, f"m{x}") for x in range(5)]
+        world.gate.set()
+        batcher.close()
+        assert [future.result(0)["y"] for future in futures] == [0, 2, 4, 6, 8]
+        with pytest.raises(ShuttingDownError):
+            ask(batcher, 6)
+    assert not any(thread.name.startswith("streamrt-serve-") for thread in threading.enumerate())
+
+
+def test_with_a_real_pool(tmp_path: Any) -> None:
+    path = two(tmp_path)
+    with streamrt.ModelPool("4MiB") as pool, batching(pool) as batcher:
+        pool.register("two", path)
+        a, b = np.float32([[1, 2]]), np.float32([[30, 40]])
+        wrong = batcher.submit("two", {"a": a, "b": np.float64([[1, 2]])}, ("sum",), 1)
+        right = [batcher.submit("two", {"a": a * i, "b": b}, ("sum", "difference"), 1) for i in range(20)]
+        for i, future in enumerate(right):
+            np.testing.assert_array_equal(future.result(60)["sum"], a * i + b)
+            np.testing.assert_array_equal(future.result(60)["difference"], a * i - b)
+        assert isinstance(wrong.exception(60), InputError)
+        only = batcher.submit("two", {"a": a, "b": b}, ("difference",), 1).result(60)
+        assert only.keys() == {"difference"}

@@ -1,0 +1,354 @@
+"""The parser of requests: what clients send arrives, and whatever else is sent is refused in words."""
+
+from __future__ import annotations
+
+import json
+import math
+import tracemalloc
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from streamrt.graph import TensorSpec
+from streamrt.serve.predictions import encode_prediction, parse_prediction
+from streamrt.serve.protocol import (
+    InferRequest,
+    Output,
+    ProtocolError,
+    UnrepresentableError,
+    encode_response,
+    parse_header_length,
+    parse_json,
+    parse_request,
+)
+
+LIMIT = 1 << 20
+
+
+def encode(
+    inputs: Mapping[str, tuple[np.ndarray, bool]], outputs: tuple[Output, ...] | None = None, **more: Any
+) -> tuple[bytes, int | None]:
+    """A request as a client makes it, from arrays and whether they go as binary data; and the length of its JSON."""
+    tensors, binary = [], []
+    for name, (array, is_binary) in inputs.items():
+        tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": "FP32"}
+        if is_binary:
+            binary.append(array.tobytes())
+            tensor["parameters"] = {"binary_data_size": array.nbytes}
+        else:
+            tensor["data"] = array.tolist() if len(name) % 2 and array.ndim else array.ravel().tolist()
+        tensors.append(tensor)
+    request: dict[str, Any] = {"inputs": tensors, **more}
+    if outputs is not None:
+        request["outputs"] = [
+            {"name": output.name} | ({} if output.binary is None else {"parameters": {"binary_data": output.binary}})
+            for output in outputs
+        ]
+    text = json.dumps(request).encode()
+    return b"".join([text, *binary]), len(text) if binary else None
+
+
+names = st.text(min_size=1, max_size=20)
+arrays = st_numpy.arrays(
+    np.float32,
+    st_numpy.array_shapes(min_dims=0, max_dims=4, max_side=4),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+wishes = st.lists(st.builds(Output, names, st.sampled_from([None, True, False])), unique_by=lambda output: output.name)
+
+
+@given(
+    inputs=st.dictionaries(names, st.tuples(arrays, st.booleans()), max_size=4),
+    outputs=st.none() | wishes.filter(len).map(tuple),
+    id_=st.none() | st.text(max_size=50),
+    binary=st.booleans(),
+)
+def test_what_a_client_sends_arrives(
+    inputs: dict[str, tuple[np.ndarray, bool]], outputs: tuple[Output, ...] | None, id_: str | None, binary: bool
+) -> None:
+    more: dict[str, Any] = {"parameters": {"binary_data_output": binary, "priority": 1}}
+    if id_ is not None:
+        more["id"] = id_
+    body, length = encode(inputs, outputs, **more)
+    found = parse_request(body, length, LIMIT)
+    assert (found.outputs, found.id, found.binary) == (outputs, id_, binary)
+    assert found.inputs.keys() == inputs.keys()
+    for name, (array, _) in inputs.items():
+        assert found.inputs[name].dtype == np.float32
+        np.testing.assert_array_equal(found.inputs[name], array)
+        assert found.inputs[name].shape == array.shape
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+keys = ["inputs", "outputs", "id", "parameters", "name", "shape", "datatype", "data", "binary_data_size", "binary_data"]
+likely = st.recursive(
+    values | st.sampled_from(["FP32", "x", 0, 1, 4, 2**31, 2**63, 2**64, -1]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(keys), inner, max_size=6),
+    max_leaves=20,
+)
+
+
+def refused_or_bounded(body: bytes, length: int | None) -> None:
+    """Whatever is sent is refused, or makes arrays of a size that the body accounts for."""
+    try:
+        found = parse_request(body, length, LIMIT)
+    except ProtocolError:
+        return
+    assert isinstance(found, InferRequest)
+    assert sum(array.nbytes for array in found.inputs.values()) <= 4 * len(body)
+    for array in found.inputs.values():
+        assert array.dtype == np.float32
+        assert array.size == math.prod(array.shape) > 0
+
+
+@given(body=st.binary(max_size=200), length=st.none() | st.integers(0, 300))
+@example(b"", None)
+@example(b"\xef\xbb\xbf{}", None)
+@example(b"{}" + b"\x00" * 8, 2)
+def test_any_bytes(body: bytes, length: int | None) -> None:
+    refused_or_bounded(body, length)
+
+
+@given(request=likely, rest=st.binary(max_size=20), split=st.booleans())
+def test_any_json(request: Any, rest: bytes, split: bool) -> None:
+    text = json.dumps(request).encode()
+    refused_or_bounded(text + rest if split else text, len(text) if split else None)
+
+
+@given(
+    inputs=st.dictionaries(names, st.tuples(arrays, st.booleans()), min_size=1, max_size=2),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.integers(0, 30),
+    shift=st.integers(-3, 3),
+)
+def test_requests_that_were_damaged(
+    inputs: dict[str, tuple[np.ndarray, bool]], changes: list[tuple[int, int]], cut: int, shift: int
+) -> None:
+    body, length = encode(inputs)
+    damaged = bytearray(body)
+    for place, value in changes:
+        damaged[place % len(damaged)] = value
+    del damaged[max(0, len(damaged) - cut) :]
+    refused_or_bounded(bytes(damaged), None if length is None else max(0, length + shift))
+
+
+def tensor(**fields: Any) -> dict[str, Any]:
+    return {"name": "x", "shape": [2], "datatype": "FP32", "data": [1, 2]} | fields
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in tensor().items() if name != key}
+
+
+HUGE = 2**62
+HOSTILE: list[tuple[Any, str]] = [
+    ([], "a JSON object, found a list"),
+    (None, "a JSON object, found null"),
+    ({}, "inputs: expected a list"),
+    ({"inputs": {}}, "inputs: expected a list"),
+    ({"inputs": [1]}, "each of inputs: expected a JSON object"),
+    ({"inputs": [tensor()] * 2}, "input 'x' is there twice"),
+    ({"inputs": [without("name")]}, "expected a name"),
+    ({"inputs": [tensor(name="")]}, "expected a name"),
+    ({"inputs": [tensor(name="n" * 1025)]}, "expected a name"),
+    ({"inputs": [tensor(name=["x"])]}, "expected a name"),
+    ({"inputs": [without("datatype")]}, "expected datatype FP32, found None"),
+    ({"inputs": [tensor(datatype="BYTES")]}, "expected datatype FP32, found 'BYTES'"),
+    ({"inputs": [tensor(datatype={"a": "b" * 9999})]}, "expected datatype FP32"),
+    ({"inputs": [without("shape")]}, "expected a shape"),
+    ({"inputs": [tensor(shape=2)]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[-2])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[-1, -2])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[0])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[0, HUGE])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[2.0])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[True, 2])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=["2"])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[2**64])]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[1] * 33)]}, "expected a shape"),
+    ({"inputs": [tensor(shape=[HUGE, 4])]}, "expected 18446744073709551616 numbers"),  # 0 in 64 bits
+    ({"inputs": [tensor(shape=[2**33, 2**31, 2])]}, "numbers for shape"),
+    ({"inputs": [tensor(shape=[HUGE] * 32)]}, "numbers for shape"),
+    ({"inputs": [tensor(shape=[3])]}, "expected 3 numbers for shape [3], found 2"),
+    ({"inputs": [tensor(shape=[])]}, "expected 1 numbers for shape [], found 2"),
+    ({"inputs": [without("data")]}, "expected a list of numbers, found null"),
+    ({"inputs": [tensor(data="12")]}, "expected a list of numbers, found a str"),
+    ({"inputs": [tensor(data=["1", "2"])]}, "expected numbers, found str"),
+    ({"inputs": [tensor(data=[True, False])]}, "expected numbers, found bool"),
+    ({"inputs": [tensor(data=[None, 1])]}, "expected numbers, found NoneType"),
+    ({"inputs": [tensor(data=[1, [2]])]}, "expected numbers, found list"),
+    ({"inputs": [tensor(data=[[1], 2])]}, "lists of the same depth"),
+    ({"inputs": [tensor(data=[[1], [2, 3]])]}, "lists of the same length"),
+    ({"inputs": [tensor(data=[[], []])]}, "expected 2 numbers for shape [2], found 0"),
+    ({"inputs": [tensor(data=[1e39, 1])]}, "beyond float32"),
+    ({"inputs": [tensor(data=[10**400, 1])]}, "beyond float32"),
+    ({"inputs": [tensor(data=json.loads("[" * 40 + "1" + "]" * 40))]}, "lists of the same depth, at most 32"),
+    ({"inputs": [tensor(parameters=[])]}, "parameters of input 'x': expected a JSON object"),
+    ({"inputs": [tensor(parameters={"a": []})]}, "expected parameter 'a' to be a text"),
+    ({"inputs": [tensor(parameters={"binary_data_size": 8})]}, "both data and binary_data_size"),
+    (
+        {"inputs": [without("data") | {"parameters": {"binary_data_size": 8}}]},
+        "expected 8 bytes of binary data, found 0",
+    ),
+    ({"inputs": [without("data") | {"parameters": {"binary_data_size": 4}}]}, "expected 8 bytes for shape [2], found"),
+    ({"inputs": [without("data") | {"parameters": {"binary_data_size": -8}}]}, "expected 8 bytes for shape"),
+    ({"inputs": [without("data") | {"parameters": {"binary_data_size": 8.0}}]}, "expected 8 bytes for shape"),
+    ({"inputs": [without("data") | {"parameters": {"binary_data_size": True}, "shape": []}]}, "expected 4 bytes"),
+    ({"inputs": [without("data") | {"parameters": {"binary_data_size": 0}, "shape": [HUGE, 4]}]}, "expected 7378697"),
+    ({"inputs": [without("data") | {"parameters": {"shared_memory_region": "r"}}]}, "shared memory is not supported"),
+    ({"inputs": [], "outputs": {"name": "y"}}, "outputs: expected a list"),
+    ({"inputs": [], "outputs": [{}]}, "an output: expected a name"),
+    ({"inputs": [], "outputs": [{"name": "y"}] * 2}, "output 'y' is asked for twice"),
+    ({"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "'binary_data' to be true or false"),
+    (
+        {"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
+        "classification is not supported",
+    ),
+    ({"inputs": [], "parameters": {"binary_data_output": "yes"}}, "'binary_data_output' to be true or false"),
+    ({"inputs": [], "parameters": {"sequence_id": 3}}, "sequences are not supported"),
+    ({"inputs": [], "parameters": "none"}, "expected a JSON object"),
+    ({"inputs": [], "id": 7}, "id: expected a text"),
+    ({"inputs": [], "id": "i" * 1025}, "id: expected a text"),
+]
+
+
+@pytest.mark.parametrize(("request_", "reason"), HOSTILE)
+def test_hostile_requests_are_refused_before_anything_is_allocated(request_: Any, reason: str) -> None:
+    body = json.dumps(request_).encode()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError) as refused:
+            parse_request(body, None, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "expected JSON"),
+        (b"{", "expected JSON"),
+        (b"{}{}", "expected JSON"),
+        (b"\xff\xfe{\x00}\x00", "expected JSON"),  # UTF-16
+        (b'{"a": "\xff"}', "expected JSON"),
+        (b"[NaN]", "NaN is no JSON"),
+        (b"[-Infinity]", "-Infinity is no JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b"9" * 10_000, "expected JSON"),
+        (b'{"inputs": [], "inputs": []}', "a key twice"),
+        (b'{"inputs": [{"name": "x", "name": "y"}]}', "a key twice"),
+        (b" " * (LIMIT + 1), f"at most {LIMIT} bytes of JSON"),
+    ],
+)
+def test_what_is_no_json(text: bytes, reason: str) -> None:
+    with pytest.raises(ProtocolError, match=reason):
+        parse_json(text, LIMIT)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1 ", "1.0", "0x10", "1e3", "\u0661", "1_0", "9" * 19, "2, 2"])
+def test_header_lengths_that_are_none(text: str) -> None:
+    with pytest.raises(ProtocolError, match="expected a number of bytes"):
+        parse_header_length(text)
+
+
+def test_header_lengths() -> None:
+    assert parse_header_length(None) is None
+    assert parse_header_length("012") == 12
+    body = json.dumps({"inputs": []}).encode()
+    for length in (len(body) + 1, 10**17):
+        with pytest.raises(ProtocolError, match="and the body has"):
+            parse_request(body, length, LIMIT)
+    with pytest.raises(ProtocolError, match="expected 0 bytes of binary data behind the JSON, found 3"):
+        parse_request(body + b"abc", len(body), LIMIT)
+    assert parse_request(body, len(body), LIMIT).inputs == {}
+
+
+def test_binary_inputs_are_not_copied() -> None:
+    body, length = encode({"x": (np.arange(6, dtype=np.float32).reshape(2, 3), True)})
+    found = parse_request(body, length, LIMIT).inputs["x"]
+    assert not found.flags.owndata
+    assert not found.flags.writeable
+
+
+def test_responses_in_both_forms() -> None:
+    results = {"y": np.float32([[1.5, -2]]), "above": np.array([True, False]), "best": np.array([7, -1])}
+    request = InferRequest({}, (Output("best"), Output("y", True), Output("above", False)), "me", True)
+    encoded = encode_response("m", "1", request, results)
+    assert encoded.header_length is not None
+    told = json.loads(encoded.body[: encoded.header_length])
+    assert told == {
+        "model_name": "m",
+        "model_version": "1",
+        "id": "me",
+        "outputs": [
+            {"name": "best", "shape": [2], "datatype": "INT64", "parameters": {"binary_data_size": 16}},
+            {"name": "y", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}},
+            {"name": "above", "shape": [2], "datatype": "BOOL", "data": [True, False]},
+        ],
+    }
+    assert encoded.body[encoded.header_length :] == results["best"].tobytes() + results["y"].tobytes()
+    everything = encode_response("m", "1", InferRequest({}), results)
+    assert everything.header_length is None
+    assert [output["name"] for output in json.loads(everything.body)["outputs"]] == ["y", "above", "best"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_json_cannot_express_is_not_told_as_json(value: float) -> None:
+    results = {"y": np.float32([1, value])}
+    with pytest.raises(UnrepresentableError, match="ask for binary data"):
+        encode_response("m", "1", InferRequest({}), results)
+    with pytest.raises(UnrepresentableError, match="ask for binary data"):
+        encode_prediction(results)
+    assert encode_response("m", "1", InferRequest({}, binary=True), results).header_length is not None
+
+
+def spec(name: str) -> TensorSpec:
+    return TensorSpec(name, ("batch", 2))
+
+
+def test_predictions() -> None:
+    one = parse_prediction(b"[[1, 2.5]]", [spec("x")], LIMIT)
+    np.testing.assert_array_equal(one["x"], np.float32([[1, 2.5]]))
+    two = parse_prediction(b'{"a": [[1, 2]], "b": [[3, 4]]}', [spec("a"), spec("b")], LIMIT)
+    np.testing.assert_array_equal(two["b"], np.float32([[3, 4]]))
+    assert encode_prediction({"y": np.float32([[1.5, 2]])}) == b"[[1.5,2.0]]"
+    assert encode_prediction({"y": np.float32([1]), "z": np.array([True])}) == b'{"y":[1.0],"z":[true]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "expected JSON"),
+        (b"7", "expected a JSON object with a list of numbers for each of 'x' (batch, 2)"),
+        (b"[[1, 2], [3]]", "lists of the same length"),
+        (b"[[[1]], [[2], [3]]]", "lists of the same length"),
+        (b'{"x": 1}', "input 'x': expected a list of numbers, found a int"),
+        (b"[" * 40 + b"1" + b"]" * 40, "at most 32"),
+    ],
+)
+def test_predictions_that_are_none(body: bytes, reason: str) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        parse_prediction(body, [spec("x")], LIMIT)
+    assert reason in str(refused.value)
+
+
+@given(body=values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=50))
+def test_any_prediction(body: bytes) -> None:
+    try:
+        found = parse_prediction(body, [spec("x")], LIMIT)
+    except ProtocolError:
+        return
+    assert sum(array.nbytes for array in found.values()) <= 4 * len(body)
