@@ -30,7 +30,6 @@ def serve(settings: Settings, level: str = "info") -> None:
     """
     set_up(sys.stderr, level)
     service = Service(settings)
-    count = service.catalog.register_all()
     config = uvicorn.Config(
         make_app(service),
         http="h11",
@@ -49,6 +48,7 @@ def serve(settings: Settings, level: str = "info") -> None:
     # uvicorn ends gracefully, and then raises the signal that told it to for the handler that was there before.
     before = signal.signal(signal.SIGTERM, _ignore)
     try:
+        count = service.catalog.register_all()
         with _listen(settings.host, settings.port) as listener:
             host, port = listener.getsockname()[:2]
             fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}

@@ -259,7 +259,7 @@ def test_wrong_usage_is_exit_code_2(capsys: Output, args: list[str]) -> None:
 def test_version_and_help(capsys: Output) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"streamrt {streamrt.__version__}\n"
-    for command in ("pack", "inspect", "run", "verify", "demo"):
+    for command in ("pack", "inspect", "run", "verify", "serve", "demo"):
         assert run(command, "--help") == 0
         assert f"usage: streamrt {command}" in capsys.readouterr().out
 
@@ -312,3 +312,64 @@ def test_as_a_module() -> None:
     assert found.returncode == 1
     assert found.stdout == ""
     assert found.stderr == "streamrt: error: missing.safetensors: No such file or directory\n"
+
+
+SERVE_USAGE = [
+    ["serve"],
+    ["serve", "folder", "--port", "70000"],
+    ["serve", "folder", "--max-batch", "0"],
+    ["serve", "folder", "--timeout", "soon"],
+    ["serve", "folder", "--timeout", "-1"],
+    ["serve", "folder", "--timeout", "nan"],
+    ["serve", "folder", "--max-body", "lots"],
+    ["serve", "folder", "--log-level", "loud"],
+]
+
+
+@pytest.mark.parametrize("args", SERVE_USAGE)
+def test_wrong_usage_of_serve_is_exit_code_2(capsys: Output, args: list[str]) -> None:
+    assert run(*args) == 2
+    assert capsys.readouterr().err.startswith("usage: streamrt serve")
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["serve", "missing"], "missing: No such file or directory"),
+        (["serve", MLP], "expected a folder of weights files"),
+        (["serve", ".", "--budget", "none"], "a pool needs one"),
+        (["serve", ".", "--policy", "random"], "policy: expected one of"),
+        (["serve", ".", "--host", "256.0.0.1", "--budget", "1MiB"], "not known"),
+        (["serve", ".", "--control"], "STREAMRT_SERVE_TOKEN: expected a token"),
+        (["serve", ".", "--control", "--token-file", "missing"], "missing: No such file or directory"),
+    ],
+)
+def test_errors_of_serve_are_one_line(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, args: list[object], reason: str
+) -> None:
+    pytest.importorskip("starlette")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STREAMRT_SERVE_TOKEN", raising=False)
+    assert run(*args) == 1
+    assert reason in error_line(capsys)
+
+
+def test_nothing_but_serving_needs_its_packages(run_python) -> None:
+    done = run_python(
+        """
+        import sys
+        for name in ("starlette", "uvicorn", "prometheus_client"):
+            sys.modules[name] = None
+        import streamrt, streamrt.cli, streamrt.serve.protocol
+        assert streamrt.cli.main(["serve", "--help"]) == 0
+        assert streamrt.cli.main(["serve", "."]) == 1
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "streamrt: error: serving needs more packages: pip install 'streamrt[serve]'\n"
+
+
+def test_importing_streamrt_imports_no_server(run_python) -> None:
+    done = run_python("import sys, streamrt; print([name for name in sys.modules if 'serve' in name])")
+    assert done.stdout == "[]\n"

@@ -1,0 +1,134 @@
+"""Many connections, many models, three times the budget: right answers or 503, and never more memory than agreed."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import zoo
+from serve.process import Server
+from streamrt._core import Mapping
+
+pytestmark = pytest.mark.extras
+
+MIB = 1 << 20
+MODELS, CONNECTIONS = 50, 32
+#: Beside the budget: plans and headers of models that were open, bodies and answers, and a buffer of BLAS for each of
+#: the threads that call it.
+SLACK = 48 * MIB
+WIDTH = 256
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Fifty models of 0.5 to 12 MiB, lognormal, with an input of ``WIDTH`` and its answer, in one folder."""
+    folder, made = tmp_path_factory.mktemp("fifty"), tmp_path_factory.mktemp("made")
+    sizes = np.exp(np.random.default_rng(5).normal(0.7, 0.8, MODELS)).clip(0.5, 12)
+    models = {}
+    for index, size in enumerate(sizes):
+        inner = int(size * MIB / 4 / (2 * WIDTH))
+        packed = zoo.mlp(made, WIDTH, inner, WIDTH, seed=index)
+        packed.path.rename(folder / f"m{index}.safetensors")
+        x = zoo.random_input(1 + index % 3, WIDTH, seed=index)
+        models[f"m{index}"] = (x, packed.answer(x), packed.weights)
+    yield {"folder": folder, "models": models}
+    for path in folder.iterdir():
+        path.unlink()
+
+
+class Client(threading.Thread):
+    """A connection over which one request follows another, with binary data, until it is told to stop."""
+
+    def __init__(self, address: str, models: dict[str, Any], seed: int, over: threading.Event) -> None:
+        super().__init__()
+        self.statuses: Counter[int] = Counter()
+        self.errors: list[str] = []
+        self._address, self._models, self._random, self._over = address, models, random.Random(seed), over
+
+    def run(self) -> None:
+        names = list(self._models)
+        popularity = [1 / (1 + rank) for rank in range(len(names))]
+        connection = http.client.HTTPConnection(self._address, timeout=120)
+        try:
+            while not self._over.is_set():
+                self._ask(connection, self._random.choices(names, popularity)[0])
+        except Exception as error:
+            self.errors.append(repr(error))
+        finally:
+            connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection, name: str) -> None:
+        x, wanted, _ = self._models[name]
+        text = (
+            f'{{"inputs":[{{"name":"input","shape":[{len(x)},{WIDTH}],"datatype":"FP32","parameters":'
+            f'{{"binary_data_size":{x.nbytes}}}}}],"parameters":{{"binary_data_output":true}}}}'
+        ).encode()
+        headers = {"Inference-Header-Content-Length": str(len(text))}
+        connection.request("POST", f"/v2/models/{name}/infer", text + x.tobytes(), headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        self.statuses[answer.status] += 1
+        if answer.status == 503:
+            assert answer.headers["Retry-After"]
+            time.sleep(0.05)
+        elif answer.status == 200:
+            y = np.frombuffer(body[int(answer.headers["Inference-Header-Content-Length"]) :], np.float32)
+            zoo.assert_close(y.reshape(wanted.shape), wanted)
+        else:
+            self.errors.append(f"{answer.status}: {body[:200]!r}")
+
+
+def anonymous(process: int) -> int:
+    """Bytes of anonymous memory of a process."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) << 10
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_load(many: dict[str, Any], seconds: int, io: str, memory_cgroup: Any) -> None:
+    for module in ("starlette", "uvicorn", "prometheus_client"):
+        pytest.importorskip(module)
+    folder, models = many["folder"], many["models"]
+    budget = sum(weights for _, _, weights in models.values()) // 3
+    for path in folder.iterdir():
+        zoo.evict(path)
+    files = [Mapping(folder / f"{name}.safetensors") for name in models]
+    with memory_cgroup(budget + 128 * MIB) as group:
+        server = Server(folder, "--budget", budget, "--io", io, procs=group.procs)
+        over, used = threading.Event(), []
+        before = anonymous(server.process.pid)
+        clients = [Client(server.address, models, seed, over) for seed in range(CONNECTIONS)]
+        for client in clients:
+            client.start()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            used.append(anonymous(server.process.pid) - before + sum(file.resident() for file in files))
+            time.sleep(0.02)
+        over.set()
+        for client in clients:
+            client.join()
+        metrics = server.ask("/metrics")[2].decode()
+        assert server.stop() == 0
+        assert group.peak() < budget + 128 * MIB  # never even met: the kernel had nothing to reclaim
+        assert group.kills() == 0
+    statuses = sum((client.statuses for client in clients), Counter[int]())
+    assert [error for client in clients for error in client.errors] == []
+    assert statuses.keys() <= {200, 503}
+    assert statuses[200] > 20 * seconds
+    assert max(used) <= budget + SLACK
+    counted = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(counted["streamrt_pool_held_bytes_max"]) <= budget
+    assert float(counted["streamrt_pool_evictions_total"]) + float(counted["streamrt_pool_given_up_bytes_total"]) > 0
+    print(dict(statuses), max(used) / MIB, budget / MIB, group.version)
+    for file in files:
+        file.close()
