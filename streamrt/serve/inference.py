@@ -34,10 +34,11 @@ async def run_model(
         Exception: what any of these raises, and `ClientDisconnect` when nobody waits for the answer any more.
     """
     name = model_in(request)
-    spec = await service.call(service.catalog.spec, name)
     with service.gate.hold() as held:
+        spec = await service.call(service.catalog.spec, name)
         body = await read_body(service, request, held, service.settings.max_body)
         parsed = await service.call(parse, body, spec)
+        del body  # unless tensors lie in it
         request.state.id = parsed.id
         outputs = service.check(spec, parsed)
         results = await _unless_gone(request, service.infer(name, spec, parsed, outputs))

@@ -36,6 +36,7 @@ def serve(settings: Settings, level: str = "info") -> None:
         ws="none",
         loop="asyncio",
         lifespan="on",
+        backlog=_BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -45,15 +46,16 @@ def serve(settings: Settings, level: str = "info") -> None:
         timeout_graceful_shutdown=max(1, round(settings.grace)),
         h11_max_incomplete_event_size=_MAX_HEAD,
     )
-    # uvicorn ends gracefully, and then raises the signal that told it to for the handler that was there before.
-    before = signal.signal(signal.SIGTERM, _ignore)
+    server = _Server(config, service)
+    # From now on no signal is lost. uvicorn takes over, and raises it again at its end, for the handler before its own.
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
     try:
         count = service.catalog.register_all()
         with _listen(settings.host, settings.port) as listener:
             host, port = listener.getsockname()[:2]
             fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}
             log.info("listening", extra={"fields": fields})
-            _Server(config, service).run([listener])
+            server.run([listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         service.close()
@@ -74,9 +76,14 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """The work was done when it arrived."""
+    """A socket that listens. Its protocol is named, for else asyncio would leave Nagle's algorithm on."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen at {host}, port {port}: {error.strerror}") from error
+    return listener

@@ -12,6 +12,12 @@ from serve import packing
 from serve.process import TOKEN, Server
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("extras"):
+        for module in ("starlette", "uvicorn", "prometheus_client"):
+            pytest.importorskip(module)
+
+
 @pytest.fixture(scope="package")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``mlp`` (a file of 20 KiB, inputs of 16), ``two`` (inputs a and b) and ``kinds`` (three types)."""
@@ -25,9 +31,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def server(repository: Path) -> Iterator[Server]:
     """Serves ``repository`` to whoever has `TOKEN`. What a test unloads it loads again."""
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-    pytest.importorskip("prometheus_client")
     running = Server(repository, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN)
     yield running
     assert running.stop() == 0

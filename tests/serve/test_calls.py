@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,18 @@ def told(answer: tuple[int, Any, bytes]) -> tuple[int, Any]:
 
 def test_ping(server: Server) -> None:
     assert told(server.ask("/ping")) == (200, {"health": "healthy!"})
+
+
+def test_an_answer_is_not_held_back_for_acknowledgements(server: Server) -> None:
+    """With Nagle's algorithm on, an answer's body waits 40 ms for that of its head."""
+    connection, times = HTTPConnection(server.address, timeout=60), []
+    for _ in range(20):
+        began = time.monotonic()
+        connection.request("GET", "/ping")
+        connection.getresponse().read()
+        times.append(time.monotonic() - began)
+    connection.close()
+    assert min(times[1:]) < 0.03
 
 
 def test_predictions(server: Server, repository: Path) -> None:
@@ -217,6 +231,11 @@ def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path
     assert [status for status, _, _ in answers] == [200] * 5
     assert server.wait() == 0
     assert server.log[-1]["event"] == "ended"
+
+
+def test_a_signal_at_the_very_beginning_is_not_lost(repository: Path) -> None:
+    for _ in range(5):
+        assert Server(repository, "--budget", "16MiB").stop() == 0
 
 
 def test_what_does_not_finish_in_time_is_given_up(repository: Path) -> None:

@@ -184,9 +184,6 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("starlette")
-    pytest.importorskip("uvicorn")
-    pytest.importorskip("prometheus_client")
     outside, folder = tmp_path_factory.mktemp("outside"), tmp_path_factory.mktemp("hostile")
     good = zoo.mlp(outside, 16, 64, 32, 10).path.read_bytes()
     (folder / "outside.safetensors").symlink_to(outside / "mlp.safetensors")
