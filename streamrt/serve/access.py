@@ -83,6 +83,11 @@ class Gate:
         self._lock = threading.Lock()
         self._held = 0
 
+    @property
+    def held(self) -> int:
+        """Bytes that requests hold now."""
+        return self._held
+
     @contextmanager
     def hold(self) -> Iterator[Held]:
         """A context in which a request holds bytes.

@@ -28,7 +28,7 @@ def outcome_of(status: int) -> str:
 class Metrics:
     """What the server counts. Any thread may call anything."""
 
-    def __init__(self, pool: Callable[[], PoolStats], waiting: Callable[[], int]) -> None:
+    def __init__(self, pool: Callable[[], PoolStats], waiting: Callable[[], int], held: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "streamrt_requests", "Inference requests.", ["model", "outcome"], registry=self._registry
@@ -47,6 +47,8 @@ class Metrics:
         )
         queue = Gauge("streamrt_queue_length", "Requests that wait.", registry=self._registry)
         queue.set_function(waiting)
+        bodies = Gauge("streamrt_request_bytes", "Bodies of requests in progress.", registry=self._registry)
+        bodies.set_function(held)
         self._registry.register(_PoolCollector(pool))
 
     def answered(self, model: str, status: int, seconds: float) -> None:

@@ -46,8 +46,8 @@ class Service:
             verify=settings.verify,
         )
         self.catalog = Catalog(folder, self.pool)
-        self.metrics = Metrics(self.pool.stats, lambda: self.batcher.waiting)
         self.gate = Gate(settings.max_held)
+        self.metrics = Metrics(self.pool.stats, lambda: self.batcher.waiting, lambda: self.gate.held)
         self.batcher = Batcher(
             self.pool,
             workers=settings.workers,

@@ -31,6 +31,5 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def server(repository: Path) -> Iterator[Server]:
     """Serves ``repository`` to whoever has `TOKEN`. What a test unloads it loads again."""
-    running = Server(repository, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN)
-    yield running
-    assert running.stop() == 0
+    with Server(repository, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN) as running:
+        yield running

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 TOKEN = "a-token-of-the-tests-0123456789"
 
@@ -74,13 +74,22 @@ class Server:
         self.process.terminate()
         return self.wait()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """It must end well, unless the test has failed anyway."""
+        if self.process.poll() is None and kind is not None:
+            self.process.kill()
+        code = self.stop()
+        assert kind is not None or code == 0, self.log[-5:]
+
     def wait(self) -> int:
         """Its exit code, when it has ended."""
         try:
-            code = self.process.wait(60)
+            return self.process.wait(60)
         finally:
             self.process.kill()
             self._reader.join()
             assert self.process.stderr
             self.process.stderr.close()
-        return code

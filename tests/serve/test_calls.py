@@ -95,36 +95,34 @@ def samples(text: bytes) -> dict[str, float]:
 
 
 def test_metrics(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB")
-    status, headers, _ = server.ask("/metrics")
-    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    body = '{"a": [[1, 2]], "b": [[3, 4]]}'
-    for _ in range(3):
-        assert server.ask("/predictions/two", body)[0] == 200
-    assert server.ask("/predictions/two", "[]")[0] == 400
-    for name in range(20):
-        assert server.ask(f"/predictions/nobody{name}", body)[0] == 404
-    found = samples(server.ask("/metrics")[2])
-    assert found['streamrt_requests_total{model="two",outcome="ok"}'] == 3
-    assert found['streamrt_requests_total{model="two",outcome="refused"}'] == 1
-    assert found['streamrt_requests_total{model="",outcome="refused"}'] == 20
-    assert len([name for name in found if name.startswith("streamrt_requests_total")]) == 3
-    assert found["streamrt_request_seconds_count"] == 24
-    assert found["streamrt_batch_requests_count"] == found["streamrt_batch_samples_sum"] == 3
-    assert found["streamrt_queue_length"] == 0
-    assert found["streamrt_pool_budget_bytes"] == 16 << 20
-    assert found["streamrt_pool_models"] == 3
-    assert found["streamrt_pool_requests_total"] == 3
-    assert found["streamrt_pool_loads_total"] == 1
-    assert server.stop() == 0
+    with Server(repository, "--budget", "16MiB") as server:
+        status, headers, _ = server.ask("/metrics")
+        assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        body = '{"a": [[1, 2]], "b": [[3, 4]]}'
+        for _ in range(3):
+            assert server.ask("/predictions/two", body)[0] == 200
+        assert server.ask("/predictions/two", "[]")[0] == 400
+        for name in range(20):
+            assert server.ask(f"/predictions/nobody{name}", body)[0] == 404
+        found = samples(server.ask("/metrics")[2])
+        assert found['streamrt_requests_total{model="two",outcome="ok"}'] == 3
+        assert found['streamrt_requests_total{model="two",outcome="refused"}'] == 1
+        assert found['streamrt_requests_total{model="",outcome="refused"}'] == 20
+        assert len([name for name in found if name.startswith("streamrt_requests_total")]) == 3
+        assert found["streamrt_request_seconds_count"] == 24
+        assert found["streamrt_batch_requests_count"] == found["streamrt_batch_samples_sum"] == 3
+        assert found["streamrt_queue_length"] == 0
+        assert found["streamrt_pool_budget_bytes"] == 16 << 20
+        assert found["streamrt_pool_models"] == 3
+        assert found["streamrt_pool_requests_total"] == 3
+        assert found["streamrt_pool_loads_total"] == 1
 
 
 def test_logs_are_one_object_a_line(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB")
-    server.ask("/v2/models/two/infer", '{"id": "an\\nid", "inputs": []}')
-    server.ask("/v2/models/a%0Ab/ready")
-    server.ask('/nowhere%0A{"event":"forged"}')
-    assert server.stop() == 0
+    with Server(repository, "--budget", "16MiB") as server:
+        server.ask("/v2/models/two/infer", '{"id": "an\\nid", "inputs": []}')
+        server.ask("/v2/models/a%0Ab/ready")
+        server.ask('/nowhere%0A{"event":"forged"}')
     assert all({"time", "level", "logger", "event"} <= line.keys() for line in server.log)
     requests = [line for line in server.log if line["event"] == "request"]
     assert [(line["route"], line["model"], line["status"], line["id"]) for line in requests] == [
@@ -140,9 +138,8 @@ def test_logs_are_one_object_a_line(repository: Path) -> None:
 
 @pytest.fixture(scope="module")
 def closed(repository: Path) -> Iterator[Server]:
-    running = Server(repository, "--budget", "16MiB")
-    yield running
-    assert running.stop() == 0
+    with Server(repository, "--budget", "16MiB") as running:
+        yield running
 
 
 @pytest.mark.parametrize(
@@ -177,60 +174,58 @@ def test_it_listens_to_this_host_alone(closed: Server) -> None:
 def test_what_the_pool_cannot_give(tmp_path: Path) -> None:
     zoo.mlp(tmp_path, 512, 1024, 512)
     packing.two(tmp_path)
-    server = Server(tmp_path, "--budget", "64KiB")
-    x = json.dumps(np.zeros((1, 512)).tolist())
-    status, found = told(server.ask("/predictions/mlp", x))
-    assert (status, found["type"]) == (507, "ModelTooLargeError")
-    assert server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}')[0] == 200
-    assert server.stop() == 0
+    with Server(tmp_path, "--budget", "64KiB") as server:
+        x = json.dumps(np.zeros((1, 512)).tolist())
+        status, found = told(server.ask("/predictions/mlp", x))
+        assert (status, found["type"]) == (507, "ModelTooLargeError")
+        assert server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}')[0] == 200
 
 
 def test_over_the_queue_is_503(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB", "--max-queue", "4", "--max-delay", "2")
-    answers: list[tuple[int, Any, bytes]] = []
+    with Server(repository, "--budget", "16MiB", "--max-queue", "4", "--max-delay", "2") as server:
+        answers: list[tuple[int, Any, bytes]] = []
 
-    def ask() -> None:
-        answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
+        def ask() -> None:
+            answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(status for status, _, _ in answers) == [200] * 2 + [503] * 4  # one model has half of the queue
-    for status, headers, body in answers:
-        if status == 503:
-            assert headers["Retry-After"] == "1"
-            assert json.loads(body)["type"] == "QueueFullError"
-    found = samples(server.ask("/metrics")[2])
-    assert found['streamrt_requests_total{model="two",outcome="busy"}'] == 4
-    assert found["streamrt_batch_requests_sum"] == 2 * found["streamrt_batch_requests_count"] == 2
-    assert server.stop() == 0
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(status for status, _, _ in answers) == [200] * 2 + [503] * 4  # one model has half of the queue
+        for status, headers, body in answers:
+            if status == 503:
+                assert headers["Retry-After"] == "1"
+                assert json.loads(body)["type"] == "QueueFullError"
+        found = samples(server.ask("/metrics")[2])
+        assert found['streamrt_requests_total{model="two",outcome="busy"}'] == 4
+        assert found["streamrt_batch_requests_sum"] == 2 * found["streamrt_batch_requests_count"] == 2
 
 
 def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB", "--max-delay", "1.5")
-    answers: list[tuple[int, Any, bytes]] = []
+    with Server(repository, "--budget", "16MiB", "--max-delay", "1.5") as server:
+        answers: list[tuple[int, Any, bytes]] = []
 
-    def ask() -> None:
-        answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
+        def ask() -> None:
+            answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
 
-    threads = [threading.Thread(target=ask) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    zoo.eventually(lambda: samples(server.ask("/metrics")[2])["streamrt_queue_length"] == 5)
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as idle:
-        server.process.terminate()
-        assert idle.recv(100) == b""  # hung up
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)), timeout=60)
-        assert answers == []
-    for thread in threads:
-        thread.join()
-    assert [status for status, _, _ in answers] == [200] * 5
-    assert server.wait() == 0
-    assert server.log[-1]["event"] == "ended"
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        zoo.eventually(lambda: samples(server.ask("/metrics")[2])["streamrt_queue_length"] == 5)
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as idle:
+            server.process.terminate()
+            assert idle.recv(100) == b""  # hung up
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), timeout=60)
+            assert answers == []
+        for thread in threads:
+            thread.join()
+        assert [status for status, _, _ in answers] == [200] * 5
+        assert server.wait() == 0
+        assert server.log[-1]["event"] == "ended"
 
 
 def test_a_signal_at_the_very_beginning_is_not_lost(repository: Path) -> None:
@@ -239,9 +234,9 @@ def test_a_signal_at_the_very_beginning_is_not_lost(repository: Path) -> None:
 
 
 def test_what_does_not_finish_in_time_is_given_up(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB", "--grace", "1")
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as slow:
-        slow.sendall(b"POST /predictions/two HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n[")
-        zoo.eventually(lambda: b"listening" in str(server.log).encode())
-        assert server.stop() == 0
+    with Server(repository, "--budget", "16MiB", "--grace", "1") as server:
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as slow:
+            slow.sendall(b"POST /predictions/two HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\n[")
+            zoo.eventually(lambda: f"streamrt_request_bytes {float(65536 + 1)}\n".encode() in server.ask("/metrics")[2])
+            assert server.stop() == 0

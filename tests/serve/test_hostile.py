@@ -6,7 +6,7 @@ import json
 import socket
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     files = {"mlp": good, "two": good, ".hidden": good, "cut": good[:-5000], "broken": b"no model"}
     for name, content in files.items():
         (folder / f"{name}.safetensors").write_bytes(content)
-    server = Server(folder, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN)
-    yield server
-    assert server.stop() == 0
-    assert not [line for line in server.log if line["event"] == "not JSON"]
+    with Server(folder, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN) as server:
+        yield server
+        assert not [line for line in server.log if line["event"] == "not JSON"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -230,36 +229,30 @@ def test_the_log_tells_why_a_file_cannot_be_used(target: Server, tmp_path: Path)
 
 
 def test_bodies_that_do_not_come(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB", "--body-timeout", "2", "--max-held", "192KiB")
-    host, port = server.address.split(":")
-    slow = [socket.create_connection((host, int(port)), timeout=60) for _ in range(2)]
-    for connection in slow:
-        connection.sendall(http("POST", "/v2/models/mlp/infer", body=b'{"inputs"', length=1000))
-    answers = []
-
-    def refused() -> bool:
-        answers.append(exchange(server, infer(GOOD)))
-        return answers[-1][0] == 503
-
-    zoo.eventually(refused)  # as soon as the two are being read: there is no room for a third
-    assert answers[-1][1]["retry-after"] == "1"
-    assert json.loads(answers[-1][2])["type"] == "OverloadedError"
-    for connection in slow:
-        with connection:
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
-    assert exchange(server, infer(GOOD))[0] == 200
-    assert server.stop() == 0
+    with Server(repository, "--budget", "16MiB", "--body-timeout", "5", "--max-held", "192KiB") as server:
+        host, port = server.address.split(":")
+        half = b'{"inputs"'
+        with ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(2)]
+            for connection in slow:
+                connection.sendall(http("POST", "/v2/models/mlp/infer", body=half, length=1000))
+            held = 2 * (65536 + len(half))
+            zoo.eventually(lambda: f"streamrt_request_bytes {float(held)}\n".encode() in server.ask("/metrics")[2])
+            status, headers, body = exchange(server, infer(GOOD))
+            assert (status, headers["retry-after"], json.loads(body)["type"]) == (503, "1", "OverloadedError")
+            for connection in slow:
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        assert exchange(server, infer(GOOD))[0] == 200
 
 
 def test_a_client_that_goes_is_not_computed_for(repository: Path) -> None:
-    server = Server(repository, "--budget", "16MiB", "--max-delay", "1")
-    host, port = server.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(infer(GOOD))
-        zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
-    zoo.eventually(lambda: any(line.get("status") == 499 for line in server.log))
-    assert exchange(server, infer(GOOD))[0] == 200
-    metrics = server.ask("/metrics")[2]
-    assert b"streamrt_batch_requests_sum 1.0" in metrics
-    assert b'streamrt_requests_total{model="mlp",outcome="refused"} 1.0' in metrics
-    assert server.stop() == 0
+    with Server(repository, "--budget", "16MiB", "--max-delay", "1") as server:
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(infer(GOOD))
+            zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
+        zoo.eventually(lambda: any(line.get("status") == 499 for line in server.log))
+        assert exchange(server, infer(GOOD))[0] == 200
+        metrics = server.ask("/metrics")[2]
+        assert b"streamrt_batch_requests_sum 1.0" in metrics
+        assert b'streamrt_requests_total{model="mlp",outcome="refused"} 1.0' in metrics
