@@ -13,15 +13,15 @@ from streamrt.pool.adaptive import POLICIES
 from streamrt.serve.access import TOKEN_VARIABLE, read_token
 from streamrt.serve.settings import Settings
 
-#: Options that are settings of the same name: what reads them, and what they mean.
-_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
+#: Options that are settings of the same name: what reads them, or what they may be, and what they mean.
+_OPTIONS: dict[str, tuple[Callable[[str], object] | tuple[str, ...], str]] = {
     "host": (str, "the address to listen at"),
     "port": (arguments.port, "the port; 0: any that is free"),
     "budget": (arguments.budget, "memory for weights and activations of all models"),
-    "policy": (str, f"which weights are worth their memory: {', '.join(POLICIES)}"),
+    "policy": (tuple(POLICIES), "which weights are worth their memory"),
     "threads": (arguments.count, "threads that a pass may compute with"),
-    "io": (str, "how weights are read: auto, mmap, pread"),
-    "verify": (str, "compare weights with their checksums: open, read"),
+    "io": (("auto", "mmap", "pread"), "how weights are read"),
+    "verify": (("open", "read"), "compare weights with their checksums"),
     "timeout": (arguments.seconds, "seconds that a request may wait"),
     "workers": (arguments.count, "models that may compute at the same time"),
     "max_batch": (arguments.count, "samples in a pass, which requests that wait share"),
@@ -39,13 +39,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     """Give ``command`` the options of a server."""
     defaults = {field.name: field.default for field in fields(Settings)}
     command.add_argument("folder", metavar="FOLDER", type=Path, help="the folder with the weights files")
-    for name, (read, text) in _OPTIONS.items():
+    for name, (kind, text) in _OPTIONS.items():
         default: Any = defaults[name]
+        metavar = name.rpartition("_")[2].upper()
+        read: dict[str, Any] = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": metavar}
         shown = "" if default is None else f" (default {default})"
-        command.add_argument(
-            f"--{name.replace('_', '-')}", metavar=name.rpartition("_")[2].upper(), type=read, default=default,
-            help=f"{text}{shown}",
-        )  # fmt: skip
+        command.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{text}{shown}", **read)
     command.add_argument(
         "--control",
         action="store_true",

@@ -17,7 +17,7 @@ from streamrt.errors import InputError, StreamrtError
 TOKEN_VARIABLE = "STREAMRT_SERVE_TOKEN"
 _SHORTEST, _LONGEST = 16, 1024
 #: What a request counts for at least, however small its body: what it takes in objects and buffers.
-_LEAST_HELD = 64 << 10
+LEAST_HELD = 64 << 10
 #: zlib's window bits for each encoding that a body may have.
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -96,7 +96,7 @@ class Gate:
             OverloadedError: there is no room for another request.
         """
         held = Held(self)
-        held.add(_LEAST_HELD)
+        held.add(LEAST_HELD)
         try:
             yield held
         finally:

@@ -27,13 +27,12 @@ from streamrt.serve.access import (
 from streamrt.serve.batching import QueueFullError, ShuttingDownError
 from streamrt.serve.catalog import VERSION, NameTakenError
 from streamrt.serve.logs import log
+from streamrt.serve.metrics import GONE
 from streamrt.serve.protocol import ProtocolError, UnrepresentableError
 from streamrt.serve.service import Service
 
 #: Seconds after which to try again.
 _RETRY_AFTER = "1"
-#: What nginx logs when nobody waits for the answer any more.
-_GONE = 499
 #: Errors whose text is for the client, and their status.
 _TOLD: dict[type[Exception], int] = {
     ProtocolError: 400,
@@ -121,7 +120,7 @@ class Routes:
                     self._authorize(request)
                 response = await handler(request)
             except ClientDisconnect:
-                response = Response(status_code=_GONE)
+                response = Response(status_code=GONE)
             except Exception as error:
                 response = failure(request, error)
             name = request.path_params.get("model", "")

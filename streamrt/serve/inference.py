@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from streamrt.errors import PoolBusyError
 from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import model_in, read_body
@@ -41,21 +43,26 @@ async def run_model(
         del body  # unless tensors lie in it
         request.state.id = parsed.id
         outputs = service.check(spec, parsed)
-        results = await _unless_gone(request, service.infer(name, spec, parsed, outputs))
+        results = await _outcome(request, service.infer(name, spec, parsed, outputs), service.settings.timeout)
         return await service.call(encode, parsed, results)
 
 
-async def _unless_gone(request: Request, results: asyncio.Future[Results]) -> Results:
-    """The results; given up when the client goes, so that nothing is computed for nobody."""
+async def _outcome(request: Request, results: Future[Results], seconds: float) -> Results:
+    """The results; given up when the client goes, and when nobody has begun with them in time."""
+    ended = asyncio.wrap_future(results)
     gone = asyncio.ensure_future(_gone(request))
-    waiting: set[asyncio.Future[Any]] = {results, gone}
+    waiting: set[asyncio.Future[Any]] = {ended, gone}
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not results.done():
+        done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done and results.cancel():  # every worker is busy
+            raise PoolBusyError("the model was not to be had in time")
+        if not done:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
             raise ClientDisconnect
-        return results.result()
+        return ended.result()
     finally:
-        results.cancel()
+        ended.cancel()
         gone.cancel()
 
 

@@ -11,8 +11,10 @@ from prometheus_client.registry import Collector
 
 from streamrt.pool import PoolStats
 
-#: How a request ended: served; refused for what it is; refused for want of room or time; failed.
-OUTCOMES = ("ok", "refused", "busy", "failed")
+#: How a request ended: served; refused for what it is; refused for want of room or time; failed; the client has gone.
+OUTCOMES = ("ok", "refused", "busy", "failed", "gone")
+#: What nginx logs when nobody waits for the answer any more.
+GONE = 499
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -20,8 +22,8 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 def outcome_of(status: int) -> str:
     """One of `OUTCOMES`, for a status code."""
-    if status == 503:
-        return "busy"
+    if special := {503: "busy", GONE: "gone"}.get(status):
+        return special
     return "ok" if status < 400 else "refused" if status < 500 else "failed"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from streamrt.errors import InputError
@@ -96,9 +96,7 @@ class Service:
             raise InputError(f"no output is named {sorted(unknown)[:5]}; the model has {describe(spec.outputs)}")
         return tuple(name for name in names if name in wanted)
 
-    def infer(
-        self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]
-    ) -> asyncio.Future[Results]:
+    def infer(self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]) -> Future[Results]:
         """The results, by name, of a request that was checked; or what a lease or a call raises.
 
         Raises:
@@ -106,8 +104,7 @@ class Service:
         """
         if self.draining:
             raise ShuttingDownError("the server is shutting down")
-        samples = spec.samples(request.inputs)
-        return asyncio.wrap_future(self.batcher.submit(name, request.inputs, outputs, samples))
+        return self.batcher.submit(name, request.inputs, outputs, spec.samples(request.inputs))
 
     def unregister(self, name: str) -> None:
         """`Catalog.unregister`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamrt.budget import Budget
+from streamrt.errors import InputError
+from streamrt.serve.access import LEAST_HELD
 
 _MIB = 1 << 20
 
@@ -49,4 +51,11 @@ class Settings:
     max_held: int = 512 * _MIB
     body_timeout: float = 60.0
     grace: float = 30.0
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for limits that contradict each other."""
+        if self.max_held < (least := self.max_body + LEAST_HELD):
+            raise InputError(
+                f"max_held: expected at least {least} bytes, for one body of max_body, found {self.max_held}"
+            )

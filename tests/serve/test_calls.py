@@ -203,6 +203,15 @@ def test_over_the_queue_is_503(repository: Path) -> None:
         assert found["streamrt_batch_requests_sum"] == 2 * found["streamrt_batch_requests_count"] == 2
 
 
+def test_who_is_not_served_in_time_is_told_so(repository: Path) -> None:
+    with Server(repository, "--budget", "16MiB", "--max-delay", "4", "--timeout", "1") as server:
+        began = time.monotonic()
+        status, headers, body = server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}')
+        assert (status, headers["Retry-After"], json.loads(body)["type"]) == (503, "1", "PoolBusyError")
+        assert time.monotonic() - began >= 1
+        assert samples(server.ask("/metrics")[2])["streamrt_batch_requests_count"] == 0
+
+
 def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--max-delay", "1.5") as server:
         answers: list[tuple[int, Any, bytes]] = []

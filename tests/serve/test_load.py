@@ -26,7 +26,7 @@ MIB = 1 << 20
 MODELS, CONNECTIONS = 50, 32
 #: Beside the budget: plans and headers of models that were open, bodies and answers, and a buffer of BLAS for each of
 #: the threads that call it.
-SLACK = 48 * MIB
+SLACK = 32 * MIB
 WIDTH = 256
 
 
