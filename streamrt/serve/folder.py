@@ -76,7 +76,7 @@ class Folder:
         name = model_of(file)
         try:
             found = (self._path / file).resolve(strict=True)
-            inside = found.parent == self._path and bool(_NAME.fullmatch(found.name))
+            inside = found.parent == self._path and not found.name.startswith(".")
             regular = stat.S_ISREG(found.stat().st_mode)
         except (OSError, RuntimeError):  # missing, or links in a circle
             inside = regular = False

@@ -101,6 +101,9 @@ def place(tmp_path: Path) -> Path:
 def test_only_what_lies_in_the_folder_is_served(place: Path) -> None:
     folder = Folder(place)
     assert folder.models() == ["alias", "kinds", "relative", "two"]
+    long = "a" * 128
+    (place / f"{long}.safetensors").symlink_to("two.safetensors")
+    assert folder.models()[0] == long
     assert folder.path("alias.safetensors") == place / "two.safetensors"
     for name in (
         "outside",
