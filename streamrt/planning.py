@@ -85,7 +85,7 @@ class Planner:
         self._exact = exact
         self.budget = budget
         self.rates = rates
-        self._huge = file.data_offset % HUGE == 0
+        self._huge = file.large_segments
         self._frugal = frugal
         self._checked = False  # the graph is known to run with some shapes
         self._usual: Mapping[str, Shape] | None = None  # which those are

@@ -23,8 +23,8 @@ Layout
       outputs of the graph form one more segment, the last. Every tensor is in a segment.
     * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, since filesystems cache files in
       folios of up to 2 MiB and can only release whole ones. A smaller segment begins on a 4096-byte boundary.
-    * The data section begins on a 2 MiB boundary when some segment is of 1 MiB or more, else on a 4096-byte one,
-      so that a model of a few kilobytes does not carry 2 MiB of spaces.
+    * The data section begins on a 4096-byte boundary. The writer pads the header up to the next one and no further, for
+      it is read as a whole at every opening: what lies before a large segment is padding of the data section.
     * The file ends on a 4096-byte boundary: every page that holds weights is a whole page of the file.
 
 ``__metadata__``

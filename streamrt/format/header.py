@@ -13,7 +13,7 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, Entry, byte_size, round_up
+from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
 from streamrt.graph import Graph
 
 VERSION = "1"
@@ -39,9 +39,9 @@ def encode(
     block_size: int,
     block_crcs: Sequence[int],
     extra: Mapping[str, str],
-    align: int,
+    least: int,
 ) -> bytes:
-    """The first bytes of a file, up to the data section, which begins on a multiple of ``align``.
+    """The first bytes of a file, up to the data section, which begins on a page, ``least`` or later.
 
     The length depends on the number of ``block_crcs``, not on their values.
     """
@@ -61,7 +61,7 @@ def encode(
             "data_offsets": [entry.begin, entry.end],
         }
     text = to_json(header)
-    size = round_up(8 + len(text), align)
+    size = max(least, round_up(8 + len(text), PAGE))
     if size > MAX_HEADER:
         raise FormatError(f"the header would take {size} bytes, more than the {MAX_HEADER} allowed")
     return seal((size - 8).to_bytes(8, "little") + text.ljust(size - 8))

@@ -112,14 +112,13 @@ def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> Non
         raise FormatError(f"tensors {_list(sorted(missing.names))} of {missing.reader} are missing")
 
 
-def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]]) -> tuple[list[Entry], int]:
-    """Lay out float32 tensors, given by segment as names and shapes.
+def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
+    """Lay out float32 tensors, given by segment as names and shapes, in a data section that begins at ``data_offset``.
 
-    Returns all entries, padding included, and the boundary on which the data section must begin.
+    Returns all entries, padding included.
     """
     entries: list[Entry] = []
     end = 0
-    data_align = PAGE
 
     def pad_to(begin: int) -> None:
         nonlocal end
@@ -134,15 +133,13 @@ def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]]) -> tuple[li
             begin = round_up(extent, TENSOR_ALIGN)
             extent = begin + byte_size("F32", shape)
             placed.append(Entry(name, "F32", shape, begin, extent))
-        align = segment_align(extent)
-        data_align = max(data_align, align)
-        start = round_up(end, align)
+        start = round_up(data_offset + end, segment_align(extent)) - data_offset
         for entry in placed:
             pad_to(start + entry.begin)
             end = start + entry.end
             entries.append(entry._replace(begin=start + entry.begin, end=end))
     pad_to(round_up(end, PAGE))
-    return entries, data_align
+    return entries
 
 
 def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
@@ -164,8 +161,11 @@ def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
         raise FormatError(f"the tensors cover {end} bytes of the data section, which has {data_size}")
 
 
-def check_placed(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> None:
-    """Raise `FormatError` unless ``entries``, which cover the data section, keep the other promises of the layout."""
+def check_placed(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
+    """Raise `FormatError` unless ``entries``, which cover the data section, keep the other promises of the layout.
+
+    Returns the bytes of the largest segment.
+    """
     if data_size % PAGE or data_offset % PAGE:
         raise FormatError(
             f"the data section is bytes {data_offset} to {data_offset + data_size}, "
@@ -187,8 +187,13 @@ def check_placed(entries: Sequence[Entry], groups: Sequence[Group], data_offset:
     if first < len(params):
         segments.append(params[first:])
     check_groups([[entry.name for entry in segment] for segment in segments], groups)
-    for segment, expected in zip(segments, groups, strict=True):
-        _check_segment(segment, expected.reader, data_offset)
+    return max(
+        (
+            _check_segment(segment, expected.reader, data_offset)
+            for segment, expected in zip(segments, groups, strict=True)
+        ),
+        default=0,
+    )
 
 
 def segment_align(extent: int) -> int:
@@ -201,7 +206,8 @@ def round_up(value: int, step: int) -> int:
     return (value + step - 1) & -step
 
 
-def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> None:
+def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> int:
+    """See `check_placed`; returns the segment's bytes."""
     for before, after in pairwise(segment):
         if after.begin - before.end >= TENSOR_ALIGN:
             raise FormatError(
@@ -214,8 +220,7 @@ def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> N
             f"the parameters of {reader} ({extent} bytes) begin at {begin} of the file, "
             f"expected a multiple of {segment_align(extent)}"
         )
-    if extent >= LARGE and data_offset % LARGE_ALIGN:
-        raise FormatError(f"the data section begins at {data_offset}, expected a multiple of {LARGE_ALIGN}")
+    return extent
 
 
 def _list(names: Sequence[str]) -> str:

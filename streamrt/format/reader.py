@@ -27,6 +27,7 @@ class WeightsFile:
         identity: device, inode, size and modification time (ns) when it was read: tells whether a later opening
             finds the same file.
         data_offset: where the data section begins in the file, bytes.
+        large_segments: whether some segment has 1 MiB or more, and hence begins on a 2 MiB boundary of the file.
         tensors: the parameters by name, in the order of the file, which is that of execution; padding left out.
         graph: checked for names only: operators check attributes and shapes.
         metadata: what ``__metadata__`` holds beside the format's own keys.
@@ -38,6 +39,7 @@ class WeightsFile:
     size: int
     identity: tuple[int, int, int, int]
     data_offset: int
+    large_segments: bool
     tensors: Mapping[str, Tensor]
     graph: Graph
     metadata: Mapping[str, str]
@@ -122,7 +124,7 @@ def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
     extra = _header.take_extra(metadata)
     params = {entry.name: entry for entry in entries if not entry.is_padding}
     graph.check(params)
-    _layout.check_placed(entries, _layout.group(graph, params), len(head), data_size)
+    largest = _layout.check_placed(entries, _layout.group(graph, params), len(head), data_size)
     tensors = {
         name: Tensor(name, entry.dtype, entry.shape, len(head) + entry.begin, entry.end - entry.begin)
         for name, entry in params.items()
@@ -132,6 +134,7 @@ def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
         size=info.st_size,
         identity=(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns),
         data_offset=len(head),
+        large_segments=largest >= _layout.LARGE,
         tensors=MappingProxyType(tensors),
         graph=graph,
         metadata=MappingProxyType(extra),

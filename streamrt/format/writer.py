@@ -84,18 +84,23 @@ def write(
     extra = dict(metadata or {})
     sources = [list(segment.tensors) for segment in segments if segment.tensors]
     _check(graph, sources, extra)
-    entries, align = _layout.place([(source.name, source.shape) for source in segment] for segment in sources)
-    data_size = entries[-1].end if entries else 0
     graph_text = _header.graph_text(graph)
+    named = [[(source.name, source.shape) for source in segment] for segment in sources]
 
     def head(block_crcs: Sequence[int]) -> bytes:
-        return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, extra, align)
+        return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, extra, data_offset)
 
-    blocks = -(-data_size // BLOCK_SIZE)
-    if 8 * blocks > _header.MAX_HEADER:
-        raise FormatError(f"{data_size} bytes are {blocks} blocks, more than a header can hold the checksums of")
-    # The checksums are known last, the length of the header that holds them first.
-    data_offset = len(head([0] * blocks))
+    # Where segments lie in the data section depends on where that begins, and the length of the header, which says
+    # so, on that: it is made longer until it fits. The checksums are known last.
+    length, data_offset = _layout.PAGE, 0
+    while length > data_offset:
+        data_offset = length
+        entries = _layout.place(named, data_offset)
+        data_size = entries[-1].end if entries else 0
+        blocks = -(-data_size // BLOCK_SIZE)
+        if 8 * blocks > _header.MAX_HEADER:
+            raise FormatError(f"{data_size} bytes are {blocks} blocks, more than a header can hold the checksums of")
+        length = len(head([0] * blocks))
     by_name = {source.name: source for segment in sources for source in segment}
     with Replacement(os.fsdecode(dest)) as file:
         file.check_space(data_offset + data_size)

@@ -294,7 +294,7 @@ class Files(Protocol):
 class WeightsFiles:
     """Weights files, all opened in the same way: the arguments are those of `Model`.
 
-    What is known of them is remembered, within limits: the headers of large files have 2 MiB.
+    What is known of them is remembered, within limits.
     """
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:

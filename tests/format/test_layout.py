@@ -20,12 +20,13 @@ SIZES = st.one_of(
 )
 
 
-@given(st.lists(st.lists(SIZES, min_size=1, max_size=4), max_size=8))
-def test_promises(sizes: Sequence[Sequence[int]]) -> None:
+@given(
+    st.lists(st.lists(SIZES, min_size=1, max_size=4), max_size=8), st.integers(1, 1100).map(lambda page: 4096 * page)
+)
+def test_promises(sizes: Sequence[Sequence[int]], data_offset: int) -> None:
     names = [[f"t{i}.{j}" for j in range(len(segment))] for i, segment in enumerate(sizes)]
-    entries, align = place(
-        [(name, (size,)) for name, size in zip(*pair, strict=True)] for pair in zip(names, sizes, strict=True)
-    )
+    segments = [[(name, (size,)) for name, size in zip(*pair, strict=True)] for pair in zip(names, sizes, strict=True)]
+    entries = place(segments, data_offset)
 
     assert [e.begin for e in entries] == [0, *(e.end for e in entries)][: len(entries)]
     assert all(e.end - e.begin == e.shape[0] * {"F32": 4, "U8": 1}[e.dtype] for e in entries)
@@ -33,18 +34,17 @@ def test_promises(sizes: Sequence[Sequence[int]]) -> None:
     assert list(params) == [name for segment in names for name in segment]
     assert all(e.begin % 64 == 0 for e in params.values())
     assert all(0 < e.end - e.begin < 2 * MIB for e in entries if e.dtype == "U8")
-    large = False
+    largest = 0
     for segment in names:
         begin, end = params[segment[0]].begin, params[segment[-1]].end
-        assert begin % (2 * MIB if end - begin >= MIB else 4096) == 0
-        large |= end - begin >= MIB
+        assert (data_offset + begin) % (2 * MIB if end - begin >= MIB else 4096) == 0
+        largest = max(largest, end - begin)
         inside = [e for e in entries if begin <= e.begin and e.end <= end and e.dtype == "U8"]
         assert all(e.end - e.begin < 64 for e in inside)
-    assert align == (2 * MIB if large else 4096)
     data_size = entries[-1].end if entries else 0
     assert data_size % 4096 == 0
     check_coverage(entries, data_size)
-    check_placed(entries, group(chain(*names), params), align, data_size)
+    assert check_placed(entries, group(chain(*names), params), data_offset, data_size) == largest
 
 
 def test_a_parameter_belongs_to_the_first_node_that_reads_it() -> None:

@@ -49,6 +49,27 @@ def test_streamrt_reads_it_back(path: Path, widths: tuple[int, ...]) -> None:
     assert len(file.block_crcs) == -(-(file.size - file.data_offset) // BLOCK)
 
 
+def test_the_header_of_a_large_model_takes_a_page(path: Path) -> None:
+    # It is read at every opening: what lies before the first large segment is padding of the data section.
+    write(path, *dense(700, 600)[:2])
+    file = read_header(path)
+    assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 2 << 20, True)
+    write(path, *dense(600, 400)[:2])
+    file = read_header(path)
+    assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 4096, False)
+
+
+@pytest.mark.parametrize(("more", "data_offset"), [(0, 4096), (1, 8192)])
+def test_a_header_that_fills_its_page(path: Path, more: int, data_offset: int) -> None:
+    # Where the first segment begins in the data section depends on where that begins.
+    graph, segments, _ = dense(700, 600)
+    write(path, graph, segments, metadata={"note": ""})
+    missing = 4096 - len(path.read_bytes()[:4096].rstrip(b" "))
+    write(path, graph, segments, metadata={"note": "x" * (missing + more)})
+    file = verify(path)
+    assert (file.data_offset, file.tensors["w0"].offset) == (data_offset, 2 << 20)
+
+
 @pytest.mark.parametrize("widths", [(4, 3), (700, 600, 500, 300, 5)])
 def test_safetensors_reads_it(path: Path, widths: tuple[int, ...]) -> None:
     graph, segments, arrays = dense(*widths)
@@ -139,8 +160,8 @@ def test_verify_joins_neighbouring_blocks_and_finds_damaged_padding(path: Path) 
     write(path, graph, segments)
     file = read_header(path)
     data = bytearray(path.read_bytes())
-    data[file.data_offset + BLOCK - 1] ^= 1
-    data[file.data_offset + BLOCK] ^= 1
+    for end in range(file.data_offset + BLOCK, file.size, BLOCK):
+        data[end - 1] ^= 1
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(FormatError, match=rf"bytes {file.data_offset} to {file.size} \('w0', 'b0', 'w1', 'b1'\)$"):
