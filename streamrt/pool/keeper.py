@@ -254,7 +254,7 @@ class Keeper:
         flight = entry.flight = Flight()
         entry.busy = True
         try:
-            self._runtime.spawn(partial(work, flight), "streamrt-pool")
+            self._runtime.spawn(partial(work, flight))
         except RuntimeError as error:
             self._land(entry, error)
             return False
@@ -372,7 +372,7 @@ class Keeper:
         if entry.resident and (entry.unloading or entry.error is not None):
             entry.busy = True
             try:
-                self._runtime.spawn(partial(self._shut, entry), "streamrt-pool")
+                self._runtime.spawn(partial(self._shut, entry))
             except RuntimeError:  # no thread to be had: here, then
                 self._shut(entry)
         elif entry.unloading and not entry.resident:

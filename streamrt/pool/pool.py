@@ -212,7 +212,7 @@ class ModelPool:
             entry = self._keeper.entry(name)
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
-        self._runtime.spawn(partial(self._keeper.preload, entry, future), "streamrt-prefetch")
+        self._runtime.spawn(partial(self._keeper.preload, entry, future))
         return future
 
     # ---------------------------------------------------------------- the end

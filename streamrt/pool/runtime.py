@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,12 @@ class Runtime:
         """A new one."""
         return threading.Condition()
 
-    def spawn(self, work: Callable[[], None], name: str) -> None:
-        """Run ``work`` in a thread of its own, which does not keep the process from ending."""
-        threading.Thread(target=work, name=name, daemon=True).start()
+    def spawn(self, work: Callable[[], None]) -> None:
+        """Run ``work`` in a thread of its own, which does not keep the process from ending.
+
+        Unlike `threading.Thread.start` it does not wait until that thread runs: who spawns may have a lock.
+
+        Raises:
+            RuntimeError: no thread can be had.
+        """
+        _thread.start_new_thread(work, ())

@@ -50,10 +50,10 @@ class World(Runtime):
     def condition(self):
         return WorldCondition(self)
 
-    def spawn(self, work, name="task"):
+    def spawn(self, work):
         task = Task(work)
         self._alive += 1
-        threading.Thread(target=self._run_task, args=(task,), daemon=True, name=name).start()
+        threading.Thread(target=self._run_task, args=(task,), daemon=True).start()
         self._ready.append(task)
 
     # what tasks do
