@@ -7,7 +7,7 @@ next to nothing from others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Weights are granted and given up in eighths of a model, for every other amount needs a plan of its own.
@@ -81,6 +81,11 @@ class Holding:
         """Both."""
         return self.pinned + self.working
 
+    @property
+    def streams(self) -> bool:
+        """Whether some of its weights are not pinned."""
+        return self.pinned < self.needs.weights
+
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
@@ -143,16 +148,16 @@ def decide(
         return None
     idle = sorted((other for other, holding in others.items() if not holding.fixed), key=worth)
     mobile = [other for other in idle if not others[other].kept]
-    better = 0 if mine.kept else sum(others[other].pinned for other in mobile if not admits(other))
+    willing = [other for other in mobile if admits(other)]
+    better = 0 if mine.kept else sum(others[other].pinned for other in set(mobile).difference(willing))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with everything that is idle
         pinned = needs.floor(room - needs.minimum)
         working = min(needs.comfort, room - pinned)
     if pinned + working <= mine.total:  # it has enough
         pinned, working = mine.pinned, mine.working
-    order = [other for other in mobile if admits(other)] + [other for other in mobile if not admits(other)]
     free = budget - sum(holding.total for holding in holdings.values())
-    shrinks = make_room(others, idle, order, pinned + working - mine.total - free)
+    shrinks = make_room(others, idle, willing, pinned + working - mine.total - free)
     return None if shrinks is None else Grant(pinned, working, shrinks)
 
 
@@ -171,21 +176,35 @@ def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
 
 
 def make_room(
-    holdings: Mapping[str, Holding], idle: Iterable[str], order: Iterable[str], wanted: int
+    holdings: Mapping[str, Holding], idle: Sequence[str], willing: Sequence[str], wanted: int
 ) -> tuple[Shrink, ...] | None:
-    """Whom to take ``wanted`` bytes from: working memory of ``idle`` first, then weights in this ``order``.
+    """Whom of ``idle`` to take ``wanted`` bytes from, the first in this order first; None when that is not enough.
 
-    None when that is not enough.
+    First the windows of those who stream: nothing in them is used again. Then what ``willing`` of them have. The others
+    give workspaces, for their next call then has to be bound to memory anew, and after these their weights.
     """
     left: dict[str, Shrink] = {}
-    for name in idle:
-        if wanted > 0 and holdings[name].working:
-            left[name] = Shrink(name, holdings[name].pinned, 0)
-            wanted -= holdings[name].working
-    for name in order:
-        pinned = holdings[name].pinned
-        if wanted > 0 and pinned:
-            keeps = holdings[name].needs.floor(max(0, pinned - wanted))
+
+    def take(name: str, weights: bool) -> None:
+        nonlocal wanted
+        holding = holdings[name]
+        if wanted > 0 and name not in left and holding.working:
+            left[name] = Shrink(name, holding.pinned, 0)
+            wanted -= holding.working
+        if wanted > 0 and weights and holding.pinned:
+            keeps = holding.needs.floor(max(0, holding.pinned - wanted))
             left[name] = Shrink(name, keeps, 0)
-            wanted -= pinned - keeps
+            wanted -= holding.pinned - keeps
+
+    generous = set(willing)
+    others = [name for name in idle if name not in generous]
+    for name in idle:
+        if holdings[name].streams:
+            take(name, weights=False)
+    for name in willing:
+        take(name, weights=True)
+    for name in others:
+        take(name, weights=False)
+    for name in others:
+        take(name, weights=not holdings[name].kept)
     return tuple(left.values()) if wanted <= 0 else None

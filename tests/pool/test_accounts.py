@@ -157,15 +157,39 @@ def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(
             assert grant.working <= max(streaming, needed.workspace)
 
 
+def could_be_had(situation):
+    """Bytes: free, in idle windows, in what else worse models hold, and in all working memory with their weights."""
+    budget, holdings, name, worths = situation
+    others = {other: holding for other, holding in holdings.items() if other != name and not holding.fixed}
+    worse = [holding for other, holding in others.items() if not holding.kept and worths[name] > worths[other]]
+    free = budget - sum(holding.total for holding in holdings.values())
+    windows = sum(holding.working for holding in others.values() if holding.streams)
+    rest = sum(holding.total if not holding.streams else holding.pinned for holding in worse)
+    working = sum(holding.working for holding in others.values())
+    return free, windows, rest, working + sum(holding.pinned for holding in worse)
+
+
 @given(situations())
 def test_weights_are_given_only_when_windows_are_not_enough(situation):
-    budget, holdings, name, _ = situation
+    _, holdings, name, _ = situation
     grant = decided(situation)
     if grant is None or not any(shrink.pinned < holdings[shrink.name].pinned for shrink in grant.shrinks):
         return
-    free = budget - sum(holding.total for holding in holdings.values())
-    idle = sum(holding.working for other, holding in holdings.items() if other != name and not holding.fixed)
-    assert grant.total - holdings[name].total > free + idle
+    free, windows, _, _ = could_be_had(situation)
+    assert grant.total - holdings[name].total > free + windows
+
+
+@given(situations())
+def test_better_models_give_workspaces_only_when_worse_ones_have_nothing_left(situation):
+    _, holdings, name, worths = situation
+    grant = decided(situation)
+    for shrink in grant.shrinks if grant else ():
+        before = holdings[shrink.name]
+        if before.streams or not (before.kept or worths[shrink.name] >= worths[name]):
+            continue
+        free, windows, rest, working = could_be_had(situation)
+        assert grant.total - holdings[name].total > free + windows + rest
+        assert shrink.pinned == before.pinned or grant.total - holdings[name].total > free + working
 
 
 @given(situations())
@@ -233,6 +257,21 @@ def test_amounts_of_weights_are_eighths_or_all(weights, size):
 def test_room_that_cannot_be_made_is_not_made():
     holdings = {"a": Holding(Needs(80, 0, 1, 1), 80, 5)}
     assert make_room(holdings, ["a"], ["a"], 86) is None
-    assert make_room(holdings, ["a"], [], 6) is None
-    assert make_room(holdings, ["a"], [], 5) == (replace_shrink("a", 80),)
+    kept = {"a": Holding(Needs(80, 0, 1, 1), 80, 5, kept=True)}
+    assert make_room(kept, ["a"], [], 6) is None
+    assert make_room(kept, ["a"], [], 5) == (replace_shrink("a", 80),)
     assert make_room(holdings, ["a"], ["a"], 0) == ()
+
+
+def test_a_workspace_is_had_with_the_weights_it_belongs_to():
+    holdings = {
+        "worse": Holding(Needs(80, 5, 1, 1), 80, 5),
+        "streams": Holding(Needs(80, 5, 1, 1), 40, 6),
+        "better": Holding(Needs(80, 5, 1, 1), 80, 5),
+    }
+    idle = list(holdings)
+    assert make_room(holdings, idle, ["worse"], 6) == (replace_shrink("streams", 40),)
+    assert make_room(holdings, idle, ["worse"], 11) == (replace_shrink("streams", 40), replace_shrink("worse", 80))
+    assert make_room(holdings, idle, ["worse"], 91) == (replace_shrink("streams", 40), replace_shrink("worse", 0))
+    *_, last = make_room(holdings, idle, ["worse"], 92)
+    assert last == replace_shrink("better", 80)
