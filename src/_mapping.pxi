@@ -116,7 +116,8 @@ cdef class Mapping:
             PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
 
     def __dealloc__(self):
-        srt_mapping_close(self.mapping)
+        with nogil:
+            srt_mapping_close(self.mapping)
 
     def __repr__(self):
         state = "closed" if self.mapping == NULL else f"{self.size} bytes"
@@ -220,4 +221,5 @@ cdef class Mapping:
             raise BufferError(f"{self.path} is still in use by {self.exports} buffers or prefetchers")
         cdef srt_mapping *mapping = self.mapping
         self.mapping = NULL
-        srt_mapping_close(mapping)
+        with nogil:  # unmapping waits for whoever reads a file into this process
+            srt_mapping_close(mapping)

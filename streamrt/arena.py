@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamrt.courtesy import give_way
+
 #: Every block begins on a cache line, which is also the widest vector.
 ALIGNMENT = 64
 
@@ -32,6 +34,7 @@ def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
     end = np.zeros(len(blocks), dtype=np.int64)
     placed = np.zeros(len(blocks), dtype=bool)
     for index in sorted(range(len(blocks)), key=lambda i: (-blocks[i].nbytes, blocks[i].first, i)):
+        give_way()
         size = align(blocks[index].nbytes)
         rivals = np.flatnonzero(placed & (first <= last[index]) & (last >= first[index]))
         rivals = rivals[np.argsort(start[rivals], kind="stable")]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from streamrt.courtesy import give_way
 from streamrt.errors import FormatError
 
 #: A scalar or a flat list of one scalar type: the values an attribute can take.
@@ -91,6 +92,7 @@ class Graph:
             _define(spec.name, defined, "input")
         names: set[str] = set()
         for node in self.nodes:
+            give_way()
             _define(node.name, names, "node")
             for name in node.inputs:
                 if name and name not in defined:
@@ -229,6 +231,7 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
 
 
 def _node(value: object, where: str) -> Node:
+    give_way()
     data = _object(value, where, {"name", "op", "inputs", "outputs"}, frozenset({"attrs", "activation"}))
     activation = None
     if "activation" in data:

@@ -16,6 +16,7 @@ import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher, rouse
 from streamrt.budget import Budget, parse_budget
+from streamrt.courtesy import calling
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
 from streamrt.format import verify as verify_file
@@ -350,14 +351,18 @@ class Model:
 
     def _serve(self, request: Request) -> Any:
         """The results of a request, as `__call__` returns them."""
-        self._turns.serve([request], self._most_together, self._run_together)
+        self._serve_all([request])
         return _unpacked(request)
+
+    def _serve_all(self, requests: Sequence[Request]) -> None:
+        with calling:
+            self._turns.serve(requests, self._most_together, self._run_together)
 
     def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
         """The results of several, in their order; those before one that failed come before its error."""
         failure = None
         try:
-            self._turns.serve(requests, self._most_together, self._run_together)
+            self._serve_all(requests)
         except Exception as error:
             failure = error
         for request in requests:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt.courtesy import give_way
 from streamrt.graph import Graph
 from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower
 from streamrt.placement import nbytes, place
@@ -65,6 +66,7 @@ class Program:
         """The function to run for each node, over an arena of ``workspace`` bytes and the parameters."""
         runs = []
         for node, low, start in zip(self.graph.nodes, self.lowered, self.scratch, strict=True):
+            give_way()
             runs.append(
                 low.bind(
                     Buffers(
@@ -100,6 +102,7 @@ def compile_program(
     shapes: dict[str, Shape] = {**params, **inputs}
     lowered = []
     for node in graph.nodes:
+        give_way()
         low = lower(
             node,
             tuple(shapes[name] if name else None for name in node.inputs),

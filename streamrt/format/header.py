@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streamrt._core import crc32c
+from streamrt.courtesy import give_way
 from streamrt.errors import FormatError
 from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
 from streamrt.graph import Graph
@@ -161,6 +162,7 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
         return float(digits)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        give_way()
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
@@ -221,6 +223,7 @@ def _checksum(head: bytes) -> int:
 
 
 def _entry(name: str, value: object) -> Entry:
+    give_way()
     check_name(name)
     try:
         if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:

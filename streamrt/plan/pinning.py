@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from streamrt.courtesy import give_way
 from streamrt.plan.pipeline import Outcome, Pipeline
 
 #: Steps of simulations that one search may take after its first: about a fiftieth of a second.
@@ -135,6 +136,7 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
 
 def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
     """The pinned set when a second of computing earns ``rate`` bytes."""
+    give_way()
     pinned = [True] * len(pipeline.sizes)
     credit = 0.0
     for _ in range(2):  # the credit of a pass's end is there at the beginning of the next

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from streamrt.courtesy import give_way
 from streamrt.plan.types import NodeWeights, Tile
 
 #: Passes that are simulated: in the first the disk has no lead yet, the last is like all that would follow.
@@ -55,6 +56,7 @@ class Pipeline:
         Ranges are read one after the other, each as soon as it fits in the window beside those before it; the window
         must hold what any one step needs.
         """
+        give_way()
         sizes = self.sizes
         stalls = [0.0] * len(sizes)
         released: list[float] = []  # when each reading's memory was free again, in the order of reading

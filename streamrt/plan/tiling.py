@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from streamrt.courtesy import give_way
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
 
 
@@ -89,6 +90,7 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], lis
     tiles: list[Tile] = []
     ranges: list[Range] = []
     for index, node in enumerate(nodes):
+        give_way()
         for first, last, extents in _slices(node, tile_bytes):
             begin = len(ranges)
             for extent in extents:

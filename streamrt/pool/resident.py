@@ -11,6 +11,7 @@ from typing import Protocol
 
 import streamrt._core as _core
 from streamrt.budget import Budget
+from streamrt.courtesy import guest
 from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
 from streamrt.graph import Graph
@@ -19,6 +20,7 @@ from streamrt.ops import Shape
 from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared, Rates
 from streamrt.pool.admission import STEPS, Needs
+from streamrt.session import Session
 from streamrt.turns import Request
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
@@ -224,13 +226,18 @@ class PooledModel(Model):
             self.reading += stats.read_seconds
 
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        try:
-            return super()._prepare(graph, shapes)
-        except BudgetError as error:
-            if self.grow is None:
-                raise
-            self._planner = self._planner_for(self.grow(error.minimum))
-            return super()._prepare(graph, shapes)
+        with guest:
+            try:
+                return super()._prepare(graph, shapes)
+            except BudgetError as error:
+                if self.grow is None:
+                    raise
+                self._planner = self._planner_for(self.grow(error.minimum))
+                return super()._prepare(graph, shapes)
+
+    def _activate(self, prepared: Prepared) -> Session:
+        with guest:
+            return super()._activate(prepared)
 
     def _planner_for(self, budget: int) -> Planner:
         return self._known.planner(budget)
