@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from streamrt.pool.policy import Gdsf, Lru, Policy, PolicyFactory
+from streamrt.pool.policy import Gdsf, Lrfu, Lru, Policy, PolicyFactory
 from streamrt.pool.shadow import Shadow
 
 #: Bytes loaded are forgotten by this factor a request, so that the last few hundred count.
@@ -13,6 +13,8 @@ _FADE = 0.998
 _BETTER = 0.97
 #: Of equal requests chance makes some more equal: an exchange should promise this much.
 _MARGIN = 1.3
+#: Requests after which one counts half: few enough for bursts to be forgotten before the next ones need the memory.
+_HALF_LIFE = 100
 
 
 class Adaptive:
@@ -20,9 +22,9 @@ class Adaptive:
 
     No one of them is good at everything: frequency with a high margin comes close to the best fixed set while the
     popularity of models is stable, and is slow when it changes; recency is right for bursts, and wrong for scans and
-    cycles. The first is followed first, so that a first request takes memory from nobody. A shadow costs some
-    microseconds a request, and what it would have loaded is known exactly. (Following the best expert: Herbster and
-    Warmuth, "Tracking the Best Expert", 1998.)
+    cycles; what lies between them is right where popularity drifts, and is followed first: a first request takes memory
+    only from what was not asked for in a long time. A shadow costs some microseconds a request, and what it would have
+    loaded is known exactly. (Following the best expert: Herbster and Warmuth, "Tracking the Best Expert", 1998.)
 
     What counts is bytes, so that the cost of a model is its size, whatever it is told.
 
@@ -32,7 +34,7 @@ class Adaptive:
     """
 
     def __init__(self, budget: int, experts: tuple[Callable[[], Policy], ...] | None = None) -> None:
-        makers = experts or (lambda: Gdsf(_MARGIN), Lru, Gdsf)
+        makers = experts or (lambda: Lrfu(_HALF_LIFE), Lru, lambda: Gdsf(_MARGIN))
         self._shadows = [Shadow(budget, make()) for make in makers]
         self._losses = [0.0] * len(self._shadows)
         self._leader = 0

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 #: Weights are granted and given up in eighths of a model, for every other amount needs a plan of its own.
 STEPS = 8
-#: The share of the budget that weights leave for windows and workspaces, unless there is room for everything.
+#: The largest share of the budget that weights leave for windows and workspaces.
 SLACK_SHARE = 16
+#: What was needed once is forgotten by this factor a grant, so that the last hundred count.
+_FADE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,24 @@ class Grant:
         return self.pinned + self.working
 
 
-def slack(budget: int, everybody: Iterable[Needs]) -> int:
-    """Bytes that weights leave for windows and workspaces: none if there is room for everything."""
-    return 0 if sum(needs.full for needs in everybody) <= budget else budget // SLACK_SHARE
+class Slack:
+    """How much weights leave for windows and workspaces: what these took at once of late, within limits.
+
+    So the next window takes no weights from anybody, and where nothing streams no memory is kept for windows.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._taken = 0.0
+
+    def note(self, working: int) -> None:
+        """A grant was made, and all who are leased have so many bytes of working memory together now."""
+        self._taken = max(self._taken * _FADE, working)
+
+    def size(self, everybody: Iterable[Needs]) -> int:
+        """In bytes: none if there is room for everything."""
+        fits = sum(needs.full for needs in everybody) <= self._budget
+        return 0 if fits else min(int(self._taken), self._budget // SLACK_SHARE)
 
 
 def decide(
@@ -133,7 +150,7 @@ def decide(
 
     Args:
         budget: of the pool.
-        slack: see `slack`.
+        slack: bytes that weights leave, see `Slack`.
         holdings: of everybody, by name.
         name: who was asked for and is idle.
         worth: of a byte of somebody's weights.

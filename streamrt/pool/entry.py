@@ -83,7 +83,7 @@ class Entry:
         needs: from its header; None before that was read.
         resident: the open model, or None.
         budget: that the open model was given; it holds less while it rests.
-        pinned: the part of what it holds that are weights, while it is idle.
+        pinned: the part of what it holds that are weights; while it is leased, what they were granted.
         leases: how many there are.
         busy: a thread is changing it: nobody else may.
         flight: that thread loads it.

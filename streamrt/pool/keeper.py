@@ -26,7 +26,7 @@ from streamrt.errors import (
     UnknownModelError,
     WeightsIOError,
 )
-from streamrt.pool.admission import Grant, Holding, Shrink, decide, make_room, slack
+from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
@@ -66,6 +66,7 @@ class Keeper:
         self._runtime = runtime
         self._timeout = timeout
         self._pid = os.getpid()
+        self._slack = Slack(budget)
         self._line: list[object] = []  # who waits for memory, in the order in which they came
 
     def require_open(self) -> None:
@@ -172,7 +173,7 @@ class Keeper:
         known = [other.needs for other in self.entries.values() if other.needs]
         grant = decide(
             self.ledger.budget,
-            slack(self.ledger.budget, known),
+            self._slack.size(known),
             holdings,
             entry.name,
             self.policy.worth,
@@ -180,6 +181,8 @@ class Keeper:
         )
         if grant is None:
             return False
+        others = (holding for name, holding in holdings.items() if holding.fixed and name != entry.name)
+        self._slack.note(grant.working + sum(holding.working for holding in others))
         if entry.resident and not grant.shrinks and grant.total == entry.budget:
             self.ledger.take(entry.name, grant.total - held)
             self._lend(entry)
@@ -302,7 +305,7 @@ class Keeper:
                     entry.resident, entry.counted, entry.timed = resident, 0, 0.0
                 if granted:
                     self.ledger.give_back(entry.name, held - grant.total)
-                    entry.budget = grant.total
+                    entry.budget, entry.pinned = grant.total, grant.pinned
             flight.granted = granted
             self._land(entry, error)
 

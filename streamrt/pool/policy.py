@@ -1,4 +1,4 @@
-"""Which weights are worth their memory: what a policy is, and the two classic ones.
+"""Which weights are worth their memory: what a policy is, and the classic ones.
 
 A policy sees requests and nothing else. It tells what a byte of each model is worth now, and whether a model that has
 just been asked for may take memory from another one. Everything here is pure; the pool calls it under its lock.
@@ -48,6 +48,41 @@ class Lru:
     def admits(self, newcomer: str, resident: str) -> bool:
         """Always."""
         return True
+
+    def evicted(self, name: str) -> None:
+        """Changes nothing."""
+
+    def forget(self, name: str) -> None:
+        """See `Policy`."""
+        self._last.pop(name, None)
+
+
+class Lrfu:
+    """Least recently and frequently used: a request counts less the longer ago it was.
+
+    Between recency and frequency: what was popular and is so no more is worth little, and one request does not make a
+    model better than those that are popular now (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
+    Recently Used and Least Frequently Used Policies", 2001). ``half_life`` requests later one counts half.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        self._half_life = half_life
+        self._now = 0
+        self._last: dict[str, tuple[int, float]] = {}  # when it was asked for, and what it was worth then
+
+    def requested(self, name: str, size: int, cost: float) -> None:
+        """See `Policy`."""
+        self._now += 1
+        self._last[name] = self._now, self.worth(name) + 1
+
+    def worth(self, name: str) -> float:
+        """See the class."""
+        then, worth = self._last.get(name, (0, 0.0))
+        return float(worth * 0.5 ** ((self._now - then) / self._half_life))
+
+    def admits(self, newcomer: str, resident: str) -> bool:
+        """If it is worth more."""
+        return self.worth(newcomer) > self.worth(resident)
 
     def evicted(self, name: str) -> None:
         """Changes nothing."""

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from streamrt.pool.admission import STEPS, Grant, Holding, Needs, decide, make_room, slack
+from streamrt.pool.admission import SLACK_SHARE, STEPS, Grant, Holding, Needs, Slack, decide, make_room
 from streamrt.pool.ledger import Ledger
 
 NAMES = "abcdefgh"
@@ -89,7 +89,9 @@ def situations(draw):
 
 def decided(situation, spare=None):
     budget, holdings, name, worths = situation
-    spare = slack(budget, [holding.needs for holding in holdings.values()]) if spare is None else spare
+    if spare is None:
+        fits = sum(holding.needs.full for holding in holdings.values()) <= budget
+        spare = 0 if fits else budget // SLACK_SHARE
     return decide(budget, spare, holdings, name, worths.__getitem__, lambda other: worths[name] > worths[other])
 
 
@@ -212,11 +214,27 @@ def test_what_is_given_is_no_more_than_a_step_too_much(situation):
 def test_when_all_fits_all_is_pinned():
     holdings = {name: Holding(Needs(100, 10, 5, 20)) for name in NAMES}
     budget = 8 * 110
-    spare = slack(budget, [holding.needs for holding in holdings.values()])
+    spare = Slack(budget)
     for name in NAMES:
-        grant = decide(budget, spare, holdings, name, lambda other: 0, lambda other: False)
+        spare.note(60)
+        size = spare.size([holding.needs for holding in holdings.values()])
+        grant = decide(budget, size, holdings, name, lambda other: 0, lambda other: False)
         assert grant == Grant(100, 10, ())
         holdings[name] = replace(holdings[name], pinned=100, working=10)
+
+
+def test_slack_is_what_working_memory_took_of_late():
+    spare, everybody = Slack(1600), [Needs(2000, 10, 5, 20)]
+    assert spare.size(everybody) == 0
+    spare.note(50)
+    spare.note(30)
+    assert 48 <= spare.size(everybody) <= 50
+    for _ in range(200):
+        spare.note(30)
+    assert spare.size(everybody) == 30
+    spare.note(1000)
+    assert spare.size(everybody) == 1600 // SLACK_SHARE
+    assert spare.size([Needs(1500, 10, 5, 20)]) == 0  # there is room for all
 
 
 def test_a_first_request_beside_better_models_streams_and_takes_nobodys_weights():

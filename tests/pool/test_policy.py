@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.pool import limits, traces
 from streamrt.pool.adaptive import POLICIES, Adaptive
-from streamrt.pool.policy import Gdsf, Lru
+from streamrt.pool.policy import Gdsf, Lrfu, Lru
 from streamrt.pool.shadow import Shadow
 
 SIZES = {f"m{i}": int(2 ** (i % 7) * 100) for i in range(60)}
@@ -77,6 +78,22 @@ def test_gdsf_weighs_requests_cost_and_size_above_a_rising_clock():
     assert policy.worth("newer") > policy.worth("slow") > policy.worth("often")
 
 
+def test_lrfu_halves_what_a_request_counts():
+    policy = Lrfu(2)
+    for name in "aaab":
+        policy.requested(name, 1, 1.0)
+    assert policy.worth("b") == 1.0
+    assert policy.worth("a") == pytest.approx((1 + 0.5**0.5 + 0.5) * 0.5**0.5)
+    assert not policy.admits("b", "a")
+    for _ in range(4):
+        policy.requested("c", 1, 1.0)
+    assert policy.worth("b") == 0.25
+    policy.requested("d", 1, 1.0)
+    assert policy.admits("d", "a")
+    policy.forget("a")
+    assert policy.worth("a") == 0
+
+
 def test_a_margin_keeps_equals_from_being_exchanged():
     policy = Gdsf(1.5)
     for name, count in [("a", 4), ("b", 5)]:
@@ -105,6 +122,20 @@ def test_the_default_follows_recency_through_bursts():
     trace = bursts()
     assert played(Adaptive(BUDGET), trace) <= 1.05 * played(Lru(), trace)
     assert played(Gdsf(1.3), trace) > 2 * played(Lru(), trace)
+
+
+@pytest.mark.parametrize("name", traces.TRACES)
+def test_the_default_loads_less_than_pools_of_whole_models(name):
+    sizes = traces.sizes(200, 500 << 20)
+    budget, against_lru, against_best = sum(sizes) // 5, [], []
+    by_name = {str(model): size for model, size in enumerate(sizes)}
+    for seed in range(5):
+        trace = traces.TRACES[name](200, 5000, seed)
+        loaded = played(Adaptive(budget), map(str, trace), budget, by_name)
+        against_lru.append(loaded / limits.whole_lru(trace, sizes, budget))
+        against_best.append(loaded / limits.best_fixed(trace, sizes, budget))
+    assert sum(against_lru) / len(against_lru) < 1
+    assert name not in traces.STATIONARY or max(against_best) <= 1.15
 
 
 def test_the_default_changes_its_mind():
