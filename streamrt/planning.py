@@ -76,10 +76,18 @@ class Planner:
         frugal: whether memory is to be counted in pages if granules of 2 MiB would waste an eighth of it, though pages
             are read more slowly. Plans for different budgets then have the same granule, but for very small ones, so
             that weights stay when the budget changes.
+        thorough: see `make_plan`; what is planned with measured times always is.
     """
 
     def __init__(
-        self, file: WeightsFile, budget: int | None, rates: Rates, *, exact: bool = False, frugal: bool = False
+        self,
+        file: WeightsFile,
+        budget: int | None,
+        rates: Rates,
+        *,
+        exact: bool = False,
+        frugal: bool = False,
+        thorough: bool = True,
     ) -> None:
         self._file = file
         self._exact = exact
@@ -87,6 +95,7 @@ class Planner:
         self.rates = rates
         self._huge = file.large_segments
         self._frugal = frugal
+        self._thorough = thorough
         self._checked = False  # the graph is known to run with some shapes
         self._usual: Mapping[str, Shape] | None = None  # which those are
         self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
@@ -96,7 +105,7 @@ class Planner:
 
     def with_budget(self, budget: int | None) -> Planner:
         """The same under another budget."""
-        planner = Planner(self._file, budget, self.rates, exact=self._exact)
+        planner = Planner(self._file, budget, self.rates, exact=self._exact, thorough=self._thorough)
         planner._checked, planner._usual, planner._huge = self._checked, self._usual, self._huge
         return planner
 
@@ -293,6 +302,7 @@ class Planner:
             budget=self.budget,
             huge=self._huge,
             rate=self.rates.disk,
+            thorough=self._thorough or seconds is not None,
         )
 
     def _weights(self, program: Program, seconds: Sequence[float] | None = None) -> list[NodeWeights]:

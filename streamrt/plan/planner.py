@@ -43,6 +43,7 @@ def make_plan(
     budget: int | None,
     huge: bool = True,
     rate: float = 2.5e9,
+    thorough: bool = True,
 ) -> Plan:
     """Plan passes over ``nodes``, in order, within ``budget`` bytes.
 
@@ -53,6 +54,8 @@ def make_plan(
         budget: bytes that pinned ranges, window and workspace may take together; None pins everything.
         huge: whether the file's layout is made for 2 MiB granules.
         rate: bytes that the disk delivers in a second when it is asked for large tiles.
+        thorough: whether to look further than at streamed ranges spread over the pass. What that gains, often nothing,
+            it gains at every pass, and it takes as long as planning does without.
 
     Raises:
         BudgetError: not even one of the smallest tiles fits beside the workspace.
@@ -95,7 +98,7 @@ def make_plan(
         )
     found.sort(key=lambda pair: pair[0].seconds)
     choice, best = found[0]
-    for _, candidate in found[:_SEARCHED]:
+    for _, candidate in found[: _SEARCHED if thorough else 0]:
         if candidate.least < choice.seconds:
             other = search(candidate.pipeline, room - candidate.window, candidate.window, candidate.rate)
             if other.seconds < choice.seconds:

@@ -42,7 +42,7 @@ class Known:
 
     def __init__(self, file: WeightsFile, rates: Rates) -> None:
         self.file = file
-        self._any = Planner(file, None, rates, frugal=True)
+        self._any = Planner(file, None, rates, frugal=True, thorough=False)
         self._any.check()
         self._planners: OrderedDict[int, Planner] = OrderedDict()
 
