@@ -13,10 +13,11 @@ void srt_set_populate_mode(srt_populate_mode mode) {
     populate_mode = mode;
 }
 
-/* Whether this kernel can populate, asked with the first page of a good mapping. */
+/* Whether this kernel can populate, asked with a page of the heap: one of the file would have to be read. */
 static bool can_populate(srt_mapping *mapping) {
     if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
-    return os_populate(mapping->base, mapping->page_size) || errno != EINVAL;
+    uint8_t *page = (uint8_t *)mapping - (uintptr_t)mapping % mapping->page_size;
+    return os_populate(page, mapping->page_size) || errno != EINVAL;
 }
 
 static srt_status open_mmap(srt_mapping *mapping) {
