@@ -171,18 +171,23 @@ class Planner:
         """`prepare` for the first shapes that `check` found to work, a batch of one; None if it found none."""
         return None if self._usual is None else self.prepare(self._file.graph, self._usual)
 
-    def needs(self) -> tuple[int, int, int]:
-        """Bytes of all weights, of the workspace and of the smallest window, for the shapes of `prepare_usual`.
+    def needs(self) -> tuple[int, int, int, int]:
+        """Bytes of all weights, of the workspace, of the smallest window, and of the smallest budget.
 
-        The workspace is 0 where there are none.
+        For the shapes of `prepare_usual`; the workspace is 0 where there are none.
         """
         if self._usual is None:
-            return self._file.size, 0, min(self._file.size, HUGE)
+            least = min(self._file.size, HUGE)
+            return self._file.size, 0, least, least
         program = self.compile(self._file.graph, self._usual)
         weights = self._weights(program)
         size = self._file.size
         least = smallest_window(weights, size, huge=self._huge)
-        return all_weights(weights, size, huge=self._huge), program.workspace, least
+        minimum = program.workspace + least
+        lean = self.compile(self._file.graph, self._usual, lean=True)
+        if lean.workspace < program.workspace:
+            minimum = min(minimum, lean.workspace + smallest_window(self._weights(lean), size, huge=self._huge))
+        return all_weights(weights, size, huge=self._huge), program.workspace, least, minimum
 
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.

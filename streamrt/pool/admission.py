@@ -27,17 +27,19 @@ class Needs:
         workspace: activations and scratch.
         least: the smallest window.
         window: one through which it streams at a good speed.
+        spare: of the workspace, what it can do without at the price of speed.
     """
 
     weights: int
     workspace: int
     least: int
     window: int
+    spare: int = 0
 
     @property
     def minimum(self) -> int:
         """The smallest budget that works."""
-        return self.workspace + min(self.least, self.weights)
+        return self.workspace - self.spare + min(self.least, self.weights)
 
     @property
     def comfort(self) -> int:

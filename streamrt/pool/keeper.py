@@ -226,7 +226,8 @@ class Keeper:
             needs = entry.needs = replace(needs, weights=entry.pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
         if workspace > needs.workspace:  # so much next time
-            entry.needs = replace(needs, workspace=workspace)
+            more = workspace - needs.workspace
+            entry.needs = replace(needs, workspace=workspace, spare=needs.spare + more)
 
     # ---------------------------------------------------------------- who holds what (lock held)
 

@@ -48,8 +48,9 @@ class Known:
 
     def needs(self) -> Needs:
         """What a model needs, by its header."""
-        weights, workspace, least = self._any.needs()
-        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)))
+        weights, workspace, least, minimum = self._any.needs()
+        spare = workspace + min(least, weights) - minimum
+        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), max(0, spare))
 
     def planner(self, budget: int) -> Planner:
         """The one for a budget."""

@@ -58,11 +58,14 @@ TestLedger = LedgerMachine.TestCase
 
 
 needs = st.builds(
-    lambda weights, least, window, workspace: Needs(weights, workspace, min(least, weights), window),
+    lambda weights, least, window, workspace, spare: Needs(
+        weights, workspace, min(least, weights), window, min(spare, workspace)
+    ),
     st.integers(1, 400),
     st.integers(1, 40),
     st.integers(1, 60),
     st.integers(0, 60),
+    st.sampled_from([0, 0, 20]),
 )
 
 

@@ -244,21 +244,47 @@ def test_names_and_arguments(files):
     assert issubclass(streamrt.ModelTooLargeError, streamrt.StreamrtError)
 
 
-def test_a_pool_that_is_too_small_tells_the_smallest_that_is_not(files):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A convolution that Winograd's algorithm would compute, given the workspace: see tests/model/test_exact.py."""
+    layer = Layer("Conv", zoo.random_input(64, 64, 3, 3) / 24, pads=(1, 1, 1, 1))
+    return pack([layer], tmp_path_factory.mktemp("images") / "m.safetensors", inputs=("n", 64, 40, 40))
+
+
+@pytest.mark.parametrize("kind", ["m64", "images"])
+def test_a_pool_that_is_too_small_tells_the_smallest_that_is_not(kind, request, files):
+    images = kind == "images"
+    path = request.getfixturevalue("images") if images else files[kind].path
+    x = zoo.random_input(1, 64, 40, 40) if images else zoo.random_input(1, 64)
     with ModelPool(1000) as pool:
-        pool.register("m64", files["m64"].path)
-        with pytest.raises(streamrt.ModelTooLargeError) as caught, pool.lease("m64"):
+        pool.register("m", path)
+        with pytest.raises(streamrt.ModelTooLargeError) as caught, pool.lease("m"):
             pass
         minimum = caught.value.minimum
-    with streamrt.Model(files["m64"].path, None) as model:
+    with streamrt.Model(path, None) as model:
         assert minimum == model.min_budget()
+        assert not images or minimum < model.plan.workspace
+        wanted = model(x)
     with ModelPool(minimum) as pool:
+        pool.register("m", path)
+        for _ in range(2):
+            with pool.lease("m") as model:
+                zoo.assert_close(model(x), wanted, 2e-5)
+    with ModelPool(minimum - 1) as pool:
+        pool.register("m", path)
+        with pytest.raises(streamrt.ModelTooLargeError), pool.lease("m"):
+            pass
+
+
+def test_a_large_batch_gets_more_next_time_and_needs_no_more(files):
+    with ModelPool("16MiB") as pool:
         pool.register("m64", files["m64"].path)
         call(pool, files, "m64")
-    with ModelPool(minimum - 1) as pool:
-        pool.register("m64", files["m64"].path)
-        with pytest.raises(streamrt.ModelTooLargeError), pool.lease("m64"):
-            pass
+        before = pool._keeper.entries["m64"].needs
+        call(pool, files, "m64", samples=500)
+        after = pool._keeper.entries["m64"].needs
+    assert after.workspace > before.workspace
+    assert after.minimum == before.minimum
 
 
 def test_pinned_weights_stay(files):
