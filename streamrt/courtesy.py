@@ -13,7 +13,7 @@ import threading
 from time import perf_counter, sleep
 
 #: Seconds for which a guest keeps the lock: about as long as a small model computes.
-_STRETCH = 2e-4
+_STRETCH = 1e-4
 #: Seconds for which it then sleeps. They become some 50 us, which is what it takes to wake somebody up: who releases
 #: the lock and takes it again at once has it before those who wait for it have noticed.
 _HANDOVER = 1e-6

@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 
 from streamrt.budget import format_size
-from streamrt.courtesy import guest
 from streamrt.errors import (
     ModelClosedError,
     ModelTooLargeError,
@@ -259,15 +258,11 @@ class Keeper:
         flight = entry.flight = Flight()
         entry.busy = True
         try:
-            self._runtime.spawn(partial(self._in_flight, work, flight))
+            self._runtime.spawn(partial(work, flight))
         except RuntimeError as error:
             self._land(entry, error)
             return False
         return True
-
-    def _in_flight(self, work: Callable[[Flight], None], flight: Flight) -> None:
-        with guest:
-            work(flight)
 
     def _read_header(self, entry: Entry, flight: Flight) -> None:
         error: BaseException | None = None

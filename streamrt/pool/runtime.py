@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from streamrt.courtesy import guest
+
 
 class Condition(AbstractContextManager[object], Protocol):
     """What of `threading.Condition` the pool uses; reentrant."""
@@ -32,11 +34,16 @@ class Runtime:
         return threading.Condition()
 
     def spawn(self, work: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of its own, which does not keep the process from ending.
+        """Run ``work`` in a thread of its own, which gives way to callers and does not keep the process from ending.
 
         Unlike `threading.Thread.start` it does not wait until that thread runs: who spawns may have a lock.
 
         Raises:
             RuntimeError: no thread can be had.
         """
-        _thread.start_new_thread(work, ())
+        _thread.start_new_thread(_as_guest, (work,))
+
+
+def _as_guest(work: Callable[[], None]) -> None:
+    with guest:
+        work()
