@@ -122,6 +122,11 @@ class Model:
         return self._file.graph.outputs
 
     @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits that tell the content of one weights file from another's (`streamrt.format`)."""
+        return self._file.checksum
+
+    @property
     def budget(self) -> int | None:
         """The budget in bytes, or None."""
         return self._planner.budget

@@ -26,6 +26,8 @@ class WeightsFile:
         size: of the file, bytes.
         identity: device, inode, size and modification time (ns) when it was read: tells whether a later opening
             finds the same file.
+        checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so it tells one
+            content from another.
         data_offset: where the data section begins in the file, bytes.
         large_segments: whether some segment has 1 MiB or more, and hence begins on a 2 MiB boundary of the file.
         tensors: the parameters by name, in the order of the file, which is that of execution; padding left out.
@@ -38,6 +40,7 @@ class WeightsFile:
     path: str
     size: int
     identity: tuple[int, int, int, int]
+    checksum: str
     data_offset: int
     large_segments: bool
     tensors: Mapping[str, Tensor]
@@ -121,6 +124,7 @@ def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
     _layout.check_coverage(entries, data_size)  # first, as it recognises a file that was cut short
     block_size, block_crcs = _header.take_blocks(metadata, data_size)
     graph = _header.take_graph(metadata)
+    checksum = metadata["streamrt.header_crc32c"]
     extra = _header.take_extra(metadata)
     params = {entry.name: entry for entry in entries if not entry.is_padding}
     graph.check(params)
@@ -133,6 +137,7 @@ def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
         path=path,
         size=info.st_size,
         identity=(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns),
+        checksum=checksum,
         data_offset=len(head),
         large_segments=largest >= _layout.LARGE,
         tensors=MappingProxyType(tensors),

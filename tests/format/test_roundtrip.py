@@ -134,6 +134,17 @@ def test_the_same_model_gives_the_same_bytes(path: Path, tmp_path: Path) -> None
     assert path.read_bytes() == other.read_bytes()
 
 
+def test_the_checksum_tells_contents_apart(path: Path, tmp_path: Path) -> None:
+    graph, segments, arrays = dense(300, 200, 10)
+    write(path, graph, segments)
+    write(tmp_path / "same", graph, segments)
+    arrays["w1"][3, 5] += 1  # which the segments look at
+    write(tmp_path / "other", graph, segments)
+    checksums = [read_header(file).checksum for file in (path, tmp_path / "same", tmp_path / "other")]
+    assert checksums[0] == checksums[1] != checksums[2]
+    assert path.read_bytes().count(checksums[0].encode()) == 1
+
+
 def test_verify_names_what_is_damaged(path: Path) -> None:
     graph, segments, _ = dense(1200, 1200, 1200, 1200, 3)
     write(path, graph, segments)

@@ -10,6 +10,7 @@ import pytest
 import streamrt
 from model import zoo
 from streamrt import Layer, Model, pack
+from streamrt.format import read_header
 
 BUDGETS = [None, "auto", 0.5, 1 << 20, "800KiB", 600_000, "least"]
 
@@ -172,6 +173,16 @@ def test_threads_share_a_model(small):
             thread.join()
     for index, x in enumerate(inputs):
         zoo.assert_close(found[index], small.answer(x))
+
+
+def test_the_checksum_is_that_of_the_open_file(small, large, tmp_path):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(small.path.read_bytes())
+    with Model(path) as model:
+        other = tmp_path / "other"
+        other.write_bytes(large.path.read_bytes())
+        other.rename(path)
+        assert model.checksum == read_header(small.path).checksum != read_header(path).checksum
 
 
 def test_close_is_idempotent_and_waits_for_a_call(small):
