@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
 from streamrt.inputs import Result
+from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.pool import ModelPool
 
@@ -24,6 +26,10 @@ Results = Mapping[str, Result]
 
 class QueueFullError(StreamrtError):
     """So many requests wait already that another one would not be served in time: try again later."""
+
+
+class ReplacedError(StreamrtError):
+    """Another version of the model has come while the request waited: ask again."""
 
 
 class ShuttingDownError(StreamrtError):
@@ -37,6 +43,7 @@ class Job:
     Attributes:
         outputs: names of what is wanted.
         samples: that it counts for in a pass.
+        version: of the model that it was checked against; None is any.
         due: when it is held back no longer (monotonic seconds).
         deadline: when it is too late to begin.
     """
@@ -44,6 +51,7 @@ class Job:
     inputs: Mapping[str, Array]
     outputs: tuple[str, ...]
     samples: int
+    version: str | None
     due: float
     deadline: float
     future: Future[Results] = field(default_factory=Future)
@@ -93,7 +101,14 @@ class Batcher:
         """Requests that wait."""
         return self._waiting
 
-    def submit(self, name: str, inputs: Mapping[str, Array], outputs: Sequence[str], samples: int) -> Future[Results]:
+    def submit(
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str],
+        samples: int,
+        version: str | None = None,
+    ) -> Future[Results]:
         """Queue a request.
 
         Args:
@@ -101,6 +116,7 @@ class Batcher:
             inputs: arrays by name, which must not change before the future is done.
             outputs: names of what is wanted.
             samples: that it counts for in a pass.
+            version: of the model that is to give the results (`Model.checksum`), or None.
 
         Returns:
             The results by name, or what a lease or a call raises. A future that is cancelled in time is not served.
@@ -109,7 +125,7 @@ class Batcher:
             QueueFullError, ShuttingDownError: it is not queued.
         """
         now = monotonic()
-        job = Job(inputs, tuple(outputs), samples, now + self._max_delay, now + self._timeout)
+        job = Job(inputs, tuple(outputs), samples, version, now + self._max_delay, now + self._timeout)
         with self._changed:
             if self._closed:
                 raise ShuttingDownError("the server is shutting down")
@@ -164,13 +180,13 @@ class Batcher:
         return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch
 
     def _pop(self, name: str) -> list[Job]:
-        """The oldest request of a model, and after it those that want the same outputs, up to `max_batch` samples."""
+        """The oldest request of a model, and after it those that are like it, up to `max_batch` samples."""
         queue = self._queues[name]
         jobs, left, room = [queue.popleft()], deque[Job](), self._max_batch
         room -= jobs[0].samples
         while queue and room > 0:
             job = queue.popleft()
-            if job.outputs == jobs[0].outputs and job.samples <= room:
+            if (job.version, job.outputs) == (jobs[0].version, jobs[0].outputs) and job.samples <= room:
                 jobs.append(job)
                 room -= job.samples
             else:
@@ -197,7 +213,7 @@ class Batcher:
 
     def _call(self, name: str, jobs: Sequence[Job]) -> None:
         outputs = jobs[0].outputs
-        with self._pool.lease(name, max(0.0, min(job.deadline for job in jobs) - monotonic())) as model:
+        with self._lease(name, jobs[0].version, min(job.deadline for job in jobs)) as model:
             self._observe(len(jobs), sum(job.samples for job in jobs))
             everything = outputs == tuple(spec.name for spec in model.outputs)
             found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
@@ -209,6 +225,17 @@ class Batcher:
             for result in found:
                 if isinstance(result, WeightsIOError):
                     raise result  # the pool closes a model whose file is not what it was, if it hears of it
+
+    @contextmanager
+    def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Model]:
+        """A lease of a model of that version: what is still open of a file that was replaced is closed first."""
+        for _ in range(2):
+            with self._pool.lease(name, max(0.0, deadline - monotonic())) as model:
+                if version is None or model.checksum == version:
+                    yield model
+                    return
+            self._pool.unload(name, wait=False)
+        raise ReplacedError(f"the model {name!r:.140} was replaced while the request waited")
 
 
 def _in_time(name: str, jobs: Sequence[Job]) -> list[Job]:

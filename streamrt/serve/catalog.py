@@ -17,9 +17,6 @@ from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
 from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
-#: Every model has one version, for a weights file has.
-VERSION = "1"
-
 
 class NameTakenError(StreamrtError):
     """A model of that name is registered already."""
@@ -27,10 +24,15 @@ class NameTakenError(StreamrtError):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a model takes and gives."""
+    """What a model takes and gives.
+
+    Attributes:
+        version: of its file (`streamrt.Model.checksum`). There is one at a time, and another content has another.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    version: str
 
     def samples(self, inputs: Mapping[str, Array]) -> int:
         """How many samples inputs of this model have; 1 where it has no axis for them."""
@@ -126,11 +128,15 @@ class Catalog:
             self.register(file_of(name))
         self._pool.prefetch(name).result()
 
-    def spec(self, name: str) -> ModelSpec:
+    def spec(self, name: str, version: str | None = None) -> ModelSpec:
         """What a model takes and gives, from the header of its file.
 
+        Args:
+            name: of the model.
+            version: that it must have; None takes it as it is.
+
         Raises:
-            UnknownModelError: none of that name is served, or its file is gone.
+            UnknownModelError: none of that name is served, or its file is gone, or has another version.
             FormatError, WeightsIOError: its file cannot be used.
         """
         with self._lock:
@@ -141,12 +147,15 @@ class Catalog:
         found = path.stat()
         identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
         if known and known[0] == identity:
-            return known[1]
-        graph = read_header(path).graph
-        spec = ModelSpec(graph.inputs, graph.outputs)
-        with self._lock:
-            if name in self._files:
-                self._specs[name] = identity, spec
+            spec = known[1]
+        else:
+            header = read_header(path)
+            spec = ModelSpec(header.graph.inputs, header.graph.outputs, header.checksum)
+            with self._lock:
+                if name in self._files:
+                    self._specs[name] = header.identity, spec
+        if version not in (None, spec.version):
+            raise UnknownModelError(f"the model {name!r:.140} has version {spec.version}, and no other")
         return spec
 
     def status(self, name: str) -> tuple[str, ModelStatus]:

@@ -24,8 +24,8 @@ from streamrt.serve.access import (
     decompress,
     is_authorized,
 )
-from streamrt.serve.batching import QueueFullError, ShuttingDownError
-from streamrt.serve.catalog import VERSION, NameTakenError
+from streamrt.serve.batching import QueueFullError, ReplacedError, ShuttingDownError
+from streamrt.serve.catalog import NameTakenError
 from streamrt.serve.logs import log
 from streamrt.serve.metrics import GONE
 from streamrt.serve.protocol import ProtocolError, UnrepresentableError
@@ -45,6 +45,7 @@ _TOLD: dict[type[Exception], int] = {
     PoolBusyError: 503,
     QueueFullError: 503,
     OverloadedError: 503,
+    ReplacedError: 503,
     ShuttingDownError: 503,
     ModelTooLargeError: 507,
 }
@@ -81,14 +82,13 @@ async def read_body(service: Service, request: Request, held: Held, limit: int) 
 
 
 def model_in(request: Request) -> str:
-    """The name of the model in the path.
-
-    Raises:
-        UnknownModelError: the path has a version that no model has.
-    """
-    if request.path_params.get("version", VERSION) != VERSION:
-        raise UnknownModelError(f"every model has one version, {VERSION}")
+    """The name of the model in the path."""
     return str(request.path_params["model"])
+
+
+def version_in(request: Request) -> str | None:
+    """The version that the path has of it, or None."""
+    return request.path_params.get("version")
 
 
 class Routes:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from streamrt.errors import PoolBusyError
 from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
-from streamrt.serve.http import model_in, read_body
+from streamrt.serve.http import model_in, read_body, version_in
 from streamrt.serve.protocol import InferRequest
 from streamrt.serve.service import Service
 
@@ -22,7 +22,7 @@ async def run_model(
     service: Service,
     request: Request,
     parse: Callable[[bytes | bytearray, ModelSpec], InferRequest],
-    encode: Callable[[InferRequest, Results], Response],
+    encode: Callable[[InferRequest, ModelSpec, Results], Response],
 ) -> Response:
     """The answer to a request for the model in the path.
 
@@ -37,14 +37,14 @@ async def run_model(
     """
     name = model_in(request)
     with service.gate.hold() as held:
-        spec = await service.call(service.catalog.spec, name)
+        spec = await service.call(service.catalog.spec, name, version_in(request))
         body = await read_body(service, request, held, service.settings.max_body)
         parsed = await service.call(parse, body, spec)
         del body  # unless tensors lie in it
         request.state.id = parsed.id
         outputs = service.check(spec, parsed)
         results = await _outcome(request, service.infer(name, spec, parsed, outputs), service.settings.timeout)
-        return await service.call(encode, parsed, results)
+        return await service.call(encode, parsed, spec, results)
 
 
 async def _outcome(request: Request, results: Future[Results], seconds: float) -> Results:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from streamrt.errors import InputError
 from streamrt.serve.batching import Results
-from streamrt.serve.catalog import VERSION, ModelSpec
+from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import Routes, model_in
 from streamrt.serve.inference import run_model
 from streamrt.serve.predictions import encode_prediction, parse_prediction
@@ -52,7 +52,7 @@ class MultiModelServer:
         def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
             return InferRequest(parse_prediction(body, spec.inputs, self._settings.max_json))
 
-        def encode(parsed: InferRequest, results: Results) -> Response:
+        def encode(parsed: InferRequest, spec: ModelSpec, results: Results) -> Response:
             return Response(encode_prediction(results), media_type="application/json")
 
         return await run_model(self._service, request, parse, encode)
@@ -89,11 +89,13 @@ class MultiModelServer:
 
     async def describe(self, request: Request) -> Response:
         """What the pool knows of a model."""
-        file, status = await self._service.call(self._service.catalog.status, model_in(request))
+        catalog, name = self._service.catalog, model_in(request)
+        file, status = await self._service.call(catalog.status, name)
+        spec = await self._service.call(catalog.spec, name)
         return JSONResponse(
             {
                 "modelName": status.name,
-                "modelVersion": VERSION,
+                "modelVersion": spec.version,
                 "modelUrl": file,
                 "engine": "streamrt",
                 "runtime": "python",

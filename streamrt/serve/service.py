@@ -11,7 +11,7 @@ from streamrt.errors import InputError
 from streamrt.inputs import check_inputs, describe
 from streamrt.pool import ModelPool
 from streamrt.serve.access import Gate
-from streamrt.serve.batching import Batcher, QueueFullError, Results, ShuttingDownError
+from streamrt.serve.batching import Batcher, QueueFullError, Results
 from streamrt.serve.catalog import Catalog, ModelSpec
 from streamrt.serve.folder import Folder
 from streamrt.serve.metrics import Metrics
@@ -30,7 +30,8 @@ class Service:
     """All that the routes use. Methods that are coroutines never block; the others may.
 
     Attributes:
-        draining: the server is ending, and takes no more requests.
+        draining: the server is ending. It takes no more connections, and says that it is not ready; what comes over
+            those that are open is served, so that whoever keeps them, as load balancers do, loses nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,9 +103,7 @@ class Service:
         Raises:
             QueueFullError, ShuttingDownError: it is not queued.
         """
-        if self.draining:
-            raise ShuttingDownError("the server is shutting down")
-        return self.batcher.submit(name, request.inputs, outputs, spec.samples(request.inputs))
+        return self.batcher.submit(name, request.inputs, outputs, spec.samples(request.inputs), spec.version)
 
     def unregister(self, name: str) -> None:
         """`Catalog.unregister`."""

@@ -11,8 +11,8 @@ from streamrt._version import __version__
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
 from streamrt.serve.batching import Results
-from streamrt.serve.catalog import VERSION, ModelSpec
-from streamrt.serve.http import Routes, model_in, read_body
+from streamrt.serve.catalog import ModelSpec
+from streamrt.serve.http import Routes, model_in, read_body, version_in
 from streamrt.serve.inference import run_model
 from streamrt.serve.protocol import (
     DATATYPES,
@@ -67,11 +67,11 @@ class OpenInference:
     async def model_metadata(self, request: Request) -> Response:
         """What a model takes and gives; it need not be in memory."""
         name = model_in(request)
-        spec = await self._service.call(self._service.catalog.spec, name)
+        spec = await self._service.call(self._service.catalog.spec, name, version_in(request))
         return JSONResponse(
             {
                 "name": name,
-                "versions": [VERSION],
+                "versions": [spec.version],
                 "platform": "streamrt",
                 "inputs": [_tensor(tensor) for tensor in spec.inputs],
                 "outputs": [_tensor(tensor) for tensor in spec.outputs],
@@ -80,7 +80,10 @@ class OpenInference:
 
     async def model_ready(self, request: Request) -> Response:
         """Whether requests for a model are served, in memory or not."""
-        entry = await self._service.call(self._service.catalog.entry, model_in(request))
+        catalog, name, version = self._service.catalog, model_in(request), version_in(request)
+        entry = await self._service.call(catalog.entry, name)
+        if version is not None and entry.state == "READY":
+            await self._service.call(catalog.spec, name, version)
         ready = entry.state == "READY" and not self._service.draining
         return JSONResponse({"name": entry.name, "ready": ready}, 200 if ready else 503)
 
@@ -92,8 +95,8 @@ class OpenInference:
         def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
             return parse_request(body, header_length, self._settings.max_json)
 
-        def encode(parsed: InferRequest, results: Results) -> Response:
-            encoded = encode_response(name, VERSION, parsed, results)
+        def encode(parsed: InferRequest, spec: ModelSpec, results: Results) -> Response:
+            encoded = encode_response(name, spec.version, parsed, results)
             if encoded.header_length is None:
                 return Response(encoded.body, media_type="application/json")
             headers = {_HEADER_LENGTH: str(encoded.header_length)}
@@ -111,7 +114,7 @@ class OpenInference:
         entries = await self._service.call(self._service.catalog.index)
         return JSONResponse(
             [
-                {"name": entry.name, "version": VERSION, "state": entry.state, "reason": entry.reason}
+                {"name": entry.name, "state": entry.state, "reason": entry.reason}
                 for entry in entries
                 if entry.state == "READY" or not only_ready
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import streamrt
 from serve.process import TOKEN
+from streamrt.format import read_header
 
 pytestmark = pytest.mark.extras
 
@@ -51,10 +53,11 @@ def test_health_and_metadata(client: Any) -> None:
     }
 
 
-def test_model_metadata(client: Any) -> None:
+def test_model_metadata(client: Any, repository: Path) -> None:
+    version = read_header(repository / "kinds.safetensors").checksum
     assert client.get_model_metadata("kinds") == {
         "name": "kinds",
-        "versions": ["1"],
+        "versions": [version],
         "platform": "streamrt",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
         "outputs": [
@@ -63,10 +66,10 @@ def test_model_metadata(client: Any) -> None:
             {"name": "best", "datatype": "INT64", "shape": [-1]},
         ],
     }
-    assert client.get_model_metadata("kinds", "1") == client.get_model_metadata("kinds")
+    assert client.get_model_metadata("kinds", version) == client.get_model_metadata("kinds")
     assert client.is_model_ready("mlp")
-    assert client.is_model_ready("mlp", "1")
-    assert not client.is_model_ready("mlp", "2")
+    assert client.is_model_ready("kinds", version)
+    assert not client.is_model_ready("mlp", version)
     assert not client.is_model_ready("unknown")
 
 
@@ -79,8 +82,9 @@ def test_infer(client, http, make_input, repository, binary_in, binary_out, batc
     result = client.infer("mlp", [make_input("input", x, binary_in)], request_id="an id", outputs=outputs)
     with streamrt.Model(repository / "mlp.safetensors", None) as model:
         np.testing.assert_allclose(result.as_numpy("output"), model(x), rtol=1e-5, atol=1e-5)
+        version = model.checksum
     told = result.get_response()
-    assert (told["model_name"], told["model_version"], told["id"]) == ("mlp", "1", "an id")
+    assert (told["model_name"], told["model_version"], told["id"]) == ("mlp", version, "an id")
     assert ("data" in told["outputs"][0]) == (binary_out is False)
 
 
@@ -88,7 +92,8 @@ def test_several_inputs_and_outputs_in_either_form(client, http, make_input) -> 
     a, b = random_input(3, 2, seed=1), random_input(3, 2, seed=2)
     inputs = [make_input("b", b, True), make_input("a", a, False)]
     outputs = [http.InferRequestedOutput("difference"), http.InferRequestedOutput("sum", binary_data=False)]
-    result = client.infer("two", inputs, model_version="1", outputs=outputs)
+    (version,) = client.get_model_metadata("two")["versions"]
+    result = client.infer("two", inputs, model_version=version, outputs=outputs)
     assert [output["name"] for output in result.get_response()["outputs"]] == ["difference", "sum"]
     np.testing.assert_array_equal(result.as_numpy("sum"), a + b)
     np.testing.assert_array_equal(result.as_numpy("difference"), a - b)

@@ -78,7 +78,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a long name": (infer(GOOD, model="m" * 30_000), 404, "no model named"),
     "a file as a name": (infer(GOOD, model="mlp.safetensors"), 404, "no model named 'mlp.safetensors'"),
     "a prediction of a path": (http("POST", "/predictions/..%2fmlp", body=b"[]"), 404, "Not Found"),
-    "another version": (http("GET", "/v2/models/mlp/versions/2"), 404, "one version"),
+    "another version": (http("GET", "/v2/models/mlp/versions/2"), 404, "and no other"),
     "a path as a version": (http("GET", "/v2/models/mlp/versions/..%2f1"), 404, "Not Found"),
     "a load of dots": (http("POST", "/v2/repository/models/../load", AUTHORIZED), 400, "expected a model name"),
     "a load of a path": (http("POST", "/v2/repository/models/..%2fx/load", AUTHORIZED), 404, "Not Found"),
