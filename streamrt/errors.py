@@ -6,6 +6,8 @@ nothing of streamrt still catches it: ``except ValueError`` catches a malformed 
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "BudgetError",
     "FormatError",
@@ -57,6 +59,9 @@ class BudgetError(StreamrtError, MemoryError):
     def __init__(self, message: str, minimum: int) -> None:
         super().__init__(message)
         self.minimum = minimum
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
+        return type(self), (str(self), self.minimum)  # or it could not be sent to another process
 
 
 class WeightsIOError(StreamrtError, OSError):
