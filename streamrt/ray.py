@@ -1,0 +1,199 @@
+"""A Ray Serve application: replicas with a pool each, and requests that go where their model is warm (extra ``ray``).
+
+Every replica runs the server of `streamrt.serve` over a pool of its own. Ray's model multiplexing keeps a table of the
+models that each replica has served, and routes by it: whoever names the model in the header
+``serve-multiplexed-model-id`` reaches a replica that has it warm. What Ray's table holds are handles, which weigh
+nothing. Bytes and leases are the pool's, whose policy decides what of a model stays in memory.
+
+See ``examples/cluster``.
+"""
+
+# No `from __future__ import annotations`: Ray reads the annotation of an application builder.
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from starlette.applications import Starlette
+
+from streamrt.budget import parse_size
+from streamrt.errors import InputError, ModelClosedError, UnknownModelError
+from streamrt.inputs import Result
+from streamrt.ops import Array
+from streamrt.pool import ModelPool
+from streamrt.serve.app import make_app
+from streamrt.serve.batching import Results
+from streamrt.serve.catalog import ModelSpec
+from streamrt.serve.protocol import InferRequest, Output
+from streamrt.serve.service import Service
+from streamrt.serve.settings import Settings
+
+__all__ = ["Options", "application"]
+
+
+class Options(BaseModel):
+    """Of an application; from a shell or a configuration file, Ray makes it from the arguments there.
+
+    Attributes:
+        repository: the folder of weights files, an absolute path, the same on every node.
+        budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica where that much is left of
+            a node's memory.
+        policy, threads, io, verify, timeout, max_batch, max_delay: as `streamrt.serve.settings.Settings`.
+        replicas: how many there are.
+        cpus: that Ray reserves for each.
+        max_ongoing_requests: of one replica; more go to others, where the model may be cold.
+        max_queued_requests: of one proxy; more are answered with 503 and Retry-After.
+        models_per_replica: models in Ray's table for one replica. More than are in use, so that the pool, and not
+            Ray, decides what stays.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: str
+    budget: int | str
+    policy: str = "adaptive"
+    threads: int | None = Field(None, ge=1)
+    io: str = "auto"
+    verify: str | None = None
+    timeout: float = Field(30.0, ge=0)
+    max_batch: int = Field(32, ge=1)
+    max_delay: float = Field(0.0, ge=0)
+    replicas: int = Field(1, ge=1)
+    cpus: float = Field(1.0, ge=0)
+    max_ongoing_requests: int = Field(64, ge=1)
+    max_queued_requests: int = Field(256, ge=1)
+    models_per_replica: int = Field(1000, ge=1)
+
+    @field_validator("repository")
+    @classmethod
+    def _is_absolute(cls, path: str) -> str:
+        if not Path(path).is_absolute():
+            raise ValueError("expected an absolute path: replicas run in other folders")
+        return path
+
+    @field_validator("budget")
+    @classmethod
+    def _in_bytes(cls, budget: int | str) -> int:
+        return parse_size(str(budget))
+
+    def settings(self) -> Settings:
+        """Of the server in a replica. Its queue takes what Ray sends, which has bounds of its own."""
+        shared = {"policy", "threads", "io", "verify", "timeout", "max_batch", "max_delay"}
+        return Settings(
+            Path(self.repository),
+            budget=self.budget,
+            max_queue=2 * self.max_ongoing_requests,
+            **self.model_dump(include=shared),
+        )
+
+
+def application(options: Options) -> Application:
+    """The application, for ``serve run streamrt.ray:application``, a configuration file, or `ray.serve.run`.
+
+    Raises:
+        pydantic.ValidationError: ``options`` cannot be had.
+    """
+    settings = options.settings()
+
+    class Replica(_Replica):
+        model = serve.multiplexed(max_num_models_per_replica=options.models_per_replica)(_Replica.model)
+
+    deployment = serve.deployment(
+        name="streamrt",
+        num_replicas=options.replicas,
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config=BackpressureConfig(retry_after_s=1),
+        ray_actor_options={"num_cpus": options.cpus, "memory": settings.budget},
+    )
+    bound: Application = deployment(serve.ingress()(Replica)).bind(settings)
+    return bound
+
+
+class Handle:
+    """What Ray's table has of a model: a promise that its requests come here.
+
+    When Ray drops it, requests for the model go elsewhere from then on. So the pool is told to give its memory back as
+    soon as nobody has a lease of it. Who asks here all the same is served, and waits for it to be loaded again.
+    """
+
+    def __init__(self, pool: ModelPool, name: str) -> None:
+        self._pool: ModelPool | None = pool
+        self._name = name
+
+    def __del__(self) -> None:
+        """Called by Ray when it drops the handle, in a thread, and by Python when nobody has it any more."""
+        pool, self._pool = self._pool, None
+        if pool:
+            with suppress(UnknownModelError, ModelClosedError):
+                pool.unload(self._name, wait=False)
+
+
+class _Service(Service):
+    """A server that tells Ray which models are warm."""
+
+    def __init__(self, settings: Settings, handle: Callable[[str], Coroutine[Any, Any, Handle]]) -> None:
+        super().__init__(settings)
+        self._handle = handle
+        self._telling: set[asyncio.Task[Handle]] = set()
+
+    def infer(self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]) -> Future[Results]:
+        """As the server's. Ray hears of it, but of no model that there is not: clients make names up.
+
+        Raises:
+            InputError: the request was routed by the name of another model.
+        """
+        if (routed := serve.get_multiplexed_model_id()) and routed != name:
+            raise InputError("the header serve-multiplexed-model-id names another model than the request")
+        results = super().infer(name, spec, request, outputs)
+        telling = asyncio.get_running_loop().create_task(self._handle(name))
+        self._telling.add(telling)  # or it might be collected before it is done
+        telling.add_done_callback(self._telling.discard)
+        return results
+
+
+class _Replica:
+    """One process: a pool, and the server over it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._service = _Service(settings, self.model)
+        self._service.catalog.register_all()
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return make_app(self._service)  # which closes the service when the replica ends
+
+    async def model(self, name: str) -> Handle:
+        """The handle of a model. Ray calls this once, until it drops the handle; it must not wait for anything."""
+        return Handle(self._service.pool, name)
+
+    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Result]:
+        """Run the model that the caller's `multiplexed_model_id` names: for `DeploymentHandle.options(...)`.
+
+        Args:
+            inputs: float32 arrays by name.
+            outputs: names of what is wanted; None is all.
+
+        Returns:
+            Arrays by name.
+
+        Raises:
+            InputError, UnknownModelError: the caller's mistake.
+            Exception: what a lease or a call raises.
+        """
+        service, name = self._service, serve.get_multiplexed_model_id()
+        spec = await service.call(service.catalog.spec, name)
+        request = InferRequest(inputs, None if outputs is None else tuple(map(Output, outputs)))
+        results: Results = await asyncio.wrap_future(service.infer(name, spec, request, service.check(spec, request)))
+        return dict(results)
+
+    async def stats(self) -> dict[str, Any]:
+        """What the pool of this replica holds and has done (`streamrt.PoolStats`), and the replica's name."""
+        stats = await asyncio.to_thread(self._service.pool.stats)
+        return {"replica": serve.get_replica_context().replica_id.unique_id, **asdict(stats)}

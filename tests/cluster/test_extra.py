@@ -1,0 +1,11 @@
+"""What needs the extras ``ray`` and ``serve`` is imported only when it is asked for."""
+
+from typing import Any
+
+MODULES = ("fastapi", "prometheus_client", "pydantic", "ray", "starlette", "uvicorn")
+
+
+def test_importing_streamrt_imports_no_extra(run_python: Any) -> None:
+    done = run_python("import sys, streamrt.cli; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & set(MODULES)
