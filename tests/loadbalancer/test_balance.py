@@ -1,0 +1,148 @@
+"""Hashing on the model's name against taking turns, and an instance that dies under load."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamrt
+from loadbalancer import farm
+from loadbalancer.client import Client, binary, infer_path, output
+from loadbalancer.farm import Instance
+from model import zoo
+
+pytestmark = farm.MARKS
+
+
+@pytest.fixture(scope="module")
+def expected(repository: Path) -> dict[str, Any]:
+    """What `streamrt.Model` computes for one input, by model."""
+    found = {}
+    for path in sorted(repository.glob("*.safetensors")):
+        with streamrt.Model(path) as model:
+            found[path.stem] = model(zoo.random_input(1, 64))
+    return found
+
+
+def hit_ratio(servers: list[Instance], port: int, expected: dict[str, Any], count: int) -> float:
+    """Of requests for models taken at random, how many found all weights in memory."""
+
+    def totals() -> Counter[str]:
+        found: Counter[str] = Counter()
+        for server in servers:
+            found.update(server.metrics())
+        return found
+
+    client, random = Client(port), np.random.default_rng(5)
+    body, length = binary(zoo.random_input(1, 64))
+    names = list(expected)
+    before = totals()
+    for _ in range(count):
+        name = names[random.integers(len(names))]
+        answer = client.request("POST", infer_path(name), body, Inference_Header_Content_Length=length)
+        zoo.assert_close(output(answer), expected[name])
+    client.close()
+    after = totals()
+    requests = after["streamrt_pool_requests_total"] - before["streamrt_pool_requests_total"]
+    assert requests == count
+    return (after["streamrt_pool_hits_total"] - before["streamrt_pool_hits_total"]) / count
+
+
+def test_hashing_finds_models_warm_where_turns_do_not(
+    servers: list[Instance], expected: dict[str, Any], repository: Path
+) -> None:
+    weights = sum(path.stat().st_size for path in repository.iterdir())
+    assert weights > 14 << 20, "all models fit into one instance"
+
+    def in_turn(text: str) -> str:
+        assert text.count("hash $model consistent;") == 1
+        return text.replace("hash $model consistent;", "")
+
+    with farm.balancer(servers, in_turn) as port:
+        turns = hit_ratio(servers, port, expected, 300)
+    for server in servers:
+        server.stop()
+        server.start()
+    with farm.balancer(servers) as port:
+        hashing = hit_ratio(servers, port, expected, 300)
+    print(f"hit ratio: {hashing:.3f} with hashing, {turns:.3f} in turn")
+    assert hashing > 0.7  # as many as 8 of the models may have one instance, by the ports that there are
+    assert hashing > turns + 0.2
+
+
+def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Instance], expected: dict[str, Any]) -> None:
+    """Its requests go to others, also those that it had when it died; those of other models stay where they are.
+
+    An answer of which a part was sent before the instance died cannot be given again: one a connection at most.
+    """
+    bodies = binary(zoo.random_input(1, 64))
+    done: Counter[str] = Counter()
+    failures: list[str] = []
+    ending = threading.Event()
+
+    def work(seed: int, port: int) -> None:
+        client, random = Client(port), np.random.default_rng(seed)
+        names = list(expected)
+        while not ending.is_set():
+            name = names[random.integers(len(names))]
+            try:
+                answer = client.request("POST", infer_path(name), bodies[0], Inference_Header_Content_Length=bodies[1])
+                zoo.assert_close(output(answer), expected[name])
+                done["answers"] += 1
+            except http.client.IncompleteRead:
+                done["cut"] += 1
+            except Exception as error:
+                failures.append(repr(error)[:300])
+        client.close()
+
+    def wait_for(count: int) -> None:
+        limit = done["answers"] + count
+        farm.wait_until(lambda: done["answers"] >= limit or bool(failures), f"{count} more answers")
+
+    def owners() -> dict[str, int]:
+        """Which instance has answered for a model, of those that live; none may have two."""
+        found = {}
+        for index, server in enumerate(servers):
+            if server.process and server.process.poll() is None:
+                for name, value in server.metrics().items():
+                    if name.startswith("streamrt_requests_total") and 'outcome="ok"' in name and value:
+                        model = name.partition('model="')[2].partition('"')[0]
+                        assert model not in found, (model, index, found)
+                        found[model] = index
+        return found
+
+    with farm.balancer(servers) as port:
+        threads = [threading.Thread(target=work, args=(seed, port)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_for(300)
+            before = owners()
+            victim = Counter(before.values()).most_common(1)[0][0]
+            servers[victim].kill()
+            wait_for(300)
+            after = owners()
+            assert after.keys() == before.keys()
+            assert all(after[model] == owner for model, owner in before.items() if owner != victim)
+            servers[victim].start()
+            time.sleep(5)  # fail_timeout: it is tried again
+            wait_for(300)
+            assert servers[victim].metrics()["streamrt_pool_requests_total"] > 0
+            for server in servers:  # as for a new version of the software: nobody notices
+                server.stop()
+                wait_for(50)
+                server.start()
+                time.sleep(5)
+        finally:
+            ending.set()
+            for thread in threads:
+                thread.join()
+    assert not failures
+    assert done["cut"] <= len(threads)
