@@ -52,6 +52,9 @@ class Options(BaseModel):
         max_queued_requests: of one proxy; more are answered with 503 and Retry-After.
         models_per_replica: models in Ray's table for one replica. More than are in use, so that the pool, and not
             Ray, decides what stays.
+
+    Raises:
+        pydantic.ValidationError: one of them is not of this form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,11 +98,7 @@ class Options(BaseModel):
 
 
 def application(options: Options) -> Application:
-    """The application, for ``serve run streamrt.ray:application``, a configuration file, or `ray.serve.run`.
-
-    Raises:
-        pydantic.ValidationError: ``options`` cannot be had.
-    """
+    """The application, for ``serve run streamrt.ray:application``, a configuration file, or `ray.serve.run`."""
     settings = options.settings()
 
     class Replica(_Replica):

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster(repository: Path, scratch: Path, models_per_replica: int) -> Iterator[Cluster]:
+def cluster(repository: Path, scratch: Path, models_per_replica: int, **environment: str) -> Iterator[Cluster]:
     """Ray, which asks nobody and leaves nothing: no statistics, no dashboard, no file outside ``scratch``."""
     mark = uuid.uuid4().hex
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(scratch), "STREAMRT_TEST_MARK": mark}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(scratch), "STREAMRT_TEST_MARK": mark}
     (port,) = free_ports(1)
     arguments = [repository, BUDGET, models_per_replica, port, scratch / "ray"]
     with (scratch / "driver.log").open("wb") as log:
@@ -257,14 +257,29 @@ def test_other_deployments_call_it_with_arrays(two_replicas: Cluster, expected: 
     assert two_replicas.ask("nobody", tmp_path / "x.npy")["cause"] == "UnknownModelError"
 
 
-def test_what_ray_drops_the_pool_unloads(
-    repository: Path, expected: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
+    repository: Path,
+    expected: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    slow_reads: Callable[[float], dict[str, str]],
 ) -> None:
-    with cluster(repository, tmp_path_factory.mktemp("ray"), models_per_replica=1) as found:
-        client = Client(found.port)
-        for name in MODELS * 2:
-            zoo.assert_close(output(ask(client, name)), expected[name])
+    environment = slow_reads(4e6)  # half a second a model
+    with cluster(repository, tmp_path_factory.mktemp("ray"), models_per_replica=1, **environment) as found:
+        client, other = Client(found.port), Client(found.port)
+        answers: list[Answer] = []
+        loading = threading.Thread(target=lambda: answers.extend(ask(client, name) for name in MODELS * 2))
+        began = time.monotonic()
+        loading.start()
+        questions = 0
+        while loading.is_alive():  # a replica whose event loop waits for a load answers two of them in a second
+            assert other.request("GET", "/v2/health/live").status == 200
+            questions += 1
+        seconds = time.monotonic() - began
         client.close()
+        other.close()
+        for name, answer in zip(MODELS * 2, answers, strict=True):
+            zoo.assert_close(output(answer), expected[name])
+        assert questions > 20 * seconds
         wait_until(lambda: total(found, "open") <= 2, "each replica has one model")
         assert total(found, "loads") > len(MODELS)
 

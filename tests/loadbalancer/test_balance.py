@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import threading
 import time
 from collections import Counter
@@ -146,3 +147,27 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
                 thread.join()
     assert not failures
     assert done["cut"] <= len(threads)
+
+
+def test_an_instance_that_hangs_is_given_up(servers: list[Instance], expected: dict[str, Any]) -> None:
+    """After the time that the configuration gives it, which is shorter here, for the first request that meets it."""
+
+    def impatient(text: str) -> str:
+        assert text.count("proxy_read_timeout 60s;") == 1
+        return text.replace("proxy_read_timeout 60s;", "proxy_read_timeout 2s;")
+
+    body, length = binary(zoo.random_input(1, 64))
+    stopped = servers[0].process
+    assert stopped
+    with farm.balancer(servers, impatient) as port:
+        client = Client(port)
+        for name in expected:
+            client.request("POST", infer_path(name), body, Inference_Header_Content_Length=length)
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            for name in expected:
+                answer = client.request("POST", infer_path(name), body, Inference_Header_Content_Length=length)
+                zoo.assert_close(output(answer), expected[name])
+        finally:
+            stopped.send_signal(signal.SIGCONT)
+            client.close()
