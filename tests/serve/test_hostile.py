@@ -40,7 +40,8 @@ def exchange(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes
     head, _, body = bytes(answer[:end]).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    return int(status.split()[1]), headers, body
+    size = int(headers.get("content-length", len(body)))  # behind it another answer may have come
+    return int(status.split()[1]), headers, body[:size]
 
 
 def http(method: str, path: str, *headers: str, body: bytes = b"", length: int | None = None) -> bytes:
