@@ -42,10 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # what a shell reports for SIGPIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if args.debug:
             raise
         print("streamrt: interrupted", file=sys.stderr)
+        # With its frames goes what it found half made, such as a progress bar, whose end may fail.
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        interrupt.__traceback__ = None
+        sys.unraisablehook = hook
         return 130
     except Exception as error:
         if args.debug:

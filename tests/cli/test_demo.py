@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from streamrt import cli, pack
-from streamrt.cli import demo
+from streamrt.cli import commands, demo
 from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 
 Output = pytest.CaptureFixture[str]
@@ -99,6 +99,25 @@ def test_an_interrupted_demo_removes_its_files(tmp_path: Path, number: int, code
     assert process.returncode == code
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_interrupt_leaves_half_made_is_dropped_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Bar:
+        def __del__(self) -> None:
+            raise AttributeError("pos")
+
+    def interrupted(*_: object, **__: object) -> None:
+        bar = Bar()
+        raise KeyboardInterrupt(id(bar))
+
+    monkeypatch.setattr(commands, "verify", interrupted)
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    assert commands.main(["verify", "any.safetensors"]) == 130
+    assert capsys.readouterr().err == "streamrt: interrupted\n"
+    assert seen == []
 
 
 def test_disk_speed_reads_any_file(tmp_path: Path) -> None:
