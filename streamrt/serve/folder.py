@@ -5,7 +5,6 @@ A client's text never becomes a part of a path unless it matches a pattern in wh
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from pathlib import Path
@@ -57,10 +56,10 @@ class Folder:
     def models(self) -> list[str]:
         """The names of all models that it has, sorted."""
         found = []
-        for file in os.listdir(self._path):  # noqa: PTH208 (names are wanted, not paths)
+        for entry in self._path.iterdir():
             try:
-                name = model_of(file)
-                self.path(file)
+                name = model_of(entry.name)
+                self.path(entry.name)
             except (InputError, UnknownModelError):
                 continue
             found.append(name)

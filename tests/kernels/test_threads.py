@@ -75,6 +75,24 @@ def test_the_same_bits_with_any_number_of_threads(count: int) -> None:
     assert_same(every_kernel(), alone)
 
 
+@pytest.mark.parametrize("size", [5, 7, 8, 14])
+def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None:
+    """An infinite weight tells whether it was multiplied with padding, which is zero."""
+    rng = np.random.default_rng(5)
+    window = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1)).window()
+    x = rng.normal(size=(1, 16, size, size)).astype(np.float32)
+    weights = rng.normal(size=(16, 3, 3)).astype(np.float32)
+    weights[::3, 0, 1], weights[1::3, 2, 2] = np.inf, -np.inf
+    found = []
+    for count in (1, 2, 5, 16):  # the number of bands goes by that of the threads
+        _core.set_threads(count)
+        y = np.full_like(x, 7)
+        _core.depthwise(x, weights, None, y, window, 0, 16, _core.ACTIVATIONS["Swish"], 1, 0)
+        found.append(y)
+    for y in found:
+        assert_same([y], found[:1])
+
+
 def test_many_callers_while_the_number_changes() -> None:
     expected = every_kernel()
     failures: list[BaseException] = []

@@ -188,7 +188,7 @@ def test_a_file_under_another_name(catalog: Catalog) -> None:
         catalog.register("two.safetensors", "kinds")
     for file, name in (("two", None), ("../x.safetensors", None), ("two.safetensors", "../x"), (None, None)):
         with pytest.raises(InputError):
-            catalog.register(file, name)  # type: ignore[arg-type]
+            catalog.register(file, name)
     with pytest.raises(UnknownModelError):
         catalog.register("outside.safetensors", "mine")
     catalog.unregister("second")

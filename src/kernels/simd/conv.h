@@ -2,8 +2,8 @@
  *
  * The product of some rows with a panel is held in registers while the panel and the rows are read once, a weight being
  * spread over a vector when it is needed: nothing but the columns is ever copied, and those stay in the second-level
- * cache. A sum belongs to one output, and its terms are added in the order of the row of weights whatever else is
- * computed beside it.
+ * cache. A sum belongs to one output, and its terms are added in the order of the row of weights, or in the last
+ * columns of a map as dots.h adds them, whatever else is computed beside it.
  */
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H

@@ -177,13 +177,16 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     const srt_window *w = job->window;
     const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
     depthwise_plane *roll = roll_for(w), *plane_of = roll ? roll : any_plane;
-    const bool flat = roll && is_flat(w);
+    const bool flat = roll && is_flat(w), whole = flat || job->bands == 1;
     flat_masks masks;
     if (flat) find_flat(w, &masks);
     const int64_t samples = job->planes / job->span;
     int64_t band = first / job->planes, place = first % job->planes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
     for (; first < last; first++) {
+        /* a plane that is one row is not cut: what looks at padding must not depend on the number of bands */
+        const int64_t rows = w->output[0], from = whole ? 0 : band * rows / job->bands;
+        const int64_t to = !whole ? (band + 1) * rows / job->bands : band == 0 ? rows : 0;
         const int64_t plane = sample * job->channels_in_total + channel;
         window_plane p = {
             .x = job->x + (job->multiplier == 1 ? plane : plane / job->multiplier) * input,
@@ -191,15 +194,15 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
             .weights = job->w + channel * w->kernel[0] * w->kernel[1],
             .bias = job->bias ? job->bias[channel] : 0.0f,
             .window = w,
-            .first = job->bands == 1 ? 0 : band * w->output[0] / job->bands,
-            .last = job->bands == 1 ? w->output[0] : (band + 1) * w->output[0] / job->bands,
+            .first = from,
+            .last = to,
             .low = splat(job->act->low),
             .high = splat(job->act->high),
         };
-        if (flat && job->bands == 1)
-            flat_plane(&p, &masks);
-        else
+        if (!flat)
             plane_of(&p);
+        else if (band == 0)
+            flat_plane(&p, &masks);
         if (job->act->separate) {
             float *y = p.y + p.first * w->output[1];
             activate(y, y, (p.last - p.first) * w->output[1], job->act);
