@@ -1,6 +1,6 @@
 /* avx2.c - the loops for x86-64 with AVX2 and FMA. */
 #ifdef __x86_64__
-#define TARGET __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma,prfchw")))
 #define TABLE srt_table_avx2
 #include "vec_avx2.h"
 

@@ -14,12 +14,6 @@
 enum { PANEL = 2 * VL };
 _Static_assert(SRT_CONV_COLUMNS % PANEL == 0, "a block of columns is whole panels");
 
-/* The columns at..at + n of the output positions, counted row by row; 0 < n <= PANEL. */
-typedef struct {
-    const srt_window *window;
-    int64_t at, n;
-} panel;
-
 /* Where a tap looks: input row of output row o is o * stride + down, and so on. */
 typedef struct {
     int64_t down, right;
@@ -33,101 +27,116 @@ V tap_place place_of(const srt_window *w, int64_t tap) {
                        valid_outputs(right, w->stride[1], w->input[1], w->output[1])};
 }
 
-/* The part of a panel that lies in one output row and inside the input: columns to..to + n, read from `from` on in a
- * plane. */
+/* Lanes lane..lane + n of one vector of a panel: output positions side by side, the first at (row, col). */
 typedef struct {
-    int32_t to, n;
-    int64_t from;
-} stretch;
+    int32_t vector, lane, n;
+    int64_t row, col;
+} run;
 
-/* The stretches of a panel for one tap, at most one an output row; returns their number. */
-V int stretches_of(const panel *p, const tap_place *place, stretch *out) {
-    const srt_window *w = p->window;
-    int64_t row = p->at / w->output[1], col = p->at - row * w->output[1];
+/* The runs of the columns at..at + n, counted row by row; n <= PANEL. Returns their number. */
+V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[PANEL]) {
+    int64_t row = at / w->output[1], col = at - row * w->output[1];
     int count = 0;
-    for (int64_t to = 0, n; to < p->n; to += n, row++, col = 0) {
-        n = smaller(w->output[1] - col, p->n - to);
-        if (row < place->rows.first || row >= place->rows.last) continue;
-        int64_t first = place->cols.first > col ? place->cols.first : col, last = smaller(place->cols.last, col + n);
-        if (first >= last) continue;
-        int64_t from = (row * w->stride[0] + place->down) * w->input[1] + first * w->stride[1] + place->right;
-        out[count++] = (stretch){(int32_t)(to + first - col), (int32_t)(last - first), from};
+    for (int64_t to = 0, length; to < n; to += length) {
+        length = smaller(smaller(w->output[1] - col, n - to), VL - to % VL);
+        runs[count++] = (run){(int32_t)(to / VL), (int32_t)(to % VL), (int32_t)length, row, col};
+        col += length;
+        if (col == w->output[1]) row++, col = 0;
     }
     return count;
 }
 
-/* y[i] = x[i * stride] for i < n <= PANEL. */
-V void copy_strided(const float *x, float *y, int64_t n, int64_t stride) {
-    const vf zero = splat(0.0f);
-    if (stride == 1)
-        for (int64_t i = 0; i < n; i += VL) store_mask(y + i, lanes(0, n - i), load_mask(x + i, lanes(0, n - i), zero));
-    else if (stride == 2)
-        for (int64_t i = 0; i < n; i += VL) { /* the high part begins at lane VL - 1 of the low one: see load_even */
-            if (i + VL <= n) {
-                store(y + i, load_even(x + 2 * i));
-                continue;
-            }
-            vmask low = lanes(0, 2 * (n - i) - 1), high = lanes(0, 2 * (n - i) - VL);
-            store_mask(y + i, lanes(0, n - i), load_even_mask(x + 2 * i, low, high, zero));
-        }
-    else
-        for (int64_t i = 0; i < n; i++) y[i] = x[i * stride];
-}
+/* What one vector of columns reads from a plane with one step between lanes: all of it, if the plane is the output
+ * moved, else what lies in one output row. */
+typedef struct {
+    int64_t from;       /* where lane 0 is, or would be */
+    uint32_t inside;    /* lanes that are read; the others are padding, or another piece's */
+    uint32_t low, high; /* with stride 2: the masks of load_even_mask */
+} column_piece;
 
 /* Places that are found out together and then used for one channel after the other. */
 enum { PLACES = 64 };
 
-/* Where the inputs of one panel for one tap lie. */
+/* For some panels and taps, panel by panel: the pieces of vector v of a place are begin[v]..begin[v + 1]. */
 typedef struct {
-    int64_t from;    /* moved: where the move leads */
-    uint64_t inside; /* the columns that are not padding */
-    int parts;       /* not moved: stretches */
-    stretch part[PANEL];
+    int32_t begin[3];
 } place;
-
-/* `panels` panels from column `at` on, and the taps tap..tap + taps of each. */
 typedef struct {
-    const srt_window *window;
-    int64_t at, end, panels; /* no column from `end` on is there */
-    int64_t tap, taps;
-    bool moved;           /* every panel is the plane itself, moved */
-    place places[PLACES]; /* (panels, taps) */
+    place places[PLACES];
+    column_piece pieces[PLACES * PANEL];
 } place_table;
 
-FN void find_places(place_table *t) {
-    const srt_window *w = t->window;
-    t->moved = w->stride[0] == 1 && w->stride[1] == 1 && w->output[1] == w->input[1];
-    for (int64_t i = 0; i < t->taps; i++) {
-        tap_place tap = place_of(w, t->tap + i);
-        for (int64_t j = 0; j < t->panels; j++) {
-            panel p = {w, t->at + j * PANEL, smaller(PANEL, t->end - t->at - j * PANEL)};
-            place *to = &t->places[j * t->taps + i];
-            to->parts = stretches_of(&p, &tap, to->part);
-            /* no more than lengths of the input and the output, where any column is inside */
-            to->from = to->parts ? p.at + tap.down * w->input[1] + tap.right : 0;
-            to->inside = 0;
-            for (int k = 0; k < to->parts; k++) to->inside |= ((UINT64_C(1) << to->part[k].n) - 1) << to->part[k].to;
+/* Bits first..last of a vector. */
+V uint32_t bits(int64_t first, int64_t last) {
+    const uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first;
+    const uint32_t b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
+    return ((1u << b) - 1) & ~((1u << a) - 1);
+}
+
+/* The places of `count` taps for `panels` panels from column `at` on, none of whose columns lies at `end` or beyond. */
+FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t end, int64_t panels,
+                    place_table *table) {
+    place *to = table->places;
+    int32_t used = 0;
+    for (int64_t j = 0; j < panels; j++, at += PANEL) {
+        run runs[PANEL];
+        const int parts = runs_of(w, at, smaller(PANEL, end - at), runs);
+        for (int64_t i = 0; i < count; i++, to++) {
+            const tap_place *tap = &taps[i];
+            *to = (place){{used, used, used}};
+            for (int k = 0; k < parts; k++) {
+                const run *r = &runs[k];
+                const int64_t first = smaller(tap->cols.first > r->col ? tap->cols.first - r->col : 0, r->n) + r->lane;
+                const int64_t last = smaller(tap->cols.last - r->col, r->n) + r->lane;
+                if (r->row < tap->rows.first || r->row >= tap->rows.last || first >= last) continue;
+                const int64_t from =
+                    (r->row * w->stride[0] + tap->down) * w->input[1] + (r->col - r->lane) * w->stride[1] + tap->right;
+                column_piece next = {from, bits(first, last), bits(2 * first, 2 * last - 1),
+                                     bits(2 * first - VL + 1, 2 * last - VL)};
+                if (used > to->begin[r->vector] && table->pieces[used - 1].from == from) {
+                    column_piece *before = &table->pieces[used - 1];
+                    before->inside |= next.inside, before->low |= next.low, before->high |= next.high;
+                } else {
+                    table->pieces[used++] = next;
+                }
+                for (int v = r->vector + 1; v < 3; v++) to->begin[v] = used;
+            }
         }
     }
 }
 
 /* Some taps of one panel, for one channel: x its plane, y (count, vectors * VL). */
-V void fill_taps(const int vectors, const place *at, bool moved, int64_t stride, const float *x, int64_t count,
-                 float *y) {
+V void fill_taps(const int vectors, const int64_t stride, const place_table *table, const place *at, int64_t count,
+                 const float *x, float *y) {
     const vf zero = splat(0.0f);
-    const uint64_t whole = (UINT64_C(1) << vectors * VL) - 1;
-    for (int64_t i = 0; i < count; i++, at++, y += vectors * VL) {
-        if (moved && at->inside == whole) {
-            for (int v = 0; v < vectors; v++) store(y + v * VL, load(x + at->from + v * VL));
-        } else if (moved) {
-            for (int v = 0; v < vectors; v++)
-                store(y + v * VL, load_mask(x + at->from + v * VL, mask_of((uint32_t)(at->inside >> v * VL)), zero));
-        } else {
-            for (int v = 0; v < vectors && at->inside != whole; v++) store(y + v * VL, zero);
-            for (int j = 0; j < at->parts; j++)
-                copy_strided(x + at->part[j].from, y + at->part[j].to, at->part[j].n, stride);
+    for (int64_t i = 0; i < count; i++, at++)
+        for (int v = 0; v < vectors; v++, y += VL) {
+            const column_piece *next = table->pieces + at->begin[v], *end = table->pieces + at->begin[v + 1];
+            vf all = zero;
+            if (stride > 2) store(y, zero);
+            for (; next < end; next++) {
+                const float *from = x + next->from;
+                if (stride == 1) /* lanes of another piece are zero */
+                    all = (vf)((vi)all | (vi)load_mask(from, mask_of(next->inside), zero));
+                else if (stride == 2)
+                    all = (vf)((vi)all | (vi)load_even_mask(from, mask_of(next->low), mask_of(next->high), zero));
+                else
+                    for (int lane = 0; lane < VL; lane++)
+                        if (next->inside >> lane & 1) y[lane] = from[lane * stride];
+            }
+            if (stride <= 2) store(y, all);
         }
-    }
+}
+
+/* The same with a loop of its own for each stride that has one. */
+V void fill_place(const int vectors, int64_t stride, const place_table *table, const place *at, int64_t count,
+                  const float *x, float *y) {
+    if (stride == 1)
+        fill_taps(vectors, 1, table, at, count, x, y);
+    else if (stride == 2)
+        fill_taps(vectors, 2, table, at, count, x, y);
+    else
+        fill_taps(vectors, stride, table, at, count, x, y);
 }
 
 /* Rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel, each
@@ -137,32 +146,32 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                     float *out) {
     const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
     const int64_t panels = (n + PANEL - 1) / PANEL, depth = last - first;
-    if (depth == 0) return; /* no channels; the taps may be any number */
-    place_table t;          /* filled in as far as it is used: it is large */
-    t.window = w;
-    t.end = at + n;
-    for (int64_t panel = 0; panel < panels; panel += t.panels) {
-        t.at = at + panel * PANEL;
-        t.panels = smaller(taps < PLACES ? PLACES / taps : 1, panels - panel);
-        for (t.tap = 0; t.tap < taps; t.tap += t.taps) {
-            t.taps = smaller(PLACES, taps - t.tap);
-            /* of the first channel these taps may come before the rows, and of the next one after them */
-            const int64_t begins = first / taps * taps + t.tap;
-            if (begins >= last || (begins + t.taps <= first && begins + taps >= last)) continue;
-            find_places(&t);
-            for (int64_t channel = first / taps; channel * taps + t.tap < last; channel++) {
-                const int64_t row = channel * taps + t.tap; /* of the first tap */
-                const int64_t begin = first > row ? smaller(first - row, t.taps) : 0;
-                const int64_t end = smaller(last - row, t.taps);
-                for (int64_t j = 0; j < t.panels; j++) {
-                    const place *from = &t.places[j * t.taps + begin];
-                    float *to = out + (panel + j) * depth * PANEL;
-                    if (n - (panel + j) * PANEL > VL)
-                        fill_taps(2, from, t.moved, w->stride[1], x + channel * plane, end - begin,
-                                  to + (row + begin - first) * PANEL);
+    if (depth == 0) return;                                     /* no channels; the taps may be any number */
+    place_table table;                                          /* filled in as far as it is used: it is large */
+    const int64_t together = taps < PLACES ? PLACES / taps : 1; /* panels */
+    for (int64_t tap = 0, some; tap < taps; tap += some) {
+        some = smaller(PLACES, taps - tap);
+        /* of the first channel these taps may come before the rows, and of the next one after them */
+        const int64_t begins = first / taps * taps + tap;
+        if (begins >= last || (begins + some <= first && begins + taps >= last)) continue;
+        tap_place tap_places[PLACES];
+        for (int64_t i = 0; i < some; i++) tap_places[i] = place_of(w, tap + i);
+        for (int64_t panel = 0, count; panel < panels; panel += count) {
+            count = smaller(together, panels - panel);
+            find_places(w, tap_places, some, at + panel * PANEL, at + n, count, &table);
+            for (int64_t channel = first / taps; channel * taps + tap < last; channel++) {
+                const int64_t row = channel * taps + tap; /* of the first tap */
+                const int64_t begin = first > row ? smaller(first - row, some) : 0;
+                const int64_t end = smaller(last - row, some);
+                for (int64_t j = panel; j < panel + count; j++) {
+                    const place *from = &table.places[(j - panel) * some + begin];
+                    float *to = out + j * depth * PANEL;
+                    if (n - j * PANEL > VL)
+                        fill_place(2, w->stride[1], &table, from, end - begin, x + channel * plane,
+                                   to + (row + begin - first) * PANEL);
                     else
-                        fill_taps(1, from, t.moved, w->stride[1], x + channel * plane, end - begin,
-                                  to + (row + begin - first) * VL);
+                        fill_place(1, w->stride[1], &table, from, end - begin, x + channel * plane,
+                                   to + (row + begin - first) * VL);
                 }
             }
         }

@@ -80,8 +80,15 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
+    int64_t sought = 0;
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
         for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
+        for (int64_t to = smaller(rows, (line + CONV_LINE) * 2 * rows / block->depth); sought < to; sought++)
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++) {
+                if (start && start != y) __builtin_prefetch(start + sought * stride + v * VL);
+                __builtin_prefetch(y + sought * stride + v * VL, 1);
+            }
         for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
             vf c[2];
 #pragma GCC unroll 2
