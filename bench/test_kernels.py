@@ -84,7 +84,8 @@ def test_conv(benchmark: Benchmark, channels: int, size: int, kernel: int, strid
     y = np.empty((1, outputs, size // stride, size // stride), np.float32)
     scratch = np.empty((_core.threads(), 2**16), np.float32)
     window = same_window(size, kernel, stride)
-    benchmark(_core.conv, x, w, normal(outputs), None, y, window, 1, 0, outputs, scratch, *RELU)
+    kernel = _core.Convolution(x, w, normal(outputs), None, y, window, 1, scratch, *RELU)
+    benchmark(kernel, 0, outputs)
 
 
 @pytest.mark.parametrize(("channels", "size", "kernel", "stride", "outputs"), CONVOLUTIONS)
@@ -109,7 +110,7 @@ def test_depthwise(benchmark: Benchmark, channels: int, size: int, kernel: int, 
     x, w = normal(1, channels, size, size), normal(channels, kernel, kernel)
     y = np.empty((1, channels, size // stride, size // stride), np.float32)
     window = same_window(size, kernel, stride)
-    benchmark(_core.depthwise, x, w, normal(channels), y, window, 0, channels, *RELU)
+    benchmark(_core.Depthwise(x, w, normal(channels), y, window, *RELU), 0, channels)
 
 
 POOLS = [(64, 112, 3, 2), (64, 224, 2, 2), (192, 28, 3, 1), (512, 14, 2, 2)]

@@ -15,6 +15,7 @@ from cpython.buffer cimport (
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport getenv
+from libc.string cimport memcpy
 
 cdef extern from "cpu.h" nogil:
     ctypedef enum srt_isa:
@@ -87,7 +88,9 @@ cdef extern from "kernels/kernels.h" nogil:
         float *scratch
         int64_t seats
         int64_t seat
+        float *sums
         const srt_activation *act
+    int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window)
     void srt_conv(const srt_convolution *c)
     void srt_winograd(const srt_convolution *c)
     int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window)
@@ -166,9 +169,9 @@ def rouse():
         srt_rouse()
 
 
-# The arrays of one call: eight are what a convolution has at most. Released together, on every way out of it.
+# The arrays of one call: nine are what a convolution has at most. Released together, on every way out of it.
 cdef enum:
-    MOST_ARRAYS = 8
+    MOST_ARRAYS = 9
 cdef struct Arrays:
     int count
     Py_buffer view[MOST_ARRAYS]
@@ -528,7 +531,7 @@ CONV_DEPTH = SRT_CONV_DEPTH
 CONV_COLUMNS = SRT_CONV_COLUMNS
 
 
-# The two convolutions that are products take the same arguments.
+# The two convolutions that are products.
 ctypedef void (*convolution)(const srt_convolution *c) noexcept nogil
 
 
@@ -557,89 +560,154 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
     return 0
 
 
-# `least`: floats of scratch memory for a thread, from the number of samples and of a group's channels and outputs.
-cdef int convolve(convolution run, object least, x, w, bias, residual, y, Window window, int groups, int64_t first,
-                  int64_t last, scratch, srt_activation prepared, scale, shift, float low, float high) except -1:
-    cdef srt_convolution c
+cdef class Kernel:
+    """What computes channels ``first`` to ``last`` of an output when it is called, bound to its arrays.
+
+    It keeps them alive. Several threads may call if their channels differ.
+    """
+
     cdef Arrays arrays
-    cdef Py_buffer *vx
-    cdef Py_buffer *vw
-    cdef Py_buffer *vy
-    cdef Py_buffer *vs
-    arrays.count = 0
-    c.window, c.act, c.first, c.last, c.low, c.high = &window.window, &prepared, first, last, low, high
-    try:
-        vx = take_input(&arrays, x, 4, "x")
-        check_planes(vx, 2, c.window.input, "x")
-        vw = take_input(&arrays, w, 4, "w")
-        check_planes(vw, 2, c.window.kernel, "w")
-        if groups < 1 or vw.shape[0] % groups != 0 or vx.shape[1] != vw.shape[1] * <object>groups:
-            raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
-        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, vw.shape[1], vw.shape[0] // groups
-        check_range(first, last, vw.shape[0])
-        c.x, c.w, c.bias = floats(vx), floats(vw), take_vector(&arrays, bias, vw.shape[0], "bias")
-        take_scaling(&arrays, scale, shift, &c)
-        vy = take_output(&arrays, y, 4, "y")
-        check_shape(vy, (vx.shape[0], vw.shape[0], c.window.output[0], c.window.output[1]), "y")
-        check_overlap(&arrays, False)
-        c.y, c.residual = <float *>vy.buf, NULL
-        if residual is not None:
-            vs = take_input(&arrays, residual, 4, "residual")
-            check_same(vs, vy)
-            c.residual = floats(vs)
-            if c.residual != floats(vy) and overlap(vs, vy):
-                raise ValueError("the output overlaps an input")
-        vs = take_output(&arrays, scratch, 2, "scratch")
-        check_overlap(&arrays, False)
-        floats_each = least(c.n, c.channels, c.outputs)
-        if vs.shape[0] < 1 or vs.shape[1] < floats_each:
-            raise ValueError(f"scratch has shape {shape_of(vs)}, expected at least (1, {floats_each})")
-        c.scratch, c.seats, c.seat = <float *>vs.buf, vs.shape[0], vs.shape[1]
-        with nogil:
-            run(&c)
-    finally:
-        release(&arrays)
-    return 0
+    cdef Arrays kept  # sources and where they go, in turn
+
+    def __dealloc__(self):
+        release(&self.arrays)
+        release(&self.kept)
+
+    def keep(self, source, target):
+        """Have every call that begins at channel 0 copy ``source`` to ``target`` first, both float32 of one axis.
+
+        Of a node's parameters that the tiles share only the first tile may read the original.
+
+        Raises:
+            ValueError: wrong sizes, dtype or layout, arrays that overlap, or more than four of them.
+        """
+        cdef int count = self.kept.count
+        if count + 2 > MOST_ARRAYS:
+            raise ValueError("a kernel keeps at most four arrays")
+        try:
+            check_same(take_input(&self.kept, source, 1, "source"), take_output(&self.kept, target, 1, "target"))
+            if overlap(&self.kept.view[count], &self.kept.view[count + 1]):
+                raise ValueError("the target overlaps the source")
+        except BaseException:
+            while self.kept.count > count:
+                self.kept.count -= 1
+                PyBuffer_Release(&self.kept.view[self.kept.count])
+            raise
+
+    def __call__(self, int64_t first, int64_t last):
+        self.run(first, last)
+
+    cdef int run(self, int64_t first, int64_t last) except -1:
+        cdef int i
+        if first == 0:
+            for i in range(0, self.kept.count, 2):
+                memcpy(self.kept.view[i + 1].buf, self.kept.view[i].buf, self.kept.view[i].len)
+        return self.compute(first, last)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        raise NotImplementedError
 
 
-def conv(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch, int act,
-         float alpha, float beta, scale=None, shift=None, float low=-INFINITY, float high=INFINITY):
-    """Convolution in groups of channels, each with its own part of the weights.
+@cython.final
+cdef class Convolution(Kernel):
+    """A convolution in groups of channels, each with its own part of the weights: checked once, then run often.
 
-    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW), of which the channels
-    ``first`` to ``last`` are written; residual, of y's shape or None, is added before ``act``, and may be y.
-    scratch (S, F): S threads at most take part, with F floats each, of which there must be CONV_COLUMNS times
-    CONV_DEPTH, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
+    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW); residual, of y's shape or
+    None, is added before ``act``, and may be y.
+
+    scratch (S, F), used during calls: S threads at most take part, with F floats each. There must be CONV_COLUMNS times
+    CONV_DEPTH of them, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
+    ``winograd`` computes by Winograd's algorithm, about four times less exact, and faster where `winograd_seat`, the
+    least F then, is not 0.
+
+    sums (M,) or None, used during calls: with `conv_sums` floats of it two threads share out small maps better.
+
     With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None; the
     window must then be 1 x 1 with stride 1 and without padding.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale where there
-            may be none, or arrays that overlap.
+            may be none, ``winograd`` where `winograd_seat` is 0, or arrays that overlap.
     """
-    # in Python's integers: three lengths of a hostile window may overflow
-    taps = <object>window.window.kernel[0] * <object>window.window.kernel[1]
-    convolve(srt_conv, lambda n, channels, outputs: CONV_COLUMNS * min(channels * taps, CONV_DEPTH), x, w, bias,
-             residual, y, window, groups, first, last, scratch, activation(act, alpha, beta), scale, shift, low, high)
+
+    cdef srt_convolution bound
+    cdef srt_activation act
+    cdef convolution kernel
+    cdef Window window
+
+    def __cinit__(self, x, w, bias, residual, y, Window window not None, int groups, scratch, int act, float alpha,
+                  float beta, *, bint winograd=False, sums=None, scale=None, shift=None, float low=-INFINITY,
+                  float high=INFINITY):
+        cdef srt_convolution *c = &self.bound
+        cdef Arrays *arrays = &self.arrays
+        cdef Py_buffer *vx
+        cdef Py_buffer *vw
+        cdef Py_buffer *vy
+        cdef Py_buffer *vs
+        self.window, self.act = window, activation(act, alpha, beta)
+        self.kernel = srt_winograd if winograd else srt_conv
+        c.window, c.act, c.low, c.high = &window.window, &self.act, low, high
+        vx = take_input(arrays, x, 4, "x")
+        check_planes(vx, 2, c.window.input, "x")
+        vw = take_input(arrays, w, 4, "w")
+        check_planes(vw, 2, c.window.kernel, "w")
+        if groups < 1 or vw.shape[0] % groups != 0 or vx.shape[1] != vw.shape[1] * <object>groups:
+            raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
+        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, vw.shape[1], vw.shape[0] // groups
+        c.x, c.w, c.bias = floats(vx), floats(vw), take_vector(arrays, bias, vw.shape[0], "bias")
+        take_scaling(arrays, scale, shift, c)
+        vy = take_output(arrays, y, 4, "y")
+        check_shape(vy, (vx.shape[0], vw.shape[0], c.window.output[0], c.window.output[1]), "y")
+        check_overlap(arrays, False)
+        c.y, c.residual = <float *>vy.buf, NULL
+        if residual is not None:
+            vs = take_input(arrays, residual, 4, "residual")
+            check_same(vs, vy)
+            c.residual = floats(vs)
+            if c.residual != floats(vy) and overlap(vs, vy):
+                raise ValueError("the output overlaps an input")
+        vs = take_output(arrays, scratch, 2, "scratch")
+        check_overlap(arrays, False)
+        least = self._seat(winograd, scale)
+        if vs.shape[0] < 1 or vs.shape[1] < least:
+            raise ValueError(f"scratch has shape {shape_of(vs)}, expected at least (1, {least})")
+        c.scratch, c.seats, c.seat, c.sums = <float *>vs.buf, vs.shape[0], vs.shape[1], NULL
+        if sums is not None:
+            vs = take_output(arrays, sums, 1, "sums")
+            check_overlap(arrays, False)
+            least = conv_sums(c.n, c.groups, <object>c.channels * c.window.kernel[0] * c.window.kernel[1], c.outputs,
+                              window)
+            if vs.shape[0] < least:
+                raise ValueError(f"sums has {vs.shape[0]} elements, expected at least {least}")
+            c.sums = <float *>vs.buf
+
+    # Floats of scratch memory that a thread needs.
+    cdef object _seat(self, bint winograd, scale):
+        cdef srt_convolution *c = &self.bound
+        if winograd:
+            least = winograd_seat(c.n, c.channels, c.outputs, self.window)
+            if least == 0 or scale is not None:
+                raise ValueError("this convolution is none for Winograd's algorithm")
+            return least
+        # in Python's integers: three lengths of a hostile window may overflow
+        taps = <object>c.window.kernel[0] * <object>c.window.kernel[1]
+        return CONV_COLUMNS * min(<object>c.channels * taps, CONV_DEPTH)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef srt_convolution c = self.bound
+        check_range(first, last, c.groups * c.outputs)
+        c.first, c.last = first, last
+        with nogil:
+            self.kernel(&c)
+        return 0
 
 
-def winograd(x, w, bias, residual, y, Window window not None, int groups, int64_t first, int64_t last, scratch,
-             int act, float alpha, float beta):
-    """`conv` by Winograd's algorithm: faster where `winograd_seat` says so, and about four times less exact.
+def conv_sums(int64_t n, int64_t groups, inner, int64_t outputs, Window window not None):
+    """Floats with which two threads make the two parts of a long sum at once; 0 where they do not.
 
-    scratch (S, F) with F at least what `winograd_seat` returned for this shape.
-
-    Raises:
-        ValueError: as for `conv`, and where `winograd_seat` is 0.
+    n samples; inner terms of a sum; outputs of one group. The results are the same.
     """
-    def least(n, channels, outputs):
-        floats_each = winograd_seat(n, channels, outputs, window)
-        if floats_each == 0:
-            raise ValueError("this convolution is none for Winograd's algorithm")
-        return floats_each
-
-    convolve(srt_winograd, least, x, w, bias, residual, y, window, groups, first, last, scratch,
-             activation(act, alpha, beta), None, None, -INFINITY, INFINITY)
+    return srt_conv_sums(n, groups, inner, outputs, &window.window) if inner < 2**31 else 0
 
 
 def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):
@@ -657,45 +725,48 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
     return srt_winograd_seat(n, channels, outputs, &window.window)
 
 
-def depthwise(x, w, bias, y, Window window not None, int64_t first, int64_t last, int act, float alpha, float beta):
-    """Convolution where each output channel reads one input channel: output channel j reads j // m.
+@cython.final
+cdef class Depthwise(Kernel):
+    """A convolution where output channel j reads one input channel, j // m: checked once, then run often.
 
-    x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW), of which the channels
-    ``first`` to ``last`` are written.
+    x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW).
 
     Raises:
         ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or
             arrays that overlap.
     """
-    cdef srt_activation prepared = activation(act, alpha, beta)
-    cdef srt_window *geometry = &window.window
-    cdef Arrays arrays
-    cdef Py_buffer *vx
-    cdef Py_buffer *vw
-    cdef Py_buffer *vy
-    cdef const float *b
-    cdef int64_t channels, outputs
-    arrays.count = 0
-    try:
-        vx = take_input(&arrays, x, 4, "x")
-        check_planes(vx, 2, geometry.input, "x")
-        vw = take_input(&arrays, w, 3, "w")
-        check_planes(vw, 1, geometry.kernel, "w")
-        channels = vx.shape[1]
-        outputs = vw.shape[0]
-        if outputs != 0 if channels == 0 else outputs % channels != 0:
-            raise ValueError(f"w has {outputs} channels, expected a multiple of the {channels} of x")
-        check_range(first, last, outputs)
-        b = take_vector(&arrays, bias, outputs, "bias")
-        vy = take_output(&arrays, y, 4, "y")
-        check_shape(vy, (vx.shape[0], outputs, geometry.output[0], geometry.output[1]), "y")
-        check_overlap(&arrays, False)
+
+    cdef srt_activation act
+    cdef Window window
+    cdef const float *bias
+    cdef int64_t n, channels, outputs
+
+    def __cinit__(self, x, w, bias, y, Window window not None, int act, float alpha, float beta):
+        cdef Py_buffer *vx
+        cdef Py_buffer *vw
+        cdef Py_buffer *vy
+        self.window, self.act = window, activation(act, alpha, beta)
+        vx = take_input(&self.arrays, x, 4, "x")
+        check_planes(vx, 2, window.window.input, "x")
+        vw = take_input(&self.arrays, w, 3, "w")
+        check_planes(vw, 1, window.window.kernel, "w")
+        self.n, self.channels, self.outputs = vx.shape[0], vx.shape[1], vw.shape[0]
+        if self.outputs != 0 if self.channels == 0 else self.outputs % self.channels != 0:
+            raise ValueError(f"w has {self.outputs} channels, expected a multiple of the {self.channels} of x")
+        self.bias = take_vector(&self.arrays, bias, self.outputs, "bias")
+        vy = take_output(&self.arrays, y, 4, "y")
+        check_shape(vy, (self.n, self.outputs, window.window.output[0], window.window.output[1]), "y")
+        check_overlap(&self.arrays, False)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef Py_buffer *y = &self.arrays.view[self.arrays.count - 1]
+        check_range(first, last, self.outputs)
         if first < last:
             with nogil:
-                srt_depthwise(floats(vx), floats(vw), b, <float *>vy.buf, vx.shape[0], channels, outputs // channels,
-                              geometry, first, last, &prepared)
-    finally:
-        release(&arrays)
+                srt_depthwise(floats(&self.arrays.view[0]), floats(&self.arrays.view[1]), self.bias, <float *>y.buf,
+                              self.n, self.channels, self.outputs // self.channels, &self.window.window, first, last,
+                              &self.act)
+        return 0
 
 
 # Arrays of the two poolings: x (planes, h, w), y (planes, oh, ow).

@@ -50,6 +50,44 @@ class ItemReport(NamedTuple):
 
 
 @cython.final
+cdef class Report:
+    """What became of the items of a pass, in their order; an `ItemReport` is made when it is asked for."""
+
+    cdef srt_record *records
+    cdef size_t count
+    cdef list schedule  # of which the items were; nobody changes it
+
+    def __dealloc__(self):
+        PyMem_Free(self.records)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, Py_ssize_t i):
+        if not 0 <= i < <Py_ssize_t>self.count:  # counted from the end, as sequences have it
+            i += self.count
+        if not 0 <= i < <Py_ssize_t>self.count:
+            raise IndexError("there is no such item")
+        offset, length, pinned = self.schedule[i]
+        cdef srt_record *record = &self.records[i]
+        return ItemReport(
+            offset, length, pinned, record.bytes_read, record.read_start, record.read_end, record.stall
+        )
+
+    def __iter__(self):
+        return map(self.__getitem__, range(self.count))
+
+    @property
+    def brought(self):
+        """Whether anything was brought into memory."""
+        cdef size_t i
+        for i in range(self.count):
+            if self.records[i].read_end > self.records[i].read_start:
+                return True
+        return False
+
+
+@cython.final
 @cython.no_gc_clear  # the mapping must be there until __dealloc__ has stopped the thread
 cdef class Prefetcher:
     """Keeps the items that a pass is about to use in memory, and no more of the others than the window allows.
@@ -155,7 +193,7 @@ cdef class Prefetcher:
         self.require(status, error, "a schedule can be set only between two passes")
         self.items = copy
 
-    def wait(self, Py_ssize_t i):
+    cpdef wait(self, Py_ssize_t i):
         """Blocks until item ``i`` of the current pass is in memory, where it stays until ``done(i)``.
 
         Signals are handled meanwhile. After an error, ``rewind`` makes the prefetcher usable again.
@@ -184,7 +222,7 @@ cdef class Prefetcher:
             raise ValueError(f"item {i} is not one of the {len(self.items)} of this pass, or is done already")
         self.require(status, error, f"cannot wait for item {i}")
 
-    def done(self, Py_ssize_t i):
+    cpdef done(self, Py_ssize_t i):
         """The pass no longer needs item ``i``, which it waited for: unless pinned, it will be released.
 
         Raises:
@@ -195,7 +233,7 @@ cdef class Prefetcher:
         if status != SRT_OK:
             self.require(status, 0, f"item {i} was not waited for in this pass, or is done already")
 
-    def finish(self):
+    cpdef finish(self):
         """The pass is over: all its items are done, and the next pass begins at item 0.
 
         Raises:
@@ -245,36 +283,20 @@ cdef class Prefetcher:
         return held, peak
 
     def report(self):
-        """What the last finished pass did, an `ItemReport` for each item; empty before the first one is finished.
+        """What the last finished pass did; empty before the first one is finished.
 
         Raises:
             ModelClosedError: closed, or opened before a fork.
         """
         cdef size_t count = 0
         self.require(srt_prefetcher_report(self.prefetcher, NULL, &count), 0, "no report")
-        cdef srt_record *records = <srt_record *>PyMem_Malloc((count + 1) * sizeof(srt_record))
-        if records == NULL:
+        cdef Report report = Report.__new__(Report)
+        report.records = <srt_record *>PyMem_Malloc((count + 1) * sizeof(srt_record))
+        if report.records == NULL:
             raise MemoryError()
-        cdef size_t i
-        cdef list reports = []
-        try:
-            self.require(srt_prefetcher_report(self.prefetcher, records, &count), 0, "no report")
-            for i in range(count):
-                offset, length, pinned = self.items[i]
-                reports.append(
-                    ItemReport(
-                        offset,
-                        length,
-                        pinned,
-                        records[i].bytes_read,
-                        records[i].read_start,
-                        records[i].read_end,
-                        records[i].stall,
-                    )
-                )
-        finally:
-            PyMem_Free(records)
-        return reports
+        self.require(srt_prefetcher_report(self.prefetcher, report.records, &count), 0, "no report")
+        report.count, report.schedule = count, self.items
+        return report
 
     def close(self):
         """Ends the thread and releases everything. Idempotent; whoever waits gets ModelClosedError."""

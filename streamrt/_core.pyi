@@ -1,7 +1,7 @@
 """Types of the compiled core; what each thing does is told by its docstring there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeAlias, final
 
@@ -41,6 +41,14 @@ class ItemReport(NamedTuple):
     stall: int
 
 @final
+class Report:
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> ItemReport: ...
+    def __iter__(self) -> Iterator[ItemReport]: ...
+    @property
+    def brought(self) -> bool: ...
+
+@final
 class Prefetcher:
     def __new__(cls, mapping: Mapping) -> Self: ...
     def __enter__(self) -> Self: ...
@@ -55,7 +63,7 @@ class Prefetcher:
     def read_across(self, across: bool) -> None: ...
     def held(self) -> int: ...
     def peak(self) -> int: ...
-    def report(self) -> list[ItemReport]: ...
+    def report(self) -> Report: ...
     def close(self) -> None: ...
 
 # ---- kernels (src/_kernels.pxi): arrays are float32 and C-contiguous, but for the rows of a 2-D strided y
@@ -120,56 +128,76 @@ def scale_shift_act(
     beta: float,
 ) -> None: ...
 def prelu(x: _Array, slope: _Array, y: _Array) -> None: ...
+def conv_sums(n: int, groups: int, inner: int, outputs: int, window: Window) -> int: ...
 def winograd_seat(n: int, channels: int, outputs: int, window: Window) -> int: ...
-def winograd(
-    x: _Array,
-    w: _Array,
-    bias: _Array | None,
-    residual: _Array | None,
-    y: _Array,
-    window: Window,
-    groups: int,
-    first: int,
-    last: int,
-    scratch: _Array,
-    act: int,
-    alpha: float,
-    beta: float,
-) -> None: ...
-def conv(
-    x: _Array,
-    w: _Array,
-    bias: _Array | None,
-    residual: _Array | None,
-    y: _Array,
-    window: Window,
-    groups: int,
-    first: int,
-    last: int,
-    scratch: _Array,
-    act: int,
-    alpha: float,
-    beta: float,
-    scale: _Array | None = None,
-    shift: _Array | None = None,
-    low: float = ...,
-    high: float = ...,
-) -> None: ...
-def depthwise(
-    x: _Array,
-    w: _Array,
-    bias: _Array | None,
-    y: _Array,
-    window: Window,
-    first: int,
-    last: int,
-    act: int,
-    alpha: float,
-    beta: float,
-) -> None: ...
+
+class Kernel:
+    def keep(self, source: _Array, target: _Array) -> None: ...
+    def __call__(self, first: int, last: int) -> None: ...
+
+@final
+class Convolution(Kernel):
+    def __new__(
+        cls,
+        x: _Array,
+        w: _Array,
+        bias: _Array | None,
+        residual: _Array | None,
+        y: _Array,
+        window: Window,
+        groups: int,
+        scratch: _Array,
+        act: int,
+        alpha: float,
+        beta: float,
+        *,
+        winograd: bool = False,
+        sums: _Array | None = None,
+        scale: _Array | None = None,
+        shift: _Array | None = None,
+        low: float = ...,
+        high: float = ...,
+    ) -> Convolution: ...
+
+@final
+class Depthwise(Kernel):
+    def __new__(
+        cls,
+        x: _Array,
+        w: _Array,
+        bias: _Array | None,
+        y: _Array,
+        window: Window,
+        act: int,
+        alpha: float,
+        beta: float,
+    ) -> Depthwise: ...
+
 def max_pool(x: _Array, y: _Array, window: Window) -> None: ...
 def average_pool(x: _Array, y: _Array, window: Window, count_include_pad: bool) -> None: ...
 def row_mean(x: _Array, y: _Array) -> None: ...
 def row_max(x: _Array, y: _Array) -> None: ...
 def softmax(x: _Array, y: _Array, log: bool) -> None: ...
 def lrn(x: _Array, y: _Array, size: int, alpha: float, beta: float, bias: float) -> None: ...
+
+# ---- a pass (src/_steps.pxi)
+
+@final
+class Step:
+    node: Final[int]
+    waits: Final[tuple[int, ...]]
+    run: Final[Callable[[int, int], None]]
+    first: Final[int]
+    last: Final[int]
+    dones: Final[tuple[int, ...]]
+    def __new__(
+        cls,
+        node: int,
+        waits: tuple[int, ...],
+        run: Callable[[int, int], None],
+        first: int,
+        last: int,
+        dones: tuple[int, ...],
+    ) -> Step: ...
+
+def run_steps(steps: list[Step], prefetcher: Prefetcher, arrived: Callable[[int], None] | None = None) -> bytes: ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,7 +95,7 @@ class Model:
         self._exact = exact
         self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
-        self._stats: PassStats | None = None
+        self._told: Callable[[], PassStats] | None = None
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -134,7 +135,8 @@ class Model:
     @property
     def stats(self) -> PassStats | None:
         """What the last call did, together with those that shared its pass; None before the first."""
-        return self._stats
+        told = self._told
+        return told() if told else None
 
     @property
     def plan(self) -> Plan:
@@ -421,9 +423,15 @@ class Model:
         trace = Trace(passes, session.steps, graph.nodes, prepared.plan)
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         peak = self._prefetcher.peak()
-        self._stats = stats = PassStats.of(trace, io=self._mapping.io, samples=extent, peak_weights=peak)
+        # added up when somebody asks: a call of a small model has no time for it
+        self._told = partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak)
         for request, found in zip(requests, results, strict=True):
             request.results = found
+        if any(done.items.brought for done in passes):
+            self._learn(prepared, trace, self._told())
+
+    def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
+        """A pass brought weights into memory: see what that tells of the next one."""
         telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:
             self._planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic_ns
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt._core import Prefetcher
+from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.arena import ALIGNMENT
 from streamrt.ops import Array, Run
 from streamrt.plan import Plan
@@ -21,18 +20,6 @@ from streamrt.verification import Verifier
 
 #: Workspaces from this size on have a mapping of their own.
 _MAPPED = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A tile bound to memory: wait for ``waits``, compute, and give ``dones`` back."""
-
-    node: int
-    waits: tuple[int, ...]
-    run: Run
-    first: int
-    last: int
-    dones: tuple[int, ...]
 
 
 class Session:
@@ -56,34 +43,24 @@ class Session:
         self._prefetcher = prefetcher
         self._verifier = verifier
         self._steps = _steps(program, plan, program.bind(self._memory, params))
+        #: For each step of a pass its node, and the items of the schedule that it waits for.
+        self.steps = tuple((step.node, step.waits) for step in self._steps)
+        self._tensors: dict[str, Array] = {}
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
-
-    @property
-    def steps(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """For each step of a pass its node, and the items of the schedule that it waits for."""
-        return tuple((step.node, step.waits) for step in self._steps)
 
     def tensor(self, name: str) -> Array:
         """An input or output in the workspace: a pass reads the one and leaves the other, until the next pass."""
-        return self._program.tensor(self._memory, name)
+        found = self._tensors.get(name)
+        if found is None:
+            found = self._tensors[name] = self._program.tensor(self._memory, name)
+        return found
 
     def run(self) -> PassTrace:
         """One pass."""
         prefetcher, verifier = self._prefetcher, self._verifier
-        times = []
         start = monotonic_ns()
         try:
-            for step in self._steps:
-                for index in step.waits:
-                    prefetcher.wait(index)
-                    if verifier:
-                        verifier.arrived(index)
-                began = monotonic_ns()
-                step.run(step.first, step.last)
-                times.append((began, monotonic_ns()))
-                for index in step.dones:
-                    prefetcher.done(index)
-            prefetcher.finish()
+            times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None)
         except BaseException:
             if verifier:
                 verifier.rewind()
@@ -105,7 +82,7 @@ def _allocated(size: int) -> NDArray[np.uint8]:
     return np.frombuffer(region, np.uint8)
 
 
-def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[_Step]:
+def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[Step]:
     first_use: dict[int, int] = {}
     last_use: dict[int, int] = {}
     for position, tile in enumerate(plan.tiles):
@@ -118,7 +95,7 @@ def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[_Step]:
         waits[first_use[index]].append(index)
         dones[last_use[index]].append(index)
     return [
-        _Step(tile.node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
+        Step(tile.node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
         for position, tile in enumerate(plan.tiles)
         if program.lowered[tile.node].view_of is None or tile.end > tile.begin
     ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from streamrt._core import ItemReport
+from streamrt._core import Report
 from streamrt.graph import Node
 from streamrt.plan import Plan
 
@@ -33,12 +33,22 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PassTrace:
-    """One pass: when it began and ended, when each step computed, and what became of each item of the schedule."""
+    """One pass: when it began and ended, when each step computed, and what became of each item of the schedule.
+
+    Attributes:
+        times: as `streamrt._core.run_steps` returns them.
+    """
 
     start: int
     end: int
-    steps: Sequence[tuple[int, int]]
-    items: Sequence[ItemReport]
+    times: bytes
+    items: Report
+
+    @property
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """When each step began to compute, and when it ended."""
+        times = memoryview(self.times).cast("q")
+        return zip(times[::2], times[1::2], strict=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,46 @@ enum { LEAST_ROWS = 14 };
 
 /* Laying out a column takes as long as multiplying it with so many rows, and bringing a row of weights here as
  * multiplying it with so many columns. */
-enum { LAYOUT = 6, POINTWISE_LAYOUT = 2, FETCH = 8 };
+enum { LAYOUT = 6, POINTWISE_LAYOUT = 6, FETCH = 16 };
+
+/* Maps of at most so many positions are shared out by channels, so that a core has made some channels of them and
+ * reads the others from another core's cache. Long sums of them are made in two parts, of the first half of the
+ * channels and of the second: that pays where adding up fewer than half as many outputs is all it costs. */
+enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
+
+/* Shares of such a map, at most, that srt_share_out makes. */
+enum { MOST_SHARES = 256 };
 
 /* Terms for which a core takes as long as another one to begin. */
 enum { LATE = 200 * 1000 };
+
+/* Terms of other sums that are worked through at once. */
+enum { DEPTH = 512 };
+
+/* Whether sums are made in two parts: of the shape alone, as it decides on rounding. */
+static bool is_halved(int64_t inner, int64_t outputs, const srt_window *w) {
+    return w->output[0] * w->output[1] <= SMALL_MAP && inner >= LONG_SUM && inner <= 2 * SRT_CONV_DEPTH &&
+           inner / TERMS_PER_OUTPUT >= outputs;
+}
+
+int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *w) {
+    return n == 1 && groups == 1 && is_halved(inner, outputs, w) ? outputs * w->output[0] * w->output[1] : 0;
+}
 
 void srt_conv(const srt_convolution *c) {
     const srt_window *window = c->window;
     const int64_t inner = c->channels * window->kernel[0] * window->kernel[1];
     const int64_t positions = window->output[0] * window->output[1];
     if (c->n == 0 || c->first == c->last || positions == 0) return;
-    conv_job job = {.of = *c, .inner = inner, .parts = inner == 0 ? 1 : divided_up(inner, SRT_CONV_DEPTH)};
+    conv_job job = {.of = *c, .inner = inner, .parts = 1};
+    if (inner > 0) job.parts = is_halved(inner, c->outputs, window) ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
+    const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
+    const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
+    const int64_t once = halved ? depth : inner; /* terms that a unit adds up */
     const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group, at most */
     const srt_product product = {
-        .pieces = c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
+        .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
         .columns = positions,
         .step = SRT_CONV_COLUMNS / 2,
         .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
@@ -33,14 +58,16 @@ void srt_conv(const srt_convolution *c) {
         .least = LEAST_ROWS,
         .layout = inner == c->channels ? POINTWISE_LAYOUT : LAYOUT,
         .fetch = FETCH,
-        .late = (double)LATE / (double)(inner + 1),
-        .threads = c->seats < srt_threads() ? c->seats : srt_threads(),
+        .late = (double)LATE / (double)(once + 1),
+        .threads = threads,
     };
     const srt_sharing sharing = srt_share_out(&product);
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)inner / TERMS_PER_ELEMENT;
+    _Atomic int32_t arrived[MOST_SHARES] = {0};
+    if (halved) job.arrived = arrived;
+    const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
     srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,
                     srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), srt_table_active()->conv, &job);
 }

@@ -99,7 +99,8 @@ void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
  * be 1 x 1 with stride 1 and without padding, and srt_conv is the one to call.
  *
- * scratch (seats, seat): no more than `seats` threads take part, each with so many floats. */
+ * scratch (seats, seat): no more than `seats` threads take part, each with so many floats. sums: NULL, or
+ * srt_conv_sums(...) floats for srt_conv. */
 typedef struct {
     const float *x, *w, *bias, *residual;
     float *y;
@@ -111,6 +112,7 @@ typedef struct {
     float low, high;
     float *scratch;
     int64_t seats, seat;
+    float *sums;
     const srt_activation *act;
 } srt_convolution;
 
@@ -118,8 +120,13 @@ typedef struct {
  * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 64 KiB at
  * least, and best what is half of a core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
  * SRT_CONV_DEPTH). */
-enum { SRT_CONV_DEPTH = 512, SRT_CONV_COLUMNS = 32 };
+enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
+
+/* Floats of memory with which two threads can make the two parts of a sum at the same time, each from channels that it
+ * computed itself, which is faster on small maps; 0 where it is not. The results are the same with and without. inner:
+ * the terms of a sum, of one group as outputs are. */
+int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window);
 
 /* The same for a window of 3 x 3 with stride and dilation 1, by Winograd's F(4 x 4, 3 x 3), whose sums err about four
  * times as much. A value that is infinite, or too large to be added to others, may make NaN in all outputs of the tiles

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
@@ -26,8 +27,6 @@ from streamrt.ops.window import Geometry
 #: Floats of columns that a thread is given: 256 KiB, half of the smallest second-level cache there is. With many
 #: threads less, so that all have 2 MiB, but no less than the kernel needs.
 _SEAT, _SEATS = 2**16, 2**19
-#: `_core.conv` or `_core.winograd`.
-Kernel = Callable[..., None]
 #: Terms that are worth waking a thread for.
 _SHARE = 2**20
 
@@ -69,12 +68,13 @@ def conv(call: Call) -> Lowered:
         if w[1] == 1 and groups > 1 and not residual and not scaling:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
-            sums = x[0] * w[0] * geometry.positions
-            threads = max(1, min(_core.threads(), sums * w[1] * geometry.taps // _SHARE))
-            seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], w[0] // groups, geometry.window)
-            kernel = _core.winograd if seat else _core.conv
-            scratch = layout.add(threads, seat or _seat(threads, w[1] * geometry.taps, geometry.positions))
-            bind = partial(_bind_product, kernel, geometry, groups, bias, scaling, scratch, epilogue)
+            inner, outputs = w[1] * geometry.taps, w[0] // groups
+            threads = max(1, min(_core.threads(), x[0] * w[0] * geometry.positions * inner // _SHARE))
+            seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
+            scratch = layout.add(threads, seat or _seat(threads, inner, geometry.positions))
+            halves = 0 if seat or threads == 1 else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
+            sums = layout.add(halves) if halves else None
+            bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, scratch, sums, epilogue)
     return Lowered(
         outputs=(output,),
         bind=bind,
@@ -88,7 +88,7 @@ def conv(call: Call) -> Lowered:
 
 @dataclass(frozen=True, slots=True)
 class _Scaling:
-    """What a convolution does to its input first: the last arguments of `_core.conv`."""
+    """What a convolution does to its input first."""
 
     scale: Bias
     shift: Bias
@@ -112,16 +112,11 @@ class _Scaling:
         scale = Bias(layout, 4, x[1] if call.is_param[4] else None)
         return cls(scale, Bias(layout, 5, x[1] if shift else None), low, high)
 
-    def bind(self, buffers: Buffers) -> Callable[[int], tuple[Array | None, Array | None, float, float]]:
-        """What every tile calls once."""
-        load, shift, low, high = self.scale.bind(buffers), self.shift.bind(buffers), self.low, self.high
+    def bind(self, buffers: Buffers) -> dict[str, Any]:
+        """Arguments of `_core.Convolution`."""
         gate = buffers.input(4)
-        each = gate.reshape(len(gate), -1) if gate.ndim > 1 else None
-
-        def scaled(first: int) -> tuple[Array | None, Array | None, float, float]:
-            return load(first) if each is None else each, shift(first), low, high
-
-        return scaled
+        scale = gate.reshape(len(gate), -1) if gate.ndim > 1 else self.scale.kept(buffers)
+        return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
 def _seat(threads: int, inner: int, positions: int) -> int:
@@ -141,21 +136,19 @@ def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers:
     x = _planes(buffers.input(0), geometry.input)
     filters = _planes(buffers.input(1), geometry.kernel)[:, 0]
     y = _planes(buffers.outputs[0], geometry.output)
-    load, window = bias.bind(buffers), geometry.window
-
-    def run(first: int, last: int) -> None:
-        _core.depthwise(x, filters, load(first), y, window, first, last, *epilogue)
-
-    return run
+    kernel = _core.Depthwise(x, filters, bias.kept(buffers), y, geometry.window, *epilogue)
+    bias.keep_for(kernel, buffers)
+    return kernel
 
 
 def _bind_product(
-    kernel: Kernel,
+    winograd: bool,
     geometry: Geometry,
     groups: int,
     bias: Bias,
     scaling: _Scaling | None,
     scratch: Part,
+    sums: Part | None,
     epilogue: Epilogue,
     buffers: Buffers,
 ) -> Run:
@@ -165,17 +158,14 @@ def _bind_product(
     y = _planes(buffers.outputs[0], geometry.output)
     added = buffers.inputs[3] if buffers.inputs[3:] else None
     residual = None if added is None else _planes(added, geometry.output)
-    load, window, columns = bias.bind(buffers), geometry.window, scratch.of(buffers.scratch)
-    if scaling is None:
-
-        def run(first: int, last: int) -> None:
-            kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue)
-
-    else:
-        scaled = scaling.bind(buffers)
-
-        def run(first: int, last: int) -> None:
-            extra = scaled(first)
-            kernel(x, w, load(first), residual, y, window, groups, first, last, columns, *epilogue, *extra)
-
-    return run
+    columns, extra = scratch.of(buffers.scratch), scaling.bind(buffers) if scaling else {}
+    kernel = _core.Convolution(
+        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, columns),
+        *epilogue,
+        winograd=winograd,
+        sums=sums.of(buffers.scratch) if sums else None,
+        **extra,
+    )
+    for kept in (bias, scaling.scale, scaling.shift) if scaling else (bias,):
+        kept.keep_for(kernel, buffers)
+    return kernel

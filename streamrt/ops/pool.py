@@ -43,7 +43,7 @@ def lp_pool(call: Call) -> Lowered:
         terms, weights = powers.of(scratch).reshape(x.shape), ones.of(scratch)
         _power(x, p, terms)
         weights.fill(1.0)
-        _core.depthwise(terms[:, None], weights, None, y[:, None], window, 0, 1, *IDENTITY)
+        _core.Depthwise(terms[:, None], weights, None, y[:, None], window, *IDENTITY)(0, 1)
         _root(y, p)
 
     return _pool(call, kernel, layout.nbytes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Shape
 
 #: Every part begins on a cache line, as the scratch memory itself does.
@@ -52,11 +53,22 @@ class Bias:
         self._index = index
         self._part = None if rows is None else layout.add(rows)
 
+    def kept(self, buffers: Buffers) -> Array | None:
+        """What the tiles read; None when there is no bias."""
+        return None if self._part is None else self._part.of(buffers.scratch)
+
+    def keep_for(self, kernel: _core.Kernel, buffers: Buffers) -> None:
+        """Have the first tile of ``kernel`` fill it."""
+        kept = self.kept(buffers)
+        if kept is not None:
+            kernel.keep(buffers.input(self._index), kept)
+
     def bind(self, buffers: Buffers) -> Load:
         """What every tile calls once for the bias."""
-        if self._part is None:
+        kept = self.kept(buffers)
+        if kept is None:
             return lambda first: None
-        source, kept = buffers.input(self._index), self._part.of(buffers.scratch)
+        source = buffers.input(self._index)
 
         def load(first: int) -> Array:
             if first == 0:

@@ -21,7 +21,8 @@ from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared, Rates
 from streamrt.pool.admission import STEPS, Needs
 from streamrt.session import Session
-from streamrt.turns import Request
+from streamrt.stats import PassStats
+from streamrt.trace import Trace
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
 _WINDOW = 8 << 20
@@ -220,11 +221,10 @@ class PooledModel(Model):
 
     # ---- inside a call
 
-    def _run_together(self, requests: list[Request]) -> None:  # type: ignore[override]
-        super()._run_together(requests)
-        if stats := self._stats:
-            self.loaded += stats.bytes_streamed + stats.bytes_pinned
-            self.reading += stats.read_seconds
+    def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
+        super()._learn(prepared, trace, stats)
+        self.loaded += stats.bytes_streamed + stats.bytes_pinned
+        self.reading += stats.read_seconds
 
     def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         with guest:

@@ -109,7 +109,7 @@ def test_the_report_tells_what_each_item_cost(make_file: MakeFile) -> None:
     path = make_file(size)
     with opened(path) as (mapping, prefetcher):
         prefetcher.schedule(items, 2 * BLOCK, BLOCK)
-        assert prefetcher.report() == []
+        assert list(prefetcher.report()) == []
         one_pass(prefetcher, mapping, items)
         first = prefetcher.report()
         assert [r[:3] for r in first] == items
@@ -123,7 +123,7 @@ def test_the_report_tells_what_each_item_cost(make_file: MakeFile) -> None:
         assert second[2].read_start < second[3].read_start
         assert second[2].read_start > first[2].read_start
         prefetcher.schedule(items, 2 * BLOCK, BLOCK)
-        assert prefetcher.report() == []
+        assert list(prefetcher.report()) == []
 
 
 def test_the_head_of_the_next_pass_is_read_before_this_one_ends(make_file: MakeFile) -> None:
@@ -251,7 +251,7 @@ def test_rewind_begins_again_and_keeps_what_is_pinned(make_file: MakeFile) -> No
         prefetcher.rewind()
         assert prefetcher.held() <= 4 * BLOCK
         one_pass(prefetcher, mapping, items)
-        assert [r.bytes_read for r in prefetcher.report()[:2]] == [0, 0]
+        assert [r.bytes_read for r in list(prefetcher.report())[:2]] == [0, 0]
 
 
 @pytest.mark.parametrize("granule", [PAGE, BLOCK])
@@ -265,7 +265,7 @@ def test_a_new_schedule_keeps_what_is_pinned_in_both(make_file: MakeFile, granul
         prefetcher.schedule(new, BLOCK, granule)
         until(lambda: prefetcher.held() == 5 * BLOCK)
         one_pass(prefetcher, mapping, new)
-        report = prefetcher.report()
+        report = list(prefetcher.report())
         assert [r.bytes_read for r in report[2:4]] == [0, 0]
         assert all(r.bytes_read == BLOCK for r in report[:2] + report[6:])
         assert prefetcher.peak() <= 5 * BLOCK

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernels.calls import conv, depthwise
 from kernels.geometry import Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -31,11 +32,11 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
     "conv": (
         [(2, 4, 4, 5), (6, 2, 3, 3), (6,), (2, 6, 4, 5), (2, 6, 4, 5)],
-        lambda *a: _core.conv(*a, WINDOW, 2, 0, 6, scratch(), *ACT),
+        lambda *a: conv(*a, WINDOW, 2, 0, 6, scratch(), *ACT),
     ),
     "depthwise": (
         [(2, 3, 4, 5), (6, 3, 3), (6,), (2, 6, 4, 5)],
-        lambda x, w, b, y: _core.depthwise(x, w, b, y, WINDOW, 0, 6, *ACT),
+        lambda x, w, b, y: depthwise(x, w, b, y, WINDOW, 0, 6, *ACT),
     ),
     "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.max_pool(x, y, WINDOW)),
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.average_pool(x, y, WINDOW, True)),
@@ -164,9 +165,9 @@ def test_rows_that_overlap_or_lie_backwards(strides: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("first", "last"), [(-1, 2), (3, 2), (0, 21), (21, 21), (-(2**62), 2**62)])
 def test_wrong_ranges(first: int, last: int) -> None:
     with pytest.raises(ValueError, match="range"):
-        _core.conv(*arrays("conv"), WINDOW, 2, first, last, scratch(), *ACT)
+        conv(*arrays("conv"), WINDOW, 2, first, last, scratch(), *ACT)
     with pytest.raises(ValueError, match="range"):
-        _core.depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
+        depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
 
 
 def test_channels_of_depthwise_must_divide() -> None:
@@ -174,7 +175,7 @@ def test_channels_of_depthwise_must_divide() -> None:
     for channels in (0, 4):
         wrong = np.ones((2, channels, 4, 5), np.float32)
         with pytest.raises(ValueError, match="multiple"):
-            _core.depthwise(wrong, w, bias, y, WINDOW, 0, 6, *ACT)
+            depthwise(wrong, w, bias, y, WINDOW, 0, 6, *ACT)
 
 
 def test_window_is_checked_against_the_planes() -> None:
@@ -188,19 +189,19 @@ def test_window_is_checked_against_the_planes() -> None:
 @pytest.mark.parametrize("groups", [-1, 0, 3, 4, 2**31 - 1])
 def test_groups_that_do_not_divide(groups: int) -> None:
     with pytest.raises(ValueError, match="groups"):
-        _core.conv(*arrays("conv"), WINDOW, groups, 0, 6, scratch(), *ACT)
+        conv(*arrays("conv"), WINDOW, groups, 0, 6, scratch(), *ACT)
 
 
 def test_scratch_that_does_not_do() -> None:
     for wrong in (scratch()[:, :-1].copy(), scratch()[:0]):
         with pytest.raises(ValueError, match="scratch has shape"):
-            _core.conv(*arrays("conv"), WINDOW, 2, 0, 6, wrong, *ACT)
+            conv(*arrays("conv"), WINDOW, 2, 0, 6, wrong, *ACT)
     for shared in range(5):
         args = arrays("conv")
         memory = np.ones(32 * 18 + args[shared].size, np.float32)
         args[shared] = memory[: args[shared].size].reshape(args[shared].shape)
         with pytest.raises(ValueError, match="overlaps"):
-            _core.conv(*args, WINDOW, 2, 0, 6, memory[: 32 * 18].reshape(1, -1), *ACT)
+            conv(*args, WINDOW, 2, 0, 6, memory[: 32 * 18].reshape(1, -1), *ACT)
 
 
 @pytest.mark.parametrize("code", [-1, len(ACTIVATIONS), 2**31 - 1])

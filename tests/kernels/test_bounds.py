@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pytest
 
+from kernels.calls import conv, depthwise, winograd
 from kernels.geometry import GEOMETRIES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -48,8 +49,8 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     window, (oh, ow), (kh, kw) = geometry.window(), geometry.output, geometry.kernel
     x = fenced(1, 2, *geometry.input)
     w, y, scratch = fenced(17, 2, kh, kw), fenced(1, 17, oh, ow), fenced(1, 32 * min(2 * kh * kw, _core.CONV_DEPTH))
-    _core.conv(x, w, fenced(17), fenced(1, 17, oh, ow), y, window, 1, 0, 17, scratch, ACTIVATIONS["Tanh"], 0, 0)
-    _core.depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
+    conv(x, w, fenced(17), fenced(1, 17, oh, ow), y, window, 1, 0, 17, scratch, ACTIVATIONS["Tanh"], 0, 0)
+    depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
     _core.max_pool(x[0], fenced(2, oh, ow), window)
     _core.average_pool(x[0], fenced(2, oh, ow), window, True)
 
@@ -65,7 +66,7 @@ def run_winograd(fenced: Fenced) -> None:
         assert seat > 0
         x, w, y = fenced(n, channels, *extents), fenced(outputs, channels, 3, 3), fenced(n, outputs, *geometry.output)
         residual, scratch, act = fenced(*y.shape), fenced(1, seat), ACTIVATIONS["Tanh"]
-        _core.winograd(x, w, fenced(outputs), residual, y, geometry.window(), 1, 0, outputs, scratch, act, 0, 0)
+        winograd(x, w, fenced(outputs), residual, y, geometry.window(), 1, 0, outputs, scratch, act, 0, 0)
 
 
 def run_others(fenced: Fenced, size: int) -> None:

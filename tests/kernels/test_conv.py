@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kernels.calls import conv
 from kernels.geometry import GEOMETRIES, Geometry
-from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, conv
+from streamrt import _core
+from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, Convolution, conv_sums
 
 RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
 Floats = NDArray[np.float32]
@@ -107,6 +109,49 @@ def test_a_residual_is_added_before_the_activation(rng: np.random.Generator, in_
     np.testing.assert_allclose(y, expected, atol=3e-6 * expected.max())
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "channels", "outputs"), [(14, 1, 384, 64), (7, 1, 1152, 190), (9, 3, 64, 50)]
+)
+def test_long_sums_of_small_maps_by_two_threads(
+    rng: np.random.Generator, size: int, kernel: int, channels: int, outputs: int
+) -> None:
+    geometry = Geometry((size, size), (kernel, kernel), pads=(kernel // 2,) * 4)
+    window, inner = geometry.window(), channels * kernel**2
+    x = rng.normal(size=(1, channels, size, size)).astype(np.float32)
+    w = rng.normal(size=(outputs, channels, kernel, kernel)).astype(np.float32)
+    bias, residual = rng.normal(size=outputs).astype(np.float32), rng.normal(size=(1, outputs, size, size)).astype("f")
+    before = reference(geometry, x, w, 1) + bias[:, None, None] + residual
+    floats = conv_sums(1, 1, inner, outputs, window)
+    assert floats == outputs * size**2
+    threads, found = _core.threads(), []
+    try:
+        for count in (1, 2, 5):
+            _core.set_threads(count)
+            for sums in (None, np.full(floats, np.nan, np.float32)):
+                y, columns = residual.copy(), scratch(geometry, channels, 2, seats=4)
+                kernel_of = Convolution(x, w, bias, y, y, window, 1, columns, SWISH, 1, 0, sums=sums)
+                for first, last in ((0, outputs - 17), (outputs - 17, outputs)):  # two tiles
+                    kernel_of(first, last)
+                found.append(y)
+    finally:
+        _core.set_threads(threads)
+    np.testing.assert_allclose(found[0], before / (1 + np.exp(-before)), atol=3e-6 * np.abs(before).max())
+    for y in found:
+        assert y.tobytes() == found[0].tobytes()
+
+
+def test_sums_that_nobody_halves() -> None:
+    small, large = Geometry((14, 14), (1, 1)).window(), Geometry((17, 16), (1, 1)).window()
+    assert conv_sums(1, 1, 384, 64, small) == 64 * 14 * 14
+    for shape in ((2, 1, 384, 64), (1, 2, 384, 64), (1, 1, 127, 9), (1, 1, 384, 193), (1, 1, 2 * CONV_DEPTH + 1, 64)):
+        assert conv_sums(*shape, small) == 0
+    assert conv_sums(1, 1, 384, 64, large) == 0
+    x, w, y = np.ones((1, 384, 14, 14), "f"), np.ones((64, 384, 1, 1), "f"), np.ones((1, 64, 14, 14), "f")
+    for wrong in (np.ones(64 * 14 * 14 - 1, "f"), y.reshape(-1)):
+        with pytest.raises(ValueError, match=r"sums has|overlaps"):
+            Convolution(x, w, None, None, y, small, 1, np.ones((2, 384 * CONV_COLUMNS), "f"), RELU, 0, 0, sums=wrong)
+
+
 def test_not_a_number_reaches_what_it_touches_and_nothing_else(rng: np.random.Generator) -> None:
     geometry = Geometry((8, 40), (3, 3), pads=(1, 1, 1, 1))
     x = rng.normal(size=(1, 3, 8, 40)).astype(np.float32)
@@ -143,9 +188,8 @@ def test_a_scaled_input(
     for added, low, high in ((shift, -0.5, 1.5), (None, -np.inf, np.inf)):
         inputs = x * scale[..., None, None] + (0 if added is None else added[:, None, None])
         expected = reference(geometry, inputs.clip(low, high).astype(np.float32), w, groups)
-        conv(
-            x, w, None, None, y, geometry.window(), groups, 0, len(w), columns, IDENTITY, 0, 0, scale, added, low, high
-        )
+        scaling = {"scale": scale, "shift": added, "low": low, "high": high}
+        conv(x, w, None, None, y, geometry.window(), groups, 0, len(w), columns, IDENTITY, 0, 0, **scaling)
         np.testing.assert_allclose(y, expected, atol=6e-6 * max(1, np.abs(expected).max()))
 
 
@@ -153,14 +197,16 @@ def test_a_scaled_input(
 def test_a_scale_where_there_may_be_none(kwargs: Any) -> None:
     geometry = Geometry((5, 5), **kwargs)
     x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, *geometry.kernel), "f"), np.ones((1, 4, *geometry.output), "f")
+    scale = np.ones(3, "f")
     with pytest.raises(ValueError, match="a scale needs a window of 1 x 1"):
-        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, np.ones(3, "f"))
+        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, scale=scale)
 
 
 @pytest.mark.parametrize("shapes", [((2,), None), ((1, 4), None), ((3,), (2,)), (None, (3,))])
 def test_a_scale_of_another_shape(shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]) -> None:
     geometry = Geometry((5, 5), (1, 1))
     x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, 1, 1), "f"), np.ones((1, 4, 5, 5), "f")
-    scaling = [None if shape is None else np.ones(shape, "f") for shape in shapes]
+    scale, shift = [None if shape is None else np.ones(shape, "f") for shape in shapes]
+    columns = scratch(geometry, 3, 2)
     with pytest.raises(ValueError, match=r"scale|shift"):
-        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, *scaling)
+        conv(x, w, None, None, y, geometry.window(), 1, 0, 4, columns, IDENTITY, 0, 0, scale=scale, shift=shift)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from kernels.calls import conv, depthwise, winograd
 from kernels.geometry import Geometry
 from streamrt import _core
 
@@ -46,19 +47,23 @@ def every_kernel() -> list[np.ndarray]:
     filters, y4 = rng.normal(size=(24, 32, 5, 5)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     wide = Geometry((61, 67), (5, 5), pads=(2, 2, 2, 2)).window()
     scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer than some tests have threads
-    _core.conv(x, filters, None, None, y4, wide, 1, 0, 24, scratch, swish, 1, 0)
+    conv(x, filters, None, None, y4, wide, 1, 0, 24, scratch, swish, 1, 0)
     narrow, y5 = rng.normal(size=(24, 32, 3, 3)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     seat = _core.winograd_seat(2, 32, 24, window)
-    _core.winograd(x, narrow, None, None, y5, window, 1, 0, 24, np.empty((3, seat), np.float32), swish, 1, 0)
-    conv, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
+    winograd(x, narrow, None, None, y5, window, 1, 0, 24, np.empty((3, seat), np.float32), swish, 1, 0)
+    deep, y6 = rng.normal(size=(1, 384, 14, 14)).astype(np.float32), np.empty((1, 64, 14, 14), np.float32)
+    pointwise, halves = rng.normal(size=(64, 384, 1, 1)).astype(np.float32), np.empty(64 * 14 * 14, np.float32)
+    one = Geometry((14, 14), (1, 1)).window()
+    conv(deep, pointwise, None, None, y6, one, 1, 0, 64, scratch, swish, 1, 0, sums=halves)
+    sums, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
     weights = rng.normal(size=(32, 3, 3)).astype(np.float32)
-    _core.depthwise(x, weights, per_channel, conv, window, 0, 32, swish, 1, 0)
+    depthwise(x, weights, per_channel, sums, window, 0, 32, swish, 1, 0)
     _core.max_pool(x.reshape(64, 61, 67), most, window)
     _core.average_pool(x.reshape(64, 61, 67), mean, window, True)
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
-    return [*results, y, transposed, products, y4, y5, conv, most, mean, means, maxima]
+    return [*results, y, transposed, products, y4, y5, y6, sums, most, mean, means, maxima]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:
@@ -87,7 +92,7 @@ def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None
     for count in (1, 2, 5, 16):  # the number of bands goes by that of the threads
         _core.set_threads(count)
         y = np.full_like(x, 7)
-        _core.depthwise(x, weights, None, y, window, 0, 16, _core.ACTIVATIONS["Swish"], 1, 0)
+        depthwise(x, weights, None, y, window, 0, 16, _core.ACTIVATIONS["Swish"], 1, 0)
         found.append(y)
     for y in found:
         assert_same([y], found[:1])

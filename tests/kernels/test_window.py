@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kernels.calls import depthwise
 from kernels.geometry import GEOMETRIES, Geometry
-from streamrt._core import ACTIVATIONS, Window, average_pool, depthwise, max_pool
+from streamrt._core import ACTIVATIONS, Window, average_pool, max_pool
 
 RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
 

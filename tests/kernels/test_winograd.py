@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kernels.calls import conv, winograd
 from kernels.geometry import Geometry
-from streamrt._core import ACTIVATIONS, conv, winograd, winograd_seat
+from streamrt._core import ACTIVATIONS, winograd_seat
 
 RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
 Floats = NDArray[np.float32]

@@ -5,7 +5,6 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def test_an_error_in_the_middle_of_a_pass_leaves_a_model_that_works(large):
         def fail(first, last):
             raise ZeroDivisionError
 
-        steps[2] = replace(good, run=fail)
+        steps[2] = zoo.with_run(good, fail)
         with pytest.raises(ZeroDivisionError):
             model(x)
         steps[2] = good

@@ -2,7 +2,6 @@
 
 import threading
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,7 +271,7 @@ def test_a_call_within_a_call_of_the_same_thread_is_refused(small):
                 model(x)
             good.run(first, last)
 
-        steps[1] = replace(good, run=nested)
+        steps[1] = zoo.with_run(good, nested)
         zoo.assert_close(model(x), small.answer(x))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
     import sys, time, numpy as np, streamrt
-    from dataclasses import replace
+    from streamrt._core import Step
     path, budget = sys.argv[1], sys.argv[2]
     x = np.ones((1, 2048), np.float32)
     with streamrt.Model(path, budget) as model:
@@ -22,7 +22,7 @@ CODE = """
                 run(first, last)
                 time.sleep(per_tile)
             return work
-        model._session[1]._steps[:] = [replace(s, run=slowly(s.run)) for s in steps]
+        model._session[1]._steps[:] = [Step(s.node, s.waits, slowly(s.run), s.first, s.last, s.dones) for s in steps]
         ratios = []
         for _ in range(5):
             model(x)

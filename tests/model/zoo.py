@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt import Layer, pack
+from streamrt._core import Step
 
 Array = NDArray[np.float32]
 
@@ -66,6 +67,11 @@ def assert_close(found: Array, wanted: Array, tolerance: float = 1e-5) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == np.float32
     assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def with_run(step: Step, run: Callable[[int, int], None]) -> Step:
+    """The same step of a pass, which runs something else."""
+    return Step(step.node, step.waits, run, step.first, step.last, step.dones)
 
 
 def eventually(condition: Callable[[], bool]) -> None:

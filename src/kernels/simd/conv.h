@@ -8,6 +8,8 @@
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H
 
+#include <stdatomic.h>
+
 #include "activation.h"
 #include "columns.h"
 #include "dots.h"
@@ -242,9 +244,26 @@ V void conv_fill_ends(const conv_block *block, const srt_window *w, const float 
     }
 }
 
-/* Units first..last of a job, all of one block of positions: units are shares of its output channels. */
+/* The second of two threads that made the parts of a share adds them up: rows begin..end of y, columns at..at + n. */
+V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int64_t n) {
+    const srt_convolution *c = &job->of;
+    const int64_t positions = c->window->output[0] * c->window->output[1];
+    const vf low = splat(c->act->low), high = splat(c->act->high), zero = splat(0.0f);
+    for (int64_t row = begin; row < end; row++) {
+        float *y = c->y + row * positions + at;
+        const float *sums = c->sums + row * positions + at;
+        for (int64_t i = 0; i < n; i += VL) {
+            const vmask some = lanes(0, n - i);
+            const vf all = load_mask(sums + i, some, zero) + load_mask(y + i, some, zero);
+            store_mask(y + i, some, clamp(all, low, high));
+        }
+        if (c->act->separate) activate(y, y, n, c->act);
+    }
+}
+
+/* Parts part..parts of the shares first..last of a block of positions: shares of its output channels. */
 V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
-                   float *columns) {
+                   int64_t part, int64_t parts, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
     const int64_t positions = w->output[0] * w->output[1], n = smaller(job->width, positions - at);
@@ -259,18 +278,20 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const bool pointwise = conv_is_pointwise(w);
     const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
     float laid_out[DOTS][CONV_ENDS];
-    for (int64_t part = 0; part < job->parts; part++) {
+    for (; part < parts; part++) {
+        const bool apart = job->arrived && part > 0; /* in memory of their own, to be added later */
         const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
-        const bool done = part + 1 == job->parts;
+        const bool done = !job->arrived && part + 1 == job->parts;
         conv_block block = {.w = c->w + k,
                             .inner = job->inner,
                             .depth = depth,
                             .columns = columns,
                             .height = depth,
-                            .y = c->y + place,
+                            .y = (apart ? c->sums : c->y) + place,
                             .stride = positions,
                             .bias = part == 0 ? c->bias : NULL,
-                            .start = part > 0      ? c->y + place
+                            .start = apart         ? NULL
+                                     : part > 0    ? c->y + place
                                      : c->residual ? c->residual + place
                                                    : NULL,
                             .low = splat(done ? c->act->low : -INFINITY),
@@ -288,11 +309,16 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
         if (ends) conv_fill_ends(&block, w, x, at + whole, k, columns + whole * depth, laid_out);
         conv_block_rows(&block, begin, end, whole);
     }
-    if (c->act->separate)
+    if (job->arrived == NULL && c->act->separate)
         for (int64_t row = begin; row < end; row++) {
             float *y = c->y + place + row * positions;
             activate(y, y, n, c->act);
         }
+    for (int64_t share = first; job->arrived && share < last; share++) {
+        _Atomic int32_t *arrived = &job->arrived[at / job->width * job->shares + share];
+        if (atomic_fetch_add(arrived, 1) + 1 == job->parts)
+            conv_add(job, from + share * rows / job->shares, from + (share + 1) * rows / job->shares, at, n);
+    }
 }
 
 FN void conv(const void *arguments, int64_t first, int64_t last) {
@@ -302,9 +328,12 @@ FN void conv(const void *arguments, int64_t first, int64_t last) {
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
-        int64_t plane = block / job->blocks;
-        conv_shares(job, plane / groups, job->of.first / job->of.outputs + plane % groups,
-                    (block - plane * job->blocks) * job->width, share, share + shares, columns);
+        const int64_t plane = block / job->blocks, at = (block - plane * job->blocks) * job->width;
+        if (job->arrived)
+            conv_shares(job, 0, 0, at, share, share + shares, plane, plane + 1, columns);
+        else
+            conv_shares(job, plane / groups, job->of.first / job->of.outputs + plane % groups, at, share,
+                        share + shares, 0, job->parts, columns);
     }
 }
 

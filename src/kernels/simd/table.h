@@ -52,11 +52,14 @@ typedef struct { /* a unit is an element; channel of element i: i / size % chann
     const srt_activation *act;
 } channel_job;
 
-typedef struct { /* a unit is a share of the output channels of one group, in a block of positions of one sample */
+/* A unit is a share of the output channels of one group, in a block of positions of one sample. Where two threads make
+ * the parts of a sum, it is one of the parts of that, all first ones before the others. */
+typedef struct {
     srt_convolution of;
-    int64_t inner, parts;  /* length of a row of weights, and in how many parts it is worked through */
-    int64_t width, blocks; /* positions of a block, and how many blocks there are */
-    int64_t shares;        /* units of a block */
+    int64_t inner, parts;     /* length of a row of weights, and in how many parts it is worked through */
+    int64_t width, blocks;    /* positions of a block, and how many blocks there are */
+    int64_t shares;           /* of a block */
+    _Atomic int32_t *arrived; /* (blocks, shares): parts that are made; NULL where whoever has a share makes them all */
 } conv_job;
 
 /* Output and input channels whose weights are transformed at once. */

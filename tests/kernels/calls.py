@@ -1,0 +1,34 @@
+"""The kernels that are bound to their arrays, as functions that bind and run once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamrt._core import Convolution, Depthwise, Window
+
+
+def conv(
+    x: Any,
+    w: Any,
+    bias: Any,
+    residual: Any,
+    y: Any,
+    window: Window,
+    groups: int,
+    first: int,
+    last: int,
+    *rest: Any,
+    **scaling: Any,
+) -> None:
+    """`Convolution`; ``rest`` is scratch, act, alpha, beta."""
+    Convolution(x, w, bias, residual, y, window, groups, *rest, **scaling)(first, last)
+
+
+def winograd(*args: Any) -> None:
+    """The same by Winograd's algorithm."""
+    conv(*args, winograd=True)
+
+
+def depthwise(x: Any, w: Any, bias: Any, y: Any, window: Window, first: int, last: int, *act: Any) -> None:
+    """`Depthwise`."""
+    Depthwise(x, w, bias, y, window, *act)(first, last)
