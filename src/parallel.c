@@ -34,6 +34,7 @@ typedef struct {
     srt_range *run;
     const void *arguments;
     int64_t grain; /* units that are taken at once, at least */
+    int64_t group; /* units that are better taken together */
     int threads;   /* that may work on it, the caller included: so many slices */
 } job;
 
@@ -68,7 +69,9 @@ static void work_on(const job *j, slice *s) {
     int64_t first = atomic_load_explicit(&s->next, memory_order_relaxed);
     while (first < s->end) {
         const int64_t left = s->end - first, share = left / PART;
-        const int64_t taken = share > j->grain ? share : j->grain < left ? j->grain : left;
+        int64_t taken = share > j->grain ? share : j->grain;
+        taken += (j->group - (first + taken) % j->group) % j->group; /* to the end of a group */
+        if (taken > left) taken = left;
         if (!atomic_compare_exchange_weak_explicit(&s->next, &first, first + taken, memory_order_relaxed,
                                                    memory_order_relaxed))
             continue;
@@ -243,10 +246,10 @@ static int64_t share_of(int64_t count, int64_t i, int64_t threads) {
 }
 
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *arguments) {
-    srt_parallel_on(SRT_MAX_THREADS, count, grain, run, arguments);
+    srt_parallel_on(SRT_MAX_THREADS, count, grain, 1, run, arguments);
 }
 
-void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *arguments) {
+void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *arguments) {
     if (count <= 0) return;
     int threads = srt_threads();
     if (threads > most) threads = (int)most;
@@ -267,7 +270,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
         atomic_init(&slices[i].next, share_of(count, i, threads));
         slices[i].end = share_of(count, i + 1, threads);
     }
-    job mine = {.run = run, .arguments = arguments, .grain = grain, .threads = threads};
+    job mine = {.run = run, .arguments = arguments, .grain = grain, .group = group, .threads = threads};
 
     pthread_mutex_lock(&lock);
     current = &mine;

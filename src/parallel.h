@@ -27,8 +27,9 @@ typedef void srt_range(const void *job, int64_t first, int64_t last);
  * inline). */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
-/* The same on no more than `most` threads. */
-void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *job);
+/* The same on no more than `most` threads. Units of a group, so many from a multiple of `group` on, are left to one
+ * thread if they are in its slice: doing them together costs less. */
+void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *job);
 
 /* Wake workers that sleep, for a caller that has a job soon: waking takes longer than many a kernel. Any thread. */
 void srt_rouse(void);

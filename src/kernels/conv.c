@@ -5,6 +5,10 @@
 /* Terms that an element costs as much as in `srt_grain`: both take about half a nanosecond on one core. */
 enum { TERMS_PER_ELEMENT = 32 };
 
+/* Blocks are a multiple of so many columns, but for the last one: it has the last columns too if they are so few that
+ * they are dot products or a part of a vector. Its memory is for a vector more then. */
+enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
+
 /* Output channels of a unit, at least: a tile of every instruction set. */
 enum { LEAST_ROWS = 14 };
 
@@ -47,13 +51,15 @@ void srt_conv(const srt_convolution *c) {
     const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
     const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
     const int64_t once = halved ? depth : inner; /* terms that a unit adds up */
+    const int64_t rest = positions > STEP && positions % STEP <= LAST ? positions % STEP : 0;
+    const int64_t widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
+                                      : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
     const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group, at most */
     const srt_product product = {
         .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
-        .columns = positions,
-        .step = SRT_CONV_COLUMNS / 2,
-        .widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS)
-                             : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS,
+        .columns = positions - rest,
+        .step = STEP,
+        .widest = rest > 0 ? widest - STEP : widest,
         .rows = rows,
         .least = LEAST_ROWS,
         .layout = inner == c->channels ? POINTWISE_LAYOUT : LAYOUT,
@@ -69,5 +75,6 @@ void srt_conv(const srt_convolution *c) {
     if (halved) job.arrived = arrived;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
     srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,
-                    srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), srt_table_active()->conv, &job);
+                    srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), job.shares, srt_table_active()->conv,
+                    &job);
 }

@@ -80,5 +80,6 @@ void srt_winograd(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, srt_table_active()->winograd, &job);
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, job.shares, srt_table_active()->winograd,
+                    &job);
 }

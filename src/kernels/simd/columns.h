@@ -27,25 +27,6 @@ V tap_place place_of(const srt_window *w, int64_t tap) {
                        valid_outputs(right, w->stride[1], w->input[1], w->output[1])};
 }
 
-/* Lanes lane..lane + n of one vector of a panel: output positions side by side, the first at (row, col). */
-typedef struct {
-    int32_t vector, lane, n;
-    int64_t row, col;
-} run;
-
-/* The runs of the columns at..at + n, counted row by row; n <= PANEL. Returns their number. */
-V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[PANEL]) {
-    int64_t row = at / w->output[1], col = at - row * w->output[1];
-    int count = 0;
-    for (int64_t to = 0, length; to < n; to += length) {
-        length = smaller(smaller(w->output[1] - col, n - to), VL - to % VL);
-        runs[count++] = (run){(int32_t)(to / VL), (int32_t)(to % VL), (int32_t)length, row, col};
-        col += length;
-        if (col == w->output[1]) row++, col = 0;
-    }
-    return count;
-}
-
 /* What one vector of columns reads from a plane with one step between lanes: all of it, if the plane is the output
  * moved, else what lies in one output row. */
 typedef struct {
@@ -53,6 +34,42 @@ typedef struct {
     uint32_t inside;    /* lanes that are read; the others are padding, or another piece's */
     uint32_t low, high; /* with stride 2: the masks of load_even_mask */
 } column_piece;
+
+/* Bits first..last of a vector. */
+V uint32_t bits(int64_t first, int64_t last) {
+    const uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first;
+    const uint32_t b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
+    return ((1u << b) - 1) & ~((1u << a) - 1);
+}
+
+/* The lanes first..last. */
+V column_piece piece_of(int64_t from, int64_t first, int64_t last) {
+    return (column_piece){from, bits(first, last), bits(2 * first, 2 * last - 1),
+                          bits(2 * first - VL + 1, 2 * last - VL)};
+}
+
+/* Lanes lane..lane + n of one vector of a panel: output positions side by side, the first at (row, col). */
+typedef struct {
+    int32_t vector, lane, n;
+    int64_t row, col;
+    column_piece all; /* what they read for a tap at (0, 0), were nothing of it padding */
+} run;
+
+/* The runs of the columns at..at + n, counted row by row; n <= PANEL. Returns their number. */
+V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[PANEL]) {
+    int64_t row = at / w->output[1], col = at - row * w->output[1];
+    int count = 0;
+    for (int64_t to = 0, length; to < n; to += length) {
+        const int64_t lane = to % VL;
+        length = smaller(smaller(w->output[1] - col, n - to), VL - lane);
+        const int64_t from = row * w->stride[0] * w->input[1] + (col - lane) * w->stride[1];
+        runs[count++] =
+            (run){(int32_t)(to / VL), (int32_t)lane, (int32_t)length, row, col, piece_of(from, lane, lane + length)};
+        col += length;
+        if (col == w->output[1]) row++, col = 0;
+    }
+    return count;
+}
 
 /* Places that are found out together and then used for one channel after the other. */
 enum { PLACES = 64 };
@@ -66,13 +83,6 @@ typedef struct {
     column_piece pieces[PLACES * PANEL];
 } place_table;
 
-/* Bits first..last of a vector. */
-V uint32_t bits(int64_t first, int64_t last) {
-    const uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first;
-    const uint32_t b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
-    return ((1u << b) - 1) & ~((1u << a) - 1);
-}
-
 /* The places of `count` taps for `panels` panels from column `at` on, none of whose columns lies at `end` or beyond. */
 FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t end, int64_t panels,
                     place_table *table) {
@@ -83,24 +93,28 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
         const int parts = runs_of(w, at, smaller(PANEL, end - at), runs);
         for (int64_t i = 0; i < count; i++, to++) {
             const tap_place *tap = &taps[i];
-            *to = (place){{used, used, used}};
+            const int64_t moved = tap->down * w->input[1] + tap->right;
+            int vector = 0; /* whose pieces are found now */
+            to->begin[0] = used;
             for (int k = 0; k < parts; k++) {
                 const run *r = &runs[k];
-                const int64_t first = smaller(tap->cols.first > r->col ? tap->cols.first - r->col : 0, r->n) + r->lane;
-                const int64_t last = smaller(tap->cols.last - r->col, r->n) + r->lane;
-                if (r->row < tap->rows.first || r->row >= tap->rows.last || first >= last) continue;
-                const int64_t from =
-                    (r->row * w->stride[0] + tap->down) * w->input[1] + (r->col - r->lane) * w->stride[1] + tap->right;
-                column_piece next = {from, bits(first, last), bits(2 * first, 2 * last - 1),
-                                     bits(2 * first - VL + 1, 2 * last - VL)};
-                if (used > to->begin[r->vector] && table->pieces[used - 1].from == from) {
-                    column_piece *before = &table->pieces[used - 1];
-                    before->inside |= next.inside, before->low |= next.low, before->high |= next.high;
-                } else {
-                    table->pieces[used++] = next;
+                for (; vector < r->vector; vector++) to->begin[vector + 1] = used;
+                if (r->row < tap->rows.first || r->row >= tap->rows.last) continue;
+                column_piece next = r->all;
+                next.from += moved;
+                if (r->col < tap->cols.first || r->col + r->n > tap->cols.last) {
+                    const int64_t first = tap->cols.first > r->col ? tap->cols.first - r->col : 0;
+                    const int64_t last = smaller(tap->cols.last - r->col, r->n);
+                    if (first >= last) continue;
+                    next = piece_of(next.from, r->lane + first, r->lane + last);
                 }
-                for (int v = r->vector + 1; v < 3; v++) to->begin[v] = used;
+                column_piece *before = &table->pieces[used > to->begin[vector] ? used - 1 : used];
+                if (used > to->begin[vector] && before->from == next.from)
+                    before->inside |= next.inside, before->low |= next.low, before->high |= next.high;
+                else
+                    table->pieces[used++] = next;
             }
+            for (; vector < 2; vector++) to->begin[vector + 1] = used;
         }
     }
 }

@@ -266,7 +266,8 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                    int64_t part, int64_t parts, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
-    const int64_t positions = w->output[0] * w->output[1], n = smaller(job->width, positions - at);
+    const int64_t positions = w->output[0] * w->output[1];
+    const int64_t n = at / job->width + 1 == job->blocks ? positions - at : job->width;
     const int64_t from = group * c->outputs > c->first ? group * c->outputs : c->first;
     const int64_t rows = smaller((group + 1) * c->outputs, c->last) - from;
     const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
