@@ -64,6 +64,22 @@ cdef extern from "kernels/kernels.h" nogil:
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
                    int64_t size)
+    ctypedef struct srt_product_of_samples:
+        const float *x
+        const float *w
+        const float *bias
+        float *y
+        int64_t batch
+        int64_t inner
+        int64_t rows
+        int64_t stride
+        float *block
+        int64_t room
+        float *scratch
+        int64_t seats
+        int64_t seat
+        const srt_activation *act
+    void srt_gemm(const srt_product_of_samples *g)
     enum:
         SRT_CONV_DEPTH
         SRT_CONV_COLUMNS
@@ -83,6 +99,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const float *scale
         const float *shift
         bint each
+        bint across
         float low
         float high
         float *scratch
@@ -608,6 +625,73 @@ cdef class Kernel:
         raise NotImplementedError
 
 
+# Floats of columns that a thread needs, from the terms of a sum: Python's integers, as lengths may be hostile.
+cdef object columns_of(inner):
+    return CONV_COLUMNS * min(inner, CONV_DEPTH)
+
+
+# Take memory for threads: (threads, floats), at least `least` of these.
+cdef int take_scratch(Arrays *arrays, scratch, least, float **floats, int64_t *seats, int64_t *seat) except -1:
+    cdef Py_buffer *view = take_output(arrays, scratch, 2, "scratch")
+    check_overlap(arrays, False)
+    if view.shape[0] < 1 or view.shape[1] < least:
+        raise ValueError(f"scratch has shape {shape_of(view)}, expected at least (1, {least})")
+    floats[0], seats[0], seat[0] = <float *>view.buf, view.shape[0], view.shape[1]
+    return 0
+
+
+@cython.final
+cdef class Dense(Kernel):
+    """``y = act(x @ w.T + bias)`` for any number of samples: checked once, then run often.
+
+    x (batch, inner); w (rows, inner); bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
+    columns of y. block (M,), used during calls, holds products until they are transposed: at least one for each sample.
+    scratch as for `Convolution` with sums of ``inner`` terms.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, 2**30 samples or more, a range beyond the rows, an unknown ``act``,
+            or arrays that overlap.
+    """
+
+    cdef srt_product_of_samples bound
+    cdef srt_activation act
+
+    def __cinit__(self, x, w, bias, y, block, scratch, int act, float alpha, float beta):
+        cdef srt_product_of_samples *g = &self.bound
+        cdef Py_buffer *vx = take_input(&self.arrays, x, 2, "x")
+        cdef Py_buffer *vw = take_input(&self.arrays, w, 2, "w")
+        cdef Py_buffer *vy
+        self.act = activation(act, alpha, beta)
+        g.act, g.x, g.w = &self.act, floats(vx), floats(vw)
+        g.batch, g.rows, g.inner = vx.shape[0], vw.shape[0], vw.shape[1]
+        check_shape(vx, (g.batch, g.inner), "x")
+        if g.batch > SRT_WINDOW_MAX:
+            raise ValueError(f"{g.batch} samples, expected fewer than 2**30")
+        g.bias = take_vector(&self.arrays, bias, g.rows, "bias")
+        vy = take_rows(&self.arrays, y, &g.stride, "y")
+        check_shape(vy, (g.batch, g.rows), "y")
+        check_overlap(&self.arrays, False)
+        g.y = <float *>vy.buf
+        vy = take_output(&self.arrays, block, 1, "block")
+        check_overlap(&self.arrays, False)
+        if vy.shape[0] < g.batch:
+            raise ValueError(f"block has {vy.shape[0]} elements, expected at least {g.batch}")
+        g.block, g.room = <float *>vy.buf, vy.shape[0]
+        take_scratch(&self.arrays, scratch, columns_of(g.inner), &g.scratch, &g.seats, &g.seat)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef srt_product_of_samples g = self.bound
+        check_range(first, last, g.rows)
+        g.w += first * g.inner
+        g.y += first
+        g.rows = last - first
+        if g.bias != NULL:
+            g.bias += first
+        with nogil:
+            srt_gemm(&g)
+        return 0
+
+
 @cython.final
 cdef class Convolution(Kernel):
     """A convolution in groups of channels, each with its own part of the weights: checked once, then run often.
@@ -666,12 +750,8 @@ cdef class Convolution(Kernel):
             c.residual = floats(vs)
             if c.residual != floats(vy) and overlap(vs, vy):
                 raise ValueError("the output overlaps an input")
-        vs = take_output(arrays, scratch, 2, "scratch")
-        check_overlap(arrays, False)
-        least = self._seat(winograd, scale)
-        if vs.shape[0] < 1 or vs.shape[1] < least:
-            raise ValueError(f"scratch has shape {shape_of(vs)}, expected at least (1, {least})")
-        c.scratch, c.seats, c.seat, c.sums = <float *>vs.buf, vs.shape[0], vs.shape[1], NULL
+        take_scratch(arrays, scratch, self._seat(winograd, scale), &c.scratch, &c.seats, &c.seat)
+        c.sums = NULL
         if sums is not None:
             vs = take_output(arrays, sums, 1, "sums")
             check_overlap(arrays, False)
@@ -691,7 +771,7 @@ cdef class Convolution(Kernel):
             return least
         # in Python's integers: three lengths of a hostile window may overflow
         taps = <object>c.window.kernel[0] * <object>c.window.kernel[1]
-        return CONV_COLUMNS * min(<object>c.channels * taps, CONV_DEPTH)
+        return columns_of(<object>c.channels * taps)
 
     cdef int compute(self, int64_t first, int64_t last) except -1:
         cdef srt_convolution c = self.bound

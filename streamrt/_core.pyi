@@ -136,6 +136,21 @@ class Kernel:
     def __call__(self, first: int, last: int) -> None: ...
 
 @final
+class Dense(Kernel):
+    def __new__(
+        cls,
+        x: _Array,
+        w: _Array,
+        bias: _Array | None,
+        y: _Array,
+        block: _Array,
+        scratch: _Array,
+        act: int,
+        alpha: float,
+        beta: float,
+    ) -> Dense: ...
+
+@final
 class Convolution(Kernel):
     def __new__(
         cls,

@@ -46,7 +46,7 @@ void srt_conv(const srt_convolution *c) {
     const int64_t positions = window->output[0] * window->output[1];
     if (c->n == 0 || c->first == c->last || positions == 0) return;
     conv_job job = {.of = *c, .inner = inner, .parts = 1};
-    if (inner > 0) job.parts = is_halved(inner, c->outputs, window) ? 2 : divided_up(inner, DEPTH);
+    if (inner > 0) job.parts = !c->across && is_halved(inner, c->outputs, window) ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
     const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
     const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;

@@ -84,6 +84,21 @@ enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
                int64_t stride, const srt_activation *act);
 
+/* The same for more samples, as they come: x (batch, inner), y (batch, rows) with a row stride, w (rows, inner), bias
+ * (rows,) or NULL, the batch below SRT_WINDOW_MAX. block: memory for `room` products, at least one a sample.
+ * scratch (seats, seat) as for srt_conv. */
+typedef struct {
+    const float *x, *w, *bias;
+    float *y;
+    int64_t batch, inner, rows, stride;
+    float *block;
+    int64_t room;
+    float *scratch;
+    int64_t seats, seat;
+    const srt_activation *act;
+} srt_product_of_samples;
+void srt_gemm(const srt_product_of_samples *g);
+
 /* y = act(x * scale + shift). x, y (n, channels, size); scale, shift (channels,). x may be y. */
 void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n, int64_t channels,
                          int64_t size, const srt_activation *act);
@@ -99,6 +114,9 @@ void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
  * be 1 x 1 with stride 1 and without padding, and srt_conv is the one to call.
  *
+ * With `across`, x is (n, oh * ow, channels): what a 1 x 1 window sees, a row each. Without groups and scale, for
+ * srt_conv.
+ *
  * scratch (seats, seat): no more than `seats` threads take part, each with so many floats. sums: NULL, or
  * srt_conv_sums(...) floats for srt_conv. */
 typedef struct {
@@ -108,7 +126,7 @@ typedef struct {
     const srt_window *window;
     int64_t first, last;
     const float *scale, *shift;
-    bool each;
+    bool each, across;
     float low, high;
     float *scratch;
     int64_t seats, seat;

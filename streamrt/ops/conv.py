@@ -19,16 +19,11 @@ from typing import Any
 
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.gemm import Dense
 from streamrt.ops.scratch import Bias, Layout, Part
 from streamrt.ops.window import Geometry
-
-#: Floats of columns that a thread is given: 256 KiB, half of the smallest second-level cache there is. With many
-#: threads less, so that all have 2 MiB, but no less than the kernel needs.
-_SEAT, _SEATS = 2**16, 2**19
-#: Terms that are worth waking a thread for.
-_SHARE = 2**20
 
 
 @operator("Conv")
@@ -69,9 +64,9 @@ def conv(call: Call) -> Lowered:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
-            threads = max(1, min(_core.threads(), x[0] * w[0] * geometry.positions * inner // _SHARE))
+            threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
-            scratch = layout.add(threads, seat or _seat(threads, inner, geometry.positions))
+            scratch = layout.add(threads, seat) if seat else columns(layout, threads, inner, geometry.positions)
             halves = 0 if seat or threads == 1 else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = layout.add(halves) if halves else None
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, scratch, sums, epilogue)
@@ -119,13 +114,6 @@ class _Scaling:
         return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
-def _seat(threads: int, inner: int, positions: int) -> int:
-    """Floats of columns for each thread; they are of length ``inner``."""
-    depth = min(inner, _core.CONV_DEPTH)
-    most = depth * -(-positions // _core.CONV_COLUMNS) * _core.CONV_COLUMNS
-    return max(min(_SEAT, _SEATS // threads, most), depth * _core.CONV_COLUMNS)
-
-
 def _planes(array: Array, extents: tuple[int, int]) -> Array:
     """An input, weights or an output, with two spatial axes."""
     return array.reshape(*array.shape[:2], *extents)
@@ -158,9 +146,9 @@ def _bind_product(
     y = _planes(buffers.outputs[0], geometry.output)
     added = buffers.inputs[3] if buffers.inputs[3:] else None
     residual = None if added is None else _planes(added, geometry.output)
-    columns, extra = scratch.of(buffers.scratch), scaling.bind(buffers) if scaling else {}
+    extra = scaling.bind(buffers) if scaling else {}
     kernel = _core.Convolution(
-        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, columns),
+        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, scratch.of(buffers.scratch)),
         *epilogue,
         winograd=winograd,
         sums=sums.of(buffers.scratch) if sums else None,

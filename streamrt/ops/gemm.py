@@ -14,6 +14,7 @@ import numpy as np
 
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
@@ -44,11 +45,13 @@ class Dense:
         self._bias = Bias(layout, 2, rows if has_bias else None)
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
-        self._packed = self._block = None
+        self._packed = self._block = self._panels = None
         if batch <= _few(inner * rows):
             self._packed = layout.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
         else:
             self._block = layout.add(self._height * self._columns)
+            if _core.isa() != "scalar":
+                self._panels = columns(layout, threads_for(batch * rows * inner), inner, self._columns)
 
     @property
     def flops(self) -> int:
@@ -60,6 +63,8 @@ class Dense:
         x = buffers.input(0).reshape(self.batch, self.inner)
         w = buffers.input(1).reshape(self.rows, self.inner)
         y = buffers.outputs[0].reshape(self.batch, self.rows)
+        if self._panels is not None:
+            return self._bind_kernels(x, w, y, buffers)
         bias = self._bias.bind(buffers)
         if self._packed is not None:
             return self._bind_few(x, w, y, bias, self._packed.of(buffers.scratch))
@@ -79,13 +84,33 @@ class Dense:
 
         return run
 
-    def _bind_blocks(self, columns: Array, w: Array, y: Array, bias: Load, block: Array) -> Run:
+    def _bind_kernels(self, x: Array, w: Array, y: Array, buffers: Buffers) -> Run:
+        assert self._block is not None
+        assert self._panels is not None
+        block, panels = self._block.of(buffers.scratch), self._panels.of(buffers.scratch)
+        bias = self._bias.kept(buffers)
+        kernels = [
+            _core.Dense(x[begin:end], w, bias, y[begin:end], block, panels, *self._epilogue)
+            for begin, end in self._parts()
+        ]
+        self._bias.keep_for(kernels[0], buffers)
+        if len(kernels) == 1:
+            return kernels[0]
+
+        def run(first: int, last: int) -> None:
+            for kernel in kernels:
+                kernel(first, last)
+
+        return run
+
+    def _parts(self) -> list[tuple[int, int]]:
+        """Samples that are multiplied together: the first, and the one after the last."""
+        return [(begin, min(begin + self._columns, self.batch)) for begin in range(0, self.batch, self._columns)]
+
+    def _bind_blocks(self, samples: Array, w: Array, y: Array, bias: Load, block: Array) -> Run:
         epilogue, height = self._epilogue, self._height
         # For some of the samples: how many, x with a column each, y with a row each.
-        parts = []
-        for begin in range(0, self.batch, self._columns):
-            end = min(begin + self._columns, self.batch)
-            parts.append((end - begin, columns[:, begin:end], y[begin:end]))
+        parts = [(end - begin, samples[:, begin:end], y[begin:end]) for begin, end in self._parts()]
 
         def run(first: int, last: int) -> None:
             offset = bias(first)

@@ -22,12 +22,21 @@ def scratch() -> np.ndarray:
     return np.ones((1, _core.CONV_COLUMNS * 2 * 9), np.float32)
 
 
+def columns() -> np.ndarray:
+    """As little as `Dense` needs for sums of 20 terms."""
+    return np.ones((1, _core.CONV_COLUMNS * 20), np.float32)
+
+
 #: A call of each kernel: the shapes of its array arguments, by position, and how to call it with them.
 CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
     "bias_act": ([(3, 4), (3,)], lambda y, b: _core.bias_act(y, b, *ACT)),
     "transpose_bias_act": ([(3, 4), (4, 3), (3,)], lambda t, y, b: _core.transpose_bias_act(t, y, b, *ACT)),
     "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
+    "samples": (
+        [(40, 20), (5, 20), (5,), (40, 5)],
+        lambda *a: _core.Dense(*a, np.ones(64, np.float32), columns(), *ACT)(0, 5),
+    ),
     "scale_shift_act": ([(2, 3, 4), (3,), (3,), (2, 3, 4)], lambda *a: _core.scale_shift_act(*a, *ACT)),
     "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
     "conv": (
@@ -168,6 +177,8 @@ def test_wrong_ranges(first: int, last: int) -> None:
         conv(*arrays("conv"), WINDOW, 2, first, last, scratch(), *ACT)
     with pytest.raises(ValueError, match="range"):
         depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
+    with pytest.raises(ValueError, match="range"):
+        _core.Dense(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)(first, last)
 
 
 def test_channels_of_depthwise_must_divide() -> None:
@@ -202,6 +213,40 @@ def test_scratch_that_does_not_do() -> None:
         args[shared] = memory[: args[shared].size].reshape(args[shared].shape)
         with pytest.raises(ValueError, match="overlaps"):
             conv(*args, WINDOW, 2, 0, 6, memory[: 32 * 18].reshape(1, -1), *ACT)
+
+
+def test_memory_of_a_product_of_samples() -> None:
+    block = np.ones(64, np.float32)
+    for wrong in (np.ones(39, np.float32), np.ones((8, 8), np.float32)):
+        with pytest.raises(ValueError, match="block"):
+            _core.Dense(*arrays("samples"), wrong, columns(), *ACT)
+    with pytest.raises(ValueError, match="scratch has shape"):
+        _core.Dense(*arrays("samples"), block, columns()[:, :-1].copy(), *ACT)
+    for shared in range(4):
+        args = arrays("samples")
+        memory = np.ones(64 + args[shared].size, np.float32)
+        args[shared] = memory[: args[shared].size].reshape(args[shared].shape)
+        with pytest.raises(ValueError, match="overlaps"):
+            _core.Dense(*args, memory[:64], columns(), *ACT)
+
+
+def test_what_a_kernel_keeps() -> None:
+    kernel = _core.Dense(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)
+    source, target = np.arange(5, dtype=np.float32), np.zeros(5, np.float32)
+    kernel.keep(source, target)
+    for wrong in (np.ones(4, np.float32), np.ones(5), target[::-1], np.ones((5, 1), np.float32)):
+        with pytest.raises(ValueError, match=r"shape|format|contiguous|axes"):
+            kernel.keep(source, wrong)
+    with pytest.raises(ValueError, match="overlaps"):
+        kernel.keep(source, source)
+    kernel(1, 5)
+    assert (target == 0).all()
+    kernel(0, 2)
+    assert (target == source).all()
+    for _ in range(3):
+        kernel.keep(source, np.zeros(5, np.float32))
+    with pytest.raises(ValueError, match="at most four"):
+        kernel.keep(source, target)
 
 
 @pytest.mark.parametrize("code", [-1, len(ACTIVATIONS), 2**31 - 1])

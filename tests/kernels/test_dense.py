@@ -1,11 +1,11 @@
-"""dense, the product with few samples, against float64."""
+"""dense and Dense, the products with few samples and with any number, against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from streamrt._core import ACTIVATIONS, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, dense
+from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, Dense, dense
 
 NONE = (ACTIVATIONS["Identity"], 0.0, 0.0)
 
@@ -90,3 +90,33 @@ def test_too_many_samples() -> None:
     x = np.ones((DENSE_BATCH + 1, DENSE_CHUNK), np.float32)
     with pytest.raises(ValueError, match=f"at most {DENSE_BATCH}"):
         dense(np.ones((4, 9), np.float32), x, np.ones((DENSE_BATCH + 1, 4), np.float32), None, *NONE)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 9, 16, 17, 31, 33, 50, 129])
+@pytest.mark.parametrize(("inner", "rows"), [(1, 1), (7, 5), (16, 30), (40, 17), (600, 14), (1300, 70)])
+def test_any_number_of_samples(rng: np.random.Generator, batch: int, inner: int, rows: int) -> None:
+    x, w = rng.normal(size=(batch, inner)).astype(np.float32), rng.normal(size=(rows, inner)).astype(np.float32)
+    bias, whole = rng.normal(size=rows).astype(np.float32), np.full((batch, rows + 3), 7, np.float32)
+    y = whole[:, 1 : 1 + rows]
+    panels = np.full((3, CONV_COLUMNS * min(inner, CONV_DEPTH)), np.nan, np.float32)
+    for block in (np.empty(batch, np.float32), np.empty(5 * batch + 1, np.float32), np.empty(9999, np.float32)):
+        y[:] = 7
+        Dense(x, w, None, y, block, panels, *NONE)(0, rows)
+        close(y, x, w)
+        kernel = Dense(x, w, bias, y, block, panels, *NONE)
+        y[:] = 7
+        kernel(rows // 3, rows)
+        assert (y[:, : rows // 3] == 7).all()
+        kernel(0, rows // 3)
+        close(y, x, w, bias)
+    assert (whole[:, 0] == 7).all()
+    assert (whole[:, 1 + rows :] == 7).all()
+
+
+def test_no_samples_and_no_terms() -> None:
+    y, panels = np.full((0, 5), 7, np.float32), np.ones((1, CONV_COLUMNS), np.float32)
+    w, bias = np.ones((5, 1), np.float32), np.arange(5, dtype=np.float32)
+    Dense(np.ones((0, 1), np.float32), w, bias, y, np.ones(1, np.float32), panels, *NONE)(0, 5)
+    y = np.full((9, 5), 7, np.float32)
+    Dense(np.ones((9, 0), np.float32), w[:, :0], bias, y, np.ones(9, np.float32), panels, *NONE)(0, 5)
+    assert (y == bias).all()

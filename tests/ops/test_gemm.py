@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ops.harness import assert_close, lowered_for, random, run
+from streamrt import _core
 from streamrt.errors import FormatError
 
 BATCHES = [1, 2, 3, 70]
@@ -73,7 +74,20 @@ def test_matmul(a: tuple[int, ...], b: tuple[int, ...], params: tuple[int, ...])
 
 @pytest.mark.parametrize("batch", [2, 64, 10_000])
 def test_scratch_is_bounded(batch: int) -> None:
-    assert lowered_for("Gemm", [(batch, 4096), (100_000, 4096)], [1]).scratch <= 1 << 20
+    columns = min(_core.threads() * (256 << 10), 2 << 20)
+    assert lowered_for("Gemm", [(batch, 4096), (100_000, 4096)], [1]).scratch <= (1 << 20) + columns
+
+
+@pytest.mark.parametrize("batch", [20, 1500])
+def test_for_the_instruction_set_without_a_kernel_the_product_is_numpys(batch: int) -> None:
+    x, w, bias = random(batch, 70), random(300, 70, seed=1), random(300, seed=2)
+    before = _core.isa()
+    _core._use_isa("scalar")
+    try:
+        actual = run("Gemm", [x, w, bias], [1, 2], cuts=(100,), activation=("Relu", {}))[0]
+    finally:
+        _core._use_isa(before)
+    assert_close(actual, np.maximum(dense(x, w, bias), 0))
 
 
 @pytest.mark.parametrize(

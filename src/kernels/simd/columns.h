@@ -192,4 +192,23 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
     }
 }
 
+/* The panels of n columns that are rows of x, `inner` elements apart; out as of fill_panels. From the front of a few
+ * rows to their end before the next ones: rows of a power of two all lie in the same lines of the first-level cache. */
+FN void fill_across(const float *x, int64_t inner, int64_t n, int64_t depth, float *out) {
+    const int64_t whole = depth - depth % TILE;
+    for (int64_t panel = 0; panel < n; panel += PANEL, x += PANEL * inner) {
+        const int64_t count = smaller(PANEL, n - panel), across = count > VL ? PANEL : VL;
+        float *to = out + panel * depth;
+        int64_t i = 0;
+        for (; i + TILE <= count; i += TILE) {
+            for (int64_t k = 0; k < whole; k += TILE)
+                transpose_tile(x + i * inner + k, inner, to + k * across + i, across);
+            for (int64_t k = whole; k < depth; k++)
+                for (int64_t j = i; j < i + TILE; j++) to[k * across + j] = x[j * inner + k];
+        }
+        for (; i < across; i++)
+            for (int64_t k = 0; k < depth; k++) to[k * across + i] = i < count ? x[i * inner + k] : 0.0f;
+    }
+}
+
 #endif

@@ -228,10 +228,13 @@ V bool conv_is_pointwise(const srt_window *w) {
 }
 
 /* The last columns of a block, each laid out by itself, which takes two steps; room is for a panel of a vector. */
-V void conv_fill_ends(const conv_block *block, const srt_window *w, const float *x, int64_t at, int64_t first,
-                      float *room, float (*ends)[CONV_ENDS]) {
+V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across, const float *x, int64_t at,
+                      int64_t first, float *room, float (*ends)[CONV_ENDS]) {
     const int64_t depth = block->depth;
-    fill_panels(w, at, block->last, x, first, first + depth, room);
+    if (across)
+        fill_across(x, block->inner, block->last, depth, room);
+    else
+        fill_panels(w, at, block->last, x, first, first + depth, room);
     for (int64_t i = 0; i < block->last; i++) {
         for (int64_t k = 0; k < depth; k++) ends[i][k] = room[k * VL + i];
         store(ends[i] + depth, splat(0.0f));
@@ -276,7 +279,8 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const float *scale = c->scale ? c->scale + (c->each ? channels : group * c->channels) : NULL;
     const float *shift = c->shift ? c->shift + group * c->channels : NULL;
     const int64_t place = sample * c->groups * c->outputs * positions + at;
-    const bool pointwise = conv_is_pointwise(w);
+    const bool in_place = !c->across && conv_is_pointwise(w);
+    const float *rows_of_x = x + at * job->inner; /* with `across` */
     const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
     float laid_out[DOTS][CONV_ENDS];
     for (; part < parts; part++) {
@@ -297,7 +301,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                                                    : NULL,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
-                            .x = pointwise ? x + k * positions + at : NULL,
+                            .x = in_place ? x + k * positions + at : NULL,
                             .plane = positions,
                             .scale = scale ? scale + k : NULL,
                             .shift = shift ? shift + k : NULL,
@@ -306,8 +310,12 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                             .last = ends,
                             .at = whole,
                             .ends = laid_out};
-        if (!pointwise) fill_panels(w, at, whole, x, k, k + depth, columns);
-        if (ends) conv_fill_ends(&block, w, x, at + whole, k, columns + whole * depth, laid_out);
+        if (c->across)
+            fill_across(rows_of_x + k, job->inner, whole, depth, columns);
+        else if (!in_place)
+            fill_panels(w, at, whole, x, k, k + depth, columns);
+        const float *from = c->across ? rows_of_x + whole * job->inner + k : x;
+        if (ends) conv_fill_ends(&block, w, c->across, from, at + whole, k, columns + whole * depth, laid_out);
         conv_block_rows(&block, begin, end, whole);
     }
     if (job->arrived == NULL && c->act->separate)
