@@ -169,7 +169,7 @@ class Model:
         """Run several calls that are there at the same time, in as few passes as their shapes allow.
 
         Those that differ in the batch alone share a pass, whether weights stream or not, if every sample depends on its
-        own input alone. BLAS may then round in the last bits as the size of the pass, and so the others, have it.
+        own input alone. Results may then round in the last bits as the size of the pass, and so the others, have it.
 
         Args:
             batches: inputs, each as for a call.

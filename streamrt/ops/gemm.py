@@ -1,9 +1,9 @@
 """Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
 
-Weights are (rows, inner): a tile is some of the rows, which are outputs. For few samples our own kernel reads the
-weights once, as they lie. For more the product is NumPy's, feature-major, ``(rows, inner) @ (inner, batch)``, which is
-up to twice as fast in BLAS as ``(batch, inner) @ (inner, rows)`` for the small batches of inference, and then
-transposed with bias and activation in one step. Which way is faster where was measured: see docs/design.md.
+Weights are (rows, inner): a tile is some of the rows, which are outputs. For few samples a kernel of its own reads the
+weights once, as they lie; for more a sample is a position of a 1 x 1 convolution. Instruction sets that have no kernel
+for that leave it to BLAS, feature-major, ``(rows, inner) @ (inner, batch)``, which is up to twice as fast there as
+``(batch, inner) @ (inner, rows)``. Which way is faster where was measured: see docs/design.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
 
-#: The largest batch that is left to our kernel. With less than 4 MiB of weights, which lie in caches, BLAS is somewhat
-#: faster from 4 samples on, but its threads spin for milliseconds afterwards, on the cores of the kernels that follow.
-#: Above 8 samples our kernel is faster only with AVX-512, and weights that do not lie in caches at all.
+#: The largest batch that is left to the kernel for few samples: more of them with AVX-512, if the weights do not lie in
+#: caches.
 _FEW, _FEW_AVX512 = 8, 16
 _LARGEST = 2**23  # floats
 #: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
-#: up to 1024 columns, and as many rows (at least 64, below which BLAS slows down) as fit.
+#: up to 1024 columns, and as many rows (at least 64, below which it slows down) as fit.
 _BLOCK = 2**18
 _MOST_COLUMNS = 1024
 _LEAST_ROWS = 64
@@ -126,7 +125,7 @@ class Dense:
 
 
 def _few(weights: int) -> int:
-    """The largest batch for which our kernel multiplies so many weights faster than BLAS."""
+    """The largest batch for which the kernel for few samples multiplies so many weights faster."""
     return _FEW_AVX512 if weights >= _LARGEST and _core.isa() == "avx512" else _FEW
 
 
