@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "../cpu.h"
+#include "../parallel.h"
 
 /* The Castagnoli polynomial 0x1EDC6F41, reflected. */
 static const uint32_t polynomial = 0x82f63b78;
@@ -20,14 +21,28 @@ static uint32_t bytes[8][256];
  * it busy. Joining them costs 8 look-ups, little beside the 1024 steps of a strip of 8 KiB. */
 enum { STRIP = 8192 };
 
-/* strip[k][b]: the register after STRIP zero bytes, from a register that holds b in byte k and 0 elsewhere. */
-static uint32_t strip[4][256];
+/* Threads take chunks of 256 KiB, which last some 20 us; the registers of so many are kept until they are joined. */
+enum { CHUNK = 32 * STRIP, CHUNKS = 64 };
+
+/* [k][b]: the register after so many zero bytes, from a register that holds b in byte k and 0 elsewhere. */
+static uint32_t strip[4][256], chunk[4][256];
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static uint32_t append_zeros(uint32_t crc, size_t count) {
     while (count--) crc = (crc >> 8) ^ bytes[0][crc & 0xff];
     return crc;
+}
+
+/* The register after the zero bytes that a table stands for. */
+static uint32_t append(uint32_t zeros[4][256], uint32_t crc) {
+    return zeros[0][crc & 0xff] ^ zeros[1][crc >> 8 & 0xff] ^ zeros[2][crc >> 16 & 0xff] ^ zeros[3][crc >> 24];
+}
+
+/* Appending zeros is linear: 32 powers of two make up all 1024 entries. */
+static void complete(uint32_t zeros[4][256]) {
+    for (int k = 0; k < 4; k++)
+        for (int b = 1; b < 256; b++) zeros[k][b] = zeros[k][b & (b - 1)] ^ zeros[k][b & -b];
 }
 
 static void make_tables(void) {
@@ -38,11 +53,16 @@ static void make_tables(void) {
     }
     for (int b = 0; b < 256; b++)
         for (int k = 1; k < 8; k++) bytes[k][b] = append_zeros(bytes[k - 1][b], 1);
-    /* appending zeros is linear: 32 powers of two make up all 1024 entries */
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 4; k++)
         for (int bit = 0; bit < 8; bit++) strip[k][1 << bit] = append_zeros(1u << (8 * k + bit), STRIP);
-        for (int b = 1; b < 256; b++) strip[k][b] = strip[k][b & (b - 1)] ^ strip[k][b & -b];
-    }
+    complete(strip);
+    for (int k = 0; k < 4; k++)
+        for (int bit = 0; bit < 8; bit++) {
+            uint32_t crc = 1u << (8 * k + bit);
+            for (int i = 0; i < CHUNK / STRIP; i++) crc = append(strip, crc);
+            chunk[k][1 << bit] = crc;
+        }
+    complete(chunk);
 }
 
 static uint64_t little_endian(const uint8_t *p) {
@@ -64,10 +84,6 @@ static uint32_t with_tables(const uint8_t *p, size_t size, uint32_t crc) {
 #ifdef __x86_64__
 #include <nmmintrin.h>
 
-static uint64_t append_strip(uint64_t crc) {
-    return strip[0][crc & 0xff] ^ strip[1][crc >> 8 & 0xff] ^ strip[2][crc >> 16 & 0xff] ^ strip[3][crc >> 24];
-}
-
 static uint64_t word_at(const uint8_t *p) {
     uint64_t word;
     memcpy(&word, p, sizeof word);
@@ -83,7 +99,7 @@ __attribute__((target("sse4.2"))) static uint32_t with_instruction(const uint8_t
             second = _mm_crc32_u64(second, word_at(p + STRIP + i));
             third = _mm_crc32_u64(third, word_at(p + 2 * STRIP + i));
         }
-        crc = append_strip(append_strip(crc) ^ second) ^ third;
+        crc = append(strip, append(strip, (uint32_t)crc) ^ (uint32_t)second) ^ third;
     }
     for (; size >= 8; p += 8, size -= 8) crc = _mm_crc32_u64(crc, word_at(p));
     for (; size > 0; p++, size--) crc = _mm_crc32_u8((uint32_t)crc, *p);
@@ -95,8 +111,31 @@ static uint32_t with_instruction(const uint8_t *p, size_t size, uint32_t start) 
 }
 #endif
 
+static uint32_t register_after(const uint8_t *p, size_t size, uint32_t start) {
+    bool instruction = srt_isa_active() != SRT_ISA_SCALAR && srt_cpu_has_crc32();
+    return (instruction ? with_instruction : with_tables)(p, size, start);
+}
+
+typedef struct { /* a unit is a chunk */
+    const uint8_t *data;
+    uint32_t *registers; /* of each chunk, from an empty register */
+} chunks_job;
+
+static void take_chunks(const void *arguments, int64_t first, int64_t last) {
+    const chunks_job *job = arguments;
+    for (int64_t i = first; i < last; i++) job->registers[i] = register_after(job->data + i * CHUNK, CHUNK, 0);
+}
+
 uint32_t srt_crc32c(const void *data, size_t size, uint32_t value) {
     pthread_once(&once, make_tables);
-    bool instruction = srt_isa_active() != SRT_ISA_SCALAR && srt_cpu_has_crc32();
-    return ~(instruction ? with_instruction : with_tables)(data, size, ~value);
+    const uint8_t *p = data;
+    uint32_t crc = ~value, registers[CHUNKS];
+    while (size >= 2 * CHUNK) {
+        const size_t count = size / CHUNK < CHUNKS ? size / CHUNK : CHUNKS;
+        const chunks_job job = {p, registers};
+        srt_parallel((int64_t)count, 1, take_chunks, &job);
+        for (size_t i = 0; i < count; i++) crc = append(chunk, crc) ^ registers[i];
+        p += count * CHUNK, size -= count * CHUNK;
+    }
+    return ~register_after(p, size, crc);
 }

@@ -185,8 +185,7 @@ void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inn
 void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,
              float beta, float bias);
 
-/* CRC-32C (Castagnoli, as in iSCSI, RFC 3720) of data, continuing from the value of what came before, or from 0.
- * On the calling thread only. */
+/* CRC-32C (Castagnoli, as in iSCSI, RFC 3720) of data, continuing from the value of what came before, or from 0. */
 uint32_t srt_crc32c(const void *data, size_t size, uint32_t value);
 
 #endif

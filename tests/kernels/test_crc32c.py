@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from streamrt import _core
 from streamrt._core import crc32c
 
 
@@ -40,6 +41,24 @@ def test_against_reference_and_in_two_parts(rng: np.random.Generator, size: int)
     assert crc32c(data) == expected
     for cut in {0, 1, size // 2, size}:
         assert crc32c(data[cut:], crc32c(data[:cut])) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_large_buffers_in_chunks(rng: np.random.Generator, threads: int) -> None:
+    chunk = 256 << 10
+    data = rng.bytes(70 * chunk + 12345)  # more than are joined at once
+    steps = 12345  # so small that no chunk is
+    before = _core.threads()
+    try:
+        _core.set_threads(threads)
+        for size in (2 * chunk - 1, 2 * chunk, 3 * chunk + 7, len(data)):
+            expected = 0
+            for begin in range(0, size, steps):
+                expected = crc32c(data[begin : min(begin + steps, size)], expected)
+            assert crc32c(data[:size]) == expected
+            assert crc32c(data[1:size], crc32c(data[:1])) == expected
+    finally:
+        _core.set_threads(before)
 
 
 def test_any_alignment_and_any_contiguous_buffer(rng: np.random.Generator) -> None:
