@@ -84,8 +84,7 @@ def test_conv(benchmark: Benchmark, channels: int, size: int, kernel: int, strid
     y = np.empty((1, outputs, size // stride, size // stride), np.float32)
     scratch = np.empty((_core.threads(), 2**16), np.float32)
     window = same_window(size, kernel, stride)
-    kernel = _core.Convolution(x, w, normal(outputs), None, y, window, 1, scratch, *RELU)
-    benchmark(kernel, 0, outputs)
+    benchmark(_core.Convolution(x, w, normal(outputs), None, y, window, 1, scratch, *RELU), 0, outputs)
 
 
 @pytest.mark.parametrize(("channels", "size", "kernel", "stride", "outputs"), CONVOLUTIONS)

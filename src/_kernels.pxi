@@ -543,7 +543,8 @@ def prelu(x, slope, y):
         release(&arrays)
 
 
-#: Terms of a convolution's sums that are worked through at once, and the positions that are laid out for it, at least.
+#: Terms of a convolution's sums that are worked through at once, at most, and positions that are laid out for it, at
+#: least.
 CONV_DEPTH = SRT_CONV_DEPTH
 CONV_COLUMNS = SRT_CONV_COLUMNS
 
@@ -580,7 +581,7 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
 cdef class Kernel:
     """What computes channels ``first`` to ``last`` of an output when it is called, bound to its arrays.
 
-    It keeps them alive. Several threads may call if their channels differ.
+    It keeps them alive. One thread at a time may call.
     """
 
     cdef Arrays arrays
@@ -641,12 +642,12 @@ cdef int take_scratch(Arrays *arrays, scratch, least, float **floats, int64_t *s
 
 
 @cython.final
-cdef class Dense(Kernel):
+cdef class Gemm(Kernel):
     """``y = act(x @ w.T + bias)`` for any number of samples: checked once, then run often.
 
     x (batch, inner); w (rows, inner); bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
     columns of y. block (M,), used during calls, holds products until they are transposed: at least one for each sample.
-    scratch as for `Convolution` with sums of ``inner`` terms.
+    scratch as for a `Convolution` with sums of ``inner`` terms.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, 2**30 samples or more, a range beyond the rows, an unknown ``act``,

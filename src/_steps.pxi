@@ -1,7 +1,7 @@
 """The steps of a pass, one after the other, with nothing of the interpreter between one kernel and the next.
 
-A kernel leaves none of the interpreter's code and data in the caches of its core, where Python then runs several times as
-slowly as otherwise.
+A kernel leaves none of the interpreter's code and data in the caches of its core, where Python then runs several times
+as slowly as otherwise.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

@@ -70,8 +70,9 @@ static void work_on(const job *j, slice *s) {
     while (first < s->end) {
         const int64_t left = s->end - first, share = left / PART;
         int64_t taken = share > j->grain ? share : j->grain;
-        taken += (j->group - (first + taken) % j->group) % j->group; /* to the end of a group */
         if (taken > left) taken = left;
+        const int64_t whole = taken + (j->group - (first + taken) % j->group) % j->group; /* to the end of a group */
+        if (whole <= left) taken = whole;
         if (!atomic_compare_exchange_weak_explicit(&s->next, &first, first + taken, memory_order_relaxed,
                                                    memory_order_relaxed))
             continue;

@@ -136,7 +136,7 @@ class Kernel:
     def __call__(self, first: int, last: int) -> None: ...
 
 @final
-class Dense(Kernel):
+class Gemm(Kernel):
     def __new__(
         cls,
         x: _Array,
@@ -148,7 +148,7 @@ class Dense(Kernel):
         act: int,
         alpha: float,
         beta: float,
-    ) -> Dense: ...
+    ) -> Gemm: ...
 
 @final
 class Convolution(Kernel):

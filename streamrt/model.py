@@ -95,7 +95,7 @@ class Model:
         self._exact = exact
         self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
-        self._told: Callable[[], PassStats] | None = None
+        self._stats: PassStats | Callable[[], PassStats] | None = None
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -135,8 +135,10 @@ class Model:
     @property
     def stats(self) -> PassStats | None:
         """What the last call did, together with those that shared its pass; None before the first."""
-        told = self._told
-        return told() if told else None
+        stats = self._stats
+        if stats is not None and not isinstance(stats, PassStats):
+            self._stats = stats = stats()
+        return stats
 
     @property
     def plan(self) -> Plan:
@@ -424,13 +426,14 @@ class Model:
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         peak = self._prefetcher.peak()
         # added up when somebody asks: a call of a small model has no time for it
-        self._told = partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak)
+        self._stats = partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak)
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):
-            self._learn(prepared, trace, self._told())
+            self._stats = stats = self._stats()
+            self._brought(prepared, trace, stats)
 
-    def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
+    def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
         """A pass brought weights into memory: see what that tells of the next one."""
         telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:

@@ -76,7 +76,7 @@ class PassStats:
 
     @classmethod
     def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int) -> Self:
-        """Add up what a call's trace tells; only sums here, for a call has no time for more."""
+        """Add up what a call's trace tells: sums only, the rest is for `layers`."""
         items = [item for done in trace.passes for item in done.items]
         # An item that was in memory before the pass began brought nothing in.
         brought = [item for item in items if item.read_end > item.read_start]

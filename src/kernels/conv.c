@@ -21,9 +21,6 @@ enum { LAYOUT = 6, POINTWISE_LAYOUT = 6, FETCH = 16 };
  * channels and of the second: that pays where adding up fewer than half as many outputs is all it costs. */
 enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
 
-/* Shares of such a map, at most, that srt_share_out makes. */
-enum { MOST_SHARES = 256 };
-
 /* Terms for which a core takes as long as another one to begin. */
 enum { LATE = 200 * 1000 };
 
@@ -46,7 +43,8 @@ void srt_conv(const srt_convolution *c) {
     const int64_t positions = window->output[0] * window->output[1];
     if (c->n == 0 || c->first == c->last || positions == 0) return;
     conv_job job = {.of = *c, .inner = inner, .parts = 1};
-    if (inner > 0) job.parts = !c->across && is_halved(inner, c->outputs, window) ? 2 : divided_up(inner, DEPTH);
+    const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
+    if (inner > 0) job.parts = two ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
     const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
     const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
@@ -71,7 +69,7 @@ void srt_conv(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    _Atomic int32_t arrived[MOST_SHARES] = {0};
+    _Atomic int32_t arrived[SRT_MOST_UNITS] = {0}; /* the columns of a small map are fewer blocks than that */
     if (halved) job.arrived = arrived;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
     srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,

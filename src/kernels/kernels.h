@@ -135,7 +135,7 @@ typedef struct {
 } srt_convolution;
 
 /* A convolution as a product. A row of weights is worked through in equal parts of at most SRT_CONV_DEPTH terms, with
- * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 64 KiB at
+ * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 72 KiB at
  * least, and best what is half of a core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
  * SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };

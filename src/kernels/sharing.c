@@ -4,7 +4,7 @@
 #include <math.h>
 
 /* Units that are tried: so many for each thread, if all of them are not more than the search is worth. */
-enum { UNITS_PER_THREAD = 8, MOST_UNITS = 256 };
+enum { UNITS_PER_THREAD = 8 };
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -19,7 +19,7 @@ static double end_of(double units, double own, double cost, const srt_product *p
 
 srt_sharing srt_share_out(const srt_product *p) {
     const int64_t fewest = divided_up(p->columns, p->widest);
-    int64_t most = smaller(p->threads * UNITS_PER_THREAD, MOST_UNITS);
+    int64_t most = smaller(p->threads * UNITS_PER_THREAD, SRT_MOST_UNITS);
     if (most < p->threads) most = p->threads;
     srt_sharing best = {0};
     double soonest = INFINITY;

@@ -21,6 +21,9 @@ typedef struct {
     int64_t shares;        /* units of a block: shares of the rows */
 } srt_sharing;
 
+/* Units that are made, at most, unless there are more blocks of the widest. */
+enum { SRT_MOST_UNITS = 256 };
+
 /* That with which the threads are done soonest. No number may be 0, and widest >= step. */
 srt_sharing srt_share_out(const srt_product *p);
 

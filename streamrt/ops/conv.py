@@ -67,7 +67,9 @@ def conv(call: Call) -> Lowered:
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
             scratch = layout.add(threads, seat) if seat else columns(layout, threads, inner, geometry.positions)
-            halves = 0 if seat or threads == 1 else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
+            # programs that want little memory are exact, and have the same results without
+            alone = seat or threads == 1 or call.exact
+            halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = layout.add(halves) if halves else None
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, scratch, sums, epilogue)
     return Lowered(

@@ -1,8 +1,8 @@
 """Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
 
 Weights are (rows, inner): a tile is some of the rows, which are outputs. For few samples a kernel of its own reads the
-weights once, as they lie; for more a sample is a position of a 1 x 1 convolution. Instruction sets that have no kernel
-for that leave it to BLAS, feature-major, ``(rows, inner) @ (inner, batch)``, which is up to twice as fast there as
+weights once, as they lie; for more a sample is a position of a 1 x 1 convolution. Where the kernels are plain C that is
+left to BLAS, feature-major, ``(rows, inner) @ (inner, batch)``, which is up to twice as fast there as
 ``(batch, inner) @ (inner, rows)``. Which way is faster where was measured: see docs/design.md.
 """
 
@@ -89,7 +89,7 @@ class Dense:
         block, panels = self._block.of(buffers.scratch), self._panels.of(buffers.scratch)
         bias = self._bias.kept(buffers)
         kernels = [
-            _core.Dense(x[begin:end], w, bias, y[begin:end], block, panels, *self._epilogue)
+            _core.Gemm(x[begin:end], w, bias, y[begin:end], block, panels, *self._epilogue)
             for begin, end in self._parts()
         ]
         self._bias.keep_for(kernels[0], buffers)

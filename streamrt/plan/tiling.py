@@ -18,7 +18,7 @@ class Tiling:
     rate: float
 
 
-# Of equally fast ones the larger first: fewer calls, and larger products for BLAS. Below 64 KiB calls cost more than
+# Of equally fast ones the larger first: fewer calls, and larger products. Below 64 KiB calls cost more than
 # reading.
 TILINGS = (
     Tiling(16 << 20, HUGE, 2.6),

@@ -221,8 +221,8 @@ class PooledModel(Model):
 
     # ---- inside a call
 
-    def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
-        super()._learn(prepared, trace, stats)
+    def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
+        super()._brought(prepared, trace, stats)
         self.loaded += stats.bytes_streamed + stats.bytes_pinned
         self.reading += stats.read_seconds
 

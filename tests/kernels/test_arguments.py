@@ -23,7 +23,7 @@ def scratch() -> np.ndarray:
 
 
 def columns() -> np.ndarray:
-    """As little as `Dense` needs for sums of 20 terms."""
+    """As little as `Gemm` needs for sums of 20 terms."""
     return np.ones((1, _core.CONV_COLUMNS * 20), np.float32)
 
 
@@ -35,7 +35,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
     "samples": (
         [(40, 20), (5, 20), (5,), (40, 5)],
-        lambda *a: _core.Dense(*a, np.ones(64, np.float32), columns(), *ACT)(0, 5),
+        lambda *a: _core.Gemm(*a, np.ones(64, np.float32), columns(), *ACT)(0, 5),
     ),
     "scale_shift_act": ([(2, 3, 4), (3,), (3,), (2, 3, 4)], lambda *a: _core.scale_shift_act(*a, *ACT)),
     "prelu": ([(2, 3, 4), (3,), (2, 3, 4)], _core.prelu),
@@ -178,7 +178,7 @@ def test_wrong_ranges(first: int, last: int) -> None:
     with pytest.raises(ValueError, match="range"):
         depthwise(*arrays("depthwise"), WINDOW, first, last, *ACT)
     with pytest.raises(ValueError, match="range"):
-        _core.Dense(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)(first, last)
+        _core.Gemm(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)(first, last)
 
 
 def test_channels_of_depthwise_must_divide() -> None:
@@ -219,19 +219,19 @@ def test_memory_of_a_product_of_samples() -> None:
     block = np.ones(64, np.float32)
     for wrong in (np.ones(39, np.float32), np.ones((8, 8), np.float32)):
         with pytest.raises(ValueError, match="block"):
-            _core.Dense(*arrays("samples"), wrong, columns(), *ACT)
+            _core.Gemm(*arrays("samples"), wrong, columns(), *ACT)
     with pytest.raises(ValueError, match="scratch has shape"):
-        _core.Dense(*arrays("samples"), block, columns()[:, :-1].copy(), *ACT)
+        _core.Gemm(*arrays("samples"), block, columns()[:, :-1].copy(), *ACT)
     for shared in range(4):
         args = arrays("samples")
         memory = np.ones(64 + args[shared].size, np.float32)
         args[shared] = memory[: args[shared].size].reshape(args[shared].shape)
         with pytest.raises(ValueError, match="overlaps"):
-            _core.Dense(*args, memory[:64], columns(), *ACT)
+            _core.Gemm(*args, memory[:64], columns(), *ACT)
 
 
 def test_what_a_kernel_keeps() -> None:
-    kernel = _core.Dense(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)
+    kernel = _core.Gemm(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)
     source, target = np.arange(5, dtype=np.float32), np.zeros(5, np.float32)
     kernel.keep(source, target)
     for wrong in (np.ones(4, np.float32), np.ones(5), target[::-1], np.ones((5, 1), np.float32)):

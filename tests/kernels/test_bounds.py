@@ -69,6 +69,25 @@ def run_winograd(fenced: Fenced) -> None:
         winograd(x, w, fenced(outputs), residual, y, geometry.window(), 1, 0, outputs, scratch, act, 0, 0)
 
 
+def run_products(fenced: Fenced) -> None:
+    act, before = (ACTIVATIONS["Tanh"], 0, 0), _core.threads()
+    for batch in (1, 9, 17, 33, 36, 49):
+        for inner, rows in ((7, 5), (600, 17)):
+            block, panels = fenced(batch), fenced(1, 32 * min(inner, _core.CONV_DEPTH))
+            x, w, y = fenced(batch, inner), fenced(rows, inner), fenced(batch, rows)
+            _core.Gemm(x, w, fenced(rows), y, block, panels, *act)(0, rows)
+    window, channels = Geometry((7, 7), (1, 1)).window(), 2 * _core.CONV_DEPTH
+    x, w, y = fenced(1, channels, 7, 7), fenced(190, channels, 1, 1), fenced(1, 190, 7, 7)
+    scale, shift = fenced(channels), fenced(channels)
+    try:
+        for threads in (1, 2):  # so many seats, the last of which ends at the fence
+            _core.set_threads(threads)
+            scratch, sums = fenced(threads, 32 * _core.CONV_DEPTH), fenced(190 * 49)
+            conv(x, w, fenced(190), None, y, window, 1, 0, 190, scratch, *act, sums=sums, scale=scale, shift=shift)
+    finally:
+        _core.set_threads(before)
+
+
 def run_others(fenced: Fenced, size: int) -> None:
     x, y = fenced(2, 3, size), fenced(2, 3, size)
     for act in ACTIVATIONS.values():
@@ -102,6 +121,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
                 run_windows(Fenced(at_end), geometry)
             run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
             run_winograd(Fenced(at_end))
+            run_products(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)
             code = 0

@@ -1,11 +1,11 @@
-"""dense and Dense, the products with few samples and with any number, against float64."""
+"""dense and Gemm, the products with few samples and with any number, against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, Dense, dense
+from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, Gemm, dense
 
 NONE = (ACTIVATIONS["Identity"], 0.0, 0.0)
 
@@ -101,9 +101,9 @@ def test_any_number_of_samples(rng: np.random.Generator, batch: int, inner: int,
     panels = np.full((3, CONV_COLUMNS * min(inner, CONV_DEPTH)), np.nan, np.float32)
     for block in (np.empty(batch, np.float32), np.empty(5 * batch + 1, np.float32), np.empty(9999, np.float32)):
         y[:] = 7
-        Dense(x, w, None, y, block, panels, *NONE)(0, rows)
+        Gemm(x, w, None, y, block, panels, *NONE)(0, rows)
         close(y, x, w)
-        kernel = Dense(x, w, bias, y, block, panels, *NONE)
+        kernel = Gemm(x, w, bias, y, block, panels, *NONE)
         y[:] = 7
         kernel(rows // 3, rows)
         assert (y[:, : rows // 3] == 7).all()
@@ -116,7 +116,7 @@ def test_any_number_of_samples(rng: np.random.Generator, batch: int, inner: int,
 def test_no_samples_and_no_terms() -> None:
     y, panels = np.full((0, 5), 7, np.float32), np.ones((1, CONV_COLUMNS), np.float32)
     w, bias = np.ones((5, 1), np.float32), np.arange(5, dtype=np.float32)
-    Dense(np.ones((0, 1), np.float32), w, bias, y, np.ones(1, np.float32), panels, *NONE)(0, 5)
+    Gemm(np.ones((0, 1), np.float32), w, bias, y, np.ones(1, np.float32), panels, *NONE)(0, 5)
     y = np.full((9, 5), 7, np.float32)
-    Dense(np.ones((9, 0), np.float32), w[:, :0], bias, y, np.ones(9, np.float32), panels, *NONE)(0, 5)
+    Gemm(np.ones((9, 0), np.float32), w[:, :0], bias, y, np.ones(9, np.float32), panels, *NONE)(0, 5)
     assert (y == bias).all()

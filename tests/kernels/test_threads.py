@@ -56,7 +56,7 @@ def every_kernel() -> list[np.ndarray]:
     one = Geometry((14, 14), (1, 1)).window()
     conv(deep, pointwise, None, None, y6, one, 1, 0, 64, scratch, swish, 1, 0, sums=halves)
     many, y7 = rng.normal(size=(40, 4087)).astype(np.float32), np.empty((40, 64), np.float32)
-    _core.Dense(many, matrix, None, y7, np.empty(40 * 20, np.float32), scratch, swish, 1, 0)(0, 64)
+    _core.Gemm(many, matrix, None, y7, np.empty(40 * 20, np.float32), scratch, swish, 1, 0)(0, 64)
     sums, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
     weights = rng.normal(size=(32, 3, 3)).astype(np.float32)
     depthwise(x, weights, per_channel, sums, window, 0, 32, swish, 1, 0)

@@ -93,10 +93,11 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
         const int parts = runs_of(w, at, smaller(PANEL, end - at), runs);
         for (int64_t i = 0; i < count; i++, to++) {
             const tap_place *tap = &taps[i];
-            const int64_t moved = tap->down * w->input[1] + tap->right;
-            int vector = 0; /* whose pieces are found now */
+            const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
+            const int64_t moved = any ? tap->down * w->input[1] + tap->right : 0; /* far outside it may overflow */
+            int vector = 0;                                                       /* whose pieces are found now */
             to->begin[0] = used;
-            for (int k = 0; k < parts; k++) {
+            for (int k = 0; any && k < parts; k++) {
                 const run *r = &runs[k];
                 for (; vector < r->vector; vector++) to->begin[vector + 1] = used;
                 if (r->row < tap->rows.first || r->row >= tap->rows.last) continue;
