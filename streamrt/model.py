@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -95,7 +95,7 @@ class Model:
         self._exact = exact
         self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
-        self._stats: PassStats | Callable[[], PassStats] | None = None
+        self._told: Callable[[], PassStats] | None = None
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -135,10 +135,8 @@ class Model:
     @property
     def stats(self) -> PassStats | None:
         """What the last call did, together with those that shared its pass; None before the first."""
-        stats = self._stats
-        if stats is not None and not isinstance(stats, PassStats):
-            self._stats = stats = stats()
-        return stats
+        told = self._told
+        return told() if told else None
 
     @property
     def plan(self) -> Plan:
@@ -426,12 +424,12 @@ class Model:
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         peak = self._prefetcher.peak()
         # added up when somebody asks: a call of a small model has no time for it
-        self._stats = partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak)
+        told = cache(partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak))
+        self._told = told
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):
-            self._stats = stats = self._stats()
-            self._brought(prepared, trace, stats)
+            self._brought(prepared, trace, told())
 
     def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
         """A pass brought weights into memory: see what that tells of the next one."""

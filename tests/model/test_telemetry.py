@@ -1,6 +1,7 @@
 """What a call tells of itself: the table of layers, the trace, the picture."""
 
 import json
+import threading
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,28 @@ def stats(large):
         model(x)
         model(x)
         return model.stats
+
+
+def test_stats_may_be_asked_for_while_another_thread_calls(large):
+    x, failures, done = zoo.random_input(2, 2048), [], threading.Event()
+    with Model(large.path, "40MiB") as model:
+
+        def ask():
+            try:
+                while not done.is_set():
+                    stats = model.stats
+                    assert stats is None or stats.samples == 2
+            except Exception as error:
+                failures.append(error)
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        for _ in range(20):
+            model(x)
+        done.set()
+        asker.join()
+        assert model.stats is model.stats
+    assert not failures
 
 
 def test_markdown_has_a_row_for_each_layer_and_their_sum(stats):
