@@ -223,7 +223,11 @@ static void read_item(srt_prefetcher *p, size_t index) {
         p->failure_errno = error;
         p->culprit = index;
     }
+    /* Whoever waits finds the lock free: else it would wake, sleep again and wake once more, before what is read next
+     * has been asked for. */
+    pthread_mutex_unlock(&p->lock);
     pthread_cond_broadcast(&p->news);
+    pthread_mutex_lock(&p->lock);
 }
 
 static void *run(void *argument) {

@@ -1,7 +1,9 @@
 """Run MLPs and CNNs whose weights do not fit in memory, at the speed of the disk."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from streamrt._version import __version__
-from streamrt.convert import Layer, pack
 from streamrt.errors import (
     BudgetError,
     FormatError,
@@ -18,8 +20,11 @@ from streamrt.format import verify
 from streamrt.memory import MemoryUse
 from streamrt.model import Model
 from streamrt.plan import Plan
-from streamrt.pool import ModelPool, ModelStatus, PoolStats
 from streamrt.stats import LayerStats, PassStats
+
+if TYPE_CHECKING:
+    from streamrt.convert import Layer, pack
+    from streamrt.pool import ModelPool, ModelStatus, PoolStats
 
 __all__ = [
     "BudgetError",
@@ -45,3 +50,24 @@ __all__ = [
     "pack",
     "verify",
 ]
+
+#: What a process that opens a model and calls it does not need is imported when it is asked for: a third of the time.
+_LATER = {
+    "Layer": "streamrt.convert",
+    "ModelPool": "streamrt.pool",
+    "ModelStatus": "streamrt.pool",
+    "PoolStats": "streamrt.pool",
+    "pack": "streamrt.convert",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

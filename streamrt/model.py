@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
 import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
@@ -217,7 +216,9 @@ class Model:
         Raises:
             Exception: what a call raises. Results of the batches before it have been yielded.
         """
-        with tqdm(batches, disable=not progress, unit="batch") as bar:
+        if progress:
+            from tqdm import tqdm  # here, as most callers show no bar
+        with tqdm(batches, unit="batch") if progress else nullcontext(batches) as bar:
             together: list[Request] = []
             samples = wanted = 0
             source = iter(bar)

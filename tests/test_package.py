@@ -1,0 +1,36 @@
+"""The package's names: all there, and imported no earlier than they are asked for."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+import streamrt
+
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("name", streamrt.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(streamrt, name) is not None
+    assert name in dir(streamrt)
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match=r"module 'streamrt' has no attribute 'unpack'"):
+        _ = streamrt.unpack  # type: ignore[attr-defined]
+
+
+def test_importing_is_frugal(run_python: RunPython) -> None:
+    """Opening and calling a model takes neither what packs it nor the pool, and shows no bar."""
+    code = """
+        import sys
+        import streamrt
+        heavy = {"streamrt.convert", "streamrt.pool", "tqdm", "asyncio", "email"} & sys.modules.keys()
+        from streamrt import *
+        print(sorted(heavy), pack is streamrt.convert.pack, ModelPool is streamrt.pool.ModelPool)
+    """
+    done = run_python(code)
+    assert done.stdout.strip() == "[] True True", done.stderr
