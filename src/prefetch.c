@@ -233,6 +233,7 @@ static void read_item(srt_prefetcher *p, size_t index) {
 static void *run(void *argument) {
     srt_prefetcher *p = argument;
     os_name_thread("streamrt-fetch");
+    os_wake_promptly(); /* what has been read is worth less than what the disk could read meanwhile */
     pthread_mutex_lock(&p->lock);
     while (!p->stopping) {
         size_t index;
