@@ -53,9 +53,11 @@ typedef struct {
 void os_thread_usage(os_usage *out); /* of the calling thread, since it began */
 void os_name_thread(const char *name);
 
-/* Let the calling thread run as soon as it wakes, though others compute on every processor, at the price of running for
- * a tenth of a millisecond at a time. Nothing changes where the kernel knows no such wish: before Linux 6.12. */
+/* How the calling thread gets a processor when it wakes while others compute on every one: soon, at the price of
+ * running for a tenth of a millisecond at a time, which kernels know from Linux 6.12 on, or by waiting until one is
+ * free. Both are wishes, that change nothing where the process was given a policy of its own. */
 void os_wake_promptly(void);
+void os_wake_patiently(void);
 int64_t os_now(void); /* ns of CLOCK_MONOTONIC */
 
 #endif

@@ -201,7 +201,9 @@ void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool bl
     for (int attempt = 0; attempt < RELEASE_ATTEMPTS; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) break;
-        sched_yield();
+        /* Asleep, so that the watcher gets on, whom a thread that wakes promptly may have stopped: 5 ms in all. */
+        const struct timespec moment = {.tv_nsec = 20000L << attempt};
+        nanosleep(&moment, NULL);
     }
 }
 
@@ -228,11 +230,22 @@ typedef struct {
     uint64_t runtime, deadline, period; /* nanoseconds */
 } sched_attributes;
 
+/* Those of the calling thread, if it has the usual policy. */
+static bool has_usual_policy(sched_attributes *out) {
+    return syscall(SYS_sched_getattr, 0, out, sizeof *out, 0) == 0 && out->policy == SCHED_OTHER;
+}
+
 void os_wake_promptly(void) {
     sched_attributes a;
-    if (syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) != 0) return;
-    if (a.policy != SCHED_OTHER && a.policy != SCHED_BATCH) return;
+    if (!has_usual_policy(&a)) return;
     a.runtime = 100 * 1000; /* the shortest slice that may be asked for */
+    syscall(SYS_sched_setattr, 0, &a, 0);
+}
+
+void os_wake_patiently(void) {
+    sched_attributes a;
+    if (!has_usual_policy(&a)) return;
+    a.policy = SCHED_BATCH;
     syscall(SYS_sched_setattr, 0, &a, 0);
 }
 

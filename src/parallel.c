@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "parallel.h"
 
+#include "os.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -109,16 +111,10 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     return false;
 }
 
-/* Who wakes up takes the processor from whoever runs on it, but for batch threads. A prefetch thread that brought an
- * item would lose its own to the workers on that item, and the disk would rest until they are done. */
-static void do_not_preempt(void) {
-    static const struct sched_param none = {0};
-    if (sched_getscheduler(0) == SCHED_OTHER) sched_setscheduler(0, SCHED_BATCH, &none);
-}
-
 static void *worker(void *place) {
     uint64_t seen = 0;
-    do_not_preempt();
+    os_name_thread("streamrt-work");
+    os_wake_patiently(); /* a prefetch thread that has told of an item has yet to ask the disk for the next one */
     seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
     for (;;) {

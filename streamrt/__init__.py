@@ -51,7 +51,8 @@ __all__ = [
     "verify",
 ]
 
-#: What a process that opens a model and calls it does not need is imported when it is asked for: a third of the time.
+#: What a process that opens a model and calls it does not need is imported when it is asked for. That saves two fifths
+#: of the time that importing takes besides NumPy.
 _LATER = {
     "Layer": "streamrt.convert",
     "ModelPool": "streamrt.pool",
@@ -61,13 +62,14 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_LATER[name]), name)
-    globals()[name] = value
-    return value
-
-
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
+
+
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_LATER[name]), name)
+        return value

@@ -273,11 +273,11 @@ def _error(job: Job, batch: int, y: Array) -> float:
     from bench.models import source
 
     wanted = np.load(source(job.model, Path(job.data)).answer(batch), mmap_mode="r")
-    if y.shape != wanted.shape or not np.isfinite(y).all():
-        return float("inf")
     # sample by sample: what this takes is counted as the contender's memory
-    difference = max(float(np.abs(mine - right).max()) for mine, right in zip(y, wanted, strict=True))
-    return difference / max(float(np.abs(right).max()) for right in wanted)
+    if y.shape != wanted.shape or not all(np.isfinite(mine).all() for mine in y):
+        return float("inf")
+    difference = np.max([np.abs(mine - right).max() for mine, right in zip(y, wanted, strict=True)])
+    return float(difference / np.max([np.abs(right).max() for right in wanted]))
 
 
 def _memory() -> dict[str, int]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
-import struct
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,23 +78,6 @@ def test_a_pass_reads_right_and_stays_within_the_window(make_file: MakeFile, sha
         assert prefetcher.peak() <= limit
     with Mapping(mapping.path) as mapping:
         assert mapping.resident() <= PROBE  # closing released everything
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of the system call")
-def test_the_thread_wakes_promptly(make_file: MakeFile) -> None:
-    """A short slice, as nice as whoever made it: the kernel keeps the wish since Linux 6.12."""
-    tasks = Path("/proc/self/task")
-    before = set(tasks.iterdir())
-    with opened(make_file(BLOCK)) as (_, prefetcher):
-        prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)
-        prefetcher.wait(0)
-        named = {(task / "comm").read_text().strip(): int(task.name) for task in set(tasks.iterdir()) - before}
-        attributes = ctypes.create_string_buffer(48)
-        assert ctypes.CDLL(None).syscall(315, named["streamrt-fetch"], attributes, 48, 0) == 0  # sched_getattr
-    _, policy, _, nice, _, runtime, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
-    assert (policy, nice) == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
-    if tuple(map(int, platform.release().split(".")[:2])) >= (6, 12):
-        assert runtime == 100_000
 
 
 def test_what_was_written_in_large_folios_is_released_all_the_same(make_file: MakeFile) -> None:

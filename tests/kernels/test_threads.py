@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from subprocess import CompletedProcess
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,8 +12,6 @@ import pytest
 from kernels.calls import conv, depthwise, winograd
 from kernels.geometry import Geometry
 from streamrt import _core
-
-RunPython = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -156,30 +153,3 @@ def test_a_number_out_of_range_is_refused() -> None:
     for count in (0, -1, 257, 2**70):
         with pytest.raises(ValueError, match="expected 1 to"):
             _core.set_threads(count)
-
-
-@pytest.mark.parametrize(
-    ("before", "expected"), [(os.SCHED_OTHER, os.SCHED_BATCH), (os.SCHED_IDLE, os.SCHED_IDLE)], ids=["other", "idle"]
-)
-def test_workers_do_not_preempt(run_python: RunPython, before: int, expected: int) -> None:
-    """A worker that wakes leaves a processor to whoever has it, and is as modest as the process was made."""
-    code = """
-        import os, sys
-        import numpy as np
-        from streamrt import _core
-
-        os.sched_setscheduler(0, int(sys.argv[1]), os.sched_param(0))
-        _core.set_threads(2)
-        threads = set(os.listdir("/proc/self/task"))
-        cube = np.zeros((1, 64, 65536), np.float32)
-        while not (workers := set(os.listdir("/proc/self/task")) - threads):
-            _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
-        for _ in range(1000):  # until it has begun
-            _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
-            found = [os.sched_getscheduler(int(worker)) for worker in workers]
-            if found == [int(sys.argv[2])]:
-                break
-        print(found, os.sched_getscheduler(0))
-    """
-    done = run_python(code, before, expected)
-    assert done.stdout.strip() == f"[{expected}] {before}", done.stderr

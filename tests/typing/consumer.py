@@ -1,11 +1,15 @@
 """A small program that uses the public face; checked with ``mypy --strict`` against the installed package."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import streamrt
+
+if TYPE_CHECKING:  # names that are imported late are known all the same, and others are not
+    _ = streamrt.unpack  # type: ignore[attr-defined]
 
 
 def classify(path: Path, image: NDArray[np.float32]) -> int:

@@ -1,0 +1,65 @@
+"""Which threads take a processor from others when they wake: the one that reads, and not those that compute."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from subprocess import CompletedProcess
+
+import pytest
+
+from core.files import BLOCK, MakeFile
+
+RunPython = Callable[..., CompletedProcess[str]]
+
+SYSTEM_CALL = {"x86_64": 315, "aarch64": 275}.get(platform.machine())  # sched_getattr
+RELEASE = tuple(map(int, platform.release().split(".")[:2]))
+
+#: Prints policy, nice and slice of our threads, by name, when they have begun.
+PRINT = """
+    import ctypes, os, struct, sys, time
+    from pathlib import Path
+    import numpy as np
+    from streamrt import _core
+
+    path, block, policy, number = sys.argv[1], *map(int, sys.argv[2:])
+    os.nice(3)
+    os.sched_setscheduler(0, policy, os.sched_param(0))
+    _core.set_threads(2)
+    mapping = _core.Mapping(path)
+    prefetcher = _core.Prefetcher(mapping)
+    prefetcher.schedule([(0, block, True)], 0, block)
+    prefetcher.wait(0)
+    cube = np.zeros((1, 64, 4096), np.float32)
+    begun = {}
+    for _ in range(10_000):
+        if "streamrt-work" in begun:
+            break
+        _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
+        begun = {(task / "comm").read_text().strip(): int(task.name) for task in Path("/proc/self/task").iterdir()}
+    time.sleep(0.1)  # it has its name first
+    for name in ("streamrt-fetch", "streamrt-work"):
+        attributes = ctypes.create_string_buffer(48)
+        if ctypes.CDLL(None, use_errno=True).syscall(number, begun[name], attributes, 48, 0) != 0:
+            raise OSError(ctypes.get_errno(), "sched_getattr")
+        _, policy, _, nice, _, slice_, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
+        print(policy, nice, slice_)
+    prefetcher.close()
+    mapping.close()
+"""
+
+
+@pytest.mark.skipif(SYSTEM_CALL is None, reason="the number of the system call")
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_IDLE], ids=["usual", "idle"])
+def test_threads_wake_as_they_should(run_python: RunPython, make_file: MakeFile, policy: int) -> None:
+    """The reading thread promptly, workers patiently; neither changes what the process was made to be."""
+    done = run_python(PRINT, make_file(BLOCK), BLOCK, policy, SYSTEM_CALL)
+    fetch, work = (tuple(map(int, line.split())) for line in done.stdout.splitlines() or [done.stderr])
+    usual = policy == os.SCHED_OTHER
+    assert fetch[0] == policy
+    assert work[0] == (os.SCHED_BATCH if usual else policy)
+    if usual:
+        assert fetch[1] == work[1] >= 3
+        if RELEASE >= (6, 12):
+            assert fetch[2] == 100_000 < work[2]
