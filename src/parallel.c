@@ -113,8 +113,8 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
 
 static void *worker(void *place) {
     uint64_t seen = 0;
-    os_name_thread("streamrt-work");
     os_wake_patiently(); /* a prefetch thread that has told of an item has yet to ask the disk for the next one */
+    os_name_thread("streamrt-work");
     seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
     for (;;) {

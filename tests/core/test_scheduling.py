@@ -16,9 +16,10 @@ RunPython = Callable[..., CompletedProcess[str]]
 SYSTEM_CALL = {"x86_64": 315, "aarch64": 275}.get(platform.machine())  # sched_getattr
 RELEASE = tuple(map(int, platform.release().split(".")[:2]))
 
-#: Prints policy, nice and slice of our threads, by name, when they have begun.
+#: Prints policy, nice and slice of our threads. Each says how it wants to wake before anything else: before it takes
+#: its name, if it computes, or reads.
 PRINT = """
-    import ctypes, os, struct, sys, time
+    import ctypes, os, struct, sys
     from pathlib import Path
     import numpy as np
     from streamrt import _core
@@ -38,13 +39,12 @@ PRINT = """
             break
         _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
         begun = {(task / "comm").read_text().strip(): int(task.name) for task in Path("/proc/self/task").iterdir()}
-    time.sleep(0.1)  # it has its name first
     for name in ("streamrt-fetch", "streamrt-work"):
         attributes = ctypes.create_string_buffer(48)
         if ctypes.CDLL(None, use_errno=True).syscall(number, begun[name], attributes, 48, 0) != 0:
             raise OSError(ctypes.get_errno(), "sched_getattr")
-        _, policy, _, nice, _, slice_, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
-        print(policy, nice, slice_)
+        _, found, _, nice, _, slice_, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
+        print(found, nice, slice_)
     prefetcher.close()
     mapping.close()
 """
@@ -55,7 +55,8 @@ PRINT = """
 def test_threads_wake_as_they_should(run_python: RunPython, make_file: MakeFile, policy: int) -> None:
     """The reading thread promptly, workers patiently; neither changes what the process was made to be."""
     done = run_python(PRINT, make_file(BLOCK), BLOCK, policy, SYSTEM_CALL)
-    fetch, work = (tuple(map(int, line.split())) for line in done.stdout.splitlines() or [done.stderr])
+    assert done.returncode == 0, done.stderr
+    fetch, work = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
     usual = policy == os.SCHED_OTHER
     assert fetch[0] == policy
     assert work[0] == (os.SCHED_BATCH if usual else policy)
