@@ -50,21 +50,23 @@ def test_every_geometry(rng: np.random.Generator, geometry: Geometry, groups: in
     assert (y[:, [0, -2, -1]] == 7).all()
 
 
+@pytest.mark.parametrize("extents", [(5, 13), (3, 16), (5, 16)], ids=str)  # with panels of one to three vectors
 @pytest.mark.parametrize("outputs", range(1, 31))
-def test_every_number_of_rows(rng: np.random.Generator, outputs: int) -> None:
-    geometry = Geometry((5, 13), (3, 3), pads=(1, 1, 1, 1))
-    x = rng.normal(size=(1, 4, 5, 13)).astype(np.float32)
+def test_every_number_of_rows(rng: np.random.Generator, outputs: int, extents: tuple[int, int]) -> None:
+    geometry = Geometry(extents, (3, 3), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, 4, *extents)).astype(np.float32)
     w = rng.normal(size=(outputs, 4, 3, 3)).astype(np.float32)
-    y = np.full((1, outputs, 5, 13), 7, np.float32)
-    conv(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, 4, 1), IDENTITY, 0, 0)
+    y = np.full((1, outputs, *extents), 7, np.float32)
+    conv(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, 4, 3), IDENTITY, 0, 0)
     np.testing.assert_allclose(y, reference(geometry, x, w, 1), atol=2e-5)
 
 
 @pytest.mark.parametrize("panels", [1, 2, 5, 40])
 @pytest.mark.parametrize("size", [1, 4, 7, 14, 23, 56])
-def test_blocks_of_every_width(rng: np.random.Generator, panels: int, size: int) -> None:
-    geometry = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1))
-    x = rng.normal(size=(1, 2, size, size)).astype(np.float32)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_blocks_of_every_width(rng: np.random.Generator, panels: int, size: int, stride: int) -> None:
+    geometry = Geometry((stride * size, stride * size - stride + 1), (3, 3), (stride, stride), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, 2, *geometry.input)).astype(np.float32)
     w = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
     y = np.full((1, 3, size, size), 7, np.float32)
     conv(x, w, None, None, y, geometry.window(), 1, 0, 3, scratch(geometry, 2, panels), IDENTITY, 0, 0)
@@ -84,7 +86,7 @@ def test_columns_behind_the_last_whole_vector(rng: np.random.Generator, position
         np.testing.assert_allclose(y, expected, atol=3e-6 * np.abs(expected).max(initial=10))
 
 
-@pytest.mark.parametrize("extents", [(1, 1), (4, 8), (8, 8), (12, 12), (7, 7), (16, 40)], ids=str)
+@pytest.mark.parametrize("extents", [(1, 1), (4, 8), (8, 8), (12, 12), (7, 7), (5, 16), (16, 40)], ids=str)
 @pytest.mark.parametrize("outputs", [1, 15, 112, 113])
 def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], outputs: int) -> None:
     geometry = Geometry(extents, (1, 1))

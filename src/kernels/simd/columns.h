@@ -1,7 +1,7 @@
 /* columns.h - the windows of a convolution as the columns of a matrix, a panel of columns at a time.
  *
  * Row k of the matrix is one tap of one input channel: k = channel * taps + tap, the order of a row of weights. A panel
- * holds PANEL columns of some rows, row after row, so that a product reads it from front to back. Where its inputs lie
+ * holds some columns of some rows, row after row, so that a product reads it from front to back. Where its inputs lie
  * depends on the tap and on the panel, not on the channel: it is found out once, and used for all channels.
  */
 #ifndef STREAMRT_COLUMNS_H
@@ -10,9 +10,20 @@
 #include "activation.h"
 #include "span.h"
 
-/* Two vectors: each weight, once in a register, serves both. */
-enum { PANEL = 2 * VL };
+/* Columns of a panel. Two vectors: each weight, once in a register, serves both. The last panel takes in the vector
+ * that would be left by itself, for which every weight would have to be brought into a register once more. */
+enum { PANEL = 2 * VL, WIDEST = 3 * VL };
 _Static_assert(SRT_CONV_COLUMNS % PANEL == 0, "a block of columns is whole panels");
+
+/* The panels of n columns: PANEL columns each, and the last one the rest, at most WIDEST. */
+V int64_t panels_of(int64_t n) {
+    return n > VL ? (n + VL - 1) / PANEL : n > 0;
+}
+
+/* The columns of the first panel of `left` ones. */
+V int64_t panel_of(int64_t left) {
+    return left > WIDEST ? PANEL : left;
+}
 
 /* Where a tap looks: input row of output row o is o * stride + down, and so on. */
 typedef struct {
@@ -55,8 +66,8 @@ typedef struct {
     column_piece all; /* what they read for a tap at (0, 0), were nothing of it padding */
 } run;
 
-/* The runs of the columns at..at + n, counted row by row; n <= PANEL. Returns their number. */
-V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[PANEL]) {
+/* The runs of the columns at..at + n, counted row by row; n <= WIDEST. Returns their number. */
+V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
     int64_t row = at / w->output[1], col = at - row * w->output[1];
     int count = 0;
     for (int64_t to = 0, length; to < n; to += length) {
@@ -71,16 +82,18 @@ V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[PANEL]) {
     return count;
 }
 
+enum { LINE = 16 }; /* floats of a cache line */
+
 /* Places that are found out together and then used for one channel after the other. */
 enum { PLACES = 64 };
 
 /* For some panels and taps, panel by panel: the pieces of vector v of a place are begin[v]..begin[v + 1]. */
 typedef struct {
-    int32_t begin[3];
+    int32_t begin[WIDEST / VL + 1];
 } place;
 typedef struct {
     place places[PLACES];
-    column_piece pieces[PLACES * PANEL];
+    column_piece pieces[PLACES * WIDEST];
 } place_table;
 
 /* The places of `count` taps for `panels` panels from column `at` on, none of whose columns lies at `end` or beyond. */
@@ -89,8 +102,8 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
     place *to = table->places;
     int32_t used = 0;
     for (int64_t j = 0; j < panels; j++, at += PANEL) {
-        run runs[PANEL];
-        const int parts = runs_of(w, at, smaller(PANEL, end - at), runs);
+        run runs[WIDEST];
+        const int parts = runs_of(w, at, panel_of(end - at), runs);
         for (int64_t i = 0; i < count; i++, to++) {
             const tap_place *tap = &taps[i];
             const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
@@ -115,7 +128,7 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
                 else
                     table->pieces[used++] = next;
             }
-            for (; vector < 2; vector++) to->begin[vector + 1] = used;
+            for (; vector < WIDEST / VL; vector++) to->begin[vector + 1] = used;
         }
     }
 }
@@ -143,7 +156,7 @@ V void fill_taps(const int vectors, const int64_t stride, const place_table *tab
         }
 }
 
-/* The same with a loop of its own for each stride that has one. */
+/* The same with a loop of its own for each number of vectors, and each stride that has one. */
 V void fill_place(const int vectors, int64_t stride, const place_table *table, const place *at, int64_t count,
                   const float *x, float *y) {
     if (stride == 1)
@@ -154,13 +167,37 @@ V void fill_place(const int vectors, int64_t stride, const place_table *table, c
         fill_taps(vectors, stride, table, at, count, x, y);
 }
 
+V void fill_places(int64_t vectors, int64_t stride, const place_table *table, const place *at, int64_t count,
+                   const float *x, float *y) {
+    if (vectors == 1)
+        fill_place(1, stride, table, at, count, x, y);
+    else if (vectors == 2)
+        fill_place(2, stride, table, at, count, x, y);
+    else
+        fill_place(3, stride, table, at, count, x, y);
+}
+
+/* The elements of a plane, from the first row to the last, that some taps read for the columns at..at + n. */
+V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
+    const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
+    span rows = {w->input[0], 0};
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = top > taps[i].rows.first ? top : taps[i].rows.first;
+        const int64_t last = smaller(bottom, taps[i].rows.last - 1);
+        if (first > last) continue;
+        rows.first = smaller(rows.first, first * w->stride[0] + taps[i].down);
+        if (last * w->stride[0] + taps[i].down >= rows.last) rows.last = last * w->stride[0] + taps[i].down + 1;
+    }
+    return (span){rows.first * w->input[1], rows.last * w->input[1]};
+}
+
 /* Rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel, each
- * (last - first, PANEL), or (last - first, VL) where a vector is enough for the last one. Columns from n on are zeros.
+ * (last - first, PANEL), the last one as wide as the vectors that it takes. Columns from n on are zeros.
  * Panels of the same channel are filled one after the other, as their inputs lie next to each other. */
 FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, int64_t first, int64_t last,
                     float *out) {
     const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
-    const int64_t panels = (n + PANEL - 1) / PANEL, depth = last - first;
+    const int64_t panels = panels_of(n), depth = last - first;
     if (depth == 0) return;                                     /* no channels; the taps may be any number */
     place_table table;                                          /* filled in as far as it is used: it is large */
     const int64_t together = taps < PLACES ? PLACES / taps : 1; /* panels */
@@ -174,19 +211,20 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
         for (int64_t panel = 0, count; panel < panels; panel += count) {
             count = smaller(together, panels - panel);
             find_places(w, tap_places, some, at + panel * PANEL, at + n, count, &table);
+            const int64_t columns = panel + count < panels ? count * PANEL : n - panel * PANEL;
+            const span read = rows_read(w, tap_places, some, at + panel * PANEL, columns);
             for (int64_t channel = first / taps; channel * taps + tap < last; channel++) {
                 const int64_t row = channel * taps + tap; /* of the first tap */
                 const int64_t begin = first > row ? smaller(first - row, some) : 0;
                 const int64_t end = smaller(last - row, some);
+                int64_t ahead = read.first; /* in the plane of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
-                    const place *from = &table.places[(j - panel) * some + begin];
-                    float *to = out + j * depth * PANEL;
-                    if (n - j * PANEL > VL)
-                        fill_place(2, w->stride[1], &table, from, end - begin, x + channel * plane,
-                                   to + (row + begin - first) * PANEL);
-                    else
-                        fill_place(1, w->stride[1], &table, from, end - begin, x + channel * plane,
-                                   to + (row + begin - first) * VL);
+                    for (; row + taps < last && ahead < read.first + (j + 1 - panel) * (read.last - read.first) / count;
+                         ahead += LINE)
+                        __builtin_prefetch(x + (channel + 1) * plane + ahead);
+                    const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
+                    fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,
+                                x + channel * plane, out + j * depth * PANEL + (row + begin - first) * vectors * VL);
                 }
             }
         }
@@ -197,8 +235,9 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
  * rows to their end before the next ones: rows of a power of two all lie in the same lines of the first-level cache. */
 FN void fill_across(const float *x, int64_t inner, int64_t n, int64_t depth, float *out) {
     const int64_t whole = depth - depth % TILE;
-    for (int64_t panel = 0; panel < n; panel += PANEL, x += PANEL * inner) {
-        const int64_t count = smaller(PANEL, n - panel), across = count > VL ? PANEL : VL;
+    for (int64_t panel = 0, count; panel < n; panel += count, x += count * inner) {
+        count = panel_of(n - panel);
+        const int64_t across = (count + VL - 1) / VL * VL;
         float *to = out + panel * depth;
         int64_t i = 0;
         for (; i + TILE <= count; i += TILE) {

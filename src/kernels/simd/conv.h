@@ -18,6 +18,11 @@
  * registers of AVX-512, 6 x 2 the 16 of AVX2, and 4 x 2 those of all others, where a product needs one too. */
 enum { CONV_ROWS = VL == 16 ? 14 : VL == 8 ? 6 : 4 };
 
+/* The same for a panel of so many vectors: 9 x 3, 4 x 3 and 3 x 3. */
+V int conv_rows_of(const int vectors) {
+    return vectors < 3 ? CONV_ROWS : VL == 16 ? 9 : VL == 8 ? 4 : 3;
+}
+
 /* Floats of a column that is laid out by itself: its terms, and zeros to the next whole vector. */
 enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
@@ -29,6 +34,7 @@ typedef struct {
     int64_t height, from; /* rows of a panel in memory; the first of them in this block */
     float *y;
     int64_t stride;
+    int64_t panels; /* all but the last have PANEL columns */
     const float *bias,
         *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
     vf low, high; /* clamp */
@@ -74,26 +80,26 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
     const vf least = block->least, most = block->most;
     float *y = block->y + row * stride + at;
     const bool whole = n == vectors * VL;
-    vmask some[2];
-    vf sum[CONV_ROWS][2];
-#pragma GCC unroll 2
+    vmask some[WIDEST / VL];
+    vf sum[CONV_ROWS][WIDEST / VL];
+#pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) some[v] = lanes(0, n - v * VL);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
     int64_t sought = 0;
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
         for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
         for (int64_t to = smaller(rows, (line + CONV_LINE) * 2 * rows / block->depth); sought < to; sought++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (int v = 0; v < vectors; v++) {
                 if (start && start != y) __builtin_prefetch(start + sought * stride + v * VL);
                 __builtin_prefetch(y + sought * stride + v * VL, 1);
             }
         for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
-            vf c[2];
-#pragma GCC unroll 2
+            vf c[WIDEST / VL];
+#pragma GCC unroll 3
             for (int v = 0; v < vectors; v++) {
                 if (source == LAID_OUT) {
                     c[v] = load(columns + v * VL);
@@ -113,14 +119,14 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 const vf weight = splat(w[r * inner]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
                 for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
             }
         }
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) {
             vf total = sum[r][v] + splat(block->bias ? block->bias[row + r] : 0.0f);
             if (start && whole)
@@ -138,7 +144,8 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
 /* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
-        if (count <= CONV_ROWS) conv_tile(count <= CONV_ROWS ? count : 1, vectors, source, block, row, at, n, next);   \
+        if (count <= conv_rows_of(vectors))                                                                            \
+            conv_tile(count <= conv_rows_of(vectors) ? count : 1, vectors, source, block, row, at, n, next);           \
         break;
 
 V void conv_rows(const int vectors, const conv_source source, const conv_block *block, int64_t row, int64_t rows,
@@ -161,19 +168,29 @@ V void conv_rows(const int vectors, const conv_source source, const conv_block *
     }
 }
 
-/* A function of its own for each, for columns of one vector and of two. */
-#define CONV_ROWS_OF(source)                                                                                           \
-    FN void conv_narrow_##source(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,            \
-                                 conv_next next) {                                                                     \
-        conv_rows(1, source, block, row, rows, at, n, next);                                                           \
-    }                                                                                                                  \
-    FN void conv_wide_##source(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,              \
-                               conv_next next) {                                                                       \
-        conv_rows(2, source, block, row, rows, at, n, next);                                                           \
+typedef void conv_function(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n, conv_next next);
+
+/* A function of its own for each source and number of vectors. */
+#define CONV_FUNCTION(source, vectors)                                                                                 \
+    FN void conv_##source##_##vectors(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,       \
+                                      conv_next next) {                                                                \
+        conv_rows(vectors, source, block, row, rows, at, n, next);                                                     \
     }
-CONV_ROWS_OF(LAID_OUT)
-CONV_ROWS_OF(IN_PLACE)
-CONV_ROWS_OF(SCALED)
+CONV_FUNCTION(LAID_OUT, 1)
+CONV_FUNCTION(LAID_OUT, 2)
+CONV_FUNCTION(LAID_OUT, 3)
+CONV_FUNCTION(IN_PLACE, 1)
+CONV_FUNCTION(IN_PLACE, 2)
+CONV_FUNCTION(IN_PLACE, 3)
+CONV_FUNCTION(SCALED, 1)
+CONV_FUNCTION(SCALED, 2)
+CONV_FUNCTION(SCALED, 3)
+
+static conv_function *const conv_functions[][WIDEST / VL] = {
+    [LAID_OUT] = {conv_LAID_OUT_1, conv_LAID_OUT_2, conv_LAID_OUT_3},
+    [IN_PLACE] = {conv_IN_PLACE_1, conv_IN_PLACE_2, conv_IN_PLACE_3},
+    [SCALED] = {conv_SCALED_1, conv_SCALED_2, conv_SCALED_3},
+};
 
 /* Rows begin..end of y with the last columns of a block. */
 FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
@@ -195,22 +212,27 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
  * reads more columns than it multiplies. */
 V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
-    const int64_t panels = (n + PANEL - 1) / PANEL;
+    const int64_t before = block->panels - 1, at_last = before * PANEL;
+    const int vectors = (int)((n - at_last + VL - 1) / VL), most = before > 0 ? CONV_ROWS : conv_rows_of(vectors);
     int64_t count, ready = begin; /* rows before it have their last columns */
-    for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += count) {
+    for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
+        const int64_t parts =
+            (count + conv_rows_of(vectors) - 1) / conv_rows_of(vectors); /* of the last panel's rows */
         const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
-        for (int64_t i = 0; i < panels; i++) {
-            const int64_t at = i * PANEL, from = i * left / panels, to = (i + 1) * left / panels;
+        for (int64_t i = 0; i < before + parts; i++) {
+            const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
             const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
-            const bool narrow = n - at <= VL;
-            const int64_t some = smaller(PANEL, n - at);
-            if (row > begin || block->x == NULL)
-                (narrow ? conv_narrow_LAID_OUT : conv_wide_LAID_OUT)(block, row, count, at, some, next);
-            else if (block->scale == NULL)
-                (narrow ? conv_narrow_IN_PLACE : conv_wide_IN_PLACE)(block, row, count, at, some, next);
-            else
-                (narrow ? conv_narrow_SCALED : conv_wide_SCALED)(block, row, count, at, some, next);
+            const int64_t part = i < before ? 0 : i - before;
+            const conv_source source = row > begin || part > 0 || block->x == NULL ? LAID_OUT
+                                       : block->scale == NULL                      ? IN_PLACE
+                                                                                   : SCALED;
+            if (i < before) {
+                conv_functions[source][1](block, row, count, i * PANEL, PANEL, next);
+            } else {
+                const int64_t first = part * count / parts, last = (part + 1) * count / parts;
+                conv_functions[source][vectors - 1](block, row + first, last - first, at_last, n - at_last, next);
+            }
         }
         if (block->last && (row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
             conv_last_columns(block, ready, row + count);
@@ -294,6 +316,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                             .height = depth,
                             .y = (apart ? c->sums : c->y) + place,
                             .stride = positions,
+                            .panels = panels_of(whole),
                             .bias = part == 0 ? c->bias : NULL,
                             .start = apart         ? NULL
                                      : part > 0    ? c->y + place

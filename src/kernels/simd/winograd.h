@@ -334,6 +334,7 @@ V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64
                                     .from = c,
                                     .y = sums + product * sums_step,
                                     .stride = full,
+                                    .panels = (full + PANEL - 1) / PANEL,
                                     .start = c == 0 ? NULL : sums + product * sums_step,
                                     .low = splat(-INFINITY),
                                     .high = splat(INFINITY)};
