@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from streamrt.ops import Array, Shape
 from streamrt.plan import Plan
 from streamrt.planning import Planner, Prepared, Rates, rounded
 from streamrt.session import Session
-from streamrt.stats import PassStats
+from streamrt.stats import LastCall, PassStats
 from streamrt.threads import check_threads, limited
 from streamrt.trace import Trace
 from streamrt.turns import Request, Turns
@@ -94,7 +93,7 @@ class Model:
         self._exact = exact
         self._planner = self._planned(budget_bytes, rates)
         self._session: tuple[Prepared, Session] | None = None
-        self._told: Callable[[], PassStats] | None = None
+        self._last_call: LastCall | None = None
         self._mapping = WeightsMapping(path, io)
         try:
             if self._mapping.identity != self._file.identity:
@@ -134,8 +133,8 @@ class Model:
     @property
     def stats(self) -> PassStats | None:
         """What the last call did, together with those that shared its pass; None before the first."""
-        told = self._told
-        return told() if told else None
+        last = self._last_call
+        return last.stats() if last else None
 
     @property
     def plan(self) -> Plan:
@@ -423,14 +422,11 @@ class Model:
         self._mapping.check()
         trace = Trace(passes, session.steps, graph.nodes, prepared.plan)
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
-        peak = self._prefetcher.peak()
-        # added up when somebody asks: a call of a small model has no time for it
-        told = cache(partial(PassStats.of, trace, io=self._mapping.io, samples=extent, peak_weights=peak))
-        self._told = told
+        last = self._last_call = LastCall(trace, self._mapping.io, extent, self._prefetcher.peak())
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):
-            self._brought(prepared, trace, told())
+            self._brought(prepared, trace, last.stats())
 
     def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
         """A pass brought weights into memory: see what that tells of the next one."""

@@ -194,6 +194,23 @@ class PassStats:
         )
 
 
+@dataclass(slots=True)
+class LastCall:
+    """What is known of a call. It is added up when somebody asks: a call of a small model has no time for that."""
+
+    trace: Trace
+    io: str
+    samples: int
+    peak_weights: int
+    _stats: PassStats | None = None
+
+    def stats(self) -> PassStats:
+        """The sums, the same every time."""
+        if self._stats is None:
+            self._stats = PassStats.of(self.trace, io=self.io, samples=self.samples, peak_weights=self.peak_weights)
+        return self._stats
+
+
 def _overlap(stall: float, reading: float) -> float:
     return max(0.0, min(1.0, 1.0 - stall / reading)) if reading > 0 else 1.0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -25,12 +25,13 @@ _active: list[int] = []  # limits in force
 _before: tuple[int, Any] | None = None  # what to restore: the kernels' threads, and BLAS's by its limiter
 
 
-@contextmanager
-def limited(count: int | None) -> Iterator[None]:
+def limited(count: int | None) -> AbstractContextManager[None]:
     """A context in which no more than ``count`` threads compute; None leaves everything as it is set."""
-    if count is None:
-        yield
-        return
+    return nullcontext() if count is None else _limited(count)
+
+
+@contextmanager
+def _limited(count: int) -> Iterator[None]:
     _enter(count)
     try:
         yield

@@ -17,7 +17,7 @@ from time import monotonic
 from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
 from streamrt.inputs import Result, batch_of
-from streamrt.ops import Array, Shape
+from streamrt.ops import Array
 
 #: When requests shared the last pass, the next one waits for as many again: those who were served need a moment to
 #: come back, and who is too late waits a pass. At most this share of the last pass, and this many seconds.
@@ -38,17 +38,13 @@ class Request:
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is tried by itself
         self.abandoned = False  # nobody waits for it any more
+        self.shapes = {name: array.shape for name, array in arrays.items()}
         self.samples = batch_of(self.shapes, graph.inputs)  # the batch; 0 where the graph has no axis for it
 
     @property
     def served(self) -> bool:
         """Whether it is over, one way or the other."""
         return self.results is not None or self.error is not None
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """Of its inputs, by name."""
-        return {name: array.shape for name, array in self.arrays.items()}
 
     def is_like(self, other: Request) -> bool:
         """Whether both ask for the same, but for the number of samples."""
@@ -64,7 +60,9 @@ class Turns:
     """The turns of one model. Any thread may call anything; a signal handler too, unless it interrupted a turn."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # over everything below; reentrant, for signal handlers
+        self._lock = threading.RLock()  # over everything below; reentrant, for signal handlers
+        self._changed = threading.Condition(self._lock)
+        self._asleep = 0  # threads that wait for a change, or were interrupted when they did
         self._owner: int | None = None  # the thread whose turn it is
         self._line: list[int] = []  # the threads that wait for it, in the order in which they get it
         self._waiting: deque[Request] = deque()
@@ -128,9 +126,9 @@ class Turns:
 
         self._refuse_nesting()
         try:
-            with self._changed:
+            with self._lock:
                 self._waiting.extend(requests)
-                self._changed.notify_all()
+                self._tell()
             while not enough():
                 try:
                     if self._enter(enough):
@@ -154,7 +152,7 @@ class Turns:
     def _enter(self, enough: Callable[[], bool]) -> bool:
         """Stand in line until it is this thread's turn, or until it is ``enough``: then False."""
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             while not enough():
                 # A signal handler takes the place of the call that it interrupted, which then stands in line anew.
                 if me not in self._line:
@@ -162,7 +160,7 @@ class Turns:
                 if self._owner is None and self._line[0] == me:
                     self._owner = me
                     return True
-                self._changed.wait()
+                self._sleep(self._changed.wait)
             return False
 
     def _leave(self) -> None:
@@ -170,17 +168,30 @@ class Turns:
         me, interrupt = threading.get_ident(), None
         while True:
             try:
-                with self._changed:
+                with self._lock:
                     if me in self._line:
                         self._line.remove(me)
                     if self._owner == me:
                         self._owner = None
-                    self._changed.notify_all()
+                    self._tell()
                 break
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt:
             raise interrupt
+
+    def _sleep(self, wait: Callable[[], bool]) -> bool:
+        """Wait for a change as ``wait`` does."""
+        self._asleep += 1  # stays, if an interrupt comes before the next line: others tell nobody then
+        try:
+            return wait()
+        finally:
+            self._asleep -= 1
+
+    def _tell(self) -> None:
+        """Wake those who wait for a change. Who calls alone has no time to look for them."""
+        if self._asleep:
+            self._changed.notify_all()
 
     # ---- the requests
 
@@ -212,10 +223,10 @@ class Turns:
         """Give those who shared the last pass a moment to come back."""
         if self._shared > 1:
             patience = min(_PATIENCE, self._seconds * _PATIENCE_SHARE)
-            with self._changed:
+            with self._lock:
                 count, came = self._shared, True
                 while came:
-                    came = self._changed.wait_for(partial(self._have_come, count), patience)
+                    came = self._sleep(partial(self._changed.wait_for, partial(self._have_come, count), patience))
                     count, patience = len(self._waiting) + 1, patience * _QUIET_SHARE
 
     def _have_come(self, count: int) -> bool:
@@ -223,7 +234,7 @@ class Turns:
 
     def _take(self, group: list[Request], wanted: Callable[[Request], bool]) -> None:
         """Move what is wanted from those that wait to ``group``: there first, so that an interrupt loses none."""
-        with self._changed:
+        with self._lock:
             for request in list(self._waiting):
                 if request.abandoned:
                     self._waiting.remove(request)
@@ -246,7 +257,7 @@ class Turns:
         self._take(group, fits)
 
     def _put_back(self, group: Sequence[Request], *, alone: bool) -> None:
-        with self._changed:
+        with self._lock:
             for request in reversed(group):
                 request.alone = alone or request.alone
                 if not (request.served or request.abandoned or request in self._waiting):
