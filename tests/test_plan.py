@@ -119,8 +119,11 @@ def check_covers(plan, nodes):
             row = e.length // node.rows
             needed.append(Extent(e.offset + tile.first * row, (tile.last - tile.first) * row))
         for e in needed:
-            inside = [r for r in plan.ranges[tile.begin : tile.end] if r.offset <= e.offset]
-            assert any(e.offset + e.length <= r.offset + r.length for r in inside)
+            reached = e.offset
+            for r in sorted(plan.ranges[tile.begin : tile.end], key=lambda r: r.offset):
+                if r.offset <= reached:
+                    reached = max(reached, r.offset + r.length)
+            assert reached >= e.end
     assert rows == [node.rows for node in nodes]
 
 
@@ -192,6 +195,39 @@ def test_streamed_ranges_are_spread_over_the_pass():
     quarters = [sum(not r.pinned for r in plan.ranges[i * quarter : (i + 1) * quarter]) for i in range(4)]
     assert sum(halves) == plan.streamed_bytes
     assert max(quarters) - min(quarters) <= 2
+
+
+def test_neighbours_that_stay_are_one_step():
+    nodes, size = layout(MLP)
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=size - 500 * MIB)
+    check_covers(plan, nodes)
+    simulate(plan, size)
+
+    def largest(stays):
+        tiles = [plan.ranges[tile.begin : tile.end] for tile in plan.tiles]
+        return max(sum(r.length for r in parts) for parts in tiles if all(r.pinned == stays for r in parts))
+
+    assert plan.window < 48 * MIB
+    assert largest(stays=False) <= 8 * MIB
+    assert largest(stays=True) > 12 * MIB
+    for tile, other in zip(plan.tiles, plan.tiles[1:], strict=False):
+        both = plan.ranges[tile.begin : other.end]
+        stay = tile.node == other.node and all(r.pinned for r in both)
+        assert not stay or sum(r.length for r in both) > 16 * MIB
+
+
+def test_small_tiles_are_for_what_is_bound_by_reading():
+    """Where computing binds, that a call costs as much as some rows more weighs more than what a large window reads."""
+    for seconds, expected in ((0.001, range(8 * MIB)), (0.2, range(15 * MIB, 17 * MIB))):
+        nodes, size = layout(MLP, [seconds])
+        nodes = [replace(node, call_rows=16) for node in nodes]
+        plan = make_plan(nodes, file_size=size, workspace=0, budget=1024 * MIB)
+        assert plan.seconds == pytest.approx(simulated_seconds(plan, nodes, size, RATE))
+        assert max(r.length for r in plan.ranges) in expected
+    cut = Cut(nodes, 4 * MIB, HUGE, size)
+    pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
+    computing = [pipeline.run([stays] * len(cut.ranges), 64 * MIB, 1e15).seconds for stays in (False, True)]
+    assert computing == pytest.approx([12 * 0.2 * (1 + 16 / 128), 12 * 0.2], rel=0.01)
 
 
 def test_shared_weights_are_visited_twice():

@@ -23,7 +23,8 @@ class Outcome:
 class Pipeline:
     """Tiles as steps: ranges that are needed from here on, seconds of computing, ranges that are done.
 
-    ``sizes`` are the bytes that each range takes in memory.
+    A step that streams computes longer by what a call costs: those between two of them become one. ``sizes`` are the
+    bytes that each range takes in memory.
     """
 
     def __init__(self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights]) -> None:
@@ -42,6 +43,10 @@ class Pipeline:
         self.steps = [
             (needs[position], nodes[tile.node].seconds * (tile.last - tile.first) / max(1, nodes[tile.node].rows), ends)
             for position, (tile, ends) in enumerate(zip(tiles, done, strict=True))
+        ]
+        self._calls = [
+            node.seconds * node.call_rows / max(1, node.rows) if tile.last - tile.first < node.rows else 0.0
+            for tile, node in ((tile, nodes[tile.node]) for tile in tiles)
         ]
         self.compute = sum(seconds for _, seconds, _ in self.steps)
 
@@ -67,10 +72,12 @@ class Pipeline:
         for _ in range(_PASSES):
             begin = clock
             stalls = [0.0] * len(sizes)
-            for needs, seconds, ends in self.steps:
+            for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
+                streams = False
                 for index in needs:
                     if pinned[index]:
                         continue
+                    streams = True
                     held += sizes[index]
                     while held > window and oldest < len(reading):
                         disk = max(disk, released[oldest])
@@ -83,7 +90,7 @@ class Pipeline:
                     if disk > clock:
                         stalls[index] += disk - clock
                         clock = disk
-                clock += seconds
+                clock += seconds + call if streams else seconds
                 for index in ends:
                     if not pinned[index]:
                         released[number[index]] = clock

@@ -10,7 +10,7 @@ from streamrt.errors import BudgetError
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline
 from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, frugal
-from streamrt.plan.types import PAGE, NodeWeights, Plan
+from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile
 
 #: Ranges in a row that the window may hold, and the share of the rate that they allow. With two of them
 #: one is read while one is in use, and any unevenness shows; a third takes it up. More help where much computing
@@ -18,6 +18,9 @@ from streamrt.plan.types import PAGE, NodeWeights, Plan
 _AHEAD = ((3, 1.0), (2, 0.9), (1, 0.9), (6, 1.0), (12, 1.0))
 #: Of all sizes and windows so many are looked at closely, those that do best when streamed ranges are just spread.
 _SEARCHED = 3
+#: What is within a fiftieth of the shortest is as good: of what is read at full speed the smallest window then, with
+#: which the least is read.
+_NEAR = 1.02
 #: Steps of simulations after which no further sizes are looked at: models of tens of GiB would take seconds.
 _MOST_WORK = 300_000
 #: The rate at which the tiles of `TILINGS` that read the fastest were read.
@@ -66,7 +69,8 @@ def make_plan(
         cut = Cut(nodes, tilings[0].tile_bytes, granule, file_size)
         if budget is None or cut.held(cut.ranges) <= room:
             everything = (True,) * len(cut.ranges)
-            return _finish(cut, everything, 0, workspace, budget, sum(node.seconds for node in nodes))
+            plan = _finish(cut, everything, 0, workspace, budget)
+            return replace(plan, seconds=sum(node.seconds for node in nodes))
 
     found: list[tuple[Choice, _Candidate]] = []
     shortest = math.inf
@@ -97,13 +101,17 @@ def make_plan(
             need,
         )
     found.sort(key=lambda pair: pair[0].seconds)
+    as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate]
+    frugal_one = min(as_good or found[:1], key=lambda pair: pair[1].window)
+    found.sort(key=lambda pair: (pair is not frugal_one, pair[0].seconds))
     choice, best = found[0]
     for _, candidate in found[: _SEARCHED if thorough else 0]:
         if candidate.least < choice.seconds:
             other = search(candidate.pipeline, room - candidate.window, candidate.window, candidate.rate)
-            if other.seconds < choice.seconds:
+            if other.seconds * (1 if candidate is best else _NEAR) < choice.seconds:
                 choice, best = other, candidate
-    return _finish(best.cut, choice.pinned, best.window, workspace, budget, choice.seconds, best.rate / rate)
+    plan = _finish(best.cut, choice.pinned, best.window, workspace, budget, best.rate / rate)
+    return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
@@ -137,12 +145,11 @@ def _finish(
     window: int,
     workspace: int,
     budget: int | None,
-    seconds: float,
     efficiency: float = 1.0,
 ) -> Plan:
     ranges = tuple(replace(r, pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
     return Plan(
-        tiles=tuple(cut.tiles),
+        tiles=tuple(_joined(cut.tiles, ranges)),
         ranges=ranges,
         granule=cut.granule,
         window=window,
@@ -150,6 +157,19 @@ def _finish(
         pinned_bytes=cut.held(r for r in ranges if r.pinned),
         streamed_bytes=sum(r.length for r in ranges if not r.pinned),
         budget=budget,
-        seconds=seconds,
         efficiency=efficiency,
     )
+
+
+def _joined(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
+    """The same steps, but neighbours that stay are one, up to the largest tiles: fewer calls, and larger products."""
+    found: list[Tile] = []
+    for tile in tiles:
+        if found and found[-1].node == tile.node:
+            both = replace(found[-1], last=tile.last, end=max(found[-1].end, tile.end))
+            parts = ranges[both.begin : both.end]
+            if all(r.pinned for r in parts) and sum(r.length for r in parts) <= TILINGS[0].tile_bytes:
+                found[-1] = both
+                continue
+        found.append(tile)
+    return found

@@ -23,8 +23,8 @@ class Tiling:
 TILINGS = (
     Tiling(16 << 20, HUGE, 2.6),
     Tiling(8 << 20, HUGE, 2.6),
-    Tiling(4 << 20, HUGE, 2.5),
-    Tiling(2 << 20, HUGE, 2.2),
+    Tiling(4 << 20, HUGE, 2.6),
+    Tiling(2 << 20, HUGE, 2.5),
     Tiling(1 << 20, PAGE, 0.90),
     Tiling(512 << 10, PAGE, 0.81),
     Tiling(256 << 10, PAGE, 0.74),

@@ -31,6 +31,7 @@ class NodeWeights:
         rows: rows of the node's output.
         row_step: a cut between tiles falls on a multiple of this row.
         seconds: that computing all rows takes with the weights in memory, as far as is known.
+        call_rows: a tile of some rows takes as long as so many more.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -38,6 +39,7 @@ class NodeWeights:
     rows: int = 1
     row_step: int = 1
     seconds: float = 0.0
+    call_rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
