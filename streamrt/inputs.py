@@ -135,8 +135,7 @@ def _dims(spec: TensorSpec) -> str:
 
 
 def _by_name(value: T | Mapping[str, T], specs: Sequence[TensorSpec]) -> dict[str, T]:
-    # Asked of an abstract class, whether something belongs to it takes as long as all else of a call.
-    if not isinstance(value, (np.ndarray, tuple)) and isinstance(value, Mapping):
+    if isinstance(value, Mapping):
         if unknown := value.keys() - {spec.name for spec in specs}:
             raise InputError(f"no input is named {sorted(map(str, unknown))[:5]}; the model has {describe(specs)}")
         return dict(value)

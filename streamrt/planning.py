@@ -18,6 +18,7 @@ from streamrt.plan import (
     Plan,
     all_weights,
     make_plan,
+    seconds_of_rows,
     simulated_seconds,
     smallest_window,
 )
@@ -38,8 +39,9 @@ _LEAST_HELD = 32 << 20
 _HELD_SHARE = 16
 
 
-#: A tile costs as much as so many rows more: tiles of 128 rows of 8192 weights take an eighth longer than of 512.
-_CALL_ROWS = 16
+#: A tile that streams costs as much as so many rows more: of 8192 weights, those of 128 rows take an eighth longer for
+#: each than those of 512.
+_CALL_ROWS = 20
 #: What a pass must gain for a plan to be replaced by one that is made of measured times: changing costs reading.
 _WORTH = 0.95
 #: Granules of 2 MiB waste too much where they hold more than this part more than pages would: an eighth.
@@ -224,8 +226,9 @@ class Planner:
         if key in self._measured or self._prepared.get(key) is not prepared:
             return
         self._measured.add(key)
-        plan, kept = self._plan(prepared.program, seconds), prepared.plan
-        weights = self._weights(prepared.program, seconds)
+        kept = prepared.plan
+        seconds = seconds_of_rows(kept, self._weights(prepared.program), seconds)
+        plan, weights = self._plan(prepared.program, seconds), self._weights(prepared.program, seconds)
         if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
             self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
             self._latest = None

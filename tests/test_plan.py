@@ -16,6 +16,7 @@ from streamrt.plan import (
     Plan,
     Tile,
     make_plan,
+    seconds_of_rows,
     simulated_seconds,
     smallest_window,
 )
@@ -228,6 +229,11 @@ def test_small_tiles_are_for_what_is_bound_by_reading():
     pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
     computing = [pipeline.run([stays] * len(cut.ranges), 64 * MIB, 1e15).seconds for stays in (False, True)]
     assert computing == pytest.approx([12 * 0.2 * (1 + 16 / 128), 12 * 0.2], rel=0.01)
+    took = [0.0] * len(nodes)
+    for tile in plan.tiles:
+        stays = all(r.pinned for r in plan.ranges[tile.begin : tile.end])
+        took[tile.node] += 0.2 * (tile.last - tile.first + (0 if stays else 16)) / 8192
+    assert seconds_of_rows(plan, nodes, took) == pytest.approx([0.2] * 12)
 
 
 def test_shared_weights_are_visited_twice():

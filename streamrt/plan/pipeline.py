@@ -20,11 +20,16 @@ class Outcome:
     stalls: Sequence[float]
 
 
+def call_share(node: NodeWeights, tile: Tile) -> float:
+    """What a call for a tile that streams costs besides its rows, as a share of the node's seconds."""
+    return node.call_rows / node.rows if tile.last - tile.first < node.rows else 0.0
+
+
 class Pipeline:
     """Tiles as steps: ranges that are needed from here on, seconds of computing, ranges that are done.
 
-    A step that streams computes longer by what a call costs: those between two of them become one. ``sizes`` are the
-    bytes that each range takes in memory.
+    A step that streams computes longer by what a call costs. Those that stay become few large ones, and count as they
+    are. ``sizes`` are the bytes that each range takes in memory.
     """
 
     def __init__(self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights]) -> None:
@@ -44,10 +49,7 @@ class Pipeline:
             (needs[position], nodes[tile.node].seconds * (tile.last - tile.first) / max(1, nodes[tile.node].rows), ends)
             for position, (tile, ends) in enumerate(zip(tiles, done, strict=True))
         ]
-        self._calls = [
-            node.seconds * node.call_rows / max(1, node.rows) if tile.last - tile.first < node.rows else 0.0
-            for tile, node in ((tile, nodes[tile.node]) for tile in tiles)
-        ]
+        self._calls = [node.seconds * call_share(node, tile) for tile, node in ((t, nodes[t.node]) for t in tiles)]
         self.compute = sum(seconds for _, seconds, _ in self.steps)
 
     @property

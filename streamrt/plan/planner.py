@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from streamrt.errors import BudgetError
 from streamrt.plan.pinning import Choice, search, spread
-from streamrt.plan.pipeline import Pipeline
+from streamrt.plan.pipeline import Pipeline, call_share
 from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, frugal
 from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile
 
@@ -78,7 +78,7 @@ def make_plan(
     compute = sum(node.seconds for node in nodes)
     work = 0
     for tiling in tilings:
-        speed = rate * tiling.rate / _BEST_RATE
+        speed = rate * (tiling.rate / _BEST_RATE)  # exactly the rate where that is the best
         if max(compute, (total - room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
@@ -102,7 +102,7 @@ def make_plan(
         )
     found.sort(key=lambda pair: pair[0].seconds)
     as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate]
-    frugal_one = min(as_good or found[:1], key=lambda pair: pair[1].window)
+    frugal_one = min((found[0], *as_good), key=lambda pair: pair[1].window)
     found.sort(key=lambda pair: (pair is not frugal_one, pair[0].seconds))
     choice, best = found[0]
     for _, candidate in found[: _SEARCHED if thorough else 0]:
@@ -118,6 +118,15 @@ def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, 
     """What a pass of ``plan`` should take if nodes compute as long as ``nodes`` say and the disk reads at ``rate``."""
     pipeline = Pipeline(plan.tiles, footprints(plan.ranges, plan.granule, file_size), nodes)
     return pipeline.run([r.pinned for r in plan.ranges], plan.window, rate * plan.efficiency).seconds
+
+
+def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[float]) -> list[float]:
+    """Of the seconds that each node computed in a pass of ``plan``, those without what calls cost besides its rows."""
+    whole = [1.0] * len(nodes)
+    for tile in plan.tiles:
+        if not all(r.pinned for r in plan.ranges[tile.begin : tile.end]):
+            whole[tile.node] += call_share(nodes[tile.node], tile)
+    return [each / share for each, share in zip(seconds, whole, strict=True)]
 
 
 def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:

@@ -31,7 +31,7 @@ class NodeWeights:
         rows: rows of the node's output.
         row_step: a cut between tiles falls on a multiple of this row.
         seconds: that computing all rows takes with the weights in memory, as far as is known.
-        call_rows: a tile of some rows takes as long as so many more.
+        call_rows: a tile that streams, of some rows, takes as long as so many more.
     """
 
     whole: tuple[Extent, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from itertools import product
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
     _core.max_pool(x[0], fenced(2, oh, ow), window)
     _core.average_pool(x[0], fenced(2, oh, ow), window, True)
+
+
+def run_pointwise(fenced: Fenced) -> None:
+    for extents, columns in product(((1, 16), (4, 5), (6, 8), (8, 10)), (32, 64, 96)):
+        window = Geometry(extents, (1, 1)).window()
+        x, w, y = fenced(1, 9, *extents), fenced(31, 9, 1, 1), fenced(1, 31, *extents)
+        for scale in (None, fenced(9)):
+            scaling = {"scale": scale, "shift": scale, "low": 0.0, "high": 6.0} if scale is not None else {}
+            conv(x, w, None, None, y, window, 1, 0, 31, fenced(1, columns * 9), ACTIVATIONS["Tanh"], 0, 0, **scaling)
 
 
 def run_winograd(fenced: Fenced) -> None:
@@ -120,6 +130,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
             for geometry in [*GEOMETRIES, *WIDE]:
                 run_windows(Fenced(at_end), geometry)
             run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
+            run_pointwise(Fenced(at_end))
             run_winograd(Fenced(at_end))
             run_products(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):

@@ -50,7 +50,7 @@ def test_every_geometry(rng: np.random.Generator, geometry: Geometry, groups: in
     assert (y[:, [0, -2, -1]] == 7).all()
 
 
-@pytest.mark.parametrize("extents", [(5, 13), (3, 16), (5, 16)], ids=str)  # with panels of one to three vectors
+@pytest.mark.parametrize("extents", [(5, 13), (1, 20), (3, 16), (5, 16)], ids=str)  # panels of one to three vectors
 @pytest.mark.parametrize("outputs", range(1, 31))
 def test_every_number_of_rows(rng: np.random.Generator, outputs: int, extents: tuple[int, int]) -> None:
     geometry = Geometry(extents, (3, 3), pads=(1, 1, 1, 1))
@@ -177,7 +177,7 @@ def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("each", [False, True])
-@pytest.mark.parametrize("extents", [(1, 1), (7, 7), (4, 12), (13, 5)], ids=str)
+@pytest.mark.parametrize("extents", [(1, 1), (2, 10), (7, 7), (4, 12), (13, 5)], ids=str)
 @pytest.mark.parametrize(("groups", "channels"), [(1, 9), (3, 5), (1, CONV_DEPTH + 40)])
 def test_a_scaled_input(
     rng: np.random.Generator, groups: int, channels: int, extents: tuple[int, int], each: bool

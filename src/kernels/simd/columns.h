@@ -13,7 +13,7 @@
 /* Columns of a panel. Two vectors: each weight, once in a register, serves both. The last panel takes in the vector
  * that would be left by itself, for which every weight would have to be brought into a register once more. */
 enum { PANEL = 2 * VL, WIDEST = 3 * VL };
-_Static_assert(SRT_CONV_COLUMNS % PANEL == 0, "a block of columns is whole panels");
+_Static_assert(SRT_CONV_COLUMNS / 2 % VL == 0, "a block of columns is whole vectors");
 
 /* The panels of n columns: PANEL columns each, and the last one the rest, at most WIDEST. */
 V int64_t panels_of(int64_t n) {
@@ -82,7 +82,7 @@ V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
     return count;
 }
 
-enum { LINE = 16 }; /* floats of a cache line */
+enum { CONV_LINE = 16 }; /* floats of a cache line */
 
 /* Places that are found out together and then used for one channel after the other. */
 enum { PLACES = 64 };
@@ -177,8 +177,10 @@ V void fill_places(int64_t vectors, int64_t stride, const place_table *table, co
         fill_place(3, stride, table, at, count, x, y);
 }
 
-/* The elements of a plane, from the first row to the last, that some taps read for the columns at..at + n. */
+/* The elements of a plane, from the first row to the last, that some taps read for the columns at..at + n; none where
+ * windows leave out rows. */
 V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
+    if (w->stride[0] > w->kernel[0]) return (span){0, 0};
     const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
     span rows = {w->input[0], 0};
     for (int64_t i = 0; i < count; i++) {
@@ -220,7 +222,7 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                 int64_t ahead = read.first; /* in the plane of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
                     for (; row + taps < last && ahead < read.first + (j + 1 - panel) * (read.last - read.first) / count;
-                         ahead += LINE)
+                         ahead += CONV_LINE)
                         __builtin_prefetch(x + (channel + 1) * plane + ahead);
                     const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
                     fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,

@@ -57,8 +57,6 @@ typedef struct {
     int64_t rows;
 } conv_next;
 
-enum { CONV_LINE = 16 }; /* floats of a cache line */
-
 /* Where a tile finds its columns. */
 typedef enum {
     LAID_OUT,
@@ -212,13 +210,13 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
  * reads more columns than it multiplies. */
 V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
-    const int64_t before = block->panels - 1, at_last = before * PANEL;
-    const int vectors = (int)((n - at_last + VL - 1) / VL), most = before > 0 ? CONV_ROWS : conv_rows_of(vectors);
+    const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
+    const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
+    const int most = before > 0 ? CONV_ROWS : least;
     int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
-        const int64_t parts =
-            (count + conv_rows_of(vectors) - 1) / conv_rows_of(vectors); /* of the last panel's rows */
+        const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* of the last panel's rows */
         const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
         for (int64_t i = 0; i < before + parts; i++) {
             const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
