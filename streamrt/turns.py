@@ -182,7 +182,7 @@ class Turns:
 
     def _sleep(self, wait: Callable[[], bool]) -> bool:
         """Wait for a change as ``wait`` does."""
-        self._asleep += 1  # stays, if an interrupt comes before the next line: others tell nobody then
+        self._asleep += 1  # an interrupt before the next line leaves it too high, never too low: needless calls only
         try:
             return wait()
         finally:
