@@ -25,6 +25,18 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* Lanes of `few` tiles: 4 or 8, and 0 for more. */
+static int64_t few_of(int64_t tiles) {
+    return tiles > SRT_FEW_TILES ? 0 : tiles > SRT_FEW_TILES / 2 ? SRT_FEW_TILES : SRT_FEW_TILES / 2;
+}
+
+/* Floats that all tiles need if they are few: inputs, and sums before and after they are turned round. */
+static int64_t floats_of_few(int64_t channels, int64_t few) {
+    /* a vector more for the last channel, 16 more for each product: see `apart`, and a square to be turned round */
+    return PRODUCTS * (channels * few + SRT_FEW_LANES * (SRT_FEW_TILES + SRT_FEW_LANES) + 3 * 16) +
+           SRT_FEW_TILES * SRT_FEW_LANES;
+}
+
 /* Floats that a block of so many tiles needs. */
 static int64_t floats_of(int64_t channels, int64_t lanes) {
     /* 16 more for each product: see `apart` */
@@ -50,27 +62,29 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     const double positions = (double)n * (double)w->output[0] * (double)w->output[1];
     const double weights = (double)channels * (double)outputs, terms = weights * 9 * positions;
     const int64_t tiles = n * tiles_of(w), blocks = divided_up(tiles, most);
-    const double lanes = (double)(divided_up(tiles, LANES) * LANES);
+    const int64_t few = few_of(tiles);
+    const double lanes = (double)(few ? few : divided_up(tiles, LANES) * LANES);
     /* In terms, as many as are multiplied in the time: measured with AVX-512, where a cycle has 32 of them. With AVX2
      * both take twice as long. A transform costs 20 cycles for each input channel of a tile, 5 for each pair of
      * channels in a block, and 8 for each output channel of a tile. */
     const double transforms =
         32 * (20 * (double)channels * lanes + 5 * weights * (double)blocks + 8 * (double)outputs * lanes);
     if (terms < LEAST_TERMS || PRODUCTS * weights * lanes + transforms > 0.9 * terms) return 0;
-    return floats_of(channels, smaller(most, divided_up(tiles, LANES) * LANES));
+    return few ? floats_of_few(channels, few) : floats_of(channels, smaller(most, divided_up(tiles, LANES) * LANES));
 }
 
 void srt_winograd(const srt_convolution *c) {
     const int64_t tiles = c->n * tiles_of(c->window);
     if (tiles == 0 || c->first == c->last) return;
-    winograd_job job = {.of = *c, .tiles = tiles, .depth = smaller(c->channels, SRT_WINOGRAD_DEPTH)};
+    const int64_t few = few_of(tiles);
+    winograd_job job = {.of = *c, .tiles = tiles, .depth = smaller(c->channels, SRT_WINOGRAD_DEPTH), .few = few};
     const srt_product product = {
         .pieces = (c->last - 1) / c->outputs + 1 - c->first / c->outputs,
         .columns = tiles,
         .step = LANES,
-        .widest = lanes_in(c->channels, c->seat),
+        .widest = few ? LANES : lanes_in(c->channels, c->seat),
         .rows = smaller(c->last - c->first, c->outputs), /* of one group, at most */
-        .least = SRT_WINOGRAD_ROWS,
+        .least = few ? SRT_FEW_LANES : SRT_WINOGRAD_ROWS,
         .layout = LAYOUT,
         .fetch = FETCH,
         .late = (double)LATE / (double)c->channels,
@@ -80,6 +94,7 @@ void srt_winograd(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, job.shares, srt_table_active()->winograd,
-                    &job);
+    const srt_table *table = srt_table_active();
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, job.shares,
+                    few ? table->winograd_few : table->winograd, &job);
 }

@@ -70,6 +70,9 @@ def run_winograd(fenced: Fenced) -> None:
         (2, 33, 31, (29, 31), (1, 1, 1, 1)),
         (1, 150, 40, (18, 14), (0, 0, 0, 0)),
         (1, 20, 60, (5, 203), (2, 0, 1, 1)),
+        (1, 131, 101, (7, 7), (1, 1, 1, 1)),
+        (1, 132, 91, (4, 30), (0, 1, 2, 1)),
+        (2, 67, 83, (8, 6), (1, 1, 1, 2)),
     ):
         geometry = Geometry(extents, (3, 3), pads=pads)
         seat = _core.winograd_seat(n, channels, outputs, geometry.window())

@@ -55,6 +55,11 @@ def every_kernel() -> list[np.ndarray]:
     pointwise, halves = rng.normal(size=(64, 384, 1, 1)).astype(np.float32), np.empty(64 * 14 * 14, np.float32)
     one = Geometry((14, 14), (1, 1)).window()
     conv(deep, pointwise, None, None, y6, one, 1, 0, 64, scratch, swish, 1, 0, sums=halves)
+    small = Geometry((7, 7), (3, 3), pads=(1, 1, 1, 1)).window()
+    fewer, y8 = rng.normal(size=(1, 200, 7, 7)).astype(np.float32), np.empty((1, 107, 7, 7), np.float32)
+    cubes = np.empty((3, _core.winograd_seat(1, 200, 107, small)), np.float32)
+    taps = rng.normal(size=(107, 200, 3, 3)).astype(np.float32)
+    winograd(fewer, taps, None, None, y8, small, 1, 0, 107, cubes, swish, 1, 0)
     many, y7 = rng.normal(size=(40, 4087)).astype(np.float32), np.empty((40, 64), np.float32)
     _core.Gemm(many, matrix, None, y7, np.empty(40 * 20, np.float32), scratch, swish, 1, 0)(0, 64)
     sums, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
@@ -65,7 +70,7 @@ def every_kernel() -> list[np.ndarray]:
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
-    return [*results, y, transposed, products, y4, y5, y6, y7, sums, most, mean, means, maxima]
+    return [*results, y, transposed, products, y4, y5, y6, y7, y8, sums, most, mean, means, maxima]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:

@@ -25,6 +25,12 @@ SHAPES = [
     (1, 1, 17, 100, (203, 3), (1, 1, 1, 1)),
     (1, 1, 33, 64, (3, 203), (1, 1, 1, 1)),
     (30, 1, 64, 64, (4, 4), (1, 1, 1, 1)),
+    # few tiles, of one sample and of several
+    (1, 1, 512, 64, (7, 7), (1, 1, 1, 1)),
+    (1, 1, 131, 75, (8, 6), (1, 1, 1, 2)),
+    (2, 2, 67, 83, (7, 7), (1, 1, 1, 1)),
+    (1, 1, 130, 57, (4, 30), (0, 1, 2, 1)),
+    (7, 1, 70, 100, (4, 4), (1, 1, 1, 1)),
 ]
 
 
@@ -80,17 +86,21 @@ def test_it_rounds_a_few_times_as_much_as_a_plain_sum(rng: np.random.Generator) 
     assert plain < fast < 2e-5
 
 
-def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(rng: np.random.Generator) -> None:
-    geometry = Geometry((48, 48), (3, 3), pads=(1, 1, 1, 1))
-    x = rng.normal(size=(1, 64, 48, 48)).astype(np.float32)
-    x[0, 5, 17, 22] = np.nan
-    w = rng.normal(size=(40, 64, 3, 3)).astype(np.float32)
-    y = np.empty((1, 40, 48, 48), np.float32)
-    scratch = np.empty((1, winograd_seat(1, 64, 40, geometry.window())), np.float32)
-    winograd(x, w, None, None, y, geometry.window(), 1, 0, 40, scratch, IDENTITY, 0, 0)
+@pytest.mark.parametrize(("channels", "outputs", "size", "at"), [(64, 40, 48, (17, 22)), (100, 90, 8, (5, 2))])
+def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(
+    rng: np.random.Generator, channels: int, outputs: int, size: int, at: tuple[int, int]
+) -> None:
+    geometry = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1))
+    x = rng.normal(size=(1, channels, size, size)).astype(np.float32)
+    row, col = at
+    x[0, 5, row, col] = np.nan
+    w = rng.normal(size=(outputs, channels, 3, 3)).astype(np.float32)
+    y = np.empty((1, outputs, size, size), np.float32)
+    scratch = np.full((1, winograd_seat(1, channels, outputs, geometry.window())), np.nan, np.float32)
+    winograd(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch, IDENTITY, 0, 0)
     touched = np.isnan(y).any(axis=(0, 1))
-    assert touched[16:19, 21:24].all()
-    touched[16:20, 20:24] = False  # the tile of those
+    assert touched[row - 1 : row + 2, col - 1 : col + 2].all()
+    touched[row // 4 * 4 :, col // 4 * 4 :][:4, :4] = False  # the tile of those
     assert not touched.any()
 
 
@@ -101,7 +111,7 @@ def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(rng: np.ra
         (1, 64, 64, Geometry((56, 56), (3, 3), (2, 2), pads=(1, 1, 1, 1))),
         (1, 64, 64, Geometry((56, 56), (3, 3), (1, 2), pads=(1, 1, 1, 1))),
         (1, 64, 64, Geometry((56, 56), (3, 3), dilations=(2, 1), pads=(1, 1, 1, 1))),
-        (1, 512, 512, Geometry((7, 7), (3, 3), pads=(1, 1, 1, 1))),
+        (1, 512, 512, Geometry((5, 5), (3, 3), pads=(1, 1, 1, 1))),
         (1, 3, 8, Geometry((8, 8), (3, 3), pads=(1, 1, 1, 1))),
         (1, 2**20, 512, Geometry((56, 56), (3, 3), pads=(1, 1, 1, 1))),
         (0, 64, 64, Geometry((56, 56), (3, 3), pads=(1, 1, 1, 1))),

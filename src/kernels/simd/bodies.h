@@ -17,6 +17,7 @@
 #include "transpose.h"
 #include "window.h"
 #include "winograd.h"
+#include "winograd_few.h"
 
 const srt_table TABLE = {
     .unary = unary,
@@ -27,6 +28,7 @@ const srt_table TABLE = {
     .prelu = prelu,
     .conv = conv,
     .winograd = winograd,
+    .winograd_few = winograd_few,
     .depthwise = depthwise,
     .max_pool = max_pool,
     .average_pool = average_pool,

@@ -65,11 +65,15 @@ typedef struct {
 /* Output and input channels whose weights are transformed at once. */
 enum { SRT_WINOGRAD_ROWS = 14, SRT_WINOGRAD_DEPTH = 128 };
 
+/* Tiles that are few, and the lanes of a vector, at most. */
+enum { SRT_FEW_TILES = 8, SRT_FEW_LANES = 16 };
+
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
     srt_convolution of;
     int64_t tiles, width, blocks; /* tiles of all samples, those of a block, and how many blocks there are */
     int64_t shares;               /* units of a block */
     int64_t depth;                /* input channels whose weights are transformed at once */
+    int64_t few;                  /* 4 or 8, at least as many as there are tiles; 0 if they are more */
 } winograd_job;
 
 typedef struct { /* a unit is a band of output rows of a plane: the first bands of all planes come first */
@@ -105,8 +109,8 @@ typedef struct { /* a unit is a channel of a sample */
 } lrn_job;
 
 typedef struct {
-    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *depthwise, *max_pool,
-        *average_pool, *row_mean, *row_max, *softmax, *lrn;
+    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,
+        *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
 } srt_table;
 
 extern const srt_table srt_table_scalar, srt_table_avx2, srt_table_avx512;

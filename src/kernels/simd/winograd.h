@@ -133,13 +133,13 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
     }
 }
 
-/* The transformed inputs of a panel: out (PRODUCTS, channels, vectors * VL), the products `step` elements apart. x: the
- * planes of all channels of the first sample. */
-V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x, float *out,
-                       int64_t step) {
+/* The transformed inputs of a panel: out (PRODUCTS, channels, lanes), the products `step` elements apart. Whole vectors
+ * are written, the channels in their order. x: the planes of all channels of the first sample. */
+V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x,
+                       int64_t lanes, float *out, int64_t step) {
     const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
     float gathered[PRODUCTS][GATHER] = {{0}}; /* so that lanes which nobody fills hold no strange numbers */
-    for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += vectors * VL) {
+    for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += lanes) {
         for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
         for (int v = 0; v < vectors; v++) {
             vf d[SIDE][SIDE];
@@ -165,21 +165,20 @@ V void transform_panel(const int vectors, const winograd_job *job, const tile_pa
 
 FN void transform_wide_panel(const winograd_job *job, const tile_panel *panel, const float *x, float *out,
                              int64_t step) {
-    transform_panel(2, job, panel, x, out, step);
+    transform_panel(2, job, panel, x, PANEL, out, step);
 }
 
-FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel, const float *x, float *out,
-                               int64_t step) {
-    transform_panel(1, job, panel, x, out, step);
+FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel, const float *x, int64_t lanes,
+                               float *out, int64_t step) {
+    transform_panel(1, job, panel, x, lanes, out, step);
 }
 
-/* A vector of 3 x 3 weights from taps (9, SRT_WINOGRAD_DEPTH), transformed: `some` lanes of it, or all. */
-V void transform_taps(float (*taps)[SRT_WINOGRAD_DEPTH], int64_t c, const bool whole, vmask some, float *out,
-                      int64_t step) {
+/* A vector of 3 x 3 weights, their taps `row` elements apart, transformed: `some` lanes of it, or all. */
+V void transform_taps(const float *taps, int64_t row, const bool whole, vmask some, float *out, int64_t step) {
     vf half[3][SIDE];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
-        vf column[3] = {load(taps[j] + c), load(taps[3 + j] + c), load(taps[6 + j] + c)};
+        vf column[3] = {load(taps + j * row), load(taps + (3 + j) * row), load(taps + (6 + j) * row)};
         transform_weights(column, half[j]);
     }
 #pragma GCC unroll 6
@@ -211,8 +210,9 @@ FN void transform_rows(const float *w, int64_t inner, int64_t rows, int64_t dept
             for (int i = 0; i < TILE; i++) taps[8][c + i] = from[i * 9 + 8];
         }
         int64_t c = 0;
-        for (; c + VL <= depth; c += VL) transform_taps(taps, c, true, lanes(0, VL), out + c, step);
-        if (c < depth) transform_taps(taps, c, false, lanes(0, depth - c), out + c, step);
+        for (; c + VL <= depth; c += VL)
+            transform_taps(taps[0] + c, SRT_WINOGRAD_DEPTH, true, lanes(0, VL), out + c, step);
+        if (c < depth) transform_taps(taps[0] + c, SRT_WINOGRAD_DEPTH, false, lanes(0, depth - c), out + c, step);
     }
 }
 
@@ -283,49 +283,65 @@ V int64_t apart(int64_t elements) {
     return elements % 512 == 0 ? elements + 16 : elements;
 }
 
-/* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: `rows`
- * rows, `inner` elements apart, of n elements. They come from memory, and rows are too short for the processor to
- * notice. */
-V void fetch_share(const float *w, int64_t inner, int64_t rows, int64_t n, int64_t share) {
+/* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: rows of n
+ * elements, `inner` apart. They come from memory, and rows are too short for the processor to notice. */
+V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
     const int64_t lines = (n + CONV_LINE - 1) / CONV_LINE;
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < next.rows; r++)
         for (int64_t i = share * lines / PRODUCTS; i < (share + 1) * lines / PRODUCTS; i++)
-            __builtin_prefetch(w + r * inner + i * CONV_LINE, 0, 2);
+            __builtin_prefetch(next.w + r * inner + i * CONV_LINE, 0, 2);
 }
 
-/* Units first..last of a job, all of one block of tiles: units are shares of its output channels. */
-V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
-                       float *scratch) {
-    const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
+/* The weights that are transformed after those of `rows` output channels from `row` on, none of which is the end or
+ * beyond it: from input channel c of the same ones on, or from the first of the next ones. */
+V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
+    const int64_t inner = job->of.channels * 9;
+    if (c < job->of.channels) return (conv_next){job->of.w + row * inner + c * 9, rows};
+    return (conv_next){job->of.w + (row + rows) * inner + (c - job->of.channels) * 9, smaller(rows, end - row - rows)};
+}
+
+/* The output channels of the shares first..last of a block of tiles. */
+V span rows_of_shares(const winograd_job *job, int64_t group, int64_t first, int64_t last) {
     const int64_t from = group * job->of.outputs > job->of.first ? group * job->of.outputs : job->of.first;
     const int64_t count = smaller((group + 1) * job->of.outputs, job->of.last) - from;
-    const int64_t begin = from + first * count / job->shares, end = from + last * count / job->shares;
+    return (span){from + first * count / job->shares, from + last * count / job->shares};
+}
+
+/* The planes of a group's channels, of the first sample. */
+V const float *planes_of(const winograd_job *job, int64_t group) {
+    return job->of.x + group * job->of.channels * job->of.window->input[0] * job->of.window->input[1];
+}
+
+/* Shares first..last of a job, all of one block of tiles. */
+FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+                        float *scratch) {
+    const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
+    const span share = rows_of_shares(job, group, first, last);
     const int64_t full = (n + VL - 1) / VL * VL; /* lanes */
     const int64_t step = apart(channels * full);
     float *inputs = scratch, *weights = inputs + PRODUCTS * step;
     float *sums = weights + PRODUCTS * apart(CONV_ROWS * job->depth);
-    const float *x = job->of.x + group * channels * job->of.window->input[0] * job->of.window->input[1];
+    const float *x = planes_of(job, group);
     tile_panel panel;
     for (int64_t i = 0; i < n; i += PANEL) {
         find_strips(job, at + i, smaller(PANEL, n - i), &panel);
         if (n - i > VL)
             transform_wide_panel(job, &panel, x, inputs + i * channels, step);
         else
-            transform_narrow_panel(job, &panel, x, inputs + i * channels, step);
+            transform_narrow_panel(job, &panel, x, VL, inputs + i * channels, step);
     }
     int64_t rows;
-    for (int64_t tiles = (end - begin + CONV_ROWS - 1) / CONV_ROWS, row = begin; tiles > 0; tiles--, row += rows) {
-        rows = (end - row + tiles - 1) / tiles;
+    for (int64_t tiles = (share.last - share.first + CONV_ROWS - 1) / CONV_ROWS, row = share.first; tiles > 0;
+         tiles--, row += rows) {
+        rows = (share.last - row + tiles - 1) / tiles;
         const int64_t sums_step = apart(rows * full);
         for (int64_t c = 0, depth; c < channels; c += depth) {
             depth = smaller(job->depth, channels - c);
             const int64_t weights_step = apart(rows * depth);
             transform_rows(job->of.w + row * inner + c * 9, inner, rows, depth, weights, weights_step);
-            const bool more = c + depth < channels;
-            const float *next = job->of.w + (more ? row * inner + (c + depth) * 9 : (row + rows) * inner);
-            const int64_t next_rows = more ? rows : smaller(rows, end - row - rows);
+            const conv_next next = weights_after(job, row, rows, share.last, c + depth);
             for (int64_t product = 0; product < PRODUCTS; product++) {
-                fetch_share(next, inner, next_rows, depth * 9, product);
+                fetch_share(next, inner, depth * 9, product);
                 conv_block block = {.w = weights + product * weights_step,
                                     .inner = depth,
                                     .depth = depth,
@@ -348,15 +364,22 @@ V void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64
     }
 }
 
-FN void winograd(const void *arguments, int64_t first, int64_t last) {
-    const winograd_job *job = arguments;
+/* What computes some shares of a block of tiles. */
+typedef void winograd_part(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+                           float *scratch);
+
+V void winograd_units(const winograd_job *job, int64_t first, int64_t last, winograd_part *part) {
     float *scratch = job->of.scratch + srt_seat() * job->of.seat;
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
-        winograd_shares(job, job->of.first / job->of.outputs + block / job->blocks, block % job->blocks * job->width,
-                        share, share + shares, scratch);
+        part(job, job->of.first / job->of.outputs + block / job->blocks, block % job->blocks * job->width, share,
+             share + shares, scratch);
     }
+}
+
+FN void winograd(const void *arguments, int64_t first, int64_t last) {
+    winograd_units(arguments, first, last, winograd_shares);
 }
 
 #endif

@@ -1,0 +1,107 @@
+/* winograd_few.h - winograd.h for so few tiles that their lanes would be empty: a map of 7 x 7 has four.
+ *
+ * Here output channels lie across the lanes of vectors, and a transformed input is spread over one when it is needed.
+ * Sums are turned round at the end, so that inputs and outputs are transformed as they are in winograd.h.
+ */
+#ifndef STREAMRT_WINOGRAD_FEW_H
+#define STREAMRT_WINOGRAD_FEW_H
+
+#include "winograd.h"
+
+/* Input channels whose weights are transformed at once, for VL output channels: the 36 matrices of them stay in the
+ * first-level cache. Through the second a layer takes up to a third longer. Weights are fetched some blocks ahead. */
+enum { FEW_DEPTH = TILE, FEW_AHEAD = 4 * FEW_DEPTH };
+_Static_assert((int)SRT_FEW_LANES >= (int)VL, "scratch memory is for so many");
+
+/* The transformed weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels: w at the first
+ * of them, the channels' rows `inner` elements apart; out (PRODUCTS, FEW_DEPTH, VL), of which no more than `depth` is
+ * written. */
+V void transform_across(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out) {
+    _Alignas(64) float taps[9 * TILE][VL];
+    float rest[VL][9 * TILE];
+    if (rows < VL || depth < TILE) {
+        memset(rest, 0, sizeof rest);
+        for (int64_t i = 0; i < rows; i++) memcpy(rest[i], w + i * inner, (size_t)depth * 9 * sizeof *w);
+        w = rest[0], inner = 9 * TILE;
+    }
+    for (int i = 0; i < VL; i += TILE) /* all of them before any is read: a load waits for narrower stores */
+        for (int j = 0; j < 9 * TILE; j += TILE) transpose_tile(w + i * inner + j, inner, taps[j] + i, VL);
+    for (int64_t i = 0; i < depth; i++)
+        transform_taps(taps[9 * i], VL, true, lanes(0, VL), out + i * VL, FEW_DEPTH * VL);
+}
+
+/* One product: sums (tiles, VL) from inputs (depth, tiles) and weights (depth, VL), to be added to what is there. */
+V void few_product(const int tiles, const float *inputs, const float *weights, int64_t depth, float *sums) {
+    vf sum[SRT_FEW_TILES];
+#pragma GCC unroll 8
+    for (int t = 0; t < tiles; t++) sum[t] = load(sums + t * VL);
+    for (int64_t c = 0; c < depth; c++, inputs += tiles, weights += VL) {
+        const vf w = load(weights);
+#pragma GCC unroll 8
+        for (int t = 0; t < tiles; t++) sum[t] = muladd(splat(inputs[t]), w, sum[t]);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < tiles; t++) store(sums + t * VL, sum[t]);
+}
+
+/* The sums of `rows` <= VL output channels from `row` on: sums (PRODUCTS, few, VL) from inputs (PRODUCTS, channels,
+ * few), the products `step` elements apart. */
+V void few_products(const int few, const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
+                    int64_t step, float *sums) {
+    const int64_t channels = job->of.channels, inner = channels * 9;
+    _Alignas(64) float weights[PRODUCTS][FEW_DEPTH * VL];
+    memset(sums, 0, sizeof *sums * PRODUCTS * VL * (size_t)few);
+    for (int64_t c = 0, depth; c < channels; c += depth) {
+        depth = smaller(FEW_DEPTH, channels - c);
+        transform_across(job->of.w + row * inner + c * 9, inner, rows, depth, weights[0]);
+        const conv_next next = weights_after(job, row, rows, end, c + FEW_AHEAD);
+        for (int64_t product = 0; product < PRODUCTS; product++) {
+            for (int64_t i = 0; product < next.rows && i < depth * 9; i += CONV_LINE)
+                __builtin_prefetch(next.w + product * inner + i, 0, 2);
+            few_product(few, inputs + product * step + c * few, weights[product], depth, sums + product * few * VL);
+        }
+    }
+}
+
+FN void four_products(const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
+                      int64_t step, float *sums) {
+    few_products(4, job, row, rows, end, inputs, step, sums);
+}
+
+FN void eight_products(const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
+                       int64_t step, float *sums) {
+    few_products(8, job, row, rows, end, inputs, step, sums);
+}
+
+/* Shares first..last of a job, whose tiles are one block. */
+FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+                            float *inputs) {
+    const int64_t few = job->few, full = few > VL ? few : VL; /* lanes of a panel: whole vectors */
+    const int64_t step = apart(job->of.channels * few + VL), sums_step = apart(VL * full);
+    const span share = rows_of_shares(job, group, first, last);
+    /* Sums by tiles, and a square more that is turned round with the last of them; sums by output channels. */
+    float *across = inputs + PRODUCTS * step, *sums = across + (PRODUCTS * few + TILE) * VL;
+    memset(across, 0, sizeof *sums * (size_t)((PRODUCTS * few + TILE) * VL + PRODUCTS * sums_step));
+    tile_panel panel;
+    find_strips(job, at, job->tiles, &panel);
+    if (few > VL)
+        transform_wide_panel(job, &panel, planes_of(job, group), inputs, step);
+    else /* what a whole vector has beyond `few` is written over by the next channel */
+        transform_narrow_panel(job, &panel, planes_of(job, group), few, inputs, step);
+    for (int64_t row = share.first, rows; row < share.last; row += rows) {
+        rows = smaller(VL, share.last - row);
+        (few == 4 ? four_products : eight_products)(job, row, rows, share.last, inputs, step, across);
+        for (int64_t product = 0; product < PRODUCTS; product++)
+            for (int64_t t = 0; t < few; t += TILE)
+                for (int64_t r = 0; r < VL; r += TILE)
+                    transpose_tile(across + (product * few + t) * VL + r, VL, sums + product * sums_step + r * full + t,
+                                   full);
+        finish_panel(job, &panel, sums, sums_step, full, row, rows);
+    }
+}
+
+FN void winograd_few(const void *arguments, int64_t first, int64_t last) {
+    winograd_units(arguments, first, last, winograd_few_shares);
+}
+
+#endif
