@@ -5,9 +5,6 @@
 /* Floats of scratch memory for a thread, at most: 1.5 MiB, so that a second-level cache of 2 MiB holds it. */
 enum { MOST = 3 << 17 };
 
-/* Tiles of a block are a multiple of this: whole vectors of every instruction set. */
-enum { LANES = 16 };
-
 /* A cycle multiplies an input channel of 32 / PRODUCTS tiles for one output channel, with AVX-512: transforming an
  * input channel of a tile takes as long as 18 output channels, and transforming the weights of an output channel as 5
  * tiles. */
@@ -25,6 +22,11 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+/* Tiles of a block, but for the last one, are whole vectors of every instruction set. */
+static int64_t whole_lanes(int64_t tiles) {
+    return divided_up(tiles, SRT_MOST_LANES) * SRT_MOST_LANES;
+}
+
 /* Lanes of `few` tiles: 4 or 8, and 0 for more. */
 static int64_t few_of(int64_t tiles) {
     return tiles > SRT_FEW_TILES ? 0 : tiles > SRT_FEW_TILES / 2 ? SRT_FEW_TILES : SRT_FEW_TILES / 2;
@@ -32,9 +34,9 @@ static int64_t few_of(int64_t tiles) {
 
 /* Floats that all tiles need if they are few: inputs, and sums before and after they are turned round. */
 static int64_t floats_of_few(int64_t channels, int64_t few) {
-    /* a vector more for the last channel, 16 more for each product: see `apart`, and a square to be turned round */
-    return PRODUCTS * (channels * few + SRT_FEW_LANES * (SRT_FEW_TILES + SRT_FEW_LANES) + 3 * 16) +
-           SRT_FEW_TILES * SRT_FEW_LANES;
+    /* a vector more for the last channel, 16 more for each product twice, and a square to be turned round */
+    return PRODUCTS * (channels * few + SRT_MOST_LANES * (few + SRT_MOST_LANES) + 3 * SRT_MOST_LANES) +
+           SRT_FEW_TILES * SRT_MOST_LANES;
 }
 
 /* Floats that a block of so many tiles needs. */
@@ -44,10 +46,10 @@ static int64_t floats_of(int64_t channels, int64_t lanes) {
            ((channels + SRT_WINOGRAD_ROWS) * lanes + SRT_WINOGRAD_ROWS * smaller(channels, SRT_WINOGRAD_DEPTH) + 48);
 }
 
-/* The largest block that fits a number of floats: 0 or a multiple of LANES. */
+/* The largest block that fits a number of floats: 0, or whole vectors. */
 static int64_t lanes_in(int64_t channels, int64_t floats) {
     int64_t left = floats - floats_of(channels, 0);
-    return left < 0 ? 0 : left / (PRODUCTS * (channels + SRT_WINOGRAD_ROWS)) / LANES * LANES;
+    return left < 0 ? 0 : left / (PRODUCTS * (channels + SRT_WINOGRAD_ROWS)) / SRT_MOST_LANES * SRT_MOST_LANES;
 }
 
 static int64_t tiles_of(const srt_window *w) {
@@ -57,20 +59,20 @@ static int64_t tiles_of(const srt_window *w) {
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
         if (w->kernel[axis] != 3 || w->stride[axis] != 1 || w->dilation[axis] != 1) return 0;
-    const int64_t most = channels > MOST ? 0 : lanes_in(channels, MOST);
+    if (channels > MOST) return 0;
+    const int64_t tiles = n * tiles_of(w), few = few_of(tiles), whole = whole_lanes(tiles);
+    const int64_t most = few == 0 ? lanes_in(channels, MOST) : floats_of_few(channels, few) <= MOST ? whole : 0;
     if (most == 0) return 0;
     const double positions = (double)n * (double)w->output[0] * (double)w->output[1];
     const double weights = (double)channels * (double)outputs, terms = weights * 9 * positions;
-    const int64_t tiles = n * tiles_of(w), blocks = divided_up(tiles, most);
-    const int64_t few = few_of(tiles);
-    const double lanes = (double)(few ? few : divided_up(tiles, LANES) * LANES);
+    const double blocks = (double)divided_up(tiles, most), lanes = (double)whole;
     /* In terms, as many as are multiplied in the time: measured with AVX-512, where a cycle has 32 of them. With AVX2
      * both take twice as long. A transform costs 20 cycles for each input channel of a tile, 5 for each pair of
      * channels in a block, and 8 for each output channel of a tile. */
-    const double transforms =
-        32 * (20 * (double)channels * lanes + 5 * weights * (double)blocks + 8 * (double)outputs * lanes);
-    if (terms < LEAST_TERMS || PRODUCTS * weights * lanes + transforms > 0.9 * terms) return 0;
-    return few ? floats_of_few(channels, few) : floats_of(channels, smaller(most, divided_up(tiles, LANES) * LANES));
+    const double transforms = 32 * (20 * (double)channels * lanes + 5 * weights * blocks + 8 * (double)outputs * lanes);
+    const double products = PRODUCTS * weights * (few ? (double)few : lanes);
+    if (terms < LEAST_TERMS || products + transforms > 0.9 * terms) return 0;
+    return few ? floats_of_few(channels, few) : floats_of(channels, smaller(most, whole));
 }
 
 void srt_winograd(const srt_convolution *c) {
@@ -80,12 +82,12 @@ void srt_winograd(const srt_convolution *c) {
     winograd_job job = {.of = *c, .tiles = tiles, .depth = smaller(c->channels, SRT_WINOGRAD_DEPTH), .few = few};
     const srt_product product = {
         .pieces = (c->last - 1) / c->outputs + 1 - c->first / c->outputs,
-        .columns = tiles,
-        .step = LANES,
-        .widest = few ? LANES : lanes_in(c->channels, c->seat),
+        .columns = few ? few : tiles,
+        .step = SRT_MOST_LANES,
+        .widest = few ? SRT_MOST_LANES : lanes_in(c->channels, c->seat),
         .rows = smaller(c->last - c->first, c->outputs), /* of one group, at most */
-        .least = few ? SRT_FEW_LANES : SRT_WINOGRAD_ROWS,
-        .layout = LAYOUT,
+        .least = few ? SRT_MOST_LANES : SRT_WINOGRAD_ROWS,
+        .layout = few ? LAYOUT * SRT_MOST_LANES / (double)few : LAYOUT, /* a whole vector is transformed */
         .fetch = FETCH,
         .late = (double)LATE / (double)c->channels,
         .threads = smaller(c->seats, srt_threads()),

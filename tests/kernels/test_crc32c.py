@@ -34,7 +34,7 @@ def test_known_values(data: bytes, value: int) -> None:
     assert crc32c(data) == value
 
 
-@pytest.mark.parametrize("size", [*range(20), 1000, 3 * 8192 - 1, 3 * 8192, 6 * 8192 + 13])
+@pytest.mark.parametrize("size", [*range(20), 1000, 12287, 12288, 24575, 24576, 4 * 12288 + 13])
 def test_against_reference_and_in_two_parts(rng: np.random.Generator, size: int) -> None:
     data = rng.bytes(size)
     expected = reference(data)
@@ -45,9 +45,9 @@ def test_against_reference_and_in_two_parts(rng: np.random.Generator, size: int)
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_large_buffers_in_chunks(rng: np.random.Generator, threads: int) -> None:
-    chunk = 256 << 10
-    data = rng.bytes(70 * chunk + 12345)  # more than are joined at once
-    steps = 12345  # so small that no chunk is
+    chunk = 132 << 10
+    data = rng.bytes(260 * chunk + 12345)  # more than are joined at once
+    steps = 12000  # so small that neither chunks nor strips are
     before = _core.threads()
     try:
         _core.set_threads(threads)
@@ -62,7 +62,7 @@ def test_large_buffers_in_chunks(rng: np.random.Generator, threads: int) -> None
 
 
 def test_any_alignment_and_any_contiguous_buffer(rng: np.random.Generator) -> None:
-    data = rng.bytes(3 * 8192 + 100)
+    data = rng.bytes(3 * 4096 + 100)
     for offset in range(9):
         assert crc32c(memoryview(data)[offset:]) == reference(data[offset:])
     array = rng.normal(size=(3, 5)).astype(np.float32)

@@ -26,11 +26,13 @@ SHAPES = [
     (1, 1, 33, 64, (3, 203), (1, 1, 1, 1)),
     (30, 1, 64, 64, (4, 4), (1, 1, 1, 1)),
     # few tiles, of one sample and of several
-    (1, 1, 512, 64, (7, 7), (1, 1, 1, 1)),
-    (1, 1, 131, 75, (8, 6), (1, 1, 1, 2)),
+    (1, 1, 128, 200, (7, 7), (1, 1, 1, 1)),
+    (1, 1, 331, 133, (8, 6), (1, 1, 1, 2)),
     (2, 2, 67, 83, (7, 7), (1, 1, 1, 1)),
     (1, 1, 130, 57, (4, 30), (0, 1, 2, 1)),
+    (1, 1, 190, 257, (4, 12), (1, 1, 1, 1)),
     (7, 1, 70, 100, (4, 4), (1, 1, 1, 1)),
+    (2, 1, 9, 1500, (8, 8), (1, 1, 1, 1)),
 ]
 
 
@@ -67,6 +69,11 @@ def test_against_sums(
         expected = sums / (1 + np.exp(-sums))
     np.testing.assert_allclose(y[:, 1:-2], expected[:, 1:-2], atol=4e-5 * size)
     assert (y[:, [0, -2, -1]] == 7).all()
+
+    y[:] = 7  # one output channel
+    winograd(x, w, None, None, y, geometry.window(), groups, 5, 6, scratch[:1], IDENTITY, 0, 0)
+    np.testing.assert_allclose(y[:, 5], sums[:, 5], atol=4e-5 * size)
+    assert (np.delete(y, 5, 1) == 7).all()
 
 
 def test_it_rounds_a_few_times_as_much_as_a_plain_sum(rng: np.random.Generator) -> None:

@@ -65,8 +65,8 @@ typedef struct {
 /* Output and input channels whose weights are transformed at once. */
 enum { SRT_WINOGRAD_ROWS = 14, SRT_WINOGRAD_DEPTH = 128 };
 
-/* Tiles that are few, and the lanes of a vector, at most. */
-enum { SRT_FEW_TILES = 8, SRT_FEW_LANES = 16 };
+/* Tiles that are few, and the lanes of the widest vector. */
+enum { SRT_FEW_TILES = 8, SRT_MOST_LANES = 16 };
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
     srt_convolution of;

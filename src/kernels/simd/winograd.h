@@ -133,13 +133,13 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
     }
 }
 
-/* The transformed inputs of a panel: out (PRODUCTS, channels, lanes), the products `step` elements apart. Whole vectors
- * are written, the channels in their order. x: the planes of all channels of the first sample. */
+/* The transformed inputs of a panel: out (PRODUCTS, channels, across), the products `step` elements apart. Whole
+ * vectors are written, the channels in their order. x: the planes of all channels of the first sample. */
 V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x,
-                       int64_t lanes, float *out, int64_t step) {
+                       int64_t across, float *out, int64_t step) {
     const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
     float gathered[PRODUCTS][GATHER] = {{0}}; /* so that lanes which nobody fills hold no strange numbers */
-    for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += lanes) {
+    for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += across) {
         for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
         for (int v = 0; v < vectors; v++) {
             vf d[SIDE][SIDE];
@@ -168,17 +168,17 @@ FN void transform_wide_panel(const winograd_job *job, const tile_panel *panel, c
     transform_panel(2, job, panel, x, PANEL, out, step);
 }
 
-FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel, const float *x, int64_t lanes,
+FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel, const float *x, int64_t across,
                                float *out, int64_t step) {
-    transform_panel(1, job, panel, x, lanes, out, step);
+    transform_panel(1, job, panel, x, across, out, step);
 }
 
-/* A vector of 3 x 3 weights, their taps `row` elements apart, transformed: `some` lanes of it, or all. */
-V void transform_taps(const float *taps, int64_t row, const bool whole, vmask some, float *out, int64_t step) {
+/* A vector of 3 x 3 weights, their taps `stride` elements apart, transformed: `some` lanes of it, or all. */
+V void transform_taps(const float *taps, int64_t stride, const bool whole, vmask some, float *out, int64_t step) {
     vf half[3][SIDE];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
-        vf column[3] = {load(taps + j * row), load(taps + (3 + j) * row), load(taps + (6 + j) * row)};
+        vf column[3] = {load(taps + j * stride), load(taps + (3 + j) * stride), load(taps + (6 + j) * stride)};
         transform_weights(column, half[j]);
     }
 #pragma GCC unroll 6
@@ -292,8 +292,9 @@ V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
             __builtin_prefetch(next.w + r * inner + i * CONV_LINE, 0, 2);
 }
 
-/* The weights that are transformed after those of `rows` output channels from `row` on, none of which is the end or
- * beyond it: from input channel c of the same ones on, or from the first of the next ones. */
+/* The weights that are transformed after those of `rows` output channels from `row` on, as far as `end`: from input
+ * channel c of the same ones on, or, where they have no such channel, of the next ones from as many too many on. To be
+ * fetched and not to be read, for it may be beyond those too. */
 V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
     const int64_t inner = job->of.channels * 9;
     if (c < job->of.channels) return (conv_next){job->of.w + row * inner + c * 9, rows};

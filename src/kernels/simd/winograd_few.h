@@ -8,10 +8,11 @@
 
 #include "winograd.h"
 
-/* Input channels whose weights are transformed at once, for VL output channels: the 36 matrices of them stay in the
- * first-level cache. Through the second a layer takes up to a third longer. Weights are fetched some blocks ahead. */
+/* Input channels whose weights are transformed at once, for VL output channels: more than 36 matrices of 8 x 16 do not
+ * stay in a first-level cache, and with 64 x 32 a layer takes a third longer. Weights are fetched some blocks ahead. */
 enum { FEW_DEPTH = TILE, FEW_AHEAD = 4 * FEW_DEPTH };
-_Static_assert((int)SRT_FEW_LANES >= (int)VL, "scratch memory is for so many");
+_Static_assert((int)SRT_MOST_LANES >= (int)VL && (int)SRT_FEW_TILES >= (int)TILE, "scratch memory is for so many");
+_Static_assert(SRT_FEW_TILES == 8 && (int)PANEL >= 8, "four_products and eight_products; a panel has all tiles");
 
 /* The transformed weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels: w at the first
  * of them, the channels' rows `inner` elements apart; out (PRODUCTS, FEW_DEPTH, VL), of which no more than `depth` is
@@ -44,8 +45,8 @@ V void few_product(const int tiles, const float *inputs, const float *weights, i
     for (int t = 0; t < tiles; t++) store(sums + t * VL, sum[t]);
 }
 
-/* The sums of `rows` <= VL output channels from `row` on: sums (PRODUCTS, few, VL) from inputs (PRODUCTS, channels,
- * few), the products `step` elements apart. */
+/* The sums of `rows` <= VL output channels from `row` on, of a share that goes to `end`: sums (PRODUCTS, few, VL) from
+ * inputs (PRODUCTS, channels, few), the products `step` elements apart. */
 V void few_products(const int few, const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
                     int64_t step, float *sums) {
     const int64_t channels = job->of.channels, inner = channels * 9;
@@ -56,8 +57,9 @@ V void few_products(const int few, const winograd_job *job, int64_t row, int64_t
         transform_across(job->of.w + row * inner + c * 9, inner, rows, depth, weights[0]);
         const conv_next next = weights_after(job, row, rows, end, c + FEW_AHEAD);
         for (int64_t product = 0; product < PRODUCTS; product++) {
-            for (int64_t i = 0; product < next.rows && i < depth * 9; i += CONV_LINE)
-                __builtin_prefetch(next.w + product * inner + i, 0, 2);
+            if (product < next.rows) /* a row with each product, of which there are more */
+                for (int64_t i = 0; i < depth * 9; i += CONV_LINE)
+                    __builtin_prefetch(next.w + product * inner + i, 0, 2);
             few_product(few, inputs + product * step + c * few, weights[product], depth, sums + product * few * VL);
         }
     }
@@ -77,11 +79,13 @@ FN void eight_products(const winograd_job *job, int64_t row, int64_t rows, int64
 FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
                             float *inputs) {
     const int64_t few = job->few, full = few > VL ? few : VL; /* lanes of a panel: whole vectors */
-    const int64_t step = apart(job->of.channels * few + VL), sums_step = apart(VL * full);
+    const int64_t step = apart(job->of.channels * few + VL), sums_step = VL * full + 16;
     const span share = rows_of_shares(job, group, first, last);
-    /* Sums by tiles, and a square more that is turned round with the last of them; sums by output channels. */
-    float *across = inputs + PRODUCTS * step, *sums = across + (PRODUCTS * few + TILE) * VL;
-    memset(across, 0, sizeof *sums * (size_t)((PRODUCTS * few + TILE) * VL + PRODUCTS * sums_step));
+    /* Sums by tiles, and a square more that is turned round with the last of them; sums by output channels, 16 more so
+     * that they do not all fall into the same sets of the first-level cache. Lanes of no tile hold no strange numbers,
+     * with which arithmetic may take longer. */
+    float *across = inputs + PRODUCTS * step, *more = across + PRODUCTS * few * VL, *sums = more + TILE * VL;
+    memset(more, 0, sizeof *more * (size_t)(TILE * VL + PRODUCTS * sums_step));
     tile_panel panel;
     find_strips(job, at, job->tiles, &panel);
     if (few > VL)
