@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.random  # now, and not when weights are made: a Ctrl-C that meets its extension modules is lost
 from numpy.typing import NDArray
 from tqdm import tqdm
 
