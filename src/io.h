@@ -21,6 +21,7 @@ struct srt_mapping {
     srt_guard *guard;      /* mmap only */
     bool populates;        /* mmap: MADV_POPULATE_READ is there and to be used */
     _Atomic bool blocks;   /* mmap: a fault on an absent page reads its whole block */
+    _Atomic bool kept;     /* mmap: the cache kept what was last released: tmpfs, or others have the file mapped */
     _Atomic bool direct;   /* pread: reads go past the page cache */
 };
 
@@ -29,7 +30,7 @@ typedef struct srt_io_table {
     srt_status (*open)(srt_mapping *mapping); /* sets base; fd, size, page_size and identity are there */
     void (*advise)(srt_mapping *mapping, bool blocks);
     srt_status (*populate)(srt_mapping *mapping, uint64_t offset, uint64_t length);
-    void (*release)(const srt_mapping *mapping, uint64_t offset, uint64_t length);
+    void (*release)(srt_mapping *mapping, uint64_t offset, uint64_t length);
 } srt_io_table;
 
 extern const srt_io_table srt_io_mmap, srt_io_pread;

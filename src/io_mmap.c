@@ -13,11 +13,12 @@ void srt_set_populate_mode(srt_populate_mode mode) {
     populate_mode = mode;
 }
 
-/* Whether this kernel can populate, asked with a page of the heap: one of the file would have to be read. */
+/* Whether this kernel can populate, asked with a page of the heap: one of the file would have to be read. Old kernels
+ * refuse with EINVAL, sandboxes that answer for the kernel also with ENOSYS or EPERM. */
 static bool can_populate(srt_mapping *mapping) {
     if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
     uint8_t *page = (uint8_t *)mapping - (uintptr_t)mapping % mapping->page_size;
-    return os_populate(page, mapping->page_size) || errno != EINVAL;
+    return os_populate(page, mapping->page_size);
 }
 
 static srt_status open_mmap(srt_mapping *mapping) {
@@ -61,9 +62,11 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     return SRT_OK;
 }
 
-static void release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
+static void release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
-    os_release(mapping->fd, mapping->base, offset, length, blocks);
+    bool patient = !atomic_load_explicit(&mapping->kept, memory_order_relaxed);
+    bool gone = os_release(mapping->fd, mapping->base, offset, length, blocks, patient);
+    atomic_store_explicit(&mapping->kept, !gone, memory_order_relaxed);
 }
 
 const srt_io_table srt_io_mmap = {"mmap", open_mmap, advise, populate, release};

@@ -51,7 +51,7 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     return SRT_OK;
 }
 
-static void release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
+static void release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     os_drop(mapping->base + offset, length);
 }
 

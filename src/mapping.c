@@ -123,6 +123,6 @@ srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t 
     return mapping->io->populate(mapping, offset, length);
 }
 
-void srt_mapping_release(const srt_mapping *mapping, uint64_t offset, uint64_t length) {
+void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     mapping->io->release(mapping, offset, length);
 }

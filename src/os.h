@@ -26,12 +26,13 @@ bool os_map_zeros(void *page, size_t size); /* over what is there; safe in a sig
 void os_advise_pages(uint8_t *base, size_t size);
 bool os_advise_blocks(uint8_t *base, size_t size);
 
-bool os_populate(uint8_t *start, size_t size); /* read and map; EINVAL: this kernel cannot */
+bool os_populate(uint8_t *start, size_t size); /* read and map */
 void os_will_need(int fd, uint64_t offset, uint64_t length);
 
-/* Drops the range from the page tables and the page cache. blocks: it was read in blocks, of which the cache holds all
- * or nothing, so that a look at one page of each tells whether it is gone. */
-void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks);
+/* Drops the range from the page tables and the page cache; whether it is gone. blocks: it was read in blocks, of which
+ * the cache holds all or nothing, so that a look at one page of each tells. patient: for 3 ms, while someone holds it.
+ */
+bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient);
 
 /* Reserved memory: give it back (it is zero again), and whether it may come in huge pages. */
 void os_drop(uint8_t *start, size_t size);

@@ -131,7 +131,11 @@ void os_will_need(int fd, uint64_t offset, uint64_t length) {
 }
 
 void os_drop(uint8_t *start, size_t size) {
-    madvise(start, size, MADV_DONTNEED);
+    if (madvise(start, size, MADV_DONTNEED) == 0) return;
+    /* Refused, as it is for locked memory: new memory in its place. */
+    void *fresh =
+        mmap(start, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fresh != MAP_FAILED) madvise(fresh, size, MADV_WIPEONFORK);
 }
 
 void os_advise_memory(uint8_t *base, size_t size, bool huge) {
@@ -195,14 +199,27 @@ static bool any_cached(uint8_t *start, uint64_t length, bool blocks) {
     return bytes > 0;
 }
 
-void os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks) {
+/* Takes the range out of the page tables. Where the kernel refuses, as it does for locked memory, a new mapping of the
+ * same bytes takes its place. */
+static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks) {
+    if (madvise(base + offset, length, MADV_DONTNEED) == 0) return;
+    void *fresh = mmap(base + offset, length, PROT_READ, MAP_FIXED | MAP_SHARED, fd, (off_t)offset);
+    if (fresh == MAP_FAILED) return;
+    if (blocks)
+        os_advise_blocks(fresh, length);
+    else
+        os_advise_pages(fresh, length);
+}
+
+bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient) {
     /* In this order: the page cache keeps pages that are mapped. */
-    madvise(base + offset, length, MADV_DONTNEED);
-    for (int attempt = 0; attempt < RELEASE_ATTEMPTS; attempt++) {
+    unmap_pages(fd, base, offset, length, blocks);
+    for (int attempt = 1;; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
-        if (!any_cached(base + offset, length, blocks)) break;
-        /* Asleep, so that the watcher gets on, whom a thread that wakes promptly may have stopped: 5 ms in all. */
-        const struct timespec moment = {.tv_nsec = 20000L << attempt};
+        if (!any_cached(base + offset, length, blocks)) return true;
+        if (!patient || attempt == RELEASE_ATTEMPTS) return false;
+        /* Asleep, so that the watcher gets on, whom a thread that wakes promptly may have stopped: 3 ms in all. */
+        const struct timespec moment = {.tv_nsec = 10000L << attempt};
         nanosleep(&moment, NULL);
     }
 }

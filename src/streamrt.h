@@ -118,8 +118,8 @@ void srt_mapping_advise(srt_mapping *mapping, bool blocks);
 srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t length);
 
 /* Gives the memory of the range back: MMAP drops it from the page tables, then from the page cache, where nobody else
- * uses it. A hint. */
-void srt_mapping_release(const srt_mapping *mapping, uint64_t offset, uint64_t length);
+ * uses it. A hint. Tries for a few milliseconds what the cache keeps, unless it kept what was released before, too. */
+void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length);
 
 /* 2 MiB: the largest folio (a page table's worth of pages) that the kernel caches a file in, hence what a release has
  * to cover whole, and what one fault reads when blocks were advised. */

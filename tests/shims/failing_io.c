@@ -3,7 +3,7 @@
  * FAILING_IO is "call:after:errno": from the call number `after` on (from 0), `call` fails with that errno. Calls are
  * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
  * A fourth part is how many calls fail before all goes well again. FAILING_IO=short makes every pread return at most
- * 1000 bytes, and FAILING_IO=remote makes fstatfs tell of NFS.
+ * 1000 bytes, FAILING_IO=type:0x6969 makes fstatfs tell of that file system, and FAILING_IO=naps only counts nanosleep.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/statfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
@@ -74,10 +75,19 @@ int fcntl(int fd, int command, ...) {
 int fstatfs(int fd, struct statfs *info) {
     int (*real)(int, struct statfs *) = (int (*)(int, struct statfs *))dlsym(RTLD_NEXT, "fstatfs");
     const char *wish = getenv("FAILING_IO");
+    unsigned int type;
     int result = real(fd, info);
-    if (wish && strcmp(wish, "remote") == 0) {
+    if (wish && sscanf(wish, "type:%x", &type) == 1) {
         atomic_fetch_add(&met, 1);
-        info->f_type = 0x6969;
+        info->f_type = type;
     }
     return result;
+}
+
+int nanosleep(const struct timespec *duration, struct timespec *left) {
+    int (*real)(const struct timespec *, struct timespec *) =
+        (int (*)(const struct timespec *, struct timespec *))dlsym(RTLD_NEXT, "nanosleep");
+    const char *wish = getenv("FAILING_IO");
+    if (wish && strcmp(wish, "naps") == 0) atomic_fetch_add(&met, 1);
+    return real(duration, left);
 }
