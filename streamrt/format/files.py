@@ -75,8 +75,10 @@ def drop_cache(fd: int, offset: int, length: int) -> None:
 class Replacement:
     """A file written beside ``dest`` that takes its name when complete, and is removed otherwise.
 
-    All names are looked up in the folder as it was when the object was entered. The file has the permissions
-    that the umask leaves of 0666. `commit` makes the content durable before the name.
+    Until then it has no name at all where the filesystem can do that, so that even a process that is killed leaves
+    nothing behind; elsewhere it is hidden. All names are looked up in the folder as it was when the object was
+    entered. The file has the permissions that the umask leaves of 0666. `commit` makes the content durable before the
+    name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -84,16 +86,18 @@ class Replacement:
         self._folder, self._name = os.path.split(dest)
         self._temporary = f".streamrt-{secrets.token_hex(8)}.tmp"
         self._folder_fd = self._fd = -1
-        self._exists = False
+        self._named = False
 
     def __enter__(self) -> Self:
         try:
             with os_errors(self.path):
                 self._folder_fd = os.open(self._folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 self._check_dest()
-                self._exists = True
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder_fd)
+                self._fd = self._open_nameless()
+                if self._fd < 0:
+                    self._named = True
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder_fd)
         except BaseException:
             self._discard()
             raise
@@ -132,11 +136,25 @@ class Replacement:
         with os_errors(self.path):
             os.fsync(self._fd)
             drop_cache(self._fd, 0, 0)
+            if not self._named:  # a link cannot take the place of a file, a rename can
+                self._named = True
+                os.link(f"/proc/self/fd/{self._fd}", self._temporary, dst_dir_fd=self._folder_fd)
             os.replace(self._temporary, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
-        self._exists = False
+        self._named = False
         # The file is complete and in place. Some filesystems cannot sync a folder; there is nothing to undo then.
         with contextlib.suppress(OSError):
             os.fsync(self._folder_fd)
+
+    def _open_nameless(self) -> int:
+        """A new file that no name leads to but that of its descriptor; -1 where the system has no such files."""
+        try:
+            fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666, dir_fd=self._folder_fd)
+        except OSError:  # whatever else is wrong, opening one with a name will tell
+            return -1
+        if os.access(f"/proc/self/fd/{fd}", os.F_OK):  # by which `commit` gives it a name
+            return fd
+        os.close(fd)
+        return -1
 
     def _check_dest(self) -> None:
         # Replacing a device or a FIFO by a file is never meant.
@@ -150,8 +168,8 @@ class Replacement:
             raise WeightsIOError(errno.EEXIST, "exists and is not a regular file", self.path)
 
     def _discard(self) -> None:
-        if self._exists:
-            self._exists = False
+        if self._named:
+            self._named = False
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder_fd)
         for fd in (self._fd, self._folder_fd):
