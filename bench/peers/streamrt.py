@@ -7,6 +7,9 @@ from pathlib import Path
 from bench.models import Source
 from bench.peers import Opened, Peer, Setting
 
+#: The budget of a case that asks for the smallest that works.
+LEAST = "least"
+
 
 def packed(folder: Path) -> Path:
     """The weights file."""
@@ -23,7 +26,10 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     import streamrt
 
     verify = "read" if setting.verify else None
-    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads, verify=verify)
+    budget = "auto" if setting.budget == LEAST else setting.budget
+    model = streamrt.Model(packed(folder), budget, threads=setting.threads, verify=verify)
+    if setting.budget == LEAST:
+        model.set_budget(model.min_budget((setting.batch, *source.shape)))
 
     def facts() -> dict[str, object]:
         plan, stats = model.plan, model.stats

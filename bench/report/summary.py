@@ -40,8 +40,8 @@ class Row:
         seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
         reason: what else is known about that.
-        memory: the most it was seen to hold: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``; after opening:
-            ``anonymous`` and ``mapped``; bytes.
+        memory: the most it was seen to hold: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``, and, of ours,
+            ``beyond`` its budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``; bytes.
     """
 
     peer: str
@@ -158,7 +158,7 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
     values = record["values"]
     if record["kind"] == "memory":
         if record["status"] == "ok":
-            row.memory = {name: values.get(name) for name in ("anonymous", "file_pages", "both", "cgroup_peak")}
+            row.memory = dict(values)
         return
     if record["status"] != "ok":
         row.status, row.reason = record["status"], record["reason"]

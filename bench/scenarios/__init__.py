@@ -10,6 +10,7 @@ from bench.scenarios import (
     mlp_callers,
     mlp_capped,
     mlp_cold_start,
+    mlp_memory,
     mlp_verified,
     mlp_warm,
 )
@@ -20,6 +21,7 @@ SCENARIOS = {
     module.SCENARIO.name: module.SCENARIO
     for module in (
         mlp_capped,
+        mlp_memory,
         mlp_callers,
         mlp_verified,
         mlp_cold_start,

@@ -17,7 +17,7 @@ class Case:
         model: a source's name; none for ``"import"``.
         batch: samples of a call.
         cap: bytes of the memory cgroup that the process runs in; None for no cap.
-        budget: what streamrt is given.
+        budget: what streamrt is given; ``"least"`` is the smallest with which the case works.
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
         verify: whether streamrt compares weights with their checksums as they arrive.

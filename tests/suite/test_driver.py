@@ -52,7 +52,7 @@ class Processes:
 
     @staticmethod
     def well(job: Job) -> dict[str, Any]:
-        passes = {"steady": STEADY, "first": 2.0, "error": 0.0, "facts": {"budget": 1, "layers": []}}
+        passes = {"steady": STEADY, "first": 2.0, "error": 0.0, "interpreter": 1, "facts": {"budget": 1, "layers": []}}
         return {
             "source": {},
             "prepare": {"files": [f"/nowhere/{job.peer}"], "bytes": 1},
@@ -193,7 +193,7 @@ def test_memory_is_looked_at_in_processes_of_its_own(measure: Measure, processes
     assert [(it.job.peer, it.job.seconds) for it in weighed] == [("A", 0), ("B", 0)] * 2
     assert [it.group.limit for it in weighed] == [None, None, CAP, CAP]
     memory = [line for line in lines if line["kind"] == "memory"]
-    sampled = {"anonymous": 1, "file_pages": 2, "both": 3, "cgroup_peak": 5}
+    sampled = {"anonymous": 1, "file_pages": 2, "both": 3, "beyond": 3 - 1 - 1, "cgroup_peak": 5}
     assert [line["values"] for line in memory] == [sampled] * 4
     assert all("cgroup_peak" not in line["values"] for line in lines if line["kind"] == "timing")
 
@@ -352,7 +352,7 @@ def test_without_cgroups_capped_cases_are_skipped_with_the_reason(
     assert {line["reason"] for line in skipped} == {"cannot make a memory cgroup in /here: Permission denied"}
     assert {it.job.batches for it in processes.of("passes")} == {(1,)}
     memory = [line for line in lines if line["kind"] == "memory"]
-    assert [line["values"] for line in memory] == [{"anonymous": 1, "file_pages": 2, "both": 3}] * 2
+    assert [line["values"] for line in memory] == [{"anonymous": 1, "file_pages": 2, "both": 3, "beyond": 1}] * 2
     assert measure.failures == 0
 
 
