@@ -7,13 +7,14 @@ Sizes are those of real layers, batch 1. Compare figures of one run only: machin
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from streamrt import _core
-from streamrt._core import ACTIVATIONS, Window
+from streamrt._core import ACTIVATIONS, Depthwise, Mapping, Prefetcher, Step, Window, run_steps
 
 #: Calls the function given to it many times, and records how long each takes.
 Benchmark = Callable[..., Any]
@@ -35,6 +36,18 @@ def same_window(size: int, kernel: int, stride: int = 1) -> Window:
 def test_call_overhead(benchmark: Benchmark) -> None:
     x = normal(1)
     benchmark(_core.unary, x, x, *RELU)
+
+
+def test_steps(benchmark: Benchmark, tmp_path: Path) -> None:
+    """A pass of 100 kernels with next to nothing to do. Compare with 100 times `test_call_overhead`."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(4096))
+    kernel = Depthwise(normal(1, 1, 1, 1), normal(1, 1, 1), None, normal(1, 1, 1, 1), same_window(1, 1), *RELU)
+    with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
+        prefetcher.schedule([(0, 4096, True)], 0, 4096)
+        begin, end = Step(0, (0,), kernel, 0, 1, ()), Step(0, (), kernel, 0, 1, (0,))
+        steps = [begin, *[Step(0, (), kernel, 0, 1, ())] * 98, end]
+        benchmark(run_steps, steps, prefetcher)
 
 
 def test_copy(benchmark: Benchmark) -> None:
@@ -91,6 +104,16 @@ def test_conv(benchmark: Benchmark, channels: int, size: int, kernel: int, strid
 def test_conv_by_blas(benchmark: Benchmark, channels: int, size: int, kernel: int, stride: int, outputs: int) -> None:
     w, columns = normal(outputs, channels * kernel**2), normal(channels * kernel**2, (size // stride) ** 2)
     benchmark(np.matmul, w, columns, np.empty((outputs, (size // stride) ** 2), np.float32))
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 56), (512, 7)])
+def test_winograd(benchmark: Benchmark, channels: int, size: int) -> None:
+    """Compare with `test_conv` of the same shapes: plain sums."""
+    x, w = normal(1, channels, size, size), normal(channels, channels, 3, 3)
+    y, window = np.empty_like(x), same_window(size, 3)
+    scratch = np.empty((_core.threads(), _core.winograd_seat(1, channels, channels, window)), np.float32)
+    kernel = _core.Convolution(x, w, normal(channels), None, y, window, 1, scratch, *RELU, winograd=True)
+    benchmark(kernel, 0, channels)
 
 
 @pytest.mark.parametrize(

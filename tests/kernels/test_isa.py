@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from kernels.isas import EXTENSIONS
 from streamrt import _core
 
 PRINT = "from streamrt import _core; print(_core.isa(), _core.threads())"
@@ -17,6 +19,13 @@ def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", PRINT], env=os.environ | environment, capture_output=True, text=True, check=False
     )
+
+
+def test_those_are_there_that_the_processor_has() -> None:
+    """Or else no test would notice that kernels are never used."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = set(next((line for line in lines if line.startswith("flags")), "").split())
+    assert _core._isas() == tuple(name for name, needed in EXTENSIONS.items() if needed <= flags)
 
 
 def test_the_environment_forces_one(isa: str) -> None:

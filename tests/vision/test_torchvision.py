@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from streamrt import _core
 from vision.models import images, registry, seeded
 
 pytestmark = pytest.mark.extras
@@ -16,6 +17,21 @@ pytest.importorskip("onnxscript")
 
 #: Besides the smallest of their families.
 ALWAYS = {"vgg16", "resnet50", "squeezenet1_1", "shufflenet_v2_x1_0"}
+#: The smallest of each family; a newer torchvision may have more of them.
+FAMILIES = {
+    *("alexnet", "vgg11", "googlenet", "inception_v3", "squeezenet1_1", "densenet121", "mnasnet0_5"),
+    *("resnet18", "resnext50_32x4d", "wide_resnet50_2", "regnet_x_400mf", "regnet_y_400mf"),
+    *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s"),
+    *("convnext_tiny", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"),
+}
+#: Channels of the input and of the output, and height, of all that Winograd's algorithm must compute.
+BY_WINOGRAD = {
+    "resnet18": {(64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7)},
+    "vgg16": {
+        *((64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56)),
+        *((256, 512, 28), (512, 512, 28), (512, 512, 14)),
+    },
+}
 
 
 def marks(name, is_smallest):
@@ -37,10 +53,13 @@ def packed(request, tmp_path_factory):
     path.unlink()
 
 
+def assert_close(y, answer):
+    assert np.abs(y - answer).max() <= 1e-4 * np.abs(answer).max()
+
+
 def test_every_family_is_there():
     smallest = {names[0] for names in registry()}
-    assert len(smallest) >= 21
-    assert {"alexnet", "resnet18", "resnext50_32x4d", "wide_resnet50_2", "convnext_tiny", "fcn_resnet50"} <= smallest
+    assert smallest >= FAMILIES
 
 
 @pytest.mark.parametrize("budget", [None, "64MiB", "least"])
@@ -53,6 +72,31 @@ def test_the_same_as_torch(packed, budget, batch):
             budget = model.min_budget(x.shape)
     with streamrt.Model(path, budget) as model:
         for _ in range(2):
-            y = model(x)
-            assert np.abs(y - answer).max() <= 1e-4 * np.abs(answer).max()
+            assert_close(model(x), answer)
         assert model.stats.peak_weights + model.stats.workspace <= (model.budget or 2**62)
+
+
+def test_the_same_by_winograds_algorithm_and_without(packed, monkeypatch):
+    """That results are right does not tell that the fast way was taken: what the kernels are bound to does."""
+    path, cases = packed
+    x, answer = cases[1]
+    taken, bind = set(), _core.Convolution
+
+    def spy(x, w, *rest, winograd=False, **others):
+        if winograd:
+            taken.add((w.shape[1], w.shape[0], x.shape[2]))
+        return bind(x, w, *rest, winograd=winograd, **others)
+
+    monkeypatch.setattr(_core, "Convolution", spy)
+    with streamrt.Model(path, None) as model:
+        fast = model(x)
+    assert taken >= BY_WINOGRAD.get(path.stem, set())
+    any_taken = bool(taken)
+    taken.clear()
+    with streamrt.Model(path, None, exact=True) as model:
+        exact = model(x)
+    assert not taken
+    assert_close(fast, answer)
+    assert_close(exact, answer)
+    if any_taken:
+        assert not np.array_equal(fast, exact)

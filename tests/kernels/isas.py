@@ -1,0 +1,24 @@
+"""The instruction sets that there are kernels for, to parametrise tests with."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamrt import _core
+
+#: The least first, each with what /proc/cpuinfo calls the extensions that it is made of.
+EXTENSIONS: dict[str, set[str]] = {
+    "scalar": set(),
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"},
+}
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    lacking = name not in _core._isas()
+    return [pytest.mark.skip(reason=f"this processor lacks {name}")] if lacking else []
+
+
+#: All of them; a test is skipped for those that this processor lacks, and so must have no marker of those that run
+#: where a skipped test is a failed one.
+ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
