@@ -31,11 +31,16 @@ class Choice:
         return self.outcome.seconds
 
 
-def spread(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
-    """Pin in ``room`` bytes what leaves the streamed ranges spread over the pass, by bytes or by computing time."""
+def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: bool = False) -> Choice:
+    """Pin in ``room`` bytes what leaves the streamed ranges spread over the pass, by bytes or by computing time.
+
+    With ``head`` or the head of the model, if that is better.
+    """
     choices = [_simulated(pipeline, _evenly(pipeline.sizes, room), window, rate)]
     if pipeline.compute > 0:
         choices.append(_simulated(pipeline, _by_slack(pipeline, room, window, rate), window, rate))
+    if head:
+        choices.append(_simulated(pipeline, _first(pipeline.sizes, room), window, rate))
     return _best(choices)
 
 
@@ -44,8 +49,8 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
     sizes = pipeline.sizes
     best = _best(
         [
-            spread(pipeline, room, window, rate),
-            *(_simulated(pipeline, pinned, window, rate) for pinned in (_first(sizes, room), _last(sizes, room))),
+            spread(pipeline, room, window, rate, head=True),
+            _simulated(pipeline, _last(sizes, room), window, rate),
         ]
     )
     least = max(pipeline.compute, (sum(sizes) - room) / rate)

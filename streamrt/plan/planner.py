@@ -89,7 +89,7 @@ def make_plan(
             window = max(cut.run_of(ahead), cut.least)
             least = max(compute, (sum(cut.footprints) - (room - window)) / (speed * share))
             if window <= room and least < shortest:
-                choice = spread(pipeline, room - window, window, speed * share)
+                choice = spread(pipeline, room - window, window, speed * share, head=thorough)
                 found.append((choice, _Candidate(pipeline, cut, window, speed * share, least)))
                 shortest = min(shortest, choice.seconds)
                 work += pipeline.work
