@@ -14,7 +14,7 @@ import pytest
 
 import streamrt
 from streamrt import cli
-from streamrt.cli.inspection import drawn
+from streamrt.cli.inspection import drawn, inspect_model
 from streamrt.errors import UnsupportedModelError
 from streamrt.plan import Plan, Range
 
@@ -49,6 +49,22 @@ def test_inspect_shows_layers_and_plan(capsys: Output, name: str) -> None:
     assert "Gemm + Relu" in out or "Conv + Relu" in out
     assert "image (4, 1, 8, 8)" in out
     assert "256 KiB (262144 bytes)" in out
+
+
+@pytest.mark.parametrize("budget", ["256KiB", "500KiB", "none"])
+def test_inspect_draws_the_plan(capsys: Output, budget: str) -> None:
+    assert run("inspect", MLP, "--budget", budget) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("from end to end ")]
+    picture, legend = row.removeprefix("from end to end ").strip().split(" ", 1)
+    assert legend == "(# pinned, . streamed, + some of both)"
+    plan = inspect_model(MLP, None if budget == "none" else budget).plan
+    assert picture == drawn(plan)
+    assert len(picture) == 64
+    assert ("." in picture) == (budget != "none")
+    pinned, total = (sum(r.length for r in plan.ranges if r.pinned or each) for each in (False, True))
+    hashes, dots, both = map(picture.count, "#.+")
+    # Each character stands for a 64th of the weights: more than three quarters pinned, less than one, or between.
+    assert 0.75 * hashes + 0.25 * both <= 64 * pinned / total <= hashes + 0.75 * both + 0.25 * dots
 
 
 def test_inspect_json_adds_up(capsys: Output) -> None:

@@ -7,17 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from kernels.isas import ISAS
-from streamrt import _core
+from kernels.isas import ISAS, using
 
 
 @pytest.fixture(params=ISAS, autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set that the kernels use in this test."""
-    before = _core.isa()
-    _core._use_isa(request.param)
-    yield request.param
-    _core._use_isa(before)
+    with using(request.param) as name:
+        yield name
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from streamrt import _core
@@ -22,3 +25,14 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 #: All of them; a test is skipped for those that this processor lacks, and so must have no marker of those that run
 #: where a skipped test is a failed one.
 ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
+
+
+@contextmanager
+def using(name: str) -> Iterator[str]:
+    """The kernels use that instruction set meanwhile."""
+    before = _core.isa()
+    _core._use_isa(name)
+    try:
+        yield name
+    finally:
+        _core._use_isa(before)

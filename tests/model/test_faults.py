@@ -1,5 +1,7 @@
 """What goes wrong while a model is open: a typed error, no crash, no hang, and if possible a model that still works."""
 
+import errno
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +15,9 @@ import pytest
 import streamrt
 from model import zoo
 from streamrt import Model
+from streamrt._core import Mapping
+from streamrt.format import read_header
+from streamrt.memory import anonymous_bytes
 
 
 @pytest.fixture
@@ -96,6 +101,78 @@ def test_a_file_replaced_by_another_is_still_the_one_that_was_opened(large, copy
         zoo.assert_close(model(x), large.answer(x))
 
 
+@pytest.mark.parametrize("how", ["replaced", "rewritten"])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_file_that_becomes_another_between_its_header_and_its_mapping(copy, small, monkeypatch, how, io):
+    mapped = []
+
+    def late(path, io):
+        if how == "replaced":
+            shutil.copy(small.path, copy.with_suffix(".new"))
+            copy.with_suffix(".new").replace(copy)
+        else:
+            os.utime(copy, ns=(1, 1))
+        mapped.append(Mapping(path, io))
+        return mapped[-1]
+
+    monkeypatch.setattr("streamrt.model.WeightsMapping", late)
+    with pytest.raises(streamrt.WeightsIOError, match="replaced while it was being opened"):
+        Model(copy, "16MiB", io=io)
+    assert mapped[0].closed
+    monkeypatch.undo()
+    with Model(copy, "16MiB", io=io) as model:  # whichever file it is now
+        assert model.checksum == read_header(small.path if how == "replaced" else copy).checksum
+
+
+#: Calls a model whose reading fails, and tells of each call: that it answered, or the number of the error.
+CALLS = """
+import sys, numpy as np, streamrt
+path, there, here, io = sys.argv[1:]
+x = np.load(there)
+with streamrt.Model(path, "16MiB", io=io) as model:
+    for _ in range(3):
+        try:
+            y = model(x)
+            print("answered")
+            np.save(here, y)
+        except streamrt.WeightsIOError as error:
+            print("error", error.errno, error.filename == path)
+        use = model.memory()
+        assert use.weights <= model.plan.pinned_bytes + model.plan.window, use
+        assert use.weights + use.workspace <= 16 << 20, use
+"""
+WAYS_TO_FAIL = [("mmap", "populate"), ("pread", "pread")]
+
+
+def calls(copy, run_python, io, environment):
+    """What three calls of a model say, and the last answer of them."""
+    there, here = copy.with_name("x.npy"), copy.with_name("y.npy")
+    np.save(there, zoo.random_input(1, 2048))
+    # What is to fail must be tried, even where all tests go without it.
+    done = run_python(CALLS, copy, there, here, io, **environment, STREAMRT_TEST_POPULATE="read")
+    assert done.returncode == 0, done.stderr
+    assert "failing_io: 0" not in done.stderr
+    return done.stdout.splitlines(), zoo.load(here) if here.exists() else None
+
+
+@pytest.mark.parametrize(("io", "call"), WAYS_TO_FAIL)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("after", [0, 1, 13])
+def test_reading_that_fails_once_is_an_error_of_one_call(copy, large, run_python, failing_io, io, call, number, after):
+    said, y = calls(copy, run_python, io, failing_io(f"{call}:{after}:{number}:1"))
+    assert said == [f"error {number} True", "answered", "answered"]
+    zoo.assert_close(y, large.answer(zoo.random_input(1, 2048)))
+
+
+@pytest.mark.parametrize(("io", "call"), WAYS_TO_FAIL)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOMEM])
+@pytest.mark.parametrize("after", [0, 5])
+def test_reading_that_keeps_failing_is_an_error_of_every_call(copy, run_python, failing_io, io, call, number, after):
+    said, y = calls(copy, run_python, io, failing_io(f"{call}:{after}:{number}"))
+    assert said == [f"error {number} True"] * 3
+    assert y is None
+
+
 def test_an_error_in_the_middle_of_a_pass_leaves_a_model_that_works(large):
     x = zoo.random_input(2, 2048)
     with Model(large.path, "16MiB") as model:
@@ -168,20 +245,29 @@ def test_the_interpreter_ends_with_a_model_open(copy, slow_reads, run_python):
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_opening_and_closing_leaves_nothing(small):
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_opening_and_closing_leaves_nothing(small, io):
     def used():
         maps = Path("/proc/self/maps").read_text().count(str(small.path))
         folders = (len(list(Path("/proc/self", name).iterdir())) for name in ("fd", "task"))
         return *folders, threading.active_count(), maps
 
+    def anonymous():
+        gc.collect()
+        return anonymous_bytes()
+
     x = zoo.random_input(1, 64)
-    with Model(small.path, "800KiB") as model:
-        model(x)
-    before = used()
+    for _ in range(20):
+        with Model(small.path, "800KiB", io=io) as model:
+            model(x)
+    before, held = used(), anonymous()
     for _ in range(1000):
-        with Model(small.path, "800KiB") as model:
+        with Model(small.path, "800KiB", io=io) as model:
             model(x)
     assert used() == before
+    # Half a page for each: to forget a page of the weights or of the workspace each time would take twice as much. The
+    # rest is for the heap, which grows a little, and the kernel, which counts pages in batches.
+    assert anonymous() - held < 2 << 20
 
 
 def test_files_that_are_not_models(tmp_path, small):
@@ -236,34 +322,116 @@ def test_sixteen_threads_on_one_model(large):
     assert problems == []
 
 
+#: Opens a model, becomes somebody who may only read it, and opens and streams it then.
+READER = """
+import numpy as np, streamrt
+path, there, here, io = sys.argv[1:]
+x = np.load(there)
+with streamrt.Model(path, "16MiB", io=io) as model:
+    model(x)  # whatever is imported late is imported now
+file, answer = os.open(path, os.O_RDONLY), open(here, "wb")  # their folders are not open to everybody
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+written, writes = [], os.O_WRONLY | os.O_RDWR | os.O_CREAT
+sys.addaudithook(lambda event, args: event == "open" and args[2] & writes and written.append(args[0]))
+with streamrt.Model(f"/proc/self/fd/{file}", "16MiB", io=io) as model:
+    for _ in range(3):
+        y = model(x)
+    print(model.stats.bytes_read > 40 << 20, model.memory().weights <= 16 << 20, written)
+np.save(answer, y)
+answer.close()
+"""
+
+#: Exit code of what the kernel does not let this user try.
+REFUSED = 77
+
+#: Makes the folder of the file read-only, for this process alone. Before anything else, for a process with threads
+#: cannot move to a namespace of users of its own, as whoever is not root has to.
+READ_ONLY = f"""
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) != 0:
+        print("refused:", name, os.strerror(ctypes.get_errno()))
+        sys.exit({REFUSED})
+def mount(source, target, flags):
+    call("mount", source, target, None, ctypes.c_ulong(flags), None)
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 1, 32, 4096, 16384, 1 << 18, 1 << 21
+CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+folder = os.path.dirname(sys.argv[1])
+had = os.statvfs(folder).f_flag  # of a mount that is somebody else's these must stay
+kept = had & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)
+kept |= MS_RELATIME if had & os.ST_RELATIME else 0
+call("unshare", CLONE_NEWNS if os.geteuid() == 0 else CLONE_NEWNS | CLONE_NEWUSER)
+mount(None, b"/", MS_REC | MS_PRIVATE)  # nobody else is to see what follows
+mount(os.fsencode(folder), os.fsencode(folder), MS_BIND)
+mount(None, os.fsencode(folder), MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
+try:
+    os.open(folder + "/new", os.O_WRONLY | os.O_CREAT)
+except OSError as error:
+    assert error.errno == errno.EROFS, error
+else:
+    raise AssertionError("a file was written")
+"""
+
+
+def as_a_reader(before, copy, large, run_python, io):
+    """Run `READER` after ``before``, with the file in a folder of its own: it answers right, and nothing is written."""
+    folder = copy.with_name("folder")
+    folder.mkdir()
+    path = copy.rename(folder / copy.name)
+    x, there, here = zoo.random_input(1, 2048), copy.with_name("x.npy"), copy.with_name("y.npy")
+    np.save(there, x)
+    done = run_python(before + READER, path, there, here, io)
+    if done.returncode == REFUSED:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True True []\n"
+    assert list(folder.iterdir()) == [path]
+    zoo.assert_close(zoo.load(here), large.answer(x))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_a_user_who_may_only_read(copy, large, run_python, io):
     copy.chmod(0o444)
-    x = zoo.random_input(1, 2048)
+    as_a_reader("import os, sys\n", copy, large, run_python, io)
+
+
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_file_system_that_is_read_only(copy, large, run_python, io):
+    as_a_reader(READ_ONLY, copy, large, run_python, io)
+
+
+@pytest.mark.parametrize("budget", ["none", "1GiB"])
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_no_memory_for_the_workspace(copy, run_python, budget, io):
     code = """
-        import os, sys, numpy as np, streamrt
-        path, there, here, io = sys.argv[1:]
-        x = np.load(there)
-        with streamrt.Model(path, "16MiB", io=io) as model:
-            model(x)  # whatever is imported late is imported now
-        file, answer = os.open(path, os.O_RDONLY), open(here, "wb")  # their folders are not open to everybody
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        with streamrt.Model(f"/proc/self/fd/{file}", "16MiB", io=io) as model:
-            for _ in range(3):
-                y = model(x)
-            print(model.stats.bytes_read > 40 << 20, model.memory().weights <= 16 << 20)
-        np.save(answer, y)
-        answer.close()
+        import resource, sys, numpy as np, streamrt
+        path, budget, io = sys.argv[1:]
+        x = np.ones((2, 2048), np.float32)
+        many = np.broadcast_to(x[:1], (50_000, 2048))  # of 390 MiB, as their results are, but for this one row
+        with streamrt.Model(path, None if budget == "none" else budget, io=io) as model:
+            wanted = model(x)  # BLAS has taken what it takes
+            assert model.plan_for(many.shape).workspace > 512 << 20
+            size = int(open("/proc/self/statm").read().split()[0]) * 4096
+            for _ in range(2):
+                resource.setrlimit(resource.RLIMIT_AS, (size + (128 << 20), resource.RLIM_INFINITY))
+                try:
+                    model(many)
+                except MemoryError as error:
+                    print(error)
+                assert model.memory().workspace == 0
+                assert np.array_equal(model(x), wanted)
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     """
-    there, here = copy.with_name("x.npy"), copy.with_name("y.npy")
-    np.save(there, x)
-    done = run_python(code, copy, there, here, io)
+    done = run_python(code, copy, budget, io)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "True True\n"
-    zoo.assert_close(zoo.load(here), large.answer(x))
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.endswith(" bytes of workspace")
 
 
 def test_no_addresses_for_the_file(copy, run_python):

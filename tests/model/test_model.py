@@ -30,6 +30,21 @@ def test_the_answer_does_not_depend_on_the_budget_or_on_the_way_of_reading(small
         assert model.stats.samples == batch
 
 
+@pytest.mark.parametrize("budget", [None, "40MiB", "8MiB"])
+@pytest.mark.parametrize("batch", [1, 5, 40])
+def test_both_ways_of_reading_give_the_same_bits(large, budget, batch):
+    x = zoo.random_input(batch, 2048)
+    found = {}
+    for io in ("mmap", "pread"):
+        with Model(large.path, budget, io=io) as model:
+            found[io] = [model(x), model(x)]
+            assert model.stats.io == io
+            assert (model.stats.bytes_streamed > 0) == (budget is not None)
+    for y in (*found["mmap"], *found["pread"]):
+        assert np.array_equal(y, found["mmap"][0])
+    zoo.assert_close(found["pread"][1], large.answer(x))
+
+
 def test_a_layer_larger_than_the_window_streams_in_tiles(large):
     x = zoo.random_input(2, 2048)
     with Model(large.path, "8MiB") as model:
@@ -137,6 +152,29 @@ def test_any_tensor_can_be_asked_for_and_only_its_weights_are_read(small):
         zoo.assert_close(both["output"], small.answer(x))
         assert np.array_equal(both["layer0"], found)
         assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_streaming_model_reads_only_what_an_early_tensor_needs(large, io):
+    zoo.evict(large.path)
+    x = zoo.random_input(2, 2048)
+    file = read_header(large.path)
+    needed = [file.tensors[name] for node in file.graph.nodes[:1] for name in node.inputs if name in file.tensors]
+    blocks = {block for t in needed for block in range(t.offset >> 21, ((t.offset + t.nbytes - 1) >> 21) + 1)}
+    nbytes = sum(tensor.nbytes for tensor in needed)
+    with Model(large.path, "12MiB", io=io) as model:
+        found = model(x, outputs=["layer0"])
+        assert model.plan.streamed_bytes > 0
+        # A pass brings in whole blocks; the file's first ones may be in the page cache, for its header was read.
+        assert 0.8 * nbytes <= model.stats.bytes_read <= len(blocks) << 21
+        assert np.array_equal(model(x, outputs=["layer0"]), found)
+        early, pinned = model.stats.bytes_read, model.plan.pinned_bytes
+        assert 0.8 * (nbytes - pinned) <= early <= len(blocks) << 21
+        model(x)
+        zoo.assert_close(model(x), large.answer(x))
+        assert model.stats.bytes_read >= large.weights - (12 << 20) > 3 * early
+    with Model(large.path, None) as model:
+        zoo.assert_close(found, model(x, outputs=["layer0"]))
 
 
 def test_inputs_need_not_be_contiguous_and_outputs_are_the_callers(small):

@@ -241,9 +241,24 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
             yield x
 
     with Model(large.path, "12MiB") as model:
+        together, decide = [], model._samples_together
+
+        def deciding(request):
+            together.append(decide(request))
+            return together[-1]
+
+        model._samples_together = deciding
         results = model.predict(source())
         assert taken == []
-        next(results)
+        for given in range(150):
+            next(results)
+            # No more than one pass serves, of which nothing is taken before all results of the last one are given.
+            assert len(taken) - given <= together[-1] // 4
+            if given == 0:
+                assert len(taken) == together[0] // 4
+        # Two activations of so many samples fit in the budget, whatever else is to.
+        assert 1 < max(together) // 4 <= (12 << 20) // (2 * 4 * 2048 * 4)
+        assert len(together) > 1
         held = len(taken)
         assert held < 400
         results.close()

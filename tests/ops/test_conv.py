@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -93,3 +93,50 @@ def test_scratch_is_bounded() -> None:
     assert huge.scratch < 3 << 20
     long = lowered_for("Conv", [(1, 2**16, 20, 20), (8, 2**16, 3, 3)], [1])
     assert long.scratch < 3 << 20
+
+
+@pytest.fixture
+def products(isa: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of NumPy's functions that multiply matrices, as they are called; but for matmul, they may not be."""
+    called: list[str] = []
+    matmul = np.matmul
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        called.append("matmul")
+        return matmul(*args, **kwargs)
+
+    def refused(*args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError("a product by NumPy")
+
+    for name in ("dot", "inner", "vdot", "tensordot", "einsum"):
+        monkeypatch.setattr(np, name, refused)
+    monkeypatch.setattr(np, "matmul", counted)
+    return called
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_blas_has_no_part_in_it(case: Any, products: list[str]) -> None:
+    """Whatever the instruction set, as long as windows that are the whole input come with few samples."""
+    x_shape, w_shape, attrs = case
+    run("Conv", [random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)], [1, 2], attrs=attrs)
+    assert products == []
+
+
+@pytest.mark.parametrize("batch", [1, 8, 70, 1500])
+@pytest.mark.parametrize(
+    ("op", "x", "w", "attrs"),
+    [
+        ("Gemm", (48,), (50, 48), {}),
+        ("MatMul", (48,), (50, 48), {"transB": 1}),
+        ("Conv", (3, 4, 4), (50, 3, 4, 4), {}),
+    ],
+)
+def test_dense_layers_are_left_to_blas_by_plain_c_alone(
+    op: str, x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any], batch: int, isa: str, products: list[str]
+) -> None:
+    """Scalar kernels are slower than BLAS, so there it has the batches that are not few; nowhere else any."""
+    samples, weights, bias = random(batch, *x), random(*w, seed=1), random(w[0], seed=2)
+    actual = run(op, [samples, weights, bias], [1, 2], attrs=attrs)[0]
+    rows = samples.reshape(batch, -1).astype(np.float64) @ weights.reshape(len(weights), -1).T + bias
+    assert_close(actual.reshape(batch, -1), rows)
+    assert bool(products) == (isa == "scalar" and batch > 8)

@@ -6,6 +6,7 @@ import pytest
 from ops.harness import assert_close, lowered_for, random, run
 from streamrt import _core
 from streamrt.errors import FormatError
+from streamrt.ops import Buffers
 
 BATCHES = [1, 2, 3, 70]
 
@@ -30,7 +31,8 @@ def test_gemm(batch: int, inner: int, rows: int) -> None:
 @pytest.mark.parametrize("cuts", [(), (1,), (100, 101, 512)])
 def test_few_samples_with_large_weights(batch: int, inner: int, rows: int, cuts: tuple[int, ...]) -> None:
     x, w, bias = random(batch, inner), random(rows, inner, seed=1), random(rows, seed=2)
-    assert lowered_for("Gemm", [(batch, inner), (rows, inner)], [1]).scratch < 4 * batch * (inner + 16) + 64
+    if batch <= 8 or _core.isa() == "avx512":
+        assert lowered_for("Gemm", [(batch, inner), (rows, inner)], [1]).scratch < 4 * batch * (inner + 16) + 64
     actual = run("Gemm", [x, w, bias], [1, 2], cuts=cuts, activation=("Relu", {}))[0]
     assert_close(actual, np.maximum(dense(x, w, bias), 0))
 
@@ -78,6 +80,47 @@ def test_scratch_is_bounded(batch: int) -> None:
     columns = _core.threads() * max(least, min(256 << 10, (2 << 20) // _core.threads()))
     bound = (1 << 20) + (columns if batch > 16 else 0)
     assert lowered_for("Gemm", [(batch, 4096), (100_000, 4096)], [1]).scratch <= bound
+
+
+def way(batch: int, inner: int, rows: int) -> str:
+    """Who multiplies so many samples: the kernel for few of them, the one for many, or BLAS.
+
+    The first keeps nothing in scratch but the samples, in whole chunks, and BLAS a number for each of them and row of
+    weights: the two can be told apart where ``rows`` is not ``inner``.
+    """
+    lowered = lowered_for("Gemm", [(batch, inner), (rows, inner)], [1])
+    x, w, y = (np.empty(shape, np.float32) for shape in ((batch, inner), (rows, inner), (batch, rows)))
+    bound = lowered.bind(Buffers((x, w), (y,), np.empty(lowered.scratch, np.uint8)))
+    if isinstance(bound, _core.Gemm):
+        return "many"
+    chunk = _core.DENSE_CHUNK
+    return "few" if lowered.scratch == 4 * batch * -(-inner // chunk) * chunk else "BLAS"
+
+
+@pytest.mark.parametrize(("inner", "rows"), [(16, 24), (1000, 512), (4096, 2047)])
+def test_more_than_eight_samples_are_many(isa: str, inner: int, rows: int) -> None:
+    many = "BLAS" if isa == "scalar" else "many"
+    assert [way(batch, inner, rows) for batch in (1, 7, 8, 9, 16, 17, 64)] == ["few"] * 3 + [many] * 4
+
+
+@pytest.mark.parametrize(("inner", "rows"), [(4096, 2048), (8192, 4096)])
+def test_with_weights_that_lie_in_no_cache_and_avx512_more_than_sixteen_are(isa: str, inner: int, rows: int) -> None:
+    many = "BLAS" if isa == "scalar" else "many"
+    few = 6 if isa == "avx512" else 3
+    found = [way(batch, inner, rows) for batch in (1, 7, 8, 9, 15, 16, 17, 64)]
+    assert found == ["few"] * few + [many] * (8 - few)
+
+
+@pytest.mark.parametrize("batch", [7, 8, 9, 16, 17])
+def test_on_both_sides_of_a_border_the_product_is_the_same(isa: str, batch: int) -> None:
+    x, w, bias = random(batch, 90), random(70, 90, seed=1), random(70, seed=2)
+    assert_close(run("Gemm", [x, w, bias], [1, 2], cuts=(33,))[0], dense(x, w, bias))
+
+
+@pytest.mark.parametrize("batch", [8, 9, 16, 17])
+def test_so_it_is_with_weights_that_lie_in_no_cache(batch: int) -> None:
+    x, w, bias = random(batch, 4096), random(2048, 4096, seed=1), random(2048, seed=2)
+    assert_close(run("Gemm", [x, w, bias], [1, 2], cuts=(1000,))[0], dense(x, w, bias))
 
 
 @pytest.mark.parametrize("batch", [20, 1500])
