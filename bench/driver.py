@@ -290,7 +290,8 @@ class Run:
         job = replace(turn.job, least_passes=1, seconds=0.0)
         outcome, group = self._execute(turn, job, sampler)
         values = sampler.most | group
-        if budget := outcome.values.get("facts", {}).get("budget"):
+        facts = outcome.values.get("facts", {})
+        if (budget := facts.get("budget")) and facts["weights"] + facts["workspace"] > budget:  # it is used up
             values["beyond"] = sampler.most["both"] - outcome.values["interpreter"] - budget
         if outcome.status != "ok":
             tqdm.write(f"memory of {turn.peer}: {turn.case.label}: {outcome.status}: {outcome.reason}")

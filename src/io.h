@@ -20,8 +20,8 @@ struct srt_mapping {
     srt_identity identity; /* at opening */
     srt_guard *guard;      /* mmap only */
     bool populates;        /* mmap: MADV_POPULATE_READ is there and to be used */
-    _Atomic bool blocks;   /* mmap: a fault on an absent page reads its whole block */
-    _Atomic bool kept;     /* mmap: the cache kept what was last released: tmpfs, or others have the file mapped */
+    _Atomic bool blocks;   /* mmap: a fault on an absent page reads its whole block; pread: huge pages may be used */
+    _Atomic bool kept;     /* mmap: the cache kept what was last released, as far as the kernel tells */
     _Atomic bool direct;   /* pread: reads go past the page cache */
 };
 

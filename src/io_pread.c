@@ -20,6 +20,7 @@ static srt_status open_pread(srt_mapping *mapping) {
 /* Memory comes in huge pages only where whole blocks are held: a huge page for a single one would break the budget. */
 static void advise(srt_mapping *mapping, bool blocks) {
     os_advise_memory(mapping->base, mapping->size, blocks);
+    atomic_store_explicit(&mapping->blocks, blocks, memory_order_relaxed);
 }
 
 /* Some file systems take O_DIRECT and refuse the reads, or refuse to go on behind a short one. */
@@ -52,7 +53,7 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
 }
 
 static void release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    os_drop(mapping->base + offset, length);
+    os_drop(mapping->base + offset, length, atomic_load_explicit(&mapping->blocks, memory_order_relaxed));
 }
 
 const srt_io_table srt_io_pread = {"pread", open_pread, advise, populate, release};

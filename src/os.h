@@ -35,7 +35,7 @@ void os_will_need(int fd, uint64_t offset, uint64_t length);
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient);
 
 /* Reserved memory: give it back (it is zero again), and whether it may come in huge pages. */
-void os_drop(uint8_t *start, size_t size);
+void os_drop(uint8_t *start, size_t size, bool huge);
 void os_advise_memory(uint8_t *base, size_t size, bool huge);
 
 bool os_is_remote(int fd);           /* on a network or FUSE file system */

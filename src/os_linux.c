@@ -26,6 +26,9 @@
 #ifndef MADV_POPULATE_READ /* headers before Linux 5.14 */
 #define MADV_POPULATE_READ 22
 #endif
+#ifndef MADV_DONTNEED_LOCKED /* Linux 5.18 */
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
 /* The kernel cuts each POSIX_FADV_WILLNEED to the readahead limit of the device, 128 KiB unless someone raised it. */
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
@@ -33,6 +36,8 @@
 /* The page cache keeps a page that someone has hold of at that very moment, be it only mincore in another process that
  * watches us, and nobody would release it again. Met about once in 500 releases under constant watching. */
 #define RELEASE_ATTEMPTS 8
+/* Where the last ones were in vain, as they are of a file of others, of which the kernel does not tell. */
+#define RELEASE_ATTEMPTS_IN_VAIN 3
 
 int os_open(const char *path) {
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
@@ -130,12 +135,24 @@ void os_will_need(int fd, uint64_t offset, uint64_t length) {
     }
 }
 
-void os_drop(uint8_t *start, size_t size) {
-    if (madvise(start, size, MADV_DONTNEED) == 0) return;
-    /* Refused, as it is for locked memory: new memory in its place. */
-    void *fresh =
-        mmap(start, size, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (fresh != MAP_FAILED) madvise(fresh, size, MADV_WIPEONFORK);
+/* Takes pages out of a mapping of ours; false where the kernel refuses. Locked ones have a word of their own. */
+static bool drop_pages(uint8_t *start, size_t size) {
+    return madvise(start, size, MADV_DONTNEED) == 0 || madvise(start, size, MADV_DONTNEED_LOCKED) == 0;
+}
+
+/* Maps anew what is at `start`. If that fails once the old pages are gone, nobody else may get these addresses, and
+ * whoever brings something in there gets an error. */
+static bool map_again(uint8_t *start, size_t size, int protection, int flags, int fd, off_t offset) {
+    if (mmap(start, size, protection, MAP_FIXED | flags, fd, offset) != MAP_FAILED) return true;
+    mmap(start, size, PROT_NONE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return false;
+}
+
+void os_drop(uint8_t *start, size_t size, bool huge) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    if (drop_pages(start, size) || !map_again(start, size, PROT_READ | PROT_WRITE, flags, -1, 0)) return;
+    madvise(start, size, MADV_WIPEONFORK);
+    os_advise_memory(start, size, huge);
 }
 
 void os_advise_memory(uint8_t *base, size_t size, bool huge) {
@@ -199,25 +216,24 @@ static bool any_cached(uint8_t *start, uint64_t length, bool blocks) {
     return bytes > 0;
 }
 
-/* Takes the range out of the page tables. Where the kernel refuses, as it does for locked memory, a new mapping of the
- * same bytes takes its place. */
+/* Takes the range out of the page tables. */
 static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks) {
-    if (madvise(base + offset, length, MADV_DONTNEED) == 0) return;
-    void *fresh = mmap(base + offset, length, PROT_READ, MAP_FIXED | MAP_SHARED, fd, (off_t)offset);
-    if (fresh == MAP_FAILED) return;
+    uint8_t *start = base + offset;
+    if (drop_pages(start, length) || !map_again(start, length, PROT_READ, MAP_SHARED, fd, (off_t)offset)) return;
     if (blocks)
-        os_advise_blocks(fresh, length);
+        os_advise_blocks(start, length);
     else
-        os_advise_pages(fresh, length);
+        os_advise_pages(start, length);
 }
 
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient) {
     /* In this order: the page cache keeps pages that are mapped. */
     unmap_pages(fd, base, offset, length, blocks);
+    int attempts = patient ? RELEASE_ATTEMPTS : RELEASE_ATTEMPTS_IN_VAIN;
     for (int attempt = 1;; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) return true;
-        if (!patient || attempt == RELEASE_ATTEMPTS) return false;
+        if (attempt == attempts) return false;
         /* Asleep, so that the watcher gets on, whom a thread that wakes promptly may have stopped: 3 ms in all. */
         const struct timespec moment = {.tv_nsec = 10000L << attempt};
         nanosleep(&moment, NULL);

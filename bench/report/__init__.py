@@ -26,7 +26,7 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     written = []
     for name, found in tables.items():
         plotted = [table for table in found if any(row.times for row in table.rows)]
-        if plotted:
+        if plotted and not SCENARIOS[name].memory:
             written.append(plots.draw(SCENARIOS[name], plotted, results / f"{name}.png"))
     report = results / "README.md"
     report.write_text(markdown.report(measured, tables, {path.stem for path in written}))

@@ -56,7 +56,7 @@ def short(tables: Mapping[str, list[CaseTable]]) -> str:
     for name, found in tables.items():
         most = max((table.threads for table in found), default=0)
         for table in found:
-            if table.threads != most:
+            if table.threads != most or SCENARIOS[name].memory:
                 continue
             measure = table.measures[0]
             us, best = table.row(US), table.best_peer()

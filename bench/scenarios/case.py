@@ -66,6 +66,7 @@ class Scenario:
         limits: whether the rows are held against T*.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
         alone: whether it is about streamrt alone.
+        memory: whether it is about memory alone, and its times have no place in plots and the short table.
     """
 
     name: str
@@ -78,3 +79,4 @@ class Scenario:
     limits: bool = True
     frugal: bool = True
     alone: bool = False
+    memory: bool = False

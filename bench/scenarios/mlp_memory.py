@@ -21,4 +21,5 @@ SCENARIO = Scenario(
     seconds=0.0,
     limits=False,
     alone=True,
+    memory=True,
 )

@@ -75,10 +75,10 @@ def drop_cache(fd: int, offset: int, length: int) -> None:
 class Replacement:
     """A file written beside ``dest`` that takes its name when complete, and is removed otherwise.
 
-    Until then it has no name at all where the filesystem can do that, so that even a process that is killed leaves
-    nothing behind; elsewhere it is hidden. All names are looked up in the folder as it was when the object was
-    entered. The file has the permissions that the umask leaves of 0666. `commit` makes the content durable before the
-    name.
+    Until then it has no name at all where the filesystem can do that, so that even a process that is killed while it
+    writes leaves nothing behind; elsewhere it is hidden. All names are looked up in the folder as it was when the
+    object was entered. The file has the permissions that the umask leaves of 0666. `commit` makes the content durable
+    before the name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -137,8 +137,7 @@ class Replacement:
             os.fsync(self._fd)
             drop_cache(self._fd, 0, 0)
             if not self._named:  # a link cannot take the place of a file, a rename can
-                self._named = True
-                os.link(f"/proc/self/fd/{self._fd}", self._temporary, dst_dir_fd=self._folder_fd)
+                self._give_name(self._fd)
             os.replace(self._temporary, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
         self._named = False
         # The file is complete and in place. Some filesystems cannot sync a folder; there is nothing to undo then.
@@ -146,15 +145,23 @@ class Replacement:
             os.fsync(self._folder_fd)
 
     def _open_nameless(self) -> int:
-        """A new file that no name leads to but that of its descriptor; -1 where the system has no such files."""
+        """A new file without a name; -1 where there are no such files, or none that can be given one later."""
+        flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
         try:
-            fd = os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, 0o666, dir_fd=self._folder_fd)
+            tried = os.open(".", flags, 0o666, dir_fd=self._folder_fd)
+            try:
+                self._give_name(tried)
+                os.unlink(self._temporary, dir_fd=self._folder_fd)
+            finally:
+                os.close(tried)
+            self._named = False
+            return os.open(".", flags, 0o666, dir_fd=self._folder_fd)  # another: what lost its name gets none again
         except OSError:  # whatever else is wrong, opening one with a name will tell
             return -1
-        if os.access(f"/proc/self/fd/{fd}", os.F_OK):  # by which `commit` gives it a name
-            return fd
-        os.close(fd)
-        return -1
+
+    def _give_name(self, fd: int) -> None:
+        self._named = True
+        os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=self._folder_fd, follow_symlinks=True)
 
     def _check_dest(self) -> None:
         # Replacing a device or a FIFO by a file is never meant.

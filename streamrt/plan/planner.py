@@ -57,8 +57,9 @@ def make_plan(
         budget: bytes that pinned ranges, window and workspace may take together; None pins everything.
         huge: whether the file's layout is made for 2 MiB granules.
         rate: bytes that the disk delivers in a second when it is asked for large tiles.
-        thorough: whether to look further than at streamed ranges spread over the pass. What that gains, often nothing,
-            it gains at every pass, and it takes as long as planning does without.
+        thorough: whether to look further than at streamed ranges spread over the pass: at the head of the model, with
+            every size of tiles, and at what a search finds. What that gains, often nothing, it gains at every pass, and
+            it takes longer than planning does without.
 
     Raises:
         BudgetError: not even one of the smallest tiles fits beside the workspace.
