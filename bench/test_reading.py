@@ -31,6 +31,7 @@ class File:
         path.write_bytes(bytes(BLOCKS * BLOCK))
         self._fd = os.open(path, os.O_RDONLY)
         os.fsync(self._fd)
+        self.forget(BLOCKS)  # what was written is cached in small folios
         self._pages = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
         for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):
             self._pages.madvise(advice)
