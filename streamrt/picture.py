@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from streamrt.trace import Kind, Span, Trace
@@ -15,6 +17,8 @@ _SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
     ("reading", "pinned", "#b279a2", "read", True),
 )
 _HEIGHT = 0.8
+#: A layer is named if it takes this share of the time: names of 1 / 40 of the width do not cover each other.
+_NAMED = 1 / 40
 
 
 def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
@@ -31,7 +35,7 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     spans = list(trace.spans())
     begin = min((done.start for done in trace.passes), default=0)
     lanes = list(dict.fromkeys(lane for lane, *_ in _SERIES))
-    figure: Any = Figure(figsize=(12, 3.2), layout="constrained")
+    figure: Any = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for lane, label, colour, kind, pinned in _SERIES:
         bars = [_bar(span, begin) for span in spans if (span.kind, span.pinned) == (kind, pinned)]
@@ -41,11 +45,24 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     for done in trace.passes:
         for moment in (done.start, done.end):
             axes.axvline((moment - begin) / 1e6, color="black", linewidth=0.8, linestyle=":")
+    for start, name in _layers(trace, spans):
+        left = (start - begin) / 1e6
+        axes.text(left, 1.02, name, transform=axes.get_xaxis_transform(), rotation=30, fontsize="x-small")
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
-    axes.set_title(title, fontsize="medium", wrap=True)
+    figure.suptitle(title, fontsize="medium", wrap=True)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
+    """When each layer begins that takes long enough to be named, and its name."""
+    running = sorted((span for span in spans if span.kind != "read"), key=lambda span: span.start)
+    width = max((span.end for span in spans), default=0) - min((span.start for span in spans), default=0)
+    for node, group in groupby(running, key=lambda span: span.node):
+        parts = list(group)
+        if parts[-1].end - parts[0].start >= width * _NAMED:
+            yield parts[0].start, trace.nodes[node].name
 
 
 def _bar(span: Span, begin: int) -> tuple[float, float]:

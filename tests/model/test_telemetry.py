@@ -252,6 +252,8 @@ def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known,
     elements = ET.parse(tmp_path / "pass.svg").iter("{http://www.w3.org/2000/svg}text")
     texts = ["".join(element.itertext()).strip() for element in elements]
     assert {"reading", "waiting", "computing"} <= set(texts)
+    # Each pass names its layers, but for the one that takes no time.
+    assert [texts.count(layer.name) for layer in known.layers] == [2, 0, 2, 2]
     assert {"computing: 55.0 ms", "stall: 32.0 ms", "streamed: 70.0 ms", "pinned: 10.0 ms"} <= set(texts)
     assert any(text.startswith("90.0 ms for 10 samples, bound by computing") for text in texts)
     assert any("ms from the beginning of the first pass" in text for text in texts)
