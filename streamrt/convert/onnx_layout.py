@@ -195,6 +195,8 @@ def split(node: OnnxNode) -> None:
         if len(extents) != 1:
             raise node.problem(f"the size of output {name!r} depends on the extents of the model's inputs")
         sizes.append(extents.pop())
+    if 0 in sizes:
+        raise node.problem(f"a part of size 0 of {sizes}")
     node.emit("Split", [node.any_operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
 
 

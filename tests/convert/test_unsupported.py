@@ -85,6 +85,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
     "computed indices": (node("Gather", ["x", "x"], ["y"]), {}, "input 1 (indices, 'x') is computed"),
     "computed shape": (node("Reshape", ["x", "x"], ["y"]), {}, "input 1 (shape, 'x') is computed"),
     "slope": (node("PRelu", ["x", "x"], ["y"]), {}, "input 1 (slope, 'x') is computed"),
+    "empty part": (node("Split", ["x", "sizes"], ["y", "z"], axis=1), {"sizes": integers(3, 0)}, "a part of size 0"),
     "text": (node("Constant", [], ["y"], value_string="text"), {}, "Constant"),
 }
 
