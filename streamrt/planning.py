@@ -34,6 +34,8 @@ _REMEMBERED = 32
 _COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
 #: What is within a twentieth of the best is as good.
 _CLOSE = 1.05
+#: Twice as many samples that gain less than a fiftieth for each are the last that are looked at.
+_LITTLE = 0.98
 #: Inputs and results of a pass for many batches are held outside the budget: no more than ``"auto"`` leaves free.
 _LEAST_HELD = 32 << 20
 _HELD_SHARE = 16
@@ -206,21 +208,21 @@ class Planner:
             return latest
         key = _key(graph, shapes)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(graph, shapes)
+            self._prepared[key] = self._prepare(graph, shapes, thorough=self._thorough)
             if len(self._prepared) > _REMEMBERED:
                 self._measured.discard(self._prepared.popitem(last=False)[0])
         self._prepared.move_to_end(key)
         self._latest = self._prepared[key]
         return self._latest
 
-    def learn(self, prepared: Prepared, seconds: Sequence[float], disk: float) -> None:
-        """Take note of what a pass took: ``seconds`` of computing for each node, and bytes a second that it read.
+    def learn(self, prepared: Prepared, seconds: Sequence[float], speed: float) -> None:
+        """Take note of a pass: of ``seconds`` that each node computed, and the ``speed`` of its ranges, bytes a second.
 
         If another plan would do much better by these, `prepare` gives that from now on.
         """
-        disk /= prepared.plan.efficiency  # what it would be with large tiles
-        if not self.rates.disk / _SAME_SPEED < disk < self.rates.disk * _SAME_SPEED:
-            self.rates = replace(self.rates, disk=disk)
+        expected = prepared.plan.speed(self.rates.disk)
+        if not expected / _SAME_SPEED < speed < expected * _SAME_SPEED:
+            self.rates = replace(self.rates, disk=prepared.plan.disk_speed(speed))
             self._together.clear()
         key = _key(prepared.graph, prepared.shapes)
         if key in self._measured or self._prepared.get(key) is not prepared:
@@ -228,7 +230,7 @@ class Planner:
         self._measured.add(key)
         kept = prepared.plan
         seconds = seconds_of_rows(kept, self._weights(prepared.program), seconds)
-        plan, weights = self._plan(prepared.program, seconds), self._weights(prepared.program, seconds)
+        plan, weights = self._plan(prepared.program, seconds, thorough=True), self._weights(prepared.program, seconds)
         if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
             self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
             self._latest = None
@@ -265,24 +267,39 @@ class Planner:
     def _best_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         batch = batch_of(shapes, graph.inputs)
         single = self.prepare(graph, shapes)
-        if not single.program.batchwise or batch == 0 or self.budget is None:
+        plan, program = single.plan, single.program
+        if not program.batchwise or batch == 0 or self.budget is None or plan.micro_batch:
             return batch
-        most = max(_LEAST_HELD, self.budget // _HELD_SHARE) // max(1, single.program.transfer_bytes // batch)
-        found: dict[int, float] = {}
-        for count in _COUNTS:
-            samples = batch * count
-            if count > 1 and samples > most:
+        most = max(_LEAST_HELD, self.budget // _HELD_SHARE) // max(1, program.transfer_bytes // batch)
+        least = program.flops / self.rates.flops / batch
+        costs = {batch: plan.seconds / batch}  # of a sample, in seconds
+
+        def tried(samples: int) -> Plan | None:
+            """The plan for so many, which is noted among the costs; None if they do not fit."""
+            if samples > most:
+                return None
+            prepared = self._prepare(graph, with_batch(shapes, samples), thorough=False)
+            if prepared.plan.micro_batch or not prepared.program.batchwise:
+                return None
+            costs[samples] = prepared.plan.seconds / samples
+            return prepared.plan
+
+        def cheapest() -> int:
+            close = min(costs.values()) * _CLOSE
+            return min(samples for samples, cost in costs.items() if cost <= close)
+
+        samples = batch
+        while plan.streamed_bytes and costs[samples] > least * _CLOSE:
+            if (following := tried(2 * samples)) is None:
                 break
-            prepared = single if count == 1 else self._prepare(graph, with_batch(shapes, samples))
-            if count > 1 and (prepared.plan.micro_batch or not prepared.program.batchwise):
+            plan, samples = following, 2 * samples
+            if costs[samples] > costs[samples // 2] * _LITTLE:
                 break
-            reading = prepared.plan.streamed_bytes / self.rates.disk
-            computing = prepared.program.flops / self.rates.flops
-            found[samples] = max(reading, computing) / samples
-            if reading < computing:
-                break
-        close = min(found.values()) * _CLOSE
-        return next(samples for samples, cost in found.items() if cost <= close)
+        best = cheapest() // batch
+        for count in (best * 3 // 4, best * 3 // 2):
+            if count in _COUNTS and batch * count not in costs:
+                tried(batch * count)
+        return cheapest()
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
         """`compile` for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
@@ -293,13 +310,13 @@ class Planner:
                 raise
             raise InputError(f"the model cannot run with inputs of shapes {dict(shapes)}: {error}") from error
 
-    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
+    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, thorough: bool) -> Prepared:
         program = self._fitting(graph, shapes)
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
         lean = False
         while True:
             try:
-                plan = self._plan(program)
+                plan = self._plan(program, thorough=thorough)
             except BudgetError:
                 if lean and part <= 1:
                     raise
@@ -310,7 +327,7 @@ class Planner:
             else:
                 return Prepared(graph, shapes, program, replace(plan, micro_batch=part if part < samples else 0))
 
-    def _plan(self, program: Program, seconds: Sequence[float] | None = None) -> Plan:
+    def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
         return make_plan(
             self._weights(program, seconds),
             file_size=self._file.size,
@@ -318,7 +335,7 @@ class Planner:
             budget=self.budget,
             huge=self._huge,
             rate=self.rates.disk,
-            thorough=self._thorough or seconds is not None,
+            thorough=thorough,
         )
 
     def _weights(self, program: Program, seconds: Sequence[float] | None = None) -> list[NodeWeights]:

@@ -22,6 +22,7 @@ from streamrt.plan import (
 )
 from streamrt.plan.pipeline import Pipeline
 from streamrt.plan.tiling import TILINGS, Cut
+from streamrt.plan.types import read_rate
 
 MIB = 1 << 20
 
@@ -360,7 +361,7 @@ def best_prefix(nodes, size, budget, tilings):
             for footprint in cut.footprints:
                 used += footprint
                 pinned.append(used <= budget)
-            rate = RATE * tiling.rate / TILINGS[0].rate
+            rate = read_rate(RATE, tiling.overhead)
             best = min(best, pipeline.run(pinned, window, rate if window >= cut.run_of(3) else 0.9 * rate).seconds)
     return best
 
@@ -394,6 +395,25 @@ def test_the_head_of_the_model_is_tried_with_every_size_of_tiles():
     nodes, size = layout([(0, 3 * 256, 65536), (0, 2 * 256, 65536)], [0, 0.02])
     plan = make_plan(nodes, file_size=size, workspace=0, budget=48 * MIB, rate=RATE)
     assert plan.seconds <= 1.03 * best_prefix(nodes, size, 48 * MIB, BLOCK_TILINGS)
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=lambda tiling: f"{tiling.tile_bytes >> 10}K")
+def test_ranges_come_no_faster_than_the_disk_and_as_fast_as_was_measured(tiling):
+    assert read_rate(TILINGS[0].rate * 1e9, tiling.overhead) == pytest.approx(tiling.rate * 1e9)
+    for disk in (1e7, 1e8, 3e8, 1e9, 1e10):
+        assert min(disk, tiling.rate * 1e9) / 2 < read_rate(disk, tiling.overhead) <= disk
+    # Measured with a disk held to 0.1 GB/s: pages come as fast as blocks.
+    assert read_rate(1e8, tiling.overhead) > 0.95e8
+
+
+@pytest.mark.parametrize("budget", [2, 8, 24, 40])
+@pytest.mark.parametrize("disk", [1e7, 3e8, 2e9])
+def test_the_disk_is_known_from_the_speed_at_which_ranges_come(budget, disk):
+    nodes, size = layout([(0, 8 * 256, 65536)] * 4)
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * MIB)
+    assert plan.disk_speed(plan.speed(disk)) == pytest.approx(disk)
+    # A speed that no disk explains is taken for that of a very fast one.
+    assert plan.disk_speed(1e12) > 1e12 / 2
 
 
 def test_the_simulation_of_cases_that_can_be_worked_out():

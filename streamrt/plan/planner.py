@@ -10,7 +10,7 @@ from streamrt.errors import BudgetError
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline, call_share
 from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, frugal
-from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile
+from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
 #: Ranges in a row that the window may hold, and the share of the rate that they allow. With two of them
 #: one is read while one is in use, and any unevenness shows; a third takes it up. More help where much computing
@@ -23,19 +23,22 @@ _SEARCHED = 3
 _NEAR = 1.02
 #: Steps of simulations after which no further sizes are looked at: models of tens of GiB would take seconds.
 _MOST_WORK = 300_000
-#: The rate at which the tiles of `TILINGS` that read the fastest were read.
-_BEST_RATE = max(tiling.rate for tiling in TILINGS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A cut with a window, the speed at which it can be read, and the seconds that no pinned set can undercut."""
+    """A cut with a window, the speed at which it can be read, and the seconds that no pinned set can undercut.
+
+    ``overhead`` and ``share`` of that speed are as in `Plan`.
+    """
 
     pipeline: Pipeline
     cut: Cut
     window: int
     rate: float
     least: float
+    overhead: float
+    share: float
 
 
 def make_plan(
@@ -79,7 +82,7 @@ def make_plan(
     compute = sum(node.seconds for node in nodes)
     work = 0
     for tiling in tilings:
-        speed = rate * (tiling.rate / _BEST_RATE)  # exactly the rate where that is the best
+        speed = read_rate(rate, tiling.overhead)
         if max(compute, (total - room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
@@ -91,9 +94,11 @@ def make_plan(
             least = max(compute, (sum(cut.footprints) - (room - window)) / (speed * share))
             if window <= room and least < shortest:
                 choice = spread(pipeline, room - window, window, speed * share, head=thorough)
-                found.append((choice, _Candidate(pipeline, cut, window, speed * share, least)))
+                found.append((choice, _Candidate(pipeline, cut, window, speed * share, least, tiling.overhead, share)))
                 shortest = min(shortest, choice.seconds)
                 work += pipeline.work
+                if not any(choice.outcome.stalls):
+                    break  # no window does better
     if not found:
         need = smallest_window(nodes, file_size, huge=huge) + workspace
         raise BudgetError(
@@ -111,14 +116,15 @@ def make_plan(
             other = search(candidate.pipeline, room - candidate.window, candidate.window, candidate.rate)
             if other.seconds * (1 if candidate is best else _NEAR) < choice.seconds:
                 choice, best = other, candidate
-    plan = _finish(best.cut, choice.pinned, best.window, workspace, budget, best.rate / rate)
+    plan = _finish(best.cut, choice.pinned, best.window, workspace, budget)
+    plan = replace(plan, overhead=best.overhead, share=best.share)
     return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
     """What a pass of ``plan`` should take if nodes compute as long as ``nodes`` say and the disk reads at ``rate``."""
     pipeline = Pipeline(plan.tiles, footprints(plan.ranges, plan.granule, file_size), nodes)
-    return pipeline.run([r.pinned for r in plan.ranges], plan.window, rate * plan.efficiency).seconds
+    return pipeline.run([r.pinned for r in plan.ranges], plan.window, plan.speed(rate)).seconds
 
 
 def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[float]) -> list[float]:
@@ -155,7 +161,6 @@ def _finish(
     window: int,
     workspace: int,
     budget: int | None,
-    efficiency: float = 1.0,
 ) -> Plan:
     ranges = tuple(replace(r, pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
     return Plan(
@@ -167,7 +172,6 @@ def _finish(
         pinned_bytes=cut.held(r for r in ranges if r.pinned),
         streamed_bytes=sum(r.length for r in ranges if not r.pinned),
         budget=budget,
-        efficiency=efficiency,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,11 @@ class Tiling:
     tile_bytes: int
     granule: int
     rate: float
+
+    @property
+    def overhead(self) -> float:
+        """Seconds that a byte takes for faults and calls, beside those of the disk: see `read_rate`."""
+        return math.sqrt(self.rate**-2 - TILINGS[0].rate ** -2) / 1e9
 
 
 # Of equally fast ones the larger first: fewer calls, and larger products. Below 64 KiB calls cost more than

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PAGE = 4096
@@ -77,7 +78,8 @@ class Plan:
         micro_batch: samples that one pass over the weights serves; 0 when the batch is not divided.
         budget: the limit, or None.
         seconds: that a pass should take once what is pinned is there, as far as speeds are known.
-        efficiency: the share of the disk's speed that ranges of this size, in this window, reach.
+        overhead: seconds of processing that a byte of ranges of this size takes, beside the disk's.
+        share: of the speed that this makes, what so small a window leaves.
     """
 
     tiles: tuple[Tile, ...]
@@ -90,9 +92,30 @@ class Plan:
     budget: int | None
     micro_batch: int = 0
     seconds: float = 0.0
-    efficiency: float = 1.0
+    overhead: float = 0.0
+    share: float = 1.0
 
     @property
     def total(self) -> int:
         """Bytes that the model may hold under this plan."""
         return self.pinned_bytes + self.window + self.workspace
+
+    def speed(self, disk: float) -> float:
+        """Bytes a second at which ranges come from a disk that delivers ``disk`` when it is asked for large ones."""
+        return self.share * read_rate(disk, self.overhead)
+
+    def disk_speed(self, speed: float) -> float:
+        """The inverse of `speed`: what ranges that came at ``speed`` tell of the disk.
+
+        Where next to all is processing they tell little, but that it is no slower: then eight times that is the answer.
+        """
+        byte = self.share / speed
+        return 1 / max(math.sqrt(max(byte**2 - self.overhead**2, 0.0)), byte / 8)
+
+
+def read_rate(disk: float, overhead: float) -> float:
+    """Bytes a second, if a byte takes ``overhead`` seconds beside those of a disk of ``disk`` bytes a second.
+
+    The two overlap in part: as the root of the sum of their squares (measured: docs/design.md).
+    """
+    return disk / math.hypot(1, disk * overhead)  # exactly the disk's where nothing comes on top
