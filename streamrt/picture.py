@@ -19,6 +19,8 @@ _SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
 _HEIGHT = 0.8
 #: A layer is named if it takes this share of the time: names of 1 / 40 of the width do not cover each other.
 _NAMED = 1 / 40
+#: Of longer names the end is drawn: what comes before are the names of blocks.
+_LETTERS = 24
 
 
 def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
@@ -45,9 +47,9 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     for done in trace.passes:
         for moment in (done.start, done.end):
             axes.axvline((moment - begin) / 1e6, color="black", linewidth=0.8, linestyle=":")
+    style = {"transform": axes.get_xaxis_transform(), "rotation": 30, "fontsize": "x-small", "parse_math": False}
     for start, name in _layers(trace, spans):
-        left = (start - begin) / 1e6
-        axes.text(left, 1.02, name, transform=axes.get_xaxis_transform(), rotation=30, fontsize="x-small")
+        axes.text((start - begin) / 1e6, 1.02, name, **style)
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
     figure.suptitle(title, fontsize="medium", wrap=True)
@@ -57,12 +59,14 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
 
 def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
     """When each layer begins that takes long enough to be named, and its name."""
-    running = sorted((span for span in spans if span.kind != "read"), key=lambda span: span.start)
     width = max((span.end for span in spans), default=0) - min((span.start for span in spans), default=0)
-    for node, group in groupby(running, key=lambda span: span.node):
-        parts = list(group)
-        if parts[-1].end - parts[0].start >= width * _NAMED:
-            yield parts[0].start, trace.nodes[node].name
+    for done in trace.passes:
+        inside = [span for span in spans if span.kind != "read" and done.start <= span.start < done.end]
+        for node, group in groupby(sorted(inside, key=lambda span: span.start), key=lambda span: span.node):
+            parts = list(group)
+            if parts[-1].end - parts[0].start >= width * _NAMED:
+                name = trace.nodes[node].name
+                yield parts[0].start, name if len(name) <= _LETTERS else "…" + name[1 - _LETTERS :]
 
 
 def _bar(span: Span, begin: int) -> tuple[float, float]:

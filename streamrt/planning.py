@@ -220,9 +220,10 @@ class Planner:
 
         If another plan would do much better by these, `prepare` gives that from now on.
         """
-        expected = prepared.plan.speed(self.rates.disk)
-        if not expected / _SAME_SPEED < speed < expected * _SAME_SPEED:
-            self.rates = replace(self.rates, disk=prepared.plan.disk_speed(speed))
+        known = self.rates.disk
+        disk = prepared.plan.disk_speed(speed, known)
+        if not (_same_speed(speed, prepared.plan.speed(known)) or _same_speed(disk, known)):
+            self.rates = replace(self.rates, disk=disk)
             self._together.clear()
         key = _key(prepared.graph, prepared.shapes)
         if key in self._measured or self._prepared.get(key) is not prepared:
@@ -266,17 +267,16 @@ class Planner:
 
     def _best_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         batch = batch_of(shapes, graph.inputs)
-        single = self.prepare(graph, shapes)
-        plan, program = single.plan, single.program
-        if not program.batchwise or batch == 0 or self.budget is None or plan.micro_batch:
+        program = self.prepare(graph, shapes).program
+        if not program.batchwise or batch == 0 or self.budget is None:
             return batch
         most = max(_LEAST_HELD, self.budget // _HELD_SHARE) // max(1, program.transfer_bytes // batch)
         least = program.flops / self.rates.flops / batch
-        costs = {batch: plan.seconds / batch}  # of a sample, in seconds
+        costs: dict[int, float] = {}  # of a sample, in seconds: all of plans made alike, by what is known today
 
         def tried(samples: int) -> Plan | None:
             """The plan for so many, which is noted among the costs; None if they do not fit."""
-            if samples > most:
+            if samples > max(most, batch):
                 return None
             prepared = self._prepare(graph, with_batch(shapes, samples), thorough=False)
             if prepared.plan.micro_batch or not prepared.program.batchwise:
@@ -288,12 +288,13 @@ class Planner:
             close = min(costs.values()) * _CLOSE
             return min(samples for samples, cost in costs.items() if cost <= close)
 
-        samples = batch
+        samples, plan = batch, tried(batch)
+        if plan is None:
+            return batch
         while plan.streamed_bytes and costs[samples] > least * _CLOSE:
-            if (following := tried(2 * samples)) is None:
-                break
-            plan, samples = following, 2 * samples
-            if costs[samples] > costs[samples // 2] * _LITTLE:
+            samples *= 2
+            plan = tried(samples)
+            if plan is None or costs[samples] > costs[samples // 2] * _LITTLE:
                 break
         best = cheapest() // batch
         for count in (best * 3 // 4, best * 3 // 2):
@@ -360,6 +361,10 @@ class Planner:
                 )
             )
         return found
+
+
+def _same_speed(one: float, other: float) -> bool:
+    return other / _SAME_SPEED < one < other * _SAME_SPEED
 
 
 def rounded(samples: int, batch: int) -> int:

@@ -20,6 +20,7 @@ from streamrt.plan import (
     simulated_seconds,
     smallest_window,
 )
+from streamrt.plan.pinning import spread
 from streamrt.plan.pipeline import Pipeline
 from streamrt.plan.tiling import TILINGS, Cut
 from streamrt.plan.types import read_rate
@@ -384,11 +385,25 @@ BLOCK_TILINGS = [tiling for tiling in TILINGS if tiling.granule == HUGE]
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(divided, st.floats(0.05, 1))
 def test_it_is_within_a_twentieth_of_that_with_tiles_of_any_size(nodes, share):
-    """Of whole blocks: smaller tiles are read so slowly that they are for small budgets only."""
+    """Of whole blocks: from this disk smaller tiles come so slowly that they are for small budgets only."""
     nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
     budget = int(share * sum(e.length for node in nodes for e in node.tiled))
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
     assert plan.seconds <= 1.05 * best_prefix(nodes, size, budget, BLOCK_TILINGS)
+
+
+def test_a_window_in_which_nothing_is_waited_for_is_not_the_last_that_is_tried():
+    """A smaller one leaves more to be pinned, and fewer tiles stream, each of which costs a call: 1.7 % less here."""
+    nodes, size = layout([(0, blocks * 256, 4096) for blocks in (2, 6, 4, 1, 3)], [0.05, 0.05, 0.05, 0.01, 0.05])
+    nodes = [replace(node, call_rows=20) for node in nodes]
+    budget, rate = size * 53 // 100, 0.5e9
+    shortest = min(
+        spread(Pipeline(cut.tiles, cut.footprints, nodes), budget - window, window, rate * 0.9, head=True).seconds
+        for cut in (Cut(nodes, tiling.tile_bytes, HUGE, size) for tiling in BLOCK_TILINGS)
+        for window in {max(cut.run_of(count), cut.least) for count in (1, 2, 3)}
+        if window <= budget
+    )
+    assert make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=rate).seconds <= 1.01 * shortest
 
 
 def test_the_head_of_the_model_is_tried_with_every_size_of_tiles():
@@ -401,9 +416,10 @@ def test_the_head_of_the_model_is_tried_with_every_size_of_tiles():
 def test_ranges_come_no_faster_than_the_disk_and_as_fast_as_was_measured(tiling):
     assert read_rate(TILINGS[0].rate * 1e9, tiling.overhead) == pytest.approx(tiling.rate * 1e9)
     for disk in (1e7, 1e8, 3e8, 1e9, 1e10):
-        assert min(disk, tiling.rate * 1e9) / 2 < read_rate(disk, tiling.overhead) <= disk
-    # Measured with a disk held to 0.1 GB/s: pages come as fast as blocks.
+        assert read_rate(disk, tiling.overhead) <= disk
+    # Measured with a disk held to 0.1 GB/s, pages come as fast as blocks; held to 1.0, those of 64 KiB at 0.42.
     assert read_rate(1e8, tiling.overhead) > 0.95e8
+    assert read_rate(1e9, tiling.overhead) > 0.4e9
 
 
 @pytest.mark.parametrize("budget", [2, 8, 24, 40])
@@ -411,9 +427,20 @@ def test_ranges_come_no_faster_than_the_disk_and_as_fast_as_was_measured(tiling)
 def test_the_disk_is_known_from_the_speed_at_which_ranges_come(budget, disk):
     nodes, size = layout([(0, 8 * 256, 65536)] * 4)
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * MIB)
-    assert plan.disk_speed(plan.speed(disk)) == pytest.approx(disk)
-    # A speed that no disk explains is taken for that of a very fast one.
-    assert plan.disk_speed(1e12) > 1e12 / 2
+    speed = plan.speed(disk)
+    if speed > disk / 2:  # else most of the time is no disk's
+        assert plan.disk_speed(speed, known=1e3) == pytest.approx(disk)
+        assert plan.disk_speed(speed, known=1e12) == pytest.approx(disk)
+
+
+def test_of_ranges_that_mostly_take_processing_no_more_is_learned_than_that_the_disk_is_not_slower():
+    nodes, size = layout([(0, 8 * 256, 65536)] * 4)
+    plan = make_plan(nodes, file_size=size, workspace=0, budget=MIB)
+    assert plan.granule == PAGE
+    ceiling = plan.speed(1e15)
+    for speed in (0.95 * ceiling, 2 * ceiling):  # the second is more than processing was taken for
+        assert plan.disk_speed(speed, known=2e9) == 2e9
+        assert plan.disk_speed(speed, known=1e8) == pytest.approx(speed / plan.share)
 
 
 def test_the_simulation_of_cases_that_can_be_worked_out():

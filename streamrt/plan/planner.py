@@ -89,8 +89,11 @@ def make_plan(
         if found and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # nothing to divide any further
         pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
+        enough = math.inf  # a window with which nothing is waited for: larger ones can only pin less
         for ahead, share in _AHEAD:
             window = max(cut.run_of(ahead), cut.least)
+            if window >= enough:
+                continue
             least = max(compute, (sum(cut.footprints) - (room - window)) / (speed * share))
             if window <= room and least < shortest:
                 choice = spread(pipeline, room - window, window, speed * share, head=thorough)
@@ -98,7 +101,7 @@ def make_plan(
                 shortest = min(shortest, choice.seconds)
                 work += pipeline.work
                 if not any(choice.outcome.stalls):
-                    break  # no window does better
+                    enough = window
     if not found:
         need = smallest_window(nodes, file_size, huge=huge) + workspace
         raise BudgetError(
@@ -107,7 +110,7 @@ def make_plan(
             need,
         )
     found.sort(key=lambda pair: pair[0].seconds)
-    as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate]
+    as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate / _NEAR]
     frugal_one = min((found[0], *as_good), key=lambda pair: pair[1].window)
     found.sort(key=lambda pair: (pair is not frugal_one, pair[0].seconds))
     choice, best = found[0]

@@ -104,13 +104,14 @@ class Plan:
         """Bytes a second at which ranges come from a disk that delivers ``disk`` when it is asked for large ones."""
         return self.share * read_rate(disk, self.overhead)
 
-    def disk_speed(self, speed: float) -> float:
-        """The inverse of `speed`: what ranges that came at ``speed`` tell of the disk.
+    def disk_speed(self, speed: float, known: float) -> float:
+        """The inverse of `speed`: what ranges that came at ``speed`` tell of a disk that was taken for ``known``.
 
-        Where next to all is processing they tell little, but that it is no slower: then eight times that is the answer.
+        Where the disk's part of the time is less than half, they tell no more than that it is not slower than they.
         """
         byte = self.share / speed
-        return 1 / max(math.sqrt(max(byte**2 - self.overhead**2, 0.0)), byte / 8)
+        squared = byte**2 - self.overhead**2
+        return 1 / math.sqrt(squared) if squared >= (byte / 2) ** 2 else max(known, 1 / byte)
 
 
 def read_rate(disk: float, overhead: float) -> float:

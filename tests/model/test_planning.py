@@ -79,6 +79,28 @@ def test_so_many_samples_run_together_that_no_other_number_does_better(six_layer
         assert samples >= chosen or cost > 1.03 * best
 
 
+@pytest.mark.parametrize("disk", [1e8, 1.2e9])
+def test_after_a_disk_turned_out_slow_as_many_run_together_as_if_it_had_been_known(six_layers, disk):
+    graph, name = six_layers.graph, six_layers.graph.inputs[0].name
+    planner = Planner(six_layers, 24 * MIB, replace(RATES, disk=2.5e9))
+    planner.prepare(graph, {name: (1, 2048)})
+    many = planner.prepare(graph, {name: (planner.samples_together(graph, {name: (1, 2048)}), 2048)})
+    planner.learn(many, [0.0] * len(graph.nodes), many.plan.speed(disk))
+    assert planner.rates.disk == pytest.approx(disk)
+    known = Planner(six_layers, 24 * MIB, planner.rates)
+    assert planner.samples_together(graph, {name: (1, 2048)}) == known.samples_together(graph, {name: (1, 2048)}) > 16
+
+
+def test_a_disk_that_is_known_is_not_learned_again(six_layers):
+    """Neither from blocks nor from pages, even where those come faster than they should from any disk."""
+    graph, name = six_layers.graph, six_layers.graph.inputs[0].name
+    planner = Planner(six_layers, 2 * MIB, RATES)
+    pages = planner.prepare(graph, {name: (1, 2048)})
+    for factor in (0.9, 1.4, 2):
+        planner.learn(pages, [0.0] * len(graph.nodes), factor * pages.plan.speed(1e12))
+        assert planner.rates == RATES
+
+
 def test_what_stays_as_a_whole_gains_nothing_by_more_samples(six_layers):
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
     for budget in (None, 256 * MIB):

@@ -244,13 +244,33 @@ def test_a_picture(stats, tmp_path):
         stats.plot(tmp_path / "pass.unknown")
 
 
-@pytest.mark.extras
-def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known, tmp_path):
+def texts_in_picture(stats, path):
+    """What is written in it."""
     matplotlib = pytest.importorskip("matplotlib")
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, where else their outlines would be drawn
-        known.plot(tmp_path / "pass.svg")
-    elements = ET.parse(tmp_path / "pass.svg").iter("{http://www.w3.org/2000/svg}text")
-    texts = ["".join(element.itertext()).strip() for element in elements]
+        stats.plot(path)
+    elements = ET.parse(path).iter("{http://www.w3.org/2000/svg}text")
+    return ["".join(element.itertext()).strip() for element in elements]
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+    ("name", "drawn"), [(r"a$\b$c", r"a$\b$c"), ("block." * 9 + "end", "…k.block.block.block.end")]
+)
+def test_a_picture_names_a_layer_in_each_pass_by_any_name(name, drawn, tmp_path):
+    plan = Plan((Tile(0, 0, 1, 0, 0),), (), HUGE, 0, 0, 0, 0, None)
+    times = [array("q", [start * MS, (start + 10) * MS]).tobytes() for start in (0, 10)]
+    passes = [
+        PassTrace(start * MS, (start + 10) * MS, moments, ()) for start, moments in zip((0, 10), times, strict=True)
+    ]
+    trace = Trace(passes, [(0, ())], [Node(name, "Relu", ("x",), ("y",))], plan)
+    texts = texts_in_picture(PassStats.of(trace, io="mmap", samples=2, peak_weights=0), tmp_path / "pass.svg")
+    assert texts.count(drawn) == 2
+
+
+@pytest.mark.extras
+def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known, tmp_path):
+    texts = texts_in_picture(known, tmp_path / "pass.svg")
     assert {"reading", "waiting", "computing"} <= set(texts)
     # Each pass names its layers, but for the one that takes no time.
     assert [texts.count(layer.name) for layer in known.layers] == [2, 0, 2, 2]
