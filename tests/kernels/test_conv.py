@@ -97,6 +97,19 @@ def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], out
     np.testing.assert_allclose(y, reference(geometry, x, w, 1) + bias[:, None, None], atol=2e-5)
 
 
+@pytest.mark.parametrize("channels", [512, 1024, 1536])
+@pytest.mark.parametrize("outputs", [13, 14, 15, 29, 46, 71])
+def test_rows_of_weights_a_power_of_two_apart(rng: np.random.Generator, outputs: int, channels: int) -> None:
+    for extents in ((1, 2), (3, 5), (1, 34), (7, 7), (5, 16), (17, 16)):
+        geometry = Geometry(extents, (1, 1))
+        x = rng.normal(size=(1, channels, *extents)).astype(np.float32)
+        w = rng.normal(size=(outputs, channels, 1, 1)).astype(np.float32)
+        y = np.full((1, outputs, *extents), 7, np.float32)
+        conv(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch(geometry, channels, 3), IDENTITY, 0, 0)
+        expected = reference(geometry, x, w, 1)
+        np.testing.assert_allclose(y, expected, atol=3e-6 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_residual_is_added_before_the_activation(rng: np.random.Generator, in_place: bool) -> None:
     geometry = Geometry((6, 9), (3, 3), pads=(1, 1, 1, 1))

@@ -1,9 +1,10 @@
 /* conv.h - convolution as a product: rows of weights, as they lie in the file, times panels of columns.
  *
  * The product of some rows with a panel is held in registers while the panel and the rows are read once, a weight being
- * spread over a vector when it is needed: nothing but the columns is ever copied, and those stay in the second-level
- * cache. A sum belongs to one output, and its terms are added in the order of the row of weights, or in the last
- * columns of a map as dots.h adds them, whatever else is computed beside it.
+ * spread over a vector when it is needed: nothing but the columns is copied, which stay in the second-level cache, and
+ * rows that would be in each other's way in the first-level cache. A sum belongs to one output, and its terms are added
+ * in the order of the row of weights, or in the last columns of a map as dots.h adds them, whatever else is computed
+ * beside it.
  */
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H
@@ -50,11 +51,32 @@ typedef struct {
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
-/* Rows of weights that are fetched into the second-level cache while a tile is computed, a line of each of them with
- * every line of its own. A row of a block is short, so that the processor would find out too late that it is read. */
+/* Elements from one row or product to the next: not so many that all would fall into one or two sets of the first-level
+ * cache, which repeat every 4 KiB. */
+V int64_t apart(int64_t elements) {
+    return elements % 512 == 0 ? elements + CONV_LINE : elements;
+}
+
+/* Lines that the first-level cache holds of a set: 8 at the least, and 12 where it is 48 KiB. */
+enum { WAYS = 8 };
+
+/* Floats from one row to the next of weights that are copied because they do not lie apart: enough for a block. */
+enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
+_Static_assert(CONV_PITCH % 512 != 0, "copies lie apart");
+
+/* The weights of a tile: rows, `pitch` floats from one to the next. */
+typedef struct {
+    const float *w;
+    int64_t pitch;
+} conv_weights;
+
+/* Rows of weights of the next tile. They are fetched into the second-level cache while a tile is computed, as a row of
+ * a block is so short that the processor would find out too late that it is read; and then copied, unless `copy`, their
+ * place among rows of CONV_PITCH, is NULL. */
 typedef struct {
     const float *w;
     int64_t rows;
+    float *copy;
 } conv_next;
 
 /* Where a tile finds its columns. */
@@ -68,11 +90,27 @@ typedef enum {
  */
 enum { CONV_AHEAD = 8 };
 
-/* The sums of `rows` rows of weights from `row` on with the columns at..at + n, n <= vectors * VL. */
-V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block, int64_t row,
-                 int64_t at, int64_t n, conv_next next) {
-    const int64_t inner = block->inner, stride = block->stride, plane = block->plane;
-    const float *w = block->w + row * inner, *start = block->start ? block->start + row * stride + at : NULL;
+/* What is done for the next tile with a line of this one: in the first half of a block two lines of each row are
+ * fetched, in the second half two are copied. Rows that are copied are multiples of 512 terms, so that their blocks are
+ * whole lines: see conv.c. */
+V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
+    const int64_t half = (depth + CONV_LINE - 1) / CONV_LINE / 2 * CONV_LINE;
+    const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);
+    for (int64_t r = 0; line < half && r < next->rows; r++)
+        for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
+    for (int64_t r = 0; line >= half && next->copy && r < next->rows; r++) {
+        const float *from = next->w + r * inner;
+        float *to = next->copy + r * CONV_PITCH;
+        for (int64_t i = first; i < last; i += VL) store(to + i, load(from + i));
+    }
+}
+
+/* The sums of `rows` rows of weights, which make rows of y from `row` on, with the columns at..at + n,
+ * n <= vectors * VL. */
+V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block,
+                 conv_weights weights, int64_t row, int64_t at, int64_t n, const conv_next *next) {
+    const int64_t pitch = weights.pitch, stride = block->stride, plane = block->plane;
+    const float *w = weights.w, *start = block->start ? block->start + row * stride + at : NULL;
     float *columns = block->columns + at * block->height + block->from * vectors * VL;
     const float *x = block->x + at, *scale = block->scale, *shift = block->shift;
     const vf least = block->least, most = block->most;
@@ -88,7 +126,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
     int64_t sought = 0;
     for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
-        for (int64_t r = 0; r < next.rows; r++) __builtin_prefetch(next.w + r * inner + line, 0, 2);
+        conv_bring(next, block->inner, block->depth, line);
         for (int64_t to = smaller(rows, (line + CONV_LINE) * 2 * rows / block->depth); sought < to; sought++)
 #pragma GCC unroll 3
             for (int v = 0; v < vectors; v++) {
@@ -116,7 +154,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
             }
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
-                const vf weight = splat(w[r * inner]);
+                const vf weight = splat(w[r * pitch]);
 #pragma GCC unroll 3
                 for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
             }
@@ -143,11 +181,11 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
         if (count <= conv_rows_of(vectors))                                                                            \
-            conv_tile(count <= conv_rows_of(vectors) ? count : 1, vectors, source, block, row, at, n, next);           \
+            conv_tile(count <= conv_rows_of(vectors) ? count : 1, vectors, source, block, weights, row, at, n, next);  \
         break;
 
-V void conv_rows(const int vectors, const conv_source source, const conv_block *block, int64_t row, int64_t rows,
-                 int64_t at, int64_t n, conv_next next) {
+V void conv_rows(const int vectors, const conv_source source, const conv_block *block, conv_weights weights,
+                 int64_t row, int64_t rows, int64_t at, int64_t n, const conv_next *next) {
     switch (rows) {
         CONV_CASE(1)
         CONV_CASE(2)
@@ -166,13 +204,14 @@ V void conv_rows(const int vectors, const conv_source source, const conv_block *
     }
 }
 
-typedef void conv_function(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n, conv_next next);
+typedef void conv_function(const conv_block *block, conv_weights weights, int64_t row, int64_t rows, int64_t at,
+                           int64_t n, const conv_next *next);
 
 /* A function of its own for each source and number of vectors. */
 #define CONV_FUNCTION(source, vectors)                                                                                 \
-    FN void conv_##source##_##vectors(const conv_block *block, int64_t row, int64_t rows, int64_t at, int64_t n,       \
-                                      conv_next next) {                                                                \
-        conv_rows(vectors, source, block, row, rows, at, n, next);                                                     \
+    FN void conv_##source##_##vectors(const conv_block *block, conv_weights weights, int64_t row, int64_t rows,        \
+                                      int64_t at, int64_t n, const conv_next *next) {                                  \
+        conv_rows(vectors, source, block, weights, row, rows, at, n, next);                                            \
     }
 CONV_FUNCTION(LAID_OUT, 1)
 CONV_FUNCTION(LAID_OUT, 2)
@@ -208,30 +247,40 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 }
 
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
- * reads more columns than it multiplies. */
+ * reads more columns than it multiplies. The first tile reads its weights where they lie. */
 V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
     const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
     const int most = before > 0 ? CONV_ROWS : least;
+    _Alignas(64) float copies[2][CONV_ROWS * CONV_PITCH];
+    const bool copied = CONV_ROWS > WAYS && apart(block->inner) != block->inner && block->panels > 1;
+    conv_weights weights = {block->w + begin * block->inner, block->inner};
     int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
+        float *copy = copied ? copies[tiles % 2] : NULL;
         const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* of the last panel's rows */
         const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
         for (int64_t i = 0; i < before + parts; i++) {
             const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
-            const conv_next next = {block->w + (row + count + from) * block->inner, to - from};
+            const conv_next next = {.w = block->w + (row + count + from) * block->inner,
+                                    .rows = to - from,
+                                    .copy = copy ? copy + from * CONV_PITCH : NULL};
             const int64_t part = i < before ? 0 : i - before;
             const conv_source source = row > begin || part > 0 || block->x == NULL ? LAID_OUT
                                        : block->scale == NULL                      ? IN_PLACE
                                                                                    : SCALED;
             if (i < before) {
-                conv_functions[source][1](block, row, count, i * PANEL, PANEL, next);
+                conv_functions[source][1](block, weights, row, count, i * PANEL, PANEL, &next);
             } else {
                 const int64_t first = part * count / parts, last = (part + 1) * count / parts;
-                conv_functions[source][vectors - 1](block, row + first, last - first, at_last, n - at_last, next);
+                const conv_weights some = {weights.w + first * weights.pitch, weights.pitch};
+                conv_functions[source][vectors - 1](block, some, row + first, last - first, at_last, n - at_last,
+                                                    &next);
             }
         }
+        weights =
+            copy ? (conv_weights){copy, CONV_PITCH} : (conv_weights){weights.w + count * block->inner, block->inner};
         if (block->last && (row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
             conv_last_columns(block, ready, row + count);
             ready = row + count;

@@ -277,12 +277,6 @@ FN void finish_panel(const winograd_job *job, const tile_panel *panel, const flo
     write_tiles(job, panel, begin + rows - 1, tiles[(rows - 1) % 2]);
 }
 
-/* Elements from one product to the next: not so many that all would fall into one or two sets of the first-level cache,
- * which repeat every 4 KiB. */
-V int64_t apart(int64_t elements) {
-    return elements % 512 == 0 ? elements + 16 : elements;
-}
-
 /* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: rows of n
  * elements, `inner` apart. They come from memory, and rows are too short for the processor to notice. */
 V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
@@ -297,8 +291,9 @@ V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
  * fetched and not to be read, for it may be beyond those too. */
 V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
     const int64_t inner = job->of.channels * 9;
-    if (c < job->of.channels) return (conv_next){job->of.w + row * inner + c * 9, rows};
-    return (conv_next){job->of.w + (row + rows) * inner + (c - job->of.channels) * 9, smaller(rows, end - row - rows)};
+    if (c < job->of.channels) return (conv_next){.w = job->of.w + row * inner + c * 9, .rows = rows};
+    return (conv_next){.w = job->of.w + (row + rows) * inner + (c - job->of.channels) * 9,
+                       .rows = smaller(rows, end - row - rows)};
 }
 
 /* The output channels of the shares first..last of a block of tiles. */
