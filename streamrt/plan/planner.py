@@ -75,10 +75,33 @@ def make_plan(
             everything = (True,) * len(cut.ranges)
             plan = _finish(cut, everything, 0, workspace, budget)
             return replace(plan, seconds=sum(node.seconds for node in nodes))
+    # What was looked at is let go of before the plan is simulated, which takes as much memory once more.
+    plan = _shortest(nodes, file_size, workspace, budget, tilings, cut.held(cut.ranges), rate, thorough)
+    if plan is None:
+        need = smallest_window(nodes, file_size, huge=huge) + workspace
+        raise BudgetError(
+            f"a budget of {budget} bytes is too small: {workspace} bytes of activations and {need - workspace} bytes "
+            f"of weights are needed at once, so the smallest budget that works is {need} bytes",
+            need,
+        )
+    return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
+
+def _shortest(
+    nodes: Sequence[NodeWeights],
+    file_size: int,
+    workspace: int,
+    budget: int,
+    tilings: Sequence[Tiling],
+    total: int,
+    rate: float,
+    thorough: bool,
+) -> Plan | None:
+    """The plan with which a pass over ``total`` bytes is shortest, without its ``seconds``; None if there is none."""
+    room = budget - workspace
     found: list[tuple[Choice, _Candidate]] = []
     shortest = math.inf
-    total = cut.held(cut.ranges)
+    cut: Cut | None = None
     compute = sum(node.seconds for node in nodes)
     work = 0
     for tiling in tilings:
@@ -86,7 +109,7 @@ def make_plan(
         if max(compute, (total - room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
-        if found and (cut.granule, cut.ranges) == (before.granule, before.ranges):
+        if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # nothing to divide any further
         pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
         enough = math.inf  # a window with which nothing is waited for: larger ones can only pin less
@@ -103,12 +126,7 @@ def make_plan(
                 if not any(choice.outcome.stalls):
                     enough = window
     if not found:
-        need = smallest_window(nodes, file_size, huge=huge) + workspace
-        raise BudgetError(
-            f"a budget of {budget} bytes is too small: {workspace} bytes of activations and {need - workspace} bytes "
-            f"of weights are needed at once, so the smallest budget that works is {need} bytes",
-            need,
-        )
+        return None
     found.sort(key=lambda pair: pair[0].seconds)
     as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate / _NEAR]
     frugal_one = min((found[0], *as_good), key=lambda pair: pair[1].window)
@@ -120,8 +138,7 @@ def make_plan(
             if other.seconds * (1 if candidate is best else _NEAR) < choice.seconds:
                 choice, best = other, candidate
     plan = _finish(best.cut, choice.pinned, best.window, workspace, budget)
-    plan = replace(plan, overhead=best.overhead, share=best.share)
-    return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
+    return replace(plan, overhead=best.overhead, share=best.share)
 
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
