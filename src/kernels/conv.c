@@ -26,7 +26,7 @@ enum { LATE = 200 * 1000 };
 
 /* Terms of other sums that are worked through at once. */
 enum { DEPTH = 512 };
-_Static_assert(512 % DEPTH == 0, "rows that conv.h copies are worked through in whole lines");
+_Static_assert(1024 % DEPTH == 0 && DEPTH % 32 == 0, "blocks of rows that conv.h copies are pairs of whole lines");
 
 /* Whether sums are made in two parts: of the shape alone, as it decides on rounding. */
 static bool is_halved(int64_t inner, int64_t outputs, const srt_window *w) {

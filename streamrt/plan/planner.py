@@ -75,7 +75,8 @@ def make_plan(
             everything = (True,) * len(cut.ranges)
             plan = _finish(cut, everything, 0, workspace, budget)
             return replace(plan, seconds=sum(node.seconds for node in nodes))
-    # What was looked at is let go of before the plan is simulated, which takes as much memory once more.
+    assert budget is not None  # without one everything stays
+    # The candidates are let go of before the plan is simulated, which takes as much memory as one of them.
     plan = _shortest(nodes, file_size, workspace, budget, tilings, cut.held(cut.ranges), rate, thorough)
     if plan is None:
         need = smallest_window(nodes, file_size, huge=huge) + workspace

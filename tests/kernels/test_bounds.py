@@ -85,9 +85,9 @@ def run_winograd(fenced: Fenced) -> None:
 
 def run_products(fenced: Fenced) -> None:
     act, before = (ACTIVATIONS["Tanh"], 0, 0), _core.threads()
-    for batch in (1, 9, 17, 33, 36, 49):
-        for inner, rows in ((7, 5), (600, 17), (512, 31)):
-            block, panels = fenced(batch), fenced(1, 32 * min(inner, _core.CONV_DEPTH))
+    for batch in (1, 9, 17, 33, 36, 49, 64, 82):
+        for inner, rows, columns in ((7, 5, 32), (600, 17, 32), (1024, 31, 96)):
+            block, panels = fenced(batch * rows), fenced(1, columns * min(inner, _core.CONV_DEPTH))
             x, w, y = fenced(batch, inner), fenced(rows, inner), fenced(batch, rows)
             _core.Gemm(x, w, fenced(rows), y, block, panels, *act)(0, rows)
     window, channels = Geometry((7, 7), (1, 1)).window(), 2 * _core.CONV_DEPTH

@@ -93,12 +93,13 @@ def test_too_many_samples() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 9, 16, 17, 31, 33, 50, 129])
-@pytest.mark.parametrize(("inner", "rows"), [(1, 1), (7, 5), (16, 30), (40, 17), (600, 14), (1300, 70)])
-def test_any_number_of_samples(rng: np.random.Generator, batch: int, inner: int, rows: int) -> None:
+@pytest.mark.parametrize(("inner", "rows"), [(1, 1), (7, 5), (16, 30), (40, 17), (600, 14), (1300, 70), (2048, 45)])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_any_number_of_samples(rng: np.random.Generator, batch: int, inner: int, rows: int, columns: int) -> None:
     x, w = rng.normal(size=(batch, inner)).astype(np.float32), rng.normal(size=(rows, inner)).astype(np.float32)
     bias, whole = rng.normal(size=rows).astype(np.float32), np.full((batch, rows + 3), 7, np.float32)
     y = whole[:, 1 : 1 + rows]
-    panels = np.full((3, CONV_COLUMNS * min(inner, CONV_DEPTH)), np.nan, np.float32)
+    panels = np.full((3, columns * CONV_COLUMNS * min(inner, CONV_DEPTH)), np.nan, np.float32)
     for block in (np.empty(batch, np.float32), np.empty(5 * batch + 1, np.float32), np.empty(9999, np.float32)):
         y[:] = 7
         Gemm(x, w, None, y, block, panels, *NONE)(0, rows)

@@ -51,18 +51,14 @@ typedef struct {
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
-/* Elements from one row or product to the next: not so many that all would fall into one or two sets of the first-level
- * cache, which repeat every 4 KiB. */
-V int64_t apart(int64_t elements) {
-    return elements % 512 == 0 ? elements + CONV_LINE : elements;
-}
+/* Floats after which the sets of the first-level cache repeat, and the lines that it holds of a set: 8 at the least,
+ * and 12 where it is 48 KiB. More rows of a tile, if they are a multiple of so many floats apart, push each other out.
+ */
+enum { CONV_SETS = 1024, CONV_WAYS = 8 };
 
-/* Lines that the first-level cache holds of a set: 8 at the least, and 12 where it is 48 KiB. */
-enum { WAYS = 8 };
-
-/* Floats from one row to the next of weights that are copied because they do not lie apart: enough for a block. */
+/* Floats from one row to the next of a copy, in which they lie apart: lines enough for a block, and an odd number. */
 enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
-_Static_assert(CONV_PITCH % 512 != 0, "copies lie apart");
+_Static_assert(CONV_PITCH % (2 * CONV_LINE) == CONV_LINE, "an odd number of lines");
 
 /* The weights of a tile: rows, `pitch` floats from one to the next. */
 typedef struct {
@@ -70,9 +66,9 @@ typedef struct {
     int64_t pitch;
 } conv_weights;
 
-/* Rows of weights of the next tile. They are fetched into the second-level cache while a tile is computed, as a row of
- * a block is so short that the processor would find out too late that it is read; and then copied, unless `copy`, their
- * place among rows of CONV_PITCH, is NULL. */
+/* Rows of weights that are needed next. They are fetched into the second-level cache while a tile is computed, as a row
+ * of a block is so short that the processor would find out too late that it is read; and then copied, unless `copy`,
+ * their place among rows of CONV_PITCH, is NULL. */
 typedef struct {
     const float *w;
     int64_t rows;
@@ -91,17 +87,20 @@ typedef enum {
 enum { CONV_AHEAD = 8 };
 
 /* What is done for the next tile with a line of this one: in the first half of a block two lines of each row are
- * fetched, in the second half two are copied. Rows that are copied are multiples of 512 terms, so that their blocks are
- * whole lines: see conv.c. */
+ * fetched, in the second half two are copied. Blocks of rows that are copied have an even number of whole lines, for
+ * they are multiples of CONV_SETS: see conv.c. */
 V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
-    const int64_t half = (depth + CONV_LINE - 1) / CONV_LINE / 2 * CONV_LINE;
+    const int64_t half = (depth + 2 * CONV_LINE - 1) / (2 * CONV_LINE) * CONV_LINE;
     const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);
-    for (int64_t r = 0; line < half && r < next->rows; r++)
-        for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
-    for (int64_t r = 0; line >= half && next->copy && r < next->rows; r++) {
-        const float *from = next->w + r * inner;
-        float *to = next->copy + r * CONV_PITCH;
-        for (int64_t i = first; i < last; i += VL) store(to + i, load(from + i));
+    if (line < half) {
+        for (int64_t r = 0; r < next->rows; r++)
+            for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
+    } else if (CONV_ROWS > CONV_WAYS && next->copy) {
+        for (int64_t r = 0; r < next->rows; r++) {
+            const float *from = next->w + r * inner;
+            float *to = next->copy + r * CONV_PITCH;
+            for (int64_t i = first; i < last; i += VL) store(to + i, load(from + i));
+        }
     }
 }
 
@@ -248,12 +247,12 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 
 /* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
  * reads more columns than it multiplies. The first tile reads its weights where they lie. */
-V void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
+FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
     const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
     const int most = before > 0 ? CONV_ROWS : least;
     _Alignas(64) float copies[2][CONV_ROWS * CONV_PITCH];
-    const bool copied = CONV_ROWS > WAYS && apart(block->inner) != block->inner && block->panels > 1;
+    const bool copied = CONV_ROWS > CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
     conv_weights weights = {block->w + begin * block->inner, block->inner};
     int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {

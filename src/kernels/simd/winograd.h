@@ -277,6 +277,12 @@ FN void finish_panel(const winograd_job *job, const tile_panel *panel, const flo
     write_tiles(job, panel, begin + rows - 1, tiles[(rows - 1) % 2]);
 }
 
+/* Elements from one product to the next: not so many that all would fall into one or two sets of the first-level cache,
+ * which repeat every 4 KiB. */
+V int64_t apart(int64_t elements) {
+    return elements % 512 == 0 ? elements + 16 : elements;
+}
+
 /* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: rows of n
  * elements, `inner` apart. They come from memory, and rows are too short for the processor to notice. */
 V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
