@@ -73,8 +73,8 @@ def make_plan(
         cut = Cut(nodes, tilings[0].tile_bytes, granule, file_size)
         if budget is None or cut.held(cut.ranges) <= room:
             everything = (True,) * len(cut.ranges)
-            plan = _finish(cut, everything, 0, workspace, budget)
-            return replace(plan, seconds=sum(node.seconds for node in nodes))
+            pinned = _finish(cut, everything, 0, workspace, budget)
+            return replace(pinned, seconds=sum(node.seconds for node in nodes))
     assert budget is not None  # without one everything stays
     # The candidates are let go of before the plan is simulated, which takes as much memory as one of them.
     plan = _shortest(nodes, file_size, workspace, budget, tilings, cut.held(cut.ranges), rate, thorough)
