@@ -92,6 +92,7 @@ class Run:
         self._cases = options.cases_of(scenario)
         self._job = partial(Job, data=str(options.data))
         self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # of a peer and a model that is prepared
+        self._largest: dict[str, str] = {}  # a file of a model before anybody has converted it
         self._out: set[tuple[str, str, int]] = set()  # turns that ended badly and are not tried again
         self._skipped: set[tuple[str, str]] = set()
         self.failures = 0
@@ -167,6 +168,7 @@ class Run:
                 self._skip(model, f"cannot be made: {outcome.reason}")
                 self.failures += 1
                 continue
+            self._largest[model] = outcome.values["largest"]
             for peer in dict.fromkeys(peer for case, peer in pairs if case.model == model):
                 outcome = self._step(
                     f"{peer.name}: preparing {model}", self._job("prepare", peer=peer.name, model=model)
@@ -222,11 +224,14 @@ class Run:
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
+        # Not a file that streamrt has pinned pages of: those would not be read.
+        between = self._largest.get(case.model) if self._scenario.limits and peer.name == "streamrt" else None
         job = self._job(
             case.kind,
             peer=peer.name,
             model=case.model,
             modules=peer.modules,
+            file=between if case.kind == "passes" and self._scenario.seconds else None,
             batches=(case.batch,),
             threads=threads,
             budget=case.budget,
@@ -287,7 +292,7 @@ class Run:
             return
         self._bar.set_postfix_str(f"memory: {turn.peer}, {turn.case.label}")
         sampler = spawn.MemorySampler(turn.files)
-        job = replace(turn.job, least_passes=1, seconds=0.0)
+        job = replace(turn.job, file=None, least_passes=1, seconds=0.0)
         outcome, group = self._execute(turn, job, sampler)
         values = sampler.most | group
         facts = outcome.values.get("facts", {})

@@ -5,10 +5,15 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+from typing import BinaryIO
 
 _CHUNK = 16 << 20  # larger requests are not faster
 _HUGE = 2 << 20
+_STRETCH = 256 << 20
 _MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module does not name it
 _DEPTH = 8
 _DIRECT_CHUNK = 4 << 20
@@ -17,16 +22,35 @@ _DIRECT_CHUNK = 4 << 20
 def mapped(file: str | None, threads: int) -> float:
     """Bytes a second into a mapping, a huge page at a time, each given back at once, without any code of streamrt."""
     assert file
+    with _mapping(file) as (source, pages):
+        return _speed(source, pages, 0, len(pages))
+
+
+def stretches(file: str) -> Iterator[float]:
+    """The same of one stretch of the file after the other, round and round: the disk's speed at each moment."""
+    with _mapping(file) as (source, pages):
+        length = min(_STRETCH, len(pages))
+        for index in count():
+            start = index % (len(pages) // length) * length
+            yield _speed(source, pages, start, start + length)
+
+
+@contextmanager
+def _mapping(file: str) -> Iterator[tuple[BinaryIO, mmap.mmap]]:
     with open(file, "rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as pages:  # noqa: PTH123
         for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):  # a fault then reads one huge page, and no more
             pages.madvise(advice)
-        start = time.perf_counter()
-        for at in range(0, len(pages), _HUGE):
-            length = min(_HUGE, len(pages) - at)
-            pages.madvise(_MADV_POPULATE_READ, at, length)
-            pages.madvise(mmap.MADV_DONTNEED, at, length)
-            os.posix_fadvise(source.fileno(), at, length, os.POSIX_FADV_DONTNEED)
-        return len(pages) / (time.perf_counter() - start)
+        yield source, pages
+
+
+def _speed(source: BinaryIO, pages: mmap.mmap, start: int, stop: int) -> float:
+    began = time.perf_counter()
+    for at in range(start, stop, _HUGE):
+        length = min(_HUGE, stop - at)
+        pages.madvise(_MADV_POPULATE_READ, at, length)
+        pages.madvise(mmap.MADV_DONTNEED, at, length)
+        os.posix_fadvise(source.fileno(), at, length, os.POSIX_FADV_DONTNEED)
+    return (stop - start) / (time.perf_counter() - began)
 
 
 def pread(file: str | None, threads: int) -> float:

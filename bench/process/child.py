@@ -71,7 +71,8 @@ def source(job: Job) -> dict[str, Any]:
             unfinished = model.folder / "unfinished.npy"
             np.save(unfinished, model.reference(model, model.input(batch)))
             unfinished.rename(model.answer(batch))
-    return {}
+    files = [path for path in model.folder.iterdir() if path.is_file()]
+    return {"largest": str(max(files, key=lambda path: path.stat().st_size))}
 
 
 def prepare(job: Job) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def check(job: Job) -> dict[str, Any]:
 
 
 def passes(job: Job) -> dict[str, Any]:
-    """First pass, and then steady ones."""
+    """First pass, then steady ones, and then some with the disk's speed between them."""
     import numpy as np  # noqa: F401 - what every contender has in memory anyway
 
     interpreter = _memory()["anonymous"]
@@ -125,16 +126,39 @@ def passes(job: Job) -> dict[str, Any]:
         start = time.perf_counter()
         answers = run(x)
         times.append(time.perf_counter() - start)
+    error = max(_error(job, batch, y) for y in answers)
+    answers.clear()
+    moments = _moments(partial(run, x), job) if job.file else []
     spawned = float(os.environ["STREAMRT_BENCH_SPAWNED"])
     return {
         "opening": ready - entered,
         "first": first - ready,
         "to_first_output": first - spawned,
         "steady": _five(times) if times else None,
-        "error": max(_error(job, batch, y) for y in answers),
+        "moments": moments,
+        "error": error,
         "interpreter": interpreter,
         "facts": opened.facts(),
     }
+
+
+def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
+    """Steady passes, each with the bytes a second that the disk gave just before and after it, on average."""
+    from bench.limits.disk import stretches
+
+    assert job.file
+    speeds = stretches(job.file)
+    before, found = next(speeds), list[tuple[float, float]]()
+    until = time.perf_counter() + job.seconds
+    while len(found) < job.least_passes or (time.perf_counter() < until and len(found) < job.most_passes):
+        run()  # not timed: what the window took in while the disk was measured had time of its own
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        after = next(speeds)
+        found.append((seconds, (before + after) / 2))
+        before = after
+    return found
 
 
 def _together(opened: Opened, callers: int, x: Array) -> list[Array]:

@@ -20,7 +20,7 @@ class Job:
         peer: a peer's name, or for a limit its name.
         model: a source's name.
         modules: what the peer imports.
-        file: what a limit of the disk reads.
+        file: what a limit of the disk reads; of passes, what is read between them.
         batches: samples of a call; one, but several whose answers a source is to have.
         threads: threads that may compute.
         budget: of bytes, for peers that know one.

@@ -70,10 +70,19 @@ def short(tables: Mapping[str, list[CaseTable]]) -> str:
                     f"{seconds(theirs.median)} ({best.peer})" if best and theirs else "-",
                     f"{ratio.median:.2f}" if us and best and (ratio := us.ratio(best, measure)) else "-",
                     f"{mine.median / limit:.2f}" if mine and (limit := table.limits.get(measure)) else "-",
+                    f"{table.then.median:.2f}" if table.then else "-",
                     ", ".join(fallen) or "-",
                 ]
             )
-    header = ["", "streamrt", "fastest peer", "streamrt / peer", "streamrt / T*", "without an answer"]
+    header = [
+        "",
+        "streamrt",
+        "fastest peer",
+        "streamrt / peer",
+        "streamrt / T*",
+        "/ T* of the moment",
+        "without an answer",
+    ]
     return _table(header, lines)
 
 
@@ -111,8 +120,10 @@ timed, and again after every timed run.
 T* is the shortest time that any plan could take with streamrt's budget and streamrt's kernels: the optimum of a
 linear program over what stays, what streams and when, from the best disk speed that was seen in the scenario and the
 time that each layer computes when all weights are in memory (`bench/report/tstar.py`). A peer may use the whole cap,
-and kernels of its own. Before every cold run each page of the weights was dropped from the page cache, and the kernel
-asked whether any was left."""
+and kernels of its own. T* of the moment has the speed of the disk just before and after the pass that is held against
+it: where a disk is uneven it tells how well reading and computing overlap, and T* by the best speed how lucky the pass
+was, too. Before every cold run each page of the weights was dropped from the page cache, and the kernel asked whether
+any was left."""
 
 
 def _circumstances(records: Collection[Record]) -> str:
@@ -179,6 +190,8 @@ def _case(table: CaseTable) -> str:
             [f"T*, {_MEASURES[measure]}", *(seconds(limit) if h == _MEASURES[measure] else "" for h in header[1:])]
         )
     notes = "".join(f"\n\n{row.peer}: {row.reason}." for row in table.rows if row.status not in ("ok", "killed"))
+    if table.then:
+        notes += f"\n\nstreamrt's steady pass ÷ T* of the moment: {_range(table.then, '{:.2f}'.format)}."
     return _table(header, lines) + notes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -37,6 +37,7 @@ class Row:
     Attributes:
         peer: its name.
         times: by measure, seconds of every round: the median where one process measured several passes.
+        moments: pairs of a steady pass's seconds and the bytes a second that the disk gave around it.
         seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
         reason: what else is known about that.
@@ -46,6 +47,7 @@ class Row:
 
     peer: str
     times: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    moments: list[tuple[float, float]] = field(default_factory=list)
     seen: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     status: str = "ok"
     reason: str = ""
@@ -75,6 +77,7 @@ class CaseTable:
         threads: that computed.
         rows: the contenders, the fastest first, and those without a time at the end.
         limits: by measure, T* in seconds.
+        then: our steady passes over T* by the disk's speed just before and after each.
         budget: bytes that streamrt had, if it had a budget.
     """
 
@@ -83,6 +86,7 @@ class CaseTable:
     threads: int
     rows: list[Row] = field(default_factory=list)
     limits: dict[str, float] = field(default_factory=dict)
+    then: Spread | None = None
     budget: int | None = None
 
     @property
@@ -121,7 +125,13 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
     for table in found.values():
         measure = table.measures[0]
         table.rows.sort(key=lambda row: s.median if (s := row.spread(measure)) else float("inf"))
-        table.limits = _limits(table, records)
+        if problem := _problem(table, records):
+            of = {"steady": tstar.steady, "first": tstar.first, "to_first_output": tstar.first}
+            table.limits = {measure: of[measure](problem) for measure in table.measures if measure in of}
+            if (us := table.row(US)) and us.moments:
+                table.then = Spread.of(
+                    seconds / tstar.steady(replace(problem, bandwidth=speed)) for seconds, speed in us.moments
+                )
     return list(found.values())
 
 
@@ -168,14 +178,15 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
             passes = value if isinstance(value, dict) else {"median": value, "least": value, "most": value}
             row.times[measure][record["round"]] = passes["median"]
             row.seen[measure] += [passes["least"], passes["most"]]
+    row.moments += values.get("moments", [])
     if table.case["kind"] != "passes":
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
     if row.peer == US and (budget := values.get("facts", {}).get("budget")):
         table.budget = budget
 
 
-def _limits(table: CaseTable, records: list[Record]) -> dict[str, float]:
-    """T* of a case whose scenario measured what it takes."""
+def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
+    """What T* of a case is the answer to, if its scenario measured what that takes."""
     case, threads = table.case, table.threads
     fine = [r for r in records if r["status"] == "ok" and r["threads"] == threads]
     same = [r for r in fine if r["kind"] == "limit" and r["case"]["model"] == case["model"]]
@@ -187,18 +198,16 @@ def _limits(table: CaseTable, records: list[Record]) -> dict[str, float]:
         if r["kind"] == "timing" and r["peer"] == US and r["label"] == table.label and case["kind"] == "passes"
     ]
     if bandwidth is None or not resident or not ours:
-        return {}
+        return None
     # The fastest that was seen, spread over the layers as the last pass of that process spent it.
     quickest = min(resident, key=lambda values: values["steady"]["least"])
     layers = quickest["facts"]["layers"]
     scale = quickest["steady"]["least"] / sum(seconds for _, _, seconds in layers)
     facts = max(ours, key=lambda facts: facts["budget"])
-    problem = tstar.Problem(
+    return tstar.Problem(
         weights=[size for _, size, _ in layers],
         compute=[seconds * scale for _, _, seconds in layers],
         room=facts["budget"] - facts["least_workspace"],
         window=facts["least_window"],
         bandwidth=bandwidth,
     )
-    of = {"steady": tstar.steady, "first": tstar.first, "to_first_output": tstar.first}
-    return {measure: of[measure](problem) for measure in table.measures if measure in of}

@@ -56,7 +56,7 @@ class Processes:
     def well(job: Job) -> dict[str, Any]:
         passes = {"steady": STEADY, "first": 2.0, "error": 0.0, "interpreter": 1, "facts": dict(FACTS)}
         return {
-            "source": {},
+            "source": {"largest": "/nowhere/largest"},
             "prepare": {"files": [f"/nowhere/{job.peer}"], "bytes": 1},
             "check": {"error": TOLERANCE},
             "passes": passes,
@@ -189,6 +189,17 @@ def test_limits_are_measured_in_every_round(measure: Measure, processes: Process
         ("limit", *FACTS),
         ("timing", *(name for name in FACTS if name != "layers")),
     }  # once, for they are long
+
+
+def test_the_disk_is_measured_between_passes_of_ours(measure: Measure, processes: Processes) -> None:
+    """Where rows are held against T*; not in the processes whose memory is looked at, nor where no pass is steady."""
+    measure(case(), peers=[peer("streamrt"), peer("A")], rounds=1)
+    timed = {it.job.peer: it.job.file for it in processes.of("passes") if it.group is None and it.job.seconds == 2.0}
+    assert timed == {"streamrt": "/nowhere/largest", "A": None}
+    assert [it.job.file for it in processes.of("passes", sampled=True)] == [None, None]
+    processes.asked.clear()
+    measure(case(), peers=[peer("streamrt")], rounds=1, seconds=0.0)
+    assert not any(it.job.file for it in processes.of("passes"))
 
 
 def test_memory_is_looked_at_in_processes_of_its_own(measure: Measure, processes: Processes) -> None:

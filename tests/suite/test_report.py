@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,18 @@ def line(kind: str, peer: str, status: str = "ok", *, case: Case | None = CASE, 
     return SHARED | common | of_case | fields
 
 
-def timing(peer: str, index: int, steady: float, first: float = 1.0, facts: Any = None, **fields: Any) -> Record:
+def timing(
+    peer: str,
+    index: int,
+    steady: float,
+    first: float = 1.0,
+    facts: Any = None,
+    moments: Sequence[Sequence[float]] = (),
+    **fields: Any,
+) -> Record:
     passes = {"least": steady / 2, "median": steady, "most": steady * 2, "count": 3}
     values = {"steady": passes, "first": first, "opening": 0.25, "facts": {"bytes_read": 0} | (facts or {})}
+    values["moments"] = moments
     return line("timing", peer, round=index, values=values, **fields)
 
 
@@ -181,6 +191,25 @@ def test_t_star_is_that_of_the_best_disk_and_the_best_compute() -> None:
     assert table([record for record in records if not record["peer"].startswith("disk")]).limits == {}
 
 
+def test_t_star_of_the_moment_is_that_of_the_disk_around_the_pass() -> None:
+    facts = {"budget": 350e6, "least_workspace": 50e6, "least_window": 100e6}
+    records = [
+        timing("streamrt", 0, 1.6, facts=facts, moments=[[0.8, 1.0e9], [2.0, 0.5e9]]),
+        timing("streamrt", 1, 1.6, facts=facts, moments=[[2.4, 0.5e9]]),
+        timing("A", 0, 1.6),
+        line("limit", "disk, mapped", round=0, values={"value": 2e9}),
+        resident(0.6, [["a", 500e6, 8.0], ["b", 500e6, 8.0]]),
+    ]
+    found = table(records)
+    assert found.limits["steady"] == pytest.approx(0.6)
+    assert found.then
+    assert (found.then.least, found.then.median, found.then.most) == pytest.approx((1.0, 1.25, 1.5))
+    assert "streamrt's steady pass ÷ T* of the moment: 1.25 (1.00 - 1.50)." in markdown._case(found)
+    assert cells(markdown.short({"mlp-capped": [found]}))[2][4:] == ["2.67", "1.25", "-"]
+    del records[0]["values"]["moments"], records[1]["values"]["moments"]
+    assert table(records).then is None
+
+
 def test_the_short_table() -> None:
     large = dataclasses.replace(CASE, batch=64)
     records = [
@@ -191,17 +220,17 @@ def test_the_short_table() -> None:
     ]
     _, _, *rows = cells(markdown.short({"mlp-capped": summary.tables(records)}))
     assert rows == [
-        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "C killed"],
-        ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-"],
+        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "-", "C killed"],
+        ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-", "-"],
     ]
 
 
 def test_the_short_table_without_us_or_without_others() -> None:
     lonely = cells(markdown.short({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
-    assert lonely[1:] == ["1 s", "-", "-", "-", "-"]
+    assert lonely[1:] == ["1 s", "-", "-", "-", "-", "-"]
     killed = [line("timing", "streamrt", "killed", round=0), *timings(A=[1.0])]
     assert cells(markdown.short({"mlp-capped": summary.tables(killed)}))[2][1:] == [
-        "killed", "1 s (A)", "-", "-", "streamrt killed",
+        "killed", "1 s (A)", "-", "-", "-", "streamrt killed",
     ]  # fmt: skip
 
 

@@ -92,6 +92,10 @@ def test_timings(lines: list[Record]) -> None:
             facts = values["facts"]
             assert facts["budget"] == 48 << 20
             assert facts["bytes_read"] > 0
+            assert len(values["moments"]) >= 2
+            assert all(seconds > 0 and speed > 1e6 for seconds, speed in values["moments"])
+        else:
+            assert not values["moments"]  # theirs would be ratios of another budget
 
 
 @pytest.mark.usefixtures("caps")

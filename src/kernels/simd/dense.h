@@ -16,12 +16,13 @@ enum { DENSE_ROWS = VL == 16 ? 6 : 3 };
  * of 4 samples, stay in 48 KiB; half of that with 3 rows. */
 enum { DENSE_BLOCK = VL == 16 ? 64 : 32 };
 
-/* Floats of a row that are fetched ahead when a single group of samples is all there is: 1 KiB. */
-enum { DENSE_AHEAD = 256 };
+/* Floats of a row that are fetched ahead when a single group of samples is all there is: 1 KiB. None with 3 rows, which
+ * the processor fetches ahead by itself: asking, too, cost a tenth with one sample (Zen 3). */
+enum { DENSE_AHEAD = VL == 16 ? 256 : 0 };
 
 /* Adds the products of `rows` rows with `samples` samples, over whole chunks. w (rows, inner) at the first of them;
  * x (chunks, samples, SRT_DENSE_CHUNK) at the first of them. Meanwhile some of the weights of the next block are
- * fetched: those from `next` on, a chunk of each row with every so many that are computed with. */
+ * fetched: those from `next` on, a chunk of each row with every so many that are computed with (0: none). */
 V void dense_chunks(const int rows, const int samples, const float *w, int64_t inner, const float *x, int64_t chunks,
                     const float *next, int64_t every, vf (*sums)[SRT_DENSE_BATCH]) {
     vf acc[DENSE_ROWS][SRT_DENSE_GROUP];
@@ -42,7 +43,7 @@ V void dense_chunks(const int rows, const int samples, const float *w, int64_t i
                 for (int r = 0; r < rows; r++) acc[r][s] = muladd(weights[r], sample, acc[r][s]);
             }
         }
-        if (--wait == 0) {
+        if (every != 0 && --wait == 0) {
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++)
                 if (every == 1)
@@ -84,22 +85,23 @@ V void dense_rows(const int rows, const dense_job *job, const float *w, vf (*sum
          * so the next block is spread over them; behind the last block of these rows comes the first of the next. */
         const float *next = c + n < chunks ? w + (c + n) * SRT_DENSE_CHUNK : w + rows * inner;
         if (groups == 1) next = w + c * SRT_DENSE_CHUNK + DENSE_AHEAD;
+        const int64_t every = groups == 1 && DENSE_AHEAD == 0 ? 0 : groups;
         for (int64_t s = 0; s < job->batch; s += SRT_DENSE_GROUP) {
             int64_t samples = smaller(SRT_DENSE_GROUP, job->batch - s);
             const float *part = w + c * SRT_DENSE_CHUNK, *x = job->x + s * sample + c * samples * SRT_DENSE_CHUNK;
             vf(*sum)[SRT_DENSE_BATCH] = (vf(*)[SRT_DENSE_BATCH]) & sums[0][s];
             switch (samples) {
             case 1:
-                dense_chunks(rows, 1, part, inner, x, n, next, groups, sum);
+                dense_chunks(rows, 1, part, inner, x, n, next, every, sum);
                 break;
             case 2:
-                dense_chunks(rows, 2, part, inner, x, n, next, groups, sum);
+                dense_chunks(rows, 2, part, inner, x, n, next, every, sum);
                 break;
             case 3:
-                dense_chunks(rows, 3, part, inner, x, n, next, groups, sum);
+                dense_chunks(rows, 3, part, inner, x, n, next, every, sum);
                 break;
             default:
-                dense_chunks(rows, 4, part, inner, x, n, next, groups, sum);
+                dense_chunks(rows, 4, part, inner, x, n, next, every, sum);
             }
             next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* where this group of samples came to */
             if (c + n == chunks && n < DENSE_BLOCK) {
