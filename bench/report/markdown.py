@@ -52,6 +52,7 @@ def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseT
 
 def short(tables: Mapping[str, list[CaseTable]]) -> str:
     """Every case with the most threads that were tried: us, the fastest peer, T*, and who did not survive."""
+    uneven = any(table.then for found in tables.values() for table in found)
     lines = []
     for name, found in tables.items():
         most = max((table.threads for table in found), default=0)
@@ -70,7 +71,7 @@ def short(tables: Mapping[str, list[CaseTable]]) -> str:
                     f"{seconds(theirs.median)} ({best.peer})" if best and theirs else "-",
                     f"{ratio.median:.2f}" if us and best and (ratio := us.ratio(best, measure)) else "-",
                     f"{mine.median / limit:.2f}" if mine and (limit := table.limits.get(measure)) else "-",
-                    f"{table.then.median:.2f}" if table.then else "-",
+                    *([f"{table.then.median:.2f}" if table.then else "-"] if uneven else []),
                     ", ".join(fallen) or "-",
                 ]
             )
@@ -80,7 +81,7 @@ def short(tables: Mapping[str, list[CaseTable]]) -> str:
         "fastest peer",
         "streamrt / peer",
         "streamrt / T*",
-        "/ T* of the moment",
+        *(["/ T* of the moment"] if uneven else []),
         "without an answer",
     ]
     return _table(header, lines)

@@ -208,6 +208,9 @@ def test_t_star_of_the_moment_is_that_of_the_disk_around_the_pass() -> None:
     assert cells(markdown.short({"mlp-capped": [found]}))[2][4:] == ["2.67", "1.25", "-"]
     del records[0]["values"]["moments"], records[1]["values"]["moments"]
     assert table(records).then is None
+    header, _, us = cells(markdown.short({"mlp-capped": [table(records)]}))
+    assert "/ T* of the moment" not in header
+    assert us[4:] == ["2.67", "-"]
 
 
 def test_the_short_table() -> None:
@@ -220,17 +223,17 @@ def test_the_short_table() -> None:
     ]
     _, _, *rows = cells(markdown.short({"mlp-capped": summary.tables(records)}))
     assert rows == [
-        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "-", "C killed"],
-        ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-", "-"],
+        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "C killed"],
+        ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-"],
     ]
 
 
 def test_the_short_table_without_us_or_without_others() -> None:
     lonely = cells(markdown.short({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
-    assert lonely[1:] == ["1 s", "-", "-", "-", "-", "-"]
+    assert lonely[1:] == ["1 s", "-", "-", "-", "-"]
     killed = [line("timing", "streamrt", "killed", round=0), *timings(A=[1.0])]
     assert cells(markdown.short({"mlp-capped": summary.tables(killed)}))[2][1:] == [
-        "killed", "1 s (A)", "-", "-", "-", "streamrt killed",
+        "killed", "1 s (A)", "-", "-", "streamrt killed",
     ]  # fmt: skip
 
 
