@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 SHIMS = Path(__file__).parent / "shims"
@@ -22,6 +23,9 @@ SHIMS = Path(__file__).parent / "shims"
 os.environ["PYTHONSAFEPATH"] = "1"
 # What a shell runs in the background ignores SIGINT, and so do its children: tests that send it want it heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# On a busy machine any example may take long: a time limit would fail tests that are right.
+hypothesis.settings.register_profile("streamrt", deadline=None)
+hypothesis.settings.load_profile("streamrt")
 
 
 def _load_bench() -> None:

@@ -138,7 +138,7 @@ shapes = st.lists(
 times = st.lists(st.floats(0, 0.1), max_size=8)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times)
 def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, huge, seconds):
     nodes, size = layout(sizes, seconds)
@@ -156,7 +156,7 @@ def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, 
         assert second <= first
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times)
 def test_so_do_plans_that_are_made_without_searching(sizes, workspace, budget, huge, seconds):
     """As the pool makes them: only pinned sets are tried that leave the streamed ranges spread over the pass."""
@@ -177,7 +177,7 @@ def test_so_do_plans_that_are_made_without_searching(sizes, workspace, budget, h
     assert searched.seconds <= plan.seconds * (1 + 1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(shapes, st.integers(0, MIB))
 def test_the_smallest_budget_works(sizes, workspace):
     nodes, size = layout(sizes)
@@ -311,7 +311,7 @@ divided = st.lists(st.tuples(st.integers(1, 4), seconds_of), min_size=2, max_siz
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(divided, st.integers(1, 9))
 def test_a_plan_is_within_a_twentieth_of_the_best_there_is(nodes, budget):
     nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
@@ -319,7 +319,7 @@ def test_a_plan_is_within_a_twentieth_of_the_best_there_is(nodes, budget):
     assert plan.seconds <= 1.05 * brute_force(nodes, size, budget * 16 * MIB, None)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(blocks, st.floats(0, 1))
 def test_so_it_is_with_ranges_of_any_size_and_windows_that_are_some_of_them_in_a_row(sizes, share):
     nodes, size = undivided(sizes)
@@ -331,7 +331,7 @@ def test_so_it_is_with_ranges_of_any_size_and_windows_that_are_some_of_them_in_a
     assert plan.seconds <= 1.05 * brute_force(nodes, size, budget, windows)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(blocks, st.floats(0, 1))
 def test_a_plan_is_never_worse_than_pinning_the_head_of_the_model(sizes, share):
     nodes, size = undivided(sizes)
@@ -367,7 +367,7 @@ def best_prefix(nodes, size, budget, tilings):
     return best
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(blocks, st.floats(0, 1))
 def test_a_plan_is_as_good_as_pinning_the_head_of_the_model_with_any_window(sizes, share):
     nodes, size = undivided(sizes)
@@ -382,7 +382,7 @@ def test_a_plan_is_as_good_as_pinning_the_head_of_the_model_with_any_window(size
 BLOCK_TILINGS = [tiling for tiling in TILINGS if tiling.granule == HUGE]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(divided, st.floats(0.05, 1))
 def test_it_is_within_a_twentieth_of_that_with_tiles_of_any_size(nodes, share):
     """Of whole blocks: from this disk smaller tiles come so slowly that they are for small budgets only."""

@@ -95,7 +95,7 @@ V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t l
     if (line < half) {
         for (int64_t r = 0; r < next->rows; r++)
             for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
-    } else if (CONV_ROWS > CONV_WAYS && next->copy) {
+    } else if ((int)CONV_ROWS > (int)CONV_WAYS && next->copy) {
         for (int64_t r = 0; r < next->rows; r++) {
             const float *from = next->w + r * inner;
             float *to = next->copy + r * CONV_PITCH;
@@ -252,7 +252,7 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
     const int most = before > 0 ? CONV_ROWS : least;
     _Alignas(64) float copies[2][CONV_ROWS * CONV_PITCH];
-    const bool copied = CONV_ROWS > CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
+    const bool copied = (int)CONV_ROWS > (int)CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
     conv_weights weights = {block->w + begin * block->inner, block->inner};
     int64_t count, ready = begin; /* rows before it have their last columns */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
