@@ -56,5 +56,5 @@ core = Extension(
 )
 setup(
     cmdclass={"build_ext": BuildExt},
-    ext_modules=cythonize([core], build_dir="build", compiler_directives={"language_level": 3}),
+    ext_modules=cythonize([core], build_dir="build", include_path=["src"], compiler_directives={"language_level": 3}),
 )

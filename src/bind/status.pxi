@@ -5,19 +5,6 @@ import os as _os
 
 from streamrt.errors import ModelClosedError, WeightsIOError
 
-cdef extern from "streamrt.h" nogil:
-    ctypedef enum srt_status:
-        SRT_OK
-        SRT_NO_MEMORY
-        SRT_SYSTEM
-        SRT_TRUNCATED
-        SRT_CHANGED
-        SRT_STOPPED
-        SRT_TIMEOUT
-        SRT_FORKED
-        SRT_MISUSE
-        SRT_WINDOW_FULL
-
 
 cdef object status_error(srt_status status, int error, str path, str subject):
     """The exception for a status other than ``SRT_OK``: ``subject`` says what was being done, and to what.

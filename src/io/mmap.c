@@ -1,4 +1,4 @@
-/* io_mmap.c - the file itself is mapped: its pages are those of the page cache, and nothing is copied. */
+/* mmap.c - the file itself is mapped: its pages are those of the page cache, and nothing is copied. */
 #include "io.h"
 
 #include <errno.h>

@@ -5,33 +5,6 @@ from typing import NamedTuple
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
-cdef extern from "streamrt.h" nogil:
-    ctypedef struct srt_prefetcher
-
-    ctypedef struct srt_item:
-        uint64_t offset
-        uint64_t length
-        bint pinned
-
-    ctypedef struct srt_record:
-        uint64_t bytes_read
-        int64_t read_start
-        int64_t read_end
-        int64_t stall
-
-    srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out)
-    srt_status srt_prefetcher_schedule(
-        srt_prefetcher *prefetcher, const srt_item *items, size_t count, uint64_t window, uint64_t granule
-    )
-    srt_status srt_prefetcher_wait(srt_prefetcher *prefetcher, size_t item, int64_t timeout, size_t *culprit)
-    srt_status srt_prefetcher_done(srt_prefetcher *prefetcher, size_t item)
-    srt_status srt_prefetcher_finish(srt_prefetcher *prefetcher)
-    srt_status srt_prefetcher_rewind(srt_prefetcher *prefetcher)
-    srt_status srt_prefetcher_read_across(srt_prefetcher *prefetcher, bint across)
-    srt_status srt_prefetcher_held(srt_prefetcher *prefetcher, uint64_t *held, uint64_t *peak)
-    srt_status srt_prefetcher_report(srt_prefetcher *prefetcher, srt_record *records, size_t *count)
-    srt_status srt_prefetcher_stop(srt_prefetcher *prefetcher)
-    void srt_prefetcher_free(srt_prefetcher *prefetcher)
 
 # How long wait may keep a signal, such as Ctrl-C, from being handled.
 cdef int64_t SIGNAL_CHECK_NS = 50_000_000

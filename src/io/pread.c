@@ -1,4 +1,4 @@
-/* io_pread.c - the bytes are read into anonymous memory, at the addresses at which a mapping would show them.
+/* pread.c - the bytes are read into anonymous memory, at the addresses at which a mapping would show them.
  *
  * For file systems where mapping is a disaster: over a network or a FUSE process, where every fault is a round trip and
  * a lost server is a SIGBUS. Addresses are reserved for the whole file, memory only for what is held, so that whoever

@@ -1,42 +1,11 @@
 """Mapping: a weights file in memory, as a read-only buffer."""
 
-cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "Python.h":
     int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
-
-cdef extern from "streamrt.h" nogil:
-    ctypedef struct srt_mapping
-
-    ctypedef struct srt_identity:
-        uint64_t device
-        uint64_t inode
-        uint64_t size
-        int64_t mtime
-
-    ctypedef enum srt_populate_mode:
-        SRT_POPULATE_AUTO
-        SRT_POPULATE_READ
-        SRT_POPULATE_TOUCH
-
-    ctypedef enum srt_io:
-        SRT_IO_AUTO
-        SRT_IO_MMAP
-        SRT_IO_PREAD
-
-    void srt_set_populate_mode(srt_populate_mode mode)
-    srt_status srt_mapping_open(const char *path, srt_io io, srt_mapping **out)
-    const char *srt_mapping_io(const srt_mapping *mapping)
-    void srt_mapping_close(srt_mapping *mapping)
-    const uint8_t *srt_mapping_data(const srt_mapping *mapping)
-    const srt_identity *srt_mapping_identity(const srt_mapping *mapping)
-    uint64_t srt_mapping_size(const srt_mapping *mapping)
-    uint64_t srt_mapping_current_size(const srt_mapping *mapping)
-    srt_status srt_mapping_check(const srt_mapping *mapping)
-    srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes)
 
 
 def _force_populate_mode():

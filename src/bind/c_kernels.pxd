@@ -1,0 +1,109 @@
+# The functions of kernels/kernels.h, which is their manual, and how many threads and which instructions they use.
+
+from libc.stdint cimport int64_t, uint32_t
+
+cdef extern from "cpu.h" nogil:
+    ctypedef enum srt_isa:
+        SRT_ISA_COUNT
+    const char *srt_isa_name(int isa)
+    bint srt_isa_available(srt_isa isa)
+    srt_isa srt_isa_active()
+    bint srt_isa_use(const char *name)
+
+cdef extern from "parallel.h" nogil:
+    enum:
+        SRT_MAX_THREADS
+    void srt_rouse()
+    int srt_threads()
+    void srt_set_threads(int count)
+
+cdef extern from "kernels/kernels.h" nogil:
+    enum:
+        SRT_ACTIVATION_COUNT
+        SRT_WINDOW_MAX
+    ctypedef struct srt_activation:
+        pass
+    ctypedef struct srt_window:
+        int64_t kernel[2]
+        int64_t stride[2]
+        int64_t dilation[2]
+        int64_t before[2]
+        int64_t after[2]
+        int64_t input[2]
+        int64_t output[2]
+    srt_activation srt_activation_make(int code, float alpha, float beta)
+    const char *srt_activation_name(int code)
+    const char *srt_window_check(const srt_window *window)
+    void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act)
+    void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const float *bias,
+                      const srt_activation *act)
+    void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride,
+                                const float *bias, const srt_activation *act)
+    enum:
+        SRT_DENSE_BATCH
+        SRT_DENSE_GROUP
+        SRT_DENSE_CHUNK
+    void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner,
+                   int64_t batch, int64_t stride, const srt_activation *act)
+    void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n,
+                             int64_t channels, int64_t size, const srt_activation *act)
+    void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
+                   int64_t size)
+    ctypedef struct srt_product_of_samples:
+        const float *x
+        const float *w
+        const float *bias
+        float *y
+        int64_t batch
+        int64_t inner
+        int64_t rows
+        int64_t stride
+        float *block
+        int64_t room
+        float *scratch
+        int64_t seats
+        int64_t seat
+        const srt_activation *act
+    void srt_gemm(const srt_product_of_samples *g)
+    enum:
+        SRT_CONV_DEPTH
+        SRT_CONV_COLUMNS
+    ctypedef struct srt_convolution:
+        const float *x
+        const float *w
+        const float *bias
+        const float *residual
+        float *y
+        int64_t n
+        int64_t groups
+        int64_t channels
+        int64_t outputs
+        const srt_window *window
+        int64_t first
+        int64_t last
+        const float *scale
+        const float *shift
+        bint each
+        bint across
+        float low
+        float high
+        float *scratch
+        int64_t seats
+        int64_t seat
+        float *sums
+        const srt_activation *act
+    int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window)
+    void srt_conv(const srt_convolution *c)
+    void srt_winograd(const srt_convolution *c)
+    int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window)
+    void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
+                       int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
+                       const srt_activation *act)
+    void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window)
+    void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bint count_padding)
+    void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)
+    void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,
+                 float beta, float bias)
+    uint32_t srt_crc32c(const void *data, size_t size, uint32_t value)

@@ -1,0 +1,189 @@
+"""Convolutions: as products, by Winograd's algorithm, depthwise."""
+
+from libc.math cimport INFINITY
+
+
+# The two convolutions that are products.
+ctypedef void (*convolution)(const srt_convolution *c) noexcept nogil
+
+
+# Take a factor for each input channel, or with `each` for each of every sample, and what is added: see srt_convolution.
+cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -1:
+    cdef int64_t channels = c.groups * c.channels
+    cdef Py_buffer *view
+    c.scale = c.shift = NULL
+    c.each = False
+    if scale is None:
+        if shift is not None:
+            raise ValueError("a shift needs a scale")
+        return 0
+    for axis in range(2):
+        if (c.window.kernel[axis] != 1 or c.window.stride[axis] != 1 or c.window.before[axis] != 0
+                or c.window.output[axis] != c.window.input[axis]):
+            raise ValueError("a scale needs a window of 1 x 1 with stride 1 and without padding")
+    c.each = memoryview(scale).ndim == 2
+    view = take_input(arrays, scale, 2 if c.each else 1, "scale")
+    if c.each:
+        check_shape(view, (c.n, channels), "scale")
+    else:
+        check_shape(view, (channels,), "scale")
+    c.scale = floats(view)
+    c.shift = take_vector(arrays, shift, channels, "shift")
+    return 0
+
+
+@cython.final
+cdef class Convolution(Kernel):
+    """A convolution in groups of channels, each with its own part of the weights: checked once, then run often.
+
+    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW); residual, of y's shape or
+    None, is added before ``act``, and may be y.
+
+    scratch (S, F), used during calls: S threads at most take part, with F floats each. There must be CONV_COLUMNS times
+    CONV_DEPTH of them, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
+    ``winograd`` computes by Winograd's algorithm, about four times less exact, and faster where `winograd_seat`, the
+    least F then, is not 0.
+
+    sums (M,) or None, used during calls: with `conv_sums` floats of it two threads share out small maps better.
+
+    With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None; the
+    window must then be 1 x 1 with stride 1 and without padding.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale where there
+            may be none, ``winograd`` where `winograd_seat` is 0, or arrays that overlap.
+    """
+
+    cdef srt_convolution bound
+    cdef srt_activation act
+    cdef convolution kernel
+    cdef Window window
+
+    def __cinit__(self, x, w, bias, residual, y, Window window not None, int groups, scratch, int act, float alpha,
+                  float beta, *, bint winograd=False, sums=None, scale=None, shift=None, float low=-INFINITY,
+                  float high=INFINITY):
+        cdef srt_convolution *c = &self.bound
+        cdef Arrays *arrays = &self.arrays
+        cdef Py_buffer *vx
+        cdef Py_buffer *vw
+        cdef Py_buffer *vy
+        cdef Py_buffer *vs
+        self.window, self.act = window, activation(act, alpha, beta)
+        self.kernel = srt_winograd if winograd else srt_conv
+        c.window, c.act, c.low, c.high = &window.window, &self.act, low, high
+        vx = take_input(arrays, x, 4, "x")
+        check_planes(vx, 2, c.window.input, "x")
+        vw = take_input(arrays, w, 4, "w")
+        check_planes(vw, 2, c.window.kernel, "w")
+        if groups < 1 or vw.shape[0] % groups != 0 or vx.shape[1] != vw.shape[1] * <object>groups:
+            raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
+        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, vw.shape[1], vw.shape[0] // groups
+        c.x, c.w, c.bias = floats(vx), floats(vw), take_vector(arrays, bias, vw.shape[0], "bias")
+        take_scaling(arrays, scale, shift, c)
+        vy = take_output(arrays, y, 4, "y")
+        check_shape(vy, (vx.shape[0], vw.shape[0], c.window.output[0], c.window.output[1]), "y")
+        check_overlap(arrays, False)
+        c.y, c.residual = <float *>vy.buf, NULL
+        if residual is not None:
+            vs = take_input(arrays, residual, 4, "residual")
+            check_same(vs, vy)
+            c.residual = floats(vs)
+            if c.residual != floats(vy) and overlap(vs, vy):
+                raise ValueError("the output overlaps an input")
+        take_scratch(arrays, scratch, self._seat(winograd, scale), &c.scratch, &c.seats, &c.seat)
+        c.sums = NULL
+        if sums is not None:
+            vs = take_output(arrays, sums, 1, "sums")
+            check_overlap(arrays, False)
+            least = conv_sums(c.n, c.groups, <object>c.channels * c.window.kernel[0] * c.window.kernel[1], c.outputs,
+                              window)
+            if vs.shape[0] < least:
+                raise ValueError(f"sums has {vs.shape[0]} elements, expected at least {least}")
+            c.sums = <float *>vs.buf
+
+    # Floats of scratch memory that a thread needs.
+    cdef object _seat(self, bint winograd, scale):
+        cdef srt_convolution *c = &self.bound
+        if winograd:
+            least = winograd_seat(c.n, c.channels, c.outputs, self.window)
+            if least == 0 or scale is not None:
+                raise ValueError("this convolution is none for Winograd's algorithm")
+            return least
+        # in Python's integers: three lengths of a hostile window may overflow
+        taps = <object>c.window.kernel[0] * <object>c.window.kernel[1]
+        return columns_of(<object>c.channels * taps)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef srt_convolution c = self.bound
+        check_range(first, last, c.groups * c.outputs)
+        c.first, c.last = first, last
+        with nogil:
+            self.kernel(&c)
+        return 0
+
+
+def conv_sums(int64_t n, int64_t groups, inner, int64_t outputs, Window window not None):
+    """Floats with which two threads make the two parts of a long sum at once; 0 where they do not.
+
+    n samples; inner terms of a sum; outputs of one group. The results are the same.
+    """
+    return srt_conv_sums(n, groups, inner, outputs, &window.window) if inner < 2**31 else 0
+
+
+def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):
+    """Floats of scratch memory for each thread with which `winograd` is faster than `conv`; 0 where it is not.
+
+    n samples; channels and outputs of one group.
+
+    Raises:
+        ValueError: a negative number, or 2**40 or more positions of all samples.
+    """
+    positions = <object>n * <object>window.window.output[0] * <object>window.window.output[1]
+    if n < 0 or channels < 0 or outputs < 0 or positions >= 2**40:
+        raise ValueError(f"{n} samples, {channels} channels, {outputs} outputs and {positions} positions, "
+                         f"expected none negative, and fewer than 2**40 positions")
+    return srt_winograd_seat(n, channels, outputs, &window.window)
+
+
+@cython.final
+cdef class Depthwise(Kernel):
+    """A convolution where output channel j reads one input channel, j // m: checked once, then run often.
+
+    x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW).
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or
+            arrays that overlap.
+    """
+
+    cdef srt_activation act
+    cdef Window window
+    cdef const float *bias
+    cdef int64_t n, channels, outputs
+
+    def __cinit__(self, x, w, bias, y, Window window not None, int act, float alpha, float beta):
+        cdef Py_buffer *vx
+        cdef Py_buffer *vw
+        cdef Py_buffer *vy
+        self.window, self.act = window, activation(act, alpha, beta)
+        vx = take_input(&self.arrays, x, 4, "x")
+        check_planes(vx, 2, window.window.input, "x")
+        vw = take_input(&self.arrays, w, 3, "w")
+        check_planes(vw, 1, window.window.kernel, "w")
+        self.n, self.channels, self.outputs = vx.shape[0], vx.shape[1], vw.shape[0]
+        if self.outputs != 0 if self.channels == 0 else self.outputs % self.channels != 0:
+            raise ValueError(f"w has {self.outputs} channels, expected a multiple of the {self.channels} of x")
+        self.bias = take_vector(&self.arrays, bias, self.outputs, "bias")
+        vy = take_output(&self.arrays, y, 4, "y")
+        check_shape(vy, (self.n, self.outputs, window.window.output[0], window.window.output[1]), "y")
+        check_overlap(&self.arrays, False)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef Py_buffer *y = &self.arrays.view[self.arrays.count - 1]
+        check_range(first, last, self.outputs)
+        if first < last:
+            with nogil:
+                srt_depthwise(floats(&self.arrays.view[0]), floats(&self.arrays.view[1]), self.bias, <float *>y.buf,
+                              self.n, self.channels, self.outputs // self.channels, &self.window.window, first, last,
+                              &self.act)
+        return 0

@@ -1,0 +1,95 @@
+"""Dense layers: for few samples, and as a product of samples."""
+
+
+DENSE_BATCH = SRT_DENSE_BATCH
+DENSE_GROUP = SRT_DENSE_GROUP
+DENSE_CHUNK = SRT_DENSE_CHUNK
+
+
+def dense(w, x, y, bias, int act, float alpha, float beta):
+    """``y = act(x @ w.T + bias)`` for few samples.
+
+    w (rows, inner), bias (rows,) or None, y (batch, rows) with any row stride. x (batch, inner rounded up to whole
+    chunks) holds at most DENSE_BATCH samples: DENSE_GROUP of them, (samples, chunks, DENSE_CHUNK) with the first two
+    axes exchanged, and then the next; what fills up the last chunk is zero.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef Py_buffer *vw
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef const float *b
+    cdef int64_t stride, batch
+    arrays.count = 0
+    try:
+        vw = take_input(&arrays, w, 2, "w")
+        vx = take_input(&arrays, x, 2, "x")
+        batch = vx.shape[0]
+        check_shape(vx, (batch, (vw.shape[1] + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
+        if batch > SRT_DENSE_BATCH:
+            raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_BATCH}")
+        b = take_vector(&arrays, bias, vw.shape[0], "bias")
+        vy = take_rows(&arrays, y, &stride, "y")
+        check_shape(vy, (batch, vw.shape[0]), "y")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_dense(
+                floats(vw), floats(vx), b, <float *>vy.buf, vw.shape[0], vw.shape[1], batch, stride, &prepared
+            )
+    finally:
+        release(&arrays)
+
+
+@cython.final
+cdef class Gemm(Kernel):
+    """``y = act(x @ w.T + bias)`` for any number of samples: checked once, then run often.
+
+    x (batch, inner); w (rows, inner); bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
+    columns of y. block (M,), used during calls, holds products until they are transposed: at least one for each sample.
+    scratch as for a `Convolution` with sums of ``inner`` terms.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, 2**30 samples or more, a range beyond the rows, an unknown ``act``,
+            or arrays that overlap.
+    """
+
+    cdef srt_product_of_samples bound
+    cdef srt_activation act
+
+    def __cinit__(self, x, w, bias, y, block, scratch, int act, float alpha, float beta):
+        cdef srt_product_of_samples *g = &self.bound
+        cdef Py_buffer *vx = take_input(&self.arrays, x, 2, "x")
+        cdef Py_buffer *vw = take_input(&self.arrays, w, 2, "w")
+        cdef Py_buffer *vy
+        self.act = activation(act, alpha, beta)
+        g.act, g.x, g.w = &self.act, floats(vx), floats(vw)
+        g.batch, g.rows, g.inner = vx.shape[0], vw.shape[0], vw.shape[1]
+        check_shape(vx, (g.batch, g.inner), "x")
+        if g.batch > SRT_WINDOW_MAX:
+            raise ValueError(f"{g.batch} samples, expected fewer than 2**30")
+        g.bias = take_vector(&self.arrays, bias, g.rows, "bias")
+        vy = take_rows(&self.arrays, y, &g.stride, "y")
+        check_shape(vy, (g.batch, g.rows), "y")
+        check_overlap(&self.arrays, False)
+        g.y = <float *>vy.buf
+        vy = take_output(&self.arrays, block, 1, "block")
+        check_overlap(&self.arrays, False)
+        if vy.shape[0] < g.batch:
+            raise ValueError(f"block has {vy.shape[0]} elements, expected at least {g.batch}")
+        g.block, g.room = <float *>vy.buf, vy.shape[0]
+        take_scratch(&self.arrays, scratch, columns_of(g.inner), &g.scratch, &g.seats, &g.seat)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        cdef srt_product_of_samples g = self.bound
+        check_range(first, last, g.rows)
+        g.w += first * g.inner
+        g.y += first
+        g.rows = last - first
+        if g.bias != NULL:
+            g.bias += first
+        with nogil:
+            srt_gemm(&g)
+        return 0

@@ -1,0 +1,51 @@
+"""Kernel: what is bound to its arrays once, and called for ranges of channels."""
+
+from libc.string cimport memcpy
+
+
+cdef class Kernel:
+    """What computes channels ``first`` to ``last`` of an output when it is called, bound to its arrays.
+
+    It keeps them alive. One thread at a time may call.
+    """
+
+    cdef Arrays arrays
+    cdef Arrays kept  # sources and where they go, in turn
+
+    def __dealloc__(self):
+        release(&self.arrays)
+        release(&self.kept)
+
+    def keep(self, source, target):
+        """Have every call that begins at channel 0 copy ``source`` to ``target`` first, both float32 of one axis.
+
+        Of a node's parameters that the tiles share only the first tile may read the original.
+
+        Raises:
+            ValueError: wrong sizes, dtype or layout, arrays that overlap, or more than four of them.
+        """
+        cdef int count = self.kept.count
+        if count + 2 > MOST_ARRAYS:
+            raise ValueError("a kernel keeps at most four arrays")
+        try:
+            check_same(take_input(&self.kept, source, 1, "source"), take_output(&self.kept, target, 1, "target"))
+            if overlap(&self.kept.view[count], &self.kept.view[count + 1]):
+                raise ValueError("the target overlaps the source")
+        except BaseException:
+            while self.kept.count > count:
+                self.kept.count -= 1
+                PyBuffer_Release(&self.kept.view[self.kept.count])
+            raise
+
+    def __call__(self, int64_t first, int64_t last):
+        self.run(first, last)
+
+    cdef int run(self, int64_t first, int64_t last) except -1:
+        cdef int i
+        if first == 0:
+            for i in range(0, self.kept.count, 2):
+                memcpy(self.kept.view[i + 1].buf, self.kept.view[i].buf, self.kept.view[i].len)
+        return self.compute(first, last)
+
+    cdef int compute(self, int64_t first, int64_t last) except -1:
+        raise NotImplementedError
