@@ -2,6 +2,7 @@
 
 import pytest
 
+from markers import thorough
 from model import zoo
 
 MIB = 1 << 20
@@ -48,7 +49,7 @@ def big(tmp_path_factory):
     packed.path.unlink()
 
 
-@pytest.mark.parametrize(("budget", "cap"), [(48, 160), (128, 240), (320, 420)])
+@pytest.mark.parametrize(("budget", "cap"), [(48, 160), thorough(128, 240), (320, 420)])
 @pytest.mark.parametrize("batch", [1, 64])
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_a_model_larger_than_the_limit(big, budget, cap, batch, io, memory_cgroup, run_python, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from markers import thorough
 from model import zoo
 from streamrt.format import read_header
 from streamrt.planning import Planner, Rates
@@ -59,9 +60,9 @@ def test_what_a_pass_took_as_planned_changes_nothing(six_layers):
 # ---------------------------------------------------------------- samples together
 
 
-@pytest.mark.parametrize("budget", [4, 12, 40, 56, 88, 96])
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("disk", [0.2e9, 1e9, 2e9, 8e9])
+@pytest.mark.parametrize("budget", [4, thorough(12), 40, thorough(56), 88, thorough(96)])
+@pytest.mark.parametrize("batch", [1, thorough(5)])
+@pytest.mark.parametrize("disk", [0.2e9, thorough(1e9), 2e9, thorough(8e9)])
 def test_so_many_samples_run_together_that_no_other_number_does_better(six_layers, budget, batch, disk):
     graph, name, rates = six_layers.graph, six_layers.graph.inputs[0].name, replace(RATES, disk=disk)
     chosen = Planner(six_layers, budget * MIB, rates).samples_together(graph, {name: (batch, 2048)})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import thorough
 from model import zoo
 from model.zoo import eventually
 from streamrt import Layer, ModelPool, pack
@@ -63,7 +64,7 @@ def test_a_lease_gives_a_model_that_tells_about_itself(files):
 
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
-@pytest.mark.parametrize("policy", ["adaptive", "gdsf", "lru"])
+@pytest.mark.parametrize("policy", ["adaptive", thorough("gdsf"), thorough("lru")])
 @pytest.mark.parametrize("budget", ["600KiB", "6MiB", "64MiB"])
 def test_every_model_is_served_whatever_the_budget(files, budget, policy, io):
     r = random.Random(budget)
