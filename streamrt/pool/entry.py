@@ -66,7 +66,7 @@ class Flight:
         waiters: how many do; each of them gets a lease when it ends well.
         done: it has ended.
         granted: it ended with leases for its waiters.
-        error: it ended with this.
+        error: it ended with this, stripped: see `streamrt.pool.failure`.
     """
 
     waiters: int = 0
@@ -90,7 +90,7 @@ class Entry:
         preloading: how many prefetches are reading.
         unloading: it is to be closed when its leases have ended.
         removed: and then forgotten.
-        error: what the last load, or a call, failed with.
+        error: what the last load, or a call, failed with, stripped: see `streamrt.pool.failure`.
         failures: in a row.
         retry_at: when another load may be tried.
         replaced: loads in a row that found another file than was measured.

@@ -27,6 +27,7 @@ from streamrt.errors import (
 )
 from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
 from streamrt.pool.entry import Entry, Flight
+from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
 from streamrt.pool.resident import Files, ReplacedError, Resident
@@ -101,14 +102,14 @@ class Keeper:
                     if joined and joined.done:
                         flight, joined = joined, None
                         if flight.error is not None:
-                            raise flight.error
+                            raise anew(flight.error)
                         if flight.granted:
                             return entry
                     self.require_open()
                     if entry.removed:
                         raise UnknownModelError(f"the model {name!r:.80} was unregistered")
                     if entry.error is not None and runtime.now() < entry.retry_at:
-                        raise entry.error
+                        raise anew(entry.error)
                     waits_for_memory = False
                     if not (entry.busy or entry.unloading or (entry.error and entry.resident)):
                         if entry.needs is None:
@@ -200,9 +201,10 @@ class Keeper:
 
     def release(self, entry: Entry, error: BaseException | None) -> None:
         """A lease has ended, with ``error`` if with any."""
+        unreadable = anew(error) if isinstance(error, WeightsIOError) else None
         with self.changed:
-            if isinstance(error, WeightsIOError) and entry.error is None:
-                entry.fail(error, self._runtime.now())  # the open file is not what it was: it is opened anew
+            if unreadable and entry.error is None:
+                entry.fail(unreadable, self._runtime.now())  # the open file is not what it was: it is opened anew
             self._end_lease(entry)
 
     def _end_lease(self, entry: Entry) -> None:
@@ -260,7 +262,7 @@ class Keeper:
         try:
             self._runtime.spawn(partial(work, flight))
         except RuntimeError as error:
-            self._land(entry, error)
+            self._land(entry, strip(error))
             return False
         return True
 
@@ -269,7 +271,7 @@ class Keeper:
         try:
             measured = self.files.measure(entry.path)
         except BaseException as raised:
-            error = raised
+            error = strip(raised)
         with self.changed:
             if error is None:
                 entry.needs, entry.identity = measured
@@ -285,7 +287,7 @@ class Keeper:
                 resident = self._opened(entry, grant)
                 granted = True
         except BaseException as raised:
-            error = raised
+            error = strip(raised)
             if resident:
                 with suppress(Exception):
                     resident.shut()
@@ -440,25 +442,26 @@ class Keeper:
 
     def preload(self, entry: Entry, future: Future[None]) -> None:
         """Lease a model and bring in what it was granted; ``future`` tells when, or why not."""
+        error: BaseException | None = None
         try:
             self.acquire(entry.name, None)
-            error: BaseException | None = None
             try:
                 assert entry.resident
                 with self.changed:
                     entry.preloading += 1
                 entry.resident.preload()
             except BaseException as raised:
-                error = raised
-                raise
+                error = strip(raised)
             finally:
                 with self.changed:
                     entry.preloading -= 1
                 self.release(entry, error)
-        except BaseException as failed:
-            future.set_exception(failed)
-        else:
+        except BaseException as raised:
+            error = strip(raised)
+        if error is None:
             future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def _shrunk(victim: Entry, shrink: Shrink) -> int:

@@ -184,7 +184,8 @@ class ModelPool:
             PoolBusyError: the time was over. All memory is leased, or the model is still loading.
             ModelTooLargeError: not even a window fits beside what is pinned; ``minimum`` is the smallest budget.
             FormatError, WeightsIOError: it cannot be loaded. It is tried again after a pause, which grows with every
-                failure; until then everybody gets the same error.
+                failure; until then everybody gets the same error, each as an object of their own without frames of
+                others: its cause tells where it came from.
             ModelClosedError: see `register`.
         """
         entry = self._keeper.acquire(name, timeout)

@@ -20,6 +20,7 @@ from streamrt.inputs import Result
 from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.pool import ModelPool
+from streamrt.pool.failure import anew, strip
 
 Results = Mapping[str, Result]
 
@@ -207,9 +208,10 @@ class Batcher:
                     continue
                 return
         except BaseException as error:
+            strip(error)  # its frames have the arrays of all jobs
             for job in jobs:
                 if not job.future.done():
-                    job.future.set_exception(error)
+                    job.future.set_exception(anew(error))
 
     def _call(self, name: str, jobs: Sequence[Job]) -> None:
         outputs = jobs[0].outputs
@@ -219,12 +221,12 @@ class Batcher:
             found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
             for job, result in zip(jobs, found, strict=True):
                 if isinstance(result, Exception):
-                    job.future.set_exception(result)
+                    job.future.set_exception(strip(result))
                 else:
                     job.future.set_result(result if isinstance(result, dict) else {outputs[0]: result})
             for result in found:
                 if isinstance(result, WeightsIOError):
-                    raise result  # the pool closes a model whose file is not what it was, if it hears of it
+                    raise anew(result)  # the pool closes a model whose file is not what it was, if it hears of it
 
     @contextmanager
     def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Model]:

@@ -26,7 +26,7 @@ from streamrt.serve.access import (
 )
 from streamrt.serve.batching import QueueFullError, ReplacedError, ShuttingDownError
 from streamrt.serve.catalog import NameTakenError
-from streamrt.serve.logs import log
+from streamrt.serve.logs import log, log_failure
 from streamrt.serve.metrics import GONE
 from streamrt.serve.protocol import ProtocolError, UnrepresentableError
 from streamrt.serve.service import Service
@@ -123,6 +123,8 @@ class Routes:
                 response = Response(status_code=GONE)
             except Exception as error:
                 response = failure(request, error)
+                # Its frames have the request, and futures that have the error: they would be there until collected.
+                error.__traceback__ = error.__context__ = error.__cause__ = None
             name = request.path_params.get("model", "")
             model = name if self._service.catalog.has(name) else ""
             seconds = time.monotonic() - began
@@ -172,7 +174,7 @@ def failure(request: Request, error: Exception) -> Response:
         status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
         text = str(error) if status != 500 else "the model, or the server, failed: its log has the reason"
         if status == 500:
-            log.error("failed", exc_info=error)
+            log_failure(error)
     if status == 503:
         headers["Retry-After"] = _RETRY_AFTER
     if request.url.path.startswith("/v2"):

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TextIO
 
+from streamrt.pool.failure import origin
+
 #: The server's own events. Fields beside the message go into ``extra={"fields": {...}}``.
 log = logging.getLogger("streamrt.serve")
+
+#: Tracebacks that are remembered as logged, those of the last failures, and characters of an error's text in a line.
+_REMEMBERED, _TEXT = 64, 1000
+_logged: OrderedDict[int, None] = OrderedDict()  # hashes of tracebacks; used by the event loop's thread alone
 
 
 class JsonFormatter(logging.Formatter):
@@ -37,3 +44,17 @@ def set_up(stream: TextIO, level: str) -> None:
         logger.handlers[:] = [handler]
         logger.propagate = False
         logger.setLevel(level.upper())
+
+
+def log_failure(error: BaseException) -> None:
+    """Log that a request failed: the first time with the traceback, in one line when the same happens again."""
+    fields = {"error": f"{type(error).__name__}: {error}"[:_TEXT]}
+    text = origin(error).text
+    known = hash(text)
+    if known not in _logged:
+        fields["traceback"] = text
+    _logged[known] = None
+    _logged.move_to_end(known)
+    if len(_logged) > _REMEMBERED:
+        _logged.popitem(last=False)
+    log.error("failed", extra={"fields": fields})

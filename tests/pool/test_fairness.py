@@ -217,7 +217,8 @@ def test_a_load_that_fails_is_the_same_error_for_all_and_is_tried_again_after_gr
     user(world, pool, "b", log, at=1.2)
     world.run()
     errors = [entry[2] for entry in log if len(entry) == 3]
-    assert len({id(error) for error in errors[:5]}) == 1
+    assert len({id(error.__cause__) for error in errors[:5]}) == 1  # one failure,
+    assert len({id(error) for error in errors}) == len(errors)  # and an object for each
     starts = [time for time, path in files.opened if path == "a.file"]
     pauses = [after - before - 1.0 for before, after in pairwise(starts)]
     assert len(starts) == 4

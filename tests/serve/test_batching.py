@@ -61,7 +61,10 @@ class World:
         for batch in batches:
             x = batch["x"]
             if isinstance(x, Exception):
-                found.append(x)
+                try:
+                    raise x
+                except type(x):
+                    found.append(x)  # with a traceback, as a model's
             elif outputs is None:
                 found.append({"y": x * 2, "z": x * 3})
             else:
@@ -193,6 +196,7 @@ def test_an_error_is_told_to_the_one_whose_it_is(world: World) -> None:
         world.gate.set()
         assert [futures[0].result(60)["y"], futures[2].result(60)["y"]] == [2, 4]
         assert futures[1].exception(60) is wrong
+        assert wrong.__traceback__ is None  # its frames have the arrays of all who share the pass
     assert world.seen == []
 
 
@@ -205,7 +209,8 @@ def test_the_pool_hears_of_a_file_that_cannot_be_read_and_the_others_keep_their_
         assert futures[0].result(60)["y"] == 2
         assert futures[1].exception(60) is cut
         assert ask(batcher, 4).result(60)["y"] == 8
-    assert world.seen == [cut]
+    assert [(type(error), str(error)) for error in world.seen] == [(WeightsIOError, "cut short")]
+    assert world.seen[0] is not cut  # which its own request may be raising by now
 
 
 def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> None:
@@ -215,7 +220,10 @@ def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> Non
         world.lease_errors = [gone]
         futures = [ask(batcher, x) for x in (1, 2)]
         world.gate.set()
-        assert [future.exception(60) for future in futures] == [gone, gone]
+        errors = [future.exception(60) for future in futures]
+        assert [(type(error), str(error)) for error in errors] == [(UnknownModelError, "gone")] * 2
+        assert errors[0] is not errors[1]  # raised in two places, one would have the traceback of both
+        assert all(error and error.__traceback__ is None for error in errors)  # the frames have all arrays
         assert ask(batcher, 4).result(60)["y"] == 8
 
 

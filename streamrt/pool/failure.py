@@ -1,0 +1,63 @@
+"""Errors that are kept: without frames.
+
+A traceback keeps every frame it went through, with all variables: whoever keeps an error keeps the arrays of the call
+that raised it. Raising one object several times appends to the same traceback. A kept error is therefore stripped, and
+raised as a new object each time.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from typing import TypeVar
+
+from streamrt.errors import StreamrtError
+
+E = TypeVar("E", bound=BaseException)
+
+#: Characters of a traceback that are kept: its end, which has the innermost frames and the text of the error.
+_LONGEST = 16_000
+
+
+class Origin(Exception):  # noqa: N818 -- it stands where a cause stands, and is never raised
+    """The cause of a kept error: the text of the traceback with which it was first raised."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+    @property
+    def text(self) -> str:
+        """The traceback, with those of the errors behind it."""
+        return str(self.args[0])
+
+
+def origin(error: BaseException) -> Origin:
+    """The `Origin` that ``error`` has, or one made of its traceback now."""
+    if isinstance(error.__cause__, Origin):
+        return error.__cause__
+    return Origin("".join(traceback.format_exception(error))[-_LONGEST:])
+
+
+def strip(error: E) -> E:
+    """``error`` itself, without frames: its `Origin` is its only cause."""
+    error.__cause__ = origin(error)
+    error.__traceback__ = error.__context__ = None
+    return error
+
+
+def anew(error: BaseException) -> BaseException:
+    """A new error of the same type and text, without frames, and with the same `Origin`.
+
+    An error that cannot be copied becomes a `StreamrtError` that names its type.
+    """
+    try:
+        new = copy.copy(error)
+        same = type(new) is type(error) and str(new) == str(error)
+    except Exception:
+        same = False
+    if not same:
+        new = StreamrtError(f"{type(error).__name__}: {error}")
+    if hasattr(error, "__notes__"):
+        new.__notes__ = [*error.__notes__]  # a list that `add_note` changes
+    new.__cause__ = origin(error)
+    return new

@@ -1,0 +1,131 @@
+"""Requests that fail hold no memory once they are answered, and fill no log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import tracemalloc
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serve import packing
+from streamrt.format import read_header, write
+from streamrt.graph import Graph
+from streamrt.serve import logs
+from streamrt.serve.logs import JsonFormatter, log
+
+pytestmark = pytest.mark.extras
+pytest.importorskip("starlette")
+pytest.importorskip("prometheus_client")
+
+from serve.asgi import ask  # noqa: E402
+from streamrt.serve.service import Service  # noqa: E402
+from streamrt.serve.settings import Settings  # noqa: E402
+
+MIB = 1 << 20
+
+
+def unknown_operator(folder: Path) -> None:
+    """``strange``: a file that is well formed, with an operator that does not exist."""
+    header = read_header(packing.two(folder))
+    nodes = (replace(header.graph.nodes[0], op="Frobnicate"), *header.graph.nodes[1:])
+    graph = Graph(header.graph.inputs, header.graph.outputs, nodes)
+    write(folder / "strange.safetensors", graph, [])
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    unknown_operator(tmp_path)
+    made = Service(Settings(tmp_path, budget="4MiB", max_body=4 * MIB, max_batch=1 << 20))
+    made.catalog.register_all()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the server logs."""
+    monkeypatch.setattr(logs, "_logged", OrderedDict())
+    found: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(JsonFormatter().format(record))
+
+    handler, before = Handler(), log.level
+    log.addHandler(handler)
+    log.setLevel("INFO")
+    yield found
+    log.setLevel(before)
+    log.removeHandler(handler)
+
+
+def large(mebibytes: int) -> tuple[bytes, dict[str, str]]:
+    """A request for ``two`` or ``strange`` whose inputs have so many MiB, and its headers."""
+    half = mebibytes * MIB // 2
+    inputs = [
+        {"name": name, "shape": [half // 8, 2], "datatype": "FP32", "parameters": {"binary_data_size": half}}
+        for name in ("a", "b")
+    ]
+    head = json.dumps({"inputs": inputs}).encode()
+    return head + bytes(2 * half), {"Inference-Header-Content-Length": str(len(head))}
+
+
+@pytest.mark.parametrize("model", ["strange", "two"])
+def test_a_failed_request_holds_nothing(service: Service, lines: list[str], model: str) -> None:
+    """``strange`` cannot be loaded; the request for ``two`` comes when no model can be had in time."""
+    if model == "two":
+        service.batcher._timeout = 0.0
+    gc.collect()
+    gc.disable()  # what dies, dies because nothing refers to it any more
+    tracemalloc.start()
+
+    async def run() -> list[tuple[int, bytes]]:
+        found = []
+        held = []
+        for _ in range(6):
+            found.append(await ask(service, f"/v2/models/{model}/infer", *large(2)))
+            held.append(tracemalloc.get_traced_memory()[0])
+        assert held[-1] - held[0] < MIB
+        return found
+
+    try:
+        answers = asyncio.run(run())
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert {status for status, _ in answers} == {500 if model == "strange" else 503}
+    assert service.gate.held == 0
+
+
+def test_a_failure_is_logged_once_with_its_traceback_and_then_in_one_line(service: Service, lines: list[str]) -> None:
+    async def run() -> None:
+        for _ in range(20):
+            assert (await ask(service, "/v2/models/strange/infer", *large(1)))[0] == 500
+
+    asyncio.run(run())
+    failed = [json.loads(line) for line in lines if json.loads(line)["event"] == "failed"]
+    assert len(failed) == 20
+    assert {line["error"].partition(":")[0] for line in failed} == {"FormatError"}
+    assert ["traceback" in line for line in failed] == [True] + [False] * 19
+    assert "in check" in failed[0]["traceback"]  # where the load failed, in a thread of the pool
+    assert "Frobnicate" in failed[0]["error"]
+    assert all(len(line) < 2000 for line in lines[2:])
+    assert len(lines) == 40
+
+
+def test_the_last_failures_are_remembered_and_no_more(lines: list[str]) -> None:
+    for index in [*range(logs._REMEMBERED), 0, logs._REMEMBERED, 0, 1]:
+        logs.log_failure(ValueError(f"number {index} {'x' * 5000}"))
+    found = [json.loads(line) for line in lines]
+    first, again = found[: logs._REMEMBERED], found[logs._REMEMBERED :]
+    assert all("traceback" in line for line in first)
+    assert ["traceback" in line for line in again] == [False, True, False, True]
+    assert len(logs._logged) == logs._REMEMBERED
+    assert all(len(line["error"]) <= 1000 for line in found)
