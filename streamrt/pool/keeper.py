@@ -440,15 +440,15 @@ class Keeper:
         idle.sort(key=self.policy.worth)
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
-    def preload(self, entry: Entry, future: Future[None]) -> None:
+    def preload(self, name: str, future: Future[None]) -> None:
         """Lease a model and bring in what it was granted; ``future`` tells when, or why not."""
         error: BaseException | None = None
         try:
-            self.acquire(entry.name, None)
+            entry = self.acquire(name, None)  # another one than at the call, if the name has another owner by now
+            with self.changed:
+                entry.preloading += 1
             try:
                 assert entry.resident
-                with self.changed:
-                    entry.preloading += 1
                 entry.resident.preload()
             except BaseException as raised:
                 error = strip(raised)

@@ -210,10 +210,10 @@ class ModelPool:
         """
         self._keeper.require_open()
         with self._keeper.changed:
-            entry = self._keeper.entry(name)
+            self._keeper.entry(name)  # there is one
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
-        self._runtime.spawn(partial(self._keeper.preload, entry, future))
+        self._runtime.spawn(partial(self._keeper.preload, name, future))
         return future
 
     # ---------------------------------------------------------------- the end
