@@ -92,7 +92,7 @@ class Catalog:
         own = model_of(file)
         name = own if name is None else check_name(name)
         with self._changing:
-            path = self._folder.path(file)
+            path = self._folder.place(file)
             if self.has(name) or (name != own and name in self._folder.models()):
                 raise NameTakenError(f"the name {name!r} is taken")
             self._pool.register(name, path)

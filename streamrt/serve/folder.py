@@ -82,3 +82,12 @@ class Folder:
         if not (inside and regular):
             raise UnknownModelError(f"the repository has no model named {name!r}")
         return found
+
+    def place(self, file: str) -> Path:
+        """Where a file of this name is asked for, links not followed: they may lead to another file later.
+
+        Raises:
+            InputError, UnknownModelError: as `path`, for where it leads to now.
+        """
+        self.path(file)
+        return self._path / file

@@ -75,6 +75,27 @@ def test_a_file_that_is_replaced_is_another_version(server: Server, folder: Path
     zoo.assert_close(infer(server, old)[2], expected)
 
 
+def test_a_link_that_is_switched_is_another_version(folder: Path) -> None:
+    link, versions = folder / "m.safetensors", {}
+    for seed, file in enumerate(("first", "second")):
+        versions[file] = replace(folder, seed)
+        link.rename(folder / f"{file}.safetensors")
+    link.symlink_to("first.safetensors")
+    with Server(folder) as server:
+        for file in ("first", "second", "first"):
+            aside = folder / "aside"
+            aside.symlink_to(f"{file}.safetensors")
+            aside.rename(link)
+            status, version, answer = infer(server)
+            assert (status, version) == (200, versions[file][0]), answer
+            zoo.assert_close(answer, versions[file][1])
+        outside = folder.parent / "outside.safetensors"
+        outside.write_bytes((folder / "second.safetensors").read_bytes())
+        link.unlink()
+        link.symlink_to(outside)
+        assert infer(server)[0] == 404
+
+
 def test_no_answer_has_anothers_version(server: Server, folder: Path) -> None:
     answers = dict(replace(folder, seed) for seed in range(4))
     found: list[tuple[int, str, Any]] = []
