@@ -13,6 +13,13 @@ from streamrt.pool.resident import Identity, Resident
 SPEED = 2.5e9
 #: Seconds until a load that failed is tried again; twice as long each time that it fails again, up to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+#: Doublings after which a pause is the longest: far more would be too large for a float.
+_DOUBLINGS = 7
+
+
+def pause_after(failures: int) -> float:
+    """Seconds until another try, when there were so many failures before the last one."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, _DOUBLINGS))
 
 
 class State(enum.Enum):
@@ -136,7 +143,7 @@ class Entry:
     def fail(self, error: BaseException, now: float) -> None:
         """It could not be loaded, or is not what it was: `retry_at` says when to try again."""
         self.error = error
-        self.retry_at = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2**self.failures)
+        self.retry_at = now + pause_after(self.failures)
         self.failures += 1
 
     def succeed(self) -> None:

@@ -31,7 +31,7 @@ from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
 from streamrt.pool.resident import Files, ReplacedError, Resident
-from streamrt.pool.runtime import Runtime
+from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
 #: Loads in a row that find their file replaced, before that counts as a failure.
 _REPLACED = 3
@@ -138,7 +138,7 @@ class Keeper:
                         self.busy += 1
                         what = "is loading" if joined else "waits for memory, all of which is leased"
                         raise PoolBusyError(f"the model {name!r:.80} {what}; gave up at the deadline")
-                    changed.wait(left)
+                    changed.wait(min(left, LONGEST_WAIT))
             finally:
                 self._leave_line(ticket)
                 if joined and joined.granted:  # interrupted: the lease is there, and nobody for it
@@ -422,7 +422,7 @@ class Keeper:
                     if left <= 0:
                         self.busy += 1
                         raise PoolBusyError(f"a call of {entry.name!r:.80} needs memory, all of which is leased")
-                    self.changed.wait(left)
+                    self.changed.wait(min(left, LONGEST_WAIT))
                 missing = max(0, minimum - self.ledger.held(entry.name))
                 self.ledger.take(entry.name, min(self.ledger.free, missing))
                 self._mark(shrinks, True)

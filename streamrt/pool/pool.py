@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -180,6 +181,7 @@ class ModelPool:
             timeout: seconds to wait for memory or for a load that somebody else began; None is the pool's.
 
         Raises:
+            InputError: ``timeout`` is no number.
             UnknownModelError: there is none of that name.
             PoolBusyError: the time was over. All memory is leased, or the model is still loading.
             ModelTooLargeError: not even a window fits beside what is pinned; ``minimum`` is the smallest budget.
@@ -188,6 +190,8 @@ class ModelPool:
                 others: its cause tells where it came from.
             ModelClosedError: see `register`.
         """
+        if timeout is not None and math.isnan(timeout):
+            raise InputError(f"timeout: expected seconds, found {timeout}")
         entry = self._keeper.acquire(name, timeout)
         error: BaseException | None = None
         try:

@@ -11,6 +11,9 @@ from typing import Protocol
 
 from streamrt.courtesy import guest
 
+#: Seconds for which a condition is waited for at a time, a day: locks refuse to wait for infinity, or for 300 years.
+LONGEST_WAIT = 86400.0
+
 
 class Condition(AbstractContextManager[object], Protocol):
     """What of `threading.Condition` the pool uses; reentrant."""

@@ -21,6 +21,7 @@ from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.pool.failure import anew, strip
+from streamrt.pool.runtime import LONGEST_WAIT
 
 Results = Mapping[str, Result]
 
@@ -175,7 +176,7 @@ class Batcher:
                 if self._closed and not self._queues:
                     return None
                 soonest = min((queue[0].due for queue in idle.values()), default=None)
-                self._changed.wait(None if soonest is None else max(0.0, soonest - now))
+                self._changed.wait(None if soonest is None else min(max(0.0, soonest - now), LONGEST_WAIT))
 
     def _is_due(self, queue: deque[Job], now: float) -> bool:
         return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch

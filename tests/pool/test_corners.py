@@ -1,7 +1,13 @@
 """What happens at the edges of a history of the pool: names that change owners, endless failures, faults in between."""
 
+import math
+
+import pytest
+
 import streamrt
 from pool.world import make, needs
+from streamrt.errors import WeightsIOError
+from streamrt.pool.entry import LONGEST_PAUSE
 
 
 def emptied(world, pool, names):
@@ -35,3 +41,50 @@ def test_a_prefetch_of_a_model_that_is_gone():
     world.run()
     assert isinstance(future.exception(0), streamrt.UnknownModelError)
     emptied(world, pool, [])
+
+
+def test_pauses_stay_at_the_longest_however_often_a_model_fails():
+    world, files, pool = make(100, {"a": needs(40)})
+    files.failing["a.file"] = 2
+    pool._keeper.entries["a"].failures = 5000
+    met = []
+
+    def work():
+        for _ in range(3):
+            began = world.now()
+            with pytest.raises(WeightsIOError), pool.lease("a"):
+                pass
+            met.append(world.now() - began)
+        world.sleep(LONGEST_PAUSE)
+        with pytest.raises(WeightsIOError), pool.lease("a"):
+            pass
+        world.sleep(LONGEST_PAUSE)
+        with pool.lease("a") as model:
+            model.call()
+
+    world.spawn(work)
+    world.run()
+    assert met == [files.load_seconds, 0.0, 0.0]
+    assert pool.stats().failures == 2
+    emptied(world, pool, ["a"])
+
+
+@pytest.mark.parametrize("seconds", [1e12, math.inf])
+def test_somebody_who_waits_for_ever(files, seconds):
+    with streamrt.ModelPool("1MiB", timeout=seconds) as pool:
+        pool.register("m64", files["m64"].path)
+        with pool.lease("m64"):
+            pass
+        pool.unload("m64")
+        with pool.lease("m64", seconds):
+            pass
+
+
+def test_a_time_that_is_none(files):
+    with streamrt.ModelPool("1MiB") as pool:
+        pool.register("m64", files["m64"].path)
+        with (
+            pytest.raises(streamrt.InputError, match="timeout: expected seconds, found nan"),
+            pool.lease("m64", math.nan),
+        ):
+            pass

@@ -146,6 +146,11 @@ def test_a_request_is_held_back_for_others_but_not_for_ever(world: World) -> Non
         futures = [ask(batcher, x) for x in (1, 2, 3)]
         for future in futures:
             future.result(30)  # enough for a pass: nobody is held back
+    with batching(world, max_delay=float("inf"), max_batch=2) as batcher:
+        first = ask(batcher, 1)
+        time.sleep(0.05)  # a thread waits for more by then
+        for future in (first, ask(batcher, 2)):
+            future.result(30)
     with batching(world, max_delay=60) as batcher:
         last = ask(batcher, 7)
     assert last.result(0) == {"y": 14, "z": 21}  # closing waits for nobody to come
