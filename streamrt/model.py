@@ -190,9 +190,10 @@ class Model:
                 asked.append(error)
         requests = [request for request in asked if isinstance(request, Request)]
         samples = sum(request.samples for request in requests)
-        errors = iter(
-            self._turns.serve_each(requests, lambda first: self._most_together(first, samples), self._run_together)
-        )
+        with calling:
+            errors = iter(
+                self._turns.serve_each(requests, lambda first: self._most_together(first, samples), self._run_together)
+            )
         return [request if isinstance(request, Exception) else next(errors) or _unpacked(request) for request in asked]
 
     def predict(

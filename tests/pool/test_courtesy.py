@@ -115,3 +115,20 @@ def test_a_pool_loads_as_a_guest_and_hits_are_none(clock, caller, files, monkeyp
             assert before > 0
             model(zoo.random_input(1, 160))
             assert clock.slept[threading.get_ident()] == before
+
+
+@pytest.mark.parametrize("form", ["call", "call_together", "predict"])
+def test_every_form_of_a_call_is_counted_as_calling(form, files, monkeypatch):
+    counted = []
+    with streamrt.Model(files["m64"].path, None) as model:
+        run = model._run_together
+        monkeypatch.setattr(
+            model, "_run_together", lambda requests: counted.append(set(calling.threads)) or run(requests)
+        )
+        x = zoo.random_input(1, 64)
+        forms = {"call": lambda: model(x), "call_together": lambda: model.call_together([x, x])}
+        forms["predict"] = lambda: list(model.predict([x]))
+        forms[form]()
+    assert counted
+    assert all(threads == {threading.get_ident()} for threads in counted)
+    assert not calling.threads
