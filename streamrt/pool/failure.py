@@ -31,6 +31,14 @@ class Origin(Exception):  # noqa: N818 -- it stands where a cause stands, and is
         return str(self.args[0])
 
 
+def told(error: BaseException) -> str:
+    """Type and text of any error, even of one whose text cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}: no text"
+
+
 def origin(error: BaseException) -> Origin:
     """The `Origin` that ``error`` has, or one made of its traceback now."""
     if isinstance(error.__cause__, Origin):
@@ -56,7 +64,7 @@ def anew(error: BaseException) -> BaseException:
     except Exception:
         same = False
     if not same:
-        new = StreamrtError(f"{type(error).__name__}: {error}")
+        new = StreamrtError(told(error))
     if hasattr(error, "__notes__"):
         new.__notes__ = [*error.__notes__]  # a list that `add_note` changes
     new.__cause__ = origin(error)

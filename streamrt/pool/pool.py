@@ -16,6 +16,7 @@ from streamrt.errors import InputError
 from streamrt.model import Model
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus
+from streamrt.pool.failure import told
 from streamrt.pool.keeper import Keeper, too_large
 from streamrt.pool.policy import PolicyFactory
 from streamrt.pool.resident import Files, WeightsFiles
@@ -254,7 +255,7 @@ class ModelPool:
             name=entry.name,
             path=entry.path,
             state=entry.state,
-            reason="" if entry.error is None else f"{type(entry.error).__name__}: {entry.error}",
+            reason="" if entry.error is None else told(entry.error),
             pin=entry.pin,
             leases=entry.leases,
             held=self._keeper.ledger.held(entry.name),

@@ -35,6 +35,7 @@ def make_app(service: Service) -> Starlette:
     OpenInference(service).add_to(routes)
     MultiModelServer(service).add_to(routes)
     routes.add("/metrics", "GET", metrics)
-    app = Starlette(routes=routes.table, lifespan=lifespan, exception_handlers={HTTPException: no_route})
+    handlers = {HTTPException: no_route, Exception: no_route}
+    app = Starlette(routes=routes.table, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app

@@ -144,7 +144,7 @@ class Routes:
 
 
 async def no_route(request: Request, error: Exception) -> Response:
-    """The answer where no route leads: 404, or 405."""
+    """The answer where no route leads: 404, or 405; and to an error outside of all routes: 500."""
     response = failure(request, error)
     _log(request, response.status_code, 0.0, "", "")
     return response
@@ -177,7 +177,7 @@ def failure(request: Request, error: Exception) -> Response:
             log_failure(error)
     if status == 503:
         headers["Retry-After"] = _RETRY_AFTER
-    if request.url.path.startswith("/v2"):
+    if request.scope["path"].startswith("/v2"):  # not that of its URL, which not every Host makes one
         body: dict[str, object] = {"error": text, "type": kind}
     else:  # as multi-model-server has it
         body = {"code": status, "type": kind, "message": text}

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TextIO
 
-from streamrt.pool.failure import origin
+from streamrt.pool.failure import origin, told
 
 #: The server's own events. Fields beside the message go into ``extra={"fields": {...}}``.
 log = logging.getLogger("streamrt.serve")
@@ -48,7 +48,7 @@ def set_up(stream: TextIO, level: str) -> None:
 
 def log_failure(error: BaseException) -> None:
     """Log that a request failed: the first time with the traceback, in one line when the same happens again."""
-    fields = {"error": f"{type(error).__name__}: {error}"[:_TEXT]}
+    fields = {"error": told(error)[:_TEXT]}
     text = origin(error).text
     known = hash(text)
     if known not in _logged:

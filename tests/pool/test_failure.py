@@ -95,6 +95,14 @@ def test_an_error_that_cannot_be_copied_is_told_by_name():
     assert frames(new) == []
 
 
+def test_an_error_without_a_text():
+    class SilentError(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    assert str(anew(raised(SilentError()))) == "SilentError: no text"
+
+
 def test_notes_and_tracebacks_do_not_grow():
     kept = strip(raised(FormatError("x" * 10 * _LONGEST)))
     for _ in range(3):

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -23,6 +25,8 @@ from streamrt.serve.logs import JsonFormatter, log
 pytestmark = pytest.mark.extras
 pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
+
+from starlette.requests import Request  # noqa: E402
 
 from serve.asgi import ask  # noqa: E402
 from streamrt.serve.service import Service  # noqa: E402
@@ -129,3 +133,53 @@ def test_the_last_failures_are_remembered_and_no_more(lines: list[str]) -> None:
     assert ["traceback" in line for line in again] == [False, True, False, True]
     assert len(logs._logged) == logs._REMEMBERED
     assert all(len(line["error"]) <= 1000 for line in found)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/nowhere", 404), ("/v2/models/nobody", 404), ("/v2/models/strange", 200)]
+)
+def test_a_host_that_is_no_host(
+    service: Service, lines: list[str], path: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def url(request: Request) -> str:  # as until starlette 1.0
+        raise ValueError("Invalid IPv6 URL")
+
+    monkeypatch.setattr(Request, "url", property(url))
+    found, body = asyncio.run(ask(service, path, headers={"Host": "["}))
+    assert (found, json.loads(body).get("type")) == (status, None if status == 200 else ANY)
+    assert [json.loads(line)["status"] for line in lines] == [status]
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_error_without_a_text_is_a_failure_as_others(
+    service: Service, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spec(name: str, version: str | None = None) -> None:
+        raise UnprintableError
+
+    monkeypatch.setattr(service.catalog, "spec", spec)
+    status, body = asyncio.run(ask(service, "/v2/models/two"))
+    assert (status, json.loads(body)["type"]) == (500, "UnprintableError")
+    assert [json.loads(line)["event"] for line in lines] == ["failed", "request"]
+
+
+def test_an_error_outside_of_all_routes_is_answered_and_logged(
+    service: Service, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has(name: str) -> bool:
+        raise ValueError("unforeseen")
+
+    async def send(message: dict[str, Any]) -> None:
+        messages.append(message)
+
+    messages: list[dict[str, Any]] = []
+    monkeypatch.setattr(service.catalog, "has", has)
+    with pytest.raises(ValueError, match="unforeseen"):  # the application's server logs it, too
+        asyncio.run(ask(service, "/v2/models/two", send=send))
+    assert messages[0]["status"] == 500
+    assert json.loads(messages[1]["body"])["type"] == "ValueError"
+    assert [json.loads(line)["event"] for line in lines] == ["failed", "request"]

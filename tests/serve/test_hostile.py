@@ -142,6 +142,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "samples beyond a pass": (
         infer({"inputs": [tensor(shape=[33, 16], data=[0] * 528)]}), 400, "at most 32 samples in a request, found 33"),
     # protocols
+    "a Host that is no host": (b"GET /v2/models/nobody HTTP/1.1\r\nHost: [\r\n\r\n", 404, "no model named 'nobody'"),
     "no HTTP": (b"HELO there\r\n\r\n", 400, ""),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404, "Not Found"),
     "a negative length": (http("POST", "/v2/models/mlp/infer", length=-1), 400, ""),
