@@ -9,6 +9,7 @@ See ``examples/cluster``.
 """
 
 # No `from __future__ import annotations`: Ray reads the annotation of an application builder.
+import _thread
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
@@ -128,11 +129,20 @@ class Handle:
         self._name = name
 
     def __del__(self) -> None:
-        """Called by Ray when it drops the handle, in a thread, and by Python when nobody has it any more."""
+        """Called by Ray when it drops the handle, in a thread, and by Python when nobody has it any more.
+
+        Python may do so in any thread at any time, even while that thread changes the pool under its lock, which is
+        reentrant. So it only starts a thread, and in a way that takes no lock of the `threading` module either.
+        """
         pool, self._pool = self._pool, None
         if pool:
-            with suppress(UnknownModelError, ModelClosedError):
-                pool.unload(self._name, wait=False)
+            with suppress(RuntimeError):  # no thread can be had: the pool evicts the model when it needs the memory
+                _thread.start_new_thread(_unload, (pool, self._name))
+
+
+def _unload(pool: ModelPool, name: str) -> None:
+    with suppress(UnknownModelError, ModelClosedError):
+        pool.unload(name, wait=False)
 
 
 class _Service(Service):
