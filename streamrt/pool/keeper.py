@@ -21,7 +21,6 @@ from streamrt.errors import (
     ModelClosedError,
     ModelTooLargeError,
     PoolBusyError,
-    StreamrtError,
     UnknownModelError,
     WeightsIOError,
 )
@@ -347,24 +346,38 @@ class Keeper:
 
     def _collect(self, taker: Entry, shrinks: Sequence[Shrink], total: int) -> None:
         """Shrink models that were marked, and hand what they give to ``taker``, up to ``total``; the rest is free."""
-        for shrink in shrinks:
-            victim = self.entries[shrink.name]
-            kept = _shrunk(victim, shrink)
-            with self.changed:
-                gone = self.ledger.held(victim.name) - kept
-                missing = max(0, total - self.ledger.held(taker.name))
-                self.ledger.move(victim.name, taker.name, min(gone, missing))
-                self.ledger.give_back(victim.name, gone - min(gone, missing))
-                self.given_up += victim.pinned - min(kept, victim.pinned)
-                victim.pinned, victim.busy = kept, False
-                if kept and victim.resident:
-                    victim.budget = victim.resident.budget or 0
-                else:
-                    self._forget_open(victim)
-                    self.evictions += 1
-                    self.policy.evicted(victim.name)
-                self.settle(victim)
-                self.changed.notify_all()
+        left = list(shrinks)
+        try:
+            while left:
+                self._shrink(taker, left[0], total)
+                del left[0]
+        finally:
+            if left:  # an interrupt of the call that grows: nobody knows how far the first of them came
+                with self.changed:
+                    self._mark(left, False)
+                    self.entries[left[0].name].unloading = True
+                    for shrink in left:
+                        self.settle(self.entries[shrink.name])
+                    self.changed.notify_all()
+
+    def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
+        victim = self.entries[shrink.name]
+        kept = _shrunk(victim, shrink)
+        with self.changed:
+            gone = self.ledger.held(victim.name) - kept
+            missing = max(0, total - self.ledger.held(taker.name))
+            self.ledger.move(victim.name, taker.name, min(gone, missing))
+            self.ledger.give_back(victim.name, gone - min(gone, missing))
+            self.given_up += victim.pinned - min(kept, victim.pinned)
+            victim.pinned, victim.busy = kept, False
+            if kept and victim.resident:
+                victim.budget = victim.resident.budget or 0
+            else:
+                self._forget_open(victim)
+                self.evictions += 1
+                self.policy.evicted(victim.name)
+            self.settle(victim)
+            self.changed.notify_all()
 
     def _forget_open(self, entry: Entry) -> None:
         """Its model is closed. Lock held."""
@@ -473,7 +486,7 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
     try:
         if shrink.pinned:
             kept = resident.rest(shrink.pinned if shrink.pinned < victim.pinned else None, needs.least)
-    except (StreamrtError, MemoryError):
+    except Exception:  # whatever it is: it is closed
         kept = 0
     if kept == 0 or kept > shrink.pinned:  # who waits for the memory must get it
         with suppress(Exception):

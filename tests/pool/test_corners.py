@@ -5,8 +5,9 @@ import math
 import pytest
 
 import streamrt
-from pool.world import make, needs
+from pool.world import KIB, FakeModel, make, needs
 from streamrt.errors import WeightsIOError
+from streamrt.pool import State
 from streamrt.pool.entry import LONGEST_PAUSE
 
 
@@ -88,3 +89,61 @@ def test_a_time_that_is_none(files):
             pool.lease("m64", math.nan),
         ):
             pass
+
+
+def leased_in_turn(world, pool, names, met):
+    """A task that calls these models one after the other, and notes how that ended."""
+
+    def work():
+        for name in names:
+            try:
+                with pool.lease(name, 10.0) as model:
+                    model.call()
+                met.append(name)
+            except BaseException as error:
+                met.append(type(error))
+
+    world.spawn(work)
+
+
+@pytest.mark.parametrize("fault", [ValueError, OSError, ZeroDivisionError, MemoryError, streamrt.BudgetError])
+def test_a_model_that_cannot_rest_is_closed_and_its_memory_is_had(fault, monkeypatch):
+    world, _, pool = make(100, {"a": needs(60), "b": needs(60), "c": needs(20)}, policy="lru")
+
+    def rest(model, most=None, window=0):
+        raise fault("unforeseen") if fault is not streamrt.BudgetError else fault("unforeseen", 1)
+
+    monkeypatch.setattr(FakeModel, "rest", rest)
+    met = []
+    leased_in_turn(world, pool, ["a", "b", "c", "a", "b", "c"], met)
+    world.run()
+    assert met == ["a", "b", "c", "a", "b", "c"]
+    assert [line.state for line in pool.index()].count(State.FAILED) == 0
+    emptied(world, pool, ["a", "b", "c"])
+
+
+def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing_busy(monkeypatch):
+    world, _, pool = make(100, {"a": needs(30), "b": needs(30), "c": needs(20)})
+    met = []
+    leased_in_turn(world, pool, ["b", "c"], met)
+    world.run()
+    interrupted = FakeModel.shut
+
+    def shut(model):
+        if not met[2:]:
+            met.append("interrupted")
+            raise KeyboardInterrupt
+        interrupted(model)
+
+    monkeypatch.setattr(FakeModel, "shut", shut)
+
+    def work():
+        with pytest.raises(KeyboardInterrupt), pool.lease("a") as model:
+            model.grow(98 * KIB)
+
+    world.spawn(work)
+    world.run()
+    leased_in_turn(world, pool, ["b", "c", "a"], met)
+    world.run()
+    assert met == ["b", "c", "interrupted", "b", "c", "a"]
+    emptied(world, pool, ["a", "b", "c"])
