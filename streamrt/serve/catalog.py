@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
 
 from streamrt.errors import StreamrtError, UnknownModelError
 from streamrt.format import read_header
@@ -15,6 +17,9 @@ from streamrt.graph import TensorSpec
 from streamrt.inputs import batch_of
 from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
+from streamrt.pool.entry import pause_after
+from streamrt.pool.failure import anew, strip
+from streamrt.pool.resident import Identity
 from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
 
@@ -40,6 +45,15 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class _Broken:
+    """A header that could not be read, with this stripped error, so many times in a row; not again before then."""
+
+    error: Exception
+    failures: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class IndexEntry:
     """A line of the repository's index: ``state`` is READY if requests for the model are served, loaded or not."""
 
@@ -62,7 +76,7 @@ class Catalog:
         self._changing = threading.Lock()  # one registration or removal at a time
         self._lock = threading.Lock()  # over the two below; never held while anything waits
         self._files: dict[str, str] = {}  # of the models that are served, by name
-        self._specs: dict[str, tuple[object, ModelSpec]] = {}  # with what tells their file from another
+        self._specs: dict[str, tuple[Identity, ModelSpec | _Broken]] = {}
 
     def register_all(self) -> int:
         """Serve every model of the folder; returns how many these are."""
@@ -123,6 +137,8 @@ class Catalog:
         check_name(name)
         if self.has(name):
             self._folder.path(self.status(name)[0])
+            with self._lock:
+                self._specs.pop(name, None)
             self._pool.unload(name)  # its file may be another by now
         else:
             self.register(file_of(name))
@@ -137,7 +153,8 @@ class Catalog:
 
         Raises:
             UnknownModelError: none of that name is served, or its file is gone, or has another version.
-            FormatError, WeightsIOError: its file cannot be used.
+            FormatError, WeightsIOError: its file cannot be used. It is read again when it is another one, and after a
+                pause that grows as that of a load does.
         """
         with self._lock:
             file, known = self._files.get(name), self._specs.get(name)
@@ -146,14 +163,14 @@ class Catalog:
         path = self._folder.path(file)
         found = path.stat()
         identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        if known and known[0] == identity:
-            spec = known[1]
-        else:
-            header = read_header(path)
-            spec = ModelSpec(header.graph.inputs, header.graph.outputs, header.checksum)
+        spec = known[1] if known and known[0] == identity else None
+        if spec is None or (isinstance(spec, _Broken) and spec.until <= monotonic()):
+            identity, spec = _read(path, identity, 0 if spec is None else spec.failures)
             with self._lock:
                 if name in self._files:
-                    self._specs[name] = header.identity, spec
+                    self._specs[name] = identity, spec
+        if isinstance(spec, _Broken):
+            raise anew(spec.error)
         if version not in (None, spec.version):
             raise UnknownModelError(f"the model {name!r:.140} has version {spec.version}, and no other")
         return spec
@@ -199,3 +216,12 @@ class Catalog:
         if status.state is State.UNLOADING:
             return IndexEntry(status.name, "UNLOADING")
         return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")
+
+
+def _read(path: Path, identity: Identity, failures: int) -> tuple[Identity, ModelSpec | _Broken]:
+    """What a header says, of which file; ``identity`` and ``failures`` tell what was known of the file before."""
+    try:
+        header = read_header(path)
+    except Exception as error:
+        return identity, _Broken(strip(error), failures + 1, monotonic() + pause_after(failures))
+    return header.identity, ModelSpec(header.graph.inputs, header.graph.outputs, header.checksum)

@@ -12,6 +12,7 @@ import streamrt
 from model import zoo
 from serve import packing
 from streamrt.errors import FormatError, InputError, UnknownModelError
+from streamrt.format import read_header
 from streamrt.serve.catalog import Catalog, IndexEntry, NameTakenError
 from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
@@ -193,6 +194,54 @@ def test_a_file_under_another_name(catalog: Catalog) -> None:
         catalog.register("outside.safetensors", "mine")
     catalog.unregister("second")
     assert "second" not in [entry.name for entry in catalog.index()]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files whose headers the catalog reads."""
+    found: list[str] = []
+
+    def read(path: Path) -> object:
+        found.append(path.name)
+        return read_header(path)
+
+    monkeypatch.setattr("streamrt.serve.catalog.read_header", read)
+    return found
+
+
+def test_a_broken_files_header_is_not_read_for_every_request(
+    catalog: Catalog, place: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("streamrt.serve.catalog.monotonic", lambda: now[0], raising=False)
+    file, good = place / "kinds.safetensors", (place / "kinds.safetensors").read_bytes()
+    file.write_bytes(b"no model")
+
+    def ask() -> FormatError:
+        with pytest.raises(FormatError) as caught:
+            catalog.spec("kinds")
+        return caught.value
+
+    errors = [ask() for _ in range(10)]
+    assert reads == ["kinds.safetensors"]
+    assert len({str(error) for error in errors}) == 1
+    assert len({id(error) for error in errors}) == 10
+    assert catalog.entry("kinds").state == "UNAVAILABLE"
+    for pause in (0.5, 1.0, 2.0):  # what was wrong may be the disk, and not the file
+        now[0] += pause - 0.1
+        ask()
+        assert reads == ["kinds.safetensors"]
+        now[0] += 0.1
+        ask()
+        ask()
+        assert reads == ["kinds.safetensors"] * 2
+        reads.pop()
+    with pytest.raises(FormatError):
+        catalog.load("kinds")
+    ask()
+    assert reads == ["kinds.safetensors"] * 2  # for whoever loads it may have mended it
+    file.write_bytes(good)
+    assert [spec.name for spec in catalog.spec("kinds").inputs] == ["x"]  # another file: at once
 
 
 def test_files_that_cannot_be_used(catalog: Catalog, pool: streamrt.ModelPool, place: Path) -> None:
