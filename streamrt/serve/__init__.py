@@ -5,6 +5,7 @@ From a request to its answer::
     app          the application
     v2, mms      routes of the Open Inference Protocol, and those that multi-model-server's users know
     http         bodies in, errors out, the log of requests
+    connection   no client is waited for without end
     access       who may, and how many bytes at once
     inference    a request for a model, whatever its form
     protocol     the Open Inference Protocol's bytes to tensors and back; pure

@@ -76,12 +76,13 @@ class Held:
 
 
 class Gate:
-    """Bounds the bytes of bodies that all requests together hold. Any thread may call anything."""
+    """Bounds the bytes of bodies and answers that all requests together hold. Any thread may call anything."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
         self._held = 0
+        self._answers = 0  # on their way
 
     @property
     def held(self) -> int:
@@ -101,6 +102,27 @@ class Gate:
             yield held
         finally:
             self.take(-held.total)
+
+    @contextmanager
+    def answer(self, count: int) -> Iterator[None]:
+        """A context in which an answer of ``count`` bytes is on its way.
+
+        One is let through however large it is, or a model whose answers are larger than the limit could not be served.
+
+        Raises:
+            OverloadedError: there is no room for it beside others.
+        """
+        with self._lock:
+            if self._answers and self._held + count > self._most:
+                raise OverloadedError("answers that clients have not taken yet hold all the memory that there is")
+            self._held += count
+            self._answers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= count
+                self._answers -= 1
 
     def take(self, count: int) -> None:
         """Count bytes; use `hold`."""

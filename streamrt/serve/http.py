@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamrt.errors import InputError, ModelTooLargeError, PoolBusyError, UnknownModelError
 from streamrt.serve.access import (
+    LEAST_HELD,
     EncodingError,
     Held,
     OverloadedError,
@@ -33,6 +36,8 @@ from streamrt.serve.service import Service
 
 #: Seconds after which to try again.
 _RETRY_AFTER = "1"
+#: Bytes of an answer that are sent as one.
+_PART = 256 << 10
 #: Errors whose text is for the client, and their status.
 _TOLD: dict[type[Exception], int] = {
     ProtocolError: 400,
@@ -73,7 +78,8 @@ async def read_body(service: Service, request: Request, held: Held, limit: int) 
                 held.add(len(chunk))
                 body += chunk
     except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {seconds:g} seconds") from None
+        late = f"the body did not come within {seconds:g} seconds"
+        raise HTTPException(408, late, {"Connection": "close"}) from None
     if encoding := request.headers.get("content-encoding"):
         found = await service.call(decompress, body, encoding, limit)
         held.add(len(found))
@@ -113,27 +119,31 @@ class Routes:
             inference: it is counted.
         """
 
-        async def handle(request: Request) -> Response:
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
             began = time.monotonic()
-            try:
-                if control:
-                    self._authorize(request)
-                response = await handler(request)
-            except ClientDisconnect:
-                response = Response(status_code=GONE)
-            except Exception as error:
-                response = failure(request, error)
-                # Its frames have the request, and futures that have the error: they would be there until collected.
-                error.__traceback__ = error.__context__ = error.__cause__ = None
-            name = request.path_params.get("model", "")
-            model = name if self._service.catalog.has(name) else ""
-            seconds = time.monotonic() - began
-            if inference:
-                self._service.metrics.answered(model, response.status_code, seconds)
-            _log(request, response.status_code, seconds, model, path)
-            return response
+            request = Request(scope, receive, send)
+            with ExitStack() as stack:
+                try:
+                    if control:
+                        self._authorize(request)
+                    response = await handler(request)
+                    if len(response.body) > LEAST_HELD:
+                        stack.enter_context(self._service.gate.answer(len(response.body)))
+                except ClientDisconnect:
+                    response = Response(status_code=GONE)
+                except Exception as error:
+                    response = failure(request, error)
+                    # Its frames have the request, and futures that have the error: they would stay until collected.
+                    error.__traceback__ = error.__context__ = error.__cause__ = None
+                name = request.path_params.get("model", "")
+                model = name if self._service.catalog.has(name) else ""
+                seconds = time.monotonic() - began
+                if inference:
+                    self._service.metrics.answered(model, response.status_code, seconds)
+                _log(request, response.status_code, seconds, model, path)
+                await _send(response, scope, receive, send)
 
-        self.table.append(Route(path, handle, methods=[method]))
+        self.table.append(Route(path, _Endpoint(handle), methods=[method]))
 
     def _authorize(self, request: Request) -> None:
         token = self._service.settings.token
@@ -141,6 +151,31 @@ class Routes:
             raise HTTPException(403, "repository and registration calls are off: see streamrt serve --control")
         if not is_authorized(request.headers.get("authorization"), token):
             raise HTTPException(401, "expected the bearer token", {"WWW-Authenticate": "Bearer"})
+
+
+class _Endpoint:
+    """An application, where a route would take a function for one that returns before its answer is sent."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
+async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an answer; when this returns, the client has taken it, but for what one part has at most.
+
+    A server takes a message at once, however large, and then waits before the next one until most of it is sent.
+    """
+    if len(response.body) <= LEAST_HELD:
+        await response(scope, receive, send)
+        return
+    body = response.body
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    for begin in range(0, len(body), _PART):
+        await send({"type": "http.response.body", "body": bytes(body[begin : begin + _PART]), "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def no_route(request: Request, error: Exception) -> Response:

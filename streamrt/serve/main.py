@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 
 from streamrt.serve.app import make_app
+from streamrt.serve.connection import connection_within
 from streamrt.serve.logs import log, set_up
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
@@ -32,7 +33,7 @@ def serve(settings: Settings, level: str = "info") -> None:
     service = Service(settings)
     config = uvicorn.Config(
         make_app(service),
-        http="h11",
+        http=connection_within(settings.body_timeout),
         ws="none",
         loop="asyncio",
         lifespan="on",

@@ -49,7 +49,11 @@ class Metrics:
         )
         queue = Gauge("streamrt_queue_length", "Requests that wait.", registry=self._registry)
         queue.set_function(waiting)
-        bodies = Gauge("streamrt_request_bytes", "Bodies of requests in progress.", registry=self._registry)
+        bodies = Gauge(
+            "streamrt_request_bytes",
+            "Bodies of requests in progress, and answers on their way.",
+            registry=self._registry,
+        )
         bodies.set_function(held)
         self._registry.register(_PoolCollector(pool))
 

@@ -27,8 +27,8 @@ class Settings:
         max_queue: requests that wait; of one model, half as many, so that there is room for others.
         max_body: bytes of a request's body, decompressed.
         max_json: bytes of JSON in it.
-        max_held: bytes of bodies that are held at the same time.
-        body_timeout: seconds that a body may take to arrive.
+        max_held: bytes of bodies, and of answers on their way, that are held at the same time.
+        body_timeout: seconds that the head of a request may take to arrive, its body, and its answer to be taken.
         grace: seconds that requests in flight have to end when the server is told to.
         token: that repository and registration calls need; None leaves them off.
     """
