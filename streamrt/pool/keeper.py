@@ -21,6 +21,7 @@ from streamrt.errors import (
     ModelClosedError,
     ModelTooLargeError,
     PoolBusyError,
+    StreamrtError,
     UnknownModelError,
     WeightsIOError,
 )
@@ -107,7 +108,8 @@ class Keeper:
                     self.require_open()
                     if entry.removed:
                         raise UnknownModelError(f"the model {name!r:.80} was unregistered")
-                    if entry.error is not None and runtime.now() < entry.retry_at:
+                    if self._backs_off(entry):
+                        assert entry.error
                         raise anew(entry.error)
                     waits_for_memory = False
                     if not (entry.busy or entry.unloading or (entry.error and entry.resident)):
@@ -127,6 +129,8 @@ class Keeper:
                                 if self._grant(entry):
                                     return entry
                                 waits_for_memory = not entry.busy
+                    if self._backs_off(entry):  # no thread could be had
+                        continue
                     if not waits_for_memory and ticket in self._line:
                         self._leave_line(ticket)
                     if joined is None and entry.flight is not None:
@@ -144,6 +148,9 @@ class Keeper:
                     self._end_lease(entry)
                 elif joined:
                     joined.waiters -= 1
+
+    def _backs_off(self, entry: Entry) -> bool:
+        return entry.error is not None and self._runtime.now() < entry.retry_at
 
     def _leave_line(self, ticket: object) -> None:
         if ticket in self._line:
@@ -190,7 +197,7 @@ class Keeper:
         self._mark(grant.shrinks, True)
         if not self._fly(entry, partial(self._load, entry, grant)):
             self._mark(grant.shrinks, False)
-            self.ledger.give_back(entry.name, self.ledger.held(entry.name) - held)
+            self.ledger.give_back(entry.name, max(0, self.ledger.held(entry.name) - held))  # none if it was closed
         return False
 
     def _lend(self, entry: Entry) -> None:
@@ -260,8 +267,8 @@ class Keeper:
         entry.busy = True
         try:
             self._runtime.spawn(partial(work, flight))
-        except RuntimeError as error:
-            self._land(entry, strip(error))
+        except RuntimeError:
+            self._land(entry, no_thread(entry.name))
             return False
         return True
 
@@ -493,6 +500,13 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
             resident.shut()
         return 0
     return kept
+
+
+def no_thread(name: str) -> StreamrtError:
+    """The error of a model that cannot be loaded for want of a thread. Nobody need wait for it, as for a busy pool."""
+    return StreamrtError(
+        f"no thread can be had to load the model {name!r:.80}: the process, or the system, has too many"
+    )
 
 
 def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLargeError:

@@ -17,7 +17,7 @@ from streamrt.model import Model
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus
 from streamrt.pool.failure import told
-from streamrt.pool.keeper import Keeper, too_large
+from streamrt.pool.keeper import Keeper, no_thread, too_large
 from streamrt.pool.policy import PolicyFactory
 from streamrt.pool.resident import Files, WeightsFiles
 from streamrt.pool.runtime import Runtime
@@ -218,7 +218,10 @@ class ModelPool:
             self._keeper.entry(name)  # there is one
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
-        self._runtime.spawn(partial(self._keeper.preload, name, future))
+        try:
+            self._runtime.spawn(partial(self._keeper.preload, name, future))
+        except RuntimeError:
+            future.set_exception(no_thread(name))
         return future
 
     # ---------------------------------------------------------------- the end

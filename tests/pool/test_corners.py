@@ -147,3 +147,54 @@ def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing
     world.run()
     assert met == ["b", "c", "interrupted", "b", "c", "a"]
     emptied(world, pool, ["a", "b", "c"])
+
+
+def test_no_thread_to_be_had_is_an_error_of_this_package(monkeypatch):
+    world, _, pool = make(100, {"a": needs(40)})
+    met = []
+
+    def spawn(work):
+        raise RuntimeError("can't start new thread")
+
+    def work():
+        monkeypatch.setattr(world, "spawn", spawn)
+        met.append(pool.prefetch("a").exception(0))
+        with pytest.raises(streamrt.StreamrtError, match="no thread") as caught, pool.lease("a"):
+            pass
+        met.append(caught.value)
+        monkeypatch.undo()
+        world.sleep(1.0)
+        with pool.lease("a") as model:
+            model.call()
+
+    world.spawn(work)
+    world.run()
+    assert [type(error) for error in met] == [streamrt.StreamrtError] * 2
+    assert pool.stats().failures == 1
+    emptied(world, pool, ["a"])
+
+
+def test_no_thread_to_be_had_for_a_model_that_is_open(monkeypatch):
+    world, files, pool = make(100, {"a": needs(60), "b": needs(60)}, policy="lru")
+    met = []
+    leased_in_turn(world, pool, ["a", "b"], met)
+    world.run()
+
+    def spawn(work):
+        raise RuntimeError("can't start new thread")
+
+    def work():
+        monkeypatch.setattr(files, "unlocked", lambda: None)  # it is closed at once, by whoever noticed
+        monkeypatch.setattr(world, "spawn", spawn)
+        with pytest.raises(streamrt.StreamrtError, match="no thread"), pool.lease("a"):
+            pass
+        monkeypatch.undo()
+        assert pool.index()[0].held == 0
+
+    world.spawn(work)
+    world.run()
+    world.time += 1.0
+    leased_in_turn(world, pool, ["a", "b"], met)
+    world.run()
+    assert met == ["a", "b", "a", "b"]
+    emptied(world, pool, ["a", "b"])
