@@ -209,7 +209,7 @@ class Catalog:
         failed = status.reason.partition(":")[0] if status.state is State.FAILED else ""
         try:
             self.spec(status.name)
-        except (StreamrtError, OSError) as error:
+        except Exception as error:  # whatever it is: the index has other models, too
             failed = type(error).__name__
         if failed:
             return IndexEntry(status.name, "UNAVAILABLE", f"{failed}: it cannot be loaded")

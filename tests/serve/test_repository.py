@@ -244,6 +244,19 @@ def test_a_broken_files_header_is_not_read_for_every_request(
     assert [spec.name for spec in catalog.spec("kinds").inputs] == ["x"]  # another file: at once
 
 
+def test_one_file_does_not_hide_the_others_whatever_its_error(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path) -> object:
+        if path.name == "kinds.safetensors":
+            raise RecursionError("unforeseen")
+        return read_header(path)
+
+    monkeypatch.setattr("streamrt.serve.catalog.read_header", read)
+    assert [entry.state for entry in catalog.index()] == ["READY", "UNAVAILABLE", "READY", "READY"]
+    assert catalog.index()[1].reason == "RecursionError: it cannot be loaded"
+
+
 def test_files_that_cannot_be_used(catalog: Catalog, pool: streamrt.ModelPool, place: Path) -> None:
     (place / "kinds.safetensors").write_bytes(b"no model")
     (place / "two.safetensors").unlink()
