@@ -214,6 +214,7 @@ void srt_rouse(void) {
 }
 
 void srt_set_threads(int count) {
+    pthread_once(&once, prepare);
     pthread_mutex_lock(&owner);
     if (atomic_exchange(&wanted, count) == count) {
         pthread_mutex_unlock(&owner);

@@ -2,10 +2,13 @@
 
 Both are settings of the whole process. While calls with limits of their own overlap, the lowest is in force for all;
 the last one to end restores what was set before the first.
+
+A forked child has none of the calls that were in progress: it begins with what was set before the first of them.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,8 +23,8 @@ from streamrt.errors import InputError
 #: As many as the kernels can use.
 _MOST = 256
 
-_lock = threading.Lock()  # over the two below, and over changing the settings
-_active: list[int] = []  # limits in force
+_lock = threading.RLock()  # over the two below, and over changing the settings; a signal's handler may fork, or call
+_active: dict[object, int] = {}  # limits in force, each by a key of its own
 _before: tuple[int, Any] | None = None  # what to restore: the kernels' threads, and BLAS's by its limiter
 
 
@@ -32,11 +35,12 @@ def limited(count: int | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def _limited(count: int) -> Iterator[None]:
-    _enter(count)
+    key = object()
+    _enter(key, count)
     try:
         yield
     finally:
-        _leave(count)
+        _leave(key)
 
 
 def check_threads(count: int | None) -> int | None:
@@ -50,28 +54,34 @@ def check_threads(count: int | None) -> int | None:
     return count
 
 
-def _enter(count: int) -> None:
+def _enter(key: object, count: int) -> None:
     global _before
     with _lock:
         if not _active:
             _before = _core.threads(), _blas().limit(limits=count, user_api="blas")
             _core.set_threads(count)
-        elif count < min(_active):
+        elif count < min(_active.values()):
             _apply(count)
-        _active.append(count)
+        _active[key] = count
 
 
-def _leave(count: int) -> None:
-    global _before
+def _leave(key: object) -> None:
     with _lock:
-        _active.remove(count)
+        if _active.pop(key, None) is None:
+            return  # in a child that was forked during the call
         if _active:
-            _apply(min(_active))
-        elif _before is not None:
-            kernels, blas = _before
-            _core.set_threads(kernels)
-            blas.restore_original_limits()
-            _before = None
+            _apply(min(_active.values()))
+        else:
+            _restore()
+
+
+def _restore() -> None:
+    global _before
+    if _before is not None:
+        kernels, blas = _before
+        _core.set_threads(kernels)
+        blas.restore_original_limits()
+        _before = None
 
 
 def _apply(count: int) -> None:
@@ -83,3 +93,15 @@ def _apply(count: int) -> None:
 def _blas() -> ThreadpoolController:
     """The BLAS libraries of the process. Finding them takes milliseconds, so it is done once."""
     return ThreadpoolController()
+
+
+def _reset() -> None:
+    """In a forked child: the lock is new, and no limit is in force."""
+    global _lock
+    _lock = threading.RLock()
+    _active.clear()
+    _restore()
+
+
+# The lock is held across a fork, so that settings and counters agree in the child.
+os.register_at_fork(before=lambda: _lock.acquire(), after_in_parent=lambda: _lock.release(), after_in_child=_reset)

@@ -1,0 +1,127 @@
+"""Limits of threads are settings of the process: a forked child begins without those of calls in progress."""
+
+from __future__ import annotations
+
+import pytest
+
+PRELUDE = """
+    import os, signal, threading, types
+    import numpy as np
+    from threadpoolctl import threadpool_info
+    import streamrt._core as core
+    from streamrt import threads
+
+    def counts():
+        return core.threads(), [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    np.ones((64, 64), np.float32) @ np.ones((64, 64), np.float32)
+    before = counts()
+    while_set = threading.Event()
+
+    def forked(check):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # ends a child that hangs
+            code = 1
+            try:
+                check()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def begins_anew():
+        assert counts() == before, counts()
+        with threads.limited(1):
+            assert core.threads() == 1
+        assert counts() == before, counts()
+
+    class Patient(types.ModuleType):
+        # The core, but it takes a while to set the threads.
+        threads = staticmethod(core.threads)
+
+        @staticmethod
+        def set_threads(count):
+            core.set_threads(count)
+            while_set.set()
+            while_set.slow(count)
+"""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            """
+    entered, done = threading.Event(), threading.Event()
+
+    def call():
+        with threads.limited(1):
+            entered.set()
+            done.wait()
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    entered.wait()
+    forked(begins_anew)
+    assert core.threads() == 1
+    done.set()
+    caller.join()
+""",
+            id="a call of another thread",
+        ),
+        pytest.param(
+            """
+    import time
+    while_set.slow = lambda count: time.sleep(0.3)
+    threads._core = Patient("core")
+
+    def call():
+        with threads.limited(1):
+            pass
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    while_set.wait()
+
+    def check():
+        threads._core = core
+        begins_anew()
+
+    forked(check)
+    caller.join()
+""",
+            id="while another thread sets its limit",
+        ),
+        pytest.param(
+            """
+    while_set.slow = lambda count: children.append(os.fork()) if count == 1 and not children else None
+    children = []
+    threads._core = Patient("core")
+    with threads.limited(1):  # as by a signal's handler
+        pass
+    if children == [0]:
+        signal.alarm(10)
+        threads._core = core
+        begins_anew()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+""",
+            id="while the thread itself sets its limit",
+        ),
+        pytest.param(
+            """
+    with threads.limited(1):
+        child = os.fork()
+    if child == 0:
+        begins_anew()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+""",
+            id="within a call of the thread itself",
+        ),
+    ],
+)
+def test_a_forked_child_has_the_threads_of_before(run_python, case):
+    done = run_python(PRELUDE + case + "    assert counts() == before\n", OPENBLAS_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
