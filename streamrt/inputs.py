@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
 from streamrt.ops import Array, Shape
+from streamrt.printable import printable
 
+#: Inputs that a message names.
+_SHOWN = 20
 Inputs = Mapping[str, Array]
 Shapes = Shape | Mapping[str, Shape]
 #: An array that a caller gets, of the type that the output has.
@@ -48,7 +51,7 @@ def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> No
         if spec.name not in shapes:
             raise InputError(f"input {spec.name!r} is missing; expected {describe(specs)}")
         shape = shapes[spec.name]
-        bound = {name: extent for name, extent in free.items() if name in spec.dims}
+        bound = {dim: free[dim] for dim in spec.dims if isinstance(dim, str) and dim in free}
         fits = len(shape) == len(spec.dims) and min(shape, default=1) > 0
         for extent, dim in zip(shape, spec.dims, strict=False):
             fits = fits and extent == (free.setdefault(dim, extent) if isinstance(dim, str) else dim)
@@ -127,11 +130,13 @@ def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A,
 
 def describe(specs: Sequence[TensorSpec]) -> str:
     """Names and extents, for messages."""
-    return ", ".join(f"{spec.name!r} {_dims(spec)}" for spec in specs) or "no inputs"
+    shown = ", ".join(f"{spec.name!r:.80} {_dims(spec)}" for spec in specs[:_SHOWN]) or "no inputs"
+    return shown if len(specs) <= _SHOWN else f"{shown} and {len(specs) - _SHOWN} more"
 
 
 def _dims(spec: TensorSpec) -> str:
-    return "(" + ", ".join(map(str, spec.dims)) + ("," if len(spec.dims) == 1 else "") + ")"
+    dims = ", ".join(printable(str(dim)) for dim in spec.dims)
+    return "(" + dims + ("," if len(spec.dims) == 1 else "") + ")"
 
 
 def _by_name(value: T | Mapping[str, T], specs: Sequence[TensorSpec]) -> dict[str, T]:

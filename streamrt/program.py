@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.courtesy import give_way
+from streamrt.errors import FormatError
 from streamrt.graph import Graph
-from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower
+from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower, size_problem
 from streamrt.placement import nbytes, place
 
 
@@ -97,8 +98,12 @@ def compile_program(
     more memory, which are the same ones, and makes no tensor within another one, which may take more or less.
 
     Raises:
-        FormatError: a node's attributes or the shapes do not fit together.
+        FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, whether
+            a node reads it or not.
     """
+    for name, shape in inputs.items():
+        if problem := size_problem(shape):
+            raise FormatError(f"input {name!r} {problem}")
     shapes: dict[str, Shape] = {**params, **inputs}
     lowered = []
     for node in graph.nodes:

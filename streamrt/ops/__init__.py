@@ -4,6 +4,6 @@
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, layout, logic, norm, pool, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, lower, supported
+from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, lower, size_problem, supported
 
-__all__ = ["Array", "Buffers", "Call", "Lowered", "Run", "Shape", "lower", "supported"]
+__all__ = ["Array", "Buffers", "Call", "Lowered", "Run", "Shape", "lower", "size_problem", "supported"]

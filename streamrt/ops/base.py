@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ import streamrt._core as _core
 from streamrt.errors import FormatError
 from streamrt.graph import Attr, Node
 from streamrt.ops.epilogue import IDENTITY, Epilogue, epilogue_of
+from streamrt.printable import printable
 
 Shape = tuple[int, ...]
 Array = NDArray[np.float32]
@@ -37,9 +39,11 @@ Array = NDArray[np.float32]
 Run = Callable[[int, int], None]
 
 #: More axes than any layer has; bounds work that is exponential in the rank.
-_MAX_RANK = 8
+MAX_RANK = 8
 #: Keeps every byte count and index computed from a shape far from overflow in 64 bits.
 _MAX_SIZE = 2**40
+#: Bytes of scratch, likewise: several tensors of that size.
+_MAX_SCRATCH = 2**46
 _FLT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -97,6 +101,16 @@ class Lowered:
     flops: int = 0
 
 
+@lru_cache(4096)  # a graph may read one tensor thousands of times
+def size_problem(shape: Shape) -> str | None:
+    """What keeps a tensor of ``shape`` from being handled, if anything: it is empty, or its size is out of bounds."""
+    if len(shape) > MAX_RANK:
+        return f"has {len(shape)} axes, more than the {MAX_RANK} allowed"
+    if not all(1 <= extent < _MAX_SIZE for extent in shape) or math.prod(shape) >= _MAX_SIZE:
+        return f"has shape {shape}, expected 1 to 2**40 elements"
+    return None
+
+
 class Call:
     """A node with the shapes of its inputs, and typed access to its attributes.
 
@@ -117,7 +131,7 @@ class Call:
 
     def fail(self, reason: str) -> FormatError:
         """The error to raise for this node: ``raise call.fail("...")``."""
-        return FormatError(f"node {self.node.name!r} ({self.node.op}): {reason}")
+        return FormatError(f"node {self.node.name!r} ({printable(self.node.op):.80}): {reason}")
 
     def shape(self, index: int) -> Shape:
         """The shape of input ``index``, which must be there."""
@@ -253,10 +267,8 @@ class Call:
 
     def check(self, what: str, shape: Shape) -> None:
         """Raise unless a tensor of ``shape`` can be handled: it is not empty, and its size is within bounds."""
-        if len(shape) > _MAX_RANK:
-            raise self.fail(f"{what} has {len(shape)} axes, more than the {_MAX_RANK} allowed")
-        if not all(1 <= extent < _MAX_SIZE for extent in shape) or math.prod(shape) >= _MAX_SIZE:
-            raise self.fail(f"{what} has shape {shape}, expected 1 to 2**40 elements")
+        if problem := size_problem(shape):
+            raise self.fail(f"{what} {problem}")
 
     def _get(self, name: str, default: Attr | None) -> Attr | None:
         self._seen.add(name)
@@ -297,6 +309,8 @@ def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ..
     lowered = function(call)
     for index, shape in enumerate(lowered.outputs):
         call.check(f"output {index}", shape)
+    if lowered.scratch >= _MAX_SCRATCH:
+        raise call.fail(f"it needs {lowered.scratch} bytes of scratch memory, expected less than 2**46")
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import MAX_RANK, Array, Buffers, Call, Lowered, Run, Shape, operator
 from streamrt.ops.epilogue import IDENTITY
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
@@ -55,6 +55,8 @@ def reshape(call: Call) -> Lowered:
     """
     x = call.shape(0)
     wanted = call.ints("shape", low=-1, high=2**40)
+    if len(wanted) > MAX_RANK:
+        raise call.fail(f"output 0 has {len(wanted)} axes, more than the {MAX_RANK} allowed")
     taken = borrowed(call, len(wanted))
     if call.flag("allowzero", False) and 0 in wanted:
         raise call.fail("an output without elements is not supported")
@@ -65,7 +67,7 @@ def reshape(call: Call) -> Lowered:
         out.append(x[axis] if extent == 0 else extent)
     total, known = math.prod(x), math.prod(extent for extent in out if extent != -1)
     if out.count(-1) > 1 or (total % known if -1 in out else total != known):
-        raise call.fail(f"an input of shape {x} cannot take shape {wanted}")
+        raise call.fail(f"an input of shape {x} cannot take shape {wanted!s:.200}")
     shape = tuple(total // known if extent == -1 else extent for extent in out)
     # An extent written as a number stays what it is when the batch changes.
     follows = len(wanted) > 0 and (wanted[0] in (0, -1) or 0 in taken) and keeps_batch(call, taken)
@@ -106,6 +108,8 @@ def unsqueeze(call: Call) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     rank = len(x) + len(call.ints("axes"))
+    if rank > MAX_RANK:
+        raise call.fail(f"output 0 has {rank} axes, more than the {MAX_RANK} allowed")
     axes = call.axes("axes", rank)
     extents = iter(x)
     out = tuple(1 if axis in axes else next(extents) for axis in range(rank))
@@ -167,7 +171,7 @@ def split(call: Call) -> Lowered:
     axis = call.axis("axis", len(x), 0)
     extents = call.ints("split", low=1, count=len(call.node.outputs))
     if sum(extents) != x[axis]:
-        raise call.fail(f"parts of {extents} do not add up to axis {axis} of an input of shape {x}")
+        raise call.fail(f"parts of {extents!s:.200} do not add up to axis {axis} of an input of shape {x}")
     ends = tuple(itertools.accumulate(extents))
     keys = [_along(axis, slice(end - extent, end)) for extent, end in zip(extents, ends, strict=True)]
     named = [key for key, name in zip(keys, call.node.outputs, strict=True) if name]
@@ -189,7 +193,7 @@ def gather(call: Call) -> Lowered:
     indices = call.ints("indices", low=-x[axis], high=x[axis] - 1)
     shape = call.ints("indices_shape", (len(indices),), 1)
     if math.prod(shape) != len(indices):
-        raise call.fail(f"{len(indices)} indices cannot take shape {shape}")
+        raise call.fail(f"{len(indices)} indices cannot take shape {shape!s:.200}")
     out = (*x[:axis], *shape, *x[axis + 1 :])
 
     def bind(buffers: Buffers) -> Run:

@@ -12,7 +12,7 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
     for extents in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
         wide = {extent for extent in extents if extent != 1}
         if len(wide) > 1:
-            raise call.fail(f"shapes {', '.join(map(str, shapes))} do not broadcast together")
+            raise call.fail(f"shapes {', '.join(map(str, shapes)):.200} do not broadcast together")
         out.append(wide.pop() if wide else 1)
     return tuple(out)
 
