@@ -16,6 +16,7 @@ file), or ``""`` for an optional input left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from typing import Any
 
 from streamrt.courtesy import give_way
 from streamrt.errors import FormatError
+from streamrt.printable import printable
 
 #: A scalar or a flat list of one scalar type: the values an attribute can take.
 Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
@@ -32,9 +34,12 @@ Dims = tuple[int | str, ...]
 #: Of a graph's outputs, by their NumPy names.
 OUTPUT_TYPES = ("float32", "int64", "bool")
 
-_MAX_NODES = 20_000
-_MAX_OUTPUTS = 2 * _MAX_NODES  # in all: placing them takes time that grows with their square
-_MAX_RANK = 32
+_MAX_NODES = 10_000
+# Of all nodes together: what opening and planning take grows with each of these, and with the square of the outputs.
+_MAX_OUTPUTS = 2 * _MAX_NODES
+_MAX_INPUTS = 100_000
+_MAX_VALUES = 2**18  # in lists of numbers, of attributes
+_MAX_RANK = 8  # as operators have it
 _MAX_DIM = 2**40
 _MAX_NAME = 1024
 _MAX_INT = 2**62
@@ -147,8 +152,16 @@ class Graph:
         nodes = tuple(
             _node(n, f"graph.nodes[{i}]") for i, n in enumerate(_list(top["nodes"], "graph.nodes", _MAX_NODES))
         )
-        if sum(len(node.outputs) for node in nodes) > _MAX_OUTPUTS:
-            raise FormatError(f"graph.nodes: more than {_MAX_OUTPUTS} outputs")
+        for what, most, count in (
+            ("inputs", _MAX_INPUTS, lambda node: len(node.inputs)),
+            ("outputs", _MAX_OUTPUTS, lambda node: len(node.outputs)),
+            ("numbers in attributes", _MAX_VALUES, _numbers),
+        ):
+            total = 0
+            for node in nodes:
+                total += count(node)
+                if total > most:
+                    raise FormatError(f"node {node.name!r}: more than {most} {what} of all nodes together")
         return cls(
             inputs=tuple(
                 _spec(s, f"graph.inputs[{i}]", ("float32",)) for i, s in enumerate(_list(top["inputs"], "graph.inputs"))
@@ -187,6 +200,10 @@ def _node_to_json(node: Node) -> dict[str, Any]:
     return data
 
 
+def _numbers(node: Node) -> int:
+    return sum(len(value) for value in node.attrs.values() if isinstance(value, tuple))
+
+
 def _attrs_to_json(attrs: Mapping[str, Attr]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(attrs.items())}
 
@@ -212,7 +229,17 @@ def _list(value: object, where: str, most: int = 4096) -> list[Any]:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or len(value) > _MAX_NAME:
         raise FormatError(f"{where}: expected a string of at most {_MAX_NAME} characters")
-    return value
+    return _unicode(value, where)
+
+
+def _unicode(text: str, where: str) -> str:
+    """``text``, unless an escape in JSON made a lone surrogate of it, which is no text and cannot be printed."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise FormatError(f"{where} holds a lone surrogate and is not Unicode text") from None
+    return text
 
 
 def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
@@ -222,12 +249,15 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
         raise FormatError(f"{where}.dtype: {dtype!r:.80} is none of {types}")
     dims = _list(data["dims"], f"{where}.dims", _MAX_RANK)
     for dim in dims:
-        if isinstance(dim, str) and 0 < len(dim) <= _MAX_NAME:
+        if isinstance(dim, str) and 0 < len(_unicode(dim, f"{where}.dims")) <= _MAX_NAME:
             continue
         if type(dim) is int and 0 <= dim <= _MAX_DIM:
             continue
         raise FormatError(f"{where}.dims: {dim!r:.80} is neither an extent from 0 to 2**40 nor a name")
-    return TensorSpec(_text(data["name"], f"{where}.name"), tuple(dims), dtype)
+    name = _text(data["name"], f"{where}.name")
+    if math.prod(dim for dim in dims if isinstance(dim, int)) > _MAX_DIM:
+        raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)} make more than 2**40 elements")
+    return TensorSpec(name, tuple(dims), dtype)
 
 
 def _node(value: object, where: str) -> Node:
@@ -252,7 +282,7 @@ def _node(value: object, where: str) -> Node:
 def _attrs(value: object, where: str) -> Mapping[str, Attr]:
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
-    return MappingProxyType({_text(key, where): _attr(v, f"{where}.{key:.80}") for key, v in value.items()})
+    return MappingProxyType({_text(key, where): _attr(v, f"{where}.{printable(key):.80}") for key, v in value.items()})
 
 
 def _attr(value: object, where: str) -> Attr:
@@ -260,7 +290,9 @@ def _attr(value: object, where: str) -> Attr:
         items = _list(value, where)
         if all(_is_int(item) for item in items) or all(type(item) is float for item in items):
             return tuple(items)
-    elif isinstance(value, (float, str)) or _is_int(value):
+    elif isinstance(value, str):
+        return _text(value, where)
+    elif isinstance(value, float) or _is_int(value):
         return value  # type: ignore[return-value]
     raise FormatError(f"{where}: expected a number below 2**62, a string or a list of one kind of number")
 

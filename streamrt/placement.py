@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -103,9 +104,10 @@ def _joined(
                 parts[output] = known
                 continue
         whole, start = parts.get(output, _Part(output, 0))
+        times = Counter(node.inputs)
         for name, begin in zip(node.inputs, begins, strict=True):
             maker = makers.get(name)
-            if maker and maker.view_of is None and name not in parts and node.inputs.count(name) == 1:
+            if maker and maker.view_of is None and name not in parts and times[name] == 1:
                 parts[name] = _Part(whole, start + begin)
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +22,20 @@ from streamrt.plan import (
     seconds_of_rows,
     simulated_seconds,
     smallest_window,
+    too_small,
 )
+from streamrt.printable import printable
 from streamrt.program import Program, compile_program
 
 #: Extents with which a graph is tried in place of those that its inputs leave free.
 _TRIED = (1, 2, 8, 32, 224, 256)
+#: Bytes of weights in a pass, those that several nodes read counted for each. Reading them would take minutes, and
+#: planning it more memory than a file may cost.
+_MOST_READ = 2**40
+#: Parts of a batch that would take so many times the budget are not tried.
+_HOPELESS = 2
+#: Nodes of all these trials together after which no other is begun.
+_MOST_TRIED = 20_000
 #: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
 _REMEMBERED = 32
 
@@ -151,7 +161,7 @@ class Planner:
         """
         graph = self._file.graph
         program = None
-        for extent in _TRIED:
+        for extent in _TRIED[: max(1, _MOST_TRIED // max(1, len(graph.nodes)))]:
             shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
             try:
                 program = self.compile(graph, shapes)
@@ -161,7 +171,7 @@ class Planner:
                     raise
         if program is None:
             if unknown := {node.op for node in graph.nodes} - supported():
-                raise FormatError(f"no such operators: {', '.join(sorted(unknown))}")
+                raise FormatError(f"no such operators: {', '.join(map(printable, sorted(unknown))):.200}")
             return
         self._checked, self._usual = True, shapes
         if self._huge and self._frugal:
@@ -315,18 +325,30 @@ class Planner:
         program = self._fitting(graph, shapes)
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
         lean = False
+        budget = math.inf if self.budget is None else self.budget
         while True:
             try:
                 plan = self._plan(program, thorough=thorough)
-            except BudgetError:
+            except BudgetError as error:
                 if lean and part <= 1:
                     raise
+                if not lean and part == samples > 2:  # or all parts would be tried in vain
+                    self._check_one(graph, with_batch(shapes, 1), error.minimum - program.workspace)
                 if lean:
+                    need = program.workspace // part  # of a sample, or about that
                     part = -(-part // 2)
+                    while part > 1 and need * part > _HOPELESS * budget:
+                        part = -(-part // 2)
                 lean = not lean
                 program = self.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
             else:
                 return Prepared(graph, shapes, program, replace(plan, micro_batch=part if part < samples else 0))
+
+    def _check_one(self, graph: Graph, shapes: Mapping[str, Shape], window: int) -> None:
+        """Raise `BudgetError` if one sample, of these shapes, does not fit beside the smallest ``window``."""
+        workspace = min(self.compile(graph, shapes, lean).workspace for lean in (False, True))  # either may be smaller
+        if self.budget is not None and workspace + window > self.budget:
+            raise too_small(self.budget, workspace, window)
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
         return make_plan(
@@ -342,6 +364,7 @@ class Planner:
     def _weights(self, program: Program, seconds: Sequence[float] | None = None) -> list[NodeWeights]:
         """Where in the file the parameters of each node lie, and how long it computes: as measured, or estimated."""
         found = []
+        total = 0
         for position, (node, low) in enumerate(zip(program.graph.nodes, program.lowered, strict=True)):
             whole: dict[str, Extent] = {}
             tiled: dict[str, Extent] = {}
@@ -349,6 +372,9 @@ class Planner:
                 if tensor := self._file.tensors.get(name):
                     (tiled if index in low.tiled else whole)[name] = Extent(tensor.offset, tensor.nbytes)
             size = sum(extent.length for extent in (*whole.values(), *tiled.values()))
+            total += size
+            if total > _MOST_READ:
+                raise FormatError(f"node {node.name!r}: up to here a pass reads {total} bytes, more than 2**40")
             estimate = low.flops / self.rates.flops + size / self.rates.memory
             found.append(
                 NodeWeights(

@@ -10,9 +10,10 @@ Container
     the rest                      the data section: the tensors' bytes, little-endian, row-major
     ============================  =======================================================================
 
-    8 + N is at most 8 MiB. The header maps each tensor's name to ``{"dtype", "shape", "data_offsets"}``, offsets
-    ``[begin, end)`` counted from the start of the data section. The tensors, in the order of the header, cover
-    the data section without hole or overlap.
+    8 + N is at most 8 MiB, and the header holds at most 800,000 of the characters ``{``, ``[``, ``:`` and ``,``, those
+    within strings counted, which bounds the time and the memory that parsing takes. The header maps each tensor's name
+    to ``{"dtype", "shape", "data_offsets"}``, offsets ``[begin, end)`` counted from the start of the data section.
+    The tensors, in the order of the header, cover the data section without hole or overlap.
 
 Layout
     * Every tensor is ``F32`` and begins on a 64-byte boundary, except padding: ``U8`` tensors of one dimension,
@@ -44,7 +45,8 @@ Layout
         `verify`.
     ``streamrt.graph``
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
-        Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
+        It has at most 10,000 nodes, which together have at most 100,000 inputs, 20,000 outputs and 262,144 numbers in
+        lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
 
 The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine or the
 program that wrote it. No layout depends on an instruction set.

@@ -1,7 +1,8 @@
 """The bytes of the header: JSON text and back, with its checksum.
 
 `decode` is the first to touch a hostile file's text: what it returns has the right types and plausible sizes.
-Parsing takes at most some 30 times the memory of the text, the worst being lists of tiny objects; MAX_HEADER bounds it.
+For each mark of JSON parsing takes up to 107 bytes (the worst are keys of one large object) and 2 us; `_MAX_MARKS`
+bounds both, before anything is parsed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ VERSION = "1"
 #: The keys of ``__metadata__`` that begin with this are the format's own.
 KEY_PREFIX = "streamrt."
 METADATA = "__metadata__"
-#: The length field and the header together. Twenty thousand nodes with two tensors each fit, and a file of 1 TiB
-#: has 2 MiB of block checksums.
+#: The length field and the header together. Ten thousand nodes with two tensors each fit, with names of 60 characters,
+#: and a file of 1 TiB has 2 MiB of block checksums.
 MAX_HEADER = 8 << 20
+#: Characters of JSON text that begin or separate values: braces, brackets, colons and commas, those within strings too.
+#: Ten thousand nodes with two tensors each have 550,000.
+_MAX_MARKS = 800_000
 MAX_NAME = 1024
 
 _PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"' % VERSION.encode()
@@ -62,6 +66,7 @@ def encode(
             "data_offsets": [entry.begin, entry.end],
         }
     text = to_json(header)
+    _check_marks(text.decode(), "the header")
     size = max(least, round_up(8 + len(text), PAGE))
     if size > MAX_HEADER:
         raise FormatError(f"the header would take {size} bytes, more than the {MAX_HEADER} allowed")
@@ -73,7 +78,7 @@ def seal(head: bytes) -> bytes:
     return head[: _CRC.start] + b"%08x" % _checksum(head) + head[_CRC.stop :]
 
 
-def decode(head: bytes) -> tuple[dict[str, str], list[Entry]]:
+def decode(head: bytearray) -> tuple[dict[str, str], list[Entry]]:
     """Read the length field and the header: ``__metadata__``, and the tensors in the order of the header.
 
     Raises:
@@ -84,7 +89,7 @@ def decode(head: bytes) -> tuple[dict[str, str], list[Entry]]:
         raise FormatError(
             f"the header is damaged: its CRC-32C is {_checksum(head):08x}, it says {head[_CRC].decode('latin-1')!r}"
         )
-    header = from_json(utf8(head[8:], "the header"), "the header", numbers="integers")
+    header = from_json(utf8(memoryview(head)[8:], "the header"), "the header", numbers="integers")
     if not isinstance(header, dict):
         raise FormatError(f"the header is a {type(header).__name__}, expected a JSON object")
     metadata = header.pop(METADATA, None)
@@ -113,9 +118,7 @@ def take_blocks(metadata: dict[str, str], data_size: int) -> tuple[int, tuple[in
 
 def take_graph(metadata: dict[str, str]) -> Graph:
     """Remove the graph from ``metadata`` and return it; its names are not checked against anything."""
-    graph = Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
-    to_json(graph.to_json())  # an escape such as \ud800 makes a string that is no text and cannot be printed
-    return graph
+    return Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
 
 
 def take_extra(metadata: dict[str, str]) -> dict[str, str]:
@@ -146,6 +149,8 @@ def to_json(value: object) -> bytes:
 def from_json(text: str, what: str, *, numbers: str) -> object:
     """Parse JSON in which keys are unique and integers have at most 19 digits; anything else is a `FormatError`.
 
+    So is text with more values than `_MAX_MARKS` allows.
+
     ``numbers`` is ``"integers"``, or ``"any"`` to allow floats and infinities too.
     """
 
@@ -170,6 +175,7 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
             result[key] = value
         return result
 
+    _check_marks(text, what)
     try:
         return json.loads(text, object_pairs_hook=unique, parse_int=integer, parse_float=real, parse_constant=real)
     except FormatError:
@@ -180,10 +186,10 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
         raise FormatError(f"{what} is not JSON: {error}") from None
 
 
-def utf8(data: bytes, what: str) -> str:
+def utf8(data: memoryview, what: str) -> str:
     """Decode strictly."""
     try:
-        return data.decode()
+        return str(data, "utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(f"{what} is not UTF-8: {error.reason} at byte {error.start}") from None
 
@@ -202,9 +208,15 @@ def check_name(name: str) -> None:
         raise FormatError(f"a tensor is named {name!r:.80}, expected 1 to {MAX_NAME} bytes other than {METADATA}")
 
 
-def _check_identity(head: bytes) -> None:
+def _check_marks(text: str, what: str) -> None:
+    marks = sum(text.count(mark) for mark in "{[:,")
+    if marks > _MAX_MARKS:
+        raise FormatError(f"{what} holds {marks} braces, brackets, colons and commas, more than {_MAX_MARKS} allowed")
+
+
+def _check_identity(head: bytearray) -> None:
     if not head.startswith(b"{", 8):
-        raise FormatError(f"not a safetensors file: the header begins with {head[8:16]!r}, expected '{{'")
+        raise FormatError(f"not a safetensors file: the header begins with {bytes(head[8:16])!r}, expected '{{'")
     version = _ANY_VERSION.match(head, 8)
     if version is None:
         raise FormatError(
@@ -217,8 +229,8 @@ def _check_identity(head: bytes) -> None:
         raise FormatError(f"the header does not begin with {_PREFIX.decode()!r}")
 
 
-def _checksum(head: bytes) -> int:
-    checksum: int = crc32c(head[_CRC.stop :], crc32c(b"0" * 8, crc32c(head[: _CRC.start])))
+def _checksum(head: bytes | bytearray) -> int:
+    checksum: int = crc32c(memoryview(head)[_CRC.stop :], crc32c(b"0" * 8, crc32c(head[: _CRC.start])))
     return checksum
 
 

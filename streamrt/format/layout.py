@@ -25,7 +25,7 @@ PAGE = 4096
 #: A segment of at least LARGE bytes begins on a multiple of LARGE_ALIGN, the largest folio of the page cache.
 LARGE = 1 << 20
 LARGE_ALIGN = 2 << 20
-#: A graph has at most 100,000 nodes; this is no tighter in practice, and the header's cap comes first.
+#: As many as the nodes of a graph may read.
 MAX_TENSORS = 100_000
 MAX_RANK = 32
 #: Keeps every extent, offset and product of extents within the signed 64-bit numbers of the compiled core.

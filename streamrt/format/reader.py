@@ -113,12 +113,12 @@ def _read(fd: int, path: str) -> WeightsFile:
         head = bytearray(data_offset)
         read_exactly(fd, path, memoryview(head), 0)
         drop_cache(fd, 0, data_offset)
-        return _parse(path, bytes(head), info)
+        return _parse(path, head, info)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
 
 
-def _parse(path: str, head: bytes, info: os.stat_result) -> WeightsFile:
+def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     metadata, entries = _header.decode(head)
     data_size = info.st_size - len(head)
     _layout.check_coverage(entries, data_size)  # first, as it recognises a file that was cut short

@@ -10,7 +10,7 @@ Memory is counted in granules, the unit in which the core populates and releases
 largest folio, read at a tenth of the processor time of small pages, or one page where the budget is too small for that.
 """
 
-from streamrt.plan.planner import all_weights, make_plan, seconds_of_rows, simulated_seconds, smallest_window
+from streamrt.plan.planner import all_weights, make_plan, seconds_of_rows, simulated_seconds, smallest_window, too_small
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Plan, Range, Tile
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "seconds_of_rows",
     "simulated_seconds",
     "smallest_window",
+    "too_small",
 ]

@@ -79,12 +79,7 @@ def make_plan(
     # The candidates are let go of before the plan is simulated, which takes as much memory as one of them.
     plan = _shortest(nodes, file_size, workspace, budget, tilings, cut.held(cut.ranges), rate, thorough)
     if plan is None:
-        need = smallest_window(nodes, file_size, huge=huge) + workspace
-        raise BudgetError(
-            f"a budget of {budget} bytes is too small: {workspace} bytes of activations and {need - workspace} bytes "
-            f"of weights are needed at once, so the smallest budget that works is {need} bytes",
-            need,
-        )
+        raise too_small(budget, workspace, smallest_window(nodes, file_size, huge=huge))
     return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
 
@@ -163,6 +158,16 @@ def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool 
     return min(cut.least for cut in cuts)
 
 
+def too_small(budget: int, workspace: int, window: int) -> BudgetError:
+    """The error to raise when these do not fit in ``budget``; all are bytes."""
+    need = workspace + window
+    return BudgetError(
+        f"a budget of {budget} bytes is too small: {workspace} bytes of activations and {window} bytes "
+        f"of weights are needed at once, so the smallest budget that works is {need} bytes",
+        need,
+    )
+
+
 def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """The bytes that all weights take when everything is pinned and there is room enough."""
     tiling = _worthwhile(nodes, huge)[0]
@@ -173,7 +178,8 @@ def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = Tr
 def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:
     """The tilings down to the smallest tiles worth having, the largest first."""
     tilings = [tiling for tiling in TILINGS if huge or tiling.granule == PAGE]
-    return tilings[: tilings.index(frugal(nodes)) + 1]
+    least = frugal(nodes).tile_bytes
+    return [tiling for tiling in tilings if tiling.tile_bytes >= least] or tilings[:1]
 
 
 def _finish(

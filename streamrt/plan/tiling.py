@@ -39,6 +39,8 @@ TILINGS = (
 )
 #: More than about a thousand tiles in a pass cost more in calls than they save.
 _MOST_TILES = 1024
+#: More than this many cost seconds to plan, whatever they save.
+_FAR_TOO_MANY = 2**16
 
 
 class Cut:
@@ -85,7 +87,9 @@ def frugal(nodes: Sequence[NodeWeights]) -> Tiling:
     """The smallest tiles worth having."""
     total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
     pages = [tiling for tiling in TILINGS if tiling.granule == PAGE]
-    return next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
+    smallest = next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
+    few = [tiling for tiling in TILINGS if tiling.tile_bytes * _FAR_TOO_MANY >= total]
+    return max(smallest, few[-1] if few else TILINGS[0], key=lambda tiling: tiling.tile_bytes)
 
 
 def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], list[Range]]:

@@ -1,0 +1,228 @@
+"""What a header may cost: counts that are bounded before they are worked with, each refused by name."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from format.attacks.make import Draft
+from streamrt import arena
+from streamrt.arena import Block
+from streamrt.errors import BudgetError, FormatError
+from streamrt.format import read_header
+from streamrt.format.header import from_json
+from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.plan import Extent, NodeWeights, all_weights
+from streamrt.plan.tiling import frugal
+from streamrt.planning import Planner, Rates
+from streamrt.program import compile_program
+
+MIB = 1 << 20
+RATES = Rates(disk=2e9, memory=2e10, flops=1e11)
+
+
+def opened(path: Path, graph: Any) -> Any:
+    draft = Draft(graph=graph, data=b"")
+    draft.tensors = {}
+    path.write_bytes(draft.build())
+    return read_header(path)
+
+
+def node(index: int, op: str, inputs: list[str], outputs: list[str], **attrs: Any) -> dict[str, Any]:
+    return {"name": f"n{index}", "op": op, "inputs": inputs, "outputs": outputs, "attrs": attrs}
+
+
+def graph(nodes: list[dict[str, Any]], outputs: list[str], dims: Any = ("N", 4)) -> dict[str, Any]:
+    return {
+        "inputs": [{"name": "x", "dims": ["N", 4]}],
+        "outputs": [{"name": name, "dims": list(dims)} for name in outputs],
+        "nodes": nodes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([node(0, "Relu", ["x"], ["y0"])] * 10_001, "graph.nodes: 10001 entries, more than the 10000 allowed"),
+        (
+            [node(i, "Concat", ["x"] * 4096, [f"y{i}"], axis=1) for i in range(25)],
+            "node 'n24': more than 100000 inputs of all nodes together",
+        ),
+        (
+            [node(i, "Split", ["x"], [f"y{i}_{j}" for j in range(4096)], split=[1]) for i in range(5)],
+            "node 'n4': more than 20000 outputs of all nodes together",
+        ),
+        (
+            [node(i, "Gather", ["x"], [f"y{i}"], indices=[1] * 4096) for i in range(65)],
+            "node 'n64': more than 262144 numbers in attributes of all nodes together",
+        ),
+    ],
+    ids=["nodes", "inputs", "outputs", "numbers"],
+)
+def test_a_graph_of_too_many_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        opened(tmp_path / "model.safetensors", graph(nodes, ["y0"]))
+
+
+@pytest.mark.parametrize("atom", ["[]", "{}", '{"a":{}}', '"ab"', "[[]]"])
+def test_text_of_too_many_values_is_not_parsed(tmp_path: Path, atom: str) -> None:
+    text = ",".join([atom] * (800_001 // (1 + sum(map(atom.count, "{[:")))))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(Draft(graph=f"[{text}]").build())
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="braces, brackets, colons and commas, more than 800000 allowed"):
+            read_header(path)
+        assert tracemalloc.get_traced_memory()[1] < 5 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_keys_of_an_object_take_the_most_for_each_mark() -> None:
+    text = "{" + ",".join(f'"{i:x}":0' for i in range(40_000)) + "}"
+    tracemalloc.start()
+    try:
+        from_json(text, "this", numbers="any")
+        assert tracemalloc.get_traced_memory()[1] < 120 * sum(map(text.count, "{[:,"))
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_network_opens(tmp_path: Path) -> None:
+    names = [f"/model/layers.{i}/mlp/projection/Relu_output_{i}" for i in range(5000)]
+    nodes = [
+        node(i, "Clip", [names[i - 1] if i else "x"], [name], min=0.0, max=float(i + 1)) for i, name in enumerate(names)
+    ]
+    file = opened(tmp_path / "model.safetensors", graph(nodes, [names[-1]]))
+    planner = Planner(file, None, RATES)
+    planner.check()
+    assert planner.prepare(file.graph, {"x": (1, 4)}).program.workspace == 64
+
+
+@pytest.mark.parametrize("dims", [[2**40] * 8, [2**40, 2**20]])
+def test_an_input_that_nobody_reads_and_no_memory_holds(tmp_path: Path, dims: list[int]) -> None:
+    made = graph([node(0, "Relu", ["x"], ["y"])], ["y"])
+    made["inputs"].append({"name": "unread", "dims": dims})
+    with pytest.raises(FormatError, match=r"graph.inputs\[1\] \('unread'\): extents .* more than 2\*\*40 elements"):
+        opened(tmp_path / "model.safetensors", made)
+
+
+@pytest.mark.parametrize("shape", [(2**40,) * 8, (2**40, 2**20), (1,) * 9, (0, 4)])
+def test_a_shape_of_an_input_that_nobody_reads(shape: tuple[int, ...]) -> None:
+    specs = TensorSpec("x", ("N", 4)), TensorSpec("unread", tuple("abcdefghi"[: len(shape)]))
+    made = Graph(specs, (TensorSpec("y", ("N", 4)),), (Node("relu", "Relu", ("x",), ("y",)),))
+    with pytest.raises(FormatError, match="input 'unread' has"):
+        compile_program(made, {}, {"x": (1, 4), "unread": shape})
+
+
+def test_inputs_that_are_joined_are_compared_a_few_times_each() -> None:
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)  # type: ignore[arg-type]
+
+    count = 512
+    relus = [Node(f"n{i}", "Relu", ("x",), (f"r{i}",)) for i in range(count)]
+    join = Node("join", "Concat", tuple(Name(f"r{i}") for i in range(count)), ("y",), {"axis": 1})
+    made = Graph((TensorSpec("x", (1, 4)),), (TensorSpec("y", (1, 4 * count)),), (*relus, join))
+    compile_program(made, {}, {"x": (1, 4)})
+    assert compared < 20 * count
+
+
+@pytest.mark.parametrize("last", [3000, 0], ids=["all alive at the end", "each alive alone"])
+def test_placing_sorts_few_blocks(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    count, ordered = 3000, 0
+    argsort = np.argsort
+
+    def counted(values: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal ordered
+        ordered += len(values)
+        return argsort(values, *args, **kwargs)
+
+    monkeypatch.setattr(arena.np, "argsort", counted)
+    offsets, total = arena.place([Block(100, i, max(i, last)) for i in range(count)])
+    assert total == (count if last else 1) * 128
+    assert len(set(offsets)) == (count if last else 1)
+    assert ordered < 300 * count
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Shapes for which programs are compiled."""
+    found: list[Any] = []
+
+    def counted(made: Graph, params: Any, inputs: Any, **kwargs: Any) -> Any:
+        found.append(dict(inputs))
+        return compile_program(made, params, inputs, **kwargs)
+
+    monkeypatch.setattr("streamrt.planning.compile_program", counted)
+    return found
+
+
+def test_a_call_beyond_its_budget_is_refused_at_once(tmp_path: Path, compiled: list[Any]) -> None:
+    file = opened(tmp_path / "model.safetensors", graph([node(0, "Exp", ["x"], ["y"])], ["y"]))
+    planner = Planner(file, 63, RATES)
+    with pytest.raises(BudgetError, match="63 bytes is too small: 64 bytes of activations") as caught:
+        planner.prepare(file.graph, {"x": (2**20, 4)})
+    assert caught.value.minimum == 64
+    assert len(compiled) <= 3
+
+
+def test_a_large_batch_is_divided_in_few_steps(tmp_path: Path, compiled: list[Any]) -> None:
+    file = opened(
+        tmp_path / "model.safetensors", graph([node(0, "ReduceMax", ["x"], ["y"], axes=[1])], ["y"], ["N", 1])
+    )
+    assert Planner(file, 1 << 12, RATES).prepare(file.graph, {"x": (2**20, 4)}).plan.micro_batch == 128
+    assert len(compiled) <= 10
+
+
+def test_a_large_graph_is_not_tried_with_every_size(tmp_path: Path, compiled: list[Any]) -> None:
+    nodes = [node(i, "Relu", ["x"], [f"y{i}"]) for i in range(9000)]
+    nodes.append(node(9000, "Reshape", ["x"], ["z"], shape=[7, 7, 7]))
+    file = opened(tmp_path / "model.safetensors", graph(nodes, ["y0"]))
+    Planner(file, None, RATES).check()
+    assert len(compiled) <= 2
+
+
+@pytest.mark.parametrize("count", [64, 100, 1000])
+def test_weights_that_many_nodes_read_are_cut_into_few_tiles(count: int) -> None:
+    size = 1 << 30
+    reader = NodeWeights(whole=(), tiled=(Extent(0, size),), rows=2**14, row_step=1, seconds=1e-3, call_rows=0)
+    assert frugal([reader] * count).tile_bytes * 2**16 >= count * size
+    assert all_weights([reader] * count, size, huge=False) == size
+
+
+def test_a_pass_that_reads_too_much_is_refused(tmp_path: Path) -> None:
+    side = 2**14
+    nodes = [node(i, "MatMul", [f"y{i - 1}" if i else "x", "w"], [f"y{i}"], transB=1) for i in range(1100)]
+    made = graph(nodes, ["y1099"], ["N", side])
+    made["inputs"][0]["dims"][1] = side
+    begin, size = 2 * MIB - 2**18, 4 * side**2
+    draft = Draft(graph=json.dumps(made), data=b"")
+    draft.metadata = {"streamrt.block_size": str(2**26), "streamrt.block_crc32c": "0" * 8 * 17}
+    draft.tensors = {
+        "streamrt.pad.0": {"dtype": "U8", "shape": [begin], "data_offsets": [0, begin]},
+        "w": {"dtype": "F32", "shape": [side, side], "data_offsets": [begin, begin + size]},
+    }
+    head = draft.build()
+    begin = 2 * MIB - len(head)
+    draft.tensors["streamrt.pad.0"] |= {"shape": [begin], "data_offsets": [0, begin]}
+    draft.tensors["w"]["data_offsets"] = [begin, begin + size]
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as out:
+        out.write(draft.build())
+        out.truncate(2 * MIB + size)  # a hole
+    file = read_header(path)
+    with pytest.raises(FormatError, match=r"node 'n1024': up to here a pass reads .* more than 2\*\*40"):
+        Planner(file, 1000, RATES).prepare(file.graph, {"x": (1, side)})
