@@ -9,6 +9,7 @@ left to BLAS, feature-major, ``(rows, inner) @ (inner, batch)``, which is up to 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -88,38 +89,39 @@ class Dense:
         assert self._panels is not None
         block, panels = self._block.of(buffers.scratch), self._panels.of(buffers.scratch)
         bias = self._bias.kept(buffers)
-        kernels = [
-            _core.Gemm(x[begin:end], w, bias, y[begin:end], block, panels, *self._epilogue)
-            for begin, end in self._parts()
-        ]
-        self._bias.keep_for(kernels[0], buffers)
-        if len(kernels) == 1:
-            return kernels[0]
+
+        def kernel(begin: int, end: int) -> _core.Gemm:
+            made = _core.Gemm(x[begin:end], w, bias, y[begin:end], block, panels, *self._epilogue)
+            if begin == 0:
+                self._bias.keep_for(made, buffers)
+            return made
+
+        if self.batch <= self._columns:
+            return kernel(0, self.batch)
 
         def run(first: int, last: int) -> None:
-            for kernel in kernels:
-                kernel(first, last)
+            for begin, end in self._parts():  # made on the way, for a large batch has many
+                kernel(begin, end)(first, last)
 
         return run
 
-    def _parts(self) -> list[tuple[int, int]]:
+    def _parts(self) -> Iterator[tuple[int, int]]:
         """Samples that are multiplied together: the first, and the one after the last."""
-        return [(begin, min(begin + self._columns, self.batch)) for begin in range(0, self.batch, self._columns)]
+        for begin in range(0, self.batch, self._columns):
+            yield begin, min(begin + self._columns, self.batch)
 
     def _bind_blocks(self, samples: Array, w: Array, y: Array, bias: Load, block: Array) -> Run:
         epilogue, height = self._epilogue, self._height
-        # For some of the samples: how many, x with a column each, y with a row each.
-        parts = [(end - begin, samples[:, begin:end], y[begin:end]) for begin, end in self._parts()]
 
         def run(first: int, last: int) -> None:
             offset = bias(first)
             for begin in range(first, last, height):
                 end = min(begin + height, last)
                 part_offset = None if offset is None else offset[begin:end]
-                for count, source, target in parts:
-                    product = block[: (end - begin) * count].reshape(end - begin, count)
-                    np.matmul(w[begin:end], source, out=product)
-                    _core.transpose_bias_act(product, target[:, begin:end], part_offset, *epilogue)
+                for left, right in self._parts():
+                    product = block[: (end - begin) * (right - left)].reshape(end - begin, right - left)
+                    np.matmul(w[begin:end], samples[:, left:right], out=product)
+                    _core.transpose_bias_act(product, y[left:right, begin:end], part_offset, *epilogue)
 
         return run
 

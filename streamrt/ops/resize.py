@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,12 @@ from streamrt.ops.scratch import Layout, Part
 from streamrt.ops.shapes import borrowed, keeps_batch
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-_NEAREST: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+#: From places along the result to those along the input, and from those to whole ones.
+Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+#: Places whose positions are computed at once.
+_PART = 1024
+_NEAREST: dict[str, Rounded] = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
     "round_prefer_ceil": lambda at: np.floor(at + 0.5),
     "floor": np.floor,
@@ -107,20 +113,22 @@ def resize(call: Call) -> Lowered:
         return same_memory(call, x, batchwise)
     call.check("the result", out)
     layout, shape, steps = Layout(), x, []
+    table = _Table(layout, max(out[axis] for axis in axes), linear)
     for axis in axes:
         shape = (*shape[:axis], out[axis], *shape[axis + 1 :])
         between = layout.add(*shape) if axis != axes[-1] else None
-        steps.append(_Axis(axis, x[axis], shape, scales[axis], between, layout.add(*shape) if linear else None))
+        other = layout.add(*shape) if linear else None
+        positions = partial(_positions, coordinates, x[axis], out[axis], scales[axis])
+        steps.append(_Axis(axis, out[axis], x[axis] - 1, positions, between, other))
 
     def bind(buffers: Buffers) -> Run:
         source, runs = buffers.input(0), []
         for step in steps:
             target = buffers.outputs[0] if step.between is None else step.between.of(buffers.scratch)
-            at = _positions(coordinates, step.before, step.shape[step.axis], step.scale)
-            if step.other is not None:
-                runs.append(_interpolate(source, target, step.other.of(buffers.scratch), step.axis, at))
+            if step.other is None:
+                runs.append(_take(step, table, source, target, buffers, _NEAREST[nearest]))
             else:
-                runs.append(_take(source, target, step.axis, _NEAREST[nearest](at)))
+                runs.append(_interpolate(step, table, source, target, step.other.of(buffers.scratch), buffers))
             source = target
 
         def run(first: int, last: int) -> None:
@@ -140,22 +148,51 @@ def resize(call: Call) -> Lowered:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis to resample, of extent ``before``; the result has ``shape``, and lies in ``between`` unless it is last.
+    """One axis to resample, to ``places`` values of those from 0 to ``last``; the result lies in ``between``.
 
-    ``other`` is for the second of the two values to interpolate.
+    That is None for the last axis. ``other`` is for the second of the two values to interpolate.
     """
 
     axis: int
-    before: int
-    shape: Shape
-    scale: float
+    places: int
+    last: int
+    positions: Positions
     between: Part | None
     other: Part | None
 
 
-def _positions(mode: str, before: int, after: int, scale: float) -> NDArray[np.float64]:
-    """Where along an axis of extent ``before`` each of ``after`` new values lies (ONNX, operator Resize)."""
-    new = np.arange(after, dtype=np.float64)
+class _Table:
+    """Numbers for each place of the result along an axis, in scratch memory: where its value comes from.
+
+    They are made anew for each axis in every run, and in parts, so that making them takes no memory that grows.
+    """
+
+    def __init__(self, layout: Layout, most: int, linear: bool) -> None:
+        self._index = layout.add(2 * most)  # 64 bits each
+        self._share = layout.add(most) if linear else None
+
+    def indices(self, step: _Axis, buffers: Buffers) -> NDArray[np.intp]:
+        """Which values are taken, (places,)."""
+        return self._index.of(buffers.scratch).view(np.intp)[: step.places]
+
+    def shares(self, step: _Axis, buffers: Buffers) -> Array:
+        """The share of the second of two values, (places,)."""
+        assert self._share is not None
+        return self._share.of(buffers.scratch)[: step.places]
+
+
+def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array | None = None) -> None:
+    for first in range(0, step.places, _PART):
+        part = slice(first, min(first + _PART, step.places))
+        at = step.positions(np.arange(part.start, part.stop, dtype=np.float64))
+        whole = rounded(at)
+        index[part] = np.clip(whole, 0, step.last)
+        if share is not None:
+            share[part] = at - whole
+
+
+def _positions(mode: str, before: int, after: int, scale: float, new: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where along an axis of extent ``before`` the values ``new`` of ``after`` lie (ONNX, operator Resize)."""
     if mode == "asymmetric":
         return new / scale
     if mode == "align_corners":
@@ -168,26 +205,36 @@ def _positions(mode: str, before: int, after: int, scale: float) -> NDArray[np.f
     return at
 
 
-def _take(source: Array, target: Array, axis: int, at: NDArray[np.float64]) -> Callable[[], None]:
-    index = np.clip(at, 0, source.shape[axis] - 1).astype(np.intp)
+def _take(
+    step: _Axis, table: _Table, source: Array, target: Array, buffers: Buffers, rounded: Rounded
+) -> Callable[[], None]:
+    index = table.indices(step, buffers)
 
     def run() -> None:
+        _fill(step, rounded, index)
         # In the default mode, NumPy would write to a copy first.
-        np.take(source, index, axis, out=target, mode="clip")
+        np.take(source, index, step.axis, out=target, mode="clip")
 
     return run
 
 
-def _interpolate(source: Array, target: Array, other: Array, axis: int, at: NDArray[np.float64]) -> Callable[[], None]:
-    below = np.floor(at)
-    share = (at - below).astype(np.float32).reshape(-1, *(1,) * (source.ndim - axis - 1))
-    take_below, take_above = _take(source, target, axis, below), _take(source, other, axis, below + 1)
+def _interpolate(
+    step: _Axis, table: _Table, source: Array, target: Array, other: Array, buffers: Buffers
+) -> Callable[[], None]:
+    index, flat = table.indices(step, buffers), table.shares(step, buffers)
+    share = flat.reshape(-1, *(1,) * (source.ndim - step.axis - 1))
 
     def run() -> None:
-        take_below()
-        take_above()
+        _fill(step, np.floor, index, flat)
+        np.take(source, index, step.axis, out=target, mode="clip")
+        _fill(step, _above, index)
+        np.take(source, index, step.axis, out=other, mode="clip")
         np.subtract(other, target, out=other)
         np.multiply(other, share, out=other)
         np.add(target, other, out=target)
 
     return run
+
+
+def _above(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.floor(at) + 1

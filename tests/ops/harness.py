@@ -1,7 +1,7 @@
 """Runs one operator as a model would: lowered, bound to memory of its own, cut into tiles.
 
 What the contract of `streamrt.ops.base` forbids is made to show: memory that an operator may not read holds NaN,
-memory that it may not write is compared afterwards.
+memory that it may not write is compared afterwards, and what it allocates beside its scratch memory is counted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.allocations import bounded
 from streamrt.graph import Activation, Node
 from streamrt.ops import Array, Buffers, Lowered, lower
 
@@ -72,7 +73,8 @@ def run(
         outputs=tuple(_array(o, s) for o, s in zip(outputs, lowered.outputs, strict=True)),
         scratch=scratch[_GUARD : _GUARD + lowered.scratch],
     )
-    run_tile = lowered.bind(bound)
+    with bounded("binding"):
+        run_tile = lowered.bind(bound)
     results = []
     for garbage in (0x7F, 0xFF):  # bytes that make a huge number and NaN
         bound.scratch.fill(garbage)
@@ -84,7 +86,7 @@ def run(
         edges = (0, *cuts, lowered.rows)
         for first, last in itertools.pairwise(edges):
             _hide(bound, inputs, params, lowered.tiled, first, last)
-            with np.errstate(all="ignore"):
+            with bounded("running"), np.errstate(all="ignore"):
                 run_tile(first, last)
         results.append([np.array(output) for output in bound.outputs])
     for index, x in enumerate(inputs):

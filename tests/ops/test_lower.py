@@ -106,3 +106,9 @@ def test_a_long_value_is_not_repeated_in_full() -> None:
 def test_activation_attributes_are_checked_like_the_operators() -> None:
     with pytest.raises(FormatError, match="unknown attributes \\['gamma'\\]"):
         lower(node("Relu", 1, activation=("Elu", {"gamma": 1.0})), ((2,),), (False,))
+
+
+def test_scratch_that_no_memory_holds_is_refused() -> None:
+    attrs = {"kernel_shape": (2**29, 2**29), "pads": (2**28,) * 4}
+    with pytest.raises(FormatError, match="scratch memory, expected less than"):
+        lowered_for("LpPool", [(1, 1, 2, 2)], attrs=attrs)

@@ -1,0 +1,25 @@
+"""What an operator allocates beside the scratch memory that it asked for: NumPy reports that to tracemalloc."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Bytes. A call may take views and tuples, and one buffer of 8192 values for each operand that NumPy broadcasts.
+BOUND = 96 << 10
+
+
+@contextmanager
+def bounded(what: str, bound: int = BOUND) -> Iterator[None]:
+    """Fail if more than ``bound`` bytes are allocated at any moment within, beyond those at its beginning."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < bound, (
+        f"{what} allocates {peak - before} bytes beside the scratch memory, expected < {bound}"
+    )
