@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from streamrt.printable import printable
+
 __all__ = [
     "BudgetError",
     "FormatError",
@@ -37,7 +39,7 @@ class UnsupportedModelError(StreamrtError, NotImplementedError):
     """
 
     def __init__(self, problems: list[str] | str) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [printable(line) for line in ([problems] if isinstance(problems, str) else problems)]
         super().__init__(
             "; ".join(self.problems)
             if len(self.problems) == 1

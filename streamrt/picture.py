@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from streamrt.printable import printable
 from streamrt.trace import Kind, Span, Trace
 
 #: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
@@ -65,7 +66,7 @@ def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
         for node, group in groupby(sorted(inside, key=lambda span: span.start), key=lambda span: span.node):
             parts = list(group)
             if parts[-1].end - parts[0].start >= width * _NAMED:
-                name = trace.nodes[node].name
+                name = printable(trace.nodes[node].name)
                 yield parts[0].start, name if len(name) <= _LETTERS else "…" + name[1 - _LETTERS :]
 
 

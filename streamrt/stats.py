@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from streamrt.budget import format_size
+from streamrt.printable import printable
 from streamrt.trace import Trace, write_perfetto
 
 
@@ -149,8 +150,8 @@ class PassStats:
         ]
         for name, op, weights, part in [*rows, ("**all**", "", total, self)]:
             cells = (
-                name.replace("|", "\\|"),
-                op,
+                printable(name).replace("|", "\\|"),
+                printable(op).replace("|", "\\|"),
                 format_size(weights),
                 format_size(part.bytes_read),
                 f"{part.read_seconds * 1e3:.2f}",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamrt.errors import InputError
 from streamrt.ops import Array
+from streamrt.printable import printable
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
@@ -39,7 +40,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: expected a .npy or .npz file of numbers") from error
     if "" in found:
-        raise InputError(f"{path}: one array, but the model has {len(names)} inputs ({', '.join(names)}): pass a .npz")
+        raise InputError(f"{path}: one array, but the model has {len(names)} inputs ({_listed(names)}): pass a .npz")
     if len(found) == len(names) == 1:
         found = {names[0]: next(iter(found.values()))}
     return {name: _float32(array, f"{path}: {name!r}") for name, array in found.items()}
@@ -74,9 +75,13 @@ def check_output(path: Path, names: Sequence[str]) -> None:
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"{path}: expected a name that ends in .npy or .npz")
     if path.suffix == ".npy" and len(names) != 1:
-        raise InputError(f"{path}: the model has {len(names)} outputs ({', '.join(names)}): write a .npz file")
+        raise InputError(f"{path}: the model has {len(names)} outputs ({_listed(names)}): write a .npz file")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names))
 
 
 def _float32(array: NDArray[Any], what: str) -> Array:

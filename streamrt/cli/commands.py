@@ -23,6 +23,7 @@ from streamrt.convert import pack
 from streamrt.errors import StreamrtError, UnsupportedModelError
 from streamrt.format import verify
 from streamrt.model import Model
+from streamrt.printable import printable
 
 _BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none: no limit; auto: what is free"
 
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pack(args: argparse.Namespace) -> None:
     pack(args.source, args.dest, progress=not args.quiet)
-    print(f"{args.dest}: {format_size(args.dest.stat().st_size)}")
+    print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -157,7 +158,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     verify(args.model, progress=not args.quiet)
-    print(f"{args.model}: {format_size(args.model.stat().st_size)}, every checksum is right")
+    print(f"{printable(str(args.model))}: {format_size(args.model.stat().st_size)}, every checksum is right")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -167,7 +168,7 @@ def _demo(args: argparse.Namespace) -> None:
 def _message(error: Exception) -> str:
     """What to tell about ``error`` in one line; the list of what a model needs and streamrt lacks keeps its lines."""
     if isinstance(error, UnsupportedModelError):
-        return str(error)
+        return "\n".join(map(printable, str(error).split("\n")))
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, (StreamrtError, OSError, ImportError)):
@@ -176,4 +177,4 @@ def _message(error: Exception) -> str:
         text = f"out of memory {error}"
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

@@ -14,7 +14,8 @@ from streamrt.format import Tensor, WeightsFile, read_header
 from streamrt.graph import TensorSpec
 from streamrt.model import Model
 from streamrt.ops import Shape
-from streamrt.plan import Plan
+from streamrt.plan import Plan, Tile
+from streamrt.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,9 @@ def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape])
 
 
 def _layers(file: WeightsFile, plan: Plan) -> tuple[LayerInfo, ...]:
-    tiles = [[tile for tile in plan.tiles if tile.node == index] for index in range(len(file.graph.nodes))]
+    tiles: list[list[Tile]] = [[] for _ in file.graph.nodes]
+    for tile in plan.tiles:
+        tiles[tile.node].append(tile)
     layers = []
     for node, own in zip(file.graph.nodes, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
@@ -232,8 +235,8 @@ def _extents(dims: Sequence[int | str]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
-    """Lines with aligned columns, those in ``right`` to the right; text is cleared of what could upset a terminal."""
-    clean = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
+    """Lines with aligned columns, those in ``right`` to the right."""
+    clean = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
     return [
         "  ".join(

@@ -15,6 +15,7 @@ from streamrt.format import layout as _layout
 from streamrt.format.files import drop_cache, expect_sequential, open_regular, progress_bar, read_exactly
 from streamrt.format.layout import Tensor
 from streamrt.graph import Graph
+from streamrt.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
         # Large folios span blocks, and only whole ones are released.
         drop_cache(fd, 0, 0)
     if damaged:
-        raise FormatError(f"{name}: the data is damaged (CRC-32C): {_describe(file, damaged)}")
+        raise FormatError(f"{printable(name)}: the data is damaged (CRC-32C): {_describe(file, damaged)}")
     return file
 
 
@@ -115,7 +116,7 @@ def _read(fd: int, path: str) -> WeightsFile:
         drop_cache(fd, 0, data_offset)
         return _parse(path, head, info)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+        raise FormatError(f"{printable(path)}: {error}") from error
 
 
 def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
