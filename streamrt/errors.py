@@ -46,6 +46,9 @@ class UnsupportedModelError(StreamrtError, NotImplementedError):
             else f"{len(self.problems)} things are not supported:\n  " + "\n  ".join(self.problems)
         )
 
+    def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
+        return type(self), (self.problems,)  # of the text it would make one problem
+
 
 class InputError(StreamrtError, ValueError):
     """An input of a call has the wrong name, shape or dtype."""
