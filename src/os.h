@@ -26,6 +26,11 @@ bool os_map_zeros(void *page, size_t size); /* over what is there; safe in a sig
 void os_advise_pages(uint8_t *base, size_t size);
 bool os_advise_blocks(uint8_t *base, size_t size);
 
+/* For who reads a whole mapping from its begin: faults read ahead, as without any hint; and what was read may leave the
+ * page tables again. */
+void os_advise_ahead(int fd, uint8_t *base, size_t size);
+void os_unload(uint8_t *base, size_t size);
+
 bool os_populate(uint8_t *start, size_t size); /* read and map */
 void os_will_need(int fd, uint64_t offset, uint64_t length);
 

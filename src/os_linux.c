@@ -121,6 +121,15 @@ bool os_advise_blocks(uint8_t *base, size_t size) {
     return faults_read_blocks() && madvise(base, size, MADV_HUGEPAGE) == 0;
 }
 
+void os_advise_ahead(int fd, uint8_t *base, size_t size) {
+    madvise(base, size, MADV_NORMAL);
+    posix_fadvise(fd, 0, 0, POSIX_FADV_NORMAL);
+}
+
+void os_unload(uint8_t *base, size_t size) {
+    madvise(base, size, MADV_DONTNEED);
+}
+
 bool os_populate(uint8_t *start, size_t size) {
     int result;
     do result = madvise(start, size, MADV_POPULATE_READ);

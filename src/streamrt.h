@@ -103,6 +103,14 @@ srt_status srt_mapping_intact(const srt_mapping *mapping);
  * the old one stays what it was for as long as it is open. */
 srt_status srt_mapping_check(const srt_mapping *mapping);
 
+/* The next two are for who reads a file once, without a prefetcher. Hints, and nothing for PREAD.
+ *
+ * Faults read ahead. */
+void srt_mapping_read_ahead(srt_mapping *mapping);
+
+/* All that was read leaves the page tables; the page cache may keep it. */
+void srt_mapping_unload(srt_mapping *mapping);
+
 /* Bytes of the range that are in the page cache, whatever the way of reading. SRT_MISUSE when the range leaves the
  * file, SRT_SYSTEM. */
 srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes);

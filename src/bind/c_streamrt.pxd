@@ -42,6 +42,8 @@ cdef extern from "streamrt.h" nogil:
     uint64_t srt_mapping_size(const srt_mapping *mapping)
     uint64_t srt_mapping_current_size(const srt_mapping *mapping)
     srt_status srt_mapping_check(const srt_mapping *mapping)
+    void srt_mapping_read_ahead(srt_mapping *mapping)
+    void srt_mapping_unload(srt_mapping *mapping)
     srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uint64_t length, uint64_t *bytes)
 
     ctypedef struct srt_prefetcher

@@ -152,6 +152,26 @@ cdef class Mapping:
         if status != SRT_OK:
             raise self.failure(status, error, "the weights file is not what was opened")
 
+    def read_ahead(self):
+        """Tells the kernel that the file is read from its begin to its end, without a prefetcher.
+
+        Raises:
+            ModelClosedError: the mapping is closed.
+        """
+        self.require_open()
+        with nogil:
+            srt_mapping_read_ahead(self.mapping)
+
+    def unload(self):
+        """Unmaps the pages that reading brought in; reading them again brings them in again.
+
+        Raises:
+            ModelClosedError: the mapping is closed.
+        """
+        self.require_open()
+        with nogil:
+            srt_mapping_unload(self.mapping)
+
     def resident(self, offset=0, length=None):
         """Bytes from ``offset`` on, ``length`` of them or to the end, that are in the page cache now.
 

@@ -92,6 +92,14 @@ srt_status srt_mapping_check(const srt_mapping *mapping) {
     return SRT_OK;
 }
 
+void srt_mapping_read_ahead(srt_mapping *mapping) {
+    if (mapping->io == &srt_io_mmap) os_advise_ahead(mapping->fd, mapping->base, mapping->size);
+}
+
+void srt_mapping_unload(srt_mapping *mapping) {
+    if (mapping->io == &srt_io_mmap) os_unload(mapping->base, mapping->size);
+}
+
 /* Of the range of a mapped file: whole pages less the parts of the first and the last that lie outside. */
 static bool resident(uint8_t *base, uint64_t page, uint64_t offset, uint64_t end, uint64_t *bytes) {
     uint64_t first = offset / page * page, last = (end - 1) / page * page;

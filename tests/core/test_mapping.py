@@ -185,6 +185,43 @@ def test_a_new_file_under_the_same_name_does_no_harm(make_file: MakeFile) -> Non
         assert bytes(mapping) == content(0, 2 * PAGE)
 
 
+def mapped_bytes(path: Path) -> int:
+    """Bytes of the file in the page tables of this process."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) << 10
+    return found
+
+
+def test_what_was_read_can_be_unloaded(make_file: MakeFile) -> None:
+    path = make_file(64 * PAGE)
+    with Mapping(path) as mapping:
+        mapping.read_ahead()
+        with memoryview(mapping) as view:
+            assert bytes(view) == content(0, 64 * PAGE)
+            assert mapped_bytes(path) == 64 * PAGE
+            mapping.unload()
+            assert mapped_bytes(path) == 0
+            assert bytes(view) == content(0, 64 * PAGE)
+            mapping.unload()
+            os.truncate(path, PAGE)
+            assert bytes(view) == content(0, PAGE) + bytes(63 * PAGE)
+            with pytest.raises(WeightsIOError):
+                mapping.check()
+    for call in (mapping.read_ahead, mapping.unload):
+        with pytest.raises(ModelClosedError):
+            call()
+
+
+def test_memory_of_the_process_stays(make_file: MakeFile) -> None:
+    with Mapping(make_file(PAGE), io="pread") as mapping:
+        mapping.read_ahead()
+        mapping.unload()
+
+
 @pytest.mark.parametrize(("mode", "works"), [("read", True), ("touch", True), ("Touch", False), ("", False)])
 def test_the_switch_for_tests_accepts_only_what_it_knows(run_python: RunPython, mode: str, works: bool) -> None:
     result = run_python("import streamrt._core", STREAMRT_TEST_POPULATE=mode)
