@@ -49,6 +49,14 @@ def seconds(text: str) -> float:
     return found
 
 
+def seconds_above_0(text: str) -> float:
+    """Seconds, more than 0, of which there may be parts."""
+    found = seconds(text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected a number of seconds above 0")
+    return found
+
+
 def port(text: str) -> int:
     """A TCP port; 0 is any that is free."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) < 2**16):

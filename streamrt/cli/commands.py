@@ -20,6 +20,7 @@ from streamrt.cli.arrays import check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
+from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
 from streamrt.errors import StreamrtError, UnsupportedModelError
 from streamrt.format import verify
 from streamrt.model import Model
@@ -79,6 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     command = add("pack", _pack, "turn an ONNX model into a weights file")
     command.add_argument("source", metavar="SOURCE", type=Path, help="the .onnx file")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
+    command.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        type=arguments.size,
+        default=MAX_MEMORY,
+        help="for what is computed from constants, beside the model's own weights (default 256MiB)",
+    )
+    command.add_argument(
+        "--max-seconds",
+        metavar="SECONDS",
+        type=arguments.seconds_above_0,
+        default=MAX_SECONDS,
+        help=f"for converting and computing, beside a second for each 32MiB of weights (default {MAX_SECONDS})",
+    )
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
     command = add("inspect", _inspect, "show a model's layers and, for a budget, what stays and what streams")
@@ -128,7 +143,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    pack(args.source, args.dest, progress=not args.quiet)
+    pack(
+        args.source,
+        args.dest,
+        progress=not args.quiet,
+        max_memory=args.max_memory,
+        max_seconds=args.max_seconds,
+    )
     print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
 
 

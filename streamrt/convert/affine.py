@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import Weight
@@ -21,11 +22,13 @@ def fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     kept: list[DraftNode] = []
     for node in draft.nodes:
         kept.append(node)
-        found = _affine_of(draft, node, shapes, producers)
-        if found is None:
-            continue
-        product, (factor, shift) = found
-        _apply(draft, product, factor, shift)
+        with limits.current().at(f"node {node.name!r} ({node.op})"):
+            limits.current().check_time()
+            found = _affine_of(draft, node, shapes, producers)
+            if found is None:
+                continue
+            product, (factor, shift) = found
+            _apply(draft, product, factor, shift)
         product.outputs = list(node.outputs)
         producers[node.outputs[0]] = product
         kept.pop()
@@ -77,6 +80,7 @@ def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -
     shape = (1,) * (rank - len(weight.shape)) + weight.shape
     if weight.size != 1 and shape[axis] != channels:
         return None
+    limits.current().check_memory(4 * 8 * channels)  # factors and shifts, and those of the product
     return np.broadcast_to(weight.float64().reshape(-1), (channels,))
 
 
@@ -111,6 +115,7 @@ def _apply(draft: Draft, product: DraftNode, factor: NDArray[np.float64], shift:
     if np.any(factor != 1):
         product.inputs[1] = _replace(draft, name, draft.params[name].scaled(factor))
     has_bias = len(product.inputs) > 2
+    limits.current().hold(shift.nbytes)
     bias = draft.params[product.inputs[2]].float64() * factor + shift if has_bias else shift
     if has_bias:
         product.inputs[2] = _replace(draft, product.inputs[2], Weight.of(bias))

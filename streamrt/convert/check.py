@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, substitute
 from streamrt.ops import lower, supported
@@ -19,11 +20,13 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
     """The shape of every tensor under a probe.
 
     Raises:
-        FormatError: attributes or shapes do not fit an operator.
+        FormatError: attributes or shapes do not fit an operator, or it takes too long.
     """
     shapes: Shapes = {name: weight.shape for name, weight in draft.params.items()}
     shapes |= {spec.name: substitute(spec.dims, probe) for spec in draft.inputs}
     for node in draft.nodes:
+        with limits.current().at(f"node {node.name!r} ({node.op})"):
+            limits.current().check_time()
         lowered = lower(
             node.frozen(),
             tuple(shapes[name] if name else None for name in node.inputs),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from streamrt.convert import limits
 from streamrt.convert.weights import Weight
 from streamrt.graph import Activation, Attr, Graph, Node, TensorSpec
 
@@ -101,6 +102,7 @@ def _legal(names: list[str]) -> dict[str, str]:
     taken = set(names)
     new = {}
     for name in names:
+        limits.current().check_time()
         short = name[: _MAX_NAME // 2] if len(name) > _MAX_NAME else name
         if short == _RESERVED or short.startswith(_RESERVED_PREFIX):
             short = f"_{short}"

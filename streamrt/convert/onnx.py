@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
-from onnx.inliner import inline_local_functions
 
+from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.onnx_data import Range, TensorReader, load_skeleton, type_name
-from streamrt.convert.onnx_facts import Fact, Facts
+from streamrt.convert.onnx_facts import Facts, describe
+from streamrt.convert.onnx_functions import inlined
+from streamrt.convert.onnx_infer import Fact
 from streamrt.convert.onnx_node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx_ops import CONVERSIONS
 from streamrt.convert.probes import Probe, substitute
@@ -42,6 +44,10 @@ class OnnxSource:
     """
 
     def __init__(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight] | None = None) -> None:
+        with limits.current().computing():
+            self._read(source, weights or {})
+
+    def _read(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight]) -> None:
         initializers: dict[int, Range] = {}
         attributes: dict[tuple[int, int], Range] = {}
         if isinstance(source, Path):
@@ -51,13 +57,14 @@ class OnnxSource:
         problems: list[str] = []
         self.opset = _opset(model, problems)
         reader = TensorReader(source if isinstance(source, Path) else None)
-        self._constants = dict(weights or {}) | {
+        self._constants = dict(weights) | {
             tensor.name: reader.weight(tensor, initializers.get(index))
             for index, tensor in enumerate(model.graph.initializer)
         }
         nodes = self._take_constants(model.graph.node, reader, attributes)
+        self._count_own()
         if model.functions:
-            nodes = self._take_constants(_inlined(model, nodes), reader, {})
+            nodes = self._take_constants(inlined(model, nodes), reader, {})
         self._nodes = _live(nodes, {output.name for output in model.graph.output})
         self._outputs = [output.name for output in model.graph.output]
         self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
@@ -67,6 +74,10 @@ class OnnxSource:
             for tensor in model.graph.sparse_initializer
         ]
         self._problems = problems
+
+    def _count_own(self) -> None:
+        """Tell the limits what the model brings of weights, as float32."""
+        limits.current().add_own(4 * sum(weight.size for weight in self._constants.values()))
 
     def _take_constants(
         self, nodes: Iterable[NodeProto], reader: TensorReader, ranges: dict[tuple[int, int], Range]
@@ -109,7 +120,9 @@ class OnnxSource:
         context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
         doubtful: set[str] = set()  # what depends on nodes that were refused
         for index, proto in enumerate(computed):
-            found, complete = _convert(proto, index, context)
+            with limits.current().at(describe(proto)):
+                limits.current().check_time()
+                found, complete = _convert(proto, index, context)
             doubts = not doubtful.isdisjoint(proto.input)
             problems += [str(problem) for problem in found if not (doubts and isinstance(problem, UnknownShapeError))]
             if doubts or not complete:
@@ -208,15 +221,6 @@ def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tu
             case "value_ints", AttributeProto.INTS:
                 return Weight.of(np.asarray(attribute.ints, np.int64))
     return None
-
-
-def _inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
-    """The nodes with the model's own functions replaced by what they are made of; large tensors stay out of it."""
-    graph = GraphProto(name=model.graph.name, input=model.graph.input, output=model.graph.output, node=nodes)
-    small = onnx.ModelProto(
-        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions, graph=graph
-    )
-    return list(inline_local_functions(small).graph.node)
 
 
 def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from streamrt.convert import limits
 from streamrt.convert.onnx_node import OnnxNode, converts
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
@@ -52,7 +53,10 @@ def _matrix(node: OnnxNode, index: int, transpose: bool) -> str:
 def _rows(weight: Weight, rows_first: bool, factor: float) -> Weight:
     """A matrix of weights as (outputs, inputs), times ``factor``."""
     weight = weight if rows_first else weight.transposed()
-    return weight if factor == 1.0 else weight.scaled(np.full(weight.shape[0], factor))
+    if factor == 1.0:
+        return weight
+    limits.current().check_memory(8 * weight.shape[0])
+    return weight.scaled(np.full(weight.shape[0], factor))
 
 
 def _is_row(node: OnnxNode, index: int, rows: int) -> bool:
@@ -66,6 +70,7 @@ def _is_row(node: OnnxNode, index: int, rows: int) -> bool:
 def _bias(weight: Weight, rows: int, factor: float) -> Weight:
     if weight.shape == (rows,) and factor == 1.0:
         return weight
+    limits.current().hold(8 * rows)
     return Weight.of(np.ascontiguousarray(np.broadcast_to(weight.float64().reshape(-1) * factor, rows)))
 
 

@@ -9,11 +9,13 @@ values, and the weights are tiled and streamed as those of any other convolution
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from streamrt.convert import limits
 from streamrt.convert.onnx_node import OnnxNode, converts
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.graph import Attr
@@ -74,17 +76,20 @@ def conv_transpose(node: OnnxNode) -> None:
     axes = _axes(node, weight.shape[2:])
     strides = tuple(axis.stride for axis in axes)
     taps = tuple(axis.taps for axis in axes)
-    made = (weight.shape[1] * groups * int(np.prod(strides)), weight.shape[0] // groups, *taps)
+    made = (weight.shape[1] * groups * math.prod(strides), weight.shape[0] // groups, *taps)
+    # The new weights, and those between which zeros were put.
+    limits.current().check_memory(2 * math.prod(made) * weight.dtype.itemsize)
     change = f"transposed {strides} {[axis.dilation for axis in axes]} {groups}"
     inputs = [
         node.operand(0),
-        node.derived(1, "W", change, lambda w: Weight(lambda: _phases(w.load(), axes, groups), made, w.dtype)),
+        node.derived(1, "W", change, lambda w: _transposed(w, axes, groups, made)),
     ]
     if node.given(2):
-        count = int(np.prod(strides))
+        count = math.prod(strides)
         bias = node.weight(2, "B")
         if bias.shape != (weight.shape[1] * groups,):
             raise node.problem(f"input 2 (B) has shape {bias.shape}, expected one value for each output channel")
+        limits.current().hold(bias.nbytes * count)
         repeated = node.derived(2, "B", f"repeated {count}", lambda b: Weight.of(np.repeat(b.load(), count)))
         inputs.append(repeated)
     attrs: dict[str, Attr] = {"group": groups, "kernel_shape": taps}
@@ -140,6 +145,15 @@ def _positive(node: OnnxNode, name: str, count: int, least: int) -> tuple[int, .
     return values
 
 
+def _transposed(weight: Weight, axes: list[_Axis], groups: int, shape: tuple[int, ...]) -> Weight:
+    def load() -> AnyArray:
+        with limits.current().computing():
+            limits.current().check_memory(2 * math.prod(shape) * weight.dtype.itemsize)
+            return _phases(weight.load(), axes, groups)
+
+    return Weight(load, shape, weight.dtype, computed=True, depth=weight.depth + 1)
+
+
 def _phases(weights: AnyArray, axes: list[_Axis], groups: int) -> AnyArray:
     """Weights (inputs, outputs of a group, window) as those of the convolution.
 
@@ -154,5 +168,5 @@ def _phases(weights: AnyArray, axes: list[_Axis], groups: int) -> AnyArray:
     split = np.flip(split, tuple(3 + 2 * i for i in range(count)))
     phases, taps = (4 + 2 * i for i in range(count)), (3 + 2 * i for i in range(count))
     return np.ascontiguousarray(split.transpose(0, 2, *phases, 1, *taps)).reshape(
-        groups * outputs * int(np.prod([axis.stride for axis in axes])), inputs, *(axis.taps for axis in axes)
+        groups * outputs * math.prod(axis.stride for axis in axes), inputs, *(axis.taps for axis in axes)
     )

@@ -250,8 +250,8 @@ class TensorReader:
         if left_out is not None:
             assert self._path is not None
             return _mapped(self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor))
-        array = _to_array(tensor)  # parsed now, so that a broken one is found before anything is written
-        return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: _to_array(tensor), shape, dtype)
+        array = to_array(tensor)  # parsed now, so that a broken one is found before anything is written
+        return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: to_array(tensor), shape, dtype)
 
     def _external(self, tensor: TensorProto, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Weight:
         where = f"tensor {tensor.name!r}"
@@ -271,7 +271,7 @@ def _sub_byte(tensor: TensorProto) -> bool:
     )
 
 
-def _to_array(tensor: TensorProto) -> AnyArray:
+def to_array(tensor: TensorProto) -> AnyArray:
     try:
         return onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:

@@ -40,11 +40,11 @@ def pow_(node: OnnxNode) -> None:
     if not node.is_constant(1):
         node.emit("Pow", [node.operand(0), node.operand(1)])
         return
-    exponent = node.constant(1, "exponent")
+    exponent = node.constant(1, "exponent", most=None)
     if exponent.size == 1 and float(exponent.reshape(())) == 2.0 and exponent.ndim <= node.rank(0):
         node.emit("Mul", [node.operand(0), node.operand(0)])
     elif exponent.dtype.kind in "iu":
-        name = node.new_weight(f"{node.proto.output[0]}.exponent", Weight.of(exponent.astype(np.float32)))
+        name = node.new_weight(f"{node.proto.output[0]}.exponent", Weight.of(exponent))
         node.emit("Pow", [node.operand(0), name])
     else:
         node.emit("Pow", [node.operand(0), node.operand(1)])

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from streamrt.convert import limits
 from streamrt.convert.onnx_extents import extents, lender, matching
 from streamrt.convert.onnx_node import LEAST, MOST, OnnxNode, converts
 from streamrt.convert.onnx_strided import before, permutation_of
 from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
-
-#: A list in a graph is no longer.
-_MOST_INDICES = 4096
 
 
 @converts("Flatten")
@@ -119,8 +117,6 @@ def gather(node: OnnxNode) -> None:
         part = node.emit("Slice", [node.any_operand(0)], attrs, [node.temporary("part")])
         node.emit("Squeeze", [part], {"axes": (axis,)})
         return
-    if indices.size > _MOST_INDICES:
-        raise node.problem(f"{indices.size} indices, expected no more than {_MOST_INDICES}")
     attrs = {"axis": axis, "indices": tuple(int(index) for index in indices.reshape(-1))}
     if indices.ndim != 1:
         attrs["indices_shape"] = indices.shape
@@ -129,7 +125,9 @@ def gather(node: OnnxNode) -> None:
 
 def _transposes(node: OnnxNode) -> bool:
     """Whether a Gather from a flat tensor only transposes it, and has been written so."""
-    indices = node.values(1, "indices")
+    indices = node.values(1, "indices", most=None)
+    # Three arrays of indices are compared.
+    limits.current().check_memory(max(3 * 8 * index.size for index in indices))
     perm = permutation_of(indices, [shape[0] for shape in node.shapes(0)])
     if perm is None:
         return False

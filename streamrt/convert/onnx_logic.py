@@ -67,9 +67,9 @@ def cast(node: OnnxNode) -> None:
 def _truth(node: OnnxNode, index: int, what: str) -> str:
     """The name of an input of truth values; a constant becomes a weight."""
     if node.facts.is_known(node.input(index)):
-        values = node.constant(index, what)
+        values = node.constant(index, what, most=None)
         if values.dtype == np.bool_:
-            return node.new_weight(f"{node.input(index)}.truth", Weight.of(values.astype(np.float32)))
+            return node.new_weight(f"{node.input(index)}.truth", Weight.of(values))
     elif node.facts.dtype(node.input(index)) in (None, np.bool_):
         return node.any_operand(index)
     raise node.problem(f"input {index} ({what}, {node.input(index)!r}) is {node.dtype(index)}, expected truth values")

@@ -24,6 +24,8 @@ from streamrt.graph import Attr
 #: Attributes hold integers of 32 bits; ONNX writes "to the end" as the largest of 64.
 MOST = 2**31 - 1
 LEAST = -(2**31)
+#: A list in a graph is no longer.
+MOST_VALUES = 4096
 
 
 class UnsupportedNodeError(Exception):
@@ -212,9 +214,15 @@ class OnnxNode:
         shapes = self._known_shapes(name)
         return len(reads) < 2, max(reads, default=0) < self._index, math.prod(shapes[0])
 
-    def values(self, index: int, what: str) -> list[AnyArray]:
-        """The value, under each probe, of an input that must not depend on what the model is given."""
+    def values(self, index: int, what: str, most: int | None = MOST_VALUES) -> list[AnyArray]:
+        """The value, under each probe, of an input that must not depend on what the model is given.
+
+        It has at most ``most`` elements.
+        """
         name = self.input(index)
+        found = max((math.prod(shape) for shape in self.facts.shapes(name) or ()), default=0)
+        if most is not None and found > most:
+            raise self.problem(f"input {index} ({what}, {name!r}) has {found} values, expected no more than {most}")
         values = self.facts.values(name)
         if values is None:
             raise self.problem(f"input {index} ({what}, {name!r}) is computed, expected a constant")
@@ -241,10 +249,10 @@ class OnnxNode:
             return None
         return tuple(float(v) for v in self.constant(index, what).reshape(-1))
 
-    def constant(self, index: int, what: str) -> AnyArray:
+    def constant(self, index: int, what: str, most: int | None = MOST_VALUES) -> AnyArray:
         """The value of an input, which must be the same whatever the extents of the model's inputs are."""
-        first, *others = self.values(index, what)
-        if not all(np.array_equal(first, other) for other in others):
+        first, *others = self.values(index, what, most)
+        if not all(other is first or np.array_equal(first, other) for other in others):
             raise self.problem(f"input {index} ({what}) depends on the extents of the model's inputs")
         return first
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamrt.convert import limits
 from streamrt.convert.check import infer, settle_outputs, unknown_operators
-from streamrt.convert.draft import Draft
+from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.layers import Layer, read_layers
+from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, LimitError, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.rewrite import rewrite
+from streamrt.convert.weights import Array
 from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.format import Segment, Source, write
 from streamrt.graph import TensorSpec
@@ -22,6 +25,8 @@ from streamrt.graph import TensorSpec
 if TYPE_CHECKING:
     import onnx
     import torch
+
+    from streamrt.convert.onnx import OnnxSource
 
 #: Converts a source, finding what depends on its dynamic extents with the probes.
 _Convert = Callable[[Sequence[Probe]], Draft]
@@ -34,6 +39,8 @@ def pack(
     example: Any = None,
     inputs: Sequence[int | str] | None = None,
     progress: bool = False,
+    max_memory: int | str = MAX_MEMORY,
+    max_seconds: float = MAX_SECONDS,
 ) -> Path:
     """Convert a model and write it as a weights file, out of core: one tensor is in memory at a time.
 
@@ -48,39 +55,60 @@ def pack(
             unless the first is a ``Gemm``. For a torch module of one input, to have more of it free than the batch:
             ``("N", 3, "H", "W")``.
         progress: show a progress bar.
+        max_memory: bytes, or a size such as ``"1GiB"``, that may be held of what is computed from constants, beside
+            three times the model's own weights as float32. Eight times as many may go into the file.
+        max_seconds: seconds of one processor that converting and computing may take, beside one for each 32 MiB of the
+            model's own weights. Exporting a torch module, reading and writing do not count.
 
     Returns:
         The path of the file.
 
     Raises:
         UnsupportedModelError: naming every node and attribute that streamrt cannot run; nothing has been written.
-        FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
-        WeightsIOError: a file of the model cannot be read.
+        FormatError: the model is malformed, its shapes do not fit together, or it goes beyond ``max_memory`` or
+            ``max_seconds``; nothing has been written.
+        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0.
+        WeightsIOError: a file of the model cannot be read; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
     """
+    allowed = Limits(max_memory, max_seconds)
     path = Path(dest)
-    if isinstance(source, list | tuple):
-        layers = list(source)
-        if not all(isinstance(layer, Layer) for layer in layers):
-            raise TypeError("expected a list of streamrt.Layer")
-        draft = _try(read_layers(layers, inputs).inputs, lambda _: read_layers(layers, inputs))
-        _finish(draft, path, progress)
-    elif _is_torch_module(source):
-        _finish(_try(*_torch_source(source, example, inputs)), path, progress)
-    elif inputs is not None:
-        raise TypeError("inputs= is for a list of layers or a torch module")
-    elif example is not None:
-        raise TypeError("example= is for a torch module")
-    elif isinstance(source, str | os.PathLike):
-        _finish(_try(*_onnx_source(Path(source))), path, progress)
-    elif type(source).__name__ == "ModelProto":
-        _finish(_try(*_onnx_source(source)), path, progress)
-    else:
-        raise TypeError(
-            f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
-            "torch.nn.Module or a list of streamrt.Layer"
-        )
+    with allowed.in_force():
+        if isinstance(source, list | tuple):
+            layers = list(source)
+            if not all(isinstance(layer, Layer) for layer in layers):
+                raise TypeError("expected a list of streamrt.Layer")
+            draft = read_layers(layers, inputs)
+            allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
+            _pack(draft.inputs, lambda _: read_layers(layers, inputs), path, progress)
+            return path
+        if _is_torch_module(source):
+            graph = _torch_source(source, example, inputs)
+        elif inputs is not None:
+            raise TypeError("inputs= is for a list of layers or a torch module")
+        elif example is not None:
+            raise TypeError("example= is for a torch module")
+        elif isinstance(source, str | os.PathLike):
+            graph = _onnx_source(Path(source))
+        elif type(source).__name__ == "ModelProto":
+            graph = _onnx_source(source)
+        else:
+            raise TypeError(
+                f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
+                "torch.nn.Module or a list of streamrt.Layer"
+            )
+        _pack(graph.inputs, graph.convert, path, progress)
     return path
+
+
+def _pack(inputs: Sequence[TensorSpec], convert: _Convert, dest: Path, progress: bool) -> None:
+    draft = _try(inputs, convert)
+    with limits.current().computing():
+        _check_size(draft)
+        draft.legalise_names()
+        graph = draft.graph()
+        graph.check(draft.params)
+    write(dest, graph, _segments(draft), progress=progress)
 
 
 def _is_torch_module(source: object) -> bool:
@@ -88,40 +116,34 @@ def _is_torch_module(source: object) -> bool:
     return torch is not None and isinstance(source, torch.nn.Module)
 
 
-def _onnx_source(source: Any) -> tuple[Sequence[TensorSpec], _Convert]:
+def _onnx_source(source: Any) -> OnnxSource:
     try:
         from streamrt.convert.onnx import OnnxSource
     except ImportError as error:
         raise ImportError("packing an ONNX model needs the onnx package, the extra streamrt[onnx]") from error
-    model = OnnxSource(source)
-    return model.inputs, model.convert
+    return OnnxSource(source)
 
 
-def _torch_source(
-    module: Any, example: Any, inputs: Sequence[int | str] | None
-) -> tuple[Sequence[TensorSpec], _Convert]:
+def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None) -> OnnxSource:
     try:
         from streamrt.convert.torch import read_module
     except ImportError as error:
         raise ImportError("packing a torch module needs the onnx package too, the extra streamrt[torch]") from error
-    model = read_module(module, example, inputs)
-    return model.inputs, model.convert
+    return read_module(module, example, inputs)
 
 
 def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
     """The folded draft for the first probes that the model accepts.
 
-    When it accepts none, the error that says most: the shortest list of what is not supported, else the first one.
+    When it accepts none, the error that says most: the shortest list of what is not supported, else a limit that was
+    met, else the first one.
     """
     unsupported: list[UnsupportedModelError] = []
     malformed: list[FormatError] = []
     for probes in trials(inputs):
         try:
-            draft = convert(probes)
-            if problems := unknown_operators(draft):
-                raise UnsupportedModelError(problems)
-            rewrite(draft, infer(draft, probes[0]))
-            settle_outputs(draft, probes)
+            with limits.current().trial(), limits.current().computing():
+                draft = _converted(convert, probes)
             _fix_extents(draft, probes)
             return draft
         except UnsupportedModelError as error:
@@ -130,7 +152,16 @@ def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
             malformed.append(error)
     if unsupported:
         raise min(unsupported, key=lambda error: len(error.problems))
-    raise malformed[0]
+    raise next((error for error in malformed if isinstance(error, LimitError)), malformed[0])
+
+
+def _converted(convert: _Convert, probes: Sequence[Probe]) -> Draft:
+    draft = convert(probes)
+    if problems := unknown_operators(draft):
+        raise UnsupportedModelError(problems)
+    rewrite(draft, infer(draft, probes[0]))
+    settle_outputs(draft, probes)
+    return draft
 
 
 def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
@@ -143,14 +174,20 @@ def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
         for spec in draft.inputs
     ]
     inputs = ", ".join(f"{spec.name!r} {spec.dims}" for spec in draft.inputs)
-    warnings.warn(f"of the sizes that were tried the model can take one only, which is fixed: {inputs}", stacklevel=4)
+    warnings.warn(f"of the sizes that were tried the model can take one only, which is fixed: {inputs}", stacklevel=5)
 
 
-def _finish(draft: Draft, dest: Path, progress: bool) -> None:
-    draft.legalise_names()
-    graph = draft.graph()
-    graph.check(draft.params)
-    write(dest, graph, _segments(draft), progress=progress)
+def _check_size(draft: Draft) -> None:
+    """Raise `LimitError` if the weights are too many more than the model's own."""
+    largest = max(draft.nodes, key=lambda node: _added(draft, node), default=None)
+    if largest is not None:
+        with limits.current().at(f"node {largest.name!r} ({largest.op})"):
+            limits.current().check_written(4 * sum(weight.size for weight in draft.params.values()))
+
+
+def _added(draft: Draft, node: DraftNode) -> int:
+    """Elements of the weights that a node reads."""
+    return sum(draft.params[name].size for name in node.inputs if name in draft.params)
 
 
 def _segments(draft: Draft) -> list[Segment]:
@@ -172,4 +209,9 @@ def _segments(draft: Draft) -> list[Segment]:
 
 def _source(draft: Draft, name: str) -> Source:
     weight = draft.params[name]
-    return Source(name=name, shape=weight.shape, chunks=weight.blocks)
+
+    def chunks() -> Iterator[Array]:
+        with limits.current().at(f"weight {name!r}"):
+            yield from weight.blocks()
+
+    return Source(name=name, shape=weight.shape, chunks=chunks)

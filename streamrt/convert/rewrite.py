@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from streamrt.convert import limits
 from streamrt.convert.affine import fold_affine
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
@@ -67,6 +68,7 @@ def _drop_identities(draft: Draft) -> None:
     instead: dict[str, str] = {}  # tensor -> the one that readers use
     kept: list[DraftNode] = []
     for node in draft.nodes:
+        limits.current().check_time()
         node.inputs = [instead.get(name, name) for name in node.inputs]
         if node.op != "Identity" or node.activation is not None:
             kept.append(node)
@@ -118,6 +120,7 @@ def _merge_pads(draft: Draft) -> None:
     """Zeros around the input of a convolution, or what its pooling ignores or counts anyway, become its ``pads``."""
     readers, producers = draft.readers(), draft.producers()
     for node in draft.nodes:
+        limits.current().check_time()
         pad = producers.get(node.inputs[0]) if node.inputs else None
         if pad is None or pad.op != "Pad" or pad.activation or readers[pad.outputs[0]] != 1:
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from streamrt.convert import limits
 from streamrt.convert.affine import normalisation
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
@@ -21,14 +22,16 @@ def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     readers, producers = draft.readers(), draft.producers()
     gone: list[DraftNode] = []
     for node in draft.nodes:
+        limits.current().check_time()
         before = producers.get(node.inputs[0]) if node.op == "Conv" else None
         if before is None or readers[node.inputs[0]] != 1 or not _is_pointwise(draft, node, shapes):
             continue
-        limits = _limits(before)
-        if limits is None:
+        ends = _limits(before)
+        if ends is None:
             continue
         if before.op == "BatchNormalization" and all(name in draft.params for name in before.inputs[1:]):
-            factor, shift = normalisation(draft, before)
+            with limits.current().at(f"node {before.name!r} ({before.op})"):
+                factor, shift = normalisation(draft, before)
             name = node.inputs[1].removesuffix(".weight")
             scaling = [
                 draft.new_param(f"{name}.{what}", Weight.of(values))
@@ -43,7 +46,7 @@ def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
         else:
             continue
         node.inputs = [source, *node.inputs[1:], *[""] * (4 - len(node.inputs)), *scaling]
-        node.attrs |= limits
+        node.attrs |= ends
         gone.append(before)
     draft.nodes = [node for node in draft.nodes if not any(node is other for other in gone)]
 

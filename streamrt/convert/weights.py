@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt.convert import limits
 from streamrt.errors import FormatError
 
 Array = NDArray[np.float32]
@@ -35,6 +36,8 @@ class Weight:
         shape: the shape of that array.
         dtype: its dtype.
         scale: float64 factors, one for each index of axis 0, applied when blocks are read.
+        computed: whether ``load`` makes a new array.
+        depth: in how many steps it does, which call each other.
     """
 
     def __init__(
@@ -43,10 +46,14 @@ class Weight:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         scale: NDArray[np.float64] | None = None,
+        computed: bool = False,
+        depth: int = 0,
     ) -> None:
         self._load = load
         self.shape = shape
         self.dtype = dtype
+        self.computed = computed
+        self.depth = depth
         self._scale = scale
 
     @classmethod
@@ -70,8 +77,17 @@ class Weight:
 
     def view(self, shape: tuple[int, ...], rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
         """The tensor seen through a function that takes an array to a view of it of shape ``shape``."""
-        source = self if self._scale is None else Weight(self.array, self.shape, np.dtype(np.float32))
-        return Weight(lambda: rearrange(source.load()), shape, source.dtype)
+        source = self
+        if self._scale is not None:
+            source = Weight(self.array, self.shape, np.dtype(np.float32), computed=True, depth=self.depth)
+
+        def load() -> AnyArray:
+            array = source.load()
+            with limits.current().computing():  # it may be a copy
+                limits.current().check_time()
+                return rearrange(array)
+
+        return Weight(load, shape, source.dtype, computed=source.computed, depth=self.depth + 1)
 
     def transposed(self) -> Weight:
         """The transpose of a matrix."""
@@ -80,7 +96,9 @@ class Weight:
 
     def scaled(self, factors: NDArray[np.float64]) -> Weight:
         """The tensor with index i of axis 0 multiplied by ``factors[i]``."""
-        return Weight(self._load, self.shape, self.dtype, factors if self._scale is None else self._scale * factors)
+        limits.current().hold(factors.nbytes)
+        scale = factors if self._scale is None else self._scale * factors
+        return Weight(self._load, self.shape, self.dtype, scale, self.computed, self.depth)
 
     def load(self) -> AnyArray:
         """The whole tensor in its own dtype; mapped tensors are returned mapped."""
@@ -93,6 +111,7 @@ class Weight:
 
     def array(self) -> Array:
         """The whole tensor as a new float32 array."""
+        limits.current().check_memory(4 * self.size)
         out = np.empty(self.shape, np.float32)
         flat = out.reshape(-1)
         at = 0
@@ -102,7 +121,8 @@ class Weight:
         return out
 
     def float64(self) -> NDArray[np.float64]:
-        """The whole of a small tensor as float64."""
+        """The whole of a small tensor as float64, which counts as held."""
+        limits.current().hold(8 * self.size)
         return self.array().astype(np.float64)
 
     def blocks(self) -> Iterator[Array]:
@@ -141,9 +161,14 @@ def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
     if array.ndim < 2 or array.size == 0 or array.flags.c_contiguous:
         yield 0, array.reshape(-1)
         return
+    if not any(array.strides):  # one value
+        yield 0, np.broadcast_to(array[(0,) * array.ndim], array.size)
+        return
     row = array.nbytes // array.shape[0]
     least = _PIECE // array.itemsize if _owner_of_mapping(array) is not None else 1
     height = min(array.shape[0], max(least, _STRIP // row))
+    if height * row > _STRIP:
+        limits.current().check_memory(height * row)
     strip = np.empty((height, *array.shape[1:]), array.dtype)
     # Gathering from a mapped file is interrupted to unmap it, so that the file does not pile up beside the strip.
     width = max(1, BLOCK * array.shape[1] // (height * row))

@@ -215,6 +215,26 @@ def test_pack(tmp_path: Path, capsys: Output) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[0, 0, 2]])
 
 
+def test_limits_of_packing(tmp_path: Path, capsys: Output) -> None:
+    onnx = pytest.importorskip("onnx")
+    make = onnx.helper.make_node
+    nodes = [make("Expand", ["k", "s"], ["c"], name="big"), make("ReduceSum", ["c"], ["d"], keepdims=0)]
+    nodes.append(make("Add", ["x", "d"], ["y"]))
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    constants = {"k": np.ones(1, np.float32), "s": np.array([10_000], np.int64)}
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
+    args = ("pack", tmp_path / "m.onnx", tmp_path / "m.safetensors", "--quiet")
+    assert run(*args, "--max-memory", "64KiB") == 1
+    assert "'big' (Expand)" in (text := error_line(capsys))
+    assert "64.0 KiB" in text
+    assert "--max-memory" in text
+    assert run(*args, "--max-seconds", "1e-9") == 1
+    assert "--max-seconds" in error_line(capsys)
+    assert run(*args, "--max-memory", "1MiB", "--max-seconds", "100") == 0
+
+
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
@@ -263,6 +283,8 @@ def test_errors_are_one_line(
         ["inspect", "m", "--shape", "x=1,-2"],
         ["run", "m", "x", "y", "--repeat", "many"],
         ["demo", "--size", "big"],
+        ["pack", "m", "x", "--max-memory", "all"],
+        ["pack", "m", "x", "--max-seconds", "0"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(capsys: Output, args: list[str]) -> None:

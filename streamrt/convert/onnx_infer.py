@@ -1,0 +1,186 @@
+"""Shapes by the inference of the ``onnx`` package, which must be called with care.
+
+It is compiled code that checks little: extents below 0, a rank of billions or an attribute out of range abort the
+process, or take all its memory. Nothing reaches it here but nodes that their schema allows, with inputs of possible
+shapes, and without the values that operators are known not to survive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, NodeProto, TypeProto
+
+from streamrt.convert.probes import Shape
+from streamrt.convert.weights import AnyArray
+from streamrt.format.layout import MAX_RANK
+
+#: Constants up to this size are shown to shape inference, which reads extents and axes from them.
+SHOWN = 64 << 10
+_SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+_TYPES = {
+    getattr(onnx.defs.OpSchema.AttrType, name): getattr(AttributeProto, name)
+    for name in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS", "TENSORS", "SPARSE_TENSOR")
+}
+#: Operators with an input that holds a shape, and which input: its extent is the rank of the result.
+_SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is known of a tensor under one probe; ``value`` only of small tensors."""
+
+    dtype: np.dtype[Any]
+    shape: Shape | None
+    value: AnyArray | None = None
+
+
+class InferenceError(Exception):
+    """Why the shapes of a node's outputs cannot be inferred, in one line."""
+
+
+def infer_shapes(node: NodeProto, opset: int, known: Mapping[str, Fact]) -> dict[str, Fact]:
+    """Types and shapes of the outputs of a node, of which ``known`` has all inputs.
+
+    Raises:
+        InferenceError: the node is malformed, or does not fit its inputs.
+    """
+    schema = schema_of(node.op_type, opset)
+    if schema is None:
+        raise InferenceError("the operator does not exist")
+    part = NodeProto(op_type=node.op_type, input=node.input, output=node.output)
+    part.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
+    _check(part, schema, known)
+    try:
+        return _inferred(part, schema, max(opset, schema.since_version), known)
+    except InferenceError:
+        raise
+    except Exception as error:  # the compiled code raises several unrelated types
+        raise InferenceError(first_line(error)) from None
+
+
+def _inferred(node: NodeProto, schema: onnx.defs.OpSchema, version: int, known: Mapping[str, Fact]) -> dict[str, Fact]:
+    types = {name: _type_proto(fact) for name, fact in known.items()}
+    data = {
+        name: onnx.numpy_helper.from_array(fact.value, name)
+        for name, fact in known.items()
+        if fact.value is not None and fact.value.nbytes <= SHOWN
+    }
+    imports = [onnx.helper.make_opsetid("", version)]
+    found = {}
+    for name, proto in onnx.shape_inference.infer_node_outputs(
+        schema, node, types, data, opset_imports=imports
+    ).items():
+        if proto.HasField("tensor_type") and proto.tensor_type.elem_type:
+            shape = _shape(proto)
+            _check_shape(name, shape)
+            found[name] = Fact(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type)), shape)
+    return found
+
+
+@cache
+def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
+    """The schema of an operator of the default domain; None if there is none.
+
+    Exporters write operators into opsets that are older than they are: those get the first schema that there is.
+    """
+    if onnx.defs.has(op, opset, ""):
+        return onnx.defs.get_schema(op, opset, "")
+    later = [s for s in _schemas().get(op, ()) if s.since_version > opset]
+    return min(later, key=lambda schema: schema.since_version, default=None)
+
+
+@cache
+def _schemas() -> dict[str, list[onnx.defs.OpSchema]]:
+    found: dict[str, list[onnx.defs.OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "":
+            found.setdefault(schema.name, []).append(schema)
+    return found
+
+
+def has_subgraph(node: NodeProto) -> bool:
+    """Whether a node has graphs of its own, such as a loop."""
+    return any(
+        attribute.type in _SUBGRAPHS or attribute.HasField("g") or attribute.graphs for attribute in node.attribute
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, or its type, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _check(node: NodeProto, schema: onnx.defs.OpSchema, known: Mapping[str, Fact]) -> None:
+    """Raise `InferenceError` for what the compiled code would not survive."""
+    if has_subgraph(node):
+        raise InferenceError("it has graphs of its own")
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise InferenceError(f"it has {len(node.input)} inputs, expected {schema.min_input} to {schema.max_input}")
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        raise InferenceError(f"it has {len(node.output)} outputs, expected {schema.min_output} to {schema.max_output}")
+    for index, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False)):
+        if not name and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
+            raise InferenceError(f"input {index} is missing")
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if len(given) != len(node.attribute):
+        raise InferenceError("an attribute is given twice")
+    for name, expected in schema.attributes.items():
+        attribute = given.get(name)
+        if attribute is None and expected.required:
+            raise InferenceError(f"attribute {name!r} is missing")
+        if attribute is not None and attribute.type != _TYPES.get(expected.type):
+            raise InferenceError(f"attribute {name!r} is of the wrong type")
+    for name, fact in known.items():
+        _check_shape(name, fact.shape)
+    _check_values(node, given, known)
+
+
+def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: Mapping[str, Fact]) -> None:
+    shapes = [known[name].shape if name in known else None for name in node.input]
+    first = shapes[0] if shapes else None
+    rank = None if first is None else len(first)
+    match node.op_type:
+        case "ConstantOfShape" | "Expand" | "Reshape" | "Tile":
+            shape = shapes[_SHAPE_INPUTS[node.op_type]] if len(shapes) > _SHAPE_INPUTS[node.op_type] else None
+            if shape is not None and (len(shape) > 1 or any(extent > MAX_RANK for extent in shape)):
+                raise InferenceError(f"a shape of shape {shape}, expected one axis of at most {MAX_RANK}")
+        case "GatherND" if "batch_dims" in given and rank is not None:
+            if not 0 <= given["batch_dims"].i < max(1, rank):
+                raise InferenceError(f"attribute 'batch_dims' is {given['batch_dims'].i} for {rank} axes")
+        case "LayerNormalization" | "RMSNormalization" if "axis" in given and rank is not None:
+            if not -rank <= given["axis"].i < rank:
+                raise InferenceError(f"attribute 'axis' is {given['axis'].i} for {rank} axes")
+        case "Split" if "num_outputs" in given:
+            if given["num_outputs"].i != len(node.output):
+                raise InferenceError(f"attribute 'num_outputs' is {given['num_outputs'].i} of {len(node.output)}")
+    for name in ("strides", "dilations", "kernel_shape"):
+        if name in given and any(value < 1 for value in given[name].ints):
+            raise InferenceError(f"attribute {name!r} is {tuple(given[name].ints)[:8]}, expected numbers above 0")
+
+
+def _check_shape(name: str, shape: Shape | None) -> None:
+    """Raise `InferenceError` for a shape that no tensor has."""
+    if shape is None:
+        return
+    if len(shape) > MAX_RANK:
+        raise InferenceError(f"{name!r} would have {len(shape)} axes, expected no more than {MAX_RANK}")
+    if shape and min(shape) < 0:
+        raise InferenceError(f"{name!r} would have shape {shape}")
+
+
+def _type_proto(fact: Fact) -> TypeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(fact.dtype), fact.shape)
+
+
+def _shape(proto: TypeProto) -> Shape | None:
+    if not proto.tensor_type.HasField("shape"):
+        return None
+    dims = proto.tensor_type.shape.dim
+    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
