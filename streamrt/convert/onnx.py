@@ -15,7 +15,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
-from streamrt.convert.onnx_data import Range, TensorReader, load_skeleton, type_name
+from streamrt.convert.onnx_data import Range, SourceFiles, TensorReader, check_texts, load_skeleton, type_name
 from streamrt.convert.onnx_facts import Facts, describe
 from streamrt.convert.onnx_functions import inlined
 from streamrt.convert.onnx_infer import Fact
@@ -44,19 +44,33 @@ class OnnxSource:
     """
 
     def __init__(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight] | None = None) -> None:
-        with limits.current().computing():
-            self._read(source, weights or {})
+        self._files = SourceFiles()
+        try:
+            with limits.current().computing():
+                self._read(source, weights or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files; weights cannot be read any more."""
+        self._files.close()
+
+    def check(self) -> None:
+        """Raise `WeightsIOError` if a file has changed since it was opened."""
+        self._files.check()
 
     def _read(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight]) -> None:
         initializers: dict[int, Range] = {}
         attributes: dict[tuple[int, int], Range] = {}
         if isinstance(source, Path):
-            model, initializers, attributes = load_skeleton(source)
+            model, initializers, attributes = load_skeleton(source, self._files)
         else:
             model = source
+        check_texts(model)
         problems: list[str] = []
         self.opset = _opset(model, problems)
-        reader = TensorReader(source if isinstance(source, Path) else None)
+        reader = TensorReader(source if isinstance(source, Path) else None, self._files)
         self._constants = dict(weights) | {
             tensor.name: reader.weight(tensor, initializers.get(index))
             for index, tensor in enumerate(model.graph.initializer)
@@ -76,8 +90,9 @@ class OnnxSource:
         self._problems = problems
 
     def _count_own(self) -> None:
-        """Tell the limits what the model brings of weights, as float32."""
-        limits.current().add_own(4 * sum(weight.size for weight in self._constants.values()))
+        """Tell the limits what the model brings of weights, as float32; what it has of them in files it has once."""
+        own = 4 * sum(weight.size for weight in self._constants.values())
+        limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
     def _take_constants(
         self, nodes: Iterable[NodeProto], reader: TensorReader, ranges: dict[tuple[int, int], Range]

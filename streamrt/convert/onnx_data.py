@@ -6,16 +6,16 @@ make the protobuf parser hold the whole model, so `load_skeleton` walks the wire
 ``raw_data``, and tells where those lie.
 
 The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
-range is checked against the size of its file.
+range is checked against the size of its file. Each file is mapped once, by the compiled core, whose mappings survive a
+file that is cut short.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from streamrt._core import Mapping
+from streamrt.convert.onnx_infer import first_line
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError, WeightsIOError
 
@@ -60,7 +62,7 @@ class Skeleton(NamedTuple):
     attributes: dict[tuple[int, int], Range]
 
 
-def load_skeleton(path: Path) -> Skeleton:
+def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
     """Parse an ONNX file, leaving its large tensors where they are.
 
     Raises:
@@ -68,36 +70,46 @@ def load_skeleton(path: Path) -> Skeleton:
         WeightsIOError: it cannot be read.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            walk = _Walk(data)
-            wire = walk.model(Range(0, len(data)))
-    except OSError as error:
-        raise WeightsIOError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # an empty file, which cannot be mapped, or a broken one
+        data = memoryview(files.open(path))
+    except FormatError as error:  # it has no bytes
         raise FormatError(f"{path} is not an ONNX file: {error}") from error
+    walk = _Walk(data)
     try:
-        model = onnx.ModelProto.FromString(wire)
-    except Exception as error:  # protobuf's own kind of error
-        raise FormatError(f"{path} is not an ONNX file: {error}") from error
-    if any(not isinstance(text, str) for text in _texts(model)):
-        raise FormatError(f"{path} holds a name that is not UTF-8")
+        model = onnx.ModelProto.FromString(walk.model(Range(0, len(data))))
+    except Exception as error:  # a broken wire format, or protobuf's own kind of error
+        files.check()
+        raise FormatError(f"{path} is not an ONNX file: {first_line(error)}") from error
+    files.check()
     return Skeleton(model, walk.initializers, walk.attributes)
 
 
+def check_texts(model: onnx.ModelProto) -> None:
+    """Raise `FormatError` unless the names in a model are text: protobuf hands out as bytes what is none."""
+    if any(not isinstance(text, str) for text in _texts(model)):
+        raise FormatError("the ONNX model holds a name that is not UTF-8")
+
+
 def _texts(model: onnx.ModelProto) -> Iterator[object]:
-    """The names in a model: protobuf hands out as bytes what is no text."""
     graph = model.graph
     yield from (entry.domain for entry in model.opset_import)
-    for node in graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        for attribute in node.attribute:
-            yield attribute.name
-            yield from _texts_of_tensor(attribute.t)
+    yield from _texts_of_nodes(graph.node)
+    for function in model.functions:
+        yield from (function.name, function.domain, function.overload, *function.input, *function.output)
+        yield from (*function.attribute, *(entry.domain for entry in function.opset_import))
+        yield from _texts_of_nodes(function.node)
     for tensor in graph.initializer:
         yield from _texts_of_tensor(tensor)
     for value in (*graph.input, *graph.output):
         yield value.name
         yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def _texts_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            yield from _texts_of_tensor(attribute.t)
 
 
 def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
@@ -109,7 +121,7 @@ def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
 class _Walk:
     """Copies a serialised model field by field, leaving out large ``raw_data``."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: memoryview) -> None:
         self._data = data
         self._nodes = 0
         self._tensors = 0
@@ -173,7 +185,7 @@ class _Walk:
         return b"".join(out), left_out
 
     def _copy(self, span: Range) -> bytes:
-        return self._data[span.offset : span.offset + span.length]
+        return bytes(self._data[span.offset : span.offset + span.length])
 
     def _fields(self, span: Range) -> Iterator[tuple[int, Range, Range]]:
         """Number, whole extent and extent of the value of each field of a message; number 0 for a scalar."""
@@ -221,15 +233,62 @@ def _message(number: int, wire: bytes) -> bytes:
     return bytes(head) + wire
 
 
+class SourceFiles:
+    """The files that a model is read from, each of them mapped once. Closed by `close`."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[str, Mapping] = {}
+
+    def open(self, path: Path) -> Mapping:
+        """The mapping of a regular file.
+
+        Raises:
+            FormatError: it is no regular file, or empty.
+            WeightsIOError: it cannot be opened.
+        """
+        name = os.path.realpath(path)
+        if name not in self._mappings:
+            try:
+                status = Path(name).stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise FormatError(f"{path} is not a regular file")
+                if not status.st_size:
+                    raise FormatError(f"{path} is empty")
+            except OSError as error:
+                raise WeightsIOError(f"cannot open {path}: {error.strerror}") from error
+            except ValueError as error:
+                raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
+            self._mappings[name] = Mapping(name)
+            self._mappings[name].read_ahead()
+        return self._mappings[name]
+
+    def check(self) -> None:
+        """Raise `WeightsIOError` if a file is not what it was when it was opened."""
+        for mapping in self._mappings.values():
+            mapping.check()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(mapping.size for mapping in self._mappings.values())
+
+    def close(self) -> None:
+        """Unmap all files, once no array looks at them any more."""
+        for mapping in self._mappings.values():
+            mapping.retire()
+
+
 class TensorReader:
     """Makes a `Weight` of a `TensorProto`, wherever its values are.
 
     Args:
         path: the model's file; None for a model in memory that came from nowhere, which can have no external data.
+        files: has the files open.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, files: SourceFiles) -> None:
         self._path = path
+        self._files = files
 
     def weight(self, tensor: TensorProto, left_out: Range | None = None) -> Weight:
         """The weight; ``left_out`` says where the model's file holds the values that were not parsed.
@@ -243,13 +302,15 @@ class TensorReader:
             raise FormatError(f"tensor {tensor.name!r} has an impossible shape {shape}")
         try:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        except KeyError:
+        except (KeyError, TypeError, ValueError):
             raise FormatError(f"tensor {tensor.name!r} has an unknown data type {tensor.data_type}") from None
         if tensor.data_location == TensorProto.EXTERNAL:
             return self._external(tensor, shape, dtype)
         if left_out is not None:
             assert self._path is not None
-            return _mapped(self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor))
+            return self._mapped(
+                self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor)
+            )
         array = to_array(tensor)  # parsed now, so that a broken one is found before anything is written
         return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: to_array(tensor), shape, dtype)
 
@@ -262,7 +323,36 @@ class TensorReader:
         offset = _count(entries.get("offset", "0"), f"{where}: offset")
         expected = math.prod(shape) * dtype.itemsize
         length = _count(entries["length"], f"{where}: length") if "length" in entries else expected
-        return _mapped(path, tensor.name, offset, length, shape, dtype, _sub_byte(tensor))
+        return self._mapped(path, tensor.name, offset, length, shape, dtype, _sub_byte(tensor))
+
+    def _mapped(
+        self,
+        path: Path,
+        name: str,
+        offset: int,
+        length: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        packed: bool,
+    ) -> Weight:
+        """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
+        expected = math.prod(shape) * dtype.itemsize
+        if packed or length != expected:
+            raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
+        little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
+        if not length:
+            return Weight.of(np.empty(shape, little))
+        try:
+            mapping = self._files.open(path)
+        except FormatError as error:
+            raise FormatError(f"tensor {name!r}: {error}") from error
+        except WeightsIOError as error:
+            raise WeightsIOError(f"tensor {name!r}: {error}") from error
+        if offset + length > mapping.size:
+            raise FormatError(
+                f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {mapping.size}"
+            )
+        return Weight.of(np.ndarray(shape, little, memoryview(mapping), offset))
 
 
 def _sub_byte(tensor: TensorProto) -> bool:
@@ -272,10 +362,11 @@ def _sub_byte(tensor: TensorProto) -> bool:
 
 
 def to_array(tensor: TensorProto) -> AnyArray:
+    """The values of a tensor in memory; `FormatError` if they are not what it says."""
     try:
         return onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as error:
-        raise FormatError(f"tensor {tensor.name!r}: {error}") from error
+    except Exception as error:  # the package raises several unrelated types
+        raise FormatError(f"tensor {tensor.name!r}: {first_line(error)}") from error
 
 
 def _inside(folder: Path, location: str, where: str) -> Path:
@@ -294,34 +385,6 @@ def _count(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise FormatError(f"{what} is {text!r:.80}, expected a number")
     return int(text)
-
-
-def _mapped(
-    path: Path, name: str, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype[Any], packed: bool
-) -> Weight:
-    """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
-    expected = math.prod(shape) * dtype.itemsize
-    if packed or length != expected:
-        raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not block
-    except OSError as error:
-        raise WeightsIOError(f"tensor {name!r}: cannot open {path}: {error.strerror}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise FormatError(f"tensor {name!r}: {path} is not a regular file")
-        if offset + length > status.st_size:
-            raise FormatError(
-                f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {status.st_size}"
-            )
-        little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
-        if not length:
-            return Weight.of(np.empty(shape, little))
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return Weight.of(np.memmap(file, little, "r", offset, shape))
-    finally:
-        os.close(descriptor)
 
 
 def type_name(code: int) -> str:

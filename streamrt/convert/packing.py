@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -68,7 +69,7 @@ def pack(
         FormatError: the model is malformed, its shapes do not fit together, or it goes beyond ``max_memory`` or
             ``max_seconds``; nothing has been written.
         InputError: ``max_memory`` or ``max_seconds`` is not a number above 0.
-        WeightsIOError: a file of the model cannot be read; nothing has been written.
+        WeightsIOError: a file of the model cannot be read, or has changed meanwhile; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
     """
     allowed = Limits(max_memory, max_seconds)
@@ -97,18 +98,28 @@ def pack(
                 f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
                 "torch.nn.Module or a list of streamrt.Layer"
             )
-        _pack(graph.inputs, graph.convert, path, progress)
+        with contextlib.closing(graph):
+            _pack(graph.inputs, graph.convert, path, progress, graph.check)
     return path
 
 
-def _pack(inputs: Sequence[TensorSpec], convert: _Convert, dest: Path, progress: bool) -> None:
+def _pack(
+    inputs: Sequence[TensorSpec],
+    convert: _Convert,
+    dest: Path,
+    progress: bool,
+    check: Callable[[], None] | None = None,
+) -> None:
+    """Convert and write; ``check`` raises once the sources of the weights are not what they were."""
     draft = _try(inputs, convert)
     with limits.current().computing():
         _check_size(draft)
         draft.legalise_names()
         graph = draft.graph()
         graph.check(draft.params)
-    write(dest, graph, _segments(draft), progress=progress)
+    if check is not None:
+        check()
+    write(dest, graph, _segments(draft, check), progress=progress)
 
 
 def _is_torch_module(source: object) -> bool:
@@ -190,7 +201,7 @@ def _added(draft: Draft, node: DraftNode) -> int:
     return sum(draft.params[name].size for name in node.inputs if name in draft.params)
 
 
-def _segments(draft: Draft) -> list[Segment]:
+def _segments(draft: Draft, check: Callable[[], None] | None) -> list[Segment]:
     """The weights in execution order: a segment for each node that brings any.
 
     Small ones come first: a bias must be there when the first tile of the weights is. What an earlier node has brought
@@ -203,15 +214,17 @@ def _segments(draft: Draft) -> list[Segment]:
         names.sort(key=lambda name: draft.params[name].size)
         written.update(names)
         if names:
-            segments.append(Segment(tensors=[_source(draft, name) for name in names]))
+            segments.append(Segment(tensors=[_source(draft, name, check) for name in names]))
     return segments
 
 
-def _source(draft: Draft, name: str) -> Source:
+def _source(draft: Draft, name: str, check: Callable[[], None] | None) -> Source:
     weight = draft.params[name]
 
     def chunks() -> Iterator[Array]:
         with limits.current().at(f"weight {name!r}"):
             yield from weight.blocks()
+        if check is not None:
+            check()
 
     return Source(name=name, shape=weight.shape, chunks=chunks)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt._core import Mapping
 from streamrt.convert import limits
 from streamrt.errors import FormatError
 
@@ -183,18 +184,22 @@ def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
 def forget_mapped(array: AnyArray) -> None:
     """Unmap the pages of a mapped array that reading brought in, so that a source is never mapped as a whole.
 
-    Only for `np.memmap` arrays that share the file: a private mapping would lose what was written to it.
+    Of `np.memmap` arrays only those that share the file: a private mapping would lose what was written to it.
     """
     owner = _owner_of_mapping(array)
-    if owner is not None and owner.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(owner, Mapping):
+        owner.unload()
+    elif owner is not None and owner.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED"):
         owner.base.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]
 
 
-def _owner_of_mapping(array: AnyArray) -> np.memmap[Any, Any] | None:
-    """The `np.memmap` that an array is a view of, if any."""
+def _owner_of_mapping(array: AnyArray) -> np.memmap[Any, Any] | Mapping | None:
+    """The `np.memmap`, or the mapping of a file, that an array is a view of, if any."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
         if isinstance(owner, np.memmap) and isinstance(owner.base, mmap.mmap):
             return owner
         owner = owner.base
-    return None
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    return owner if isinstance(owner, Mapping) else None

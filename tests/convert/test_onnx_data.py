@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 import streamrt
 from convert.support import expected, make_model, onnx, random, run_packed
-from streamrt.convert import onnx_data
+from streamrt.convert import onnx_data, packing
 from streamrt.format import read_header
 
 node = onnx.helper.make_node
@@ -99,6 +102,133 @@ def test_hostile_external_data(case: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def many_tensors(folder: Path, count: int) -> Path:
+    """A model that adds ``count`` tensors of one file to its input."""
+    size = 4 * 64
+    (folder / "weights.bin").write_bytes(random(count, 64).tobytes())
+    nodes = [
+        node("Add", [f"x{i}" if i else "x", f"w{i}"], [f"x{i + 1}" if i < count - 1 else "y"]) for i in range(count)
+    ]
+    model = make_model(nodes, inputs={"x": (2, 64)})
+    for i in range(count):
+        tensor = model.graph.initializer.add(
+            name=f"w{i}", data_type=TensorProto.FLOAT, dims=[64], data_location=TensorProto.EXTERNAL
+        )
+        for key, value in {"location": "weights.bin", "offset": i * size, "length": size}.items():
+            tensor.external_data.add(key=key, value=str(value))
+    return save(model, folder)
+
+
+def descriptors() -> set[int]:
+    """The open ones, but for that of the folder itself."""
+    return {int(path.name) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+
+
+def test_a_file_is_mapped_once(tmp_path: Path) -> None:
+    path = many_tensors(tmp_path, 100)
+    before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = [number for number in range(1000) if number not in before][:32]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (left[-1] + 1, hard))
+    try:
+        streamrt.pack(path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert descriptors() == before
+    with Path("/proc/self/maps").open() as maps:
+        assert not any(str(tmp_path) in line for line in maps)
+
+
+MEMORY = """
+    import sys, threading, time
+    import streamrt
+
+    def figure():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) >> 10
+
+    import streamrt.convert.onnx
+    before = peak = figure()
+    running = True
+
+    def watch():
+        global peak
+        while running:
+            peak = max(peak, figure())
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    streamrt.pack("model.onnx", "out")
+    running = False
+    watcher.join()
+    print(peak - before)
+"""
+
+
+def test_memory_while_packing(tmp_path: Path, run_python: Callable[..., CompletedProcess[str]]) -> None:
+    """Two matrices of 64 MiB in one file: neither both nor even one is ever in memory."""
+    size = 4096
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(2 * 4 * size * size)  # takes no space on the disk
+    nodes = [node("Gemm", ["x", "w0"], ["h"], transB=1), node("Gemm", ["h", "w1"], ["y"], transB=1)]
+    model = make_model(nodes, inputs={"x": ("N", size)})
+    for i in range(2):
+        tensor = model.graph.initializer.add(
+            name=f"w{i}", data_type=TensorProto.FLOAT, dims=[size, size], data_location=TensorProto.EXTERNAL
+        )
+        for key, value in {"location": "weights.bin", "offset": i * 4 * size * size}.items():
+            tensor.external_data.add(key=key, value=str(value))
+    save(model, tmp_path)
+    done = run_python(MEMORY)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 64
+
+
+@pytest.mark.parametrize("change", ["cut", "modified"])
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_source_that_changes_while_it_is_packed(
+    external: bool, change: str, transposed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right before its weights are written: what is missing then would end the process."""
+    weight = random(300, 200)
+    model = make_model([node("Gemm", ["x", "w"], ["y"], transB=int(not transposed))], inputs={"x": ("N", 200)})
+    if transposed:
+        weight = np.ascontiguousarray(weight.T)
+    if external:
+        source = tmp_path / "weights.bin"
+        source.write_bytes(weight.tobytes())
+        tensor = TensorProto(
+            name="w", data_type=TensorProto.FLOAT, dims=weight.shape, data_location=TensorProto.EXTERNAL
+        )
+        tensor.external_data.add(key="location", value="weights.bin")
+    else:
+        source = tmp_path / "model.onnx"
+        tensor = onnx.numpy_helper.from_array(weight, "w")
+    model.graph.initializer.append(tensor)
+    path = save(model, tmp_path)
+    real = packing.write
+
+    def changed(*args: Any, **options: Any) -> None:
+        if change == "cut":
+            os.truncate(source, 4096)
+        else:
+            with source.open("r+b") as file:
+                file.seek(-4, 2)
+                file.write(b"\0\0\0\1")
+            os.utime(source, (1, 1))
+        real(*args, **options)
+
+    monkeypatch.setattr(packing, "write", changed)
+    dest = tmp_path / "out"
+    dest.write_bytes(b"before")
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(streamrt.WeightsIOError, match=source.name):
+        streamrt.pack(path, dest)
+    assert dest.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == there
+
+
 def test_missing_external_data(tmp_path: Path) -> None:
     path = save(external_model(location="missing.bin"), tmp_path)
     with pytest.raises(streamrt.WeightsIOError, match=r"missing\.bin"):
@@ -163,7 +293,9 @@ def test_large_tensors_of_a_file_are_not_parsed(
     else:
         model = make_model(nodes, {"small": random(3), "w": weight}, inputs={"x": (2, 100)})
     path = save(model, tmp_path)
-    skeleton = onnx_data.load_skeleton(path)
+    files = onnx_data.SourceFiles()
+    skeleton = onnx_data.load_skeleton(path, files)
+    files.close()
     assert skeleton.model.ByteSize() < 1000
     (span,) = [*skeleton.initializers.values(), *skeleton.attributes.values()]
     assert path.read_bytes()[span.offset : span.offset + span.length] == weight.tobytes()
