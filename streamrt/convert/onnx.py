@@ -18,7 +18,7 @@ from streamrt.convert.draft import Draft
 from streamrt.convert.onnx_data import Range, SourceFiles, TensorReader, check_texts, load_skeleton, type_name
 from streamrt.convert.onnx_facts import Facts, describe
 from streamrt.convert.onnx_functions import inlined
-from streamrt.convert.onnx_infer import Fact
+from streamrt.convert.onnx_infer import Fact, schema_of
 from streamrt.convert.onnx_node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx_ops import CONVERSIONS
 from streamrt.convert.probes import Probe, substitute
@@ -205,7 +205,11 @@ def _convert_once(node: OnnxNode) -> None:
         raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
     if convert is None:
         raise node.problem("the operator is not supported")
-    node.expect_attributes(onnx.defs.get_schema(node.op, node.opset, "").attributes)
+    schema = schema_of(node.op, node.opset)
+    if schema is None:
+        raise node.problem("the installed onnx package does not know the operator")
+    node.opset = max(node.opset, schema.since_version)  # some exporters write operators into older opsets
+    node.expect_attributes(schema.attributes)
     convert(node)
     node.expect_all_read()
 

@@ -19,7 +19,7 @@ from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, LimitError, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.rewrite import rewrite
 from streamrt.convert.weights import Array
-from streamrt.errors import FormatError, UnsupportedModelError
+from streamrt.errors import FormatError, StreamrtError, UnsupportedModelError
 from streamrt.format import Segment, Source, write
 from streamrt.graph import TensorSpec
 
@@ -98,7 +98,7 @@ def pack(
                 f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
                 "torch.nn.Module or a list of streamrt.Layer"
             )
-        with contextlib.closing(graph):
+        with contextlib.closing(graph), _as_format_error():
             _pack(graph.inputs, graph.convert, path, progress, graph.check)
     return path
 
@@ -122,6 +122,18 @@ def _pack(
     write(dest, graph, _segments(draft, check), progress=progress)
 
 
+@contextlib.contextmanager
+def _as_format_error() -> Iterator[None]:
+    """Whatever a malformed graph has let the conversion meet that is no error of ours becomes one."""
+    try:
+        yield
+    except (StreamrtError, MemoryError, Warning):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise FormatError(f"the ONNX model cannot be converted: {type(error).__name__}: {text}") from error
+
+
 def _is_torch_module(source: object) -> bool:
     torch = sys.modules.get("torch")  # a module of torch cannot exist before torch was imported
     return torch is not None and isinstance(source, torch.nn.Module)
@@ -132,7 +144,8 @@ def _onnx_source(source: Any) -> OnnxSource:
         from streamrt.convert.onnx import OnnxSource
     except ImportError as error:
         raise ImportError("packing an ONNX model needs the onnx package, the extra streamrt[onnx]") from error
-    return OnnxSource(source)
+    with _as_format_error():
+        return OnnxSource(source)
 
 
 def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None) -> OnnxSource:

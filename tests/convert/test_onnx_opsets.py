@@ -342,3 +342,30 @@ def test_reduce_mean_that_does_nothing(opset: int, axes: tuple[int, ...] | None,
     mean = node("ReduceMean", ["x", *constants], ["m"], noop_with_empty_axes=1)
     graph = check(make_model([mean, node("Relu", ["m"], ["y"])], constants, opset=opset), tmp_path)
     assert ops(graph) == ["Relu"]
+
+
+NEWER: dict[str, tuple[int, Any, dict[str, Any]]] = {
+    "Erf": (7, node("Erf", ["x"], ["y"]), {}),
+    "Expand": (7, node("Expand", ["x", "shape"], ["y"]), {"shape": integers(2, 3, 8, 8)}),
+    "Gelu": (13, node("Gelu", ["x"], ["y"]), {}),
+    "GreaterOrEqual": (11, node("GreaterOrEqual", ["x", "k"], ["y"]), {"k": random(8)}),
+    "HardSwish": (13, node("HardSwish", ["x"], ["y"]), {}),
+    "LayerNormalization": (13, node("LayerNormalization", ["x", "k", "k"], ["y"]), {"k": random(8)}),
+    "Where": (7, node("Where", ["chosen", "x", "k"], ["y"]), {"k": random(8), "chosen": random(8) > 0}),
+}
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("op", NEWER)
+def test_operators_that_are_newer_than_the_opset(op: str, constant: bool, tmp_path: Path) -> None:
+    """Exporters write them, and runtimes that have the operator run them."""
+    opset, newer, constants = NEWER[op]
+    nodes = [newer]
+    if constant:  # computed when it is packed
+        nodes = [onnx.NodeProto.FromString(newer.SerializeToString())]
+        nodes[0].input[:] = ["c" if name == "x" else name for name in newer.input]
+        nodes[0].output[0] = "made"
+        nodes += [node("Cast", ["made"], ["float"], to=onnx.TensorProto.FLOAT), node("Add", ["x", "float"], ["y"])]
+        constants = constants | {"c": random(2, 3, 8, 8, seed=5)}
+    old, new = (make_model(nodes, constants, opset=version) for version in (opset, OPSETS[-1]))
+    check(old, tmp_path, same_as=new)
