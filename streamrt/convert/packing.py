@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamrt.convert import limits
 from streamrt.convert.check import infer, settle_outputs, unknown_operators
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from streamrt.convert.onnx import OnnxSource
 
+_Kept = TypeVar("_Kept", UnsupportedModelError, FormatError)
 #: Converts a source, finding what depends on its dynamic extents with the probes.
 _Convert = Callable[[Sequence[Probe]], Draft]
 
@@ -171,12 +172,21 @@ def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
             _fix_extents(draft, probes)
             return draft
         except UnsupportedModelError as error:
-            unsupported.append(error)
+            unsupported.append(_without_frames(error))
         except FormatError as error:
-            malformed.append(error)
+            malformed.append(_without_frames(error))
     if unsupported:
         raise min(unsupported, key=lambda error: len(error.problems))
     raise next((error for error in malformed if isinstance(error, LimitError)), malformed[0])
+
+
+def _without_frames(error: _Kept) -> _Kept:
+    """The error, and those behind it, without the frames that would keep all that a trial has computed."""
+    behind: BaseException | None = error
+    while behind is not None:
+        behind.__traceback__ = None
+        behind = behind.__cause__ or behind.__context__
+    return error
 
 
 def _converted(convert: _Convert, probes: Sequence[Probe]) -> Draft:
