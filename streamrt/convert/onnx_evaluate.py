@@ -113,6 +113,11 @@ def _patches(node: NodeProto, sizes: _Sizes) -> int:
     return 3 * positions * _window(node, sizes) + _padded(node, sizes)
 
 
+def _sorted(node: NodeProto, sizes: _Sizes) -> int:
+    """Indices along each axis, and those that sort."""
+    return 2 * (len(sizes.shapes[0]) + 3) * sizes.inputs[0]
+
+
 _MOVED = _Cost(2)
 _VALUES = _Cost(2)
 _REDUCED = _Cost(3, 3)
@@ -129,6 +134,7 @@ _COSTS: dict[str, _Cost] = {
     # what works value by value
     **dict.fromkeys(
         (
+            *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh"),
             *("Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Clip"),
             *("Cos", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
             *("LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal"),
@@ -142,6 +148,7 @@ _COSTS: dict[str, _Cost] = {
             *("BatchNormalization", "Compress", "CumSum", "Elu", "HardSigmoid", "HardSwish"),
             *("InstanceNormalization", "LayerNormalization", "LeakyRelu", "LogSoftmax", "Mean", "OneHot", "PRelu"),
             *("QuantizeLinear", "Selu", "Sigmoid", "Softmax", "Softplus", "Swish"),
+            *("Celu", "Shrink", "Softsign", "ThresholdedRelu"),
         ),
         _Cost(4, 2),
     ),
@@ -161,6 +168,7 @@ _COSTS: dict[str, _Cost] = {
     "Conv": _Cost(8, 8, _of_patches, _patches),
     "Pad": _Cost(2, 1, _of_padding),
     "Resize": _Cost(8, 8, _of_interpolation, _coordinates),
+    "TopK": _Cost(4, 4, more=_sorted),
 }
 
 

@@ -403,7 +403,8 @@ COSTS: dict[str, tuple[Any, list[Any]]] = {
                 "LeakyRelu",
             ),
             *("Log", "Neg", "NonZero", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus"),
-            *("Sqrt", "Tan", "Tanh", "Erf", "Gelu"),
+            *("Sqrt", "Tan", "Tanh", "Erf", "Gelu", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh"),
+            *("Celu", "Shrink", "Softsign", "ThresholdedRelu"),
         )
     },
     **{
@@ -465,6 +466,7 @@ COSTS: dict[str, tuple[Any, list[Any]]] = {
     "Pad": (node("Pad", ["a", "b"], ["y"]), [X, integers(0, 0, 1, 1, 0, 0, 1, 1)]),
     "Range": (node("Range", list("abc"), ["y"]), [int64(0), int64(1 << 15), int64(1)]),
     "Slice": (node("Slice", list("abc"), ["y"]), [V, integers(0), integers(1 << 14)]),
+    "TopK": (node("TopK", ["a", "b"], ["y", "z"]), [X, integers(60)]),
     "Where": (node("Where", list("abc"), ["y"]), [V > 0, V, V]),
 }
 
