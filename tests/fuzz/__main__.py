@@ -1,0 +1,138 @@
+"""``python tests/fuzz HUNT ...``: the command of every hunt. README.md beside this file tells how to use it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parent
+# Hunts import each other from tests/, as tests do. Never from this folder: its modules may have names of libraries. Nor
+# from the current one: the package there may be that of a checkout, which is not compiled.
+sys.path[:] = [str(_FOLDER.parent), *(entry for entry in sys.path[1:] if entry)]
+
+from fuzz.frame import alone, keep, results  # noqa: E402
+from fuzz.hunt import PASSED, Hunt  # noqa: E402
+from fuzz.state import State  # noqa: E402
+from fuzz.worker import Result, outcome_of, rng_of  # noqa: E402
+
+#: Seconds between two times that the state is saved.
+_SAVE = 10.0
+_TOO_FEW = 200  # cases of which the share that passes says nothing
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
+    parser.add_argument("hunt", help="name of a module of this folder with a HUNT")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="cases of this run; default %(default)s")
+    parser.add_argument("--minutes", type=float, default=float("inf"), metavar="M", help="stop after so long")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default %(default)s")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on after the runs of this file, and add to it")
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes at once; default %(default)s")
+    parser.add_argument("--findings", type=Path, default=Path("findings"), metavar="FOLDER", help="default %(default)s")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--case", type=int, metavar="I", help="only case I of the seed, in this process; see --write")
+    one.add_argument("--input", type=Path, metavar="FILE", help="only this input, in this process")
+    one.add_argument("--corpus", action="store_true", help="the corpus, each input in a process of its own")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the input of --case instead of checking it")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the command; 0 when nothing was found and enough cases got as far as a pass."""
+    asked = _arguments()
+    hunt: Hunt = importlib.import_module(f"fuzz.{asked.hunt}").HUNT
+    if asked.case is not None or asked.input is not None:
+        return _one(hunt, asked)
+    if asked.corpus:
+        return _corpus(hunt)
+    return _hunt(hunt, asked)
+
+
+def _one(hunt: Hunt, asked: argparse.Namespace) -> int:
+    if asked.write:
+        asked.write.write_bytes(hunt.make(rng_of(asked.seed, asked.case)))
+        return 0
+    path = asked.input and asked.input.resolve()
+
+    def data() -> bytes:
+        return path.read_bytes() if path else hunt.make(rng_of(asked.seed, asked.case))
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        hunt.start()
+        result = outcome_of(hunt, data)
+        os.chdir("/")
+    print(result.outcome, result.kind, result.detail, sep="\n")
+    return int(result.outcome == "finding")
+
+
+def _corpus(hunt: Hunt) -> int:
+    entries = list(hunt.corpus())
+    failed = 0
+    for at, entry in enumerate(entries):
+        result = alone(hunt, lambda case: entries[case].data, at)
+        failed += result.outcome == "finding"
+        print(f"{entry.name}: {result.kind or result.outcome} ({entry.reason})", result.detail, flush=True)
+    return int(failed > 0)
+
+
+def _hunt(hunt: Hunt, asked: argparse.Namespace) -> int:
+    state = State.load(hunt.name, asked.resume)
+    first = following = state.next.get(str(asked.seed), 0)
+    before, begun = state.seconds, time.monotonic()
+    saved, until = begun, begun + 60 * asked.minutes
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    def inputs(case: int) -> bytes:
+        return hunt.make(rng_of(asked.seed, case))
+
+    def save() -> None:
+        state.seconds = before + time.monotonic() - begun
+        if asked.resume:
+            state.save(asked.resume)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    ended: dict[int, Result] = {}  # cases of which one before is still running
+    for case, result in results(hunt, inputs, range(first, first + asked.count), asked.jobs, until):
+        ended[case] = result
+        while following in ended:  # in order, so that the state is right whenever the run is killed
+            result = ended.pop(following)
+            state.outcomes[result.outcome] += 1
+            if result.outcome == "finding":
+                new = result.kind not in state.findings
+                try:
+                    data = inputs(following)
+                except Exception:
+                    data = None  # it was making the input that failed
+                keep(state, asked.findings, result, f"{asked.seed}-{following}", data)
+                if new:
+                    print(f"FINDING {result.kind} (case {following} of seed {asked.seed})", flush=True)
+            following += 1
+            state.next[str(asked.seed)] = following
+        if time.monotonic() - saved > _SAVE:
+            saved = time.monotonic()
+            save()
+        if stopped:
+            break
+    save()
+    print(f"this run: {following - first:,} cases in {state.seconds - before:,.0f} s")
+    print(state.report())
+    few = state.cases >= _TOO_FEW and state.outcomes[PASSED] < hunt.share * state.cases
+    if few:
+        print(f"FEWER than {hunt.share:.0%} of the cases got as far as a pass: the hunt makes too much that is refused")
+    return int(bool(state.findings) or few)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

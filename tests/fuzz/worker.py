@@ -1,0 +1,77 @@
+"""A process that runs cases until it has run enough of them, or dies of one."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import resource
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from fuzz.hunt import SANITIZED, Finding, Hunt, check_peak, reset_peak
+
+#: A sanitizer makes everything so many times slower.
+SLOWER = 20 if SANITIZED else 1
+
+
+class Result(NamedTuple):
+    """What became of a case: its outcome, or the kind of its finding with a text."""
+
+    outcome: str
+    kind: str = ""
+    detail: str = ""
+
+
+def rng_of(seed: int, case: int) -> random.Random:
+    return random.Random(f"{seed}/{case}")
+
+
+def outcome_of(hunt: Hunt, make: Callable[[], bytes]) -> Result:
+    """Make an input and check it, in this process."""
+    try:
+        data = make()
+        before = reset_peak() if hunt.memory is not None else 0
+        outcome = hunt.check(data)
+        if hunt.memory is not None:
+            check_peak(before, hunt.memory, "a case")
+    except Finding as finding:
+        return Result("finding", finding.kind, traceback.format_exc())
+    except Exception as error:
+        return Result("finding", f"untyped {type(error).__name__} {_place(error)}", traceback.format_exc())
+    return Result(outcome)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost function of the package that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/streamrt/" in frame.filename] or frames
+    return f"in {Path(ours[-1].filename).name}:{ours[-1].name}"
+
+
+def serve(hunt: Hunt, inputs: Callable[[int], bytes], tasks: Connection, log: int, folder: str) -> None:
+    """Body of the process: takes ranges of cases, sends the result of each. ``inputs`` makes that of a case."""
+    os.setsid()  # an interrupt is for the parent, which lets ranges end
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    faulthandler.enable(2)
+    os.chdir(folder)
+    hunt.start()
+    if hunt.space is not None and not SANITIZED:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + hunt.space
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    while True:
+        try:
+            first, end = tasks.recv()
+        except EOFError:
+            os._exit(0)
+        for case in range(first, end):
+            os.ftruncate(log, 0)  # what is in there when a case dies is about that case
+            faulthandler.dump_traceback_later(hunt.seconds * SLOWER, exit=True)
+            result = outcome_of(hunt, lambda case=case: inputs(case))
+            faulthandler.cancel_dump_traceback_later()
+            tasks.send(result)
