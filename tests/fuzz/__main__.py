@@ -78,7 +78,7 @@ def _corpus(hunt: Hunt) -> int:
     for at, entry in enumerate(entries):
         result = alone(hunt, lambda case: entries[case].data, at)
         failed += result.outcome == "finding"
-        print(f"{entry.name}: {result.kind or result.outcome} ({entry.reason})", result.detail, flush=True)
+        print(f"{entry.name}: {result.kind or result.outcome} ({entry.reason}) {result.detail}", flush=True)
     return int(failed > 0)
 
 
