@@ -65,7 +65,9 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
     if rng.random() < 0.05:
         for _ in range(rng.randint(1, 3)):
             at = rng.randrange(len(text))
-            text[at : at + rng.randint(0, 3)] = rng.choice([b"[", b"{", b"-", b"e9", b'"', b"0", b"\xff", b"\\u0000", b""])
+            text[at : at + rng.randint(0, 3)] = rng.choice(
+                [b"[", b"{", b"-", b"e9", b'"', b"0", b"\xff", b"\\u0000", b""]
+            )
     length = -(-(8 + len(text)) // 4096) * 4096 - 8
     head = seal(length.to_bytes(8, "little") + bytes(text).ljust(length))
     file = head + data
@@ -95,7 +97,9 @@ def _spoil(rng: random.Random, header: dict[str, Any]) -> None:
     key = rng.choice(["dtype", "shape", "data_offsets", "data_offsets"])
     if key == "data_offsets":
         step = rng.choice([-64, -4, 4, 64, 4096, 2**40])
-        entry[key] = rng.choice([[o + step for o in entry[key]], entry[key][::-1], [entry[key][0], entry[key][1] + step]])
+        entry[key] = rng.choice(
+            [[o + step for o in entry[key]], entry[key][::-1], [entry[key][0], entry[key][1] + step]]
+        )
     elif key == "shape" and entry["shape"] and rng.random() < 0.7:
         entry[key] = rng.choice([entry[key][::-1], [1, *entry[key]], [math.prod(entry[key])], [*entry[key], 1]])
     else:
@@ -206,7 +210,9 @@ def run(path: Path, rng: random.Random) -> str:
             except StreamrtError as error:
                 if isinstance(error, WeightsIOError) and _is_damaged(path):
                     return "opened, damaged"
-                raise Finding(f"answered without a budget, {type(error).__name__} with one", f"{how}: {error}") from error
+                raise Finding(
+                    f"answered without a budget, {type(error).__name__} with one", f"{how}: {error}"
+                ) from error
             if isinstance(budget, int) and other.plan.total > budget:
                 raise Finding("the plan is larger than the budget", f"{how}: {other.plan}")
         if difference := _difference(expected, found):

@@ -11,10 +11,47 @@ from fuzz.zoo import NO_GRAPH, OPERATORS, Recipe
 from streamrt.ops.epilogue import ACTIVATIONS
 
 #: Numbers at which a check may go wrong.
-ODD_INTS = (0, -1, 1, 2, 7, 48, 255, 4096, 2**20, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**53 + 1, 2**60, 2**62, -(2**62))
+ODD_INTS = (
+    0,
+    -1,
+    1,
+    2,
+    7,
+    48,
+    255,
+    4096,
+    2**20,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**40,
+    2**53 + 1,
+    2**60,
+    2**62,
+    -(2**62),
+)
 ODD_INTS += (2**63, 2**64)
 #: Values that a reader may stumble over.
-ODD = (*ODD_INTS, None, True, 0.5, -0.0, 1e308, float("inf"), -float("inf"), 1e-45, "", "w", "VALID", "F32", [], {}, [[]], [0, 0.5])
+ODD = (
+    *ODD_INTS,
+    None,
+    True,
+    0.5,
+    -0.0,
+    1e308,
+    float("inf"),
+    -float("inf"),
+    1e-45,
+    "",
+    "w",
+    "VALID",
+    "F32",
+    [],
+    {},
+    [[]],
+    [0, 0.5],
+)
 ODD += ([0, 0], [1, 1, 1, 1], [2**40] * 32, [2**40, 2**20], [-1] * 8, "\x1b[2J", "é" * 2000, "N", "streamrt.pad.9")
 #: Attributes that some operators have, so that more is tried than the check that they are known.
 _OWN = {
@@ -45,7 +82,20 @@ _OWN = {
     "Transpose": ("perm",),
     "Unsqueeze": ("axes",),
 }
-_WORDS = ("SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET", "tanh", "none", "edge", "reflect", "wrap", "constant", "linear", "nearest")
+_WORDS = (
+    "SAME_UPPER",
+    "SAME_LOWER",
+    "VALID",
+    "NOTSET",
+    "tanh",
+    "none",
+    "edge",
+    "reflect",
+    "wrap",
+    "constant",
+    "linear",
+    "nearest",
+)
 _WORDS += ("asymmetric", "align_corners", "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "floor", "ceil")
 _ATTRS = ("axis", "axes", "alpha", "beta", "pads", "strides", "dilations", "group", "kernel_shape", "keepdims", "shape")
 _ATTRS += ("extents", "sizes", "scales", "perm", "indices", "indices_shape", "starts", "ends", "steps", "split", "size")
@@ -141,7 +191,9 @@ def extent(rng: random.Random, recipe: Recipe) -> None:
 def huge(rng: random.Random, recipe: Recipe) -> None:
     """Extents of which no product fits anywhere."""
     spec = rng.choice(recipe.graph["inputs"])
-    spec["dims"] = rng.choice([[2**40] * 32, [2**40, 2**20], ["N", 2**40], [2**31, 2**31], ["N"] * 32, ["N", 2**20, 64]])
+    spec["dims"] = rng.choice(
+        [[2**40] * 32, [2**40, 2**20], ["N", 2**40], [2**31, 2**31], ["N"] * 32, ["N", 2**20, 64]]
+    )
 
 
 def spare(rng: random.Random, recipe: Recipe) -> None:
@@ -196,7 +248,12 @@ def many(rng: random.Random, recipe: Recipe) -> None:
     source = rng.choice(recipe.graph["inputs"])["name"]
     count = rng.choice([10, 100, 1000, 4096, 4097])
     if rng.random() < 0.5:
-        node = {"name": "many", "op": rng.choice(["Concat", "Sum", "Max"]), "inputs": [source] * count, "outputs": ["many"]}
+        node = {
+            "name": "many",
+            "op": rng.choice(["Concat", "Sum", "Max"]),
+            "inputs": [source] * count,
+            "outputs": ["many"],
+        }
         if node["op"] == "Concat":
             node["attrs"] = {"axis": rng.choice([0, 1, -1])}
         recipe.graph["nodes"].append(node)

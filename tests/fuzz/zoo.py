@@ -145,7 +145,9 @@ def settle(rng: random.Random, recipe: Recipe) -> None:
         attrs = {key: tuple(v) if isinstance(v, list) else v for key, v in attrs.items()}
         node = Node(data["name"], data["op"], tuple(inputs), tuple(outputs), attrs)
         found = tuple((shapes | recipe.params)[name] if name else None for name in inputs)
-        shapes.update(zip(outputs, lower(node, found, tuple(name in recipe.params for name in inputs)).outputs, strict=True))
+        shapes.update(
+            zip(outputs, lower(node, found, tuple(name in recipe.params for name in inputs)).outputs, strict=True)
+        )
     numbers = rng.random() < 0.2
     for spec in recipe.graph["outputs"]:
         shape = shapes[spec["name"]]
@@ -244,7 +246,11 @@ def _node(growing: _Growing, op: str, source: str, x: Shape) -> tuple[list[str],
             split = (first, extent - first) if first < extent else (extent,)
             return [source], {"axis": axis, "split": split}, len(split)
         case "Slice":
-            return [source], {"starts": ints(1, -3, 2), "ends": ints(1, 2, 9), "axes": (axis,), "steps": ints(1, 1, 2)}, 1
+            return (
+                [source],
+                {"starts": ints(1, -3, 2), "ends": ints(1, 2, 9), "axes": (axis,), "steps": ints(1, 1, 2)},
+                1,
+            )
         case "Pad":
             pads = [rng.randint(0, 2) if i % rank else 0 for i in range(2 * rank)] if rank else []
             return [source], {"pads": tuple(pads), "mode": rng.choice(["constant", "edge", "reflect", "wrap"])}, 1

@@ -1,0 +1,62 @@
+"""Mutants of ONNX models through `pack`: refused with a typed error, or a weights file that runs."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from zlib import crc32
+
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from fuzz.headers import run
+from fuzz.hunt import MIB, Finding, Hunt, bounded
+from fuzz.mutate_onnx import mutate
+from fuzz.spell import spell
+from fuzz.zoo import grow
+from streamrt import StreamrtError, pack
+
+_SOURCE, _DEST = Path("model.onnx"), Path("model.safetensors")
+#: Packing computes at most 256 MiB beyond the model's own weights; the interpreter and NumPy hold some beside.
+_PACKING = (256 + 64) * MIB
+
+
+class _Protobufs(Hunt):
+    name = "protobufs"
+    space = 4096 * MIB
+    #: Packing may compute for 10 s.
+    seconds = 12.0
+
+    def start(self) -> None:
+        warnings.simplefilter("ignore")  # of extents that were fixed
+
+    def make(self, rng: random.Random) -> bytes:
+        return mutate(rng, spell(rng, grow(rng)))
+
+    def check(self, data: bytes) -> str:
+        digest = crc32(data)
+        _DEST.unlink(missing_ok=True)
+        source: Path | ModelProto = _SOURCE
+        _SOURCE.write_bytes(data)
+        if digest & 1:
+            try:
+                source = ModelProto.FromString(data)
+            except DecodeError:
+                pass  # the file is refused then
+        try:
+            with bounded(_PACKING, "packing"):
+                pack(source, _DEST)
+        except StreamrtError:
+            if left := {path.name for path in Path().iterdir()} - {_SOURCE.name}:
+                raise Finding("a refused model leaves files behind", ", ".join(sorted(left))) from None
+            return "refused"
+        if left := {path.name for path in Path().iterdir()} - {_SOURCE.name, _DEST.name}:
+            raise Finding("packing leaves files behind", ", ".join(sorted(left)))
+        outcome = run(_DEST, random.Random(digest))
+        if outcome == "refused":
+            raise Finding("packed, and does not open")
+        return outcome if outcome == "passed" else f"packed, {outcome}"
+
+
+HUNT = _Protobufs()
