@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -40,10 +41,8 @@ class _Protobufs(Hunt):
         source: Path | ModelProto = _SOURCE
         _SOURCE.write_bytes(data)
         if digest & 1:
-            try:
+            with suppress(DecodeError):  # the file is refused then
                 source = ModelProto.FromString(data)
-            except DecodeError:
-                pass  # the file is refused then
         try:
             with bounded(_PACKING, "packing"):
                 pack(source, _DEST)

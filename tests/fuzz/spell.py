@@ -1,4 +1,4 @@
-"""Recipes as an exporter would write them: ONNX models, valid as far as the recipe is, with idioms that only ONNX has."""
+"""Recipes as an exporter would write them: ONNX models, with idioms that only ONNX has."""
 
 from __future__ import annotations
 
@@ -93,7 +93,6 @@ class Writer:
             activation = self.graph.node.pop()
             outputs[0] += "_"
         if op in ("Gemm", "MatMul") and (op == "Gemm" or attrs.get("transB")):
-            rows, inner = self.params[inputs[1]]
             if op == "MatMul":
                 self.node("Transpose", [inputs[1]], [inputs[1] + "t"], perm=[1, 0])
                 self.node("MatMul", [inputs[0], inputs[1] + "t"], [outputs[0] if len(inputs) < 3 else outputs[0] + "m"])
