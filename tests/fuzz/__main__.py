@@ -14,7 +14,7 @@ from pathlib import Path
 _FOLDER = Path(__file__).resolve().parent
 # Hunts import each other from tests/, as tests do. Never from this folder: its modules may have names of libraries. Nor
 # from the current one: the package there may be that of a checkout, which is not compiled.
-sys.path[:] = [str(_FOLDER.parent), *(entry for entry in sys.path[1:] if entry)]
+sys.path[:] = [str(_FOLDER.parent), *(e for e in sys.path if e and Path(e).resolve() != _FOLDER)]
 
 from fuzz.frame import alone, keep, results  # noqa: E402
 from fuzz.hunt import PASSED, Hunt  # noqa: E402

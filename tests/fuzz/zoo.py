@@ -21,6 +21,12 @@ _POOLS = ("MaxPool", "AveragePool", "LpPool")
 _CHOICE = [*OPERATORS, *(("Conv", "Gemm", "MatMul", *_POOLS, "DepthToSpace", "SpaceToDepth") * 5), "BatchNormalization"]
 #: What reading a recipe raises whose graph is spoilt.
 NO_GRAPH = (FormatError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+_WEIGHTED = ("Conv", "Gemm", "MatMul", "MatMul")
+#: Values of a weight of several tiles, which have 64 KiB at the least.
+_LARGE_WEIGHT = 1 << 17
+#: The share of recipes that have weights of several tiles.
+_HEAVY = 0.15
+_MOST_WEIGHTS = 2 * _LARGE_WEIGHT  # of all parameters
 _MOST_VALUES = 1 << 14  # of a tensor
 
 
@@ -41,12 +47,16 @@ class _Growing:
         self.params: dict[str, Shape] = {}
         self.inputs: list[dict[str, Any]] = []
         self.nodes: list[dict[str, Any]] = []
+        self.heavy = rng.random() < _HEAVY
         for _ in range(rng.choice([1, 1, 1, 2])):
             self.add_input()
 
     def add_input(self) -> str:
         rng, name = self.rng, f"x{len(self.inputs)}"
-        shape = (BATCH, *(rng.randint(1, 7) for _ in range(rng.choice([0, 1, 1, 2, 3, 3, 3, 4]))))
+        wide = rng.choice([7, 32, 100]) if self.heavy else 7
+        shape: Shape = (BATCH, *(rng.randint(1, wide) for _ in range(rng.choice([0, 1, 1, 2, 3, 3, 3, 4]))))
+        if size(shape) > _MOST_VALUES:
+            shape = tuple(min(extent, 7) for extent in shape)
         dims: list[int | str] = ["N", *shape[1:]]
         if len(dims) == 4 and rng.random() < 0.2:
             dims[2:] = ["H", "W"]
@@ -60,6 +70,11 @@ class _Growing:
         name = f"p{len(self.params)}"
         self.params[name] = shape
         return name
+
+    def rows(self, inner: int, step: int = 1) -> int:
+        """Rows of a weight, a multiple of ``step``: few, or so many that a plan cuts them into tiles."""
+        most = min(_MOST_VALUES // 4, _LARGE_WEIGHT // inner) if self.heavy else 12
+        return step * self.rng.randint(1, max(1, most // step))
 
     def like(self, shape: Shape, share: float = 0.5) -> str:
         """A tensor that broadcasts with ``shape``: a parameter, or what is there already."""
@@ -87,7 +102,7 @@ class _Growing:
         shapes = tuple((self.shapes | self.params)[name] if name else None for name in inputs)
         try:
             lowered = lower(node, shapes, tuple(name in self.params for name in inputs))
-            if max((size(s) for s in (*lowered.outputs, *filter(None, shapes))), default=0) > _MOST_VALUES:
+            if max(map(size, lowered.outputs)) > _MOST_VALUES or sum(map(size, self.params.values())) > _MOST_WEIGHTS:
                 raise FormatError("too large for a quick pass")
         except FormatError:
             self.params = before
@@ -126,7 +141,7 @@ def grow(rng: random.Random) -> Recipe:
     wanted = rng.choice([1, 2, 3, 3, 4, 5])
     for _ in range(40):
         source = rng.choice(list(growing.shapes)[-3:])
-        growing.add(rng.choice(_CHOICE), source)
+        growing.add(rng.choice(_WEIGHTED if growing.heavy and rng.random() < 0.7 else _CHOICE), source)
         if len(growing.nodes) >= wanted:
             break
     if not growing.nodes:
@@ -179,17 +194,17 @@ def _node(growing: _Growing, op: str, source: str, x: Shape) -> tuple[list[str],
         if op != "Conv":
             return [source], attrs | {"kernel_shape": kernel, "ceil_mode": rng.randint(0, 1)}, 1
         group = rng.choice([d for d in range(1, 8) if channels % d == 0])
-        rows = group * rng.randint(1, 4)
+        rows = growing.rows(channels // group * 9, group)
         bias = [param(rows)] if rng.random() < 0.7 else []
         if rng.random() < 0.3:
             kernel = (3,) * spatial
         return [source, param(rows, channels // group, *kernel), *bias], attrs | {"group": group}, 1
     match op:
         case "Gemm":
-            rows = rng.randint(1, 40)
+            rows = growing.rows(last)
             return [source, param(rows, last), *([param(rows)] if rng.random() < 0.7 else [])], attrs, 1
         case "MatMul" if rng.random() < 0.5:
-            rows = rng.randint(1, 40)
+            rows = growing.rows(last)
             return [source, param(rows, last), *([param(rows)] if rng.random() < 0.7 else [])], {"transB": 1}, 1
         case "MatMul":
             return [source, param(last, rng.randint(1, 8))], attrs, 1
