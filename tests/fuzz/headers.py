@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from format.attacks.make import ATTACKS, compact
-from fuzz.hunt import MIB, PASSED, SANITIZED, Entry, Finding, Hunt, bounded
+from fuzz.hunt import MIB, PASSED, SANITIZED, Entry, Finding, Hunt, bounded, check_text
 from fuzz.mutate import ODD, mutate
 from fuzz.zoo import NO_GRAPH, Recipe, grow, settle
 from streamrt import Model, StreamrtError, WeightsIOError, verify
@@ -177,7 +177,8 @@ def run(path: Path, rng: random.Random) -> str:
     try:
         with bounded(_BEYOND, "opening a file"):
             model = Model(path, None, io="mmap", exact=exact)
-    except StreamrtError:
+    except StreamrtError as error:
+        check_text(str(error))
         return "refused"
     finally:
         if time.process_time() - begun > _SECONDS and not SANITIZED:
@@ -191,7 +192,8 @@ def run(path: Path, rng: random.Random) -> str:
             with bounded(_BEYOND, "planning"):
                 least = model.min_budget(shapes)
                 most = model.plan_for(shapes)
-        except StreamrtError:
+        except StreamrtError as error:
+            check_text(str(error))
             return "opened, refused for these shapes"
         whole = most.workspace + most.pinned_bytes
         if max(least, whole) > _LARGEST_BUDGET:

@@ -87,6 +87,12 @@ def bounded(limit: int, action: str) -> Iterator[None]:
     check_peak(before, limit, action)
 
 
+def check_text(text: str) -> None:
+    """Raise a `Finding` when a message has characters that a terminal would obey."""
+    if not text.replace("\n", "").isprintable():
+        raise Finding("a message that is not printable", repr(text)[:500])
+
+
 def reset_peak() -> int:
     """Start measuring the peak of resident memory anew; the bytes that are resident now."""
     _proc("clear_refs", "wb").write(b"5")

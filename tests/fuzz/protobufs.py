@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
+from errno import EFBIG
 from pathlib import Path
 from zlib import crc32
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from fuzz.failed_models import FAILED
 from fuzz.headers import run
-from fuzz.hunt import MIB, Finding, Hunt, bounded
+from fuzz.hunt import MIB, Entry, Finding, Hunt, bounded, check_text
 from fuzz.mutate_onnx import mutate
 from fuzz.spell import spell
 from fuzz.zoo import grow
-from streamrt import StreamrtError, pack
+from streamrt import Model, StreamrtError, WeightsIOError, pack
 
 _SOURCE, _DEST = Path("model.onnx"), Path("model.safetensors")
 #: Packing computes at most 256 MiB beyond the model's own weights; the interpreter and NumPy hold some beside.
@@ -35,6 +39,11 @@ class _Protobufs(Hunt):
     def make(self, rng: random.Random) -> bytes:
         return mutate(rng, spell(rng, grow(rng)))
 
+    def corpus(self) -> Iterator[Entry]:
+        yield from super().corpus()
+        for name, (build, reason) in FAILED.items():
+            yield Entry(name, reason, build().SerializeToString())
+
     def check(self, data: bytes) -> str:
         digest = crc32(data)
         _DEST.unlink(missing_ok=True)
@@ -46,7 +55,10 @@ class _Protobufs(Hunt):
         try:
             with bounded(_PACKING, "packing"):
                 pack(source, _DEST)
-        except StreamrtError:
+        except StreamrtError as error:
+            check_text(str(error))
+            if isinstance(error, WeightsIOError) and os.strerror(EFBIG) in str(error):
+                raise Finding("a small model makes a large file", str(error)) from error
             if left := {path.name for path in Path().iterdir()} - {_SOURCE.name}:
                 raise Finding("a refused model leaves files behind", ", ".join(sorted(left))) from None
             return "refused"
@@ -54,7 +66,10 @@ class _Protobufs(Hunt):
             raise Finding("packing leaves files behind", ", ".join(sorted(left)))
         outcome = run(_DEST, random.Random(digest))
         if outcome == "refused":
-            raise Finding("packed, and does not open")
+            try:
+                Model(_DEST, None).close()
+            except StreamrtError as error:
+                raise Finding("packed, and does not open", str(error)) from error
         return outcome if outcome == "passed" else f"packed, {outcome}"
 
 

@@ -16,6 +16,8 @@ from fuzz.hunt import SANITIZED, Finding, Hunt, check_peak, reset_peak
 
 #: A sanitizer makes everything so many times slower.
 SLOWER = 20 if SANITIZED else 1
+#: Files of a case lie in memory.
+_LARGEST_FILE = 256 << 20
 
 
 class Result(NamedTuple):
@@ -64,6 +66,8 @@ def serve(hunt: Hunt, inputs: Callable[[int], bytes], tasks: Connection, log: in
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * os.sysconf("SC_PAGE_SIZE") + hunt.space
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
             first, end = tasks.recv()

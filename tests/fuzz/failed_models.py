@@ -1,0 +1,166 @@
+"""ONNX models that packing once failed on, one for each function, smaller than the file would be or easier to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+Build = Callable[[], ModelProto]
+#: By name: the function, and what happened.
+FAILED: dict[str, tuple[Build, str]] = {}
+node = helper.make_node
+
+
+def failed(reason: str) -> Callable[[Build], Build]:
+    """Register a model and its reason."""
+
+    def register(function: Build) -> Build:
+        FAILED[function.__name__] = function, reason
+        return function
+
+    return register
+
+
+def model(
+    nodes: Sequence[NodeProto],
+    constants: dict[str, object] | None = None,
+    *,
+    dims: Sequence[int | str] = ("N", 3),
+    opset: int = 20,
+    functions: Sequence[FunctionProto] = (),
+) -> ModelProto:
+    """A model of ``x`` with these extents and ``y``; constants that are numbers are int64."""
+    graph = helper.make_graph(
+        list(nodes),
+        "failed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(dims))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(value if isinstance(value, np.ndarray) else np.array(value, np.int64), name)
+            for name, value in (constants or {}).items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid("local", 1)] if functions else [])]
+    return helper.make_model(graph, opset_imports=opsets, functions=list(functions))
+
+
+def function(name: str, *calls: NodeProto, opset: int = 20) -> FunctionProto:
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("local", 1)]
+    return helper.make_function("local", name, ["a"], ["b"], list(calls), opsets)
+
+
+@failed("SIGABRT in ONNX's shape inference: sizes down to 1 were tried, and negative extents passed on")
+def negative_extents() -> ModelProto:
+    nodes = [
+        node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3]),
+        node("Slice", ["p", "starts", "ends", "axes"], ["s"]),
+        node("Det", ["s"], ["y"]),
+    ]
+    return model(nodes, {"starts": [0], "ends": [2**40], "axes": [3]}, dims=("N", 3, "H", "W"))
+
+
+@failed("2.1 GiB and 90 s: each function calls the one before twice")
+def nested_functions() -> ModelProto:
+    functions = [function("f0", node("Relu", ["a"], ["b"]))]
+    for level in range(1, 24):
+        calls = [node(f"f{level - 1}", [a], [b], domain="local") for a, b in (("a", "m"), ("m", "b"))]
+        functions.append(function(f"f{level}", *calls))
+    return model([node("f23", ["x"], ["y"], domain="local")], functions=functions)
+
+
+@failed("RuntimeError or ValidationError of the inliner: a function that calls itself")
+def recursive_function() -> ModelProto:
+    functions = [function("f", node("f", ["a"], ["b"], domain="local"))]
+    return model([node("f", ["x"], ["y"], domain="local")], functions=functions)
+
+
+@failed("RuntimeError or ValidationError of the inliner: two functions that call each other")
+def mutual_functions() -> ModelProto:
+    functions = [
+        function("f", node("g", ["a"], ["b"], domain="local")),
+        function("g", node("f", ["a"], ["b"], domain="local")),
+    ]
+    return model([node("f", ["x"], ["y"], domain="local")], functions=functions)
+
+
+@failed("3.5 GiB: a constant of 300 million numbers that is summed")
+def long_range() -> ModelProto:
+    nodes = [
+        node("Range", ["zero", "count", "one"], ["numbers"]),
+        node("ReduceMax", ["numbers"], ["last"], keepdims=0),
+        node("Cast", ["last"], ["number"], to=TensorProto.FLOAT),
+        node("Add", ["x", "number"], ["y"]),
+    ]
+    return model(nodes, {"zero": 0, "count": 300_000_000, "one": 1})
+
+
+@failed("0.6 GiB: the places of the numbers other than 0 of a large constant")
+def places_in_a_large_constant() -> ModelProto:
+    nodes = [
+        node("ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])),
+        node("NonZero", ["ones"], ["places"]),
+        node("ReduceMax", ["places"], ["last"], keepdims=0),
+        node("Cast", ["last"], ["number"], to=TensorProto.FLOAT),
+        node("Add", ["x", "number"], ["y"]),
+    ]
+    return model(nodes, {"shape": [50_000_000]})
+
+
+@failed("2.3 GiB: the phases of a stride of 6,000 in two directions are channels")
+def strides_of_thousands() -> ModelProto:
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[6000, 6000])]
+    return model(nodes, {"w": np.ones((1, 4, 1, 1), np.float32)}, dims=("N", 1, 2, 2))
+
+
+@failed("MemoryError: a constant of 32 GiB")
+def constant_of_gigabytes() -> ModelProto:
+    nodes = [node("ConstantOfShape", ["shape"], ["zeros"]), node("Add", ["x", "zeros"], ["y"])]
+    return model(nodes, {"shape": [1, 2**33]}, dims=("N", 1))
+
+
+@failed("SchemaError: the operator is newer than the opset, as an exporter wrote it")
+def layer_normalization_at_13() -> ModelProto:
+    nodes = [node("LayerNormalization", ["x", "scale"], ["y"])]
+    return model(nodes, {"scale": np.ones(3, np.float32)}, opset=13)
+
+
+@failed("SchemaError: the operator is newer than the opset")
+def gelu_at_13() -> ModelProto:
+    return model([node("Gelu", ["x"], ["y"])], opset=13)
+
+
+@failed("SchemaError: the operator is newer than the opset")
+def hard_swish_at_13() -> ModelProto:
+    return model([node("HardSwish", ["x"], ["y"])], opset=13)
+
+
+@failed("SchemaError: the operator is newer than the opset")
+def erf_at_7() -> ModelProto:
+    return model([node("Erf", ["x"], ["y"])], opset=7)
+
+
+@failed("an untyped error: an initializer with a negative extent")
+def negative_extent_of_an_initializer() -> ModelProto:
+    made = model([node("Add", ["x", "w"], ["y"])], {"w": np.ones(3, np.float32)})
+    made.graph.initializer[0].dims[:] = [-3]
+    return made
+
+
+@failed("an untyped error: two functions of one name")
+def functions_of_one_name() -> ModelProto:
+    functions = [function("f", node("Relu", ["a"], ["b"]))] * 2
+    return model([node("f", ["x"], ["y"], domain="local")], functions=functions)
+
+
+@failed("packed, and did not open: an extent that is 4 for batches tried when packing, and smaller for small ones")
+def batch_cut_short() -> ModelProto:
+    nodes = [node("Slice", ["x", "starts", "ends"], ["y"])]
+    return model(nodes, {"starts": [0], "ends": [4]})
+
+
+@failed("names reach terminals with their escapes")
+def names_with_escapes() -> ModelProto:
+    nodes = [node("Sinh", ["x"], ["\x1b]0;owned\x07"], name="\x1b[2J"), node("Relu", ["\x1b]0;owned\x07"], ["y"])]
+    return model(nodes)
