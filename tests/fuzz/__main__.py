@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).resolve().parent
 # from the current one: the package there may be that of a checkout, which is not compiled.
 sys.path[:] = [str(_FOLDER.parent), *(e for e in sys.path if e and Path(e).resolve() != _FOLDER)]
 
-from fuzz.frame import alone, keep, results  # noqa: E402
+from fuzz.frame import keep, results  # noqa: E402
 from fuzz.hunt import PASSED, Hunt  # noqa: E402
 from fuzz.state import State  # noqa: E402
 from fuzz.worker import Result, outcome_of, rng_of  # noqa: E402
@@ -38,7 +38,7 @@ def _arguments() -> argparse.Namespace:
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--case", type=int, metavar="I", help="only case I of the seed, in this process; see --write")
     one.add_argument("--input", type=Path, metavar="FILE", help="only this input, in this process")
-    one.add_argument("--corpus", action="store_true", help="the corpus, each input in a process of its own")
+    one.add_argument("--corpus", action="store_true", help="the corpus")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the input of --case instead of checking it")
     return parser.parse_args()
 
@@ -75,10 +75,9 @@ def _one(hunt: Hunt, asked: argparse.Namespace) -> int:
 def _corpus(hunt: Hunt) -> int:
     entries = list(hunt.corpus())
     failed = 0
-    for at, entry in enumerate(entries):
-        result = alone(hunt, lambda case: entries[case].data, at)
+    for at, result in results(hunt, lambda case: entries[case].data, range(len(entries)), 1, float("inf")):
         failed += result.outcome == "finding"
-        print(f"{entry.name}: {result.kind or result.outcome} ({entry.reason}) {result.detail}", flush=True)
+        print(f"{entries[at].name}: {result.kind or result.outcome} ({entries[at].reason}) {result.detail}", flush=True)
     return int(failed > 0)
 
 

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from errno import EFBIG
+from errno import EFBIG, ENOSPC
 from pathlib import Path
 from zlib import crc32
 
@@ -57,7 +57,7 @@ class _Protobufs(Hunt):
                 pack(source, _DEST)
         except StreamrtError as error:
             check_text(str(error))
-            if isinstance(error, WeightsIOError) and os.strerror(EFBIG) in str(error):
+            if isinstance(error, WeightsIOError) and error.errno in (EFBIG, ENOSPC):
                 raise Finding("a small model makes a large file", str(error)) from error
             if left := {path.name for path in Path().iterdir()} - {_SOURCE.name}:
                 raise Finding("a refused model leaves files behind", ", ".join(sorted(left))) from None
