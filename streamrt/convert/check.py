@@ -5,14 +5,17 @@ So a graph that cannot run is refused when it is packed, and the extents of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, substitute
+from streamrt.errors import FormatError
 from streamrt.ops import lower, supported
 
+#: Extents of small inputs, tried in turn.
+_SMALL = (1, 2, 8, 32)
 Shapes = dict[str, Shape]
 
 
@@ -37,12 +40,33 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
 
 
 def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
-    """Give the outputs of a draft their extents; raises as `infer` does."""
+    """Give the outputs of a draft their extents; raises as `infer` does.
+
+    Probes are large. An extent that is the same for all of them, such as that of ``x[:4]``, is still free if a small
+    input has another.
+    """
     found = [infer(draft, probe) for probe in probes]
+    probes = list(probes)
+    for probe in _small(probes):
+        try:
+            small = infer(draft, probe)
+        except FormatError:
+            continue  # too small for this model
+        if all(len(small[spec.name]) == len(found[0][spec.name]) for spec in draft.outputs):  # but a Squeeze of all
+            found.append(small)
+            probes.append(probe)
+            break
     draft.outputs = [
         replace(spec, dims=generalise(spec.name, [shapes[spec.name] for shapes in found], probes))
         for spec in draft.outputs
     ]
+
+
+def _small(probes: Sequence[Probe]) -> Iterator[Probe]:
+    """Probes with small values for what ``probes`` have different values for."""
+    free = [name for name, value in probes[0].items() if any(probe[name] != value for probe in probes)]
+    for extent in _SMALL if free else ():
+        yield probes[0] | dict.fromkeys(free, extent)
 
 
 def unknown_operators(draft: Draft) -> list[str]:

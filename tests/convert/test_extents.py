@@ -179,3 +179,14 @@ def test_plans_are_kept_for_each_size(tmp_path: Path) -> None:
             model(random(*shape))
             assert model.plan is plan
             assert model.plan_for(shape) is plan
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (1, 2)])
+def test_an_extent_that_small_inputs_cut_short_is_free(tmp_path: Path, start: int, step: int) -> None:
+    nodes = [node("Slice", ["x", "starts", "ends", "axes", "steps"], ["y"])]
+    values = {"starts": integers(start), "ends": integers(9), "axes": integers(0), "steps": integers(step)}
+    model = make_model(nodes, values, inputs={"x": ("N", 3)})
+    for samples in (12, 5, 2):
+        check(model, tmp_path, {"x": random(samples, 3)})
+    with streamrt.Model(tmp_path / "model.safetensors") as packed:
+        assert packed.outputs[0].dims == ("y_0", 3)
