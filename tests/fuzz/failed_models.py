@@ -162,5 +162,5 @@ def batch_cut_short() -> ModelProto:
 
 @failed("names reach terminals with their escapes")
 def names_with_escapes() -> ModelProto:
-    nodes = [node("Sinh", ["x"], ["\x1b]0;owned\x07"], name="\x1b[2J"), node("Relu", ["\x1b]0;owned\x07"], ["y"])]
+    nodes = [node("Sin\x7fh", ["x"], ["\x1b]0;owned\x07"], name="\x1b[2J"), node("Relu", ["\x1b]0;owned\x07"], ["y"])]
     return model(nodes)

@@ -20,7 +20,7 @@ from format.attacks.make import ATTACKS, compact
 from fuzz.hunt import MIB, PASSED, SANITIZED, Entry, Finding, Hunt, bounded, check_text
 from fuzz.mutate import ODD, mutate
 from fuzz.zoo import NO_GRAPH, Recipe, grow, settle
-from streamrt import Model, StreamrtError, WeightsIOError, verify
+from streamrt import BudgetError, Model, StreamrtError, WeightsIOError, verify
 from streamrt._core import crc32c
 from streamrt.format.header import seal
 from streamrt.format.layout import place
@@ -203,6 +203,8 @@ def run(path: Path, rng: random.Random) -> str:
                 expected = _call(model, feeds)
         except StreamrtError:
             return "opened, refused when called"
+        if rng.random() < 0.1:
+            _check_refusal(path, shapes, least, exact)
         budget = rng.choice([least, least, (least + whole) // 2, max(whole, least), "auto", 0.5])
         io, threads = rng.choice(["mmap", "pread"]), rng.choice([None, 1, 2])
         how = f"budget {budget} (least {least}, all {whole}), io {io}, threads {threads}, exact {exact}"
@@ -210,18 +212,40 @@ def run(path: Path, rng: random.Random) -> str:
             try:
                 with bounded(_BEYOND + (budget if isinstance(budget, int) else whole), "a call with a budget"):
                     answers = _calls(other, feeds, rng.choice([1, 1, 1, 1, 1, 1, 3]), together=rng.random() < 0.3)
+                _check_plan(other, how)
+                if rng.random() < 0.1:
+                    other.set_budget(rng.choice([least, whole + least, None]))
+                    answers.append(_call(other, feeds))
+                    _check_plan(other, how)
             except StreamrtError as error:
                 if isinstance(error, WeightsIOError) and _is_damaged(path):
                     return "opened, damaged"
                 raise Finding(
                     f"answered without a budget, {type(error).__name__} with one", f"{how}: {error}"
                 ) from error
-            if isinstance(budget, int) and other.plan.total > budget:
-                raise Finding("the plan is larger than the budget", f"{how}: {other.plan}")
         for found in answers:
             if (difference := _difference(expected, found)) and not _is_unstable(model, feeds, expected):
                 raise Finding("two answers", f"{how}, {len(answers)} callers: {difference}")
     return PASSED
+
+
+def _check_refusal(path: Path, shapes: Mapping[str, tuple[int, ...]], least: int, exact: bool) -> None:
+    """A budget below the least is refused, and the error names the least."""
+    with Model(path, least - 1, exact=exact) as model:
+        try:
+            plan = model.plan_for(shapes)
+        except BudgetError as error:
+            if error.minimum != least:
+                raise Finding(
+                    "BudgetError names another minimum than min_budget()", f"{error.minimum}, {least}"
+                ) from error
+            return
+    raise Finding("a budget below the least is accepted", f"least {least}: {plan}")
+
+
+def _check_plan(model: Model, how: str) -> None:
+    if model.budget is not None and model.plan.total > model.budget:
+        raise Finding("the plan is larger than the budget", f"{how}: {model.plan}")
 
 
 def _is_damaged(path: Path) -> bool:
