@@ -331,6 +331,8 @@ class Planner:
                 plan = self._plan(program, thorough=thorough)
             except BudgetError as error:
                 if lean and part <= 1:
+                    one = with_batch(shapes, 1) if samples else shapes
+                    self._check_one(graph, one, error.minimum - program.workspace)  # it knows the least budget
                     raise
                 if not lean and part == samples > 2:  # or all parts would be tried in vain
                     self._check_one(graph, with_batch(shapes, 1), error.minimum - program.workspace)

@@ -6,7 +6,9 @@ import pytest
 
 from markers import thorough
 from model import zoo
-from streamrt.format import read_header
+from streamrt.errors import BudgetError
+from streamrt.format import read_header, write
+from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.planning import Planner, Rates
 
 MIB = 1 << 20
@@ -165,3 +167,24 @@ def test_a_model_does_not_learn_from_passes_that_read_little(six_layers, run_pyt
     before, brought, after = learned(run_python, six_layers.path, "72MiB", 3, slow_reads(200e6))
     assert 0 < max(read for read, _ in brought[1:]) < 64 * MIB
     assert after == before
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_the_error_names_the_least_budget_where_a_lean_program_needs_more(tmp_path, samples):
+    nodes = (
+        Node("split", "Reshape", ("x",), ("apart",), {"shape": (0, 1, 7, 4, 4)}),
+        Node("inverse", "Reciprocal", ("x",), ("inverse",)),
+        Node("join", "Concat", ("inverse",), ("y",), {"axis": 1}),
+        Node("most", "ReduceMax", ("apart",), ("z",), {"axes": (3,), "keepdims": 0}),
+    )
+    outputs = TensorSpec("y", ("N", 7, 2, 8)), TensorSpec("z", ("N", 1, 7, 4))
+    write(tmp_path / "file", Graph((TensorSpec("x", ("N", 7, 2, 8)),), outputs, nodes), [])
+    file = read_header(tmp_path / "file")
+    shapes = {"x": (samples, 7, 2, 8)}
+    graph, planner = file.graph, Planner(file, None, RATES)
+    least = planner.min_budget(graph, shapes)
+    assert least < planner.compile(graph, {"x": (1, 7, 2, 8)}, lean=True).workspace
+    with pytest.raises(BudgetError) as caught:
+        planner.with_budget(least - 1).prepare(graph, shapes)
+    assert caught.value.minimum == least
+    planner.with_budget(least).prepare(graph, shapes)
