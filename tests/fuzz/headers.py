@@ -30,7 +30,7 @@ _FILE = Path("model.safetensors")
 _BEYOND = 160 * MIB
 _SECONDS = 2.0  # of processor time, for opening
 #: Larger calls would be right, and slow.
-_LARGEST_BUDGET = 200 * MIB
+_LARGEST_BUDGET = 320 * MIB
 _MOST_VALUES = 1 << 20  # of an input or of all outputs together
 _MOST_DATA = 2 * MIB
 _DATA = np.random.default_rng(0).integers(-8, 9, _MOST_DATA // 4).astype("<f4").__truediv__(np.float32(4)).tobytes()
@@ -127,11 +127,11 @@ def _concats() -> Recipe:
 #: Made here, for these files would be large, or differ in a number.
 _FAILED = {
     "resize_tables": (
-        _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 20 << 20], "mode": "nearest"}),
+        _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 7 << 20], "mode": "nearest"}),
         "tables of positions and indices were not in the budget",
     ),
     "resize_tables_linear": (
-        _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 8 << 20], "mode": "linear"}),
+        _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 5 << 20], "mode": "linear"}),
         "tables of positions and indices were not in the budget",
     ),
     "spare_input_overflows": (
@@ -209,9 +209,12 @@ def run(path: Path, rng: random.Random) -> str:
         io, threads = rng.choice(["mmap", "pread"]), rng.choice([None, 1, 2])
         how = f"budget {budget} (least {least}, all {whole}), io {io}, threads {threads}, exact {exact}"
         with Model(path, budget, io=io, threads=threads, exact=exact, verify=rng.choice([None, "read"])) as other:
+            callers = rng.choice([1, 1, 1, 1, 1, 1, 3])
+            limit = _BEYOND + (budget if isinstance(budget, int) else whole)
+            limit += callers * sum(array.nbytes for array in expected.values())  # no budget has the answers in it
             try:
-                with bounded(_BEYOND + (budget if isinstance(budget, int) else whole), "a call with a budget"):
-                    answers = _calls(other, feeds, rng.choice([1, 1, 1, 1, 1, 1, 3]), together=rng.random() < 0.3)
+                with bounded(limit, "a call with a budget"):
+                    answers = _calls(other, feeds, callers, together=rng.random() < 0.3)
                 _check_plan(other, how)
                 if rng.random() < 0.1:
                     other.set_budget(rng.choice([least, whole + least, None]))
@@ -299,6 +302,8 @@ def _difference(one: Arrays, other: Arrays) -> str:
         b = other[name]
         if a.shape != b.shape or a.dtype != b.dtype:
             return f"{name}: {a.dtype} {a.shape} and {b.dtype} {b.shape}"
+        if np.array_equal(a.view(np.uint8), b.view(np.uint8)) if a.ndim else a == b:
+            continue
         if a.dtype != np.float32:
             wrong = a != b
         else:
