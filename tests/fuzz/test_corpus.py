@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 #: Cases of the short run: a few seconds.
-HUNTS = {"headers": 1500, "protobufs": 600}
+HUNTS = {"headers": 1500, "protobufs": 600, "histories": 200, "callers": 30, "requests": 150, "interrupts": 10}
+_SERVERS = ("requests", "interrupts")  # need the server's packages
+_ALL = [pytest.param(hunt, marks=[pytest.mark.extras] * (hunt in _SERVERS)) for hunt in HUNTS]
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -19,11 +21,18 @@ def run(folder: Path, *arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("hunt", HUNTS)
+@pytest.mark.parametrize("hunt", _ALL)
 def test_what_once_failed(hunt: str, tmp_path: Path) -> None:
+    _require(hunt)
     run(tmp_path, hunt, "--corpus")
 
 
-@pytest.mark.parametrize(("hunt", "count"), HUNTS.items())
-def test_short_run(hunt: str, count: int, tmp_path: Path) -> None:
-    run(tmp_path, hunt, "--count", str(count), "--seed", "1")
+@pytest.mark.parametrize("hunt", _ALL)
+def test_short_run(hunt: str, tmp_path: Path) -> None:
+    _require(hunt)
+    run(tmp_path, hunt, "--count", str(HUNTS[hunt]), "--seed", "1")
+
+
+def _require(hunt: str) -> None:
+    for module in ("starlette", "uvicorn", "prometheus_client") * (hunt in _SERVERS):
+        pytest.importorskip(module)

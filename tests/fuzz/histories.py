@@ -1,0 +1,406 @@
+"""Histories of a pool in the simulated world of tests/pool/world.py: whatever happens, the accounts stay right.
+
+A case is JSON: models, a budget, and tasks, each of which does one thing after another. Which task goes on is drawn
+from the case's own numbers, also at every lock, so that a case is the same each time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import Counter, deque
+
+from fuzz.hunt import PASSED, Finding, Hunt
+from pool.world import KIB, FakeFiles, FakeModel, World, WorldCondition, needs
+from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
+from streamrt.pool import ModelPool
+
+#: Seconds of the world that `close` may take: models are shut one by one, and calls end first.
+_CLOSING = 300.0
+
+
+class _Task(SystemExit):
+    """Ends the thread of a task whose case is over."""
+
+
+class _Anyhow(deque):
+    """Gives what is ready in any order."""
+
+    def __init__(self, rng):
+        super().__init__()
+        self._rng = rng
+
+    def popleft(self):
+        self.rotate(-self._rng.randrange(len(self)))
+        return super().popleft()
+
+
+class _AnyWorld(World):
+    """Threads go on in any order, others may run wherever the lock is taken, and threads can be scarce."""
+
+    def __init__(self, rng, switching):
+        super().__init__()
+        self._ready = _Anyhow(rng)
+        self._rng, self._switching = rng, switching
+        self.accounts = lambda: None  # checked whenever the lock is free
+        self.refused = 0  # threads that are not to be had
+        self.interrupts = set()  # tasks that get a KeyboardInterrupt where they wait next
+        self.over = False
+
+    def condition(self):
+        return _AnyCondition(self)
+
+    def spawn(self, work):
+        if self.refused:
+            self.refused -= 1
+            raise RuntimeError("can't start new thread")
+        super().spawn(work)
+
+    def block(self, condition, timeout):
+        task = self._current
+        notified = super().block(condition, timeout)
+        self._go_on()
+        if condition is not None and task.work in self.interrupts:
+            self.interrupts.discard(task.work)
+            raise KeyboardInterrupt
+        return notified
+
+    def step_aside(self):
+        """Let others run, sometimes."""
+        task = self._current
+        if task and self._rng.random() < self._switching:
+            self._ready.append(task)
+            self._idle.release()
+            task.turn.acquire()
+            self._go_on()
+
+    def _go_on(self):
+        if self.over:
+            raise _Task
+
+    def end(self):
+        """Let the threads of tasks that are left over end, when the case has failed."""
+        self.over = True
+        for task in [*self._ready, *self._waiting]:
+            self._current = task
+            task.turn.release()
+
+
+class _AnyCondition(WorldCondition):
+    def __enter__(self):
+        if self.depth == 0:
+            self._world.step_aside()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        if self.depth == 0 and not self._world.over:
+            self._world.accounts()
+
+    def wait(self, timeout=None):
+        if not self._world.over:
+            self._world.accounts()
+        return super().wait(timeout)
+
+
+class _Model(FakeModel):
+    """One that can fail where it reads."""
+
+    def preload(self):
+        self.files.stumble(self.path)
+        super().preload()
+
+    def rest(self, most=None, window=0):
+        if self.files.clumsy.get(self.path, 0):
+            self.files.clumsy[self.path] -= 1
+            raise WeightsIOError(f"{self.path}: cannot be remapped")
+        return super().rest(most, window)
+
+    def shut(self):
+        if self.files.pool._keeper.changed.depth:  # no thread was to be had for it
+            self.closed = True
+            self.files.open_models.remove(self)
+        else:
+            super().shut()
+
+
+class _Files(FakeFiles):
+    """Several models may have one file, and a header may be unreadable."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options, kind=_Model)
+        self.unread, self.slipping, self.clumsy = {}, {}, {}  # path -> how often measuring, reading, resting fails
+        self.versions = Counter()  # path -> how often it became another file
+
+    def stumble(self, path):
+        if self.slipping.get(path, 0):
+            self.slipping[path] -= 1
+            raise WeightsIOError(f"{path}: unreadable")
+
+    def measure(self, path):
+        self.world.sleep(self.load_seconds / 8)
+        if self.unread.get(path, 0):
+            self.unread[path] -= 1
+            raise WeightsIOError(f"{path}: no header")
+        return super().measure(path)[0], (self.versions[path],)
+
+    def is_another(self, path, identity):
+        return super().is_another(path, identity) or identity != (self.versions[path],)
+
+    def check(self):
+        keeper = self.pool._keeper
+        used, held = Counter(), Counter()
+        for model in self.open_models:
+            used[model.path] += model.used
+        for name, entry in keeper.entries.items():
+            held[entry.path] += keeper.ledger.held(name)
+        if any(used[path] > held[path] for path in used):
+            raise Finding("a model uses more than it holds", f"{used} of {held}")
+        if sum(used.values()) > self.budget:
+            raise Finding("models use more than the budget", f"{used} of {self.budget}")
+
+
+class History:
+    """One case."""
+
+    def __init__(self, story):
+        self.rng = random.Random(story["seed"])
+        self.world = world = _AnyWorld(self.rng, story["switching"])
+        self.files = _Files(
+            world, story["budget"] * KIB, story["load"], story["release"], rounding=story["rounding"] * KIB
+        )
+        self.pool = self.files.pool = ModelPool(
+            story["budget"] * KIB,
+            policy=story["policy"],
+            timeout=story["timeout"],
+            _files=self.files,
+            _runtime=world,
+        )
+        self.timeout = story["timeout"]
+        self.leases = Counter()  # that tasks have, by model
+        self.calls = 0
+        for file, sizes in story["files"].items():
+            self.files.needs[file] = needs(*sizes)
+        world.accounts = self.accounts
+        self.works = [lambda steps=steps: self.task(steps) for steps in story["tasks"]]
+        for work in self.works:
+            world.spawn(work)
+
+    def run(self):
+        try:
+            self.world.run()
+            self.world.refused = 0
+            self.world.spawn(self.end)
+            self.world.run()
+        except AssertionError as error:
+            if "for ever" in str(error):
+                doing = sorted({f"{entry.state.name}" for entry in self.pool._keeper.entries.values()})
+                raise Finding("tasks wait for ever", f"{error}; models are {doing}") from error
+            raise
+        finally:
+            self.world.end()
+        return PASSED if self.calls else "no call"
+
+    # ---- accounts
+
+    def accounts(self):
+        """What must hold whenever nobody has the lock."""
+        keeper = self.pool._keeper
+        ledger, entries = keeper.ledger, keeper.entries
+        held = ledger._held
+        if ledger.total != sum(held.values()) or ledger.total > ledger.budget or min(held.values(), default=0) < 0:
+            raise Finding("the ledger is wrong", f"{held}, total {ledger.total} of {ledger.budget}")
+        if unknown := held.keys() - entries.keys():
+            raise Finding("bytes are held by a model that is not there", f"{unknown}")
+        for name, entry in entries.items():
+            resident = entry.resident
+            if entry.leases < 0 or (entry.leases and resident is None):
+                raise Finding("leases of nothing", f"{name}: {entry.leases}")
+            if resident and resident.closed and not entry.busy:
+                raise Finding("a closed model is kept", name)
+            if resident and (entry.leases > 0) != resident.lent and not entry.busy:
+                raise Finding("a lease and what the model thinks of it differ", f"{name}: {entry.leases}")
+            if entry.leases < self.leases[resident] and resident:
+                raise Finding("a lease was lost", f"{name}: {entry.leases}, tasks have {self.leases[resident]}")
+            if resident is None and not entry.busy and ledger.held(name):
+                raise Finding("bytes are held for a model that is closed", f"{name}: {ledger.held(name)}")
+            if entry.flight and not entry.busy:
+                raise Finding("a flight of nobody", name)
+        lost = [model for model, count in self.leases.items() if count and model.closed]
+        if lost:
+            raise Finding("a leased model was closed", f"{lost}")
+
+    def end(self):
+        """Close the pool, and look whether anything is left."""
+        keeper = self.pool._keeper
+        if any(entry.leases or entry.flight or entry.preloading for entry in keeper.entries.values()):
+            self.world.sleep(_CLOSING)  # prefetches that nobody waits for
+        began = self.world.now()
+        for name, entry in keeper.entries.items():
+            if entry.leases or entry.flight or entry.preloading or (entry.busy and entry.unloading):
+                raise Finding("a lease or a flight never ends", f"{name}: {entry}")
+        self.pool.close()
+        if self.world.now() - began > _CLOSING:
+            raise Finding("closing takes too long", f"{self.world.now() - began} s")
+        if keeper.entries or keeper.ledger.total or self.files.open_models or keeper._line:
+            raise Finding("something is left after the end", f"{keeper.entries} {keeper.ledger._held} {keeper._line}")
+
+    # ---- tasks
+
+    def task(self, steps):
+        threading.current_thread().name = "task"
+        for step in steps:
+            try:
+                getattr(self, f"_{step[0]}")(*step[1:])
+            except (StreamrtError, _Planned, KeyboardInterrupt):
+                self.files.check()
+        self.pool.stats()
+        self.pool.index()
+
+    def _sleep(self, seconds):
+        self.world.sleep(seconds)
+
+    def _register(self, name, file, pin):
+        self.pool.register(name, file, pin)
+
+    def _unregister(self, name, wait):
+        self.pool.unregister(name, wait)
+
+    def _unload(self, name, wait):
+        self.pool.unload(name, wait)
+
+    def _prefetch(self, name, wait):
+        future = self.pool.prefetch(name)
+        until = self.world.now() + self.timeout + _CLOSING
+        while wait and not future.done():
+            if self.world.now() > until:
+                raise Finding("a prefetch never ends", name)
+            self.world.sleep(0.25)
+        if wait:
+            future.result()
+
+    def _lease(self, name, timeout, seconds, grow, inside, ends):
+        began, had = self.world.now(), False
+        limit = self.timeout if timeout is None else timeout
+        try:
+            with self.pool.lease(name, timeout) as model:
+                had = True
+                self.leases[model] += 1
+                try:
+                    self._use(model, seconds, grow, inside, ends)
+                finally:
+                    self.leases[model] -= 1
+        except PoolBusyError:
+            if not had and self.world.now() - began < limit - 1e-6:
+                raise Finding("a lease gives up before its deadline", name) from None
+            raise
+        finally:
+            late = self.world.now() - began - limit
+            if not had and late > 1e-6 and not self.world.over:
+                raise Finding("a lease ends after its deadline", f"{name}: {late} s late")
+
+    def _use(self, model, seconds, grow, inside, ends):
+        if grow and model.grow:
+            model.calls += 1
+            model.budget = model.grow(model.budget + grow * KIB)
+        model.call(seconds)
+        self.calls += 1
+        for step in inside:
+            getattr(self, f"_{step[0]}")(*step[1:])
+        if ends == "planned":
+            raise _Planned
+        if ends == "unreadable":
+            raise WeightsIOError(f"{model.path}: another file")
+
+    def _fail(self, what, file, count):
+        getattr(self.files, what)[file] = count
+
+    def _change(self, file, sizes):
+        """Another file is there from now on: models of the old one find it replaced."""
+        self.files.needs[file] = needs(*sizes)
+        self.files.versions[file] += 1
+
+    def _scarce(self, count):
+        self.world.refused = count
+
+    def _interrupt(self, index):
+        self.world.interrupts.add(self.works[index])
+
+    def _close(self):
+        self.pool.close()
+
+
+class _Planned(Exception):  # noqa: N818
+    """What the user of a lease raises."""
+
+
+class Histories(Hunt):
+    """Random tasks over a few models, of which not all fit."""
+
+    name = "histories"
+    cases = 500
+
+    def make(self, rng: random.Random) -> bytes:
+        files = {f"f{index}": _sizes(rng) for index in range(rng.randint(1, 5))}
+        names = "abcdef"[: rng.randint(1, 6)]
+        full = sum(sizes[0] + sizes[1] for sizes in files.values())
+        tasks = [[_step(rng, names, files, 0) for _ in range(rng.randint(1, 8))] for _ in range(rng.randint(1, 9))]
+        tasks[0][:0] = [["register", name, rng.choice([*files]), rng.random() < 0.1] for name in names]
+        story = {
+            "seed": rng.randrange(1 << 30),
+            "switching": rng.choice([0, 0.1, 0.5]),
+            "budget": max(20, int(full * rng.choice([0.1, 0.3, 0.5, 0.8, 1.2]))),
+            "load": rng.choice([0.01, 1.0, 5.0]),
+            "release": rng.choice([0.0, 0.1, 1.0]),
+            "rounding": rng.choice([0, 0, 1, 5]),
+            "policy": rng.choice(["adaptive", "gdsf", "lru"]),
+            "timeout": rng.choice([0.5, 5.0, 30.0]),
+            "files": files,
+            "tasks": tasks,
+        }
+        return json.dumps(story).encode()
+
+    def check(self, data: bytes) -> str:
+        return History(json.loads(data)).run()
+
+
+def _sizes(rng: random.Random) -> list[int]:
+    weights = rng.choice([rng.randint(1, 40), rng.randint(40, 400)])
+    return [weights, rng.randint(1, 10), rng.randint(1, min(10, weights))]
+
+
+def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: int) -> list[object]:
+    name, file = rng.choice(names), rng.choice([*files])
+    kinds = ["lease"] * 40 + ["prefetch"] * 10 + ["sleep"] * 10 + ["unload"] * 6 + ["unregister"] * 5
+    kinds += ["register"] * 8 + ["fail"] * 8 + ["change"] * 5 + ["scarce"] + ["interrupt"] * 2
+    if depth:
+        kinds = ["lease"] * 4 + ["prefetch", "sleep", "unload", "unregister", "register"]
+    wait = not depth and rng.random() < 0.5  # who has a lease would wait for itself
+    match rng.choice(kinds):
+        case "lease":
+            inside = [_step(rng, names, files, 1)] if not depth and rng.random() < 0.15 else []
+            grow = rng.choice([0] * 8 + [1, 20, 200])
+            ends = rng.choice(["well"] * 8 + ["planned", "unreadable"])
+            return ["lease", name, rng.choice([None, 0, 0.1, 2, 10]), rng.choice([0, 0.1, 1, 3]), grow, inside, ends]
+        case "prefetch":
+            return ["prefetch", name, wait]
+        case "sleep":
+            return ["sleep", rng.choice([0, 0.1, 1, 10, 100])]
+        case "unload":
+            return ["unload", name, wait]
+        case "unregister":
+            return ["unregister", name, wait]
+        case "register":
+            return ["register", name, file, rng.random() < 0.1]
+        case "fail":
+            what = rng.choice(["failing", "failing", "unread", "slipping", "clumsy", "replaced"])
+            return ["fail", what, file, rng.choice([1, 2, 4, 2000])]
+        case "change":
+            return ["change", file, _sizes(rng)]
+        case "scarce":
+            return ["scarce", rng.randint(1, 3)]
+    return ["interrupt", 0]
+
+
+HUNT = Histories()
