@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from streamrt.printable import printable
+from streamrt.format.files import Replacement
 from streamrt.trace import Kind, Span, Trace
 
 #: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
@@ -55,7 +57,11 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
     figure.suptitle(title, fontsize="medium", wrap=True)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:] or None)
+    with Replacement(os.fspath(path)) as file:
+        file.write(picture.getbuffer(), 0)
+        file.commit()
 
 
 def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:

@@ -9,10 +9,10 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from streamrt._core import Report
+from streamrt.format.files import Replacement
 from streamrt.graph import Node
 from streamrt.plan import Plan
 
@@ -133,4 +133,7 @@ def write_perfetto(trace: Trace, path: str | os.PathLike[str]) -> None:
                 "pinned": span.pinned,
             }
         events.append(event)
-    Path(path).write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+    text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
+    with Replacement(os.fspath(path)) as file:
+        file.write(text.encode(), 0)
+        file.commit()

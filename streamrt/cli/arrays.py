@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.errors import InputError
+from streamrt.format.files import Replacement
 from streamrt.ops import Array
 from streamrt.printable import printable
 
@@ -47,22 +48,24 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a .npz file with every array under its name, or a .npy file with the only one.
+    """Write a .npz file with every array under its name, or a .npy file with the only one; complete, or not at all.
 
     Raises:
         InputError: several arrays for a .npy file, or another ending.
         OSError: the file cannot be written.
     """
     check_output(path, list(arrays))
-    with path.open("wb") as file:
-        if path.suffix == ".npz":
-            # Not as keywords of np.savez, where an output could be called "file".
-            with zipfile.ZipFile(file, "w") as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-        else:
-            np.save(file, next(iter(arrays.values())), allow_pickle=False)
+    with Replacement(os.fspath(path)) as replacement:
+        with replacement.stream() as file:
+            if path.suffix == ".npz":
+                # Not as keywords of np.savez, where an output could be called "file".
+                with zipfile.ZipFile(file, "w") as archive:
+                    for name, array in arrays.items():
+                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, array, allow_pickle=False)
+            else:
+                np.save(file, next(iter(arrays.values())), allow_pickle=False)
+        replacement.commit()
 
 
 def check_output(path: Path, names: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """The command line: ``streamrt pack | inspect | run | verify | serve | demo``.
 
-Results go to stdout. An error is one line on stderr and exit code 1 (2 for wrong usage, 130 for Ctrl-C), and a
-traceback only with ``--debug``. A reader of stdout that goes away ends the program quietly.
+Results go to stdout. An error is one line on stderr and exit code 1 (2 for wrong usage), and a traceback only with
+``--debug``. Ctrl-C ends with 130, SIGTERM with 143 (0 for ``serve``, which finishes what is in flight), and files that
+are half made are removed. A reader of stdout that goes away ends the program quietly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from streamrt.budget import format_size
 from streamrt.cli import arguments, serving
 from streamrt.cli.arrays import check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
+from streamrt.cli.ending import ENDING
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
@@ -38,21 +40,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 2
     command: Callable[[argparse.Namespace], None] = args.command
     try:
-        command(args)
-        sys.stdout.flush()
+        with ENDING:
+            command(args)
+            sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # what a shell reports for SIGPIPE
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, SystemExit) as interrupt:
         if args.debug:
             raise
-        print("streamrt: interrupted", file=sys.stderr)
+        terminated = isinstance(interrupt, SystemExit)
+        print("streamrt: terminated" if terminated else "streamrt: interrupted", file=sys.stderr)
         # With its frames goes what it found half made, such as a progress bar, whose end may fail.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         interrupt.__traceback__ = None
         sys.unraisablehook = hook
-        return 130
+        return 143 if terminated else 130
     except Exception as error:
         if args.debug:
             raise

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import threading
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from streamrt._core import Mapping
 from streamrt.budget import format_size
 from streamrt.cli.disk import disk_speed, drop_cache, in_memory
+from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
 from streamrt.graph import Activation, Graph, Node, TensorSpec
@@ -112,14 +112,20 @@ def _stream(size: int, budget: int, folder: Path) -> None:
     if in_memory(folder):
         print("  that folder is memory itself (tmpfs): no disk is read here; --dir chooses another")
     sys.stdout.flush()  # before the progress bars, which go to stderr
-    with _terminable(), tempfile.TemporaryDirectory(prefix="streamrt-demo-", dir=folder) as temporary:
-        path = Path(temporary) / "mlp.safetensors"
+    temporary = folder / f"streamrt-demo-{secrets.token_hex(8)}"
+    try:  # first: a signal may come as soon as the folder is there
+        temporary.mkdir(mode=0o700)
+        path = temporary / "mlp.safetensors"
         _write(path, layers, width)
         speed, way = disk_speed(path)
         x = np.random.default_rng(_SEED).random((1, width), dtype=np.float32)
         before = anonymous_bytes()
         passes, y, watch = _passes(path, budget, x)
         error = _difference(y, _reference(x, layers))
+    finally:
+        ENDING.deferred = True
+        shutil.rmtree(temporary, ignore_errors=True)
+        ENDING.resume()
     if not error <= _TOLERANCE:  # NaN too
         raise StreamrtError(f"the answer is wrong: it differs from NumPy's by {error:.1e} of the largest value")
     _tell("answer", f"right: within {error:.1e} of the largest value of NumPy's in float64")
@@ -280,20 +286,3 @@ def _choose_folder(folder: Path | None, size: int) -> Path:
             "--dir chooses another folder, --size a smaller model",
         )
     return fitting[0]
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

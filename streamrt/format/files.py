@@ -9,7 +9,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from streamrt.errors import WeightsIOError
 
@@ -125,6 +125,10 @@ class Replacement:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
 
+    def stream(self) -> BinaryIO:
+        """The file, to be written from its begin; to be closed before `commit`."""
+        return open(self._fd, "wb", closefd=False)
+
     def settle(self) -> None:
         """Bring to the disk what was written, and let the page cache forget it."""
         with os_errors(self.path):
@@ -176,9 +180,9 @@ class Replacement:
 
     def _discard(self) -> None:
         if self._named:
-            self._named = False
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary, dir_fd=self._folder_fd)
+            self._named = False
         for fd in (self._fd, self._folder_fd):
             if fd >= 0:
                 os.close(fd)

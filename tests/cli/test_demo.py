@@ -12,6 +12,7 @@ import time
 from collections import namedtuple
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,25 @@ def test_an_interrupted_demo_removes_its_files(tmp_path: Path, number: int, code
         _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("module", "name", "before"), [(os, "mkdir", False), (shutil, "rmtree", True)])
+def test_a_signal_while_the_folder_is_made_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, module: Any, name: str, before: bool
+) -> None:
+    original = getattr(module, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        if before:
+            signal.raise_signal(number)
+        original(*arguments, **options)
+        if not before:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(module, name, interrupted)
+    assert cli.main(["demo", "--size", "2MiB", "--budget", "1MiB", "--dir", str(tmp_path)]) == code
     assert list(tmp_path.iterdir()) == []
 
 

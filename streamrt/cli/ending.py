@@ -1,0 +1,58 @@
+"""How a command ends early: Ctrl-C and SIGTERM raise an exception, so that files which are half made are removed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+#: The handlers that are replaced: who installed, or ignores, anything else meant it.
+_USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Ending:
+    """A block in which SIGINT raises `KeyboardInterrupt`, and SIGTERM `SystemExit` with 143. In the main thread only.
+
+    Attributes:
+        deferred: neither is raised before `resume`. To set it calls no function, so that no signal comes in between.
+    """
+
+    def __init__(self) -> None:
+        self.deferred = False
+        self._pending: signal.Signals | None = None
+        self._replaced: list[signal.Signals] = []
+
+    def __enter__(self) -> Self:
+        self.deferred, self._pending, self._replaced = False, None, []
+        if threading.current_thread() is threading.main_thread():
+            for number, usual in _USUAL.items():
+                if signal.getsignal(number) is usual:
+                    self._replaced.append(number)
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in self._replaced:
+            signal.signal(number, _USUAL[number])
+
+    def resume(self) -> None:
+        """End what `deferred` began; raises what came meanwhile."""
+        self.deferred = False
+        if self._pending is not None:
+            self._raise(self._pending)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._pending = signal.Signals(number)
+        if not self.deferred:
+            self._raise(self._pending)
+
+    def _raise(self, number: signal.Signals) -> None:
+        self._pending = None
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+#: Of the command that runs in this process.
+ENDING = Ending()

@@ -1,0 +1,110 @@
+"""Signals in the middle of a command: files are complete or not there, and the exit code says which signal it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import zoo
+from streamrt import cli
+from streamrt.format.files import Replacement
+
+SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With ``mlp.safetensors``, ``x.npy``, and an old ``y.npy``."""
+    zoo.mlp(tmp_path, 16, 32, 8)
+    np.save(tmp_path / "x.npy", zoo.random_input(3, 16))
+    (tmp_path / "y.npy").write_bytes(b"old")
+    return tmp_path
+
+
+def run(folder: Path, *options: str) -> int:
+    return cli.main(["run", *(str(folder / name) for name in ("mlp.safetensors", "x.npy", "y.npy")), *options])
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
+    """A signal comes as soon as this function has ended."""
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        signal.raise_signal(number)
+        return found
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@SIGNALS
+@pytest.mark.parametrize(
+    ("owner", "name", "nameless"),
+    [(np, "save", True), (np, "save", False), (os, "fsync", True), (os, "fsync", False), (os, "link", True)],
+)
+def test_an_output_is_replaced_only_when_it_is_complete(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    owner: Any,
+    name: str,
+    nameless: bool,
+) -> None:
+    if not nameless:
+        monkeypatch.setattr(Replacement, "_open_nameless", lambda self: -1)
+    before = sorted(folder.iterdir())
+    interrupt(monkeypatch, owner, name, number)
+    assert run(folder) == code
+    assert "Traceback" not in capsys.readouterr().err
+    assert (folder / "y.npy").read_bytes() == b"old"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_output_that_cannot_be_written_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any, *arguments: Any, **options: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert run(folder) == 1
+    assert (folder / "y.npy").read_bytes() == b"old"
+
+
+@SIGNALS
+def test_a_trace_is_complete_or_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    calls = 0
+
+    def fsync(fd: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the first file and its folder are written
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert run(folder, "--trace", str(folder / "trace.json")) == code
+    assert np.load(folder / "y.npy").shape == (3, 8)
+    assert not (folder / "trace.json").exists()
+
+
+def test_handlers_are_put_back_and_those_of_others_let_be(folder: Path) -> None:
+    seen: list[int] = []
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(folder) == 0
+        assert signal.getsignal(signal.SIGTERM) is usual
+        signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+        with cli.commands.ENDING:
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert seen == [signal.SIGTERM]
