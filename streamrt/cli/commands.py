@@ -19,7 +19,7 @@ from streamrt.budget import format_size
 from streamrt.cli import arguments, serving
 from streamrt.cli.arrays import check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
-from streamrt.cli.ending import ENDING
+from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
@@ -33,32 +33,32 @@ _BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (without the program's name; default ``sys.argv``) and return its exit code."""
-    parser = _parser()
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:  # argparse has printed help, the version or what is wrong with the usage
-        return stop.code if isinstance(stop.code, int) else 2
-    command: Callable[[argparse.Namespace], None] = args.command
+    debug = False
     try:
         with ENDING:
+            args = _parser().parse_args(argv)
+            debug = args.debug
+            command: Callable[[argparse.Namespace], None] = args.command
             command(args)
             sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # what a shell reports for SIGPIPE
-    except (KeyboardInterrupt, SystemExit) as interrupt:
-        if args.debug:
+    except (KeyboardInterrupt, Terminated) as interrupt:
+        if debug:
             raise
-        terminated = isinstance(interrupt, SystemExit)
+        terminated = isinstance(interrupt, Terminated)
         print("streamrt: terminated" if terminated else "streamrt: interrupted", file=sys.stderr)
         # With its frames goes what it found half made, such as a progress bar, whose end may fail.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         interrupt.__traceback__ = None
         sys.unraisablehook = hook
         return 143 if terminated else 130
+    except SystemExit as stop:  # argparse has printed help, the version or what is wrong with the usage
+        return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
-        if args.debug:
+        if debug:
             raise
         print(f"streamrt: error: {_message(error)}", file=sys.stderr)
         return 1

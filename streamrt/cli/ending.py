@@ -11,8 +11,12 @@ from typing import Any, Self
 _USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
+class Terminated(SystemExit):  # noqa: N818 - as little an error as what it derives from
+    """SIGTERM has come."""
+
+
 class Ending:
-    """A block in which SIGINT raises `KeyboardInterrupt`, and SIGTERM `SystemExit` with 143. In the main thread only.
+    """A block in which SIGINT raises `KeyboardInterrupt`, and SIGTERM `Terminated`. In the main thread only.
 
     Attributes:
         deferred: neither is raised before `resume`. To set it calls no function, so that no signal comes in between.
@@ -35,7 +39,12 @@ class Ending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in self._replaced:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        while self._replaced:
+            number = self._replaced.pop()
             signal.signal(number, _USUAL[number])
 
     def resume(self) -> None:
@@ -51,7 +60,7 @@ class Ending:
 
     def _raise(self, number: signal.Signals) -> None:
         self._pending = None
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
 
 
 #: Of the command that runs in this process.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from streamrt.cli import arguments
+from streamrt.cli.ending import ENDING
 from streamrt.pool.adaptive import POLICIES
 from streamrt.serve.access import TOKEN_VARIABLE, read_token
 from streamrt.serve.settings import Settings
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
         ImportError: the extra ``serve`` is not installed.
         Exception: what `streamrt.serve.main.serve` raises.
     """
+    ENDING.restore()  # asyncio and the server have handlers of their own, and nothing is half made before
     try:
         from streamrt.serve.main import serve
     except ImportError as error:
