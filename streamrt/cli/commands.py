@@ -8,6 +8,7 @@ are half made are removed. A reader of stdout that goes away ends the program qu
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -147,14 +148,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    pack(
-        args.source,
-        args.dest,
-        progress=not args.quiet,
-        max_memory=args.max_memory,
-        max_seconds=args.max_seconds,
-    )
-    print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
+    ENDING.deferred = True  # extension modules of onnx crash when an exception meets their initialisation
+    try:
+        importlib.import_module("streamrt.convert.onnx")
+    except ImportError:
+        pass  # `pack` says what is missing
+    finally:
+        ENDING.resume()
+    pack(args.source, args.dest, progress=not args.quiet)
+    print(f"{args.dest}: {format_size(args.dest.stat().st_size)}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

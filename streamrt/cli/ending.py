@@ -11,7 +11,7 @@ from typing import Any, Self
 _USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
-class Terminated(SystemExit):  # noqa: N818 - as little an error as what it derives from
+class Terminated(SystemExit):
     """SIGTERM has come."""
 
 

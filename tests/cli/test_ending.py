@@ -13,6 +13,7 @@ import pytest
 
 from model import zoo
 from streamrt import cli
+from streamrt.cli import commands
 from streamrt.format.files import Replacement
 
 SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -96,6 +97,21 @@ def test_a_trace_is_complete_or_not_there(
     assert not (folder / "trace.json").exists()
 
 
+@SIGNALS
+def test_onnx_is_imported_before_a_signal_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    imported: list[str] = []
+
+    def importing(name: str) -> None:
+        signal.raise_signal(number)
+        imported.append(name)
+
+    monkeypatch.setattr(commands.importlib, "import_module", importing)
+    assert cli.main(["pack", str(tmp_path / "missing.onnx"), str(tmp_path / "dest.safetensors")]) == code
+    assert imported == ["streamrt.convert.onnx"]
+
+
 def test_handlers_are_put_back_and_those_of_others_let_be(folder: Path) -> None:
     seen: list[int] = []
     usual = signal.getsignal(signal.SIGTERM)
@@ -103,7 +119,7 @@ def test_handlers_are_put_back_and_those_of_others_let_be(folder: Path) -> None:
         assert run(folder) == 0
         assert signal.getsignal(signal.SIGTERM) is usual
         signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-        with cli.commands.ENDING:
+        with commands.ENDING:
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, usual)
