@@ -31,23 +31,7 @@ def serve(settings: Settings, level: str = "info") -> None:
     """
     set_up(sys.stderr, level)
     service = Service(settings)
-    config = uvicorn.Config(
-        make_app(service),
-        http=connection_within(settings.body_timeout),
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        backlog=_BACKLOG,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, round(settings.grace)),
-        h11_max_incomplete_event_size=_MAX_HEAD,
-    )
-    server = _Server(config, service)
+    server = _Server(configure(service), service)
     # From now on no signal is lost. uvicorn takes over, and raises it again at its end, for the handler before its own.
     before = signal.signal(signal.SIGTERM, server.handle_exit)
     try:
@@ -61,6 +45,26 @@ def serve(settings: Settings, level: str = "info") -> None:
         signal.signal(signal.SIGTERM, before)
         service.close()
     log.info("ended")
+
+
+def configure(service: Service) -> uvicorn.Config:
+    """How uvicorn serves ``service``."""
+    return uvicorn.Config(
+        make_app(service),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        backlog=_BACKLOG,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(service.settings.grace)),
+        h11_max_incomplete_event_size=_MAX_HEAD,
+    )
 
 
 class _Server(uvicorn.Server):
