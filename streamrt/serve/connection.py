@@ -57,6 +57,16 @@ class Connection(H11Protocol):
         self._answer.stop()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """The client broke the protocol. Nothing more is read, and what it still waits for is not sent."""
+        if self.cycle is not None and not self.cycle.response_complete:  # its answer would come behind this one
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # an answer has begun, or was the last of this connection
+            self.transport.close()
+
     def cut_off(self, reason: str) -> None:
         """End it now, whatever is still to be sent."""
         log.info("cut off", extra={"fields": {"client": self.client[0] if self.client else "", "reason": reason}})

@@ -234,9 +234,9 @@ class Requests(Hunt):
     async def _over_socket(self, request: dict[str, Any]) -> str:
         pieces = [piece.encode("latin-1") for piece in request["pieces"]]
         answer = await self._exchange(pieces, request["end"], _GUESS)
-        if not answer:
+        if not _final(answer):
             return "no answer"
-        line = b"".join(pieces).split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        line = b"".join(pieces).lstrip(b"\r\n").split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         method, target = (line[0], line[1]) if len(line) > 1 else ("GET", "/")
         return _judge(method, target, *_parse(answer, method))
 
@@ -253,7 +253,7 @@ class Requests(Hunt):
                 return b""
             if end == "half" and writer.can_write_eof():
                 writer.write_eof()
-            while not _is_whole(answer, pieces[0]):
+            while not _is_whole(answer, b"".join(pieces)):
                 chunk = await asyncio.wait_for(reader.read(1 << 16), _PATIENCE if answer else patience)
                 if not chunk:
                     break
@@ -295,7 +295,7 @@ def _direct(rng: random.Random, request: Request) -> dict[str, Any]:
 def _is_whole(answer: bytes, asked: bytes) -> bool:
     head, found, body = _final(answer).partition(b"\r\n\r\n")
     length = re.search(rb"\r\ncontent-length: (\d+)", head, re.IGNORECASE)
-    return bool(found and length and (len(body) >= int(length[1]) or asked.startswith(b"HEAD ")))
+    return bool(found and length and (len(body) >= int(length[1]) or asked.lstrip(b"\r\n").startswith(b"HEAD ")))
 
 
 def _final(answer: bytes) -> bytes:
