@@ -101,7 +101,7 @@ class Requests(Hunt):
     def make(self, rng: random.Random) -> bytes:
         wire = rng.random() < 0.25
         requests = []
-        for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        for _ in range(rng.choice([1, 1, 2, 2, 4])):
             request = make_request(rng)
             if wire:
                 data = on_the_wire(rng, request)
