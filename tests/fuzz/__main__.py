@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
@@ -35,6 +38,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, metavar="FILE", help="go on after the runs of this file, and add to it")
     parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes at once; default %(default)s")
     parser.add_argument("--findings", type=Path, default=Path("findings"), metavar="FOLDER", help="default %(default)s")
+    parser.add_argument(
+        "--group", type=int, metavar="MIB", help="run in a memory cgroup of so many MiB, all processes together"
+    )
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--case", type=int, metavar="I", help="only case I of the seed, in this process; see --write")
     one.add_argument("--input", type=Path, metavar="FILE", help="only this input, in this process")
@@ -49,9 +55,26 @@ def main() -> int:
     hunt: Hunt = importlib.import_module(f"fuzz.{asked.hunt}").HUNT
     if asked.case is not None or asked.input is not None:
         return _one(hunt, asked)
-    if asked.corpus:
-        return _corpus(hunt)
-    return _hunt(hunt, asked)
+    with _group(asked.group) if asked.group else nullcontext():
+        return _corpus(hunt) if asked.corpus else _hunt(hunt, asked)
+
+
+@contextmanager
+def _group(mib: int) -> Iterator[None]:
+    """A memory cgroup of its own for this process, and for those it starts. Page cache counts, too."""
+    spec = importlib.util.spec_from_file_location("cgroup", _FOLDER.parents[1] / "bench" / "process" / "cgroup.py")
+    assert spec and spec.loader  # noqa: PT018
+    sys.modules["cgroup"] = cgroup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cgroup)
+    with cgroup.memory_cgroup(mib << 20) as group:
+        before = group.path.parent / "cgroup.procs"
+        group.procs.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            before.write_text(str(os.getpid()))
+        if (peak := group.peak()) is not None:
+            print(f"the group held at most {peak / (1 << 20):.0f} MiB of {mib}, page cache included", flush=True)
 
 
 def _one(hunt: Hunt, asked: argparse.Namespace) -> int:

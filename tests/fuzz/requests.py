@@ -258,11 +258,11 @@ class Requests(Hunt):
                 if not chunk:
                     break
                 answer += chunk
-        except ConnectionError:
-            pass  # closed before all of the request was read
         except TimeoutError:
             if answer:
                 raise Finding("half an answer", f"{answer!r:.300}") from None
+        except OSError:
+            pass  # closed before all of the request was read
         finally:
             writer.transport.abort()
         return answer
