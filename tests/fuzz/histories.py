@@ -114,7 +114,8 @@ class _Model(FakeModel):
     def rest(self, most=None, window=0):
         if self.files.clumsy.get(self.path, 0):
             self.files.clumsy[self.path] -= 1
-            raise WeightsIOError(f"{self.path}: cannot be remapped")
+            kinds = (WeightsIOError, MemoryError, RuntimeError)  # foreseen, or not
+            raise kinds[self.files.clumsy[self.path] % 3](f"{self.path}: cannot be remapped")
         return super().rest(most, window)
 
     def shut(self):
@@ -225,6 +226,8 @@ class History:
                 raise Finding("a lease was lost", f"{name}: {entry.leases}, tasks have {self.leases[resident]}")
             if resident is None and not entry.busy and ledger.held(name):
                 raise Finding("bytes are held for a model that is closed", f"{name}: {ledger.held(name)}")
+            if resident and not entry.busy and not entry.leases and ledger.held(name) > entry.budget:
+                raise Finding("a model holds more than it was given", f"{name}: {ledger.held(name)} of {entry.budget}")
             if entry.flight and not entry.busy:
                 raise Finding("a flight of nobody", name)
         lost = [model for model, count in self.leases.items() if count and model.closed]
@@ -325,7 +328,7 @@ class History:
         self.world.refused = count
 
     def _interrupt(self, index):
-        self.world.interrupts.add(self.works[index])
+        self.world.interrupts.add(self.works[index % len(self.works)])
 
     def _close(self):
         self.pool.close()
@@ -400,7 +403,7 @@ def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: in
             return ["change", file, _sizes(rng)]
         case "scarce":
             return ["scarce", rng.randint(1, 3)]
-    return ["interrupt", 0]
+    return ["interrupt", rng.randrange(9)]
 
 
 HUNT = Histories()
