@@ -51,7 +51,7 @@ def configure(service: Service) -> uvicorn.Config:
     """How uvicorn serves ``service``."""
     return uvicorn.Config(
         make_app(service),
-        http="h11",
+        http=connection_within(service.settings.body_timeout),
         ws="none",
         loop="asyncio",
         lifespan="on",

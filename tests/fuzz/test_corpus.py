@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 #: Cases of the short run: a few seconds.
-HUNTS: dict[str, int] = {"histories": 200, "requests": 150, "interrupts": 10, "callers": 30}
+HUNTS = {"headers": 1500, "protobufs": 600, "histories": 200, "callers": 30, "requests": 150, "interrupts": 10}
+_SERVERS = ("requests", "interrupts")  # need the server's packages
+_ALL = [pytest.param(hunt, marks=[pytest.mark.extras] * (hunt in _SERVERS)) for hunt in HUNTS]
 
 
 def run(folder: Path, *arguments: str) -> str:

@@ -132,7 +132,7 @@ class WorldCondition:
         self._world.notify(self)
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeModel:
     """Keeps to the rules of `streamrt.pool.resident.Resident`, and checks that the pool does."""
 
@@ -224,6 +224,7 @@ class FakeFiles:
     replaced: dict = field(default_factory=dict)  # path -> how often it is another file
     open_models: list = field(default_factory=list)
     opened: list = field(default_factory=list)  # (time, path), when it began
+    kind: type = FakeModel
     loading: int = 0
     most_loading: int = 0
     peak: int = 0
@@ -245,6 +246,12 @@ class FakeFiles:
         self.unlocked()
         return self.needs[path], (1, 1, 1, 1)
 
+    def is_another(self, path, identity):
+        if self.replaced.get(path, 0):
+            self.replaced[path] -= 1
+            return True
+        return False
+
     def open(self, path, identity, budget):
         self.unlocked()
         self.opened.append((self.world.time, path))
@@ -255,11 +262,10 @@ class FakeFiles:
         if self.failing.get(path, 0):
             self.failing[path] -= 1
             raise WeightsIOError(f"{path}: broken")
-        if self.replaced.get(path, 0):
-            self.replaced[path] -= 1
+        if self.is_another(path, identity):
             raise ReplacedError(path)
         assert budget >= self.needs[path].minimum
-        model = FakeModel(self, path, self.needs[path], budget)
+        model = self.kind(self, path, self.needs[path], budget)
         self.check()
         return model
 
