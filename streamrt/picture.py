@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from streamrt.format.files import Replacement
+from streamrt.printable import printable
 from streamrt.trace import Kind, Span, Trace
 
 #: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
