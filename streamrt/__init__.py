@@ -17,10 +17,10 @@ from streamrt.errors import (
     WeightsIOError,
 )
 from streamrt.format import verify
-from streamrt.memory import MemoryUse
+from streamrt.host.memory import MemoryUse
 from streamrt.model import Model
 from streamrt.plan import Plan
-from streamrt.stats import LayerStats, PassStats
+from streamrt.report.stats import LayerStats, PassStats
 
 if TYPE_CHECKING:
     from streamrt.convert import Layer, pack

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from streamrt.printable import printable
+from streamrt.report.printable import printable
 
 __all__ = [
     "BudgetError",

@@ -14,23 +14,23 @@ import numpy as np
 import streamrt._core as _core
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher, rouse
-from streamrt.budget import Budget, parse_budget
-from streamrt.courtesy import calling
+from streamrt.engine.inputs import Inputs, Result, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
+from streamrt.engine.prepare import Planner, Prepared, Rates, rounded
+from streamrt.engine.session import Session
+from streamrt.engine.turns import Request, Turns
+from streamrt.engine.verification import Verifier
 from streamrt.errors import InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
 from streamrt.format import verify as verify_file
 from streamrt.graph import Graph, TensorSpec
-from streamrt.inputs import Inputs, Result, Shapes, check_inputs, copy_in, copy_out, resolve_shapes, with_batch
-from streamrt.memory import MemoryUse, anonymous_bytes
+from streamrt.host.budget import Budget, parse_budget
+from streamrt.host.memory import MemoryUse, anonymous_bytes
+from streamrt.host.threads import check_threads, limited
+from streamrt.host.yielding import calling
 from streamrt.ops import Array, Shape
 from streamrt.plan import Plan
-from streamrt.planning import Planner, Prepared, Rates, rounded
-from streamrt.session import Session
-from streamrt.stats import LastCall, PassStats
-from streamrt.threads import check_threads, limited
-from streamrt.trace import Trace
-from streamrt.turns import Request, Turns
-from streamrt.verification import Verifier
+from streamrt.report.stats import LastCall, PassStats
+from streamrt.report.trace import Trace
 
 #: What the machine is taken to do in a second until passes have told: bytes from the disk and from memory, and
 #: operations of one thread. Rather too many of these: `predict` then puts more samples into a pass than it need, which

@@ -24,9 +24,9 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from starlette.applications import Starlette
 
-from streamrt.budget import parse_size
+from streamrt.engine.inputs import Result
 from streamrt.errors import InputError, ModelClosedError, UnknownModelError
-from streamrt.inputs import Result
+from streamrt.host.budget import parse_size
 from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.serve.app import make_app

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
-from streamrt.budget import parse_budget, parse_size
 from streamrt.errors import InputError
+from streamrt.host.budget import parse_budget, parse_size
 
 
 def budget(text: str) -> int | str | None:

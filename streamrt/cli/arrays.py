@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamrt.errors import InputError
 from streamrt.format.files import Replacement
 from streamrt.ops import Array
-from streamrt.printable import printable
+from streamrt.report.printable import printable
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from streamrt._version import __version__
-from streamrt.budget import format_size
 from streamrt.cli import arguments, serving
 from streamrt.cli.arrays import check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
@@ -26,8 +25,9 @@ from streamrt.convert import pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
 from streamrt.errors import StreamrtError, UnsupportedModelError
 from streamrt.format import verify
+from streamrt.host.budget import format_size
 from streamrt.model import Model
-from streamrt.printable import printable
+from streamrt.report.printable import printable
 
 _BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none: no limit; auto: what is free"
 
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 def _pack(args: argparse.Namespace) -> None:
     ENDING.deferred = True  # extension modules of onnx crash when an exception meets their initialisation
     try:
-        importlib.import_module("streamrt.convert.onnx")
+        importlib.import_module("streamrt.convert.onnx.importer")
     except ImportError:
         pass  # `pack` says what is missing
     finally:

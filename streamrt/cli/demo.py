@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from streamrt._core import Mapping
-from streamrt.budget import format_size
 from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
 from streamrt.graph import Activation, Graph, Node, TensorSpec
-from streamrt.memory import PROC, anonymous_bytes
+from streamrt.host.budget import format_size
+from streamrt.host.memory import PROC, anonymous_bytes
 from streamrt.model import Model
 from streamrt.ops import Array
-from streamrt.stats import PassStats
+from streamrt.report.stats import PassStats
 
 _DIGITS_BUDGET = 384 << 10
 _SHOWN = 4  # as many as fit in 80 columns

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streamrt.memory import PROC
+from streamrt.host.memory import PROC
 
 _CHUNK = 16 << 20  # where larger requests stop being faster on the disks that were tried
 _MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module does not name it

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from streamrt.budget import format_size, parse_size
 from streamrt.errors import FormatError, InputError
+from streamrt.host.budget import format_size, parse_size
 
 #: The limits that `streamrt.pack` has unless it is told others, in bytes and seconds.
 MAX_MEMORY = 256 << 20

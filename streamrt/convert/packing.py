@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from streamrt.convert import limits
 from streamrt.convert.check import infer, settle_outputs, unknown_operators
 from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.layers import Layer, read_layers
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, LimitError, Limits
 from streamrt.convert.probes import Probe, trials
-from streamrt.convert.rewrite import rewrite
 from streamrt.convert.weights import Array
 from streamrt.errors import FormatError, StreamrtError, UnsupportedModelError
 from streamrt.format import Segment, Source, write
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from streamrt.convert.onnx import OnnxSource
+    from streamrt.convert.onnx.importer import OnnxSource
 
 _Kept = TypeVar("_Kept", UnsupportedModelError, FormatError)
 #: Converts a source, finding what depends on its dynamic extents with the probes.
@@ -142,7 +142,7 @@ def _is_torch_module(source: object) -> bool:
 
 def _onnx_source(source: Any) -> OnnxSource:
     try:
-        from streamrt.convert.onnx import OnnxSource
+        from streamrt.convert.onnx.importer import OnnxSource
     except ImportError as error:
         raise ImportError("packing an ONNX model needs the onnx package, the extra streamrt[onnx]") from error
     with _as_format_error():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from streamrt.convert.onnx import OnnxSource
+from streamrt.convert.onnx.importer import OnnxSource
 from streamrt.convert.weights import Weight
 from streamrt.errors import UnsupportedModelError
 

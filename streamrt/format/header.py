@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from streamrt._core import crc32c
-from streamrt.courtesy import give_way
 from streamrt.errors import FormatError
 from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
 from streamrt.graph import Graph
+from streamrt.host.yielding import give_way
 
 VERSION = "1"
 #: The keys of ``__metadata__`` that begin with this are the format's own.

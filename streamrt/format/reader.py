@@ -15,7 +15,7 @@ from streamrt.format import layout as _layout
 from streamrt.format.files import drop_cache, expect_sequential, open_regular, progress_bar, read_exactly
 from streamrt.format.layout import Tensor
 from streamrt.graph import Graph
-from streamrt.printable import printable
+from streamrt.report.printable import printable
 
 
 @dataclass(frozen=True, slots=True)

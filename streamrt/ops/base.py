@@ -31,7 +31,7 @@ import streamrt._core as _core
 from streamrt.errors import FormatError
 from streamrt.graph import Attr, Node
 from streamrt.ops.epilogue import IDENTITY, Epilogue, epilogue_of
-from streamrt.printable import printable
+from streamrt.report.printable import printable
 
 Shape = tuple[int, ...]
 Array = NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from streamrt.courtesy import give_way
+from streamrt.host.yielding import give_way
 from streamrt.plan.pipeline import Outcome, Pipeline
 
 #: Steps of simulations that one search may take after its first: about a fiftieth of a second.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamrt.courtesy import give_way
+from streamrt.host.yielding import give_way
 from streamrt.plan.types import NodeWeights, Tile
 
 #: Passes that are simulated: in the first the disk has no lead yet, the last is like all that would follow.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from streamrt.courtesy import give_way
+from streamrt.host.yielding import give_way
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
 
 

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from streamrt.budget import format_size
 from streamrt.errors import (
     ModelClosedError,
     ModelTooLargeError,
@@ -25,6 +24,7 @@ from streamrt.errors import (
     UnknownModelError,
     WeightsIOError,
 )
+from streamrt.host.budget import format_size
 from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip

@@ -11,8 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self, cast
 
-from streamrt.budget import Budget, parse_budget
 from streamrt.errors import InputError
+from streamrt.host.budget import Budget, parse_budget
 from streamrt.model import Model
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Protocol
 
 import streamrt._core as _core
-from streamrt.budget import Budget
-from streamrt.courtesy import guest
+from streamrt.engine.prepare import Planner, Prepared, Rates
+from streamrt.engine.session import Session
 from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
 from streamrt.graph import Graph
+from streamrt.host.budget import Budget
+from streamrt.host.yielding import guest
 from streamrt.model import _DISK, _MEMORY, _OPERATIONS, Model
 from streamrt.ops import Shape
 from streamrt.plan import Plan
-from streamrt.planning import Planner, Prepared, Rates
 from streamrt.pool.admission import STEPS, Needs
-from streamrt.session import Session
-from streamrt.stats import PassStats
-from streamrt.trace import Trace
+from streamrt.report.stats import PassStats
+from streamrt.report.trace import Trace
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
 _WINDOW = 8 << 20

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from streamrt.courtesy import guest
+from streamrt.host.yielding import guest
 
 #: Seconds for which a condition is waited for at a time, a day: locks refuse to wait for infinity, or for 300 years.
 LONGEST_WAIT = 86400.0

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
+from streamrt.engine.inputs import Result
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
-from streamrt.inputs import Result
 from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.pool import ModelPool

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from streamrt.engine.inputs import batch_of
 from streamrt.errors import StreamrtError, UnknownModelError
 from streamrt.format import read_header
 from streamrt.graph import TensorSpec
-from streamrt.inputs import batch_of
 from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
 from streamrt.pool.entry import pause_after

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from streamrt.engine.inputs import Result, describe
 from streamrt.graph import TensorSpec
-from streamrt.inputs import Result, describe
 from streamrt.ops import Array
 from streamrt.serve.protocol import ProtocolError, parse_json, to_array, to_floats, to_lists
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from streamrt.inputs import Result
+from streamrt.engine.inputs import Result
 from streamrt.ops import Array, Shape
 
 #: Of a model's tensors, the protocol's names.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from streamrt.engine.inputs import check_inputs, describe
 from streamrt.errors import InputError
-from streamrt.inputs import check_inputs, describe
 from streamrt.pool import ModelPool
 from streamrt.serve.access import Gate
 from streamrt.serve.batching import Batcher, QueueFullError, Results

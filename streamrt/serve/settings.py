@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamrt.budget import Budget
 from streamrt.errors import InputError
+from streamrt.host.budget import Budget
 from streamrt.serve.access import LEAST_HELD
 
 _MIB = 1 << 20

@@ -109,7 +109,7 @@ def test_onnx_is_imported_before_a_signal_is_heard(
 
     monkeypatch.setattr(commands.importlib, "import_module", importing)
     assert cli.main(["pack", str(tmp_path / "missing.onnx"), str(tmp_path / "dest.safetensors")]) == code
-    assert imported == ["streamrt.convert.onnx"]
+    assert imported == ["streamrt.convert.onnx.importer"]
 
 
 def test_handlers_are_put_back_and_those_of_others_let_be(folder: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import streamrt
 from convert.support import onnx, ops, random, run_packed
-from streamrt.convert.onnx_ops import CONVERSIONS
+from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.format import read_header
 
 #: Operators without a conversion that are worked out when packing: from the extents of an input, or from constants.

@@ -10,7 +10,7 @@ import pytest
 
 import streamrt
 from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
-from streamrt.convert import onnx_facts
+from streamrt.convert.onnx import facts
 
 node = onnx.helper.make_node
 BATCH = {"x": ("N", 3, 8, 8)}
@@ -26,7 +26,7 @@ def check_batches(model: Any, folder: Path) -> list[str]:
 @pytest.mark.parametrize("lazy", [False, True])
 def test_constant_subgraphs_are_folded(lazy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if lazy:
-        monkeypatch.setattr(onnx_facts, "_LAZY", 0)
+        monkeypatch.setattr(facts, "_LAZY", 0)
     nodes = [
         node("Transpose", ["w"], ["t"], perm=[1, 0]),
         node("Exp", ["t"], ["e"]),

@@ -12,8 +12,8 @@ import pytest
 import streamrt
 from convert.support import NEWEST, check, integers, make_model, onnx, random
 from streamrt.convert.limits import Limits
-from streamrt.convert.onnx_evaluate import check_cost, evaluate
-from streamrt.convert.onnx_infer import Fact, InferenceError, infer_shapes
+from streamrt.convert.onnx.evaluate import check_cost, evaluate
+from streamrt.convert.onnx.infer import Fact, InferenceError, infer_shapes
 
 node = onnx.helper.make_node
 helper = onnx.helper

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import streamrt
 from convert.support import expected, make_model, onnx, random, run_packed
-from streamrt.convert import onnx_data, packing
+from streamrt.convert import packing
+from streamrt.convert.onnx import data as onnx_data
 from streamrt.format import read_header
 
 node = onnx.helper.make_node
@@ -146,7 +147,7 @@ MEMORY = """
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) >> 10
 
-    import streamrt.convert.onnx
+    import streamrt.convert.onnx.importer
     before = peak = figure()
     running = True
 

@@ -9,7 +9,7 @@ import pytest
 
 import streamrt
 from convert.support import Array, check, integers, make_model, onnx, ops, random
-from streamrt.convert.onnx_strided import before, permutation_of
+from streamrt.convert.onnx.strided import before, permutation_of
 
 node = onnx.helper.make_node
 FLAT = node("Reshape", ["x", "minus"], ["flat"])

@@ -11,7 +11,7 @@ import pytest
 
 from core.files import BLOCK, PAGE, MakeFile
 from streamrt._core import Mapping, Prefetcher
-from streamrt.memory import anonymous_bytes
+from streamrt.host.memory import anonymous_bytes
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 SlowReads = Callable[[float], dict[str, str]]

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from format.attacks.make import Draft
-from streamrt import arena
-from streamrt.arena import Block
+from streamrt.engine.prepare import Planner, Rates
 from streamrt.errors import BudgetError, FormatError
 from streamrt.format import read_header
 from streamrt.format.header import from_json
 from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.plan import Extent, NodeWeights, all_weights
 from streamrt.plan.tiling import frugal
-from streamrt.planning import Planner, Rates
-from streamrt.program import compile_program
+from streamrt.program import arena
+from streamrt.program.arena import Block
+from streamrt.program.compile import compile_program
 
 MIB = 1 << 20
 RATES = Rates(disk=2e9, memory=2e10, flops=1e11)
@@ -166,7 +166,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(dict(inputs))
         return compile_program(made, params, inputs, **kwargs)
 
-    monkeypatch.setattr("streamrt.planning.compile_program", counted)
+    monkeypatch.setattr("streamrt.engine.prepare.compile_program", counted)
     return found
 
 

@@ -15,7 +15,7 @@ CODE = """
         procs.write(str(os.getpid()))
     import numpy as np, streamrt
     from streamrt._core import Mapping
-    from streamrt.memory import anonymous_bytes
+    from streamrt.host.memory import anonymous_bytes
     x = np.random.default_rng(1).standard_normal((batch, 4096), np.float32)
     before = anonymous_bytes()
     over = threading.Event()

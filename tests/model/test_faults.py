@@ -17,7 +17,7 @@ from model import zoo
 from streamrt import Model
 from streamrt._core import Mapping
 from streamrt.format import read_header
-from streamrt.memory import anonymous_bytes
+from streamrt.host.memory import anonymous_bytes
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 
 from markers import thorough
 from model import zoo
+from streamrt.engine.prepare import Planner, Rates
 from streamrt.errors import BudgetError
 from streamrt.format import read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
-from streamrt.planning import Planner, Rates
 
 MIB = 1 << 20
 RATES = Rates(disk=2e9, memory=2e10, flops=1e11)

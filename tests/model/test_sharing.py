@@ -314,7 +314,7 @@ def test_a_budget_can_be_changed_between_calls(large):
     with Model(large.path, "40MiB") as model:
         for budget in ("40MiB", "12MiB", "56MiB", None, "8MiB"):
             model.set_budget(budget)
-            assert model.budget == streamrt.budget.parse_budget(budget)
+            assert model.budget == streamrt.host.budget.parse_budget(budget)
             zoo.assert_close(model(x), large.answer(x))
             if model.budget is not None:
                 assert model.plan.total <= model.budget
@@ -360,7 +360,7 @@ def test_a_budget_that_is_too_small_changes_nothing(large):
 
 def test_auto_is_read_anew_and_counts_the_workspace_as_free(small, monkeypatch):
     room = [1 << 30]
-    monkeypatch.setattr(streamrt.memory, "available", lambda proc: room[0])
+    monkeypatch.setattr(streamrt.host.memory, "available", lambda proc: room[0])
     with Model(small.path, "auto") as model:
         before = model.budget
         assert before < 1 << 30

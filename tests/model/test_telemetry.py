@@ -14,7 +14,7 @@ from streamrt import LayerStats, Model, PassStats
 from streamrt._core import ItemReport
 from streamrt.graph import Node
 from streamrt.plan import HUGE, Plan, Range, Tile
-from streamrt.trace import PassTrace, Trace
+from streamrt.report.trace import PassTrace, Trace
 
 MIB = 1 << 20
 MS = 1_000_000  # in nanoseconds

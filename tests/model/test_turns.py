@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from model.zoo import eventually
-from streamrt import turns
+from streamrt.engine import turns
+from streamrt.engine.turns import Request, Turns
 from streamrt.errors import StreamrtError
 from streamrt.graph import TensorSpec
-from streamrt.turns import Request, Turns
 
 WAIT = 30  # seconds, after which a test has failed
 

@@ -11,8 +11,8 @@ import pytest
 import streamrt
 from model import zoo
 from streamrt import Model
+from streamrt.engine.verification import Verifier
 from streamrt.format import read_header
-from streamrt.verification import Verifier
 
 BUDGETS = [None, "40MiB", "16MiB", "4MiB"]
 

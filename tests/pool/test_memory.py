@@ -9,7 +9,7 @@ import pytest
 import streamrt
 from markers import thorough
 from model import zoo
-from streamrt.memory import anonymous_bytes
+from streamrt.host.memory import anonymous_bytes
 
 MIB = 1 << 20
 
@@ -21,7 +21,7 @@ CODE = """
             procs.write(str(os.getpid()))
     import numpy as np, streamrt
     from streamrt._core import Mapping
-    from streamrt.memory import anonymous_bytes
+    from streamrt.host.memory import anonymous_bytes
     x = np.random.default_rng(1).standard_normal((4, 1024), np.float32)
 
     def warm():  # BLAS has as many buffers as it is called by threads at once, in nobody's budget

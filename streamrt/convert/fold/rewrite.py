@@ -1,0 +1,219 @@
+"""Folding: a draft becomes a smaller one that computes the same.
+
+In this order: nodes that do nothing go, and a shape that only leads to another; activations spelled out in arithmetic
+become one node; padding moves into the window operator behind it; BatchNormalization and per-channel arithmetic go into
+the weights before them; a sum goes into the convolution that computes the last of its terms; element-wise activations
+go into the node that computes their input; BatchNormalization and gates before a 1 x 1 convolution go into that. An
+intermediate result that is an output of the graph stays one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamrt.convert import limits
+from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.fold.affine import fold_affine
+from streamrt.convert.fold.scaled import fuse_scalings
+from streamrt.convert.fold.spelled import recognise_activations
+from streamrt.convert.probes import Shape
+from streamrt.graph import Activation, Attr
+
+_ACTIVATIONS = frozenset(
+    (
+        *("Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish"),
+        *("LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"),
+    )
+)
+#: Operators with one output that they write themselves: an activation can be their last step.
+_COMPUTING = frozenset(
+    (
+        *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
+        *(
+            "MaxPool",
+            "AveragePool",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+        ),
+        *("DepthToSpace", "InstanceNormalization", "Max", "Min", "Resize"),
+    )
+)
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """Fold ``draft`` in place. ``shapes`` holds the shape of every tensor for some extents of the inputs."""
+    _drop_identities(draft)
+    _skip_reshapes(draft)
+    recognise_activations(draft, shapes)
+    draft.prune()
+    _merge_pads(draft)
+    fold_affine(draft, shapes)
+    _fuse_residuals(draft, shapes)
+    _fuse_activations(draft)
+    fuse_scalings(draft, shapes)
+    draft.prune()
+
+
+def _drop_identities(draft: Draft) -> None:
+    """Readers of an Identity read its input. One between an input, or an output, of the graph and an output stays."""
+    outputs = {spec.name for spec in draft.outputs}
+    producers = draft.producers()
+    instead: dict[str, str] = {}  # tensor -> the one that readers use
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        limits.current().check_time()
+        node.inputs = [instead.get(name, name) for name in node.inputs]
+        if node.op != "Identity" or node.activation is not None:
+            kept.append(node)
+            continue
+        source, target = node.inputs[0], node.outputs[0]
+        if target not in outputs:
+            instead[target] = source
+        elif source in producers and source not in outputs:
+            # The output's name is the one that must survive.
+            producer = producers[source]
+            producer.outputs = [target if name == source else name for name in producer.outputs]
+            producers[target] = producer
+            instead[source] = target
+            for other in kept:
+                other.inputs = [target if name == source else name for name in other.inputs]
+            instead.update({name: target for name, by in instead.items() if by == source})
+        else:
+            kept.append(node)
+    draft.nodes = kept
+
+
+def _skip_reshapes(draft: Draft) -> None:
+    """A Reshape of a Reshape reads that one's input: through a flat tensor the batch would be lost."""
+    producers = draft.producers()
+    for node in draft.nodes:
+        while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
+            if earlier.op != "Reshape" or earlier.activation or "extents" in node.attrs or "extents" in earlier.attrs:
+                break
+            shape = _joined(node.attrs["shape"], earlier.attrs["shape"])
+            if shape is None:
+                break
+            node.inputs[0], node.attrs["shape"] = earlier.inputs[0], shape
+
+
+def _joined(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
+    """The shape that has the effect of one Reshape after another; None if it cannot be written."""
+    assert isinstance(shape, tuple)
+    assert isinstance(earlier, tuple)
+    joined = []
+    for axis, extent in enumerate(shape):
+        # What is kept of a rest, or of an axis that is not there, has no number.
+        if extent == 0 and (axis >= len(earlier) or earlier[axis] == -1):
+            return None
+        joined.append(int(earlier[axis] if extent == 0 else extent))
+    return tuple(joined)
+
+
+def _merge_pads(draft: Draft) -> None:
+    """Zeros around the input of a convolution, or what its pooling ignores or counts anyway, become its ``pads``."""
+    readers, producers = draft.readers(), draft.producers()
+    for node in draft.nodes:
+        limits.current().check_time()
+        pad = producers.get(node.inputs[0]) if node.inputs else None
+        if pad is None or pad.op != "Pad" or pad.activation or readers[pad.outputs[0]] != 1:
+            continue
+        merged = _merged_pads(node, pad)
+        if merged is None:
+            continue
+        node.inputs[0] = pad.inputs[0]
+        node.attrs["pads"] = merged
+        node.attrs.pop("auto_pad", None)
+        if node.op == "AveragePool":
+            node.attrs["count_include_pad"] = 1
+        draft.nodes = [other for other in draft.nodes if other is not pad]
+
+
+def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
+    """The pads of ``node`` with those of the Pad before it, or None when that would change the result."""
+    if node.op not in ("Conv", "MaxPool", "AveragePool") or pad.attrs.get("mode") != "constant":
+        return None
+    kernel = node.attrs["kernel_shape"]
+    amounts = pad.attrs["pads"]
+    assert isinstance(kernel, tuple)
+    assert isinstance(amounts, tuple)
+    rank = len(amounts) // 2
+    spatial = rank - 2
+    begins, ends = amounts[2:rank], amounts[rank + 2 :]
+    if spatial != len(kernel) or any(amounts[:2]) or any(amounts[rank : rank + 2]) or min((*begins, *ends)) < 0:
+        return None
+    if str(node.attrs.get("auto_pad", "NOTSET")).startswith("SAME"):
+        return None
+    own = node.attrs.get("pads", (0,) * (2 * spatial))
+    assert isinstance(own, tuple)
+    merged = tuple(int(a + b) for a, b in zip(own, (*begins, *ends), strict=True))
+    value = pad.attrs.get("value", 0.0)
+    assert isinstance(value, int | float)
+    if node.op == "Conv":
+        return merged if value == 0 else None
+    if node.attrs.get("ceil_mode") or any(p >= k for p, k in zip(merged, kernel * 2, strict=True)):
+        return None
+    if node.op == "MaxPool":
+        return merged if value <= -_FLOAT_MAX else None
+    counted = bool(node.attrs.get("count_include_pad")) or not any(own)
+    return merged if value == 0 and counted else None
+
+
+def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
+    """``Add(Conv(x), y)``, with y there before the convolution runs, becomes a Conv with y as its fourth input."""
+    if len({spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}) > 1:
+        return  # batches that may differ, which shapes under a probe do not show
+    readers, producers = draft.readers(), draft.producers()
+    place = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        kept.append(node)
+        if node.op != "Add" or node.activation or len({shapes[name] for name in (*node.inputs, *node.outputs)}) != 1:
+            continue
+        if all(extent == 1 for extent in shapes[node.outputs[0]][2:]):
+            continue  # the convolution is a Gemm
+        first, last = sorted(node.inputs, key=lambda name: place.get(name, -1))
+        product = producers.get(last)
+        if product is None or first in draft.params or readers[last] != 1 or not _takes_residual(product, draft):
+            continue
+        product.inputs += [""] * (3 - len(product.inputs)) + [first]
+        product.outputs = list(node.outputs)
+        producers[node.outputs[0]] = product
+        place[node.outputs[0]] = place[last]
+        kept.pop()
+    draft.nodes = kept
+
+
+def _takes_residual(node: DraftNode, draft: Draft) -> bool:
+    """Whether ``node`` is a convolution that is a product with a matrix of weights: not a depthwise one."""
+    if node.op != "Conv" or node.activation or len(node.inputs) > 3:
+        return False
+    return node.attrs.get("group", 1) == 1 or draft.params[node.inputs[1]].shape[1] > 1
+
+
+def _fuse_activations(draft: Draft) -> None:
+    """An activation becomes the last step of the node whose output it alone reads."""
+    readers, producers = draft.readers(), draft.producers()
+    kept: list[DraftNode] = []
+    for node in draft.nodes:
+        producer = producers.get(node.inputs[0]) if node.inputs else None
+        if (
+            node.op in _ACTIVATIONS
+            and node.activation is None
+            and producer is not None
+            and producer.op in _COMPUTING
+            and producer.activation is None
+            and readers[node.inputs[0]] == 1
+        ):
+            producer.activation = Activation(node.op, dict(node.attrs))
+            producer.outputs = list(node.outputs)
+            producers[node.outputs[0]] = producer
+        else:
+            kept.append(node)
+    draft.nodes = kept

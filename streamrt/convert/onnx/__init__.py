@@ -1,0 +1,1 @@
+"""Reading ONNX: a file a family of operators; `importer` begins, and goes from node to node."""

@@ -1,0 +1,392 @@
+"""Where the values of ONNX tensors lie, and how they are reached without reading them all.
+
+Three places: the file of the model itself, a file beside it (external data), or a message in memory. The first would
+make the protobuf parser hold the whole model, so `load_skeleton` walks the wire format
+(https://protobuf.dev/programming-guides/encoding) over a mapping of the file, parses everything but the large tensors'
+``raw_data``, and tells where those lie.
+
+The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
+range is checked against the size of its file. Each file is mapped once, by the compiled core, whose mappings survive a
+file that is cut short.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from streamrt._core import Mapping
+from streamrt.convert.onnx.infer import first_line
+from streamrt.convert.weights import AnyArray, Weight
+from streamrt.errors import FormatError, WeightsIOError
+
+#: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
+_LARGE = 64 << 10
+_MAX_ELEMENTS = 2**40
+
+# Field numbers of onnx.proto: the way to each tensor, and the tensor's values.
+_MODEL_GRAPH = 7
+_GRAPH_NODE = 1
+_GRAPH_INITIALIZER = 5
+_NODE_ATTRIBUTE = 5
+_ATTRIBUTE_TENSOR = 5
+_TENSOR_RAW_DATA = 9
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class Range(NamedTuple):
+    """Bytes of the model's file."""
+
+    offset: int
+    length: int
+
+
+class Skeleton(NamedTuple):
+    """A model without its large tensors, and where the file has them.
+
+    ``initializers`` is keyed by index in ``graph.initializer``, ``attributes`` by index of the node and of its
+    attribute.
+    """
+
+    model: onnx.ModelProto
+    initializers: dict[int, Range]
+    attributes: dict[tuple[int, int], Range]
+
+
+def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
+    """Parse an ONNX file, leaving its large tensors where they are.
+
+    Raises:
+        FormatError: not an ONNX file.
+        WeightsIOError: it cannot be read.
+    """
+    try:
+        data = memoryview(files.open(path))
+    except FormatError as error:  # it has no bytes
+        raise FormatError(f"{path} is not an ONNX file: {error}") from error
+    walk = _Walk(data)
+    try:
+        model = onnx.ModelProto.FromString(walk.model(Range(0, len(data))))
+    except Exception as error:  # a broken wire format, or protobuf's own kind of error
+        files.check()
+        raise FormatError(f"{path} is not an ONNX file: {first_line(error)}") from error
+    files.check()
+    return Skeleton(model, walk.initializers, walk.attributes)
+
+
+def check_texts(model: onnx.ModelProto) -> None:
+    """Raise `FormatError` unless the names in a model are text: protobuf hands out as bytes what is none."""
+    if any(not isinstance(text, str) for text in _texts(model)):
+        raise FormatError("the ONNX model holds a name that is not UTF-8")
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    graph = model.graph
+    yield from (entry.domain for entry in model.opset_import)
+    yield from _texts_of_nodes(graph.node)
+    for function in model.functions:
+        yield from (function.name, function.domain, function.overload, *function.input, *function.output)
+        yield from (*function.attribute, *(entry.domain for entry in function.opset_import))
+        yield from _texts_of_nodes(function.node)
+    for tensor in graph.initializer:
+        yield from _texts_of_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def _texts_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
+        yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            yield from _texts_of_tensor(attribute.t)
+
+
+def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield from (entry.key, entry.value)
+
+
+class _Walk:
+    """Copies a serialised model field by field, leaving out large ``raw_data``."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._nodes = 0
+        self._tensors = 0
+        self.initializers: dict[int, Range] = {}
+        self.attributes: dict[tuple[int, int], Range] = {}
+
+    def model(self, span: Range) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            out.append(_message(number, self._graph(value)) if number == _MODEL_GRAPH else self._copy(field))
+        return b"".join(out)
+
+    def _graph(self, span: Range) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            if number == _GRAPH_INITIALIZER:
+                wire, left_out = self._tensor(value)
+                if left_out:
+                    self.initializers[self._tensors] = left_out
+                self._tensors += 1
+                out.append(_message(number, wire))
+            elif number == _GRAPH_NODE and value.length >= _LARGE:
+                out.append(_message(number, self._node(value)))
+                self._nodes += 1
+            else:
+                self._nodes += number == _GRAPH_NODE
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _node(self, span: Range) -> bytes:
+        out = []
+        attribute = 0
+        for number, field, value in self._fields(span):
+            if number == _NODE_ATTRIBUTE:
+                out.append(_message(number, self._attribute(value, attribute)))
+                attribute += 1
+            else:
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _attribute(self, span: Range, index: int) -> bytes:
+        out = []
+        for number, field, value in self._fields(span):
+            if number == _ATTRIBUTE_TENSOR:
+                wire, left_out = self._tensor(value)
+                if left_out:
+                    self.attributes[self._nodes, index] = left_out
+                out.append(_message(number, wire))
+            else:
+                out.append(self._copy(field))
+        return b"".join(out)
+
+    def _tensor(self, span: Range) -> tuple[bytes, Range | None]:
+        out = []
+        left_out = None
+        for number, field, value in self._fields(span):
+            if number == _TENSOR_RAW_DATA and value.length >= _LARGE:
+                left_out = value
+            else:
+                out.append(self._copy(field))
+        return b"".join(out), left_out
+
+    def _copy(self, span: Range) -> bytes:
+        return bytes(self._data[span.offset : span.offset + span.length])
+
+    def _fields(self, span: Range) -> Iterator[tuple[int, Range, Range]]:
+        """Number, whole extent and extent of the value of each field of a message; number 0 for a scalar."""
+        at, end = span.offset, span.offset + span.length
+        while at < end:
+            start = at
+            tag, at = self._varint(at, end)
+            number, kind = tag >> 3, tag & 7
+            value = at
+            if kind == _VARINT:
+                _, at = self._varint(at, end)
+            elif kind == _FIXED64:
+                at += 8
+            elif kind == _FIXED32:
+                at += 4
+            elif kind == _BYTES:
+                length, value = self._varint(at, end)
+                at = value + length
+            else:
+                raise ValueError(f"wire type {kind} at byte {start}")
+            if at > end:
+                raise ValueError(f"a field at byte {start} reaches past the end of its message")
+            yield number if kind == _BYTES else 0, Range(start, at - start), Range(value, at - value)
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                break
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+        raise ValueError(f"a broken number at byte {at}")
+
+
+def _message(number: int, wire: bytes) -> bytes:
+    head = bytearray()
+    for value in (number << 3 | _BYTES, len(wire)):
+        while value >= 0x80:
+            head.append(value & 0x7F | 0x80)
+            value >>= 7
+        head.append(value)
+    return bytes(head) + wire
+
+
+class SourceFiles:
+    """The files that a model is read from, each of them mapped once. Closed by `close`."""
+
+    def __init__(self) -> None:
+        self._mappings: dict[str, Mapping] = {}
+
+    def open(self, path: Path) -> Mapping:
+        """The mapping of a regular file.
+
+        Raises:
+            FormatError: it is no regular file, or empty.
+            WeightsIOError: it cannot be opened.
+        """
+        name = os.path.realpath(path)
+        if name not in self._mappings:
+            try:
+                status = Path(name).stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise FormatError(f"{path} is not a regular file")
+                if not status.st_size:
+                    raise FormatError(f"{path} is empty")
+            except OSError as error:
+                raise WeightsIOError(f"cannot open {path}: {error.strerror}") from error
+            except ValueError as error:
+                raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
+            self._mappings[name] = Mapping(name)
+            self._mappings[name].read_ahead()
+        return self._mappings[name]
+
+    def check(self) -> None:
+        """Raise `WeightsIOError` if a file is not what it was when it was opened."""
+        for mapping in self._mappings.values():
+            mapping.check()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(mapping.size for mapping in self._mappings.values())
+
+    def close(self) -> None:
+        """Unmap all files, once no array looks at them any more."""
+        for mapping in self._mappings.values():
+            mapping.retire()
+
+
+class TensorReader:
+    """Makes a `Weight` of a `TensorProto`, wherever its values are.
+
+    Args:
+        path: the model's file; None for a model in memory that came from nowhere, which can have no external data.
+        files: has the files open.
+    """
+
+    def __init__(self, path: Path | None, files: SourceFiles) -> None:
+        self._path = path
+        self._files = files
+
+    def weight(self, tensor: TensorProto, left_out: Range | None = None) -> Weight:
+        """The weight; ``left_out`` says where the model's file holds the values that were not parsed.
+
+        Raises:
+            FormatError: an unknown type, a wrong shape, or a range that is not in its file.
+            WeightsIOError: the file cannot be opened.
+        """
+        shape = tuple(tensor.dims)
+        if any(dim < 0 for dim in shape) or math.prod(shape) > _MAX_ELEMENTS:
+            raise FormatError(f"tensor {tensor.name!r} has an impossible shape {shape}")
+        try:
+            dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        except (KeyError, TypeError, ValueError):
+            raise FormatError(f"tensor {tensor.name!r} has an unknown data type {tensor.data_type}") from None
+        if tensor.data_location == TensorProto.EXTERNAL:
+            return self._external(tensor, shape, dtype)
+        if left_out is not None:
+            assert self._path is not None
+            return self._mapped(
+                self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor)
+            )
+        array = to_array(tensor)  # parsed now, so that a broken one is found before anything is written
+        return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: to_array(tensor), shape, dtype)
+
+    def _external(self, tensor: TensorProto, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Weight:
+        where = f"tensor {tensor.name!r}"
+        if self._path is None:
+            raise FormatError(f"{where} has external data, but the model did not come from a file: pass its path")
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        path = _inside(self._path.parent, entries.get("location", ""), where)
+        offset = _count(entries.get("offset", "0"), f"{where}: offset")
+        expected = math.prod(shape) * dtype.itemsize
+        length = _count(entries["length"], f"{where}: length") if "length" in entries else expected
+        return self._mapped(path, tensor.name, offset, length, shape, dtype, _sub_byte(tensor))
+
+    def _mapped(
+        self,
+        path: Path,
+        name: str,
+        offset: int,
+        length: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        packed: bool,
+    ) -> Weight:
+        """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
+        expected = math.prod(shape) * dtype.itemsize
+        if packed or length != expected:
+            raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
+        little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
+        if not length:
+            return Weight.of(np.empty(shape, little))
+        try:
+            mapping = self._files.open(path)
+        except FormatError as error:
+            raise FormatError(f"tensor {name!r}: {error}") from error
+        except WeightsIOError as error:
+            raise WeightsIOError(f"tensor {name!r}: {error}") from error
+        if offset + length > mapping.size:
+            raise FormatError(
+                f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {mapping.size}"
+            )
+        return Weight.of(np.ndarray(shape, little, memoryview(mapping), offset))
+
+
+def _sub_byte(tensor: TensorProto) -> bool:
+    return tensor.data_type in (
+        getattr(TensorProto, name, -1) for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "STRING")
+    )
+
+
+def to_array(tensor: TensorProto) -> AnyArray:
+    """The values of a tensor in memory; `FormatError` if they are not what it says."""
+    try:
+        return onnx.numpy_helper.to_array(tensor)
+    except Exception as error:  # the package raises several unrelated types
+        raise FormatError(f"tensor {tensor.name!r}: {first_line(error)}") from error
+
+
+def _inside(folder: Path, location: str, where: str) -> Path:
+    """The file at ``location`` in ``folder``, which it may not leave: neither by its parts nor by a link."""
+    parts = location.replace("\\", "/").split("/")
+    if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
+        raise FormatError(f"{where}: external data at {location!r:.200}, expected a path inside the model's folder")
+    root = folder.resolve()
+    path = (root / location).resolve()
+    if not path.is_relative_to(root):
+        raise FormatError(f"{where}: external data at {location!r:.200} leads out of the model's folder by a link")
+    return path
+
+
+def _count(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise FormatError(f"{what} is {text!r:.80}, expected a number")
+    return int(text)
+
+
+def type_name(code: int) -> str:
+    """The name of a `TensorProto.DataType`, or its number if it has none."""
+    return str(TensorProto.DataType.Name(code)) if code in TensorProto.DataType.values() else str(code)

@@ -1,0 +1,135 @@
+"""Conversion of the ONNX operators that work value by value, those that leave values as they are included."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from streamrt.convert.onnx.node import OnnxNode, converts
+from streamrt.convert.weights import Weight
+from streamrt.graph import Attr
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+@converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish")
+def plain_activation(node: OnnxNode) -> None:
+    """Those without attributes."""
+    node.emit(node.op, [node.operand(0)])
+
+
+@converts("Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt")
+def function(node: OnnxNode) -> None:
+    """Functions of one value, without attributes."""
+    node.emit(node.op, [node.operand(0)])
+
+
+@converts("Selu")
+def selu(node: OnnxNode) -> None:
+    """``gamma`` times an Elu."""
+    alpha, gamma = node.float_("alpha", 1.67326319217681884765625), node.float_("gamma", 1.05070102214813232421875)
+    inner = node.emit("Elu", [node.operand(0)], {"alpha": alpha}, [node.temporary("elu")])
+    factor = node.new_weight(f"{node.proto.output[0]}.gamma", Weight.of(np.asarray(gamma, np.float32)))
+    node.emit("Mul", [inner, factor])
+
+
+@converts("Pow")
+def pow_(node: OnnxNode) -> None:
+    """A square, which normalisation is often written with, is a product; an exponent may be an integer."""
+    if not node.is_constant(1):
+        node.emit("Pow", [node.operand(0), node.operand(1)])
+        return
+    exponent = node.constant(1, "exponent", most=None)
+    if exponent.size == 1 and float(exponent.reshape(())) == 2.0 and exponent.ndim <= node.rank(0):
+        node.emit("Mul", [node.operand(0), node.operand(0)])
+    elif exponent.dtype.kind in "iu":
+        name = node.new_weight(f"{node.proto.output[0]}.exponent", Weight.of(exponent))
+        node.emit("Pow", [node.operand(0), name])
+    else:
+        node.emit("Pow", [node.operand(0), node.operand(1)])
+
+
+@converts("LeakyRelu", "Elu", "Swish")
+def activation_of_alpha(node: OnnxNode) -> None:
+    """Those with ``alpha``."""
+    alpha = node.float_("alpha", 0.01 if node.op == "LeakyRelu" else 1.0)
+    node.emit(node.op, [node.operand(0)], {"alpha": alpha})
+
+
+@converts("HardSigmoid")
+def hard_sigmoid(node: OnnxNode) -> None:
+    """``max(0, min(1, alpha * x + beta))``."""
+    node.emit(node.op, [node.operand(0)], {"alpha": node.float_("alpha", 0.2), "beta": node.float_("beta", 0.5)})
+
+
+@converts("Gelu")
+def gelu(node: OnnxNode) -> None:
+    """Exact, or approximated by tanh."""
+    node.emit("Gelu", [node.operand(0)], {"approximate": node.text("approximate", "none", ("none", "tanh"))})
+
+
+@converts("Clip")
+def clip(node: OnnxNode) -> None:
+    """Bounds are attributes until opset 10 and inputs after; an infinite one is none."""
+    attrs: dict[str, Attr] = {}
+    for index, name in enumerate(("min", "max"), 1):
+        if node.opset < 11:
+            bound = node.float_(name, finite=False) if node.has(name) else None
+        else:
+            bound = node.scalar(index, name)
+        if bound is None or (bound <= -_FLOAT_MAX if name == "min" else bound >= _FLOAT_MAX):
+            continue
+        if not math.isfinite(bound):
+            raise node.problem(f"{name} is {bound}")
+        attrs[name] = bound
+    node.emit("Clip", [node.operand(0)], attrs)
+
+
+@converts("PRelu")
+def prelu(node: OnnxNode) -> None:
+    """Its slope is a weight."""
+    node.weight(1, "slope")
+    node.emit("PRelu", [node.operand(0), node.operand(1)])
+
+
+@converts("Add", "Sub", "Mul", "Div")
+def arithmetic(node: OnnxNode) -> None:
+    """Of two tensors, either of which may be a weight."""
+    node.emit(node.op, [node.operand(0), node.operand(1)])
+
+
+@converts("Neg")
+def neg(node: OnnxNode) -> None:
+    """A product with -1, which folds as any other; Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
+    minus = node.new_weight(f"{node.proto.output[0]}.minus", Weight.of(np.asarray(-1.0, np.float32)))
+    node.emit("Mul", [node.operand(0), minus])
+
+
+@converts("Sum", "Max", "Min")
+def variadic(node: OnnxNode) -> None:
+    """Of one tensor it is that tensor."""
+    inputs = [node.operand(index) for index in range(node.count())]
+    node.emit(node.op if len(inputs) > 1 else "Identity", inputs)
+
+
+@converts("Identity")
+def identity(node: OnnxNode) -> None:
+    """Dropped later, unless it stands between an input and an output."""
+    node.emit("Identity", [node.any_operand(0)])
+
+
+@converts("Constant")
+def constant(node: OnnxNode) -> None:
+    """The kinds whose value is an array of numbers never get here."""
+    raise node.problem("a sparse or textual value")
+
+
+@converts("Dropout")
+def dropout(node: OnnxNode) -> None:
+    """Does nothing in inference."""
+    node.ignore("ratio", "seed")
+    node.only_first_output("mask")
+    if node.given(2) and node.scalar(2, "training_mode"):
+        raise node.problem("input 2 (training_mode) is true")
+    node.emit("Identity", [node.operand(0)])

@@ -1,0 +1,246 @@
+"""Computing a node from constants, by the reference implementation of the ``onnx`` package.
+
+It is plain NumPy where it is not a loop in Python, and cannot be interrupted. So nothing is computed but operators
+whose memory and time are known from the shapes of their inputs and outputs, and these are held against the limits
+first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TypeProto
+from onnx.reference import ReferenceEvaluator
+
+from streamrt.convert import limits
+from streamrt.convert.onnx.infer import first_line, schema_of
+from streamrt.convert.probes import Shape
+from streamrt.convert.weights import AnyArray
+from streamrt.errors import FormatError
+
+_BOOL = np.dtype(np.bool_)
+
+
+class _Sizes(NamedTuple):
+    """Shapes and elements of the inputs, and the elements of all outputs together."""
+
+    shapes: tuple[Shape, ...]
+    inputs: tuple[int, ...]
+    outputs: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.inputs) + self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What computing an operator takes.
+
+    Attributes:
+        outputs: bytes at most for each byte of the outputs, these included.
+        inputs: bytes of temporaries at most for each byte of the inputs.
+        seconds: for these sizes and this node, about; only of what is not a few passes over memory.
+        more: elements of further temporaries.
+    """
+
+    outputs: int = 2
+    inputs: int = 0
+    seconds: Callable[[NodeProto, _Sizes], float] | None = None
+    more: Callable[[NodeProto, _Sizes], int] | None = None
+
+
+def _of_loops(node: NodeProto, sizes: _Sizes) -> float:
+    """A loop in Python over all elements, and over indices that have none."""
+    return 2e-6 * (sizes.outputs + sum(math.prod(max(extent, 1) for extent in shape) for shape in sizes.shapes))
+
+
+def _of_product(node: NodeProto, sizes: _Sizes) -> float:
+    """Each element of the result is a sum over an axis of the first input."""
+    return 1e-9 * sizes.outputs * max(sizes.shapes[0], default=1)
+
+
+def _of_padding(node: NodeProto, sizes: _Sizes) -> float:
+    """What repeats values does so step by step."""
+    return 2e-5 * sizes.outputs if any(a.name == "mode" and a.s != b"constant" for a in node.attribute) else 0.0
+
+
+def _of_windows(node: NodeProto, sizes: _Sizes) -> float:
+    """A loop in Python over the elements of the result, and in it one over the window."""
+    return sizes.outputs * (1e-5 + 1e-6 * _window(node, sizes))
+
+
+def _of_patches(node: NodeProto, sizes: _Sizes) -> float:
+    """A product with every window of the input, gathered in Python."""
+    return 1e-6 * _patches(node, sizes)
+
+
+def _of_interpolation(node: NodeProto, sizes: _Sizes) -> float:
+    """For each element of the result a loop in Python over the input."""
+    return 1e-5 * sizes.outputs * sizes.inputs[0]
+
+
+def _coordinates(node: NodeProto, sizes: _Sizes) -> int:
+    """Those of each element of the result, in four arrays at most."""
+    return 4 * len(sizes.shapes[0]) * sizes.outputs
+
+
+def _window(node: NodeProto, sizes: _Sizes) -> int:
+    """Elements of the window, without channels."""
+    for attribute in node.attribute:
+        if attribute.name == "kernel_shape":
+            return math.prod(int(extent) for extent in attribute.ints)
+    return math.prod(sizes.shapes[1][2:]) if len(sizes.shapes) > 1 else 1
+
+
+def _padded(node: NodeProto, sizes: _Sizes) -> int:
+    """Elements of the input with all that may be put around it, in four arrays at most."""
+    around = sum(abs(int(value)) for a in node.attribute if a.name in ("pads", "kernel_shape") for value in a.ints)
+    around += sum(sizes.shapes[1]) if len(sizes.shapes) > 1 else 0
+    extents = sizes.shapes[0]
+    return 4 * math.prod(extents[:2]) * math.prod(extent + around for extent in extents[2:])
+
+
+def _patches(node: NodeProto, sizes: _Sizes) -> int:
+    """Elements of every window of the input beside each other, in three arrays at most, and of the input."""
+    positions = sizes.outputs // max(1, math.prod(sizes.shapes[1][:1])) * math.prod(sizes.shapes[0][1:2])
+    return 3 * positions * _window(node, sizes) + _padded(node, sizes)
+
+
+def _sorted(node: NodeProto, sizes: _Sizes) -> int:
+    """Indices along each axis, and those that sort."""
+    return 2 * (len(sizes.shapes[0]) + 3) * sizes.inputs[0]
+
+
+_MOVED = _Cost(2)
+_VALUES = _Cost(2)
+_REDUCED = _Cost(3, 3)
+_COSTS: dict[str, _Cost] = {
+    # what moves values
+    **dict.fromkeys(
+        (
+            *("Cast", "CastLike", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike"),
+            *("Flatten", "Gather", "Identity", "NonZero", "Range", "Reshape", "Shape", "Size", "Slice"),
+            *("SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"),
+        ),
+        _MOVED,
+    ),
+    # what works value by value
+    **dict.fromkeys(
+        (
+            *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh"),
+            *("Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Ceil", "Clip"),
+            *("Cos", "Div", "Equal", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less"),
+            *("LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal"),
+            *("Relu", "Round", "Sign", "Sin", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "Xor"),
+        ),
+        _VALUES,
+    ),
+    # the same, with temporaries
+    **dict.fromkeys(
+        (
+            *("BatchNormalization", "Compress", "CumSum", "Elu", "HardSigmoid", "HardSwish"),
+            *("InstanceNormalization", "LayerNormalization", "LeakyRelu", "LogSoftmax", "Mean", "OneHot", "PRelu"),
+            *("QuantizeLinear", "Selu", "Sigmoid", "Softmax", "Softplus", "Swish"),
+            *("Celu", "Shrink", "Softsign", "ThresholdedRelu"),
+        ),
+        _Cost(4, 2),
+    ),
+    **dict.fromkeys(
+        (
+            *("ArgMax", "ArgMin", "GlobalAveragePool", "GlobalMaxPool", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+            *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+        ),
+        _REDUCED,
+    ),
+    "DequantizeLinear": _Cost(3),
+    # what takes longer than memory does
+    **dict.fromkeys(("Erf", "Gelu", "LRN"), _Cost(40, 8, _of_loops)),
+    **dict.fromkeys(("GatherElements", "GatherND", "ScatterElements", "ScatterND"), _Cost(40, 20, _of_loops)),
+    **dict.fromkeys(("Gemm", "MatMul"), _Cost(4, 2, _of_product)),
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _Cost(8, 8, _of_windows, _padded)),
+    "Conv": _Cost(8, 8, _of_patches, _patches),
+    "Pad": _Cost(2, 1, _of_padding),
+    "Resize": _Cost(8, 8, _of_interpolation, _coordinates),
+    "TopK": _Cost(4, 4, more=_sorted),
+}
+
+
+def can_evaluate(node: NodeProto) -> bool:
+    """Whether the operator is one that is computed from constants; windows with holes take too much."""
+    holes = any(a.name == "dilations" and any(value != 1 for value in a.ints) for a in node.attribute)
+    return node.op_type in _COSTS and not holes
+
+
+def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Sequence[Shape]) -> int | None:
+    """Elements of the output at most, where inference cannot tell its shape; None if that is not known.
+
+    ``values`` are those of the inputs that are small, ``shapes`` the shapes of all.
+    """
+    match node.op_type:
+        case "Range" if len(values) == 3 and all(v is not None and v.size == 1 for v in values):
+            start, limit, delta = (v.reshape(-1)[0].item() for v in values if v is not None)
+            count = abs((limit - start) / delta) + 1 if delta else math.inf
+            return int(count) if math.isfinite(count) else None
+        case "NonZero":
+            return max(1, len(shapes[0])) * math.prod(shapes[0])
+        case "Compress":
+            return math.prod(shapes[0])
+        case "GreaterOrEqual" | "LessOrEqual":  # of which some versions are functions, without inference
+            with contextlib.suppress(ValueError):
+                return math.prod(np.broadcast_shapes(*shapes))
+    return None
+
+
+def check_cost(node: NodeProto, inputs: Sequence[tuple[Shape, int]], outputs: int, itemsize: int) -> None:
+    """Raise `LimitError` if computing a node takes too much.
+
+    Args:
+        node: an operator that can be evaluated.
+        inputs: shape and bytes of an element of each input that is given.
+        outputs: elements of all outputs, at most.
+        itemsize: bytes of each of these.
+    """
+    cost = _COSTS[node.op_type]
+    shapes = tuple(shape for shape, _ in inputs)
+    sizes = _Sizes(shapes, tuple(math.prod(shape) for shape in shapes), outputs)
+    taken = cost.outputs * outputs * max(itemsize, 4)
+    taken += cost.inputs * sum(size * max(width, 4) for size, (_, width) in zip(sizes.inputs, inputs, strict=True))
+    if cost.more is not None:
+        taken += 8 * cost.more(node, sizes)
+    limits.current().check_memory(taken)
+    limits.current().check_time(cost.seconds(node, sizes) if cost.seconds is not None else 0.0)
+
+
+def evaluate(node: NodeProto, opset: int, feeds: Mapping[str, AnyArray], name: str) -> AnyArray:
+    """Output ``name`` of a node whose cost has been checked.
+
+    Raises:
+        FormatError: the node is malformed, or does not fit its inputs.
+    """
+    schema = schema_of(node.op_type, opset)
+    version = opset if schema is None else max(opset, schema.since_version)
+    plain = NodeProto()
+    plain.CopyFrom(node)
+    plain.domain = ""
+    # Types of inputs and outputs are not looked at; the names are.
+    graph = onnx.helper.make_graph(
+        [plain],
+        "fold",
+        [onnx.helper.make_value_info(n, TypeProto()) for n in feeds],
+        [onnx.helper.make_value_info(name, TypeProto())],
+    )
+    try:
+        with np.errstate(all="ignore"):
+            (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(feeds))
+    except Exception as error:  # whatever the reference implementation meets in a malformed node
+        raise FormatError(
+            f"node {node.name or name!r} ({node.op_type}) cannot be evaluated: {first_line(error)}"
+        ) from error
+    return np.asarray(value)

@@ -1,0 +1,272 @@
+"""What can be known of the tensors of an ONNX graph before it runs: types, shapes, values.
+
+Nodes are taken one by one in order. Those that depend on constants only are folded: at once when the result is small,
+else when the weight is written, so that packing holds one large tensor at a time. The shapes of all others come from
+ONNX's own inference, once for each probe (see `streamrt.convert.probes`), and what a model computes from shapes
+(``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) is computed for each probe too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto
+
+from streamrt.convert import limits
+from streamrt.convert.onnx.data import to_array
+from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate, most_elements
+from streamrt.convert.onnx.infer import SHOWN, Fact, InferenceError, has_subgraph, infer_shapes
+from streamrt.convert.probes import Shape
+from streamrt.convert.weights import AnyArray, Weight
+from streamrt.errors import FormatError
+
+#: Results of folding from this size on are computed when they are written.
+_LAZY = 1 << 20
+#: What is computed from the extents of the inputs is known up to this size: exporters write steps of layout as indices,
+#: one for each value of a tensor.
+_KNOWN = 16 << 20
+#: No folded tensor has more elements: far beyond any weight, and small enough that a hostile model cannot ask for more.
+_MAX_ELEMENTS = 2**34
+#: Constants that are computed when they are written are computed from each other in at most so many steps.
+_MAX_DEPTH = 64
+
+_RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
+)
+#: Operators that only look at a tensor differently.
+_VIEWS = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
+
+
+@dataclass(slots=True)
+class Facts:
+    """Everything known of a graph.
+
+    Attributes:
+        opset: version of the default operator set.
+        constants: the tensors that are the same in every run.
+        by_probe: the others, by name, for each probe. A tensor that no inference reaches is missing.
+        errors: why the shapes of a node's outputs could not be inferred, by the name of its first output.
+    """
+
+    opset: int
+    constants: dict[str, Weight]
+    by_probe: tuple[dict[str, Fact], ...]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def learn(self, node: NodeProto) -> None:
+        """Work out the outputs of a node whose inputs have been worked out."""
+        if node.domain not in ("", "ai.onnx") or has_subgraph(node):
+            return
+        with limits.current().at(describe(node)):
+            limits.current().check_time()
+            self._learn(node)
+
+    def _learn(self, node: NodeProto) -> None:
+        names = [name for name in node.input if name]
+        pure = node.op_type not in _RANDOM and can_evaluate(node)
+        if pure and names and all(name in self.constants for name in names):
+            self._fold(node)
+            return
+        for facts in self.by_probe:
+            self._infer(node, facts, pure)
+        for name in node.output:
+            values = [facts[name].value if name in facts else None for facts in self.by_probe]
+            first = values[0]
+            if first is not None and all(v is not None and np.array_equal(v, first) for v in values):
+                self.constants[name] = Weight.of(first)
+
+    def shapes(self, name: str) -> list[Shape] | None:
+        """The shape of a tensor under each probe, or None when it is not known under one of them."""
+        if name in self.constants:
+            return [self.constants[name].shape] * len(self.by_probe)
+        shapes = [facts[name].shape if name in facts else None for facts in self.by_probe]
+        return None if None in shapes else shapes  # type: ignore[return-value]
+
+    def is_known(self, name: str) -> bool:
+        """Whether a tensor is a constant, or depends on nothing but the extents of the inputs."""
+        return name in self.constants or all(name in facts and facts[name].value is not None for facts in self.by_probe)
+
+    def values(self, name: str) -> list[AnyArray] | None:
+        """The value of a known tensor under each probe; None of any other."""
+        if name in self.constants:
+            weight = self.constants[name]
+            if weight.computed:
+                limits.current().check_memory(weight.nbytes)
+            return [weight.load()] * len(self.by_probe)
+        values = [facts[name].value if name in facts else None for facts in self.by_probe]
+        return None if any(value is None for value in values) else values  # type: ignore[return-value]
+
+    def dtype(self, name: str) -> np.dtype[Any] | None:
+        """The type of a tensor's elements, or None when it is not known."""
+        if name in self.constants:
+            return self.constants[name].dtype
+        fact = self.by_probe[0].get(name)
+        return None if fact is None else fact.dtype
+
+    def _fold(self, node: NodeProto) -> None:
+        known = {name: _shown(self.constants[name]) for name in node.input if name}
+        reason = "its shape cannot be inferred"
+        try:
+            inferred = infer_shapes(node, self.opset, known)
+        except InferenceError as error:
+            inferred, reason = {}, str(error)
+        for name in node.output:
+            if not name:
+                continue
+            fact = inferred.get(name)
+            if fact is not None and fact.shape is not None:
+                self.constants[name] = self._folded(node, name, fact, fact.shape)
+                continue
+            most = _most_elements(node, known)
+            if most is None:
+                raise FormatError(f"{describe(node)} cannot be evaluated: {reason}")
+            self.constants[name] = self._computed(node, name, most, 8)
+
+    def _folded(self, node: NodeProto, name: str, fact: Fact, shape: Shape) -> Weight:
+        """Output ``name``, of which type and shape are known: a view of an input, a small array, or a promise."""
+        if math.prod(shape) > _MAX_ELEMENTS:
+            raise FormatError(f"{describe(node)} makes a constant of shape {shape}: too large")
+        first = self.constants[node.input[0]]
+        if node.op_type in _VIEWS:
+            if math.prod(shape) != first.size:
+                raise FormatError(f"{describe(node)} cannot be evaluated: shape {first.shape} to {shape}")
+            return _view(node, first, shape, lambda array: array.reshape(shape))
+        if node.op_type == "Transpose":
+            axes = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), tuple(range(len(shape)))[::-1])
+            if sorted(axes) != list(range(len(first.shape))):
+                raise FormatError(f"{describe(node)} cannot be evaluated: perm {axes} of shape {first.shape}")
+            return _view(node, first, shape, lambda array: array.transpose(axes))
+        if node.op_type == "ConstantOfShape":
+            given = [to_array(a.t).reshape(-1) for a in node.attribute if a.name == "value"]
+            fill = given[0] if given else np.zeros(1, np.float32)
+            if fill.size != 1:
+                raise FormatError(f"{describe(node)} cannot be evaluated: attribute 'value' has {fill.size} values")
+            return Weight.of(np.broadcast_to(fill[0], shape))
+        elements = math.prod(shape)
+        if elements * fact.dtype.itemsize < _LAZY:
+            return self._computed(node, name, elements, fact.dtype.itemsize)
+        weights = self._inputs(node)
+        depth = 1 + max(_checked_depth(node, weight) for weight in weights.values())
+        _check_cost(node, weights, elements, fact.dtype.itemsize)
+        return Weight(
+            lambda: _evaluate(node, self.opset, weights, name, elements, fact.dtype.itemsize),
+            shape,
+            fact.dtype,
+            computed=True,
+            depth=depth,
+        )
+
+    def _computed(self, node: NodeProto, name: str, elements: int, itemsize: int) -> Weight:
+        """Output ``name``, computed now."""
+        value = _evaluate(node, self.opset, self._inputs(node), name, elements, itemsize)
+        limits.current().hold(value.nbytes)
+        return Weight.of(value)
+
+    def _inputs(self, node: NodeProto) -> dict[str, Weight]:
+        return {name: self.constants[name] for name in node.input if name}
+
+    def _infer(self, node: NodeProto, facts: dict[str, Fact], pure: bool) -> None:
+        known = {}
+        for name in node.input:
+            if name in self.constants:
+                known[name] = _shown(self.constants[name])
+            elif name in facts:
+                known[name] = facts[name]
+        if len(known) != len({name for name in node.input if name}):
+            return
+        try:
+            inferred = infer_shapes(node, self.opset, known)
+        except InferenceError as error:
+            self.errors.setdefault(node.output[0], str(error))
+            return
+        facts.update(inferred)
+        values: dict[str, AnyArray] = {}
+        if node.op_type in ("Shape", "Size") and (shape := known[node.input[0]].shape) is not None:
+            values[node.output[0]] = _measure(node, shape)
+        elif pure and known and all(fact.value is not None for fact in known.values()):
+            values = self._values(node, known, inferred)
+        for name, value in values.items():
+            limits.current().hold(value.nbytes)
+            facts[name] = Fact(value.dtype, value.shape, value)
+
+    def _values(self, node: NodeProto, known: dict[str, Fact], inferred: dict[str, Fact]) -> dict[str, AnyArray]:
+        """The values of the outputs, from those of the inputs; none where they are large or of unknown size."""
+        sizes = {}
+        for name in node.output:
+            fact = inferred.get(name)
+            if fact is not None and fact.shape is not None:
+                sizes[name] = math.prod(fact.shape), fact.dtype.itemsize
+            elif name and (most := _most_elements(node, known)) is not None:
+                sizes[name] = most, 8
+            elif name:
+                return {}
+        if any(elements * itemsize > _KNOWN for elements, itemsize in sizes.values()):
+            return {}
+        weights = {name: Weight.of(fact.value) for name, fact in known.items() if fact.value is not None}
+        return {name: _evaluate(node, self.opset, weights, name, *size) for name, size in sizes.items()}
+
+
+def describe(node: NodeProto) -> str:
+    """A node as messages name it."""
+    return f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
+
+
+def _shown(weight: Weight) -> Fact:
+    return Fact(weight.dtype, weight.shape, weight.load() if weight.nbytes <= SHOWN else None)
+
+
+def _view(node: NodeProto, weight: Weight, shape: Shape, rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
+    """A weight seen through a function; at once if it is small."""
+    if _checked_depth(node, weight) or weight.nbytes >= _LAZY:
+        return weight.view(shape, rearrange)
+    return Weight.of(rearrange(weight.load()))
+
+
+def _checked_depth(node: NodeProto, weight: Weight) -> int:
+    if weight.depth >= _MAX_DEPTH:
+        raise FormatError(f"{describe(node)} is computed from constants in more than {_MAX_DEPTH} steps")
+    return weight.depth
+
+
+def _most_elements(node: NodeProto, known: dict[str, Fact]) -> int | None:
+    facts = [known[name] for name in node.input if name]
+    shapes = [fact.shape for fact in facts if fact.shape is not None]
+    return most_elements(node, [fact.value for fact in facts], shapes) if len(shapes) == len(facts) else None
+
+
+def _check_cost(node: NodeProto, weights: dict[str, Weight], elements: int, itemsize: int) -> None:
+    given = [weights[name] for name in node.input if name]
+    check_cost(node, [(weight.shape, weight.dtype.itemsize) for weight in given], elements, itemsize)
+
+
+def _evaluate(
+    node: NodeProto, opset: int, weights: dict[str, Weight], name: str, elements: int, itemsize: int
+) -> AnyArray:
+    """Output ``name`` of a node, of at most so many elements."""
+    allowed = limits.current()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(allowed.at(describe(node)))
+        stack.enter_context(allowed.computing())
+        feeds = {}
+        for given, weight in weights.items():
+            if weight.computed:
+                stack.enter_context(allowed.holding(weight.nbytes))
+            feeds[given] = weight.load()
+        _check_cost(node, weights, elements, itemsize)
+        value = evaluate(node, opset, feeds, name)
+        allowed.check_time()
+        # A view would keep all of what it is a part of.
+        return value if value.base is None or value.nbytes >= _LAZY else value.copy()
+
+
+def _measure(node: NodeProto, shape: Shape) -> AnyArray:
+    """The value of a ``Shape`` or ``Size`` node."""
+    if node.op_type == "Size":
+        return np.asarray(math.prod(shape), np.int64)
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    return np.asarray(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)

@@ -1,0 +1,114 @@
+"""The functions that an ONNX model brings along: calls of them become the nodes that they are made of.
+
+A function may call others, so that a small file stands for any number of nodes. How many there will be, and of which
+size, is counted before the ``onnx`` package makes them; that a function calls itself is found on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import onnx
+from onnx import FunctionProto, GraphProto, NodeProto
+from onnx.inliner import inline_local_functions
+
+from streamrt.convert import limits
+from streamrt.convert.onnx.infer import first_line
+from streamrt.errors import FormatError
+
+#: Functions call each other no deeper: compiled code recurses, too.
+_MAX_DEPTH = 64
+#: Bytes of memory for each byte of a serialised node, while there are two messages and their bytes.
+_COPIES = 8
+#: Bytes, and seconds, that a node takes beside those.
+_NODE_BYTES, _NODE_SECONDS = 512, 2e-5
+#: Bytes by which a call makes the names inside longer.
+_SUFFIX = 32
+
+_Key = tuple[str, str, str]
+
+
+class _Size(NamedTuple):
+    nodes: int
+    names: int  # places where a name, or an attribute of the caller, is put in
+    nbytes: int
+    depth: int
+
+
+def inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
+    """The nodes with the model's own functions replaced by what they are made of; large tensors stay out of it.
+
+    Raises:
+        FormatError: a function calls itself, or is malformed.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+    if len(functions) != len(model.functions):
+        raise FormatError("the ONNX model has two functions of one name")
+    if not any(_key(node) in functions for node in _all(nodes)):
+        return nodes
+    counter = _Counter(functions)
+    size = counter.of_nodes(nodes)
+    largest = max(nodes, key=lambda node: counter.of_nodes([node]).nbytes)
+    with limits.current().at(f"node {largest.name!r} ({largest.op_type})"):
+        limits.current().check_memory(_COPIES * size.nbytes + _NODE_BYTES * size.nodes)
+        limits.current().check_time(_NODE_SECONDS * size.nodes)
+    graph = GraphProto(name=model.graph.name, input=model.graph.input, output=model.graph.output, node=nodes)
+    called = [functions[key] for key in counter.sizes]
+    small = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=called, graph=graph)
+    try:
+        return list(inline_local_functions(small).graph.node)
+    except Exception as error:  # the compiled code raises several unrelated types
+        raise FormatError(f"the functions of the ONNX model cannot be inlined: {first_line(error)}") from error
+
+
+class _Counter:
+    """Counts what nodes become, each function once."""
+
+    def __init__(self, functions: dict[_Key, FunctionProto]) -> None:
+        self._functions = functions
+        self.sizes: dict[_Key, _Size] = {}
+        self._open: list[_Key] = []
+
+    def of_nodes(self, nodes: Iterable[NodeProto]) -> _Size:
+        sizes = [self._of_call(node) for node in _all(nodes)]
+        return _Size(
+            sum(size.nodes for size in sizes),
+            sum(size.names for size in sizes),
+            sum(size.nbytes for size in sizes),
+            max((size.depth for size in sizes), default=0),
+        )
+
+    def _of_call(self, node: NodeProto) -> _Size:
+        own = node.ByteSize()
+        key = _key(node)
+        if key not in self._functions:
+            return _Size(1, 1 + len(node.input) + len(node.output) + len(node.attribute), own, 0)
+        if key not in self.sizes:
+            function = self._functions[key]
+            if key in self._open:
+                raise FormatError(f"function {function.name!r} of the ONNX model calls itself")
+            if len(self._open) == _MAX_DEPTH:
+                raise FormatError(f"functions of the ONNX model call each other more than {_MAX_DEPTH} deep")
+            self._open.append(key)
+            self.sizes[key] = self.of_nodes(function.node)
+            self._open.pop()
+        inner = self.sizes[key]
+        if inner.depth == _MAX_DEPTH:
+            raise FormatError(f"functions of the ONNX model call each other more than {_MAX_DEPTH} deep")
+        # Names of the caller take the place of formal ones, and those inside get longer.
+        nbytes = own + inner.nbytes + inner.names * (_SUFFIX + own)
+        return _Size(1 + inner.nodes, inner.names, nbytes, inner.depth + 1)
+
+
+def _key(node: NodeProto) -> _Key:
+    return node.domain, node.op_type, node.overload
+
+
+def _all(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
+    """The nodes, and those of the graphs that they have."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _all(graph.node)

@@ -1,0 +1,333 @@
+"""Reading an ONNX model, from a file or in memory, into a draft.
+
+The order is: find the constants and where they lie; drop nodes that no output needs; work out shapes and fold
+(`streamrt.convert.onnx.facts`); convert node by node (`streamrt.convert.onnx.ops`), collecting every problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, NodeProto
+
+from streamrt.convert import limits
+from streamrt.convert.draft import Draft
+from streamrt.convert.onnx.data import Range, SourceFiles, TensorReader, check_texts, load_skeleton, type_name
+from streamrt.convert.onnx.facts import Facts, describe
+from streamrt.convert.onnx.functions import inlined
+from streamrt.convert.onnx.infer import Fact, schema_of
+from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
+from streamrt.convert.onnx.ops import CONVERSIONS
+from streamrt.convert.probes import Probe, substitute
+from streamrt.convert.weights import Weight, is_float
+from streamrt.errors import FormatError, UnsupportedModelError
+from streamrt.graph import OUTPUT_TYPES, TensorSpec
+
+OLDEST_OPSET = 7
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class OnnxSource:
+    """An ONNX model, ready to be converted for any probes.
+
+    Args:
+        source: path of the file, or the model itself.
+        weights: constants that the model's graph reads but does not hold.
+
+    Raises:
+        FormatError: not an ONNX model, or a malformed one.
+        UnsupportedModelError: an opset outside those that are read, or inputs that are not float32 tensors.
+        WeightsIOError: a file cannot be read.
+    """
+
+    def __init__(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight] | None = None) -> None:
+        self._files = SourceFiles()
+        try:
+            with limits.current().computing():
+                self._read(source, weights or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files; weights cannot be read any more."""
+        self._files.close()
+
+    def check(self) -> None:
+        """Raise `WeightsIOError` if a file has changed since it was opened."""
+        self._files.check()
+
+    def _read(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight]) -> None:
+        initializers: dict[int, Range] = {}
+        attributes: dict[tuple[int, int], Range] = {}
+        if isinstance(source, Path):
+            model, initializers, attributes = load_skeleton(source, self._files)
+        else:
+            model = source
+        check_texts(model)
+        problems: list[str] = []
+        self.opset = _opset(model, problems)
+        reader = TensorReader(source if isinstance(source, Path) else None, self._files)
+        self._constants = dict(weights) | {
+            tensor.name: reader.weight(tensor, initializers.get(index))
+            for index, tensor in enumerate(model.graph.initializer)
+        }
+        nodes = self._take_constants(model.graph.node, reader, attributes)
+        self._count_own()
+        if model.functions:
+            nodes = self._take_constants(inlined(model, nodes), reader, {})
+        self._nodes = _live(nodes, {output.name for output in model.graph.output})
+        self._outputs = [output.name for output in model.graph.output]
+        self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
+        _check_names([spec.name for spec in self.inputs], self._constants, self._nodes, self._outputs)
+        problems += [
+            f"initializer {tensor.values.name!r}: sparse tensors are not supported"
+            for tensor in model.graph.sparse_initializer
+        ]
+        self._problems = problems
+
+    def _count_own(self) -> None:
+        """Tell the limits what the model brings of weights, as float32; what it has of them in files it has once."""
+        own = 4 * sum(weight.size for weight in self._constants.values())
+        limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
+
+    def _take_constants(
+        self, nodes: Iterable[NodeProto], reader: TensorReader, ranges: dict[tuple[int, int], Range]
+    ) -> list[NodeProto]:
+        """Add the values of ``Constant`` nodes to the constants; returns the other nodes."""
+        others = []
+        for index, node in enumerate(nodes):
+            weight = None
+            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and len(node.output) == 1:
+                weight = _constant(node, index, reader, ranges)
+            if weight is None:
+                others.append(node)
+            else:
+                self._constants[node.output[0]] = weight
+        return others
+
+    def convert(self, probes: Sequence[Probe]) -> Draft:
+        """The draft; what depends on dynamic extents is found with these probes.
+
+        Raises:
+            UnsupportedModelError: with every node and attribute that has no conversion.
+            FormatError: a malformed model, or shapes that do not fit together.
+        """
+        by_probe = tuple(
+            {spec.name: Fact(np.dtype(np.float32), substitute(spec.dims, probe)) for spec in self.inputs}
+            for probe in probes
+        )
+        facts = Facts(self.opset, dict(self._constants), by_probe)
+        problems = list(self._problems)
+        computed = []
+        for node in self._nodes:
+            facts.learn(node)
+            if not all(facts.is_known(name) for name in node.output if name):
+                computed.append(node)
+        # What only nodes of known value needed is not needed any more.
+        computed = _live(computed, set(self._outputs))
+        draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
+        wanted = {name for node in computed for name in node.input} | set(self._outputs)
+        tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
+        context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
+        doubtful: set[str] = set()  # what depends on nodes that were refused
+        for index, proto in enumerate(computed):
+            with limits.current().at(describe(proto)):
+                limits.current().check_time()
+                found, complete = _convert(proto, index, context)
+            doubts = not doubtful.isdisjoint(proto.input)
+            problems += [str(problem) for problem in found if not (doubts and isinstance(problem, UnknownShapeError))]
+            if doubts or not complete:
+                doubtful.update(proto.output)
+        problems += [
+            f"output {name!r} does not depend on the values of any input"
+            for name in self._outputs
+            if facts.is_known(name)
+        ]
+        problems += [
+            f"output {spec.name!r} is {spec.dtype}, expected one of {OUTPUT_TYPES}"
+            for spec in draft.outputs
+            if spec.dtype not in OUTPUT_TYPES and spec.name not in doubtful
+        ]
+        if problems:
+            raise UnsupportedModelError(problems)
+        return draft
+
+
+def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
+    """The positions of the nodes that read each tensor; the graph's outputs are read after the last."""
+    reads: dict[str, list[int]] = {}
+    for position, node in enumerate(nodes):
+        for name in node.input:
+            reads.setdefault(name, []).append(position)
+    for name in outputs:
+        reads.setdefault(name, []).append(len(nodes))
+    return reads
+
+
+def _output(name: str, facts: Facts) -> TensorSpec:
+    """The specification of an output, its extents to come; of floating-point types only float32 is left."""
+    dtype = facts.dtype(name)
+    return TensorSpec(name, (), "float32" if dtype is None or is_float(dtype) else dtype.name)
+
+
+def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:
+    """Convert one node; returns what is in the way, and whether the shapes of its outputs can be relied on.
+
+    After an attribute that is refused the node is tried without it, to see what else there is.
+    """
+    found: list[UnsupportedNodeError] = []
+    refused: set[str] = set()
+    while True:
+        try:
+            _convert_once(OnnxNode(proto, index, context))
+        except UnsupportedNodeError as problem:
+            if problem.attribute in refused:  # it cannot do without
+                return found, False
+            found.append(problem)
+            kept = [attribute for attribute in proto.attribute if attribute.name != problem.attribute]
+            if problem.attribute is None or len(kept) == len(proto.attribute):
+                return found, False
+            refused.add(problem.attribute)
+            proto = NodeProto(
+                name=proto.name, op_type=proto.op_type, input=proto.input, output=proto.output, attribute=kept
+            )
+        else:
+            return found, not found
+
+
+def _convert_once(node: OnnxNode) -> None:
+    convert = CONVERSIONS.get(node.op)
+    if node.proto.domain not in _DEFAULT_DOMAINS:
+        raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
+    if convert is None:
+        raise node.problem("the operator is not supported")
+    schema = schema_of(node.op, node.opset)
+    if schema is None:
+        raise node.problem("the installed onnx package does not know the operator")
+    node.opset = max(node.opset, schema.since_version)  # some exporters write operators into older opsets
+    node.expect_attributes(schema.attributes)
+    convert(node)
+    node.expect_all_read()
+
+
+def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
+    versions = [int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS]
+    if not versions:
+        raise FormatError("the ONNX model does not say which opset it uses")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= versions[0] <= newest:
+        problems.append(f"opset {versions[0]}: expected {OLDEST_OPSET} to {newest}")
+        return newest
+    return versions[0]
+
+
+def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tuple[int, int], Range]) -> Weight | None:
+    """The value of a ``Constant`` node; None for the kinds that are not arrays of numbers."""
+    for position, attribute in enumerate(node.attribute):
+        match attribute.name, attribute.type:
+            case "value", AttributeProto.TENSOR:
+                return reader.weight(attribute.t, ranges.get((index, position)))
+            case "value_float", AttributeProto.FLOAT:
+                return Weight.of(np.asarray(attribute.f, np.float32))
+            case "value_floats", AttributeProto.FLOATS:
+                return Weight.of(np.asarray(attribute.floats, np.float32))
+            case "value_int", AttributeProto.INT:
+                return Weight.of(np.asarray(attribute.i, np.int64))
+            case "value_ints", AttributeProto.INTS:
+                return Weight.of(np.asarray(attribute.ints, np.int64))
+    return None
+
+
+def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
+    """The nodes that ``outputs`` depend on, in the same order; inputs of subgraphs count as inputs of their node."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(name for name in node.input if name)
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    wanted.update(name for inner in graph.node for name in inner.input)
+    return kept[::-1]
+
+
+def _check_names(inputs: list[str], constants: Collection[str], nodes: list[NodeProto], outputs: list[str]) -> None:
+    """Raise unless every tensor is defined once, and before it is read."""
+    defined = {"", *constants}
+    for name in inputs:
+        _define(name, defined)
+    for node in nodes:
+        for name in node.input:
+            if name not in defined:
+                raise FormatError(
+                    f"node {node.name!r} ({node.op_type}) reads {name!r}, which is not an initializer, an input or "
+                    "an output of an earlier node"
+                )
+        for name in node.output:
+            if name:
+                _define(name, defined)
+    if not outputs or len(set(outputs)) != len(outputs):
+        raise FormatError(f"the outputs of the model are {outputs}, expected at least one, and each once")
+    for name in outputs:
+        if not name or name not in defined:
+            raise FormatError(f"output {name!r} is not computed by any node")
+
+
+def _define(name: str, defined: set[str]) -> None:
+    if name in defined:
+        raise FormatError(f"tensor {name!r} is defined twice")
+    defined.add(name)
+
+
+def _inputs(
+    graph: GraphProto, constants: dict[str, Weight], nodes: list[NodeProto], problems: list[str]
+) -> list[TensorSpec]:
+    """The inputs that are not initializers; dynamic extents without a name get one from the input and the axis.
+
+    Some exporters call every extent that they know nothing of ``?``, ``-1`` or ``None``: those are no names, as two of
+    them need not be equal.
+    """
+    specs = []
+    for value in graph.input:
+        if value.name in constants:
+            continue
+        tensor = value.type.tensor_type
+        if not value.type.HasField("tensor_type") or tensor.elem_type != onnx.TensorProto.FLOAT:
+            kind = type_name(tensor.elem_type) if tensor.elem_type else "no tensor"
+            problems.append(f"input {value.name!r} is {kind}, expected FLOAT (float32)")
+        if not tensor.HasField("shape"):
+            problems.append(f"input {value.name!r} has no shape")
+        dims: list[int | str] = []
+        for axis, dim in enumerate(tensor.shape.dim):
+            if any(character.isalpha() for character in dim.dim_param) and dim.dim_param != "None":
+                dims.append(dim.dim_param)
+            else:
+                dims.append(dim.dim_value if dim.dim_value > 0 else f"{value.name}_{axis}")
+        specs.append(TensorSpec(value.name, tuple(dims)))
+    fixed = _fixed_extents(specs, constants, nodes)
+    return [TensorSpec(s.name, tuple(fixed.get(d, d) if isinstance(d, str) else d for d in s.dims)) for s in specs]
+
+
+def _fixed_extents(specs: list[TensorSpec], constants: dict[str, Weight], nodes: list[NodeProto]) -> dict[str, int]:
+    """Extents that are declared dynamic but that the weights of a node that reads the input leave no choice about."""
+    dims = {spec.name: spec.dims for spec in specs}
+    fixed: dict[str, int] = {}
+    for node in nodes:
+        if len(node.input) < 2 or node.input[0] not in dims or node.input[1] not in constants:
+            continue
+        shape, weight = dims[node.input[0]], constants[node.input[1]].shape
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "Conv" and len(shape) > 1 and len(weight) > 1:
+            dim, extent = shape[1], weight[1] * attributes.get("group", 1)
+        elif node.op_type in ("Gemm", "MatMul") and len(weight) == 2 and shape and not attributes.get("transA"):
+            dim, extent = shape[-1], weight[1 if attributes.get("transB") else 0]
+        else:
+            continue
+        if isinstance(dim, str):
+            fixed.setdefault(dim, extent)
+    return fixed

@@ -1,0 +1,349 @@
+"""One ONNX node as the conversion of its operator sees it: attributes, inputs and shapes, and where results go.
+
+Everything that cannot be converted is added to one list of problems, and conversion goes on, so that a user sees all of
+them at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import AttributeProto, NodeProto
+from onnx.helper import get_attribute_value
+
+from streamrt.convert.draft import Draft, DraftNode, unique
+from streamrt.convert.onnx.facts import Facts
+from streamrt.convert.probes import Shape
+from streamrt.convert.weights import AnyArray, Weight, is_float
+from streamrt.graph import Attr
+
+#: Attributes hold integers of 32 bits; ONNX writes "to the end" as the largest of 64.
+MOST = 2**31 - 1
+LEAST = -(2**31)
+#: A list in a graph is no longer.
+MOST_VALUES = 4096
+
+
+class UnsupportedNodeError(Exception):
+    """What is in the way of converting the present node; the message is one line of the list that users see.
+
+    ``attribute`` is the one to blame, if it is one: without it there may be more to find.
+    """
+
+    def __init__(self, message: str, attribute: str | None = None) -> None:
+        super().__init__(message)
+        self.attribute = attribute
+
+
+class UnknownShapeError(UnsupportedNodeError):
+    """The shape of a tensor, which the conversion needs, could not be inferred."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What the conversions of all nodes of a graph share.
+
+    Attributes:
+        facts: what is known of the tensors.
+        draft: where nodes and weights are added.
+        wanted: the names of all tensors that are read.
+        tensors: the names of all tensors of the draft, those to come included.
+        nodes: the names of its nodes.
+        reads: for each tensor the positions of the nodes that read it; an output of the graph is read after the last.
+        derived: the weight of the file that a constant became, by name of the constant and what was done to it.
+    """
+
+    facts: Facts
+    draft: Draft
+    wanted: set[str]
+    tensors: set[str]
+    reads: dict[str, list[int]] = field(default_factory=dict)
+    nodes: set[str] = field(default_factory=set)
+    derived: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+class OnnxNode:
+    """A node, with what is known of its tensors, and the draft that its conversion is added to."""
+
+    def __init__(self, proto: NodeProto, index: int, context: Context) -> None:
+        self.proto = proto
+        self.op = proto.op_type
+        self.facts = context.facts
+        self.opset = context.facts.opset
+        self.name = proto.name or f"{proto.op_type}_{index}"
+        self._index = index
+        self._context = context
+        self._attributes = {attribute.name: attribute for attribute in proto.attribute}
+        self._seen: set[str] = set()
+
+    def problem(self, what: str) -> UnsupportedNodeError:
+        """The exception to raise: ``raise node.problem("no axes are given")``."""
+        return UnsupportedNodeError(f"node {self.name!r} ({self.op}): {what}")
+
+    def attribute_problem(self, name: str, what: str) -> UnsupportedNodeError:
+        """The exception to raise for an attribute: ``raise node.attribute_problem("mode", "is 'linear'")``."""
+        return UnsupportedNodeError(f"node {self.name!r} ({self.op}): attribute {name!r} {what}", name)
+
+    # Attributes
+
+    def has(self, name: str) -> bool:
+        """Whether the attribute is given."""
+        return name in self._attributes
+
+    def ignore(self, *names: str) -> None:
+        """Attributes that change nothing here."""
+        self._seen.update(names)
+
+    def int_(self, name: str, default: int | None = None) -> int:
+        """An integer attribute."""
+        return int(self._attribute(name, AttributeProto.INT, default))
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An integer attribute that is 0 or 1."""
+        return self.int_(name, int(default)) != 0
+
+    def float_(self, name: str, default: float | None = None, finite: bool = True) -> float:
+        """A floating-point attribute, which must be finite unless that is not asked for."""
+        value = float(self._attribute(name, AttributeProto.FLOAT, default))
+        if finite and not math.isfinite(value):
+            raise self.attribute_problem(name, f"is {value}, expected a finite number")
+        return value
+
+    def ints(self, name: str) -> tuple[int, ...] | None:
+        """A list of integers, or None when it is not given."""
+        value = self._attribute(name, AttributeProto.INTS, ())
+        return tuple(int(v) for v in value) if self.has(name) else None
+
+    def floats(self, name: str) -> tuple[float, ...] | None:
+        """A list of floating-point numbers, or None when it is not given."""
+        value = self._attribute(name, AttributeProto.FLOATS, ())
+        return tuple(float(v) for v in value) if self.has(name) else None
+
+    def text(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        """A string attribute, which must be one of ``choices``."""
+        value = self._attribute(name, AttributeProto.STRING, default)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if value not in choices:
+            raise self.attribute_problem(name, f"is {value!r:.80}, expected one of {choices}")
+        return str(value)
+
+    def expect_attributes(self, names: Collection[str]) -> None:
+        """Refuse attributes that are not among ``names``."""
+        for name in sorted(self._attributes.keys() - names):
+            raise self.attribute_problem(name, "is not supported")
+
+    def expect_all_read(self) -> None:
+        """Refuse attributes that the conversion did not ask for."""
+        self.expect_attributes(self._seen)
+
+    def _attribute(self, name: str, kind: Any, default: Any) -> Any:
+        self._seen.add(name)
+        attribute = self._attributes.get(name)
+        if attribute is None:
+            if default is None:
+                raise self.attribute_problem(name, "is missing")
+            return default
+        if attribute.type != kind:
+            raise self.attribute_problem(name, "is of the wrong type")
+        return get_attribute_value(attribute)
+
+    # Inputs
+
+    def given(self, index: int) -> bool:
+        """Whether input ``index`` is there."""
+        return index < len(self.proto.input) and self.proto.input[index] != ""
+
+    def input(self, index: int) -> str:
+        """The name of an input that must be there."""
+        if not self.given(index):
+            raise self.problem(f"input {index} is missing")
+        return str(self.proto.input[index])
+
+    def count(self) -> int:
+        """The number of inputs."""
+        return len(self.proto.input)
+
+    def is_constant(self, index: int) -> bool:
+        """Whether an input is there and the same in every run."""
+        return self.given(index) and self.proto.input[index] in self.facts.constants
+
+    def weight(self, index: int, what: str) -> Weight:
+        """An input that must be a constant of real numbers."""
+        name = self.input(index)
+        weight = self.facts.constants.get(name)
+        if weight is None:
+            raise self.problem(f"input {index} ({what}, {name!r}) is computed, expected a constant")
+        if not weight.is_float():
+            raise self.problem(f"input {index} ({what}, {name!r}) is {weight.dtype}, expected floating-point numbers")
+        return weight
+
+    def shapes(self, index: int) -> list[Shape]:
+        """The shape of an input under each probe."""
+        return self._known_shapes(self.input(index))
+
+    def rank(self, index: int) -> int:
+        """The number of axes of an input."""
+        return len(self.shapes(index)[0])
+
+    def out_shapes(self, index: int = 0) -> list[Shape]:
+        """The shape of an output under each probe."""
+        return self._known_shapes(self.proto.output[index])
+
+    def _known_shapes(self, name: str) -> list[Shape]:
+        shapes = self.facts.shapes(name)
+        if shapes is None:
+            why = self.facts.errors.get(self.proto.output[0])
+            reason = f"the shape of {name!r} cannot be inferred{f': {why}' if why else ''}"
+            raise UnknownShapeError(str(self.problem(reason)))
+        return shapes
+
+    def computed_before(self) -> Iterator[str]:
+        """The names of all tensors that are there when the node runs: inputs, and what nodes before it compute."""
+        draft = self._context.draft
+        yield from (spec.name for spec in draft.inputs)
+        yield from (name for node in draft.nodes for name in node.outputs if name)
+
+    def cost_of_keeping(self, name: str) -> tuple[bool, bool, int]:
+        """What it costs to read a tensor in this node: to compare."""
+        reads = self._context.reads.get(name, [])
+        shapes = self._known_shapes(name)
+        return len(reads) < 2, max(reads, default=0) < self._index, math.prod(shapes[0])
+
+    def values(self, index: int, what: str, most: int | None = MOST_VALUES) -> list[AnyArray]:
+        """The value, under each probe, of an input that must not depend on what the model is given.
+
+        It has at most ``most`` elements.
+        """
+        name = self.input(index)
+        found = max((math.prod(shape) for shape in self.facts.shapes(name) or ()), default=0)
+        if most is not None and found > most:
+            raise self.problem(f"input {index} ({what}, {name!r}) has {found} values, expected no more than {most}")
+        values = self.facts.values(name)
+        if values is None:
+            raise self.problem(f"input {index} ({what}, {name!r}) is computed, expected a constant")
+        return values
+
+    def scalar(self, index: int, what: str) -> float | None:
+        """A constant number, or None when the input is left out."""
+        if not self.given(index):
+            return None
+        value = self.constant(index, what)
+        if value.size != 1:
+            raise self.problem(f"input {index} ({what}) has shape {value.shape}, expected one number")
+        return float(value.reshape(()))
+
+    def integers(self, index: int, what: str) -> tuple[int, ...] | None:
+        """A constant list of integers, or None when the input is left out."""
+        if not self.given(index):
+            return None
+        return tuple(int(v) for v in self.constant(index, what).reshape(-1))
+
+    def numbers(self, index: int, what: str) -> tuple[float, ...] | None:
+        """A constant list of floating-point numbers, or None when the input is left out."""
+        if not self.given(index):
+            return None
+        return tuple(float(v) for v in self.constant(index, what).reshape(-1))
+
+    def constant(self, index: int, what: str, most: int | None = MOST_VALUES) -> AnyArray:
+        """The value of an input, which must be the same whatever the extents of the model's inputs are."""
+        first, *others = self.values(index, what, most)
+        if not all(other is first or np.array_equal(first, other) for other in others):
+            raise self.problem(f"input {index} ({what}) depends on the extents of the model's inputs")
+        return first
+
+    def axis(self, value: int, rank: int) -> int:
+        """``value`` counted from the front."""
+        if not -rank <= value < rank:
+            raise self.problem(f"axis {value} of a tensor with {rank} axes")
+        return value % rank
+
+    def axes(self, values: tuple[int, ...], rank: int) -> tuple[int, ...]:
+        """``values`` counted from the front, ascending."""
+        return tuple(sorted(self.axis(value, rank) for value in values))
+
+    # Results
+
+    def operand(self, index: int) -> str:
+        """The name under which the draft knows an input; a constant becomes a weight of the file."""
+        name = self.input(index)
+        if name in self.facts.constants:
+            return self.derived(index, "an operand", "", lambda weight: weight)
+        if self.facts.is_known(name):
+            raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
+        dtype = self.dtype(index)
+        if not is_float(dtype):
+            raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32")
+        return name
+
+    def any_operand(self, index: int) -> str:
+        """The same of an input that may hold truth values or indices too, if it is computed."""
+        name = self.input(index)
+        return self.operand(index) if self.facts.is_known(name) else name
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """The type of an input in the ONNX model; float32 if nothing is known."""
+        return self.facts.dtype(self.input(index)) or np.dtype(np.float32)
+
+    def derived(self, index: int, what: str, change: str, make: Callable[[Weight], Weight]) -> str:
+        """The name of the weight that ``make`` makes of a constant input.
+
+        It keeps the constant's name where it can. Nodes that ask for the same ``change`` to the same constant share it.
+        """
+        weight = self.weight(index, what)
+        key = (self.input(index), change)
+        if key not in self._context.derived:
+            self._context.derived[key] = self.new_weight(key[0], make(weight))
+        return self._context.derived[key]
+
+    def new_weight(self, name: str, weight: Weight) -> str:
+        """Add a weight under a name like ``name``, which is returned."""
+        name = self._reserve(name)
+        self._context.draft.params[name] = weight
+        return name
+
+    def temporary(self, suffix: str) -> str:
+        """A name for a tensor between two nodes that one ONNX node becomes."""
+        return self._reserve(f"{self.proto.output[0]}.{suffix}")
+
+    def _reserve(self, name: str) -> str:
+        name = unique(name, self._context.tensors)
+        self._context.tensors.add(name)
+        return name
+
+    def emit(
+        self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None, outputs: list[str] | None = None
+    ) -> str:
+        """Add a node to the draft, by default with this node's first output; returns the name of its first output."""
+        if outputs is None:
+            outputs = [self.proto.output[0]]
+        name = unique(self.name, self._context.nodes)
+        self._context.nodes.add(name)
+        self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}))
+        return outputs[0]
+
+    def only_first_output(self, why: str) -> None:
+        """Refuse a node of which a further output is read."""
+        for name in self.proto.output[1:]:
+            if name in self._context.wanted:
+                raise self.problem(f"output {name!r} ({why}) is used")
+
+
+Convert = Callable[[OnnxNode], None]
+#: The function that converts each operator, by name; complete once `streamrt.convert.onnx.ops` is imported.
+CONVERSIONS: dict[str, Convert] = {}
+
+
+def converts(*ops: str) -> Callable[[Convert], Convert]:
+    """Register a function as the conversion of ``ops``."""
+
+    def register(function: Convert) -> Convert:
+        for op in ops:
+            CONVERSIONS[op] = function
+        return function
+
+    return register

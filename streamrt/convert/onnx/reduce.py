@@ -1,0 +1,50 @@
+"""Conversion of the ONNX operators that reduce axes."""
+
+from __future__ import annotations
+
+from streamrt.convert.onnx.node import OnnxNode, converts
+from streamrt.graph import Attr
+
+
+@converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+def reduce(node: OnnxNode) -> None:
+    """A model from Keras takes the global pooling of its NHWC tensors for reductions."""
+    attrs = _attrs(node)
+    if attrs is None:
+        node.emit("Identity", [node.operand(0)])
+    else:
+        node.emit(node.op, [node.operand(0)], attrs)
+
+
+@converts("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
+def norm(node: OnnxNode) -> None:
+    """A sum of something, or something of a sum."""
+    attrs, x = _attrs(node), node.operand(0)
+    if attrs is None:
+        raise node.attribute_problem("noop_with_empty_axes", "is 1, and no axes are given")
+    match node.op:
+        case "ReduceL1":
+            x = node.emit("Abs", [x], outputs=[node.temporary("absolute")])
+        case "ReduceL2" | "ReduceSumSquare":
+            x = node.emit("Mul", [x, x], outputs=[node.temporary("squares")])
+    after = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(node.op)
+    total = node.emit("ReduceSum", [x], attrs, [node.temporary("sum")] if after else None)
+    if after:
+        node.emit(after, [total])
+
+
+def _attrs(node: OnnxNode) -> dict[str, Attr] | None:
+    """Axes are an attribute until opset 17 (of ReduceSum: 12) and an input after.
+
+    None of them means all, unless ``noop_with_empty_axes``: then there is nothing to do, and the result None.
+    """
+    since = 13 if node.op == "ReduceSum" else 18
+    keep = node.flag("keepdims", True)
+    noop = node.flag("noop_with_empty_axes")
+    axes = node.ints("axes") if node.opset < since else node.integers(1, "axes")
+    if not axes and noop:
+        return None
+    attrs: dict[str, Attr] = {"keepdims": int(keep)}
+    if axes:
+        attrs["axes"] = node.axes(axes, node.rank(0))
+    return attrs

@@ -1,0 +1,149 @@
+"""Checking what a caller passes against what a model expects."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.errors import InputError
+from streamrt.graph import TensorSpec
+from streamrt.ops import Array, Shape
+from streamrt.report.printable import printable
+
+#: Inputs that a message names.
+_SHOWN = 20
+Inputs = Mapping[str, Array]
+Shapes = Shape | Mapping[str, Shape]
+#: An array that a caller gets, of the type that the output has.
+Result = NDArray[Any]
+A = TypeVar("A", bound=NDArray[Any])
+T = TypeVar("T")
+
+
+def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Array]:
+    """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
+
+    Raises:
+        InputError: a name, shape or dtype that does not fit, and what was expected.
+    """
+    given = _by_name(x, specs)
+    arrays: dict[str, Array] = {}
+    for spec in needed:
+        if spec.name not in given:
+            raise InputError(f"input {spec.name!r} is missing; the model has {describe(specs)}")
+        array = given[spec.name]
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+            found = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+            raise InputError(f"input {spec.name!r}: expected a NumPy array of float32, found {found}")
+        arrays[spec.name] = array
+    check_shapes({name: array.shape for name, array in arrays.items()}, needed)
+    return arrays
+
+
+def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> None:
+    """Raise `InputError` unless ``shapes`` has each of ``specs``, and extents of the same name are equal."""
+    free: dict[str, int] = {}
+    for spec in specs:
+        if spec.name not in shapes:
+            raise InputError(f"input {spec.name!r} is missing; expected {describe(specs)}")
+        shape = shapes[spec.name]
+        bound = {dim: free[dim] for dim in spec.dims if isinstance(dim, str) and dim in free}
+        fits = len(shape) == len(spec.dims) and min(shape, default=1) > 0
+        for extent, dim in zip(shape, spec.dims, strict=False):
+            fits = fits and extent == (free.setdefault(dim, extent) if isinstance(dim, str) else dim)
+        if not fits:
+            note = f" with {bound}" if bound else ""
+            raise InputError(f"input {spec.name!r}: expected shape {_dims(spec)}{note}, found {tuple(shape)}")
+
+
+def resolve_shapes(shapes: Shapes | None, specs: Sequence[TensorSpec]) -> dict[str, Shape]:
+    """Shapes by input name from what a caller gave: one shape, several by name, or None for a batch of one."""
+    given = default_shapes(specs) if shapes is None else _by_name(shapes, specs)
+    try:
+        found = {name: tuple(operator.index(extent) for extent in shape) for name, shape in given.items()}
+    except TypeError:
+        raise InputError(f"expected shapes as tuples of integers, found {shapes!r:.200}") from None
+    check_shapes(found, specs)
+    return {spec.name: found[spec.name] for spec in specs}
+
+
+def default_shapes(specs: Sequence[TensorSpec]) -> dict[str, Shape]:
+    """The shapes of a batch of one.
+
+    Raises:
+        InputError: an extent other than the first is free.
+    """
+    for spec in specs:
+        if any(isinstance(dim, str) for dim in spec.dims[1:]):
+            raise InputError(f"input {spec.name!r} has free extents {_dims(spec)}: say which shape is meant")
+    return {spec.name: tuple(1 if isinstance(dim, str) else dim for dim in spec.dims) for spec in specs}
+
+
+def batch_of(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> int:
+    """The extent of the batch: the first axis, if it is free and common to all inputs; 0 if there is no such axis."""
+    names = {spec.dims[0] if spec.dims else None for spec in specs}
+    if len(names) != 1 or not isinstance(next(iter(names)), str):
+        return 0
+    return shapes[specs[0].name][0]
+
+
+def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
+    """``shapes`` with another extent of the first axis."""
+    return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+
+
+def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
+    """Copy to ``target`` its rows from ``begin`` on of ``parts``, seen as one array along the first axis.
+
+    Rows beyond their last are zero.
+    """
+    if len(parts) == 1 and target.shape == parts[0].shape:
+        np.copyto(target, parts[0])
+        return
+    for part, rows, place in _overlaps(parts, begin, target):
+        np.copyto(target[place], part[rows])
+    target[max(0, sum(map(len, parts)) - begin) :] = 0
+
+
+def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
+    """The opposite of `copy_in`, to arrays of any type."""
+    if len(parts) == 1 and source.shape == parts[0].shape:
+        np.copyto(parts[0], source, casting="unsafe")
+        return
+    for part, rows, place in _overlaps(parts, begin, source):
+        np.copyto(part[rows], source[place], casting="unsafe")
+
+
+def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:
+    """Each of ``parts`` that has rows in ``whole``, which begins at row ``begin``; which they are, and their place."""
+    start = 0
+    for part in parts:
+        first, last = max(start, begin), min(start + len(part), begin + len(whole))
+        if first < last:
+            yield part, slice(first - start, last - start), slice(first - begin, last - begin)
+        start += len(part)
+
+
+def describe(specs: Sequence[TensorSpec]) -> str:
+    """Names and extents, for messages."""
+    shown = ", ".join(f"{spec.name!r:.80} {_dims(spec)}" for spec in specs[:_SHOWN]) or "no inputs"
+    return shown if len(specs) <= _SHOWN else f"{shown} and {len(specs) - _SHOWN} more"
+
+
+def _dims(spec: TensorSpec) -> str:
+    dims = ", ".join(printable(str(dim)) for dim in spec.dims)
+    return "(" + dims + ("," if len(spec.dims) == 1 else "") + ")"
+
+
+def _by_name(value: T | Mapping[str, T], specs: Sequence[TensorSpec]) -> dict[str, T]:
+    if isinstance(value, Mapping):
+        if unknown := value.keys() - {spec.name for spec in specs}:
+            raise InputError(f"no input is named {sorted(map(str, unknown))[:5]}; the model has {describe(specs)}")
+        return dict(value)
+    if len(specs) != 1:
+        raise InputError(f"the model has {len(specs)} inputs: pass a dictionary with {describe(specs)}")
+    return {specs[0].name: value}

@@ -1,0 +1,120 @@
+"""A program: a graph lowered for given input shapes, with every activation placed in one arena.
+
+Pure: nothing is allocated and no file is touched. `Program.bind` hands the memory to the kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.errors import FormatError
+from streamrt.graph import Graph
+from streamrt.host.yielding import give_way
+from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower, size_problem
+from streamrt.program.placement import nbytes, place
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A graph for given input shapes.
+
+    Attributes:
+        graph: what is computed.
+        shapes: the shape of every tensor, parameters included.
+        lowered: one for each node.
+        offsets: where each computed tensor lies in the arena, in bytes.
+        scratch: where each node's scratch lies.
+        workspace: bytes of the arena.
+    """
+
+    graph: Graph
+    shapes: Mapping[str, Shape]
+    lowered: tuple[Lowered, ...]
+    offsets: Mapping[str, int]
+    scratch: tuple[int, ...]
+    workspace: int
+
+    @property
+    def batchwise(self) -> bool:
+        """Whether sample n of every output depends on sample n of every input only (axis 0)."""
+        ends = [self.shapes[spec.name] for spec in (*self.graph.inputs, *self.graph.outputs)]
+        extents = {shape[0] if shape else None for shape in ends}
+        return len(extents) == 1 and None not in extents and all(low.batchwise for low in self.lowered)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a pass."""
+        return sum(low.flops for low in self.lowered)
+
+    @property
+    def transfer_bytes(self) -> int:
+        """Bytes of all inputs and outputs, as a caller has them."""
+        ends = (*self.graph.inputs, *self.graph.outputs)
+        return sum(math.prod(self.shapes[spec.name]) * np.dtype(spec.dtype).itemsize for spec in ends)
+
+    def tensor(self, memory: NDArray[np.uint8], name: str) -> Array:
+        """The array of a computed tensor in the arena ``memory``."""
+        shape = self.shapes[name]
+        start = self.offsets[name]
+        return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
+
+    def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> list[Run]:
+        """The function to run for each node, over an arena of ``workspace`` bytes and the parameters."""
+        runs = []
+        for node, low, start in zip(self.graph.nodes, self.lowered, self.scratch, strict=True):
+            give_way()
+            runs.append(
+                low.bind(
+                    Buffers(
+                        inputs=tuple(self._input(name, memory, params) for name in node.inputs),
+                        outputs=tuple(self.tensor(memory, name) for name in node.outputs if name),
+                        scratch=memory[start : start + low.scratch],
+                    )
+                )
+            )
+        return runs
+
+    def _input(self, name: str, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> Array | None:
+        if not name:
+            return None
+        return params[name] if name in params else self.tensor(memory, name)
+
+
+def compile_program(
+    graph: Graph,
+    params: Mapping[str, Shape],
+    inputs: Mapping[str, Shape],
+    exact: bool = False,
+    lean: bool = False,
+) -> Program:
+    """Lower ``graph`` for inputs of these shapes; ``params`` are the shapes of the weights.
+
+    With ``exact``, no algorithm is used that rounds more than a plain sum does; a ``lean`` program has none that needs
+    more memory, which are the same ones, and makes no tensor within another one, which may take more or less.
+
+    Raises:
+        FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, whether
+            a node reads it or not.
+    """
+    for name, shape in inputs.items():
+        if problem := size_problem(shape):
+            raise FormatError(f"input {name!r} {problem}")
+    shapes: dict[str, Shape] = {**params, **inputs}
+    lowered = []
+    for node in graph.nodes:
+        give_way()
+        low = lower(
+            node,
+            tuple(shapes[name] if name else None for name in node.inputs),
+            tuple(name in params for name in node.inputs),
+            exact or lean,
+        )
+        shapes.update((name, shape) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
+        lowered.append(low)
+    offsets, scratch, workspace = place(graph, params, shapes, lowered, join=not lean)
+    return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace)

@@ -1,0 +1,127 @@
+"""Which tensors share memory, and where in the arena all of them lie, and the scratch memory of the nodes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from streamrt.graph import Graph, Node
+from streamrt.ops import Lowered, Shape
+from streamrt.program import arena
+
+_FLOAT = 4
+
+
+class _Place(NamedTuple):
+    """Bytes ``offset`` on in a block of memory."""
+
+    block: int
+    offset: int
+
+
+class _Part(NamedTuple):
+    """Bytes ``offset`` on in another tensor."""
+
+    whole: str
+    offset: int
+
+
+def nbytes(shape: Shape) -> int:
+    """Bytes of a tensor."""
+    return math.prod(shape) * _FLOAT
+
+
+def place(
+    graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered], join: bool
+) -> tuple[dict[str, int], tuple[int, ...], int]:
+    """Where each computed tensor and each node's scratch begins, in bytes, and the bytes of all.
+
+    With ``join``, inputs that a node would only copy side by side are made there, which may need more memory or less.
+    """
+    last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
+    parts = _joined(graph, params, shapes, lowered) if join else {}
+
+    home: dict[str, _Place] = {}
+    block_of: dict[str, int] = {}  # by the tensor that has one of its own
+    sizes: list[int] = []
+    first: list[int] = []
+    last: list[int] = []
+
+    def settle(name: str, step: int, place: _Place | None = None) -> None:
+        if place is None:
+            part = parts.get(name, _Part(name, 0))
+            if part.whole not in block_of:
+                block_of[part.whole] = len(sizes)
+                sizes.append(nbytes(shapes[part.whole]))
+                first.append(step)
+                last.append(step)
+            place = _Place(block_of[part.whole], part.offset)
+        home[name] = place
+        last[place.block] = max(last[place.block], last_use.get(name, step))
+
+    for spec in graph.inputs:
+        settle(spec.name, -1)
+    for step, (node, low) in enumerate(zip(graph.nodes, lowered, strict=True)):
+        for index, name in enumerate(node.outputs):
+            if name:
+                alone = index > 0 or name in parts
+                shared = None if alone else _shared_input(node, low, step, home, last, params)
+                settle(name, step, None if shared is None else home[shared])
+
+    tensors = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
+    scratch = [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
+    offsets, workspace = arena.place([*tensors, *scratch])
+    return (
+        {name: offsets[place.block] + place.offset for name, place in home.items()},
+        tuple(offsets[len(tensors) :]),
+        workspace,
+    )
+
+
+def _joined(
+    graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
+) -> dict[str, _Part]:
+    """The tensors that lie within another one, so that a node which joins them has nothing to do.
+
+    The last such node decides first: where each appends to what the one before it joined, all of them are beginnings
+    of the last one's output.
+    """
+    makers = {node.outputs[0]: low for node, low in zip(graph.nodes, lowered, strict=True)}
+    parts: dict[str, _Part] = {}
+    for node, low in zip(reversed(graph.nodes), reversed(lowered), strict=True):
+        if not low.joins:
+            continue
+        output = node.outputs[0]
+        begins = list(itertools.accumulate((nbytes(shapes[name]) for name in node.inputs), initial=0))[:-1]
+        known = parts.get(node.inputs[0])
+        if known and output not in parts:
+            there = [_Part(known.whole, known.offset + begin) for begin in begins]
+            if there == [parts.get(name) for name in node.inputs]:
+                parts[output] = known
+                continue
+        whole, start = parts.get(output, _Part(output, 0))
+        times = Counter(node.inputs)
+        for name, begin in zip(node.inputs, begins, strict=True):
+            maker = makers.get(name)
+            if maker and maker.view_of is None and name not in parts and times[name] == 1:
+                parts[name] = _Part(whole, start + begin)
+    return parts
+
+
+def _shared_input(
+    node: Node, low: Lowered, step: int, home: Mapping[str, _Place], last: Sequence[int], params: Mapping[str, Shape]
+) -> str | None:
+    """The input whose memory the first output takes over, if any: a view always, in place when it dies here."""
+    if low.view_of is not None:
+        return node.inputs[low.view_of]
+    for index in low.inplace:
+        name = node.inputs[index]
+        if name in params or last[home[name].block] != step:
+            continue
+        if sum(other in home and home[other].block == home[name].block for other in node.inputs) == 1:
+            return name
+    return None

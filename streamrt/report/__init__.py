@@ -1,0 +1,1 @@
+"""What a pass did: when it read and computed what, added up, and drawn."""

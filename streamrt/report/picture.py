@@ -1,0 +1,82 @@
+"""A picture of a call: reading and computing over time, and what computing waited for."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from streamrt.format.files import Replacement
+from streamrt.report.printable import printable
+from streamrt.report.trace import Kind, Span, Trace
+
+#: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
+_SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
+    ("computing", "computing", "#4c78a8", "compute", False),
+    ("waiting", "stall", "#e45756", "stall", False),
+    ("reading", "streamed", "#72b7b2", "read", False),
+    ("reading", "pinned", "#b279a2", "read", True),
+)
+_HEIGHT = 0.8
+#: A layer is named if it takes this share of the time: names of 1 / 40 of the width do not cover each other.
+_NAMED = 1 / 40
+#: Of longer names the end is drawn: what comes before are the names of blocks.
+_LETTERS = 24
+
+
+def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
+    """Draw ``trace`` into an image file, whose ending says of what kind (matplotlib's, such as .png or .svg).
+
+    Raises:
+        ImportError: matplotlib is not installed (the extra ``plot``).
+    """
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no state, no window
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'streamrt[plot]'") from error
+
+    spans = list(trace.spans())
+    begin = min((done.start for done in trace.passes), default=0)
+    lanes = list(dict.fromkeys(lane for lane, *_ in _SERIES))
+    figure: Any = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for lane, label, colour, kind, pinned in _SERIES:
+        bars = [_bar(span, begin) for span in spans if (span.kind, span.pinned) == (kind, pinned)]
+        total = sum(width for _, width in bars)
+        bottom = lanes.index(lane) - _HEIGHT / 2
+        axes.broken_barh(bars, (bottom, _HEIGHT), facecolors=colour, label=f"{label}: {total:.1f} ms", linewidth=0)
+    for done in trace.passes:
+        for moment in (done.start, done.end):
+            axes.axvline((moment - begin) / 1e6, color="black", linewidth=0.8, linestyle=":")
+    style = {"transform": axes.get_xaxis_transform(), "rotation": 30, "fontsize": "x-small", "parse_math": False}
+    for start, name in _layers(trace, spans):
+        axes.text((start - begin) / 1e6, 1.02, name, **style)
+    axes.set_yticks(range(len(lanes)), lanes)
+    axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
+    figure.suptitle(title, fontsize="medium", wrap=True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:] or None)
+    with Replacement(os.fspath(path)) as file:
+        file.write(picture.getbuffer(), 0)
+        file.commit()
+
+
+def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
+    """When each layer begins that takes long enough to be named, and its name."""
+    width = max((span.end for span in spans), default=0) - min((span.start for span in spans), default=0)
+    for done in trace.passes:
+        inside = [span for span in spans if span.kind != "read" and done.start <= span.start < done.end]
+        for node, group in groupby(sorted(inside, key=lambda span: span.start), key=lambda span: span.node):
+            parts = list(group)
+            if parts[-1].end - parts[0].start >= width * _NAMED:
+                name = printable(trace.nodes[node].name)
+                yield parts[0].start, name if len(name) <= _LETTERS else "…" + name[1 - _LETTERS :]
+
+
+def _bar(span: Span, begin: int) -> tuple[float, float]:
+    """Where a span begins and how long it is, in ms."""
+    return (span.start - begin) / 1e6, (span.end - span.start) / 1e6

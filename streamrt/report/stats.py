@@ -1,0 +1,220 @@
+"""What a call did: bytes, times, and what bound it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Self
+
+from streamrt.host.budget import format_size
+from streamrt.report.printable import printable
+from streamrt.report.trace import Trace, write_perfetto
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStats:
+    """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first of them.
+
+    Attributes:
+        name: the node's.
+        op: its operator.
+        weights: what it has in the file.
+        compute: time that it computed.
+        stall: time that it waited for its tiles.
+        read_seconds: time that the prefetch thread spent on its tiles.
+        bytes_read: what the device delivered of them.
+    """
+
+    name: str
+    op: str
+    weights: int
+    compute: float
+    stall: float
+    read_seconds: float
+    bytes_read: int
+
+    @property
+    def overlap(self) -> float:
+        """The share of its reading that was hidden behind computing, from 0 to 1."""
+        return _overlap(self.stall, self.read_seconds)
+
+    @property
+    def bound_by(self) -> str:
+        """``"reading"`` when it waited longer than it computed, else ``"computing"``."""
+        return _bound_by(self.stall, self.compute)
+
+
+@dataclass(frozen=True, slots=True)
+class PassStats:
+    """One call of a model; times in seconds, sizes in bytes.
+
+    Attributes:
+        io: how weights were read, ``"mmap"`` or ``"pread"``.
+        samples: the batch of the call.
+        passes: passes over the weights: more than one when the batch was divided into micro-batches.
+        seconds: from the first tile to the last.
+        stall: the part of it in which computing waited for a tile.
+        read_seconds: time that the prefetch thread spent bringing tiles in, most of it while computing went on.
+        bytes_streamed: what came in through the window.
+        bytes_pinned: what was brought in to stay.
+        bytes_read: what the device delivered of these; the rest was in the page cache already.
+        peak_weights: the most bytes of weights that were held at any moment.
+        workspace: bytes of activations and scratch.
+    """
+
+    io: str
+    samples: int
+    passes: int
+    seconds: float
+    stall: float
+    read_seconds: float
+    bytes_streamed: int
+    bytes_pinned: int
+    bytes_read: int
+    peak_weights: int
+    workspace: int
+    _trace: Trace = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int) -> Self:
+        """Add up what a call's trace tells: sums only, the rest is for `layers`."""
+        items = [item for done in trace.passes for item in done.items]
+        # An item that was in memory before the pass began brought nothing in.
+        brought = [item for item in items if item.read_end > item.read_start]
+        return cls(
+            io=io,
+            samples=samples,
+            passes=len(trace.passes),
+            seconds=sum(done.end - done.start for done in trace.passes) * 1e-9,
+            stall=sum(item.stall for item in items) * 1e-9,
+            read_seconds=sum(item.read_end - item.read_start for item in items) * 1e-9,
+            bytes_streamed=sum(item.length for item in items if not item.pinned),
+            bytes_pinned=sum(item.length for item in brought if item.pinned),
+            bytes_read=sum(item.bytes_read for item in items),
+            peak_weights=peak_weights,
+            workspace=trace.plan.workspace,
+            _trace=trace,
+        )
+
+    @property
+    def layers(self) -> tuple[LayerStats, ...]:
+        """What each node did, in the order of execution."""
+        trace = self._trace
+        nanoseconds = {kind: [0] * len(trace.nodes) for kind in ("read", "stall", "compute")}
+        bytes_read = [0] * len(trace.nodes)
+        for span in trace.spans():
+            nanoseconds[span.kind][span.node] += span.end - span.start
+            bytes_read[span.node] += span.bytes_read
+        weights = [0] * len(trace.nodes)
+        for owner, r in zip(trace.owners(), trace.plan.ranges, strict=True):
+            weights[owner] += r.length
+        return tuple(
+            LayerStats(
+                name=node.name,
+                op=node.op,
+                weights=weights[index],
+                compute=nanoseconds["compute"][index] * 1e-9,
+                stall=nanoseconds["stall"][index] * 1e-9,
+                read_seconds=nanoseconds["read"][index] * 1e-9,
+                bytes_read=bytes_read[index],
+            )
+            for index, node in enumerate(trace.nodes)
+        )
+
+    @property
+    def compute(self) -> float:
+        """Seconds in which computing did not wait."""
+        return self.seconds - self.stall
+
+    @property
+    def overlap(self) -> float:
+        """The share of reading that was hidden behind computing, from 0 to 1."""
+        return _overlap(self.stall, self.read_seconds)
+
+    @property
+    def bound_by(self) -> str:
+        """``"reading"`` when a pass waited for the file more than it computed, else ``"computing"``."""
+        return _bound_by(self.stall, self.compute)
+
+    def to_markdown(self) -> str:
+        """A table with a row for every layer that read or computed, and one for all of them."""
+        rows: list[tuple[str, str, int, LayerStats | PassStats]] = [
+            (layer.name, layer.op, layer.weights, layer)
+            for layer in self.layers
+            if layer.compute or layer.read_seconds or layer.stall
+        ]
+        total = sum(layer.weights for layer in self.layers)
+        lines = [
+            "| layer | operator | weights | read | reading, ms | stall, ms | computing, ms | overlap | bound by |",
+            "|---|---|--:|--:|--:|--:|--:|--:|---|",
+        ]
+        for name, op, weights, part in [*rows, ("**all**", "", total, self)]:
+            cells = (
+                printable(name).replace("|", "\\|"),
+                printable(op).replace("|", "\\|"),
+                format_size(weights),
+                format_size(part.bytes_read),
+                f"{part.read_seconds * 1e3:.2f}",
+                f"{part.stall * 1e3:.2f}",
+                f"{part.compute * 1e3:.2f}",
+                f"{part.overlap:.0%}",
+                part.bound_by,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def to_perfetto(self, path: str | os.PathLike[str]) -> None:
+        """Write what was read and computed when, in Chrome's trace event format: ui.perfetto.dev opens it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_perfetto(self._trace, path)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw reading, computing and waiting over time into an image file (.png, .svg, .pdf).
+
+        Raises:
+            ImportError: matplotlib is not installed (the extra ``plot``).
+            ValueError: an ending that matplotlib does not know.
+            OSError: the file cannot be written.
+        """
+        from streamrt.report.picture import draw
+
+        draw(self._trace, str(self), path)
+
+    def __str__(self) -> str:
+        mib = 1 << 20
+        return (
+            f"{self.seconds * 1e3:.1f} ms for {self.samples} samples, bound by {self.bound_by}: "
+            f"computed {self.compute * 1e3:.1f} ms, stalled {self.stall * 1e3:.1f} ms, "
+            f"{self.overlap:.0%} of reading overlapped; "
+            f"streamed {self.bytes_streamed / mib:.1f} MiB, pinned {self.bytes_pinned / mib:.1f} MiB, "
+            f"{self.bytes_read / mib:.1f} MiB of it from the device ({self.io}); "
+            f"held at most {(self.peak_weights + self.workspace) / mib:.1f} MiB"
+        )
+
+
+@dataclass(slots=True)
+class LastCall:
+    """What is known of a call. It is added up when somebody asks: a call of a small model has no time for that."""
+
+    trace: Trace
+    io: str
+    samples: int
+    peak_weights: int
+    _stats: PassStats | None = None
+
+    def stats(self) -> PassStats:
+        """The sums, the same every time."""
+        if self._stats is None:
+            self._stats = PassStats.of(self.trace, io=self.io, samples=self.samples, peak_weights=self.peak_weights)
+        return self._stats
+
+
+def _overlap(stall: float, reading: float) -> float:
+    return max(0.0, min(1.0, 1.0 - stall / reading)) if reading > 0 else 1.0
+
+
+def _bound_by(stall: float, compute: float) -> str:
+    return "reading" if stall > compute else "computing"
