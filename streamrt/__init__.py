@@ -24,7 +24,7 @@ from streamrt.report.stats import LayerStats, PassStats
 
 if TYPE_CHECKING:
     from streamrt.convert import Layer, pack
-    from streamrt.pool import ModelPool, ModelStatus, PoolStats
+    from streamrt.pool import Lease, ModelPool, ModelStatus, PoolStats
 
 __all__ = [
     "BudgetError",
@@ -32,6 +32,7 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerStats",
+    "Lease",
     "MemoryUse",
     "Model",
     "ModelClosedError",
@@ -55,6 +56,7 @@ __all__ = [
 #: of the time that importing takes besides NumPy.
 _LATER = {
     "Layer": "streamrt.convert",
+    "Lease": "streamrt.pool",
     "ModelPool": "streamrt.pool",
     "ModelStatus": "streamrt.pool",
     "PoolStats": "streamrt.pool",

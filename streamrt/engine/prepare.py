@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from streamrt.engine.inputs import batch_of, with_batch
+from streamrt.engine.programs import REMEMBERED, Programs, key_of
 from streamrt.errors import BudgetError, FormatError, InputError
-from streamrt.format import WeightsFile
 from streamrt.graph import Graph
+from streamrt.host.rates import Rates
 from streamrt.ops import Shape, supported
 from streamrt.plan import (
     HUGE,
@@ -24,7 +25,7 @@ from streamrt.plan import (
     smallest_window,
     too_small,
 )
-from streamrt.program.compile import Program, compile_program
+from streamrt.program.compile import Program
 from streamrt.report.printable import printable
 
 #: Extents with which a graph is tried in place of those that its inputs leave free.
@@ -36,10 +37,6 @@ _MOST_READ = 2**40
 _HOPELESS = 2
 #: Nodes of all these trials together after which no other is begun.
 _MOST_TRIED = 20_000
-#: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
-_REMEMBERED = 32
-
-
 #: Batches that are run together: powers of two, and half-way between.
 _COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
 #: What is within a twentieth of the best is as good.
@@ -63,15 +60,6 @@ _SAME_SPEED = 1.25
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """What the machine does in a second, as far as is known: bytes from the disk and from memory, and operations."""
-
-    disk: float
-    memory: float
-    flops: float
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """How calls with inputs of these shapes run: the program is for ``plan.micro_batch`` samples unless that is 0."""
 
@@ -82,13 +70,12 @@ class Prepared:
 
 
 class Planner:
-    """Programs and plans of one weights file under one budget. Not thread-safe.
+    """Plans of one weights file under one budget. Not thread-safe.
 
     Args:
-        file: whose graph is planned.
+        programs: of the file.
         budget: bytes, or None.
         rates: of the machine.
-        exact: see `compile_program`.
         frugal: whether memory is to be counted in pages if granules of 2 MiB would waste an eighth of it, though pages
             are read more slowly. Plans for different budgets then have the same granule, but for very small ones, so
             that weights stay when the budget changes.
@@ -97,16 +84,15 @@ class Planner:
 
     def __init__(
         self,
-        file: WeightsFile,
+        programs: Programs,
         budget: int | None,
         rates: Rates,
         *,
-        exact: bool = False,
         frugal: bool = False,
         thorough: bool = True,
     ) -> None:
-        self._file = file
-        self._exact = exact
+        self._programs = programs
+        self._file = file = programs.file
         self.budget = budget
         self.rates = rates
         self._huge = file.large_segments
@@ -114,15 +100,14 @@ class Planner:
         self._thorough = thorough
         self._checked = False  # the graph is known to run with some shapes
         self._usual: Mapping[str, Shape] | None = None  # which those are
-        self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
         self._prepared: OrderedDict[object, Prepared] = OrderedDict()
         self._latest: Prepared | None = None  # of those the one that was asked for last
         self._measured: set[object] = set()  # of those, whose plans were looked at again with what passes took
         self._together: dict[object, int] = {}  # what `samples_together` found
 
     def with_budget(self, budget: int | None) -> Planner:
-        """The same under another budget."""
-        planner = Planner(self._file, budget, self.rates, exact=self._exact, thorough=self._thorough)
+        """The same under another budget, with the same programs."""
+        planner = Planner(self._programs, budget, self.rates, thorough=self._thorough)
         planner._checked, planner._usual, planner._huge = self._checked, self._usual, self._huge
         return planner
 
@@ -142,14 +127,6 @@ class Planner:
         except KeyError as unknown:
             raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
-    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
-        """The program of ``graph`` for these input shapes; a ``lean`` one is slower and needs less memory.
-
-        Raises:
-            FormatError: the graph cannot run with them.
-        """
-        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
-
     def check(self) -> None:
         """Refuse a graph that cannot run.
 
@@ -164,7 +141,7 @@ class Planner:
         for extent in _TRIED[: max(1, _MOST_TRIED // max(1, len(graph.nodes)))]:
             shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
             try:
-                program = self.compile(graph, shapes)
+                program = self._programs.compile(graph, shapes)
                 break
             except FormatError:
                 if not any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims):
@@ -173,6 +150,7 @@ class Planner:
             if unknown := {node.op for node in graph.nodes} - supported():
                 raise FormatError(f"no such operators: {', '.join(map(printable, sorted(unknown))):.200}")
             return
+        self._programs.keep(program)
         self._checked, self._usual = True, shapes
         if self._huge and self._frugal:
             weights, size = self._weights(program), self._file.size
@@ -196,12 +174,12 @@ class Planner:
         if self._usual is None:
             least = min(self._file.size, HUGE)
             return self._file.size, 0, least, least
-        program = self.compile(self._file.graph, self._usual)
+        program = self._programs.compile(self._file.graph, self._usual)
         weights = self._weights(program)
         size = self._file.size
         least = smallest_window(weights, size, huge=self._huge)
         minimum = program.workspace + least
-        lean = self.compile(self._file.graph, self._usual, lean=True)
+        lean = self._programs.compile(self._file.graph, self._usual, lean=True)
         if lean.workspace < program.workspace:
             minimum = min(minimum, lean.workspace + smallest_window(self._weights(lean), size, huge=self._huge))
         return all_weights(weights, size, huge=self._huge), program.workspace, least, minimum
@@ -216,10 +194,11 @@ class Planner:
         latest = self._latest
         if latest is not None and latest.graph is graph and latest.shapes == shapes:
             return latest
-        key = _key(graph, shapes)
+        key = key_of(graph, shapes)
         if key not in self._prepared:
             self._prepared[key] = self._prepare(graph, shapes, thorough=self._thorough)
-            if len(self._prepared) > _REMEMBERED:
+            self._programs.keep(self._prepared[key].program)
+            if len(self._prepared) > REMEMBERED:
                 self._measured.discard(self._prepared.popitem(last=False)[0])
         self._prepared.move_to_end(key)
         self._latest = self._prepared[key]
@@ -235,7 +214,7 @@ class Planner:
         if not (_same_speed(speed, prepared.plan.speed(known)) or _same_speed(disk, known)):
             self.rates = replace(self.rates, disk=disk)
             self._together.clear()
-        key = _key(prepared.graph, prepared.shapes)
+        key = key_of(prepared.graph, prepared.shapes)
         if key in self._measured or self._prepared.get(key) is not prepared:
             return
         self._measured.add(key)
@@ -255,8 +234,9 @@ class Planner:
         program = self._fitting(graph, shapes, lean=True)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
             shapes = with_batch(shapes, 1)
-            program = self.compile(graph, shapes, lean=True)
-        workspace = min(program.workspace, self.compile(graph, shapes).workspace)  # either may be the smaller one
+            program = self._programs.compile(graph, shapes, lean=True)
+        other = self._programs.compile(graph, shapes)
+        workspace = min(program.workspace, other.workspace)  # either may be the smaller one
         return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
@@ -268,10 +248,10 @@ class Planner:
         Raises:
             InputError, BudgetError: as `prepare`.
         """
-        key = _key(graph, shapes)
+        key = key_of(graph, shapes)
         if key not in self._together:
             self._together[key] = self._best_together(graph, shapes)
-            if len(self._together) > _REMEMBERED:
+            if len(self._together) > REMEMBERED:
                 self._together.pop(next(iter(self._together)))
         return self._together[key]
 
@@ -313,9 +293,9 @@ class Planner:
         return cheapest()
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
-        """`compile` for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
+        """Compile for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
         try:
-            return self.compile(graph, shapes, lean)
+            return self._programs.compile(graph, shapes, lean)
         except FormatError as error:
             if not self._checked:
                 raise
@@ -342,13 +322,14 @@ class Planner:
                     while part > 1 and need * part > _HOPELESS * budget:
                         part = -(-part // 2)
                 lean = not lean
-                program = self.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
+                program = self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
             else:
                 return Prepared(graph, shapes, program, replace(plan, micro_batch=part if part < samples else 0))
 
     def _check_one(self, graph: Graph, shapes: Mapping[str, Shape], window: int) -> None:
         """Raise `BudgetError` if one sample, of these shapes, does not fit beside the smallest ``window``."""
-        workspace = min(self.compile(graph, shapes, lean).workspace for lean in (False, True))  # either may be smaller
+        # Either may be smaller.
+        workspace = min(self._programs.compile(graph, shapes, lean).workspace for lean in (False, True))
         if self.budget is not None and workspace + window > self.budget:
             raise too_small(self.budget, workspace, window)
 
@@ -401,7 +382,3 @@ def rounded(samples: int, batch: int) -> int:
     Of sizes there are few, so that one plan, with what is pinned and read ahead for it, serves any number of callers.
     """
     return next((batch * count for count in _COUNTS if batch * count >= samples), samples)
-
-
-def _key(graph: Graph, shapes: Mapping[str, Shape]) -> object:
-    return tuple(shapes.items()), tuple(spec.name for spec in graph.outputs)

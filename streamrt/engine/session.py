@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
+from streamrt.engine.prepare import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Run
 from streamrt.plan import Plan
@@ -30,12 +31,13 @@ class Session:
 
     def __init__(
         self,
-        program: Program,
-        plan: Plan,
+        prepared: Prepared,
         params: Mapping[str, Array],
         prefetcher: Prefetcher,
         verifier: Verifier | None = None,
     ) -> None:
+        self.prepared = prepared
+        program, plan = prepared.program, prepared.plan
         memory = _allocated(program.workspace + ALIGNMENT)
         start = -memory.ctypes.data % ALIGNMENT
         self._memory = memory[start : start + program.workspace]

@@ -6,8 +6,9 @@ and `pool` the face, which puts what was decided into effect.
 """
 
 from streamrt.pool.entry import ModelStatus, State
+from streamrt.pool.lease import Lease
 from streamrt.pool.policy import Policy
 from streamrt.pool.pool import ModelPool
 from streamrt.pool.stats import PoolStats
 
-__all__ = ["ModelPool", "ModelStatus", "Policy", "PoolStats", "State"]
+__all__ = ["Lease", "ModelPool", "ModelStatus", "Policy", "PoolStats", "State"]

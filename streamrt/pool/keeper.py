@@ -202,7 +202,6 @@ class Keeper:
 
     def _lend(self, entry: Entry) -> None:
         assert entry.resident
-        entry.resident.lent = True
         entry.leases += 1
 
     def release(self, entry: Entry, error: BaseException | None) -> None:
@@ -226,7 +225,6 @@ class Keeper:
         resident, needs = entry.resident, entry.needs
         assert resident
         assert needs
-        resident.lent = False
         entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
         entry.count_loaded()
         if resident.complete:  # in smaller granules than was thought
@@ -327,7 +325,6 @@ class Keeper:
             resident.grow = partial(self._grow, entry)
         else:
             resident.enlarge(grant.total)
-        resident.lent = True
         return resident
 
     def _land(self, entry: Entry, error: BaseException | None) -> None:

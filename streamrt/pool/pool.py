@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 from streamrt.errors import InputError
 from streamrt.host.budget import Budget, parse_budget
-from streamrt.model import Model
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus
 from streamrt.pool.failure import told
 from streamrt.pool.keeper import Keeper, no_thread, too_large
+from streamrt.pool.lease import Lease
 from streamrt.pool.policy import PolicyFactory
 from streamrt.pool.resident import Files, WeightsFiles
 from streamrt.pool.runtime import Runtime
@@ -172,8 +172,8 @@ class ModelPool:
     # ---------------------------------------------------------------- leases
 
     @contextmanager
-    def lease(self, name: str, timeout: float | None = None) -> Iterator[Model]:
-        """A context in which the model of that name can be called; all leases of it share one `Model`.
+    def lease(self, name: str, timeout: float | None = None) -> Iterator[Lease]:
+        """A context in which the model of that name can be called; all leases of it share its memory.
 
         It is never evicted meanwhile. Keep it short: what it holds nobody else can have.
 
@@ -194,13 +194,18 @@ class ModelPool:
         if timeout is not None and math.isnan(timeout):
             raise InputError(f"timeout: expected seconds, found {timeout}")
         entry = self._keeper.acquire(name, timeout)
+        lease: Lease | None = None
         error: BaseException | None = None
         try:
-            yield cast(Model, entry.resident)
+            assert entry.resident
+            lease = entry.resident.lend()
+            yield lease
         except BaseException as raised:
             error = raised
             raise
         finally:
+            if lease:
+                lease.end()
             self._keeper.release(entry, error)
             error = None
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import streamrt._core as _core
-from streamrt.engine.prepare import Planner, Prepared, Rates
-from streamrt.engine.session import Session
-from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
+from streamrt.engine.engine import Engine
+from streamrt.engine.prepare import Planner, Prepared
+from streamrt.engine.programs import Programs
+from streamrt.errors import BudgetError, WeightsIOError
 from streamrt.format import WeightsFile, read_header
-from streamrt.graph import Graph
-from streamrt.host.budget import Budget
+from streamrt.format import verify as verify_file
+from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
-from streamrt.model import _DISK, _MEMORY, _OPERATIONS, Model
-from streamrt.ops import Shape
 from streamrt.plan import Plan
 from streamrt.pool.admission import STEPS, Needs
-from streamrt.report.stats import PassStats
-from streamrt.report.trace import Trace
+from streamrt.pool.lease import Lease
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
 _WINDOW = 8 << 20
@@ -34,6 +31,10 @@ _REMEMBERED = 4
 _PARTS = 20_000
 
 
+#: A range of a schedule: offset, bytes, and that it is pinned.
+Item = tuple[int, int, bool]
+
+
 class Known:
     """What stays known of a file while no model of it is open: its header, and plans for the budgets it had last.
 
@@ -43,7 +44,7 @@ class Known:
 
     def __init__(self, file: WeightsFile, rates: Rates) -> None:
         self.file = file
-        self._any = Planner(file, None, rates, frugal=True, thorough=False)
+        self._any = Planner(Programs(file), None, rates, frugal=True, thorough=False)
         self._any.check()
         self._planners: OrderedDict[int, Planner] = OrderedDict()
 
@@ -68,81 +69,94 @@ class Known:
         return (len(file.tensors) + len(file.graph.nodes)) * (1 + len(self._planners)) + len(file.block_crcs)
 
 
-class PooledModel(Model):
-    """A `Model` that belongs to a pool: callable while it is leased, and sized and closed by the pool alone."""
+class ResidentModel:
+    """A model that is open in a pool, which sizes, rests and closes it; who has a lease of it calls it.
 
-    #: Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
-    grow: Callable[[int], int] | None = None
+    Args:
+        known: what is known of its file, which this has alone until it is closed.
+        budget: bytes, to begin with.
+        give_back: takes what is known when it is closed.
+        threads: as for `Model`.
+        io: as for `Model`.
+        verify: as for `Model`.
 
-    def __init__(self, known: Known, budget: int, *, threads: int | None, io: str, verify: str | None) -> None:
+    Attributes:
+        grow: asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
+        engine: what runs its passes.
+    """
+
+    def __init__(
+        self,
+        known: Known,
+        budget: int,
+        give_back: Callable[[Known], None],
+        *,
+        threads: int | None,
+        io: str,
+        verify: str | None,
+    ) -> None:
+        self.grow: Callable[[int], int] | None = None
         self._known = known
-        self.give_back: Callable[[Known], None] | None = None  # once it is closed
-        self.lent = True
-        self.loaded = 0  # bytes brought in since it was opened,
-        self.reading = 0.0  # and the seconds that took
+        self._give_back: Callable[[Known], None] | None = give_back
         self._last: Prepared | None = None  # what it rests with,
-        self._kept: list[tuple[int, int, bool]] = []  # and the ranges of it that are there
-        super().__init__(known.file.path, budget, threads=threads, io=io, verify=verify)
-        self._prefetcher.read_across(False)  # after this call perhaps others have the memory
-
-    # ---- what the user of a lease must not do
-
-    def set_budget(self, budget: Budget) -> None:
-        """Not for a model of a pool.
-
-        Raises:
-            StreamrtError: always.
-        """
-        raise StreamrtError("this model belongs to a pool, which sets its budget")
-
-    def close(self) -> None:
-        """Not for a model of a pool: see `ModelPool.unload`.
-
-        Raises:
-            StreamrtError: always, unless it is closed.
-        """
-        if not self._closed:
-            raise StreamrtError("this model belongs to a pool, which closes it: call ModelPool.unload")
-
-    def _header(self, path: str | os.PathLike[str]) -> WeightsFile:
-        return self._known.file
-
-    def _planned(self, budget: int | None, rates: Rates) -> Planner:
-        assert budget is not None
-        return self._known.planner(budget)
-
-    def _require_open(self) -> None:
-        super()._require_open()
-        if not self.lent:
-            raise ModelClosedError("the lease of this model has ended")
+        self._kept: list[Item] = []  # and the ranges of it that are there
+        file = verify_file(known.file.path) if verify == "open" else known.file
+        self.engine = Engine(
+            file,
+            known.planner(budget),
+            threads=threads,
+            io=io,
+            verify=verify == "read",
+            grow=self._larger,
+            while_planning=guest,
+        )
+        self.engine.prefetcher.read_across(False)  # after this call perhaps others have the memory
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if hasattr(self, "engine"):
             self.shut()
 
-    # ---- what the pool does
+    def lend(self) -> Lease:
+        """What somebody who has a lease gets."""
+        return Lease(self.engine)
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes that it may have."""
+        return self.engine.planner.budget
+
+    @property
+    def loaded(self) -> int:
+        """Bytes brought in since it was opened."""
+        return self.engine.loaded
+
+    @property
+    def reading(self) -> float:
+        """Seconds that took."""
+        return self.engine.reading
 
     @property
     def pinned(self) -> int:
         """Bytes of weights that its plan keeps between calls."""
-        prepared = self._session[0] if self._session else self._last
+        prepared = self._prepared
         return prepared.plan.pinned_bytes if prepared else 0
 
     @property
     def complete(self) -> bool:
         """Whether these are all."""
-        prepared = self._session[0] if self._session else self._last
+        prepared = self._prepared
         return prepared is not None and not prepared.plan.streamed_bytes
 
     @property
     def workspace(self) -> int:
         """Bytes of the workspace of its last call; 0 when it rests."""
-        return self._session[0].plan.workspace if self._session else 0
+        session = self.engine.session
+        return session.prepared.plan.workspace if session else 0
 
     def enlarge(self, budget: int) -> None:
         """Allow it more from its next call on."""
-        with self._turns.hold():
-            self._planner = self._planner_for(budget)
+        with self.engine.turns.hold():
+            self.engine.planner = self._known.planner(budget)
 
     def rest(self, most: int | None = None, window: int = 0) -> int:
         """Give the workspace and the window back, and all but ``most`` bytes of the weights.
@@ -154,35 +168,20 @@ class PooledModel(Model):
         Returns:
             The bytes of weights that it may keep; 0 when it is not worth keeping.
         """
-        with self._turns.hold():
-            before = self._session[0] if self._session else self._last
+        with self.engine.turns.hold():
+            before = self._prepared
             if before is None:
                 return 0
             after = before if most is None else self._smaller(before, most, window)
             if after is None:
                 return 0
-            if self._session:
+            if self.engine.session:
                 self._kept = _pinned(before.plan)
             same = before.plan.granule == after.plan.granule
             self._kept = _covered(_pinned(after.plan), self._kept, after.plan.granule) if same else []
-            self._session, self._last = None, after
-            self._prefetcher.schedule(self._kept, 0, after.plan.granule)
+            self._last = after
+            self.engine.keep_only(self._kept, after.plan.granule)
             return after.plan.pinned_bytes
-
-    def _smaller(self, before: Prepared, most: int, window: int) -> Prepared | None:
-        """The same with at most so many bytes pinned, and the planner to go with it; None when that cannot be had."""
-        budget = most + window + before.plan.workspace
-        for _ in range(_TRIES):
-            planner = self._planner_for(budget)
-            try:
-                after = planner.prepare(before.graph, before.shapes)
-            except BudgetError:
-                return None
-            if after.plan.pinned_bytes <= most:
-                self._planner = planner
-                return after
-            budget -= after.plan.pinned_bytes - most  # a batch that is divided further has a smaller workspace
-        return None
 
     def preload(self) -> None:
         """Bring in, now, what is pinned.
@@ -190,71 +189,63 @@ class PooledModel(Model):
         Raises:
             WeightsIOError: it cannot be read.
         """
-        with self._turns.hold():
-            prepared = self._session[0] if self._session else self._last or self._planner.prepare_usual()
+        engine = self.engine
+        with engine.turns.hold():
+            prepared = self._prepared or engine.planner.prepare_usual()
             if prepared is None:
                 return
-            if self._planner.budget != prepared.plan.budget:
-                prepared = self._planner.prepare(prepared.graph, prepared.shapes)
-            self._session, self._last = None, prepared
-            self._kept = items = _pinned(prepared.plan)
-            if not items:
-                return
-            self._prefetcher.schedule(items, 0, prepared.plan.granule)
-            try:
-                for index in range(len(items)):
-                    self._prefetcher.wait(index)
-                self._prefetcher.finish()
-            except BaseException:
-                self._prefetcher.rewind()
-                raise
-            read = [item for item in self._prefetcher.report() if item.read_end > item.read_start]
-            self.loaded += sum(item.length for item in read)
-            self.reading += sum(item.read_end - item.read_start for item in read) * 1e-9
+            if engine.planner.budget != prepared.plan.budget:
+                prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
+            self._last = prepared
+            self._kept = _pinned(prepared.plan)
+            if self._kept:
+                engine.bring_in(self._kept, prepared.plan.granule)
+            else:
+                engine.session = None
 
     def shut(self) -> None:
-        """Close it."""
-        super().close()
-        if self.give_back is not None:
-            give, self.give_back = self.give_back, None
+        """Close it. Closing twice is fine."""
+        self.engine.close()
+        give, self._give_back = self._give_back, None
+        if give is not None:
             give(self._known)
 
-    # ---- inside a call
+    @property
+    def _prepared(self) -> Prepared | None:
+        """What it was called with last, or rests with."""
+        session = self.engine.session
+        return session.prepared if session else self._last
 
-    def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
-        super()._brought(prepared, trace, stats)
-        self.loaded += stats.bytes_streamed + stats.bytes_pinned
-        self.reading += stats.read_seconds
-
-    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        with guest:
+    def _smaller(self, before: Prepared, most: int, window: int) -> Prepared | None:
+        """The same with at most so many bytes pinned, and the planner to go with it; None when that cannot be had."""
+        budget = most + window + before.plan.workspace
+        for _ in range(_TRIES):
+            planner = self._known.planner(budget)
             try:
-                return super()._prepare(graph, shapes)
-            except BudgetError as error:
-                if self.grow is None:
-                    raise
-                self._planner = self._planner_for(self.grow(error.minimum))
-                return super()._prepare(graph, shapes)
+                after = planner.prepare(before.graph, before.shapes)
+            except BudgetError:
+                return None
+            if after.plan.pinned_bytes <= most:
+                self.engine.planner = planner
+                return after
+            budget -= after.plan.pinned_bytes - most  # a batch that is divided further has a smaller workspace
+        return None
 
-    def _activate(self, prepared: Prepared) -> Session:
-        with guest:
-            return super()._activate(prepared)
-
-    def _planner_for(self, budget: int) -> Planner:
-        return self._known.planner(budget)
+    def _larger(self, minimum: int) -> Planner:
+        """The planner for what the pool grants a call that needs so much. Raises what the pool does."""
+        assert self.grow is not None
+        return self._known.planner(self.grow(minimum))
 
 
-def _pinned(plan: Plan) -> list[tuple[int, int, bool]]:
+def _pinned(plan: Plan) -> list[Item]:
     """The pinned ranges of a plan, as a schedule."""
     return [(r.offset, r.length, True) for r in plan.ranges if r.pinned]
 
 
-def _covered(
-    wanted: list[tuple[int, int, bool]], there: list[tuple[int, int, bool]], granule: int
-) -> list[tuple[int, int, bool]]:
+def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
     """Those that are ``wanted`` and all of whose granules are ``there``: a model that rests reads nothing."""
 
-    def granules(item: tuple[int, int, bool]) -> range:
+    def granules(item: Item) -> range:
         return range(item[0] // granule, -(-(item[0] + item[1]) // granule))
 
     had = {index for item in there for index in granules(item)}
@@ -262,9 +253,8 @@ def _covered(
 
 
 class Resident(Protocol):
-    """What the pool needs of `PooledModel`; all but the attributes may block."""
+    """What the pool needs of `ResidentModel`; all but the attributes may block."""
 
-    lent: bool
     grow: Callable[[int], int] | None
 
     @property
@@ -283,6 +273,7 @@ class Resident(Protocol):
     def rest(self, most: int | None = None, window: int = 0) -> int: ...  # noqa: D102
     def preload(self) -> None: ...  # noqa: D102
     def shut(self) -> None: ...  # noqa: D102
+    def lend(self) -> Lease: ...  # noqa: D102
 
 
 #: What tells a file from another one: as in `streamrt.format.WeightsFile`.
@@ -307,7 +298,7 @@ class WeightsFiles:
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
         self._options = {"threads": threads, "io": io, "verify": verify}
-        self._rates = Rates(disk=_DISK, memory=_MEMORY, flops=_OPERATIONS * (threads or _core.threads()))
+        self._threads = threads or _core.threads()
         self._lock = threading.Lock()  # over what is known
         self._known: OrderedDict[str, Known] = OrderedDict()
 
@@ -322,7 +313,7 @@ class WeightsFiles:
         self._give_back(known)
         return needs, known.file.identity
 
-    def open(self, path: str, identity: Identity, budget: int) -> PooledModel:
+    def open(self, path: str, identity: Identity, budget: int) -> ResidentModel:
         """Open the file.
 
         Raises:
@@ -331,17 +322,16 @@ class WeightsFiles:
         known = self._take(path)
         if known.file.identity != identity:
             raise ReplacedError(f"{path}: the file was replaced since its header was read")
-        model = PooledModel(known, budget, **self._options)  # type: ignore[arg-type]
-        model.give_back = self._give_back
-        return model
+        return ResidentModel(known, budget, self._give_back, **self._options)  # type: ignore[arg-type]
 
     def _take(self, path: str) -> Known:
         """What is known of a file, for one who is to have it alone."""
         with self._lock:
             known = self._known.pop(path, None)
-        return (
-            Known(read_header(path), self._rates) if known is None or known.file.identity != _identity(path) else known
-        )
+        if known is None or known.file.identity != _identity(path):
+            file = read_header(path)
+            known = Known(file, rates_of(file.identity[0], self._threads))
+        return known
 
     def _give_back(self, known: Known) -> None:
         with self._lock:

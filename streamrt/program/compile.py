@@ -30,6 +30,7 @@ class Program:
         offsets: where each computed tensor lies in the arena, in bytes.
         scratch: where each node's scratch lies.
         workspace: bytes of the arena.
+        lean: see `compile_program`.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class Program:
     offsets: Mapping[str, int]
     scratch: tuple[int, ...]
     workspace: int
+    lean: bool
 
     @property
     def batchwise(self) -> bool:
@@ -117,4 +119,4 @@ def compile_program(
         shapes.update((name, shape) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
         lowered.append(low)
     offsets, scratch, workspace = place(graph, params, shapes, lowered, join=not lean)
-    return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace)
+    return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace, lean)

@@ -2,7 +2,7 @@
 
 Each model has a queue and at most one thread at a time, so that what arrives while a pass runs is there, together, for
 the next one. A free thread takes the model whose oldest request has waited the longest, leases it from the pool, and
-gives it as many of its requests as `max_batch` samples allow; `Model.call_together` joins those whose shapes agree.
+gives it as many of its requests as `max_batch` samples allow; `Lease.call_together` joins those whose shapes agree.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from time import monotonic
 
 from streamrt.engine.inputs import Result
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
-from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.pool.failure import anew, strip
+from streamrt.pool.lease import Lease
 from streamrt.pool.runtime import LONGEST_WAIT
 
 Results = Mapping[str, Result]
@@ -230,7 +230,7 @@ class Batcher:
                     raise anew(result)  # the pool closes a model whose file is not what it was, if it hears of it
 
     @contextmanager
-    def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Model]:
+    def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Lease]:
         """A lease of a model of that version: what is still open of a file that was replaced is closed first."""
         for _ in range(2):
             with self._pool.lease(name, max(0.0, deadline - monotonic())) as model:

@@ -24,7 +24,7 @@ def check_sizes(model: Any, folder: Path) -> Graph:
         graph = check(model, folder, {"x": random(*shape)}, tolerance=1e-4)
     with streamrt.Model(folder / "model.safetensors") as packed:
         packed(random(*SIZES[1]))
-        assert packed._session[0].program.batchwise
+        assert packed._engine.session.prepared.program.batchwise
     return graph
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from format.attacks.make import Draft
-from streamrt.engine.prepare import Planner, Rates
+from streamrt.engine.prepare import Planner
+from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, FormatError
 from streamrt.format import read_header
 from streamrt.format.header import from_json
 from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.host.rates import Rates
 from streamrt.plan import Extent, NodeWeights, all_weights
 from streamrt.plan.tiling import frugal
 from streamrt.program import arena
@@ -99,7 +101,7 @@ def test_a_large_network_opens(tmp_path: Path) -> None:
         node(i, "Clip", [names[i - 1] if i else "x"], [name], min=0.0, max=float(i + 1)) for i, name in enumerate(names)
     ]
     file = opened(tmp_path / "model.safetensors", graph(nodes, [names[-1]]))
-    planner = Planner(file, None, RATES)
+    planner = Planner(Programs(file), None, RATES)
     planner.check()
     assert planner.prepare(file.graph, {"x": (1, 4)}).program.workspace == 64
 
@@ -166,13 +168,13 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(dict(inputs))
         return compile_program(made, params, inputs, **kwargs)
 
-    monkeypatch.setattr("streamrt.engine.prepare.compile_program", counted)
+    monkeypatch.setattr("streamrt.engine.programs.compile_program", counted)
     return found
 
 
 def test_a_call_beyond_its_budget_is_refused_at_once(tmp_path: Path, compiled: list[Any]) -> None:
     file = opened(tmp_path / "model.safetensors", graph([node(0, "Exp", ["x"], ["y"])], ["y"]))
-    planner = Planner(file, 63, RATES)
+    planner = Planner(Programs(file), 63, RATES)
     with pytest.raises(BudgetError, match="63 bytes is too small: 64 bytes of activations") as caught:
         planner.prepare(file.graph, {"x": (2**20, 4)})
     assert caught.value.minimum == 64
@@ -183,7 +185,7 @@ def test_a_large_batch_is_divided_in_few_steps(tmp_path: Path, compiled: list[An
     file = opened(
         tmp_path / "model.safetensors", graph([node(0, "ReduceMax", ["x"], ["y"], axes=[1])], ["y"], ["N", 1])
     )
-    assert Planner(file, 1 << 12, RATES).prepare(file.graph, {"x": (2**20, 4)}).plan.micro_batch == 128
+    assert Planner(Programs(file), 1 << 12, RATES).prepare(file.graph, {"x": (2**20, 4)}).plan.micro_batch == 128
     assert len(compiled) <= 10
 
 
@@ -191,7 +193,7 @@ def test_a_large_graph_is_not_tried_with_every_size(tmp_path: Path, compiled: li
     nodes = [node(i, "Relu", ["x"], [f"y{i}"]) for i in range(9000)]
     nodes.append(node(9000, "Reshape", ["x"], ["z"], shape=[7, 7, 7]))
     file = opened(tmp_path / "model.safetensors", graph(nodes, ["y0"]))
-    Planner(file, None, RATES).check()
+    Planner(Programs(file), None, RATES).check()
     assert len(compiled) <= 2
 
 
@@ -225,4 +227,4 @@ def test_a_pass_that_reads_too_much_is_refused(tmp_path: Path) -> None:
         out.truncate(2 * MIB + size)  # a hole
     file = read_header(path)
     with pytest.raises(FormatError, match=r"node 'n1024': up to here a pass reads .* more than 2\*\*40"):
-        Planner(file, 1000, RATES).prepare(file.graph, {"x": (1, side)})
+        Planner(Programs(file), 1000, RATES).prepare(file.graph, {"x": (1, side)})

@@ -220,8 +220,8 @@ class History:
                 raise Finding("leases of nothing", f"{name}: {entry.leases}")
             if resident and resident.closed and not entry.busy:
                 raise Finding("a closed model is kept", name)
-            if resident and (entry.leases > 0) != resident.lent and not entry.busy:
-                raise Finding("a lease and what the model thinks of it differ", f"{name}: {entry.leases}")
+            if resident and entry.leases < resident.leases:
+                raise Finding("more leases are out than are counted", f"{name}: {resident.leases} of {entry.leases}")
             if entry.leases < self.leases[resident] and resident:
                 raise Finding("a lease was lost", f"{name}: {entry.leases}, tasks have {self.leases[resident]}")
             if resident is None and not entry.busy and ledger.held(name):
@@ -287,13 +287,13 @@ class History:
         began, had = self.world.now(), False
         limit = self.timeout if timeout is None else timeout
         try:
-            with self.pool.lease(name, timeout) as model:
+            with self.pool.lease(name, timeout) as lease:
                 had = True
-                self.leases[model] += 1
+                self.leases[lease.model] += 1
                 try:
-                    self._use(model, seconds, grow, inside, ends)
+                    self._use(lease, seconds, grow, inside, ends)
                 finally:
-                    self.leases[model] -= 1
+                    self.leases[lease.model] -= 1
         except PoolBusyError:
             if not had and self.world.now() - began < limit - 1e-6:
                 raise Finding("a lease gives up before its deadline", name) from None

@@ -66,10 +66,10 @@ def test_a_file_cut_while_pinned_weights_are_read(copy, run_python):
         with streamrt.Model(path, None) as model:
             model(x)
             os.truncate(path, 3 << 20)
-            session = model._session[1]
+            session = model._engine.session
             try:
                 session.run()
-                model._mapping.check()
+                model._engine.mapping.check()
             except streamrt.WeightsIOError as error:
                 print("refused", error)
     """
@@ -115,7 +115,7 @@ def test_a_file_that_becomes_another_between_its_header_and_its_mapping(copy, sm
         mapped.append(Mapping(path, io))
         return mapped[-1]
 
-    monkeypatch.setattr("streamrt.model.WeightsMapping", late)
+    monkeypatch.setattr("streamrt.engine.engine.WeightsMapping", late)
     with pytest.raises(streamrt.WeightsIOError, match="replaced while it was being opened"):
         Model(copy, "16MiB", io=io)
     assert mapped[0].closed
@@ -177,7 +177,7 @@ def test_an_error_in_the_middle_of_a_pass_leaves_a_model_that_works(large):
     x = zoo.random_input(2, 2048)
     with Model(large.path, "16MiB") as model:
         model(x)
-        steps = model._session[1]._steps
+        steps = model._engine.session._steps
         good = steps[2]
 
         def fail(first, last):

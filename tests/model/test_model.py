@@ -301,7 +301,7 @@ def test_a_call_within_a_call_of_the_same_thread_is_refused(small):
     x = zoo.random_input(1, 64)
     with Model(small.path, "800KiB") as model:
         model(x)
-        steps = model._session[1]._steps
+        steps = model._engine.session._steps
         good = steps[1]
 
         def nested(first, last):

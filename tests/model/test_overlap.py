@@ -13,7 +13,7 @@ CODE = """
     x = np.ones((1, 2048), np.float32)
     with streamrt.Model(path, budget) as model:
         model(x)
-        steps = model._session[1]._steps
+        steps = model._engine.session._steps
         rate = 200e6
         # Computing takes as long as reading does, by sleeping, so that it needs no processor.
         per_tile = model.plan.streamed_bytes / rate / len(steps)
@@ -22,7 +22,7 @@ CODE = """
                 run(first, last)
                 time.sleep(per_tile)
             return work
-        model._session[1]._steps[:] = [Step(s.node, s.waits, slowly(s.run), s.first, s.last, s.dones) for s in steps]
+        steps[:] = [Step(s.node, s.waits, slowly(s.run), s.first, s.last, s.dones) for s in steps]
         ratios = []
         for _ in range(5):
             model(x)

@@ -6,10 +6,12 @@ import pytest
 
 from markers import thorough
 from model import zoo
-from streamrt.engine.prepare import Planner, Rates
+from streamrt.engine.prepare import Planner
+from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError
 from streamrt.format import read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.host.rates import Rates
 
 MIB = 1 << 20
 RATES = Rates(disk=2e9, memory=2e10, flops=1e11)
@@ -24,7 +26,7 @@ def six_layers(tmp_path_factory):
 
 
 def test_a_pass_that_computes_elsewhere_than_estimated_gets_another_plan(six_layers):
-    planner = Planner(six_layers, 56 * MIB, RATES)
+    planner = Planner(Programs(six_layers), 56 * MIB, RATES)
     graph, shapes = six_layers.graph, {six_layers.graph.inputs[0].name: (1, 2048)}
     first = planner.prepare(graph, shapes)
     assert planner.prepare(graph, dict(shapes)) is first
@@ -51,7 +53,7 @@ def test_a_pass_that_computes_elsewhere_than_estimated_gets_another_plan(six_lay
 
 
 def test_what_a_pass_took_as_planned_changes_nothing(six_layers):
-    planner = Planner(six_layers, 56 * MIB, RATES)
+    planner = Planner(Programs(six_layers), 56 * MIB, RATES)
     graph, shapes = six_layers.graph, {six_layers.graph.inputs[0].name: (1, 2048)}
     first = planner.prepare(graph, shapes)
     seconds = [first.plan.seconds / len(graph.nodes)] * len(graph.nodes)
@@ -67,14 +69,14 @@ def test_what_a_pass_took_as_planned_changes_nothing(six_layers):
 @pytest.mark.parametrize("disk", [0.2e9, thorough(1e9), 2e9, thorough(8e9)])
 def test_so_many_samples_run_together_that_no_other_number_does_better(six_layers, budget, batch, disk):
     graph, name, rates = six_layers.graph, six_layers.graph.inputs[0].name, replace(RATES, disk=disk)
-    chosen = Planner(six_layers, budget * MIB, rates).samples_together(graph, {name: (batch, 2048)})
+    chosen = Planner(Programs(six_layers), budget * MIB, rates).samples_together(graph, {name: (batch, 2048)})
     # Held outside the budget are inputs and outputs, of 8 KiB a sample each.
     most = max(32 * MIB, budget * MIB // 16) // (16 << 10)
     assert chosen <= most
     costs = {}  # of a sample, in seconds of the passes that the planner simulates
     for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048):
         if (samples := batch * count) <= most:
-            plan = Planner(six_layers, budget * MIB, rates).prepare(graph, {name: (samples, 2048)}).plan
+            plan = Planner(Programs(six_layers), budget * MIB, rates).prepare(graph, {name: (samples, 2048)}).plan
             costs[samples] = plan.seconds / (plan.micro_batch or samples)
     best = min(costs.values())
     assert costs[chosen] <= 1.08 * best  # a twentieth, and what the last doubling may have missed
@@ -85,19 +87,19 @@ def test_so_many_samples_run_together_that_no_other_number_does_better(six_layer
 @pytest.mark.parametrize("disk", [1e8, 1.2e9])
 def test_after_a_disk_turned_out_slow_as_many_run_together_as_if_it_had_been_known(six_layers, disk):
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
-    planner = Planner(six_layers, 24 * MIB, replace(RATES, disk=2.5e9))
+    planner = Planner(Programs(six_layers), 24 * MIB, replace(RATES, disk=2.5e9))
     planner.prepare(graph, {name: (1, 2048)})
     many = planner.prepare(graph, {name: (planner.samples_together(graph, {name: (1, 2048)}), 2048)})
     planner.learn(many, [0.0] * len(graph.nodes), many.plan.speed(disk))
     assert planner.rates.disk == pytest.approx(disk)
-    known = Planner(six_layers, 24 * MIB, planner.rates)
+    known = Planner(Programs(six_layers), 24 * MIB, planner.rates)
     assert planner.samples_together(graph, {name: (1, 2048)}) == known.samples_together(graph, {name: (1, 2048)}) > 16
 
 
 def test_a_disk_that_is_known_is_not_learned_again(six_layers):
     """Neither from blocks nor from pages, even where those come faster than they should from any disk."""
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
-    planner = Planner(six_layers, 2 * MIB, RATES)
+    planner = Planner(Programs(six_layers), 2 * MIB, RATES)
     pages = planner.prepare(graph, {name: (1, 2048)})
     for factor in (0.9, 1.4, 2):
         planner.learn(pages, [0.0] * len(graph.nodes), factor * pages.plan.speed(1e12))
@@ -107,7 +109,7 @@ def test_a_disk_that_is_known_is_not_learned_again(six_layers):
 def test_what_stays_as_a_whole_gains_nothing_by_more_samples(six_layers):
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
     for budget in (None, 256 * MIB):
-        assert Planner(six_layers, budget, RATES).samples_together(graph, {name: (3, 2048)}) == 3
+        assert Planner(Programs(six_layers), budget, RATES).samples_together(graph, {name: (3, 2048)}) == 3
 
 
 # ---------------------------------------------------------------- what passes tell
@@ -118,9 +120,9 @@ LEARNING = """
     path, budget, passes = sys.argv[1], sys.argv[2], int(sys.argv[3])
     x = np.ones((1, 2048), np.float32)
     with streamrt.Model(path, budget) as model:
-        graph = model._planner.subgraph(None)
+        graph = model._engine.planner.subgraph(None)
         def told():
-            planner = model._planner
+            planner = model._engine.planner
             plan = model.plan_for((2, 2048))
             together = planner.samples_together(graph, {graph.inputs[0].name: (1, 2048)})
             print(planner.rates.disk, together, plan.streamed_bytes, plan.seconds)
@@ -128,7 +130,7 @@ LEARNING = """
         for _ in range(passes):
             model(x)
             print(model.stats.bytes_read, model.stats.bytes_pinned)
-        model._planner = model._planner.with_budget(model.budget)  # nothing that was planned before is remembered
+        model.set_budget(model.budget)  # no plan that was made before is remembered
         told()
 """
 
@@ -181,7 +183,7 @@ def test_the_error_names_the_least_budget_where_a_lean_program_needs_more(tmp_pa
     write(tmp_path / "file", Graph((TensorSpec("x", ("N", 7, 2, 8)),), outputs, nodes), [])
     file = read_header(tmp_path / "file")
     shapes = {"x": (samples, 7, 2, 8)}
-    graph, planner = file.graph, Planner(file, None, RATES)
+    graph, planner = file.graph, Planner(Programs(file), None, RATES)
     least = planner.min_budget(graph, shapes)
     assert least < planner.compile(graph, {"x": (1, 7, 2, 8)}, lean=True).workspace
     with pytest.raises(BudgetError) as caught:

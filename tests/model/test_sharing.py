@@ -17,13 +17,13 @@ from streamrt.graph import Graph, Node, TensorSpec
 
 def count_passes(model):
     """A list to which every pass adds the samples that it served."""
-    passes, run = [], model._run_together
+    passes, run = [], model._engine._run_together
 
     def counting(requests):
         run(requests)
         passes.append(model.stats.samples)
 
-    model._run_together = counting
+    model._engine._run_together = counting
     return passes
 
 
@@ -31,7 +31,7 @@ class Gate:
     """Holds up the passes of a model until it is opened."""
 
     def __init__(self, model):
-        self._run, model._run_together = model._run_together, self._gated
+        self._run, model._engine._run_together = model._engine._run_together, self._gated
         self.entered, self._open = threading.Event(), threading.Event()
 
     def _gated(self, requests):
@@ -58,7 +58,7 @@ def call_from_threads(model, inputs):
     assert gate.entered.wait(60)
     for i, thread in enumerate(threads[1:]):
         thread.start()
-        eventually(lambda i=i: len(model._turns._waiting) > i)
+        eventually(lambda i=i: len(model._engine.turns._waiting) > i)
     gate.open()
     for thread in threads:
         thread.join(60)
@@ -144,11 +144,11 @@ def test_closing_while_others_wait_tells_them(large):
     assert gate.entered.wait(60)
     closing = threading.Thread(target=model.close)
     closing.start()
-    eventually(lambda: len(model._turns._line) == 2)  # before the others
+    eventually(lambda: len(model._engine.turns._line) == 2)  # before the others
     others = [threading.Thread(target=work) for _ in range(4)]
     for i, thread in enumerate(others):
         thread.start()
-        eventually(lambda i=i: len(model._turns._waiting) > i)
+        eventually(lambda i=i: len(model._engine.turns._waiting) > i)
     gate.open()
     for thread in (first, closing, *others):
         thread.join(60)
@@ -183,7 +183,7 @@ def test_what_cannot_be_put_together_is_run_alone(large):
     """An operator may take every sample for itself up to some batch, and not beyond."""
     inputs = [zoo.random_input(4, 2048, seed=i) for i in range(5)]
     with Model(large.path, "12MiB") as model:
-        prepare = model._planner.prepare
+        prepare = model._engine.planner.prepare
 
         def dependent(graph, shapes):
             prepared = prepare(graph, shapes)
@@ -192,7 +192,7 @@ def test_what_cannot_be_put_together_is_run_alone(large):
             lowered = tuple(replace(low, batchwise=False) for low in prepared.program.lowered)
             return replace(prepared, program=replace(prepared.program, lowered=lowered))
 
-        model._planner.prepare = dependent
+        model._engine.planner.prepare = dependent
         passes = count_passes(model)
         for x, y in zip(inputs, call_from_threads(model, inputs), strict=True):
             zoo.assert_close(y, large.answer(x))
@@ -241,13 +241,13 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
             yield x
 
     with Model(large.path, "12MiB") as model:
-        together, decide = [], model._samples_together
+        together, decide = [], model._engine.samples_together
 
         def deciding(request):
             together.append(decide(request))
             return together[-1]
 
-        model._samples_together = deciding
+        model._engine.samples_together = deciding
         results = model.predict(source())
         assert taken == []
         for given in range(150):
@@ -390,14 +390,14 @@ def test_calls_together_share_a_pass_resident_or_not(large, budget):
 def test_calls_together_have_each_their_own_error(small, monkeypatch):
     good, other = zoo.random_input(2, 64), zoo.random_input(2, 63)
     with Model(small.path, None) as model:
-        run = model._run_together
+        run = model._engine._run_together
 
         def failing(requests):
             if any(request.arrays["input"][0, 0] == 7 for request in requests):
                 raise streamrt.WeightsIOError("that one")
             run(requests)
 
-        monkeypatch.setattr(model, "_run_together", failing)
+        monkeypatch.setattr(model._engine, "_run_together", failing)
         bad = good.copy()
         bad[0, 0] = 7
         found = model.call_together([good, other, bad, {"nothing": good}, {"input": good}])

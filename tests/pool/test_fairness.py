@@ -437,8 +437,10 @@ def test_a_lease_that_has_ended_is_one_no_longer():
 
     def work():
         with pool.lease("a") as model:
-            assert model.lent
-        assert not model.lent
+            assert not model.ended
+            assert model.model.leases == 1
+        assert model.ended
+        assert model.model.leases == 0
 
     world.spawn(work)
     world.run()

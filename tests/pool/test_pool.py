@@ -48,12 +48,17 @@ def test_a_lease_gives_a_model_that_tells_about_itself(files):
         assert [line.state for line in pool.index()] == [State.UNAVAILABLE] * 6
         assert [line.weights for line in pool.index()] == [None] * 6
         with pool.lease("m64") as model:
-            assert isinstance(model, streamrt.Model)
+            assert isinstance(model, streamrt.Lease)
             assert [spec.dims[1] for spec in model.inputs] == [64]
             assert [spec.dims[1] for spec in model.outputs] == [64]
             with pool.lease("m64") as other:
-                assert other is model
+                assert status(pool, "m64").leases == 2
             assert status(pool, "m64").leases == 1
+            with pytest.raises(streamrt.ModelClosedError, match="lease"):
+                other(zoo.random_input(1, 64))
+            assert repr(other).endswith("ended>")
+            assert repr(model).endswith("open>")
+            model(zoo.random_input(1, 64))
         call(pool, files, "m64")
         line = status(pool, "m64")
         assert line.state is State.READY
@@ -135,7 +140,7 @@ def test_a_model_that_was_put_to_rest_has_its_weights_and_nothing_else(files):
         model = pool._keeper.entries["m512"].resident
         weights = model.pinned
         assert model.rest() == weights
-        assert model._prefetcher.held() == weights
+        assert model.engine.prefetcher.held() == weights
         assert model.workspace == 0
         before = model.loaded
         call(pool, files, "m512")
@@ -147,7 +152,7 @@ def test_a_pass_within_a_lease_streams_what_is_missing(files):
         for _ in range(3):
             call(pool, files, "m512")
             model = pool._keeper.entries["m512"].resident
-            eventually(lambda model=model: model._prefetcher.held() == model.pinned)  # nothing for a pass to come
+            eventually(lambda model=model: model.engine.prefetcher.held() == model.pinned)  # nothing for a pass to come
         line = status(pool, "m512")
         assert line.held <= 2 * MIB
         assert line.bytes_loaded >= 3 * (files["m512"].weights - 2 * MIB)
@@ -204,10 +209,8 @@ def test_what_belongs_to_the_pool_is_left_to_it(files):
     x = zoo.random_input(1, 64)
     with filled(files, "64MiB") as pool:
         with pool.lease("m64") as model:
-            with pytest.raises(streamrt.StreamrtError, match="pool"):
-                model.close()
-            with pytest.raises(streamrt.StreamrtError, match="pool"):
-                model.set_budget("1MiB")
+            assert not hasattr(model, "close")
+            assert not hasattr(model, "set_budget")
             y = model(x)
         with pytest.raises(streamrt.ModelClosedError, match="lease"):
             model(x)
@@ -216,7 +219,8 @@ def test_what_belongs_to_the_pool_is_left_to_it(files):
         with pool.lease("m64") as again:
             np.testing.assert_array_equal(again(x), y)
         pool.unload("m64")
-        model.close()  # it is
+        with pytest.raises(streamrt.ModelClosedError):
+            again(x)
 
 
 def test_names_and_arguments(files):

@@ -7,9 +7,11 @@ import pytest
 
 import streamrt
 from model import zoo
-from streamrt.engine.prepare import Planner, Rates
+from streamrt.engine.prepare import Planner
+from streamrt.engine.programs import Programs
 from streamrt.format import read_header
 from streamrt.host import yielding
+from streamrt.host.rates import Rates
 from streamrt.host.yielding import calling, give_way, guest
 
 
@@ -91,14 +93,14 @@ def test_every_part_of_a_load_gives_way(clock, caller, files, monkeypatch):
     with guest:
         file = read_header(files["m160"].path)
         found.append(clock.count)
-        planner = Planner(file, 4 << 20, Rates(2e9, 2e10, 1e11))
+        planner = Planner(Programs(file), 4 << 20, Rates(2e9, 2e10, 1e11))
         planner.check()
         found.append(clock.count)
         prepared = planner.prepare_usual()
         found.append(clock.count)
         with streamrt.Model(files["m160"].path, 4 << 20) as model:
             before = clock.count
-            model._activate(prepared)
+            model._engine.activate(prepared)
             found.append(clock.count - before + found[-1])
     assert sorted(set(found)) == found
     assert found[0] > 0
@@ -121,9 +123,9 @@ def test_a_pool_loads_as_a_guest_and_hits_are_none(clock, caller, files, monkeyp
 def test_every_form_of_a_call_is_counted_as_calling(form, files, monkeypatch):
     counted = []
     with streamrt.Model(files["m64"].path, None) as model:
-        run = model._run_together
+        run = model._engine._run_together
         monkeypatch.setattr(
-            model, "_run_together", lambda requests: counted.append(set(calling.threads)) or run(requests)
+            model._engine, "_run_together", lambda requests: counted.append(set(calling.threads)) or run(requests)
         )
         x = zoo.random_input(1, 64)
         forms = {"call": lambda: model(x), "call_together": lambda: model.call_together([x, x])}

@@ -140,7 +140,7 @@ class FakeModel:
     path: str
     needs: Needs
     budget: int
-    lent: bool = False
+    leases: int = 0
     grow: object = None
     loaded: int = 0
     reading: float = 0.0
@@ -172,14 +172,19 @@ class FakeModel:
 
     def call(self, seconds=0.0):
         """What the user of a lease does."""
-        assert self.lent
+        assert self.leases > 0
         assert not self.closed
         self.resting = None
         self.calls += 1
         self.files.check()
         self.files.world.sleep(seconds)
-        assert self.lent
+        assert self.leases > 0
         assert not self.closed
+
+    def lend(self):
+        assert not self.closed
+        self.leases += 1
+        return FakeLease(self)
 
     def enlarge(self, budget):
         assert self.calls == 0 or not self.closed
@@ -188,6 +193,7 @@ class FakeModel:
 
     def rest(self, most=None, window=0):
         self.files.unlocked()
+        assert self.leases == 0
         self.files.world.sleep(self.files.release_seconds)
         pinned = self.pinned
         if most is not None:
@@ -206,9 +212,31 @@ class FakeModel:
 
     def shut(self):
         self.files.unlocked()
+        assert self.leases == 0
         self.files.world.sleep(self.files.release_seconds)
         self.closed = True
         self.files.open_models.remove(self)
+
+
+@dataclass
+class FakeLease:
+    """What the pool hands out: it tells of its model, and can be called until it ends."""
+
+    model: FakeModel
+    ended: bool = False
+
+    def call(self, seconds=0.0):
+        assert not self.ended
+        self.model.call(seconds)
+        assert not self.ended
+
+    def end(self):
+        assert not self.ended
+        self.ended = True
+        self.model.leases -= 1
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
 
 
 @dataclass

@@ -1,0 +1,226 @@
+"""What everybody may do who has an engine: the holder of a `Model`, and that of a lease of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from streamrt.engine.engine import Engine
+from streamrt.engine.inputs import Inputs, Shapes, check_inputs, resolve_shapes
+from streamrt.engine.turns import Request
+from streamrt.errors import InputError
+from streamrt.graph import TensorSpec
+from streamrt.host.memory import MemoryUse, anonymous_bytes
+from streamrt.ops import Array
+from streamrt.plan import Plan
+from streamrt.report.stats import PassStats
+
+
+class Face:
+    """Calls of a packed model, and questions about it.
+
+    Args:
+        engine: what runs them.
+        permit: raises `ModelClosedError` when they are over; asked before each.
+    """
+
+    def __init__(self, engine: Engine, permit: Callable[[], None]) -> None:
+        self._engine = engine
+        self._permit = permit
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name and extents of every input, float32; an extent that is a name is free, typically the batch."""
+        return self._engine.file.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, extents and type of every output: float32 but for comparisons (bool) and ArgMax (int64)."""
+        return self._engine.file.graph.outputs
+
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits that tell the content of one weights file from another's (`streamrt.format`)."""
+        return self._engine.file.checksum
+
+    @property
+    def budget(self) -> int | None:
+        """The budget in bytes, or None."""
+        return self._engine.planner.budget
+
+    @property
+    def stats(self) -> PassStats | None:
+        """What the last call did, together with those that shared its pass; None before the first."""
+        last = self._engine.last_call
+        return last.stats() if last else None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last call, or before the first the one for a batch of one (see `plan_for` for errors)."""
+        session = self._engine.session
+        return session.prepared.plan if session else self.plan_for()
+
+    def __call__(self, x: Array | Inputs, outputs: Sequence[str] | None = None) -> Any:
+        """Run the model.
+
+        Args:
+            x: the input, or for a model with several a dictionary of them by name; float32 arrays.
+            outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
+                Only the weights that they need are read. What is not among the model's outputs is float32.
+
+        Returns:
+            A new array, or a dictionary of them by name when there are several.
+
+        Raises:
+            InputError: a wrong name, shape or dtype, or an output that the graph does not have.
+            BudgetError: not even one sample fits; its ``minimum`` is the smallest budget that would do.
+            WeightsIOError: the file was cut short, changed, is damaged (``verify="read"``), or could not be read.
+            ModelClosedError: the model is closed, or was opened before a fork and is used in the child.
+        """
+        return self._serve(self._request(x, outputs))
+
+    def call_together(
+        self, batches: Sequence[Array | Inputs], outputs: Sequence[str] | None = None
+    ) -> list[Any | Exception]:
+        """Run several calls that are there at the same time, in as few passes as their shapes allow.
+
+        Those that differ in the batch alone share a pass, whether weights stream or not, if every sample depends on its
+        own input alone. Results may then round in the last bits as the size of the pass, and so the others, have it.
+
+        Args:
+            batches: inputs, each as for a call.
+            outputs: as for a call.
+
+        Returns:
+            For each what its call would return, or the exception that it would raise: no call fails for another.
+
+        Raises:
+            InputError: ``outputs``.
+            ModelClosedError: see `__call__`.
+        """
+        self._permit()
+        graph = self._engine.planner.subgraph(outputs)
+        asked: list[Request | Exception] = []
+        for x in batches:
+            try:
+                asked.append(Request(graph, check_inputs(x, self.inputs, graph.inputs)))
+            except InputError as error:
+                asked.append(error)
+        errors = iter(self._engine.serve_each([request for request in asked if isinstance(request, Request)]))
+        return [request if isinstance(request, Exception) else next(errors) or _unpacked(request) for request in asked]
+
+    def predict(
+        self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
+    ) -> Iterator[Any]:
+        """Run the model on many batches, as many of them in one pass as make the most of the budget.
+
+        One reading of the weights then serves all of these, at the price of memory for their activations, which
+        the plan weighs against that for pinned weights. Batches are taken from ``batches`` as they are needed, and
+        held, as their results are, until the pass has ended: an array must not change before its result is there.
+
+        Args:
+            batches: inputs, each as for a call; extents besides the batch may differ, but cost a pass of their own.
+            outputs: as for a call.
+            progress: show a bar on stderr.
+
+        Yields:
+            What a call would return, for one batch after the other.
+
+        Raises:
+            Exception: what a call raises. Results of the batches before it have been yielded.
+        """
+        if progress:
+            from tqdm import tqdm  # here, as most callers show no bar
+        with tqdm(batches, unit="batch") if progress else nullcontext(batches) as bar:
+            together: list[Request] = []
+            samples = wanted = 0
+            source = iter(bar)
+            while True:
+                try:
+                    request = self._request(next(source), outputs)
+                except StopIteration:
+                    break
+                except Exception:
+                    yield from self._each(together)
+                    raise
+                if together and not request.is_like(together[0]):
+                    yield from self._each(together)
+                    together, samples = [], 0
+                if not together:
+                    self._permit()
+                    wanted = self._engine.samples_together(request)
+                together.append(request)
+                samples += request.samples
+                if samples + max(1, request.samples) > wanted:
+                    yield from self._each(together)
+                    together, samples = [], 0
+            yield from self._each(together)
+
+    def plan_for(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Plan:
+        """The plan for inputs of these shapes (by name if there are several); None is a batch of one.
+
+        Raises:
+            InputError: a shape that does not fit the model, or None for a model with free extents besides the batch.
+            BudgetError: not even one sample fits.
+        """
+        self._permit()
+        with self._engine.hold():
+            planner = self._engine.planner
+            graph = planner.subgraph(outputs)
+            return planner.prepare(graph, resolve_shapes(shapes, graph.inputs)).plan
+
+    def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
+        """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.
+
+        A batch is divided when it has to be, so this seldom depends on its size.
+        """
+        self._permit()
+        with self._engine.hold():
+            planner = self._engine.planner
+            graph = planner.subgraph(outputs)
+            return planner.min_budget(graph, resolve_shapes(shapes, graph.inputs))
+
+    def memory(self) -> MemoryUse:
+        """What the model and the process hold at this moment. Waits for a call in progress."""
+        self._permit()
+        engine = self._engine
+        with engine.hold():
+            return MemoryUse(
+                budget=self.budget,
+                weights=engine.prefetcher.held(),
+                workspace=engine.session.prepared.plan.workspace if engine.session else 0,
+                file_resident=engine.mapping.resident(),
+                anonymous=anonymous_bytes(),
+            )
+
+    def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
+        self._permit()
+        graph = self._engine.planner.subgraph(outputs)
+        return Request(graph, check_inputs(x, self.inputs, graph.inputs))
+
+    def _serve(self, request: Request) -> Any:
+        """The results of a request, as `__call__` returns them."""
+        self._engine.serve([request])
+        return _unpacked(request)
+
+    def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
+        """The results of several, in their order; those before one that failed come before its error."""
+        failure = None
+        try:
+            self._permit()
+            self._engine.serve(requests)
+        except Exception as error:
+            failure = error
+        for request in requests:
+            if request.results is None:
+                break
+            yield _unpacked(request)
+        if failure is not None:
+            raise failure
+
+
+def _unpacked(request: Request) -> Any:
+    """An array, or several by name."""
+    results = request.results or {}
+    return next(iter(results.values())) if len(results) == 1 else results

@@ -1,0 +1,55 @@
+"""Programs of one weights file: what depends on the graph and the shapes alone, whatever the budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from streamrt.format import WeightsFile
+from streamrt.graph import Graph
+from streamrt.ops import Shape
+from streamrt.program.compile import Program, compile_program
+
+#: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
+REMEMBERED = 32
+
+#: What tells one kind of call from another.
+CallKey = tuple[tuple[tuple[str, Shape], ...], tuple[str, ...]]
+
+
+def key_of(graph: Graph, shapes: Mapping[str, Shape]) -> CallKey:
+    """The input shapes and outputs of a call."""
+    return tuple(shapes.items()), tuple(spec.name for spec in graph.outputs)
+
+
+class Programs:
+    """The programs of a file that were used last: a new budget changes none of them. Not thread-safe.
+
+    Args:
+        file: whose graph is compiled.
+        exact: see `compile_program`.
+    """
+
+    def __init__(self, file: WeightsFile, *, exact: bool = False) -> None:
+        self.file = file
+        self._exact = exact
+        self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
+        self._kept: OrderedDict[tuple[CallKey, bool], Program] = OrderedDict()
+
+    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
+        """The program of ``graph`` for these input shapes; a ``lean`` one is slower and needs less memory.
+
+        Raises:
+            FormatError: the graph cannot run with them.
+        """
+        kept = self._kept.get((key_of(graph, shapes), lean))
+        return kept or compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
+
+    def keep(self, program: Program) -> None:
+        """Remember a program, as it is about to be used. Those that are only tried are not worth the memory."""
+        graph = program.graph
+        key = key_of(graph, {spec.name: program.shapes[spec.name] for spec in graph.inputs}), program.lean
+        self._kept[key] = program
+        self._kept.move_to_end(key)
+        if len(self._kept) > REMEMBERED:
+            self._kept.popitem(last=False)
