@@ -303,11 +303,12 @@ class History:
             if not had and late > 1e-6 and not self.world.over:
                 raise Finding("a lease ends after its deadline", f"{name}: {late} s late")
 
-    def _use(self, model, seconds, grow, inside, ends):
+    def _use(self, lease, seconds, grow, inside, ends):
+        model = lease.model
         if grow and model.grow:
             model.calls += 1
             model.budget = model.grow(model.budget + grow * KIB)
-        model.call(seconds)
+        lease.call(seconds)
         self.calls += 1
         for step in inside:
             getattr(self, f"_{step[0]}")(*step[1:])
