@@ -37,7 +37,7 @@ OUTPUT_TYPES = ("float32", "int64", "bool")
 _MAX_NODES = 10_000
 # Of all nodes together: what opening and planning take grows with each of these, and with the square of the outputs.
 _MAX_OUTPUTS = 2 * _MAX_NODES
-_MAX_INPUTS = 100_000
+_MAX_INPUTS = 50_000
 _MAX_VALUES = 2**18  # in lists of numbers, of attributes
 _MAX_RANK = 8  # as operators have it
 _MAX_DIM = 2**40

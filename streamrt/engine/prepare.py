@@ -305,17 +305,21 @@ class Planner:
         program = self._fitting(graph, shapes)
         samples = part = batch_of(shapes, graph.inputs) if program.batchwise else 0
         lean = False
+        window = None
         budget = math.inf if self.budget is None else self.budget
         while True:
             try:
+                if self.budget is not None and window is not None and program.workspace + window > self.budget:
+                    raise too_small(self.budget, program.workspace, window)
                 plan = self._plan(program, thorough=thorough)
             except BudgetError as error:
                 if lean and part <= 1:
                     one = with_batch(shapes, 1) if samples else shapes
                     self._check_one(graph, one, error.minimum - program.workspace)  # it knows the least budget
                     raise
+                window = error.minimum - program.workspace  # the same for every batch
                 if not lean and part == samples > 2:  # or all parts would be tried in vain
-                    self._check_one(graph, with_batch(shapes, 1), error.minimum - program.workspace)
+                    self._check_one(graph, with_batch(shapes, 1), window)
                 if lean:
                     need = program.workspace // part  # of a sample, or about that
                     part = -(-part // 2)

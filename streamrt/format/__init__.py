@@ -45,7 +45,7 @@ Layout
         `verify`.
     ``streamrt.graph``
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
-        It has at most 10,000 nodes, which together have at most 100,000 inputs, 20,000 outputs and 262,144 numbers in
+        It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
         lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
 
 The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine or the

@@ -78,8 +78,8 @@ def make_plan(
     assert budget is not None  # without one everything stays
     # The candidates are let go of before the plan is simulated, which takes as much memory as one of them.
     plan = _shortest(nodes, file_size, workspace, budget, tilings, cut.held(cut.ranges), rate, thorough)
-    if plan is None:
-        raise too_small(budget, workspace, smallest_window(nodes, file_size, huge=huge))
+    if isinstance(plan, int):
+        raise too_small(budget, workspace, window=min(plan, cut.held(cut.ranges)))
     return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
 
@@ -92,12 +92,16 @@ def _shortest(
     total: int,
     rate: float,
     thorough: bool,
-) -> Plan | None:
-    """The plan with which a pass over ``total`` bytes is shortest, without its ``seconds``; None if there is none."""
+) -> Plan | int:
+    """The plan with which a pass over ``total`` bytes is shortest, without its ``seconds``.
+
+    If there is none, the bytes of the smallest window that there could be.
+    """
     room = budget - workspace
     found: list[tuple[Choice, _Candidate]] = []
     shortest = math.inf
     cut: Cut | None = None
+    smallest = file_size
     compute = sum(node.seconds for node in nodes)
     work = 0
     for tiling in tilings:
@@ -105,6 +109,7 @@ def _shortest(
         if max(compute, (total - room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = cut, Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
+        smallest = cut.least if before is None else min(smallest, cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # nothing to divide any further
         pipeline = Pipeline(cut.tiles, cut.footprints, nodes)
@@ -122,7 +127,7 @@ def _shortest(
                 if not any(choice.outcome.stalls):
                     enough = window
     if not found:
-        return None
+        return smallest
     found.sort(key=lambda pair: pair[0].seconds)
     as_good = [pair for pair in found if pair[0].seconds <= shortest * _NEAR and pair[1].rate >= rate / _NEAR]
     frugal_one = min((found[0], *as_good), key=lambda pair: pair[1].window)
@@ -155,7 +160,7 @@ def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[
 def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """The bytes of weights that must be in memory at once, however small the tiles."""
     cuts = (Cut(nodes, tiling.tile_bytes, tiling.granule, file_size) for tiling in _worthwhile(nodes, huge))
-    return min(cut.least for cut in cuts)
+    return min(min(cut.least, cut.held(cut.ranges)) for cut in cuts)
 
 
 def too_small(budget: int, workspace: int, window: int) -> BudgetError:

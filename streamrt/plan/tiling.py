@@ -124,7 +124,7 @@ def _joins(r: Range, extent: Extent, tile_bytes: int) -> bool:
 
 def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
     """Rows and extents of each tile of a node, cut at multiples of ``tile_bytes`` from where its weights begin."""
-    whole = [extent for extent in node.whole if extent.length]
+    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # neighbours can join
     row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
     if not row_bytes:
         yield 0, node.rows, whole
