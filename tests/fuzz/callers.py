@@ -35,7 +35,7 @@ class Callers(Hunt):
     cases = 500
 
     def start(self) -> None:
-        self._models = {}
+        self._models, self._answers = {}, {}
         for name, widths in _WIDTHS.items():
             folder = Path(name)
             folder.mkdir()
@@ -122,10 +122,17 @@ class Callers(Hunt):
             raise Finding("over the budget", f"{pool.stats()}")
 
     def _compare(self, name: str, x: Any, y: Any, answers: list[str]) -> None:
-        wanted = self._models[name].answer(x)
+        wanted = self._answer(name, x)
         if np.shape(y) != wanted.shape or not np.allclose(y, wanted, atol=1e-3):
             raise Finding("a wrong answer", f"{name}, {len(x)} samples: {y!r:.200} instead of {wanted!r:.200}")
         answers.append(name)
+
+    def _answer(self, name: str, x: Any) -> Any:
+        """By NumPy; of few inputs, so that most are known."""
+        key = name, x.tobytes()
+        if key not in self._answers:
+            self._answers[key] = self._models[name].answer(x)
+        return self._answers[key]
 
 
 def _step(rng: random.Random) -> list[Any]:
