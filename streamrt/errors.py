@@ -31,6 +31,9 @@ class StreamrtError(Exception):
 class FormatError(StreamrtError, ValueError):
     """A weights file, a graph or a source model breaks the rules of its format."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__("\n".join(map(printable, reason.split("\n"))))  # it may quote the file
+
 
 class UnsupportedModelError(StreamrtError, NotImplementedError):
     """A model uses operators or attributes that streamrt does not run.

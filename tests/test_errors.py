@@ -1,4 +1,4 @@
-"""An error arrives in another process as it was."""
+"""An error arrives in another process as it was, and its text may be shown on a terminal."""
 
 import pickle
 
@@ -22,3 +22,10 @@ ERRORS = [
 def test_pickle(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+@pytest.mark.parametrize("kind", [errors.FormatError, errors.UnsupportedModelError])
+def test_what_they_quote_is_printable(kind: type[errors.FormatError | errors.UnsupportedModelError]) -> None:
+    error = kind("node 'n' (\x1b]0;owned\x07) reads\x7f \u202ex")
+    for text in (str(error), str(pickle.loads(pickle.dumps(error)))):
+        assert text == "node 'n' (\\x1b]0;owned\\x07) reads\\x7f \\u202ex"
