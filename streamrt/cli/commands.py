@@ -155,8 +155,14 @@ def _pack(args: argparse.Namespace) -> None:
         pass  # `pack` says what is missing
     finally:
         ENDING.resume()
-    pack(args.source, args.dest, progress=not args.quiet)
-    print(f"{args.dest}: {format_size(args.dest.stat().st_size)}")
+    pack(
+        args.source,
+        args.dest,
+        progress=not args.quiet,
+        max_memory=args.max_memory,
+        max_seconds=args.max_seconds,
+    )
+    print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -332,7 +332,7 @@ class Planner:
 
     def _check_one(self, graph: Graph, shapes: Mapping[str, Shape], window: int) -> None:
         """Raise `BudgetError` if one sample, of these shapes, does not fit beside the smallest ``window``."""
-        # Either may be smaller.
+        # Of the two forms either may be the smaller one.
         workspace = min(self._programs.compile(graph, shapes, lean).workspace for lean in (False, True))
         if self.budget is not None and workspace + window > self.budget:
             raise too_small(self.budget, workspace, window)

@@ -9,7 +9,7 @@ PRELUDE = """
     import numpy as np
     from threadpoolctl import threadpool_info
     import streamrt._core as core
-    from streamrt import threads
+    from streamrt.host import threads
 
     def counts():
         return core.threads(), [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]

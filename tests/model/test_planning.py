@@ -185,7 +185,7 @@ def test_the_error_names_the_least_budget_where_a_lean_program_needs_more(tmp_pa
     shapes = {"x": (samples, 7, 2, 8)}
     graph, planner = file.graph, Planner(Programs(file), None, RATES)
     least = planner.min_budget(graph, shapes)
-    assert least < planner.compile(graph, {"x": (1, 7, 2, 8)}, lean=True).workspace
+    assert least < Programs(file).compile(graph, {"x": (1, 7, 2, 8)}, lean=True).workspace
     with pytest.raises(BudgetError) as caught:
         planner.with_budget(least - 1).prepare(graph, shapes)
     assert caught.value.minimum == least
