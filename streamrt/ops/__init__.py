@@ -1,9 +1,13 @@
 """The operators: from a node and the shapes of its inputs to a function that computes it.
 
-`streamrt.ops.base` says what an operator is; each of the other modules holds one family.
+`base` says what an operator is, `call` is the node that it lowers, `epilogue` the activation that it may apply on the
+way, and `registry` finds it by name. `scratch`, `shapes`, `window` and `columns` are shared. Each of the other modules
+holds one family.
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, layout, logic, norm, pool, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, lower, size_problem, supported
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape, size_problem
+from streamrt.ops.call import Call
+from streamrt.ops.registry import lower, supported
 
 __all__ = ["Array", "Buffers", "Call", "Lowered", "Run", "Shape", "lower", "size_problem", "supported"]

@@ -7,8 +7,10 @@ import math
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Buffers, Call, Lowered, Run, Shape, operator
-from streamrt.ops.epilogue import ACTIVATIONS, epilogue_of
+from streamrt.ops.base import Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
+from streamrt.ops.epilogue import ACTIVATIONS, activation_of
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Layout
 from streamrt.ops.shapes import broadcast, is_batchwise
 
@@ -18,7 +20,7 @@ def unary(call: Call) -> Lowered:
     """``y = activation(x)``."""
     call.expect((1, 1))
     shape = call.shape(0)
-    epilogue = epilogue_of(call)
+    epilogue = activation_of(call)
 
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)

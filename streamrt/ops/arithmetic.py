@@ -8,8 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from streamrt.ops.base import Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
 from streamrt.ops.layout import same_memory
+from streamrt.ops.registry import operator
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 _UNARY: dict[str, Callable[..., object]] = {

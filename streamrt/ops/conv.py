@@ -18,10 +18,12 @@ from functools import partial
 from typing import Any
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
-from streamrt.ops.epilogue import Epilogue
+from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.gemm import Dense
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Bias, Layout, Part
 from streamrt.ops.window import Geometry
 
@@ -46,7 +48,7 @@ def conv(call: Call) -> Lowered:
     if call.ints("kernel_shape", w[2:]) != w[2:]:
         raise call.fail(f"attribute 'kernel_shape' differs from the weights' shape {w}")
     geometry = Geometry.read(call, x[2:], w[2:])
-    has_bias, epilogue, layout = call.bias(2, w[0]), call.epilogue(), Layout()
+    has_bias, epilogue, layout = call.bias(2, w[0]), epilogue_of(call), Layout()
     output = (x[0], w[0], *geometry.spatial)
     call.check("output 0", output)
     residual = call.optional(3) is not None

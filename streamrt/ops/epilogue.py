@@ -7,12 +7,11 @@ The same activation can be a node of its own (`streamrt.ops.activation`) or the 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import streamrt._core as _core
-
-if TYPE_CHECKING:
-    from streamrt.ops.base import Call
+from streamrt.ops.call import Call
 
 #: The operators that can be an activation.
 ACTIVATIONS = (
@@ -42,6 +41,18 @@ IDENTITY = Epilogue(_core.ACTIVATIONS["Identity"], 0.0, 0.0)
 
 
 def epilogue_of(call: Call) -> Epilogue:
+    """The activation of a node, for an operator that applies it itself: it is fused then."""
+    call.fused = True
+    activation = call.node.activation
+    if activation is None:
+        return IDENTITY
+    alone = Call(replace(call.node, op=activation.op, attrs=activation.attrs, activation=None), (), ())
+    epilogue = activation_of(alone)
+    alone.finish()
+    return epilogue
+
+
+def activation_of(call: Call) -> Epilogue:
     """The activation that ``call`` names by its operator and attributes; defaults are ONNX's.
 
     Raises:

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
-from streamrt.ops.epilogue import Epilogue
+from streamrt.ops.epilogue import Epilogue, epilogue_of
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
 
@@ -188,7 +190,7 @@ def _dense(call: Call) -> Lowered:
         inner=w[1],
         rows=w[0],
         has_bias=call.bias(2, w[0]),
-        epilogue=call.epilogue(),
+        epilogue=epilogue_of(call),
         layout=layout,
     )
     return Lowered(

@@ -9,8 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import MAX_RANK, Array, Buffers, Call, Lowered, Run, Shape, operator
-from streamrt.ops.epilogue import IDENTITY
+from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
+from streamrt.ops.epilogue import IDENTITY, epilogue_of
+from streamrt.ops.registry import operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
 #: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
@@ -23,7 +25,7 @@ def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
 
     It differs when the node carries an activation; a parameter is copied, as it is not in the arena.
     """
-    epilogue = call.epilogue()
+    epilogue = epilogue_of(call)
     if epilogue == IDENTITY and not call.is_param[0]:
         return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise)
 

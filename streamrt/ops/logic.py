@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
+from streamrt.ops.base import Buffers, Lowered, Run
+from streamrt.ops.call import Call
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Layout
 from streamrt.ops.shapes import broadcast, is_batchwise
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
+from streamrt.ops.epilogue import epilogue_of
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Layout
 from streamrt.ops.shapes import broadcast
 
@@ -23,7 +26,7 @@ def batch_normalization(call: Call) -> Lowered:
         if call.param(index) != (x[1],):
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({x[1]},)")
     epsilon = call.float_("epsilon", 1e-5)
-    epilogue = call.epilogue()
+    epilogue = epilogue_of(call)
     layout = Layout()
     factor_part, shift_part = layout.add(x[1]), layout.add(x[1])
 

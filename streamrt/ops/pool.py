@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, operator
+from streamrt.ops.base import Array, Buffers, Lowered, Run
+from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Layout
 from streamrt.ops.window import Geometry
 

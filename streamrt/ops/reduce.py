@@ -7,7 +7,9 @@ import math
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Buffers, Call, Lowered, Run, operator
+from streamrt.ops.base import Buffers, Lowered, Run
+from streamrt.ops.call import Call
+from streamrt.ops.registry import operator
 
 #: The kernel, if there is one, for axes that end the shape, which are rows; and NumPy's function for any others.
 _FUNCTIONS = {

@@ -10,8 +10,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.ops.base import Array, Buffers, Call, Lowered, Run, Shape, operator
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
 from streamrt.ops.layout import copies, same_memory
+from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Layout, Part
 from streamrt.ops.shapes import borrowed, keeps_batch
 

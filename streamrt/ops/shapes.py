@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from streamrt.ops.base import Call, Shape
+from streamrt.ops.base import Shape
+from streamrt.ops.call import Call
 
 
 def broadcast(call: Call, *shapes: Shape) -> Shape:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import streamrt._core as _core
-from streamrt.ops.base import Call, Shape
+from streamrt.ops.base import Shape
+from streamrt.ops.call import Call
 
 
 @dataclass(frozen=True, slots=True)

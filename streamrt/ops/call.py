@@ -1,0 +1,170 @@
+"""A node as the lowering of its operator sees it: shapes, and attributes that are checked as they are asked for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from streamrt.errors import FormatError
+from streamrt.graph import Attr, Node
+from streamrt.ops.base import Shape, size_problem
+from streamrt.report.printable import printable
+
+_FLT_MAX = float(np.finfo(np.float32).max)
+
+
+class Call:
+    """A node with the shapes of its inputs, and typed access to its attributes.
+
+    Every accessor raises `FormatError`, naming the node, when the file does not hold what is asked for.
+    """
+
+    def __init__(
+        self, node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False
+    ) -> None:
+        self.node = node
+        #: Whether the operator must not use an algorithm that is faster and rounds more.
+        self.exact = exact
+        self.shapes = shapes
+        self.is_param = is_param
+        #: Whether the operator applies the node's activation itself.
+        self.fused = False
+        self._seen: set[str] = set()
+
+    def fail(self, reason: str) -> FormatError:
+        """The error to raise for this node: ``raise call.fail("...")``."""
+        return FormatError(f"node {self.node.name!r} ({printable(self.node.op):.80}): {reason}")
+
+    def shape(self, index: int) -> Shape:
+        """The shape of input ``index``, which must be there."""
+        shape = self.shapes[index] if index < len(self.shapes) else None
+        if shape is None:
+            raise self.fail(f"input {index} is missing")
+        return shape
+
+    def optional(self, index: int) -> Shape | None:
+        """The shape of input ``index``, or None when it was left out."""
+        return self.shapes[index] if index < len(self.shapes) else None
+
+    def param(self, index: int) -> Shape:
+        """The shape of input ``index``, which must be a parameter."""
+        shape = self.shape(index)
+        if not self.is_param[index]:
+            raise self.fail(f"input {index} must be a parameter, not computed")
+        return shape
+
+    def computed(self, index: int) -> Shape:
+        """The shape of input ``index``, which must not be a parameter."""
+        shape = self.shape(index)
+        if self.is_param[index]:
+            raise self.fail(f"input {index} must be computed, not a parameter")
+        return shape
+
+    def bias(self, index: int, count: int) -> bool:
+        """Whether the optional parameter ``index``, a vector of ``count``, is there."""
+        if self.optional(index) is None:
+            return False
+        if self.param(index) != (count,):
+            raise self.fail(f"bias has shape {self.shape(index)}, expected ({count},)")
+        return True
+
+    def expect(self, inputs: tuple[int, int], outputs: tuple[int, int] = (1, 1)) -> None:
+        """Check the number of inputs and outputs against ``(fewest, most)``."""
+        for what, names, (least, most) in (
+            ("inputs", self.node.inputs, inputs),
+            ("outputs", self.node.outputs, outputs),
+        ):
+            if not least <= len(names) <= most:
+                raise self.fail(f"{len(names)} {what}, expected {least} to {most}")
+        if not self.node.outputs[0]:
+            raise self.fail("its first output has no name")
+
+    def int_(self, name: str, default: int | None = None, low: int = -(2**31), high: int = 2**31 - 1) -> int:
+        """An integer attribute from ``low`` to ``high``."""
+        value = self._get(name, default)
+        if type(value) is not int or not low <= value <= high:
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected an integer from {low} to {high}")
+        return value
+
+    def ints(
+        self,
+        name: str,
+        default: tuple[int, ...] | None = None,
+        low: int = -(2**31),
+        high: int = 2**31 - 1,
+        count: int | None = None,
+    ) -> tuple[int, ...]:
+        """A list of ``count`` integers, each from ``low`` to ``high``."""
+        value = self._get(name, default)
+        if (
+            not isinstance(value, tuple)
+            or (count is not None and len(value) != count)
+            or not all(type(v) is int and low <= v <= high for v in value)
+        ):
+            many = "" if count is None else f"{count} "
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected {many}integers from {low} to {high}")
+        return value  # type: ignore[return-value]
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A truth value, written as 0 or 1."""
+        return bool(self.int_(name, int(default), 0, 1))
+
+    def axis(self, name: str, rank: int, default: int | None = None) -> int:
+        """An axis of a tensor of ``rank`` axes, counted from the front; the file may count from the back."""
+        if rank == 0:
+            raise self.fail("a tensor without axes has no axis to name")
+        return self.int_(name, default, -rank, rank - 1) % rank
+
+    def axes(self, name: str, rank: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Different axes of a tensor of ``rank`` axes, counted from the front, in the order of the file."""
+        axes = tuple(axis % rank for axis in self.ints(name, default, -rank, rank - 1))
+        if len(set(axes)) != len(axes):
+            raise self.fail(f"attribute {name!r} names an axis twice")
+        return axes
+
+    def float_(self, name: str, default: float | None = None) -> float:
+        """A float32 number, possibly infinite."""
+        value = self._get(name, default)
+        if not isinstance(value, (int, float)) or not (abs(value) <= _FLT_MAX or abs(value) == math.inf):
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected a float32 number")
+        return float(value)
+
+    def floats(self, name: str, count: int) -> tuple[float, ...]:
+        """A list of ``count`` finite numbers."""
+        value = self._get(name, None)
+        if (
+            not isinstance(value, tuple)
+            or len(value) != count
+            or not all(isinstance(v, (int, float)) and abs(v) <= _FLT_MAX for v in value)
+        ):
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected {count} finite numbers")
+        return tuple(map(float, value))
+
+    def text(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        """One of ``choices``."""
+        value = self._get(name, default)
+        if value not in choices:
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected one of {choices}")
+        return value
+
+    def has(self, name: str) -> bool:
+        """Whether the attribute is there."""
+        return name in self.node.attrs
+
+    def finish(self) -> None:
+        """Raise unless every attribute of the node was asked for."""
+        if unknown := self.node.attrs.keys() - self._seen:
+            raise self.fail(f"unknown attributes {sorted(unknown)[:3]}")
+
+    def check(self, what: str, shape: Shape) -> None:
+        """Raise unless a tensor of ``shape`` can be handled: it is not empty, and its size is within bounds."""
+        if problem := size_problem(shape):
+            raise self.fail(f"{what} {problem}")
+
+    def _get(self, name: str, default: Attr | None) -> Attr | None:
+        self._seen.add(name)
+        value = self.node.attrs.get(name, default)
+        if value is None:
+            raise self.fail(f"attribute {name!r} is missing")
+        return value

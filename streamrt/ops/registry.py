@@ -1,0 +1,80 @@
+"""The operators by name, and the lowering of a node by its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import streamrt._core as _core
+from streamrt.graph import Node
+from streamrt.ops.base import Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
+from streamrt.ops.epilogue import epilogue_of
+
+#: Bytes of scratch beyond which an operator is refused: several of the largest tensors, and far from overflow.
+_MAX_SCRATCH = 2**46
+
+Lower = Callable[[Call], Lowered]
+_OPERATORS: dict[str, Lower] = {}
+
+
+def operator(*names: str) -> Callable[[Lower], Lower]:
+    """Register a function as the lowering of the operators ``names``."""
+
+    def register(function: Lower) -> Lower:
+        for name in names:
+            _OPERATORS[name] = function
+        return function
+
+    return register
+
+
+def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False) -> Lowered:
+    """Lower ``node`` for inputs of these shapes (``None``: left out); ``exact`` is `Call.exact`.
+
+    Raises:
+        FormatError: an unknown operator, or attributes or shapes that do not fit it.
+    """
+    call = Call(node, shapes, is_param, exact)
+    function = _OPERATORS.get(node.op)
+    if function is None:
+        raise call.fail("no such operator")
+    for index, shape in enumerate(shapes):
+        if shape is not None:
+            call.check(f"input {index}", shape)
+    lowered = function(call)
+    for index, shape in enumerate(lowered.outputs):
+        call.check(f"output {index}", shape)
+    if lowered.scratch >= _MAX_SCRATCH:
+        raise call.fail(f"it needs {lowered.scratch} bytes of scratch memory, expected less than 2**46")
+    if node.activation is not None and not call.fused:
+        lowered = _activated(call, lowered)
+    call.finish()
+    if all(is_param):
+        # Without a computed input no axis of the output is the batch.
+        lowered = replace(lowered, batchwise=False)
+    return lowered
+
+
+def _activated(call: Call, lowered: Lowered) -> Lowered:
+    """``lowered``, an operator that knows nothing of activations and computes its output in one call, with one."""
+    epilogue = epilogue_of(call)
+    if len(lowered.outputs) != 1:
+        raise call.fail("an activation needs a node with one output")
+
+    def bind(buffers: Buffers) -> Run:
+        compute = lowered.bind(buffers)
+        y = buffers.outputs[0].reshape(-1)
+
+        def run(first: int, last: int) -> None:
+            compute(first, last)
+            _core.unary(y, y, *epilogue)
+
+        return run
+
+    return replace(lowered, bind=bind, joins=False)  # the inputs must stay as they are
+
+
+def supported() -> frozenset[str]:
+    """The names of all operators that a weights file may use."""
+    return frozenset(_OPERATORS)
