@@ -171,8 +171,11 @@ def decide(
     better = 0 if mine.kept else sum(others[other].pinned for other in set(mobile).difference(willing))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with everything that is idle
-        pinned = needs.floor(room - needs.minimum)
-        working = min(needs.comfort, room - pinned)
+        # Of what better models have no more than for the smallest window, and for no more weights than it has now.
+        streaming = needs.workspace + needs.least
+        had = max(needs.ceil(mine.pinned), needs.floor(max(0, room - better - streaming)))
+        pinned = min(pinned, needs.floor(room - needs.minimum), had)
+        working = min(needs.comfort, room - pinned, max(streaming, room - better - pinned))
     if pinned + working <= mine.total:  # it has enough
         pinned, working = mine.pinned, mine.working
     free = budget - sum(holding.total for holding in holdings.values())

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -148,6 +148,30 @@ def test_nobody_waits_for_memory_that_is_not_leased(situation):
 
 
 @given(situations())
+@example(
+    (
+        3,
+        {"a": Holding(Needs(16, 1, 1, 2), pinned=2), "d": Holding(Needs(1, 0, 1, 1), pinned=1)},
+        "a",
+        {"a": 0, "d": 0},
+    )
+)
+@example(
+    (
+        3,
+        {"a": Holding(Needs(3, 2, 1, 1, 2), pinned=1, working=1), "b": Holding(Needs(1, 0, 1, 1), pinned=1)},
+        "a",
+        {"a": 0, "b": 0},
+    )
+)
+@example(
+    (
+        5,
+        {"a": Holding(Needs(3, 3, 3, 1, 3), pinned=1, working=3), "b": Holding(Needs(1, 0, 1, 1), pinned=1)},
+        "a",
+        {"a": 0, "b": 0},
+    )
+)
 def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(situation):
     _, holdings, name, worths = situation
     grant = decided(situation)
