@@ -8,16 +8,14 @@ from types import TracebackType
 from typing import Self
 
 import streamrt._core as _core
-from streamrt.engine.engine import Engine
+from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.face import Face
 from streamrt.engine.prepare import Planner
 from streamrt.engine.programs import Programs
-from streamrt.errors import InputError
 from streamrt.format import read_header
 from streamrt.format import verify as verify_file
 from streamrt.host.budget import Budget, parse_budget
 from streamrt.host.rates import rates_of
-from streamrt.host.threads import check_threads
 
 
 class Model(Face):
@@ -58,11 +56,7 @@ class Model(Face):
         verify: str | None = None,
         exact: bool = False,
     ) -> None:
-        check_threads(threads)
-        if io not in ("auto", "mmap", "pread"):
-            raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")
-        if verify not in (None, "open", "read"):
-            raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
+        check_options(threads, io, verify)
         budget_bytes = parse_budget(budget)
         file = verify_file(path) if verify == "open" else read_header(path)
         rates = rates_of(file.identity[0], threads or _core.threads())

@@ -44,6 +44,13 @@ if "bench" not in sys.modules:  # the micro-benchmarks may have been collected b
     _load_bench()
 
 from bench.process import cgroup  # noqa: E402
+from streamrt.host import rates  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fresh_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test measures of the disk is not known to the next."""
+    monkeypatch.setattr(rates, "_disks", {})
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from streamrt.engine.prepare import Planner, Prepared, rounded
 from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
-from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
+from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
-from streamrt.host.threads import limited
+from streamrt.host.threads import check_threads, limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats
@@ -27,6 +27,15 @@ from streamrt.report.trace import Trace
 
 #: Bytes that a call must have read to tell the speed of the disk; nine tenths of what it brought in besides.
 _TELLING = 64 << 20
+
+
+def check_options(threads: object, io: object, verify: object) -> None:
+    """Raise `InputError` unless these are what `Model` takes."""
+    check_threads(threads)
+    if io not in ("auto", "mmap", "pread"):
+        raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")
+    if verify not in (None, "open", "read"):
+        raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
 
 
 class Engine:
@@ -38,7 +47,8 @@ class Engine:
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
-        grow: asked in a call that needs a larger budget, with the least in bytes; returns the planner for what it gets.
+        grow: asked in a call that needs a larger budget, with the least in bytes; returns the planner for what it gets,
+            or None if there is nobody to ask.
         while_planning: entered whenever something is planned or bound.
 
     Attributes:
@@ -51,6 +61,7 @@ class Engine:
         last_call: what that did.
         loaded: bytes brought in since the file was opened,
         reading: and the seconds that took.
+        lent: whether anybody may call; False for a model of a pool of which nobody has a lease.
         closed: nothing can be called any more.
 
     Raises:
@@ -65,7 +76,7 @@ class Engine:
         threads: int | None = None,
         io: str = "auto",
         verify: bool = False,
-        grow: Callable[[int], Planner] | None = None,
+        grow: Callable[[int], Planner | None] | None = None,
         while_planning: AbstractContextManager[object] | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
@@ -75,6 +86,7 @@ class Engine:
         self.session: Session | None = None
         self.last_call: LastCall | None = None
         self.loaded, self.reading = 0, 0.0
+        self.lent = True
         self._pid = os.getpid()
         self._threads = threads
         self._verify = verify
@@ -109,17 +121,23 @@ class Engine:
         if self.closed:
             raise ModelClosedError(f"the model {self.file.path!r} is closed")
 
+    def require_callable(self) -> None:
+        """Raise `ModelClosedError` unless calls may run now: it is open, and somebody may call."""
+        self.require_open()
+        if not self.lent:
+            raise ModelClosedError("the lease of this model has ended")
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Have the turn for one operation.
 
         Raises:
-            ModelClosedError: see `require_open`.
+            ModelClosedError: see `require_callable`.
             StreamrtError: it is this thread's turn already.
         """
-        self.require_open()
+        self.require_callable()
         with self.turns.hold():
-            self.require_open()
+            self.require_callable()
             yield
 
     def close(self) -> None:
@@ -164,7 +182,7 @@ class Engine:
 
         Where a pass for others would save no reading, the request's own, or as many as are ``resident`` with it.
         """
-        self.require_open()
+        self.require_callable()
         prepared = self.prepare(request.graph, request.shapes)
         if not (request.samples and prepared.program.batchwise):
             return request.samples
@@ -180,9 +198,10 @@ class Engine:
             try:
                 return self.planner.prepare(graph, shapes)
             except BudgetError as error:
-                if self._grow is None:
+                larger = self._grow(error.minimum) if self._grow else None
+                if larger is None:
                     raise
-                self.planner = self._grow(error.minimum)
+                self.planner = larger
                 return self.planner.prepare(graph, shapes)
 
     def activate(self, prepared: Prepared) -> Session:
@@ -220,7 +239,7 @@ class Engine:
 
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests that are alike in one pass over the weights, or in micro-batches if the plan says so."""
-        self.require_open()
+        self.require_callable()
         graph, shapes = requests[0].graph, requests[0].shapes
         samples = sum(request.samples for request in requests)
         if len(requests) > 1:

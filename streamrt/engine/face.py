@@ -206,6 +206,8 @@ class Face:
 
     def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
         """The results of several, in their order; those before one that failed come before its error."""
+        if not requests:
+            return
         failure = None
         try:
             self._permit()

@@ -11,7 +11,7 @@ from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.programs import REMEMBERED, Programs, key_of
 from streamrt.errors import BudgetError, FormatError, InputError
 from streamrt.graph import Graph
-from streamrt.host.rates import Rates
+from streamrt.host.rates import Rates, disk_speed
 from streamrt.ops import Shape, supported
 from streamrt.plan import (
     HUGE,
@@ -106,8 +106,9 @@ class Planner:
         self._together: dict[object, int] = {}  # what `samples_together` found
 
     def with_budget(self, budget: int | None) -> Planner:
-        """The same under another budget, with the same programs."""
-        planner = Planner(self._programs, budget, self.rates, thorough=self._thorough)
+        """The same under another budget, with the same programs, and the speed of the disk that is known by now."""
+        disk = disk_speed(self._file.identity[0], self.rates.disk)
+        planner = Planner(self._programs, budget, replace(self.rates, disk=disk), thorough=self._thorough)
         planner._checked, planner._usual, planner._huge = self._checked, self._usual, self._huge
         return planner
 

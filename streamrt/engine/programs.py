@@ -42,8 +42,11 @@ class Programs:
         Raises:
             FormatError: the graph cannot run with them.
         """
-        kept = self._kept.get((key_of(graph, shapes), lean))
-        return kept or compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
+        key = key_of(graph, shapes), lean
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
 
     def keep(self, program: Program) -> None:
         """Remember a program, as it is about to be used. Those that are only tried are not worth the memory."""

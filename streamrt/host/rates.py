@@ -22,7 +22,12 @@ class Rates:
 
 def rates_of(device: int, threads: int) -> Rates:
     """The rates for a file on this device (``st_dev``), and calls that compute with so many threads."""
-    return Rates(disk=_disks.get(device, _DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
+    return Rates(disk=disk_speed(device, _DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
+
+
+def disk_speed(device: int, otherwise: float) -> float:
+    """Bytes a second that passes have measured of a device, or ``otherwise``."""
+    return _disks.get(device, otherwise)
 
 
 def remember_disk(device: int, speed: float) -> None:

@@ -43,15 +43,14 @@ def _limited(count: int) -> Iterator[None]:
         _leave(key)
 
 
-def check_threads(count: int | None) -> int | None:
-    """``count``, if it can be a limit.
+def check_threads(count: object) -> None:
+    """Refuse what cannot be a limit.
 
     Raises:
         InputError: it is neither None nor an integer from 1 to 256.
     """
     if count is not None and (type(count) is not int or not 1 <= count <= _MOST):
         raise InputError(f"threads: expected an integer from 1 to {_MOST} or None, found {count!r:.80}")
-    return count
 
 
 def _enter(key: object, count: int) -> None:

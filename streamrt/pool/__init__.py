@@ -2,7 +2,7 @@
 
 `admission` decides, as a pure function, how much memory a request gets and who gives it; `policy`, `shadow` and
 `adaptive` say what weights are worth; `ledger` counts. `entry` is what is known of a model, `resident` the open model,
-and `pool` the face, which puts what was decided into effect.
+`lease` what its user gets; `keeper` puts what was decided into effect, and `pool` is the face.
 """
 
 from streamrt.pool.entry import ModelStatus, State

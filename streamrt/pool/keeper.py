@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from streamrt.errors import (
@@ -37,6 +37,19 @@ from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 _REPLACED = 3
 #: Of the budget, what a workspace that was once needed is set aside for the next time.
 _WORKSPACE_SHARE = 4
+
+
+@dataclass(eq=False)
+class _Asker:
+    """Somebody who asks for a lease.
+
+    Attributes:
+        joined: the flight that it waits for.
+        counted: the policy knows of the request.
+    """
+
+    joined: Flight | None = None
+    counted: bool = False
 
 
 class Keeper:
@@ -67,7 +80,7 @@ class Keeper:
         self._timeout = timeout
         self._pid = os.getpid()
         self._slack = Slack(budget)
-        self._line: list[object] = []  # who waits for memory, in the order in which they came
+        self._line: list[_Asker] = []  # who waits for memory, in the order in which they came
 
     def require_open(self) -> None:
         """Raise `ModelClosedError` when the pool is closed, or in a forked child, where locks may never be free."""
@@ -89,72 +102,85 @@ class Keeper:
     def acquire(self, name: str, timeout: float | None) -> Entry:
         """Wait until the model may be used, and count a lease."""
         self.require_open()
-        runtime, changed = self._runtime, self.changed
-        deadline = runtime.now() + (self._timeout if timeout is None else timeout)
-        ticket = object()
-        joined: Flight | None = None
-        counted = False
-        with changed:
+        now = self._runtime.now
+        deadline = now() + (self._timeout if timeout is None else timeout)
+        asker = _Asker()
+        with self.changed:
             entry = self.entry(name)
             entry.requests += 1
             try:
-                while True:
-                    if joined and joined.done:
-                        flight, joined = joined, None
-                        if flight.error is not None:
-                            raise anew(flight.error)
-                        if flight.granted:
-                            return entry
-                    self.require_open()
-                    if entry.removed:
-                        raise UnknownModelError(f"the model {name!r:.80} was unregistered")
-                    if self._backs_off(entry):
-                        assert entry.error
-                        raise anew(entry.error)
-                    waits_for_memory = False
-                    if not (entry.busy or entry.unloading or (entry.error and entry.resident)):
-                        if entry.needs is None:
-                            self._fly(entry, partial(self._read_header, entry))
-                        else:
-                            if not counted:
-                                counted = True
-                                self._note_request(entry)
-                            if entry.leases:
-                                entry.leases += 1
-                                return entry
-                            waits_for_memory = True
-                            if ticket not in self._line:
-                                self._line.append(ticket)
-                            if self._line[0] is ticket:
-                                if self._grant(entry):
-                                    return entry
-                                waits_for_memory = not entry.busy
-                    if self._backs_off(entry):  # no thread could be had
-                        continue
-                    if not waits_for_memory and ticket in self._line:
-                        self._leave_line(ticket)
-                    if joined is None and entry.flight is not None:
-                        joined = entry.flight
-                        joined.waiters += 1
-                    left = deadline - runtime.now()
+                while not self._lease_now(entry, asker):
+                    left = deadline - now()
                     if left <= 0:
                         self.busy += 1
-                        what = "is loading" if joined else "waits for memory, all of which is leased"
+                        what = "is loading" if asker.joined else "waits for memory, all of which is leased"
                         raise PoolBusyError(f"the model {name!r:.80} {what}; gave up at the deadline")
-                    changed.wait(min(left, LONGEST_WAIT))
+                    self.changed.wait(min(left, LONGEST_WAIT))
+                return entry
             finally:
-                self._leave_line(ticket)
-                if joined and joined.granted:  # interrupted: the lease is there, and nobody for it
+                self._leave_line(asker)
+                if asker.joined and asker.joined.granted:  # interrupted: the lease is there, and nobody for it
                     self._end_lease(entry)
-                elif joined:
-                    joined.waiters -= 1
+                elif asker.joined:
+                    asker.joined.waiters -= 1
+
+    def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
+        """Lease a model if that can be done now, and else see to what it takes. Lock held."""
+        flight = asker.joined
+        if flight and flight.done:
+            asker.joined = None
+            if flight.error is not None:
+                raise anew(flight.error)
+            if flight.granted:
+                return True
+        self.require_open()
+        if entry.removed:
+            raise UnknownModelError(f"the model {entry.name!r:.80} was unregistered")
+        self._require_loadable(entry)
+        if self._lease_or_begin(entry, asker):
+            return True
+        self._require_loadable(entry)  # no thread could be had
+        if asker.joined is None and entry.flight is not None:
+            asker.joined = entry.flight
+            asker.joined.waiters += 1
+        return False
+
+    def _lease_or_begin(self, entry: Entry, asker: _Asker) -> bool:
+        """Lease a model, or begin to load it, or stand in the line for memory, and only then. Lock held."""
+        if entry.busy or entry.unloading or (entry.error and entry.resident):
+            self._leave_line(asker)
+            return False
+        if entry.needs is None:
+            self._leave_line(asker)
+            self._fly(entry, partial(self._read_header, entry))
+            return False
+        if not asker.counted:
+            asker.counted = True
+            self._note_request(entry)
+        if entry.leases:
+            entry.leases += 1
+            return True
+        if asker not in self._line:
+            self._line.append(asker)
+        if self._line[0] is asker:
+            if self._grant(entry):
+                return True
+            if entry.busy:  # it is loading
+                self._leave_line(asker)
+        return False
+
+    def _require_loadable(self, entry: Entry) -> None:
+        """Raise, as a new object, the error for which loading pauses."""
+        if self._backs_off(entry):
+            assert entry.error
+            raise anew(entry.error)
 
     def _backs_off(self, entry: Entry) -> bool:
         return entry.error is not None and self._runtime.now() < entry.retry_at
 
-    def _leave_line(self, ticket: object) -> None:
-        if ticket in self._line:
-            self._line.remove(ticket)
+    def _leave_line(self, asker: _Asker) -> None:
+        if asker in self._line:
+            self._line.remove(asker)
             self.changed.notify_all()
 
     def _note_request(self, entry: Entry) -> None:
@@ -202,6 +228,7 @@ class Keeper:
 
     def _lend(self, entry: Entry) -> None:
         assert entry.resident
+        entry.resident.lent = True
         entry.leases += 1
 
     def release(self, entry: Entry, error: BaseException | None) -> None:
@@ -225,6 +252,7 @@ class Keeper:
         resident, needs = entry.resident, entry.needs
         assert resident
         assert needs
+        resident.lent = False
         entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
         entry.count_loaded()
         if resident.complete:  # in smaller granules than was thought
@@ -325,6 +353,7 @@ class Keeper:
             resident.grow = partial(self._grow, entry)
         else:
             resident.enlarge(grant.total)
+        resident.lent = True
         return resident
 
     def _land(self, entry: Entry, error: BaseException | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -194,20 +194,22 @@ class ModelPool:
         if timeout is not None and math.isnan(timeout):
             raise InputError(f"timeout: expected seconds, found {timeout}")
         entry = self._keeper.acquire(name, timeout)
-        lease: Lease | None = None
+        end: Callable[[], None] | None = None
         error: BaseException | None = None
         try:
             assert entry.resident
-            lease = entry.resident.lend()
+            lease, end = entry.resident.lend()
             yield lease
         except BaseException as raised:
             error = raised
             raise
         finally:
-            if lease:
-                lease.end()
-            self._keeper.release(entry, error)
-            error = None
+            try:
+                if end is not None:
+                    end()
+            finally:
+                self._keeper.release(entry, error)
+                error = None
 
     def prefetch(self, name: str) -> Future[None]:
         """Begin to load a model, in another thread. It counts as a request, and gets as much memory as one.

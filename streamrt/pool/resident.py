@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import streamrt._core as _core
-from streamrt.engine.engine import Engine
+from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.prepare import Planner, Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError
@@ -19,7 +19,7 @@ from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
 from streamrt.plan import Plan
 from streamrt.pool.admission import STEPS, Needs
-from streamrt.pool.lease import Lease
+from streamrt.pool.lease import Lease, Term
 
 #: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
 _WINDOW = 8 << 20
@@ -81,7 +81,6 @@ class ResidentModel:
         verify: as for `Model`.
 
     Attributes:
-        grow: asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget.
         engine: what runs its passes.
     """
 
@@ -95,19 +94,21 @@ class ResidentModel:
         io: str,
         verify: str | None,
     ) -> None:
-        self.grow: Callable[[int], int] | None = None
         self._known = known
+        self._growth = _Growth(known)
         self._give_back: Callable[[Known], None] | None = give_back
         self._last: Prepared | None = None  # what it rests with,
         self._kept: list[Item] = []  # and the ranges of it that are there
         file = verify_file(known.file.path) if verify == "open" else known.file
+        if file.identity != known.file.identity:
+            raise ReplacedError(f"{file.path}: the file was replaced since its header was read")
         self.engine = Engine(
             file,
             known.planner(budget),
             threads=threads,
             io=io,
             verify=verify == "read",
-            grow=self._larger,
+            grow=self._growth,
             while_planning=guest,
         )
         self.engine.prefetcher.read_across(False)  # after this call perhaps others have the memory
@@ -116,9 +117,28 @@ class ResidentModel:
         if hasattr(self, "engine"):
             self.shut()
 
-    def lend(self) -> Lease:
-        """What somebody who has a lease gets."""
-        return Lease(self.engine)
+    def lend(self) -> tuple[Lease, Callable[[], None]]:
+        """What somebody who has a lease gets, and how it is ended."""
+        term = Term(self.engine)
+        return Lease(self.engine, term), term.end
+
+    @property
+    def grow(self) -> Callable[[int], int] | None:
+        """Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget."""
+        return self._growth.ask
+
+    @grow.setter
+    def grow(self, ask: Callable[[int], int] | None) -> None:
+        self._growth.ask = ask
+
+    @property
+    def lent(self) -> bool:
+        """Whether anybody has a lease; the pool says so. Nothing runs otherwise, not even a call that waited."""
+        return self.engine.lent
+
+    @lent.setter
+    def lent(self, lent: bool) -> None:
+        self.engine.lent = lent
 
     @property
     def budget(self) -> int | None:
@@ -231,10 +251,17 @@ class ResidentModel:
             budget -= after.plan.pinned_bytes - most  # a batch that is divided further has a smaller workspace
         return None
 
-    def _larger(self, minimum: int) -> Planner:
-        """The planner for what the pool grants a call that needs so much. Raises what the pool does."""
-        assert self.grow is not None
-        return self._known.planner(self.grow(minimum))
+
+class _Growth:
+    """What an engine asks in a call that needs a larger budget. It knows nothing of the model, whose engine has it."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.ask: Callable[[int], int] | None = None
+
+    def __call__(self, minimum: int) -> Planner | None:
+        """The planner for what the pool grants. Raises what the pool does."""
+        return self._known.planner(self.ask(minimum)) if self.ask else None
 
 
 def _pinned(plan: Plan) -> list[Item]:
@@ -255,6 +282,7 @@ def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
 class Resident(Protocol):
     """What the pool needs of `ResidentModel`; all but the attributes may block."""
 
+    lent: bool
     grow: Callable[[int], int] | None
 
     @property
@@ -273,7 +301,7 @@ class Resident(Protocol):
     def rest(self, most: int | None = None, window: int = 0) -> int: ...  # noqa: D102
     def preload(self) -> None: ...  # noqa: D102
     def shut(self) -> None: ...  # noqa: D102
-    def lend(self) -> Lease: ...  # noqa: D102
+    def lend(self) -> tuple[Lease, Callable[[], None]]: ...  # noqa: D102
 
 
 #: What tells a file from another one: as in `streamrt.format.WeightsFile`.
@@ -297,6 +325,7 @@ class WeightsFiles:
     """
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
+        check_options(threads, io, verify)
         self._options = {"threads": threads, "io": io, "verify": verify}
         self._threads = threads or _core.threads()
         self._lock = threading.Lock()  # over what is known

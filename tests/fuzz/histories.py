@@ -220,6 +220,8 @@ class History:
                 raise Finding("leases of nothing", f"{name}: {entry.leases}")
             if resident and resident.closed and not entry.busy:
                 raise Finding("a closed model is kept", name)
+            if resident and (entry.leases > 0) != resident.lent and not entry.busy:
+                raise Finding("a lease and what the model thinks of it differ", f"{name}: {entry.leases}")
             if resident and entry.leases < resident.leases:
                 raise Finding("more leases are out than are counted", f"{name}: {resident.leases} of {entry.leases}")
             if entry.leases < self.leases[resident] and resident:

@@ -140,6 +140,7 @@ class FakeModel:
     path: str
     needs: Needs
     budget: int
+    lent: bool = False
     leases: int = 0
     grow: object = None
     loaded: int = 0
@@ -172,19 +173,23 @@ class FakeModel:
 
     def call(self, seconds=0.0):
         """What the user of a lease does."""
+        assert self.lent
         assert self.leases > 0
         assert not self.closed
         self.resting = None
         self.calls += 1
         self.files.check()
         self.files.world.sleep(seconds)
+        assert self.lent
         assert self.leases > 0
         assert not self.closed
 
     def lend(self):
         assert not self.closed
+        assert self.lent
         self.leases += 1
-        return FakeLease(self)
+        lease = FakeLease(self)
+        return lease, lease.end
 
     def enlarge(self, budget):
         assert self.calls == 0 or not self.closed

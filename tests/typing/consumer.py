@@ -32,6 +32,15 @@ def convert(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Path:
         raise SystemExit("\n".join(error.problems)) from error
 
 
+def pooled(path: Path, image: NDArray[np.float32]) -> int:
+    with streamrt.ModelPool("64MiB") as pool:
+        pool.register("model", path)
+        with pool.lease("model", timeout=5.0) as lease:
+            again: streamrt.Lease = lease
+            scores: NDArray[np.float32] = again(image)
+        return int(scores.argmax())
+
+
 if __name__ == "__main__":
     path = convert(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    print(classify(path, np.ones((1, 4), np.float32)))
+    print(classify(path, np.ones((1, 4), np.float32)), pooled(path, np.ones((1, 4), np.float32)))
