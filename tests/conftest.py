@@ -23,9 +23,12 @@ SHIMS = Path(__file__).parent / "shims"
 os.environ["PYTHONSAFEPATH"] = "1"
 # What a shell runs in the background ignores SIGINT, and so do its children: tests that send it want it heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# On a busy machine any example may take long: a time limit would fail tests that are right.
-hypothesis.settings.register_profile("streamrt", deadline=None)
-hypothesis.settings.load_profile("streamrt")
+# On a busy machine any example may take long: a time limit would fail tests that are right. A run of all tests tries
+# the same examples every time; STREAMRT_TEST_EXAMPLES=5000 looks for others, so many at random for each test.
+_EXAMPLES = os.environ.get("STREAMRT_TEST_EXAMPLES")
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("others", deadline=None, max_examples=int(_EXAMPLES or 100))
+hypothesis.settings.load_profile("others" if _EXAMPLES else "same")
 
 
 def _load_bench() -> None:
