@@ -124,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--repeat", metavar="N", type=arguments.count, default=1, help="run N times (default 1)")
     command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
-    command.add_argument("--layers", action="store_true", help="print that of each layer of the last run, as Markdown")
+    command.add_argument(
+        "--layers", action="store_true", help="print a table of the layers of the last run, as Markdown"
+    )
     command.add_argument("--plot", metavar="FILE", type=Path, help="draw the last run: reading and computing over time")
     command.add_argument("--trace", metavar="FILE", type=Path, help="write the last run for ui.perfetto.dev (.json)")
 

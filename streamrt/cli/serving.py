@@ -10,6 +10,7 @@ from typing import Any
 
 from streamrt.cli import arguments
 from streamrt.cli.ending import ENDING
+from streamrt.host.budget import format_size
 from streamrt.pool.adaptive import POLICIES
 from streamrt.serve.access import TOKEN_VARIABLE, read_token
 from streamrt.serve.settings import Settings
@@ -44,7 +45,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
         default: Any = defaults[name]
         metavar = name.rpartition("_")[2].upper()
         read: dict[str, Any] = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": metavar}
-        shown = "" if default is None else f" (default {default})"
+        readable = format_size(default) if kind is arguments.size else default
+        shown = "" if default is None else f" (default {readable})"
         command.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{text}{shown}", **read)
     command.add_argument(
         "--control",

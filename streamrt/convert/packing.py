@@ -144,7 +144,7 @@ def _onnx_source(source: Any) -> OnnxSource:
     try:
         from streamrt.convert.onnx.importer import OnnxSource
     except ImportError as error:
-        raise ImportError("packing an ONNX model needs the onnx package, the extra streamrt[onnx]") from error
+        raise ImportError("packing an ONNX model needs the onnx package: pip install 'streamrt[onnx]'") from error
     with _as_format_error():
         return OnnxSource(source)
 
@@ -153,7 +153,7 @@ def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None)
     try:
         from streamrt.convert.torch import read_module
     except ImportError as error:
-        raise ImportError("packing a torch module needs the onnx package too, the extra streamrt[torch]") from error
+        raise ImportError("packing a torch module needs the onnx package too: pip install 'streamrt[torch]'") from error
     return read_module(module, example, inputs)
 
 

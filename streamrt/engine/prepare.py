@@ -28,34 +28,33 @@ from streamrt.plan import (
 from streamrt.program.compile import Program
 from streamrt.report.printable import printable
 
-#: Extents with which a graph is tried in place of those that its inputs leave free.
+#: Extents to try a graph with, in place of those that its inputs leave free.
 _TRIED = (1, 2, 8, 32, 224, 256)
-#: Bytes of weights in a pass, those that several nodes read counted for each. Reading them would take minutes, and
-#: planning it more memory than a file may cost.
-_MOST_READ = 2**40
-#: Parts of a batch that would take so many times the budget are not tried.
-_HOPELESS = 2
-#: Nodes of all these trials together after which no other is begun.
+#: Nodes lowered in these trials before no further one begins. It bounds the time that a hostile graph takes.
 _MOST_TRIED = 20_000
-#: Batches that are run together: powers of two, and half-way between.
+#: Bytes of weights that a pass may read; weights that several nodes read count for each. Reading more takes minutes,
+#: and planning it more memory than opening a file may take.
+_MOST_READ = 2**40
+#: Skip a part of a batch if it needs more than this multiple of the budget.
+_HOPELESS = 2
+#: Multiples of a batch that share a pass: powers of two, and the numbers half-way between.
 _COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
-#: What is within a twentieth of the best is as good.
+#: Treat results within 5 % of the best as ties.
 _CLOSE = 1.05
-#: Twice as many samples that gain less than a fiftieth for each are the last that are looked at.
+#: Stop doubling the batch once it gains under 2 % per sample.
 _LITTLE = 0.98
-#: Inputs and results of a pass for many batches are held outside the budget: no more than ``"auto"`` leaves free.
+#: Inputs and results of a shared pass lie outside the budget. They may take 1/16 of it, and 32 MiB in any case: as much
+#: as the budget ``"auto"`` leaves free.
 _LEAST_HELD = 32 << 20
 _HELD_SHARE = 16
-
-
-#: A tile that streams costs as much as so many rows more: of 8192 weights, those of 128 rows take an eighth longer for
-#: each than those of 512.
+#: Rows that the call of a kernel costs, added to each streamed tile. Measured with rows of 8192 weights: a row takes
+#: 1/8 longer in tiles of 128 rows than in tiles of 512.
 _CALL_ROWS = 20
-#: What a pass must gain for a plan to be replaced by one that is made of measured times: changing costs reading.
+#: Replace a plan by one from measured times if its pass takes at most 95 % of the time: the change costs reading.
 _WORTH = 0.95
-#: Granules of 2 MiB waste too much where they hold more than this part more than pages would: an eighth.
+#: Use pages if 2 MiB granules would hold over 1/8 more.
 _WASTE = 8
-#: A measured speed of reading that differs by less is the same.
+#: Measured speeds of reading that differ by less than 25 % are the same.
 _SAME_SPEED = 1.25
 
 

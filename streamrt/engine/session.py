@@ -78,7 +78,7 @@ def _allocated(size: int) -> NDArray[np.uint8]:
     try:
         region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"{size} bytes of workspace") from error
+        raise MemoryError(f"no memory for a workspace (activations and scratch) of {size} bytes") from error
     with suppress(OSError):  # advice only, which NumPy gives for its arrays too
         region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, np.uint8)

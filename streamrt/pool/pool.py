@@ -60,7 +60,7 @@ class ModelPool:
             raise InputError(f"timeout: expected seconds, found {timeout!r:.40}")
         size = parse_budget(budget)
         if size is None:
-            raise InputError("budget: a pool needs one")
+            raise InputError("budget: a pool needs bytes, a size such as '512MiB', a fraction or 'auto', found None")
         self._pid = os.getpid()
         self._runtime = _runtime or Runtime()
         self._files = _files or WeightsFiles(threads, io, verify)

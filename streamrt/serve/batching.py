@@ -133,7 +133,10 @@ class Batcher:
                 raise ShuttingDownError("the server is shutting down")
             queue = self._queues.get(name, ())
             if self._waiting >= self._max_queue or 2 * len(queue) >= max(2, self._max_queue):
-                raise QueueFullError(f"{len(queue)} requests wait for {name!r:.140}, and {self._waiting} in all")
+                raise QueueFullError(
+                    f"{len(queue)} requests wait for {name!r:.140}, and {self._waiting} in all: "
+                    f"at most {self._max_queue // 2 or 1} and {self._max_queue} may (--max-queue)"
+                )
             self._queues.setdefault(name, deque()).append(job)
             self._waiting += 1
             self._changed.notify()

@@ -73,7 +73,7 @@ class Service:
             QueueFullError: too many wait already.
         """
         if self._changes >= _MAX_CHANGES:
-            raise QueueFullError(f"{self._changes} repository and registration calls wait")
+            raise QueueFullError(f"{self._changes} repository and registration calls wait, and no more may")
         self._changes += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._changer, function, *args)

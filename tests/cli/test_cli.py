@@ -379,7 +379,7 @@ def test_wrong_usage_of_serve_is_exit_code_2(capsys: Output, args: list[str]) ->
     [
         (["serve", "missing"], "missing: No such file or directory"),
         (["serve", MLP], "expected a folder of weights files"),
-        (["serve", ".", "--budget", "none"], "a pool needs one"),
+        (["serve", ".", "--budget", "none"], "a pool needs bytes, a size such as"),
         (["serve", ".", "--max-body", "1GiB"], "max_held: expected at least 1073807360 bytes"),
         (["serve", ".", "--host", "256.0.0.1", "--budget", "1MiB"], "not known"),
         (["serve", ".", "--control"], "STREAMRT_SERVE_TOKEN: expected a token"),

@@ -431,7 +431,7 @@ def test_no_memory_for_the_workspace(copy, run_python, budget, io):
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == second
-    assert first.endswith(" bytes of workspace")
+    assert "no memory for a workspace (activations and scratch) of" in first
 
 
 def test_no_addresses_for_the_file(copy, run_python):
