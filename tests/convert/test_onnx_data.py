@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamrt
-from convert.support import expected, make_model, onnx, random, run_packed
+from convert.support import expected, integers, make_model, onnx, random, run_packed
 from streamrt.convert import packing
 from streamrt.convert.onnx import data as onnx_data
 from streamrt.format import read_header
@@ -101,6 +101,82 @@ def test_hostile_external_data(case: str, tmp_path: Path) -> None:
     with pytest.raises(streamrt.FormatError, match="tensor 'w'"):
         streamrt.pack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def external(location: str, name: str = "secret") -> Any:
+    """One number in a file of its own."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def in_attribute(location: str) -> Any:
+    fill = node("ConstantOfShape", ["s"], ["c"], name="fill", value=external(location))
+    return make_model([fill, node("Add", ["x", "c"], ["y"])], {"s": integers(4)})
+
+
+def in_function(location: str) -> Any:
+    inner = node("ConstantOfShape", ["b"], ["c"], name="fill", value=external(location))
+    model = make_model([node("f", ["x", "s"], ["y"], domain="local")], {"s": integers(4)}, opset=21)
+    model.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    body = [inner, node("Add", ["a", "c"], ["d"])]
+    model.functions.append(onnx.helper.make_function("local", "f", ["a", "b"], ["d"], body, list(model.opset_import)))
+    return model
+
+
+def in_graph(location: str) -> Any:
+    inner = onnx.helper.make_graph(
+        [node("ConstantOfShape", ["s"], ["c"], name="fill", value=external(location))],
+        "inner",
+        [],
+        [onnx.helper.make_tensor_value_info("c", TensorProto.FLOAT, None)],
+    )
+    return make_model([node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)], {"s": integers(4)})
+
+
+def in_sparse(location: str) -> Any:
+    sparse = onnx.SparseTensorProto(values=external(location), dims=[4])
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(integers(0), "i"))
+    fill = node("Constant", [], ["c"], name="fill", sparse_value=sparse)
+    return make_model([fill, node("Add", ["x", "c"], ["y"])])
+
+
+def in_list(location: str) -> Any:
+    fill = node("Relu", ["x"], ["y"], name="fill")
+    fill.attribute.append(onnx.helper.make_attribute("list", [external(location)]))
+    return make_model([fill])
+
+
+@pytest.mark.parametrize("build", [in_attribute, in_function, in_graph, in_sparse, in_list])
+def test_external_data_of_attributes(
+    build: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be looked for in the current folder, which is not that of the model."""
+    for folder in ("model", "current"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "current" / "secret.bin").write_bytes(np.float32(1234.5).tobytes())
+    monkeypatch.chdir(tmp_path / "current")
+    model = build("secret.bin")
+    for source in (save(model, tmp_path / "model"), model):
+        with pytest.raises(streamrt.FormatError, match="node 'fill' .* external data"):
+            streamrt.pack(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_arrays_have_no_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret.bin").write_bytes(np.float32(1234.5).tobytes())
+    with pytest.raises(streamrt.FormatError, match="tensor 'secret' has external data"):
+        onnx_data.to_array(external("secret.bin"))
+
+
+def test_external_data_of_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model's folder, wherever the current one is."""
+    (tmp_path / "value.bin").write_bytes(np.float32(1234.5).tobytes())
+    fill = node("Constant", [], ["c"], value=external("value.bin", "c"))
+    path = save(make_model([fill, node("Add", ["x", "c"], ["y"])]), tmp_path)
+    monkeypatch.chdir("/")
+    assert stored(streamrt.pack(path, tmp_path / "out"), "c") == 1234.5
 
 
 def many_tensors(folder: Path, count: int) -> Path:

@@ -164,3 +164,12 @@ def batch_cut_short() -> ModelProto:
 def names_with_escapes() -> ModelProto:
     nodes = [node("Sin\x7fh", ["x"], ["\x1b]0;owned\x07"], name="\x1b[2J"), node("Relu", ["\x1b]0;owned\x07"], ["y"])]
     return model(nodes)
+
+
+@failed("read a file of the current folder: the tensor of an attribute said that its values lie there")
+def external_data_of_an_attribute() -> ModelProto:
+    value = TensorProto(name="v", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    value.external_data.add(key="location", value="pyproject.toml")
+    value.external_data.add(key="length", value="4")
+    nodes = [node("ConstantOfShape", ["shape"], ["c"], value=value), node("Add", ["x", "c"], ["y"])]
+    return model(nodes, {"shape": [3]})

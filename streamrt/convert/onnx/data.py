@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from streamrt._core import Mapping
 from streamrt.convert.onnx.infer import first_line
@@ -89,6 +89,28 @@ def check_texts(model: onnx.ModelProto) -> None:
         raise FormatError("the ONNX model holds a name that is not UTF-8")
 
 
+def check_attributes(nodes: Iterable[NodeProto]) -> None:
+    """Raise `FormatError` if an attribute holds a tensor in a file of its own, in graphs inside too.
+
+    Whatever evaluates or infers would open that file itself. The value of a ``Constant`` is read here, by `TensorReader`.
+    """
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node
+            sparse = (attribute.sparse_tensor, *attribute.sparse_tensors)
+            tensors = [*attribute.tensors, *(part for each in sparse for part in (each.values, each.indices))]
+            if node.op_type != "Constant" or attribute.name != "value":
+                tensors.append(attribute.t)
+            if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
+                raise FormatError(
+                    f"node {node.name or next(iter(node.output), '')!r} ({node.op_type}): the tensor of attribute "
+                    f"{attribute.name!r} has external data, expected its values in the model's file"
+                )
+
+
 def _texts(model: onnx.ModelProto) -> Iterator[object]:
     graph = model.graph
     yield from (entry.domain for entry in model.opset_import)
@@ -104,7 +126,7 @@ def _texts(model: onnx.ModelProto) -> Iterator[object]:
         yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
-def _texts_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[object]:
+def _texts_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[object]:
     for node in nodes:
         yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
         for attribute in node.attribute:
@@ -362,7 +384,9 @@ def _sub_byte(tensor: TensorProto) -> bool:
 
 
 def to_array(tensor: TensorProto) -> AnyArray:
-    """The values of a tensor in memory; `FormatError` if they are not what it says."""
+    """The values of a tensor in memory; `FormatError` if they are not there, or not what it says."""
+    if tensor.data_location == TensorProto.EXTERNAL:  # the package would read any file
+        raise FormatError(f"tensor {tensor.name!r} has external data, expected its values in the model's file")
     try:
         return onnx.numpy_helper.to_array(tensor)
     except Exception as error:  # the package raises several unrelated types

@@ -15,7 +15,15 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
-from streamrt.convert.onnx.data import Range, SourceFiles, TensorReader, check_texts, load_skeleton, type_name
+from streamrt.convert.onnx.data import (
+    Range,
+    SourceFiles,
+    TensorReader,
+    check_attributes,
+    check_texts,
+    load_skeleton,
+    type_name,
+)
 from streamrt.convert.onnx.facts import Facts, describe
 from streamrt.convert.onnx.functions import inlined
 from streamrt.convert.onnx.infer import Fact, schema_of
@@ -68,6 +76,9 @@ class OnnxSource:
         else:
             model = source
         check_texts(model)
+        check_attributes(model.graph.node)
+        for function in model.functions:
+            check_attributes(function.node)
         problems: list[str] = []
         self.opset = _opset(model, problems)
         reader = TensorReader(source if isinstance(source, Path) else None, self._files)
