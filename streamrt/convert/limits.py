@@ -124,13 +124,12 @@ class Limits:
     def check_written(self, nbytes: int) -> None:
         """Raise `LimitError` if so many bytes of weights are too many for a file."""
         if nbytes > _WRITTEN * self._max_memory + _COPIES * self._own:
-            raise self._too_large("write", nbytes, _WRITTEN * self._max_memory)
+            raise self._too_large("write constants of", nbytes, _WRITTEN * self._max_memory)
 
     def _too_large(self, verb: str, nbytes: int, most: int) -> LimitError:
         return LimitError(
-            f"{self._where}: packing would {verb} {_size(nbytes)} computed from constants, more than {_size(most)} "
-            f"beside {_COPIES} times the model's own weights of {_size(self._own)}: max_memory= (--max-memory) raises "
-            "the limit"
+            f"{self._where}: packing would {verb} {_size(nbytes)}, more than {_size(most)} beside {_COPIES} times the "
+            f"model's own weights of {_size(self._own)}: max_memory= (--max-memory) raises the limit"
         )
 
     def check_time(self, seconds: float = 0.0) -> None:

@@ -158,7 +158,7 @@ def test_external_data_of_attributes(
     monkeypatch.chdir(tmp_path / "current")
     model = build("secret.bin")
     for source in (save(model, tmp_path / "model"), model):
-        with pytest.raises(streamrt.FormatError, match="node 'fill' .* external data"):
+        with pytest.raises(streamrt.FormatError, match=r"node 'fill' .* external data"):
             streamrt.pack(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -166,7 +166,7 @@ def test_external_data_of_attributes(
 def test_arrays_have_no_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("secret.bin").write_bytes(np.float32(1234.5).tobytes())
-    with pytest.raises(streamrt.FormatError, match="tensor 'secret' has external data"):
+    with pytest.raises(streamrt.FormatError, match=r"tensor 'secret' has external data"):
         onnx_data.to_array(external("secret.bin"))
 
 

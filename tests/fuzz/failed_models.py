@@ -173,3 +173,27 @@ def external_data_of_an_attribute() -> ModelProto:
     value.external_data.add(key="length", value="4")
     nodes = [node("ConstantOfShape", ["shape"], ["c"], value=value), node("Add", ["x", "c"], ["y"])]
     return model(nodes, {"shape": [3]})
+
+
+@failed("339 MiB for a file of 1 MiB, and SIGSEGV for one of 4: nodes that have nothing")
+def nodes_without_content() -> ModelProto:
+    return model([node("Relu", ["x"], ["y"]), *[NodeProto()] * 400_000])
+
+
+@failed("271 MiB: a list of two million numbers in an attribute")
+def long_list() -> ModelProto:
+    return model([node("Transpose", ["x"], ["y"], perm=[300] * 2_000_000)])
+
+
+@failed("12 s: the product of 100,000 extents of 2**40")
+def extents_of_an_initializer() -> ModelProto:
+    made = model([node("Relu", ["x"], ["y"])])
+    made.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[2**40] * 100_000)
+    return made
+
+
+@failed("625 MiB for a file of 205 KiB: an input of 100,000 axes without names, which are made of a long one")
+def axes_of_an_input() -> ModelProto:
+    made = model([node("Relu", ["x" * 5000], ["y"])], dims=[None] * 100_000)
+    made.graph.input[0].name = "x" * 5000
+    return made

@@ -1,9 +1,8 @@
 """Where the values of ONNX tensors lie, and how they are reached without reading them all.
 
 Three places: the file of the model itself, a file beside it (external data), or a message in memory. The first would
-make the protobuf parser hold the whole model, so `load_skeleton` walks the wire format
-(https://protobuf.dev/programming-guides/encoding) over a mapping of the file, parses everything but the large tensors'
-``raw_data``, and tells where those lie.
+make the protobuf parser hold the whole model, so `load_skeleton` walks the wire format over a mapping of the file,
+parses everything but the large tensors' ``raw_data``, and tells where those lie.
 
 The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
 range is checked against the size of its file. Each file is mapped once, by the compiled core, whose mappings survive a
@@ -25,6 +24,7 @@ from onnx import NodeProto, TensorProto
 
 from streamrt._core import Mapping
 from streamrt.convert.onnx.infer import first_line
+from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError, WeightsIOError
 
@@ -39,15 +39,6 @@ _GRAPH_INITIALIZER = 5
 _NODE_ATTRIBUTE = 5
 _ATTRIBUTE_TENSOR = 5
 _TENSOR_RAW_DATA = 9
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-
-class Range(NamedTuple):
-    """Bytes of the model's file."""
-
-    offset: int
-    length: int
 
 
 class Skeleton(NamedTuple):
@@ -66,7 +57,7 @@ def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
     """Parse an ONNX file, leaving its large tensors where they are.
 
     Raises:
-        FormatError: not an ONNX file.
+        FormatError: not an ONNX file, or one of more parts than the limits allow.
         WeightsIOError: it cannot be read.
     """
     try:
@@ -75,7 +66,11 @@ def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
         raise FormatError(f"{path} is not an ONNX file: {error}") from error
     walk = _Walk(data)
     try:
+        count_file(data)
         model = onnx.ModelProto.FromString(walk.model(Range(0, len(data))))
+    except FormatError:
+        files.check()
+        raise
     except Exception as error:  # a broken wire format, or protobuf's own kind of error
         files.check()
         raise FormatError(f"{path} is not an ONNX file: {first_line(error)}") from error
@@ -92,7 +87,7 @@ def check_texts(model: onnx.ModelProto) -> None:
 def check_attributes(nodes: Iterable[NodeProto]) -> None:
     """Raise `FormatError` if an attribute holds a tensor in a file of its own, in graphs inside too.
 
-    Whatever evaluates or infers would open that file itself. The value of a ``Constant`` is read here, by `TensorReader`.
+    Whatever evaluates or infers would open that file itself. The value of a ``Constant`` is read by `TensorReader`.
     """
     pending = list(nodes)
     while pending:
@@ -141,7 +136,7 @@ def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
 
 
 class _Walk:
-    """Copies a serialised model field by field, leaving out large ``raw_data``."""
+    """Copies a serialised model field by field, leaving out large ``raw_data`` and what packing does not need."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -152,41 +147,43 @@ class _Walk:
 
     def model(self, span: Range) -> bytes:
         out = []
-        for number, field, value in self._fields(span):
+        for number, field, value in fields(self._data, span):
+            if number in UNUSED["ModelProto"]:
+                continue
             out.append(_message(number, self._graph(value)) if number == _MODEL_GRAPH else self._copy(field))
         return b"".join(out)
 
     def _graph(self, span: Range) -> bytes:
         out = []
-        for number, field, value in self._fields(span):
+        for number, field, value in fields(self._data, span):
             if number == _GRAPH_INITIALIZER:
                 wire, left_out = self._tensor(value)
                 if left_out:
                     self.initializers[self._tensors] = left_out
                 self._tensors += 1
                 out.append(_message(number, wire))
-            elif number == _GRAPH_NODE and value.length >= _LARGE:
+            elif number == _GRAPH_NODE:
                 out.append(_message(number, self._node(value)))
                 self._nodes += 1
-            else:
-                self._nodes += number == _GRAPH_NODE
+            elif number not in UNUSED["GraphProto"]:
                 out.append(self._copy(field))
         return b"".join(out)
 
     def _node(self, span: Range) -> bytes:
         out = []
         attribute = 0
-        for number, field, value in self._fields(span):
+        for number, field, value in fields(self._data, span):
             if number == _NODE_ATTRIBUTE:
-                out.append(_message(number, self._attribute(value, attribute)))
+                large = value.length >= _LARGE
+                out.append(_message(number, self._attribute(value, attribute)) if large else self._copy(field))
                 attribute += 1
-            else:
+            elif number not in UNUSED["NodeProto"]:
                 out.append(self._copy(field))
         return b"".join(out)
 
     def _attribute(self, span: Range, index: int) -> bytes:
         out = []
-        for number, field, value in self._fields(span):
+        for number, field, value in fields(self._data, span):
             if number == _ATTRIBUTE_TENSOR:
                 wire, left_out = self._tensor(value)
                 if left_out:
@@ -199,7 +196,7 @@ class _Walk:
     def _tensor(self, span: Range) -> tuple[bytes, Range | None]:
         out = []
         left_out = None
-        for number, field, value in self._fields(span):
+        for number, field, value in fields(self._data, span):
             if number == _TENSOR_RAW_DATA and value.length >= _LARGE:
                 left_out = value
             else:
@@ -209,45 +206,10 @@ class _Walk:
     def _copy(self, span: Range) -> bytes:
         return bytes(self._data[span.offset : span.offset + span.length])
 
-    def _fields(self, span: Range) -> Iterator[tuple[int, Range, Range]]:
-        """Number, whole extent and extent of the value of each field of a message; number 0 for a scalar."""
-        at, end = span.offset, span.offset + span.length
-        while at < end:
-            start = at
-            tag, at = self._varint(at, end)
-            number, kind = tag >> 3, tag & 7
-            value = at
-            if kind == _VARINT:
-                _, at = self._varint(at, end)
-            elif kind == _FIXED64:
-                at += 8
-            elif kind == _FIXED32:
-                at += 4
-            elif kind == _BYTES:
-                length, value = self._varint(at, end)
-                at = value + length
-            else:
-                raise ValueError(f"wire type {kind} at byte {start}")
-            if at > end:
-                raise ValueError(f"a field at byte {start} reaches past the end of its message")
-            yield number if kind == _BYTES else 0, Range(start, at - start), Range(value, at - value)
-
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= end:
-                break
-            byte = self._data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, at
-        raise ValueError(f"a broken number at byte {at}")
-
 
 def _message(number: int, wire: bytes) -> bytes:
     head = bytearray()
-    for value in (number << 3 | _BYTES, len(wire)):
+    for value in (number << 3 | BYTES, len(wire)):
         while value >= 0x80:
             head.append(value & 0x7F | 0x80)
             value >>= 7
@@ -319,6 +281,7 @@ class TensorReader:
             FormatError: an unknown type, a wrong shape, or a range that is not in its file.
             WeightsIOError: the file cannot be opened.
         """
+        check_rank(len(tensor.dims), f"tensor {tensor.name!r}")
         shape = tuple(tensor.dims)
         if any(dim < 0 for dim in shape) or math.prod(shape) > _MAX_ELEMENTS:
             raise FormatError(f"tensor {tensor.name!r} has an impossible shape {shape}")
@@ -387,6 +350,7 @@ def to_array(tensor: TensorProto) -> AnyArray:
     """The values of a tensor in memory; `FormatError` if they are not there, or not what it says."""
     if tensor.data_location == TensorProto.EXTERNAL:  # the package would read any file
         raise FormatError(f"tensor {tensor.name!r} has external data, expected its values in the model's file")
+    check_rank(len(tensor.dims), f"tensor {tensor.name!r}")
     try:
         return onnx.numpy_helper.to_array(tensor)
     except Exception as error:  # the package raises several unrelated types

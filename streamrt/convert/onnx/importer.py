@@ -16,7 +16,6 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.onnx.data import (
-    Range,
     SourceFiles,
     TensorReader,
     check_attributes,
@@ -29,10 +28,12 @@ from streamrt.convert.onnx.functions import inlined
 from streamrt.convert.onnx.infer import Fact, schema_of
 from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx.ops import CONVERSIONS
+from streamrt.convert.onnx.size import Range, count_model
 from streamrt.convert.probes import Probe, substitute
 from streamrt.convert.weights import Weight, is_float
 from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.graph import OUTPUT_TYPES, TensorSpec
+from streamrt.ops.base import MAX_RANK
 
 OLDEST_OPSET = 7
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -75,6 +76,7 @@ class OnnxSource:
             model, initializers, attributes = load_skeleton(source, self._files)
         else:
             model = source
+            count_model(model)
         check_texts(model)
         check_attributes(model.graph.node)
         for function in model.functions:
@@ -313,6 +315,10 @@ def _inputs(
             problems.append(f"input {value.name!r} is {kind}, expected FLOAT (float32)")
         if not tensor.HasField("shape"):
             problems.append(f"input {value.name!r} has no shape")
+        if len(tensor.shape.dim) > MAX_RANK:
+            raise FormatError(
+                f"input {value.name!r:.200} has {len(tensor.shape.dim)} axes, expected no more than {MAX_RANK}"
+            )
         dims: list[int | str] = []
         for axis, dim in enumerate(tensor.shape.dim):
             if any(character.isalpha() for character in dim.dim_param) and dim.dim_param != "None":
