@@ -12,7 +12,7 @@ import pytest
 import streamrt
 from convert.support import NEWEST, check, integers, make_model, onnx, random
 from streamrt.convert.limits import Limits
-from streamrt.convert.onnx.evaluate import check_cost, evaluate
+from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate
 from streamrt.convert.onnx.infer import Fact, InferenceError, infer_shapes
 
 node = onnx.helper.make_node
@@ -483,7 +483,89 @@ def test_memory_of_computing_is_known_before(case: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    sizes = [(array.shape, array.itemsize) for array in arrays]
+    sizes = [(array.shape, array.dtype) for array in arrays]
     allowed = Limits(max(1, peak - (64 << 10)))
     with allowed.in_force(), pytest.raises(streamrt.FormatError, match="max_memory"):
         check_cost(broken, sizes, value.size, value.itemsize)
+
+
+def seconds(model_node: Any, inputs: list[tuple[tuple[int, ...], str]], outputs: int) -> float:
+    """What computing is held to take, to a thousandth."""
+    low, high = 0.0, 1e6
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        with Limits(2**62, middle).in_force():
+            try:
+                check_cost(model_node, [(shape, np.dtype(dtype)) for shape, dtype in inputs], outputs, 4)
+            except streamrt.FormatError:
+                low = middle
+            else:
+                high = middle
+    return high
+
+
+@pytest.mark.parametrize(("dtype", "times"), [("float16", 5), ("int64", 3), ("int8", 3), ("bfloat16", 2)])
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_products_take_longer_in_some_types(op: str, dtype: str, times: float) -> None:
+    """Only float32 and float64 have a library."""
+    pytest.importorskip("ml_dtypes")
+    plain, slow = (
+        seconds(node(op, ["a", "b"], ["y"]), [((2000, 2000), each)] * 2, 2000 * 2000) for each in ("float32", dtype)
+    )
+    assert slow > times * plain
+
+
+@pytest.mark.parametrize(
+    ("broken", "inputs", "outputs", "least"),
+    [
+        (node("GatherND", ["a", "b"], ["y"]), [((10**5, 1), "float32"), ((2 * 10**5, 1), "int64")], 2 * 10**5, 2.5),
+        (node("MaxPool", ["a"], ["y"], kernel_shape=[3, 3]), [((1, 8, 32, 32), "float32")], 7200, 0.3),
+        (node("AveragePool", ["a"], ["y"], kernel_shape=[5, 5]), [((1, 4, 32, 32), "float32")], 4096, 0.3),
+        (node("LpPool", ["a"], ["y"], kernel_shape=[5, 5]), [((1, 4, 32, 32), "float32")], 3136, 0.2),
+    ],
+    ids=lambda value: value.op_type if hasattr(value, "op_type") else "",
+)
+def test_loops_take_time(broken: Any, inputs: list[Any], outputs: int, least: float) -> None:
+    """At least twice as long as was measured for these sizes."""
+    assert seconds(broken, inputs, outputs) > least
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool", "Conv"])
+def test_padding_that_is_given_twice(op: str) -> None:
+    """It would be added up, to more elements than are inferred."""
+    window = {} if op == "Conv" else {"kernel_shape": [3, 3]}
+    inputs = ["k", "w"] if op == "Conv" else ["k"]
+    broken = node(op, inputs, ["c"], name="big", auto_pad="SAME_UPPER", pads=[2, 2, 2, 2], **window)
+    assert not can_evaluate(broken)
+    assert can_evaluate(node(op, inputs, ["c"], auto_pad="NOTSET", pads=[2, 2, 2, 2], **window))
+
+
+def long_text() -> Any:
+    return np.array([b"1" + b"0" * 100_000], object)
+
+
+TEXTS = {
+    "Cast": ([node("ConstantOfShape", ["s"], ["k"]), node("Cast", ["k"], ["t"], to=8, name="text")], {}),
+    "Expand": ([node("Expand", ["w", "s"], ["t"], name="text")], {"w": long_text()}),
+    "Concat": ([node("Concat", ["w"] * 2000, ["t"], axis=0, name="text")], {"w": long_text()}),
+    "ConstantOfShape": (
+        [node("ConstantOfShape", ["s"], ["t"], name="text", value=helper.make_tensor("v", 8, [1], [b"1" * 1000]))],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_nothing_is_computed_from_texts(case: str, tmp_path: Path) -> None:
+    """Their elements may be of any size."""
+    nodes, constants = TEXTS[case]
+    nodes = [*nodes, node("Cast", ["t"], ["c"], to=1, name="back"), *uses()]
+    model = make_model(nodes, {"s": integers(2000), **constants})
+    tracemalloc.start()
+    try:
+        with pytest.raises((streamrt.FormatError, streamrt.UnsupportedModelError), match=r"'text'|'back'"):
+            streamrt.pack(model, tmp_path / "out", max_memory="8MiB")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20

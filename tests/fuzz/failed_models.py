@@ -197,3 +197,25 @@ def axes_of_an_input() -> ModelProto:
     made = model([node("Relu", ["x" * 5000], ["y"])], dims=[None] * 100_000)
     made.graph.input[0].name = "x" * 5000
     return made
+
+
+@failed("128 bytes for each element: a constant that becomes text and numbers again")
+def numbers_as_text() -> ModelProto:
+    nodes = [
+        node("ConstantOfShape", ["shape"], ["zeros"]),
+        node("Cast", ["zeros"], ["text"], to=TensorProto.STRING),
+        node("Cast", ["text"], ["numbers"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["numbers"], ["last"], keepdims=0),
+        node("Add", ["x", "last"], ["y"]),
+    ]
+    return model(nodes, {"shape": [9 << 10, 1 << 10]})
+
+
+@failed("more elements than inferred: padding that is given in both ways")
+def padding_given_twice() -> ModelProto:
+    nodes = [
+        node("MaxPool", ["k"], ["p"], kernel_shape=[5, 5], pads=[2, 2, 2, 2], auto_pad="SAME_UPPER"),
+        node("ReduceMax", ["p"], ["last"], keepdims=0),
+        node("Add", ["x", "last"], ["y"]),
+    ]
+    return model(nodes, {"k": np.ones((1, 4, 32, 32), np.float32)})

@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -28,9 +28,10 @@ _BOOL = np.dtype(np.bool_)
 
 
 class _Sizes(NamedTuple):
-    """Shapes and elements of the inputs, and the elements of all outputs together."""
+    """Shapes, types and elements of the inputs, and the elements of all outputs together."""
 
     shapes: tuple[Shape, ...]
+    dtypes: tuple[np.dtype[Any], ...]
     inputs: tuple[int, ...]
     outputs: int
 
@@ -56,14 +57,28 @@ class _Cost:
     more: Callable[[NodeProto, _Sizes], int] | None = None
 
 
+#: Seconds of a product that is added to a sum, by type; of others in `_product_seconds`.
+_PRODUCT_SECONDS = {"float32": 1e-9, "float64": 1.5e-9, "float16": 8e-9}
+
+
 def _of_loops(node: NodeProto, sizes: _Sizes) -> float:
     """A loop in Python over all elements, and over indices that have none."""
     return 2e-6 * (sizes.outputs + sum(math.prod(max(extent, 1) for extent in shape) for shape in sizes.shapes))
 
 
+def _of_gathering(node: NodeProto, sizes: _Sizes) -> float:
+    """Such a loop that makes a tuple of each index."""
+    return 3 * _of_loops(node, sizes)
+
+
 def _of_product(node: NodeProto, sizes: _Sizes) -> float:
     """Each element of the result is a sum over an axis of the first input."""
-    return 1e-9 * sizes.outputs * max(sizes.shapes[0], default=1)
+    return sizes.outputs * (1e-8 + _product_seconds(sizes) * max(sizes.shapes[0], default=1))
+
+
+def _product_seconds(sizes: _Sizes) -> float:
+    """Of one product that is added to a sum: only float32 and float64 have a library, float16 is converted."""
+    return max((_PRODUCT_SECONDS.get(dtype.name, 4e-9) for dtype in sizes.dtypes), default=0.0)
 
 
 def _of_padding(node: NodeProto, sizes: _Sizes) -> float:
@@ -73,7 +88,7 @@ def _of_padding(node: NodeProto, sizes: _Sizes) -> float:
 
 def _of_windows(node: NodeProto, sizes: _Sizes) -> float:
     """A loop in Python over the elements of the result, and in it one over the window."""
-    return sizes.outputs * (1e-5 + 1e-6 * _window(node, sizes))
+    return sizes.outputs * (2.5e-5 + 2.5e-6 * _window(node, sizes))
 
 
 def _of_patches(node: NodeProto, sizes: _Sizes) -> float:
@@ -162,7 +177,8 @@ _COSTS: dict[str, _Cost] = {
     "DequantizeLinear": _Cost(3),
     # what takes longer than memory does
     **dict.fromkeys(("Erf", "Gelu", "LRN"), _Cost(40, 8, _of_loops)),
-    **dict.fromkeys(("GatherElements", "GatherND", "ScatterElements", "ScatterND"), _Cost(40, 20, _of_loops)),
+    **dict.fromkeys(("GatherElements", "ScatterElements", "ScatterND"), _Cost(40, 20, _of_loops)),
+    "GatherND": _Cost(40, 20, _of_gathering),
     **dict.fromkeys(("Gemm", "MatMul"), _Cost(4, 2, _of_product)),
     **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _Cost(8, 8, _of_windows, _padded)),
     "Conv": _Cost(8, 8, _of_patches, _patches),
@@ -173,9 +189,14 @@ _COSTS: dict[str, _Cost] = {
 
 
 def can_evaluate(node: NodeProto) -> bool:
-    """Whether the operator is one that is computed from constants; windows with holes take too much."""
+    """Whether the operator is one that is computed from constants.
+
+    Windows with holes take too much. Padding that is given twice is added up, to more elements than are inferred.
+    """
     holes = any(a.name == "dilations" and any(value != 1 for value in a.ints) for a in node.attribute)
-    return node.op_type in _COSTS and not holes
+    padded = any(a.name == "pads" and any(a.ints) for a in node.attribute)
+    twice = padded and any(a.name == "auto_pad" and a.s not in (b"", b"NOTSET") for a in node.attribute)
+    return node.op_type in _COSTS and not holes and not twice
 
 
 def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Sequence[Shape]) -> int | None:
@@ -198,20 +219,21 @@ def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Se
     return None
 
 
-def check_cost(node: NodeProto, inputs: Sequence[tuple[Shape, int]], outputs: int, itemsize: int) -> None:
+def check_cost(node: NodeProto, inputs: Sequence[tuple[Shape, np.dtype[Any]]], outputs: int, itemsize: int) -> None:
     """Raise `LimitError` if computing a node takes too much.
 
     Args:
         node: an operator that can be evaluated.
-        inputs: shape and bytes of an element of each input that is given.
+        inputs: shape and type of each input that is given.
         outputs: elements of all outputs, at most.
         itemsize: bytes of each of these.
     """
     cost = _COSTS[node.op_type]
     shapes = tuple(shape for shape, _ in inputs)
-    sizes = _Sizes(shapes, tuple(math.prod(shape) for shape in shapes), outputs)
+    dtypes = tuple(dtype for _, dtype in inputs)
+    sizes = _Sizes(shapes, dtypes, tuple(math.prod(shape) for shape in shapes), outputs)
     taken = cost.outputs * outputs * max(itemsize, 4)
-    taken += cost.inputs * sum(size * max(width, 4) for size, (_, width) in zip(sizes.inputs, inputs, strict=True))
+    taken += cost.inputs * sum(size * max(dtype.itemsize, 4) for size, dtype in zip(sizes.inputs, dtypes, strict=True))
     if cost.more is not None:
         taken += 8 * cost.more(node, sizes)
     limits.current().check_memory(taken)

@@ -69,8 +69,8 @@ class Facts:
     def _learn(self, node: NodeProto) -> None:
         names = [name for name in node.input if name]
         pure = node.op_type not in _RANDOM and can_evaluate(node)
-        if pure and names and all(name in self.constants for name in names):
-            self._fold(node)
+        pure = pure and not any(is_text(dtype) for name in names if (dtype := self.dtype(name)) is not None)
+        if pure and names and all(name in self.constants for name in names) and self._fold(node):
             return
         for facts in self.by_probe:
             self._infer(node, facts, pure)
@@ -108,13 +108,16 @@ class Facts:
         fact = self.by_probe[0].get(name)
         return None if fact is None else fact.dtype
 
-    def _fold(self, node: NodeProto) -> None:
+    def _fold(self, node: NodeProto) -> bool:
+        """Compute a node from constants, now or later; returns False, and does nothing, if it makes text."""
         known = {name: _shown(self.constants[name]) for name in node.input if name}
         reason = "its shape cannot be inferred"
         try:
             inferred = infer_shapes(node, self.opset, known)
         except InferenceError as error:
             inferred, reason = {}, str(error)
+        if any(is_text(fact.dtype) for fact in inferred.values()):
+            return False
         for name in node.output:
             if not name:
                 continue
@@ -126,6 +129,7 @@ class Facts:
             if most is None:
                 raise FormatError(f"{describe(node)} cannot be evaluated: {reason}")
             self.constants[name] = self._computed(node, name, most, 8)
+        return True
 
     def _folded(self, node: NodeProto, name: str, fact: Fact, shape: Shape) -> Weight:
         """Output ``name``, of which type and shape are known: a view of an input, a small array, or a promise."""
@@ -186,6 +190,7 @@ class Facts:
             return
         facts.update(inferred)
         values: dict[str, AnyArray] = {}
+        pure = pure and not any(is_text(fact.dtype) for fact in inferred.values())
         if node.op_type in ("Shape", "Size") and (shape := known[node.input[0]].shape) is not None:
             values[node.output[0]] = _measure(node, shape)
         elif pure and known and all(fact.value is not None for fact in known.values()):
@@ -209,6 +214,11 @@ class Facts:
             return {}
         weights = {name: Weight.of(fact.value) for name, fact in known.items() if fact.value is not None}
         return {name: _evaluate(node, self.opset, weights, name, *size) for name, size in sizes.items()}
+
+
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Whether elements are texts, of which each may take any memory: nothing is computed from them, or to them."""
+    return dtype.kind in "OSU"
 
 
 def describe(node: NodeProto) -> str:
@@ -241,7 +251,7 @@ def _most_elements(node: NodeProto, known: dict[str, Fact]) -> int | None:
 
 def _check_cost(node: NodeProto, weights: dict[str, Weight], elements: int, itemsize: int) -> None:
     given = [weights[name] for name in node.input if name]
-    check_cost(node, [(weight.shape, weight.dtype.itemsize) for weight in given], elements, itemsize)
+    check_cost(node, [(weight.shape, weight.dtype) for weight in given], elements, itemsize)
 
 
 def _evaluate(
