@@ -215,6 +215,81 @@ def test_a_file_is_mapped_once(tmp_path: Path) -> None:
         assert not any(str(tmp_path) in line for line in maps)
 
 
+def many_files(folder: Path, count: int, extent: int) -> Path:
+    """A model that adds ``count`` tensors, each of a file of its own, to its input."""
+    nodes = [
+        node("Add", [f"x{i}" if i else "x", f"w{i}"], [f"x{i + 1}" if i < count - 1 else "y"]) for i in range(count)
+    ]
+    model = make_model(nodes, inputs={"x": (2, extent)})
+    for i in range(count):
+        (folder / f"w{i}.bin").write_bytes(np.full(extent, i, np.float32).tobytes())
+        tensor = model.graph.initializer.add(
+            name=f"w{i}", data_type=TensorProto.FLOAT, dims=[extent], data_location=TensorProto.EXTERNAL
+        )
+        tensor.external_data.add(key="location", value=f"w{i}.bin")
+    return save(model, folder)
+
+
+@pytest.mark.parametrize(("count", "extent"), [(100, 4), (40, 1 << 18)])
+def test_many_files(count: int, extent: int, tmp_path: Path) -> None:
+    """Those of large tensors, which are not copied when they are read, too."""
+    path = many_files(tmp_path, count, extent)
+    before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = [number for number in range(1000) if number not in before][:32]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (left[-1] + 1, hard))
+    try:
+        packed = streamrt.pack(path, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert descriptors() == before
+    header = read_header(packed).tensors
+    for index in range(count):
+        value = np.fromfile(packed, "<f4", extent, offset=header[f"w{index}"].offset)
+        assert np.all(value == index)
+
+
+@pytest.mark.parametrize("change", ["cut", "modified", "replaced", "removed"])
+def test_one_of_many_files_that_changes(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is not mapped any more when weights are written."""
+    path = many_files(tmp_path, 40, 4)
+    real = packing.write
+
+    def changed(*args: Any, **options: Any) -> None:
+        file = tmp_path / "w0.bin"
+        match change:
+            case "cut":
+                os.truncate(file, 8)
+            case "modified":
+                file.write_bytes(b"0" * 16)
+                os.utime(file, (1, 1))
+            case "replaced":
+                (tmp_path / "other").write_bytes(b"0" * 16)
+                (tmp_path / "other").replace(file)
+            case _:
+                file.unlink()
+        real(*args, **options)
+
+    monkeypatch.setattr(packing, "write", changed)
+    with pytest.raises(streamrt.WeightsIOError, match=r"w0\.bin"):
+        streamrt.pack(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["loop", "name that is too long"])
+def test_external_data_at_no_place(place: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = save(external_model(location="loop" if place == "loop" else "a" * 5000), tmp_path)
+    with pytest.raises(streamrt.WeightsIOError, match=r"tensor 'w': cannot open .*: (Too many|File name)"):
+        streamrt.pack(path, tmp_path / "out")
+
+
+def test_a_model_that_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(streamrt.FormatError) as caught:
+        streamrt.pack(tmp_path / "pipe", tmp_path / "out")
+    assert str(caught.value) == f"{tmp_path / 'pipe'} is not an ONNX file: {tmp_path / 'pipe'} is not a regular file"
+
+
 MEMORY = """
     import sys, threading, time
     import streamrt

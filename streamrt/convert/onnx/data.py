@@ -5,8 +5,8 @@ make the protobuf parser hold the whole model, so `load_skeleton` walks the wire
 parses everything but the large tensors' ``raw_data``, and tells where those lie.
 
 The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
-range is checked against the size of its file. Each file is mapped once, by the compiled core, whose mappings survive a
-file that is cut short.
+range is checked against the size of its file. Files are mapped, a few at once, by the compiled core, whose mappings
+survive a file that is cut short.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ from streamrt.errors import FormatError, WeightsIOError
 #: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
 _LARGE = 64 << 10
 _MAX_ELEMENTS = 2**40
+#: A process may have few descriptors, and each mapping has one.
+_MAX_OPEN = 16
+#: Smaller tensors are copied when they are read, and do not keep the mapping of their file.
+_COPIED = 1 << 20
+
+#: Device, inode, size and modification time of a file.
+_Identity = tuple[int, int, int, int]
 
 # Field numbers of onnx.proto: the way to each tensor, and the tensor's values.
 _MODEL_GRAPH = 7
@@ -218,48 +225,87 @@ def _message(number: int, wire: bytes) -> bytes:
 
 
 class SourceFiles:
-    """The files that a model is read from, each of them mapped once. Closed by `close`."""
+    """The files that a model is read from, of which only so many are mapped at once. Closed by `close`."""
 
     def __init__(self) -> None:
-        self._mappings: dict[str, Mapping] = {}
+        self._mappings: dict[str, Mapping] = {}  # those that are open, the one that was used last at the end
+        self._identities: dict[str, _Identity] = {}  # of all, as they were when they were first opened
 
     def open(self, path: Path) -> Mapping:
-        """The mapping of a regular file.
+        """The mapping of a regular file, which is unmapped when others are opened and no array looks at it any more.
 
         Raises:
-            FormatError: it is no regular file, or empty.
-            WeightsIOError: it cannot be opened.
+            FormatError: it is no regular file, or empty, or no path.
+            WeightsIOError: it cannot be opened, or is not what it was.
         """
-        name = os.path.realpath(path)
-        if name not in self._mappings:
-            try:
-                status = Path(name).stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise FormatError(f"{path} is not a regular file")
-                if not status.st_size:
-                    raise FormatError(f"{path} is empty")
-            except OSError as error:
-                raise WeightsIOError(f"cannot open {path}: {error.strerror}") from error
-            except ValueError as error:
-                raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
-            self._mappings[name] = Mapping(name)
-            self._mappings[name].read_ahead()
-        return self._mappings[name]
+        name = _real(path)
+        mapping = self._mappings.pop(name, None)
+        if mapping is None:
+            _check_regular(name, path)
+            if len(self._mappings) >= _MAX_OPEN:
+                oldest = self._mappings.pop(next(iter(self._mappings)))
+                oldest.check()
+                oldest.retire()
+            mapping = Mapping(name)
+            if self._identities.setdefault(name, mapping.identity) != mapping.identity:
+                mapping.close()
+                raise _changed(path)
+            mapping.read_ahead()
+        self._mappings[name] = mapping
+        return mapping
 
     def check(self) -> None:
-        """Raise `WeightsIOError` if a file is not what it was when it was opened."""
-        for mapping in self._mappings.values():
-            mapping.check()
+        """Raise `WeightsIOError` if a file is not what it was when it was first opened."""
+        for name, identity in self._identities.items():
+            mapping = self._mappings.get(name)
+            if mapping is not None:
+                mapping.check()
+            elif _identity(name) != identity:
+                raise _changed(Path(name))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
-        return sum(mapping.size for mapping in self._mappings.values())
+        return sum(size for _, _, size, _ in self._identities.values())
 
     def close(self) -> None:
         """Unmap all files, once no array looks at them any more."""
         for mapping in self._mappings.values():
             mapping.retire()
+        self._mappings.clear()
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError as error:  # a null character, or what is no text of the file system
+        raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
+
+
+def _check_regular(name: str, path: Path) -> None:
+    try:
+        status = Path(name).stat()
+    except OSError as error:
+        raise WeightsIOError(f"cannot open {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise FormatError(f"{path} is not a regular file")
+    if not status.st_size:
+        raise FormatError(f"{path} is empty")
+
+
+def _identity(name: str) -> _Identity | None:
+    """What `Mapping.identity` would be; None if there is no such file any more."""
+    try:
+        status = Path(name).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _changed(path: Path) -> WeightsIOError:
+    return WeightsIOError(f"{path} has changed since it was opened: pack it again")
 
 
 class TensorReader:
@@ -327,17 +373,23 @@ class TensorReader:
         little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
         if not length:
             return Weight.of(np.empty(shape, little))
+        size = self._opened(path, name).size
+        if offset + length > size:
+            raise FormatError(f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {size}")
+
+        def load() -> AnyArray:
+            array: AnyArray = np.ndarray(shape, little, memoryview(self._opened(path, name)), offset)
+            return array.copy() if array.nbytes < _COPIED else array
+
+        return Weight(load, shape, little)
+
+    def _opened(self, path: Path, name: str) -> Mapping:
         try:
-            mapping = self._files.open(path)
+            return self._files.open(path)
         except FormatError as error:
             raise FormatError(f"tensor {name!r}: {error}") from error
         except WeightsIOError as error:
             raise WeightsIOError(f"tensor {name!r}: {error}") from error
-        if offset + length > mapping.size:
-            raise FormatError(
-                f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {mapping.size}"
-            )
-        return Weight.of(np.ndarray(shape, little, memoryview(mapping), offset))
 
 
 def _sub_byte(tensor: TensorProto) -> bool:
@@ -362,8 +414,11 @@ def _inside(folder: Path, location: str, where: str) -> Path:
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
         raise FormatError(f"{where}: external data at {location!r:.200}, expected a path inside the model's folder")
-    root = folder.resolve()
-    path = (root / location).resolve()
+    root = Path(_real(folder))
+    try:
+        path = Path(_real(root / location))
+    except FormatError as error:
+        raise FormatError(f"{where}: {error}") from error
     if not path.is_relative_to(root):
         raise FormatError(f"{where}: external data at {location!r:.200} leads out of the model's folder by a link")
     return path
