@@ -26,7 +26,6 @@ from streamrt.plan import (
     too_small,
 )
 from streamrt.program.compile import Program
-from streamrt.report.printable import printable
 
 #: Extents to try a graph with, in place of those that its inputs leave free.
 _TRIED = (1, 2, 8, 32, 224, 256)
@@ -147,8 +146,9 @@ class Planner:
                 if not any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims):
                     raise
         if program is None:
-            if unknown := {node.op for node in graph.nodes} - supported():
-                raise FormatError(f"no such operators: {', '.join(map(printable, sorted(unknown))):.200}")
+            known = supported()
+            if unknown := next((node for node in graph.nodes if node.op not in known), None):
+                raise FormatError(f"{self._file.path}: node {unknown.name!r} ({unknown.op}): no such operator")
             return
         self._programs.keep(program)
         self._checked, self._usual = True, shapes
