@@ -14,6 +14,7 @@ __all__ = [
     "BudgetError",
     "FormatError",
     "InputError",
+    "LimitError",
     "ModelClosedError",
     "ModelTooLargeError",
     "PoolBusyError",
@@ -33,6 +34,10 @@ class FormatError(StreamrtError, ValueError):
 
     def __init__(self, reason: str) -> None:
         super().__init__("\n".join(map(printable, reason.split("\n"))))  # it may quote the file
+
+
+class LimitError(FormatError):
+    """Packing a model would take more memory or time than ``max_memory`` and ``max_seconds`` allow."""
 
 
 class UnsupportedModelError(StreamrtError, NotImplementedError):

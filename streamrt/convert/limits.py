@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from streamrt.errors import FormatError, InputError
+from streamrt.errors import InputError, LimitError
 from streamrt.host.budget import format_size, parse_size
 
 #: The limits that `streamrt.pack` has unless it is told others, in bytes and seconds.
 MAX_MEMORY = 256 << 20
 MAX_SECONDS = 10
+#: Seconds that an option may ask for: no command takes more either.
+MOST_SECONDS = 1_000_000
 #: Computing with a weight takes it, a temporary and the result: that many times a model's own weights are free.
 _COPIES = 3
 #: Constants that are computed block by block take no memory, but space and time: so many times the memory is written.
@@ -27,28 +29,29 @@ _WRITTEN = 8
 _BYTES_A_SECOND = 32 << 20
 
 
-class LimitError(FormatError):
-    """Packing a model would compute more than is allowed."""
-
-
 class Limits:
     """The limits of one packing, and what counts against them. Belongs to one thread.
 
     Args:
         memory: bytes beside the model's own weights, or a size such as ``"1GiB"``.
-        seconds: processor time beside what the model's own weights take.
+        seconds: processor time of the thread, beside what the model's own weights take; no more than `MOST_SECONDS`.
 
     Raises:
-        InputError: a limit is not a number above 0.
+        InputError: a limit is not a number above 0, or too large.
     """
 
     def __init__(self, memory: int | str = MAX_MEMORY, seconds: float = MAX_SECONDS) -> None:
         if isinstance(memory, str):
-            memory = parse_size(memory)
+            try:
+                memory = parse_size(memory)
+            except InputError as error:
+                raise InputError(f"max_memory: {error}") from None
         if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
-            raise InputError(f"max_memory is {memory!r:.40}, expected bytes above 0 or a size such as '1GiB'")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-            raise InputError(f"max_seconds is {seconds!r:.40}, expected a number above 0")
+            raise InputError(f"max_memory is {_shown(memory)}, expected bytes above 0 or a size such as '1GiB'")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MOST_SECONDS:
+            raise InputError(
+                f"max_seconds is {_shown(seconds)}, expected a number above 0 and no more than {MOST_SECONDS:,}"
+            )
         self._max_memory = memory
         self._max_seconds = seconds
         self._own = 0
@@ -150,8 +153,17 @@ def current() -> Limits:
     """The limits in force."""
     found = _current.get()
     if found is None:
-        found = Limits(2**62, math.inf)
+        found = Limits(2**62)
+        found._max_seconds = math.inf
     return found
+
+
+def _shown(value: object) -> str:
+    """What an option is, briefly; integers of thousands of digits cannot be written."""
+    try:
+        return f"{value!r:.40}"
+    except ValueError:
+        return "an integer of thousands of digits"
 
 
 def _size(nbytes: int) -> str:

@@ -16,10 +16,10 @@ from streamrt.convert.check import infer, settle_outputs, unknown_operators
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.layers import Layer, read_layers
-from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, LimitError, Limits
+from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.weights import Array
-from streamrt.errors import FormatError, StreamrtError, UnsupportedModelError
+from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
 from streamrt.format import Segment, Source, write
 from streamrt.graph import TensorSpec
 
@@ -59,17 +59,18 @@ def pack(
         progress: show a progress bar.
         max_memory: bytes, or a size such as ``"1GiB"``, that may be held of what is computed from constants, beside
             three times the model's own weights as float32. Eight times as many may go into the file.
-        max_seconds: seconds of one processor that converting and computing may take, beside one for each 32 MiB of the
-            model's own weights. Exporting a torch module, reading and writing do not count.
+        max_seconds: seconds of processor time of the calling thread that converting and computing may take, beside one
+            for each 32 MiB of the model's own weights; up to 1,000,000. Exporting a torch module, reading and writing
+            do not count.
 
     Returns:
         The path of the file.
 
     Raises:
         UnsupportedModelError: naming every node and attribute that streamrt cannot run; nothing has been written.
-        FormatError: the model is malformed, its shapes do not fit together, or it goes beyond ``max_memory`` or
-            ``max_seconds``; nothing has been written.
-        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0.
+        FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
+        LimitError: a `FormatError`: the model goes beyond ``max_memory`` or ``max_seconds``; nothing has been written.
+        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large.
         WeightsIOError: a file of the model cannot be read, or has changed meanwhile; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
     """

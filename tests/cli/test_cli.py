@@ -285,6 +285,7 @@ def test_errors_are_one_line(
         ["demo", "--size", "big"],
         ["pack", "m", "x", "--max-memory", "all"],
         ["pack", "m", "x", "--max-seconds", "0"],
+        ["pack", "m", "x", "--max-seconds", "inf"],
     ],
 )
 def test_wrong_usage_is_exit_code_2(capsys: Output, args: list[str]) -> None:
