@@ -283,6 +283,15 @@ def test_external_data_at_no_place(place: str, tmp_path: Path) -> None:
         streamrt.pack(path, tmp_path / "out")
 
 
+def test_places_are_printable(tmp_path: Path) -> None:
+    path = save(external_model(location="\x1b[31mred" + "x" * 400), tmp_path)
+    with pytest.raises(streamrt.WeightsIOError) as caught:
+        streamrt.pack(path, tmp_path / "out")
+    assert str(caught.value).isprintable()
+    assert "\\x1b[31mredxxx" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
 def test_a_model_that_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(streamrt.FormatError) as caught:

@@ -175,6 +175,14 @@ def external_data_of_an_attribute() -> ModelProto:
     return model(nodes, {"shape": [3]})
 
 
+@failed("the error had the escapes of the place, which is that of no file")
+def external_data_at_a_place_with_escapes() -> ModelProto:
+    made = model([node("Add", ["x", "w"], ["y"])])
+    made.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
+    made.graph.initializer[0].external_data.add(key="location", value="\x1b[2J")
+    return made
+
+
 @failed("339 MiB for a file of 1 MiB, and SIGSEGV for one of 4: nodes that have nothing")
 def nodes_without_content() -> ModelProto:
     return model([node("Relu", ["x"], ["y"]), *[NodeProto()] * 400_000])

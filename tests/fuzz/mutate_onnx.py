@@ -17,6 +17,9 @@ _DTYPES = sorted(TensorProto.DataType.values())
 _INTS = [value for value in ODD_INTS if -(2**63) <= value < 2**63]
 _FLOATS = (0.0, -1.0, 0.5, 1e30, -1e30, float("inf"), float("nan"), 1e-45)
 _TEXTS = ("", "SAME_UPPER", "VALID", "linear", "nearest", "cubic", "edge", "reflect", "tanh", "\x1b[2J\x07", "é" * 300)
+#: Where external data may be said to lie: what is there, and what must not be read.
+_PLACES = ("weights.bin", "model.onnx", "./model.onnx", "../model.onnx", "../../etc/passwd", "/etc/passwd", "/dev/zero")
+_PLACES += ("/proc/self/mem", ".", "", "..", "a\0b", "a" * 5000, "..\\model.onnx", "\x1b[2J", "sub/../model.onnx")
 #: Attributes of operators, and the type that they mostly have.
 _ATTRS: dict[str, Any] = {
     "alpha": 0.5,
@@ -128,11 +131,7 @@ def _spoil(rng: random.Random, tensor: TensorProto) -> None:
         case 2:
             tensor.raw_data = tensor.raw_data[: rng.randrange(len(tensor.raw_data) + 1)]
         case 3:
-            tensor.data_location = TensorProto.EXTERNAL
-            place = rng.choice(["weights.bin", "../../etc/passwd", "/dev/zero", ".", "model.onnx", "", "\x1b[2J"])
-            tensor.external_data.add(key="location", value=place)
-            tensor.external_data.add(key="offset", value=str(rng.choice(_INTS)))
-            tensor.external_data.add(key="length", value=rng.choice(["", "4", "-1", "x", str(2**40)]))
+            _put_elsewhere(rng, tensor)
         case 4 if tensor.data_type == TensorProto.INT64 and tensor.raw_data:
             count = len(tensor.raw_data) // 8
             values = _ints(rng, memoryview(tensor.raw_data)[: 8 * count].cast("q"))[:count]
@@ -144,6 +143,124 @@ def _spoil(rng: random.Random, tensor: TensorProto) -> None:
             for _ in range(min(len(data), 4)):
                 data[rng.randrange(len(data))] = rng.randrange(256)
             tensor.raw_data = bytes(data)
+
+
+def _put_elsewhere(rng: random.Random, tensor: TensorProto) -> None:
+    """The values lie in another file, or in none."""
+    tensor.data_location = TensorProto.EXTERNAL
+    if rng.random() < 0.5:
+        tensor.ClearField("raw_data")
+    tensor.external_data.add(key="location", value=rng.choice(_PLACES))
+    if rng.random() < 0.5:
+        tensor.external_data.add(key="offset", value=str(rng.choice([0, *_INTS])))
+    if rng.random() < 0.5:
+        tensor.external_data.add(key="length", value=rng.choice(["", "4", "-1", "x", str(2**40)]))
+
+
+def elsewhere(rng: random.Random, model: ModelProto) -> None:
+    """A tensor of an attribute in another file: one that is there, or a new one."""
+    node = _node(rng, model)
+    tensors = [entry.t for each in model.graph.node for entry in each.attribute if entry.type == AttributeProto.TENSOR]
+    if tensors and rng.random() < 0.3:
+        _put_elsewhere(rng, rng.choice(tensors))
+        return
+    tensor = TensorProto(name="else", data_type=rng.choice([TensorProto.FLOAT, TensorProto.INT64]), dims=[1])
+    _put_elsewhere(rng, tensor)
+    entry = node.attribute.add(name=rng.choice(["value", "sparse_value", "list", "then_branch"]))
+    match rng.randrange(5):
+        case 0:
+            entry.type = AttributeProto.TENSORS
+            entry.tensors.append(tensor)
+        case 1:
+            entry.type = AttributeProto.SPARSE_TENSOR
+            (entry.sparse_tensor.values if rng.random() < 0.5 else entry.sparse_tensor.indices).CopyFrom(tensor)
+        case 2:
+            entry.type = AttributeProto.GRAPH
+            entry.g.node.append(helper.make_node("ConstantOfShape", ["x"], ["inner"], value=tensor))
+        case 3:
+            entry.type = AttributeProto.TENSOR
+            entry.t.CopyFrom(tensor)
+        case _:
+            del node.attribute[-1]
+            model.graph.initializer.append(helper.make_tensor("else_s", TensorProto.INT64, [1], [3]))
+            fill = helper.make_node("ConstantOfShape", ["else_s"], ["else_c"], value=tensor)
+            add = helper.make_node("Add", [model.graph.input[0].name, "else_c"], ["else_y"])
+            model.graph.node.extend([fill, add])
+            model.graph.output.add(name="else_y")
+
+
+def texts(rng: random.Random, model: ModelProto) -> None:
+    """Constants that are texts, or become such and numbers again."""
+    count = rng.choice([3, 1000, *_LARGE])
+    model.graph.initializer.append(helper.make_tensor("texts_s", TensorProto.INT64, [1], [count]))
+    long = b"1" * rng.choice([1, 1000, 100_000])
+    text = helper.make_tensor("texts_w", TensorProto.STRING, [1], [long])
+    made: list[NodeProto] = []
+    match rng.randrange(4):
+        case 0:
+            made.append(helper.make_node("ConstantOfShape", ["texts_s"], ["texts_k"]))
+            made.append(helper.make_node("Cast", ["texts_k"], ["texts_t"], to=TensorProto.STRING))
+        case 1:
+            made.append(helper.make_node("ConstantOfShape", ["texts_s"], ["texts_t"], value=text))
+        case 2:
+            model.graph.initializer.append(text)
+            made.append(helper.make_node("Expand", ["texts_w", "texts_s"], ["texts_t"]))
+        case _:
+            model.graph.initializer.append(text)
+            made.append(helper.make_node("Concat", ["texts_w"] * min(count, 4000), ["texts_t"], axis=0))
+    made.append(helper.make_node("Cast", ["texts_t"], ["texts_f"], to=TensorProto.FLOAT))
+    if rng.random() < 0.5:
+        made.append(helper.make_node("Equal", ["texts_t", "texts_t"], ["texts_e"]))
+        made.append(helper.make_node("Cast", ["texts_e"], ["texts_g"], to=TensorProto.FLOAT))
+    made.append(helper.make_node("ReduceMax", [made[-1].output[0]], ["texts_m"], keepdims=0))
+    made.append(helper.make_node("Add", [model.graph.input[0].name, "texts_m"], ["texts_y"]))
+    model.graph.node.extend(made)
+    model.graph.output.add(name="texts_y")
+
+
+def axes(rng: random.Random, model: ModelProto) -> None:
+    """Shapes of many axes, and of extents whose product is large."""
+    rank = rng.choices([2, 8, 9, 32, 33, 65, 1000, 50_000], [4, 4, 4, 4, 4, 4, 4, 1])[0]
+    size = rng.choice([0, 1, 1, 2, 2**31, 2**40, 2**62])
+    match rng.randrange(4):
+        case 0 if model.graph.initializer:
+            rng.choice(model.graph.initializer).dims[:] = [size] * rank
+        case 1:
+            shape = rng.choice(model.graph.input).type.tensor_type.shape
+            del shape.dim[:]
+            for _ in range(rank):
+                shape.dim.add(**({"dim_value": size} if rng.random() < 0.5 else {}))
+        case 2:
+            value = TensorProto(name="axes_v", data_type=TensorProto.FLOAT, dims=[size] * rank)
+            _node(rng, model).attribute.append(helper.make_attribute("value", value))
+        case _:
+            model.graph.initializer.append(
+                helper.make_tensor("axes_s", TensorProto.INT64, [min(rank, 1000)], [1] * min(rank, 1000))
+            )
+            op = rng.choice(["Reshape", "Expand"])
+            model.graph.node.append(helper.make_node(op, [model.graph.input[0].name, "axes_s"], ["axes_y"]))
+            model.graph.output.add(name="axes_y")
+
+
+def parts(rng: random.Random, model: ModelProto) -> None:
+    """Many messages that have nothing, or lists of many numbers."""
+    count = rng.choices([1, 100, 10_000, 300_000], [10, 10, 4, 1])[0]
+    node = _node(rng, model)
+    match rng.randrange(7):
+        case 0:
+            model.graph.node.extend([NodeProto()] * count)
+        case 1:
+            model.graph.initializer.extend([TensorProto()] * count)
+        case 2:
+            model.graph.value_info.extend([onnx.ValueInfoProto()] * count)
+        case 3:
+            model.metadata_props.extend([onnx.StringStringEntryProto()] * count)
+        case 4:
+            node.attribute.extend([AttributeProto()] * count)
+        case 5:
+            node.input.extend([""] * count)
+        case _:
+            node.attribute.append(helper.make_attribute(rng.choice(["perm", "axes", "pads"]), [1] * count))
 
 
 def extent(rng: random.Random, model: ModelProto) -> None:
@@ -321,6 +438,10 @@ MUTATIONS: dict[Mutation, int] = {
     names: 2,
     functions: 1,
     large: 1,
+    elsewhere: 1,
+    texts: 1,
+    axes: 1,
+    parts: 1,
 }
 _CHOICES, _WEIGHTS = list(MUTATIONS), list(MUTATIONS.values())
 

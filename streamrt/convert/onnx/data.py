@@ -27,6 +27,7 @@ from streamrt.convert.onnx.infer import first_line
 from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError, WeightsIOError
+from streamrt.report.printable import printable
 
 #: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
 _LARGE = 64 << 10
@@ -286,13 +287,13 @@ def _check_regular(name: str, path: Path) -> None:
     try:
         status = Path(name).stat()
     except OSError as error:
-        raise WeightsIOError(f"cannot open {path}: {error.strerror}") from error
+        raise WeightsIOError(f"cannot open {_shown(path)}: {error.strerror}") from error
     except ValueError as error:
         raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise FormatError(f"{path} is not a regular file")
+        raise FormatError(f"{_shown(path)} is not a regular file")
     if not status.st_size:
-        raise FormatError(f"{path} is empty")
+        raise FormatError(f"{_shown(path)} is empty")
 
 
 def _identity(name: str) -> _Identity | None:
@@ -304,8 +305,14 @@ def _identity(name: str) -> _Identity | None:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _shown(path: Path) -> str:
+    """A path in a message: a file may have named it."""
+    text = printable(str(path))
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
 def _changed(path: Path) -> WeightsIOError:
-    return WeightsIOError(f"{path} has changed since it was opened: pack it again")
+    return WeightsIOError(f"{_shown(path)} has changed since it was opened: pack it again")
 
 
 class TensorReader:
@@ -375,7 +382,9 @@ class TensorReader:
             return Weight.of(np.empty(shape, little))
         size = self._opened(path, name).size
         if offset + length > size:
-            raise FormatError(f"tensor {name!r}: bytes {offset} to {offset + length} of {path}, which has only {size}")
+            raise FormatError(
+                f"tensor {name!r}: bytes {offset} to {offset + length} of {_shown(path)}, which has only {size}"
+            )
 
         def load() -> AnyArray:
             array: AnyArray = np.ndarray(shape, little, memoryview(self._opened(path, name)), offset)
