@@ -2,13 +2,15 @@
 
 Each one also derives from the built-in a caller would expect, so that code which knows
 nothing of streamrt still catches it: ``except ValueError`` catches a malformed file.
+
+The text of each is printable and short, whatever names it quotes; attributes of the built-in are as they were given.
 """
 
 from __future__ import annotations
 
 from typing import Self
 
-from streamrt.report.printable import printable
+from streamrt.report.printable import shortened
 
 __all__ = [
     "BudgetError",
@@ -25,15 +27,29 @@ __all__ = [
 ]
 
 
+#: Lines of an error's text; there are more only if a source has as many faults.
+_MAX_LINES = 100
+
+
 class StreamrtError(Exception):
-    """The root of all errors of this package."""
+    """The root of all errors of this package.
+
+    Its text is one line of printable characters, of 500 at most: it may quote files, requests and paths.
+    `FormatError` and `UnsupportedModelError` may have 100 such lines.
+    """
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class FormatError(StreamrtError, ValueError):
     """A weights file, a graph or a source model breaks the rules of its format."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__("\n".join(map(printable, reason.split("\n"))))  # it may quote the file
+        super().__init__("\n".join(_lines(reason.split("\n"))))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class LimitError(FormatError):
@@ -43,16 +59,20 @@ class LimitError(FormatError):
 class UnsupportedModelError(StreamrtError, NotImplementedError):
     """A model uses operators or attributes that streamrt does not run.
 
-    ``problems`` lists every one of them, a line each, naming node and attribute.
+    ``problems`` lists every one of them, a line each of at most 500 characters, naming node and attribute. The text
+    has the first 100, and says how many more there are.
     """
 
     def __init__(self, problems: list[str] | str) -> None:
-        self.problems = [printable(line) for line in ([problems] if isinstance(problems, str) else problems)]
+        self.problems = [shortened(line) for line in ([problems] if isinstance(problems, str) else problems)]
         super().__init__(
-            "; ".join(self.problems)
+            self.problems[0]
             if len(self.problems) == 1
-            else f"{len(self.problems)} things are not supported:\n  " + "\n  ".join(self.problems)
+            else f"{len(self.problems)} things are not supported:\n  " + "\n  ".join(_lines(self.problems))
         )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
     def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
         return type(self), (self.problems,)  # of the text it would make one problem
@@ -91,3 +111,10 @@ class PoolBusyError(StreamrtError, TimeoutError):
 
 class UnknownModelError(StreamrtError, LookupError):
     """The pool has no model of that name."""
+
+
+def _lines(lines: list[str]) -> list[str]:
+    """The lines of a text, each of them and their number bounded."""
+    if len(lines) > _MAX_LINES + 1:  # a line that says how many more there are takes none of those when copied
+        lines = [*lines[:_MAX_LINES], f"and {len(lines) - _MAX_LINES} more"]
+    return [shortened(line) for line in lines]

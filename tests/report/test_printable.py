@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 
 from format.attacks.make import ATTACKS, FOLDER, SUFFIX, Draft
 from streamrt import Model, StreamrtError, cli
-from streamrt.errors import UnsupportedModelError
-from streamrt.report.printable import printable
+from streamrt import errors as kinds
+from streamrt.errors import FormatError, UnsupportedModelError, WeightsIOError
+from streamrt.report.printable import printable, shortened
 
 #: Colours the text, clears the line, ends it, and turns the direction of writing.
 EVIL = "\x1b[31m\x9b2K\r\n\u202e|"
@@ -32,6 +35,83 @@ Output = pytest.CaptureFixture[str]
 )
 def test_printable(text: str, expected: str) -> None:
     assert printable(text) == expected
+
+
+@pytest.mark.parametrize("text", ["x" * 500, "\x1b" * 500, "\u202e" * 90, "", "é" * 499])
+def test_shortened_keeps_a_short_line(text: str) -> None:
+    shown = shortened(text)
+    assert shown == printable(text) or len(printable(text)) > 500
+    assert len(shown) <= 500
+
+
+@pytest.mark.parametrize("filling", ["x", "\x1b", "\n"])
+def test_shortened_leaves_out_the_middle(filling: str) -> None:
+    shown = shortened(f"node 'n': {filling * 1_000_000}: not a number")
+    assert shown.startswith("node 'n': ")
+    assert " ... (1000024 characters) ... " in shown
+    assert shown.endswith(": not a number")
+    assert len(shown) <= 500
+    assert shown.isprintable()
+    assert shortened(shown) == shown
+
+
+SINGLE = [
+    getattr(kinds, name)
+    for name in kinds.__all__
+    if name not in ("BudgetError", "ModelTooLargeError", "FormatError", "UnsupportedModelError")
+]
+
+
+@pytest.mark.parametrize("again", [lambda error: error, copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_every_error(again: Any) -> None:
+    text = f"the model 'a{EVIL}'{'x' * 10_000}: why"
+    made = [kind(text) for kind in SINGLE] + [kinds.BudgetError(text, 7), kinds.ModelTooLargeError(text, 7)]
+    made += [FormatError(text.replace("\n", "")), UnsupportedModelError(text)]
+    for error in map(again, made):
+        assert str(error).isprintable(), error
+        assert len(str(error)) <= 500
+        assert str(error).endswith(": why")
+
+
+@pytest.mark.parametrize("again", [lambda error: error, copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_an_error_of_the_system_keeps_its_attributes(again: Any) -> None:
+    error = again(WeightsIOError(errno.ENOENT, f"no{EVIL}", f"a{EVIL}"))
+    assert (error.errno, error.strerror, error.filename) == (errno.ENOENT, f"no{EVIL}", f"a{EVIL}")
+    assert str(error) == f"[Errno 2] {printable(f'no{EVIL}')}: {f'a{EVIL}'!r}"
+
+
+def test_a_list_of_problems_ends() -> None:
+    error = UnsupportedModelError([f"node {i}: {'x' * 600}" for i in range(4000)])
+    assert len(error.problems) == 4000
+    assert max(map(len, error.problems)) == 500
+    head, *lines = str(error).split("\n")
+    assert head == "4000 things are not supported:"
+    assert len(lines) == 101
+    assert lines[-1] == "  and 3900 more"
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.problems, str(again)) == (error.problems, str(error))
+
+
+def test_a_text_of_many_lines_ends() -> None:
+    error = FormatError("\n".join([f"node {i}: {'x' * 600}" for i in range(4000)]))
+    for text in (str(error), str(copy.copy(error))):
+        lines = text.split("\n")
+        assert len(lines) == 101
+        assert lines[-1] == "and 3900 more"
+        assert max(map(len, lines)) == 500
+
+
+def test_names_of_files(tmp_path: Path) -> None:
+    folder = tmp_path / f"a{EVIL}"
+    folder.mkdir()
+    (folder / "bad.safetensors").write_bytes(b"nothing of the kind")
+    for path in (folder, folder / "none.safetensors", folder / "bad.safetensors"):
+        with pytest.raises(StreamrtError) as caught:
+            Model(path)
+        assert str(caught.value).isprintable(), str(caught.value)
+    with Model(evil_model(folder / "m.safetensors")) as model, pytest.raises(StreamrtError) as caught:
+        model({f"none{EVIL}": np.ones((2, 3), np.float32)})
+    assert str(caught.value).isprintable(), str(caught.value)
 
 
 def renamed(value: Any, names: dict[str, str]) -> Any:
