@@ -30,8 +30,8 @@ _OPTIONS: dict[str, tuple[Callable[[str], object] | tuple[str, ...], str]] = {
     "max_delay": (arguments.seconds, "seconds that a request is held back for others to share its pass"),
     "max_queue": (arguments.count, "requests that may wait"),
     "max_body": (arguments.size, "bytes of a request"),
-    "max_json": (arguments.size, "bytes of JSON in a request"),
-    "max_held": (arguments.size, "bytes of all requests in progress, and of answers on their way"),
+    "max_json": (arguments.size, "bytes of JSON in a request; parsed, 12 times that"),
+    "max_held": (arguments.size, "bytes of requests in progress, of their parsed JSON, and of answers on their way"),
     "body_timeout": (arguments.seconds, "seconds that a request may take to arrive, and its answer to be taken"),
     "grace": (arguments.seconds, "seconds that requests in progress have when the server is told to end"),
 }

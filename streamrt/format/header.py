@@ -15,6 +15,7 @@ from typing import Any
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
 from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
+from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
 
@@ -209,7 +210,7 @@ def check_name(name: str) -> None:
 
 
 def _check_marks(text: str, what: str) -> None:
-    marks = sum(text.count(mark) for mark in "{[:,")
+    marks = count_marks(text).total
     if marks > _MAX_MARKS:
         raise FormatError(f"{what} holds {marks} braces, brackets, colons and commas, more than {_MAX_MARKS} allowed")
 

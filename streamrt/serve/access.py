@@ -76,7 +76,7 @@ class Held:
 
 
 class Gate:
-    """Bounds the bytes of bodies and answers that all requests together hold. Any thread may call anything."""
+    """Bounds the bytes of bodies, parsed texts and answers that all requests hold. Any thread may call anything."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -123,6 +123,19 @@ class Gate:
             with self._lock:
                 self._held -= count
                 self._answers -= 1
+
+    @contextmanager
+    def also(self, count: int) -> Iterator[None]:
+        """A context in which ``count`` bytes more are held, whether there is room for them or not.
+
+        For what one request at a time has: others find less room meanwhile.
+        """
+        with self._lock:
+            self._held += count
+        try:
+            yield
+        finally:
+            self.take(-count)
 
     def take(self, count: int) -> None:
         """Count bytes; use `hold`."""

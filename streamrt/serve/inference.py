@@ -14,8 +14,11 @@ from streamrt.errors import PoolBusyError
 from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import model_in, read_body, version_in
-from streamrt.serve.protocol import InferRequest
+from streamrt.serve.protocol import InferRequest, weigh_json
 from streamrt.serve.service import Service
+
+#: Bytes of JSON of which what they take once parsed is not counted: less than a MiB, in as many threads as parse.
+_SMALL = 16 << 10
 
 
 async def run_model(
@@ -23,6 +26,7 @@ async def run_model(
     request: Request,
     parse: Callable[[bytes | bytearray, ModelSpec], InferRequest],
     encode: Callable[[InferRequest, ModelSpec, Results], Response],
+    json_length: int | None = None,
 ) -> Response:
     """The answer to a request for the model in the path.
 
@@ -31,6 +35,7 @@ async def run_model(
         request: whose body was not read.
         parse: makes tensors of the body; in a thread.
         encode: makes an answer of the results; in a thread.
+        json_length: bytes of JSON that the body begins with; None if it is all JSON.
 
     Raises:
         Exception: what any of these raises, and `ClientDisconnect` when nobody waits for the answer any more.
@@ -39,8 +44,11 @@ async def run_model(
     with service.gate.hold() as held:
         spec = await service.call(service.catalog.spec, name, version_in(request))
         body = await read_body(service, request, held, service.settings.max_body)
-        parsed = await service.call(parse, body, spec)
-        del body  # unless tensors lie in it
+        text = memoryview(body)[:json_length]
+        weight = await service.call(weigh_json, text, service.settings.max_json) if len(text) > _SMALL else 0
+        async with service.parsing(weight):
+            parsed = await service.call(parse, body, spec)
+        del body, text  # unless tensors lie in it
         request.state.id = parsed.id
         outputs = service.check(spec, parsed)
         results = await _outcome(request, service.infer(name, spec, parsed, outputs), service.settings.timeout)

@@ -20,6 +20,7 @@ import numpy as np
 
 from streamrt.engine.inputs import Result
 from streamrt.ops import Array, Shape
+from streamrt.serve.parsing import weigh
 
 #: Of a model's tensors, the protocol's names.
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
@@ -28,6 +29,8 @@ _FLOAT = np.dtype("<f4")
 _MAX_RANK = 32
 _MAX_EXTENT = 2**62
 _MAX_NAME = 1024
+#: Bytes of lists, objects, strings and numbers for each byte of JSON that a request may have, and for all requests.
+_VALUES, _MORE_VALUES = 12, 1 << 20
 #: Parameters that would change what is computed or where it goes: to ignore one would give a wrong answer.
 _UNSUPPORTED = {
     "classification": "classification is not supported: ask for the tensor",
@@ -77,18 +80,36 @@ class Encoded:
     header_length: int | None
 
 
-def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
-    """A JSON text of no more than ``limit`` bytes.
+def weigh_json(text: bytes | bytearray | memoryview, limit: int) -> int:
+    """The most bytes of memory that parsing a text takes, beside itself.
 
-    Lists of Python's numbers take some 20 times the memory of the text in the worst case, and much time: data of size
-    should come as binary.
+    Its lists and numbers may have 12 times ``limit``, and a MiB, which is enough for flat lists of any numbers. Many
+    short lists, objects or strings would take up to 40 times the memory of the text.
 
     Raises:
-        ProtocolError: it is longer, nested too deeply, or no JSON; NaN and infinities, which Python's parser would
-            take, are none, and an object with a key twice is refused.
+        ProtocolError: it is longer than ``limit``, or has more values than that.
     """
     if len(text) > limit:
-        raise ProtocolError(f"expected at most {limit} bytes of JSON, found {len(text)}: send tensors as binary data")
+        raise ProtocolError(
+            f"expected at most {limit} bytes of JSON (--max-json), found {len(text)}: send tensors as binary data"
+        )
+    weight = weigh(bytes(text))
+    if weight.values > (most := _VALUES * limit + _MORE_VALUES):
+        raise ProtocolError(
+            f"expected JSON whose lists, objects and values take at most {most} bytes once parsed ({_VALUES} times "
+            f"--max-json, and {_MORE_VALUES}), found {weight.values}: send tensors as binary data, or in a flat list"
+        )
+    return weight.total
+
+
+def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
+    """A JSON text that `weigh_json` lets through.
+
+    Raises:
+        ProtocolError: it is not let through, nested too deeply, or no JSON; NaN and infinities, which Python's parser
+            would take, are none, and an object with a key twice is refused.
+    """
+    weigh_json(text, limit)
     try:
         return json.loads(str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:

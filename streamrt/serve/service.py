@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from streamrt.engine.inputs import check_inputs, describe
 from streamrt.errors import InputError
 from streamrt.pool import ModelPool
-from streamrt.serve.access import Gate
+from streamrt.serve.access import Gate, OverloadedError
 from streamrt.serve.batching import Batcher, QueueFullError, Results
 from streamrt.serve.catalog import Catalog, ModelSpec
 from streamrt.serve.folder import Folder
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 #: Threads that read requests and write answers: few, for each may hold a parsed JSON text, and one interpreter runs.
 _READERS = 4
+#: Bytes of a parsed text of which there is one at a time: parsing holds the interpreter, so that others gain nothing.
+_LARGE = 4 << 20
 #: Repository and registration calls that wait for the one thread which they have.
 _MAX_CHANGES = 16
 
@@ -60,11 +63,33 @@ class Service:
         )
         self._readers = ThreadPoolExecutor(_READERS, "streamrt-serve-reader")
         self._changer = ThreadPoolExecutor(1, "streamrt-serve-changer")
+        self._parsing = asyncio.Lock()
         self._changes = 0  # on the event loop only
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """The result of a function that may block for some milliseconds, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+
+    @asynccontextmanager
+    async def parsing(self, count: int) -> AsyncIterator[None]:
+        """A context in which a JSON text is parsed, which takes ``count`` bytes; a large one waits for others.
+
+        Raises:
+            OverloadedError: others took all the time that there is for waiting.
+        """
+        large = count > _LARGE
+        if large:
+            try:
+                async with asyncio.timeout(self.settings.timeout):
+                    await self._parsing.acquire()
+            except TimeoutError:
+                raise OverloadedError("other large JSON texts are parsed: send tensors as binary data") from None
+        try:
+            with self.gate.also(count):
+                yield
+        finally:
+            if large:
+                self._parsing.release()
 
     async def change(self, function: Callable[..., T], *args: object) -> T:
         """The same for one that changes what is served, and may wait for models: one after the other.

@@ -26,8 +26,8 @@ class Settings:
         max_delay: seconds that a request may be held back for others to share its pass.
         max_queue: requests that wait; of one model, half as many, so that there is room for others.
         max_body: bytes of a request's body, decompressed.
-        max_json: bytes of JSON in it.
-        max_held: bytes of bodies, and of answers on their way, that are held at the same time.
+        max_json: bytes of JSON in it; once parsed, its lists and values may take 12 times that, and a MiB.
+        max_held: bytes of bodies, of JSON while it is parsed, and of answers on their way, held at the same time.
         body_timeout: seconds that the head of a request may take to arrive, its body, and its answer to be taken.
         grace: seconds that requests in flight have to end when the server is told to.
         token: that repository and registration calls need; None leaves them off.

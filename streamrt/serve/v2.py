@@ -102,7 +102,7 @@ class OpenInference:
             headers = {_HEADER_LENGTH: str(encoded.header_length)}
             return Response(encoded.body, headers=headers, media_type="application/octet-stream")
 
-        return await run_model(self._service, request, parse, encode)
+        return await run_model(self._service, request, parse, encode, header_length)
 
     # ---- the repository: models that are served, and others that could be
 

@@ -89,6 +89,8 @@ def make_request(rng: random.Random) -> Request:
     request.headers.insert(0, ("Host", "test"))
     for _ in range(rng.choice([0, 0, 0, 0, 0, 1, 1, 2])):
         rng.choice([_spoil_target, _spoil_headers, _spoil_headers, _spoil_body, _encode])(rng, request)
+    if rng.random() < 0.01:
+        _dense(rng, request)
     return request
 
 
@@ -288,6 +290,15 @@ def _spoil_headers(rng: random.Random, request: Request) -> None:
 
 def _spoil_body(rng: random.Random, request: Request) -> None:
     request.body = spoil_bytes(rng, request.body)
+
+
+def _dense(rng: random.Random, request: Request) -> None:
+    """Many small values, compressed: parsed, each byte of them would take 20 to 30."""
+    one = rng.choice([b"[]", b"{}", b"[1]", b'{"":1}', b'"ab"', b'{"a":[]}', b"0", b"-9", b"1.5", b"[0.25,1.5]"])
+    many = b",".join([one] * (rng.choice([10_000, 500_000, 2_000_000, 2_090_000, 2_200_000]) // (len(one) + 1)))
+    body = rng.choice([b'{"inputs":[%b]}', b"[%b]", b'{"inputs":[{"name":"input","data":[%b]}]}']) % many
+    request.method, request.body = "POST", gzip.compress(body, 1, mtime=0)
+    request.headers.append(("Content-Encoding", "gzip"))
 
 
 def _encode(rng: random.Random, request: Request) -> None:

@@ -72,9 +72,9 @@ class Requests(Hunt):
             timeout=_PATIENCE,
             workers=2,
             max_queue=16,
-            max_body=MIB,
-            max_json=MIB // 4,
-            max_held=8 * MIB,
+            max_body=4 * MIB,
+            max_json=2 * MIB,
+            max_held=16 * MIB,
             body_timeout=1.0,
             token=TOKEN,
         )

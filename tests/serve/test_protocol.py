@@ -245,11 +245,12 @@ def test_hostile_requests_are_refused_before_anything_is_allocated(request_: Any
         (b"[NaN]", "NaN is no JSON"),
         (b"[-Infinity]", "-Infinity is no JSON"),
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' * 20_000, "nested too deeply"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
         (b"9" * 10_000, "expected JSON"),
         (b'{"inputs": [], "inputs": []}', "a key twice"),
         (b'{"inputs": [{"name": "x", "name": "y"}]}', "a key twice"),
+        (b'{"a":' * 100_000, "bytes once parsed"),
         (b" " * (LIMIT + 1), f"at most {LIMIT} bytes of JSON"),
     ],
 )
