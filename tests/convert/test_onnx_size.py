@@ -15,7 +15,7 @@ from streamrt.convert.limits import Limits
 from streamrt.convert.onnx.size import count_file, count_model
 
 node = onnx.helper.make_node
-COUNT = 20_000
+COUNT = 30_000
 
 
 def varint(number: int) -> bytes:

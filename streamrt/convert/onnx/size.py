@@ -20,10 +20,11 @@ from streamrt.errors import FormatError
 from streamrt.format.layout import MAX_RANK
 
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
-#: Bytes of memory that a message takes, parsed and looked at.
-_MESSAGE_BYTES = 700
+#: Bytes of memory that a message takes, parsed and looked at, by type, and of other types.
+_MESSAGE_BYTES = {"NodeProto": 700, "GraphProto": 700, "ValueInfoProto": 700, "FunctionProto": 700, "TensorProto": 400}
+_OTHER_BYTES = 250
 #: Those of a number in a list, as an object of Python, and of a name beside its letters.
-_NUMBER_BYTES, _TEXT_BYTES = 100, 200
+_NUMBER_BYTES, _TEXT_BYTES = 100, 100
 #: Those that any field takes on the way to the parser.
 _FIELD_BYTES = 64
 #: Bytes that the parts of any model may take without counting.
@@ -57,8 +58,9 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A type of message: by number the fields that count, and the one that is listed once for each axis."""
+    """A type of message: its bytes, by number the fields that count, and the one that is listed once for each axis."""
 
+    nbytes: int
     messages: dict[int, _Kind]
     texts: set[int]
     numbers: set[int]
@@ -89,7 +91,7 @@ def count_file(data: memoryview) -> None:
         for number, whole, value in fields(data, span):
             tally.add(_FIELD_BYTES)
             if number in kind.messages:
-                tally.add(_MESSAGE_BYTES)
+                tally.add(kind.messages[number].nbytes)
                 axes += number == kind.axes
                 if value.length:
                     pending.append((value, kind.messages[number], depth + 1))
@@ -135,7 +137,7 @@ def count_model(model: ModelProto) -> None:
                 tally.add(_TEXT_BYTES * len(values))
                 tally.add(2 * sum(map(len, values)))
             else:
-                tally.add(_MESSAGE_BYTES * len(values))
+                tally.add(kind.messages[number].nbytes * len(values))
                 pending += values
     tally.hold()
 
@@ -218,7 +220,9 @@ def _describe(message: Any, known: dict[str, _Kind]) -> _Kind:
     """The same, where ``known`` has the types that this one lies in: they may lie in each other."""
     if message.name in known:
         return known[message.name]
-    kind = known[message.name] = _Kind({}, set(), set(), _AXES.get(message.name))
+    kind = known[message.name] = _Kind(
+        _MESSAGE_BYTES.get(message.name, _OTHER_BYTES), {}, set(), set(), _AXES.get(message.name)
+    )
     for field in message.fields:
         if field.number in UNUSED.get(message.name, ()) or (message.name, field.name) in _VALUES:
             continue
