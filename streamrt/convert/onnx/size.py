@@ -64,6 +64,7 @@ class _Kind:
     messages: dict[int, _Kind]
     texts: set[int]
     numbers: set[int]
+    names: list[tuple[int, str, bool]]  # of these fields; whether it is a list
     axes: int | None
 
 
@@ -89,21 +90,22 @@ def count_file(data: memoryview) -> None:
             raise ValueError(f"messages lie in each other more than {_MAX_DEPTH} deep")
         axes = 0
         for number, whole, value in fields(data, span):
-            tally.add(_FIELD_BYTES)
             if number in kind.messages:
-                tally.add(kind.messages[number].nbytes)
+                tally.add(_FIELD_BYTES + kind.messages[number].nbytes)
                 axes += number == kind.axes
                 if value.length:
                     pending.append((value, kind.messages[number], depth + 1))
             elif number in kind.texts:
-                tally.add(_TEXT_BYTES + 2 * value.length)
+                tally.add(_FIELD_BYTES + _TEXT_BYTES + 2 * value.length)
             elif number in kind.numbers:
                 count = _numbers(data, value)
-                tally.add(_NUMBER_BYTES * count)
+                tally.add(_FIELD_BYTES + _NUMBER_BYTES * count)
                 axes += count * (number == kind.axes)
-            elif not number and _number(data, whole) in kind.numbers:
-                tally.add(_NUMBER_BYTES)
-                axes += _number(data, whole) == kind.axes
+            elif not number and kind.numbers and (scalar := _number(data, whole)) in kind.numbers:
+                tally.add(_FIELD_BYTES + _NUMBER_BYTES)
+                axes += scalar == kind.axes
+            else:
+                tally.add(_FIELD_BYTES)
             if axes > MAX_RANK:
                 raise FormatError(f"a shape of the ONNX model has more than {MAX_RANK} axes")
     tally.hold()
@@ -121,14 +123,15 @@ def count_model(model: ModelProto) -> None:
     while pending:
         message = pending.pop()
         kind = _kind(message.DESCRIPTOR)
-        for field in message.DESCRIPTOR.fields:
-            number = field.number
-            if number not in kind.messages and number not in kind.texts and number not in kind.numbers:
-                continue
-            if _is_list(field):
-                values = getattr(message, field.name)
+        for number, name, is_list in kind.names:
+            if is_list:
+                values = getattr(message, name)
+            elif message.HasField(name):
+                values = [getattr(message, name)]
             else:
-                values = [getattr(message, field.name)] if message.HasField(field.name) else []
+                continue
+            if not values:
+                continue
             if number == kind.axes and len(values) > MAX_RANK:
                 raise FormatError(f"a shape of the ONNX model has more than {MAX_RANK} axes")
             if number in kind.numbers:
@@ -147,7 +150,11 @@ def fields(data: memoryview, span: Range) -> Iterator[tuple[int, Range, Range]]:
     at, end = span.offset, span.offset + span.length
     while at < end:
         start = at
-        tag, at = _varint(data, at, end)
+        tag = data[at]
+        if tag < 0x80:  # as nearly all are
+            at += 1
+        else:
+            tag, at = _varint(data, at, end)
         number, kind = tag >> 3, tag & 7
         value = at
         if kind == _VARINT:
@@ -157,7 +164,10 @@ def fields(data: memoryview, span: Range) -> Iterator[tuple[int, Range, Range]]:
         elif kind == _FIXED32:
             at += 4
         elif kind == BYTES:
-            length, value = _varint(data, at, end)
+            if at < end and data[at] < 0x80:
+                length, value = data[at], at + 1
+            else:
+                length, value = _varint(data, at, end)
             at = value + length
         else:
             raise ValueError(f"wire type {kind} at byte {start}")
@@ -221,7 +231,7 @@ def _describe(message: Any, known: dict[str, _Kind]) -> _Kind:
     if message.name in known:
         return known[message.name]
     kind = known[message.name] = _Kind(
-        _MESSAGE_BYTES.get(message.name, _OTHER_BYTES), {}, set(), set(), _AXES.get(message.name)
+        _MESSAGE_BYTES.get(message.name, _OTHER_BYTES), {}, set(), set(), [], _AXES.get(message.name)
     )
     for field in message.fields:
         if field.number in UNUSED.get(message.name, ()) or (message.name, field.name) in _VALUES:
@@ -232,6 +242,9 @@ def _describe(message: Any, known: dict[str, _Kind]) -> _Kind:
             kind.texts.add(field.number)
         elif _is_list(field):
             kind.numbers.add(field.number)
+        else:
+            continue
+        kind.names.append((field.number, field.name, _is_list(field)))
     return kind
 
 
