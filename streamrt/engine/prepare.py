@@ -26,6 +26,7 @@ from streamrt.plan import (
     too_small,
 )
 from streamrt.program.compile import Program
+from streamrt.report.printable import printable
 
 #: Extents to try a graph with, in place of those that its inputs leave free.
 _TRIED = (1, 2, 8, 32, 224, 256)
@@ -148,7 +149,8 @@ class Planner:
         if program is None:
             known = supported()
             if unknown := next((node for node in graph.nodes if node.op not in known), None):
-                raise FormatError(f"{self._file.path}: node {unknown.name!r} ({unknown.op}): no such operator")
+                where = f"{self._file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
+                raise FormatError(f"{where}: no such operator")
             return
         self._programs.keep(program)
         self._checked, self._usual = True, shapes

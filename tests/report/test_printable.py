@@ -58,7 +58,7 @@ def test_shortened_leaves_out_the_middle(filling: str) -> None:
 SINGLE = [
     getattr(kinds, name)
     for name in kinds.__all__
-    if name not in ("BudgetError", "ModelTooLargeError", "FormatError", "UnsupportedModelError")
+    if name not in ("BudgetError", "ModelTooLargeError", "FormatError", "LimitError", "UnsupportedModelError")
 ]
 
 
@@ -66,7 +66,8 @@ SINGLE = [
 def test_every_error(again: Any) -> None:
     text = f"the model 'a{EVIL}'{'x' * 10_000}: why"
     made = [kind(text) for kind in SINGLE] + [kinds.BudgetError(text, 7), kinds.ModelTooLargeError(text, 7)]
-    made += [FormatError(text.replace("\n", "")), UnsupportedModelError(text)]
+    made += [kind(text.replace("\n", "")) for kind in (FormatError, kinds.LimitError)]  # these may have several lines
+    made += [UnsupportedModelError(text)]
     for error in map(again, made):
         assert str(error).isprintable(), error
         assert len(str(error)) <= 500
