@@ -96,7 +96,7 @@ def layer_normalization(call: Call) -> Lowered:
     x = call.shape(0)
     axis = call.axis("axis", len(x), -1)
     for index in range(1, len(call.shapes)):
-        if call.optional(index) is not None:
+        if index == 1 or call.optional(index) is not None:  # the scale must be there
             shape = call.param(index)
             if broadcast(call, shape, x[axis:]) != x[axis:]:
                 raise call.fail(f"input {index} has shape {shape}, which does not broadcast to {x[axis:]}")

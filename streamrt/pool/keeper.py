@@ -343,8 +343,9 @@ class Keeper:
         resident = entry.resident
         assert entry.needs
         assert entry.identity
-        if resident and grant.pinned < entry.pinned and not resident.rest(grant.pinned, entry.needs.least):
-            resident.shut()
+        if resident and grant.pinned < entry.pinned and not _rested(resident, grant.pinned, entry.needs.least):
+            with suppress(Exception):
+                resident.shut()
             with self.changed:
                 self._forget_open(entry)
             resident = None
@@ -510,17 +511,21 @@ class Keeper:
             future.set_exception(error)
 
 
+def _rested(resident: Resident, most: int | None, window: int) -> int:
+    """Put an open model to rest; the bytes that it keeps, 0 if it fails: then it is to be closed. No lock held."""
+    try:
+        return resident.rest(most, window)
+    except Exception:  # whatever it is
+        return 0
+
+
 def _shrunk(victim: Entry, shrink: Shrink) -> int:
     """Leave an idle model what ``shrink`` says, or close it; returns the bytes that it keeps. No lock held."""
     resident, needs = victim.resident, victim.needs
     assert resident
     assert needs
-    kept = 0
-    try:
-        if shrink.pinned:
-            kept = resident.rest(shrink.pinned if shrink.pinned < victim.pinned else None, needs.least)
-    except Exception:  # whatever it is: it is closed
-        kept = 0
+    most = shrink.pinned if shrink.pinned < victim.pinned else None
+    kept = _rested(resident, most, needs.least) if shrink.pinned else 0
     if kept == 0 or kept > shrink.pinned:  # who waits for the memory must get it
         with suppress(Exception):
             resident.shut()
