@@ -199,7 +199,8 @@ def run(path: Path, rng: random.Random) -> str:
         if max(least, whole) > _LARGEST_BUDGET:
             return "opened, too large to run"
         try:
-            with bounded(_BEYOND + whole, "a call without a budget"):
+            # Answers are copied out of the workspace: they take at most as much again.
+            with bounded(_BEYOND + whole + most.workspace, "a call without a budget"):
                 expected = _call(model, feeds)
         except StreamrtError:
             return "opened, refused when called"
