@@ -27,7 +27,8 @@ if sanitizers:
 class BuildExt(build_ext):
     """Compiles the C files side by side, as many at once as there are processors."""
 
-    def build_extension(self, extension: Extension) -> None:  # noqa: D102
+    def build_extension(self, extension: Extension) -> None:
+        """Compile and link ``extension``."""
         one_after_the_other = self.compiler.compile
 
         def side_by_side(sources: list[str], **options: object) -> list[str]:

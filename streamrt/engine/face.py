@@ -1,4 +1,4 @@
-"""What everybody may do who has an engine: the holder of a `Model`, and that of a lease of a pool."""
+"""The calls and questions that a `Model` and a lease of a pool have in common."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def told(error: BaseException) -> str:
     """Type and text of any error, even of one whose text cannot be had."""
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:
+    except Exception:  # raised by the error's own __str__
         return f"{type(error).__name__}: no text"
 
 
@@ -61,7 +61,7 @@ def anew(error: BaseException) -> BaseException:
     try:
         new = copy.copy(error)
         same = type(new) is type(error) and str(new) == str(error)
-    except Exception:
+    except Exception:  # raised by the error's own __reduce__, __init__ or __str__
         same = False
     if not same:
         new = StreamrtError(told(error))

@@ -41,7 +41,7 @@ _WORKSPACE_SHARE = 4
 
 @dataclass(eq=False)
 class _Asker:
-    """Somebody who asks for a lease.
+    """A request for a lease.
 
     Attributes:
         joined: the flight that it waits for.
@@ -80,7 +80,7 @@ class Keeper:
         self._timeout = timeout
         self._pid = os.getpid()
         self._slack = Slack(budget)
-        self._line: list[_Asker] = []  # who waits for memory, in the order in which they came
+        self._line: list[_Asker] = []  # requests that wait for memory, the oldest first
 
     def require_open(self) -> None:
         """Raise `ModelClosedError` when the pool is closed, or in a forked child, where locks may never be free."""
@@ -515,7 +515,7 @@ def _rested(resident: Resident, most: int | None, window: int) -> int:
     """Put an open model to rest; the bytes that it keeps, 0 if it fails: then it is to be closed. No lock held."""
     try:
         return resident.rest(most, window)
-    except Exception:  # whatever it is
+    except Exception:  # any error: the caller closes the model, which frees its memory
         return 0
 
 

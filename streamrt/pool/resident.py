@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -70,7 +71,7 @@ class Known:
 
 
 class ResidentModel:
-    """A model that is open in a pool, which sizes, rests and closes it; who has a lease of it calls it.
+    """An open model of a pool. The pool sizes, rests and closes it; holders of leases call it.
 
     Args:
         known: what is known of its file, which this has alone until it is closed.
@@ -118,7 +119,7 @@ class ResidentModel:
             self.shut()
 
     def lend(self) -> tuple[Lease, Callable[[], None]]:
-        """What somebody who has a lease gets, and how it is ended."""
+        """A new lease, and the function that ends it."""
         term = Term(self.engine)
         return Lease(self.engine, term), term.end
 
@@ -326,7 +327,7 @@ class WeightsFiles:
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
         check_options(threads, io, verify)
-        self._options = {"threads": threads, "io": io, "verify": verify}
+        self._open = partial(ResidentModel, threads=threads, io=io, verify=verify)
         self._threads = threads or _core.threads()
         self._lock = threading.Lock()  # over what is known
         self._known: OrderedDict[str, Known] = OrderedDict()
@@ -351,7 +352,7 @@ class WeightsFiles:
         known = self._take(path)
         if known.file.identity != identity:
             raise ReplacedError(f"{path}: the file was replaced since its header was read")
-        return ResidentModel(known, budget, self._give_back, **self._options)  # type: ignore[arg-type]
+        return self._open(known, budget, self._give_back)
 
     def _take(self, path: str) -> Known:
         """What is known of a file, for one who is to have it alone."""

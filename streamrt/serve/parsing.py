@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from streamrt.format.marks import count_marks
 
-#: Bytes of a list with up to four items; of an object with up to five keys; of a key: in the parser's memo, in its list
-#: of pairs and in the object, each of them just resized; and of an item's place in a list, grown by an eighth.
+#: Bytes of a list with up to four items, and of an object with up to five keys. Bytes of a key: its entries in the
+#: parser's memo, in the parser's list of pairs and in the object, right after each was resized. Bytes of an item's
+#: place in a list that has grown by 1/8.
 _LIST, _OBJECT, _KEY, _ITEM = 88, 208, 192, 12
 #: Of half a string beside its characters; of a number, which has three characters at least, for others are shared; only
 #: some have a sign and one.

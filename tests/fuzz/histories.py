@@ -382,7 +382,7 @@ def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: in
     kinds += ["register"] * 8 + ["fail"] * 8 + ["change"] * 5 + ["scarce"] + ["interrupt"] * 2
     if depth:
         kinds = ["lease"] * 4 + ["prefetch", "sleep", "unload", "unregister", "register"]
-    wait = not depth and rng.random() < 0.5  # who has a lease would wait for itself
+    wait = not depth and rng.random() < 0.5  # a task with a lease would wait for itself
     match rng.choice(kinds):
         case "lease":
             inside = [_step(rng, names, files, 1)] if not depth and rng.random() < 0.15 else []

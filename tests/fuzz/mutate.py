@@ -300,13 +300,22 @@ MUTATIONS: dict[Mutation, int] = {
     many: 1,
     anything: 2,
 }
-_CHOICES, _WEIGHTS = list(MUTATIONS), list(MUTATIONS.values())
 
 
 def mutate(rng: random.Random, recipe: Recipe) -> None:
-    """Zero to three changes of a recipe."""
-    for change in rng.choices(_CHOICES, _WEIGHTS, k=rng.choice([0, 1, 1, 1, 2, 3])):
+    """Zero to three changes of a recipe; the last may leave something that is no graph any more."""
+    change_some(rng, MUTATIONS, recipe, NO_GRAPH)
+
+
+def change_some(
+    rng: random.Random,
+    mutations: dict[Callable[[random.Random, Any], None], int],
+    subject: Any,
+    spoiled: type[Exception] | tuple[type[Exception], ...],
+) -> None:
+    """Zero to three of ``mutations``, each taken as often as its number says, until one raises ``spoiled``."""
+    for change in rng.choices(list(mutations), list(mutations.values()), k=rng.choice([0, 1, 1, 1, 2, 3])):
         try:
-            change(rng, recipe)
-        except NO_GRAPH:
-            return  # the change before left something that is no graph any more
+            change(rng, subject)
+        except spoiled:
+            return

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
-from fuzz.mutate import ODD_INTS
+from fuzz.mutate import ODD_INTS, change_some
 
 #: Names of all operators of ONNX; those that no file of ours may have are refused, wherever they stand.
 _ALL = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
@@ -443,16 +443,11 @@ MUTATIONS: dict[Mutation, int] = {
     axes: 1,
     parts: 1,
 }
-_CHOICES, _WEIGHTS = list(MUTATIONS), list(MUTATIONS.values())
 
 
 def mutate(rng: random.Random, model: ModelProto) -> bytes:
     """The bytes of a model after zero to three changes, and now and then a few of the bytes changed, too."""
-    for change in rng.choices(_CHOICES, _WEIGHTS, k=rng.choice([0, 1, 1, 1, 2, 3])):
-        try:
-            change(rng, model)
-        except IndexError:
-            break  # a list is empty that the change chooses from
+    change_some(rng, MUTATIONS, model, IndexError)  # of an empty list that a change chooses from
     data = bytearray(model.SerializeToString(deterministic=True))
     if rng.random() < 0.05:
         for _ in range(rng.choice([1, 1, 2, 8])):

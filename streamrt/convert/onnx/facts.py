@@ -84,8 +84,9 @@ class Facts:
         """The shape of a tensor under each probe, or None when it is not known under one of them."""
         if name in self.constants:
             return [self.constants[name].shape] * len(self.by_probe)
-        shapes = [facts[name].shape if name in facts else None for facts in self.by_probe]
-        return None if None in shapes else shapes  # type: ignore[return-value]
+        found = [facts[name].shape if name in facts else None for facts in self.by_probe]
+        shapes = [shape for shape in found if shape is not None]
+        return shapes if len(shapes) == len(found) else None
 
     def is_known(self, name: str) -> bool:
         """Whether a tensor is a constant, or depends on nothing but the extents of the inputs."""
@@ -98,8 +99,9 @@ class Facts:
             if weight.computed:
                 limits.current().check_memory(weight.nbytes)
             return [weight.load()] * len(self.by_probe)
-        values = [facts[name].value if name in facts else None for facts in self.by_probe]
-        return None if any(value is None for value in values) else values  # type: ignore[return-value]
+        found = [facts[name].value if name in facts else None for facts in self.by_probe]
+        values = [value for value in found if value is not None]
+        return values if len(values) == len(found) else None
 
     def dtype(self, name: str) -> np.dtype[Any] | None:
         """The type of a tensor's elements, or None when it is not known."""
