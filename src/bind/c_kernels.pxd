@@ -2,12 +2,10 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
-cdef extern from "cpu.h" nogil:
-    ctypedef enum srt_isa:
-        SRT_ISA_COUNT
+cdef extern from "kernels/isa.h" nogil:
     const char *srt_isa_name(int isa)
-    bint srt_isa_available(srt_isa isa)
-    srt_isa srt_isa_active()
+    bint srt_isa_available(int isa)
+    const char *srt_isa_active()
     bint srt_isa_use(const char *name)
 
 cdef extern from "parallel.h" nogil:

@@ -9,14 +9,18 @@ def isa():
     The best one that the processor has, unless the environment variable STREAMRT_TEST_ISA named another
     when the module was imported.
     """
-    return srt_isa_name(srt_isa_active()).decode()
+    return srt_isa_active().decode()
 
 
 def _isas():
     """The instruction sets that this processor has, the best last."""
-    cdef int code
-    codes = [code for code in range(<int>SRT_ISA_COUNT) if srt_isa_available(<srt_isa>code)]
-    return tuple([srt_isa_name(code).decode() for code in codes])
+    cdef int code = 0
+    names = []
+    while srt_isa_name(code) != NULL:
+        if srt_isa_available(code):
+            names.append(srt_isa_name(code).decode())
+        code += 1
+    return tuple(names)
 
 
 def _use_isa(name):

@@ -9,9 +9,6 @@ enum { TERMS_PER_ELEMENT = 32 };
  * they are dot products or a part of a vector. Its memory is for a vector more then. */
 enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
 
-/* Output channels of a unit, at least: a tile of every instruction set. */
-enum { LEAST_ROWS = 14 };
-
 /* Laying out a column takes as long as multiplying it with so many rows, and bringing a row of weights here as
  * multiplying it with so many columns. */
 enum { LAYOUT = 6, POINTWISE_LAYOUT = 6, FETCH = 16 };
@@ -60,7 +57,7 @@ void srt_conv(const srt_convolution *c) {
         .step = STEP,
         .widest = rest > 0 ? widest - STEP : widest,
         .rows = rows,
-        .least = LEAST_ROWS,
+        .least = SRT_MOST_ROWS,
         .layout = inner == c->channels ? POINTWISE_LAYOUT : LAYOUT,
         .fetch = FETCH,
         .late = (double)LATE / (double)(once + 1),

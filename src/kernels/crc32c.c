@@ -2,13 +2,9 @@
  *
  * Bits are reflected: bit 31 of the register is the coefficient of x^0, and appending data shifts right.
  */
-#include "kernels.h"
+#include "simd/table.h"
 
 #include <pthread.h>
-#include <string.h>
-
-#include "../cpu.h"
-#include "../parallel.h"
 
 /* The Castagnoli polynomial 0x1EDC6F41, reflected. */
 static const uint32_t polynomial = 0x82f63b78;
@@ -19,12 +15,10 @@ static uint32_t bytes[8][256];
 
 /* The instruction takes one step of 8 bytes a cycle but has its result after three: three strips in flight keep
  * it busy. Joining them costs 8 look-ups, little beside the 512 steps of a strip of 4 KiB. */
-enum { STRIP = 4096, STRIPS = 3 * STRIP };
+enum { STRIP = SRT_CRC_STRIP };
 
 /* Threads take chunks of 132 KiB, which last some 7 us; the registers of so many are kept until they are joined. */
-enum { CHUNK = 11 * STRIPS, CHUNKS = 128 };
-
-enum { LINE = 64 }; /* bytes of a cache line */
+enum { CHUNK = 11 * 3 * STRIP, CHUNKS = 128 };
 
 /* [k][b]: the register after so many zero bytes, from a register that holds b in byte k and 0 elsewhere. */
 static uint32_t strip[4][256], chunk[4][256];
@@ -39,6 +33,10 @@ static uint32_t append_zeros(uint32_t crc, size_t count) {
 /* The register after the zero bytes that a table stands for. */
 static uint32_t append(uint32_t zeros[4][256], uint32_t crc) {
     return zeros[0][crc & 0xff] ^ zeros[1][crc >> 8 & 0xff] ^ zeros[2][crc >> 16 & 0xff] ^ zeros[3][crc >> 24];
+}
+
+uint32_t srt_crc32c_after_strip(uint32_t crc) {
+    return append(strip, crc);
 }
 
 /* Appending zeros is linear: 32 powers of two make up all 1024 entries. */
@@ -83,43 +81,9 @@ static uint32_t with_tables(const uint8_t *p, size_t size, uint32_t crc) {
     return crc;
 }
 
-#ifdef __x86_64__
-#include <nmmintrin.h>
-
-static uint64_t word_at(const uint8_t *p) {
-    uint64_t word;
-    memcpy(&word, p, sizeof word);
-    return word;
-}
-
-__attribute__((target("sse4.2"))) static uint32_t with_instruction(const uint8_t *p, size_t size, uint32_t start) {
-    uint64_t crc = start;
-    for (; size >= STRIPS; p += STRIPS, size -= STRIPS) {
-        uint64_t second = 0, third = 0;
-        for (size_t line = 0; line < STRIP; line += LINE) {
-            /* The next three: the processor notices too late that they are read. Behind the end it is in vain. */
-            for (size_t j = 0; j < STRIPS; j += STRIP) __builtin_prefetch(p + STRIPS + j + line, 0, 2);
-            for (size_t i = line; i < line + LINE; i += 8) {
-                crc = _mm_crc32_u64(crc, word_at(p + i));
-                second = _mm_crc32_u64(second, word_at(p + STRIP + i));
-                third = _mm_crc32_u64(third, word_at(p + 2 * STRIP + i));
-            }
-        }
-        crc = append(strip, append(strip, (uint32_t)crc) ^ (uint32_t)second) ^ third;
-    }
-    for (; size >= 8; p += 8, size -= 8) crc = _mm_crc32_u64(crc, word_at(p));
-    for (; size > 0; p++, size--) crc = _mm_crc32_u8((uint32_t)crc, *p);
-    return (uint32_t)crc;
-}
-#else
-static uint32_t with_instruction(const uint8_t *p, size_t size, uint32_t start) {
-    return with_tables(p, size, start);
-}
-#endif
-
 static uint32_t register_after(const uint8_t *p, size_t size, uint32_t start) {
-    bool instruction = srt_isa_active() != SRT_ISA_SCALAR && srt_cpu_has_crc32();
-    return (instruction ? with_instruction : with_tables)(p, size, start);
+    const srt_table *table = srt_table_active();
+    return (table->crc32c ? table->crc32c : with_tables)(p, size, start);
 }
 
 typedef struct { /* unit 0 is the head of the data, which is less than a chunk; the others are chunks */

@@ -4,8 +4,6 @@
 
 #include "functions.h"
 
-#define FN static TARGET
-
 /* For every element of x: v is x[i], and y[i] becomes the value of the expression. x may be y. */
 #define MAP(x, y, n, expression)                                                                                       \
     do {                                                                                                               \
@@ -20,10 +18,6 @@
             store_mask((y) + i_, rest_, (expression));                                                                 \
         }                                                                                                              \
     } while (0)
-
-V vf clamp(vf x, vf low, vf high) {
-    return vmin(high, vmax(low, x));
-}
 
 FN void activate(const float *x, float *y, int64_t n, const srt_activation *act) {
     const vf alpha = splat(act->alpha), beta = splat(act->beta), low = splat(act->low), high = splat(act->high);

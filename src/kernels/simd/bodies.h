@@ -1,25 +1,46 @@
 /* bodies.h - all loops for one instruction set, and the table of them.
  *
- * Included once by each of scalar.c, avx2.c and avx512.c, after the vector. Everything but the table is static.
+ * Included once by each of scalar.c, avx2.c and avx512.c, after its vec_*.h. What other units see has a name of EXPORT.
  * A partial vector goes through the same arithmetic as a full one, under a mask: an element's result does not
  * depend on where in a row, or in which thread's range, it lies.
+ *
+ * setup.py compiles each of these files in four parts of about the same time, side by side: PART is 0 to 3. Without
+ * PART all of them are one unit.
  */
+#include "conv_tile.h"
+
+#if !defined PART || PART == 0
+CONV_TILES(EXPORT(laid_out), LAID_OUT)
+#endif
+#if !defined PART || PART == 1
+CONV_TILES(EXPORT(in_place), IN_PLACE)
+#endif
+#if !defined PART || PART == 2
+CONV_TILES(EXPORT(scaled), SCALED)
+#endif
+
+#if !defined PART || PART == 3
 #include "activation.h"
 #include "conv.h"
 #include "dense.h"
 #include "depthwise.h"
-#include "functions.h"
 #include "lrn.h"
 #include "pointwise.h"
 #include "reduce.h"
 #include "softmax.h"
-#include "table.h"
 #include "transpose.h"
 #include "window.h"
 #include "winograd.h"
 #include "winograd_few.h"
+#if HAS_CRC32C
+#include "crc32c.h"
+#endif
 
-const srt_table TABLE = {
+#define STRING_OF(set) #set
+#define NAME_OF(set) STRING_OF(set)
+const srt_table EXPORT(table) = {
+    .name = NAME_OF(SET),
+    .available = available,
     .unary = unary,
     .bias = bias,
     .transpose = transpose,
@@ -36,4 +57,8 @@ const srt_table TABLE = {
     .row_max = row_max,
     .softmax = softmax,
     .lrn = lrn,
+#if HAS_CRC32C
+    .crc32c = crc32c,
+#endif
 };
+#endif

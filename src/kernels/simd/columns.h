@@ -7,23 +7,8 @@
 #ifndef STREAMRT_COLUMNS_H
 #define STREAMRT_COLUMNS_H
 
-#include "activation.h"
+#include "panel.h"
 #include "span.h"
-
-/* Columns of a panel. Two vectors: each weight, once in a register, serves both. The last panel takes in the vector
- * that would be left by itself, for which every weight would have to be brought into a register once more. */
-enum { PANEL = 2 * VL, WIDEST = 3 * VL };
-_Static_assert(SRT_CONV_COLUMNS / 2 % VL == 0, "a block of columns is whole vectors");
-
-/* The panels of n columns: PANEL columns each, and the last one the rest, at most WIDEST. */
-V int64_t panels_of(int64_t n) {
-    return n > VL ? (n + VL - 1) / PANEL : n > 0;
-}
-
-/* The columns of the first panel of `left` ones. */
-V int64_t panel_of(int64_t left) {
-    return left > WIDEST ? PANEL : left;
-}
 
 /* Where a tap looks: input row of output row o is o * stride + down, and so on. */
 typedef struct {
@@ -81,8 +66,6 @@ V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
     }
     return count;
 }
-
-enum { CONV_LINE = 16 }; /* floats of a cache line */
 
 /* Places that are found out together and then used for one channel after the other. */
 enum { PLACES = 64 };

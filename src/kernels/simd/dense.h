@@ -8,18 +8,6 @@
 
 #include "activation.h"
 
-/* Rows whose sums with a group of samples are held in registers at once: 6 x 4 sums, 6 weights and a sample fit the 32
- * registers of AVX-512, those of 3 rows the 16 of all others. */
-enum { DENSE_ROWS = VL == 16 ? 6 : 3 };
-
-/* Chunks of a row that all samples are multiplied with before moving on: 4 KiB of each of 6 rows, and as much of each
- * of 4 samples, stay in 48 KiB; half of that with 3 rows. */
-enum { DENSE_BLOCK = VL == 16 ? 64 : 32 };
-
-/* Floats of a row that are fetched ahead when a single group of samples is all there is: 1 KiB. None with 3 rows, which
- * the processor fetches ahead by itself: asking, too, cost a tenth with one sample (Zen 3). */
-enum { DENSE_AHEAD = VL == 16 ? 256 : 0 };
-
 /* Adds the products of `rows` rows with `samples` samples, over whole chunks. w (rows, inner) at the first of them;
  * x (chunks, samples, SRT_DENSE_CHUNK) at the first of them. Meanwhile some of the weights of the next block are
  * fetched: those from `next` on, a chunk of each row with every so many that are computed with (0: none). */

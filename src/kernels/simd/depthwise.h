@@ -11,9 +11,6 @@
 #include "rows.h"
 #include "window.h"
 
-/* Strips that are worked on together, as the sums of one depend on each other and would not keep the processor busy. */
-enum { STRIPS = VL == 16 ? 2 : 1 };
-
 /* Output rows p->first..p->last of the columns column..column + n; n <= strips * VL. */
 V void roll(const int k, const int stride, const int strips, const bool masked, const window_plane *p, int64_t column,
             int64_t n) {
@@ -24,9 +21,9 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
     const int64_t height = w->input[0], width = w->input[1], above = w->before[0], across = w->output[1];
     const vf low = p->low, high = p->high, bias = splat(p->bias);
     float by[ROWS_MOST * ROWS_MOST];
-    int64_t at[STRIPS];
-    vmask inside[STRIPS][ROWS_MOST], there[STRIPS];
-    vf sum[STRIPS][ROWS_MOST]; /* sum[.][i] is of output row o - i */
+    int64_t at[ROLL_STRIPS];
+    vmask inside[ROLL_STRIPS][ROWS_MOST], there[ROLL_STRIPS];
+    vf sum[ROLL_STRIPS][ROWS_MOST]; /* sum[.][i] is of output row o - i */
     for (int i = 0; i < k * k; i++) by[i] = p->weights[i];
     for (int t = 0; t < strips; t++) {
         at[t] = (column + t * VL) * stride - w->before[1];
@@ -74,14 +71,14 @@ V void roll_plane(const int k, const int stride, const window_plane *p) {
     const srt_window *w = p->window;
     const int64_t columns = w->output[1];
     for (int64_t column = 0; column < columns;) {
-        const int strips = columns - column > VL ? STRIPS : 1;
+        const int strips = columns - column > VL ? ROLL_STRIPS : 1;
         const int64_t n = smaller(strips * VL, columns - column);
         const int64_t at = column * stride - w->before[1], last = at + (strips - 1) * VL * stride;
         const bool masked = at < 0 || !row_is_whole(k, stride, last, w->input[1]);
         if (strips > 1 && masked)
-            roll(k, stride, STRIPS, true, p, column, n);
+            roll(k, stride, ROLL_STRIPS, true, p, column, n);
         else if (strips > 1)
-            roll(k, stride, STRIPS, false, p, column, n);
+            roll(k, stride, ROLL_STRIPS, false, p, column, n);
         else if (masked)
             roll(k, stride, 1, true, p, column, n);
         else

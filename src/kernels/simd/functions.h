@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "table.h"
+#include "vec.h"
 
 V int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -157,6 +157,10 @@ V vf normal_cdf(vf x) {
     vf tail = 0.5f * erfc_far(a);
     vf far = select_less(x, splat(0.0f), tail, 1.0f - tail);
     return select_less(a, splat(1.0f), muladd(0.5f * z, erf_near(z), splat(0.5f)), far);
+}
+
+V vf clamp(vf x, vf low, vf high) {
+    return vmin(high, vmax(low, x));
 }
 
 /* x * p, but 0 where p is 0, even if x is infinite. */

@@ -1,8 +1,8 @@
 /* table.h - what each instruction set provides: the loops of kernels.h, for a range of a job's units.
  *
- * Every function has the type srt_range: it gets a job as described here and does the units first..last.
- * The bodies are written once, over vectors of VL floats, and compiled once per instruction set:
- * scalar.c, avx2.c and avx512.c each define the vector (vec_*.h) and include bodies.h.
+ * Functions of type srt_range get a job as described here and do the units first..last.
+ * The bodies are written once, over the vector of vec.h, and compiled once for each instruction set:
+ * scalar.c, avx2.c and avx512.c each include their vec_*.h and bodies.h.
  */
 #ifndef STREAMRT_TABLE_H
 #define STREAMRT_TABLE_H
@@ -10,9 +10,9 @@
 #include "../../parallel.h"
 #include "../kernels.h"
 
-/* Elements of a row that are worked on before moving on: 8 KiB, so that what an activation or a second look
- * reads again is still in the first-level cache (32 KiB or more). */
-enum { SRT_BLOCK = 2048 };
+/* Lanes of the widest vector, and rows of the largest tile of a convolution, of all instruction sets: units and memory
+ * are the same for all of them. */
+enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 14 };
 
 typedef struct { /* a unit is an element */
     const float *x;
@@ -63,10 +63,10 @@ typedef struct {
 } conv_job;
 
 /* Output and input channels whose weights are transformed at once. */
-enum { SRT_WINOGRAD_ROWS = 14, SRT_WINOGRAD_DEPTH = 128 };
+enum { SRT_WINOGRAD_ROWS = SRT_MOST_ROWS, SRT_WINOGRAD_DEPTH = 128 };
 
-/* Tiles that are few, and the lanes of the widest vector. */
-enum { SRT_FEW_TILES = 8, SRT_MOST_LANES = 16 };
+/* Tiles that are few. */
+enum { SRT_FEW_TILES = 8 };
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
     srt_convolution of;
@@ -108,12 +108,19 @@ typedef struct { /* a unit is a channel of a sample */
     float alpha, beta, bias; /* alpha is already divided by size */
 } lrn_job;
 
+/* Bytes of a strip of srt_crc32c, of which the processor's instruction is given three at once. */
+enum { SRT_CRC_STRIP = 4096 };
+
+/* The register of CRC-32C after SRT_CRC_STRIP zero bytes. */
+uint32_t srt_crc32c_after_strip(uint32_t crc);
+
 typedef struct {
+    const char *name;
+    bool (*available)(void); /* whether this processor and operating system run it */
     srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,
         *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
+    uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;
-
-extern const srt_table srt_table_scalar, srt_table_avx2, srt_table_avx512;
 
 /* The table of the instruction set in use. */
 const srt_table *srt_table_active(void);

@@ -1,11 +1,21 @@
-/* vec_avx512.h - a vector of 16 floats in AVX-512: the vocabulary is described in vec_scalar.h. */
+/* vec_avx512.h - a vector of 16 floats in AVX-512: see vec.h. */
 #ifndef STREAMRT_VEC_AVX512_H
 #define STREAMRT_VEC_AVX512_H
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stdint.h>
 
-#define V static inline __attribute__((always_inline)) TARGET
+#define SET avx512
+/* prfchw: a processor without it takes the hint for a no-op. */
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prfchw")))
+#include "set.h"
+
+static inline bool available(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
 
 enum { VL = 16 };
 typedef __m512 vf;
@@ -109,6 +119,18 @@ V vf max_nan(vf a, vf b) {
     return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
 }
 
-#include "transpose_avx.h"
+#include "vec_x86.h"
+
+/* 14 x 2 and 9 x 3 sums, a panel's vectors and a weight fit 32 registers. */
+enum { CONV_ROWS = 14, CONV_ROWS_WIDE = 9 };
+
+/* 6 x 4 sums, 6 weights and a sample fit 32 registers. 6 x 4 KiB of weights and 4 x 4 KiB of samples fit 48 KiB. */
+enum { DENSE_ROWS = 6, DENSE_BLOCK = 64 };
+
+/* 1 KiB of each row. */
+enum { DENSE_AHEAD = 256 };
+
+/* The sums of one strip depend on each other, and would not keep the processor busy. */
+enum { ROLL_STRIPS = 2 };
 
 #endif

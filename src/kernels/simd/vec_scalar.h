@@ -1,33 +1,18 @@
-/* vec_scalar.h - a vector of 4 floats in plain C (GCC's vector extension).
- *
- * The vocabulary that vec_avx2.h and vec_avx512.h define too; + - * / and the bit operators are the language's.
- *   vf, vi        VL floats; VL int32_t
- *   vmask         a set of lanes
- *   splat(a)      a in every lane
- *   load, store   unaligned
- *   lanes(a, b)   the lanes i with a <= i < b, for any integers a and b
- *   mask_of(bits)  the lanes i whose bit i is set; higher bits are ignored
- *   load_mask     lanes of the mask from memory, the others from `other`; what is not in the mask is not touched
- *   store_mask    only the lanes of the mask
- *   load_even     p[0], p[2], p[4] ...: reads p[0] to p[2 * VL - 2], no further
- *   load_even_mask  the same under two masks: `low` for p[i], `high` for p[VL - 1 + i]
- *   unzip_even, unzip_odd  of 2 * VL elements, first a and then b, those with an even, or an odd, index
- *   slide         a[1], a[2] ... and b[0]
- *   zip_low, zip_high  a[0], b[0], a[1], b[1] ... from the lower, or the higher, halves of the two
- *   muladd(a, b, c)  a * b + c, rounded once where the processor can
- *   scaled(x, n)  x * 2^n for whole n from -151 to 128, rounded once or where it is subnormal twice
- *   reciprocal    1 / x to the last place but one, for finite x >= 1
- *   vmax, vmin    return b when either is NaN: vmin(high, vmax(low, x)) passes NaN in x on
- *   max_nan       NaN when either is, as numpy.maximum
- *   select_less   x < y ? a : b; b when either is NaN
- */
+/* vec_scalar.h - a vector of 4 floats in plain C (GCC's vector extension): see vec.h. */
 #ifndef STREAMRT_VEC_SCALAR_H
 #define STREAMRT_VEC_SCALAR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
-#define V static inline __attribute__((always_inline)) TARGET
+#define SET scalar
+#define TARGET
+#include "set.h"
+
+static inline bool available(void) {
+    return true;
+}
 
 enum { VL = 4 };
 typedef float vf __attribute__((vector_size(16)));
@@ -121,7 +106,6 @@ V vf max_nan(vf a, vf b) {
     return blend((a > b) | (a != a), a, b);
 }
 
-/* Transpose a square of TILE x TILE: y[j * y_stride + i] = t[i * t_stride + j]. */
 enum { TILE = 4 };
 
 V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stride) {
@@ -130,5 +114,18 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
 }
 
 #include "vec_generic.h"
+
+/* 4 x 2 and 3 x 3 sums, a panel's vectors, a weight and a product fit 16 registers. */
+enum { CONV_ROWS = 4, CONV_ROWS_WIDE = 3 };
+
+/* 3 x 4 sums, 3 weights and a sample fit 16 registers. 3 x 2 KiB of weights and 4 x 2 KiB of samples fit 32 KiB. */
+enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
+
+/* The processor fetches 3 rows ahead by itself. */
+enum { DENSE_AHEAD = 0 };
+
+enum { ROLL_STRIPS = 1 };
+
+#define HAS_CRC32C 0
 
 #endif

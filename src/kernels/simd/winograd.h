@@ -15,7 +15,6 @@
 #include "conv.h"
 
 enum { SIDE = 6, OUT = 4, PRODUCTS = SIDE * SIDE };
-_Static_assert((int)SRT_WINOGRAD_ROWS >= (int)CONV_ROWS, "scratch memory is for tiles of at most so many rows");
 
 #define ROOT_2 1.41421356237309505f
 #define ROOT_HALF 0.70710678118654752f

@@ -11,7 +11,7 @@
 /* Input channels whose weights are transformed at once, for VL output channels: more than 36 matrices of 8 x 16 do not
  * stay in a first-level cache, and with 64 x 32 a layer takes a third longer. Weights are fetched some blocks ahead. */
 enum { FEW_DEPTH = TILE, FEW_AHEAD = 4 * FEW_DEPTH };
-_Static_assert((int)SRT_MOST_LANES >= (int)VL && (int)SRT_FEW_TILES >= (int)TILE, "scratch memory is for so many");
+_Static_assert((int)SRT_FEW_TILES >= (int)TILE, "scratch memory is for so many");
 _Static_assert(SRT_FEW_TILES == 8 && (int)PANEL >= 8, "four_products and eight_products; a panel has all tiles");
 
 /* The transformed weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels: w at the first

@@ -1,6 +1,6 @@
-/* transpose_avx.h - an 8 x 8 transpose in AVX registers: see vec_scalar.h. */
-#ifndef STREAMRT_TRANSPOSE_AVX_H
-#define STREAMRT_TRANSPOSE_AVX_H
+/* vec_x86.h - what vec_avx2.h and vec_avx512.h have in common: see vec.h. */
+#ifndef STREAMRT_VEC_X86_H
+#define STREAMRT_VEC_X86_H
 
 #include <immintrin.h>
 #include <stdint.h>
@@ -24,6 +24,16 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
         _mm256_storeu_ps(y + i * y_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
         _mm256_storeu_ps(y + (i + 4) * y_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
     }
+}
+
+#define HAS_CRC32C 1
+
+V uint64_t crc32c_word(uint64_t crc, uint64_t word) {
+    return _mm_crc32_u64(crc, word);
+}
+
+V uint64_t crc32c_byte(uint64_t crc, uint8_t byte) {
+    return _mm_crc32_u8((uint32_t)crc, byte);
 }
 
 #endif

@@ -1,0 +1,214 @@
+/* conv_tile.h - the product of some rows of weights with a panel of columns, whose sums are in registers: see conv.h.
+ */
+#ifndef STREAMRT_CONV_TILE_H
+#define STREAMRT_CONV_TILE_H
+
+#include "functions.h"
+#include "panel.h"
+#include "table.h"
+
+/* Rows whose sums with a panel of so many vectors are held in registers. */
+V int conv_rows_of(const int vectors) {
+    return vectors < 3 ? CONV_ROWS : CONV_ROWS_WIDE;
+}
+
+/* Floats of a column that is laid out by itself: its terms, and zeros to the next whole vector. */
+enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
+
+/* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
+typedef struct {
+    const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
+    int64_t inner, depth; /* length of a row of weights; terms of it in this block */
+    float *columns;       /* laid out: see columns.h */
+    int64_t height, from; /* rows of a panel in memory; the first of them in this block */
+    float *y;
+    int64_t stride;
+    int64_t panels; /* all but the last have PANEL columns */
+    const float *bias,
+        *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
+    vf low, high; /* clamp */
+    /* For a window of 1 x 1, where columns are not laid out yet: the input at the block's first row and column, its
+     * rows `plane` apart, and, unless `scale` is NULL, what is done to it: see srt_convolution. */
+    const float *x;
+    int64_t plane;
+    const float *scale, *shift;
+    vf least, most;
+    /* The columns behind the last whole vector, if they are few: `last` of them from column `at` on, each a row of
+     * `ends`. */
+    int64_t last, at;
+    const float (*ends)[CONV_ENDS];
+} conv_block;
+
+/* Floats after which the sets of the first-level cache repeat, and the lines that it holds of a set: 8 at the least,
+ * and 12 where it is 48 KiB. More rows of a tile, if they are a multiple of so many floats apart, push each other out.
+ */
+enum { CONV_SETS = 1024, CONV_WAYS = 8 };
+
+/* Floats from one row to the next of a copy, in which they lie apart: lines enough for a block, and an odd number. */
+enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
+_Static_assert(CONV_PITCH % (2 * CONV_LINE) == CONV_LINE, "an odd number of lines");
+
+/* The weights of a tile: rows, `pitch` floats from one to the next. */
+typedef struct {
+    const float *w;
+    int64_t pitch;
+} conv_weights;
+
+/* Rows of weights that are needed next. They are fetched into the second-level cache while a tile is computed, as a row
+ * of a block is so short that the processor would find out too late that it is read; and then copied, unless `copy`,
+ * their place among rows of CONV_PITCH, is NULL. */
+typedef struct {
+    const float *w;
+    int64_t rows;
+    float *copy;
+} conv_next;
+
+/* Where a tile finds its columns. */
+typedef enum {
+    LAID_OUT,
+    IN_PLACE, /* in the input; the tile lays them out for those that follow */
+    SCALED,   /* the same, and scales them */
+} conv_source;
+
+/* Rows of the input that are fetched ahead of those that are read in place: they are too far apart for the processor.
+ */
+enum { CONV_AHEAD = 8 };
+
+/* What is done for the next tile with a line of this one: in the first half of a block two lines of each row are
+ * fetched, in the second half two are copied. Blocks of rows that are copied have an even number of whole lines, for
+ * they are multiples of CONV_SETS: see conv.c. */
+V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
+    const int64_t half = (depth + 2 * CONV_LINE - 1) / (2 * CONV_LINE) * CONV_LINE;
+    const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);
+    if (line < half) {
+        for (int64_t r = 0; r < next->rows; r++)
+            for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
+    } else if ((int)CONV_ROWS > (int)CONV_WAYS && next->copy) {
+        for (int64_t r = 0; r < next->rows; r++) {
+            const float *from = next->w + r * inner;
+            float *to = next->copy + r * CONV_PITCH;
+            for (int64_t i = first; i < last; i += VL) store(to + i, load(from + i));
+        }
+    }
+}
+
+/* The sums of `rows` rows of weights, which make rows of y from `row` on, with the columns at..at + n,
+ * n <= vectors * VL. */
+V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block,
+                 conv_weights weights, int64_t row, int64_t at, int64_t n, const conv_next *next) {
+    const int64_t pitch = weights.pitch, stride = block->stride, plane = block->plane;
+    const float *w = weights.w, *start = block->start ? block->start + row * stride + at : NULL;
+    float *columns = block->columns + at * block->height + block->from * vectors * VL;
+    const float *x = block->x + at, *scale = block->scale, *shift = block->shift;
+    const vf least = block->least, most = block->most;
+    float *y = block->y + row * stride + at;
+    const bool whole = n == vectors * VL;
+    vmask some[WIDEST / VL];
+    vf sum[CONV_ROWS][WIDEST / VL];
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) some[v] = lanes(0, n - v * VL);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
+    int64_t sought = 0;
+    for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
+        conv_bring(next, block->inner, block->depth, line);
+        for (int64_t to = smaller(rows, (line + CONV_LINE) * 2 * rows / block->depth); sought < to; sought++)
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) {
+                if (start && start != y) __builtin_prefetch(start + sought * stride + v * VL);
+                __builtin_prefetch(y + sought * stride + v * VL, 1);
+            }
+        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
+            vf c[WIDEST / VL];
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) {
+                if (source == LAID_OUT) {
+                    c[v] = load(columns + v * VL);
+                    continue;
+                }
+                __builtin_prefetch(x + CONV_AHEAD * plane + v * VL);
+                c[v] = whole ? load(x + v * VL) : load_mask(x + v * VL, some[v], splat(0.0f));
+                if (source == SCALED)
+                    c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), least, most);
+                store(columns + v * VL, c[v]);
+            }
+            if (source != LAID_OUT) x += plane;
+            if (source == SCALED) {
+                scale++;
+                if (shift) shift++;
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; r++) {
+                const vf weight = splat(w[r * pitch]);
+#pragma GCC unroll 3
+                for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) {
+            vf total = sum[r][v] + splat(block->bias ? block->bias[row + r] : 0.0f);
+            if (start && whole)
+                total += load(start + r * stride + v * VL);
+            else if (start)
+                total += load_mask(start + r * stride + v * VL, some[v], splat(0.0f));
+            vf done = clamp(total, block->low, block->high);
+            if (whole)
+                store(y + r * stride + v * VL, done);
+            else
+                store_mask(y + r * stride + v * VL, some[v], done);
+        }
+}
+
+/* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
+#define CONV_CASE(count)                                                                                               \
+    case count:                                                                                                        \
+        if (count <= conv_rows_of(vectors))                                                                            \
+            conv_tile(count <= conv_rows_of(vectors) ? count : 1, vectors, source, block, weights, row, at, n, next);  \
+        break;
+
+V void conv_rows(const int vectors, const conv_source source, const conv_block *block, conv_weights weights,
+                 int64_t row, int64_t rows, int64_t at, int64_t n, const conv_next *next) {
+    switch (rows) {
+        CONV_CASE(1)
+        CONV_CASE(2)
+        CONV_CASE(3)
+        CONV_CASE(4)
+        CONV_CASE(5)
+        CONV_CASE(6)
+        CONV_CASE(7)
+        CONV_CASE(8)
+        CONV_CASE(9)
+        CONV_CASE(10)
+        CONV_CASE(11)
+        CONV_CASE(12)
+        CONV_CASE(13)
+        CONV_CASE(14)
+    }
+}
+
+typedef void conv_function(const conv_block *block, conv_weights weights, int64_t row, int64_t rows, int64_t at,
+                           int64_t n, const conv_next *next);
+
+/* The tiles of one source, by the number of vectors of a panel. */
+typedef conv_function *const conv_tiles[WIDEST / VL];
+
+#define CONV_FUNCTION(source, vectors)                                                                                 \
+    FN void conv_##source##_##vectors(const conv_block *block, conv_weights weights, int64_t row, int64_t rows,        \
+                                      int64_t at, int64_t n, const conv_next *next) {                                  \
+        conv_rows(vectors, source, block, weights, row, rows, at, n, next);                                            \
+    }
+#define CONV_TILES(name, source)                                                                                       \
+    CONV_FUNCTION(source, 1)                                                                                           \
+    CONV_FUNCTION(source, 2)                                                                                           \
+    CONV_FUNCTION(source, 3)                                                                                           \
+    conv_tiles name = {conv_##source##_1, conv_##source##_2, conv_##source##_3};
+
+/* bodies.h defines them with CONV_TILES. */
+extern conv_tiles EXPORT(laid_out), EXPORT(in_place), EXPORT(scaled);
+
+#endif
