@@ -6,6 +6,7 @@ STREAMRT_SANITIZE=address,undefined (or thread) compiles it under those sanitize
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -24,28 +25,46 @@ if sanitizers:
     link += [f"-fsanitize={sanitizers}"]
 
 
+#: Parts in which src/kernels/simd/bodies.h is compiled for an instruction set, so that no unit takes most of the time.
+PARTS = 4
+
+
 class BuildExt(build_ext):
     """Compiles the C files side by side, as many at once as there are processors."""
 
     def build_extension(self, extension: Extension) -> None:
         """Compile and link ``extension``."""
-        one_after_the_other = self.compiler.compile
+        compile_some = self.compiler.compile
 
-        def side_by_side(sources: list[str], **options: object) -> list[str]:
+        def side_by_side(
+            sources: list[str], output_dir: str, macros: list[tuple[str, str]], **options: Any
+        ) -> list[str]:
+            def compile_unit(unit: tuple[str, int | None]) -> list[str]:
+                source, part = unit
+                if part is None:
+                    return compile_some([source], output_dir=output_dir, macros=macros, **options)
+                folder, macro = f"{output_dir}/part{part}", ("PART", str(part))
+                return compile_some([source], output_dir=folder, macros=[*macros, macro], **options)
+
+            units = [(source, part) for source in sources for part in parts_of(source)]
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-                objects = threads.map(lambda source: one_after_the_other([source], **options), sources)
-                return [name for names in objects for name in names]
+                return [name for names in threads.map(compile_unit, units) for name in names]
 
         self.compiler.compile = side_by_side
         try:
             super().build_extension(extension)
         finally:
-            self.compiler.compile = one_after_the_other
+            self.compiler.compile = compile_some
+
+
+def parts_of(source: str) -> list[int] | list[None]:
+    """The values of PART with which a source is compiled; None: without."""
+    return list(range(PARTS)) if Path(source).parent.name == "simd" else [None]
 
 
 here = Path(__file__).parent
 paths = [path.relative_to(here) for path in (here / "src").rglob("*.c") if path.stem != "_core"]
-# The kernels of an instruction set take the longest: they come first. Beside them the others are soon compiled.
+# The kernels of an instruction set take the longest: they come first, so that the others are compiled beside them.
 paths.sort(key=lambda path: (path.parent.name != "simd", str(path)))
 core = Extension(
     "streamrt._core",
