@@ -47,6 +47,8 @@ cdef extern from "kernels/kernels.h" nogil:
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
                    int64_t size)
+    int srt_dense_most(int64_t weights)
+    bint srt_gemm_pays()
     ctypedef struct srt_product_of_samples:
         const float *x
         const float *w

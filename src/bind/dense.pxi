@@ -43,6 +43,16 @@ def dense(w, x, y, bias, int act, float alpha, float beta):
         release(&arrays)
 
 
+def dense_most(weights):
+    """Samples up to which `dense` takes less time than `Gemm`, with so many weights, by the instruction set in use."""
+    return srt_dense_most(min(weights, 2**62))
+
+
+def gemm_pays():
+    """Whether `Gemm` takes less time than NumPy's product, by the instruction set in use."""
+    return srt_gemm_pays()
+
+
 @cython.final
 cdef class Gemm(Kernel):
     """``y = act(x @ w.T + bias)`` for any number of samples: checked once, then run often.

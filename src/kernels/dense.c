@@ -1,6 +1,14 @@
 /* dense.c - shared out by rows of the weights: see kernels.h. */
 #include "simd/table.h"
 
+/* Weights that lie in no cache: 32 MiB of them. */
+enum { LARGE = 1 << 23 };
+
+int srt_dense_most(int64_t weights) {
+    const srt_table *table = srt_table_active();
+    return weights >= LARGE ? table->dense_most_large : table->dense_most;
+}
+
 void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
                int64_t stride, const srt_activation *act) {
     dense_job job = {.w = w,

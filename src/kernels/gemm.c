@@ -1,8 +1,12 @@
 /* gemm.c - a product with samples as a convolution: a sample is a position, a feature a channel; see kernels.h. */
-#include "kernels.h"
+#include "simd/table.h"
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
+}
+
+bool srt_gemm_pays(void) {
+    return srt_table_active()->gemm_pays;
 }
 
 void srt_gemm(const srt_product_of_samples *g) {

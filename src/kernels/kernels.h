@@ -84,6 +84,9 @@ enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
                int64_t stride, const srt_activation *act);
 
+/* Samples up to which srt_dense takes less time than srt_gemm, with so many weights. */
+int srt_dense_most(int64_t weights);
+
 /* The same for more samples, as they come: x (batch, inner), y (batch, rows) with a row stride, w (rows, inner), bias
  * (rows,) or NULL, the batch below SRT_WINDOW_MAX. block: memory for `room` products, at least one a sample.
  * scratch (seats, seat) as for srt_conv. */
@@ -98,6 +101,9 @@ typedef struct {
     const srt_activation *act;
 } srt_product_of_samples;
 void srt_gemm(const srt_product_of_samples *g);
+
+/* Whether srt_gemm takes less time than a BLAS library. */
+bool srt_gemm_pays(void);
 
 /* y = act(x * scale + shift). x, y (n, channels, size); scale, shift (channels,). x may be y. */
 void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n, int64_t channels,

@@ -22,10 +22,6 @@ from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Bias, Layout, Load
 from streamrt.ops.shapes import broadcast
 
-#: The largest batch that is left to the kernel for few samples: more of them with AVX-512, if the weights do not lie in
-#: caches.
-_FEW, _FEW_AVX512 = 8, 16
-_LARGEST = 2**23  # floats
 #: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
 #: up to 1024 columns, and as many rows (at least 64, below which it slows down) as fit.
 _BLOCK = 2**18
@@ -48,11 +44,11 @@ class Dense:
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
         self._packed = self._block = self._panels = None
-        if batch <= _few(inner * rows):
+        if batch <= _core.dense_most(inner * rows):
             self._packed = layout.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
         else:
             self._block = layout.add(self._height * self._columns)
-            if _core.isa() != "scalar":
+            if _core.gemm_pays():
                 self._panels = columns(layout, threads_for(batch * rows * inner), inner, self._columns)
 
     @property
@@ -126,11 +122,6 @@ class Dense:
                     _core.transpose_bias_act(product, y[left:right, begin:end], part_offset, *epilogue)
 
         return run
-
-
-def _few(weights: int) -> int:
-    """The largest batch for which the kernel for few samples multiplies so many weights faster."""
-    return _FEW_AVX512 if weights >= _LARGEST and _core.isa() == "avx512" else _FEW
 
 
 def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:

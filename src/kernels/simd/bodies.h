@@ -41,6 +41,9 @@ CONV_TILES(EXPORT(scaled), SCALED)
 const srt_table EXPORT(table) = {
     .name = NAME_OF(SET),
     .available = available,
+    .dense_most = DENSE_MOST,
+    .dense_most_large = DENSE_MOST_LARGE,
+    .gemm_pays = GEMM_PAYS,
     .unary = unary,
     .bias = bias,
     .transpose = transpose,

@@ -117,6 +117,8 @@ uint32_t srt_crc32c_after_strip(uint32_t crc);
 typedef struct {
     const char *name;
     bool (*available)(void); /* whether this processor and operating system run it */
+    int dense_most, dense_most_large; /* samples */
+    bool gemm_pays;
     srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,
         *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */

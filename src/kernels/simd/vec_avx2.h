@@ -122,6 +122,8 @@ enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
 /* The processor fetches 3 rows ahead by itself: asking as well took 10 % longer with one sample (Zen 3). */
 enum { DENSE_AHEAD = 0 };
 
+enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 8, GEMM_PAYS = 1 };
+
 /* Two strips of a 7 x 7 window have 14 sums, which do not fit 16 registers beside the inputs. */
 enum { ROLL_STRIPS = 1 };
 

@@ -130,6 +130,8 @@ enum { DENSE_ROWS = 6, DENSE_BLOCK = 64 };
 /* 1 KiB of each row. */
 enum { DENSE_AHEAD = 256 };
 
+enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 16, GEMM_PAYS = 1 };
+
 /* The sums of one strip depend on each other, and would not keep the processor busy. */
 enum { ROLL_STRIPS = 2 };
 

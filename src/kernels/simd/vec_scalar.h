@@ -124,6 +124,11 @@ enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
 /* The processor fetches 3 rows ahead by itself. */
 enum { DENSE_AHEAD = 0 };
 
+enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 8 };
+
+/* A BLAS library uses the processor's vector instructions. */
+enum { GEMM_PAYS = 0 };
+
 enum { ROLL_STRIPS = 1 };
 
 #define HAS_CRC32C 0
