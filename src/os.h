@@ -7,6 +7,7 @@
 
 #include "streamrt.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -55,6 +56,17 @@ typedef struct {
     uint64_t bytes_read;   /* from devices */
     uint64_t major_faults; /* those that had to read */
 } os_usage;
+
+int os_processors(void); /* that the calling thread may run on, at least 1 */
+
+/* Starts a thread with all signals blocked but those that its own instructions cause: signals from outside are for the
+ * threads of the program that loaded us. 0, or an error number. */
+int os_start_thread(pthread_t *out, void *(*run)(void *), void *argument);
+
+/* From now on `answer` is called, in a signal handler, with each address whose memory the kernel could not provide
+ * (SIGBUS). False from it, and every other SIGBUS, go to the handler that was there before; with none, the process dies
+ * of it. To be called once. */
+bool os_catch_bus_errors(bool (*answer)(void *address));
 
 void os_thread_usage(os_usage *out); /* of the calling thread, since it began */
 void os_name_thread(const char *name);

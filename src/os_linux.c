@@ -8,8 +8,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -103,11 +105,19 @@ bool os_map_zeros(void *page, size_t size) {
     return mmap(page, size, PROT_READ, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
 }
 
-/* Whether a fault on a mapping with MADV_HUGEPAGE reads a whole 2 MiB folio: Linux 5.18 and later. */
+/* Whether a huge page is a block. A huge page is a page table's worth of pages, and a table has an entry of 8 bytes for
+ * each: 2 MiB with pages of 4 KiB, 32 MiB with 16 KiB, 512 MiB with 64 KiB. */
+static bool huge_pages_are_blocks(void) {
+    const uint64_t page = os_page_size();
+    return page / 8 * page == SRT_BLOCK;
+}
+
+/* Whether a fault on a mapping with MADV_HUGEPAGE reads a whole block, and no more: Linux 5.18 and later. */
 static bool faults_read_blocks(void) {
     struct utsname name;
     int major, minor;
-    if (uname(&name) != 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2) return false;
+    if (!huge_pages_are_blocks() || uname(&name) != 0 || sscanf(name.release, "%d.%d", &major, &minor) != 2)
+        return false;
     return major > 5 || (major == 5 && minor >= 18);
 }
 
@@ -165,7 +175,7 @@ void os_drop(uint8_t *start, size_t size, bool huge) {
 }
 
 void os_advise_memory(uint8_t *base, size_t size, bool huge) {
-    madvise(base, size, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    madvise(base, size, huge && huge_pages_are_blocks() ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
 bool os_is_remote(int fd) {
@@ -206,8 +216,9 @@ int64_t os_read(int fd, uint8_t *to, size_t length, uint64_t offset) {
 }
 
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
-    unsigned char pages[4096];
-    size_t page = os_page_size(), step = sizeof pages * page;
+    enum { AT_ONCE = 4096 }; /* pages, each a byte of the answer: 4 KiB of stack */
+    unsigned char pages[AT_ONCE];
+    const size_t page = os_page_size(), step = AT_ONCE * page;
     *bytes = 0;
     for (size_t at = 0; at < size; at += step) {
         size_t part = size - at < step ? size - at : step;
@@ -257,6 +268,60 @@ void os_thread_usage(os_usage *out) {
     }
     out->bytes_read = (uint64_t)usage.ru_inblock * 512;
     out->major_faults = (uint64_t)usage.ru_majflt;
+}
+
+int os_processors(void) {
+    cpu_set_t set;
+    /* fails where the kernel's own mask is larger than 1024 processors */
+    const long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+    return count < 1 ? 1 : count > INT_MAX ? INT_MAX : (int)count;
+}
+
+/* Signals that an instruction causes stay open: a blocked SIGBUS would kill the process before the guard could act. */
+int os_start_thread(pthread_t *out, void *(*run)(void *), void *argument) {
+    static const int synchronous[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++) sigdelset(&blocked, synchronous[i]);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    const int error = pthread_create(out, NULL, run, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+/* Of os_catch_bus_errors; written before our handler can run, constant afterwards. */
+static bool (*answer_bus_error)(void *address);
+static struct sigaction earlier;
+
+/* The signal is not ours: do what would have happened without us. */
+static void chain(int signal, siginfo_t *info, void *context) {
+    if (earlier.sa_flags & SA_SIGINFO) {
+        earlier.sa_sigaction(signal, info, context);
+    } else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN) {
+        earlier.sa_handler(signal);
+    } else {
+        /* Returning repeats the faulting instruction, which now kills; a signal that was sent has to be sent again. The
+         * kernel kills for a fault even where the signal is ignored, so there is no ignoring here either. */
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+        sigemptyset(&standard.sa_mask);
+        sigaction(signal, &standard, NULL);
+        if (info->si_code <= 0) raise(signal);
+    }
+}
+
+static void on_bus_error(int signal, siginfo_t *info, void *context) {
+    int error = errno;
+    /* A positive code means that the kernel raised it for a memory access, and only then the address means anything. */
+    if (info->si_code <= 0 || !answer_bus_error(info->si_addr)) chain(signal, info, context);
+    errno = error;
+}
+
+bool os_catch_bus_errors(bool (*answer)(void *address)) {
+    answer_bus_error = answer;
+    struct sigaction ours = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigemptyset(&ours.sa_mask);
+    /* Asked for first: once ours is installed, a fault in another thread may need it at once. */
+    return sigaction(SIGBUS, NULL, &earlier) == 0 && sigaction(SIGBUS, &ours, NULL) == 0;
 }
 
 void os_name_thread(const char *name) {

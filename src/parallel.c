@@ -1,17 +1,12 @@
 /* parallel.c - the worker threads that all kernels share: see parallel.h. */
-#define _GNU_SOURCE
 #include "parallel.h"
 
 #include "os.h"
 
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <time.h>
-#include <unistd.h>
 
 /* Waking a sleeping thread and waiting for it costs about 10 us. 32 Ki elements of 4 bytes, read and written
  * once, are 256 KiB: about 25 us at the 10 GB/s that one core moves. Below that, help comes too late. */
@@ -95,15 +90,9 @@ static void rest(void) {
 #endif
 }
 
-static int64_t nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Looks out for `*count` to go beyond `old`, for a while and without sleeping; whether it does. */
 static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
-    for (int64_t end = nanoseconds() + PATIENCE; nanoseconds() < end;)
+    for (int64_t end = os_now() + PATIENCE; os_now() < end;)
         for (int i = 0; i < 16; i++) {
             if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
             rest();
@@ -173,26 +162,16 @@ static void prepare(void) {
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
-/* Bring the workers to `count`, or to as many as the system grants. Under owner.
- * Workers take no asynchronous signals: those belong to Python's threads. Signals that an instruction causes
- * must stay open, because a blocked SIGBUS would kill the process before the mapping's guard could act. */
+/* Bring the workers to `count`, or to as many as the system grants. Under owner. */
 static void start(int count) {
     if (started >= count) return;
     pthread_once(&once, prepare);
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    static const int synchronous[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
-    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++) sigdelset(&blocked, synchronous[i]);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    while (started < count && pthread_create(&workers[started], NULL, worker, &workers[started]) == 0) started++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    while (started < count && os_start_thread(&workers[started], worker, &workers[started]) == 0) started++;
 }
 
 static int detect(void) {
-    cpu_set_t set;
-    /* fails where the kernel's own mask is larger than 1024 processors */
-    long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
-    return count < 1 ? 1 : count > SRT_MAX_THREADS ? SRT_MAX_THREADS : (int)count;
+    const int count = os_processors();
+    return count < SRT_MAX_THREADS ? count : SRT_MAX_THREADS;
 }
 
 int srt_threads(void) {

@@ -129,21 +129,21 @@ srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t 
  * uses it. A hint. Tries for a few milliseconds what the cache keeps, unless it kept what was released before, too. */
 void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length);
 
-/* 2 MiB: the largest folio (a page table's worth of pages) that the kernel caches a file in, hence what a release has
- * to cover whole, and what one fault reads when blocks were advised. */
+/* Bytes of a block, 2 MiB: with pages of 4 KiB the largest folio (a page table's worth of pages) that the kernel caches
+ * a file in. So a release has to cover whole blocks, and one fault reads a block where blocks were advised. */
 #define SRT_BLOCK ((uint64_t)2 << 20)
 
-/* The smallest unit of accounting: the page of every machine that we build for. */
-#define SRT_PAGE ((uint64_t)4096)
+/* Bytes of a page of this machine: 4, 16 or 64 KiB. A block is a multiple of each. */
+uint64_t srt_page_size(void);
 
 /* ---------------------------------------------------------------- prefetch.c: the prefetch thread
  *
  * A schedule is a list of items, ranges of the file, that a pass uses from the first to the last and every
  * following pass again. The thread brings them in ahead of use and releases them after it.
  *
- * Accounting is by granule: the file is cut into pieces of SRT_PAGE or SRT_BLOCK bytes, the last one ends with the
- * file. A granule is held while an item that covers it is being read, ready or in use, and, if a pinned item covers it,
- * from its first reading until the schedule changes. Items may overlap. What is not held has been released; window
+ * Accounting is by granule: the file is cut into pieces of srt_page_size() or SRT_BLOCK bytes, the last one ends with
+ * the file. A granule is held while an item that covers it is being read, ready or in use, and, if a pinned item covers
+ * it, from its first reading until the schedule changes. Items may overlap. What is not held has been released; window
  * bounds the bytes of held granules that no pinned item covers, except that one item is always let in, however large.
  *
  * One thread at a time may call these functions, except srt_prefetcher_stop: any thread, any time. All of them return
@@ -166,8 +166,8 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out);
 
 /* Sets the schedule and begins to read its head; the first call starts the thread. Items are copied. What is held and
  * pinned in the new schedule too stays, provided that the granule is the same; the rest is released before it returns.
- * SRT_MISUSE: in the middle of a pass; a range outside the file; granule neither SRT_PAGE nor SRT_BLOCK, or no multiple
- * of the page size; a window of 0 though something streams. SRT_NO_MEMORY, SRT_SYSTEM. On failure the old schedule
+ * SRT_MISUSE: in the middle of a pass; a range outside the file; granule neither srt_page_size() nor SRT_BLOCK; a
+ * window of 0 though something streams. SRT_NO_MEMORY, SRT_SYSTEM. On failure the old schedule
  * stays. */
 srt_status srt_prefetcher_schedule(srt_prefetcher *prefetcher, const srt_item *items, size_t count, uint64_t window,
                                    uint64_t granule);

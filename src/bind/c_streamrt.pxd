@@ -2,6 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
+cdef extern from "os.h" nogil:
+    int64_t os_now()
+
 cdef extern from "streamrt.h" nogil:
     ctypedef enum srt_status:
         SRT_OK
@@ -33,6 +36,8 @@ cdef extern from "streamrt.h" nogil:
         SRT_IO_MMAP
         SRT_IO_PREAD
 
+    const uint64_t SRT_BLOCK
+    uint64_t srt_page_size()
     void srt_set_populate_mode(srt_populate_mode mode)
     srt_status srt_mapping_open(const char *path, srt_io io, srt_mapping **out)
     const char *srt_mapping_io(const srt_mapping *mapping)

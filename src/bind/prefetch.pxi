@@ -124,7 +124,8 @@ cdef class Prefetcher:
             items: sequence of (offset, length, pinned): ranges in bytes, in the order of use; they may overlap.
             window: bytes of the granules of streamed items that may be in memory at once. A single item larger than
                 that is let in alone.
-            granule: the unit in which the file is read, released and accounted: 4096 or 2097152 bytes.
+            granule: the unit in which the file is read, released and counted, in bytes: the page size of this
+                machine (``mmap.PAGESIZE``), or 2 MiB.
 
         Raises:
             ValueError: a range that is empty or not within the file, another granule, a window that is not
@@ -142,11 +143,11 @@ cdef class Prefetcher:
                 )
             streams = streams or not pinned
             copy.append((int(offset), int(length), bool(pinned)))
-        if granule != 4096 and granule != 2 << 20:
-            raise ValueError(f"the granule must be 4096 or 2097152 bytes, not {granule}")
+        if granule != srt_page_size() and granule != SRT_BLOCK:
+            raise ValueError(f"a granule of {granule} bytes, expected {srt_page_size()} or {SRT_BLOCK}")
         if window < 0 or (streams and window == 0):
             raise ValueError(f"the window must be positive when items stream, not {window}")
-        cdef uint64_t c_window = min(window, self.mapping.size + (2 << 20))  # more than that makes no difference
+        cdef uint64_t c_window = min(window, self.mapping.size + SRT_BLOCK)  # more than that makes no difference
         cdef uint64_t c_granule = granule
         cdef size_t count = len(copy)
         cdef srt_item *c_items = <srt_item *>PyMem_Malloc((count + 1) * sizeof(srt_item))

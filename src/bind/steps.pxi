@@ -5,7 +5,6 @@ as slowly as otherwise.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 
 @cython.final
@@ -25,12 +24,6 @@ cdef class Step:
     def __cinit__(self, Py_ssize_t node, tuple waits not None, run, int64_t first, int64_t last, tuple dones not None):
         self.node, self.waits, self.run, self.first, self.last, self.dones = node, waits, run, first, last, dones
         self.kernel = run if isinstance(run, Kernel) else None
-
-
-cdef inline int64_t monotonic() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None):
@@ -55,12 +48,12 @@ def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None)
             if arrived is not None:
                 arrived(index)
         PyErr_CheckSignals()
-        time[2 * i] = monotonic()
+        time[2 * i] = os_now()
         if step.kernel is not None:
             step.kernel.run(step.first, step.last)
         else:
             step.run(step.first, step.last)
-        time[2 * i + 1] = monotonic()
+        time[2 * i + 1] = os_now()
         for index in step.dones:
             prefetcher.done(index)
     prefetcher.finish()

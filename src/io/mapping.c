@@ -4,6 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+uint64_t srt_page_size(void) {
+    return os_page_size();
+}
+
 static const srt_io_table *choose(int fd, srt_io io) {
     if (io == SRT_IO_AUTO) io = os_is_remote(fd) ? SRT_IO_PREAD : SRT_IO_MMAP;
     return io == SRT_IO_PREAD ? &srt_io_pread : &srt_io_mmap;

@@ -3,10 +3,6 @@
 
 #include <errno.h>
 
-/* Major faults in populating one block that show that it was not read in one go: one fault then, 512 if page by page.
- */
-#define TOO_MANY_FAULTS 64
-
 static srt_populate_mode populate_mode;
 
 void srt_set_populate_mode(srt_populate_mode mode) {
@@ -47,6 +43,12 @@ static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) 
     return srt_mapping_intact(mapping);
 }
 
+/* Major faults in populating a block that show that the file system does not cache in large folios: 1/8 of those of
+ * reading page by page. A block that is read in one go takes 1 fault. */
+static uint64_t too_many_faults(const srt_mapping *mapping) {
+    return SRT_BLOCK / mapping->page_size / 8;
+}
+
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
     if (!blocks) /* starts reads of many pages at once, where faults would read them one by one */
@@ -57,8 +59,7 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     if (!os_populate(mapping->base + offset, length))
         return errno == EFAULT ? srt_mapping_missing(mapping) : SRT_SYSTEM;
     os_thread_usage(&after);
-    /* The file system does not cache in large folios, after all. */
-    if (blocks && after.major_faults - before.major_faults > TOO_MANY_FAULTS) advise(mapping, false);
+    if (blocks && after.major_faults - before.major_faults > too_many_faults(mapping)) advise(mapping, false);
     return SRT_OK;
 }
 

@@ -15,7 +15,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -255,15 +254,8 @@ static void *run(void *argument) {
     return NULL;
 }
 
-/* Signals are for the threads of whoever loaded us; those that report a fault of this very thread cannot be blocked. */
 static int start(srt_prefetcher *p) {
-    sigset_t blocked, before;
-    sigfillset(&blocked);
-    static const int faults[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL};
-    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) sigdelset(&blocked, faults[i]);
-    pthread_sigmask(SIG_SETMASK, &blocked, &before);
-    int error = pthread_create(&p->thread, NULL, run, p);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = os_start_thread(&p->thread, run, p);
     p->started = error == 0;
     return error;
 }

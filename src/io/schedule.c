@@ -1,14 +1,12 @@
 /* schedule.c - making and changing the tables of a schedule. */
 #include "schedule.h"
-#include "os.h"
 
 #include <stdlib.h>
 
 #define MAX_ITEMS ((size_t)USERS)
 
 bool schedule_valid(const srt_item *items, size_t count, uint64_t window, uint64_t granule, uint64_t file_size) {
-    if ((granule != SRT_PAGE && granule != SRT_BLOCK) || granule % os_page_size() != 0 || count > MAX_ITEMS)
-        return false;
+    if ((granule != srt_page_size() && granule != SRT_BLOCK) || count > MAX_ITEMS) return false;
     for (size_t i = 0; i < count; i++) {
         if (items[i].length == 0 || items[i].offset > file_size || items[i].length > file_size - items[i].offset)
             return false;

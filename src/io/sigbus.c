@@ -6,13 +6,10 @@
  * is in use. Entries are never freed, only used again, so the handler can always follow the chain; there are as many as
  * there were mappings open at the same time.
  */
-#define _GNU_SOURCE
 #include "os.h"
 #include "streamrt.h"
 
-#include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -25,9 +22,8 @@ struct srt_guard {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by whoever changes the table */
 static _Atomic(srt_guard *) guards;
-static bool installed;           /* under the lock */
-static struct sigaction earlier; /* written before our handler can run, constant afterwards */
-static size_t page_size;         /* the same */
+static bool installed;   /* under the lock */
+static size_t page_size; /* written before the handler can run, constant afterwards */
 
 static srt_guard *find(uintptr_t address) {
     for (srt_guard *guard = atomic_load_explicit(&guards, memory_order_acquire); guard; guard = guard->next) {
@@ -40,43 +36,19 @@ static srt_guard *find(uintptr_t address) {
     return NULL;
 }
 
-/* The signal is not ours: do what would have happened without us. */
-static void chain(int signal, siginfo_t *info, void *context) {
-    if (earlier.sa_flags & SA_SIGINFO) {
-        earlier.sa_sigaction(signal, info, context);
-    } else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN) {
-        earlier.sa_handler(signal);
-    } else {
-        /* Returning repeats the faulting instruction, which now kills; a signal that was sent has to be sent again. The
-         * kernel kills for a fault even where the signal is ignored, so there is no ignoring here either. */
-        struct sigaction standard = {.sa_handler = SIG_DFL};
-        sigemptyset(&standard.sa_mask);
-        sigaction(signal, &standard, NULL);
-        if (info->si_code <= 0) raise(signal);
-    }
-}
-
-static void on_sigbus(int signal, siginfo_t *info, void *context) {
-    int error = errno;
-    uintptr_t address = (uintptr_t)info->si_addr;
-    /* A positive code means that the kernel raised it for a memory access, and only then the address means anything. */
-    srt_guard *guard = info->si_code > 0 ? find(address) : NULL;
-    if (guard && os_map_zeros((void *)(address - address % page_size), page_size))
-        atomic_store_explicit(&guard->poisoned, true, memory_order_release);
-    else
-        chain(signal, info, context);
-    errno = error;
+/* Whether the address is guarded; its page is zeros then. In the signal handler. */
+static bool answer(void *address) {
+    srt_guard *guard = find((uintptr_t)address);
+    if (!guard || !os_map_zeros((char *)address - (uintptr_t)address % page_size, page_size)) return false;
+    atomic_store_explicit(&guard->poisoned, true, memory_order_release);
+    return true;
 }
 
 static bool install(void) {
     if (installed) return true;
     page_size = os_page_size();
-    struct sigaction ours = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    sigemptyset(&ours.sa_mask);
-    /* Asked for first: once ours is installed, a fault in another thread may need it at once. */
-    if (sigaction(SIGBUS, NULL, &earlier) != 0 || sigaction(SIGBUS, &ours, NULL) != 0) return false;
-    installed = true;
-    return true;
+    installed = os_catch_bus_errors(answer);
+    return installed;
 }
 
 static void set(srt_guard *guard, uintptr_t base, uintptr_t end) {
