@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 
-PAGE = 4096
+#: The two granules, in bytes: a page of this machine, and a block as the core reads it in one go.
+PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
 
 
