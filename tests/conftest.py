@@ -91,6 +91,13 @@ def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict
     return lambda wish: preload | {"FAILING_IO": wish}
 
 
+@pytest.fixture(scope="session")
+def page_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
+    """Environment of a process to which pages seem to have so many bytes: 16384 or 65536."""
+    preload = _build_shim("page_size", tmp_path_factory.mktemp("shims"))
+    return lambda size: preload | {"PAGE_SIZE": str(size)}
+
+
 def _build_shim(name: str, folder: Path) -> dict[str, str]:
     """The environment that preloads a library of tests/shims, beside what is preloaded already."""
     compiler = shutil.which("cc")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamrt._core import Mapping, Prefetcher
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE
 BLOCK = 2 << 20
 
 #: Makes a file of so many bytes of ``content``: cold unless ``cold=False``, called ``name``.

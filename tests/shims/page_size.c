@@ -1,0 +1,54 @@
+/* page_size.c - preloaded into a test's process, pretends that pages have PAGE_SIZE bytes: 16384 or 65536, as aarch64
+ * may have them. sysconf says so, mappings begin at a multiple of it, and mincore answers for each such page.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Bytes of a page of the kernel. */
+enum { REAL = 4096 };
+
+static size_t page_size(void) {
+    return (size_t)atol(getenv("PAGE_SIZE"));
+}
+
+long sysconf(int name) {
+    long (*real)(int) = (long (*)(int))dlsym(RTLD_NEXT, "sysconf");
+    return name == _SC_PAGESIZE ? (long)page_size() : real(name);
+}
+
+void *mmap(void *start, size_t length, int protection, int flags, int fd, off_t offset) {
+    void *(*real)(void *, size_t, int, int, int, off_t) =
+        (void *(*)(void *, size_t, int, int, int, off_t))dlsym(RTLD_NEXT, "mmap");
+    if (flags & MAP_FIXED) return real(start, length, protection, flags, fd, offset);
+    const size_t page = page_size(), whole = (length + page - 1) / page * page + page;
+    uint8_t *room = real(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return MAP_FAILED;
+    uint8_t *aligned = room + (page - (uintptr_t)room % page) % page;
+    void *mapped = real(aligned, length, protection, flags | MAP_FIXED, fd, offset);
+    if (mapped == MAP_FAILED) {
+        munmap(room, whole);
+        return MAP_FAILED;
+    }
+    uint8_t *end = aligned + (length + REAL - 1) / REAL * REAL;
+    if (aligned > room) munmap(room, (size_t)(aligned - room));
+    if (room + whole > end) munmap(end, (size_t)(room + whole - end));
+    return mapped;
+}
+
+int mincore(void *start, size_t length, unsigned char *answer) {
+    int (*real)(void *, size_t, unsigned char *) =
+        (int (*)(void *, size_t, unsigned char *))dlsym(RTLD_NEXT, "mincore");
+    const size_t page = page_size(), pages = (length + page - 1) / page;
+    for (size_t i = 0; i < pages; i++) {
+        unsigned char parts[65536 / REAL] = {0};
+        const size_t left = length - i * page, part = left < page ? left : page;
+        if (real((char *)start + i * page, part, parts) != 0) return -1;
+        answer[i] = memchr(parts, 1, sizeof parts) != NULL;
+    }
+    return 0;
+}
