@@ -112,7 +112,7 @@ def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> Non
         raise FormatError(f"tensors {_list(sorted(missing.names))} of {missing.reader} are missing")
 
 
-def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
+def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
     """Lay out float32 tensors, given by segment as names and shapes, in a data section that begins at ``data_offset``.
 
     Returns all entries, padding included.
@@ -127,14 +127,14 @@ def place(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset
             end = begin
 
     for segment in segments:
-        placed: list[Entry] = []
+        aligned: list[Entry] = []
         extent = 0
         for name, shape in segment:
             begin = round_up(extent, TENSOR_ALIGN)
             extent = begin + byte_size("F32", shape)
-            placed.append(Entry(name, "F32", shape, begin, extent))
+            aligned.append(Entry(name, "F32", shape, begin, extent))
         start = round_up(data_offset + end, segment_align(extent)) - data_offset
-        for entry in placed:
+        for entry in aligned:
             pad_to(start + entry.begin)
             end = start + entry.end
             entries.append(entry._replace(begin=start + entry.begin, end=end))
@@ -161,7 +161,7 @@ def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
         raise FormatError(f"the tensors cover {end} bytes of the data section, which has {data_size}")
 
 
-def check_placed(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
+def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
     """Raise `FormatError` unless ``entries``, which cover the data section, keep the other promises of the layout.
 
     Returns the bytes of the largest segment.
@@ -207,7 +207,7 @@ def round_up(value: int, step: int) -> int:
 
 
 def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> int:
-    """See `check_placed`; returns the segment's bytes."""
+    """See `check_layout`; returns the segment's bytes."""
     for before, after in pairwise(segment):
         if after.begin - before.end >= TENSOR_ALIGN:
             raise FormatError(

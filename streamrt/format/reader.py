@@ -129,7 +129,7 @@ def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     extra = _header.take_extra(metadata)
     params = {entry.name: entry for entry in entries if not entry.is_padding}
     graph.check(params)
-    largest = _layout.check_placed(entries, _layout.group(graph, params), len(head), data_size)
+    largest = _layout.check_layout(entries, _layout.group(graph, params), len(head), data_size)
     tensors = {
         name: Tensor(name, entry.dtype, entry.shape, len(head) + entry.begin, entry.end - entry.begin)
         for name, entry in params.items()

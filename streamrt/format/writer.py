@@ -95,7 +95,7 @@ def write(
     length, data_offset = _layout.PAGE, 0
     while length > data_offset:
         data_offset = length
-        entries = _layout.place(named, data_offset)
+        entries = _layout.lay_out(named, data_offset)
         data_size = entries[-1].end if entries else 0
         blocks = -(-data_size // BLOCK_SIZE)
         if 8 * blocks > _header.MAX_HEADER:

@@ -5,7 +5,7 @@ way, and `registry` finds it by name. `scratch`, `shapes`, `window` and `columns
 holds one family.
 """
 
-from streamrt.ops import activation, arithmetic, conv, gemm, layout, logic, norm, pool, reduce, resize  # noqa: F401 (registers them)
+from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape, size_problem
 from streamrt.ops.call import Call
 from streamrt.ops.registry import lower, supported

@@ -11,7 +11,7 @@ from streamrt.ops.base import Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import ACTIVATIONS, activation_of
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Layout
+from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 
@@ -43,8 +43,8 @@ def prelu(call: Call) -> Lowered:
     if broadcast(call, shape, slope_shape) != shape:
         raise call.fail(f"a slope of shape {slope_shape} does not broadcast to {shape}")
     folded = _fold(shape, slope_shape)
-    layout = Layout()
-    general = layout.add(*shape) if folded is None else None
+    scratch = Scratch()
+    general = scratch.add(*shape) if folded is None else None
 
     def bind(buffers: Buffers) -> Run:
         x, slope, y = buffers.input(0), buffers.input(1), buffers.outputs[0]
@@ -65,7 +65,7 @@ def prelu(call: Call) -> Lowered:
     return Lowered(
         outputs=(shape,),
         bind=bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         inplace=() if call.is_param[0] else (0,),
         batchwise=is_batchwise(call, shape),
         flops=math.prod(shape),

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamrt.ops.base import Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.layout import same_memory
+from streamrt.ops.movement import same_memory
 from streamrt.ops.registry import operator
 from streamrt.ops.shapes import broadcast, is_batchwise
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import streamrt._core as _core
-from streamrt.ops.scratch import Layout, Part
+from streamrt.ops.scratch import Part, Scratch
 
 #: Floats of columns that a thread is given: 256 KiB, half of the smallest second-level cache there is. With many
 #: threads less, so that all have 2 MiB, but no less than the kernel needs.
@@ -17,8 +17,8 @@ def threads_for(terms: int) -> int:
     return max(1, min(_core.threads(), terms // _SHARE))
 
 
-def columns(layout: Layout, threads: int, inner: int, positions: int) -> Part:
+def columns(scratch: Scratch, threads: int, inner: int, positions: int) -> Part:
     """Memory for ``positions`` columns of length ``inner``, which the threads work through in blocks."""
     depth = min(inner, _core.CONV_DEPTH)
     most = depth * -(-positions // _core.CONV_COLUMNS) * _core.CONV_COLUMNS
-    return layout.add(threads, max(min(_SEAT, _SEATS // threads, most), depth * _core.CONV_COLUMNS))
+    return scratch.add(threads, max(min(_SEAT, _SEATS // threads, most), depth * _core.CONV_COLUMNS))

@@ -24,7 +24,7 @@ from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.gemm import Dense
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Bias, Layout, Part
+from streamrt.ops.scratch import Bias, Part, Scratch
 from streamrt.ops.window import Geometry
 
 
@@ -48,36 +48,36 @@ def conv(call: Call) -> Lowered:
     if call.ints("kernel_shape", w[2:]) != w[2:]:
         raise call.fail(f"attribute 'kernel_shape' differs from the weights' shape {w}")
     geometry = Geometry.read(call, x[2:], w[2:])
-    has_bias, epilogue, layout = call.bias(2, w[0]), epilogue_of(call), Layout()
+    has_bias, epilogue, scratch = call.bias(2, w[0]), epilogue_of(call), Scratch()
     output = (x[0], w[0], *geometry.spatial)
     call.check("output 0", output)
     residual = call.optional(3) is not None
     if residual and call.computed(3) != output:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
-    scaling = _Scaling.read(call, geometry, layout, x)
+    scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
-            batch=x[0], inner=w[1] * geometry.taps, rows=w[0], has_bias=has_bias, epilogue=epilogue, layout=layout
+            batch=x[0], inner=w[1] * geometry.taps, rows=w[0], has_bias=has_bias, epilogue=epilogue, scratch=scratch
         ).bind
     else:
-        bias = Bias(layout, 2, w[0] if has_bias else None)
+        bias = Bias(scratch, 2, w[0] if has_bias else None)
         if w[1] == 1 and groups > 1 and not residual and not scaling:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
-            scratch = layout.add(threads, seat) if seat else columns(layout, threads, inner, geometry.positions)
+            panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
             # programs that want little memory are exact, and have the same results without
             alone = seat or threads == 1 or call.exact
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
-            sums = layout.add(halves) if halves else None
-            bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, scratch, sums, epilogue)
+            sums = scratch.add(halves) if halves else None
+            bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, panels, sums, epilogue)
     return Lowered(
         outputs=(output,),
         bind=bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         inplace=(3,) if residual else (),
         tiled=(1,),
         rows=w[0],
@@ -95,7 +95,7 @@ class _Scaling:
     high: float
 
     @classmethod
-    def read(cls, call: Call, geometry: Geometry, layout: Layout, x: Shape) -> _Scaling | None:
+    def read(cls, call: Call, geometry: Geometry, scratch: Scratch, x: Shape) -> _Scaling | None:
         """From inputs 4 and 5 and the attributes, if they are there."""
         shape = call.optional(4)
         if shape is None:
@@ -108,8 +108,8 @@ class _Scaling:
             raise call.fail(f"input 4 has shape {shape}, expected {expected}, for windows of 1 x 1 without padding")
         shift = call.bias(5, x[1])
         low, high = call.float_("input_min", -math.inf), call.float_("input_max", math.inf)
-        scale = Bias(layout, 4, x[1] if call.is_param[4] else None)
-        return cls(scale, Bias(layout, 5, x[1] if shift else None), low, high)
+        scale = Bias(scratch, 4, x[1] if call.is_param[4] else None)
+        return cls(scale, Bias(scratch, 5, x[1] if shift else None), low, high)
 
     def bind(self, buffers: Buffers) -> dict[str, Any]:
         """Arguments of `_core.Convolution`."""
@@ -139,7 +139,7 @@ def _bind_product(
     groups: int,
     bias: Bias,
     scaling: _Scaling | None,
-    scratch: Part,
+    panels: Part,
     sums: Part | None,
     epilogue: Epilogue,
     buffers: Buffers,
@@ -152,7 +152,7 @@ def _bind_product(
     residual = None if added is None else _planes(added, geometry.output)
     extra = scaling.bind(buffers) if scaling else {}
     kernel = _core.Convolution(
-        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, scratch.of(buffers.scratch)),
+        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, panels.of(buffers.scratch)),
         *epilogue,
         winograd=winograd,
         sums=sums.of(buffers.scratch) if sums else None,

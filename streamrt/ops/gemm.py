@@ -19,7 +19,7 @@ from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Bias, Layout, Load
+from streamrt.ops.scratch import Bias, Load, Scratch
 from streamrt.ops.shapes import broadcast
 
 #: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
@@ -32,24 +32,24 @@ _LEAST_ROWS = 64
 class Dense:
     """``y = activation(x @ w.T + bias)``: inputs 0 to 2 and the output of a node, seen as matrices.
 
-    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). Scratch is taken from ``layout``.
+    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). Scratch is taken from ``scratch``.
     """
 
     def __init__(
-        self, batch: int, inner: int, rows: int, *, has_bias: bool, epilogue: Epilogue, layout: Layout
+        self, batch: int, inner: int, rows: int, *, has_bias: bool, epilogue: Epilogue, scratch: Scratch
     ) -> None:
         self.batch, self.inner, self.rows = batch, inner, rows
         self._epilogue = epilogue
-        self._bias = Bias(layout, 2, rows if has_bias else None)
+        self._bias = Bias(scratch, 2, rows if has_bias else None)
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
         self._packed = self._block = self._panels = None
         if batch <= _core.dense_most(inner * rows):
-            self._packed = layout.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
+            self._packed = scratch.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
         else:
-            self._block = layout.add(self._height * self._columns)
+            self._block = scratch.add(self._height * self._columns)
             if _core.gemm_pays():
-                self._panels = columns(layout, threads_for(batch * rows * inner), inner, self._columns)
+                self._panels = columns(scratch, threads_for(batch * rows * inner), inner, self._columns)
 
     @property
     def flops(self) -> int:
@@ -175,19 +175,19 @@ def _dense(call: Call) -> Lowered:
     x, w = call.computed(0), call.param(1)
     if not x or len(w) != 2 or w[1] != x[-1]:
         raise call.fail(f"weights of shape {w} do not fit an input of shape {x}")
-    layout = Layout()
+    scratch = Scratch()
     dense = Dense(
         batch=math.prod(x[:-1]),
         inner=w[1],
         rows=w[0],
         has_bias=call.bias(2, w[0]),
         epilogue=epilogue_of(call),
-        layout=layout,
+        scratch=scratch,
     )
     return Lowered(
         outputs=((*x[:-1], w[0]),),
         bind=dense.bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         tiled=(1,),
         rows=w[0],
         batchwise=len(x) > 1,

@@ -14,7 +14,7 @@ import numpy as np
 from streamrt.ops.base import Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Layout
+from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 _BINARY: dict[str, Callable[..., object]] = {
@@ -105,15 +105,15 @@ def arg(call: Call) -> Lowered:
     if extent > _MOST_INDICES:
         raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that float32 counts")
     others = (*x[:axis], *x[axis + 1 :])
-    layout = Layout()
-    places = layout.add(math.prod(others) * 2)  # 64 bits each
+    scratch = Scratch()
+    found_part = scratch.add(math.prod(others) * 2)  # 64 bits each
     # NumPy would copy what does not lie in rows.
-    rows = layout.add(*others, extent) if from_end or axis != len(x) - 1 else None
+    rows = scratch.add(*others, extent) if from_end or axis != len(x) - 1 else None
 
     def bind(buffers: Buffers) -> Run:
         source = np.moveaxis(buffers.input(0), axis, -1)
         source = source[..., ::-1] if from_end else source
-        target, found = buffers.outputs[0].reshape(-1), places.of(buffers.scratch).view(np.intp)
+        target, found = buffers.outputs[0].reshape(-1), found_part.of(buffers.scratch).view(np.intp)
         lying = source if rows is None else rows.of(buffers.scratch)
         flat = lying.reshape(-1, extent)
 
@@ -128,4 +128,4 @@ def arg(call: Call) -> Lowered:
         return run
 
     out = (*x[:axis], 1, *x[axis + 1 :]) if keepdims else others
-    return Lowered(outputs=(out,), bind=bind, scratch=layout.nbytes, batchwise=axis != 0, flops=math.prod(x))
+    return Lowered(outputs=(out,), bind=bind, scratch=scratch.nbytes, batchwise=axis != 0, flops=math.prod(x))

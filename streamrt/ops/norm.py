@@ -12,7 +12,7 @@ from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import epilogue_of
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Layout
+from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast
 
 
@@ -27,8 +27,8 @@ def batch_normalization(call: Call) -> Lowered:
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({x[1]},)")
     epsilon = call.float_("epsilon", 1e-5)
     epilogue = epilogue_of(call)
-    layout = Layout()
-    factor_part, shift_part = layout.add(x[1]), layout.add(x[1])
+    scratch = Scratch()
+    factor_part, shift_part = scratch.add(x[1]), scratch.add(x[1])
 
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0).reshape(folded), buffers.outputs[0].reshape(folded)
@@ -48,7 +48,7 @@ def batch_normalization(call: Call) -> Lowered:
     return Lowered(
         outputs=(x,),
         bind=bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         inplace=_own(call),
         flops=2 * math.prod(x),
     )
@@ -65,8 +65,8 @@ def instance_normalization(call: Call) -> Lowered:
     for index in (1, 2):
         if call.param(index) != (channels,):
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({channels},)")
-    layout = Layout()
-    moments = _Moments(call.float_("epsilon", 1e-5), samples * channels, positions, layout)
+    scratch = Scratch()
+    moments = _Moments(call.float_("epsilon", 1e-5), samples * channels, positions, scratch)
 
     def bind(buffers: Buffers) -> Run:
         shape = (samples, channels, positions)
@@ -82,7 +82,7 @@ def instance_normalization(call: Call) -> Lowered:
         return run
 
     return Lowered(
-        outputs=(x,), bind=bind, scratch=layout.nbytes, inplace=_own(call), batchwise=True, flops=8 * math.prod(x)
+        outputs=(x,), bind=bind, scratch=scratch.nbytes, inplace=_own(call), batchwise=True, flops=8 * math.prod(x)
     )
 
 
@@ -100,8 +100,8 @@ def layer_normalization(call: Call) -> Lowered:
             shape = call.param(index)
             if broadcast(call, shape, x[axis:]) != x[axis:]:
                 raise call.fail(f"input {index} has shape {shape}, which does not broadcast to {x[axis:]}")
-    layout = Layout()
-    moments = _Moments(call.float_("epsilon", 1e-5), math.prod(x[:axis]), math.prod(x[axis:]), layout)
+    scratch = Scratch()
+    moments = _Moments(call.float_("epsilon", 1e-5), math.prod(x[:axis]), math.prod(x[axis:]), scratch)
     named = [index for index, name in enumerate(call.node.outputs) if name]
 
     def bind(buffers: Buffers) -> Run:
@@ -124,7 +124,7 @@ def layer_normalization(call: Call) -> Lowered:
     return Lowered(
         outputs=(x, statistics, statistics)[: len(call.node.outputs)],
         bind=bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         inplace=_own(call),
         batchwise=axis > 0,
         flops=8 * math.prod(x),
@@ -134,11 +134,11 @@ def layer_normalization(call: Call) -> Lowered:
 class _Moments:
     """Rows brought to a mean of 0 and a variance of 1, in two passes over them: one would cancel digits."""
 
-    def __init__(self, epsilon: float, rows: int, columns: int, layout: Layout) -> None:
+    def __init__(self, epsilon: float, rows: int, columns: int, scratch: Scratch) -> None:
         self.rows, self.columns = rows, columns
         self._epsilon = epsilon
-        self._mean, self._deviation = layout.add(rows), layout.add(rows)
-        self._squares = layout.add(rows, columns)
+        self._mean, self._deviation = scratch.add(rows), scratch.add(rows)
+        self._squares = scratch.add(rows, columns)
 
     def bind(
         self, buffers: Buffers, source: Array, target: Array, kept: Mapping[int, Array] | None = None

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.layout import copies, same_memory
+from streamrt.ops.movement import copies, same_memory
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Layout, Part
+from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.shapes import borrowed, keeps_batch
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
@@ -114,12 +114,12 @@ def resize(call: Call) -> Lowered:
     if not axes:
         return same_memory(call, x, batchwise)
     call.check("the result", out)
-    layout, shape, steps = Layout(), x, []
-    table = _Table(layout, max(out[axis] for axis in axes), linear)
+    scratch, shape, steps = Scratch(), x, []
+    table = _Table(scratch, max(out[axis] for axis in axes), linear)
     for axis in axes:
         shape = (*shape[:axis], out[axis], *shape[axis + 1 :])
-        between = layout.add(*shape) if axis != axes[-1] else None
-        other = layout.add(*shape) if linear else None
+        between = scratch.add(*shape) if axis != axes[-1] else None
+        other = scratch.add(*shape) if linear else None
         positions = partial(_positions, coordinates, x[axis], out[axis], scales[axis])
         steps.append(_Axis(axis, out[axis], x[axis] - 1, positions, between, other))
 
@@ -142,7 +142,7 @@ def resize(call: Call) -> Lowered:
     return Lowered(
         outputs=(out,),
         bind=bind,
-        scratch=layout.nbytes,
+        scratch=scratch.nbytes,
         batchwise=batchwise,
         flops=(4 if linear else 1) * math.prod(out),
     )
@@ -156,7 +156,7 @@ class _Axis:
     """
 
     axis: int
-    places: int
+    count: int
     last: int
     positions: Positions
     between: Part | None
@@ -169,23 +169,23 @@ class _Table:
     They are made anew for each axis in every run, and in parts, so that making them takes no memory that grows.
     """
 
-    def __init__(self, layout: Layout, most: int, linear: bool) -> None:
-        self._index = layout.add(2 * most)  # 64 bits each
-        self._share = layout.add(most) if linear else None
+    def __init__(self, scratch: Scratch, most: int, linear: bool) -> None:
+        self._index = scratch.add(2 * most)  # 64 bits each
+        self._share = scratch.add(most) if linear else None
 
     def indices(self, step: _Axis, buffers: Buffers) -> NDArray[np.intp]:
-        """Which values are taken, (places,)."""
-        return self._index.of(buffers.scratch).view(np.intp)[: step.places]
+        """Which values are taken, (count,)."""
+        return self._index.of(buffers.scratch).view(np.intp)[: step.count]
 
     def shares(self, step: _Axis, buffers: Buffers) -> Array:
-        """The share of the second of two values, (places,)."""
+        """The share of the second of two values, (count,)."""
         assert self._share is not None
-        return self._share.of(buffers.scratch)[: step.places]
+        return self._share.of(buffers.scratch)[: step.count]
 
 
 def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array | None = None) -> None:
-    for first in range(0, step.places, _PART):
-        part = slice(first, min(first + _PART, step.places))
+    for first in range(0, step.count, _PART):
+        part = slice(first, min(first + _PART, step.count))
         at = step.positions(np.arange(part.start, part.stop, dtype=np.float64))
         whole = rounded(at)
         index[part] = np.clip(whole, 0, step.last)

@@ -22,18 +22,18 @@ Load = Callable[[int], Array | None]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One array of a `Layout`: ``offset`` in bytes."""
+    """One array of a `Scratch`: ``offset`` in bytes."""
 
     offset: int
     shape: Shape
 
-    def of(self, scratch: NDArray[np.uint8]) -> Array:
+    def of(self, memory: NDArray[np.uint8]) -> Array:
         """The array, in the scratch memory that the model handed out."""
         nbytes = math.prod(self.shape) * _FLOAT
-        return scratch[self.offset : self.offset + nbytes].view(np.float32).reshape(self.shape)
+        return memory[self.offset : self.offset + nbytes].view(np.float32).reshape(self.shape)
 
 
-class Layout:
+class Scratch:
     """Parts placed one after the other; ``nbytes`` is what they need together."""
 
     def __init__(self) -> None:
@@ -49,9 +49,9 @@ class Layout:
 class Bias:
     """The optional bias of a tiled node: kept in scratch, as only the first tile may read the parameter itself."""
 
-    def __init__(self, layout: Layout, index: int, rows: int | None) -> None:
+    def __init__(self, scratch: Scratch, index: int, rows: int | None) -> None:
         self._index = index
-        self._part = None if rows is None else layout.add(rows)
+        self._part = None if rows is None else scratch.add(rows)
 
     def kept(self, buffers: Buffers) -> Array | None:
         """What the tiles read; None when there is no bias."""

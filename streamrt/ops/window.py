@@ -55,13 +55,13 @@ class Geometry:
             raise call.fail(f"a window of {kernel} does not fit an input of extents {extents}")
         top_left = _pair(tuple(begin for _, begin, _ in along), 0)
         bottom_right = _pair(tuple(end for _, _, end in along), 0)
-        place = (_pair(kernel, 1), _pair(strides, 1), _pair(dilations, 1), (*top_left, *bottom_right))
+        pairs = (_pair(kernel, 1), _pair(strides, 1), _pair(dilations, 1), (*top_left, *bottom_right))
         ends = (_pair(extents, 1), _pair(spatial, 1))
         try:
-            window = _core.Window(*place, *ends)
+            window = _core.Window(*pairs, *ends)
         except (ValueError, OverflowError) as error:
             raise call.fail(str(error)) from None
-        return cls(*place, *ends, spatial, window)
+        return cls(*pairs, *ends, spatial, window)
 
     @property
     def positions(self) -> int:

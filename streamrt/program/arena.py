@@ -29,13 +29,13 @@ class Block:
     last: int
 
 
-def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
+def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
     """The offset of every block, and the bytes of an arena that holds them all; empty blocks lie at 0."""
     offsets = [0] * len(blocks)
     order = sorted(
         (i for i, block in enumerate(blocks) if block.nbytes), key=lambda i: (-blocks[i].nbytes, blocks[i].first, i)
     )
-    # Of the blocks that are placed, in the order of placing.
+    # Of the blocks that have an offset, in the order of getting it.
     first, last = (np.zeros(len(order), dtype=np.int32) for _ in range(2))
     start, end = (np.zeros(len(order), dtype=np.int64) for _ in range(2))
     # Of each step, from the earliest on: how many of them are alive, and where the highest ends.

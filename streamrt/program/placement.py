@@ -43,7 +43,7 @@ def place(
     """
     last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
     last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
-    parts = _joined(graph, params, shapes, lowered) if join else {}
+    parts = _within_outputs(graph, params, shapes, lowered) if join else {}
 
     home: dict[str, _Place] = {}
     block_of: dict[str, int] = {}  # by the tensor that has one of its own
@@ -74,7 +74,7 @@ def place(
 
     tensors = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
     scratch = [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
-    offsets, workspace = arena.place([*tensors, *scratch])
+    offsets, workspace = arena.arrange([*tensors, *scratch])
     return (
         {name: offsets[place.block] + place.offset for name, place in home.items()},
         tuple(offsets[len(tensors) :]),
@@ -82,7 +82,7 @@ def place(
     )
 
 
-def _joined(
+def _within_outputs(
     graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
 ) -> dict[str, _Part]:
     """The tensors that lie within another one, so that a node which joins them has nothing to do.

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from format.models import chain
 from streamrt.errors import FormatError
-from streamrt.format.layout import Group, byte_size, check_coverage, check_groups, check_placed, group, place
+from streamrt.format.layout import Group, byte_size, check_coverage, check_groups, check_layout, group, lay_out
 from streamrt.graph import Graph, Node, TensorSpec
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -26,7 +26,7 @@ SIZES = st.one_of(
 def test_promises(sizes: Sequence[Sequence[int]], data_offset: int) -> None:
     names = [[f"t{i}.{j}" for j in range(len(segment))] for i, segment in enumerate(sizes)]
     segments = [[(name, (size,)) for name, size in zip(*pair, strict=True)] for pair in zip(names, sizes, strict=True)]
-    entries = place(segments, data_offset)
+    entries = lay_out(segments, data_offset)
 
     assert [e.begin for e in entries] == [0, *(e.end for e in entries)][: len(entries)]
     assert all(e.end - e.begin == e.shape[0] * {"F32": 4, "U8": 1}[e.dtype] for e in entries)
@@ -44,7 +44,7 @@ def test_promises(sizes: Sequence[Sequence[int]], data_offset: int) -> None:
     data_size = entries[-1].end if entries else 0
     assert data_size % 4096 == 0
     check_coverage(entries, data_size)
-    assert check_placed(entries, group(chain(*names), params), data_offset, data_size) == largest
+    assert check_layout(entries, group(chain(*names), params), data_offset, data_size) == largest
 
 
 def test_a_parameter_belongs_to_the_first_node_that_reads_it() -> None:

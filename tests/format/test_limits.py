@@ -153,7 +153,7 @@ def test_placing_sorts_few_blocks(monkeypatch: pytest.MonkeyPatch, last: int) ->
         return argsort(values, *args, **kwargs)
 
     monkeypatch.setattr(arena.np, "argsort", counted)
-    offsets, total = arena.place([Block(100, i, max(i, last)) for i in range(count)])
+    offsets, total = arena.arrange([Block(100, i, max(i, last)) for i in range(count)])
     assert total == (count if last else 1) * 128
     assert len(set(offsets)) == (count if last else 1)
     assert ordered < 300 * count

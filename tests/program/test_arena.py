@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrt.program.arena import ALIGNMENT, Block, align, place
+from streamrt.program.arena import ALIGNMENT, Block, align, arrange
 
 blocks = st.lists(
     st.builds(lambda n, a, d: Block(n, a, a + d), st.integers(0, 5000), st.integers(0, 20), st.integers(0, 6))
@@ -12,7 +12,7 @@ blocks = st.lists(
 
 @given(blocks)
 def test_blocks_alive_together_are_apart(items):
-    offsets, total = place(items)
+    offsets, total = arrange(items)
     spans = [(o, o + align(b.nbytes)) for o, b in zip(offsets, items, strict=True)]
     for i, a in enumerate(items):
         assert offsets[i] % ALIGNMENT == 0
@@ -25,6 +25,6 @@ def test_blocks_alive_together_are_apart(items):
 
 
 def test_a_chain_needs_two_buffers():
-    offsets, total = place([Block(1000, i, i + 1) for i in range(10)])
+    offsets, total = arrange([Block(1000, i, i + 1) for i in range(10)])
     assert total == 2 * align(1000)
     assert len(set(offsets)) == 2

@@ -97,23 +97,23 @@ def _skip_reshapes(draft: Draft) -> None:
         while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
             if earlier.op != "Reshape" or earlier.activation or "extents" in node.attrs or "extents" in earlier.attrs:
                 break
-            shape = _joined(node.attrs["shape"], earlier.attrs["shape"])
+            shape = _combined_shape(node.attrs["shape"], earlier.attrs["shape"])
             if shape is None:
                 break
             node.inputs[0], node.attrs["shape"] = earlier.inputs[0], shape
 
 
-def _joined(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
+def _combined_shape(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
     """The shape that has the effect of one Reshape after another; None if it cannot be written."""
     assert isinstance(shape, tuple)
     assert isinstance(earlier, tuple)
-    joined = []
+    combined = []
     for axis, extent in enumerate(shape):
         # What is kept of a rest, or of an axis that is not there, has no number.
         if extent == 0 and (axis >= len(earlier) or earlier[axis] == -1):
             return None
-        joined.append(int(earlier[axis] if extent == 0 else extent))
-    return tuple(joined)
+        combined.append(int(earlier[axis] if extent == 0 else extent))
+    return tuple(combined)
 
 
 def _merge_pads(draft: Draft) -> None:
@@ -170,7 +170,7 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     if len({spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}) > 1:
         return  # batches that may differ, which shapes under a probe do not show
     readers, producers = draft.readers(), draft.producers()
-    place = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
+    position = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
     kept: list[DraftNode] = []
     for node in draft.nodes:
         kept.append(node)
@@ -178,14 +178,14 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
             continue
         if all(extent == 1 for extent in shapes[node.outputs[0]][2:]):
             continue  # the convolution is a Gemm
-        first, last = sorted(node.inputs, key=lambda name: place.get(name, -1))
+        first, last = sorted(node.inputs, key=lambda name: position.get(name, -1))
         product = producers.get(last)
         if product is None or first in draft.params or readers[last] != 1 or not _takes_residual(product, draft):
             continue
         product.inputs += [""] * (3 - len(product.inputs)) + [first]
         product.outputs = list(node.outputs)
         producers[node.outputs[0]] = product
-        place[node.outputs[0]] = place[last]
+        position[node.outputs[0]] = position[last]
         kept.pop()
     draft.nodes = kept
 

@@ -138,7 +138,7 @@ def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
 
 
 @converts("MaxPool", "AveragePool")
-def pool(node: OnnxNode) -> None:
+def pooling(node: OnnxNode) -> None:
     """A window of one value is no pooling; the indices of MaxPool have no counterpart."""
     kernel = node.ints("kernel_shape")
     if kernel is None or len(kernel) not in (1, 2):

@@ -8,8 +8,8 @@ from streamrt.convert.onnx import (  # noqa: F401 (registers them)
     compute,
     conv_transpose,
     elementwise,
-    layout,
     logic,
+    movement,
     reduce,
     resize,
 )

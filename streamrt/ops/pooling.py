@@ -13,7 +13,7 @@ from streamrt.ops.base import Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY
 from streamrt.ops.registry import operator
-from streamrt.ops.scratch import Layout
+from streamrt.ops.scratch import Scratch
 from streamrt.ops.window import Geometry
 
 #: Every kernel treats a channel by itself, so samples and channels are one axis: (planes, height, width). Last comes
@@ -22,61 +22,61 @@ Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
 
 
 @operator("MaxPool")
-def max_pool(call: Call) -> Lowered:
+def max_pooling(call: Call) -> Lowered:
     """The largest value in each window; padding never wins."""
-    return _pool(call, lambda x, y, window, scratch: _core.max_pool(x, y, window))
+    return _pooling(call, lambda x, y, window, memory: _core.max_pool(x, y, window))
 
 
 @operator("AveragePool")
-def average_pool(call: Call) -> Lowered:
+def average_pooling(call: Call) -> Lowered:
     """The mean of each window, over the values of the input or, with ``count_include_pad``, the padding too."""
     include = call.flag("count_include_pad", False)
-    return _pool(call, lambda x, y, window, scratch: _core.average_pool(x, y, window, include))
+    return _pooling(call, lambda x, y, window, memory: _core.average_pool(x, y, window, include))
 
 
 @operator("LpPool")
-def lp_pool(call: Call) -> Lowered:
+def lp_pooling(call: Call) -> Lowered:
     """The norm of each window: ``sum(abs(x) ** p) ** (1 / p)``, the sum a depthwise convolution with ones."""
     p = call.int_("p", 2, 1)
-    shape, layout = call.ints("kernel_shape", low=1), Layout()
-    powers, ones = layout.add(*call.shape(0)), layout.add(*(1, 1, *shape)[-3:])
+    shape, scratch = call.ints("kernel_shape", low=1), Scratch()
+    powers, ones = scratch.add(*call.shape(0)), scratch.add(*(1, 1, *shape)[-3:])
 
-    def kernel(x: Array, y: Array, window: _core.Window, scratch: NDArray[np.uint8]) -> None:
-        terms, weights = powers.of(scratch).reshape(x.shape), ones.of(scratch)
+    def kernel(x: Array, y: Array, window: _core.Window, memory: NDArray[np.uint8]) -> None:
+        terms, weights = powers.of(memory).reshape(x.shape), ones.of(memory)
         _power(x, p, terms)
         weights.fill(1.0)
         _core.Depthwise(terms[:, None], weights, None, y[:, None], window, *IDENTITY)(0, 1)
         _root(y, p)
 
-    return _pool(call, kernel, layout.nbytes)
+    return _pooling(call, kernel, scratch.nbytes)
 
 
 @operator("GlobalMaxPool")
-def global_max_pool(call: Call) -> Lowered:
+def global_max_pooling(call: Call) -> Lowered:
     """The largest value of each channel."""
-    return _global(call, lambda x, y, scratch: _core.row_max(x, y))
+    return _global(call, lambda x, y, memory: _core.row_max(x, y))
 
 
 @operator("GlobalAveragePool")
-def global_average_pool(call: Call) -> Lowered:
+def global_average_pooling(call: Call) -> Lowered:
     """The mean of each channel."""
-    return _global(call, lambda x, y, scratch: _core.row_mean(x, y))
+    return _global(call, lambda x, y, memory: _core.row_mean(x, y))
 
 
 @operator("GlobalLpPool")
-def global_lp_pool(call: Call) -> Lowered:
+def global_lp_pooling(call: Call) -> Lowered:
     """The norm of each channel: ``sum(abs(x) ** p) ** (1 / p)``."""
     p = call.int_("p", 2, 1)
-    layout = Layout()
-    powers = layout.add(*call.shape(0))
+    scratch = Scratch()
+    powers = scratch.add(*call.shape(0))
 
-    def kernel(x: Array, y: Array, scratch: NDArray[np.uint8]) -> None:
-        terms = powers.of(scratch).reshape(x.shape)
+    def kernel(x: Array, y: Array, memory: NDArray[np.uint8]) -> None:
+        terms = powers.of(memory).reshape(x.shape)
         _power(x, p, terms)
         np.add.reduce(terms, axis=1, out=y)
         _root(y, p)
 
-    return _global(call, kernel, layout.nbytes)
+    return _global(call, kernel, scratch.nbytes)
 
 
 def _power(x: Array, p: int, out: Array) -> None:
@@ -97,7 +97,7 @@ def _root(x: Array, p: int) -> None:
         np.power(x, np.float32(1 / p), out=x)
 
 
-def _pool(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
+def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) not in (3, 4):
