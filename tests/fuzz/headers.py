@@ -23,7 +23,7 @@ from fuzz.zoo import NO_GRAPH, Recipe, grow, settle
 from streamrt import BudgetError, Model, StreamrtError, WeightsIOError, verify
 from streamrt._core import crc32c
 from streamrt.format.header import seal
-from streamrt.format.layout import place
+from streamrt.format.layout import lay_out
 
 _FILE = Path("model.safetensors")
 #: What opening a file may take, and a call beyond its budget.
@@ -84,7 +84,7 @@ def _placed(recipe: Recipe) -> list[Any]:
         seen.update(fresh)
         if fresh:
             segments.append([(name, recipe.params[name]) for name in fresh])
-    return place(segments, 1 << 23)
+    return lay_out(segments, 1 << 23)
 
 
 def _spoil(rng: random.Random, header: dict[str, Any]) -> None:
