@@ -11,10 +11,10 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import UnsupportedModelError
 from streamrt.graph import Activation, Attr, Dims, TensorSpec
+from streamrt.ops import traits_of
 
 INPUT = "input"
 OUTPUT = "output"
-_PARAM_NAMES = {"BatchNormalization": ("scale", "bias", "mean", "var"), "PRelu": ("slope",)}
 
 
 class Layer:
@@ -71,7 +71,7 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
     current = INPUT
     for index, layer in enumerate(layers):
         name = f"layer{index}"
-        names = _PARAM_NAMES.get(layer.op, ("weight", "bias"))
+        names = traits_of(layer.op).params
         operands = [current]
         for position, array in enumerate(layer.params):
             if array is None:

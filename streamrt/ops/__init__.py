@@ -8,6 +8,18 @@ holds one family.
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape, size_problem
 from streamrt.ops.call import Call
-from streamrt.ops.registry import lower, supported
+from streamrt.ops.registry import Traits, lower, supported, traits_of
 
-__all__ = ["Array", "Buffers", "Call", "Lowered", "Run", "Shape", "lower", "size_problem", "supported"]
+__all__ = [
+    "Array",
+    "Buffers",
+    "Call",
+    "Lowered",
+    "Run",
+    "Shape",
+    "Traits",
+    "lower",
+    "size_problem",
+    "supported",
+    "traits_of",
+]

@@ -10,12 +10,12 @@ import streamrt._core as _core
 from streamrt.ops.base import Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import ACTIVATIONS, activation_of
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 
-@operator(*ACTIVATIONS)
+@operator(*ACTIVATIONS, traits=Traits(activation=True))
 def unary(call: Call) -> Lowered:
     """``y = activation(x)``."""
     call.expect((1, 1))
@@ -35,7 +35,7 @@ def unary(call: Call) -> Lowered:
     )
 
 
-@operator("PRelu")
+@operator("PRelu", traits=Traits(params=("slope",)))
 def prelu(call: Call) -> Lowered:
     """``y = x where x >= 0 else slope * x``; the slope broadcasts to the shape of ``x``."""
     call.expect((2, 2))

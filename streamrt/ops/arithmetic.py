@@ -11,7 +11,7 @@ import numpy as np
 from streamrt.ops.base import Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import same_memory
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 _UNARY: dict[str, Callable[..., object]] = {
@@ -53,7 +53,8 @@ def unary(call: Call) -> Lowered:
     )
 
 
-@operator(*_BINARY)
+@operator("Add", "Sub", "Mul", "Div", traits=Traits(fuses=True))
+@operator("Pow")
 def binary(call: Call) -> Lowered:
     """``y = a op b``."""
     call.expect((2, 2))
@@ -78,7 +79,7 @@ def binary(call: Call) -> Lowered:
     )
 
 
-@operator(*_VARIADIC)
+@operator(*_VARIADIC, traits=Traits(fuses=True))
 def variadic(call: Call) -> Lowered:
     """``y = a op b op ...``."""
     call.expect((1, _MOST_TERMS))

@@ -23,12 +23,12 @@ from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.gemm import Dense
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Part, Scratch
 from streamrt.ops.window import Geometry
 
 
-@operator("Conv")
+@operator("Conv", traits=Traits(fuses=True, row_axis=1))
 def conv(call: Call) -> Lowered:
     """Convolution of x (N, C, [H,] W) with weights (OC, C / group, [KH,] KW) and an optional bias (OC,).
 

@@ -1,32 +1,19 @@
 """Element-wise activations: from a name and its attributes to the code and the two numbers that kernels take.
 
-The same activation can be a node of its own (`streamrt.ops.activation`) or the last step of another
-(`Node.activation`), which a kernel applies while the values are still in cache.
+`_KINDS` says what is special about each. An activation can be a node of its own (`streamrt.ops.activation`) or
+the last step of another node (`Node.activation`), whose kernel applies it while the values are still in cache.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import streamrt._core as _core
+from streamrt.graph import Node
 from streamrt.ops.call import Call
-
-#: The operators that can be an activation.
-ACTIVATIONS = (
-    "Clip",
-    "Elu",
-    "Erf",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Relu",
-    "Sigmoid",
-    "Swish",
-    "Tanh",
-)
 
 
 class Epilogue(NamedTuple):
@@ -40,38 +27,84 @@ class Epilogue(NamedTuple):
 IDENTITY = Epilogue(_core.ACTIVATIONS["Identity"], 0.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How an activation becomes an `Epilogue`.
+
+    Attributes:
+        attrs: the attributes that are the kernel's alpha and beta, in this order, with ONNX's defaults.
+        kernel: its name in ``_core.ACTIVATIONS``, if that is not the operator's own.
+        clamp: if the activation only limits values to a range, this range, given alpha and beta.
+    """
+
+    attrs: Mapping[str, float] = field(default_factory=dict)
+    kernel: Callable[[Call], str] = lambda call: call.node.op
+    clamp: Callable[[float, float], tuple[float, float]] | None = None
+
+
+def _gelu(call: Call) -> str:
+    return {"none": "Gelu", "tanh": "GeluTanh"}[call.text("approximate", "none", ("none", "tanh"))]
+
+
+_KINDS: Mapping[str, _Kind] = {
+    "Clip": _Kind({"min": -math.inf, "max": math.inf}, clamp=lambda low, high: (low, high)),
+    "Elu": _Kind({"alpha": 1.0}),
+    "Erf": _Kind(),
+    "Gelu": _Kind(kernel=_gelu),
+    "HardSigmoid": _Kind({"alpha": 0.2, "beta": 0.5}),
+    "HardSwish": _Kind(),
+    "LeakyRelu": _Kind({"alpha": 0.01}),
+    "Relu": _Kind(clamp=lambda alpha, beta: (0.0, math.inf)),
+    "Sigmoid": _Kind(),
+    "Swish": _Kind({"alpha": 1.0}),
+    "Tanh": _Kind(),
+}
+#: The operators that can be an activation.
+ACTIVATIONS = tuple(_KINDS)
+
+
 def epilogue_of(call: Call) -> Epilogue:
-    """The activation of a node, for an operator that applies it itself: it is fused then."""
-    call.fused = True
-    activation = call.node.activation
-    if activation is None:
-        return IDENTITY
-    alone = Call(replace(call.node, op=activation.op, attrs=activation.attrs, activation=None), (), ())
-    epilogue = activation_of(alone)
-    alone.finish()
-    return epilogue
-
-
-def activation_of(call: Call) -> Epilogue:
-    """The activation that ``call`` names by its operator and attributes; defaults are ONNX's.
+    """The activation of a node, for an operator that applies it itself: it is fused then.
 
     Raises:
         FormatError: not an element-wise activation, or an attribute that does not fit it.
     """
-    name = call.node.op
-    alpha = beta = 0.0
-    match name:
-        case "Clip":
-            alpha, beta = call.float_("min", -math.inf), call.float_("max", math.inf)
-        case "LeakyRelu":
-            alpha = call.float_("alpha", 0.01)
-        case "Elu" | "Swish":
-            alpha = call.float_("alpha", 1.0)
-        case "HardSigmoid":
-            alpha, beta = call.float_("alpha", 0.2), call.float_("beta", 0.5)
-        case "Gelu":
-            if call.text("approximate", "none", ("none", "tanh")) == "tanh":
-                name = "GeluTanh"
-        case _ if name not in ACTIVATIONS:
-            raise call.fail("not an element-wise activation")
-    return Epilogue(_core.ACTIVATIONS[name], alpha, beta)
+    call.fused = True
+    return _fused(call.node)
+
+
+def limits_of(node: Node) -> tuple[float, float] | None:
+    """The least and the largest value that the activation of a node lets through; None if it changes any value else.
+
+    Raises:
+        FormatError: as `epilogue_of`.
+    """
+    if node.activation is None:
+        return -math.inf, math.inf
+    _, alpha, beta = _fused(node)
+    clamp = _KINDS[node.activation.op].clamp
+    return None if clamp is None else clamp(alpha, beta)
+
+
+def activation_of(call: Call) -> Epilogue:
+    """The activation that ``call`` names by its operator and attributes.
+
+    Raises:
+        FormatError: not an element-wise activation, or an attribute that does not fit it.
+    """
+    kind = _KINDS.get(call.node.op)
+    if kind is None:
+        raise call.fail("not an element-wise activation")
+    code = _core.ACTIVATIONS[kind.kernel(call)]
+    alpha, beta = (*(call.float_(name, default) for name, default in kind.attrs.items()), 0.0, 0.0)[:2]
+    return Epilogue(code, alpha, beta)
+
+
+def _fused(node: Node) -> Epilogue:
+    activation = node.activation
+    if activation is None:
+        return IDENTITY
+    alone = Call(replace(node, op=activation.op, attrs=activation.attrs, activation=None), (), ())
+    epilogue = activation_of(alone)
+    alone.finish()
+    return epilogue

@@ -18,7 +18,7 @@ from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Load, Scratch
 from streamrt.ops.shapes import broadcast
 
@@ -139,7 +139,7 @@ def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
     return copies
 
 
-@operator("Gemm")
+@operator("Gemm", traits=Traits(fuses=True, row_axis=-1))
 def gemm(call: Call) -> Lowered:
     """``y = x @ w.T + bias`` for x (batch, inner) and parameters w (rows, inner) and bias (rows,)."""
     call.expect((2, 3))
@@ -148,7 +148,7 @@ def gemm(call: Call) -> Lowered:
     return _dense(call)
 
 
-@operator("MatMul")
+@operator("MatMul", traits=Traits(fuses=True, row_axis=-1))
 def matmul(call: Call) -> Lowered:
     """NumPy's matmul; with ``transB=1`` the Gemm of the last axis of x, whatever axes come before."""
     if call.flag("transB", False):

@@ -12,7 +12,7 @@ import streamrt._core as _core
 from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
 #: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
@@ -226,7 +226,7 @@ def expand(call: Call) -> Lowered:
     return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise)
 
 
-@operator("Concat")
+@operator("Concat", traits=Traits(fuses=True))
 def concat(call: Call) -> Lowered:
     """The inputs one after the other along ``axis``."""
     call.expect((1, _MOST_PARTS))

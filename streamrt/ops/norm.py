@@ -11,12 +11,12 @@ import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import epilogue_of
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast
 
 
-@operator("BatchNormalization")
+@operator("BatchNormalization", traits=Traits(fuses=True, row_axis=1, params=("scale", "bias", "mean", "var")))
 def batch_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias`` for each channel, axis 1."""
     call.expect((5, 5))
@@ -54,7 +54,7 @@ def batch_normalization(call: Call) -> Lowered:
     )
 
 
-@operator("InstanceNormalization")
+@operator("InstanceNormalization", traits=Traits(fuses=True))
 def instance_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, the statistics those of each channel of each sample."""
     call.expect((3, 3))
@@ -165,7 +165,7 @@ class _Moments:
         return normalise
 
 
-@operator("LRN")
+@operator("LRN", traits=Traits(fuses=True))
 def lrn(call: Call) -> Lowered:
     """``x / (bias + alpha / size * s) ** beta``, s the sum of the squares of ``size`` channels around."""
     call.expect((1, 1))

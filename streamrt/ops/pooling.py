@@ -12,7 +12,7 @@ import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.window import Geometry
 
@@ -21,13 +21,13 @@ from streamrt.ops.window import Geometry
 Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
 
 
-@operator("MaxPool")
+@operator("MaxPool", traits=Traits(fuses=True))
 def max_pooling(call: Call) -> Lowered:
     """The largest value in each window; padding never wins."""
     return _pooling(call, lambda x, y, window, memory: _core.max_pool(x, y, window))
 
 
-@operator("AveragePool")
+@operator("AveragePool", traits=Traits(fuses=True))
 def average_pooling(call: Call) -> Lowered:
     """The mean of each window, over the values of the input or, with ``count_include_pad``, the padding too."""
     include = call.flag("count_include_pad", False)
@@ -51,13 +51,13 @@ def lp_pooling(call: Call) -> Lowered:
     return _pooling(call, kernel, scratch.nbytes)
 
 
-@operator("GlobalMaxPool")
+@operator("GlobalMaxPool", traits=Traits(fuses=True))
 def global_max_pooling(call: Call) -> Lowered:
     """The largest value of each channel."""
     return _global(call, lambda x, y, memory: _core.row_max(x, y))
 
 
-@operator("GlobalAveragePool")
+@operator("GlobalAveragePool", traits=Traits(fuses=True))
 def global_average_pooling(call: Call) -> Lowered:
     """The mean of each channel."""
     return _global(call, lambda x, y, memory: _core.row_mean(x, y))

@@ -9,7 +9,7 @@ import numpy as np
 import streamrt._core as _core
 from streamrt.ops.base import Buffers, Lowered, Run
 from streamrt.ops.call import Call
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 
 #: The kernel, if there is one, for axes that end the shape, which are rows; and NumPy's function for any others.
 _FUNCTIONS = {
@@ -20,7 +20,7 @@ _FUNCTIONS = {
 }
 
 
-@operator(*_FUNCTIONS)
+@operator(*_FUNCTIONS, traits=Traits(fuses=True))
 def reduce(call: Call) -> Lowered:
     """The mean, sum, maximum or minimum along ``axes`` (default: all), which stay with extent 1 if ``keepdims``."""
     call.expect((1, 1))

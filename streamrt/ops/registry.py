@@ -1,9 +1,9 @@
-"""The operators by name, and the lowering of a node by its own."""
+"""The operators by name, with their traits, and the lowering of a node by its own operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import streamrt._core as _core
 from streamrt.graph import Node
@@ -15,18 +15,45 @@ from streamrt.ops.epilogue import epilogue_of
 _MAX_SCRATCH = 2**46
 
 Lower = Callable[[Call], Lowered]
-_OPERATORS: dict[str, Lower] = {}
 
 
-def operator(*names: str) -> Callable[[Lower], Lower]:
-    """Register a function as the lowering of the operators ``names``."""
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is true of an operator whatever its inputs and attributes; packing relies on it.
+
+    Whether it works sample by sample depends on the shapes: see `Lowered.batchwise`.
+
+    Attributes:
+        activation: it can be the activation of another node.
+        fuses: an activation that alone reads its output becomes its last step when the model is packed.
+        row_axis: row i of input 1, a parameter, makes index i along this axis of the output, and the optional input 2
+            is a parameter that is added there. None if its inputs are of another kind.
+        params: names of its inputs from the second on, where they are parameters.
+    """
+
+    activation: bool = False
+    fuses: bool = False
+    row_axis: int | None = None
+    params: tuple[str, ...] = ("weight", "bias")
+
+
+_OPERATORS: dict[str, tuple[Lower, Traits]] = {}
+
+
+def operator(*names: str, traits: Traits = Traits()) -> Callable[[Lower], Lower]:
+    """Register a function as the lowering of the operators ``names``, which have these traits."""
 
     def register(function: Lower) -> Lower:
         for name in names:
-            _OPERATORS[name] = function
+            _OPERATORS[name] = function, traits
         return function
 
     return register
+
+
+def traits_of(op: str) -> Traits:
+    """The traits of an operator, registered or not."""
+    return _OPERATORS[op][1] if op in _OPERATORS else Traits()
 
 
 def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False) -> Lowered:
@@ -36,9 +63,9 @@ def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ..
         FormatError: an unknown operator, or attributes or shapes that do not fit it.
     """
     call = Call(node, shapes, is_param, exact)
-    function = _OPERATORS.get(node.op)
-    if function is None:
+    if node.op not in _OPERATORS:
         raise call.fail("no such operator")
+    function, _ = _OPERATORS[node.op]
     for index, shape in enumerate(shapes):
         if shape is not None:
             call.check(f"input {index}", shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import copies, same_memory
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.shapes import borrowed, keeps_batch
 
@@ -31,7 +31,7 @@ _NEAREST: dict[str, Rounded] = {
 }
 
 
-@operator("DepthToSpace")
+@operator("DepthToSpace", traits=Traits(fuses=True))
 def depth_to_space(call: Call) -> Lowered:
     """Blocks of ``blocksize``, which has one extent for each spatial axis, out of the channels.
 
@@ -84,7 +84,7 @@ def _blocks(call: Call) -> tuple[Shape, Shape]:
     return x, call.ints("blocksize", low=1, count=len(x) - 2)
 
 
-@operator("Resize")
+@operator("Resize", traits=Traits(fuses=True))
 def resize(call: Call) -> Lowered:
     """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
 

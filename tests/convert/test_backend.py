@@ -21,6 +21,7 @@ import streamrt
 from convert.support import onnx, ops, random, run_packed
 from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.format import read_header
+from streamrt.ops import supported
 
 #: Operators without a conversion that are worked out when packing: from the extents of an input, or from constants.
 MEASURED, FOLDED = {"Shape", "Size"}, {"ConstantOfShape", "Range"}
@@ -187,6 +188,10 @@ def test_how_many_run() -> None:
     assert count >= AT_LEAST, f"{count} cases run"
     for word in EXCLUDED:
         assert any(word in name for name in node_cases()), word
+
+
+def test_every_operator_has_a_conversion() -> None:
+    assert supported() <= CONVERSIONS.keys()
 
 
 def test_every_operator_runs_in_some_case() -> None:

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ops.harness import assert_close, lowered_for, random, run
+from ops.harness import assert_close, lowered_for, node, random, run
+from streamrt._core import ACTIVATIONS
 from streamrt.errors import FormatError
+from streamrt.ops import Call, supported, traits_of
+from streamrt.ops.epilogue import IDENTITY, activation_of, limits_of
 
 erf = np.vectorize(math.erf)
 
@@ -65,33 +68,69 @@ PRODUCERS: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]
     "Conv pointwise": ("Conv", [(2, 3, 5, 5), (4, 3, 1, 1), (4,)], [1, 2], {}),
     "Conv depthwise": ("Conv", [(2, 3, 5, 5), (3, 1, 3, 3), (3,)], [1, 2], {"group": 3}),
     "BatchNormalization": ("BatchNormalization", [(2, 3, 4), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
+    "InstanceNormalization": ("InstanceNormalization", [(2, 3, 4), (3,), (3,)], [1, 2], {}),
+    "LRN": ("LRN", [(2, 3, 4)], [], {"size": 3}),
     "Add": ("Add", [(2, 3, 4), (3, 1)], [1], {}),
+    "Sub": ("Sub", [(2, 3, 4), (3, 1)], [1], {}),
+    "Mul": ("Mul", [(2, 3, 4), (2, 3, 4)], [], {}),
+    "Div": ("Div", [(2, 3, 4), (3, 1)], [1], {}),
+    "Max": ("Max", [(2, 3), (2, 3), (3,)], [], {}),
+    "Min": ("Min", [(2, 3), (3,)], [], {}),
     "Sum": ("Sum", [(2, 3), (2, 3), (3,)], [], {}),
     "Sum of one": ("Sum", [(2, 3)], [], {}),
     "Softmax": ("Softmax", [(2, 3)], [], {}),
     "MaxPool": ("MaxPool", [(2, 3, 5, 5)], [], {"kernel_shape": (2, 2)}),
+    "AveragePool": ("AveragePool", [(2, 3, 5, 5)], [], {"kernel_shape": (2, 2)}),
+    "GlobalMaxPool": ("GlobalMaxPool", [(2, 3, 5)], [], {}),
+    "GlobalAveragePool": ("GlobalAveragePool", [(2, 3, 5)], [], {}),
+    "Resize": ("Resize", [(2, 3, 5)], [], {"sizes": (0, 0, 8)}),
+    "DepthToSpace": ("DepthToSpace", [(2, 4, 3)], [], {"blocksize": (2,)}),
     "Concat": ("Concat", [(2, 3), (2, 4)], [], {"axis": 1}),
     "Reshape": ("Reshape", [(2, 3)], [], {"shape": (3, 2)}),
     "Identity": ("Identity", [(2, 3)], [], {}),
     "Transpose": ("Transpose", [(2, 3)], [], {}),
     "ReduceMean": ("ReduceMean", [(2, 3)], [], {"axes": (0,)}),
+    "ReduceSum": ("ReduceSum", [(2, 3)], [], {"axes": (1,)}),
+    "ReduceMax": ("ReduceMax", [(2, 3)], [], {"axes": (1,)}),
+    "ReduceMin": ("ReduceMin", [(2, 3)], [], {}),
     "Tanh": ("Tanh", [(2, 3)], [], {}),
     "Split into one": ("Split", [(2, 3)], [], {"axis": 1, "split": (3,)}),
 }
 
 
-@pytest.mark.parametrize("name", ["Relu", "Clip", "Gelu tanh", "Swish alpha", "HardSwish"])
 @pytest.mark.parametrize("producer", PRODUCERS.values(), ids=PRODUCERS)
-def test_fused_into_the_node_before(producer: Any, name: str) -> None:
+def test_every_activation_fused_into_the_node_before(producer: Any) -> None:
     op, shapes, params, attrs = producer
-    act, act_attrs, function = CASES[name]
     inputs = [np.abs(random(*shape, seed=i)) - 0.25 * (i < 4) for i, shape in enumerate(shapes)]
     plain = run(op, inputs, params, attrs=attrs)[0]
-    fused = run(op, inputs, params, attrs=attrs, activation=(act, act_attrs))[0]
-    assert_close(fused, function(plain.astype(np.float64)))
-    lowered = lowered_for(op, shapes, params, attrs=attrs, activation=(act, act_attrs))
-    for index in lowered.inplace:
-        assert_close(run(op, inputs, params, attrs=attrs, activation=(act, act_attrs), inplace=index)[0], fused)
+    for act, act_attrs, function in CASES.values():
+        activation = act, act_attrs
+        fused = run(op, inputs, params, attrs=attrs, activation=activation)[0]
+        assert_close(fused, function(plain.astype(np.float64)))
+        for index in lowered_for(op, shapes, params, attrs=attrs, activation=activation).inplace:
+            assert_close(run(op, inputs, params, attrs=attrs, activation=activation, inplace=index)[0], fused)
+
+
+def test_every_activation_has_a_case() -> None:
+    """One that the core knows, one that is registered, and one that is tested are the same."""
+    assert {op for op, _, _ in CASES.values()} == {op for op in supported() if traits_of(op).activation}
+    calls = [Call(node(op, 1, attrs), ((1,),), (False,)) for op, attrs, _ in CASES.values()]
+    assert {activation_of(call).act for call in calls} | {IDENTITY.act} == set(ACTIVATIONS.values())
+
+
+def test_every_operator_that_fuses_has_a_case() -> None:
+    assert {op for op in supported() if traits_of(op).fuses} <= {op for op, *_ in PRODUCERS.values()}
+
+
+def test_the_range_of_an_activation_is_where_its_values_lie() -> None:
+    x = np.linspace(-4, 4, 101)
+    for act, attrs, function in CASES.values():
+        limits = limits_of(node("Add", 2, activation=(act, attrs)))
+        if limits is None:
+            assert not np.array_equal(function(x), np.clip(x, np.min(function(x)), np.max(function(x)))), act
+        else:
+            np.testing.assert_array_equal(function(x), np.clip(x, *limits))
+    assert limits_of(node("Add", 2)) == (-math.inf, math.inf)
 
 
 SLOPES = [(), (1,), (5,), (4, 1), (4, 5), (3, 1, 1), (1, 3, 1, 1), (3, 4, 1), (3, 4, 5), (3, 1, 5), (2, 3, 4, 5)]

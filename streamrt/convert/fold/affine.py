@@ -11,6 +11,7 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import Weight
+from streamrt.ops import traits_of
 
 #: A float64 factor and shift for each output row or channel.
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -44,13 +45,14 @@ def _affine_of(
         return None
     for position, name in enumerate(node.inputs[:2]):
         product = producers.get(name)
-        if product is None or product.activation or not _has_rows(product, draft):
+        row_axis = _row_axis(product, draft) if product is not None else None
+        if product is None or row_axis is None or product.activation:
             continue
         if draft.readers()[name] != 1 or shapes[name] != shapes[node.outputs[0]]:
             continue
         channels = draft.params[product.inputs[1]].shape[0]
         rank = len(shapes[name])
-        axis = rank - 1 if product.op in ("Gemm", "MatMul") else 1
+        axis = row_axis % rank
         if node.op == "BatchNormalization":
             return (product, normalisation(draft, node)) if position == 0 and axis == 1 else None
         other = node.inputs[1 - position]
@@ -61,15 +63,11 @@ def _affine_of(
     return None
 
 
-def _has_rows(node: DraftNode, draft: Draft) -> bool:
-    """Whether inputs 1 and 2 of a node are weights with a row, and a bias, for each output channel.
-
-    So they are in a BatchNormalization too, where they are factors.
-    """
+def _row_axis(node: DraftNode, draft: Draft) -> int | None:
+    """`Traits.row_axis` of a node whose weights are as it says; else None."""
     if node.op == "MatMul" and not node.attrs.get("transB"):
-        return False
-    rows = ("Conv", "Gemm", "MatMul", "BatchNormalization")
-    return node.op in rows and all(name in draft.params for name in node.inputs[1:] if name)
+        return None  # its weights are columns
+    return traits_of(node.op).row_axis if all(name in draft.params for name in node.inputs[1:] if name) else None
 
 
 def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:

@@ -20,30 +20,8 @@ from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.spelled import recognise_activations
 from streamrt.convert.probes import Shape
 from streamrt.graph import Activation, Attr
+from streamrt.ops import traits_of
 
-_ACTIVATIONS = frozenset(
-    (
-        *("Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish"),
-        *("LeakyRelu", "Relu", "Sigmoid", "Swish", "Tanh"),
-    )
-)
-#: Operators with one output that they write themselves: an activation can be their last step.
-_COMPUTING = frozenset(
-    (
-        *("Conv", "Gemm", "MatMul", "BatchNormalization", "LRN", "Add", "Sub", "Mul", "Div", "Sum", "Concat"),
-        *(
-            "MaxPool",
-            "AveragePool",
-            "GlobalAveragePool",
-            "GlobalMaxPool",
-            "ReduceMean",
-            "ReduceSum",
-            "ReduceMax",
-            "ReduceMin",
-        ),
-        *("DepthToSpace", "InstanceNormalization", "Max", "Min", "Resize"),
-    )
-)
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -204,10 +182,10 @@ def _fuse_activations(draft: Draft) -> None:
     for node in draft.nodes:
         producer = producers.get(node.inputs[0]) if node.inputs else None
         if (
-            node.op in _ACTIVATIONS
+            traits_of(node.op).activation
             and node.activation is None
             and producer is not None
-            and producer.op in _COMPUTING
+            and traits_of(producer.op).fuses
             and producer.activation is None
             and readers[node.inputs[0]] == 1
         ):

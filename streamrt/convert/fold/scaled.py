@@ -6,6 +6,7 @@ no pass over the activations of their own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from streamrt.convert import limits
@@ -14,6 +15,7 @@ from streamrt.convert.fold.affine import normalisation
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
+from streamrt.ops.epilogue import limits_of
 
 
 def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
@@ -26,7 +28,7 @@ def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
         before = producers.get(node.inputs[0]) if node.op == "Conv" else None
         if before is None or readers[node.inputs[0]] != 1 or not _is_pointwise(draft, node, shapes):
             continue
-        ends = _limits(before)
+        ends = _input_limits(before)
         if ends is None:
             continue
         if before.op == "BatchNormalization" and all(name in draft.params for name in before.inputs[1:]):
@@ -62,16 +64,12 @@ def _is_pointwise(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) ->
     return plain and set(strides) == {1} and not any(pads) and set(x[2:]) != {1} and weights[1] > 1
 
 
-def _limits(node: DraftNode) -> dict[str, Attr] | None:
-    """The range to which the activation of ``node`` limits; None if it does something else."""
-    activation = node.activation
-    if activation is None:
-        return {}
-    if activation.op == "Relu":
-        return {"input_min": 0.0}
-    if activation.op == "Clip":
-        return {f"input_{end}": value for end, value in activation.attrs.items()}
-    return None
+def _input_limits(node: DraftNode) -> dict[str, Attr] | None:
+    """The range to which the activation of ``node`` limits, as attributes of a Conv; None if it does something else."""
+    limits = limits_of(node.frozen())
+    if limits is None:
+        return None
+    return {name: end for name, end in zip(("input_min", "input_max"), limits, strict=True) if math.isfinite(end)}
 
 
 def _gate(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) -> tuple[str, str] | None:
