@@ -47,6 +47,7 @@ if "bench" not in sys.modules:  # the micro-benchmarks may have been collected b
     _load_bench()
 
 from bench.process import cgroup  # noqa: E402
+from markers import LACKING_INSTRUCTIONS, LACKING_PACKAGE  # noqa: E402
 from streamrt.host import rates  # noqa: E402
 
 
@@ -123,22 +124,25 @@ def memory_cgroup() -> Callable[[int | None], AbstractContextManager[cgroup.Cgro
     return make
 
 
-def _refuse_skip(report: Any) -> None:
-    """Where every extra is installed (STREAMRT_TEST_NO_SKIP is set), a skipped test is a failed one."""
+def _refuse_skip(report: Any, *accepted: str) -> None:
+    """With STREAMRT_TEST_NO_SKIP set, a skipped test fails unless its reason begins with an accepted text."""
     if os.environ.get("STREAMRT_TEST_NO_SKIP") and report.skipped and not hasattr(report, "wasxfail"):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, though STREAMRT_TEST_NO_SKIP is set: {report.longrepr}"
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(accepted):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, though STREAMRT_TEST_NO_SKIP is set: {report.longrepr}"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
     report = yield
-    _refuse_skip(report)
+    _refuse_skip(report, LACKING_INSTRUCTIONS)
     return report
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Iterator[None]:
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     report = yield
-    _refuse_skip(report)
+    # A file is imported before its tests are deselected.
+    _refuse_skip(report, *[LACKING_PACKAGE] * ("not extras" in collector.config.option.markexpr))
     return report

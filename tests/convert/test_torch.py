@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 from streamrt.format import read_header
 from streamrt.graph import Graph
 
 pytestmark = pytest.mark.extras
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
+torch, _ = needs("torch", "onnxscript")
 nn = torch.nn
 
 

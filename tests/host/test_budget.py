@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bench.process.cgroup import Cgroup
 from streamrt.errors import InputError
 from streamrt.host import memory
 from streamrt.host.budget import Budget, format_size, parse_budget, parse_size
@@ -252,38 +252,21 @@ def test_this_process() -> None:
     assert 0 < budget < memory.limit()
 
 
-@contextlib.contextmanager
-def v1_group(limit: int) -> Iterator[Path]:
-    """A real group below this process's own, removed afterwards; skips where that is not allowed."""
-    found = [folder for version, folder in memory.group_folders(memory.PROC) if version == 1]
-    if not found:
-        pytest.skip("no cgroup v1 memory hierarchy is mounted")
-    folder = found[0] / f"streamrt-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"cannot make a memory cgroup: {error}")
-    try:
-        (folder / "memory.limit_in_bytes").write_text(str(limit))
-        yield folder
-    finally:
-        folder.rmdir()
-
-
-def test_a_real_v1_group() -> None:
+def test_a_real_group(memory_cgroup: Callable[[int], AbstractContextManager[Cgroup]]) -> None:
     program = (
         "import os, sys; from streamrt.host import memory; from streamrt.host.budget import parse_budget\n"
-        "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
         "own = memory.groups()[0]\n"
         "print(own.path, own.limit, memory.limit(), memory.available(), parse_budget('auto'), parse_budget(0.5))\n"
-        "open(os.path.dirname(sys.argv[1]) + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
     )
-    with v1_group(256 * MIB) as folder:
-        run = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False)
+    with memory_cgroup(256 * MIB) as group:
+        run = subprocess.run(
+            [sys.executable, "-c", program, str(group.procs)], capture_output=True, text=True, check=False
+        )
     assert run.returncode == 0, run.stderr
     path, *numbers = run.stdout.split()
     own, limit, available, auto, half = map(int, numbers)
-    assert path == str(folder)
+    assert path == str(group.path)
     assert own == limit == 256 * MIB
     assert 150 * MIB < available <= 256 * MIB
     assert 100 * MIB < auto <= available - 32 * MIB

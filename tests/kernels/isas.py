@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from markers import LACKING_INSTRUCTIONS
 from streamrt import _core
 
 #: The least first, each with what /proc/cpuinfo calls the extensions that it is made of.
@@ -19,11 +20,10 @@ EXTENSIONS: dict[str, set[str]] = {
 
 def _marks(name: str) -> list[pytest.MarkDecorator]:
     lacking = name not in _core._isas()
-    return [pytest.mark.skip(reason=f"this processor lacks {name}")] if lacking else []
+    return [pytest.mark.skip(reason=LACKING_INSTRUCTIONS + name)] if lacking else []
 
 
-#: All of them; a test is skipped for those that this processor lacks, and so must have no marker of those that run
-#: where a skipped test is a failed one.
+#: All of them. A test is skipped for those that this processor lacks, in CI, too.
 ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
 
 

@@ -16,6 +16,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from markers import needs
 from serve import packing
 from streamrt.format import read_header, write
 from streamrt.graph import Graph
@@ -23,8 +24,7 @@ from streamrt.serve import logs
 from streamrt.serve.logs import JsonFormatter, log
 
 pytestmark = pytest.mark.extras
-pytest.importorskip("starlette")
-pytest.importorskip("prometheus_client")
+needs("starlette", "prometheus_client")
 
 from starlette.requests import Request  # noqa: E402
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import random
 import threading
 import time
@@ -97,11 +98,13 @@ def anonymous(process: int) -> int:
 
 @contextmanager
 def cgroup_if_any(limit: int) -> Iterator[cgroup.Cgroup | None]:
-    """A group with a limit; None where there can be none, for what is used is measured anyway."""
+    """A group with a limit. Without groups it is None, outside CI: the test measures memory in another way, too."""
     with ExitStack() as stack:
         try:
             group = stack.enter_context(cgroup.memory_cgroup(limit))
         except cgroup.NoCgroupError:
+            if os.environ.get("STREAMRT_TEST_NO_SKIP"):
+                raise
             group = None
         yield group
 

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 from model import zoo
 from serve import packing
 from serve.process import Server
 from streamrt.serve.access import Gate, OverloadedError
 
 pytestmark = pytest.mark.extras
-pytest.importorskip("starlette")
-pytest.importorskip("prometheus_client")
+needs("starlette", "prometheus_client")
 
 from serve.asgi import ask  # noqa: E402
 from streamrt.serve.service import Service  # noqa: E402

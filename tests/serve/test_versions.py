@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from markers import needs
 from model import zoo
 from serve.process import Server
 from streamrt.format import read_header
 
 pytestmark = pytest.mark.extras
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
+needs("starlette", "uvicorn")
 
 X = zoo.random_input(1, 16)
 BODY = json.dumps({"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 16], "data": X[0].tolist()}]})

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("scipy")
+from markers import needs
 
-from bench import report
-from bench.record import Record
-from bench.report import markdown, summary
-from bench.report.summary import CaseTable
-from bench.scenarios import Case
+needs("scipy")
+
+from bench import report  # noqa: E402
+from bench.record import Record  # noqa: E402
+from bench.report import markdown, summary  # noqa: E402
+from bench.report.summary import CaseTable  # noqa: E402
+from bench.scenarios import Case  # noqa: E402
 
 pytestmark = pytest.mark.extras
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("scipy")
+from markers import needs
 
-from bench.report.tstar import Problem, first, steady
+needs("scipy")
+
+from bench.report.tstar import Problem, first, steady  # noqa: E402
 
 pytestmark = pytest.mark.extras
 

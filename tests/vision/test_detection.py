@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 from vision.models import detectors, seeded_body
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
-pytest.importorskip("onnxscript")
+torch, *_ = needs("torch", "torchvision", "onnxscript")
 
 #: None far below 300, of which SSD leaves one value.
 SIZES = [(1, 3, 320, 320), (2, 3, 300, 352), (1, 3, 331, 317)]

