@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--rounds", type=_count, help="in place of each scenario's own number")
     running.add_argument("--quick", action="store_true", help="small models, one round: does everything work?")
-    running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 25 GB ({_CACHE})")
+    running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 50 GB ({_CACHE})")
     running.add_argument("--results", type=Path, help=f"folder of the files ({_RESULTS}, or for --quick {_QUICK})")
     running.set_defaults(does=_run)
 
@@ -102,7 +102,8 @@ def _run(options: argparse.Namespace) -> int:
     shared = {
         "quick": options.quick,
         "machine": machine.describe(data),
-        "versions": {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
+        "versions": {k: v for k, v in installed["needs"].items() if v}
+        | {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
         "commit": machine.commit(),
         "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bench import models
 from bench.limits import LIMITS, OF_A_FILE
 from bench.peers import Peer, peers
 from bench.process import pagecache, spawn
@@ -26,8 +27,8 @@ from bench.scenarios import Case, Scenario
 
 #: Steady passes that are timed in one process at least, however long they take.
 _LEAST_PASSES = 2
-#: Seconds after which a process is given up on: the slowest contender that ends takes a third of it.
-_PATIENCE = 60.0
+#: Seconds after which making, converting or checking a model is given up on. Answers in float64 take minutes.
+_PREPARING = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +124,8 @@ class Run:
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
         """Every case with every peer that can be put to it; who cannot is told once, with the reason."""
         chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
-        if self._scenario.alone:
-            chosen = [peer for peer in chosen if peer.name == "streamrt"]
+        if self._scenario.peers is not None:
+            chosen = [peer for peer in chosen if peer.name in self._scenario.peers]
         here = []
         for peer in chosen:
             if peer.frugal and not self._scenario.frugal:
@@ -135,20 +136,18 @@ class Run:
                 here.append(peer)
         for model, group in groupby(self._cases, lambda case: case.model):
             cases = list(group)
-            family = "mlp" if model.startswith("mlp") else "cnn"
-            absent = self._installed["absent"][family] if model else []
-            if absent:
+            source = models.source(model, self._options.data) if model else None
+            if source and (absent := [need for need in source.needs if self._installed["needs"][need] is None]):
                 self._skip(model, f"to make it takes {', '.join(absent)}, not installed")
                 continue
             able = []
             for peer in here:
-                if model and family not in peer.families:
-                    self._skip(peer.name, f"runs no {family.upper()}s")
+                if source and source.family not in peer.families:
+                    self._skip(peer.name, f"runs no {source.family.upper()}s")
                 else:
                     able.append(peer)
             for case in cases:
-                for peer in able:
-                    yield case, peer
+                yield from ((case, peer) for peer in able if peer.name == "streamrt" or not case.alone)
 
     def _skip(self, name: str, reason: str) -> None:
         if (name, reason) not in self._skipped:
@@ -201,7 +200,7 @@ class Run:
 
     def _step(self, says: str, job: Job) -> spawn.Outcome:
         self._bar.set_postfix_str(says)
-        outcome = spawn.run(job)
+        outcome = spawn.run(job, limit=_PREPARING)
         self._bar.update()
         return outcome
 
@@ -315,7 +314,7 @@ class Run:
         self, turn: _Turn, job: Job, sampler: spawn.MemorySampler | None = None
     ) -> tuple[spawn.Outcome, dict[str, int | None]]:
         """Run one process, cold and capped as the case says, and tell what its group saw."""
-        run = partial(spawn.run, job, limit=_PATIENCE, sampler=sampler)
+        run = partial(spawn.run, job, limit=self._scenario.patience, sampler=sampler)
         cap = turn.case.cap
         cold = turn.files if turn.case.cold or turn.limit or sampler else ()
         try:

@@ -19,6 +19,7 @@ class Source:
         family: ``"mlp"`` or ``"cnn"``.
         folder: where `make` writes ``model.onnx`` (free batch) and what else the family's peers convert from.
         shape: of one input sample.
+        needs: modules that `make` and `reference` import.
         make: writes the folder.
         reference: from an input to the answer, computed in float64.
     """
@@ -27,6 +28,7 @@ class Source:
     family: str
     folder: Path
     shape: tuple[int, ...]
+    needs: tuple[str, ...]
     make: Callable[[Source], None]
     reference: Callable[[Source, NDArray[np.float32]], NDArray[np.float64]]
 
@@ -35,6 +37,11 @@ class Source:
         """The model as an ONNX file with a free batch."""
         return self.folder / "model.onnx"
 
+    @property
+    def onnx_files(self) -> list[Path]:
+        """`onnx`, and the file of its external data if it has one: Protobuf ends at 2 GiB."""
+        return sorted(self.folder.glob("model.onnx*"))
+
     def input(self, batch: int) -> NDArray[np.float32]:
         """(batch, *shape): the same noise every time."""
         return np.random.default_rng(batch).standard_normal((batch, *self.shape), np.float32)
@@ -42,6 +49,10 @@ class Source:
     def answer(self, batch: int) -> Path:
         """Where the reference's answer to `input` is kept."""
         return self.folder / f"answer-{batch}.npy"
+
+
+#: Modules that some source needs.
+NEEDS = ("onnx", "onnxscript", "timm", "torch", "torchvision")
 
 
 def source(name: str, data: Path) -> Source:

@@ -44,7 +44,7 @@ class Shape:
 def source(name: str, data: Path) -> Source | None:
     if not (match := re.fullmatch(r"mlp-(\d+)x(\d+)", name)):
         return None
-    return Source(name, "mlp", data / name, (int(match[2]),), _make, _reference)
+    return Source(name, "mlp", data / name, (int(match[2]),), ("onnx",), _make, _reference)
 
 
 def weights_file(source: Source) -> Path:

@@ -1,7 +1,7 @@
-"""Convolutional networks: torchvision's, and EfficientNet-Lite0 with its trained weights.
+"""Convolutional networks: torchvision's, timm's, and EfficientNet-Lite0 with its trained weights.
 
-torchvision's weights are seeded, with the statistics of every BatchNorm2d taken from a batch of noise, so that
-activations keep their size through all layers, as they do in a trained network. ``model.pt`` holds them.
+The weights of torchvision and timm are seeded. The statistics of every BatchNorm2d are taken from a batch of noise, so
+that activations keep their size through all layers, as they do in a trained network. ``model.pt`` holds the weights.
 """
 
 from __future__ import annotations
@@ -25,11 +25,22 @@ NAMES = (
     "efficientnet_lite0",
 )
 
+#: Height and width in pixels of the inputs of timm's networks.
+TIMM = {"regnety_002": 224, "regnety_1280": 384, "convnext_xxlarge": 256}
+
+#: Bytes of weights from which an ONNX file keeps them in a second file: Protobuf ends at 2 GiB.
+_EXTERNAL = 1 << 30
+
 
 def source(name: str, data: Path) -> Source | None:
-    if name not in NAMES:
+    if name in TIMM:
+        size, package = TIMM[name], "timm"
+    elif name in NAMES:
+        size, package = 224, "torchvision"
+    else:
         return None
-    return Source(name, "cnn", data / name, (3, 224, 224), _make, _reference)
+    needs = ("torch", package, "onnx", "onnxscript")
+    return Source(name, "cnn", data / name, (3, size, size), needs, _make, _reference)
 
 
 def module(source: Source, *, meta: bool = False) -> Any:
@@ -53,6 +64,12 @@ def _untrained(name: str) -> Any:
         from efficientnet_lite_pytorch import EfficientNet
 
         return EfficientNet.from_name("efficientnet-lite0")
+    if name in TIMM:
+        import timm
+
+        # By default the last factor of every residual branch is 0 or 1e-6: an error in a branch would not be seen.
+        branches = {"zero_init_last": False} if name.startswith("regnet") else {"ls_init_value": 0.1}
+        return timm.create_model(name, pretrained=False, **branches)
     import torchvision
 
     return torchvision.models.get_model(name, weights=None)
@@ -75,6 +92,7 @@ def _make(source: Source) -> None:
     torch.save(network.state_dict(), state_file(source))
     example = torch.from_numpy(source.input(2))
     batch = torch.export.Dim("batch", min=1, max=1024)
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     torch.onnx.export(
         network,
         (example,),
@@ -83,7 +101,7 @@ def _make(source: Source) -> None:
         output_names=["y"],
         dynamic_shapes=[{0: batch}],
         dynamo=True,
-        external_data=False,
+        external_data=weights > _EXTERNAL,
         verbose=False,
     )
 

@@ -17,7 +17,7 @@ def _model(source: Source, folder: Path, mapped: bool) -> Path:
 def _files(source: Source, folder: Path, mapped: bool) -> list[Path]:
     if source.family == "mlp":
         return [mlp.weights_file(source)]
-    return [folder / "weights.bin" if mapped else source.onnx]
+    return [folder / "weights.bin"] if mapped else source.onnx_files
 
 
 def _prepare(source: Source, folder: Path, mapped: bool) -> None:

@@ -36,9 +36,13 @@ def _load_bench() -> None:
 
 
 def probe(job: Job) -> dict[str, Any]:
-    """What is installed: by peer the versions of its packages, or the module that is missing; by family what the models
-    lack; the sources of streamrt."""
+    """What is installed.
+
+    By peer the versions of its packages, or the module that is missing; the versions of the modules that models need,
+    None for a missing one; a digest of streamrt's sources.
+    """
     from bench.machine import sources_digest
+    from bench.models import NEEDS
     from bench.peers import peers
 
     found: dict[str, Any] = {}
@@ -47,13 +51,9 @@ def probe(job: Job) -> dict[str, Any]:
         missing = [module for module in peer.modules if importlib.util.find_spec(module.partition(".")[0]) is None]
         missing += [package for package, version in versions.items() if version is None and package not in missing]
         found[name] = {"missing": ", ".join(missing)} if missing else {"versions": versions}
-    models = {"mlp": ("onnx",), "cnn": ("torch", "torchvision", "onnx", "onnxscript")}
-    absent = {
-        family: [module for module in modules if importlib.util.find_spec(module) is None]
-        for family, modules in models.items()
-    }
+    needs = {module: _installed_version(module) for module in NEEDS}
     digest = sources_digest(_folder_of("streamrt")) if importlib.util.find_spec("streamrt") else None
-    return {"peers": found, "absent": absent, "streamrt": digest}
+    return {"peers": found, "needs": needs, "streamrt": digest}
 
 
 def source(job: Job) -> dict[str, Any]:

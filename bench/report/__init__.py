@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import record
-from bench.report import markdown, plots, summary
+from bench.report import chart, markdown, plots, summary
 from bench.scenarios import SCENARIOS
+
+#: The file of the README's chart.
+CHART = "time-against-memory.svg"
 
 
 def write(results: Path, readme: Path | None) -> list[Path]:
-    """Write ``README.md`` and the plots into ``results``, and the short table into ``readme``; the paths written.
+    """Write ``README.md`` and the pictures into ``results``, and the headlines into ``readme``; the paths written.
+
+    A folder ``docs`` beside ``readme`` gets the chart of time against memory.
 
     Raises:
         FileNotFoundError: nothing has been measured.
@@ -28,10 +33,12 @@ def write(results: Path, readme: Path | None) -> list[Path]:
         plotted = [table for table in found if any(row.times for row in table.rows)]
         if plotted and not SCENARIOS[name].memory:
             written.append(plots.draw(SCENARIOS[name], plotted, results / f"{name}.png"))
+        if readme and SCENARIOS[name].chart and any(any(chart.points([table])) for table in found):
+            written.append(chart.draw(found, readme.parent / "docs" / CHART))
     report = results / "README.md"
-    report.write_text(markdown.report(measured, tables, {path.stem for path in written}))
+    report.write_text(markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}))
     written.append(report)
     if readme:
-        markdown.replace_table(readme, markdown.short(tables))
+        markdown.replace_table(readme, markdown.headlines(measured, tables))
         written.append(readme)
     return written

@@ -32,7 +32,7 @@ _MIB = 1 << 20
 def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], plots: Collection[str]) -> str:
     """Everything: method, machine, limits, and every row of every case."""
     everything = [record for records in measured.values() for record in records]
-    parts = ["# Results", _PREFACE, _circumstances(everything)]
+    parts = ["# Results", _PREFACE, _circumstances(everything), "## All cases", overview(tables)]
     several = len(_machines(everything)) > 1
     for name, found in tables.items():
         scenario = SCENARIOS[name]
@@ -50,7 +50,36 @@ def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseT
     return "\n\n".join(parts) + "\n"
 
 
-def short(tables: Mapping[str, list[CaseTable]]) -> str:
+def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]]) -> str:
+    """The README's rows, each with its spread and commit, and the machines below."""
+    lines, machines = [], {}
+    for name, found in tables.items():
+        for label in SCENARIOS[name].headlines:
+            of_case = [table for table in found if table.label == label]
+            if not of_case:
+                continue
+            table = max(of_case, key=lambda table: table.threads)
+            measure = table.measures[0]
+            us, best = table.row(US), table.best_peer()
+            mine = us.spread(measure) if us else None
+            theirs = best.spread(measure) if best else None
+            record = next(record for record in measured[name] if record.get("label") == label)
+            machines |= dict.fromkeys(_machines([record]))
+            lines.append(
+                [
+                    f"{SCENARIOS[name].title}: {label}",
+                    _range(mine, seconds) if mine else us.status if us else "-",
+                    f"{best.peer}: {_range(theirs, seconds)}" if best and theirs else "-",
+                    _range(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
+                    f"`{record['commit'][:7]}`",
+                ]
+            )
+    says = "Lower is better. A cell is the median over the rounds, with the fastest and the slowest pass in brackets."
+    header = ["", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
+    return "\n\n".join([says, _table(header, lines), *machines])
+
+
+def overview(tables: Mapping[str, list[CaseTable]]) -> str:
     """Every case with the most threads that were tried: us, the fastest peer, T*, and who did not survive."""
     uneven = any(table.then for found in tables.values() for table in found)
     lines = []

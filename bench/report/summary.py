@@ -79,6 +79,7 @@ class CaseTable:
         limits: by measure, T* in seconds.
         then: our steady passes over T* by the disk's speed just before and after each.
         budget: bytes that streamrt had, if it had a budget.
+        weights: bytes of weights that streamrt's pass uses.
     """
 
     label: str
@@ -88,6 +89,7 @@ class CaseTable:
     limits: dict[str, float] = field(default_factory=dict)
     then: Spread | None = None
     budget: int | None = None
+    weights: int | None = None
 
     @property
     def measures(self) -> list[str]:
@@ -181,8 +183,9 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
     row.moments += values.get("moments", [])
     if table.case["kind"] != "passes":
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
-    if row.peer == US and (budget := values.get("facts", {}).get("budget")):
-        table.budget = budget
+    if row.peer == US and (facts := values.get("facts")):
+        table.budget = facts.get("budget")
+        table.weights = facts.get("weights")
 
 
 def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.scenarios import (
     cnn_capped,
+    cnn_large,
     cnn_warm,
     cold_start_cnn,
     imports,
@@ -28,6 +29,7 @@ SCENARIOS = {
         mlp_warm,
         cnn_warm,
         cnn_capped,
+        cnn_large,
         cold_start_cnn,
         imports,
     )

@@ -21,6 +21,7 @@ class Case:
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
         verify: whether streamrt compares weights with their checksums as they arrive.
+        alone: whether the question is put to streamrt only.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Case:
     cold: bool = False
     callers: int = 1
     verify: bool = False
+    alone: bool = False
 
     @property
     def label(self) -> str:
@@ -63,10 +65,14 @@ class Scenario:
         cases: all of them; ``quick`` ones are the same questions about smaller models, to see that everything works.
         rounds: how often every variant is measured.
         seconds: for how long steady passes are measured in one process.
+        patience: seconds after which a measured process is given up on; the slowest that ends takes a third of it.
         limits: whether the rows are held against T*.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
-        alone: whether it is about streamrt alone.
+        peers: names of the contenders that take part; None for all.
         memory: whether it is about memory alone, and its times have no place in plots and the short table.
+        chart: whether the report also draws its seconds against its memory, for the README.
+        headlines: labels of the cases that are rows of the README: chosen before they were measured, and kept whatever
+            comes out.
     """
 
     name: str
@@ -76,7 +82,10 @@ class Scenario:
     quick: tuple[Case, ...]
     rounds: int = 3
     seconds: float = 2.0
+    patience: float = 60.0
     limits: bool = True
     frugal: bool = True
-    alone: bool = False
+    peers: frozenset[str] | None = None
     memory: bool = False
+    chart: bool = False
+    headlines: tuple[str, ...] = ()

@@ -14,4 +14,5 @@ SCENARIO = Scenario(
     "leaves little room, and streamrt is given 16 MiB of it; else it finds its budget by itself.",
     cases=(_case("vgg16", 128 * MIB, "auto"), _case("vgg16", 256 * MIB, "auto"), _case("resnet50", 48 * MIB, "16MiB")),
     quick=(_case("resnet50", 64 * MIB, "auto"),),
+    headlines=("vgg16, cap 256 MiB, batch 1",),
 )

@@ -15,4 +15,5 @@ SCENARIO = Scenario(
     cases=_cases("mlp-12x8192", "resnet50"),
     quick=_cases("mlp-12x2048"),
     limits=False,
+    headlines=("import",),
 )

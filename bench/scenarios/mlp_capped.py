@@ -21,4 +21,5 @@ SCENARIO = Scenario(
     cases=tuple(_case(_MODEL, batch, *cap) for cap in _CAPS for batch in (1, 4, 16, 64, 256)),
     seconds=5.0,
     quick=tuple(_case(_SMALL, batch, 160 * MIB, "48MiB") for batch in (1, 64)),
+    headlines=("mlp-12x8192, cap 300 MiB, batch 1",),
 )

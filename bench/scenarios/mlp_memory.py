@@ -20,6 +20,6 @@ SCENARIO = Scenario(
     rounds=1,
     seconds=0.0,
     limits=False,
-    alone=True,
+    peers=frozenset({"streamrt"}),
     memory=True,
 )

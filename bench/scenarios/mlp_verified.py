@@ -19,5 +19,5 @@ SCENARIO = Scenario(
     rounds=5,
     quick=tuple(_case(_SMALL, 1, 160 * MIB, "48MiB", verify) for verify in (False, True)),
     limits=False,
-    alone=True,
+    peers=frozenset({"streamrt"}),
 )

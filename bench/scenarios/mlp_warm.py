@@ -17,4 +17,5 @@ SCENARIO = Scenario(
     quick=tuple(_case("mlp-12x2048", batch) for batch in (1, 4)),
     limits=False,
     frugal=False,
+    headlines=("mlp-12x8192, batch 16",),
 )

@@ -14,6 +14,7 @@ import pytest
 from bench import driver
 from bench.driver import Options, Run
 from bench.limits import LIMITS
+from bench.models import NEEDS
 from bench.peers import Peer
 from bench.process.cgroup import NoCgroupError
 from bench.process.job import TOLERANCE, Job
@@ -125,14 +126,14 @@ class Measure:
         absent: tuple[str, ...] = (),
         names: frozenset[str] | None = None,
         seconds: float = 2.0,
-        alone: bool = False,
+        only: frozenset[str] | None = None,
     ) -> list[Record]:
         found = {it.name: it for it in (map(peer, peers) if isinstance(peers, str) else peers)}
         self._monkeypatch.setattr(driver, "peers", lambda: found)
-        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, alone=alone)
+        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, peers=only)
         installed = {
             "peers": {name: {"missing": "its module"} if name in missing else {"versions": {}} for name in found},
-            "absent": {"mlp": list(absent), "cnn": []},
+            "needs": {module: None if module in absent else "1" for module in NEEDS},
         }
         with Recorder(self.path, SHARED) as recorder:
             self.failures = Run(scenario, Options(self._folder, names, threads), installed, recorder).run()
@@ -238,10 +239,10 @@ def test_a_peer_is_not_put_to_models_that_it_does_not_run(measure: Measure) -> N
 
 
 def test_a_model_that_cannot_be_made_is_skipped(measure: Measure, processes: Processes) -> None:
-    lines = measure(case(), case(model="vgg16"), peers="A", rounds=1, absent=("onnx",))
+    lines = measure(case(), case(model="vgg16"), case(model="regnety_002"), peers="A", rounds=1, absent=("timm",))
     (skipped,) = [line for line in lines if line["kind"] == "skip"]
-    assert (skipped["peer"], skipped["reason"]) == ("mlp-2x8", "to make it takes onnx, not installed")
-    assert {it.job.model for it in processes.asked} == {"vgg16"}
+    assert (skipped["peer"], skipped["reason"]) == ("regnety_002", "to make it takes timm, not installed")
+    assert {it.job.model for it in processes.asked} == {"mlp-2x8", "vgg16"}
     assert measure.failures == 0
 
     processes.answers = lambda job, sampled: Outcome("error", reason="disk full") if job.kind == "source" else None
@@ -265,9 +266,17 @@ def test_only_the_named_peers(measure: Measure) -> None:
     assert not [line for line in lines if line["kind"] == "skip"]
 
 
-def test_streamrt_alone(measure: Measure, processes: Processes) -> None:
+def test_a_case_for_streamrt_alone(measure: Measure) -> None:
+    lines = measure(case(1), replace(case(8), alone=True), peers=[peer("streamrt"), peer("A")], rounds=1)
+    assert turns(lines) == [(0, 1, "streamrt"), (0, 1, "A"), (0, 8, "streamrt")]
+    assert [(line["peer"], line["batch"]) for line in lines if line["kind"] == "check"] == [
+        ("streamrt", 1), ("streamrt", 8), ("A", 1),
+    ]  # fmt: skip
+
+
+def test_a_scenario_for_streamrt_alone(measure: Measure, processes: Processes) -> None:
     plain, verified = case(), replace(case(), verify=True)
-    lines = measure(plain, verified, peers=[peer("A"), peer("streamrt")], rounds=1, alone=True)
+    lines = measure(plain, verified, peers=[peer("A"), peer("streamrt")], rounds=1, only=frozenset({"streamrt"}))
     assert [(line["peer"], line["label"]) for line in lines if line["kind"] == "timing"] == [
         ("streamrt", plain.label),
         ("streamrt", f"{plain.label}, verified"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ needs("scipy")
 
 from bench import report  # noqa: E402
 from bench.record import Record  # noqa: E402
-from bench.report import markdown, summary  # noqa: E402
+from bench.report import chart, markdown, summary  # noqa: E402
 from bench.report.summary import CaseTable  # noqa: E402
-from bench.scenarios import Case  # noqa: E402
+from bench.scenarios import SCENARIOS, Case  # noqa: E402
 
 pytestmark = pytest.mark.extras
 
@@ -207,15 +208,15 @@ def test_t_star_of_the_moment_is_that_of_the_disk_around_the_pass() -> None:
     assert found.then
     assert (found.then.least, found.then.median, found.then.most) == pytest.approx((1.0, 1.25, 1.5))
     assert "streamrt's steady pass ÷ T* of the moment: 1.25 (1.00 - 1.50)." in markdown._case(found)
-    assert cells(markdown.short({"mlp-capped": [found]}))[2][4:] == ["2.67", "1.25", "-"]
+    assert cells(markdown.overview({"mlp-capped": [found]}))[2][4:] == ["2.67", "1.25", "-"]
     del records[0]["values"]["moments"], records[1]["values"]["moments"]
     assert table(records).then is None
-    header, _, us = cells(markdown.short({"mlp-capped": [table(records)]}))
+    header, _, us = cells(markdown.overview({"mlp-capped": [table(records)]}))
     assert "/ T* of the moment" not in header
     assert us[4:] == ["2.67", "-"]
 
 
-def test_the_short_table() -> None:
+def test_the_overview() -> None:
     large = dataclasses.replace(CASE, batch=64)
     records = [
         *timings(slower=[0.5, 0.5], streamrt=[0.1, 0.5], faster=[0.2, 0.2]),
@@ -223,20 +224,116 @@ def test_the_short_table() -> None:
         timing("streamrt", 0, 1.0, case=large),
         timing("streamrt", 0, 1.0, threads=1),
     ]
-    _, _, *rows = cells(markdown.short({"mlp-capped": summary.tables(records)}))
+    _, _, *rows = cells(markdown.overview({"mlp-capped": summary.tables(records)}))
     assert rows == [
         ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "C killed"],
         ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-"],
     ]
 
 
-def test_the_short_table_without_us_or_without_others() -> None:
-    lonely = cells(markdown.short({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
+def test_the_overview_without_us_or_without_others() -> None:
+    lonely = cells(markdown.overview({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
     assert lonely[1:] == ["1 s", "-", "-", "-", "-"]
     killed = [line("timing", "streamrt", "killed", round=0), *timings(A=[1.0])]
-    assert cells(markdown.short({"mlp-capped": summary.tables(killed)}))[2][1:] == [
+    assert cells(markdown.overview({"mlp-capped": summary.tables(killed)}))[2][1:] == [
         "killed", "1 s (A)", "-", "-", "streamrt killed",
     ]  # fmt: skip
+
+
+def test_headlines_are_at_most_eight_cases_that_exist() -> None:
+    assert sum(len(scenario.headlines) for scenario in SCENARIOS.values()) <= 8
+    for scenario in SCENARIOS.values():
+        assert set(scenario.headlines) <= {case.label for case in scenario.cases}
+        assert not scenario.headlines or scenario.peers is None  # a row has somebody to lose to
+
+
+def test_headlines_say_the_spread_the_commit_and_the_machine() -> None:
+    (label,) = SCENARIOS["mlp-capped"].headlines
+    shown = next(case for case in SCENARIOS["mlp-capped"].cases if case.label == label)
+    records = [
+        timing("streamrt", 0, 1.0, case=shown),
+        timing("streamrt", 1, 2.0, case=shown),
+        timing("A", 0, 2.0, case=shown),
+        timing("A", 1, 2.0, case=shown),
+        timing("B", 0, 1.25, case=shown),
+        timing("B", 1, 1.25, case=shown),
+        timing("streamrt", 0, 9.0, case=shown, threads=1),
+        *timings(streamrt=[1.0]),  # no headline
+    ]
+    text = markdown.headlines({"mlp-capped": records}, {"mlp-capped": summary.tables(records)})
+    assert "Lower is better" in text
+    assert "A Processor, 2 cores" in text
+    assert cells(text)[2:] == [
+        [
+            f"A model larger than memory: {label}",
+            "1.5 s (500 ms - 4 s)",
+            "B: 1.25 s (625 ms - 2.5 s)",
+            "1.20 (0.80 - 1.60)",
+            "`0123456`",
+        ]
+    ]
+
+
+@pytest.mark.parametrize("status", ["killed", "wrong"])
+def test_headlines_show_how_we_failed(status: str) -> None:
+    (label,) = SCENARIOS["mlp-callers"].headlines
+    shown = next(case for case in SCENARIOS["mlp-callers"].cases if case.label == label)
+    records = [line("timing", "streamrt", status, case=shown, round=0), timing("A", 0, 1.0, case=shown)]
+    (row,) = cells(markdown.headlines({"mlp-callers": records}, {"mlp-callers": summary.tables(records)}))[2:]
+    assert row[1:4] == [status, "A: 1 s", "-"]
+
+
+def large(model: str, peer: str, seconds: float, peak: int | None, budget: int | None = None) -> list[Record]:
+    """The time and the memory of a case of ``cnn-large``."""
+    given = None if budget is None else f"{budget}MiB"
+    of = Case("passes", ("steady",), model, 1, None if budget is None else 2 * budget * MIB, given, alone=bool(budget))
+    facts = {"budget": None if budget is None else budget * MIB, "weights": 900 * MIB}
+    memory = {"anonymous": 1, "file_pages": 1, "both": 2, "cgroup_peak": None if peak is None else peak * MIB}
+    return [
+        timing(peer, 0, seconds, facts=facts if peer == "streamrt" else None, case=of),
+        line("memory", peer, case=of, values=memory),
+    ]
+
+
+def test_the_chart_has_a_point_for_every_contender_and_budget() -> None:
+    records = [
+        *large("regnety_1280", "streamrt", 2.0, 1000),
+        *large("regnety_1280", "A", 3.0, 2000),
+        *large("regnety_1280", "B", 3.0, None),  # a kernel that does not tell
+        *large("regnety_1280", "streamrt", 2.5, 120, 100),
+    ]
+    found = [(p.peer, p.says, p.memory // MIB, p.seconds.median) for p in chart.points(summary.tables(records))]
+    assert found == [
+        ("streamrt", "all in memory", 1000, 2.0),
+        ("A", "A", 2000, 3.0),
+        ("streamrt", "100 MiB", 120, 2.5),
+    ]
+
+
+def test_the_chart_is_a_small_picture_that_has_everything(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    records = [
+        *large("regnety_1280", "streamrt", 2.0, 1000),
+        *(record for peer in ("A", "B", "C") for record in large("regnety_1280", peer, 3.0, 2000)),
+        *large("regnety_1280", "streamrt", 2.5, 120, 100),
+        *large("convnext_xxlarge", "streamrt", 2.5, 120, 77),
+    ]
+    tables = summary.tables(records)
+    path = chart.draw(tables, tmp_path / "chart.svg")
+    text = path.read_text()
+    assert len(text) < 100 << 10
+    told = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    for says in ("A", "B", "C", "streamrt", "100 MiB", "77 MiB", "all in memory", "regnety_1280: 0.88 GiB of weights"):
+        assert says in told
+    assert chart.draw(tables, tmp_path / "again.svg").read_text() == text  # a report that changes nothing
+    with pytest.raises(ValueError, match="no case has a time"):
+        chart.draw(summary.tables(large("regnety_1280", "A", 3.0, None)), path)
+
+
+def test_labels_of_the_chart_keep_their_distance() -> None:
+    found = [chart.Point(name, name, 1, summary.Spread(s, s, s, 1)) for name, s in (("A", 5.0), ("B", 1.0), ("C", 5.1))]
+    placed = chart._spread_out(found, 0.5)
+    assert [(point.peer, height) for point, height in placed] == [("B", 1.0), ("A", 5.0), ("C", 5.5)]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +392,11 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     write(tmp_path / "mlp-capped.jsonl", capped)
     with (tmp_path / "mlp-capped.jsonl").open("a") as file:
         file.write('{"kind": "timing", "peer": "cut sho')
-    write(tmp_path / "import.jsonl", [line("timing", "streamrt", round=0, case=opening, values=opened)])
+    importing = Case("import", ("seconds",))
+    write(
+        tmp_path / "import.jsonl",
+        [line("timing", "streamrt", round=0, case=of, values=opened) for of in (opening, importing)],
+    )
     write(tmp_path / "cnn-capped.jsonl", [line("timing", "A", "skipped", round=0, reason="no cgroup")])
     readme = tmp_path / "other.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
@@ -323,11 +424,29 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     assert "cnn-capped.png" not in text
     assert text.count("A Processor") == 1
     assert "cut sho" not in text
-    assert [row[0] for row in cells(readme.read_text())[2:]] == [
+    assert [row[0] for row in cells(text.partition("## All cases")[2].partition("##")[0])[2:]] == [
         f"A model larger than memory: {CASE.label}",
         f"Image networks larger than memory: {CASE.label}",
         "Importing and opening: open mlp-2x8",
+        "Importing and opening: import",
     ]
+    assert [row[0] for row in cells(readme.read_text())[2:]] == ["Importing and opening: import"]
+
+
+def test_the_report_draws_the_chart_beside_the_readme(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "docs").mkdir()
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    results = tmp_path / "results"
+    results.mkdir()
+    write(results / "cnn-large.jsonl", large("regnety_1280", "streamrt", 2.0, 1000))
+    written = report.write(results, readme)
+    assert tmp_path / "docs" / report.CHART in written
+    assert (tmp_path / "docs" / report.CHART).read_text().startswith("<?xml")
+    assert "(cnn-large.png)" in (results / "README.md").read_text()
+    write(results / "cnn-large.jsonl", [line("timing", "A", "skipped", round=0, reason="no cgroup")])
+    assert tmp_path / "docs" / report.CHART not in report.write(results, readme)  # nothing to draw
 
 
 def test_scenarios_of_several_machines_each_say_which(tmp_path: Path) -> None:
@@ -335,7 +454,7 @@ def test_scenarios_of_several_machines_each_say_which(tmp_path: Path) -> None:
     write(tmp_path / "mlp-capped.jsonl", timings(streamrt=[1.0]))
     write(tmp_path / "mlp-cold-start.jsonl", [record | {"machine": other} for record in timings(streamrt=[1.0])])
     report.write(tmp_path, None)
-    preface, *sections = (tmp_path / "README.md").read_text().split("\n## ")
+    preface, _, *sections = (tmp_path / "README.md").read_text().split("\n## ")
     assert "A Processor, 2 cores" in preface
     assert "Another Processor, 2 cores" in preface
     assert ["Another Processor, 2 cores" in section for section in sections] == [False, True]

@@ -1,0 +1,138 @@
+"""The README's chart: seconds of a pass against the memory that the process took, a panel for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.report.summary import US, CaseTable, Spread
+
+_MIB = 1 << 20
+#: Colours of middle brightness on no background: they can be read on white and on black.
+_TEXT, _US = "#6e7781", "#2f81f7"
+_OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a")
+#: Ticks of the axis of memory, in MiB.
+_TICKS = {128: "128 MiB", 256: "256", 512: "512", 1024: "1 GiB", 2048: "2", 4096: "4", 8192: "8"}
+#: Least distance between two labels, as a part of the axis of time.
+_APART = 0.085
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A contender with a budget, or with none.
+
+    Attributes:
+        peer: its name.
+        says: its label.
+        memory: the most bytes that the kernel charged to its cgroup, the page cache included.
+        seconds: of a steady pass.
+    """
+
+    peer: str
+    says: str
+    memory: int
+    seconds: Spread
+
+
+def points(tables: Iterable[CaseTable]) -> Iterator[Point]:
+    """Every contender that ended well and whose memory is known."""
+    for table in tables:
+        for row in table.rows:
+            seconds, memory = row.spread("steady"), row.memory.get("cgroup_peak")
+            if seconds is None or memory is None:
+                continue
+            budget = f"{table.budget / _MIB:.0f} MiB" if table.budget else "all in memory"
+            yield Point(row.peer, budget if row.peer == US else row.peer, memory, seconds)
+
+
+def draw(tables: Iterable[CaseTable], path: Path) -> Path:
+    """Write the chart as SVG; returns ``path``.
+
+    Raises:
+        ValueError: no contender of any case has both a time and its memory.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    panels = [(list(group), model) for model, group in groupby(tables, lambda table: table.case["model"])]
+    panels = [(group, model) for group, model in panels if any(points(group))]
+    if not panels:
+        raise ValueError("no case has a time and the memory that it took")
+    peers = sorted({point.peer for group, _ in panels for point in points(group)} - {US})
+    colours = {US: _US} | {peer: _OTHERS[index % len(_OTHERS)] for index, peer in enumerate(peers)}
+    style = {"svg.fonttype": "none", "svg.hashsalt": "streamrt", "text.color": _TEXT, "font.size": 11}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for (group, model), panel in zip(panels, axes, strict=True):
+            weights = max((table.weights or 0 for table in group), default=0)
+            _panel(panel, list(points(group)), colours, weights)
+            panel.set_title(f"{model}: {weights / (_MIB << 10):.2g} GiB of weights", fontsize=12)
+        axes[0].set_ylabel("seconds a pass", color=_TEXT)
+        figure.supxlabel("most memory of the process, page cache included", color=_TEXT, fontsize=11)
+        FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
+    return path
+
+
+def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int) -> None:
+    axes.patch.set_visible(False)
+    axes.figure.patch.set_visible(False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_TEXT)
+    axes.tick_params(colors=_TEXT, which="both")
+    axes.grid(axis="y", color=_TEXT, alpha=0.25)
+    axes.set_xscale("log")
+    axes.set_xticks(list(_TICKS), list(_TICKS.values()))
+    axes.minorticks_off()
+    memory = [point.memory / _MIB for point in found]
+    axes.set_xlim(min(100, 0.8 * min(memory)), max(16384, 2 * max(memory)))  # on the right is room for labels
+    top = 1.25 * max(point.seconds.most for point in found)
+    axes.set_ylim(0, top)
+    axes.axvline(weights / _MIB, color=_TEXT, linestyle=":", linewidth=1)
+    axes.text(weights / _MIB, 0.02 * top, "weights ", ha="right", fontsize=9)
+
+    ours = sorted((point for point in found if point.peer == US), key=lambda point: point.memory)
+    axes.plot([p.memory / _MIB for p in ours], [p.seconds.median for p in ours], color=_US, linewidth=1.5)
+    for point in found:
+        x, spread = point.memory / _MIB, point.seconds
+        axes.plot([x, x], [spread.least, spread.most], color=colours[point.peer], linewidth=1)
+        axes.plot([x], [spread.median], "o" if point.peer == US else "s", color=colours[point.peer], markersize=7)
+    for point in ours:
+        axes.annotate(
+            point.says,
+            (point.memory / _MIB, point.seconds.least),
+            (0, -8),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=_US,
+            fontsize=9,
+        )
+    if ours:
+        axes.annotate(
+            US, (ours[0].memory / _MIB, ours[0].seconds.most), (0, 8), textcoords="offset points", ha="left", color=_US
+        )
+    for point, height in _spread_out([point for point in found if point.peer != US], _APART * top):
+        axes.annotate(
+            point.says,
+            (point.memory / _MIB, point.seconds.median),
+            (1.25 * max(p.memory for p in found) / _MIB, height),
+            va="center",
+            color=colours[point.peer],
+            arrowprops={"arrowstyle": "-", "color": colours[point.peer], "linewidth": 0.5},
+        )
+
+
+def _spread_out(found: list[Point], apart: float) -> list[tuple[Point, float]]:
+    """Heights for labels, in seconds: that of the point, or so much more that no two are closer than ``apart``."""
+    placed: list[tuple[Point, float]] = []
+    for point in sorted(found, key=lambda point: point.seconds.median):
+        least = placed[-1][1] + apart if placed else 0.0
+        placed.append((point, max(point.seconds.median, least)))
+    return placed
