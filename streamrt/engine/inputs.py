@@ -104,8 +104,8 @@ def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
     if len(parts) == 1 and target.shape == parts[0].shape:
         np.copyto(target, parts[0])
         return
-    for part, rows, place in _overlaps(parts, begin, target):
-        np.copyto(target[place], part[rows])
+    for part, rows, covered in _overlaps(parts, begin, target):
+        np.copyto(target[covered], part[rows])
     target[max(0, sum(map(len, parts)) - begin) :] = 0
 
 
@@ -114,12 +114,12 @@ def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
     if len(parts) == 1 and source.shape == parts[0].shape:
         np.copyto(parts[0], source, casting="unsafe")
         return
-    for part, rows, place in _overlaps(parts, begin, source):
-        np.copyto(part[rows], source[place], casting="unsafe")
+    for part, rows, covered in _overlaps(parts, begin, source):
+        np.copyto(part[rows], source[covered], casting="unsafe")
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:
-    """Each of ``parts`` that has rows in ``whole``, which begins at row ``begin``; which they are, and their place."""
+    """Each of ``parts`` that shares rows with ``whole``, which begins at row ``begin``, with their slices of both."""
     start = 0
     for part in parts:
         first, last = max(start, begin), min(start + len(part), begin + len(whole))

@@ -114,9 +114,9 @@ def group_folders(proc: Path) -> Iterator[tuple[int, Path]]:
             version = 1
         else:
             continue
-        if (place := _mount(mounts, version)) is None:
+        if (mount := _mount(mounts, version)) is None:
             continue
-        root, point = place
+        root, point = mount
         inner = PurePosixPath(path)
         # A path outside what is mounted here (a container without a cgroup namespace): the mount's top
         # is the nearest group in sight.

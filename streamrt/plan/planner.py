@@ -196,7 +196,7 @@ def _finish(
 ) -> Plan:
     ranges = tuple(replace(r, pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
     return Plan(
-        tiles=tuple(_joined(cut.tiles, ranges)),
+        tiles=tuple(_merged(cut.tiles, ranges)),
         ranges=ranges,
         granule=cut.granule,
         window=window,
@@ -207,7 +207,7 @@ def _finish(
     )
 
 
-def _joined(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
+def _merged(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
     """The same steps, but neighbours that stay are one, up to the largest tiles: fewer calls, and larger products."""
     found: list[Tile] = []
     for tile in tiles:

@@ -105,7 +105,7 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], lis
             begin = len(ranges)
             for extent in extents:
                 open_range = ranges[-1] if ranges else None
-                if open_range and _joins(open_range, extent, tile_bytes):
+                if open_range and _mergeable(open_range, extent, tile_bytes):
                     end = max(open_range.offset + open_range.length, extent.end)
                     ranges[-1] = Range(open_range.offset, end - open_range.offset)
                     begin = min(begin, len(ranges) - 1)
@@ -115,7 +115,7 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], lis
     return tiles, ranges
 
 
-def _joins(r: Range, extent: Extent, tile_bytes: int) -> bool:
+def _mergeable(r: Range, extent: Extent, tile_bytes: int) -> bool:
     gap = extent.offset - (r.offset + r.length)
     return (
         extent.offset >= r.offset and gap <= PAGE and max(extent.end - r.offset, r.length) <= max(tile_bytes, r.length)
@@ -124,7 +124,7 @@ def _joins(r: Range, extent: Extent, tile_bytes: int) -> bool:
 
 def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
     """Rows and extents of each tile of a node, cut at multiples of ``tile_bytes`` from where its weights begin."""
-    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # neighbours can join
+    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # neighbours can merge
     row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
     if not row_bytes:
         yield 0, node.rows, whole

@@ -30,7 +30,7 @@ from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
-from streamrt.pool.resident import Files, ReplacedError, Resident
+from streamrt.pool.resident import Files, Resident, StaleHeaderError
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
 #: Loads in a row that find their file replaced, before that counts as a failure.
@@ -44,11 +44,11 @@ class _Asker:
     """A request for a lease.
 
     Attributes:
-        joined: the flight that it waits for.
+        flight: the one that it waits for.
         counted: the policy knows of the request.
     """
 
-    joined: Flight | None = None
+    flight: Flight | None = None
     counted: bool = False
 
 
@@ -113,22 +113,22 @@ class Keeper:
                     left = deadline - now()
                     if left <= 0:
                         self.busy += 1
-                        what = "is loading" if asker.joined else "waits for memory, all of which is leased"
+                        what = "is loading" if asker.flight else "waits for memory, all of which is leased"
                         raise PoolBusyError(f"the model {name!r:.80} {what}; gave up at the deadline")
                     self.changed.wait(min(left, LONGEST_WAIT))
                 return entry
             finally:
                 self._leave_line(asker)
-                if asker.joined and asker.joined.granted:  # interrupted: the lease is there, and nobody for it
+                if asker.flight and asker.flight.granted:  # interrupted: the lease is there, and nobody for it
                     self._end_lease(entry)
-                elif asker.joined:
-                    asker.joined.waiters -= 1
+                elif asker.flight:
+                    asker.flight.waiters -= 1
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
         """Lease a model if that can be done now, and else see to what it takes. Lock held."""
-        flight = asker.joined
+        flight = asker.flight
         if flight and flight.done:
-            asker.joined = None
+            asker.flight = None
             if flight.error is not None:
                 raise anew(flight.error)
             if flight.granted:
@@ -140,9 +140,9 @@ class Keeper:
         if self._lease_or_begin(entry, asker):
             return True
         self._require_loadable(entry)  # no thread could be had
-        if asker.joined is None and entry.flight is not None:
-            asker.joined = entry.flight
-            asker.joined.waiters += 1
+        if asker.flight is None and entry.flight is not None:
+            asker.flight = entry.flight
+            asker.flight.waiters += 1
         return False
 
     def _lease_or_begin(self, entry: Entry, asker: _Asker) -> bool:
@@ -362,7 +362,7 @@ class Keeper:
         flight = entry.flight
         assert flight
         entry.flight, entry.busy = None, False
-        if isinstance(error, ReplacedError) and entry.replaced < _REPLACED:
+        if isinstance(error, StaleHeaderError) and entry.replaced < _REPLACED:
             entry.replaced += 1
             entry.needs, error = None, None  # its header is read again
         if error is not None:

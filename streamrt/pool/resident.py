@@ -102,7 +102,7 @@ class ResidentModel:
         self._kept: list[Item] = []  # and the ranges of it that are there
         file = verify_file(known.file.path) if verify == "open" else known.file
         if file.identity != known.file.identity:
-            raise ReplacedError(f"{file.path}: the file was replaced since its header was read")
+            raise StaleHeaderError(f"{file.path}: the file was replaced since its header was read")
         self.engine = Engine(
             file,
             known.planner(budget),
@@ -347,11 +347,11 @@ class WeightsFiles:
         """Open the file.
 
         Raises:
-            FormatError, WeightsIOError: as `Model`; ReplacedError when it is not the one that was measured.
+            FormatError, WeightsIOError: as `Model`; StaleHeaderError when it is not the one that was measured.
         """
         known = self._take(path)
         if known.file.identity != identity:
-            raise ReplacedError(f"{path}: the file was replaced since its header was read")
+            raise StaleHeaderError(f"{path}: the file was replaced since its header was read")
         return self._open(known, budget, self._give_back)
 
     def _take(self, path: str) -> Known:
@@ -378,5 +378,5 @@ def _identity(path: str) -> Identity | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class ReplacedError(WeightsIOError):
+class StaleHeaderError(WeightsIOError):
     """The file is another one than was measured: measure it again."""

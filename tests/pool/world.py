@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from streamrt.errors import WeightsIOError
 from streamrt.pool import ModelPool
 from streamrt.pool.admission import Needs
-from streamrt.pool.resident import ReplacedError
+from streamrt.pool.resident import StaleHeaderError
 from streamrt.pool.runtime import Runtime
 
 KIB = 1 << 10
@@ -296,7 +296,7 @@ class FakeFiles:
             self.failing[path] -= 1
             raise WeightsIOError(f"{path}: broken")
         if self.is_another(path, identity):
-            raise ReplacedError(path)
+            raise StaleHeaderError(path)
         assert budget >= self.needs[path].minimum
         model = self.kind(self, path, self.needs[path], budget)
         self.check()
