@@ -10,7 +10,7 @@ from typing import Self
 import streamrt._core as _core
 from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.face import Face
-from streamrt.engine.prepare import Planner
+from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.format import read_header
 from streamrt.format import verify as verify_file

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
-from streamrt.engine.prepare import Prepared
+from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Run
 from streamrt.plan import Plan

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import streamrt._core as _core
 from streamrt.engine.engine import Engine, check_options
-from streamrt.engine.prepare import Planner, Prepared
+from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError
 from streamrt.format import WeightsFile, read_header

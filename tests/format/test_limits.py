@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from format.attacks.make import Draft
-from streamrt.engine.prepare import Planner
+from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, FormatError
 from streamrt.format import read_header

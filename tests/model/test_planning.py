@@ -6,7 +6,7 @@ import pytest
 
 from markers import thorough
 from model import zoo
-from streamrt.engine.prepare import Planner
+from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError
 from streamrt.format import read_header, write

@@ -7,7 +7,7 @@ import pytest
 
 import streamrt
 from model import zoo
-from streamrt.engine.prepare import Planner
+from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.format import read_header
 from streamrt.host import yielding
