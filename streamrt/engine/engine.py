@@ -11,7 +11,8 @@ import numpy as np
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import Result, copy_in, copy_out, with_batch
-from streamrt.engine.planner import Planner, Prepared, rounded
+from streamrt.engine.pass_size import rounded
+from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from streamrt.engine.engine import Engine
-from streamrt.engine.inputs import Inputs, Shapes, check_inputs, resolve_shapes
+from streamrt.engine.inputs import Inputs, Shapes, check_inputs, requested_graph, resolve_shapes
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
@@ -100,7 +100,7 @@ class Face:
             ModelClosedError: see `__call__`.
         """
         self._permit()
-        graph = self._engine.planner.subgraph(outputs)
+        graph = requested_graph(self._engine.file.graph, outputs)
         asked: list[Request | Exception] = []
         for x in batches:
             try:
@@ -166,9 +166,8 @@ class Face:
         """
         self._permit()
         with self._engine.hold():
-            planner = self._engine.planner
-            graph = planner.subgraph(outputs)
-            return planner.prepare(graph, resolve_shapes(shapes, graph.inputs)).plan
+            graph = requested_graph(self._engine.file.graph, outputs)
+            return self._engine.planner.prepare(graph, resolve_shapes(shapes, graph.inputs)).plan
 
     def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
         """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.
@@ -177,9 +176,8 @@ class Face:
         """
         self._permit()
         with self._engine.hold():
-            planner = self._engine.planner
-            graph = planner.subgraph(outputs)
-            return planner.min_budget(graph, resolve_shapes(shapes, graph.inputs))
+            graph = requested_graph(self._engine.file.graph, outputs)
+            return self._engine.planner.min_budget(graph, resolve_shapes(shapes, graph.inputs))
 
     def memory(self) -> MemoryUse:
         """What the model and the process hold at this moment. Waits for a call in progress."""
@@ -196,7 +194,7 @@ class Face:
 
     def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
         self._permit()
-        graph = self._engine.planner.subgraph(outputs)
+        graph = requested_graph(self._engine.file.graph, outputs)
         return Request(graph, check_inputs(x, self.inputs, graph.inputs))
 
     def _serve(self, request: Request) -> Any:

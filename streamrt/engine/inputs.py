@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.errors import InputError
-from streamrt.graph import TensorSpec
+from streamrt.graph import Graph, TensorSpec
 from streamrt.ops import Array, Shape
 from streamrt.report.printable import printable
 
@@ -22,6 +22,23 @@ Shapes = Shape | Mapping[str, Shape]
 Result = NDArray[Any]
 A = TypeVar("A", bound=NDArray[Any])
 T = TypeVar("T")
+
+
+def requested_graph(graph: Graph, outputs: Sequence[str] | None) -> Graph:
+    """The part of ``graph`` that computes ``outputs``; all of it for None.
+
+    Raises:
+        InputError: a name that the graph does not compute.
+    """
+    if outputs is None:
+        return graph
+    names = tuple(outputs) if isinstance(outputs, (list, tuple)) else ()
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise InputError(f"outputs: expected a list of different tensor names, found {outputs!r:.200}")
+    try:
+        return graph.subgraph(names)
+    except KeyError as unknown:
+        raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
 
 def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Array]:

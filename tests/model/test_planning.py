@@ -120,7 +120,7 @@ LEARNING = """
     path, budget, passes = sys.argv[1], sys.argv[2], int(sys.argv[3])
     x = np.ones((1, 2048), np.float32)
     with streamrt.Model(path, budget) as model:
-        graph = model._engine.planner.subgraph(None)
+        graph = model._engine.file.graph
         def told():
             planner = model._engine.planner
             plan = model.plan_for((2, 2048))

@@ -1,0 +1,70 @@
+"""Dividing a batch that does not fit in the budget: the largest part of it that does, found by halving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from streamrt.errors import BudgetError
+from streamrt.plan import Plan, too_small
+from streamrt.program.compile import Program
+
+#: Skip a part of a batch if it needs more than this multiple of the budget. Its need is only estimated, so that a part
+#: which needs less than that is tried.
+_HOPELESS = 2
+
+#: Compiles a program for so many samples; a lean one if the second argument is true.
+Compile = Callable[[int, bool], Program]
+
+
+def fit(
+    program: Program, samples: int, budget: int | None, compile_for: Compile, plan_for: Callable[[Program], Plan]
+) -> tuple[Program, Plan]:
+    """The program and plan for the whole batch or for the largest part of it that fits.
+
+    Before a part is halved, its lean program is tried, which is slower and needs less memory.
+
+    Args:
+        program: for the whole batch.
+        samples: the batch; 0 if it cannot be divided.
+        budget: bytes, or None.
+        compile_for: as above.
+        plan_for: the plan of a program. Raises BudgetError if it does not fit.
+
+    Raises:
+        BudgetError: not even one sample fits. It has the smallest budget that does.
+    """
+    part, lean = samples, False
+    window: int | None = None  # bytes of the smallest one; it does not depend on the batch
+    while True:
+        try:
+            if budget is not None and window is not None and program.workspace + window > budget:
+                raise too_small(budget, program.workspace, window)
+            plan = plan_for(program)
+        except BudgetError as error:
+            assert budget is not None  # without one everything fits
+            window = error.minimum - program.workspace
+            if lean and part <= 1:
+                _require_one_fits(min(samples, 1), window, budget, compile_for)  # its error has the smaller minimum
+                raise
+            if not lean and part == samples > 2:  # before any part is tried: all would be in vain
+                _require_one_fits(1, window, budget, compile_for)
+            if lean:
+                sample_bytes = program.workspace // part
+                part = -(-part // 2)
+                while part > 1 and sample_bytes * part > _HOPELESS * budget:
+                    part = -(-part // 2)
+            lean = not lean
+            program = compile_for(part, lean)
+        else:
+            return program, replace(plan, micro_batch=part if part < samples else 0)
+
+
+def _require_one_fits(one: int, window: int, budget: int, compile_for: Compile) -> None:
+    """Raise `BudgetError` if one sample does not fit beside the smallest ``window``.
+
+    A lean program may need more than the other: the smaller one counts.
+    """
+    workspace = min(compile_for(one, lean).workspace for lean in (False, True))
+    if workspace + window > budget:
+        raise too_small(budget, workspace, window)

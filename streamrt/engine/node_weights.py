@@ -1,0 +1,58 @@
+"""What each node of a program reads of the weights file, and how long it computes: what plans are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamrt.errors import FormatError
+from streamrt.format import WeightsFile
+from streamrt.host.rates import Rates
+from streamrt.plan import Extent, NodeWeights
+from streamrt.program.compile import Program
+
+#: The most bytes of weights that a pass may read, 1 TiB; weights that several nodes read count for each node. Reading
+#: more takes minutes, and planning it takes more memory than opening a file may take.
+_MAX_READ = 2**40
+#: Rows that each streamed tile counts as more than it has, for the call of its kernel. Measured with rows of 8192
+#: weights: a row takes 1/8 longer in tiles of 128 rows than in tiles of 512.
+_CALL_ROWS = 20
+
+
+def node_weights(
+    file: WeightsFile, program: Program, rates: Rates, seconds: Sequence[float] | None = None
+) -> list[NodeWeights]:
+    """The extents of each node's parameters, and the seconds that it computes.
+
+    Args:
+        file: has the parameters.
+        program: has the nodes.
+        rates: of the machine, from which the seconds are estimated.
+        seconds: of each node, if they are measured.
+
+    Raises:
+        FormatError: a pass would read more than 2**40 bytes.
+    """
+    found = []
+    total = 0
+    for position, (node, low) in enumerate(zip(program.graph.nodes, program.lowered, strict=True)):
+        whole: dict[str, Extent] = {}
+        tiled: dict[str, Extent] = {}
+        for index, name in enumerate(node.inputs):
+            if tensor := file.tensors.get(name):
+                (tiled if index in low.tiled else whole)[name] = Extent(tensor.offset, tensor.nbytes)
+        size = sum(extent.length for extent in (*whole.values(), *tiled.values()))
+        total += size
+        if total > _MAX_READ:
+            raise FormatError(f"node {node.name!r}: up to here a pass reads {total} bytes, more than 2**40")
+        estimate = low.flops / rates.flops + size / rates.memory
+        found.append(
+            NodeWeights(
+                whole=tuple(whole.values()),
+                tiled=tuple(tiled.values()),
+                rows=low.rows,
+                row_step=low.row_step,
+                seconds=estimate if seconds is None else seconds[position],
+                call_rows=_CALL_ROWS if tiled else 0,
+            )
+        )
+    return found

@@ -1,0 +1,51 @@
+"""Whether a graph that was just opened can run at all: it is lowered for a few sizes of its inputs."""
+
+from __future__ import annotations
+
+from streamrt.engine.programs import Programs
+from streamrt.errors import FormatError
+from streamrt.ops import supported
+from streamrt.program.compile import Program
+from streamrt.report.printable import printable
+
+#: Extents to try a graph with, in place of those that its inputs leave free: a batch or a length, then common images.
+_TRIED = (1, 2, 8, 32, 224, 256)
+#: Nodes lowered in these trials before no further one begins. It bounds the time that a hostile graph takes.
+_MAX_TRIED = 20_000
+
+
+def first_program(programs: Programs) -> Program | None:
+    """The program for the first sizes with which the whole graph runs; None if none of those tried will do.
+
+    A graph whose inputs leave extents free may fit a few sizes only, such as those of one image. The first call then
+    tells whether it runs.
+
+    Raises:
+        FormatError: the graph cannot be lowered, has an unknown operator, or computes outputs of other extents than
+            it declares.
+    """
+    graph = programs.file.graph
+    free = any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims)
+    for extent in _TRIED[: max(1, _MAX_TRIED // max(1, len(graph.nodes)))]:
+        shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
+        try:
+            program = programs.compile(graph, shapes)
+        except FormatError:
+            if not free:
+                raise
+        else:
+            _check_outputs(program)
+            return program
+    known = supported()
+    if unknown := next((node for node in graph.nodes if node.op not in known), None):
+        where = f"{programs.file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
+        raise FormatError(f"{where}: no such operator")
+    return None
+
+
+def _check_outputs(program: Program) -> None:
+    for spec in program.graph.outputs:
+        shape = program.shapes[spec.name]
+        fixed = [found == dim for found, dim in zip(shape, spec.dims, strict=False) if isinstance(dim, int)]
+        if len(shape) != len(spec.dims) or not all(fixed):
+            raise FormatError(f"output {spec.name!r} is declared as {spec.dims}, and computed as {shape}")
