@@ -57,8 +57,9 @@ the data.
 Of the compiled core this package uses one function, ``crc32c``.
 """
 
+from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.format.reader import WeightsFile, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
-__all__ = ["Segment", "Source", "Tensor", "WeightsFile", "read_header", "verify", "write"]
+__all__ = ["FileIdentity", "Segment", "Source", "Tensor", "WeightsFile", "read_header", "verify", "write"]

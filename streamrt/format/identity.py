@@ -1,0 +1,47 @@
+"""Which file a path leads to, and whether that file was changed or replaced since."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """A file in the state in which it was found. Two of them are equal if the file is the same, and unchanged.
+
+    A rewrite in place that keeps size and modification time is not noticed. Checksums tell contents apart.
+
+    Attributes:
+        device: number of the file's device.
+        inode: number of the file there.
+        size: bytes.
+        modified: nanoseconds since the epoch.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, file: str | os.PathLike[str] | int) -> Self:
+        """The identity of the file that a path leads to, or that a descriptor has open.
+
+        Raises:
+            OSError: there is none.
+        """
+        return cls.of_status(os.stat(file))  # noqa: PTH116 -- a Path has no descriptor
+
+    @classmethod
+    def of_status(cls, status: os.stat_result) -> Self:
+        """The identity of the file that has this status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def is_at(self, path: str | os.PathLike[str]) -> bool:
+        """Whether ``path`` leads to this file, unchanged; False if it leads to none."""
+        try:
+            return self == type(self).of(path)
+        except OSError:
+            return False
