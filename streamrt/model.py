@@ -59,7 +59,7 @@ class Model(Face):
         check_options(threads, io, verify)
         budget_bytes = parse_budget(budget)
         file = verify_file(path) if verify == "open" else read_header(path)
-        rates = rates_of(file.identity[0], threads or _core.threads())
+        rates = rates_of(file.identity.device, threads or _core.threads())
         planner = Planner(Programs(file, exact=exact), budget_bytes, rates)
         planner.check()
         engine = Engine(file, planner, threads=threads, io=io, verify=verify == "read")

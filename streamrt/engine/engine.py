@@ -17,7 +17,7 @@ from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import WeightsFile
+from streamrt.format import FileIdentity, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
 from streamrt.host.threads import check_threads, limited
@@ -95,7 +95,7 @@ class Engine:
         self._while_planning = while_planning or nullcontext()
         self.mapping = WeightsMapping(file.path, io)
         try:
-            if self.mapping.identity != file.identity:
+            if FileIdentity(*self.mapping.identity) != file.identity:
                 raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened")
             self.prefetcher = Prefetcher(self.mapping)
         except BaseException:
@@ -278,7 +278,7 @@ class Engine:
             known = self.planner.rates.disk
             self.planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
             if self.planner.rates.disk != known:
-                remember_disk(self.file.identity[0], self.planner.rates.disk)
+                remember_disk(self.file.identity.device, self.planner.rates.disk)
 
 
 def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:

@@ -83,7 +83,7 @@ class Planner:
 
     def with_budget(self, budget: int | None) -> Planner:
         """The same under another budget, with the same programs, and the speed of the disk that is known by now."""
-        disk = disk_speed(self._file.identity[0], self.rates.disk)
+        disk = disk_speed(self._file.identity.device, self.rates.disk)
         planner = Planner(self._programs, budget, replace(self.rates, disk=disk), thorough=self._thorough)
         planner._usual, planner._huge = self._usual, self._huge
         return planner

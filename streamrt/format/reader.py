@@ -13,6 +13,7 @@ from streamrt.errors import FormatError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
 from streamrt.format.files import drop_cache, expect_sequential, open_regular, progress_bar, read_exactly
+from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.graph import Graph
 from streamrt.report.printable import printable
@@ -25,8 +26,7 @@ class WeightsFile:
     Attributes:
         path: as it was given.
         size: of the file, bytes.
-        identity: device, inode, size and modification time (ns) when it was read: tells whether a later opening
-            finds the same file.
+        identity: of the file when it was read; tells whether a later opening finds the same file.
         checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so it tells one
             content from another.
         data_offset: where the data section begins in the file, bytes.
@@ -40,7 +40,7 @@ class WeightsFile:
 
     path: str
     size: int
-    identity: tuple[int, int, int, int]
+    identity: FileIdentity
     checksum: str
     data_offset: int
     large_segments: bool
@@ -137,7 +137,7 @@ def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     return WeightsFile(
         path=path,
         size=info.st_size,
-        identity=(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns),
+        identity=FileIdentity.of_status(info),
         checksum=checksum,
         data_offset=len(head),
         large_segments=largest >= _layout.LARGE,

@@ -6,8 +6,9 @@ import enum
 import math
 from dataclasses import dataclass
 
+from streamrt.format import FileIdentity
 from streamrt.pool.admission import Needs
-from streamrt.pool.resident import Identity, Resident
+from streamrt.pool.resident import Resident
 
 #: Bytes per second at which a model is taken to be read before it was.
 SPEED = 2.5e9
@@ -88,6 +89,7 @@ class Entry:
 
     Attributes:
         needs: from its header; None before that was read.
+        identity: of the file whose header that was.
         resident: the open model, or None.
         budget: that the open model was given; it holds less while it rests.
         pinned: the part of what it holds that are weights; while it is leased, what they were granted.
@@ -107,7 +109,7 @@ class Entry:
     path: str
     pin: bool = False
     needs: Needs | None = None
-    identity: Identity | None = None
+    identity: FileIdentity | None = None
     resident: Resident | None = None
     budget: int = 0
     pinned: int = 0

@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import streamrt._core as _core
@@ -14,7 +13,7 @@ from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError
-from streamrt.format import WeightsFile, read_header
+from streamrt.format import FileIdentity, WeightsFile, read_header
 from streamrt.format import verify as verify_file
 from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
@@ -305,17 +304,13 @@ class Resident(Protocol):
     def lend(self) -> tuple[Lease, Callable[[], None]]: ...  # noqa: D102
 
 
-#: What tells a file from another one: as in `streamrt.format.WeightsFile`.
-Identity = tuple[int, int, int, int]
-
-
 class Files(Protocol):
     """Where models come from."""
 
-    def measure(self, path: str) -> tuple[Needs, Identity]:
+    def measure(self, path: str) -> tuple[Needs, FileIdentity]:
         """What the model in this file needs."""
 
-    def open(self, path: str, identity: Identity, budget: int) -> Resident:
+    def open(self, path: str, identity: FileIdentity, budget: int) -> Resident:
         """Open it; WeightsIOError (ESTALE) when it is another file by now."""
 
 
@@ -332,7 +327,7 @@ class WeightsFiles:
         self._lock = threading.Lock()  # over what is known
         self._known: OrderedDict[str, Known] = OrderedDict()
 
-    def measure(self, path: str) -> tuple[Needs, Identity]:
+    def measure(self, path: str) -> tuple[Needs, FileIdentity]:
         """What the header says.
 
         Raises:
@@ -343,7 +338,7 @@ class WeightsFiles:
         self._give_back(known)
         return needs, known.file.identity
 
-    def open(self, path: str, identity: Identity, budget: int) -> ResidentModel:
+    def open(self, path: str, identity: FileIdentity, budget: int) -> ResidentModel:
         """Open the file.
 
         Raises:
@@ -358,9 +353,9 @@ class WeightsFiles:
         """What is known of a file, for one who is to have it alone."""
         with self._lock:
             known = self._known.pop(path, None)
-        if known is None or known.file.identity != _identity(path):
+        if known is None or not known.file.identity.is_at(path):
             file = read_header(path)
-            known = Known(file, rates_of(file.identity[0], self._threads))
+            known = Known(file, rates_of(file.identity.device, self._threads))
         return known
 
     def _give_back(self, known: Known) -> None:
@@ -368,14 +363,6 @@ class WeightsFiles:
             self._known[known.file.path] = known
             while sum(known.parts for known in self._known.values()) > _PARTS:
                 self._known.popitem(last=False)
-
-
-def _identity(path: str) -> Identity | None:
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class StaleHeaderError(WeightsIOError):

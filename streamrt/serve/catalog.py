@@ -13,13 +13,12 @@ from time import monotonic
 
 from streamrt.engine.inputs import batch_of
 from streamrt.errors import StreamrtError, UnknownModelError
-from streamrt.format import read_header
+from streamrt.format import FileIdentity, read_header
 from streamrt.graph import TensorSpec
 from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
 from streamrt.pool.entry import pause_after
 from streamrt.pool.failure import anew, strip
-from streamrt.pool.resident import Identity
 from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
 
@@ -76,7 +75,7 @@ class Catalog:
         self._changing = threading.Lock()  # one registration or removal at a time
         self._lock = threading.Lock()  # over the two below; never held while anything waits
         self._files: dict[str, str] = {}  # of the models that are served, by name
-        self._specs: dict[str, tuple[Identity, ModelSpec | _Broken]] = {}
+        self._specs: dict[str, tuple[FileIdentity, ModelSpec | _Broken]] = {}
 
     def register_all(self) -> int:
         """Serve every model of the folder; returns how many these are."""
@@ -161,8 +160,7 @@ class Catalog:
         if file is None:
             raise UnknownModelError(f"no model named {name!r:.140} is served")
         path = self._folder.path(file)
-        found = path.stat()
-        identity = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        identity = FileIdentity.of(path)
         spec = known[1] if known and known[0] == identity else None
         if spec is None or (isinstance(spec, _Broken) and spec.until <= monotonic()):
             identity, spec = _read(path, identity, 0 if spec is None else spec.failures)
@@ -218,7 +216,7 @@ class Catalog:
         return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")
 
 
-def _read(path: Path, identity: Identity, failures: int) -> tuple[Identity, ModelSpec | _Broken]:
+def _read(path: Path, identity: FileIdentity, failures: int) -> tuple[FileIdentity, ModelSpec | _Broken]:
     """What a header says, of which file; ``identity`` and ``failures`` tell what was known of the file before."""
     try:
         header = read_header(path)

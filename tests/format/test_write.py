@@ -223,7 +223,7 @@ def test_a_reader_keeps_the_file_that_is_replaced(path: Path) -> None:
     old = read_header(path)
     with path.open("rb") as file:
         write(path, *dense(3, 2, seed=1)[:2])
-        assert os.fstat(file.fileno()).st_ino == old.identity[1]
+        assert os.fstat(file.fileno()).st_ino == old.identity.inode
     assert read_header(path).identity != old.identity
 
 

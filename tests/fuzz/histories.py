@@ -14,6 +14,7 @@ from collections import Counter, deque
 from fuzz.hunt import PASSED, Finding, Hunt
 from pool.world import KIB, FakeFiles, FakeModel, World, WorldCondition, needs
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
+from streamrt.format import FileIdentity
 from streamrt.pool import ModelPool
 
 #: Seconds of the world that `close` may take: models are shut one by one, and calls end first.
@@ -144,10 +145,10 @@ class _Files(FakeFiles):
         if self.unread.get(path, 0):
             self.unread[path] -= 1
             raise WeightsIOError(f"{path}: no header")
-        return super().measure(path)[0], (self.versions[path],)
+        return super().measure(path)[0], FileIdentity(1, self.versions[path], 1, 1)
 
     def is_another(self, path, identity):
-        return super().is_another(path, identity) or identity != (self.versions[path],)
+        return super().is_another(path, identity) or identity.inode != self.versions[path]
 
     def check(self):
         keeper = self.pool._keeper

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from streamrt.errors import WeightsIOError
+from streamrt.format import FileIdentity
 from streamrt.pool import ModelPool
 from streamrt.pool.admission import Needs
 from streamrt.pool.resident import StaleHeaderError
@@ -277,7 +278,7 @@ class FakeFiles:
 
     def measure(self, path):
         self.unlocked()
-        return self.needs[path], (1, 1, 1, 1)
+        return self.needs[path], FileIdentity(1, 1, 1, 1)
 
     def is_another(self, path, identity):
         if self.replaced.get(path, 0):
