@@ -27,6 +27,7 @@ from streamrt.convert.onnx.infer import first_line
 from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError, WeightsIOError
+from streamrt.format import FileIdentity
 from streamrt.report.printable import printable
 
 #: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
@@ -37,8 +38,6 @@ _MAX_OPEN = 16
 #: Smaller tensors are copied when they are read, and do not keep the mapping of their file.
 _COPIED = 1 << 20
 
-#: Device, inode, size and modification time of a file.
-_Identity = tuple[int, int, int, int]
 
 # Field numbers of onnx.proto: the way to each tensor, and the tensor's values.
 _MODEL_GRAPH = 7
@@ -230,7 +229,7 @@ class SourceFiles:
 
     def __init__(self) -> None:
         self._mappings: dict[str, Mapping] = {}  # those that are open, the one that was used last at the end
-        self._identities: dict[str, _Identity] = {}  # of all, as they were when they were first opened
+        self._identities: dict[str, FileIdentity] = {}  # of all, as they were when they were first opened
 
     def open(self, path: Path) -> Mapping:
         """The mapping of a regular file, which is unmapped when others are opened and no array looks at it any more.
@@ -248,7 +247,8 @@ class SourceFiles:
                 oldest.check()
                 oldest.retire()
             mapping = Mapping(name)
-            if self._identities.setdefault(name, mapping.identity) != mapping.identity:
+            identity = FileIdentity(*mapping.identity)
+            if self._identities.setdefault(name, identity) != identity:
                 mapping.close()
                 raise _changed(path)
             mapping.read_ahead()
@@ -261,13 +261,13 @@ class SourceFiles:
             mapping = self._mappings.get(name)
             if mapping is not None:
                 mapping.check()
-            elif _identity(name) != identity:
+            elif not identity.is_at(name):
                 raise _changed(Path(name))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files."""
-        return sum(size for _, _, size, _ in self._identities.values())
+        return sum(identity.size for identity in self._identities.values())
 
     def close(self) -> None:
         """Unmap all files, once no array looks at them any more."""
@@ -294,15 +294,6 @@ def _check_regular(name: str, path: Path) -> None:
         raise FormatError(f"{_shown(path)} is not a regular file")
     if not status.st_size:
         raise FormatError(f"{_shown(path)} is empty")
-
-
-def _identity(name: str) -> _Identity | None:
-    """What `Mapping.identity` would be; None if there is no such file any more."""
-    try:
-        status = Path(name).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _shown(path: Path) -> str:
