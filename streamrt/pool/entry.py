@@ -148,8 +148,8 @@ class Entry:
         self.retry_at = now + pause_after(self.failures)
         self.failures += 1
 
-    def succeed(self) -> None:
-        """It was loaded."""
+    def forget_failure(self) -> None:
+        """It was loaded, or is to be loaded from what may be another file: failures before do not count any more."""
         self.error, self.failures, self.replaced = None, 0, 0
 
     def count_loaded(self) -> None:

@@ -370,7 +370,7 @@ class Keeper:
             entry.needs = None if entry.resident is None else entry.needs
             entry.fail(error, self._runtime.now())
         elif flight.granted:
-            entry.succeed()
+            entry.forget_failure()
             entry.leases += flight.waiters
         flight.done, flight.error = True, error
         if entry.resident and entry.leases == 0:
@@ -430,6 +430,7 @@ class Keeper:
                 self._shut(entry)
         elif entry.unloading and not entry.resident:
             entry.unloading = False
+            entry.forget_failure()  # the caller of `unload` may have mended the file
             if entry.removed:
                 self._remove(entry)
             self.changed.notify_all()

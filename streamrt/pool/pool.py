@@ -124,6 +124,8 @@ class ModelPool:
     def unload(self, name: str, wait: bool = True) -> None:
         """Give back all memory of a model when its leases have ended. The next lease loads it again.
 
+        A model that could not be loaded is tried again at once by the next lease: its file may have been mended.
+
         Args:
             name: of the model.
             wait: for that. A thread that has a lease of it itself would wait for ever.

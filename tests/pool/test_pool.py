@@ -331,6 +331,20 @@ def test_a_file_that_comes_later_and_one_that_is_no_model(files, tmp_path):
         assert status(pool, "m64").reason == ""
 
 
+def test_a_failed_model_that_is_unloaded_is_tried_again_at_once(files, tmp_path):
+    path = tmp_path / "m64.safetensors"
+    with ModelPool("16MiB") as pool:
+        pool.register("m64", path)
+        for _ in range(3):  # each failure doubles the pause: 2 s after the third
+            with pytest.raises(streamrt.WeightsIOError), pool.lease("m64"):
+                pass
+            pool.unload("m64")
+        assert status(pool, "m64").state is State.UNAVAILABLE
+        assert status(pool, "m64").reason == ""
+        shutil.copy(files["m64"].path, path)
+        call(pool, files, "m64")
+
+
 def test_a_file_that_is_cut_short_and_comes_back(files, tmp_path):
     path = tmp_path / "m512.safetensors"
     shutil.copy(files["m512"].path, path)
