@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -141,7 +143,20 @@ class Catalog:
             self._pool.unload(name)  # its file may be another by now
         else:
             self.register(file_of(name))
-        self._pool.prefetch(name).result()
+        self.prefetch(name).result()
+
+    def prefetch(self, name: str) -> Future[None]:
+        """Begin to bring in the weights of a model that is served, as many as it is granted.
+
+        Returns:
+            A future that is done when they are in memory, or has the error that a lease of the pool raises.
+
+        Raises:
+            UnknownModelError: none of that name is served.
+        """
+        with suppress(Exception):  # the pool meets the same error, if there is one
+            self.spec(name)  # notes which file this is, so that a later call sees that it was replaced
+        return self._pool.prefetch(name)
 
     def spec(self, name: str, version: str | None = None) -> ModelSpec:
         """What a model takes and gives, from the header of its file.
@@ -167,6 +182,8 @@ class Catalog:
             with self._lock:
                 if name in self._files:
                     self._specs[name] = identity, spec
+            if known and isinstance(spec, ModelSpec):
+                self._forget_failure(name)
         if isinstance(spec, _Broken):
             raise anew(spec.error)
         if version not in (None, spec.version):
@@ -192,28 +209,43 @@ class Catalog:
         Raises:
             UnknownModelError: none of that name is served.
         """
-        return self._entry(self.status(name)[1])
+        trouble = self._trouble(name)
+        return _entry(self.status(name)[1], trouble)
 
     def index(self) -> list[IndexEntry]:
         """Every model that is served, or could be, sorted by name."""
-        served = dict(self.served())
-        entries = {status.name: self._entry(status) for status in self._pool.index() if status.name in served}
+        troubles = {name: self._trouble(name) for name, _ in self.served()}
+        entries = {
+            status.name: _entry(status, troubles[status.name])
+            for status in self._pool.index()
+            if status.name in troubles
+        }
         for name in self._folder.models():
             entries.setdefault(name, IndexEntry(name, "UNAVAILABLE", "unloaded"))
         return [entries[name] for name in sorted(entries)]
 
-    def _entry(self, status: ModelStatus) -> IndexEntry:
-        # Of reasons the type alone: their texts have paths.
-        failed = status.reason.partition(":")[0] if status.state is State.FAILED else ""
+    def _trouble(self, name: str) -> str:
+        """The type of the error for which the header of a model cannot be read; empty where it can."""
         try:
-            self.spec(status.name)
+            self.spec(name)
         except Exception as error:  # whatever it is: the index has other models, too
-            failed = type(error).__name__
-        if failed:
-            return IndexEntry(status.name, "UNAVAILABLE", f"{failed}: it cannot be loaded")
-        if status.state is State.UNLOADING:
-            return IndexEntry(status.name, "UNLOADING")
-        return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")
+            return type(error).__name__
+        return ""
+
+    def _forget_failure(self, name: str) -> None:
+        """Have the pool load a model again that it could not load: its file was mended or replaced."""
+        with suppress(UnknownModelError):  # it was unregistered meanwhile
+            if self.status(name)[1].state is State.FAILED:
+                self._pool.unload(name, wait=False)
+
+
+def _entry(status: ModelStatus, trouble: str) -> IndexEntry:
+    # Of reasons the type alone: their texts have paths.
+    if failed := trouble or (status.reason.partition(":")[0] if status.state is State.FAILED else ""):
+        return IndexEntry(status.name, "UNAVAILABLE", f"{failed}: it cannot be loaded")
+    if status.state is State.UNLOADING:
+        return IndexEntry(status.name, "UNLOADING")
+    return IndexEntry(status.name, "READY", "" if status.held else "its weights are read when it is asked for")
 
 
 def _read(path: Path, identity: FileIdentity, failures: int) -> tuple[FileIdentity, ModelSpec | _Broken]:

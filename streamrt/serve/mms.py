@@ -82,7 +82,7 @@ class MultiModelServer:
         if not loads:
             return JSONResponse({"status": f'Model "{name}" registered'})
         if given.get("synchronous", "false").lower() != "true":
-            await self._service.call(self._service.pool.prefetch, name)
+            await self._service.call(catalog.prefetch, name)
             return JSONResponse({"status": "Worker updated"}, 202)
         await self._service.change(catalog.load, name)
         return JSONResponse({"status": "Worker scaled"})

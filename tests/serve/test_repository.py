@@ -270,3 +270,40 @@ def test_files_that_cannot_be_used(catalog: Catalog, pool: streamrt.ModelPool, p
     assert catalog.entry("kinds").state == "UNAVAILABLE"
     with pytest.raises(UnknownModelError):
         catalog.load("two")
+
+
+@pytest.mark.parametrize("header", [True, False], ids=["a broken header", "broken weights"])
+@pytest.mark.parametrize("background", [True, False], ids=["prefetch", "load"])
+def test_a_model_that_failed_is_ready_when_its_file_is_mended(place: Path, header: bool, background: bool) -> None:
+    file = place / "kinds.safetensors"
+    good = file.read_bytes()
+    broken = b"no model" if header else good[:-1] + bytes([good[-1] ^ 1])
+    with streamrt.ModelPool("4MiB", verify="open") as pool:
+        catalog = Catalog(Folder(place), pool)
+        catalog.register_all()
+        file.write_bytes(broken)
+        for _ in range(4):  # a pause of seconds follows
+            with pytest.raises(FormatError):
+                catalog.prefetch("kinds").result() if background else catalog.load("kinds")
+        assert catalog.entry("kinds") == IndexEntry("kinds", "UNAVAILABLE", "FormatError: it cannot be loaded")
+        assert catalog.entry("kinds").state == "UNAVAILABLE"  # to have asked changes nothing
+        file.write_bytes(good)
+        assert [entry.state for entry in catalog.index()] == ["READY"] * 4
+        assert catalog.entry("kinds").state == "READY"
+        with pool.lease("kinds"):  # so it is
+            pass
+
+
+def test_a_mended_model_can_be_loaded_at_once(place: Path) -> None:
+    file = place / "kinds.safetensors"
+    good = file.read_bytes()
+    with streamrt.ModelPool("4MiB", verify="open") as pool:
+        catalog = Catalog(Folder(place), pool)
+        catalog.register_all()
+        file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        for _ in range(4):
+            with pytest.raises(FormatError):
+                catalog.load("kinds")
+        file.write_bytes(good)
+        catalog.load("kinds")
+        assert catalog.entry("kinds") == IndexEntry("kinds", "READY")
