@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,17 @@ from streamrt.report.printable import printable
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
-    """The arrays of a file by name of the model's input; real numbers of other types are converted to float32.
+    """The arrays of a file, as float32, by the name of the model's input.
 
-    A .npy file, or a .npz file with a single array, serves a model with one input under any name.
+    If the model has one input, a .npy file will do, or a .npz file with one array of any name.
 
     Args:
-        path: a .npy or .npz file; objects in it are refused, not unpickled.
-        names: the model's inputs.
+        path: a .npy or .npz file of real numbers. Python objects are refused, not unpickled.
+        names: of the model's inputs.
 
     Raises:
-        InputError: the file is none of the two, or its arrays are not numbers.
-        OSError: it cannot be read.
+        InputError: the file has another format, or its arrays are not real numbers.
+        OSError: the file cannot be read.
     """
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -39,16 +39,23 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
         else:
             found = {names[0] if len(names) == 1 else "": loaded}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: expected a .npy or .npz file of numbers") from error
+        raise InputError(
+            f"{path}: expected a .npy or .npz file of numbers, as numpy.save or numpy.savez writes it"
+        ) from error
     if "" in found:
-        raise InputError(f"{path}: one array, but the model has {len(names)} inputs ({_listed(names)}): pass a .npz")
+        raise InputError(
+            f"{path}: found one array, but the model has {len(names)} inputs ({_listed(names)}): "
+            "pass a .npz file with one array for each"
+        )
     if len(found) == len(names) == 1:
         found = {names[0]: next(iter(found.values()))}
     return {name: _float32(array, f"{path}: {name!r}") for name, array in found.items()}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write a .npz file with every array under its name, or a .npy file with the only one; complete, or not at all.
+    """Write a .npz file with every array under its name, or a .npy file with the only array.
+
+    The file appears when it is complete.
 
     Raises:
         InputError: several arrays for a .npy file, or another ending.
@@ -58,11 +65,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     with Replacement(os.fspath(path)) as replacement:
         with replacement.stream() as file:
             if path.suffix == ".npz":
-                # Not as keywords of np.savez, where an output could be called "file".
-                with zipfile.ZipFile(file, "w") as archive:
-                    for name, array in arrays.items():
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, array, allow_pickle=False)
+                _write_npz(file, arrays)
             else:
                 np.save(file, next(iter(arrays.values())), allow_pickle=False)
         replacement.commit()
@@ -76,11 +79,31 @@ def check_output(path: Path, names: Sequence[str]) -> None:
         OSError: the folder does not exist.
     """
     if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"{path}: expected a name that ends in .npy or .npz")
+        raise InputError(f"{path}: expected the name of a file that ends in .npy or .npz")
     if path.suffix == ".npy" and len(names) != 1:
-        raise InputError(f"{path}: the model has {len(names)} outputs ({_listed(names)}): write a .npz file")
+        raise InputError(
+            f"{path}: a .npy file has one array, but the model has {len(names)} outputs ({_listed(names)}): "
+            "write a .npz file"
+        )
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Check, before any work is done, that a file can be written at ``path``.
+
+    Raises:
+        OSError: its folder does not exist.
+    """
     if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        raise FileNotFoundError(errno.ENOENT, f"the folder {str(path.parent)!r} does not exist", str(path))
+
+
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
+    """`np.savez` would take names as keywords, and an output called "file" for its own argument."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -90,5 +113,5 @@ def _listed(names: Sequence[str]) -> str:
 def _float32(array: NDArray[Any], what: str) -> Array:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{what}: expected real numbers, found {array.dtype}")
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+    with np.errstate(over="ignore"):  # float64 numbers that are too large for float32 become infinite
         return np.asarray(array, dtype=np.float32)
