@@ -1,8 +1,8 @@
 """The command line: ``streamrt pack | inspect | run | verify | serve | demo``.
 
-Results go to stdout. An error is one line on stderr and exit code 1 (2 for wrong usage), and a traceback only with
-``--debug``. Ctrl-C ends with 130, SIGTERM with 143 (0 for ``serve``, which finishes what is in flight), and files that
-are half made are removed. A reader of stdout that goes away ends the program quietly.
+Results go to stdout. An error is one line on stderr and exit code 1; wrong usage is exit code 2. ``--debug`` shows
+tracebacks. Ctrl-C ends a command with exit code 130, SIGTERM with 143; incomplete files are removed. ``serve`` first
+finishes the requests in flight and ends with 0. A closed stdout ends the program without a message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from streamrt._version import __version__
 from streamrt.cli import arguments, serving
-from streamrt.cli.arrays import check_output, load_arrays, save_arrays
+from streamrt.cli.arrays import check_folder, check_output, load_arrays, save_arrays
 from streamrt.cli.demo import demo
 from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
@@ -29,7 +29,9 @@ from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.report.printable import printable
 
-_BUDGET_HELP = "memory for weights and activations: a size such as 512MiB; none: no limit; auto: what is free"
+_BUDGET_HELP = (
+    "the most memory for weights and activations: a size such as 512MiB, 'auto' (what is free) or 'none' (no limit)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = False
     try:
         with ENDING:
-            args = _parser().parse_args(argv)
+            args = (parser := _parser()).parse_args(argv)
             debug = args.debug
+            if args.command is None:
+                parser.print_help(sys.stderr)
+                return 2
             command: Callable[[argparse.Namespace], None] = args.command
             command(args)
             sys.stdout.flush()
@@ -51,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         terminated = isinstance(interrupt, Terminated)
         print("streamrt: terminated" if terminated else "streamrt: interrupted", file=sys.stderr)
-        # With its frames goes what it found half made, such as a progress bar, whose end may fail.
+        # Dropping its frames ends what they had begun, such as a progress bar, and that may fail: it must stay quiet.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         interrupt.__traceback__ = None
         sys.unraisablehook = hook
         return 143 if terminated else 130
-    except SystemExit as stop:  # argparse has printed help, the version or what is wrong with the usage
+    except SystemExit as stop:  # argparse has printed help, the version or an error
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         if debug:
@@ -75,7 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"streamrt {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(command=None)
 
     def add(name: str, function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=[debug])
@@ -83,27 +89,27 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add("pack", _pack, "turn an ONNX model into a weights file")
-    command.add_argument("source", metavar="SOURCE", type=Path, help="the .onnx file")
+    command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file to read")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
     command.add_argument(
         "--max-memory",
         metavar="SIZE",
         type=arguments.size,
         default=MAX_MEMORY,
-        help="for what is computed from constants, beside the model's own weights (default 256MiB)",
+        help="memory for values computed from constants, beside the model's own weights (default 256MiB)",
     )
     command.add_argument(
         "--max-seconds",
         metavar="SECONDS",
         type=arguments.seconds_above_0,
         default=MAX_SECONDS,
-        help=f"for converting and computing, beside a second for each 32MiB of weights (default {MAX_SECONDS})",
+        help=f"processor time for converting the model; each 32 MiB of its weights adds 1 s (default {MAX_SECONDS} s)",
     )
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
-    command = add("inspect", _inspect, "show a model's layers and, for a budget, what stays and what streams")
+    command = add("inspect", _inspect, "show the layers of a model, and which of its weights a budget keeps in memory")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
-    command.add_argument("--budget", metavar="SIZE", type=arguments.budget, help=_BUDGET_HELP)
+    command.add_argument("--budget", metavar="SIZE", type=arguments.budget, help=f"{_BUDGET_HELP} (default none)")
     command.add_argument("--batch", metavar="N", type=arguments.count, default=1, help="samples in a call (default 1)")
     command.add_argument(
         "--shape",
@@ -111,24 +117,33 @@ def _parser() -> argparse.ArgumentParser:
         type=arguments.shape,
         action="append",
         default=[],
-        help="the shape of an input that leaves more than the batch open (repeatable)",
+        help="the whole shape of an input that has free extents besides the batch; may be repeated",
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
 
-    command = add("run", _run, "run a model on the arrays of a file")
+    command = add("run", _run, "run a model on arrays from a file, and write its outputs to another")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
-    command.add_argument("input", metavar="INPUT", type=Path, help="a .npy array, or .npz with an array for each input")
+    command.add_argument(
+        "input", metavar="INPUT", type=Path, help="a .npy file, or a .npz file with one array for each input"
+    )
     command.add_argument("output", metavar="OUTPUT", type=Path, help="the .npy or .npz file to write")
     command.add_argument(
-        "--budget", metavar="SIZE", type=arguments.budget, default="auto", help=f"{_BUDGET_HELP} (default)"
+        "--budget", metavar="SIZE", type=arguments.budget, default="auto", help=f"{_BUDGET_HELP} (default auto)"
     )
-    command.add_argument("--repeat", metavar="N", type=arguments.count, default=1, help="run N times (default 1)")
-    command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
     command.add_argument(
-        "--layers", action="store_true", help="print a table of the layers of the last run, as Markdown"
+        "--repeat", metavar="N", type=arguments.count, default=1, help="run the model N times (default 1)"
     )
-    command.add_argument("--plot", metavar="FILE", type=Path, help="draw the last run: reading and computing over time")
-    command.add_argument("--trace", metavar="FILE", type=Path, help="write the last run for ui.perfetto.dev (.json)")
+    command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
+    command.add_argument("--layers", action="store_true", help="print a Markdown table of the layers of the last run")
+    command.add_argument(
+        "--plot",
+        metavar="FILE",
+        type=Path,
+        help="draw reading and computing of the last run over time (.png, .svg, .pdf; needs the extra plot)",
+    )
+    command.add_argument(
+        "--trace", metavar="FILE", type=Path, help="write the last run as a .json file for ui.perfetto.dev"
+    )
 
     command = add("verify", _verify, "check every byte of a weights file against its checksums")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
@@ -137,24 +152,35 @@ def _parser() -> argparse.ArgumentParser:
     command = add("serve", serving.run, "serve the models of a folder over HTTP, under one budget")
     serving.add_options(command)
 
-    command = add("demo", _demo, "classify digits, then stream a model larger than its budget; removes what it writes")
-    command.add_argument(
-        "--size", metavar="SIZE", type=arguments.size, default=2**30, help="of the large model (default 1GiB)"
+    command = add(
+        "demo", _demo, "classify digits, then stream a large model under a small budget; its files are removed"
     )
     command.add_argument(
-        "--budget", metavar="SIZE", type=arguments.size, default=2**26, help="that it may use (default 64MiB)"
+        "--size", metavar="SIZE", type=arguments.size, default=2**30, help="size of the large model (default 1GiB)"
     )
-    command.add_argument("--dir", metavar="DIR", type=Path, help="where to write it (default: some temporary folder)")
-    command.add_argument("--no-stream", action="store_true", help="only the digits")
+    command.add_argument(
+        "--budget",
+        metavar="SIZE",
+        type=arguments.size,
+        default=2**26,
+        help="memory that the large model may use (default 64MiB)",
+    )
+    command.add_argument(
+        "--dir",
+        metavar="DIR",
+        type=Path,
+        help="folder for the large model (default: a temporary one, on a disk if possible)",
+    )
+    command.add_argument("--no-stream", action="store_true", help="only classify the digits")
     return parser
 
 
 def _pack(args: argparse.Namespace) -> None:
-    ENDING.deferred = True  # extension modules of onnx crash when an exception meets their initialisation
+    ENDING.deferred = True  # an exception while they are imported crashes the extension modules of onnx
     try:
         importlib.import_module("streamrt.convert.onnx.importer")
     except ImportError:
-        pass  # `pack` says what is missing
+        pass  # `pack` tells which package is missing
     finally:
         ENDING.resume()
     pack(
@@ -176,6 +202,8 @@ def _run(args: argparse.Namespace) -> None:
     with Model(args.model, budget=args.budget) as model:
         names = [spec.name for spec in model.outputs]
         check_output(args.output, names)
+        for file in filter(None, (args.plot, args.trace)):
+            check_folder(file)
         arrays = load_arrays(args.input, [spec.name for spec in model.inputs])
         for _ in range(args.repeat):
             result = model(arrays)
@@ -201,7 +229,7 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _message(error: Exception) -> str:
-    """What to tell about ``error`` in one line; the list of what a model needs and streamrt lacks keeps its lines."""
+    """The text of ``error`` in one line; the list of unsupported nodes of a model keeps its lines."""
     if isinstance(error, UnsupportedModelError):
         return "\n".join(map(printable, str(error).split("\n")))
     if isinstance(error, OSError) and error.strerror:

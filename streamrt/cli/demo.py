@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.random  # now, and not when weights are made: a Ctrl-C that meets its extension modules is lost
+import numpy.random  # at once, not with the first weights: a Ctrl-C while its extension modules load is lost
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -35,26 +35,26 @@ from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.report.stats import PassStats
 
-_DIGITS_BUDGET = 384 << 10
-_SHOWN = 4  # as many as fit in 80 columns
+_DIGITS_BUDGET = 384 << 10  # bytes: less than the weights of either model, so that both stream
+_SHOWN = 4  # images in a row: so many fit into 80 columns
 _SEED = 20
 _PASSES = 5
-_PASSES_SECONDS = 15.0  # no pass begins that would end later, so that the demo stays short on a slow disk
-_LEAST_LAYERS = 8
-_WIDTHS = (4096, 2048, 1024, 512, 256)
-_MIN_SIZE = _LEAST_LAYERS * 4 * _WIDTHS[-1] ** 2
-_CHUNK = 4 << 20  # bytes of weights that are made at a time
-_SPARE = 64 << 20  # bytes of the disk that are left to others
-_TOLERANCE = 1e-4  # of the largest value, after sums of thousands of float32 products layer upon layer
+_PASSES_SECONDS = 15.0  # a pass that would end later does not begin: the demo stays short on a slow disk
+_LEAST_LAYERS = 8  # of the large model: a chain of layers, not one large matrix
+_WIDTHS = (4096, 2048, 1024, 512, 256)  # of a layer: the widest with which there are enough layers
+_MIN_SIZE = _LEAST_LAYERS * 4 * _WIDTHS[-1] ** 2  # bytes
+_CHUNK = 4 << 20  # bytes of weights that are computed at a time, so that making them takes little memory
+_SPARE = 64 << 20  # bytes that must stay free on the disk, for other programs
+_TOLERANCE = 1e-4  # of the largest value: float32 rounding of thousands of products in each of many layers
 
 
 def demo(size: int = 1 << 30, budget: int = 64 << 20, folder: Path | None = None, stream: bool = True) -> None:
-    """Run the demonstration and print what it finds.
+    """Run the demonstration and print its results.
 
     Args:
         size: bytes of the large model.
-        budget: bytes that it may hold.
-        folder: where it is written, and removed from at the end; None chooses a temporary folder on a disk.
+        budget: bytes that the large model may hold.
+        folder: for the file of the large model, which is removed at the end; None chooses a temporary folder.
         stream: False leaves the large model out.
 
     Raises:
@@ -64,7 +64,9 @@ def demo(size: int = 1 << 30, budget: int = 64 << 20, folder: Path | None = None
         StreamrtError: an answer was wrong.
     """
     if stream and size < _MIN_SIZE:
-        raise InputError(f"--size is {format_size(size)}, expected at least {format_size(_MIN_SIZE)}")
+        raise InputError(
+            f"--size is {format_size(size)}, expected at least {format_size(_MIN_SIZE)} for {_LEAST_LAYERS} layers"
+        )
     place = _choose_folder(folder, size) if stream else None
     _print_digits()
     if place is not None:
@@ -78,7 +80,7 @@ def _print_digits() -> None:
         images, labels = test["images"], test["labels"]
     x = images[:, None].astype(np.float32) / 16
     answers = {}
-    print(f"{len(images)} handwritten digits that two models were not trained on, and what the models make of them")
+    print(f"{len(images)} handwritten digits, which two models classify; neither was trained on them")
     for kind, name in (("MLP", "digits_mlp"), ("CNN", "digits_cnn")):
         with resources.as_file(data / f"{name}.safetensors") as path, Model(path, budget=_DIGITS_BUDGET) as model:
             weights = sum(tensor.nbytes for tensor in read_header(path).tensors.values())
@@ -93,7 +95,7 @@ def _print_digits() -> None:
 
 
 def _art(images: NDArray[np.uint8], captions: list[str]) -> str:
-    """Images (n, 8, 8) from 0 to 16 side by side in block characters, or plain ones where stdout lacks those."""
+    """Images (n, 8, 8) of values from 0 to 16, side by side, in block characters, or in ASCII if stdout needs that."""
     shades = " ░▒▓█"
     try:
         shades.encode(sys.stdout.encoding or "ascii")
@@ -110,10 +112,10 @@ def _stream(size: int, budget: int, folder: Path) -> None:
     layers = round(size / (4 * width**2))
     print(f"An MLP of {layers} layers of {width} x {width}, {format_size(4 * width**2 * layers)}, in {folder}")
     if in_memory(folder):
-        print("  that folder is memory itself (tmpfs): no disk is read here; --dir chooses another")
+        print("  the files of this folder are memory (tmpfs), so no disk is read; --dir chooses another folder")
     sys.stdout.flush()  # before the progress bars, which go to stderr
     temporary = folder / f"streamrt-demo-{secrets.token_hex(8)}"
-    try:  # first: a signal may come as soon as the folder is there
+    try:  # before the folder is made: a signal may arrive as soon as it exists
         temporary.mkdir(mode=0o700)
         path = temporary / "mlp.safetensors"
         _write(path, layers, width)
@@ -163,7 +165,11 @@ def _tell(name: str, text: str) -> None:
 
 
 def _passes(path: Path, budget: int, x: Array) -> tuple[list[PassStats], Array, _Watch]:
-    """Call the model a few times from a cold start; what each call did, the last answer, and the peak of memory."""
+    """Call the model a few times, the first time with an empty page cache.
+
+    Returns:
+        The statistics of each call, the last answer, and the watch that has the peaks of memory.
+    """
     drop_cache(path)
     found: list[PassStats] = []
     start = time.perf_counter()
@@ -182,14 +188,14 @@ class _Watch:
     """Samples memory every 20 ms while the ``with`` block runs, and moves a progress bar of bytes read.
 
     Attributes:
-        file: the most bytes of the file that were in the page cache at a sample.
-        anonymous: the most anonymous memory of the process at a sample.
-        done: bytes that finished passes have read; between passes the bar follows what the kernel counts.
+        file: the most bytes of the file that a sample found in the page cache.
+        anonymous: the most bytes of anonymous memory of the process that a sample found.
+        done: bytes that finished passes have read. During a pass the bar follows the kernel's count.
     """
 
     def __init__(self, path: Path, total: int) -> None:
         self.file = self.anonymous = self.done = 0
-        self._mapping = Mapping(path)  # of its own: it looks at the page cache and touches no page
+        self._mapping = Mapping(path)  # a second one: it asks about the page cache and touches no page
         self._bar: Any = tqdm(total=total, desc="streaming", unit="B", unit_scale=True, unit_divisor=1024)
         self._before = _bytes_read()
         self._stop = threading.Event()
@@ -217,7 +223,7 @@ class _Watch:
 
 
 def _bytes_read() -> int:
-    """Bytes that the process has had read from storage; 0 where the kernel does not tell."""
+    """Bytes that were read from storage for this process; 0 if the kernel does not tell."""
     try:
         text = (PROC / "self" / "io").read_text()
     except OSError:
@@ -226,7 +232,7 @@ def _bytes_read() -> int:
 
 
 def _write(path: Path, layers: int, width: int) -> None:
-    """Write the weights file directly, since weights that are computed are no source that `streamrt.pack` takes."""
+    """Write the weights file directly: `streamrt.pack` takes arrays, not functions that compute weights."""
     names = ["input", *(f"layer{index}" for index in range(layers - 1)), "output"]
     nodes = [
         Node(
@@ -243,9 +249,9 @@ def _write(path: Path, layers: int, width: int) -> None:
 
 
 def _weights(index: int, width: int) -> Iterator[Array]:
-    """The weights of a layer (width, width), some rows at a time; the same at every call.
+    """The weights of a layer (width, width), some rows at a time; equal in every call.
 
-    Uniform, with the variance 2 / width that keeps activations after a Relu in scale.
+    Uniform, with variance 2 / width: activations after a Relu neither grow nor vanish from layer to layer.
     Source: He et al., "Delving Deep into Rectifiers", 2015, section 2.2.
     """
     generator = np.random.default_rng((_SEED, index))
@@ -258,7 +264,7 @@ def _weights(index: int, width: int) -> Iterator[Array]:
 
 
 def _reference(x: Array, layers: int) -> NDArray[np.float64]:
-    """The answer by NumPy in float64, from weights made anew and not from the file."""
+    """The answer that NumPy computes in float64, from weights that are made again and not read from the file."""
     y = x.astype(np.float64)
     for index in tqdm(range(layers), desc="checking", unit="layer"):
         products = [y @ weights.T.astype(np.float64) for weights in _weights(index, y.shape[1])]
@@ -273,7 +279,7 @@ def _difference(y: Array, expected: NDArray[np.float64]) -> float:
 
 
 def _choose_folder(folder: Path | None, size: int) -> Path:
-    """Where ``size`` bytes fit: ``folder``, or the first temporary folder on a disk, else one in memory."""
+    """``folder``, or the first temporary folder with room for ``size`` bytes; folders on a disk go first."""
     candidates = [folder] if folder else [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]
     usable = [place for place in candidates if folder or (place.is_dir() and os.access(place, os.W_OK | os.X_OK))]
     free = {place: shutil.disk_usage(place).free for place in usable}
@@ -282,7 +288,7 @@ def _choose_folder(folder: Path | None, size: int) -> Path:
         found = ", ".join(f"{format_size(free[place])} free in {place}" for place in usable)
         raise OSError(
             errno.ENOSPC,
-            f"the demo writes {format_size(size)} and wants {format_size(_SPARE)} to spare, but found {found}; "
-            "--dir chooses another folder, --size a smaller model",
+            f"the demo needs {format_size(size + _SPARE)} on a disk, of which {format_size(_SPARE)} stay free, "
+            f"but found {found}: choose another folder (--dir) or a smaller model (--size)",
         )
     return fitting[0]

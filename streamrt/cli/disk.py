@@ -1,4 +1,4 @@
-"""How fast a file can be read from its disk, measured without the core, and whether there is a disk at all."""
+"""How fast a disk gives a file, measured without the core, and whether a folder lies on a disk at all."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 
 from streamrt.host.memory import PROC
 
-_CHUNK = 16 << 20  # where larger requests stop being faster on the disks that were tried
-_MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module does not name it
+_CHUNK = 16 << 20  # bytes of one read: larger reads were no faster on the disks that were tried
+_MADV_POPULATE_READ = 22  # of Linux 5.14 and later; the mmap module has no name for it
+#: Types of filesystems whose files are memory.
 _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
 
 def in_memory(folder: Path, proc: Path = PROC) -> bool:
-    """Whether ``folder`` lies on a filesystem that is itself memory, where nothing can be read from a disk."""
+    """Whether ``folder`` lies on a filesystem whose files are memory, so that reading one does not read a disk."""
     device = folder.stat().st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -33,17 +34,17 @@ def in_memory(folder: Path, proc: Path = PROC) -> bool:
 
 
 def drop_cache(path: Path) -> None:
-    """Let the page cache forget a file: write back what is dirty, then drop every page that nobody has mapped."""
+    """Empty the page cache of a file: write its dirty pages to the disk, then drop every page that is not mapped."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def disk_speed(path: Path, seconds: float = 2.0) -> tuple[float, str]:
-    """Read ``path`` from start to end in three plain ways, each cold and for at most ``seconds``.
+    """Read ``path`` from its start in three ways, each with an empty page cache and for at most ``seconds``.
 
     Returns:
-        Bytes per second of the fastest, and its name.
+        Bytes per second of the fastest way, and the name of that way.
 
     Raises:
         OSError: the file cannot be read.
@@ -52,16 +53,16 @@ def disk_speed(path: Path, seconds: float = 2.0) -> tuple[float, str]:
     for name, read in (("mapped", _populate), ("direct", _direct), ("pread", _pread)):
         drop_cache(path)
         with contextlib.suppress(OSError), path.open("rb") as file:
-            # A filesystem or kernel that lacks one way leaves the others; pread works everywhere.
+            # A filesystem or a kernel may not support one of the ways; pread works everywhere.
             found.append((read(file.fileno(), seconds), name))
     drop_cache(path)
     if not found:
-        raise OSError(f"{path}: cannot be read")
+        raise OSError(f"{path}: cannot be read, neither mapped nor by direct reads nor by pread")
     return max(found)
 
 
 def _populate(fd: int, seconds: float) -> float:
-    """Through a mapping, a chunk at a time, giving each back before the next."""
+    """Read through a mapping; each chunk is released before the next is read."""
     with mmap.mmap(fd, 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as pages:
 
         def read(offset: int, length: int) -> int:
@@ -74,18 +75,18 @@ def _populate(fd: int, seconds: float) -> float:
 
 
 def _direct(fd: int, seconds: float) -> float:
-    """Past the page cache, into a buffer of its own."""
+    """Read into a buffer, past the page cache."""
     direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT)
     try:
         with mmap.mmap(-1, _CHUNK) as buffer:
-            # A whole chunk is asked for even at the end: a direct read's length must be a multiple of the block.
+            # A direct read must ask for a multiple of the disk's block, so the last read asks for a whole chunk too.
             return _rate(lambda offset, _: os.preadv(direct, [buffer], offset), os.fstat(fd).st_size, seconds)
     finally:
         os.close(direct)
 
 
 def _pread(fd: int, seconds: float) -> float:
-    """Through the page cache, copied into a buffer."""
+    """Read through the page cache, which copies into a buffer."""
     buffer = memoryview(bytearray(_CHUNK))
     return _rate(lambda offset, length: os.preadv(fd, [buffer[:length]], offset), os.fstat(fd).st_size, seconds)
 

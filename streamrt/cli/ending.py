@@ -1,4 +1,4 @@
-"""How a command ends early: Ctrl-C and SIGTERM raise an exception, so that files which are half made are removed."""
+"""How a command ends early: Ctrl-C and SIGTERM raise an exception, so that incomplete files are removed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-#: The handlers that are replaced: who installed, or ignores, anything else meant it.
+#: The handlers that are replaced. Any other handler was installed on purpose, and stays.
 _USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Terminated(SystemExit):
-    """SIGTERM has come."""
+    """SIGTERM has arrived."""
 
 
 class Ending:
     """A block in which SIGINT raises `KeyboardInterrupt`, and SIGTERM `Terminated`. In the main thread only.
 
     Attributes:
-        deferred: neither is raised before `resume`. To set it calls no function, so that no signal comes in between.
+        deferred: a signal raises nothing before `resume`. An attribute and no method, since no signal can arrive
+            while it is being set.
     """
 
     def __init__(self) -> None:
@@ -42,13 +43,13 @@ class Ending:
         self.restore()
 
     def restore(self) -> None:
-        """Put the handlers back that were there before."""
+        """Put the handlers back that this object replaced."""
         while self._replaced:
             number = self._replaced.pop()
             signal.signal(number, _USUAL[number])
 
     def resume(self) -> None:
-        """End what `deferred` began; raises what came meanwhile."""
+        """Raise signals at once again, and now the one that arrived while `deferred` was set."""
         self.deferred = False
         if self._pending is not None:
             self._raise(self._pending)
@@ -63,5 +64,5 @@ class Ending:
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)
 
 
-#: Of the command that runs in this process.
+#: For the command that runs in this process.
 ENDING = Ending()

@@ -1,4 +1,4 @@
-"""What ``streamrt inspect`` shows: a model's layers, and what a budget would keep of each."""
+"""Output of ``streamrt inspect``: the layers of a model, and how much of each a budget keeps in memory."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A node of the graph, and what the plan does with its weights.
+    """A node of the graph, and how many bytes of its weights the plan keeps in memory.
 
     Attributes:
         name: of the node.
         op: its operator.
-        activation: the operator fused into it, or None.
-        parameters: the weights that it reads.
-        pinned: bytes of them that stay in memory.
-        streamed: bytes of them that every pass brings in.
-        tiles: the pieces that it runs in.
+        activation: the activation that is fused into the node, or None.
+        parameters: the weights that the node reads.
+        pinned: bytes of the weights that stay in memory.
+        streamed: bytes of the weights that every pass reads.
+        tiles: number of pieces in which the node runs.
     """
 
     name: str
@@ -60,10 +60,10 @@ class Inspection:
         weights: bytes of parameters, each counted once.
         inputs: specification of every input.
         outputs: specification of every output.
-        shapes: shapes of the inputs that the plan is for.
-        min_budget: the smallest budget under which they can run.
+        shapes: shapes of the inputs for which the plan was made.
+        min_budget: the smallest budget for inputs of these shapes.
         layers: in the order of execution.
-        plan: for the budget that was asked for.
+        plan: for the budget of the caller.
     """
 
     path: str
@@ -77,7 +77,7 @@ class Inspection:
     plan: Plan
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as a JSON object; the plan without its tiles and ranges."""
+        """A JSON object of everything but the tiles and ranges of the plan."""
         plan = self.plan
         return {
             "path": self.path,
@@ -115,7 +115,7 @@ class Inspection:
             ("holds", f"{format_size(plan.total)}: {format_size(plan.pinned_bytes)} pinned, {format_size(plan.window)} "
                       f"window, {format_size(plan.workspace)} workspace"),
             ("reads per pass", format_size(plan.streamed_bytes)),
-            ("from end to end", f"{drawn(plan)} (# pinned, . streamed, + some of both)"),
+            ("from end to end", f"{drawn(plan)} (# pinned, . streamed, + both)"),
             ("runs", batch),
         ]  # fmt: skip
         return "\n".join([*_table(rows, right=(3, 4, 5, 6)), "", *_table(facts)])
@@ -127,18 +127,18 @@ def inspect_model(
     batch: int = 1,
     shapes: Mapping[str, Shape] | None = None,
 ) -> Inspection:
-    """Read the header of a weights file and plan for it; no weight is read.
+    """Read the header of a weights file and plan a pass; no weight is read.
 
     Args:
         path: a weights file.
         budget: as for `streamrt.Model`.
-        batch: what the first extent of an input is, if it is free.
-        shapes: whole shapes of some inputs by name, needed where another extent is free.
+        batch: the first extent of every input that leaves it free.
+        shapes: whole shapes of inputs by name; needed for inputs that leave another extent free.
 
     Raises:
         FormatError: the file is not a weights file, or its graph cannot run with these shapes.
         WeightsIOError: the file cannot be read.
-        InputError: a shape that does not fit, or one that is missing.
+        InputError: a shape does not fit, or is missing.
         BudgetError: the budget is too small.
     """
     file = read_header(path)
@@ -159,7 +159,7 @@ def inspect_model(
 
 
 def drawn(plan: Plan, width: int = 64) -> str:
-    """The weights in the order of execution, each character an equal share of them: # pinned, . streamed, + both."""
+    """``width`` characters for equal shares of the weights, in the order of execution: # pinned, . streamed, + both."""
     total = sum(r.length for r in plan.ranges)
     pinned = [0.0] * width
     begin = 0
@@ -179,7 +179,7 @@ def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape])
         if spec.name in given:
             chosen[spec.name] = given[spec.name]
         elif any(isinstance(dim, str) for dim in spec.dims[1:]):
-            raise InputError(f"input {_spec(spec)} leaves more than the batch open: give its whole shape")
+            raise InputError(f"input {_spec(spec)} has free extents besides the batch: pass its whole shape (--shape)")
         else:
             chosen[spec.name] = tuple(batch if isinstance(dim, str) else dim for dim in spec.dims)
     return chosen
@@ -235,7 +235,7 @@ def _extents(dims: Sequence[int | str]) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
-    """Lines with aligned columns, those in ``right`` to the right."""
+    """Lines with aligned columns; the columns in ``right`` are aligned to the right."""
     clean = [tuple(map(printable, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
     return [

@@ -1,75 +1,127 @@
-"""``streamrt serve``: its options, and running the server, which is imported then: it needs the extra ``serve``."""
+"""``streamrt serve``: its options, and running the server.
+
+The server is imported only when it is to run, since it needs the packages of the extra ``serve``.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from streamrt.cli import arguments
 from streamrt.cli.ending import ENDING
-from streamrt.host.budget import format_size
 from streamrt.pool.adaptive import POLICIES
 from streamrt.serve.access import TOKEN_VARIABLE, read_token
 from streamrt.serve.settings import Settings
 
-#: Options that are settings of the same name: what reads them, or what they may be, and what they mean.
-_OPTIONS: dict[str, tuple[Callable[[str], object] | tuple[str, ...], str]] = {
-    "host": (str, "the address to listen at"),
-    "port": (arguments.port, "the port; 0: any that is free"),
-    "budget": (arguments.budget, "memory for weights and activations of all models"),
-    "policy": (tuple(POLICIES), "which weights are worth their memory"),
-    "threads": (arguments.count, "threads that a pass may compute with"),
-    "io": (("auto", "mmap", "pread"), "how weights are read"),
-    "verify": (("open", "read"), "compare weights with their checksums"),
-    "timeout": (arguments.seconds, "seconds that a request may wait"),
-    "workers": (arguments.count, "models that may compute at the same time"),
-    "max_batch": (arguments.count, "samples in a pass, which requests that wait share"),
-    "max_delay": (arguments.seconds, "seconds that a request is held back for others to share its pass"),
-    "max_queue": (arguments.count, "requests that may wait"),
-    "max_body": (arguments.size, "bytes of a request"),
-    "max_json": (arguments.size, "bytes of JSON in a request; parsed, 12 times that"),
-    "max_held": (arguments.size, "bytes of requests in progress, of their parsed JSON, and of answers on their way"),
-    "body_timeout": (arguments.seconds, "seconds that a request may take to arrive, and its answer to be taken"),
-    "grace": (arguments.seconds, "seconds that requests in progress have when the server is told to end"),
+
+def _mebibytes(size: int) -> str:
+    """A size as a reader may type it."""
+    return f"{size >> 20}MiB"
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """An option for the setting of the same name.
+
+    Attributes:
+        text: for ``--help``.
+        read: makes the setting from the argument.
+        metavar: stands for the argument in ``--help``; empty if there are choices.
+        choices: the arguments that are allowed, or None.
+        show: makes a text of the default, for ``--help``.
+    """
+
+    text: str
+    read: Callable[[str], object] = str
+    metavar: str = ""
+    choices: tuple[str, ...] | None = None
+    show: Callable[[Any], str] = str
+
+
+def _count(text: str) -> _Option:
+    return _Option(text, arguments.count, "N")
+
+
+def _size(text: str) -> _Option:
+    return _Option(text, arguments.size, "SIZE", show=_mebibytes)
+
+
+def _seconds(text: str) -> _Option:
+    return _Option(text, arguments.seconds, "SECONDS", show="{:g} s".format)
+
+
+_OPTIONS = {
+    "host": _Option("the address to listen at", metavar="ADDRESS"),
+    "port": _Option("the port to listen at; 0 takes any free one", arguments.port, "PORT"),
+    "budget": _Option(
+        "the most memory for weights and activations of all models: a size such as 512MiB, or 'auto' (what is free)",
+        arguments.budget,
+        "SIZE",
+    ),
+    "policy": _Option("how the pool decides which weights stay in memory", choices=tuple(POLICIES)),
+    "threads": _count("the most threads that compute one pass (default: one for each processor)"),
+    "io": _Option("how weights are read", choices=("auto", "mmap", "pread")),
+    "verify": _Option(
+        "compare weights with their checksums when a model is opened, or at every read (default: never)",
+        choices=("open", "read"),
+    ),
+    "timeout": _seconds("the most time from the arrival of a request to the start of its computation"),
+    "workers": _count("how many models may compute at the same time"),
+    "max_batch": _count("the most samples in a request, and in a pass, which waiting requests share"),
+    "max_delay": _seconds("how long a request is held back, so that others can share its pass"),
+    "max_queue": _count("the most requests that wait; of one model, half as many"),
+    "max_body": _size("the largest body of a request, decompressed"),
+    "max_json": _size("the largest JSON text of a request; parsed, it may take 12 times as much memory, and 1 MiB"),
+    "max_held": _size("the most memory for bodies, for JSON while it is parsed, and for answers that are being sent"),
+    "body_timeout": _seconds(
+        "the most time for a request's head to arrive, for its body, and for its answer to be taken"
+    ),
+    "grace": _seconds("how long requests in flight may go on after SIGTERM"),
 }
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Give ``command`` the options of a server."""
     defaults = {field.name: field.default for field in fields(Settings)}
-    command.add_argument("folder", metavar="FOLDER", type=Path, help="the folder with the weights files")
-    for name, (kind, text) in _OPTIONS.items():
+    command.add_argument("folder", metavar="FOLDER", type=Path, help="the folder with the weights files (.safetensors)")
+    for name, option in _OPTIONS.items():
         default: Any = defaults[name]
-        metavar = name.rpartition("_")[2].upper()
-        read: dict[str, Any] = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": metavar}
-        readable = format_size(default) if kind is arguments.size else default
-        shown = "" if default is None else f" (default {readable})"
-        command.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{text}{shown}", **read)
+        shown = "" if default is None else f" (default {option.show(default)})"
+        read: dict[str, Any] = (
+            {"choices": option.choices} if option.choices else {"type": option.read, "metavar": option.metavar}
+        )
+        command.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{option.text}{shown}", **read)
     command.add_argument(
         "--control",
         action="store_true",
-        help="allow repository and registration calls to whoever has the token in the environment variable "
-        f"{TOKEN_VARIABLE}, or in --token-file",
+        help="allow calls that list, load, unload and register models, to clients that send the token from "
+        f"--token-file or from the environment variable {TOKEN_VARIABLE}",
     )
     command.add_argument("--token-file", metavar="FILE", type=Path, help="the file with the token for --control")
-    command.add_argument("--log-level", metavar="LEVEL", choices=("debug", "info", "warning", "error"), default="info")
+    command.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="the least severe messages that are logged, to stderr (default info)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve until told to end.
+    """Serve until SIGTERM or SIGINT.
 
     Raises:
         ImportError: the extra ``serve`` is not installed.
-        Exception: what `streamrt.serve.main.serve` raises.
+        Exception: an error of `streamrt.serve.main.serve`.
     """
-    ENDING.restore()  # asyncio and the server have handlers of their own, and nothing is half made before
+    ENDING.restore()  # asyncio and the server have handlers of their own, and there are no files to remove
     try:
         from streamrt.serve.main import serve
     except ImportError as error:
-        raise ImportError("serving needs more packages: pip install 'streamrt[serve]'") from error
+        raise ImportError(f"serving needs the package {error.name}: pip install 'streamrt[serve]'") from error
 
     token = read_token(args.token_file) if args.control else None
     serve(Settings(args.folder, token=token, **{name: getattr(args, name) for name in _OPTIONS}), args.log_level)

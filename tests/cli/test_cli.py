@@ -56,7 +56,7 @@ def test_inspect_draws_the_plan(capsys: Output, budget: str) -> None:
     assert run("inspect", MLP, "--budget", budget) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("from end to end ")]
     picture, legend = row.removeprefix("from end to end ").strip().split(" ", 1)
-    assert legend == "(# pinned, . streamed, + some of both)"
+    assert legend == "(# pinned, . streamed, + both)"
     plan = inspect_model(MLP, None if budget == "none" else budget).plan
     assert picture == drawn(plan)
     assert len(picture) == 64
@@ -166,7 +166,7 @@ def test_run_with_two_inputs_and_outputs(tmp_path: Path, capsys: Output, two_end
     assert "the model has 2 outputs (sum, difference): write a .npz file" in error_line(capsys)
     np.save(tmp_path / "x.npy", a)
     assert run("run", two_ends, tmp_path / "x.npy", tmp_path / "z.npz") == 1
-    assert "the model has 2 inputs (a, b): pass a .npz" in error_line(capsys)
+    assert "the model has 2 inputs (a, b): pass a .npz file" in error_line(capsys)
     np.savez(tmp_path / "c.npz", a=a, c=b)
     assert run("run", two_ends, tmp_path / "c.npz", tmp_path / "z.npz") == 1
     assert "'c'" in error_line(capsys)
@@ -248,8 +248,10 @@ def test_limits_of_packing(tmp_path: Path, capsys: Output) -> None:
         (["run", MLP, "pickle.npy", "y.npy"], "pickle.npy: expected a .npy or .npz file of numbers"),
         (["run", MLP, "words.npy", "y.npy"], "words.npy: 'image': expected real numbers"),
         (["run", MLP, "wrong.npy", "y.npy"], "input 'image': expected shape (batch, 1, 8, 8), found (2, 3)"),
-        (["run", MLP, "wrong.npy", "y.txt"], "y.txt: expected a name that ends in .npy or .npz"),
-        (["run", MLP, "missing.npy", "missing/y.npy"], "missing/y.npy: No such file or directory"),
+        (["run", MLP, "wrong.npy", "y.txt"], "y.txt: expected the name of a file that ends in .npy or .npz"),
+        (["run", MLP, "missing.npy", "missing/y.npy"], "missing/y.npy: the folder 'missing' does not exist"),
+        (["run", MLP, "good.npy", "y.npy", "--plot", "missing/p.png"], "missing/p.png: the folder 'missing' does not"),
+        (["run", MLP, "good.npy", "y.npy", "--trace", "missing/t.json"], "missing/t.json: the folder 'missing' does"),
         (["run", MLP, "good.npy", "y.npy", "--budget", "1KiB"], "smallest budget"),
         (["inspect", MLP, "--shape", "photo=1,1,8,8"], "no input is named ['photo']; the model has image"),
         (["inspect", MLP, "--shape", "image=1,8"], "input 'image': expected shape"),
@@ -293,6 +295,11 @@ def test_wrong_usage_is_exit_code_2(capsys: Output, args: list[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: streamrt")
+
+
+def test_without_a_command_all_commands_are_shown(capsys: Output) -> None:
+    assert run() == 2
+    assert "serve the models of a folder" in capsys.readouterr().err
 
 
 def test_version_and_help(capsys: Output) -> None:
@@ -409,7 +416,7 @@ def test_nothing_but_serving_needs_its_packages(run_python) -> None:
         """
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "streamrt: error: serving needs more packages: pip install 'streamrt[serve]'\n"
+    assert done.stderr == "streamrt: error: serving needs the package uvicorn: pip install 'streamrt[serve]'\n"
 
 
 def test_importing_streamrt_imports_no_server(run_python) -> None:

@@ -76,7 +76,7 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert cli.main(["demo", "--size", "48MiB", "--dir", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "the demo writes 48.0 MiB" in err
+    assert "the demo needs 112 MiB on a disk" in err
     assert f"100 MiB free in {tmp_path}" in err
 
 
