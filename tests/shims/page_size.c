@@ -1,5 +1,5 @@
 /* page_size.c - preloaded into a test's process, pretends that pages have PAGE_SIZE bytes: 16384 or 65536, as aarch64
- * may have them. sysconf says so, mappings begin at a multiple of it, and mincore answers for each such page.
+ * may have them. sysconf says so, mappings begin and end at multiples of it, and mincore answers for each such page.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,18 +25,18 @@ void *mmap(void *start, size_t length, int protection, int flags, int fd, off_t 
     void *(*real)(void *, size_t, int, int, int, off_t) =
         (void *(*)(void *, size_t, int, int, int, off_t))dlsym(RTLD_NEXT, "mmap");
     if (flags & MAP_FIXED) return real(start, length, protection, flags, fd, offset);
-    const size_t page = page_size(), whole = (length + page - 1) / page * page + page;
-    uint8_t *room = real(NULL, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const size_t page = page_size(), whole = (length + page - 1) / page * page;
+    uint8_t *room = real(NULL, whole + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED) return MAP_FAILED;
     uint8_t *aligned = room + (page - (uintptr_t)room % page) % page;
-    void *mapped = real(aligned, length, protection, flags | MAP_FIXED, fd, offset);
+    void *mapped = real(aligned, whole, protection, flags | MAP_FIXED, fd, offset);
     if (mapped == MAP_FAILED) {
-        munmap(room, whole);
+        munmap(room, whole + page);
         return MAP_FAILED;
     }
-    uint8_t *end = aligned + (length + REAL - 1) / REAL * REAL;
-    if (aligned > room) munmap(room, (size_t)(aligned - room));
-    if (room + whole > end) munmap(end, (size_t)(room + whole - end));
+    const size_t before = (size_t)(aligned - room);
+    if (before > 0) munmap(room, before);
+    munmap(aligned + whole, page - before);
     return mapped;
 }
 
