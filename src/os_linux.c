@@ -1,7 +1,6 @@
 /* os_linux.c - os.h for Linux.
  *
- * madvise, posix_fadvise and pread are called through the C library, so that a preloaded library can slow them down in
- * tests.
+ * System calls go through the C library, so that a preloaded library can make them slow or fail in tests.
  */
 #define _GNU_SOURCE
 #include "os.h"
@@ -32,17 +31,20 @@
 #define MADV_DONTNEED_LOCKED 24
 #endif
 
-/* The kernel cuts each POSIX_FADV_WILLNEED to the readahead limit of the device, 128 KiB unless someone raised it. */
+/* Bytes of one POSIX_FADV_WILLNEED, 128 KiB: the kernel cuts a longer one to the readahead limit of the device, which
+ * is 128 KiB by default. */
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
 
-/* The page cache keeps a page that someone has hold of at that very moment, be it only mincore in another process that
- * watches us, and nobody would release it again. Met about once in 500 releases under constant watching. */
+/* Attempts to release a range. The page cache keeps a page that is in use at that moment, even by mincore in another
+ * process, and no later call would release it. With a process that watches all the time, 1 in 500 releases met that.
+ * The pauses between 8 attempts are 3 ms together. */
 #define RELEASE_ATTEMPTS 8
-/* Where the last ones were in vain, as they are of a file of others, of which the kernel does not tell. */
+/* Attempts if the last release failed too: 0.1 ms. So it is with a file of another user, whose pages mincore always
+ * reports as cached. */
 #define RELEASE_ATTEMPTS_IN_VAIN 3
 
 int os_open(const char *path) {
-    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It does not affect a regular file. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return -1;
     struct stat status;
@@ -52,7 +54,7 @@ int os_open(const char *path) {
         errno = error;
         return -1;
     }
-    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* no readahead: it would hold pages that nobody counts */
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM); /* no readahead: its pages would not be counted */
     return fd;
 }
 
@@ -91,8 +93,8 @@ uint8_t *os_reserve(size_t size) {
     size_t before = (size_t)(-(uintptr_t)start % SRT_BLOCK);
     if (before > 0) munmap(start, before);
     munmap(start + before + whole, SRT_BLOCK - before);
-    /* A child gets zeros and none of these pages: copying on write would tear them from under a read in progress, and
-     * what both share would not be given back by dropping it here. */
+    /* A child gets zeros instead of these pages. Copying on write would take a page away from a read in progress, and
+     * dropping a page here would not free it while the child has it too. */
     madvise(start + before, whole, MADV_WIPEONFORK);
     return start + before;
 }
@@ -154,13 +156,14 @@ void os_will_need(int fd, uint64_t offset, uint64_t length) {
     }
 }
 
-/* Takes pages out of a mapping of ours; false where the kernel refuses. Locked ones have a word of their own. */
+/* Removes pages of a mapping from the page tables. False if the kernel refuses. Locked pages need advice of their own.
+ */
 static bool drop_pages(uint8_t *start, size_t size) {
     return madvise(start, size, MADV_DONTNEED) == 0 || madvise(start, size, MADV_DONTNEED_LOCKED) == 0;
 }
 
-/* Maps anew what is at `start`. If that fails once the old pages are gone, nobody else may get these addresses, and
- * whoever brings something in there gets an error. */
+/* Replaces the mapping at `start`. If that fails, the old pages may be gone. The addresses are then reserved, so that
+ * no other mapping gets them, and populating them is an error. */
 static bool map_again(uint8_t *start, size_t size, int protection, int flags, int fd, off_t offset) {
     if (mmap(start, size, protection, MAP_FIXED | flags, fd, offset) != MAP_FAILED) return true;
     mmap(start, size, PROT_NONE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -216,7 +219,7 @@ int64_t os_read(int fd, uint8_t *to, size_t length, uint64_t offset) {
 }
 
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
-    enum { AT_ONCE = 4096 }; /* pages, each a byte of the answer: 4 KiB of stack */
+    enum { AT_ONCE = 4096 }; /* pages of one call, with a byte for each: 4 KiB of stack */
     unsigned char pages[AT_ONCE];
     const size_t page = os_page_size(), step = AT_ONCE * page;
     *bytes = 0;
@@ -228,7 +231,7 @@ bool os_resident(uint8_t *start, size_t size, uint64_t *bytes) {
     return true;
 }
 
-/* Whether any page of the range is in the page cache, as far as mincore tells those who do not own the file. */
+/* Whether any page of the range is in the page cache. For a file of another user mincore always says so. */
 static bool any_cached(uint8_t *start, uint64_t length, bool blocks) {
     uint64_t bytes = 0, part = blocks ? os_page_size() : length;
     for (uint64_t at = 0; at < length && bytes == 0; at += blocks ? SRT_BLOCK : length)
@@ -236,7 +239,7 @@ static bool any_cached(uint8_t *start, uint64_t length, bool blocks) {
     return bytes > 0;
 }
 
-/* Takes the range out of the page tables. */
+/* Removes the range from the page tables. */
 static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks) {
     uint8_t *start = base + offset;
     if (drop_pages(start, length) || !map_again(start, length, PROT_READ, MAP_SHARED, fd, (off_t)offset)) return;
@@ -247,14 +250,14 @@ static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length,
 }
 
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient) {
-    /* In this order: the page cache keeps pages that are mapped. */
+    /* First unmapped, since the page cache keeps mapped pages. */
     unmap_pages(fd, base, offset, length, blocks);
     int attempts = patient ? RELEASE_ATTEMPTS : RELEASE_ATTEMPTS_IN_VAIN;
     for (int attempt = 1;; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) return true;
         if (attempt == attempts) return false;
-        /* Asleep, so that the watcher gets on, whom a thread that wakes promptly may have stopped: 3 ms in all. */
+        /* Sleeps, so that the watcher can continue: this thread may have taken its processor. 20 us, 40 us ... */
         const struct timespec moment = {.tv_nsec = 10000L << attempt};
         nanosleep(&moment, NULL);
     }
@@ -266,18 +269,18 @@ void os_thread_usage(os_usage *out) {
         *out = (os_usage){0};
         return;
     }
-    out->bytes_read = (uint64_t)usage.ru_inblock * 512;
+    out->bytes_read = (uint64_t)usage.ru_inblock * 512; /* in units of 512 bytes on every device */
     out->major_faults = (uint64_t)usage.ru_majflt;
 }
 
 int os_processors(void) {
     cpu_set_t set;
-    /* fails where the kernel's own mask is larger than 1024 processors */
+    /* fails if the kernel's mask has more than 1024 processors */
     const long count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
     return count < 1 ? 1 : count > INT_MAX ? INT_MAX : (int)count;
 }
 
-/* Signals that an instruction causes stay open: a blocked SIGBUS would kill the process before the guard could act. */
+/* Signals that an instruction raises stay unblocked: a blocked SIGBUS kills the process before the guard can act. */
 int os_start_thread(pthread_t *out, void *(*run)(void *), void *argument) {
     static const int synchronous[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
     sigset_t blocked, before;
@@ -289,19 +292,19 @@ int os_start_thread(pthread_t *out, void *(*run)(void *), void *argument) {
     return error;
 }
 
-/* Of os_catch_bus_errors; written before our handler can run, constant afterwards. */
+/* For os_catch_bus_errors. Written before the handler can run, constant afterwards. */
 static bool (*answer_bus_error)(void *address);
 static struct sigaction earlier;
 
-/* The signal is not ours: do what would have happened without us. */
+/* The signal does not belong to the guard: do what would have happened without it. */
 static void chain(int signal, siginfo_t *info, void *context) {
     if (earlier.sa_flags & SA_SIGINFO) {
         earlier.sa_sigaction(signal, info, context);
     } else if (earlier.sa_handler != SIG_DFL && earlier.sa_handler != SIG_IGN) {
         earlier.sa_handler(signal);
     } else {
-        /* Returning repeats the faulting instruction, which now kills; a signal that was sent has to be sent again. The
-         * kernel kills for a fault even where the signal is ignored, so there is no ignoring here either. */
+        /* After the return the faulting instruction runs again, and kills the process; a signal that was sent has to be
+         * sent again. SIG_IGN is treated alike, because the kernel kills for a fault even if the signal is ignored. */
         struct sigaction standard = {.sa_handler = SIG_DFL};
         sigemptyset(&standard.sa_mask);
         sigaction(signal, &standard, NULL);
@@ -311,7 +314,7 @@ static void chain(int signal, siginfo_t *info, void *context) {
 
 static void on_bus_error(int signal, siginfo_t *info, void *context) {
     int error = errno;
-    /* A positive code means that the kernel raised it for a memory access, and only then the address means anything. */
+    /* si_addr is an address only if the code is positive: then the kernel raised the signal for a memory access. */
     if (info->si_code <= 0 || !answer_bus_error(info->si_addr)) chain(signal, info, context);
     errno = error;
 }
@@ -320,7 +323,7 @@ bool os_catch_bus_errors(bool (*answer)(void *address)) {
     answer_bus_error = answer;
     struct sigaction ours = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     sigemptyset(&ours.sa_mask);
-    /* Asked for first: once ours is installed, a fault in another thread may need it at once. */
+    /* `earlier` is set first: another thread may need it as soon as the new handler is installed. */
     return sigaction(SIGBUS, NULL, &earlier) == 0 && sigaction(SIGBUS, &ours, NULL) == 0;
 }
 
@@ -337,7 +340,7 @@ typedef struct {
     uint64_t runtime, deadline, period; /* nanoseconds */
 } sched_attributes;
 
-/* Those of the calling thread, if it has the usual policy. */
+/* Whether the calling thread has the default policy; sets *out to its attributes. */
 static bool has_usual_policy(sched_attributes *out) {
     return syscall(SYS_sched_getattr, 0, out, sizeof *out, 0) == 0 && out->policy == SCHED_OTHER;
 }
@@ -345,7 +348,7 @@ static bool has_usual_policy(sched_attributes *out) {
 void os_wake_promptly(void) {
     sched_attributes a;
     if (!has_usual_policy(&a)) return;
-    a.runtime = 100 * 1000; /* the shortest slice that may be asked for */
+    a.runtime = 100 * 1000; /* ns: the shortest slice that the kernel allows */
     syscall(SYS_sched_setattr, 0, &a, 0);
 }
 

@@ -8,67 +8,71 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Waking a sleeping thread and waiting for it costs about 10 us. 32 Ki elements of 4 bytes, read and written
- * once, are 256 KiB: about 25 us at the 10 GB/s that one core moves. Below that, help comes too late. */
+/* Elements that a range needs before waking a thread for it pays. Waking a thread and waiting for it takes about 10 us.
+ * 32 Ki elements of 4 bytes, read and written once, are 256 KiB: about 25 us at the 10 GB/s of one core. */
 enum { WORTH_A_WAKE = 32 * 1024 };
 
-/* A thread takes this part of what is left of a slice: much at first, and little at the end, so that all end together
- * though one was late or slow. */
-enum { PART = 2 };
+/* A thread takes 1/2 of the remaining units of a slice: many at first and few at the end, so that all threads end
+ * together even if one was late or slow. */
+enum { TAKEN = 2 };
 
-/* Nanoseconds for which a thread looks out for the next job, or for the end of its own, before it sleeps. In a pass of
- * a CNN one kernel follows the other within some 10 us; waking a thread of a virtual machine takes up to 50. */
+/* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps: 0.1 ms. In a pass
+ * of a CNN the next kernel begins within about 10 us; waking a thread of a virtual machine takes up to 50 us. */
 enum { PATIENCE = 100 * 1000 };
 
-/* Each thread has a slice of the units, and when that is done helps with those of others: so the same part of one job
- * after the other is done by the same core, which has in its cache what it wrote. In lines of their own. */
+/* How often a thread looks between two readings of the clock, so that it spends most of the time looking. */
+enum { LOOKS = 16 };
+
+/* Each thread has a slice of the units, and then helps with the slices of others. So the same core computes the same
+ * part of successive jobs, and finds in its cache what it wrote. Slices lie in different cache lines of 64 bytes. */
 typedef struct {
-    _Alignas(64) _Atomic int64_t next; /* first unit that nobody has taken */
+    _Alignas(64) _Atomic int64_t next; /* the first unit that no thread has taken */
     int64_t end;
 } slice;
 
 typedef struct {
     srt_range *run;
     const void *arguments;
-    int64_t grain; /* units that are taken at once, at least */
-    int64_t group; /* units that are better taken together */
-    int threads;   /* that may work on it, the caller included: so many slices */
+    int64_t grain; /* a thread takes at least so many units at once */
+    int64_t group; /* units that cost less together: see srt_parallel_on */
+    int threads;   /* threads that may work on it, the caller included; each has a slice */
 } job;
 
 static _Thread_local int seat;
 
-/* Held by the thread whose job is on the workers, and while the workers are replaced. Taken before `lock`. */
+/* The thread whose job is on the workers holds it; so does a thread that replaces the workers. Taken before `lock`. */
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
 static pthread_t workers[SRT_MAX_THREADS]; /* under owner */
-static int started;                        /* under owner: how many of them run */
-static slice slices[SRT_MAX_THREADS];      /* under owner: of the job; by seat */
+static int started;                        /* under owner: how many workers run */
+static slice slices[SRT_MAX_THREADS];      /* under owner: of the current job, by seat */
 
 /* Guards the five variables below. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake[SRT_MAX_THREADS]; /* by seat: there is a new job for it, or it is time to stop */
+static pthread_cond_t wake[SRT_MAX_THREADS];               /* by seat: there is a new job, or the worker is to stop */
 static pthread_cond_t finished = PTHREAD_COND_INITIALIZER; /* busy fell to 0 */
-static job *current;                                       /* NULL when no worker may join in */
-static uint64_t serial;                                    /* of the current job; a worker joins a job once */
+static job *current;                                       /* NULL: no worker may join */
+static uint64_t serial;                                    /* counts jobs; a worker joins each job once */
 static int busy;                                           /* workers inside the current job */
 static bool stopping;
 
-/* Counted up after the lock was released, for those who look out without it: whoever sees a change finds the lock free.
- */
-static _Atomic uint64_t announced; /* the serial of the current job, or of the last one */
-static _Atomic uint64_t departed;  /* workers that left one */
+/* For threads that poll without the lock. They change after the lock was released, so that a thread that sees a change
+ * finds the lock free. */
+static _Atomic uint64_t announced; /* serial of the current job, or of the last one */
+static _Atomic uint64_t departed;  /* how often a worker has left a job */
 
-static _Atomic int wanted; /* threads a job may use; 0: not determined yet */
+static _Atomic int wanted; /* threads that a job may use; 0: not determined yet */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* Units of one slice, until there are none left. */
+/* Does units of one slice until none is left. */
 static void work_on(const job *j, slice *s) {
     int64_t first = atomic_load_explicit(&s->next, memory_order_relaxed);
     while (first < s->end) {
-        const int64_t left = s->end - first, share = left / PART;
+        const int64_t left = s->end - first, share = left / TAKEN;
         int64_t taken = share > j->grain ? share : j->grain;
         if (taken > left) taken = left;
-        const int64_t whole = taken + (j->group - (first + taken) % j->group) % j->group; /* to the end of a group */
+        const int64_t whole =
+            taken + (j->group - (first + taken) % j->group) % j->group; /* extended to the end of a group */
         if (whole <= left) taken = whole;
         if (!atomic_compare_exchange_weak_explicit(&s->next, &first, first + taken, memory_order_relaxed,
                                                    memory_order_relaxed))
@@ -90,10 +94,10 @@ static void rest(void) {
 #endif
 }
 
-/* Looks out for `*count` to go beyond `old`, for a while and without sleeping; whether it does. */
+/* Polls for PATIENCE until `*count` exceeds `old`. Returns whether it does. */
 static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     for (int64_t end = os_now() + PATIENCE; os_now() < end;)
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < LOOKS; i++) {
             if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
             rest();
         }
@@ -102,7 +106,8 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
 
 static void *worker(void *place) {
     uint64_t seen = 0;
-    os_wake_patiently(); /* a prefetch thread that has told of an item has yet to ask the disk for the next one */
+    os_wake_patiently(); /* so that the prefetch thread, which has just woken the caller, can first start its next read
+                          */
     os_name_thread("streamrt-work");
     seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
@@ -110,7 +115,7 @@ static void *worker(void *place) {
         while (!stopping && (current == NULL || seen == serial || seat >= current->threads)) {
             pthread_cond_wait(&wake[seat], &lock);
             if (stopping || current != NULL) continue;
-            /* too late for a job, or roused: there will be another one soon */
+            /* woken by srt_rouse, or too late for a job: the next job comes soon */
             seen = serial;
             pthread_mutex_unlock(&lock);
             await_beyond(&announced, seen);
@@ -133,8 +138,8 @@ static void *worker(void *place) {
     return NULL;
 }
 
-/* Both mutexes are held across a fork, so that the child inherits them in a known state. Its copies of the
- * condition variables may count waiters that do not exist there, so they are made afresh. */
+/* A fork holds both mutexes, so that the child inherits them in a known state. The child makes its condition variables
+ * anew, because the copies may count waiters that do not exist there. */
 static void before_fork(void) {
     pthread_mutex_lock(&owner);
     pthread_mutex_lock(&lock);
@@ -162,7 +167,7 @@ static void prepare(void) {
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }
 
-/* Bring the workers to `count`, or to as many as the system grants. Under owner. */
+/* Brings the number of workers to `count`, or as close as the system allows. Under owner. */
 static void start(int count) {
     if (started >= count) return;
     pthread_once(&once, prepare);
@@ -178,7 +183,7 @@ int srt_threads(void) {
     int count = atomic_load(&wanted);
     if (count == 0) {
         int detected = detect();
-        /* on failure `count` holds what another thread has just set */
+        /* on failure `count` holds the value that another thread has just set */
         if (atomic_compare_exchange_strong(&wanted, &count, detected)) count = detected;
     }
     return count;
@@ -205,7 +210,7 @@ void srt_set_threads(int count) {
     pthread_mutex_unlock(&lock);
     for (int i = 0; i < started; i++) pthread_join(workers[i], NULL);
     started = 0;
-    stopping = false; /* nobody else is left to read it */
+    stopping = false; /* without the lock: no worker is left to read it */
     pthread_mutex_unlock(&owner);
 }
 
@@ -217,7 +222,7 @@ int srt_seat(void) {
     return seat;
 }
 
-/* As the only thread of a job, which may be a part of another. */
+/* Runs a job on the calling thread alone. The thread may be inside another job. */
 static void run_alone(int64_t count, srt_range *run, const void *arguments) {
     int outer = seat;
     seat = 0;
@@ -225,7 +230,7 @@ static void run_alone(int64_t count, srt_range *run, const void *arguments) {
     seat = outer;
 }
 
-/* Where slice i of so many units begins. */
+/* The first unit of slice i. */
 static int64_t share_of(int64_t count, int64_t i, int64_t threads) {
     return count / threads * i + (i < count % threads ? i : count % threads);
 }
@@ -242,14 +247,14 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, 
         run_alone(count, run, arguments);
         return;
     }
-    start(srt_threads() - 1); /* asked again: it may have been set since */
+    start(srt_threads() - 1); /* asked again: another thread may have changed it meanwhile */
     if (started == 0) {
         pthread_mutex_unlock(&owner);
         run_alone(count, run, arguments);
         return;
     }
     if (threads > started + 1) threads = started + 1;
-    const int64_t worth = (count - 1) / grain + 1; /* threads, at most, that find as much as is worth it */
+    const int64_t worth = (count - 1) / grain + 1; /* threads that can get a whole grain */
     if (threads > worth) threads = (int)worth;
     for (int i = 0; i < threads; i++) {
         atomic_init(&slices[i].next, share_of(count, i, threads));
@@ -262,12 +267,12 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, 
     serial++;
     for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
     pthread_mutex_unlock(&lock);
-    atomic_store(&announced, serial); /* which only the owner changes */
+    atomic_store(&announced, serial); /* without the lock: only the owner changes serial */
 
     work(&mine);
 
     pthread_mutex_lock(&lock);
-    current = NULL; /* a worker that wakes only now finds nothing: it is not waited for */
+    current = NULL; /* a worker that wakes only now finds no job, so the caller does not wait for it */
     for (bool patient = true; busy > 0 && patient;) {
         const uint64_t before = atomic_load(&departed);
         pthread_mutex_unlock(&lock);

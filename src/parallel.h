@@ -1,51 +1,51 @@
 /* parallel.h - the worker threads that all kernels share.
  *
- * One job runs on the workers at a time. A second caller does not wait: it does its own job alone, so that
- * models on different Python threads never queue behind each other's kernels.
+ * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone, so that models on
+ * different Python threads never queue behind each other's kernels.
  *
- * Workers are started by the first job that is big enough. Between jobs they look out for the next one for a tenth of a
- * millisecond and then sleep, because the BLAS library and the prefetch thread have the same cores.
+ * The first job that is large enough starts the workers. After a job they poll for the next one for 0.1 ms and then
+ * sleep, because the BLAS library and the prefetch thread use the same cores.
  *
- * Fork rule: fork waits for the job in progress; the child starts without workers and makes its own at
- * its first job.
+ * Fork rule: fork waits for the job in progress. The child starts without workers, and its first job starts new ones.
  */
 #ifndef STREAMRT_PARALLEL_H
 #define STREAMRT_PARALLEL_H
 
 #include <stdint.h>
 
-/* The most threads a job may use, the caller included. */
+/* Threads that a job may use at most, the caller included. The tables of parallel.c have an entry for each. */
 enum { SRT_MAX_THREADS = 256 };
 
-/* Does the units first..last of a job; runs on any thread, at the same time as other ranges of the job. */
+/* Does the units first <= i < last of a job, on any thread, at the same time as other ranges of the job. */
 typedef void srt_range(const void *job, int64_t first, int64_t last);
 
-/* Run the units 0..count of a job and return when all are done. The caller works too. Each thread begins with a slice
- * of its own, in the order of the units and the same for every job of as many threads, and then helps others. Ranges
- * have at least `grain` units, or are the last ones of a slice; a job of at most `grain` units runs inline. When
- * threads cannot be started, the job runs on those there are. Any thread; callable from inside a job (it then runs
- * inline). */
+/* Runs the units 0 <= i < count of a job and returns when all are done. The caller works too. Each thread begins with a
+ * slice of its own. Slices are in the order of the units, and the same for every job with as many units and threads.
+ * When its slice is done, a thread helps with the others. A range has at least `grain` units, unless it is the end of a
+ * slice. A job of at most `grain` units runs on the caller's thread alone. If threads cannot be started, the job runs
+ * on the existing ones. Any thread may call, also from inside a job; that job then runs on the caller's thread alone.
+ */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
-/* The same on no more than `most` threads. Units of a group, so many from a multiple of `group` on, are left to one
- * thread if they are in its slice: doing them together costs less. */
+/* As srt_parallel, on at most `most` threads. A group is `group` units from a multiple of `group` on. If a slice has a
+ * whole group, one thread gets it at once, because its units cost less together. */
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *job);
 
-/* Wake workers that sleep, for a caller that has a job soon: waking takes longer than many a kernel. Any thread. */
+/* Wakes sleeping workers ahead of a job, because waking takes longer than many kernels. Any thread. */
 void srt_rouse(void);
 
-/* Which of the threads of its job the calling one is: 0 up to how many may work on it. Each has memory of its own by
- * that. */
+/* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);
 
-/* Units per range, such that a range is worth waking a thread for: `cost` is what one unit costs, in
- * elements that are read and written once. */
+/* The least units of a range for which waking a thread pays. `cost`: of one unit, in elements that are read and written
+ * once. */
 int64_t srt_grain(int64_t cost);
 
-/* Threads that a job may use, the caller included. Default: the processors this process may run on. Any thread. */
+/* Threads that a job may use, the caller included. By default the processors that this process may run on. Any thread.
+ */
 int srt_threads(void);
 
-/* Set that number, 1 to SRT_MAX_THREADS. Waits for the job in progress; the old workers have ended on return. */
+/* Sets srt_threads(), 1 to SRT_MAX_THREADS. Waits for the job in progress, and for the old workers to end. */
 void srt_set_threads(int count);
 
 #endif

@@ -1,13 +1,13 @@
-/* fork.c - what a forked child may do with what its parent opened.
+/* fork.c - what a forked child may do with the objects of its parent.
  *
- * The fork rule. fork(2) copies one thread and all memory: the child has no prefetch thread, and the lock of a
- * prefetcher may have been held at that moment by a thread that is not there to release it. Therefore:
+ * The fork rule. fork(2) copies one thread and all memory. The child has no prefetch thread, and the lock of a
+ * prefetcher may have been held by a thread that does not exist in the child. Therefore:
  *
- *   - A prefetcher belongs to the process that made it. In a child every call on it returns SRT_FORKED before it
- *     touches the lock, and freeing it frees nothing: the memory is leaked there.
- *   - A mapping may be read and closed in a child: it has no lock and no thread. What was read by pread is zeros there.
- *   - The child may open mappings and make prefetchers of its own. For that the one lock that all of them share, the
- *     guard's, is held across the fork, so that the child finds the set of guarded ranges whole and unlocked.
+ *   - A prefetcher belongs to the process that made it. In a child every call returns SRT_FORKED before it touches the
+ *     lock, and freeing the prefetcher frees nothing: the child leaks the memory.
+ *   - A child may read and close a mapping, which has no lock and no thread. Bytes that were read by pread are zeros.
+ *   - A child may open mappings and make prefetchers of its own. All of them share the guard's lock. A fork holds that
+ *     lock, so that the child finds the set of guarded ranges complete and unlocked.
  */
 #include "streamrt.h"
 

@@ -1,7 +1,7 @@
-/* io.h - how the bytes of a file get to its addresses: one io_*.c a way, behind one table.
+/* io.h - the two ways in which the bytes of a file get to its addresses: mmap.c and pread.c, each a table of functions.
  *
- * mapping.c opens the file, knows what it was, and hands everything that depends on the way to its table. The rules of
- * streamrt.h for srt_mapping_advise, populate and release hold for the functions here.
+ * mapping.c opens the file, keeps its identity, and calls the table for everything else. The functions follow the rules
+ * of srt_mapping_advise, srt_mapping_populate and srt_mapping_release in streamrt.h.
  */
 #ifndef STREAMRT_IO_H
 #define STREAMRT_IO_H
@@ -19,15 +19,15 @@ struct srt_mapping {
     size_t page_size;
     srt_identity identity; /* at opening */
     srt_guard *guard;      /* mmap only */
-    bool populates;        /* mmap: MADV_POPULATE_READ is there and to be used */
-    _Atomic bool blocks;   /* mmap: a fault on an absent page reads its whole block; pread: huge pages may be used */
-    _Atomic bool kept;     /* mmap: the cache kept what was last released, as far as the kernel tells */
-    _Atomic bool direct;   /* pread: reads go past the page cache */
+    bool populates;        /* mmap: pages are brought in with MADV_POPULATE_READ */
+    _Atomic bool blocks;   /* mmap: a fault on a missing page reads its whole block; pread: huge pages may be used */
+    _Atomic bool kept;     /* mmap: the page cache kept the range that was last released, or the kernel says so */
+    _Atomic bool direct;   /* pread: reads bypass the page cache */
 };
 
 typedef struct srt_io_table {
     const char *name;
-    srt_status (*open)(srt_mapping *mapping); /* sets base; fd, size, page_size and identity are there */
+    srt_status (*open)(srt_mapping *mapping); /* sets base; fd, size, page_size and identity are set */
     void (*advise)(srt_mapping *mapping, bool blocks);
     srt_status (*populate)(srt_mapping *mapping, uint64_t offset, uint64_t length);
     void (*release)(srt_mapping *mapping, uint64_t offset, uint64_t length);
@@ -35,7 +35,7 @@ typedef struct srt_io_table {
 
 extern const srt_io_table srt_io_mmap, srt_io_pread;
 
-/* Why bytes that the file had at opening cannot be read: SRT_TRUNCATED when it lost them, else SRT_SYSTEM with EIO. */
+/* The status for bytes that cannot be read: SRT_TRUNCATED if the file has become shorter, else SRT_SYSTEM with EIO. */
 srt_status srt_mapping_missing(const srt_mapping *mapping);
 
 #endif

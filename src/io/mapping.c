@@ -1,4 +1,4 @@
-/* mapping.c - a weights file in memory: open it, tell whether it is still the same, and hand the rest to its io_*.c. */
+/* mapping.c - a weights file in memory: opens it, and tells whether it is still the same. See io.h for the rest. */
 #include "io.h"
 
 #include <errno.h>
@@ -45,7 +45,7 @@ fail:;
 
 void srt_mapping_close(srt_mapping *mapping) {
     if (!mapping) return;
-    if (mapping->guard) /* before unmapping: the addresses may belong to someone else right after */
+    if (mapping->guard) /* before unmapping, after which the addresses may belong to another mapping */
         srt_guard_remove(mapping->guard);
     if (mapping->base) os_unmap(mapping->base, mapping->size);
     if (mapping->fd >= 0) os_close(mapping->fd);
@@ -104,7 +104,7 @@ void srt_mapping_unload(srt_mapping *mapping) {
     if (mapping->io == &srt_io_mmap) os_unload(mapping->base, mapping->size);
 }
 
-/* Of the range of a mapped file: whole pages less the parts of the first and the last that lie outside. */
+/* Sets *bytes for a range of a mapped file: cached pages, less the parts of the first and the last page outside. */
 static bool resident(uint8_t *base, uint64_t page, uint64_t offset, uint64_t end, uint64_t *bytes) {
     uint64_t first = offset / page * page, last = (end - 1) / page * page;
     uint64_t head, tail;
@@ -119,9 +119,9 @@ srt_status srt_mapping_resident(const srt_mapping *mapping, uint64_t offset, uin
     *bytes = 0;
     if (offset > mapping->size || length > mapping->size - offset) return SRT_MISUSE;
     if (length == 0) return SRT_OK;
-    bool mapped = mapping->io == &srt_io_mmap; /* else only for the moment of looking */
+    bool mapped = mapping->io == &srt_io_mmap; /* else the file is mapped for this call only */
     uint8_t *base = mapped ? mapping->base : os_map(mapping->fd, mapping->size);
-    if (!base) return errno == ENODEV ? SRT_OK : SRT_SYSTEM; /* what cannot be mapped is in no page cache */
+    if (!base) return errno == ENODEV ? SRT_OK : SRT_SYSTEM; /* a file that cannot be mapped is in no page cache */
     bool known = resident(base, mapping->page_size, offset, offset + length, bytes);
     if (!mapped) os_unmap(base, mapping->size);
     return known ? SRT_OK : SRT_SYSTEM;

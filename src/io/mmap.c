@@ -1,4 +1,4 @@
-/* mmap.c - the file itself is mapped: its pages are those of the page cache, and nothing is copied. */
+/* mmap.c - the file is mapped: its pages are those of the page cache, and nothing is copied. */
 #include "io.h"
 
 #include <errno.h>
@@ -9,8 +9,8 @@ void srt_set_populate_mode(srt_populate_mode mode) {
     populate_mode = mode;
 }
 
-/* Whether this kernel can populate, asked with a page of the heap: one of the file would have to be read. Old kernels
- * refuse with EINVAL, sandboxes that answer for the kernel also with ENOSYS or EPERM. */
+/* Whether this kernel has MADV_POPULATE_READ. Tried on a page of the heap, as a page of the file would be read. Old
+ * kernels refuse with EINVAL; sandboxes also with ENOSYS or EPERM. */
 static bool can_populate(srt_mapping *mapping) {
     if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
     uint8_t *page = (uint8_t *)mapping - (uintptr_t)mapping % mapping->page_size;
@@ -33,7 +33,7 @@ static void advise(srt_mapping *mapping, bool blocks) {
     atomic_store_explicit(&mapping->blocks, granted, memory_order_relaxed);
 }
 
-/* The way of kernels that cannot populate: read a byte of every page; the guard reports what is missing. */
+/* For kernels without MADV_POPULATE_READ: reads a byte of every page, and the guard reports missing pages. */
 static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     srt_identity now;
     if (!os_identify(mapping->fd, &now)) return SRT_SYSTEM;
@@ -43,15 +43,15 @@ static srt_status touch(srt_mapping *mapping, uint64_t offset, uint64_t length) 
     return srt_mapping_intact(mapping);
 }
 
-/* Major faults in populating a block that show that the file system does not cache in large folios: 1/8 of those of
- * reading page by page. A block that is read in one go takes 1 fault. */
+/* More major faults than this while populating a block show that the file system does not cache in large folios. It is
+ * 1/8 of the faults of reading page by page; a block that is read in one go takes 1 fault. */
 static uint64_t too_many_faults(const srt_mapping *mapping) {
     return SRT_BLOCK / mapping->page_size / 8;
 }
 
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
-    if (!blocks) /* starts reads of many pages at once, where faults would read them one by one */
+    if (!blocks) /* starts to read many pages at once; faults would read them one by one */
         os_will_need(mapping->fd, offset, length);
     if (!mapping->populates) return touch(mapping, offset, length);
     os_usage before, after;

@@ -1,10 +1,9 @@
-/* pread.c - the bytes are read into anonymous memory, at the addresses at which a mapping would show them.
+/* pread.c - the bytes are read into anonymous memory, at the addresses that a mapping would have.
  *
- * For file systems where mapping is a disaster: over a network or a FUSE process, where every fault is a round trip and
- * a lost server is a SIGBUS. Addresses are reserved for the whole file, memory only for what is held, so that whoever
- * computes need not know which way its weights came. What is not held reads as zeros. No page of the file stays in the
- * page cache: reads go past it (O_DIRECT) where the file system can, else in small steps, and what they left there is
- * dropped.
+ * For network and FUSE file systems. With a mapping each fault there is a round trip, and a lost server is a SIGBUS.
+ * Addresses are reserved for the whole file, but memory only for granules that are held: so operators need not know how
+ * their weights came. Other bytes read as zeros. No page of the file stays in the page cache: reads bypass it
+ * (O_DIRECT) if the file system allows that; else each small step is followed by dropping the range from the cache.
  */
 #include "io.h"
 
@@ -17,23 +16,24 @@ static srt_status open_pread(srt_mapping *mapping) {
     return SRT_OK;
 }
 
-/* Memory comes in huge pages only where whole blocks are held: a huge page for a single one would break the budget. */
+/* Memory comes in huge pages only if whole blocks are held: a huge page for a single page would exceed the budget. */
 static void advise(srt_mapping *mapping, bool blocks) {
     os_advise_memory(mapping->base, mapping->size, blocks);
     atomic_store_explicit(&mapping->blocks, blocks, memory_order_relaxed);
 }
 
-/* Some file systems take O_DIRECT and refuse the reads, or refuse to go on behind a short one. */
+/* Some file systems accept O_DIRECT but refuse the reads, or refuse to continue behind a short one. */
 static bool give_up_direct(srt_mapping *mapping) {
     bool was = atomic_exchange_explicit(&mapping->direct, false, memory_order_relaxed);
     return was && os_set_direct(mapping->fd, false);
 }
 
-/* Bytes that are read at once where they pass through the page cache, which nobody counts. */
+/* Bytes of one read through the page cache. It is small, because this memory of the cache is not counted. */
 #define BUFFERED_STEP ((uint64_t)128 << 10)
 
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    /* To the end of the last page, for O_DIRECT reads whole ones; the memory has it, and the file ends before. */
+    /* Up to the end of the last page, because O_DIRECT reads whole pages. Memory has that page, and the file ends
+     * before. */
     uint64_t page = mapping->page_size, whole = (length + page - 1) / page * page;
     for (uint64_t done = 0; done < length;) {
         bool direct = atomic_load_explicit(&mapping->direct, memory_order_relaxed);

@@ -1,13 +1,13 @@
-/* prefetch.c - the thread that brings items into memory ahead of their use and releases them after it.
+/* prefetch.c - the thread that brings items into memory before they are used, and releases them afterwards.
  *
- * Who owns what. All fields are under the lock. The granule table, though, is changed and read without it by the thread
- * while it releases, and so belongs to the thread; other threads use it only after halt(), which returns when the
- * thread is parked. System calls on the file are never made with the lock held by the thread, so that wait and done,
- * which Python calls with its own lock held, return at once.
+ * Ownership. All fields are under the lock, except the granule table. The thread changes and reads that table without
+ * the lock while it releases, so the table belongs to the thread. Other threads use it only after halt(), which returns
+ * when the thread is parked. The thread makes no system call on the file while it holds the lock: so wait and done,
+ * which Python calls while it holds its own lock, return at once.
  *
- * Streamed items of all passes, one after the other, are numbered: number = pass * streamed + slot. The numbers below
- * tail are done. Those from tail to head have been begun. At most one pass of numbers lies between, since each has the
- * slot of the one a pass before it. Pinned items are read once and then need no attention.
+ * The streamed items of all passes are numbered in order: number = pass * streamed + slot. Numbers below tail are done;
+ * numbers from tail to head have been begun. head - tail is at most one pass, because the same slot serves the same
+ * item of every pass. Pinned items are read once.
  */
 #include "os.h"
 #include "schedule.h"
@@ -21,33 +21,33 @@
 
 struct srt_prefetcher {
     srt_mapping *mapping;
-    uint64_t generation; /* of forks, in which it was made */
+    uint64_t generation; /* srt_fork_generation() of the process that made it */
     pthread_mutex_t lock;
-    pthread_cond_t work; /* the thread waits here: something to do */
-    pthread_cond_t news; /* callers wait here: an item is ready, the thread is parked, or it is over */
+    pthread_cond_t work; /* the thread waits here for something to do */
+    pthread_cond_t news; /* callers wait here: an item is ready, the thread is parked, or the prefetcher stops */
     pthread_t thread;
     bool started, stopping, joining, stopped;
     bool halted; /* a caller wants the thread parked */
-    bool parked; /* it is, or it has ended */
-    bool idle;   /* it found nothing to do, and no caller has changed anything since */
-    bool across; /* what streams is read before its pass begins, while the pass before it runs */
+    bool parked; /* the thread is parked, or has ended */
+    bool idle;   /* the thread found nothing to do, and no caller has changed anything since */
+    bool across; /* streamed items may be read before their pass begins */
 
     schedule *plan;                            /* NULL before the first schedule */
-    uint64_t pass;                             /* the current one, from 0 at each schedule */
+    uint64_t pass;                             /* the current pass; 0 for the first of each schedule */
     uint64_t epoch;                            /* counts passes and rewinds, from 1 */
-    bool in_pass;                              /* an item of the current pass was asked for */
+    bool in_pass;                              /* an item of the current pass was requested */
     uint64_t head, tail;                       /* numbers of streamed items */
-    size_t next_pin;                           /* no pinned item below it is left to read */
+    size_t next_pin;                           /* all pinned items below it have been read */
     uint64_t held_pinned, held_streamed, peak; /* bytes */
     srt_status failure;                        /* SRT_OK, or why reading stopped */
     int failure_errno;
-    size_t culprit; /* the item that failed */
+    size_t culprit; /* index of the item that failed */
 };
 
 /* ---------------------------------------------------------------- granules */
 
-/* Releases a run of granules that nobody holds any more. The kernel lets go only of whole folios, so the release is
- * extended over neighbours that nobody holds either, to the blocks' boundaries: no folio reaches beyond those. */
+/* Releases granules first..last, none of which is held. The kernel releases only whole folios, so the range is extended
+ * over neighbours that are not held either, up to the boundaries of blocks, which no folio crosses. */
 static void release_run(const srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
     size_t block = (size_t)(SRT_BLOCK / plan->granule);
     while (first % block != 0 && !is_held(plan->granules[first - 1])) first--;
@@ -57,7 +57,7 @@ static void release_run(const srt_prefetcher *p, const schedule *plan, size_t fi
     srt_mapping_release(p->mapping, start, end - start);
 }
 
-/* Bytes by which holding an item would fill the window further. */
+/* Bytes that holding an item would add to those in the window. */
 static uint64_t window_need(const srt_prefetcher *p, const item *it) {
     uint64_t need = 0;
     for (size_t g = it->first; g < it->last; g++)
@@ -65,7 +65,7 @@ static uint64_t window_need(const srt_prefetcher *p, const item *it) {
     return need;
 }
 
-/* From now on the item holds its granules. Lock held. */
+/* Makes the item hold its granules. Lock held. */
 static void hold(srt_prefetcher *p, const item *it) {
     for (size_t g = it->first; g < it->last; g++) {
         uint32_t *granule = &p->plan->granules[g];
@@ -75,7 +75,7 @@ static void hold(srt_prefetcher *p, const item *it) {
     if (p->held_pinned + p->held_streamed > p->peak) p->peak = p->held_pinned + p->held_streamed;
 }
 
-/* The opposite, for a streamed item, including the release. Lock held; given up meanwhile. */
+/* Undoes hold for a streamed item, and releases what is no longer held. Lock held, but free meanwhile. */
 static void let_go(srt_prefetcher *p, const item *it) {
     const schedule *plan = p->plan;
     uint64_t freed = 0;
@@ -85,7 +85,7 @@ static void let_go(srt_prefetcher *p, const item *it) {
     for (size_t g = it->first, run; g < it->last; g++) {
         for (run = g; run < it->last && !is_held(plan->granules[run]); run++) freed += granule_bytes(plan, run);
         if (run > g) release_run(p, plan, g, run);
-        g = run; /* held, or the end: in either case not of a run */
+        g = run; /* a granule that is held, or the end: the loop may skip it */
     }
     pthread_mutex_lock(&p->lock);
     p->held_streamed -= freed;
@@ -93,7 +93,7 @@ static void let_go(srt_prefetcher *p, const item *it) {
 
 /* ---------------------------------------------------------------- the thread */
 
-/* Something has changed that the thread may act upon. Lock held. */
+/* Tells the thread that something has changed. Lock held. */
 static void wake(srt_prefetcher *p) {
     p->idle = false;
     pthread_cond_signal(&p->work);
@@ -127,8 +127,8 @@ static bool may_stream(const srt_prefetcher *p) {
     return p->held_streamed <= plan->window && need <= plan->window - p->held_streamed;
 }
 
-/* Chooses what to read next: of the next pinned and the next streamed item the one that a pass reaches first, or the
- * one that may be read at all. */
+/* Chooses the next item to read: the next pinned or the next streamed item, whichever a pass reaches first, or the one
+ * that may be read. False: none. */
 static bool choose(srt_prefetcher *p, size_t *chosen) {
     const schedule *plan = p->plan;
     if (!plan || p->failure != SRT_OK) return false;
@@ -137,7 +137,7 @@ static bool choose(srt_prefetcher *p, size_t *chosen) {
     bool pin = p->next_pin < plan->count, stream = may_stream(p);
     if (stream) {
         size_t index = plan->streams[p->head % plan->streamed];
-        bool ahead = p->head / plan->streamed > p->pass; /* of the next pass */
+        bool ahead = p->head / plan->streamed > p->pass; /* it belongs to the next pass */
         if (!pin || (!ahead && index < p->next_pin)) {
             *chosen = index;
             return true;
@@ -166,8 +166,8 @@ static bool unwanted(const srt_prefetcher *p, const item *it) {
     return p->stopping || p->halted || abandoned(p, it);
 }
 
-/* Reads an item, in chunks, and leaves early when it is not wanted any more. What is then left half read is released:
- * here if its pass is over, else by the caller who halted the thread. Lock held; given up meanwhile. */
+/* Reads an item in chunks, and stops early when the item is not wanted any more. An item that is then partly read is
+ * released: here if its pass is over, else by the caller that halted the thread. Lock held, but free meanwhile. */
 static void read_item(srt_prefetcher *p, size_t index) {
     schedule *plan = p->plan;
     item *it = &plan->items[index];
@@ -213,7 +213,7 @@ static void read_item(srt_prefetcher *p, size_t index) {
     } else {
         if (!it->pinned) {
             let_go(p, it);
-            bool over = abandoned(p, it); /* meanwhile; then nobody is interested in the failure */
+            bool over = abandoned(p, it); /* the pass ended meanwhile, so that no caller waits for the failure */
             plan->states[it->slot] = FREE;
             if (over) return;
             p->head--;
@@ -222,8 +222,8 @@ static void read_item(srt_prefetcher *p, size_t index) {
         p->failure_errno = error;
         p->culprit = index;
     }
-    /* Whoever waits finds the lock free: else it would wake, sleep again and wake once more, before what is read next
-     * has been asked for. */
+    /* Waiting callers find the lock free. Else they would wake, sleep and wake again, before this thread has started
+     * its next read. */
     pthread_mutex_unlock(&p->lock);
     pthread_cond_broadcast(&p->news);
     pthread_mutex_lock(&p->lock);
@@ -232,13 +232,13 @@ static void read_item(srt_prefetcher *p, size_t index) {
 static void *run(void *argument) {
     srt_prefetcher *p = argument;
     os_name_thread("streamrt-fetch");
-    os_wake_promptly(); /* what has been read is worth less than what the disk could read meanwhile */
+    os_wake_promptly(); /* the disk rests until this thread has started its next read */
     pthread_mutex_lock(&p->lock);
     while (!p->stopping) {
         size_t index;
         if (p->halted) {
             park(p);
-        } else if (p->plan && p->plan->release_count > 0) { /* first, so that memory is free for the next item */
+        } else if (p->plan && p->plan->release_count > 0) { /* first, to make room for the next item */
             release_next(p);
         } else if (choose(p, &index)) {
             read_item(p, index);
@@ -260,7 +260,7 @@ static int start(srt_prefetcher *p) {
     return error;
 }
 
-/* Returns when the thread does nothing and will not until resume. False: it is being stopped. Lock held. */
+/* Returns when the thread is parked, until resume. False: the prefetcher is being stopped. Lock held. */
 static bool halt(srt_prefetcher *p) {
     p->halted = true;
     pthread_cond_signal(&p->work);
@@ -275,12 +275,12 @@ static void resume(srt_prefetcher *p) {
 
 /* ---------------------------------------------------------------- schedules */
 
-/* Moves what is held under the old schedule (NULL: nothing) and pinned under the new one (NULL: nothing) to the new,
- * and releases the rest. The thread is parked or has ended. Lock held. */
+/* Granules that are held under the old schedule, and pinned under the new one, become held under the new schedule; the
+ * others are released. Each schedule may be NULL. The thread is parked or has ended. Lock held. */
 static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
     p->held_pinned = p->held_streamed = 0;
     bool same = old && new && old->granule == new->granule;
-    for (size_t g = 0, run = 0; old && g <= old->granule_count; g++) { /* a run to release: run <= i < g */
+    for (size_t g = 0, run = 0; old && g <= old->granule_count; g++) { /* granules run..g are to be released */
         bool held = g < old->granule_count && is_held(old->granules[g]);
         bool keep = held && same && (new->granules[g] & PINNED);
         if (held && !keep) old->granules[g] = 0;
@@ -333,7 +333,7 @@ srt_status srt_prefetcher_schedule(srt_prefetcher *p, const srt_item *items, siz
 
 /* ---------------------------------------------------------------- a pass */
 
-/* Takes the lock, when the call makes sense: not on SRT_FORKED, SRT_STOPPED, SRT_MISUSE (no schedule). */
+/* Takes the lock and returns SRT_OK. Without the lock: SRT_FORKED, SRT_STOPPED, SRT_MISUSE (no schedule). */
 static srt_status enter(srt_prefetcher *p) {
     if (p->generation != srt_fork_generation()) return SRT_FORKED;
     pthread_mutex_lock(&p->lock);
@@ -342,7 +342,7 @@ static srt_status enter(srt_prefetcher *p) {
     return status;
 }
 
-/* How things stand with an item of the current pass. SRT_TIMEOUT: not there yet. Lock held. */
+/* The state of an item of the current pass. SRT_TIMEOUT: not in memory yet. Lock held. */
 static srt_status look(const srt_prefetcher *p, const item *it, size_t index, size_t *culprit) {
     const schedule *plan = p->plan;
     if (p->stopping) return SRT_STOPPED;
@@ -369,7 +369,7 @@ srt_status srt_prefetcher_wait(srt_prefetcher *p, size_t index, int64_t timeout,
         return SRT_MISUSE;
     }
     item *it = &p->plan->items[index];
-    if (!p->in_pass && !p->across) wake(p); /* it may read what streams from now on */
+    if (!p->in_pass && !p->across) wake(p); /* streamed items may be read from now on */
     p->in_pass = true;
     status = look(p, it, index, culprit);
     if (status == SRT_TIMEOUT && timeout > 0) {
@@ -425,16 +425,16 @@ srt_status srt_prefetcher_finish(srt_prefetcher *p) {
     p->epoch++;
     p->in_pass = false;
     memset(plan->records[(p->pass + 1) % 3], 0, plan->count * sizeof *plan->records[0]);
-    if (plan->streamed > 0 || p->failure != SRT_OK) /* a pass over pinned items alone leaves the thread asleep */
+    if (plan->streamed > 0 || p->failure != SRT_OK) /* after a pass over pinned items alone the thread stays asleep */
         wake(p);
-    p->failure = SRT_OK; /* to be tried again */
+    p->failure = SRT_OK; /* the next pass tries again */
     pthread_mutex_unlock(&p->lock);
     return SRT_OK;
 }
 
 srt_status srt_prefetcher_rewind(srt_prefetcher *p) {
     srt_status status = enter(p);
-    if (status == SRT_MISUSE) /* no schedule: nothing to give up */
+    if (status == SRT_MISUSE) /* without a schedule there is no pass to give up */
         return SRT_OK;
     if (status != SRT_OK) return status;
     if (!halt(p)) {
@@ -442,7 +442,7 @@ srt_status srt_prefetcher_rewind(srt_prefetcher *p) {
         return SRT_STOPPED;
     }
     schedule *plan = p->plan;
-    for (size_t g = 0, run = 0; g <= plan->granule_count; g++) { /* a run to release: run <= i < g */
+    for (size_t g = 0, run = 0; g <= plan->granule_count; g++) { /* granules run..g are to be released */
         if (g < plan->granule_count && (plan->granules[g] & USERS) != 0) {
             plan->granules[g] = 0;
         } else {
@@ -498,7 +498,7 @@ srt_status srt_prefetcher_report(srt_prefetcher *p, srt_record *records, size_t 
     return SRT_OK;
 }
 
-/* ---------------------------------------------------------------- birth and death */
+/* ---------------------------------------------------------------- making and freeing */
 
 srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
     *out = NULL;
@@ -508,13 +508,13 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
     p->generation = srt_fork_generation();
     p->epoch = 1;
     p->across = true;
-    pthread_condattr_t monotonic; /* so that nobody who sets the clock makes us wait */
+    pthread_condattr_t monotonic; /* so that setting the system's clock does not change a timeout */
     int error = pthread_mutex_init(&p->lock, NULL);
     error = error ? error : pthread_condattr_init(&monotonic);
     error = error ? error : pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     error = error ? error : pthread_cond_init(&p->work, NULL);
     error = error ? error : pthread_cond_init(&p->news, &monotonic);
-    if (error) { /* on Linux these cannot fail and hold nothing that would have to be given back */
+    if (error) { /* on Linux these calls do not fail, and own nothing that would leak here */
         free(p);
         errno = error;
         return SRT_SYSTEM;
@@ -541,7 +541,7 @@ srt_status srt_prefetcher_stop(srt_prefetcher *p) {
         p->stopped = true;
         pthread_cond_broadcast(&p->news);
     }
-    while (!p->stopped) /* someone else is at it */
+    while (!p->stopped) /* another thread is stopping it */
         pthread_cond_wait(&p->news, &p->lock);
     pthread_mutex_unlock(&p->lock);
     return SRT_OK;

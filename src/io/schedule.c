@@ -1,4 +1,4 @@
-/* schedule.c - making and changing the tables of a schedule. */
+/* schedule.c - makes and changes the tables of a schedule. */
 #include "schedule.h"
 
 #include <stdlib.h>

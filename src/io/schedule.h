@@ -1,64 +1,63 @@
-/* schedule.h - what every pass uses, in which order, and which granules of the file that touches.
+/* schedule.h - the tables of a schedule: its items in the order of a pass, and the granules of the file.
  *
- * Tables only: no lock, no thread and no system call on the file. They belong to the prefetcher, whose rules say who
- * may touch them when.
+ * No lock, no thread, no system call. The tables belong to a prefetcher; prefetch.c says which thread may use them
+ * when.
  */
 #ifndef STREAMRT_SCHEDULE_H
 #define STREAMRT_SCHEDULE_H
 
 #include "streamrt.h"
 
-/* A granule: flags, and how many streamed items that cover it are being read, ready, or in use. */
+/* A granule is three flags and a count: of the streamed items that cover it and are being read, ready or in use. */
 #define PINNED ((uint32_t)1 << 31)    /* a pinned item of the schedule covers it */
 #define KEPT ((uint32_t)1 << 30)      /* pinned, and held since an item that covers it was begun */
-#define POPULATED ((uint32_t)1 << 29) /* read and mapped since it is held */
+#define POPULATED ((uint32_t)1 << 29) /* read and mapped since it has been held */
 #define USERS (POPULATED - 1)
 
 typedef enum {
     FREE = 0,  /* holds nothing: not begun, or released */
-    READING,   /* the thread is at it */
-    READY,     /* in memory: waited for, in use, or not asked for yet */
+    READING,   /* the thread reads it */
+    READY,     /* in memory: in use, or not requested yet */
     DONE,      /* waits for its release */
-    ABANDONED, /* being read, but its pass is over */
+    ABANDONED, /* the thread reads it, but its pass is over */
 } slot_state;
 
 typedef struct {
-    size_t first, last; /* granules it covers: first <= g < last */
-    size_t slot;        /* streamed items: which of them, in the order of the schedule */
+    size_t first, last; /* it covers granules first <= g < last */
+    size_t slot;        /* of a streamed item: its number among the streamed items of the schedule */
     bool pinned;
-    bool populated;     /* pinned items: in memory for good */
-    uint64_t waited_in; /* epoch in which wait returned it */
-    uint64_t done_in;   /* epoch in which done was called */
+    bool populated;     /* of a pinned item: in memory until the schedule changes */
+    uint64_t waited_in; /* the last epoch in which srt_prefetcher_wait returned SRT_OK for it */
+    uint64_t done_in;   /* the last epoch in which it was done */
 } item;
 
 typedef struct {
     item *items; /* (count,) */
     size_t count;
-    size_t *streams;    /* (streamed,) the item of each slot */
+    size_t *streams;    /* (streamed,) index of the item of each slot */
     slot_state *states; /* (streamed,) */
     size_t streamed;
-    size_t *releases; /* (streamed,) ring of the slots in state DONE */
+    size_t *releases; /* (streamed,) ring of the slots whose state is DONE */
     size_t release_first, release_count;
     uint32_t *granules; /* (granule_count,) */
     size_t granule_count;
-    uint64_t granule;   /* bytes */
-    uint64_t file_size; /* bytes */
-    uint64_t window;    /* bytes */
-    srt_record
-        *records[3]; /* (count,) each; of pass p at [p % 3]: the last one, the current one, and the one read ahead */
+    uint64_t granule;       /* bytes */
+    uint64_t file_size;     /* bytes */
+    uint64_t window;        /* bytes */
+    srt_record *records[3]; /* (count,) each; pass p is at [p % 3]: the last, the current and the next pass */
 } schedule;
 
-/* Whether a schedule can be made of these: ranges within the file, a known granule, a window if anything streams. */
+/* Whether the arguments are valid: ranges within the file, a granule of a page or a block, a window if items stream. */
 bool schedule_valid(const srt_item *items, size_t count, uint64_t window, uint64_t granule, uint64_t file_size);
 
-/* A schedule that nothing has happened to yet, of valid arguments; the caller frees it. NULL: no memory. */
+/* A new schedule, of valid arguments. The caller frees it. NULL: no memory. */
 schedule *schedule_new(const srt_item *items, size_t count, uint64_t window, uint64_t granule, uint64_t file_size);
 void schedule_free(schedule *plan); /* NULL is allowed */
 
-/* The slot waits for its release from now on. */
+/* Adds the slot to those that wait for their release. */
 void schedule_queue_release(schedule *plan, size_t slot);
 
-/* The end of the next run of granules from first that one call can populate. */
+/* The end of the granules from first on that one call can populate: within a block, and none of them populated. */
 size_t schedule_chunk_end(const schedule *plan, size_t first, size_t last);
 
 static inline bool is_held(uint32_t granule) {

@@ -1,10 +1,10 @@
-/* sigbus.c - the guard that turns a missing page of a mapped file into zeros and a mark.
+/* sigbus.c - the guard, which replaces a missing page of a mapped file by zeros and marks the mapping.
  *
- * The handler runs on whichever thread read the page, at any instruction, so it may take no lock and may meet the
- * table in the middle of a change. Each entry is a sequence lock: odd while it is being written. The handler skips an
- * entry that is, or that changes while it looks: it cannot be the one it needs, since the mapping whose page is missing
- * is in use. Entries are never freed, only used again, so the handler can always follow the chain; there are as many as
- * there were mappings open at the same time.
+ * The handler runs on the thread that read the page, at any instruction. So it must not take a lock, and may find the
+ * table in the middle of a change. Each entry is a sequence lock: its number is odd while it is being written. The
+ * handler skips an entry that is being written, or that changes meanwhile. The entry that it needs does not change,
+ * because the mapping with the missing page is in use. Entries are used again but never freed, so that the handler can
+ * always follow the chain. Their number is the largest number of mappings that were open at the same time.
  */
 #include "os.h"
 #include "streamrt.h"
@@ -20,7 +20,7 @@ struct srt_guard {
     srt_guard *next; /* set once, before the entry is published */
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by whoever changes the table */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held to change the table */
 static _Atomic(srt_guard *) guards;
 static bool installed;   /* under the lock */
 static size_t page_size; /* written before the handler can run, constant afterwards */
@@ -36,7 +36,7 @@ static srt_guard *find(uintptr_t address) {
     return NULL;
 }
 
-/* Whether the address is guarded; its page is zeros then. In the signal handler. */
+/* Puts a page of zeros at a guarded address; false for other addresses. Runs in the signal handler. */
 static bool answer(void *address) {
     srt_guard *guard = find((uintptr_t)address);
     if (!guard || !os_map_zeros((char *)address - (uintptr_t)address % page_size, page_size)) return false;
