@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-/* Costs are rough: polynomials and divisions against a load and a store. They only steer how a job is shared. */
+/* cost: the time for an element, in times of copying it. Rough, as it only decides how many threads share a job. */
 static const struct {
     const char *name;
     int64_t cost;

@@ -1,31 +1,31 @@
-/* conv.c - shared out by blocks of output positions, and by output channels where those are few: see kernels.h. */
+/* conv.c - a convolution is shared out by blocks of output positions, and by output channels if blocks are few: see
+ * kernels.h. */
 #include "sharing.h"
 #include "simd/table.h"
 
-/* Terms that an element costs as much as in `srt_grain`: both take about half a nanosecond on one core. */
+/* Terms of a sum that take as long as one element of `srt_grain`: about 0.5 ns on one core. */
 enum { TERMS_PER_ELEMENT = 32 };
 
-/* Blocks are a multiple of so many columns, but for the last one: it has the last columns too if they are so few that
- * they are dot products or a part of a vector. Its memory is for a vector more then. */
+/* A block is a multiple of STEP columns: a vector of the widest instruction set. The last block also takes up to LAST
+ * columns that are left: they are dot products, or part of a vector. Its memory is then larger by STEP columns. */
 enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
 
-/* Laying out a column takes as long as multiplying it with so many rows, and bringing a row of weights here as
- * multiplying it with so many columns. */
-enum { LAYOUT = 6, POINTWISE_LAYOUT = 6, FETCH = 16 };
+/* Costs, in times of multiplying a row with a column: laying out a column, and fetching a row of weights. */
+enum { LAYOUT = 6, FETCH = 16 };
 
-/* Maps of at most so many positions are shared out by channels, so that a core has made some channels of them and
- * reads the others from another core's cache. Long sums of them are made in two parts, of the first half of the
- * channels and of the second: that pays where adding up fewer than half as many outputs is all it costs. */
+/* Maps of at most SMALL_MAP positions are shared out by channels: a core computes some channels, and reads the others
+ * from another core's cache. Sums of at least LONG_SUM terms are then made in two parts: of the first half of the
+ * channels and of the second. Adding the parts up pays if a sum has at least TERMS_PER_OUTPUT terms for each output. */
 enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
 
-/* Terms for which a core takes as long as another one to begin. */
+/* Terms that a core adds up in the time until another core begins. */
 enum { LATE = 200 * 1000 };
 
-/* Terms of other sums that are worked through at once. */
+/* Terms of the parts of all other sums, at most. */
 enum { DEPTH = 512 };
 _Static_assert(1024 % DEPTH == 0 && DEPTH % 32 == 0, "blocks of rows that conv.h copies are pairs of whole lines");
 
-/* Whether sums are made in two parts: of the shape alone, as it decides on rounding. */
+/* Whether sums are made in two parts. It depends on the shape alone, because it changes the rounding. */
 static bool is_halved(int64_t inner, int64_t outputs, const srt_window *w) {
     return w->output[0] * w->output[1] <= SMALL_MAP && inner >= LONG_SUM && inner <= 2 * SRT_CONV_DEPTH &&
            inner / TERMS_PER_OUTPUT >= outputs;
@@ -46,11 +46,11 @@ void srt_conv(const srt_convolution *c) {
     const int64_t depth = divided_up(inner, job.parts);
     const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
     const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
-    const int64_t once = halved ? depth : inner; /* terms that a unit adds up */
+    const int64_t once = halved ? depth : inner; /* terms of a sum that a unit adds up */
     const int64_t rest = positions > STEP && positions % STEP <= LAST ? positions % STEP : 0;
     const int64_t widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
                                       : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
-    const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group, at most */
+    const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group at most */
     const srt_product product = {
         .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
         .columns = positions - rest,
@@ -58,7 +58,7 @@ void srt_conv(const srt_convolution *c) {
         .widest = rest > 0 ? widest - STEP : widest,
         .rows = rows,
         .least = SRT_MOST_ROWS,
-        .layout = inner == c->channels ? POINTWISE_LAYOUT : LAYOUT,
+        .layout = LAYOUT,
         .fetch = FETCH,
         .late = (double)LATE / (double)(once + 1),
         .threads = threads,
@@ -67,7 +67,7 @@ void srt_conv(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    _Atomic int32_t arrived[SRT_MOST_UNITS] = {0}; /* the columns of a small map are fewer blocks than that */
+    _Atomic int32_t arrived[SRT_MOST_UNITS] = {0}; /* a small map has no more units */
     if (halved) job.arrived = arrived;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
     srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,

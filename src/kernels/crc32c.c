@@ -1,6 +1,6 @@
 /* crc32c.c - CRC-32C with the processor's instruction, or with tables: see kernels.h.
  *
- * Bits are reflected: bit 31 of the register is the coefficient of x^0, and appending data shifts right.
+ * Bits are reflected: bit 31 of the register is the coefficient of x^0, and appending data shifts the register right.
  */
 #include "simd/table.h"
 
@@ -9,18 +9,17 @@
 /* The Castagnoli polynomial 0x1EDC6F41, reflected. */
 static const uint32_t polynomial = 0x82f63b78;
 
-/* bytes[k][b]: the register after byte b and then k zero bytes, from an empty register (slicing by 8: Kounavis
- * and Berry, 2005). */
+/* bytes[k][b]: the register after byte b and then k zero bytes, from a register of 0 (slicing by 8: Kounavis and Berry,
+ * 2005). */
 static uint32_t bytes[8][256];
 
-/* The instruction takes one step of 8 bytes a cycle but has its result after three: three strips in flight keep
- * it busy. Joining them costs 8 look-ups, little beside the 512 steps of a strip of 4 KiB. */
 enum { STRIP = SRT_CRC_STRIP };
 
-/* Threads take chunks of 132 KiB, which last some 7 us; the registers of so many are kept until they are joined. */
+/* CHUNK: bytes of a unit of the job, 132 KiB or 11 times three strips, which take about 7 us. CHUNKS: units of a job at
+ * most, whose registers are on the stack until they are joined. */
 enum { CHUNK = 11 * 3 * STRIP, CHUNKS = 128 };
 
-/* [k][b]: the register after so many zero bytes, from a register that holds b in byte k and 0 elsewhere. */
+/* [k][b]: the register after STRIP, or CHUNK, zero bytes, from a register with b in byte k and 0 elsewhere. */
 static uint32_t strip[4][256], chunk[4][256];
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -30,7 +29,7 @@ static uint32_t append_zeros(uint32_t crc, size_t count) {
     return crc;
 }
 
-/* The register after the zero bytes that a table stands for. */
+/* The register after the zero bytes of a table. */
 static uint32_t append(uint32_t zeros[4][256], uint32_t crc) {
     return zeros[0][crc & 0xff] ^ zeros[1][crc >> 8 & 0xff] ^ zeros[2][crc >> 16 & 0xff] ^ zeros[3][crc >> 24];
 }
@@ -39,7 +38,7 @@ uint32_t srt_crc32c_after_strip(uint32_t crc) {
     return append(strip, crc);
 }
 
-/* Appending zeros is linear: 32 powers of two make up all 1024 entries. */
+/* Appending zeros is linear: 1024 entries follow from those of 32 powers of two. */
 static void complete(uint32_t zeros[4][256]) {
     for (int k = 0; k < 4; k++)
         for (int b = 1; b < 256; b++) zeros[k][b] = zeros[k][b & (b - 1)] ^ zeros[k][b & -b];
@@ -86,11 +85,11 @@ static uint32_t register_after(const uint8_t *p, size_t size, uint32_t start) {
     return (table->crc32c ? table->crc32c : with_tables)(p, size, start);
 }
 
-typedef struct { /* unit 0 is the head of the data, which is less than a chunk; the others are chunks */
+typedef struct { /* unit 0 is the head of the data, shorter than a chunk; every other unit is a chunk */
     const uint8_t *data;
     size_t head;
     uint32_t start;
-    uint32_t *registers; /* after the head, from `start`; after each chunk, from an empty register */
+    uint32_t *registers; /* after the head, from `start`; after each chunk, from a register of 0 */
 } chunks_job;
 
 static void take_chunks(const void *arguments, int64_t first, int64_t last) {

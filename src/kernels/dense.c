@@ -1,7 +1,7 @@
-/* dense.c - shared out by rows of the weights: see kernels.h. */
+/* dense.c - products with few samples are shared out by rows of the weights: see kernels.h. */
 #include "simd/table.h"
 
-/* Weights that lie in no cache: 32 MiB of them. */
+/* From so many weights on they lie in no cache: 2^23 floats are 32 MiB. */
 enum { LARGE = 1 << 23 };
 
 int srt_dense_most(int64_t weights) {

@@ -1,4 +1,4 @@
-/* gemm.c - a product with samples as a convolution: a sample is a position, a feature a channel; see kernels.h. */
+/* gemm.c - a product with samples is a convolution: a sample is a position, a feature is a channel. See kernels.h. */
 #include "simd/table.h"
 
 static int64_t smaller(int64_t a, int64_t b) {

@@ -1,13 +1,12 @@
-/* kernels.h - the loops of a pass; the matrix products that are not here are NumPy's.
+/* kernels.h - the loops of a pass. NumPy computes the matrix products that are not here.
  *
  * Rules for every function here:
- * - Arrays are float32, row-major and contiguous unless a row stride (in elements) is named. Shapes stand beside
- *   the pointers. The caller has checked shapes and sizes: nothing here fails, allocates or keeps a pointer.
- * - Any thread may call. A big job is shared with the workers of parallel.h. Results do not depend on the number of
- *   threads, bit for bit; they may differ in the last bits between instruction sets, which fuse multiply and add
- *   or do not.
- * - Inputs and outputs must not overlap, except where "x may be y" allows the very same array.
- * - NaN in, NaN out, as in NumPy: also through Relu, Clip, max_pool and row_max.
+ * - Arrays are float32, row-major, and contiguous unless a row stride (in elements) is named. Shapes stand beside the
+ *   pointers. The caller has checked shapes and sizes. No function fails, allocates memory or keeps a pointer.
+ * - Any thread may call. A large job is shared with the workers of parallel.h. Results are the same bits for any number
+ *   of threads. They may differ in the last bits between instruction sets, because only some fuse multiply and add.
+ * - Inputs and outputs must not overlap. "x may be y" allows the same array for both.
+ * - A NaN gives a NaN, as in NumPy, also through Relu, Clip, max_pool and row_max.
  */
 #ifndef STREAMRT_KERNELS_H
 #define STREAMRT_KERNELS_H
@@ -16,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Activations: ONNX operators by name, with their attributes as alpha and beta. */
+/* Activations: ONNX operators, with their attributes as alpha and beta. */
 typedef enum {
     SRT_IDENTITY = 0,
     SRT_RELU,
@@ -34,13 +33,13 @@ typedef enum {
     SRT_ACTIVATION_COUNT,
 } srt_activation_code;
 
-/* An activation, prepared. HardSwish, Gelu, GeluTanh and Swish give their limit 0 at -infinity, not NaN. */
+/* A prepared activation. HardSwish, Gelu, GeluTanh and Swish give their limit 0 at -infinity, not NaN. */
 typedef struct {
     int code; /* srt_activation_code */
     float alpha, beta;
-    float low, high; /* Identity, Relu and Clip are clamps to this range; all others leave it infinite */
-    bool separate;   /* not a clamp: takes a second look at what the kernel has just written */
-    int64_t cost;    /* of one element, relative to a copy of it */
+    float low, high; /* Identity, Relu and Clip clamp to this range, which is infinite for the others */
+    bool separate;   /* not a clamp: computed from the values that the kernel has just written */
+    int64_t cost;    /* time for one element, in times of copying it */
 } srt_activation;
 
 /* code must be below SRT_ACTIVATION_COUNT. */
@@ -49,19 +48,19 @@ srt_activation srt_activation_make(int code, float alpha, float beta);
 /* The operator's name, a static string; NULL when code is out of range. */
 const char *srt_activation_name(int code);
 
-/* A sliding window over a plane, for convolution and pooling. Index 0 is vertical, 1 horizontal.
- * Input row of output row o and kernel row k: o * stride - before + k * dilation; rows outside are padding. */
+/* A window that slides over a plane, for convolution and pooling. Index 0 is vertical, 1 horizontal.
+ * Output row o and kernel row k read input row o * stride - before + k * dilation; rows outside are padding. */
 typedef struct {
     int64_t kernel[2], stride[2], dilation[2];
     int64_t before[2], after[2]; /* padding */
     int64_t input[2], output[2];
 } srt_window;
 
-/* Every length in a window is at most this, so that the product of two, and sums of such, fit an int64_t. */
+/* The largest length in a window, 2^30 - 1: sums of a few products of two lengths fit an int64_t. */
 enum { SRT_WINDOW_MAX = 0x3fffffff };
 
-/* NULL when the window makes sense; otherwise a static string that says what is wrong with it:
- * a length out of range, or an output whose last window begins beyond the padded input. */
+/* NULL for a valid window, else a static string that names the fault: a length out of range, or an output whose last
+ * window begins beyond the padded input. */
 const char *srt_window_check(const srt_window *window);
 
 /* y = act(x), n elements. x may be y. */
@@ -74,22 +73,25 @@ void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const fl
 void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride, const float *bias,
                             const srt_activation *act);
 
-/* A product with few samples: how many they may be, and how they lie in memory. One group of samples after the other
- * (the last may be smaller), each cut into chunks (the last one filled up with zeros): (chunks, samples, floats). A
- * group is so read from one place, wherever in the cache the weights beside it may fall. */
+/* For products with few samples: the most samples, the samples of a group, and the floats of a chunk. 4 samples' sums
+ * with some rows fit the registers; 16 floats are a cache line, and whole vectors of every instruction set.
+ *
+ * In memory the groups follow each other; the last may be smaller. A group is (chunks, samples, SRT_DENSE_CHUNK), its
+ * last chunk filled up with zeros. So a group is read from one place, and its samples do not push each other out of
+ * the same sets of the cache. */
 enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 
-/* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in the
- * order above; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */
+/* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in
+ * that order; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */
 void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
                int64_t stride, const srt_activation *act);
 
-/* Samples up to which srt_dense takes less time than srt_gemm, with so many weights. */
+/* The largest batch for which srt_dense takes less time than srt_gemm, for a number of weights. */
 int srt_dense_most(int64_t weights);
 
-/* The same for more samples, as they come: x (batch, inner), y (batch, rows) with a row stride, w (rows, inner), bias
- * (rows,) or NULL, the batch below SRT_WINDOW_MAX. block: memory for `room` products, at least one a sample.
- * scratch (seats, seat) as for srt_conv. */
+/* y = act(x @ transpose(w) + bias) for any number of samples up to SRT_WINDOW_MAX. x (batch, inner), w (rows, inner),
+ * bias (rows,) or NULL, y (batch, rows) with a row stride. block: memory for `room` products, at least one for each
+ * sample. scratch (seats, seat) as for srt_conv. */
 typedef struct {
     const float *x, *w, *bias;
     float *y;
@@ -116,19 +118,19 @@ void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int
  * the weights w (groups * outputs, channels, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's shape or
  * NULL, is added before the activation, and may be y.
  *
- * With `scale`, the input is min(high, max(low, x * scale + shift)), one scale and shift for each channel: scale
+ * With `scale`, the input is min(high, max(low, x * scale + shift)), with a scale and a shift for each channel: scale
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
- * be 1 x 1 with stride 1 and without padding, and srt_conv is the one to call.
+ * be 1 x 1 with stride 1 and without padding. For srt_conv only.
  *
- * With `across`, x is (n, oh * ow, channels): what a 1 x 1 window sees, a row each. Without groups and scale, for
- * srt_conv.
+ * With `across`, x is (n, oh * ow, channels), and the window is 1 x 1: each row is an output position. Without groups
+ * and scale. For srt_conv only.
  *
- * scratch (seats, seat): no more than `seats` threads take part, each with so many floats. sums: NULL, or
+ * scratch (seats, seat): at most `seats` threads take part, each with `seat` floats. sums: NULL, or
  * srt_conv_sums(...) floats for srt_conv. */
 typedef struct {
     const float *x, *w, *bias, *residual;
     float *y;
-    int64_t n, groups, channels, outputs; /* the last two of one group */
+    int64_t n, groups, channels, outputs; /* channels and outputs of one group */
     const srt_window *window;
     int64_t first, last;
     const float *scale, *shift;
@@ -140,44 +142,42 @@ typedef struct {
     const srt_activation *act;
 } srt_convolution;
 
-/* A convolution as a product. A row of weights is worked through in equal parts of at most SRT_CONV_DEPTH terms, with
- * the columns of SRT_CONV_COLUMNS output positions, or of a multiple of that, laid out in scratch memory: 72 KiB at
- * least, and best what is half of a core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
- * SRT_CONV_DEPTH). */
+/* A convolution as a product. A row of weights is multiplied in equal parts of at most SRT_CONV_DEPTH terms. Scratch
+ * memory holds the columns of SRT_CONV_COLUMNS output positions, or of a multiple: 72 KiB at least, and best half of a
+ * core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
 
-/* Floats of memory with which two threads can make the two parts of a sum at the same time, each from channels that it
- * computed itself, which is faster on small maps; 0 where it is not. The results are the same with and without. inner:
- * the terms of a sum, of one group as outputs are. */
+/* Floats of memory with which two threads compute the two parts of a sum at the same time, each from channels that it
+ * computed itself. That is faster on small maps; 0 if it is not. Results are the same with and without. inner: terms of
+ * a sum; outputs: channels of one group. */
 int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window);
 
-/* The same for a window of 3 x 3 with stride and dilation 1, by Winograd's F(4 x 4, 3 x 3), whose sums err about four
- * times as much. A value that is infinite, or too large to be added to others, may make NaN in all outputs of the tiles
- * that read it. seat is at least what srt_winograd_seat returned for this shape; other numbers of samples may share
- * it. */
+/* A convolution with a window of 3 x 3 and stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are about 4
+ * times as large. A value that is infinite, or so large that a sum overflows, may give NaN in all outputs of the tiles
+ * that read it. seat is at least srt_winograd_seat(...) for this shape; other numbers of samples may share it. */
 void srt_winograd(const srt_convolution *c);
 
-/* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 where it is not, or can't be used.
+/* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 if it is not, or cannot be used.
  * channels and outputs are those of one group. */
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window);
 
-/* Convolution where each output channel reads one input channel: output channels first..last of
+/* A convolution where each output channel reads one input channel. Output channels first..last of
  * y (n, channels * multiplier, oh, ow) from x (n, channels, h, w), w (channels * multiplier, kh, kw) and
  * bias (channels * multiplier,) or NULL; output channel j reads input channel j / multiplier. */
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                    int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                    const srt_activation *act);
 
-/* x (planes, h, w), y (planes, oh, ow). A window that lies in the padding entirely gives -infinity. */
+/* x (planes, h, w), y (planes, oh, ow). A window that lies entirely in the padding gives -infinity. */
 void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window);
 
 /* As ONNX's AveragePool: the divisor is the number of elements of the window that lie in the input, or, with
- * count_padding, in the padded input. A window that holds none gives 0. */
+ * count_padding, in the padded input. A window without such elements gives 0. */
 void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bool count_padding);
 
-/* x (rows, cols), y (rows,). The mean of no elements is NaN. Short sums are made in float32, sums of those in
- * float64: the result is as good as if all were. */
+/* x (rows, cols), y (rows,). The mean of no elements is NaN. Up to 512 elements are added in float32, and these sums
+ * in float64: the result is about as exact as with float64 throughout. */
 void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols);
 
 /* x (rows, cols), y (rows,); cols > 0. */
@@ -191,7 +191,7 @@ void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inn
 void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,
              float beta, float bias);
 
-/* CRC-32C (Castagnoli, as in iSCSI, RFC 3720) of data, continuing from the value of what came before, or from 0. */
+/* CRC-32C (Castagnoli, as in iSCSI, RFC 3720) of data. value: the checksum of the preceding bytes, 0 at the start. */
 uint32_t srt_crc32c(const void *data, size_t size, uint32_t value);
 
 #endif

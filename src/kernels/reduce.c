@@ -1,4 +1,4 @@
-/* reduce.c - mean and maximum of rows, shared out by rows: see kernels.h. */
+/* reduce.c - mean and maximum of rows are shared out by rows: see kernels.h. */
 #include "simd/table.h"
 
 void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols) {

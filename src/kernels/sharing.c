@@ -3,14 +3,14 @@
 
 #include <math.h>
 
-/* Units that are tried: so many for each thread, if all of them are not more than the search is worth. */
+/* Units for each thread that the search tries at most, up to SRT_MOST_UNITS in all: more would make it take longer. */
 enum { UNITS_PER_THREAD = 8 };
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* When `units` are done that take one time each: the first thread does `own` of them, the others, who are late, the
+/* When `units` units end that cost the same. The first thread does `own` of them; the others begin late and do the
  * rest. */
 static double end_of(double units, double own, double cost, const srt_product *p) {
     const double others = ceil((units - own) / (double)(p->threads - 1));
@@ -26,7 +26,7 @@ srt_sharing srt_share_out(const srt_product *p) {
     for (int64_t cut = fewest; cut == fewest || cut <= most / p->pieces; cut++) {
         const int64_t width = rounded_up(divided_up(p->columns, cut), p->step);
         const int64_t blocks = divided_up(p->columns, width);
-        if (blocks != cut && cut > fewest) continue; /* it was tried, or will be */
+        if (blocks != cut && cut > fewest) continue; /* another cut gives the same width */
         for (int64_t shares = 1; shares == 1 || (shares <= most / p->pieces / blocks && shares * p->least <= p->rows);
              shares++) {
             const double units = (double)p->pieces * (double)blocks * (double)shares;

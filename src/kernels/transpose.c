@@ -1,4 +1,4 @@
-/* transpose.c - from feature-major to sample-major, shared out by features: see kernels.h. */
+/* transpose.c - from feature-major to sample-major; shared out by features: see kernels.h. */
 #include "simd/table.h"
 
 void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride, const float *bias,

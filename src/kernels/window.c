@@ -1,5 +1,5 @@
-/* window.c - windows, and what slides them over planes, shared out by planes, and by bands of rows where those are few:
- * see kernels.h. */
+/* window.c - windows, and the kernels that slide them over planes. These are shared out by planes, and by bands of rows
+ * if planes are few: see kernels.h. */
 #include "simd/table.h"
 
 const char *srt_window_check(const srt_window *w) {
@@ -19,7 +19,7 @@ const char *srt_window_check(const srt_window *w) {
     return NULL;
 }
 
-/* Elements that one output row reads; a kernel as large as the input is not more work than the input. */
+/* Elements that one output row reads. A kernel that is larger than the input reads no more than the input. */
 static int64_t row_cost(const srt_window *w) {
     int64_t taps = 1;
     for (int axis = 0; axis < 2; axis++) taps *= w->kernel[axis] < w->input[axis] ? w->kernel[axis] : w->input[axis];
@@ -27,11 +27,11 @@ static int64_t row_cost(const srt_window *w) {
     return __builtin_mul_overflow(taps, w->output[1], &cost) ? INT64_MAX : cost;
 }
 
-/* Units that a thread should find: so many that they can be shared out evenly. */
+/* Units for each thread, so that threads end at about the same time. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* The job of sliding the window over so many planes. They are cut into bands only where they are few: a core would
- * fetch ahead what lies behind its band, and so take it from the core that writes it. */
+/* Slides the window over `planes` planes. Planes are cut into bands only if they are few: a core also fetches the rows
+ * behind its band, and so takes them from the core that writes them. */
 static void slide(srt_range *run, window_job *job, int64_t planes) {
     const srt_window *w = job->window;
     const int64_t rows = w->output[0];

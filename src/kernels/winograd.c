@@ -1,52 +1,53 @@
-/* winograd.c - shared out by blocks of tiles, and by output channels where those are few: see kernels.h. */
+/* winograd.c - Winograd's convolution is shared out by blocks of tiles, and by output channels if blocks are few: see
+ * kernels.h. */
 #include "sharing.h"
 #include "simd/table.h"
 
-/* Floats of scratch memory for a thread, at most: 1.5 MiB, so that a second-level cache of 2 MiB holds it. */
+/* Floats of scratch memory for a thread at most: 1.5 MiB, which a second-level cache of 2 MiB holds. */
 enum { MOST = 3 << 17 };
 
-/* A cycle multiplies an input channel of 32 / PRODUCTS tiles for one output channel, with AVX-512: transforming an
- * input channel of a tile takes as long as 18 output channels, and transforming the weights of an output channel as 5
- * tiles. */
+/* Costs, in times of multiplying an input channel of a tile for one output channel: transforming an input channel of a
+ * tile, and transforming the weights of an output channel. With AVX-512 a cycle has 32 of the PRODUCTS of a tile. */
 enum { LAYOUT = 18, FETCH = 5 };
 
-/* Tiles of an input channel, for one output channel, in the time that another core takes to begin. */
+/* Tiles of one input channel and one output channel that a core multiplies until another core begins. */
 enum { LATE = 6000 };
 
+/* Products of a tile, and the side of its outputs: see simd/winograd.h. */
 enum { PRODUCTS = 36, OUT = 4 };
 
-/* Terms below which nothing is gained that could be noticed. */
+/* Fewest terms of a convolution for which the algorithm is used: with fewer the gain could not be measured. */
 #define LEAST_TERMS 4e6
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Tiles of a block, but for the last one, are whole vectors of every instruction set. */
+/* Rounded up to whole vectors of every instruction set. The tiles of all blocks but the last are such numbers. */
 static int64_t whole_lanes(int64_t tiles) {
     return divided_up(tiles, SRT_MOST_LANES) * SRT_MOST_LANES;
 }
 
-/* Lanes of `few` tiles: 4 or 8, and 0 for more. */
+/* Lanes for tiles that are few: 4 or 8; 0 if the tiles are more. */
 static int64_t few_of(int64_t tiles) {
     return tiles > SRT_FEW_TILES ? 0 : tiles > SRT_FEW_TILES / 2 ? SRT_FEW_TILES : SRT_FEW_TILES / 2;
 }
 
-/* Floats that all tiles need if they are few: inputs, and sums before and after they are turned round. */
+/* Floats that all tiles need if they are few: inputs, and sums before and after they are transposed. */
 static int64_t floats_of_few(int64_t channels, int64_t few) {
-    /* a vector more for the last channel, 16 more for each product twice, and a square to be turned round */
+    /* plus a vector for the last channel, 16 floats twice for each product, and a square that is transposed */
     return PRODUCTS * (channels * few + SRT_MOST_LANES * (few + SRT_MOST_LANES) + 3 * SRT_MOST_LANES) +
            SRT_FEW_TILES * SRT_MOST_LANES;
 }
 
-/* Floats that a block of so many tiles needs. */
+/* Floats that a block of `lanes` tiles needs. */
 static int64_t floats_of(int64_t channels, int64_t lanes) {
-    /* 16 more for each product: see `apart` */
+    /* 16 more for each product and each of 3 arrays: see `apart` */
     return PRODUCTS *
            ((channels + SRT_WINOGRAD_ROWS) * lanes + SRT_WINOGRAD_ROWS * smaller(channels, SRT_WINOGRAD_DEPTH) + 48);
 }
 
-/* The largest block that fits a number of floats: 0, or whole vectors. */
+/* Tiles of the largest block that fits `floats` floats: 0, or whole vectors. */
 static int64_t lanes_in(int64_t channels, int64_t floats) {
     int64_t left = floats - floats_of(channels, 0);
     return left < 0 ? 0 : left / (PRODUCTS * (channels + SRT_WINOGRAD_ROWS)) / SRT_MOST_LANES * SRT_MOST_LANES;
@@ -66,9 +67,9 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     const double positions = (double)n * (double)w->output[0] * (double)w->output[1];
     const double weights = (double)channels * (double)outputs, terms = weights * 9 * positions;
     const double blocks = (double)divided_up(tiles, most), lanes = (double)whole;
-    /* In terms, as many as are multiplied in the time: measured with AVX-512, where a cycle has 32 of them. With AVX2
-     * both take twice as long. A transform costs 20 cycles for each input channel of a tile, 5 for each pair of
-     * channels in a block, and 8 for each output channel of a tile. */
+    /* Costs are in terms that are multiplied in the same time. Measured with AVX-512, where a cycle multiplies 32 terms:
+     * a transform takes 20 cycles for each input channel of a tile, 5 for each pair of channels in a block, and 8 for
+     * each output channel of a tile. With AVX2 multiplying and transforming both take twice as long. */
     const double transforms = 32 * (20 * (double)channels * lanes + 5 * weights * blocks + 8 * (double)outputs * lanes);
     const double products = PRODUCTS * weights * (few ? (double)few : lanes);
     if (terms < LEAST_TERMS || products + transforms > 0.9 * terms) return 0;
@@ -85,9 +86,9 @@ void srt_winograd(const srt_convolution *c) {
         .columns = few ? few : tiles,
         .step = SRT_MOST_LANES,
         .widest = few ? SRT_MOST_LANES : lanes_in(c->channels, c->seat),
-        .rows = smaller(c->last - c->first, c->outputs), /* of one group, at most */
+        .rows = smaller(c->last - c->first, c->outputs), /* of one group at most */
         .least = few ? SRT_MOST_LANES : SRT_WINOGRAD_ROWS,
-        .layout = few ? LAYOUT * SRT_MOST_LANES / (double)few : LAYOUT, /* a whole vector is transformed */
+        .layout = few ? LAYOUT * SRT_MOST_LANES / (double)few : LAYOUT, /* whole vectors are transformed */
         .fetch = FETCH,
         .late = (double)LATE / (double)c->channels,
         .threads = smaller(c->seats, srt_threads()),

@@ -1,10 +1,10 @@
-/* activation.h - y = act(x) over a row: the plain operator, and the second look of kernels that fuse one. */
+/* activation.h - y = act(x) over a row, as an operator of its own and at the end of kernels that fuse it. */
 #ifndef STREAMRT_ACTIVATION_H
 #define STREAMRT_ACTIVATION_H
 
 #include "functions.h"
 
-/* For every element of x: v is x[i], and y[i] becomes the value of the expression. x may be y. */
+/* y[i] = expression, in which v is x[i], for all n elements. x may be y. */
 #define MAP(x, y, n, expression)                                                                                       \
     do {                                                                                                               \
         int64_t i_ = 0;                                                                                                \

@@ -1,11 +1,11 @@
 /* bodies.h - all loops for one instruction set, and the table of them.
  *
- * Included once by each of scalar.c, avx2.c and avx512.c, after its vec_*.h. What other units see has a name of EXPORT.
- * A partial vector goes through the same arithmetic as a full one, under a mask: an element's result does not
- * depend on where in a row, or in which thread's range, it lies.
+ * Each of scalar.c, avx2.c and avx512.c includes it once, after its vec_*.h. Only names made by EXPORT are visible to
+ * other units. A partial vector goes through the same arithmetic as a full one, under a mask. So an element's result
+ * does not depend on its place in a row, or on the thread that computes it.
  *
- * setup.py compiles each of these files in four parts of about the same time, side by side: PART is 0 to 3. Without
- * PART all of them are one unit.
+ * setup.py compiles each of these files four times, with PART from 0 to 3, so that the parts compile side by side.
+ * Without PART the file is one unit.
  */
 #include "conv_tile.h"
 

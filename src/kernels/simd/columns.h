@@ -1,8 +1,8 @@
-/* columns.h - the windows of a convolution as the columns of a matrix, a panel of columns at a time.
+/* columns.h - the windows of a convolution as the columns of a matrix, one panel of columns after the other.
  *
- * Row k of the matrix is one tap of one input channel: k = channel * taps + tap, the order of a row of weights. A panel
- * holds some columns of some rows, row after row, so that a product reads it from front to back. Where its inputs lie
- * depends on the tap and on the panel, not on the channel: it is found out once, and used for all channels.
+ * Row k of the matrix is one tap of one input channel: k = channel * taps + tap, as in a row of weights. A panel holds
+ * some columns of some rows, row after row, so that a product reads it from front to back. The places of its inputs
+ * depend on the tap and the panel, but not on the channel. They are found once and used for all channels.
  */
 #ifndef STREAMRT_COLUMNS_H
 #define STREAMRT_COLUMNS_H
@@ -10,10 +10,10 @@
 #include "panel.h"
 #include "span.h"
 
-/* Where a tap looks: input row of output row o is o * stride + down, and so on. */
+/* The inputs of a tap: output row o reads input row o * stride + down, and so for columns and `right`. */
 typedef struct {
     int64_t down, right;
-    span rows, cols; /* the outputs for which that is inside the input */
+    span rows, cols; /* the outputs whose input is not padding */
 } tap_place;
 
 V tap_place place_of(const srt_window *w, int64_t tap) {
@@ -23,35 +23,35 @@ V tap_place place_of(const srt_window *w, int64_t tap) {
                        valid_outputs(right, w->stride[1], w->input[1], w->output[1])};
 }
 
-/* What one vector of columns reads from a plane with one step between lanes: all of it, if the plane is the output
- * moved, else what lies in one output row. */
+/* Lanes of a vector of columns whose inputs lie one step apart in a plane: those of one output row, or all lanes if the
+ * next row's inputs continue with the same step. */
 typedef struct {
-    int64_t from;       /* where lane 0 is, or would be */
-    uint32_t inside;    /* lanes that are read; the others are padding, or another piece's */
+    int64_t from;       /* the element of the plane at lane 0, which may be outside */
+    uint32_t inside;    /* lanes that are read; the others are padding, or belong to another piece */
     uint32_t low, high; /* with stride 2: the masks of load_even_mask */
 } column_piece;
 
-/* Bits first..last of a vector. */
+/* The bits first..last of VL bits, for any two integers. */
 V uint32_t bits(int64_t first, int64_t last) {
     const uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first;
     const uint32_t b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
     return ((1u << b) - 1) & ~((1u << a) - 1);
 }
 
-/* The lanes first..last. */
+/* The piece of the lanes first..last. */
 V column_piece piece_of(int64_t from, int64_t first, int64_t last) {
     return (column_piece){from, bits(first, last), bits(2 * first, 2 * last - 1),
                           bits(2 * first - VL + 1, 2 * last - VL)};
 }
 
-/* Lanes lane..lane + n of one vector of a panel: output positions side by side, the first at (row, col). */
+/* Lanes lane..lane + n of one vector of a panel: output positions of one row, the first at (row, col). */
 typedef struct {
     int32_t vector, lane, n;
     int64_t row, col;
-    column_piece all; /* what they read for a tap at (0, 0), were nothing of it padding */
+    column_piece all; /* what they read for a tap at (0, 0) if nothing were padding */
 } run;
 
-/* The runs of the columns at..at + n, counted row by row; n <= WIDEST. Returns their number. */
+/* Sets runs to those of the columns at..at + n, counted row by row, and returns their number. n <= WIDEST. */
 V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
     int64_t row = at / w->output[1], col = at - row * w->output[1];
     int count = 0;
@@ -67,10 +67,11 @@ V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
     return count;
 }
 
-/* Places that are found out together and then used for one channel after the other. */
+/* Places of a table. They are found together and then used for all channels. */
 enum { PLACES = 64 };
 
-/* For some panels and taps, panel by panel: the pieces of vector v of a place are begin[v]..begin[v + 1]. */
+/* The inputs of one tap for one panel: the pieces of vector v are begin[v]..begin[v + 1]. Places are in the order of
+ * panels, then taps. */
 typedef struct {
     int32_t begin[WIDEST / VL + 1];
 } place;
@@ -79,7 +80,7 @@ typedef struct {
     column_piece pieces[PLACES * WIDEST];
 } place_table;
 
-/* The places of `count` taps for `panels` panels from column `at` on, none of whose columns lies at `end` or beyond. */
+/* Finds the places of `count` taps for `panels` panels from column `at` on. Columns from `end` on do not exist. */
 FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t end, int64_t panels,
                     place_table *table) {
     place *to = table->places;
@@ -90,8 +91,9 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
         for (int64_t i = 0; i < count; i++, to++) {
             const tap_place *tap = &taps[i];
             const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
-            const int64_t moved = any ? tap->down * w->input[1] + tap->right : 0; /* far outside it may overflow */
-            int vector = 0;                                                       /* whose pieces are found now */
+            const int64_t moved =
+                any ? tap->down * w->input[1] + tap->right : 0; /* it may overflow if no output is inside */
+            int vector = 0;                                     /* the one whose pieces are being found */
             to->begin[0] = used;
             for (int k = 0; any && k < parts; k++) {
                 const run *r = &runs[k];
@@ -116,7 +118,7 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
     }
 }
 
-/* Some taps of one panel, for one channel: x its plane, y (count, vectors * VL). */
+/* Lays out `count` taps of one panel for one channel. x: the channel's plane; y: (count, vectors * VL). */
 V void fill_taps(const int vectors, const int64_t stride, const place_table *table, const place *at, int64_t count,
                  const float *x, float *y) {
     const vf zero = splat(0.0f);
@@ -127,7 +129,7 @@ V void fill_taps(const int vectors, const int64_t stride, const place_table *tab
             if (stride > 2) store(y, zero);
             for (; next < end; next++) {
                 const float *from = x + next->from;
-                if (stride == 1) /* lanes of another piece are zero */
+                if (stride == 1) /* lanes of other pieces are zero */
                     all = (vf)((vi)all | (vi)load_mask(from, mask_of(next->inside), zero));
                 else if (stride == 2)
                     all = (vf)((vi)all | (vi)load_even_mask(from, mask_of(next->low), mask_of(next->high), zero));
@@ -139,7 +141,7 @@ V void fill_taps(const int vectors, const int64_t stride, const place_table *tab
         }
 }
 
-/* The same with a loop of its own for each number of vectors, and each stride that has one. */
+/* fill_taps with a loop of its own for strides 1 and 2, and for each number of vectors. */
 V void fill_place(const int vectors, int64_t stride, const place_table *table, const place *at, int64_t count,
                   const float *x, float *y) {
     if (stride == 1)
@@ -160,8 +162,8 @@ V void fill_places(int64_t vectors, int64_t stride, const place_table *table, co
         fill_place(3, stride, table, at, count, x, y);
 }
 
-/* The elements of a plane, from the first row to the last, that some taps read for the columns at..at + n; none where
- * windows leave out rows. */
+/* The elements of a plane, in whole rows, that some taps read for the columns at..at + n. Empty if windows leave out
+ * rows. */
 V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
     if (w->stride[0] > w->kernel[0]) return (span){0, 0};
     const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
@@ -176,19 +178,19 @@ V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int6
     return (span){rows.first * w->input[1], rows.last * w->input[1]};
 }
 
-/* Rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel, each
- * (last - first, PANEL), the last one as wide as the vectors that it takes. Columns from n on are zeros.
- * Panels of the same channel are filled one after the other, as their inputs lie next to each other. */
+/* Lays out rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel,
+ * each (last - first, PANEL), the last as wide as its vectors. Columns behind the last are zeros. Panels of the same
+ * channel are filled in order, because their inputs are neighbours. */
 FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, int64_t first, int64_t last,
                     float *out) {
     const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
     const int64_t panels = panels_of(n), depth = last - first;
-    if (depth == 0) return;                                     /* no channels; the taps may be any number */
-    place_table table;                                          /* filled in as far as it is used: it is large */
+    if (depth == 0) return;                                     /* without channels the taps may be any number */
+    place_table table;                                          /* large: only the places in use are set */
     const int64_t together = taps < PLACES ? PLACES / taps : 1; /* panels */
     for (int64_t tap = 0, some; tap < taps; tap += some) {
         some = smaller(PLACES, taps - tap);
-        /* of the first channel these taps may come before the rows, and of the next one after them */
+        /* in the first channel these taps may lie before the rows, and in the next channel behind them */
         const int64_t begins = first / taps * taps + tap;
         if (begins >= last || (begins + some <= first && begins + taps >= last)) continue;
         tap_place tap_places[PLACES];
@@ -199,7 +201,7 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
             const int64_t columns = panel + count < panels ? count * PANEL : n - panel * PANEL;
             const span read = rows_read(w, tap_places, some, at + panel * PANEL, columns);
             for (int64_t channel = first / taps; channel * taps + tap < last; channel++) {
-                const int64_t row = channel * taps + tap; /* of the first tap */
+                const int64_t row = channel * taps + tap; /* the matrix's row of the first tap */
                 const int64_t begin = first > row ? smaller(first - row, some) : 0;
                 const int64_t end = smaller(last - row, some);
                 int64_t ahead = read.first; /* in the plane of the next channel */
@@ -216,8 +218,8 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
     }
 }
 
-/* The panels of n columns that are rows of x, `inner` elements apart; out as of fill_panels. From the front of a few
- * rows to their end before the next ones: rows of a power of two all lie in the same lines of the first-level cache. */
+/* Lays out the panels of n columns that are rows of x, `inner` elements apart; out as for fill_panels. A few rows are
+ * read to their end before the next rows: rows of a power of two elements share the sets of the first-level cache. */
 FN void fill_across(const float *x, int64_t inner, int64_t n, int64_t depth, float *out) {
     const int64_t whole = depth - depth % TILE;
     for (int64_t panel = 0, count; panel < n; panel += count, x += count * inner) {

@@ -1,10 +1,10 @@
 /* conv.h - convolution as a product: rows of weights, as they lie in the file, times panels of columns.
  *
- * The product of some rows with a panel is held in registers while the panel and the rows are read once, a weight being
- * spread over a vector when it is needed: nothing but the columns is copied, which stay in the second-level cache, and
- * rows that would be in each other's way in the first-level cache. A sum belongs to one output, and its terms are added
- * in the order of the row of weights, or in the last columns of a map as dots.h adds them, whatever else is computed
- * beside it.
+ * The product of some rows with a panel is held in registers, while the panel and the rows are read once. A weight is
+ * spread over a vector when it is used. Only the columns are copied, to memory that stays in the second-level cache,
+ * and rows of weights that would push each other out of the first-level cache. A sum belongs to one output. Its terms
+ * are added in the order of the row of weights, or, in the last columns of a map, in the order of dots.h. The order
+ * does not depend on other outputs.
  */
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H
@@ -16,7 +16,7 @@
 #include "conv_tile.h"
 #include "dots.h"
 
-/* Rows begin..end of y with the last columns of a block. */
+/* Computes rows begin..end of y in the last columns of a block. */
 FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
     const int64_t count = block->last;
     int64_t rows;
@@ -33,8 +33,8 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
     }
 }
 
-/* Rows begin..end of y with the n columns of a block. Rows are shared out evenly among tiles, as a tile of few of them
- * reads more columns than it multiplies. The first tile reads its weights where they lie. */
+/* Computes rows begin..end of y in the n columns of a block. Tiles get equal numbers of rows, because a tile of few
+ * rows reads many columns for few products. The first tile reads its weights in place. */
 FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
     const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
@@ -42,11 +42,11 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     _Alignas(64) float copies[2][CONV_ROWS * CONV_PITCH];
     const bool copied = (int)CONV_ROWS > (int)CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
     conv_weights weights = {block->w + begin * block->inner, block->inner};
-    int64_t count, ready = begin; /* rows before it have their last columns */
+    int64_t count, ready = begin; /* the last columns of rows before it are computed */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
         float *copy = copied ? copies[tiles % 2] : NULL;
-        const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* of the last panel's rows */
+        const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* the last panel may take fewer rows at once */
         const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
         for (int64_t i = 0; i < before + parts; i++) {
             const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
@@ -74,7 +74,7 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     }
 }
 
-/* Whether columns are rows of the input. */
+/* Whether rows of the matrix of columns are channels of the input, so that they need not be laid out. */
 V bool conv_is_pointwise(const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
         if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
@@ -82,7 +82,7 @@ V bool conv_is_pointwise(const srt_window *w) {
     return true;
 }
 
-/* The last columns of a block, each laid out by itself, which takes two steps; room is for a panel of a vector. */
+/* Lays out the last columns of a block, each by itself: first as a panel of one vector in `room`, then in `ends`. */
 V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across, const float *x, int64_t at,
                       int64_t first, float *room, float (*ends)[CONV_ENDS]) {
     const int64_t depth = block->depth;
@@ -102,7 +102,7 @@ V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across,
     }
 }
 
-/* The second of two threads that made the parts of a share adds them up: rows begin..end of y, columns at..at + n. */
+/* Adds the two parts of the sums up: rows begin..end of y, columns at..at + n. */
 V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int64_t n) {
     const srt_convolution *c = &job->of;
     const int64_t positions = c->window->output[0] * c->window->output[1];
@@ -119,7 +119,9 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
     }
 }
 
-/* Parts part..parts of the shares first..last of a block of positions: shares of its output channels. */
+/* Computes the parts part..parts of the sums of a block of positions, for the shares first..last of its output
+ * channels.
+ */
 V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
                    int64_t part, int64_t parts, float *columns) {
     const srt_convolution *c = &job->of;
@@ -129,7 +131,8 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const int64_t from = group * c->outputs > c->first ? group * c->outputs : c->first;
     const int64_t rows = smaller((group + 1) * c->outputs, c->last) - from;
     const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
-    const int64_t channels = sample * c->groups * c->channels + group * c->channels; /* before those of x */
+    const int64_t channels =
+        sample * c->groups * c->channels + group * c->channels; /* channels of x before the group's */
     const float *x = c->x + channels * w->input[0] * w->input[1];
     const float *scale = c->scale ? c->scale + (c->each ? channels : group * c->channels) : NULL;
     const float *shift = c->shift ? c->shift + group * c->channels : NULL;
@@ -139,7 +142,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
     const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
     float laid_out[DOTS][CONV_ENDS];
     for (; part < parts; part++) {
-        const bool apart = job->arrived && part > 0; /* in memory of their own, to be added later */
+        const bool apart = job->arrived && part > 0; /* in memory of its own, to be added later */
         const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
         const bool done = !job->arrived && part + 1 == job->parts;
         conv_block block = {.w = c->w + k,

@@ -7,76 +7,74 @@
 #include "panel.h"
 #include "table.h"
 
-/* Rows whose sums with a panel of so many vectors are held in registers. */
+/* Rows whose sums with a panel of `vectors` vectors are held in registers. */
 V int conv_rows_of(const int vectors) {
     return vectors < 3 ? CONV_ROWS : CONV_ROWS_WIDE;
 }
 
-/* Floats of a column that is laid out by itself: its terms, and zeros to the next whole vector. */
+/* Floats of a column that is laid out by itself: its terms, then zeros up to a whole vector. */
 enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
-/* What is the same for all tiles of a block of columns. Element (row, column) of y is y[row * stride + column]. */
+/* A block of columns: what all its tiles share. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
-    const float *w;       /* at the first of the block's rows of the matrix; (rows, inner) */
-    int64_t inner, depth; /* length of a row of weights; terms of it in this block */
+    const float *w;       /* (rows, inner), from the block's first term on */
+    int64_t inner, depth; /* terms of a row of weights, and those in this block */
     float *columns;       /* laid out: see columns.h */
-    int64_t height, from; /* rows of a panel in memory; the first of them in this block */
+    int64_t height, from; /* rows of a panel in memory, and the first row in this block */
     float *y;
     int64_t stride;
     int64_t panels; /* all but the last have PANEL columns */
     const float *bias,
-        *start;   /* what sums begin with: NULL, or one number a row; NULL, or one a sum, as they lie in y */
+        *start;   /* added to the sums: a number for each row, or NULL; a number for each element of y, or NULL */
     vf low, high; /* clamp */
-    /* For a window of 1 x 1, where columns are not laid out yet: the input at the block's first row and column, its
-     * rows `plane` apart, and, unless `scale` is NULL, what is done to it: see srt_convolution. */
+    /* For a window of 1 x 1 whose columns are not laid out yet: the input at the block's first row and column, its rows
+     * `plane` elements apart. If `scale` is not NULL, the input is scaled and clamped: see srt_convolution. */
     const float *x;
     int64_t plane;
     const float *scale, *shift;
     vf least, most;
-    /* The columns behind the last whole vector, if they are few: `last` of them from column `at` on, each a row of
-     * `ends`. */
+    /* If the columns behind the last whole vector are few: `last` columns from column `at` on, each a row of `ends`. */
     int64_t last, at;
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
-/* Floats after which the sets of the first-level cache repeat, and the lines that it holds of a set: 8 at the least,
- * and 12 where it is 48 KiB. More rows of a tile, if they are a multiple of so many floats apart, push each other out.
- */
+/* The first-level cache: its sets repeat every CONV_SETS floats (4 KiB), and a set has CONV_WAYS lines (8 in 32 KiB, 12
+ * in 48 KiB). More rows than that, a multiple of CONV_SETS floats apart, push each other out. */
 enum { CONV_SETS = 1024, CONV_WAYS = 8 };
 
-/* Floats from one row to the next of a copy, in which they lie apart: lines enough for a block, and an odd number. */
+/* Floats from one row of a copy to the next: an odd number of lines, so that rows lie in different sets. */
 enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
 _Static_assert(CONV_PITCH % (2 * CONV_LINE) == CONV_LINE, "an odd number of lines");
 
-/* The weights of a tile: rows, `pitch` floats from one to the next. */
+/* The weights of a tile: rows that lie `pitch` floats apart. */
 typedef struct {
     const float *w;
     int64_t pitch;
 } conv_weights;
 
-/* Rows of weights that are needed next. They are fetched into the second-level cache while a tile is computed, as a row
- * of a block is so short that the processor would find out too late that it is read; and then copied, unless `copy`,
- * their place among rows of CONV_PITCH, is NULL. */
+/* The rows of weights that the next tile needs. They are fetched into the second-level cache while a tile is computed:
+ * a row of a block is so short that the processor would fetch it too late. Then they are copied to `copy`, rows of
+ * CONV_PITCH floats, unless it is NULL. */
 typedef struct {
     const float *w;
     int64_t rows;
     float *copy;
 } conv_next;
 
-/* Where a tile finds its columns. */
+/* The place of a tile's columns. */
 typedef enum {
     LAID_OUT,
-    IN_PLACE, /* in the input; the tile lays them out for those that follow */
-    SCALED,   /* the same, and scales them */
+    IN_PLACE, /* in the input; the tile lays them out for later tiles */
+    SCALED,   /* in the input; the tile scales them and lays them out */
 } conv_source;
 
-/* Rows of the input that are fetched ahead of those that are read in place: they are too far apart for the processor.
+/* Rows of the input that are fetched ahead with IN_PLACE and SCALED: the processor does not fetch rows that far apart.
  */
 enum { CONV_AHEAD = 8 };
 
-/* What is done for the next tile with a line of this one: in the first half of a block two lines of each row are
- * fetched, in the second half two are copied. Blocks of rows that are copied have an even number of whole lines, for
- * they are multiples of CONV_SETS: see conv.c. */
+/* Prepares rows of the next tile, with each line of a row of this tile: in the first half of a block two lines of each
+ * row are fetched, in the second half two are copied. Rows that are copied have an even number of whole lines, because
+ * CONV_SETS divides `inner`: see the assertion in conv.c. */
 V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
     const int64_t half = (depth + 2 * CONV_LINE - 1) / (2 * CONV_LINE) * CONV_LINE;
     const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);
@@ -92,8 +90,7 @@ V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t l
     }
 }
 
-/* The sums of `rows` rows of weights, which make rows of y from `row` on, with the columns at..at + n,
- * n <= vectors * VL. */
+/* Computes `rows` rows of y from `row` on, in the columns at..at + n. n <= vectors * VL. */
 V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block,
                  conv_weights weights, int64_t row, int64_t at, int64_t n, const conv_next *next) {
     const int64_t pitch = weights.pitch, stride = block->stride, plane = block->plane;
@@ -164,7 +161,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
         }
 }
 
-/* A loop of its own for every number of rows, as the sums are in registers only if the compiler knows it. */
+/* Each number of rows has a loop of its own: the compiler keeps sums in registers only if it knows their number. */
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
         if (count <= conv_rows_of(vectors))                                                                            \
@@ -194,7 +191,7 @@ V void conv_rows(const int vectors, const conv_source source, const conv_block *
 typedef void conv_function(const conv_block *block, conv_weights weights, int64_t row, int64_t rows, int64_t at,
                            int64_t n, const conv_next *next);
 
-/* The tiles of one source, by the number of vectors of a panel. */
+/* The functions of one source, by the number of vectors of a panel less 1. */
 typedef conv_function *const conv_tiles[WIDEST / VL];
 
 #define CONV_FUNCTION(source, vectors)                                                                                 \
@@ -208,7 +205,7 @@ typedef conv_function *const conv_tiles[WIDEST / VL];
     CONV_FUNCTION(source, 3)                                                                                           \
     conv_tiles name = {conv_##source##_1, conv_##source##_2, conv_##source##_3};
 
-/* bodies.h defines them with CONV_TILES. */
+/* Defined in bodies.h, with CONV_TILES. */
 extern conv_tiles EXPORT(laid_out), EXPORT(in_place), EXPORT(scaled);
 
 #endif

@@ -17,7 +17,8 @@ FN uint32_t crc32c(const uint8_t *p, size_t size, uint32_t start) {
     for (; size >= 3 * STRIP; p += 3 * STRIP, size -= 3 * STRIP) {
         uint64_t second = 0, third = 0;
         for (size_t line = 0; line < STRIP; line += LINE) {
-            /* The next three: the processor notices too late that they are read. Behind the end it is in vain. */
+            /* Fetches the next three strips, which the processor would fetch too late. Behind the end it has no effect.
+             */
             for (size_t j = 0; j < 3 * STRIP; j += STRIP) __builtin_prefetch(p + 3 * STRIP + j + line, 0, 2);
             for (size_t i = line; i < line + LINE; i += 8) {
                 crc = crc32c_word(crc, word_at(p + i));

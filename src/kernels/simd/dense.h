@@ -1,16 +1,16 @@
-/* dense.h - products of many rows of weights with few samples, where BLAS would copy the weights before it multiplies.
+/* dense.h - products of many rows of weights with few samples. BLAS would copy the weights before it multiplies.
  *
- * Each weight is read once from memory, in order, and multiplied with all samples while it is in the first-level
- * cache. A sum belongs to one row and one sample, and is made in the same order whatever else is computed beside it.
+ * Each weight is read once from memory, in order, and multiplied with all samples while it is in the first-level cache.
+ * A sum belongs to one row and one sample. The order of its terms does not depend on other sums.
  */
 #ifndef STREAMRT_DENSE_H
 #define STREAMRT_DENSE_H
 
 #include "activation.h"
 
-/* Adds the products of `rows` rows with `samples` samples, over whole chunks. w (rows, inner) at the first of them;
- * x (chunks, samples, SRT_DENSE_CHUNK) at the first of them. Meanwhile some of the weights of the next block are
- * fetched: those from `next` on, a chunk of each row with every so many that are computed with (0: none). */
+/* Adds the products of `rows` rows with `samples` samples to the sums, over whole chunks. w (rows, inner) and
+ * x (chunks, samples, SRT_DENSE_CHUNK), from the first chunk on. Meanwhile it fetches weights from `next` on: a chunk
+ * of each row after every `every` chunks; 0: none. */
 V void dense_chunks(const int rows, const int samples, const float *w, int64_t inner, const float *x, int64_t chunks,
                     const float *next, int64_t every, vf (*sums)[SRT_DENSE_BATCH]) {
     vf acc[DENSE_ROWS][SRT_DENSE_GROUP];
@@ -37,7 +37,7 @@ V void dense_chunks(const int rows, const int samples, const float *w, int64_t i
                 if (every == 1)
                     __builtin_prefetch(next + r * inner);
                 else
-                    __builtin_prefetch(next + r * inner, 0, 2); /* a whole block: to the second-level cache */
+                    __builtin_prefetch(next + r * inner, 0, 2); /* a whole block is for the second-level cache */
             next += SRT_DENSE_CHUNK;
             wait = every;
         }
@@ -48,7 +48,7 @@ V void dense_chunks(const int rows, const int samples, const float *w, int64_t i
         for (int s = 0; s < samples; s++) sums[r][s] = acc[r][s];
 }
 
-/* The same for what is left of a row behind its last whole chunk; x is zero beyond. */
+/* As dense_chunks, for the `rest` weights of a row behind its last whole chunk. x is zero behind them. */
 FN void dense_rest(int rows, int64_t samples, const float *w, int64_t inner, int64_t rest, const float *x,
                    vf (*sums)[SRT_DENSE_BATCH]) {
     for (int64_t lane = 0; lane < rest; lane += VL) {
@@ -64,13 +64,13 @@ FN void dense_rest(int rows, int64_t samples, const float *w, int64_t inner, int
 /* Adds the products of `rows` rows with all samples to the sums. */
 V void dense_rows(const int rows, const dense_job *job, const float *w, vf (*sums)[SRT_DENSE_BATCH]) {
     const int64_t inner = job->inner, chunks = inner / SRT_DENSE_CHUNK, rest = inner % SRT_DENSE_CHUNK;
-    const int64_t sample = (chunks + (rest != 0)) * SRT_DENSE_CHUNK; /* floats of one, filled up */
-    /* The last block, which may have no whole chunk, has what is left of a row too. */
+    const int64_t sample = (chunks + (rest != 0)) * SRT_DENSE_CHUNK; /* floats of a sample, filled up to whole chunks */
+    /* The last block also has the rest of a row, and may have no whole chunk. */
     const int64_t groups = (job->batch + SRT_DENSE_GROUP - 1) / SRT_DENSE_GROUP;
     for (int64_t c = 0; c <= chunks; c += DENSE_BLOCK) {
         int64_t n = smaller(DENSE_BLOCK, chunks - c);
-        /* What is fetched meanwhile. With several groups memory would rest while all but the first are computed with,
-         * so the next block is spread over them; behind the last block of these rows comes the first of the next. */
+        /* The weights to fetch. Only the first group of samples reads weights from memory, so the next block is fetched
+         * in parts, one with each group. After the last block of these rows comes the first block of the next rows. */
         const float *next = c + n < chunks ? w + (c + n) * SRT_DENSE_CHUNK : w + rows * inner;
         if (groups == 1) next = w + c * SRT_DENSE_CHUNK + DENSE_AHEAD;
         const int64_t every = groups == 1 && DENSE_AHEAD == 0 ? 0 : groups;
@@ -91,7 +91,7 @@ V void dense_rows(const int rows, const dense_job *job, const float *w, vf (*sum
             default:
                 dense_chunks(rows, 4, part, inner, x, n, next, every, sum);
             }
-            next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* where this group of samples came to */
+            next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* the part that this group fetched */
             if (c + n == chunks && n < DENSE_BLOCK) {
                 int64_t whole = n * SRT_DENSE_CHUNK;
                 dense_rest(rows, samples, part + whole, inner, rest, x + whole * samples, sum);

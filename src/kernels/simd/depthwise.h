@@ -1,9 +1,8 @@
-/* depthwise.h - convolution of one plane with one square window: each input is read once, and serves all outputs that
- * look at it.
+/* depthwise.h - convolution of one plane with one square window. Each input is read once, for all its outputs.
  *
- * A strip of columns is worked through from top to bottom. The sums of the outputs that an input row belongs to are in
- * registers; with stride 1 those are as many as the window has rows. Planes that are narrower than half a vector are
- * worked on as one row instead, and what wraps around is masked. A sum has its terms in the order of the weights.
+ * A strip of columns is computed from top to bottom. The sums of all outputs that read an input row are in registers;
+ * with stride 1 there are as many as the window has rows. A plane that is at most half a vector wide is one row
+ * instead, and inputs that would wrap around are masked. The terms of a sum are in the order of the weights.
  */
 #ifndef STREAMRT_DEPTHWISE_H
 #define STREAMRT_DEPTHWISE_H
@@ -11,19 +10,19 @@
 #include "rows.h"
 #include "window.h"
 
-/* Output rows p->first..p->last of the columns column..column + n; n <= strips * VL. */
+/* Computes output rows p->first..p->last of the columns column..column + n. n <= strips * VL. */
 V void roll(const int k, const int stride, const int strips, const bool masked, const window_plane *p, int64_t column,
             int64_t n) {
     const srt_window *w = p->window;
-    const int live = (k - 1) / stride; /* outputs that begin before the first one is done */
-    /* copies of what the compiler could not know to be untouched by writing outputs */
+    const int live = (k - 1) / stride; /* outputs that begin before the first output ends */
+    /* copies, because the compiler has to assume that writing outputs changes the originals */
     const int64_t first = p->first + live, last = p->last + live;
     const int64_t height = w->input[0], width = w->input[1], above = w->before[0], across = w->output[1];
     const vf low = p->low, high = p->high, bias = splat(p->bias);
     float by[ROWS_MOST * ROWS_MOST];
     int64_t at[ROLL_STRIPS];
     vmask inside[ROLL_STRIPS][ROWS_MOST], there[ROLL_STRIPS];
-    vf sum[ROLL_STRIPS][ROWS_MOST]; /* sum[.][i] is of output row o - i */
+    vf sum[ROLL_STRIPS][ROWS_MOST]; /* sum[.][i] belongs to output row o - i */
     for (int i = 0; i < k * k; i++) by[i] = p->weights[i];
     for (int t = 0; t < strips; t++) {
         at[t] = (column + t * VL) * stride - w->before[1];
@@ -87,7 +86,7 @@ V void roll_plane(const int k, const int stride, const window_plane *p) {
     }
 }
 
-/* A function of its own for each, or the compiler keeps nothing in registers. */
+/* Each window has a function of its own: in a larger one the compiler keeps nothing in registers. */
 #define ROLL(k, stride)                                                                                                \
     FN void roll_##k##_##stride(const window_plane *p) {                                                               \
         roll_plane(k, stride, p);                                                                                      \
@@ -99,10 +98,10 @@ ROLL(5, 2)
 ROLL(7, 1)
 ROLL(7, 2)
 
-/* Vectors of a whole plane that is worked on as one row. */
+/* Vectors of a plane that is computed as one row, at most. */
 enum { FLAT_VECTORS = 4 };
 
-/* For every tap of the window the lanes of the plane that it does not look at padding from. */
+/* For every tap of the window: the lanes of the plane whose input is not padding. */
 typedef struct {
     vmask inside[ROWS_MOST * ROWS_MOST][FLAT_VECTORS];
 } flat_masks;
@@ -125,7 +124,7 @@ FN void find_flat(const srt_window *w, flat_masks *masks) {
     }
 }
 
-/* The whole plane. */
+/* Computes a whole plane as one row. */
 FN void flat_plane(const window_plane *p, const flat_masks *masks) {
     const srt_window *w = p->window;
     const int64_t positions = w->output[0] * w->output[1], width = w->input[1];
@@ -147,7 +146,7 @@ FN void flat_plane(const window_plane *p, const flat_masks *masks) {
 
 typedef void depthwise_plane(const window_plane *p);
 
-/* The loop for a window; NULL where there is none of its own. */
+/* The loop for a window; NULL if the window has no loop of its own. */
 V depthwise_plane *roll_for(const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
         if (w->dilation[axis] != 1 || w->stride[axis] != w->stride[0] || w->kernel[axis] != w->kernel[0]) return NULL;
@@ -181,7 +180,7 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     int64_t band = first / job->planes, place = first % job->planes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
     for (; first < last; first++) {
-        /* a plane that is one row is not cut: what looks at padding must not depend on the number of bands */
+        /* a plane that is one row is not cut, so that results do not depend on the number of bands */
         const int64_t rows = w->output[0], from = whole ? 0 : band * rows / job->bands;
         const int64_t to = !whole ? (band + 1) * rows / job->bands : band == 0 ? rows : 0;
         const int64_t plane = sample * job->channels_in_total + channel;
@@ -204,7 +203,7 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
             float *y = p.y + p.first * w->output[1];
             activate(y, y, (p.last - p.first) * w->output[1], job->act);
         }
-        /* the next unit; divisions would take as long as a small plane */
+        /* the next unit, without divisions: they would take as long as a small plane */
         if (++channel < job->first + job->span) continue;
         channel = job->first;
         if (++sample < samples) continue;

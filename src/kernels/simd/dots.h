@@ -1,16 +1,18 @@
-/* dots.h - sums of rows of weights with one to four columns: the last columns of a product, which would not fill a
- * vector. Here the terms of a sum lie across the lanes, which are added in the end, so that no lane is idle.
+/* dots.h - products of rows of weights with one to four columns: the last columns of a map, which do not fill a vector.
+ *
+ * The terms of a sum lie across the lanes, so that no lane is idle. The lanes are added at the end.
  */
 #ifndef STREAMRT_DOTS_H
 #define STREAMRT_DOTS_H
 
 #include "functions.h"
 
-/* Columns for which this is faster than a vector of columns of which most do not count. */
+/* The most columns for which this is faster than a vector of columns that is mostly empty. */
 enum { DOTS = VL / 4 };
 
-/* Lane i of the result is the sum of the lanes of v[i]. Neighbours are put into one vector, half of each added to the
- * other half, log2(VL) times; those that are to be neighbours in the end begin VL / 2 apart. */
+/* Lane i of the result is the sum of the lanes of v[i]. Each of log2(VL) steps makes one vector of two: it adds one
+ * half of each to the other half. The first step joins vectors VL / 2 apart, so that the last one gives the order of v.
+ */
 V vf sums_of_lanes(vf v[VL]) {
 #pragma GCC unroll 4
     for (int half = VL / 2; half > 0; half /= 2)
@@ -19,8 +21,8 @@ V vf sums_of_lanes(vf v[VL]) {
     return v[0];
 }
 
-/* out[r * count + c]: the sum of row r with column c, for rows * count <= VL. w (rows, inner), of which `depth` terms
- * count; columns (count, apart), zero from `depth` on to the next whole vector. */
+/* out[r * count + c] is the product of row r with column c, over `depth` terms; rows * count <= VL. w (rows, inner);
+ * columns (count, apart), zero from `depth` to the next whole vector. */
 V void dots_tile(const int rows, const int count, const float *w, int64_t inner, const float *columns, int64_t apart,
                  int64_t depth, float out[VL]) {
     vf sum[VL];
@@ -43,21 +45,21 @@ V void dots_tile(const int rows, const int count, const float *w, int64_t inner,
     store(out, sums_of_lanes(sum));
 }
 
-/* Rows that are summed at once: the most for which there is a lane for every sum, and a loop for. */
+/* Rows that are multiplied at once: a power of two, up to a lane for every sum. */
 V int64_t dots_rows(int64_t rows, int64_t count) {
     int64_t most = VL;
     while (most > rows || most * count > VL) most /= 2;
     return most;
 }
 
-/* A loop of its own for every number of rows and columns, where registers can hold the sums. */
+/* Each number of rows and columns has a loop of its own, if there are enough lanes. */
 #define DOTS_CASE(rows_, count_)                                                                                       \
     case rows_ * 8 + count_:                                                                                           \
         if (rows_ * count_ <= VL && count_ <= DOTS)                                                                    \
             dots_tile(rows_, count_ <= DOTS ? count_ : 1, w, inner, columns, apart, depth, out);                       \
         break;
 
-/* The same for as many rows as dots_rows says. */
+/* As dots_tile; rows is a result of dots_rows. */
 FN void dots(int64_t rows, int64_t count, const float *w, int64_t inner, const float *columns, int64_t apart,
              int64_t depth, float out[VL]) {
     switch (rows * 8 + count) {

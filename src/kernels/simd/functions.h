@@ -1,8 +1,8 @@
-/* functions.h - exp, log, tanh and their kin for a vector of floats.
+/* functions.h - exp, log, tanh and similar functions of a vector of floats.
  *
- * Reductions and minimax polynomials are those of Moshier's Cephes library, single precision (expf, logf, tanhf,
- * erff, erfcf). Errors are at most a few units in the last place; see tests/kernels. NaN stays NaN; infinities
- * give the limits.
+ * Reductions and minimax polynomials are those of Moshier's Cephes library in single precision (expf, logf, tanhf,
+ * erff, erfcf). Errors are at most a few units in the last place: see tests/kernels. A NaN stays NaN; infinities give
+ * the limits.
  */
 #ifndef STREAMRT_FUNCTIONS_H
 #define STREAMRT_FUNCTIONS_H
@@ -21,23 +21,23 @@ V vf magnitude(vf x) {
     return (vf)((vi)x & 0x7fffffff);
 }
 
-/* The absolute value of `value`, which is not negative, with the sign of `sign`. */
+/* `value`, which must not be negative, with the sign of `sign`. */
 V vf with_sign(vf value, vf sign) {
     return (vf)((vi)value | ((vi)sign & INT32_MIN));
 }
 
-/* exp(x) = 2^n * (1 + p): n is the integer nearest to x / ln 2, and p = exp(r) - 1 for what remains,
- * |r| <= ln(2) / 2. |x| < 2^21. */
+/* exp(x) = 2^n * (1 + p) for |x| < 2^21: n is the integer nearest to x / ln 2, r = x - n ln 2 with |r| <= ln(2) / 2,
+ * and p = exp(r) - 1. */
 typedef struct {
     vf n;
     vf p;
 } split_exp;
 
 V split_exp exp_split(vf x) {
-    /* adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded */
+    /* a sum with 1.5 * 2^23 has no bits for a fraction, so it is rounded to an integer */
     const vf shifter = splat(12582912.0f);
     vf n = muladd(x, splat(1.44269504088896341f), shifter) - shifter; /* 1 / ln 2 */
-    vf r = muladd(n, splat(-0.693359375f), x); /* ln 2 in two parts: the product with the first is exact */
+    vf r = muladd(n, splat(-0.693359375f), x); /* ln 2 in two parts; the product with the first part is exact */
     r = muladd(n, splat(2.12194440e-4f), r);
     vf p = splat(1.9875691500e-4f);
     p = muladd(p, r, splat(1.3981999507e-3f));
@@ -48,31 +48,31 @@ V split_exp exp_split(vf x) {
     return (split_exp){n, muladd(p, r * r, r)};
 }
 
-/* The same for x <= 89; beyond the clamp lies 0. */
+/* exp(x) for x <= 89. Below the clamp it is 0. */
 V vf exp_of_small(vf x) {
     split_exp e = exp_split(vmax(splat(-104.5f), x));
     return scaled(e.p + 1.0f, e.n);
 }
 
-/* Beyond the clamps lie 0 and infinity. */
+/* exp(x). Beyond the clamps it is 0 or infinity. */
 V vf exp_of(vf x) {
     return exp_of_small(vmin(splat(89.0f), x));
 }
 
-/* exp(x) - 1 for x <= 0, accurate near 0. Below -87 it is -1. */
+/* exp(x) - 1 for x <= 0, exact near 0. Below -87 it is -1. */
 V vf expm1_of_negative(vf x) {
     split_exp e = exp_split(vmin(splat(0.0f), vmax(splat(-87.0f), x)));
     vf scale = scaled(splat(1.0f), e.n);
     return muladd(e.p, scale, scale - 1.0f);
 }
 
-/* x = m * 2^e with sqrt(1/2) <= m < sqrt(2); a polynomial in m - 1. log(0) = -inf, log(x < 0) = NaN. */
+/* log(x): x = m * 2^e with sqrt(1/2) <= m < sqrt(2), and a polynomial in m - 1. log(0) = -inf, log(x < 0) = NaN. */
 V vf log_of(vf x) {
     vf tiny = splat(FLT_MIN);
     vf normal = select_less(x, tiny, x * 8388608.0f, x); /* subnormals times 2^23 */
     vf bias = select_less(x, tiny, splat(127.0f + 23.0f), splat(127.0f));
     vi bits = (vi)normal;
-    /* moving the boundary of the exponent from 1 to sqrt(1/2) */
+    /* moves the lower bound of m from 1 to sqrt(1/2) */
     vi shifted = bits - 0x3f3504f3;
     vf e = __builtin_convertvector((shifted >> 23) + 127, vf) - bias;
     vf m = (vf)((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
@@ -123,7 +123,8 @@ V vf erf_near(vf x) {
     return muladd(p, z, splat(1.128379165726710f));
 }
 
-/* 1 - erf(a) for a >= 1: exp(-a^2) / a times a polynomial in 1 / a^2, one below 2 and one above. */
+/* 1 - erf(a) for a >= 1: exp(-a^2) / a times a polynomial in 1 / a^2. There is one polynomial for a < 2, and one above.
+ */
 V vf erfc_far(vf a) {
     vf q = 1.0f / a, z = q * q;
     vf p = splat(2.326819970068386e-2f);
@@ -168,17 +169,18 @@ V vf gate(vf x, vf p) {
     return select_less(splat(0.0f), p, x * p, p);
 }
 
-/* Sum and largest element of the lanes, in a fixed order. */
+/* The sum of the lanes, in a fixed order. */
 V double sum_of_lanes(vf v) {
     double sum = 0.0;
     for (int i = 0; i < VL; i++) sum += v[i];
     return sum;
 }
 
+/* The largest lane; NaN if any lane is. */
 V float max_of_lanes(vf v) {
     float max = v[0];
     for (int i = 1; i < VL; i++)
-        max = v[i] > max || v[i] != v[i] ? v[i] : max; /* a NaN in max stays: no comparison with it holds */
+        max = v[i] > max || v[i] != v[i] ? v[i] : max; /* a NaN in max stays, since no comparison with it holds */
     return max;
 }
 

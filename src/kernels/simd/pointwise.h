@@ -9,11 +9,11 @@ FN void unary(const void *arguments, int64_t first, int64_t last) {
     activate(job->x + first, job->y + first, last - first, job->act);
 }
 
-/* Elements of a row that are worked on before moving on: 8 KiB, so that what an activation or a second look reads
- * again is still in the first-level cache of 32 KiB or more. */
+/* Elements that are computed together: 8 KiB, so that an activation, which reads them again, finds them in the
+ * first-level cache of at least 32 KiB. */
 enum { PIECE = 2048 };
 
-/* A range of elements is worked through in pieces: what lies in one row of `cols`, at most PIECE elements. */
+/* A range of elements is computed in pieces. A piece lies in one row of `cols` elements, and has at most PIECE. */
 typedef struct {
     int64_t row, col, n;
 } piece;
@@ -40,7 +40,7 @@ V piece next_piece(piece p, int64_t first, int64_t last, int64_t cols) {
 
 FN void bias(const void *arguments, int64_t first, int64_t last) {
     const bias_job *job = arguments;
-    if (job->cols == 1 && job->stride == 1 && job->bias) { /* without gaps: the bias changes from element to element */
+    if (job->cols == 1 && job->stride == 1 && job->bias) { /* without gaps; each element has its own bias */
         finish_row(job->y + first, last - first, job->bias + first, job->act);
         return;
     }
@@ -53,7 +53,7 @@ FN void bias(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
-/* size == 1: the channel changes from element to element. */
+/* For size == 1: each element belongs to another channel than the one before. */
 FN void scale_shift_columns(const channel_job *job, int64_t first, int64_t last) {
     const vf low = splat(job->act->low), high = splat(job->act->high), zero = splat(0.0f);
     FOR_PIECES(p, first, last, job->channels) {

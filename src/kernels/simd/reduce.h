@@ -4,10 +4,11 @@
 
 #include "activation.h"
 
-/* Elements that are added in float32 before the sum goes on in float64: at most 32 to a lane. */
+/* Elements that are added in float32; these sums are added in float64. Each of the 4 * VL partial sums has at most 32
+ * elements. */
 enum { SUM_BLOCK = 512 };
 
-/* Sum of a row. Within a block, four vectors of partial sums hide the latency of an addition. */
+/* The sum of a row. In a block, four vectors of partial sums hide the latency of an addition. */
 FN double row_sum(const float *x, int64_t n) {
     double total = 0.0;
     for (int64_t start = 0; start < n; start += SUM_BLOCK) {

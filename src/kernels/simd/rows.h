@@ -1,22 +1,22 @@
-/* rows.h - what neighbouring outputs see of an input row, when windows are one or two columns apart.
+/* rows.h - the elements of an input row that VL neighbouring outputs read, with stride 1 or 2.
  *
- * With stride 2 a row is read by whole vectors, which are sorted into even and odd elements; every two columns of the
- * window on, outputs see the same ones, one lane further.
+ * With stride 2 a row is read in whole vectors, which are sorted into even and odd elements. Column j + 2 of the window
+ * reads the same elements as column j, one lane further.
  */
 #ifndef STREAMRT_ROWS_H
 #define STREAMRT_ROWS_H
 
 #include "functions.h"
 
-/* Columns of the largest window for which there are loops. */
+/* Columns of the largest window that has loops. */
 enum { ROWS_MOST = 7 };
 
-/* Where vector j of those that VL outputs with a window of k columns read begins. There are k of them. */
+/* VL outputs with a window of k columns read k vectors. Vector j begins at this element. */
 V int64_t row_vector(const int stride, int64_t j) {
     return stride == 1 ? j : j < 2 ? j * VL : 2 * VL + j - 2;
 }
 
-/* The lanes of each of these vectors that lie in a row of `width`, of which output 0 reads column `at` first. */
+/* The lanes of each of the k vectors that lie in a row of `width` elements. Output 0 reads from element `at` on. */
 V void row_inside(const int k, const int stride, int64_t at, int64_t width, vmask *inside) {
     for (int j = 0; j < k; j++) {
         const int64_t from = at + row_vector(stride, j);
@@ -24,12 +24,12 @@ V void row_inside(const int k, const int stride, int64_t at, int64_t width, vmas
     }
 }
 
-/* Whether all of them do. */
+/* Whether all lanes of the k vectors lie in the row. */
 V bool row_is_whole(const int k, const int stride, int64_t at, int64_t width) {
     return at >= 0 && at + row_vector(stride, k - 1) + VL <= width;
 }
 
-/* From these vectors to what the outputs see in each column of the window. */
+/* q[j] is what the outputs read in column j of the window; v has the k vectors. */
 V void row_columns(const int k, const int stride, const vf *v, vf *q) {
 #pragma GCC unroll 8
     for (int j = 0; j < k; j++)

@@ -5,7 +5,7 @@
 #include "activation.h"
 #include "reduce.h"
 
-/* y = exp(x - max) when y is not NULL; returns the sum of it, blocks of it added in float64. */
+/* Returns the sum of exp(x - max), whose blocks are added in float64. Unless y is NULL, it gets the terms. */
 FN double exp_row(const float *x, float *y, int64_t n, float max) {
     double total = 0.0;
     for (int64_t start = 0; start < n; start += SUM_BLOCK) {
@@ -34,10 +34,10 @@ FN void softmax_row(const float *x, float *y, int64_t n, bool log_of_it) {
     }
 }
 
-/* Rows that are added before the sum goes on: a sum of k terms rounds like one of k / 32 + 32. */
+/* Rows that are added before they are added to the sum: k terms then round like k / 32 + 32. */
 enum { SUM_ROWS = 32 };
 
-/* The columns of one vector: k elements each, `inner` apart. */
+/* The softmax of one vector of columns: k elements each, `inner` apart. */
 V void softmax_columns(const float *x, float *y, int64_t k, int64_t inner, vmask some, bool log_of_it) {
     const vf none = splat(0.0f);
     vf max = splat(-INFINITY), sum = none;

@@ -10,8 +10,8 @@
 #include "../../parallel.h"
 #include "../kernels.h"
 
-/* Lanes of the widest vector, and rows of the largest tile of a convolution, of all instruction sets: units and memory
- * are the same for all of them. */
+/* The lanes of the widest vector, and the rows of the largest tile of a convolution, of all instruction sets. Units of
+ * jobs and their memory are the same for every instruction set. */
 enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 14 };
 
 typedef struct { /* a unit is an element */
@@ -27,7 +27,7 @@ typedef struct { /* a unit is an element of y without its gaps */
     const srt_activation *act;
 } bias_job;
 
-typedef struct { /* a unit is a row of t, that is a column of y */
+typedef struct { /* a unit is a row of t, which is a column of y */
     const float *t;
     float *y;
     int64_t batch, stride;
@@ -35,7 +35,7 @@ typedef struct { /* a unit is a row of t, that is a column of y */
     const srt_activation *act;
 } transpose_job;
 
-enum { SRT_DENSE_UNIT = 12 }; /* rows: whole groups of every instruction set */
+enum { SRT_DENSE_UNIT = 12 }; /* rows: a multiple of DENSE_ROWS of every instruction set */
 
 typedef struct { /* a unit is SRT_DENSE_UNIT rows of w */
     const float *w, *x, *bias;
@@ -44,36 +44,36 @@ typedef struct { /* a unit is SRT_DENSE_UNIT rows of w */
     const srt_activation *act;
 } dense_job;
 
-typedef struct { /* a unit is an element; channel of element i: i / size % channels */
+typedef struct { /* a unit is an element; element i belongs to channel i / size % channels */
     const float *x;
     float *y;
     int64_t channels, size;
-    const float *scale, *shift; /* prelu: scale is the slope, shift is not used */
+    const float *scale, *shift; /* for prelu scale is the slope, and shift is not used */
     const srt_activation *act;
 } channel_job;
 
-/* A unit is a share of the output channels of one group, in a block of positions of one sample. Where two threads make
- * the parts of a sum, it is one of the parts of that, all first ones before the others. */
+/* A unit is a share of the output channels of one group, in a block of positions of one sample. If two threads compute
+ * the parts of a sum, a unit is one part of that; the units of all first parts come first. */
 typedef struct {
     srt_convolution of;
-    int64_t inner, parts;     /* length of a row of weights, and in how many parts it is worked through */
-    int64_t width, blocks;    /* positions of a block, and how many blocks there are */
+    int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
+    int64_t width, blocks;    /* positions of a block; number of blocks */
     int64_t shares;           /* of a block */
-    _Atomic int32_t *arrived; /* (blocks, shares): parts that are made; NULL where whoever has a share makes them all */
+    _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if one thread computes all parts of a share */
 } conv_job;
 
-/* Output and input channels whose weights are transformed at once. */
+/* Output and input channels whose weights are transformed together: at most 36 matrices of 14 x 128, 252 KiB. */
 enum { SRT_WINOGRAD_ROWS = SRT_MOST_ROWS, SRT_WINOGRAD_DEPTH = 128 };
 
-/* Tiles that are few. */
+/* The most tiles of all samples for which winograd_few is used. */
 enum { SRT_FEW_TILES = 8 };
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
     srt_convolution of;
-    int64_t tiles, width, blocks; /* tiles of all samples, those of a block, and how many blocks there are */
+    int64_t tiles, width, blocks; /* tiles of all samples; tiles of a block; number of blocks */
     int64_t shares;               /* units of a block */
-    int64_t depth;                /* input channels whose weights are transformed at once */
-    int64_t few;                  /* 4 or 8, at least as many as there are tiles; 0 if they are more */
+    int64_t depth;                /* input channels whose weights are transformed together */
+    int64_t few;                  /* 4 or 8, and at least the number of tiles; 0 if there are more tiles */
 } winograd_job;
 
 typedef struct { /* a unit is a band of output rows of a plane: the first bands of all planes come first */
@@ -94,7 +94,7 @@ typedef struct { /* a unit is a row */
     int64_t cols;
 } row_job;
 
-typedef struct { /* inner == 1: a unit is a row of k elements; otherwise one of the outer * inner columns */
+typedef struct { /* a unit is a row of k elements if inner is 1, else one of the outer * inner columns */
     const float *x;
     float *y;
     int64_t k, inner;
@@ -105,10 +105,11 @@ typedef struct { /* a unit is a channel of a sample */
     const float *x;
     float *y;
     int64_t channels, inner, size;
-    float alpha, beta, bias; /* alpha is already divided by size */
+    float alpha, beta, bias; /* alpha is divided by size */
 } lrn_job;
 
-/* Bytes of a strip of srt_crc32c, of which the processor's instruction is given three at once. */
+/* Bytes of a strip. The processor's CRC-32C instruction takes 8 bytes in each cycle, and has its result after three
+ * cycles: so three strips are read at once. Joining them takes 8 look-ups, against 512 steps for a strip of 4 KiB. */
 enum { SRT_CRC_STRIP = 4096 };
 
 /* The register of CRC-32C after SRT_CRC_STRIP zero bytes. */
@@ -116,7 +117,7 @@ uint32_t srt_crc32c_after_strip(uint32_t crc);
 
 typedef struct {
     const char *name;
-    bool (*available)(void); /* whether this processor and operating system run it */
+    bool (*available)(void);          /* whether this processor and operating system run it */
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
     srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,

@@ -4,10 +4,11 @@
 
 #include "activation.h"
 
-/* Rows of t per block: with 32 batch columns the block is 16 KiB on either side, half a first-level cache. */
+/* Rows and columns of a block of t: it has 16 KiB, as its transpose has, which together fit a first-level cache of
+ * 32 KiB. */
 enum { BLOCK_ROWS = 128, BLOCK_BATCH = 32 };
 
-/* y[j][i] = t[i][j] for a block. */
+/* y[j][i] = t[i][j] for a block of t (rows, batch). */
 FN void transpose_block(const float *t, int64_t t_stride, int64_t rows, int64_t batch, float *y, int64_t y_stride) {
     int64_t whole_rows = rows - rows % TILE, whole_batch = batch - batch % TILE;
     for (int64_t j = 0; j < whole_batch; j += TILE) {

@@ -39,7 +39,7 @@ V vf unzip_even(vf a, vf b); /* of the elements of a and then b those with an ev
 V vf unzip_odd(vf a, vf b);  /* of the elements of a and then b those with an odd index */
 V vf slide(vf a, vf b);      /* a[1], a[2] ... and b[0] */
 V vf zip_low(vf a, vf b);    /* a[0], b[0], a[1], b[1] ... of the lower halves */
-V vf zip_high(vf a, vf b);   /* the same of the higher halves */
+V vf zip_high(vf a, vf b);   /* a[VL / 2], b[VL / 2] ... of the higher halves */
 V void transpose_tile(const float *t, int64_t t_stride, float *y,
                       int64_t y_stride); /* TILE x TILE: y[j][i] = t[i][j] */
 

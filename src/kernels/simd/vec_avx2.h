@@ -53,7 +53,8 @@ V void store_mask(float *p, vmask m, vf v) {
     _mm256_maskstore_ps(p, m, v);
 }
 
-/* The second half is read one element early, so that nothing beyond p[2 * VL - 2] is touched: its odd lanes. */
+/* The elements of a with even index, then those of b with odd index: b is read one element early, so that nothing
+ * behind p[2 * VL - 2] is read. */
 V vf even(vf a, vf b) {
     __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(a, b, _MM_SHUFFLE(3, 1, 2, 0)));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(mixed, _MM_SHUFFLE(3, 1, 2, 0)));

@@ -51,7 +51,8 @@ V void store_mask(float *p, vmask m, vf v) {
     _mm512_mask_storeu_ps(p, m, v);
 }
 
-/* The second half is read one element early, so that nothing beyond p[2 * VL - 2] is touched: its odd lanes. */
+/* The elements of a with even index, then those of b with odd index: b is read one element early, so that nothing
+ * behind p[2 * VL - 2] is read. */
 V vf even(vf a, vf b) {
     __m512i pick = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, pick, b);
@@ -101,7 +102,7 @@ V vf scaled(vf x, vf n) {
     return _mm512_scalef_ps(x, n);
 }
 
-/* The estimate has 14 bits, and Newton's step doubles them: a division takes twice as long. */
+/* The estimate has 14 bits, and a step of Newton's method doubles them. A division takes twice as long. */
 V vf reciprocal(vf x) {
     const vf r = _mm512_rcp14_ps(x);
     return _mm512_fmadd_ps(r, _mm512_fnmadd_ps(x, r, _mm512_set1_ps(1.0f)), r);

@@ -1,4 +1,4 @@
-/* vec_x86.h - what vec_avx2.h and vec_avx512.h have in common: see vec.h. */
+/* vec_x86.h - the functions that vec_avx2.h and vec_avx512.h share: see vec.h. */
 #ifndef STREAMRT_VEC_X86_H
 #define STREAMRT_VEC_X86_H
 
@@ -10,7 +10,7 @@ enum { TILE = 8 };
 V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stride) {
     __m256 r[8], s[8];
     for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(t + i * t_stride);
-    for (int i = 0; i < 8; i += 2) { /* pairs of rows interleaved */
+    for (int i = 0; i < 8; i += 2) { /* interleaves pairs of rows */
         s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }

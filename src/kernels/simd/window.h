@@ -1,8 +1,8 @@
-/* window.h - a window sliding over planes: depthwise convolution, max and average pooling.
+/* window.h - a window that slides over planes: depthwise convolution, max and average pooling.
  *
- * Outputs are made a vector of neighbours in a row at a time: each tap of the kernel contributes the vector of inputs
- * at the tap's distance. Lanes that fall into the padding are masked, so there is no separate code for the border.
- * Masks depend on the columns only, and are made once for all rows.
+ * Neighbouring outputs of a row are computed together, a vector at a time. Each tap of the kernel adds the vector of
+ * inputs at its distance. Lanes in the padding are masked, so that borders need no code of their own. Masks depend on
+ * the columns only, and are made once for all rows.
  */
 #ifndef STREAMRT_WINDOW_H
 #define STREAMRT_WINDOW_H
@@ -13,7 +13,7 @@
 
 typedef enum { DEPTHWISE, MAX_POOL, AVERAGE_POOL } window_kind;
 
-/* How a tap's inputs are read. */
+/* How the inputs of a tap are read. */
 typedef enum {
     ADJACENT,        /* stride 1, no padding */
     ADJACENT_MASKED, /* stride 1 */
@@ -22,7 +22,7 @@ typedef enum {
     ANY,             /* any stride, lane by lane */
 } window_access;
 
-/* Kernel columns whose masks are kept; wider ones are read lane by lane. */
+/* Kernel columns whose masks are kept at most; wider kernels are read lane by lane. */
 enum { MAX_TAPS = 32 };
 
 typedef struct {
@@ -41,11 +41,12 @@ typedef struct {
     bool count_padding;
 } window_plane;
 
-/* Elements of the window at output o that lie in `from`..`to` (input coordinates). */
+/* The taps of the window at output o whose inputs lie in `from`..`to`. */
 V span window_taps_inside(const srt_window *w, int axis, int64_t o, int64_t from, int64_t to) {
     return valid_outputs(o * w->stride[axis] - w->before[axis] - from, w->dilation[axis], to - from, w->kernel[axis]);
 }
 
+/* The number of taps of the window at output o that lie in the input, or in the padded input. */
 V int64_t window_count(const srt_window *w, int axis, int64_t o, bool count_padding) {
     span s = count_padding ? window_taps_inside(w, axis, o, -w->before[axis], w->input[axis] + w->after[axis])
                            : window_taps_inside(w, axis, o, 0, w->input[axis]);
@@ -71,12 +72,12 @@ V vf read_tap(const float *row, const window_tap *tap, window_access access, int
     }
 }
 
-/* A strip of output: the columns column..column + n, n <= VL, of all rows. */
+/* A strip of the output: columns column..column + n of all rows, n <= VL. */
 typedef struct {
     int64_t column, n;
-    span cols;              /* the kernel columns that touch the input anywhere in the strip */
-    const window_tap *taps; /* theirs, in order; not used when access is ANY */
-    vf counts;              /* average pooling: elements of each lane's window that count, along the row */
+    span cols;              /* kernel columns that read the input for some output of the strip */
+    const window_tap *taps; /* of these kernel columns, in order; not used with ANY */
+    vf counts;              /* for average pooling: kernel columns that count, for each lane */
 } window_strip;
 
 V void strip_store(const window_plane *p, const window_strip *strip, int64_t o, vf v) {
@@ -108,7 +109,7 @@ V void strip_rows(const window_plane *p, const window_strip *strip, window_kind 
         for (int64_t i = rows.first; i < rows.last; i++) {
             const float *row = p->x + (top + i * w->dilation[0]) * w->input[1];
             const float *weights = kind == DEPTHWISE ? p->weights + i * w->kernel[1] + strip->cols.first : NULL;
-            vf line = fill; /* average: a sum of sums rounds less than one long sum */
+            vf line = fill; /* for average pooling: a sum of short sums rounds less than one long sum */
             for (int64_t j = 0; j < count; j++) {
                 vf v = strip_tap(p, strip, access, row, j, fill);
                 if (kind == DEPTHWISE)
@@ -128,7 +129,7 @@ V void strip_rows(const window_plane *p, const window_strip *strip, window_kind 
     }
 }
 
-/* The usual numbers of taps get loops of their own, unrolled. */
+/* 2, 3 and 5 taps, the usual numbers, have unrolled loops of their own. */
 V void strip_unrolled(const window_plane *p, const window_strip *strip, window_kind kind, window_access access) {
     switch (strip->cols.last - strip->cols.first) {
     case 2:
@@ -151,7 +152,7 @@ V void window_rows(const window_plane *p, window_kind kind) {
     window_tap taps[MAX_TAPS];
     for (int64_t column = 0; column < w->output[1]; column += VL) {
         int64_t n = smaller(VL, w->output[1] - column);
-        /* kernel columns before `first` lie left of the input for every lane, those from `last` on right of it */
+        /* kernel columns outside of `cols` lie in the padding for every lane */
         span cols = window_taps_inside(w, 1, column, -(n - 1) * stride, width);
         window_strip strip = {column, n, cols, taps, splat(0.0f)};
         if (kind == AVERAGE_POOL)
@@ -164,7 +165,7 @@ V void window_rows(const window_plane *p, window_kind kind) {
         for (int64_t j = cols.first; j < cols.last; j++) {
             int64_t at = column * stride - w->before[1] + j * w->dilation[1];
             padding |= at < 0 || at + (VL - 1) * stride >= width;
-            /* the high part begins at lane VL - 1 of the low one: see load_even */
+            /* the second load of load_even begins at element VL - 1 of the first */
             taps[j - cols.first] =
                 (window_tap){at, lanes(-at, width - at), lanes(-at - (VL - 1), width - at - (VL - 1))};
         }
@@ -179,8 +180,8 @@ V void window_rows(const window_plane *p, window_kind kind) {
     }
 }
 
-/* Output rows of the columns column..column + n of max pooling with stride 2: first the largest of each input column,
- * then those of neighbours, so that a row is sorted once and not for every row of the window. */
+/* Max pooling with stride 2 of the columns column..column + n: first the maximum of each input column, then of
+ * neighbouring columns. So even and odd columns are sorted once, and not for every row of the window. */
 V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) {
     const srt_window *w = p->window;
     const int64_t width = w->input[1], across = w->output[1], at = column * 2 - w->before[1];

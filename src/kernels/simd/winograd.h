@@ -1,10 +1,11 @@
 /* winograd.h - a convolution of 3 x 3 with stride 1 by Winograd's F(4 x 4, 3 x 3): 36 products for 16 outputs, not 144.
  *
- * Inputs, in tiles of 6 x 6 that overlap by 2, and weights become 36 matrices each; their 36 products become outputs in
- * tiles of 4 x 4. Tiles lie across the lanes of vectors, so that the products are those of conv.h. All three transforms
- * are made here, on the way: that of the weights costs less than fetching four times as many of them from memory would.
+ * Inputs, in tiles of 6 x 6 that overlap by 2, become 36 matrices, and so do the weights. The 36 products of these
+ * matrices become outputs, in tiles of 4 x 4. Tiles lie across the lanes of vectors, so that conv.h computes the
+ * products. All three transforms are made here for each call: transforming weights takes less time than reading four
+ * times as many of them from memory.
  *
- * The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which err a quarter as much as 0, +-1, +-2 and infinity do.
+ * The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity. Their errors are 1/4 of those of 0, +-1, +-2 and infinity.
  * A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv:1509.09308); for the choice of
  * points B. Barabasz and others: Error Analysis and Improving the Accuracy of Winograd Convolution, 2018
  * (arXiv:1803.10986).
@@ -19,7 +20,7 @@ enum { SIDE = 6, OUT = 4, PRODUCTS = SIDE * SIDE };
 #define ROOT_2 1.41421356237309505f
 #define ROOT_HALF 0.70710678118654752f
 
-/* Six inputs of a row or column of a tile: multiplied with the transpose of B. */
+/* Multiplies six inputs, a row or column of a tile, with the transpose of B. */
 V void transform_input(vf d[SIDE]) {
     vf near = muladd(splat(-2.0f), d[2], d[4]), far = muladd(splat(-0.5f), d[2], d[4]);
     vf near_odd = muladd(splat(-2.0f), d[1], d[3]), far_odd = muladd(splat(-0.5f), d[1], d[3]);
@@ -31,7 +32,7 @@ V void transform_input(vf d[SIDE]) {
     d[4] = muladd(splat(-ROOT_2), far_odd, far);
 }
 
-/* Three weights, to six: multiplied with G. */
+/* Multiplies three weights with G, which gives six. */
 V void transform_weights(const vf g[3], vf u[SIDE]) {
     vf near = splat(-2.0f / 3.0f) * muladd(splat(0.5f), g[2], g[0]);
     vf far = splat(1.0f / 6.0f) * muladd(splat(2.0f), g[2], g[0]);
@@ -43,7 +44,7 @@ V void transform_weights(const vf g[3], vf u[SIDE]) {
     u[5] = g[2];
 }
 
-/* Six sums, to four outputs: multiplied with the transpose of A. */
+/* Multiplies six sums with the transpose of A, which gives four outputs. */
 V void transform_output(const vf m[SIDE], vf y[OUT]) {
     vf near = m[1] + m[2], near_odd = m[1] - m[2], far = m[3] + m[4], far_odd = m[3] - m[4];
     y[0] = m[0] + near + far;
@@ -52,27 +53,27 @@ V void transform_output(const vf m[SIDE], vf y[OUT]) {
     y[3] = muladd(splat(2.0f * ROOT_2), far_odd, muladd(splat(0.5f * ROOT_HALF), near_odd, m[5]));
 }
 
-/* Where the vectors of columns begin that a row of the inputs of VL tiles is read with: the last two for a column each.
- */
+/* A row of the inputs of VL tiles is read in LOADS vectors, which begin at these columns. Each of the last two is read
+ * for one column. */
 enum { LOADS = 6 };
 static const int64_t load_at[LOADS] = {0, VL, 2 * VL, 3 * VL, 4 * VL, 4 * VL + 1};
 
-/* The tiles of a panel that lie in one row of tiles of one sample: lanes slot..slot + count, count <= VL. */
+/* The tiles of a panel in one row of tiles of one sample: lanes slot..slot + count, count <= VL. */
 typedef struct {
     int64_t slot, count;
-    int64_t x, y;        /* where the first of them begins in the inputs, padding included, and in the outputs */
+    int64_t x, y;        /* the first tile's first element in the inputs, padding included, and in the outputs */
     int64_t top, end;    /* rows of its inputs that are not padding */
-    int64_t rows, cols;  /* outputs that are there */
-    vmask inside[LOADS]; /* by vectors of columns of its inputs: those that are not padding */
+    int64_t rows, cols;  /* outputs that exist */
+    vmask inside[LOADS]; /* for each load of a row: the columns that are not padding */
     bool whole[LOADS];
 } tile_strip;
 
 typedef struct {
-    int64_t n, count; /* lanes in use; strips */
+    int64_t n, count; /* lanes in use; number of strips */
     tile_strip strip[PANEL];
 } tile_panel;
 
-/* The tiles at..at + n of those of all samples. */
+/* Sets the panel to the tiles at..at + n, counted over all samples. */
 FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *panel) {
     const srt_window *w = job->of.window;
     const int64_t height = w->input[0], width = w->input[1];
@@ -93,7 +94,7 @@ FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *
         s->rows = smaller(OUT, w->output[0] - row * OUT);
         s->cols = smaller(OUT * s->count, w->output[1] - col * OUT);
         for (int i = 0; i < LOADS; i++) {
-            /* no column beyond the strip's own: it may be the last of the array */
+            /* no column behind the strip's own, which may be the last of the array */
             const int64_t first = left + load_at[i], end = smaller(width, left + OUT * s->count + SIDE - OUT);
             s->inside[i] = lanes(-first, end - first);
             s->whole[i] = first >= 0 && first + VL <= width;
@@ -102,11 +103,11 @@ FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *
     }
 }
 
-/* A row of a gathered tile position across a panel; a strip may write a vector from its last slot on. */
+/* Floats of one input of all tiles of a panel. A strip may write a whole vector from the last slot on. */
 enum { GATHER = PANEL + VL };
 
-/* Input (i, j) of every tile of a strip, a lane each: gathered[i * SIDE + j][slot]. x: the plane. Lanes beyond the
- * strip are spoilt. */
+/* Copies input (i, j) of every tile of a strip to gathered[i * SIDE + j][slot], a lane for each tile. x: the plane.
+ * Overwrites lanes behind the strip. */
 V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*gathered)[GATHER]) {
     for (int64_t i = 0; i < SIDE; i++) {
         float (*to)[GATHER] = gathered + i * SIDE;
@@ -132,12 +133,12 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
     }
 }
 
-/* The transformed inputs of a panel: out (PRODUCTS, channels, across), the products `step` elements apart. Whole
- * vectors are written, the channels in their order. x: the planes of all channels of the first sample. */
+/* Transforms the inputs of a panel: out (PRODUCTS, channels, across), the products `step` elements apart. Writes whole
+ * vectors, in the order of the channels. x: the planes of all channels of the first sample. */
 V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x,
                        int64_t across, float *out, int64_t step) {
     const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
-    float gathered[PRODUCTS][GATHER] = {{0}}; /* so that lanes which nobody fills hold no strange numbers */
+    float gathered[PRODUCTS][GATHER] = {{0}}; /* so that unused lanes hold no numbers with which arithmetic is slow */
     for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += across) {
         for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
         for (int v = 0; v < vectors; v++) {
@@ -172,7 +173,7 @@ FN void transform_narrow_panel(const winograd_job *job, const tile_panel *panel,
     transform_panel(1, job, panel, x, across, out, step);
 }
 
-/* A vector of 3 x 3 weights, their taps `stride` elements apart, transformed: `some` lanes of it, or all. */
+/* Transforms a vector of 3 x 3 weights, whose taps are `stride` elements apart. Writes all lanes, or `some`. */
 V void transform_taps(const float *taps, int64_t stride, const bool whole, vmask some, float *out, int64_t step) {
     vf half[3][SIDE];
 #pragma GCC unroll 3
@@ -193,11 +194,11 @@ V void transform_taps(const float *taps, int64_t stride, const bool whole, vmask
     }
 }
 
-/* The transformed weights of `rows` output channels, for `depth` of their input channels: w at the first of them, the
- * channels' rows `inner` elements apart; out (PRODUCTS, rows, depth), the products `step` elements apart. */
+/* Transforms the weights of `rows` output channels, for `depth` of their input channels. w: from the first weight on,
+ * the output channels `inner` elements apart; out (PRODUCTS, rows, depth), the products `step` elements apart. */
 FN void transform_rows(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out, int64_t step) {
     for (int64_t r = 0; r < rows; r++, w += inner, out += depth) {
-        float taps[9][SRT_WINOGRAD_DEPTH]; /* all of them before any is read: a load waits for narrower stores */
+        float taps[9][SRT_WINOGRAD_DEPTH]; /* all are stored before any is read: a load waits for narrower stores */
         for (int64_t c = 0; c < depth; c += TILE) {
             const float *from = w + c * 9;
             const int64_t n = smaller(TILE, depth - c);
@@ -215,8 +216,8 @@ FN void transform_rows(const float *w, int64_t inner, int64_t rows, int64_t dept
     }
 }
 
-/* The outputs of one channel in a panel, as four rows: out[i][OUT * lane + j] is output (i, j) of a tile. sums: the
- * first product's, the others `step` elements apart. */
+/* Computes the outputs of one channel in a panel, as four rows: out[i][OUT * lane + j] is output (i, j) of a tile.
+ * sums: of the first product; those of the others are `step` elements apart. */
 V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[OUT * PANEL + VL]) {
     for (int64_t lane = 0; lane < n; lane += VL) {
         vf half[SIDE][OUT];
@@ -243,7 +244,7 @@ V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[O
     }
 }
 
-/* What transform_sums made of one channel, to where it belongs in y. */
+/* Writes the result of transform_sums, for one channel, to y. */
 V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row, float (*tiles)[OUT * PANEL + VL]) {
     const int64_t width = job->of.window->output[1], plane = job->of.window->output[0] * width;
     const vf bias = splat(job->of.bias ? job->of.bias[row] : 0.0f), zero = splat(0.0f);
@@ -264,11 +265,11 @@ V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row
     }
 }
 
-/* Rows begin..begin + rows of y in a panel. sums (PRODUCTS, rows, lanes): the products `step` elements apart, the rows
- * `full`. One row is written while the next is made: a load waits for stores that lie across it. */
+/* Computes rows begin..begin + rows of y in a panel. sums (PRODUCTS, rows, lanes): the products `step` elements apart,
+ * the rows `full`. A row is written after the next one is computed: a load waits for stores that cover a part of it. */
 FN void finish_panel(const winograd_job *job, const tile_panel *panel, const float *sums, int64_t step, int64_t full,
                      int64_t begin, int64_t rows) {
-    float tiles[2][OUT][OUT * PANEL + VL]; /* the last strip is read by whole vectors */
+    float tiles[2][OUT][OUT * PANEL + VL]; /* the last strip is read in whole vectors */
     for (int64_t r = 0; r < rows; r++) {
         transform_sums(panel->n, sums + r * full, step, tiles[r % 2]);
         if (r > 0) write_tiles(job, panel, begin + r - 1, tiles[(r - 1) % 2]);
@@ -276,14 +277,14 @@ FN void finish_panel(const winograd_job *job, const tile_panel *panel, const flo
     write_tiles(job, panel, begin + rows - 1, tiles[(rows - 1) % 2]);
 }
 
-/* Elements from one product to the next: not so many that all would fall into one or two sets of the first-level cache,
- * which repeat every 4 KiB. */
+/* Elements from one product to the next. The sets of the first-level cache repeat every 4 KiB: with a multiple of 2 KiB
+ * all products would lie in one or two sets. */
 V int64_t apart(int64_t elements) {
     return elements % 512 == 0 ? elements + 16 : elements;
 }
 
-/* Begin to bring one of PRODUCTS shares of the weights that are transformed next to the second-level cache: rows of n
- * elements, `inner` apart. They come from memory, and rows are too short for the processor to notice. */
+/* Fetches one of PRODUCTS shares of the weights that are transformed next into the second-level cache: rows of n
+ * elements, `inner` apart. The rows are so short that the processor would fetch them too late. */
 V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
     const int64_t lines = (n + CONV_LINE - 1) / CONV_LINE;
     for (int64_t r = 0; r < next.rows; r++)
@@ -291,9 +292,9 @@ V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
             __builtin_prefetch(next.w + r * inner + i * CONV_LINE, 0, 2);
 }
 
-/* The weights that are transformed after those of `rows` output channels from `row` on, as far as `end`: from input
- * channel c of the same ones on, or, where they have no such channel, of the next ones from as many too many on. To be
- * fetched and not to be read, for it may be beyond those too. */
+/* The weights that are transformed after some of `rows` output channels from `row` on: those of the same output
+ * channels from input channel c on. If c is too large by some channels, those of the next output channels before `end`,
+ * from so many input channels on. To be fetched only, because they may lie behind the weights. */
 V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
     const int64_t inner = job->of.channels * 9;
     if (c < job->of.channels) return (conv_next){.w = job->of.w + row * inner + c * 9, .rows = rows};
@@ -308,12 +309,12 @@ V span rows_of_shares(const winograd_job *job, int64_t group, int64_t first, int
     return (span){from + first * count / job->shares, from + last * count / job->shares};
 }
 
-/* The planes of a group's channels, of the first sample. */
+/* The planes of a group's channels in the first sample. */
 V const float *planes_of(const winograd_job *job, int64_t group) {
     return job->of.x + group * job->of.channels * job->of.window->input[0] * job->of.window->input[1];
 }
 
-/* Shares first..last of a job, all of one block of tiles. */
+/* Computes the shares first..last of one block of tiles. */
 FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
                         float *scratch) {
     const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
@@ -365,7 +366,7 @@ FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int6
     }
 }
 
-/* What computes some shares of a block of tiles. */
+/* A function that computes some shares of a block of tiles. */
 typedef void winograd_part(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
                            float *scratch);
 

@@ -1,21 +1,22 @@
-/* winograd_few.h - winograd.h for so few tiles that their lanes would be empty: a map of 7 x 7 has four.
+/* winograd_few.h - winograd.h for at most 8 tiles, which would leave lanes empty: a map of 7 x 7 has four.
  *
- * Here output channels lie across the lanes of vectors, and a transformed input is spread over one when it is needed.
- * Sums are turned round at the end, so that inputs and outputs are transformed as they are in winograd.h.
+ * Output channels lie across the lanes of vectors. A transformed input is spread over a vector when it is used. Sums
+ * are transposed at the end, so that winograd.h can transform inputs and outputs.
  */
 #ifndef STREAMRT_WINOGRAD_FEW_H
 #define STREAMRT_WINOGRAD_FEW_H
 
 #include "winograd.h"
 
-/* Input channels whose weights are transformed at once, for VL output channels: more than 36 matrices of 8 x 16 do not
- * stay in a first-level cache, and with 64 x 32 a layer takes a third longer. Weights are fetched some blocks ahead. */
+/* FEW_DEPTH: input channels whose weights are transformed together, for VL output channels. 36 matrices of 8 x 16 have
+ * 18 KiB; with 64 x 32 they leave the first-level cache, and a layer takes 33 % longer. FEW_AHEAD: input channels by
+ * which weights are fetched ahead, 4 blocks. */
 enum { FEW_DEPTH = TILE, FEW_AHEAD = 4 * FEW_DEPTH };
 _Static_assert((int)SRT_FEW_TILES >= (int)TILE, "scratch memory is for so many");
 _Static_assert(SRT_FEW_TILES == 8 && (int)PANEL >= 8, "four_products and eight_products; a panel has all tiles");
 
-/* The transformed weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels: w at the first
- * of them, the channels' rows `inner` elements apart; out (PRODUCTS, FEW_DEPTH, VL), of which no more than `depth` is
+/* Transforms the weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels. w: from the
+ * first weight on, the output channels `inner` elements apart; out (PRODUCTS, FEW_DEPTH, VL), of which `depth` is
  * written. */
 V void transform_across(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out) {
     _Alignas(64) float taps[9 * TILE][VL];
@@ -25,13 +26,13 @@ V void transform_across(const float *w, int64_t inner, int64_t rows, int64_t dep
         for (int64_t i = 0; i < rows; i++) memcpy(rest[i], w + i * inner, (size_t)depth * 9 * sizeof *w);
         w = rest[0], inner = 9 * TILE;
     }
-    for (int i = 0; i < VL; i += TILE) /* all of them before any is read: a load waits for narrower stores */
+    for (int i = 0; i < VL; i += TILE) /* all are stored before any is read: a load waits for narrower stores */
         for (int j = 0; j < 9 * TILE; j += TILE) transpose_tile(w + i * inner + j, inner, taps[j] + i, VL);
     for (int64_t i = 0; i < depth; i++)
         transform_taps(taps[9 * i], VL, true, lanes(0, VL), out + i * VL, FEW_DEPTH * VL);
 }
 
-/* One product: sums (tiles, VL) from inputs (depth, tiles) and weights (depth, VL), to be added to what is there. */
+/* Adds one product of inputs (depth, tiles) and weights (depth, VL) to sums (tiles, VL). */
 V void few_product(const int tiles, const float *inputs, const float *weights, int64_t depth, float *sums) {
     vf sum[SRT_FEW_TILES];
 #pragma GCC unroll 8
@@ -45,8 +46,8 @@ V void few_product(const int tiles, const float *inputs, const float *weights, i
     for (int t = 0; t < tiles; t++) store(sums + t * VL, sum[t]);
 }
 
-/* The sums of `rows` <= VL output channels from `row` on, of a share that goes to `end`: sums (PRODUCTS, few, VL) from
- * inputs (PRODUCTS, channels, few), the products `step` elements apart. */
+/* Computes the sums of `rows` <= VL output channels from `row` on, of a share that ends at `end`: sums (PRODUCTS, few,
+ * VL) from inputs (PRODUCTS, channels, few), whose products are `step` elements apart. */
 V void few_products(const int few, const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
                     int64_t step, float *sums) {
     const int64_t channels = job->of.channels, inner = channels * 9;
@@ -57,7 +58,7 @@ V void few_products(const int few, const winograd_job *job, int64_t row, int64_t
         transform_across(job->of.w + row * inner + c * 9, inner, rows, depth, weights[0]);
         const conv_next next = weights_after(job, row, rows, end, c + FEW_AHEAD);
         for (int64_t product = 0; product < PRODUCTS; product++) {
-            if (product < next.rows) /* a row with each product, of which there are more */
+            if (product < next.rows) /* a row with each product; there are more products than rows */
                 for (int64_t i = 0; i < depth * 9; i += CONV_LINE)
                     __builtin_prefetch(next.w + product * inner + i, 0, 2);
             few_product(few, inputs + product * step + c * few, weights[product], depth, sums + product * few * VL);
@@ -75,22 +76,22 @@ FN void eight_products(const winograd_job *job, int64_t row, int64_t rows, int64
     few_products(8, job, row, rows, end, inputs, step, sums);
 }
 
-/* Shares first..last of a job, whose tiles are one block. */
+/* Computes the shares first..last of a job, whose tiles are one block. */
 FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
                             float *inputs) {
-    const int64_t few = job->few, full = few > VL ? few : VL; /* lanes of a panel: whole vectors */
+    const int64_t few = job->few, full = few > VL ? few : VL; /* lanes of a panel, in whole vectors */
     const int64_t step = apart(job->of.channels * few + VL), sums_step = VL * full + 16;
     const span share = rows_of_shares(job, group, first, last);
-    /* Sums by tiles, and a square more that is turned round with the last of them; sums by output channels, 16 more so
-     * that they do not all fall into the same sets of the first-level cache. Lanes of no tile hold no strange numbers,
-     * with which arithmetic may take longer. */
+    /* `across` has the sums by tiles. `more` is a square behind them that is transposed together with the last tiles.
+     * `sums` has the sums by output channels; 16 floats more for each product, so that products lie in different sets
+     * of the first-level cache. Lanes without a tile are zeros, as arithmetic is slow with some numbers. */
     float *across = inputs + PRODUCTS * step, *more = across + PRODUCTS * few * VL, *sums = more + TILE * VL;
     memset(more, 0, sizeof *more * (size_t)(TILE * VL + PRODUCTS * sums_step));
     tile_panel panel;
     find_strips(job, at, job->tiles, &panel);
     if (few > VL)
         transform_wide_panel(job, &panel, planes_of(job, group), inputs, step);
-    else /* what a whole vector has beyond `few` is written over by the next channel */
+    else /* the lanes of a vector behind `few` are overwritten by the next channel */
         transform_narrow_panel(job, &panel, planes_of(job, group), few, inputs, step);
     for (int64_t row = share.first, rows; row < share.last; row += rows) {
         rows = smaller(VL, share.last - row);
