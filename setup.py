@@ -1,4 +1,4 @@
-"""Builds streamrt._core, the compiled half of the package; all metadata is in pyproject.toml.
+"""Builds streamrt._core, the compiled part of the package. All metadata is in pyproject.toml.
 
 STREAMRT_SANITIZE=address,undefined (or thread) compiles it under those sanitizers: see CONTRIBUTING.md.
 """
@@ -14,13 +14,13 @@ from setuptools.command.build_ext import build_ext
 
 sanitizers = os.environ.get("STREAMRT_SANITIZE", "")
 flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
-# Where the kernels fuse a multiplication and an addition they say so: the compiler does not choose.
+# Kernels say where a multiplication and an addition are fused: the compiler must not choose.
 flags.append("-ffp-contract=off")
-# Python's own flags ask for debug sections, which take half of the compiler's time and nine tenths of the module.
+# Python's own flags ask for debug sections, which take half of the compiler's time and 90 % of the module's size.
 flags.append("-g0")
 link = ["-pthread"]
 if sanitizers:
-    # -O1: the checks make -O3 compile for minutes, and tests need no speed. -g1: reports have lines.
+    # -O1: with the checks -O3 compiles for minutes, and tests need no speed. -g1: reports name lines.
     flags += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-O1", "-g1"]
     link += [f"-fsanitize={sanitizers}"]
 
@@ -30,7 +30,7 @@ PARTS = 4
 
 
 class BuildExt(build_ext):
-    """Compiles the C files side by side, as many at once as there are processors."""
+    """Compiles as many C files at the same time as there are processors."""
 
     def build_extension(self, extension: Extension) -> None:
         """Compile and link ``extension``."""
@@ -64,7 +64,7 @@ def parts_of(source: str) -> list[int] | list[None]:
 
 here = Path(__file__).parent
 paths = [path.relative_to(here) for path in (here / "src").rglob("*.c") if path.stem != "_core"]
-# The kernels of an instruction set take the longest: they come first, so that the others are compiled beside them.
+# The kernels of an instruction set take longest and come first, so that other files compile beside the last of them.
 paths.sort(key=lambda path: (path.parent.name != "simd", str(path)))
 core = Extension(
     "streamrt._core",

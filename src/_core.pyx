@@ -1,6 +1,6 @@
-"""The binding of the compiled core: lifetimes, buffers and errors; the work is in the C files.
+"""The binding of the compiled core: lifetimes, buffers and errors. The C files do the work.
 
-One module, a file a subject, in the order that they build on each other.
+One module. Each file has one subject; a file may use those above it.
 """
 
 cimport cython

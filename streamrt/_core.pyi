@@ -1,4 +1,4 @@
-"""Types of the compiled core; what each thing does is told by its docstring there."""
+"""Types of the compiled core. The docstrings are in src/bind."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer, disjoint_base
 
-# ---- mapping and prefetching (src/_mapping.pxi, src/_prefetch.pxi)
+# ---- mapping and prefetching (src/bind/mapping.pxi, src/bind/prefetch.pxi)
 
 @final
 class Mapping:
@@ -68,7 +68,8 @@ class Prefetcher:
     def report(self) -> Report: ...
     def close(self) -> None: ...
 
-# ---- kernels (src/_kernels.pxi): arrays are float32 and C-contiguous, but for the rows of a 2-D strided y
+# ---- kernels (all other files of src/bind): arrays are float32 and C-contiguous, except that a y of dense layers may
+# have gaps between its rows
 
 _Array: TypeAlias = NDArray[np.float32]
 
@@ -200,7 +201,7 @@ def row_max(x: _Array, y: _Array) -> None: ...
 def softmax(x: _Array, y: _Array, log: bool) -> None: ...
 def lrn(x: _Array, y: _Array, size: int, alpha: float, beta: float, bias: float) -> None: ...
 
-# ---- a pass (src/_steps.pxi)
+# ---- a pass (src/bind/steps.pxi)
 
 @final
 class Step:

@@ -1,7 +1,7 @@
-"""What all kernels share: every shape, size and overlap is checked before a kernel runs, for the C code checks nothing.
+"""Checks of the arrays of all kernels: shapes, sizes and overlaps, because the C code checks nothing.
 
-Arrays come in through the buffer protocol, are held for the duration of a call, and may be read-only where they are not
-written. In every kernel ``act`` is a code of ACTIVATIONS, ``alpha`` and ``beta`` are its parameters.
+Arrays come in through the buffer protocol and are held during a call. Arrays that are not written may be read-only. In
+every kernel ``act`` is a code of ACTIVATIONS, and ``alpha`` and ``beta`` are its parameters.
 """
 
 from cpython.buffer cimport (
@@ -17,7 +17,8 @@ from libc.stdint cimport int64_t, uintptr_t
 ACTIVATIONS = {srt_activation_name(code).decode(): code for code in range(SRT_ACTIVATION_COUNT)}
 
 
-# The arrays of one call: nine are what a convolution has at most. Released together, on every way out of it.
+# The arrays of one call, which are released together. A convolution has the most: x, w, bias, scale, shift, y,
+# residual, scratch and sums.
 cdef enum:
     MOST_ARRAYS = 9
 cdef struct Arrays:
@@ -31,7 +32,7 @@ cdef inline void release(Arrays *arrays) noexcept:
         PyBuffer_Release(&arrays.view[arrays.count])
 
 
-# Take the next array: float32, aligned, of `ndim` axes (-1: any), C-contiguous unless `flags` ask for strides.
+# Takes the next array: float32, aligned, of `ndim` axes (-1: any), C-contiguous unless `flags` ask for strides.
 cdef Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name) except NULL:
     assert arrays.count < MOST_ARRAYS
     cdef Py_buffer *view = &arrays.view[arrays.count]
@@ -57,7 +58,7 @@ cdef inline Py_buffer *take_output(Arrays *arrays, object array, int ndim, str n
     return take(arrays, array, ndim, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, name)
 
 
-# Take an optional vector of `size` elements; NULL for None.
+# Takes a vector of `size` elements, or None, for which it returns NULL.
 cdef const float *take_vector(Arrays *arrays, object array, int64_t size, str name) except? NULL:
     if array is None:
         return NULL
@@ -67,7 +68,7 @@ cdef const float *take_vector(Arrays *arrays, object array, int64_t size, str na
     return <const float *>view.buf
 
 
-# Take a writable matrix whose rows may lie apart; `stride` is set to their distance in elements.
+# Takes a writable matrix whose rows may lie apart, and sets `stride` to their distance in elements.
 cdef Py_buffer *take_rows(Arrays *arrays, object array, int64_t *stride, str name) except NULL:
     cdef Py_buffer *view = take(arrays, array, 2, PyBUF_STRIDES | PyBUF_WRITABLE, name)
     cdef int64_t rows = view.shape[0], cols = view.shape[1]
@@ -96,7 +97,7 @@ cdef inline object shape_of(Py_buffer *view):
     return tuple([view.shape[i] for i in range(view.ndim)])
 
 
-# From the first byte to the one after the last, gaps between rows included.
+# The address behind the last byte; gaps between rows belong to the array.
 cdef inline uintptr_t end_of(Py_buffer *view) noexcept:
     cdef Py_ssize_t reach = view.itemsize
     cdef int i
@@ -113,7 +114,7 @@ cdef inline bint overlap(Py_buffer *a, Py_buffer *b) noexcept:
     return <uintptr_t>a.buf < end_of(b) and <uintptr_t>b.buf < end_of(a)
 
 
-# The output, taken last, must not overlap the inputs; `inplace` allows it to be the first of them.
+# The output, which was taken last, must not overlap the inputs. With `inplace` it may be the first input.
 cdef int check_overlap(Arrays *arrays, bint inplace) except -1:
     cdef Py_buffer *y = &arrays.view[arrays.count - 1]
     cdef Py_buffer *x

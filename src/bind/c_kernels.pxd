@@ -1,4 +1,4 @@
-# The functions of kernels/kernels.h, which is their manual, and how many threads and which instructions they use.
+# The functions of kernels/kernels.h, parallel.h and kernels/isa.h. These headers are their manual.
 
 from libc.stdint cimport int64_t, uint32_t
 

@@ -1,4 +1,4 @@
-# The functions of streamrt.h, which is their manual.
+# The functions of streamrt.h, which is their manual, and the clock of os.h.
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 

@@ -5,7 +5,11 @@ from libc.stdint cimport uint32_t
 
 
 def crc32c(data, uint32_t value=0):
-    """CRC-32C of a contiguous buffer, continuing from the ``value`` of what came before it."""
+    """The CRC-32C of a contiguous buffer. ``value`` is the checksum of the bytes before it, 0 at the start.
+
+    Raises:
+        BufferError: the buffer is not contiguous.
+    """
     cdef Py_buffer view
     cdef uint32_t result
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)

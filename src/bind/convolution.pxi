@@ -1,13 +1,13 @@
-"""Convolutions: as products, by Winograd's algorithm, depthwise."""
+"""Convolutions: as products, by Winograd's algorithm, and depthwise."""
 
 from libc.math cimport INFINITY
 
 
-# The two convolutions that are products.
+# srt_conv or srt_winograd.
 ctypedef void (*convolution)(const srt_convolution *c) noexcept nogil
 
 
-# Take a factor for each input channel, or with `each` for each of every sample, and what is added: see srt_convolution.
+# Takes the scale and the shift of the input channels: see srt_convolution.
 cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -1:
     cdef int64_t channels = c.groups * c.channels
     cdef Py_buffer *view
@@ -34,24 +34,25 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
 
 @cython.final
 cdef class Convolution(Kernel):
-    """A convolution in groups of channels, each with its own part of the weights: checked once, then run often.
+    """A convolution in groups of channels, each with its own part of the weights. Checked once, then run often.
 
-    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW); residual, of y's shape or
+    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW). residual, of y's shape or
     None, is added before ``act``, and may be y.
 
-    scratch (S, F), used during calls: S threads at most take part, with F floats each. There must be CONV_COLUMNS times
-    CONV_DEPTH of them, or times C * KH * KW if that is less; up to half of a core's own cache more are faster.
-    ``winograd`` computes by Winograd's algorithm, about four times less exact, and faster where `winograd_seat`, the
-    least F then, is not 0.
+    scratch (S, F) is used during calls. At most S threads take part, with F floats each. F is at least CONV_COLUMNS
+    times the smaller of CONV_DEPTH and C * KH * KW. Up to half of a core's own cache, a larger F is faster.
 
-    sums (M,) or None, used during calls: with `conv_sums` floats of it two threads share out small maps better.
+    ``winograd`` selects Winograd's algorithm, whose errors are about 4 times as large. F is then at least
+    `winograd_seat`, which must not be 0.
 
-    With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None; the
+    sums (M,) or None, used during calls: with `conv_sums` floats two threads share small maps better.
+
+    With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None. The
     window must then be 1 x 1 with stride 1 and without padding.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale where there
-            may be none, ``winograd`` where `winograd_seat` is 0, or arrays that overlap.
+        ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale with another
+            window, ``winograd`` where `winograd_seat` is 0, or arrays that overlap.
     """
 
     cdef srt_convolution bound
@@ -107,9 +108,12 @@ cdef class Convolution(Kernel):
         if winograd:
             least = winograd_seat(c.n, c.channels, c.outputs, self.window)
             if least == 0 or scale is not None:
-                raise ValueError("this convolution is none for Winograd's algorithm")
+                raise ValueError(
+                    "winograd needs a 3 x 3 window with stride and dilation 1, no scale, and a size at which it is "
+                    "faster: use it where winograd_seat is not 0"
+                )
             return least
-        # in Python's integers: three lengths of a hostile window may overflow
+        # in Python's integers, because the product of three lengths of a hostile window may overflow
         taps = <object>c.window.kernel[0] * <object>c.window.kernel[1]
         return columns_of(<object>c.channels * taps)
 
@@ -123,17 +127,17 @@ cdef class Convolution(Kernel):
 
 
 def conv_sums(int64_t n, int64_t groups, inner, int64_t outputs, Window window not None):
-    """Floats with which two threads make the two parts of a long sum at once; 0 where they do not.
+    """Floats of memory with which two threads compute the two parts of a long sum at the same time; 0 if they do not.
 
-    n samples; inner terms of a sum; outputs of one group. The results are the same.
+    n: samples; inner: terms of a sum; outputs: channels of one group. Results are the same with and without.
     """
     return srt_conv_sums(n, groups, inner, outputs, &window.window) if inner < 2**31 else 0
 
 
 def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):
-    """Floats of scratch memory for each thread with which `winograd` is faster than `conv`; 0 where it is not.
+    """Floats of scratch memory for each thread with which Winograd's algorithm is faster; 0 if it is not.
 
-    n samples; channels and outputs of one group.
+    n: samples; channels and outputs: of one group.
 
     Raises:
         ValueError: a negative number, or 2**40 or more positions of all samples.
@@ -141,13 +145,13 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
     positions = <object>n * <object>window.window.output[0] * <object>window.window.output[1]
     if n < 0 or channels < 0 or outputs < 0 or positions >= 2**40:
         raise ValueError(f"{n} samples, {channels} channels, {outputs} outputs and {positions} positions, "
-                         f"expected none negative, and fewer than 2**40 positions")
+                         f"expected no negative number, and fewer than 2**40 positions")
     return srt_winograd_seat(n, channels, outputs, &window.window)
 
 
 @cython.final
 cdef class Depthwise(Kernel):
-    """A convolution where output channel j reads one input channel, j // m: checked once, then run often.
+    """A convolution where output channel j reads one input channel, j // m. Checked once, then run often.
 
     x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW).
 

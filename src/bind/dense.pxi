@@ -1,4 +1,4 @@
-"""Dense layers: for few samples, and as a product of samples."""
+"""Dense layers, for few samples and for many."""
 
 
 DENSE_BATCH = SRT_DENSE_BATCH
@@ -9,9 +9,9 @@ DENSE_CHUNK = SRT_DENSE_CHUNK
 def dense(w, x, y, bias, int act, float alpha, float beta):
     """``y = act(x @ w.T + bias)`` for few samples.
 
-    w (rows, inner), bias (rows,) or None, y (batch, rows) with any row stride. x (batch, inner rounded up to whole
-    chunks) holds at most DENSE_BATCH samples: DENSE_GROUP of them, (samples, chunks, DENSE_CHUNK) with the first two
-    axes exchanged, and then the next; what fills up the last chunk is zero.
+    w (rows, inner), bias (rows,) or None, y (batch, rows) with any row stride. x is (batch, inner rounded up to whole
+    chunks of DENSE_CHUNK floats), for at most DENSE_BATCH samples. In memory it has groups of DENSE_GROUP samples; the
+    last group may be smaller. Each group is (chunks, samples, DENSE_CHUNK). The last chunk is filled up with zeros.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
@@ -44,22 +44,22 @@ def dense(w, x, y, bias, int act, float alpha, float beta):
 
 
 def dense_most(weights):
-    """Samples up to which `dense` takes less time than `Gemm`, with so many weights, by the instruction set in use."""
+    """The largest batch for which `dense` takes less time than `Gemm`, for a number of weights."""
     return srt_dense_most(min(weights, 2**62))
 
 
 def gemm_pays():
-    """Whether `Gemm` takes less time than NumPy's product, by the instruction set in use."""
+    """Whether `Gemm` takes less time than NumPy's product, with the instruction set in use."""
     return srt_gemm_pays()
 
 
 @cython.final
 cdef class Gemm(Kernel):
-    """``y = act(x @ w.T + bias)`` for any number of samples: checked once, then run often.
+    """``y = act(x @ w.T + bias)`` for any number of samples. Checked once, then run often.
 
     x (batch, inner); w (rows, inner); bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
-    columns of y. block (M,), used during calls, holds products until they are transposed: at least one for each sample.
-    scratch as for a `Convolution` with sums of ``inner`` terms.
+    columns of y. block (M,), used during calls, holds products until they are transposed; M is at least batch.
+    scratch is as for a `Convolution` with sums of ``inner`` terms.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, 2**30 samples or more, a range beyond the rows, an unknown ``act``,

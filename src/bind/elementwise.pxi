@@ -1,8 +1,8 @@
-"""Kernels over elements: activations, biases, scales."""
+"""Kernels for each element: activations, biases, scales and slopes."""
 
 
 def unary(x, y, int act, float alpha, float beta):
-    """``y = act(x)``, element by element; the shapes may differ, the sizes not. ``x`` may be ``y``.
+    """``y = act(x)`` for each element. Shapes may differ, sizes may not. ``x`` may be ``y``.
 
     Raises:
         ValueError: wrong sizes, dtype or layout, an unknown ``act``, or arrays that overlap in part.

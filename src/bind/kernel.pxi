@@ -1,32 +1,33 @@
-"""Kernel: what is bound to its arrays once, and called for ranges of channels."""
+"""Kernel: a function that is bound to its arrays once, and called for ranges of channels."""
 
 from libc.string cimport memcpy
 
 
 cdef class Kernel:
-    """What computes channels ``first`` to ``last`` of an output when it is called, bound to its arrays.
+    """Bound to its arrays, which it keeps alive. A call computes channels ``first`` to ``last`` of an output.
 
-    It keeps them alive. One thread at a time may call.
+    One thread at a time may call it.
     """
 
     cdef Arrays arrays
-    cdef Arrays kept  # sources and where they go, in turn
+    cdef Arrays kept  # source, target, source, target ...
 
     def __dealloc__(self):
         release(&self.arrays)
         release(&self.kept)
 
     def keep(self, source, target):
-        """Have every call that begins at channel 0 copy ``source`` to ``target`` first, both float32 of one axis.
+        """Makes every call with ``first == 0`` copy ``source`` to ``target`` first. Both are float32 with one axis.
 
-        Of a node's parameters that the tiles share only the first tile may read the original.
+        For parameters that all tiles of a node share: only the first tile may read the original, as it may be released
+        afterwards.
 
         Raises:
             ValueError: wrong sizes, dtype or layout, arrays that overlap, or more than four of them.
         """
         cdef int count = self.kept.count
         if count + 2 > MOST_ARRAYS:
-            raise ValueError("a kernel keeps at most four arrays")
+            raise ValueError(f"a kernel keeps at most {MOST_ARRAYS // 2} arrays, and this kernel has {count // 2}")
         try:
             check_same(take_input(&self.kept, source, 1, "source"), take_output(&self.kept, target, 1, "target"))
             if overlap(&self.kept.view[count], &self.kept.view[count + 1]):

@@ -9,14 +9,14 @@ cdef extern from "Python.h":
 
 
 def _force_populate_mode():
-    """Obeys STREAMRT_TEST_POPULATE, by which tests choose how pages are brought in."""
+    """Obeys STREAMRT_TEST_POPULATE, with which tests choose how pages are brought in."""
     mode = _os.environ.get("STREAMRT_TEST_POPULATE")
     if mode == "touch":
         srt_set_populate_mode(SRT_POPULATE_TOUCH)
     elif mode == "read":
         srt_set_populate_mode(SRT_POPULATE_READ)
     elif mode is not None:
-        raise ImportError(f"STREAMRT_TEST_POPULATE must be 'read' or 'touch', not {mode!r}")
+        raise ImportError(f"STREAMRT_TEST_POPULATE is {mode!r}, expected 'read' or 'touch'")
 
 
 _force_populate_mode()
@@ -24,27 +24,27 @@ _force_populate_mode()
 
 @cython.final
 cdef class Mapping:
-    """A whole regular file at addresses of its own, read-only; supports the buffer protocol.
+    """A whole regular file in memory, read-only. Supports the buffer protocol.
 
-    Reading a page that the file has lost since gives zeros, not a crash; ``check`` then raises.
+    Reading a page that the file has lost gives zeros instead of a crash; ``check`` then raises.
 
     Args:
         path: the file.
-        io: ``"mmap"`` maps the file. ``"pread"`` reads into memory of the process what a prefetcher holds; all the rest
-            is zeros. ``"auto"`` maps, but for files on a network or FUSE file system.
+        io: ``"mmap"`` maps the file. ``"pread"`` reads the items of a prefetcher into memory of the process; all other
+            bytes are zeros. ``"auto"`` is ``"pread"`` for files on a network or FUSE file system, else ``"mmap"``.
 
     Raises:
         WeightsIOError: the file cannot be opened or mapped, is empty, or is no regular file.
-        ValueError: the path contains a null character, or ``io`` is something else.
+        ValueError: the path contains a null character, or ``io`` has another value.
     """
 
     cdef srt_mapping *mapping
     cdef Py_ssize_t exports  # buffers and prefetchers that use the bytes
-    cdef bint retired  # to be closed when the last of those has gone
+    cdef bint retired  # to be closed when exports is 0
     cdef readonly str path
-    cdef readonly str io  # which way was chosen: "mmap" or "pread"
-    cdef readonly object size  # int: bytes when it was opened
-    cdef readonly tuple identity  # device, inode, size and modification time (ns) when it was opened
+    cdef readonly str io  # "mmap" or "pread"
+    cdef readonly object size  # int: bytes at opening
+    cdef readonly tuple identity  # device, inode, size and modification time (ns) at opening
 
     def __cinit__(self, path, io="mmap"):
         self.mapping = NULL
@@ -113,7 +113,7 @@ cdef class Mapping:
         self.end_use()
 
     cdef int end_use(self) except -1:
-        """One of ``exports`` is over."""
+        """Ends the use by a buffer or a prefetcher."""
         self.exports -= 1
         if self.retired and self.exports == 0:
             self.close()
@@ -137,13 +137,13 @@ cdef class Mapping:
         return self.mapping == NULL
 
     def check(self):
-        """Raises unless the bytes are those of the file as it was opened, as far as can be told.
+        """Raises if the file was modified since it was opened, as far as can be told.
 
-        That is: no missing page was met, and the open file has the device, inode, size and modification time
-        it had. A new file under the same name does no harm: the old one stays open.
+        That is: no page was missing, and the open file has the device, inode, size and modification time that it had.
+        A new file under the same name does not count: the open file stays as it was.
 
         Raises:
-            WeightsIOError: it was truncated or modified, or a page could not be read.
+            WeightsIOError: the file was truncated or modified, or a page could not be read.
             ModelClosedError: the mapping is closed.
         """
         self.require_open()
@@ -153,7 +153,7 @@ cdef class Mapping:
             raise self.failure(status, error, "the weights file is not what was opened")
 
     def read_ahead(self):
-        """Tells the kernel that the file is read from its begin to its end, without a prefetcher.
+        """Tells the kernel that the file is read from beginning to end, without a prefetcher.
 
         Raises:
             ModelClosedError: the mapping is closed.
@@ -163,7 +163,7 @@ cdef class Mapping:
             srt_mapping_read_ahead(self.mapping)
 
     def unload(self):
-        """Unmaps the pages that reading brought in; reading them again brings them in again.
+        """Removes the pages that were read from this process. Reading brings them in again.
 
         Raises:
             ModelClosedError: the mapping is closed.
@@ -173,9 +173,10 @@ cdef class Mapping:
             srt_mapping_unload(self.mapping)
 
     def resident(self, offset=0, length=None):
-        """Bytes from ``offset`` on, ``length`` of them or to the end, that are in the page cache now.
+        """The number of bytes in the page cache, of ``length`` bytes from ``offset`` on; None: to the end.
 
-        Linux answers "all" to a user who may not write the file: for tests and reports, not for decisions.
+        Linux reports all bytes for a user who neither owns the file nor may write it. So this is for tests and reports,
+        not for decisions.
 
         Raises:
             ValueError: the range is not within the file.
@@ -195,13 +196,13 @@ cdef class Mapping:
         return bytes_resident
 
     def retire(self):
-        """Closes now or, if something still uses it (a traceback can keep an array alive), when the last use ends."""
+        """Closes now, or when the last use ends: a traceback, for example, can keep an array alive."""
         self.retired = True
         if self.exports == 0:
             self.close()
 
     def close(self):
-        """Unmaps the file. Idempotent.
+        """Unmaps the file. May be called again.
 
         Raises:
             BufferError: buffers (arrays, memoryviews) or a prefetcher still use it.
@@ -210,5 +211,5 @@ cdef class Mapping:
             raise BufferError(f"{self.path} is still in use by {self.exports} buffers or prefetchers")
         cdef srt_mapping *mapping = self.mapping
         self.mapping = NULL
-        with nogil:  # unmapping waits for whoever reads a file into this process
+        with nogil:  # unmapping waits for other threads that read a file into this process
             srt_mapping_close(mapping)

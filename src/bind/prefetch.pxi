@@ -1,4 +1,4 @@
-"""Prefetcher: the native thread that brings parts of a mapping in ahead of use."""
+"""Prefetcher: a native thread that brings parts of a mapping into memory before they are used."""
 
 from typing import NamedTuple
 
@@ -6,29 +6,29 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 
 
-# How long wait may keep a signal, such as Ctrl-C, from being handled.
+# Nanoseconds for which wait may delay handling a signal such as Ctrl-C: 50 ms, which a user does not notice.
 cdef int64_t SIGNAL_CHECK_NS = 50_000_000
 
 
 class ItemReport(NamedTuple):
-    """What became of one item in a pass; times in nanoseconds of CLOCK_MONOTONIC (``time.monotonic_ns``)."""
+    """The record of one item in a pass. Times are nanoseconds of CLOCK_MONOTONIC (``time.monotonic_ns``)."""
 
     offset: int
     length: int
     pinned: bool
-    bytes_read: int  # by the device, for this item
-    read_start: int  # 0, as read_end, when the item was still in memory
+    bytes_read: int  # bytes that the device delivered for this item
+    read_start: int  # 0, as read_end, if the item was still in memory
     read_end: int
-    stall: int  # how long ``wait`` had to wait
+    stall: int  # nanoseconds that ``wait`` waited for the item
 
 
 @cython.final
 cdef class Report:
-    """What became of the items of a pass, in their order; an `ItemReport` is made when it is asked for."""
+    """The records of the items of a pass, in their order. Each `ItemReport` is made when it is read."""
 
     cdef srt_record *records
     cdef size_t count
-    cdef list schedule  # of which the items were; nobody changes it
+    cdef list schedule  # the items; never changed
 
     def __dealloc__(self):
         PyMem_Free(self.records)
@@ -37,10 +37,10 @@ cdef class Report:
         return self.count
 
     def __getitem__(self, Py_ssize_t i):
-        if not 0 <= i < <Py_ssize_t>self.count:  # counted from the end, as sequences have it
+        if not 0 <= i < <Py_ssize_t>self.count:  # a negative index counts from the end
             i += self.count
         if not 0 <= i < <Py_ssize_t>self.count:
-            raise IndexError("there is no such item")
+            raise IndexError(f"no such item: there are {self.count}")
         offset, length, pinned = self.schedule[i]
         cdef srt_record *record = &self.records[i]
         return ItemReport(
@@ -52,7 +52,7 @@ cdef class Report:
 
     @property
     def brought(self):
-        """Whether anything was brought into memory."""
+        """Whether any item was brought into memory."""
         cdef size_t i
         for i in range(self.count):
             if self.records[i].read_end > self.records[i].read_start:
@@ -61,13 +61,13 @@ cdef class Report:
 
 
 @cython.final
-@cython.no_gc_clear  # the mapping must be there until __dealloc__ has stopped the thread
+@cython.no_gc_clear  # the mapping must exist until __dealloc__ has stopped the thread
 cdef class Prefetcher:
-    """Keeps the items that a pass is about to use in memory, and no more of the others than the window allows.
+    """Brings the items of a pass into memory before they are used, as far ahead as the window allows.
 
-    Each pass calls ``wait(i)`` before it reads item i and ``done(i)`` after that, and ``finish()`` at its end.
-    One thread at a time may use it; ``close`` may be called by any thread at any time. In a forked child every method
-    raises ModelClosedError.
+    Each pass calls ``wait(i)`` before it reads item i, ``done(i)`` afterwards, and ``finish()`` at its end. One thread
+    at a time may use a prefetcher, but any thread may call ``close`` at any time. In a forked child every method except
+    ``close`` raises ModelClosedError.
     """
 
     cdef srt_prefetcher *prefetcher
@@ -108,7 +108,7 @@ cdef class Prefetcher:
         self.close()
 
     cdef int require(self, srt_status status, int error, str subject) except -1:
-        """Raises what a status stands for. After ``close`` the mapping may be closed too: only its path is used."""
+        """Raises the exception for a status. After ``close`` the mapping may be closed too: only its path is used."""
         if status == SRT_OK:
             return 0
         if status == SRT_TRUNCATED and not self.closed:
@@ -116,20 +116,20 @@ cdef class Prefetcher:
         raise status_error(status, error, self.mapping.path, subject)
 
     def schedule(self, items, window, granule):
-        """Sets what every pass from now on uses, and begins to read it.
+        """Sets the items of every later pass, and begins to read them.
 
-        What is held, and pinned in the new schedule, stays; the rest is released before this returns.
+        Granules that are held, and pinned in the new schedule, stay; the others are released before this returns.
 
         Args:
-            items: sequence of (offset, length, pinned): ranges in bytes, in the order of use; they may overlap.
-            window: bytes of the granules of streamed items that may be in memory at once. A single item larger than
-                that is let in alone.
+            items: sequence of (offset, length, pinned): ranges in bytes, in the order of use. They may overlap.
+            window: bytes of the granules of streamed items that may be in memory at once. An item that is larger is let
+                in alone.
             granule: the unit in which the file is read, released and counted, in bytes: the page size of this
                 machine (``mmap.PAGESIZE``), or 2 MiB.
 
         Raises:
-            ValueError: a range that is empty or not within the file, another granule, a window that is not
-                positive though something streams, or a pass has begun and is not finished.
+            ValueError: a range is empty or not within the file, the granule is another, the window is not positive
+                though items stream, or a pass has begun and is not finished.
             MemoryError: no memory for the tables.
             WeightsIOError: the thread could not be started.
             ModelClosedError: closed, or opened before a fork.
@@ -146,8 +146,8 @@ cdef class Prefetcher:
         if granule != srt_page_size() and granule != SRT_BLOCK:
             raise ValueError(f"a granule of {granule} bytes, expected {srt_page_size()} or {SRT_BLOCK}")
         if window < 0 or (streams and window == 0):
-            raise ValueError(f"the window must be positive when items stream, not {window}")
-        cdef uint64_t c_window = min(window, self.mapping.size + SRT_BLOCK)  # more than that makes no difference
+            raise ValueError(f"a window of {window} bytes, expected a positive number if items stream")
+        cdef uint64_t c_window = min(window, self.mapping.size + SRT_BLOCK)  # a larger window has no effect
         cdef uint64_t c_granule = granule
         cdef size_t count = len(copy)
         cdef srt_item *c_items = <srt_item *>PyMem_Malloc((count + 1) * sizeof(srt_item))
@@ -164,21 +164,21 @@ cdef class Prefetcher:
                 error = errno
         finally:
             PyMem_Free(c_items)
-        self.require(status, error, "a schedule can be set only between two passes")
+        self.require(status, error, "cannot set a schedule during a pass: call finish or rewind first")
         self.items = copy
 
     cpdef wait(self, Py_ssize_t i):
-        """Blocks until item ``i`` of the current pass is in memory, where it stays until ``done(i)``.
+        """Waits until item ``i`` of the current pass is in memory, where it stays until ``done(i)``.
 
-        Signals are handled meanwhile. After an error, ``rewind`` makes the prefetcher usable again.
+        Signals are handled while it waits. After an error, ``rewind`` makes the prefetcher usable again.
 
         Raises:
-            WeightsIOError: this item, or one before it, cannot be read.
+            WeightsIOError: this item, or an earlier one, cannot be read.
             ValueError: there is no such item, or it is done.
-            RuntimeError: the items that are not done fill the window, so that it could never come.
-            ModelClosedError: closed, meanwhile or before, or opened before a fork.
+            RuntimeError: the items that are not done fill the window, so that item ``i`` can never be read.
+            ModelClosedError: closed before or meanwhile, or opened before a fork.
         """
-        # Without giving up the interpreter's lock first: what is ready costs no more than a mutex.
+        # First with the interpreter's lock held, so that an item in memory costs no more than a mutex.
         cdef size_t culprit = 0
         cdef srt_status status = srt_prefetcher_wait(self.prefetcher, i, 0, &culprit)
         cdef int error = errno
@@ -197,10 +197,10 @@ cdef class Prefetcher:
         self.require(status, error, f"cannot wait for item {i}")
 
     cpdef done(self, Py_ssize_t i):
-        """The pass no longer needs item ``i``, which it waited for: unless pinned, it will be released.
+        """The pass no longer needs item ``i``, which it waited for. Unless pinned, the item is released.
 
         Raises:
-            ValueError: no such item, not waited for in this pass, or done already.
+            ValueError: there is no such item, or it was not waited for in this pass, or it is done.
             ModelClosedError: closed, or opened before a fork.
         """
         cdef srt_status status = srt_prefetcher_done(self.prefetcher, i)
@@ -208,16 +208,16 @@ cdef class Prefetcher:
             self.require(status, 0, f"item {i} was not waited for in this pass, or is done already")
 
     cpdef finish(self):
-        """The pass is over: all its items are done, and the next pass begins at item 0.
+        """Ends the pass: all its items are done, and the next pass begins at item 0.
 
         Raises:
             ValueError: there is no schedule.
             ModelClosedError: closed, or opened before a fork.
         """
-        self.require(srt_prefetcher_finish(self.prefetcher), 0, "there is no schedule, hence no pass to finish")
+        self.require(srt_prefetcher_finish(self.prefetcher), 0, "cannot finish a pass without a schedule")
 
     def rewind(self):
-        """Gives the pass up: forgets errors, releases everything that is not pinned, begins again at item 0.
+        """Gives the pass up: forgets errors, releases all that is not pinned, and begins again at item 0.
 
         Raises:
             ModelClosedError: closed, or opened before a fork.
@@ -228,15 +228,15 @@ cdef class Prefetcher:
         self.require(status, 0, "cannot rewind")
 
     def read_across(self, bint across):
-        """Sets whether what streams may be read before its pass begins, as it is unless told otherwise.
+        """Sets whether streamed items may be read before their pass begins. They may by default.
 
         Raises:
             ModelClosedError: opened before a fork.
         """
-        self.require(srt_prefetcher_read_across(self.prefetcher, across), 0, "cannot change that")
+        self.require(srt_prefetcher_read_across(self.prefetcher, across), 0, "cannot set read_across")
 
     def held(self):
-        """Bytes of the granules whose items are being read, ready, in use or pinned now.
+        """Bytes of the granules that are held now: their items are being read, ready, in use or pinned.
 
         Raises:
             ModelClosedError: closed, or opened before a fork.
@@ -244,7 +244,7 @@ cdef class Prefetcher:
         return self.held_and_peak()[0]
 
     def peak(self):
-        """The most that ``held`` would have told at any time since the last ``schedule``.
+        """The largest value of ``held`` since the last ``schedule``.
 
         Raises:
             ModelClosedError: closed, or opened before a fork.
@@ -253,27 +253,27 @@ cdef class Prefetcher:
 
     cdef tuple held_and_peak(self):
         cdef uint64_t held = 0, peak = 0
-        self.require(srt_prefetcher_held(self.prefetcher, &held, &peak), 0, "cannot tell what is held")
+        self.require(srt_prefetcher_held(self.prefetcher, &held, &peak), 0, "cannot tell which bytes are held")
         return held, peak
 
     def report(self):
-        """What the last finished pass did; empty before the first one is finished.
+        """The records of the last finished pass of this schedule; empty before the first pass has finished.
 
         Raises:
             ModelClosedError: closed, or opened before a fork.
         """
         cdef size_t count = 0
-        self.require(srt_prefetcher_report(self.prefetcher, NULL, &count), 0, "no report")
+        self.require(srt_prefetcher_report(self.prefetcher, NULL, &count), 0, "cannot report on a pass")
         cdef Report report = Report.__new__(Report)
         report.records = <srt_record *>PyMem_Malloc((count + 1) * sizeof(srt_record))
         if report.records == NULL:
             raise MemoryError()
-        self.require(srt_prefetcher_report(self.prefetcher, report.records, &count), 0, "no report")
+        self.require(srt_prefetcher_report(self.prefetcher, report.records, &count), 0, "cannot report on a pass")
         report.count, report.schedule = count, self.items
         return report
 
     def close(self):
-        """Ends the thread and releases everything. Idempotent; whoever waits gets ModelClosedError."""
+        """Ends the thread and releases everything. May be called again. A waiting caller gets ModelClosedError."""
         with nogil:
             srt_prefetcher_stop(self.prefetcher)
         if not self.closed:

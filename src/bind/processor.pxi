@@ -1,4 +1,4 @@
-"""Which instruction set the kernels use, and how many threads."""
+"""The instruction set and the threads of the kernels."""
 
 from libc.stdlib cimport getenv
 
@@ -6,14 +6,13 @@ from libc.stdlib cimport getenv
 def isa():
     """The instruction set in use: "scalar", "avx2" or "avx512".
 
-    The best one that the processor has, unless the environment variable STREAMRT_TEST_ISA named another
-    when the module was imported.
+    It is the best of this processor, unless the environment variable STREAMRT_TEST_ISA named another at import.
     """
     return srt_isa_active().decode()
 
 
 def _isas():
-    """The instruction sets that this processor has, the best last."""
+    """The instruction sets of this processor, the best last."""
     cdef int code = 0
     names = []
     while srt_isa_name(code) != NULL:
@@ -24,29 +23,29 @@ def _isas():
 
 
 def _use_isa(name):
-    """Switch to another instruction set, for tests; only while no kernel runs.
+    """Switches to another instruction set. For tests, and only while no kernel runs.
 
     Raises:
-        ValueError: unknown, or not available here.
+        ValueError: an unknown name, or the processor lacks the instruction set.
     """
     if not srt_isa_use(name.encode()):
-        raise ValueError(f"no instruction set {name!r} here, expected one of {_isas()}")
+        raise ValueError(f"no instruction set {name!r} on this processor, expected one of {_isas()}")
 
 
 if not srt_isa_use(getenv("STREAMRT_TEST_ISA")):
     raise ImportError(
-        f"STREAMRT_TEST_ISA: no instruction set {getenv('STREAMRT_TEST_ISA').decode(errors='replace')!r} here, "
-        f"expected one of {_isas()}"
+        f"STREAMRT_TEST_ISA: no instruction set {getenv('STREAMRT_TEST_ISA').decode(errors='replace')!r} on this "
+        f"processor, expected one of {_isas()}"
     )
 
 
 def set_threads(n):
-    """Let kernels use ``n`` threads, the caller's included: 1 to 256.
+    """Makes kernels use ``n`` threads, 1 to 256, the caller's included. Applies to the whole process.
 
-    Waits for the job in progress. One setting for the whole process.
+    Waits for the job in progress.
 
     Raises:
-        ValueError: out of range.
+        ValueError: ``n`` is out of range.
     """
     if not 1 <= n <= SRT_MAX_THREADS:
         raise ValueError(f"{n} threads, expected 1 to {SRT_MAX_THREADS}")
@@ -56,11 +55,11 @@ def set_threads(n):
 
 
 def threads():
-    """Threads that kernels use, the caller's included; to begin with, the cores of the affinity mask."""
+    """The number of threads of kernels, the caller's included. By default the processors of the affinity mask."""
     return srt_threads()
 
 
 def rouse():
-    """Wake the kernels' threads, if they sleep, for a kernel that is called soon."""
+    """Wakes the threads of the kernels ahead of a kernel, because waking takes longer than many kernels."""
     with nogil:
         srt_rouse()

@@ -1,7 +1,7 @@
 """Kernels over rows and channels: means, maxima, softmax, local response normalisation."""
 
 
-# Arrays of the two reductions: x (rows, cols), y (rows,).
+# Takes the arrays of a reduction: x (rows, cols), y (rows,).
 cdef int take_reduction(Arrays *arrays, object x, object y) except -1:
     cdef Py_buffer *vx = take_input(arrays, x, 2, "x")
     cdef Py_buffer *vy = take_output(arrays, y, 1, "y")
@@ -10,7 +10,7 @@ cdef int take_reduction(Arrays *arrays, object x, object y) except -1:
 
 
 def row_mean(x, y):
-    """The mean of each row: x (R, K), y (R,). Accurate for any K; NaN when K is 0.
+    """The mean of each row: x (R, K), y (R,). Long sums are in float64. NaN if K is 0.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, or arrays that overlap.
@@ -27,7 +27,7 @@ def row_mean(x, y):
 
 
 def row_max(x, y):
-    """The largest element of each row, or NaN if it holds one: x (R, K), y (R,).
+    """The largest element of each row, or NaN if the row has one: x (R, K), y (R,).
 
     Raises:
         ValueError: wrong shapes, dtype or layout, empty rows, or arrays that overlap.
@@ -37,7 +37,7 @@ def row_max(x, y):
     try:
         take_reduction(&arrays, x, y)
         if arrays.view[0].shape[1] == 0 and arrays.view[0].shape[0] != 0:
-            raise ValueError("the maximum of empty rows does not exist")
+            raise ValueError(f"x has shape {shape_of(&arrays.view[0])}, expected rows that are not empty")
         with nogil:
             srt_row_max(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
                         arrays.view[0].shape[1])

@@ -1,18 +1,17 @@
-"""Memory that products lay columns out in."""
+"""Scratch memory of products, which holds their columns."""
 
 
-#: Terms of a convolution's sums that are worked through at once, at most, and positions that are laid out for it, at
-#: least.
+#: The most terms of a convolution's sums in one part, and the fewest output positions whose columns are laid out.
 CONV_DEPTH = SRT_CONV_DEPTH
 CONV_COLUMNS = SRT_CONV_COLUMNS
 
 
-# Floats of columns that a thread needs, from the terms of a sum: Python's integers, as lengths may be hostile.
+# Floats of columns that a thread needs for sums of `inner` terms. In Python's integers, because `inner` may be hostile.
 cdef object columns_of(inner):
     return CONV_COLUMNS * min(inner, CONV_DEPTH)
 
 
-# Take memory for threads: (threads, floats), at least `least` of these.
+# Takes scratch memory: (threads, floats), with at least `least` floats.
 cdef int take_scratch(Arrays *arrays, scratch, least, float **floats, int64_t *seats, int64_t *seat) except -1:
     cdef Py_buffer *view = take_output(arrays, scratch, 2, "scratch")
     check_overlap(arrays, False)

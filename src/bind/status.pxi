@@ -1,4 +1,4 @@
-"""Turns a status of the C core into an exception."""
+"""The exception for a status of the C core."""
 
 import errno as _errno
 import os as _os
@@ -7,9 +7,9 @@ from streamrt.errors import ModelClosedError, WeightsIOError
 
 
 cdef object status_error(srt_status status, int error, str path, str subject):
-    """The exception for a status other than ``SRT_OK``: ``subject`` says what was being done, and to what.
+    """The exception for a status other than ``SRT_OK``. Its text begins with ``subject``: what was done, and to what.
 
-    ``error`` is the value that errno had right after the C function returned.
+    ``error`` is the value of errno right after the C function returned.
     """
     if status == SRT_SYSTEM:
         return WeightsIOError(error, f"{subject}: {_os.strerror(error)}", path)
@@ -21,12 +21,15 @@ cdef object status_error(srt_status status, int error, str path, str subject):
         return ModelClosedError(f"{subject}: {path} was closed")
     if status == SRT_FORKED:
         return ModelClosedError(
-            f"{subject}: {path} was opened before a fork and cannot be streamed in the child: open it again there"
+            f"{subject}: {path} was opened before a fork, and a child cannot stream it: open it again in the child"
         )
     if status == SRT_NO_MEMORY:
-        return MemoryError(f"{subject}: no memory left for the tables of {path}")
+        return MemoryError(f"{subject}: no memory for the tables of {path}")
     if status == SRT_WINDOW_FULL:
-        return RuntimeError(f"{subject}: the items that are not done fill the window, so it could never come")
+        return RuntimeError(
+            f"{subject}: the items that are not done fill the window, so that it can never be read: "
+            f"call done for them, or use a larger window"
+        )
     if status == SRT_MISUSE:
         return ValueError(subject)
     return AssertionError(f"{subject}: unexpected status {<int>status}")

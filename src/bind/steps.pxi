@@ -1,7 +1,6 @@
-"""The steps of a pass, one after the other, with nothing of the interpreter between one kernel and the next.
+"""The steps of a pass, in order, without the interpreter between two kernels.
 
-A kernel leaves none of the interpreter's code and data in the caches of its core, where Python then runs several times
-as slowly as otherwise.
+A kernel pushes the interpreter's code and data out of the caches of its core. Python then runs several times as slowly.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -9,9 +8,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 @cython.final
 cdef class Step:
-    """A tile bound to memory: waits for items of a schedule, computes rows of a node, and gives items back.
+    """A tile bound to memory: waits for items of a schedule, computes rows of a node, and marks items as done.
 
-    ``run`` is a `Kernel`, or any function of the first row and the one after the last.
+    ``run`` is a `Kernel`, or any function of the first row and of the row behind the last.
     """
 
     cdef readonly Py_ssize_t node
@@ -27,15 +26,18 @@ cdef class Step:
 
 
 def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None):
-    """One pass. Signals are handled between steps.
+    """Runs one pass. Signals are handled between steps.
 
     Args:
         steps: a list of `Step`.
-        prefetcher: has the schedule that they speak of.
-        arrived: called with each item that is in memory, before it is used.
+        prefetcher: its schedule has the items of the steps.
+        arrived: called with the index of each item that is in memory, before the item is used.
 
     Returns:
-        Nanoseconds of CLOCK_MONOTONIC as bytes: for each step two int64, when it began to compute and when it ended.
+        Two int64 for each step, as bytes: nanoseconds of CLOCK_MONOTONIC at which it began to compute, and ended.
+
+    Raises:
+        WeightsIOError, ValueError, RuntimeError, ModelClosedError: as `Prefetcher.wait`, ``done`` and ``finish``.
     """
     cdef Py_ssize_t i, count = len(steps)
     cdef Step step

@@ -1,17 +1,17 @@
-"""Windows that slide over planes, and the poolings."""
+"""Windows that slide over planes, and pooling."""
 
 
 @cython.final
 cdef class Window:
-    """A window that slides over planes, for convolution and pooling; checked once, then used many times.
+    """A window that slides over planes, for convolution and pooling. Checked once, then used many times.
 
     ``Window(kernel=(kh, kw), strides=(sh, sw), dilations=(dh, dw), pads=(top, left, bottom, right),
-    input=(h, w), output=(oh, ow))``. The output need not be the largest possible, and may be one larger than
-    what the pads allow (ONNX's ceil_mode), but its last window must begin within the padded input.
+    input=(h, w), output=(oh, ow))``. The output may be smaller than possible, or larger by one than the pads allow
+    (ONNX's ceil_mode). Its last window must begin within the padded input.
 
     Raises:
-        ValueError: lengths that are negative, zero where there must be one, or not below 2**30; an output
-            that reaches too far.
+        ValueError: a length is negative or not below 2**30; a kernel, stride or dilation is 0; or the last window
+            begins behind the padded input.
     """
 
     cdef srt_window window
@@ -32,7 +32,7 @@ cdef class Window:
                 f"input={input}, output={output}"
             )
 
-    # Lengths that fit the C structure; what else is wrong with them, srt_window_check finds.
+    # Lengths that fit the C structure. srt_window_check finds other faults.
     @staticmethod
     def _lengths(name, values, count):
         values = tuple(values)
@@ -51,7 +51,7 @@ cdef int check_planes(Py_buffer *view, int axis, const int64_t *size, str name) 
     return 0
 
 
-# Arrays of the two poolings: x (planes, h, w), y (planes, oh, ow).
+# Takes the arrays of pooling: x (planes, h, w), y (planes, oh, ow).
 cdef int take_planes(Arrays *arrays, object x, object y, const srt_window *w) except -1:
     cdef Py_buffer *vx = take_input(arrays, x, 3, "x")
     check_planes(vx, 1, w.input, "x")
@@ -65,7 +65,7 @@ cdef int take_planes(Arrays *arrays, object x, object y, const srt_window *w) ex
 def max_pool(x, y, Window window not None):
     """The largest element of each window: x (P, H, W), y (P, OH, OW).
 
-    Padding never wins; a window of nothing but padding gives -infinity. NaN wins always.
+    Padding does not count; a window with only padding gives -infinity. A window with a NaN gives NaN.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, or arrays that overlap.
@@ -83,8 +83,8 @@ def max_pool(x, y, Window window not None):
 def average_pool(x, y, Window window not None, bint count_include_pad):
     """The mean of each window as ONNX defines it: x (P, H, W), y (P, OH, OW).
 
-    With ``count_include_pad`` padding counts as zeros; what a window in ceil_mode covers beyond the padding
-    never counts. A window of nothing but padding gives 0.
+    With ``count_include_pad`` padding counts as zeros. Elements behind the padding, which ceil_mode allows, do not
+    count. A window with only padding gives 0.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, or arrays that overlap.
