@@ -21,6 +21,7 @@ static const struct {
     [SRT_GELU_TANH] = {"GeluTanh", 5},
     [SRT_ERF] = {"Erf", 10},
     [SRT_SWISH] = {"Swish", 5},
+    [SRT_MISH] = {"Mish", 5},
 };
 
 const char *srt_activation_name(int code) {

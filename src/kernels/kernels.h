@@ -30,10 +30,11 @@ typedef enum {
     SRT_GELU_TANH, /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
     SRT_ERF,
     SRT_SWISH, /* x sigmoid(alpha x) */
+    SRT_MISH,  /* x tanh(log(1 + exp(x))) */
     SRT_ACTIVATION_COUNT,
 } srt_activation_code;
 
-/* A prepared activation. HardSwish, Gelu, GeluTanh and Swish give their limit 0 at -infinity, not NaN. */
+/* A prepared activation. HardSwish, Gelu, GeluTanh, Swish and Mish give their limit 0 at -infinity, not NaN. */
 typedef struct {
     int code; /* srt_activation_code */
     float alpha, beta;

@@ -54,6 +54,7 @@ _KINDS: Mapping[str, _Kind] = {
     "HardSigmoid": _Kind({"alpha": 0.2, "beta": 0.5}),
     "HardSwish": _Kind(),
     "LeakyRelu": _Kind({"alpha": 0.01}),
+    "Mish": _Kind(),
     "Relu": _Kind(clamp=lambda alpha, beta: (0.0, math.inf)),
     "Sigmoid": _Kind(),
     "Swish": _Kind({"alpha": 1.0}),

@@ -351,6 +351,7 @@ NEWER: dict[str, tuple[int, Any, dict[str, Any]]] = {
     "GreaterOrEqual": (11, node("GreaterOrEqual", ["x", "k"], ["y"]), {"k": random(8)}),
     "HardSwish": (13, node("HardSwish", ["x"], ["y"]), {}),
     "LayerNormalization": (13, node("LayerNormalization", ["x", "k", "k"], ["y"]), {"k": random(8)}),
+    "Mish": (13, node("Mish", ["x"], ["y"]), {}),
     "Where": (7, node("Where", ["chosen", "x", "k"], ["y"]), {"k": random(8), "chosen": random(8) > 0}),
 }
 

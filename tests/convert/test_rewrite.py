@@ -120,6 +120,7 @@ def test_matmul_of_a_sequence_keeps_its_bias(tmp_path: Path) -> None:
 SIXTH = np.float32(1 / 6)
 SPELLED = {
     "Swish": ([node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "c"], ["y"])], {}),
+    "Mish": ([node("Softplus", ["c"], ["s"]), node("Tanh", ["s"], ["g"]), node("Mul", ["c", "g"], ["y"])], {}),
     "HardSwish": ([node("HardSigmoid", ["c"], ["g"], alpha=1 / 6, beta=0.5), node("Mul", ["c", "g"], ["y"])], {}),
     "HardSwish of clip, divided last": (
         [

@@ -36,6 +36,7 @@ REFERENCE: dict[str, tuple[Callable[[F64], F64], float, float, float, float]] = 
     "GeluTanh": (lambda x: x * sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)), 0, 0, 1e-5, 1e-9),
     "Erf": (erf, 0, 0, 1e-6, 0),
     "Swish": (lambda x: x * sigmoid(1.7 * x), 1.7, 0, 1e-5, 1e-37),
+    "Mish": (lambda x: x * np.tanh(np.logaddexp(0, x)), 0, 0, 1e-6, 1e-42),
 }
 
 

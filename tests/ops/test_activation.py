@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
         lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     ),
     "Erf": ("Erf", {}, erf),
+    "Mish": ("Mish", {}, lambda x: x * np.tanh(np.log1p(np.exp(x)))),
     "Swish": ("Swish", {}, lambda x: x * sigmoid(x)),
     "Swish alpha": ("Swish", {"alpha": 1.75}, lambda x: x * sigmoid(1.75 * x)),
 }

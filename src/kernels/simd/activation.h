@@ -53,6 +53,9 @@ FN void activate(const float *x, float *y, int64_t n, const srt_activation *act)
     case SRT_SWISH:
         MAP(x, y, n, gate(v, sigmoid_of(alpha * v)));
         break;
+    case SRT_MISH:
+        MAP(x, y, n, gate(v, tanh_softplus_of(v)));
+        break;
     default:
         MAP(x, y, n, clamp(v, low, high));
     }

@@ -111,6 +111,14 @@ V vf tanh_of(vf x) {
     return select_less(a, splat(0.625f), near, with_sign(far, x));
 }
 
+/* tanh(log(1 + exp(x))) = n / (n + 2) with n = exp(x) (exp(x) + 2). It is 1 in float32 long before the clamp, beyond
+ * which n would overflow. */
+V vf tanh_softplus_of(vf x) {
+    vf e = exp_of_small(vmin(splat(40.0f), x));
+    vf n = e * (e + 2.0f);
+    return n * reciprocal(n + 2.0f);
+}
+
 /* erf(x) / x for |x| < 1. */
 V vf erf_near(vf x) {
     vf z = x * x;

@@ -3,6 +3,7 @@
 A product is taken apart into its factors, whatever the order of its multiplications; then
 
 * ``x * sigmoid(x)`` is Swish,
+* ``x * tanh(softplus(x))`` is Mish,
 * ``x * hard_sigmoid(x)`` and ``x * clip(x + 3, 0, 6) / 6`` are HardSwish,
 * ``x * (1 + erf(x / sqrt(2))) / 2`` is Gelu,
 * ``clip(x + 3, 0, 6) / 6`` alone is HardSigmoid.
@@ -54,6 +55,8 @@ class _Finder:
                 continue
             if maker.op == "Sigmoid" and maker.inputs[0] == x and _close(constant, 1):
                 return "Swish", {"alpha": 1.0}, x
+            if maker.op == "Tanh" and self._softplus(maker.inputs[0]) == x and _close(constant, 1):
+                return "Mish", {}, x
             if self._hard_sigmoid(gate) == x and _close(constant, 1):
                 return "HardSwish", {}, x
             if self._clipped(gate) == x and _close(constant, 1 / 6):
@@ -91,6 +94,11 @@ class _Finder:
         if node is None or node.op != "HardSigmoid":
             return None
         return node.inputs[0] if _close(node.attrs["alpha"], 1 / 6) and _close(node.attrs["beta"], 0.5) else None
+
+    def _softplus(self, name: str) -> str | None:
+        """x, if the tensor is ``log(1 + exp(x))``."""
+        node = self._producers.get(name)
+        return node.inputs[0] if node is not None and node.op == "Softplus" else None
 
     def _clipped(self, name: str) -> str | None:
         """x, if the tensor is ``clip(x + 3, 0, 6)``."""

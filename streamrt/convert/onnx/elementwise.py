@@ -13,7 +13,7 @@ from streamrt.graph import Attr
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
-@converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish")
+@converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish")
 def plain_activation(node: OnnxNode) -> None:
     """Those without attributes."""
     node.emit(node.op, [node.operand(0)])
