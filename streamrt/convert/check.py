@@ -12,7 +12,7 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, substitute
 from streamrt.errors import FormatError
-from streamrt.ops import lower, supported
+from streamrt.ops import Operand, lower, supported
 
 #: Extents of small inputs, tried in turn.
 _SMALL = (1, 2, 8, 32)
@@ -30,11 +30,8 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
     for node in draft.nodes:
         with limits.current().at(f"node {node.name!r} ({node.op})"):
             limits.current().check_time()
-        lowered = lower(
-            node.frozen(),
-            tuple(shapes[name] if name else None for name in node.inputs),
-            tuple(name in draft.params for name in node.inputs),
-        )
+        operands = [Operand(shapes[name], is_param=name in draft.params) if name else None for name in node.inputs]
+        lowered = lower(node.frozen(), operands)
         shapes.update(zip(node.outputs, lowered.outputs, strict=True))
     return shapes
 

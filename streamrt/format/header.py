@@ -14,7 +14,7 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.layout import ITEM_SIZES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
+from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
@@ -244,7 +244,7 @@ def _entry(name: str, value: object) -> Entry:
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
         expected = "U8" if name.startswith(PAD_PREFIX) else "F32"
         if dtype != expected:
-            raise FormatError(f"dtype {dtype!r:.40}, expected {expected} ({', '.join(ITEM_SIZES)} are known)")
+            raise FormatError(f"dtype {dtype!r:.40}, expected {expected} ({', '.join(DTYPES)} are known)")
         if not isinstance(shape, list):
             raise FormatError(f"shape is a {type(shape).__name__}, expected a list")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_offset(o) for o in offsets):

@@ -6,18 +6,20 @@ Pure arithmetic over names and sizes; the rules are those of the specification i
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from streamrt.errors import FormatError
 from streamrt.graph import Graph
 
 #: Names that begin with this belong to padding tensors.
 PAD_PREFIX = "streamrt.pad."
-#: Bytes of an element. Padding is U8 and nothing else is.
-ITEM_SIZES = {"F32": 4, "U8": 1}
+#: Types of elements by the names that safetensors gives them. Padding is U8 and nothing else is.
+DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 #: Each tensor begins on a multiple of this: a cache line, and the widest vector register.
 TENSOR_ALIGN = 64
 #: Each segment begins on a multiple of this: a page.
@@ -57,6 +59,11 @@ class Tensor:
     offset: int
     nbytes: int
 
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """``dtype`` as NumPy has it, little-endian."""
+        return DTYPES[self.dtype]
+
 
 class Group(NamedTuple):
     """The parameters of one segment, in no particular order, and who reads them first, for messages."""
@@ -75,9 +82,9 @@ def byte_size(dtype: str, shape: Sequence[int]) -> int:
     for extent in shape:
         if type(extent) is not int or not 0 <= extent <= MAX_BYTES:
             raise FormatError(f"an extent is {extent!r:.40}, expected an integer from 0 to 2**60")
-    if math.prod(extent for extent in shape if extent) * ITEM_SIZES[dtype] > MAX_BYTES:
+    if math.prod(extent for extent in shape if extent) * DTYPES[dtype].itemsize > MAX_BYTES:
         raise FormatError("more than 2**60 bytes")
-    return math.prod(shape) * ITEM_SIZES[dtype]
+    return math.prod(shape) * DTYPES[dtype].itemsize
 
 
 def group(graph: Graph, params: Container[str]) -> list[Group]:

@@ -6,7 +6,7 @@ holds one family.
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape, size_problem
+from streamrt.ops.base import Array, Buffers, Lowered, Operand, Run, Shape, size_problem
 from streamrt.ops.call import Call
 from streamrt.ops.registry import Traits, lower, supported, traits_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "Buffers",
     "Call",
     "Lowered",
+    "Operand",
     "Run",
     "Shape",
     "Traits",

@@ -29,7 +29,7 @@ def unary(call: Call) -> Lowered:
     return Lowered(
         outputs=(shape,),
         bind=bind,
-        inplace=() if call.is_param[0] else (0,),
+        inplace=() if call.is_param(0) else (0,),
         batchwise=len(shape) > 0,
         flops=math.prod(shape),
     )
@@ -66,7 +66,7 @@ def prelu(call: Call) -> Lowered:
         outputs=(shape,),
         bind=bind,
         scratch=scratch.nbytes,
-        inplace=() if call.is_param[0] else (0,),
+        inplace=() if call.is_param(0) else (0,),
         batchwise=is_batchwise(call, shape),
         flops=math.prod(shape),
     )

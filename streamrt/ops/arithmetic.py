@@ -84,7 +84,7 @@ def variadic(call: Call) -> Lowered:
     """``y = a op b op ...``."""
     call.expect((1, _MOST_TERMS))
     function = _VARIADIC[call.node.op]
-    shapes = tuple(call.shape(index) for index in range(len(call.shapes)))
+    shapes = tuple(call.shape(index) for index in range(len(call.operands)))
     out = broadcast(call, *shapes)
     if len(shapes) == 1:
         return same_memory(call, out, batchwise=len(out) > 0)
@@ -111,4 +111,4 @@ def variadic(call: Call) -> Lowered:
 
 
 def _inplace(call: Call, shapes: tuple[Shape, ...], out: Shape) -> tuple[int, ...]:
-    return tuple(i for i, shape in enumerate(shapes) if shape == out and not call.is_param[i])
+    return tuple(i for i, shape in enumerate(shapes) if shape == out and not call.is_param(i))

@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+#: A type of elements by the name that safetensors gives it: that of every computed tensor.
+FLOAT32 = "F32"
 Array = NDArray[np.float32]
 #: ``run(first, last)``: compute output rows ``first`` to ``last``.
 Run = Callable[[int, int], None]
@@ -36,6 +38,17 @@ Run = Callable[[int, int], None]
 MAX_RANK = 8
 #: Keeps every byte count and index computed from a shape far from overflow in 64 bits.
 _MAX_SIZE = 2**40
+
+
+class Operand(NamedTuple):
+    """An input of a node as its lowering knows it: ``dtype`` is safetensors' name of the type of its elements.
+
+    Everything but a parameter, which lies in the weights file, is `FLOAT32`.
+    """
+
+    shape: Shape
+    dtype: str = FLOAT32
+    is_param: bool = False
 
 
 class Buffers(NamedTuple):

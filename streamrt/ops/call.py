@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from streamrt.errors import FormatError
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import Shape, size_problem
+from streamrt.ops.base import Operand, Shape, size_problem
 from streamrt.report.printable import printable
 
 _FLT_MAX = float(np.finfo(np.float32).max)
@@ -20,14 +21,12 @@ class Call:
     Every accessor raises `FormatError`, naming the node, when the file does not hold what is asked for.
     """
 
-    def __init__(
-        self, node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False
-    ) -> None:
+    def __init__(self, node: Node, operands: Sequence[Operand | None], exact: bool = False) -> None:
         self.node = node
         #: Whether the operator must not use an algorithm that is faster and rounds more.
         self.exact = exact
-        self.shapes = shapes
-        self.is_param = is_param
+        #: The inputs; None is one left out.
+        self.operands = tuple(operands)
         #: Whether the operator applies the node's activation itself.
         self.fused = False
         self._seen: set[str] = set()
@@ -38,26 +37,32 @@ class Call:
 
     def shape(self, index: int) -> Shape:
         """The shape of input ``index``, which must be there."""
-        shape = self.shapes[index] if index < len(self.shapes) else None
+        shape = self.optional(index)
         if shape is None:
             raise self.fail(f"input {index} is missing")
         return shape
 
     def optional(self, index: int) -> Shape | None:
         """The shape of input ``index``, or None when it was left out."""
-        return self.shapes[index] if index < len(self.shapes) else None
+        operand = self.operands[index] if index < len(self.operands) else None
+        return None if operand is None else operand.shape
+
+    def is_param(self, index: int) -> bool:
+        """Whether input ``index`` is there and a parameter."""
+        operand = self.operands[index] if index < len(self.operands) else None
+        return operand is not None and operand.is_param
 
     def param(self, index: int) -> Shape:
         """The shape of input ``index``, which must be a parameter."""
         shape = self.shape(index)
-        if not self.is_param[index]:
+        if not self.is_param(index):
             raise self.fail(f"input {index} must be a parameter, not computed")
         return shape
 
     def computed(self, index: int) -> Shape:
         """The shape of input ``index``, which must not be a parameter."""
         shape = self.shape(index)
-        if self.is_param[index]:
+        if self.is_param(index):
             raise self.fail(f"input {index} must be computed, not a parameter")
         return shape
 

@@ -103,12 +103,12 @@ class _Scaling:
                 raise call.fail("input 5 needs input 4")
             return None
         alike = geometry.kernel == geometry.strides == (1, 1) and not any(geometry.pads)
-        expected = (x[1],) if call.is_param[4] else (*x[:2], *(1,) * (len(x) - 2))
+        expected = (x[1],) if call.is_param(4) else (*x[:2], *(1,) * (len(x) - 2))
         if not alike or shape != expected:
             raise call.fail(f"input 4 has shape {shape}, expected {expected}, for windows of 1 x 1 without padding")
         shift = call.bias(5, x[1])
         low, high = call.float_("input_min", -math.inf), call.float_("input_max", math.inf)
-        scale = Bias(scratch, 4, x[1] if call.is_param[4] else None)
+        scale = Bias(scratch, 4, x[1] if call.is_param(4) else None)
         return cls(scale, Bias(scratch, 5, x[1] if shift else None), low, high)
 
     def bind(self, buffers: Buffers) -> dict[str, Any]:

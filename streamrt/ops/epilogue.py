@@ -105,7 +105,7 @@ def _fused(node: Node) -> Epilogue:
     activation = node.activation
     if activation is None:
         return IDENTITY
-    alone = Call(replace(node, op=activation.op, attrs=activation.attrs, activation=None), (), ())
+    alone = Call(replace(node, op=activation.op, attrs=activation.attrs, activation=None), ())
     epilogue = activation_of(alone)
     alone.finish()
     return epilogue

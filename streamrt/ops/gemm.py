@@ -216,6 +216,6 @@ def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
     right_spans = len(b) >= 3 and len(b) >= len(a) and b[0] == out[0]
     left_varies = len(a) >= max(2, len(b)) and (len(a) == 2 or a[0] != 1)
     right_varies = len(b) >= 3 and len(b) >= len(a) and b[0] != 1
-    left = not left_varies if call.is_param[0] else left_spans
-    right = not right_varies if call.is_param[1] else right_spans
+    left = not left_varies if call.is_param(0) else left_spans
+    right = not right_varies if call.is_param(1) else right_spans
     return left and right

@@ -26,14 +26,14 @@ def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
     It differs when the node carries an activation; a parameter is copied, as it is not in the arena.
     """
     epilogue = epilogue_of(call)
-    if epilogue == IDENTITY and not call.is_param[0]:
+    if epilogue == IDENTITY and not call.is_param(0):
         return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise)
 
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)
         return lambda first, last: _core.unary(x, y, *epilogue)
 
-    inplace = () if call.is_param[0] or call.shape(0) != out else (0,)
+    inplace = () if call.is_param(0) or call.shape(0) != out else (0,)
     return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise)
 
 
@@ -230,7 +230,7 @@ def expand(call: Call) -> Lowered:
 def concat(call: Call) -> Lowered:
     """The inputs one after the other along ``axis``."""
     call.expect((1, _MOST_PARTS))
-    shapes = [call.shape(index) for index in range(len(call.shapes))]
+    shapes = [call.shape(index) for index in range(len(call.operands))]
     x = shapes[0]
     axis = call.axis("axis", len(x))
     if any(len(s) != len(x) or s[:axis] != x[:axis] or s[axis + 1 :] != x[axis + 1 :] for s in shapes):
@@ -248,7 +248,7 @@ def concat(call: Call) -> Lowered:
         joins=math.prod(x[:axis]) == 1,
         bind=bind,
         # A parameter keeps its extent when the batch changes.
-        batchwise=axis != 0 and not any(call.is_param),
+        batchwise=axis != 0 and not any(operand.is_param for operand in call.operands if operand),
     )
 
 

@@ -95,7 +95,7 @@ def layer_normalization(call: Call) -> Lowered:
     call.expect((2, 3), (1, 3))
     x = call.shape(0)
     axis = call.axis("axis", len(x), -1)
-    for index in range(1, len(call.shapes)):
+    for index in range(1, len(call.operands)):
         if index == 1 or call.optional(index) is not None:  # the scale must be there
             shape = call.param(index)
             if broadcast(call, shape, x[axis:]) != x[axis:]:
@@ -210,7 +210,7 @@ def softmax(call: Call) -> Lowered:
 
 def _own(call: Call) -> tuple[int, ...]:
     """Input 0, if its memory may be taken over."""
-    return () if call.is_param[0] else (0,)
+    return () if call.is_param(0) else (0,)
 
 
 def _channels(call: Call, x: Shape) -> Shape:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import streamrt._core as _core
 from streamrt.graph import Node
-from streamrt.ops.base import Buffers, Lowered, Run, Shape
+from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import epilogue_of
 
@@ -29,12 +29,14 @@ class Traits:
         row_axis: row i of input 1, a parameter, makes index i along this axis of the output, and the optional input 2
             is a parameter that is added there. None if its inputs are of another kind.
         params: names of its inputs from the second on, where they are parameters.
+        dtypes: the types that a parameter may have, by index of the input; F32 where there is none.
     """
 
     activation: bool = False
     fuses: bool = False
     row_axis: int | None = None
     params: tuple[str, ...] = ("weight", "bias")
+    dtypes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 _OPERATORS: dict[str, tuple[Lower, Traits]] = {}
@@ -56,19 +58,20 @@ def traits_of(op: str) -> Traits:
     return _OPERATORS[op][1] if op in _OPERATORS else Traits()
 
 
-def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ...], exact: bool = False) -> Lowered:
-    """Lower ``node`` for inputs of these shapes (``None``: left out); ``exact`` is `Call.exact`.
+def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -> Lowered:
+    """Lower ``node`` for these inputs (``None``: left out); ``exact`` is `Call.exact`.
 
     Raises:
-        FormatError: an unknown operator, or attributes or shapes that do not fit it.
+        FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
     """
-    call = Call(node, shapes, is_param, exact)
+    call = Call(node, operands, exact)
     if node.op not in _OPERATORS:
         raise call.fail("no such operator")
-    function, _ = _OPERATORS[node.op]
-    for index, shape in enumerate(shapes):
-        if shape is not None:
-            call.check(f"input {index}", shape)
+    function, traits = _OPERATORS[node.op]
+    for index, operand in enumerate(operands):
+        if operand is not None:
+            call.check(f"input {index}", operand.shape)
+            _check_dtype(call, index, operand, traits)
     lowered = function(call)
     for index, shape in enumerate(lowered.outputs):
         call.check(f"output {index}", shape)
@@ -77,10 +80,18 @@ def lower(node: Node, shapes: tuple[Shape | None, ...], is_param: tuple[bool, ..
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()
-    if all(is_param):
+    if all(call.is_param(index) for index in range(len(operands))):
         # Without a computed input no axis of the output is the batch.
         lowered = replace(lowered, batchwise=False)
     return lowered
+
+
+def _check_dtype(call: Call, index: int, operand: Operand, traits: Traits) -> None:
+    accepted = traits.dtypes.get(index, (FLOAT32,))
+    if operand.dtype not in accepted:
+        raise call.fail(
+            f"input {index} ({call.node.inputs[index]!r:.80}) is {operand.dtype}, expected {' or '.join(accepted)}"
+        )
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:

@@ -28,14 +28,14 @@ def borrowed(call: Call, count: int) -> dict[int, int]:
     if not call.has("extents"):
         call.expect((1, 1))
         return {}
-    lender = call.computed(len(call.shapes) - 1)
+    lender = call.computed(len(call.operands) - 1)
     sources = call.ints("extents", low=-1, high=len(lender) - 1, count=count)
     return {axis: lender[source] for axis, source in enumerate(sources) if source >= 0}
 
 
 def keeps_batch(call: Call, found: dict[int, int]) -> bool:
     """Whether extents that were `borrowed` leave the batch where it is: in axis 0 of both inputs, and nowhere else."""
-    x, lender = call.shape(0), call.shape(len(call.shapes) - 1)
+    x, lender = call.shape(0), call.shape(len(call.operands) - 1)
     if not found:
         return lender[:1] == x[:1]  # it is cut along its first axis too, though nothing of it is used
     sources = call.ints("extents")
@@ -49,9 +49,7 @@ def is_batchwise(call: Call, out: Shape) -> bool:
     """
     if not out:
         return False
-    for shape, is_param in zip(call.shapes, call.is_param, strict=True):
-        if shape is None:
-            continue
+    for shape, _, is_param in filter(None, call.operands):
         spans = len(shape) == len(out)
         if is_param and spans and shape[0] != 1:
             return False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamrt.errors import FormatError
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
-from streamrt.ops import Array, Buffers, Lowered, Run, Shape, lower, size_problem
+from streamrt.ops import Array, Buffers, Lowered, Operand, Run, Shape, lower, size_problem
 from streamrt.program.placement import nbytes, place
 
 
@@ -89,12 +89,12 @@ class Program:
 
 def compile_program(
     graph: Graph,
-    params: Mapping[str, Shape],
+    params: Mapping[str, Operand],
     inputs: Mapping[str, Shape],
     exact: bool = False,
     lean: bool = False,
 ) -> Program:
-    """Lower ``graph`` for inputs of these shapes; ``params`` are the shapes of the weights.
+    """Lower ``graph`` for inputs of these shapes; ``params`` are all parameters of the weights file by name.
 
     With ``exact``, no algorithm is used that rounds more than a plain sum does; a ``lean`` program has none that needs
     more memory, which are the same ones, and makes no tensor within another one, which may take more or less.
@@ -106,17 +106,13 @@ def compile_program(
     for name, shape in inputs.items():
         if problem := size_problem(shape):
             raise FormatError(f"input {name!r} {problem}")
-    shapes: dict[str, Shape] = {**params, **inputs}
+    operands = {**params, **{name: Operand(shape) for name, shape in inputs.items()}}
     lowered = []
     for node in graph.nodes:
         give_way()
-        low = lower(
-            node,
-            tuple(shapes[name] if name else None for name in node.inputs),
-            tuple(name in params for name in node.inputs),
-            exact or lean,
-        )
-        shapes.update((name, shape) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
+        low = lower(node, [operands[name] if name else None for name in node.inputs], exact or lean)
+        operands.update((name, Operand(shape)) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
         lowered.append(low)
+    shapes = {name: operand.shape for name, operand in operands.items()}
     offsets, scratch, workspace = place(graph, params, shapes, lowered, join=not lean)
     return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace, lean)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from streamrt.graph import Graph, Node
@@ -35,7 +35,7 @@ def nbytes(shape: Shape) -> int:
 
 
 def place(
-    graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered], join: bool
+    graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered], join: bool
 ) -> tuple[dict[str, int], tuple[int, ...], int]:
     """Where each computed tensor and each node's scratch begins, in bytes, and the bytes of all.
 
@@ -83,7 +83,7 @@ def place(
 
 
 def _within_outputs(
-    graph: Graph, params: Mapping[str, Shape], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
+    graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
 ) -> dict[str, _Part]:
     """The tensors that lie within another one, so that a node which joins them has nothing to do.
 
@@ -113,7 +113,7 @@ def _within_outputs(
 
 
 def _shared_input(
-    node: Node, low: Lowered, step: int, home: Mapping[str, _Place], last: Sequence[int], params: Mapping[str, Shape]
+    node: Node, low: Lowered, step: int, home: Mapping[str, _Place], last: Sequence[int], params: Container[str]
 ) -> str | None:
     """The input whose memory the first output takes over, if any: a view always, in place when it dies here."""
     if low.view_of is not None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ops.allocations import bounded
 from streamrt.graph import Activation, Node
-from streamrt.ops import Array, Buffers, Lowered, lower
+from streamrt.ops import Array, Buffers, Lowered, Operand, lower
 
 _GUARD = 256
 _ALIGNMENT = 64
@@ -43,7 +43,8 @@ def lowered_for(
     op: str, shapes: Sequence[tuple[int, ...] | None], params: Sequence[int] = (), **kwargs: Any
 ) -> Lowered:
     """The lowering of an operator; ``params`` are the inputs that are parameters."""
-    return lower(node(op, len(shapes), **kwargs), tuple(shapes), tuple(i in params for i in range(len(shapes))))
+    operands = [None if shape is None else Operand(shape, is_param=i in params) for i, shape in enumerate(shapes)]
+    return lower(node(op, len(shapes), **kwargs), operands)
 
 
 def run(

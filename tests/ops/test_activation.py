@@ -115,7 +115,7 @@ def test_every_activation_fused_into_the_node_before(producer: Any) -> None:
 def test_every_activation_has_a_case() -> None:
     """One that the core knows, one that is registered, and one that is tested are the same."""
     assert {op for op, _, _ in CASES.values()} == {op for op in supported() if traits_of(op).activation}
-    calls = [Call(node(op, 1, attrs), ((1,),), (False,)) for op, attrs, _ in CASES.values()]
+    calls = [Call(node(op, 1, attrs), ()) for op, attrs, _ in CASES.values()]
     assert {activation_of(call).act for call in calls} | {IDENTITY.act} == set(ACTIVATIONS.values())
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from ops.harness import lowered_for, node
 from streamrt.errors import FormatError
 from streamrt.graph import Node
-from streamrt.ops import lower, supported
+from streamrt.ops import Operand, lower, supported
+from streamrt.ops.registry import _OPERATORS
 
 # fmt: off
 CANONICAL = [
@@ -43,6 +45,28 @@ def test_unknown_operator() -> None:
         lowered_for("Loop", [(1,)])
 
 
+@pytest.mark.parametrize("op", ["Gemm", "Add", "Reshape"])
+def test_a_parameter_of_a_type_that_the_operator_does_not_know(op: str) -> None:
+    node_of = node(op, 1 if op == "Reshape" else 2, {"shape": (4,)} if op == "Reshape" else {})
+    operands = [Operand((2, 2)), Operand((2, 2), "BF16", is_param=True)][-len(node_of.inputs) :]
+    index = len(operands) - 1
+    with pytest.raises(
+        FormatError, match=rf"'under_test' \({op}\): input {index} \('in{index}'\) is BF16, expected F32"
+    ):
+        lower(node_of, operands)
+
+
+def test_an_operator_says_which_types_a_parameter_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    function, traits = _OPERATORS["Gemm"]
+    monkeypatch.setitem(_OPERATORS, "Gemm", (function, replace(traits, dtypes={1: ("F32", "BF16")})))
+    x, weights, bias = Operand((2, 3)), Operand((4, 3), "BF16", is_param=True), Operand((4,), "BF16", is_param=True)
+    assert lower(node("Gemm", 2), [x, weights]).outputs == ((2, 4),)
+    with pytest.raises(FormatError, match=r"input 1 .* is I8, expected F32 or BF16"):
+        lower(node("Gemm", 2), [x, weights._replace(dtype="I8")])
+    with pytest.raises(FormatError, match=r"input 2 .* is BF16, expected F32"):
+        lower(node("Gemm", 3), [x, weights, bias])
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (2**40,), (2**20, 2**20), (1,) * 9, (-1,)])
 def test_inputs_out_of_bounds(shape: tuple[int, ...]) -> None:
     with pytest.raises(FormatError, match="input 0"):
@@ -55,7 +79,7 @@ def test_number_of_outputs() -> None:
     with pytest.raises(FormatError, match="0 outputs"):
         lowered_for("Relu", [(1,)], outputs=0)
     with pytest.raises(FormatError, match="no name"):
-        lower(Node("under_test", "Relu", ("x",), ("",)), ((1,),), (False,))
+        lower(Node("under_test", "Relu", ("x",), ("",)), [Operand((1,))])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +129,7 @@ def test_a_long_value_is_not_repeated_in_full() -> None:
 
 def test_activation_attributes_are_checked_like_the_operators() -> None:
     with pytest.raises(FormatError, match="unknown attributes \\['gamma'\\]"):
-        lower(node("Relu", 1, activation=("Elu", {"gamma": 1.0})), ((2,),), (False,))
+        lower(node("Relu", 1, activation=("Elu", {"gamma": 1.0})), [Operand((2,))])
 
 
 def test_scratch_that_no_memory_holds_is_refused() -> None:
