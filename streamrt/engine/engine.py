@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -103,7 +104,7 @@ class Engine:
             raise
         self._params = {
             tensor.name: np.frombuffer(
-                memoryview(self.mapping), dtype="<f4", count=tensor.nbytes // 4, offset=tensor.offset
+                memoryview(self.mapping), tensor.numpy_dtype, math.prod(tensor.shape), tensor.offset
             ).reshape(tensor.shape)
             for tensor in file.tensors.values()
         }

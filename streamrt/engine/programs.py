@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
-from streamrt.ops import Shape
+from streamrt.ops import Operand, Shape
 from streamrt.program.compile import Program, compile_program
 
 #: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
@@ -33,7 +33,7 @@ class Programs:
     def __init__(self, file: WeightsFile, *, exact: bool = False) -> None:
         self.file = file
         self._exact = exact
-        self._params = {name: tensor.shape for name, tensor in file.tensors.items()}
+        self._params = {name: Operand(t.shape, t.dtype, is_param=True) for name, t in file.tensors.items()}
         self._kept: OrderedDict[tuple[CallKey, bool], Program] = OrderedDict()
 
     def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
