@@ -8,7 +8,7 @@ from typing import Any
 
 from streamrt.errors import FormatError
 from streamrt.graph import Activation, Node
-from streamrt.ops import Shape, lower, supported
+from streamrt.ops import Operand, Shape, lower, supported
 from streamrt.ops.epilogue import ACTIVATIONS
 
 OPERATORS = sorted(supported())
@@ -99,9 +99,9 @@ class _Growing:
             activation = Activation(self.rng.choice(ACTIVATIONS))
             data["activation"] = {"op": activation.op}
         node = Node(data["name"], op, tuple(inputs), tuple(names), attrs, activation)
-        shapes = tuple((self.shapes | self.params)[name] if name else None for name in inputs)
+        operands = _operands(inputs, self.shapes, self.params)
         try:
-            lowered = lower(node, shapes, tuple(name in self.params for name in inputs))
+            lowered = lower(node, operands)
             if max(map(size, lowered.outputs)) > _MOST_VALUES or sum(map(size, self.params.values())) > _MOST_WEIGHTS:
                 raise FormatError("too large for a quick pass")
         except FormatError:
@@ -126,6 +126,12 @@ class _Growing:
     def _dims(self, name: str) -> list[Any]:
         shape = self.shapes[name]
         return ["N" if shape[:1] == (BATCH,) and i == 0 else extent for i, extent in enumerate(shape)]
+
+
+def _operands(names: list[str], shapes: dict[str, Shape], params: dict[str, Shape]) -> list[Operand | None]:
+    known = {name: Operand(shape) for name, shape in shapes.items()}
+    known |= {name: Operand(shape, is_param=True) for name, shape in params.items()}
+    return [known[name] if name else None for name in names]
 
 
 def size(shape: Shape) -> int:
@@ -159,10 +165,8 @@ def settle(rng: random.Random, recipe: Recipe) -> None:
         inputs, outputs, attrs = data["inputs"], data["outputs"], data.get("attrs", {})
         attrs = {key: tuple(v) if isinstance(v, list) else v for key, v in attrs.items()}
         node = Node(data["name"], data["op"], tuple(inputs), tuple(outputs), attrs)
-        found = tuple((shapes | recipe.params)[name] if name else None for name in inputs)
-        shapes.update(
-            zip(outputs, lower(node, found, tuple(name in recipe.params for name in inputs)).outputs, strict=True)
-        )
+        operands = _operands(inputs, shapes, recipe.params)
+        shapes.update(zip(outputs, lower(node, operands).outputs, strict=True))
     numbers = rng.random() < 0.2
     for spec in recipe.graph["outputs"]:
         shape = shapes[spec["name"]]
