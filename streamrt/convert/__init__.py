@@ -6,5 +6,6 @@ and writes it. Importing this package needs none of the frameworks.
 
 from streamrt.convert.layers import Layer
 from streamrt.convert.packing import pack
+from streamrt.convert.support import operators
 
-__all__ = ["Layer", "pack"]
+__all__ = ["Layer", "operators", "pack"]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, substitute
+from streamrt.convert.support import unsupported
 from streamrt.errors import FormatError
 from streamrt.ops import Operand, lower, supported
 
@@ -70,7 +71,7 @@ def unknown_operators(draft: Draft) -> list[str]:
     """A line for each node whose operator, or activation, does not exist."""
     known = supported()
     return [
-        f"node {node.name!r} ({op}): the operator is not supported"
+        f"node {node.name!r} ({op}): {unsupported(op, 'layers')}"
         for node in draft.nodes
         for op in (node.op, *([node.activation.op] if node.activation else []))
         if op not in known

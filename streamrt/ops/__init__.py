@@ -8,9 +8,10 @@ holds one family.
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
 from streamrt.ops.base import Array, Buffers, Lowered, Operand, Run, Shape, size_problem
 from streamrt.ops.call import Call
-from streamrt.ops.registry import Traits, lower, supported, traits_of
+from streamrt.ops.registry import NO_SUCH_OPERATOR, Traits, lower, supported, traits_of
 
 __all__ = [
+    "NO_SUCH_OPERATOR",
     "Array",
     "Buffers",
     "Call",

@@ -14,6 +14,9 @@ from streamrt.ops.epilogue import epilogue_of
 #: Bytes of scratch beyond which an operator is refused: several of the largest tensors, and far from overflow.
 _MAX_SCRATCH = 2**46
 
+#: Why a node of a weights file is refused whose operator is not registered.
+NO_SUCH_OPERATOR = 'no such operator in this version of streamrt; streamrt.operators("layers") lists all that there are'
+
 Lower = Callable[[Call], Lowered]
 
 
@@ -66,7 +69,7 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
     """
     call = Call(node, operands, exact)
     if node.op not in _OPERATORS:
-        raise call.fail("no such operator")
+        raise call.fail(NO_SUCH_OPERATOR)
     function, traits = _OPERATORS[node.op]
     for index, operand in enumerate(operands):
         if operand is not None:

@@ -113,6 +113,19 @@ def test_unknown_operators_are_all_listed(tmp_path: Path) -> None:
     assert [line.split("(")[1].split(")")[0] for line in caught.value.problems] == ["Sine", "Twist", "Turn"]
 
 
+def test_an_unknown_operator_has_near_names_and_the_list(tmp_path: Path) -> None:
+    with pytest.raises(streamrt.UnsupportedModelError) as caught:
+        streamrt.pack([Layer("Gem", np.ones((2, 2), np.float32))], tmp_path / "out", inputs=("N", 2))
+    (line,) = caught.value.problems
+    assert line == (
+        "node 'layer0' (Gem): the operator is not supported (near: Gemm); "
+        'streamrt.operators("layers") lists those that are'
+    )
+    assert {"Gemm", "Mish"} <= set(streamrt.operators("layers")) <= set(streamrt.operators())
+    with pytest.raises(ValueError, match="source is 'torch', expected 'onnx' or 'layers'"):
+        streamrt.operators("torch")  # type: ignore[arg-type]
+
+
 def test_weights_that_are_not_numbers_are_all_listed(tmp_path: Path) -> None:
     layers = [Layer("Gemm", np.ones((5, 5), np.int32)), Layer("Gemm", np.ones((5, 5)), [1, 2])]  # type: ignore[arg-type]
     with pytest.raises(streamrt.UnsupportedModelError) as caught:

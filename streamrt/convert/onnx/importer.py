@@ -30,6 +30,7 @@ from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, Uns
 from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.convert.onnx.size import Range, count_model
 from streamrt.convert.probes import Probe, substitute
+from streamrt.convert.support import unsupported
 from streamrt.convert.weights import Weight, is_float
 from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.graph import OUTPUT_TYPES, TensorSpec
@@ -217,7 +218,7 @@ def _convert_once(node: OnnxNode) -> None:
     if node.proto.domain not in _DEFAULT_DOMAINS:
         raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
     if convert is None:
-        raise node.problem("the operator is not supported")
+        raise node.problem(unsupported(node.op, "onnx"))
     schema = schema_of(node.op, node.opset)
     if schema is None:
         raise node.problem("the installed onnx package does not know the operator")

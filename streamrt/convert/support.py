@@ -1,0 +1,42 @@
+"""The list of operators, for users: which are supported, and the text of the error for any other."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Literal
+
+from streamrt.ops import supported
+
+Source = Literal["onnx", "layers"]
+
+
+def operators(source: Source = "onnx") -> list[str]:
+    """The names of all operators that `pack` supports, sorted.
+
+    Args:
+        source: ``"onnx"`` for those of an ONNX model, and so of a torch module; ``"layers"`` for those of a `Layer`,
+            and so of a weights file.
+
+    Raises:
+        ValueError: ``source`` is neither.
+        ImportError: ``"onnx"`` needs the ``onnx`` package.
+    """
+    if source == "layers":
+        return sorted(supported())
+    if source != "onnx":
+        raise ValueError(f"source is {source!r:.80}, expected 'onnx' or 'layers'")
+    try:
+        from streamrt.convert.onnx.ops import CONVERSIONS
+    except ImportError as error:
+        raise ImportError("the list of ONNX operators needs the onnx package: pip install 'streamrt[onnx]'") from error
+    return sorted(CONVERSIONS)
+
+
+@lru_cache(256)  # a model may have thousands of nodes of one operator
+def unsupported(op: str, source: Source) -> str:
+    """Why a node with operator ``op`` is refused, and which operators there are."""
+    near = get_close_matches(op, operators(source), 3)
+    hint = f" (near: {', '.join(near)})" if near else ""
+    argument = "" if source == "onnx" else f'"{source}"'
+    return f"the operator is not supported{hint}; streamrt.operators({argument}) lists those that are"
