@@ -24,7 +24,7 @@ from streamrt.plan import Plan
 from streamrt.report.stats import LayerStats, PassStats
 
 if TYPE_CHECKING:
-    from streamrt.convert import Layer, pack
+    from streamrt.convert import Layer, operators, pack
     from streamrt.pool import Lease, ModelPool, ModelStatus, PoolStats
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsIOError",
     "__version__",
+    "operators",
     "pack",
     "verify",
 ]
@@ -62,6 +63,7 @@ _LATER = {
     "ModelPool": "streamrt.pool",
     "ModelStatus": "streamrt.pool",
     "PoolStats": "streamrt.pool",
+    "operators": "streamrt.convert",
     "pack": "streamrt.convert",
 }
 
