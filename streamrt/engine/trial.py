@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamrt.engine.programs import Programs
 from streamrt.errors import FormatError
-from streamrt.ops import supported
+from streamrt.ops import NO_SUCH_OPERATOR, supported
 from streamrt.program.compile import Program
 from streamrt.report.printable import printable
 
@@ -39,7 +39,7 @@ def first_program(programs: Programs) -> Program | None:
     known = supported()
     if unknown := next((node for node in graph.nodes if node.op not in known), None):
         where = f"{programs.file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
-        raise FormatError(f"{where}: no such operator")
+        raise FormatError(f"{where}: {NO_SUCH_OPERATOR}")
     return None
 
 

@@ -9,6 +9,7 @@ import pytest
 import streamrt
 from streamrt.format import write
 from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.ops import NO_SUCH_OPERATOR
 
 
 def test_the_error_names_file_and_node(tmp_path: Path) -> None:
@@ -18,4 +19,4 @@ def test_the_error_names_file_and_node(tmp_path: Path) -> None:
     write(path, Graph(*specs, nodes), [])
     with pytest.raises(streamrt.FormatError) as caught:
         streamrt.Model(path)
-    assert str(caught.value) == f"{path}: node 'odd' (Frob\\x1b[2J): no such operator"
+    assert str(caught.value) == f"{path}: node 'odd' (Frob\\x1b[2J): {NO_SUCH_OPERATOR}"
