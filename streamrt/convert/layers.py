@@ -71,21 +71,16 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
     current = INPUT
     for index, layer in enumerate(layers):
         name = f"layer{index}"
-        names = traits_of(layer.op).params
         operands = [current]
-        for position, array in enumerate(layer.params):
-            if array is None:
-                operands.append("")
-                continue
-            suffix = names[position] if position < len(names) else f"param{position}"
-            if id(array) not in stored:
+        for suffix, array in zip(_suffixes(layer), layer.params, strict=True):
+            if array is not None and id(array) not in stored:
                 weight = _weight(array)
                 if weight is None:
                     problems.append(f"{name} ({layer.op}): {suffix} is not an array of floating-point numbers")
                     continue
                 stored[id(array)] = f"{name}.{suffix}"
                 draft.params[stored[id(array)]] = weight
-            operands.append(stored[id(array)])
+            operands.append("" if array is None else stored[id(array)])
         while operands[-1] == "":
             operands.pop()
         current = OUTPUT if index == len(layers) - 1 else name
@@ -93,6 +88,12 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
     if problems:
         raise UnsupportedModelError(problems)
     return draft
+
+
+def _suffixes(layer: Layer) -> list[str]:
+    """What follows the layer's name in the name of each of its parameters."""
+    names = traits_of(layer.op).params
+    return [*names, *(f"param{position}" for position in range(len(names), len(layer.params)))][: len(layer.params)]
 
 
 def _dims_for(first: Layer) -> Dims:

@@ -138,14 +138,18 @@ class Weight:
                 with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
                     block = flat[start : start + per_block].astype(np.float32)
                     if self._scale is not None and inner:
-                        begin = first * inner + start
-                        index = np.arange(begin // inner, (begin + block.size - 1) // inner + 1)
-                        counts = np.full(index.size, inner)
-                        counts[0] = min(inner - begin % inner, block.size)
-                        counts[-1] = block.size - counts[:-1].sum()
-                        block = (block * np.repeat(self._scale[index], counts)).astype(np.float32)
+                        block = _scaled(block, first * inner + start, inner, self._scale)
                 yield block
                 forget_mapped(array)
+
+
+def _scaled(block: Array, begin: int, inner: int, scale: NDArray[np.float64]) -> Array:
+    """A block that begins at element ``begin`` of a tensor, with each row of ``inner`` elements times its factor."""
+    rows = np.arange(begin // inner, (begin + block.size - 1) // inner + 1)
+    counts = np.full(rows.size, inner)
+    counts[0] = min(inner - begin % inner, block.size)
+    counts[-1] = block.size - counts[:-1].sum()
+    return (block * np.repeat(scale[rows], counts)).astype(np.float32)
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

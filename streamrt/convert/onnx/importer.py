@@ -264,9 +264,8 @@ def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(name for name in node.input if name)
-            for attribute in node.attribute:
-                for graph in (attribute.g, *attribute.graphs):
-                    wanted.update(name for inner in graph.node for name in inner.input)
+            graphs = (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
+            wanted.update(name for graph in graphs for inner in graph.node for name in inner.input)
     return kept[::-1]
 
 
