@@ -1,17 +1,16 @@
-"""The graph of a model: nodes in execution order, and what must hold of them.
+"""The graph of a model: nodes in execution order, and the rules for their names and attributes.
 
-A graph knows names and attributes, nothing of shapes (`streamrt.ops` infers those), files or
-memory. Operator and attribute names are ONNX's. It differs from ONNX in three ways, both made by
-`streamrt.convert` so that a run never has to look at values:
+A graph knows names and attributes. It knows no shapes (`streamrt.ops` infers those), no files and no memory. Operators
+and attributes have ONNX's names. A graph differs from ONNX in three ways, so that a run never has to look at values:
 
-* what ONNX passes as a constant input that is not a weight (``shape``, ``axes``, ``pads``, ``min``,
-  ``starts`` ...) is an attribute of the same name;
-* where ONNX would compute such a value from shapes, a node has the tensor whose extents these are as a further input,
-  and an attribute ``extents`` that says which (`streamrt.ops.shapes.borrowed`);
-* a node may carry an ``activation``: an element-wise operator applied to its first output.
+* A constant input of ONNX that is not a weight (``shape``, ``axes``, ``pads``, ``min``, ``starts`` ...) is an attribute
+  of the same name.
+* If ONNX computes such a value from the extents of a tensor, the node has this tensor as a further input. Its attribute
+  ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
+* A node may have an ``activation``: an element-wise operator applied to its first output.
 
-An input name is a tensor computed earlier, an input of the graph, a parameter (a tensor of the weights
-file), or ``""`` for an optional input left out.
+An input is the name of a tensor computed earlier, of an input of the graph, or of a parameter (a tensor of the weights
+file). It is ``""`` for an optional input left out.
 """
 
 from __future__ import annotations
@@ -28,20 +27,28 @@ from streamrt.report.printable import printable
 
 #: A scalar or a flat list of one scalar type: the values an attribute can take.
 Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
-#: Fixed extents are integers; a dynamic one has a name, and equal names mean equal extents.
+#: A fixed extent is an integer. A dynamic extent has a name; equal names mean equal extents.
 Dims = tuple[int | str, ...]
 
-#: Of a graph's outputs, by their NumPy names.
+#: The types that an output of a graph can have, by their NumPy names.
 OUTPUT_TYPES = ("float32", "int64", "bool")
 
+# Limits that keep opening and planning a hostile file within 2 s and 160 MiB: docs/design.md has the reasons.
+# The time grows with each count of nodes, outputs, inputs and values, and with the square of the outputs.
 _MAX_NODES = 10_000
-# Of all nodes together: what opening and planning take grows with each of these, and with the square of the outputs.
+#: The most outputs of all nodes together: two a node.
 _MAX_OUTPUTS = 2 * _MAX_NODES
+#: The most inputs of all nodes together: five a node.
 _MAX_INPUTS = 50_000
-_MAX_VALUES = 2**18  # in lists of numbers, of attributes
-_MAX_RANK = 8  # as operators have it
+#: The most numbers in attributes that are lists, of all nodes together.
+_MAX_VALUES = 2**18
+#: The most axes of an input or output of the graph: as `streamrt.ops.base.MAX_RANK`.
+_MAX_RANK = 8
+#: The largest extent, and the most elements of a tensor: sums of sizes stay within 64 bits.
 _MAX_DIM = 2**40
+#: The most characters of a name.
 _MAX_NAME = 1024
+#: The largest absolute value of an integer attribute: kernels compute with signed numbers of 64 bits.
 _MAX_INT = 2**62
 
 
@@ -69,8 +76,8 @@ class Node:
 class TensorSpec:
     """Name, extents and type of an input or output of a graph.
 
-    Inputs are float32, as all tensors inside are. An output may be of truth values (``"bool"``) or indices
-    (``"int64"``), of which the graph computes numbers.
+    Inputs and all tensors inside are float32. An output may be of truth values (``"bool"``) or of indices
+    (``"int64"``): the graph computes them as float32 numbers, which are converted at the end.
     """
 
     name: str
@@ -87,9 +94,10 @@ class Graph:
     nodes: tuple[Node, ...]
 
     def check(self, params: Iterable[str]) -> None:
-        """Raise `FormatError` unless every name is defined once and before its use.
+        """Raise `FormatError` unless every name is defined once and before its use, which rules out cycles.
 
-        That order makes a cyclic graph impossible. ``params`` are the names of the parameters.
+        Args:
+            params: the names of the parameters.
         """
         stored = set(params)
         defined = set(stored)
@@ -147,7 +155,11 @@ class Graph:
 
     @classmethod
     def from_json(cls, data: object) -> Graph:
-        """Read what `to_json` wrote; anything else is a `FormatError` that names the place."""
+        """The graph that `to_json` wrote.
+
+        Raises:
+            FormatError: ``data`` is anything else, or breaks a limit. The text names the part of the JSON object.
+        """
         top = _object(data, "graph", {"inputs", "outputs", "nodes"})
         nodes = tuple(
             _node(n, f"graph.nodes[{i}]") for i, n in enumerate(_list(top["nodes"], "graph.nodes", _MAX_NODES))
@@ -161,7 +173,9 @@ class Graph:
             for node in nodes:
                 total += count(node)
                 if total > most:
-                    raise FormatError(f"node {node.name!r}: more than {most} {what} of all nodes together")
+                    raise FormatError(
+                        f"node {node.name!r}: {total} {what} of all nodes up to this one, more than the {most} allowed"
+                    )
         return cls(
             inputs=tuple(
                 _spec(s, f"graph.inputs[{i}]", ("float32",)) for i, s in enumerate(_list(top["inputs"], "graph.inputs"))
@@ -176,7 +190,7 @@ class Graph:
 
 def _define(name: str, defined: set[str], what: str) -> None:
     if not name:
-        raise FormatError(f"an empty name: {what}")
+        raise FormatError(f"{what}: the name is empty, expected at least one character")
     if name in defined:
         raise FormatError(f"{what} {name!r} is defined twice")
     defined.add(name)
@@ -227,13 +241,15 @@ def _list(value: object, where: str, most: int = 4096) -> list[Any]:
 
 
 def _text(value: object, where: str) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_NAME:
-        raise FormatError(f"{where}: expected a string of at most {_MAX_NAME} characters")
+    if not isinstance(value, str):
+        raise FormatError(f"{where}: expected a string, found {type(value).__name__}")
+    if len(value) > _MAX_NAME:
+        raise FormatError(f"{where}: a string of {len(value)} characters, more than the {_MAX_NAME} allowed")
     return _unicode(value, where)
 
 
 def _unicode(text: str, where: str) -> str:
-    """``text``, unless an escape in JSON made a lone surrogate of it, which is no text and cannot be printed."""
+    """``text``; `FormatError` for a lone surrogate, which an escape in JSON can make and which cannot be printed."""
     if not text.isascii():
         try:
             text.encode()
@@ -253,7 +269,9 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
             continue
         if type(dim) is int and 0 <= dim <= _MAX_DIM:
             continue
-        raise FormatError(f"{where}.dims: {dim!r:.80} is neither an extent from 0 to 2**40 nor a name")
+        raise FormatError(
+            f"{where}.dims: {dim!r:.80}, expected an extent from 0 to 2**40 or a name of 1 to {_MAX_NAME} characters"
+        )
     name = _text(data["name"], f"{where}.name")
     if math.prod(dim for dim in dims if isinstance(dim, int)) > _MAX_DIM:
         raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)} make more than 2**40 elements")
@@ -294,7 +312,10 @@ def _attr(value: object, where: str) -> Attr:
         return _text(value, where)
     elif isinstance(value, float) or _is_int(value):
         return value  # type: ignore[return-value]
-    raise FormatError(f"{where}: expected a number below 2**62, a string or a list of one kind of number")
+    raise FormatError(
+        f"{where}: {value!r:.80}, expected a number, a string or a list of numbers of one type, "
+        "with integers from -2**62 to 2**62"
+    )
 
 
 def _is_int(value: object) -> bool:

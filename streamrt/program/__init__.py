@@ -1,1 +1,1 @@
-"""A graph lowered for given shapes: `compile`, then `placement` of all tensors in one `arena`."""
+"""A program: `compile` lowers a graph for given shapes, `placement` places all its tensors in one `arena`."""

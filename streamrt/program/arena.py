@@ -1,7 +1,8 @@
-"""Placing blocks of memory with known lifetimes in one arena.
+"""Arranging blocks of memory with known lifetimes in one arena.
 
-Greedy by size: the largest block first, each at the lowest offset that no block alive at the same time
-overlaps (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section 4).
+Greedy by size: the largest block comes first. Each block gets the lowest offset at which it overlaps no block that is
+alive at the same time (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section
+4).
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 
 from streamrt.host.yielding import give_way
 
-#: Every block begins on a cache line, which is also the widest vector.
+#: Every block begins on a multiple of this, bytes: a cache line, and the widest vector (AVX-512).
 ALIGNMENT = 64
-#: Blocks alive at one step beyond which a further one is put on top of them, and no gap is looked for: looking takes
-#: time that grows with the square of their number. Networks that are not made to be slow have fewer.
+#: If more blocks than this are alive at one step, a further block goes on top of them and no gap is searched: the
+#: search takes time that grows with the square of their number. Only graphs that are made to be slow have more.
 _MANY = 256
 
 
@@ -30,15 +31,15 @@ class Block:
 
 
 def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
-    """The offset of every block, and the bytes of an arena that holds them all; empty blocks lie at 0."""
+    """The offset of every block in bytes, and the bytes of an arena that holds all; empty blocks lie at 0."""
     offsets = [0] * len(blocks)
     order = sorted(
         (i for i, block in enumerate(blocks) if block.nbytes), key=lambda i: (-blocks[i].nbytes, blocks[i].first, i)
     )
-    # Of the blocks that have an offset, in the order of getting it.
+    # Arrays with one entry for each block that has its offset, in the order in which they got them.
     first, last = (np.zeros(len(order), dtype=np.int32) for _ in range(2))
     start, end = (np.zeros(len(order), dtype=np.int64) for _ in range(2))
-    # Of each step, from the earliest on: how many of them are alive, and where the highest ends.
+    # Arrays with one entry for each step from the earliest on: blocks alive, and the end of the highest one.
     earliest = min((block.first for block in blocks), default=0)
     steps = max((block.last for block in blocks), default=0) - earliest + 1
     alive, top = np.zeros(steps, dtype=np.int32), np.zeros(steps, dtype=np.int64)

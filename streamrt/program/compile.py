@@ -24,13 +24,13 @@ class Program:
     """A graph for given input shapes.
 
     Attributes:
-        graph: what is computed.
-        shapes: the shape of every tensor, parameters included.
-        lowered: one for each node.
-        offsets: where each computed tensor lies in the arena, in bytes.
-        scratch: where each node's scratch lies.
-        workspace: bytes of the arena.
-        lean: see `compile_program`.
+        graph: the graph, or the part of it that computes the outputs asked for.
+        shapes: the shape of every tensor by name, parameters included.
+        lowered: the lowering of each node, in the order of the graph.
+        offsets: where each computed tensor begins in the arena, bytes.
+        scratch: where the scratch memory of each node begins in the arena, bytes.
+        workspace: size of the arena, bytes.
+        lean: the program takes less memory, and may be slower: see `compile_program`.
     """
 
     graph: Graph
@@ -43,7 +43,7 @@ class Program:
 
     @property
     def batchwise(self) -> bool:
-        """Whether sample n of every output depends on sample n of every input only (axis 0)."""
+        """Whether sample n of every output depends on sample n of every input only; samples lie along axis 0."""
         ends = [self.shapes[spec.name] for spec in (*self.graph.inputs, *self.graph.outputs)]
         extents = {shape[0] if shape else None for shape in ends}
         return len(extents) == 1 and None not in extents and all(low.batchwise for low in self.lowered)
@@ -55,7 +55,7 @@ class Program:
 
     @property
     def transfer_bytes(self) -> int:
-        """Bytes of all inputs and outputs, as a caller has them."""
+        """Bytes of all inputs and outputs in the types that the caller gives and gets."""
         ends = (*self.graph.inputs, *self.graph.outputs)
         return sum(math.prod(self.shapes[spec.name]) * np.dtype(spec.dtype).itemsize for spec in ends)
 
@@ -66,7 +66,12 @@ class Program:
         return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
 
     def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> list[Run]:
-        """The function to run for each node, over an arena of ``workspace`` bytes and the parameters."""
+        """The function that runs each node.
+
+        Args:
+            memory: the arena, ``workspace`` bytes.
+            params: the arrays of all parameters by name, as they lie in the weights file.
+        """
         runs = []
         for node, low, start in zip(self.graph.nodes, self.lowered, self.scratch, strict=True):
             give_way()
@@ -94,10 +99,15 @@ def compile_program(
     exact: bool = False,
     lean: bool = False,
 ) -> Program:
-    """Lower ``graph`` for inputs of these shapes; ``params`` are all parameters of the weights file by name.
+    """Lower ``graph`` for given inputs.
 
-    With ``exact``, no algorithm is used that rounds more than a plain sum does; a ``lean`` program has none that needs
-    more memory, which are the same ones, and makes no tensor within another one, which may take more or less.
+    Args:
+        graph: the graph.
+        params: all parameters of the weights file by name.
+        inputs: the shape of each input by name.
+        exact: use no algorithm that rounds more than a plain sum does.
+        lean: use no algorithm that needs more memory than a plain sum does: these are the ones that ``exact`` excludes.
+            Also make no tensor within another one, since that may take more memory.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, whether

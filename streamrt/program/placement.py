@@ -1,4 +1,4 @@
-"""Which tensors share memory, and where in the arena all of them lie, and the scratch memory of the nodes."""
+"""Which tensors share memory, and where in the arena each tensor and each node's scratch memory lies."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from streamrt.graph import Graph, Node
 from streamrt.ops import Lowered, Shape
 from streamrt.program import arena
 
+#: Bytes of an element: all computed tensors are float32.
 _FLOAT = 4
 
 
 class _Place(NamedTuple):
-    """Bytes ``offset`` on in a block of memory."""
+    """A position in a block of memory: ``offset`` bytes from its beginning."""
 
     block: int
     offset: int
 
 
 class _Part(NamedTuple):
-    """Bytes ``offset`` on in another tensor."""
+    """A position in the memory of another tensor: ``offset`` bytes from its beginning."""
 
     whole: str
     offset: int
 
 
 def nbytes(shape: Shape) -> int:
-    """Bytes of a tensor."""
+    """Bytes of a computed tensor."""
     return math.prod(shape) * _FLOAT
 
 
 def place(
     graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered], join: bool
 ) -> tuple[dict[str, int], tuple[int, ...], int]:
-    """Where each computed tensor and each node's scratch begins, in bytes, and the bytes of all.
+    """Where each computed tensor and each node's scratch begins in the arena, bytes, and the bytes of the arena.
 
-    With ``join``, inputs that a node would only copy side by side are made there, which may need more memory or less.
+    With ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
+    the arena larger or smaller.
     """
     last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
     last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
     parts = _within_outputs(graph, params, shapes, lowered) if join else {}
 
     home: dict[str, _Place] = {}
-    block_of: dict[str, int] = {}  # by the tensor that has one of its own
+    block_of: dict[str, int] = {}  # of the tensors that are no part of another one
     sizes: list[int] = []
     first: list[int] = []
     last: list[int] = []
@@ -85,10 +87,10 @@ def place(
 def _within_outputs(
     graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
 ) -> dict[str, _Part]:
-    """The tensors that lie within another one, so that a node which joins them has nothing to do.
+    """The tensors that are computed within another one, so that the node which joins them has nothing to copy.
 
-    The last such node decides first: where each appends to what the one before it joined, all of them are beginnings
-    of the last one's output.
+    The last joining node is handled first. In a chain in which each node appends to the output of the one before, all
+    outputs then lie at the beginning of the last node's output.
     """
     makers = {node.outputs[0]: low for node, low in zip(graph.nodes, lowered, strict=True)}
     parts: dict[str, _Part] = {}
@@ -115,7 +117,10 @@ def _within_outputs(
 def _shared_input(
     node: Node, low: Lowered, step: int, home: Mapping[str, _Place], last: Sequence[int], params: Container[str]
 ) -> str | None:
-    """The input whose memory the first output takes over, if any: a view always, in place when it dies here."""
+    """The input whose memory the first output takes over, if any.
+
+    A view always does. A node that can run in place does if no later node reads the input.
+    """
     if low.view_of is not None:
         return node.inputs[low.view_of]
     for index in low.inplace:

@@ -53,15 +53,15 @@ def graph(nodes: list[dict[str, Any]], outputs: list[str], dims: Any = ("N", 4))
         ([node(0, "Relu", ["x"], ["y0"])] * 10_001, "graph.nodes: 10001 entries, more than the 10000 allowed"),
         (
             [node(i, "Concat", ["x"] * 4096, [f"y{i}"], axis=1) for i in range(13)],
-            "node 'n12': more than 50000 inputs of all nodes together",
+            "node 'n12': 53248 inputs of all nodes up to this one, more than the 50000 allowed",
         ),
         (
             [node(i, "Split", ["x"], [f"y{i}_{j}" for j in range(4096)], split=[1]) for i in range(5)],
-            "node 'n4': more than 20000 outputs of all nodes together",
+            "node 'n4': 20480 outputs of all nodes up to this one, more than the 20000 allowed",
         ),
         (
             [node(i, "Gather", ["x"], [f"y{i}"], indices=[1] * 4096) for i in range(65)],
-            "node 'n64': more than 262144 numbers in attributes of all nodes together",
+            "node 'n64': 266240 numbers in attributes of all nodes up to this one, more than the 262144 allowed",
         ),
     ],
     ids=["nodes", "inputs", "outputs", "numbers"],
