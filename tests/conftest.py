@@ -78,6 +78,13 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     return run
 
 
+@pytest.fixture
+def run_limited(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """`run_python`, for code that imports `memory_limit`."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    return lambda code, *arguments, **environment: run_python(code, *arguments, PYTHONPATH=path, **environment)
+
+
 @pytest.fixture(scope="session")
 def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], dict[str, str]]:
     """Environment of a process in which the prefetch thread reads no faster than so many bytes per second."""

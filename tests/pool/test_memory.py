@@ -8,17 +8,15 @@ import pytest
 
 import streamrt
 from markers import thorough
+from memory_limit import MIB, slack
 from model import zoo
 from streamrt.host.memory import anonymous_bytes
 
-MIB = 1 << 20
-
 CODE = """
-    import json, os, random, sys, threading
+    import json, random, sys, threading
     group, budget, io, count, *paths = sys.argv[1:]
-    if group != "-":
-        with open(group + "/cgroup.procs", "w") as procs:
-            procs.write(str(os.getpid()))
+    import memory_limit
+    memory_limit.enter(group)
     import numpy as np, streamrt
     from streamrt._core import Mapping
     from streamrt.host.memory import anonymous_bytes
@@ -36,7 +34,11 @@ CODE = """
     pool = streamrt.ModelPool(budget, io=io)
     for path in paths:
         pool.register(path, path)
-    before, used, over, errors = anonymous_bytes(), [], threading.Event(), []
+    with streamrt.ModelPool(budget, io=io) as other:
+        other.register("first", paths[0])
+        with other.lease("first") as model:
+            model(x)
+    limit, before, used, over, errors = memory_limit.limit(group, budget), anonymous_bytes(), [], threading.Event(), []
     def sample():
         while not over.wait(0.003):
             held = pool.stats().held
@@ -62,7 +64,7 @@ CODE = """
     pool.close()
     left = sum(mapping.resident() for mapping in whole)
     print(json.dumps({"used": max(used), "errors": errors, "peak": stats.peak, "evictions": stats.evictions,
-                      "given_up": stats.bytes_given_up, "hits": stats.hits, "left": left}))
+                      "given_up": stats.bytes_given_up, "hits": stats.hits, "left": left, "limit": limit}))
 """
 
 
@@ -80,22 +82,24 @@ def many(tmp_path_factory):
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 @pytest.mark.parametrize("budget", [12, 40])
-def test_a_pool_within_a_memory_cgroup(many, budget, io, memory_cgroup, run_python):
+def test_a_pool_within_a_memory_cgroup(many, budget, io, memory_cgroup, run_limited):
+    budget *= MIB
     for packed in many:
         zoo.evict(packed.path)
-    with memory_cgroup((budget + 100) * MIB) as group:
+    with memory_cgroup(None) as group:
         # One heap, for the C library's allocator keeps some MiB in each that threads of a process once used.
         paths = [packed.path for packed in many]
-        done = run_python(CODE, group.path, budget * MIB, io, 60, *paths, MALLOC_ARENA_MAX="1")
+        done = run_limited(CODE, group.path, budget, io, 60, *paths, MALLOC_ARENA_MAX="1")
         assert done.returncode == 0, done.stderr
-        assert group.peak() < (budget + 100) * MIB  # never even met: the kernel had nothing to reclaim
+        peak = group.peak()
     found = json.loads(done.stdout)
+    assert peak is None or peak < found["limit"]  # the group never met its limit: the kernel had nothing to reclaim
     assert found["errors"] == []
-    assert found["peak"] <= budget * MIB
+    assert found["peak"] <= budget
     assert found["evictions"] > 0
     assert found["hits"] > 0
-    # Beside the budget: the interpreter, plans and headers of open models, results, stacks of threads.
-    assert found["used"] <= (budget + 16) * MIB
+    # Beside the budget: plans and headers of open models, results, and what the interpreter grows by.
+    assert found["used"] <= budget + slack(budget)
     assert found["left"] == 0
 
 
