@@ -74,9 +74,9 @@ def with_run(step: Step, run: Callable[[int, int], None]) -> Step:
     return Step(step.node, step.waits, run, step.first, step.last, step.dones)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what other threads do in their own time, but not for ever."""
-    end = time.monotonic() + 60
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds that other threads bring about, for at most so many seconds."""
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)
