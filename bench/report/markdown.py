@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -51,8 +53,8 @@ def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseT
 
 
 def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]]) -> str:
-    """The README's rows, each with its spread and commit, and the machines below."""
-    lines, machines = [], {}
+    """The README's rows, each with its spread and commit, and below them the machine of each commit."""
+    lines, commits = [], defaultdict(dict)
     for name, found in tables.items():
         for label in SCENARIOS[name].headlines:
             of_case = [table for table in found if table.label == label]
@@ -64,19 +66,22 @@ def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[Ca
             mine = us.spread(measure) if us else None
             theirs = best.spread(measure) if best else None
             record = next(record for record in measured[name] if record.get("label") == label)
-            machines |= dict.fromkeys(_machines([record]))
+            commit = f"`{record['commit'][:7]}`"
+            for machine in _machines([record]):
+                commits[machine][commit] = None
             lines.append(
                 [
                     f"{SCENARIOS[name].title}: {label}",
                     _range(mine, seconds) if mine else us.status if us else "-",
                     f"{best.peer}: {_range(theirs, seconds)}" if best and theirs else "-",
                     _range(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
-                    f"`{record['commit'][:7]}`",
+                    commit,
                 ]
             )
-    says = "Lower is better. A cell is the median over the rounds, with the fastest and the slowest pass in brackets."
-    header = ["", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
-    return "\n\n".join([says, _table(header, lines), *machines])
+    header = ["lower is better", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
+    says = "A cell is the median over the rounds, with the fastest and the slowest pass in brackets. "
+    says += " ".join(f"{', '.join(of)}: {machine}" for machine, of in commits.items())
+    return f"{_table(header, lines)}\n\n{textwrap.fill(says, 120)}"
 
 
 def overview(tables: Mapping[str, list[CaseTable]]) -> str:

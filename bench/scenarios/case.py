@@ -71,8 +71,7 @@ class Scenario:
         peers: names of the contenders that take part; None for all.
         memory: whether it is about memory alone, and its times have no place in plots and the short table.
         chart: whether the report also draws its seconds against its memory, for the README.
-        headlines: labels of the cases that are rows of the README: chosen before they were measured, and kept whatever
-            comes out.
+        headlines: labels of the cases that are rows of the README; they stay whatever a new measurement gives.
     """
 
     name: str
