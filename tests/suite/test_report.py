@@ -262,7 +262,7 @@ def test_headlines_say_the_spread_the_commit_and_the_machine() -> None:
     ]
     text = markdown.headlines({"mlp-capped": records}, {"mlp-capped": summary.tables(records)})
     assert "lower is better" in text
-        assert "`0123456`: A Processor, 2 cores" in " ".join(text.split())
+    assert "`0123456`: A Processor, 2 cores" in " ".join(text.split())
     assert cells(text)[2:] == [
         [
             f"A model larger than memory: {label}",
