@@ -16,6 +16,7 @@ from pool.world import KIB, FakeFiles, FakeModel, World, WorldCondition, needs
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
 from streamrt.format import FileIdentity
 from streamrt.pool import ModelPool
+from streamrt.pool.adaptive import POLICIES
 
 #: Seconds of the world that `close` may take: models are shut one by one, and calls end first.
 _CLOSING = 300.0
@@ -361,7 +362,7 @@ class Histories(Hunt):
             "load": rng.choice([0.01, 1.0, 5.0]),
             "release": rng.choice([0.0, 0.1, 1.0]),
             "rounding": rng.choice([0, 0, 1, 5]),
-            "policy": rng.choice(["adaptive", "gdsf", "lru"]),
+            "policy": rng.choice(sorted(POLICIES)),
             "timeout": rng.choice([0.5, 5.0, 30.0]),
             "files": files,
             "tasks": tasks,

@@ -9,6 +9,7 @@ import pytest
 import streamrt
 from pool.world import KIB, make, needs
 from streamrt.pool import State
+from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.policy import Lru
 
 
@@ -148,7 +149,7 @@ def test_a_leased_model_is_shared_though_others_wait_for_memory():
     assert log[1] == ("a", 3.0)
 
 
-@pytest.mark.parametrize("policy", ["adaptive", "gdsf", "lru"])
+@pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_what_is_first_asked_for_streams_and_evicts_nobody(policy):
     models = {name: needs(40) for name in "ab"}
     world, files, pool = make(96, models | {"c": needs(400)}, policy=policy)
@@ -446,7 +447,7 @@ def test_a_lease_that_has_ended_is_one_no_longer():
     world.run()
 
 
-@pytest.mark.parametrize("policy", ["adaptive", "gdsf", "lru"])
+@pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("seed", range(12))
 def test_a_thousand_requests_of_everything(policy, seed):
     """Whatever happens: never over the budget, nobody hangs, nothing is left, and most requests are served."""

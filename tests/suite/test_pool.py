@@ -4,8 +4,9 @@ from itertools import combinations
 
 import pytest
 
-from bench.pool import limits, simulation
+from bench.pool import driver, limits, simulation
 from bench.pool.traces import TRACES, sizes
+from streamrt.pool.adaptive import POLICIES
 
 
 @pytest.mark.parametrize("name", TRACES)
@@ -47,6 +48,10 @@ def test_whole_models_by_recency():
     assert limits.whole_lru([0, 1, 2, 0, 1, 2], [5, 5, 5], 10) == 30
     assert limits.whole_lru([0, 1, 0, 2, 0], [5, 5, 5], 10) == 15
     assert limits.whole_lru([0, 1, 1, 0], [5, 50], 10) == 105  # one that is too large harms nobody
+
+
+def test_every_policy_is_a_contender():
+    assert sorted(driver.CONTENDERS) == sorted(["whole-model LRU", *(f"streamrt {name}" for name in POLICIES)])
 
 
 def test_no_policy_loads_less_than_every_model_once():
