@@ -1,5 +1,5 @@
-"""The benchmark suite: ``python -m bench`` runs it from the checkout, against the packages that are installed.
+"""The benchmark suite: ``python -m bench`` runs it from the checkout, against the installed packages.
 
-Nothing here may import ``streamrt`` in the driver: beside this folder lies an uncompiled one. Child processes do, and
-they start with ``-P`` and load this package by its place (`bench.process.child`).
+The driver must not import ``streamrt``: the uncompiled package of the checkout lies beside this folder. Child processes
+import the installed one. They start with ``-P`` and load this package by its path (`bench.process.child`).
 """

@@ -1,4 +1,4 @@
-"""``python -m bench``: list what there is, run it, report what was measured."""
+"""``python -m bench``: list scenarios and peers, run them, report the results."""
 
 from __future__ import annotations
 
@@ -30,39 +30,43 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bench", description="streamrt, its peers and the physical limit, side by side"
+        prog="python -m bench", description="Measure streamrt, its peers and the machine's limits side by side."
     )
     commands = parser.add_subparsers(required=True)
 
-    listing = commands.add_parser("list", help="scenarios and peers")
+    listing = commands.add_parser("list", help="list scenarios and peers")
     listing.set_defaults(does=_list)
 
-    running = commands.add_parser("run", help="measure; one file of JSON lines a scenario")
-    running.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all of them unless some are named")
-    running.add_argument("--peers", nargs="+", metavar="PEER", help="measure these only")
+    running = commands.add_parser("run", help="measure: writes a file of JSON lines for each scenario")
+    running.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="scenarios to run (default: all)")
+    running.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed ones)")
     running.add_argument(
-        "--threads", nargs="+", type=_threads, default=["all"], help="numbers of threads: 'all' and 1, say"
+        "--threads",
+        nargs="+",
+        type=_threads,
+        default=["all"],
+        help="numbers of threads, such as 'all 1' (default: all)",
     )
-    running.add_argument("--rounds", type=_count, help="in place of each scenario's own number")
-    running.add_argument("--quick", action="store_true", help="small models, one round: does everything work?")
-    running.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, up to 50 GB ({_CACHE})")
-    running.add_argument("--results", type=Path, help=f"folder of the files ({_RESULTS}, or for --quick {_QUICK})")
+    running.add_argument("--rounds", type=_count, help="rounds (default: each scenario's own number)")
+    running.add_argument("--quick", action="store_true", help="one round with small models, as a test")
+    running.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 50 GB ({_CACHE})")
+    running.add_argument("--results", type=Path, help=f"folder of the results ({_RESULTS}, with --quick {_QUICK})")
     running.set_defaults(does=_run)
 
     pooling = commands.add_parser(
-        "pool", help="what pools of models load on traces of requests, and how long that takes"
+        "pool", help="measure what pools of models load on traces of requests, and the time that requests take"
     )
-    pooling.add_argument("--simulate", action="store_true", help="only simulate: seconds, where real runs take an hour")
-    pooling.add_argument("--contenders", nargs="+", help="run only these for real, such as 'streamrt adaptive'")
-    pooling.add_argument("--requests", type=_count, help="of a trace")
-    pooling.add_argument("--quick", action="store_true", help="few small models: does everything work?")
-    pooling.add_argument("--data", type=Path, default=_CACHE, help=f"models are made here once, 0.6 GB ({_CACHE})")
-    pooling.add_argument("--results", type=Path, help=f"folder of pool.jsonl ({_RESULTS}, or for --quick {_QUICK})")
+    pooling.add_argument("--simulate", action="store_true", help="simulate only: takes seconds, real runs take an hour")
+    pooling.add_argument("--contenders", nargs="+", help="contenders of real runs, as 'streamrt lru' (default: all)")
+    pooling.add_argument("--requests", type=_count, help="requests of a trace (default: 5000)")
+    pooling.add_argument("--quick", action="store_true", help="few small models, as a test")
+    pooling.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, 0.6 GB ({_CACHE})")
+    pooling.add_argument("--results", type=Path, help=f"folder of pool.jsonl ({_RESULTS}, with --quick {_QUICK})")
     pooling.set_defaults(does=_pool)
 
-    reporting = commands.add_parser("report", help="Markdown and plots from what was measured")
-    reporting.add_argument("--results", type=Path, default=_RESULTS, help="folder of the files, and of the report")
-    reporting.add_argument("--readme", type=Path, help="a file whose marked table is to be brought up to date")
+    reporting = commands.add_parser("report", help="write tables and plots from the results")
+    reporting.add_argument("--results", type=Path, default=_RESULTS, help=f"folder of the results ({_RESULTS})")
+    reporting.add_argument("--readme", type=Path, help="README whose rows and chart are written")
     reporting.set_defaults(does=_report)
     return parser
 
@@ -91,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
         ("peer", options.peers or [], peers()),
     ):
         if unknown := [name for name in asked if name not in known]:
-            print(f"no such {kind}: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+            print(f"no {kind} named {', '.join(unknown)}; choose from {', '.join(known)}", file=sys.stderr)
             return 2
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
@@ -108,10 +112,13 @@ def _run(options: argparse.Namespace) -> int:
         "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
     }
     if installed["streamrt"] and not shared["checkout_installed"]:
-        print("note: the installed streamrt is not that of this checkout", file=sys.stderr)
+        print(
+            "note: the installed streamrt differs from this checkout; install it to measure it",
+            file=sys.stderr,
+        )
     names = frozenset(options.peers) if options.peers else None
     chosen = Options(data, names, threads, options.rounds, options.quick)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no child and no cgroup stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and cgroups are removed
     failures = 0
     try:
         for name in options.scenarios or SCENARIOS:
@@ -120,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
                 failures += Run(SCENARIOS[name], chosen, installed, recorder).run()
             print(path)
     except KeyboardInterrupt:
-        print(f"interrupted: what was measured is in {results}/{name}.partial.jsonl", file=sys.stderr)
+        print(f"interrupted: the results so far are in {results}/{name}.partial.jsonl", file=sys.stderr)
         return 130
     return 1 if failures else 0
 
@@ -128,7 +135,7 @@ def _run(options: argparse.Namespace) -> int:
 def _pool(options: argparse.Namespace) -> int:
     from bench.pool import driver
 
-    # What simulates has the installed package's policies, and not those of an uncompiled one in a checkout.
+    # The simulation takes its policies from the installed package, not from the uncompiled one of the checkout.
     sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
     setting = driver.QUICK if options.quick else driver.Setting()
     if options.requests:
@@ -154,19 +161,19 @@ def _report(options: argparse.Namespace) -> int:
 def _probe(data: Path) -> dict[str, object]:
     outcome = spawn.run(Job("probe", data=str(data)))
     if outcome.status != "ok":
-        raise SystemExit(f"cannot look at what is installed: {outcome.reason}")
+        raise SystemExit(f"cannot find out which packages are installed: {outcome.reason}")
     return outcome.values
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0")
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
     return int(text)
 
 
 def _threads(text: str) -> str | int:
     if text != "all" and (not text.isdecimal() or int(text) < 1):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected 'all' or a number above 0")
+        raise argparse.ArgumentTypeError(f"expected 'all' or a whole number above 0, found {text!r}")
     return text if text == "all" else int(text)
 
 

@@ -1,7 +1,7 @@
-"""Runs a scenario: prepares what the contenders read, checks their answers, and measures them in turn.
+"""Runs a scenario: prepares the contenders' files, checks their answers, and measures them in turn.
 
-A round puts every case to every contender, A B C, and then comes the next round, so that whatever the machine does
-meanwhile happens to all of them. Memory is looked at in processes of its own, for looking costs time.
+A round measures each case with each contender, A B C. Then the next round begins, so that a disturbance of the machine
+meets all contenders. Memory is sampled in processes of its own, because sampling takes time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.process.job import TOLERANCE, Job
 from bench.record import Recorder
 from bench.scenarios import Case, Scenario
 
-#: Steady passes that are timed in one process at least, however long they take.
+#: The least number of steady passes that one process times, however long they take.
 _LEAST_PASSES = 2
 #: Seconds after which making, converting or checking a model is given up on. Answers in float64 take minutes.
 _PREPARING = 3600.0
@@ -33,14 +33,14 @@ _PREPARING = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What of a scenario to run, and where.
+    """Which part of a scenario to run, and where.
 
     Attributes:
         data: the folder of models; they stay there for the next run.
-        names: of peers to measure; None for all.
-        threads: numbers of threads; every case is measured with each.
-        rounds: in place of the scenario's own number.
-        quick: the scenario's small cases, one round.
+        names: names of peers to measure; None for all.
+        threads: numbers of threads; each case is measured with each of them.
+        rounds: rounds to measure; None for the scenario's own number.
+        quick: whether to run the scenario's small cases, in one round.
     """
 
     data: Path
@@ -58,7 +58,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """A contender with a case, or a limit: what one process of every round measures."""
+    """What one process of each round measures: a contender with a case, or a limit."""
 
     case: Case
     threads: int
@@ -77,12 +77,12 @@ class Run:
 
     Args:
         scenario: what to run.
-        options: how much of it.
-        installed: what the child's ``probe`` found.
-        recorder: where results go.
+        options: which part of it.
+        installed: the answer of the child's ``probe``.
+        recorder: takes the results.
 
     Attributes:
-        failures: what went wrong, but for processes that were killed or given up on: those are results.
+        failures: how many steps failed. A process that was killed or given up on is a result and no failure.
     """
 
     def __init__(self, scenario: Scenario, options: Options, installed: dict[str, Any], recorder: Recorder) -> None:
@@ -93,13 +93,13 @@ class Run:
         self._cases = options.cases_of(scenario)
         self._job = partial(Job, data=str(options.data))
         self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # of a peer and a model that is prepared
-        self._largest: dict[str, str] = {}  # a file of a model before anybody has converted it
+        self._largest: dict[str, str] = {}  # the largest source file of a model
         self._out: set[tuple[str, str, int]] = set()  # turns that ended badly and are not tried again
         self._skipped: set[tuple[str, str]] = set()
         self.failures = 0
 
     def run(self) -> int:
-        """Everything, with a progress bar on the terminal; returns `failures`."""
+        """Run the scenario with a progress bar on the terminal; returns `failures`."""
         with tqdm(desc=self._scenario.name, unit="process", dynamic_ncols=True, smoothing=0) as bar:
             self._bar = bar
             pairs = list(self._pairs())
@@ -110,7 +110,7 @@ class Run:
             bar.total = bar.n + rounds * len(turns) + sum(self._has_memory(turn) for turn in turns)
             for turn in turns:
                 if turn.case.kind != "passes":
-                    self._execute(turn, turn.job)  # nobody has run it yet, and its files may be cold
+                    self._execute(turn, turn.job)  # it has not run yet, and its files may be cold
             for index in range(rounds):
                 for turn in turns:
                     self._time(turn, index)
@@ -122,7 +122,7 @@ class Run:
     # ---- who takes part
 
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
-        """Every case with every peer that can be put to it; who cannot is told once, with the reason."""
+        """Each case with each peer that can run it. A peer that cannot is recorded once, with the reason."""
         chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
         if self._scenario.peers is not None:
             chosen = [peer for peer in chosen if peer.name in self._scenario.peers]
@@ -138,7 +138,7 @@ class Run:
             cases = list(group)
             source = models.source(model, self._options.data) if model else None
             if source and (absent := [need for need in source.needs if self._installed["needs"][need] is None]):
-                self._skip(model, f"to make it takes {', '.join(absent)}, not installed")
+                self._skip(model, f"making it needs {', '.join(absent)}, not installed")
                 continue
             able = []
             for peer in here:
@@ -158,7 +158,7 @@ class Run:
     # ---- before anything is timed
 
     def _prepare(self, pairs: list[tuple[Case, Peer]]) -> None:
-        """Make the models and the reference's answers, and what every peer converts them to."""
+        """Make the models, the reference's answers, and the files that each peer converts the models to."""
         for model in dict.fromkeys(case.model for case, _ in pairs if case.model):
             batches = {case.batch for case, _ in pairs if case.model == model}
             job = self._job("source", model=model, batches=tuple(sorted(batches)), threads=max(self._options.threads))
@@ -179,7 +179,7 @@ class Run:
                     self.failures += 1
 
     def _check(self, pairs: list[tuple[Case, Peer]]) -> None:
-        """Compare the answers of everybody to everything that will be timed, without a cap."""
+        """Compare the answers of all peers to all cases that will be timed, without a cap."""
         threads = max(self._options.threads)
         for name, model in list(self._files):
             found = [
@@ -207,7 +207,7 @@ class Run:
     # ---- measuring
 
     def _turns(self, pairs: list[tuple[Case, Peer]]) -> Iterator[_Turn]:
-        """What one round consists of."""
+        """The turns of one round."""
         for threads in self._options.threads:
             for _, group in groupby(pairs, lambda pair: pair[0].model):
                 cases = list(group)
@@ -223,7 +223,7 @@ class Run:
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
-        # Not a file that streamrt has pinned pages of: those would not be read.
+        # The source file: streamrt pins pages of its own file, and pinned pages would not be read.
         between = self._largest.get(case.model) if self._scenario.limits and peer.name == "streamrt" else None
         job = self._job(
             case.kind,
@@ -242,11 +242,11 @@ class Run:
         return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))
 
     def _limits(self, cases: list[Case], threads: int) -> Iterator[_Turn]:
-        """What the disk and the processor can do at best, and what streamrt computes with every weight in memory."""
+        """The best speed of disk and processor, and the time that streamrt computes with all weights in memory."""
         model = cases[0].model
         files = self._files.get(("streamrt", model))
         if not files:
-            return  # nothing to read; without streamrt the rows have no T*
+            return  # without streamrt the rows have no T*
         uncapped = _uncapped(cases[0])
         for name in LIMITS:
             file = str(files[0]) if name in OF_A_FILE else None
@@ -313,7 +313,7 @@ class Run:
     def _execute(
         self, turn: _Turn, job: Job, sampler: spawn.MemorySampler | None = None
     ) -> tuple[spawn.Outcome, dict[str, int | None]]:
-        """Run one process, cold and capped as the case says, and tell what its group saw."""
+        """Run one process, cold and capped as the case says; its outcome, and the peak of its cgroup."""
         run = partial(spawn.run, job, limit=self._scenario.patience, sampler=sampler)
         cap = turn.case.cap
         cold = turn.files if turn.case.cold or turn.limit or sampler else ()
@@ -329,11 +329,11 @@ class Run:
         except pagecache.NotColdError as error:
             return spawn.Outcome("error", reason=str(error)), {}
         finally:
-            # Whoever comes next must not have to wait until the kernel has reclaimed these.
+            # The next process must not wait until the kernel has reclaimed these pages.
             with suppress(pagecache.NotColdError):
                 pagecache.make_cold(cold)
 
 
 def _uncapped(case: Case) -> Case:
-    """The case that a limit is measured in."""
+    """The case without cap, budget and cold pages: limits are measured with it."""
     return replace(case, cap=None, budget=None, cold=False)

@@ -1,4 +1,4 @@
-"""What a measurement was made on, as far as it explains the figures."""
+"""The machine and the commit of a measurement."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def commit() -> str | None:
     git = ["git", "-C", str(_ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        # What the runs write themselves does not count as a change.
-        changed = [*git, "status", "--porcelain", "--", ".", ":!bench/results", ":!README.md"]
+        # The files that runs and reports write do not count as changes.
+        written = (":!bench/results", ":!README.md", ":!docs/time-against-memory.svg")
+        changed = [*git, "status", "--porcelain", "--", ".", *written]
         status = subprocess.run(changed, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -44,7 +45,7 @@ def commit() -> str | None:
 
 
 def sources_digest(package: Path) -> str:
-    """A digest of the Python sources of an installed or a checked out package, to tell whether they are the same."""
+    """A digest of the Python sources of a package: equal for a checkout and an installed copy of it."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -52,7 +53,7 @@ def sources_digest(package: Path) -> str:
 
 
 def is_checkout(installed: str) -> bool:
-    """Whether the installed streamrt, with this digest, is the one that lies here."""
+    """Whether the installed streamrt, with this digest, was made from this checkout."""
     return installed == sources_digest(_ROOT / "streamrt")
 
 

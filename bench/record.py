@@ -1,4 +1,4 @@
-"""The file of results: one JSON object a line, each with all that is needed to understand it by itself."""
+"""The file of results: one JSON object a line. Each line can be understood by itself."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Record = dict[str, Any]
 
 
 class Recorder:
-    """Writes lines to a scenario's file, each as soon as it is known, so that an interrupted run keeps what it has.
+    """Writes lines to a scenario's file, each as soon as it is known, so that an interrupted run keeps its results.
 
-    Until the end it is called ``.partial.jsonl``; it takes the place of an earlier file only when it is whole.
+    Until the end the file is called ``.partial.jsonl``. It replaces an earlier file only when it is complete.
 
     Args:
         path: the file, ``.jsonl``.
-        shared: what every line says: the machine, the versions, the commit.
+        shared: the fields of every line: the machine, the versions, the commit.
     """
 
     def __init__(self, path: Path, shared: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ class Recorder:
             self.partial.rename(self._path)
 
     def write(self, kind: str, *, case: Case | None = None, **fields: object) -> None:
-        """One line: what kind of measurement, of which case, and its fields."""
+        """Write one line: the kind of measurement, its case, and its fields."""
         line = {"at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"), "kind": kind}
         if case:
             line |= {"label": case.label, "case": dataclasses.asdict(case)}
@@ -53,7 +53,7 @@ class Recorder:
 
 
 def read(paths: Iterable[Path]) -> list[Record]:
-    """All lines of these files; a last one that was cut short is left out."""
+    """All lines of these files, without a last line that was cut short."""
     found = []
     for path in paths:
         for line in path.read_text().splitlines():

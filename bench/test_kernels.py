@@ -1,7 +1,7 @@
-"""Micro-benchmarks of the compiled kernels, beside a plain copy of the same bytes where that is the limit.
+"""Micro-benchmarks of the compiled kernels, beside a plain copy of the same bytes where memory is the limit.
 
-Run with ``pytest bench/test_kernels.py --benchmark-only``; STREAMRT_TEST_ISA chooses the instruction set.
-Sizes are those of real layers, batch 1. Compare figures of one run only: machines and their load differ.
+Run with ``pytest bench/test_kernels.py --benchmark-only``. STREAMRT_TEST_ISA chooses the instruction set. Sizes are
+those of real layers, batch 1. Compare figures of one run only: machines and their load differ.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def test_crc32c(benchmark: Benchmark, size: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16])
 def test_dense(benchmark: Benchmark, batch: int) -> None:
-    """32 MiB of weights. Compare with `test_dense_by_blas`: which of the two a layer uses follows from that."""
+    """32 MiB of weights. Compare with `test_dense_by_blas`: a layer uses the faster of the two."""
     y = np.empty((batch, 2048), np.float32)
     benchmark(_core.dense, normal(2048, 4096), normal(batch, 4096), y, normal(2048), *RELU)
 

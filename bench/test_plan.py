@@ -1,4 +1,4 @@
-"""The planner: what a call with a new shape costs before it computes."""
+"""The planner: the time that a call with a new shape takes before it computes."""
 
 import pytest
 

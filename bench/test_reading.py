@@ -1,7 +1,7 @@
-"""What bringing in and giving back blocks of 2 MiB costs the thread that does it, step by step.
+"""The time that reading and releasing blocks of 2 MiB take, step by step.
 
-``beside`` is what another thread of the process does meanwhile: with one that computes, taking pages out of the page
-tables has to interrupt its processor. Nothing here waits for a disk but ``test_reading``.
+``beside`` says what another thread of the process does meanwhile. If it computes, unmapping pages has to interrupt its
+processor. Only ``test_reading`` waits for a disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class File:
         path.write_bytes(bytes(BLOCKS * BLOCK))
         self._fd = os.open(path, os.O_RDONLY)
         os.fsync(self._fd)
-        self.forget(BLOCKS)  # what was written is cached in small folios
+        self.forget(BLOCKS)  # written pages are cached in small folios
         self._pages = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
         for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):
             self._pages.madvise(advice)
@@ -77,7 +77,7 @@ def beside(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def steps(benchmark: Benchmark, step: Callable[[int], None], count: int, *before: Callable[[int], None]) -> None:
-    """Measure one step on ``count`` blocks; those ``before`` it are done anew each time, and not measured."""
+    """Measure one step on ``count`` blocks. The steps ``before`` are done anew each time, and not measured."""
 
     def setup() -> None:
         for each in before:

@@ -1,4 +1,4 @@
-"""What the machine can do at best: the figures that every result is held against, measured between the results."""
+"""The machine's limits, which the results are held against. They are measured between the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from bench.limits import disk, processor
 
-#: By name, a function of the file to read (None but for the disk) and of threads; bytes or operations a second.
+#: By name, a function of the file to read (None except for the disk) and of threads; bytes or operations a second.
 LIMITS: dict[str, Callable[[str | None, int], float]] = {
     "disk, mapped": disk.mapped,
     "disk, pread": disk.pread,
@@ -15,5 +15,5 @@ LIMITS: dict[str, Callable[[str | None, int], float]] = {
     "sgemm": processor.sgemm,
 }
 
-#: Those that read a file.
+#: The limits that read a file.
 OF_A_FILE = frozenset(name for name in LIMITS if name.startswith("disk"))

@@ -1,4 +1,4 @@
-"""Reading a file from end to end with nothing else to do, in three ways; the file is cold when each begins."""
+"""Reading a file from end to end in three ways, with nothing else to do. The file is cold when each begins."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from contextlib import contextmanager
 from itertools import count
 from typing import BinaryIO
 
-_CHUNK = 16 << 20  # larger requests are not faster
-_HUGE = 2 << 20
-_STRETCH = 256 << 20
+_CHUNK = 16 << 20  # bytes of a pread; larger requests are not faster
+_HUGE = 2 << 20  # bytes of a huge page
+_STRETCH = 256 << 20  # bytes that one speed is measured over: 0.1 s of a fast disk
 _MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module does not name it
-_DEPTH = 8
-_DIRECT_CHUNK = 4 << 20
+_DEPTH = 8  # direct reads in flight
+_DIRECT_CHUNK = 4 << 20  # bytes of each
 
 
 def mapped(file: str | None, threads: int) -> float:
-    """Bytes a second into a mapping, a huge page at a time, each given back at once, without any code of streamrt."""
+    """Bytes a second into a mapping, one huge page at a time, each released at once, without any code of streamrt."""
     assert file
     with _mapping(file) as (source, pages):
         return _speed(source, pages, 0, len(pages))
 
 
 def stretches(file: str) -> Iterator[float]:
-    """The same of one stretch of the file after the other, round and round: the disk's speed at each moment."""
+    """Bytes a second as `mapped`, of one stretch of the file after the other, without end: the disk's speed now."""
     with _mapping(file) as (source, pages):
         length = min(_STRETCH, len(pages))
         for index in count():
@@ -38,7 +38,7 @@ def stretches(file: str) -> Iterator[float]:
 @contextmanager
 def _mapping(file: str) -> Iterator[tuple[BinaryIO, mmap.mmap]]:
     with open(file, "rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as pages:  # noqa: PTH123
-        for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):  # a fault then reads one huge page, and no more
+        for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):  # a fault then reads exactly one huge page
             pages.madvise(advice)
         yield source, pages
 
@@ -57,7 +57,7 @@ def pread(file: str | None, threads: int) -> float:
     """Bytes a second copied out of the page cache."""
     assert file
     buffer = memoryview(bytearray(_CHUNK))
-    with open(file, "rb", buffering=0) as source:  # noqa: PTH123 - a descriptor is what is wanted
+    with open(file, "rb", buffering=0) as source:  # noqa: PTH123 - preadv needs a descriptor
         start, read = time.perf_counter(), 0
         while got := os.preadv(source.fileno(), [buffer], read):
             read += got

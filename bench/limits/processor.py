@@ -1,4 +1,4 @@
-"""How fast memory can be read and numbers multiplied, by NumPy's BLAS; beside it stands what our layers compute in."""
+"""The speed of reading memory and of multiplying, by NumPy's BLAS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIDE = 2048
 
 
 def dram(file: str | None, threads: int) -> float:
-    """Bytes a second that are read from memory: the best of a matrix-vector product, which reads each byte once."""
+    """Bytes a second read from memory: the best of several matrix-vector products, which read each byte once."""
     matrix = np.ones((_ROWS, _COLUMNS), np.float32)
     vector, out = np.ones(_COLUMNS, np.float32), np.empty(_ROWS, np.float32)
     return matrix.nbytes / _best(lambda: np.matmul(matrix, vector, out=out), threads)

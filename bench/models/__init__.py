@@ -1,4 +1,4 @@
-"""The models that are measured: seeded weights, made once into a folder that every peer converts from."""
+"""The measured models: seeded weights, made once into a folder that every peer converts from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Source:
     Attributes:
         name: unique, and a folder's name.
         family: ``"mlp"`` or ``"cnn"``.
-        folder: where `make` writes ``model.onnx`` (free batch) and what else the family's peers convert from.
-        shape: of one input sample.
+        folder: `make` writes ``model.onnx`` (free batch) there, and the other files that the family's peers convert.
+        shape: extents of one input sample.
         needs: modules that `make` and `reference` import.
         make: writes the folder.
-        reference: from an input to the answer, computed in float64.
+        reference: computes the answer to an input in float64.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Source:
         return np.random.default_rng(batch).standard_normal((batch, *self.shape), np.float32)
 
     def answer(self, batch: int) -> Path:
-        """Where the reference's answer to `input` is kept."""
+        """The file of the reference's answer to `input`."""
         return self.folder / f"answer-{batch}.npy"
 
 

@@ -1,7 +1,7 @@
 """A multi-layer perceptron of equal layers, ``mlp-LAYERSxWIDTH``, with ReLU between them.
 
-``weights.bin`` holds the matrices, each (out, in) row-major, then the biases: NumPy maps it, and ``model.onnx`` names
-it as its external data.
+``weights.bin`` holds the matrices, each (out, in) row-major, and then the biases. NumPy maps it. It is the external
+data of ``model.onnx``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.models import Source
 
-_ROWS = 1024  # generated at a time
+_ROWS = 1024  # rows generated at a time: 32 MiB of a matrix of 8192
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ def source(name: str, data: Path) -> Source | None:
 
 
 def module(source: Source, *, meta: bool = False) -> Any:
-    """The network as a torch module in evaluation mode; its weights are those of `state_file` only once loaded.
+    """The network as a torch module in evaluation mode; its weights are those of `state_file` once they are loaded.
 
-    ``meta`` makes one without memory for weights, for a peer that brings its own.
+    With ``meta`` it has no memory for weights, for a peer that brings its own.
     """
     import torch
 

@@ -1,6 +1,6 @@
-"""The contenders, one small file each; a new file with a list ``PEERS`` is all there is to adding one.
+"""The contenders, one small file each. A new file with a list ``PEERS`` adds a contender.
 
-These modules are imported by the driver too, so they import what they measure inside their functions only.
+The driver imports these modules, too. So they import the packages that they measure inside functions only.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Setting:
     """How a peer is to run.
 
     Attributes:
-        batch: samples of a call; the only batch that it will be called with.
+        batch: samples of every call.
         threads: threads that may compute.
         budget: bytes that the model may hold, as streamrt takes it; peers that know no budget ignore it.
-        verify: whether weights are compared with their checksums as they arrive; only streamrt has any.
+        verify: whether weights are compared with their checksums as they arrive; only streamrt has checksums.
     """
 
     batch: int
@@ -42,7 +42,7 @@ class Opened:
 
     Attributes:
         run: (batch, *input) float32 in, (batch, *output) float32 out.
-        facts: what the peer tells of its last call, for the record.
+        facts: figures of the last call, for the record.
     """
 
     run: Callable[[Array], Array]
@@ -54,15 +54,15 @@ class Peer:
     """A way to run a model.
 
     Attributes:
-        name: as the tables show it.
-        modules: what must be importable; ``import`` of these is what the scenario ``import`` measures.
+        name: its name in the tables.
+        modules: modules that must be importable; the scenario ``import`` measures importing them.
         packages: distributions whose versions the record names.
         families: kinds of models that it runs: ``"mlp"``, ``"cnn"``.
-        prepare: writes what it needs of a source into a folder; once, unmeasured, in a process of its own.
-        open: opens what ``prepare`` wrote.
+        prepare: writes its own files of a source into a folder; once, unmeasured, in a process of its own.
+        open: opens the files that ``prepare`` wrote.
         files: the files that hold the weights, given the source and the folder; they are cold before a cold start.
-        frugal: whether it is a way of a package to hold fewer weights at the cost of speed, with a faster one beside
-            it; it has no place where everything is in memory.
+        frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way; it does
+            not take part where everything is in memory.
         module: the file that it is written in; `peers` fills it in.
     """
 
@@ -78,7 +78,7 @@ class Peer:
 
 
 def peers() -> dict[str, Peer]:
-    """Every peer by its name: streamrt first, the others in alphabetical order."""
+    """All peers by name: streamrt first, the others in alphabetical order."""
     found = []
     for name in (info.name for info in pkgutil.iter_modules(__path__)):
         module = importlib.import_module(f"{__name__}.{name}")

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: weights on disk, each layer's in memory for as long as it runs on the CPU."""
+"""Hugging Face Accelerate: weights on disk; those of a layer are in memory while it runs on the CPU."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _prepare(source: Source, folder: Path) -> None:
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     from accelerate import disk_offload
 
-    # "Disk offload only" in the documentation's guide to big model inference; a folder that holds an index is used
-    # as it is. BatchNorm's statistics are buffers, and they come from there too.
+    # "Disk offload only" in the documentation's guide to big model inference. A folder with an index is used as it is.
+    # BatchNorm's statistics are buffers, and they come from there, too.
     module = network(source, meta=True)
     disk_offload(module, _offloaded(folder), execution_device="cpu", offload_buffers=True)
     return opened(module, setting)

@@ -1,4 +1,4 @@
-"""ncnn in float32, converted by pnnx. It knows no batch: samples run one after the other."""
+"""ncnn in float32, converted by pnnx. It has no batches: samples run one after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _prepare(source: Source, folder: Path) -> None:
 
     module = vision.module(source)
     module.load_state_dict(torch.load(vision.state_file(source)))
-    with TemporaryDirectory(dir=folder) as scratch:  # for what pnnx writes besides
+    with TemporaryDirectory(dir=folder) as scratch:  # for the other files that pnnx writes
         pnnx.export(
             module,
             f"{scratch}/model.pt",

@@ -1,4 +1,4 @@
-"""numpy.memmap and matmul: what anybody can write in ten lines, with the page cache as the only manager of memory."""
+"""numpy.memmap and matmul: ten lines of code, with the page cache as the only manager of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.peers import Array, Opened, Peer, Setting
 
 
 def _prepare(source: Source, folder: Path) -> None:
-    """The source's own file is what NumPy maps."""
+    """Nothing to prepare: NumPy maps the source's own file."""
 
 
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: as it comes, and with its weights left in a file that it maps, in the layout that they have there."""
+"""ONNX Runtime: with its defaults, and with weights that it maps from a file and uses in the file's layout."""
 
 from __future__ import annotations
 

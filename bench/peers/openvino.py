@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: an IR file whose weights are mapped, compiled for the one batch that it runs.
+"""OpenVINO on the CPU: an IR file whose weights are mapped, compiled for its one batch.
 
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/optimizing-memory-usage.html
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-request/python-api-advanced-inference.html
@@ -40,7 +40,7 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     )
 
     def run(x: Array) -> Array:
-        # Neither is copied; the answer is a view of what the next call overwrites.
+        # Nothing is copied: the answer is a view of memory that the next call overwrites.
         return compiled(x, share_inputs=True, share_outputs=True)[0]
 
     return Opened(run)

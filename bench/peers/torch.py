@@ -1,4 +1,4 @@
-"""PyTorch, eager: a state dict that is loaded, or one that stays in the file and is mapped."""
+"""PyTorch, eager: with a state dict that is loaded, or one that stays in its file and is mapped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.peers import Array, Opened, Peer, Setting
 
 
 def network(source: Source, *, meta: bool = False) -> Any:
-    """The model as a module in evaluation mode that still lacks its weights, and with ``meta`` even memory for them."""
+    """The model as a module in evaluation mode, without its weights, and with ``meta`` without memory for them."""
     import torch
 
     if source.family == "cnn":
@@ -23,12 +23,12 @@ def network(source: Source, *, meta: bool = False) -> Any:
 
 
 def state_dict(source: Source) -> dict[str, Any]:
-    """The weights that `network` lacks, mapped."""
+    """The weights for `network`, mapped."""
     import torch
 
     if source.family == "cnn":
         return torch.load(vision.state_file(source), mmap=True)
-    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes
+    warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # no code writes to it
     state: dict[str, Any] = {}
     for index, (weights, bias) in enumerate(mlp.layers(source)):
         state |= {f"{2 * index}.weight": torch.from_numpy(weights), f"{2 * index}.bias": torch.from_numpy(bias)}
@@ -62,7 +62,7 @@ def _prepare(source: Source, folder: Path) -> None:
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     import torch
 
-    module = network(source, meta=True).to_empty(device="cpu")  # without random weights, which nobody would see
+    module = network(source, meta=True).to_empty(device="cpu")  # random weights would only take time
     module.load_state_dict(torch.load(_file(source, folder)))
     return opened(module, setting)
 

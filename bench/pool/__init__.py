@@ -1,1 +1,1 @@
-"""What a pool of models loads: traces of requests, the limits that they allow, simulations, and real runs."""
+"""Benchmarks of pools: traces of requests, the least bytes that they load, simulations, and real runs."""

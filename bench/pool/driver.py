@@ -1,4 +1,4 @@
-"""``python -m bench pool``: each policy and whole-model LRU on each trace, simulated, and then for real in a cgroup."""
+"""``python -m bench pool``: each policy and whole-model LRU on each trace, simulated, and then run in a cgroup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.process.job import Job
 from bench.record import Recorder
 
 MIB = 1 << 20
-#: Above the budget, for the interpreter, BLAS, and what is known of 200 models.
+#: Bytes of the cgroup beside the budget: for the interpreter, BLAS, and the headers of 200 models.
 _BESIDE = 100 * MIB
 _SEED = 7
 CONTENDERS = ("whole-model LRU", "streamrt adaptive", "streamrt gdsf", "streamrt lru")
@@ -24,13 +24,13 @@ LOADED = "{:16} {:20} {:9} {:>9} {:>9} {:>9} {:>9} {:>9}"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How large everything is.
+    """The size of a benchmark.
 
     Attributes:
-        models: how many.
-        total: bytes of all of them; the budget is a fifth.
-        requests: of a trace.
-        hits: whose times are measured beside other requests.
+        models: how many models there are.
+        total: bytes of all models; the budget is 1/5 of them.
+        requests: requests of a trace.
+        hits: hits whose times are measured beside other requests.
     """
 
     models: int = 200
@@ -43,7 +43,7 @@ QUICK = Setting(40, 80 * MIB, 300, 200)
 
 
 def run(setting: Setting, data: Path, recorder: Recorder, real: tuple[str, ...]) -> int:
-    """Everything, for real with these contenders, a line on the terminal for each; returns how much went wrong."""
+    """Simulate all traces and run those in ``real``, with a line on the terminal each; returns how many failed."""
     wanted = sizes(setting.models, setting.total)
     budget = setting.total // 5
     print(LOADED.format("trace", "contender", "", "÷ best", "÷ LRU", "hits", "p50", "p99"))

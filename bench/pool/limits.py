@@ -1,4 +1,4 @@
-"""What a trace costs at best, and what it costs who keeps whole models and forgets the one used last."""
+"""The bytes that a trace loads with the best fixed set, and with an LRU of whole models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def best_fixed(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
 def whole_lru(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
     """Bytes loaded when whole models stay and the least recently used ones make room.
 
-    A model larger than the budget is loaded at each request, and harms nobody.
+    A model larger than the budget is loaded at each request, and evicts no other model.
     """
     held: OrderedDict[int, int] = OrderedDict()
     used = total = 0

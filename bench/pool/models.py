@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def paths(folder: Path, sizes: Sequence[int]) -> list[Path]:
-    """Where they are, or are to be."""
+    """The files of models of these sizes, which may not exist yet."""
     return [folder / f"pool-{len(sizes)}-{sum(sizes)}" / f"{index}.safetensors" for index in range(len(sizes))]
 
 
 def make(folder: Path, sizes: Sequence[int]) -> None:
-    """Make those that are missing; each has about so many bytes of weights."""
+    """Make the missing models; each has about ``size`` bytes of weights."""
     import numpy as np
 
     import streamrt
@@ -36,7 +36,7 @@ def make(folder: Path, sizes: Sequence[int]) -> None:
 
 
 def width(path: Path) -> int:
-    """Of a model's input."""
+    """The width of a model's input."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     first = next(value for name, value in header.items() if name != "__metadata__" and value["dtype"] == "F32")

@@ -16,14 +16,14 @@ import streamrt
 
 Lease = Callable[[int], AbstractContextManager[streamrt.Model]]
 
-#: The contender that pools of whole models are.
+#: The name of `WholeModels` as a contender.
 WHOLE = "whole-model LRU"
 
 
 class WholeModels:
-    """Whole models in memory, of which the least recently used one makes room; one load at a time.
+    """Whole models in memory, of which the least recently used makes room; one load at a time.
 
-    One that is larger than the budget streams, for otherwise there would be no answer to compare.
+    A model that is larger than the budget streams: otherwise its requests would have no answer.
     """
 
     def __init__(self, paths: Sequence[Path], budget: int) -> None:
@@ -60,7 +60,7 @@ class WholeModels:
 
 
 def replay(contender: str, paths: Sequence[Path], widths: Sequence[int], budget: int, trace: list[int]) -> Any:
-    """Bytes loaded, hit ratio, and how long requests took from asking for a lease to the answer."""
+    """Bytes loaded, hit ratio, and the time of requests from asking for a lease to the answer."""
     inputs = {width: np.ones((1, width), np.float32) for width in set(widths)}
     whole = contender == WHOLE
     pool: Any = WholeModels(paths, budget) if whole else _pool(contender, paths, budget)
@@ -86,7 +86,7 @@ def replay(contender: str, paths: Sequence[Path], widths: Sequence[int], budget:
 
 
 def beside(paths: Sequence[Path], widths: Sequence[int], budget: int, misses: bool, count: int) -> Any:
-    """How long a hit takes beside two threads whose requests are all misses, or all hits."""
+    """The time of a hit beside two threads whose requests are all misses, or all hits."""
     inputs = {width: np.ones((1, width), np.float32) for width in set(widths)}
     pool = _pool("streamrt gdsf", paths, budget)
     order = sorted(range(len(paths)), key=lambda index: paths[index].stat().st_size)
@@ -133,7 +133,7 @@ def _pool(contender: str, paths: Sequence[Path], budget: int) -> streamrt.ModelP
 
 
 def _device() -> int:
-    """Bytes that this process had read from devices."""
+    """Bytes that were read from devices for this process."""
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["read_bytes"])
 

@@ -1,4 +1,4 @@
-"""What each policy of the pool would load: the policies' own code on a pool without models."""
+"""Simulates each policy of the pool: the policies' own code on a pool without models."""
 
 from __future__ import annotations
 

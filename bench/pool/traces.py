@@ -1,4 +1,4 @@
-"""Seeded traces: which of so many models is asked for, request after request."""
+"""Seeded traces: the model that each request asks for."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def zipf(alpha: float, models: int, count: int, seed: int) -> Trace:
 
 
 def cyclic(models: int, count: int, seed: int) -> Trace:
-    """All of them, in turn."""
+    """All models, in turn."""
     return [index % models for index in range(count)]
 
 
 def bursty(models: int, count: int, seed: int) -> Trace:
-    """Five are busy at a time, each for about twenty requests; then it is another one's turn."""
+    """Five models are busy at a time, each for about 20 requests; then another model takes its place."""
     r = random.Random(seed)
     trace: Trace = []
     busy: list[list[int]] = []
@@ -37,7 +37,7 @@ def bursty(models: int, count: int, seed: int) -> Trace:
 
 
 def drifting(models: int, count: int, seed: int) -> Trace:
-    """Zipf 0.9, but every two-hundredth of the trace three pairs of models exchange their popularity."""
+    """Zipf 0.9, but after each 0.5 % of the trace three pairs of models exchange their popularity."""
     r = random.Random(seed)
     order, weights = _shuffled(models, r), _weights(0.9, models)
     trace: Trace = []
@@ -50,7 +50,7 @@ def drifting(models: int, count: int, seed: int) -> Trace:
 
 
 def one_hit(models: int, count: int, seed: int) -> Trace:
-    """Every other request is for a model that nobody asks for again soon; the others are Zipf 0.9 over half of them."""
+    """Every other request is for a model that does not come again soon; the rest is Zipf 0.9 over half of them."""
     half = models // 2
     popular = zipf(0.9, half, count, seed)
     return [half + index // 2 % half if index % 2 else popular[index] for index in range(count)]

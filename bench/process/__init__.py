@@ -1,2 +1,1 @@
-"""One measurement, one fresh process: what it is told (`job`), how it starts and ends (`spawn`), and what it does
-(`child`)."""
+"""One measurement, one fresh process: its task (`job`), how it starts and ends (`spawn`), what it does (`child`)."""

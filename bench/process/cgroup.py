@@ -1,6 +1,6 @@
 """Memory cgroups, v1 and v2: a child of the group that this process runs in, with a limit.
 
-Standard library only, for the driver must not import streamrt.
+It uses only the standard library, because the driver must not import streamrt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 
 class NoCgroupError(OSError):
-    """No memory cgroup can be made; the text says why."""
+    """No memory cgroup can be made; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Cgroup:
         return self.path / "cgroup.procs"
 
     def peak(self) -> int | None:
-        """The most bytes ever charged to it, page cache included; None on kernels whose v2 does not tell."""
+        """The most bytes ever charged to it, page cache included; None on kernels whose v2 has no ``memory.peak``."""
         try:
             return int((self.path / ("memory.max_usage_in_bytes" if self.version == 1 else "memory.peak")).read_text())
         except FileNotFoundError:
             return None
 
     def kills(self) -> int:
-        """Processes of it that were killed for want of memory."""
+        """How many of its processes were killed for want of memory."""
         return self._number("memory.oom_control" if self.version == 1 else "memory.events", "oom_kill")
 
     def _number(self, file: str, key: str) -> int:
@@ -50,7 +50,7 @@ class Cgroup:
 
 @contextlib.contextmanager
 def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
-    """A group limited to ``limit`` bytes, or one that only counts; removed at the end.
+    """A group limited to ``limit`` bytes, or without a limit for None; removed at the end.
 
     Raises:
         NoCgroupError: neither hierarchy lets one be made.
@@ -69,7 +69,7 @@ def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
             raise NoCgroupError(f"cannot limit the memory of children of {parent}: {error.strerror}") from error
         yield Cgroup(path, version)
     finally:
-        for _ in range(200):  # the last process may still be on its way out
+        for _ in range(200):  # the last process may still be ending
             with contextlib.suppress(OSError):
                 path.rmdir()
                 break
@@ -77,7 +77,7 @@ def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
 
 
 def _limit(path: Path, version: int, limit: int | None) -> None:
-    """Set the limit; without swap, for then it is one."""
+    """Set the limit, and forbid swap: with swap the group could hold more."""
     if version == 2:
         (path / "memory.max").write_text("max" if limit is None else str(limit))
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting

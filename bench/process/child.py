@@ -1,6 +1,6 @@
-"""The fresh process: does one `Job` and writes what it measured, as JSON, to the descriptor it was given.
+"""The fresh process: does one `Job` and writes its measurements, as JSON, to a descriptor that it was given.
 
-Started with ``-P``, so that ``import streamrt`` finds the installed package; ``bench`` itself is loaded by its place.
+It is started with ``-P``, so that ``import streamrt`` finds the installed package. ``bench`` is loaded by its path.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def probe(job: Job) -> dict[str, Any]:
 
 
 def source(job: Job) -> dict[str, Any]:
-    """Make the model, and the reference's answers for every batch, unless they are there."""
+    """Make the model, and the reference's answers for every batch, unless they exist."""
     import numpy as np
 
     from bench import models
@@ -76,7 +76,7 @@ def source(job: Job) -> dict[str, Any]:
 
 
 def prepare(job: Job) -> dict[str, Any]:
-    """Convert the model to what the peer reads, unless that is there."""
+    """Convert the model to the peer's own files, unless they exist."""
     from bench.models import source
     from bench.peers import peers
 
@@ -85,13 +85,13 @@ def prepare(job: Job) -> dict[str, Any]:
     made_by = [f"{package} {_version(package)}" for package in ("onnx", "torch", *peer.packages)]
     made_by += [(model.folder / "made").read_text(), Path(peer.module).read_text()]
     _once(folder / "prepared", "\n".join(made_by), lambda: peer.prepare(model, folder))
-    os.sync()  # no file is still being written back while another is measured
+    os.sync()  # no file is written back while another is measured
     files = peer.files(model, folder)
     return {"files": [str(path) for path in files], "bytes": sum(path.stat().st_size for path in files)}
 
 
 def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
-    """Call ``make`` to fill the folder that ``mark`` lies in, unless it says that ``made_by`` has done so."""
+    """Call ``make`` to fill the folder of ``mark``, unless ``mark`` holds the text ``made_by``: then it is filled."""
     if not mark.exists() or mark.read_text() != made_by:
         shutil.rmtree(mark.parent, ignore_errors=True)
         mark.parent.mkdir(parents=True)
@@ -100,14 +100,14 @@ def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
 
 
 def check(job: Job) -> dict[str, Any]:
-    """The peer's answer against the reference's."""
+    """Compare the peer's answer with the reference's."""
     (batch,) = job.batches
     return {"error": _error(job, batch, _open(job, batch).run(_input(job, batch)))}
 
 
 def passes(job: Job) -> dict[str, Any]:
-    """First pass, then steady ones, and then some with the disk's speed between them."""
-    import numpy as np  # noqa: F401 - what every contender has in memory anyway
+    """Time the first pass, then steady ones, and then some with the disk's speed between them."""
+    import numpy as np  # noqa: F401 - every contender has it in memory
 
     interpreter = _memory()["anonymous"]
     (batch,) = job.batches
@@ -122,7 +122,7 @@ def passes(job: Job) -> dict[str, Any]:
     first = time.monotonic()
     times: list[float] = []
     while len(times) < job.least_passes or (sum(times) < job.seconds and len(times) < job.most_passes):
-        answers.clear()  # else those of two calls would be there at once
+        answers.clear()  # so that the answers of two calls are never in memory together
         start = time.perf_counter()
         answers = run(x)
         times.append(time.perf_counter() - start)
@@ -143,7 +143,7 @@ def passes(job: Job) -> dict[str, Any]:
 
 
 def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
-    """Steady passes, each with the bytes a second that the disk gave just before and after it, on average."""
+    """Seconds of steady passes, each with the disk's bytes a second: the mean of just before and just after it."""
     from bench.limits.disk import stretches
 
     assert job.file
@@ -151,7 +151,7 @@ def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
     before, found = next(speeds), list[tuple[float, float]]()
     until = time.perf_counter() + job.seconds
     while len(found) < job.least_passes or (time.perf_counter() < until and len(found) < job.most_passes):
-        run()  # not timed: what the window took in while the disk was measured had time of its own
+        run()  # not timed: its window was filled while the disk was measured
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
@@ -162,7 +162,7 @@ def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
 
 
 def _together(opened: Opened, callers: int, x: Array) -> list[Array]:
-    """What every one of so many threads gets that call at the same time."""
+    """The answers of ``callers`` threads that call at the same time."""
     if callers == 1:
         return [opened.run(x)]
     from concurrent.futures import ThreadPoolExecutor  # not before `import` is timed
@@ -172,7 +172,7 @@ def _together(opened: Opened, callers: int, x: Array) -> list[Array]:
 
 
 def import_(job: Job) -> dict[str, Any]:
-    """Import the peer, into an interpreter that has nothing but the standard library."""
+    """Import the peer, into an interpreter that has imported only the standard library."""
     before = _memory()
     start = time.perf_counter()
     for module in job.modules:
@@ -223,7 +223,7 @@ def pool_models(job: Job) -> dict[str, Any]:
 
 
 def pool_trace(job: Job) -> dict[str, Any]:
-    """A trace of requests to a pool, or to what stands for one."""
+    """Play a trace of requests to a pool, or to `bench.pool.replay.WholeModels`."""
     from bench.pool import replay, traces
 
     count, _ = job.batches
@@ -232,7 +232,7 @@ def pool_trace(job: Job) -> dict[str, Any]:
 
 
 def pool_beside(job: Job) -> dict[str, Any]:
-    """Hits beside hits, or beside misses."""
+    """Time hits beside hits, or hits beside misses."""
     from bench.pool import replay
 
     return dict(replay.beside(*_pool(job), job.model == "misses", job.most_passes))
@@ -248,7 +248,7 @@ def _pool(job: Job) -> tuple[list[Path], list[int], int]:
 
 
 def _installed_version(package: str) -> str | None:
-    from importlib import metadata  # not before `import` is timed: it brings half of the standard library along
+    from importlib import metadata  # not before `import` is timed: it imports much of the standard library
 
     try:
         return metadata.version(package)
@@ -257,7 +257,7 @@ def _installed_version(package: str) -> str | None:
 
 
 def _version(package: str) -> str:
-    """Of an installed package; of streamrt, whose version a checkout does not change, the sources too."""
+    """The version of an installed package; for streamrt with a digest of its sources, which change between versions."""
     from bench.machine import sources_digest
 
     version = _installed_version(package) or "none"
@@ -265,7 +265,7 @@ def _version(package: str) -> str:
 
 
 def _folder_of(package: str) -> Path:
-    """Where an installed package lies.
+    """The folder of an installed package.
 
     Raises:
         ModuleNotFoundError: it is not installed.
@@ -295,13 +295,13 @@ def _input(job: Job, batch: int) -> Array:
 
 
 def _error(job: Job, batch: int, y: Array) -> float:
-    """The largest error of an answer, relative to the largest absolute value of the reference's; infinite for NaN."""
+    """The largest error of an answer, divided by the largest absolute value of the reference's; infinite for NaN."""
     import numpy as np
 
     from bench.models import source
 
     wanted = np.load(source(job.model, Path(job.data)).answer(batch), mmap_mode="r")
-    # sample by sample: what this takes is counted as the contender's memory
+    # Sample by sample, because memory that this takes is counted as the contender's.
     if y.shape != wanted.shape or not all(np.isfinite(mine).all() for mine in y):
         return float("inf")
     difference = np.max([np.abs(mine - right).max() for mine, right in zip(y, wanted, strict=True)])
@@ -319,7 +319,7 @@ def _grown(before: dict[str, int]) -> dict[str, int]:
 
 
 def _five(times: list[float]) -> dict[str, float]:
-    """Least, quartiles and most of many passes, and how many there were."""
+    """Least, quartiles and most of many passes, and their number."""
     import numpy as np
 
     least, lower, median, upper, most = (float(value) for value in np.percentile(times, [0, 25, 50, 75, 100]))
@@ -327,12 +327,12 @@ def _five(times: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Do what ``argv`` says."""
+    """Do the job that ``argv`` has."""
     _load_bench()
     from bench.process.job import Job
 
     job = Job.from_json(sys.argv[2])
-    # As many processors as threads: what a contender starts besides shares them too.
+    # As many processors as threads: helpers that a contender starts share them.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     does = {
         "probe": probe,
@@ -350,7 +350,7 @@ def main() -> None:
     values = does[job.kind](job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:
         json.dump(values, answer)
-    # Without the destructors of the peers, some of which take seconds or crash, none of which is measured.
+    # Without the peers' destructors: some take seconds or crash, and none is measured.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""What a child process is asked to do, and how the answer comes back: one JSON object each way."""
+"""The task of a child process, which is sent to it as a JSON object. Its answer comes back as another."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Job:
     """One task for a fresh process.
 
     Attributes:
-        kind: which of the tasks of `bench.process.child`.
+        kind: the name of a task of `bench.process.child`.
         data: the folder of models.
-        peer: a peer's name, or for a limit its name.
+        peer: a peer's name, or a limit's.
         model: a source's name.
-        modules: what the peer imports.
-        file: what a limit of the disk reads; of passes, what is read between them.
-        batches: samples of a call; one, but several whose answers a source is to have.
+        modules: modules that the peer imports.
+        file: the file that a limit of the disk reads, or that is read between passes.
+        batches: samples of a call; a source has answers for several, every other kind has one.
         threads: threads that may compute.
-        budget: of bytes, for peers that know one.
+        budget: bytes, as streamrt takes them; other peers have no budget.
         callers: threads that call at the same time.
         verify: whether streamrt compares weights with their checksums.
-        least_passes: passes after the first that are measured at least,
-        seconds: and until so many have passed,
-        most_passes: but no more than these.
+        least_passes: the least number of passes after the first that are timed.
+        seconds: passes are timed until they have taken so long together.
+        most_passes: the most passes that are timed.
     """
 
     kind: str

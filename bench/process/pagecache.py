@@ -1,4 +1,4 @@
-"""The pages of a file in the page cache: how many there are, and none after `make_cold`."""
+"""The pages of files in the page cache: counting them, and dropping all of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-_CACHESTAT = 451  # the number of the system call on every architecture but alpha; Linux 6.5
+_CACHESTAT = 451  # the number of the system call on all architectures except alpha; Linux 6.5
 _PAGE = mmap.PAGESIZE
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class NotColdError(RuntimeError):
-    """Pages of a file stay in the page cache: somebody has them mapped, or the filesystem is memory."""
+    """Pages of a file stay in the page cache: a process has them mapped, or the filesystem is memory."""
 
 
 def cached_bytes(paths: Iterable[Path]) -> int:
-    """Bytes of these files in the page cache, whoever brought them in.
+    """Bytes of these files in the page cache, brought in by any process.
 
-    Of a file that another user owns the kernel does not tell, and every page counts.
+    For a file of another user the kernel does not tell, and every page counts.
 
     Raises:
         OSError: it cannot be opened or looked at.
@@ -44,7 +44,7 @@ def make_cold(paths: Iterable[Path]) -> None:
         left = cached_bytes(paths)
         if left == 0:
             return
-        time.sleep(0.05)  # a process that had them mapped may be on its way out
+        time.sleep(0.05)  # a process that has them mapped may be ending
     raise NotColdError(f"{left} bytes of {', '.join(path.name for path in paths)} stay in the page cache")
 
 
@@ -58,7 +58,7 @@ def _cached(path: Path) -> int:
 
 
 def _mincore(fd: int) -> int:
-    """The same on kernels without cachestat."""
+    """Bytes in the page cache, on kernels without cachestat."""
     size = os.fstat(fd).st_size
     if size == 0:
         return 0

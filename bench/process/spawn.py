@@ -1,4 +1,4 @@
-"""Runs a job in a fresh process and tells how it ended: an answer, killed for memory, too slow, or an error."""
+"""Runs a job in a fresh process and tells how it ended: with an answer, killed for memory, too slow, or an error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bench.process.cgroup import Cgroup
 from bench.process.job import Job
 
 _CHILD = Path(__file__).with_name("child.py")
-#: Variables that an unlike shell would make unlike results with.
+#: Prefixes of environment variables that change how contenders compute. Children do not get them.
 _FOREIGN = (
     "ATEN_", "DNNL_", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "OV_",
     "PYTHON", "STREAMRT_TEST_", "TORCH_",
 )  # fmt: skip
-_SAMPLING = 0.01  # seconds between two looks at a child's memory
+_SAMPLING = 0.01  # seconds between two samples of a child's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Outcome:
 
     Attributes:
         status: ``"ok"``, ``"killed"`` (for want of memory), ``"slow"`` (given up on) or ``"error"``.
-        values: what the child measured, if it ended well.
-        reason: what there is to say about any other end.
+        values: the child's measurements, if it ended well.
+        reason: why it ended otherwise.
     """
 
     status: str
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class MemorySampler:
-    """The most memory that a child was seen to hold, looked at from outside every few milliseconds."""
+    """The most memory that a child held, sampled from outside every 10 ms."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
@@ -59,10 +59,10 @@ class MemorySampler:
 
 
 def anonymous_bytes(pid: int | str) -> int:
-    """Anonymous memory of a process that is in RAM.
+    """Bytes of anonymous memory of a process that are in RAM.
 
     Raises:
-        OSError: there is no such process any more.
+        OSError: the process does not exist any more.
         ValueError: it is ending.
     """
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -77,7 +77,7 @@ def run(
     """Run ``job`` in a new interpreter, in ``group`` from its first instruction on, for at most ``limit`` seconds."""
     read, write = os.pipe()
     command = [sys.executable, "-P", str(_CHILD), str(write), job.to_json()]
-    if group:  # a shell enters the group and becomes the interpreter, whose start is then charged to it too
+    if group:  # a shell enters the group and becomes the interpreter, so that its start is charged to the group
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group.procs), *command]
     kills = _kills(group)
     with os.fdopen(read, "rb") as answer:
@@ -114,7 +114,7 @@ def run(
 
 
 def _kills(group: Cgroup | None) -> int:
-    """Processes that were killed for want of memory so far: of a group, or of all."""
+    """How many processes were killed for want of memory so far: of a group, or of the machine."""
     if group:
         return group.kills()
     counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
@@ -124,7 +124,7 @@ def _kills(group: Cgroup | None) -> int:
 def _attend(
     process: subprocess.Popen[bytes], answer: int, deadline: float, sampler: Callable[[int], None] | None
 ) -> tuple[bytes, bytes, bool]:
-    """Read what the child says until it ends: its answer, its complaints, and whether it took too long."""
+    """Read from the child until it ends: its answer, its standard error, and whether it took too long."""
     assert process.stderr
     said = {answer: bytearray(), process.stderr.fileno(): bytearray()}
     with selectors.DefaultSelector() as selector:
@@ -146,7 +146,7 @@ def _attend(
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The child's: threads of every BLAS limited alike, and nothing else that changes how anybody computes."""
+    """The child's environment: all BLAS libraries get ``threads``, and no `_FOREIGN` variable is passed on."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)

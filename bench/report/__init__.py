@@ -1,4 +1,4 @@
-"""From lines of results to tables and plots."""
+"""Makes tables, plots and the README's part from lines of results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     A folder ``docs`` beside ``readme`` gets the chart of time against memory.
 
     Raises:
-        FileNotFoundError: nothing has been measured.
+        FileNotFoundError: the folder has no results.
     """
     measured = {}
     for name in SCENARIOS:

@@ -1,4 +1,4 @@
-"""One picture a scenario: every case a line, every contender a mark with its spread, T* as a bar."""
+"""One picture a scenario: a line for each case, a mark with its spread for each contender, a bar for T*."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def draw(scenario: Scenario, tables: list[CaseTable], path: Path) -> Path:
 
 
 def _label(table: CaseTable, measure: str, several: bool) -> str:
-    """The case, and who did not survive it."""
+    """The case, and the contenders that were killed in it."""
     threads = f", {table.threads} threads" if several else ""
     killed = [row.peer for row in table.rows if row.status == "killed" and not row.spread(measure)]
     return f"{table.label}{threads}" + "".join(f"\nkilled: {', '.join(part)}" for part in _in_threes(killed))

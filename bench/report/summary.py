@@ -1,4 +1,4 @@
-"""From lines of results to figures: medians and spreads, ratios pair by pair, and T* of every case."""
+"""Makes figures from lines of results: medians and spreads, ratios round by round, and T* of every case."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ US = "streamrt"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of some values, and the least and the most that was seen."""
+    """The median, the least and the most of some values."""
 
     median: float
     least: float
@@ -37,12 +37,12 @@ class Row:
     Attributes:
         peer: its name.
         times: by measure, seconds of every round: the median where one process measured several passes.
-        moments: pairs of a steady pass's seconds and the bytes a second that the disk gave around it.
+        moments: pairs of a steady pass's seconds and the disk's bytes a second around it.
         seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
-        reason: what else is known about that.
-        memory: the most it was seen to hold: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``, and, of ours,
-            ``beyond`` its budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``; bytes.
+        reason: the reason of any other end than ``"ok"``.
+        memory: bytes at most: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``, and for streamrt ``beyond`` its
+            budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``.
     """
 
     peer: str
@@ -54,14 +54,14 @@ class Row:
     memory: dict[str, int | None] = field(default_factory=dict)
 
     def spread(self, measure: str) -> Spread | None:
-        """The median of the rounds and the spread of all passes; None where there is no time, or a bad end."""
+        """The median of the rounds and the spread of all passes; None without a time, or if it did not end well."""
         if self.status != "ok" or not self.times.get(measure):
             return None
         rounds = self.times[measure].values()
         return Spread(median(rounds), min(self.seen[measure]), max(self.seen[measure]), len(rounds))
 
     def ratio(self, other: Row, measure: str) -> Spread | None:
-        """This contender's time over the other's, round by round."""
+        """This contender's time divided by the other's, round by round."""
         mine, theirs = self.times.get(measure, {}), other.times.get(measure, {})
         pairs = [mine[index] / theirs[index] for index in mine if index in theirs]
         return Spread.of(pairs) if pairs else None
@@ -74,10 +74,10 @@ class CaseTable:
     Attributes:
         label: of the case.
         case: its fields.
-        threads: that computed.
+        threads: threads that computed.
         rows: the contenders, the fastest first, and those without a time at the end.
         limits: by measure, T* in seconds.
-        then: our steady passes over T* by the disk's speed just before and after each.
+        then: streamrt's steady passes divided by T* from the disk's speed just before and after each.
         budget: bytes that streamrt had, if it had a budget.
         weights: bytes of weights that streamrt's pass uses.
     """
@@ -99,7 +99,7 @@ class CaseTable:
         return next((row for row in self.rows if row.peer == peer), None)
 
     def best_peer(self) -> Row | None:
-        """The fastest contender besides us that ended well."""
+        """The fastest other contender that ended well."""
         measure = self.measures[0]
         others = [row for row in self.rows if row.peer != US and row.spread(measure)]
         return others[0] if others else None
@@ -157,7 +157,7 @@ def resident(records: Iterable[Record]) -> dict[tuple[str, int, int], Spread]:
 
 
 def _speeds(records: Iterable[Record]) -> Iterator[float]:
-    """Bytes a second of every disk limit, and of every pass of ours, which may have met the disk at a better moment."""
+    """Bytes a second of every disk limit and every pass of streamrt, during which the disk may have been faster."""
     for record in records:
         values = record.get("values")
         if record["kind"] == "limit" and record["status"] == "ok" and record["peer"].startswith("disk"):
@@ -189,7 +189,7 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
 
 
 def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
-    """What T* of a case is the answer to, if its scenario measured what that takes."""
+    """The problem that T* of a case solves; None if its scenario did not measure the limits."""
     case, threads = table.case, table.threads
     fine = [r for r in records if r["status"] == "ok" and r["threads"] == threads]
     same = [r for r in fine if r["kind"] == "limit" and r["case"]["model"] == case["model"]]
@@ -202,7 +202,7 @@ def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
     ]
     if bandwidth is None or not resident or not ours:
         return None
-    # The fastest that was seen, spread over the layers as the last pass of that process spent it.
+    # The fastest pass, spread over the layers in the proportions of the last pass of its process.
     quickest = min(resident, key=lambda values: values["steady"]["least"])
     layers = quickest["facts"]["layers"]
     scale = quickest["steady"]["least"] / sum(seconds for _, _, seconds in layers)

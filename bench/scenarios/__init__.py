@@ -1,4 +1,4 @@
-"""What is measured: one small file a scenario."""
+"""The scenarios: what is measured, one small file each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.scenarios import (
 )
 from bench.scenarios.case import Case, Scenario
 
-#: Every scenario by its name, in the order of the report.
+#: The scenarios by name, in the order of the report.
 SCENARIOS = {
     module.SCENARIO.name: module.SCENARIO
     for module in (

@@ -1,4 +1,4 @@
-"""The words that scenarios are written in."""
+"""`Case` and `Scenario`: what scenarios are made of."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question, put to every peer.
+    """One question for the contenders.
 
     Attributes:
         kind: the job that answers it: ``"passes"``, ``"import"`` or ``"open"``.
-        measures: the values of the job's answer that the report shows, the first one first; seconds.
-        model: a source's name; none for ``"import"``.
+        measures: keys of the job's answer that the report shows, in seconds; plots show the first.
+        model: a source's name; empty for ``"import"``.
         batch: samples of a call.
         cap: bytes of the memory cgroup that the process runs in; None for no cap.
-        budget: what streamrt is given; ``"least"`` is the smallest with which the case works.
+        budget: streamrt's budget; ``"least"`` is the smallest with which the case works.
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
         verify: whether streamrt compares weights with their checksums as they arrive.
-        alone: whether the question is put to streamrt only.
+        alone: whether only streamrt is measured.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What tells it from the other cases of its scenario."""
+        """A text that differs from those of the scenario's other cases."""
         parts = [self.model or self.kind]
         if self.kind == "open":
             parts = [f"open {self.model}"]
@@ -59,17 +59,18 @@ class Scenario:
     """Cases that belong together.
 
     Attributes:
-        name: what ``run`` calls it.
-        title: what the report calls it.
+        name: its name for ``run``.
+        title: its name in the report.
         says: a sentence or two on what is measured.
-        cases: all of them; ``quick`` ones are the same questions about smaller models, to see that everything works.
-        rounds: how often every variant is measured.
-        seconds: for how long steady passes are measured in one process.
-        patience: seconds after which a measured process is given up on; the slowest that ends takes a third of it.
+        cases: all cases.
+        quick: the same questions about smaller models, to see that everything works.
+        rounds: how often each variant is measured.
+        seconds: how long steady passes are measured in one process.
+        patience: seconds after which a measured process is given up on; the slowest that ends takes 1/3 of it.
         limits: whether the rows are held against T*.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
         peers: names of the contenders that take part; None for all.
-        memory: whether it is about memory alone, and its times have no place in plots and the short table.
+        memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
         chart: whether the report also draws its seconds against its memory, for the README.
         headlines: labels of the cases that are rows of the README; they stay whatever a new measurement gives.
     """

@@ -10,8 +10,8 @@ def _case(model: str, cap: int, budget: str) -> Case:
 SCENARIO = Scenario(
     name="cnn-capped",
     title="Image networks larger than memory",
-    says="vgg16 (528 MiB) and resnet50 (98 MiB) in a memory cgroup, batch 1. Under 48 MiB an interpreter with NumPy "
-    "leaves little room, and streamrt is given 16 MiB of it; else it finds its budget by itself.",
+    says="vgg16 (528 MiB) and resnet50 (98 MiB) in a memory cgroup, batch 1. An interpreter with NumPy leaves "
+    "little of 48 MiB, and streamrt has 16 MiB of it. Under the other caps it finds its budget by itself.",
     cases=(_case("vgg16", 128 * MIB, "auto"), _case("vgg16", 256 * MIB, "auto"), _case("resnet50", 48 * MIB, "16MiB")),
     quick=(_case("resnet50", 64 * MIB, "auto"),),
     headlines=("vgg16, cap 256 MiB, batch 1",),

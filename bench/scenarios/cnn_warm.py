@@ -12,7 +12,7 @@ SCENARIO = Scenario(
     name="cnn-warm",
     title="Image networks, all weights in memory",
     says="224 x 224 images, float32, no cap, no budget; the median of the passes after the first in one process. "
-    "There is nothing to read, so T* would be what our own layers take, and is left out.",
+    "T* is left out: with nothing to read it would be the time of streamrt itself.",
     cases=tuple(_case(model, batch) for model in NAMES for batch in (1, 8)),
     quick=(_case("resnet18", 1), _case("squeezenet1_1", 8)),
     limits=False,

@@ -1,4 +1,4 @@
-"""From nothing to an answer: vgg16 in a new process, cold."""
+"""From the start of a process to its first answer: vgg16, cold."""
 
 from bench.scenarios.case import Case, Scenario
 

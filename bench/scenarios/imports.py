@@ -1,4 +1,4 @@
-"""What a contender costs before it computes anything."""
+"""The time and memory that a contender takes before it computes."""
 
 from bench.scenarios.case import Case, Scenario
 
@@ -11,7 +11,7 @@ SCENARIO = Scenario(
     name="import",
     title="Importing and opening",
     says="Seconds to import a contender into a bare interpreter, and to import it and open a model without calling "
-    "it, with the memory that this adds. Each ran once before, unmeasured: what they read is in the page cache.",
+    "it, with the memory that this adds. Each ran once before, unmeasured, so that its files are in the page cache.",
     cases=_cases("mlp-12x8192", "resnet50"),
     quick=_cases("mlp-12x2048"),
     limits=False,

@@ -1,4 +1,4 @@
-"""Many threads with a sample each, on a model larger than memory."""
+"""Many threads with one sample each, on a model larger than memory."""
 
 from bench.scenarios.case import MIB, Case, Scenario
 
@@ -13,7 +13,7 @@ SCENARIO = Scenario(
     name="mlp-callers",
     title="Concurrent callers of a model larger than memory",
     says="12 layers of 8192 x 8192 with ReLU, 3 GiB of float32 weights, in a memory cgroup of 1 GiB. A pass is over "
-    "when every caller, each a thread with a sample of its own, has its answer; the median of those after the first.",
+    "when all callers, each a thread with one sample, have their answers; the median of the passes after the first.",
     cases=tuple(_case(_MODEL, callers, 1024 * MIB, "auto") for callers in (1, 8)),
     seconds=5.0,
     quick=tuple(_case(_SMALL, callers, 160 * MIB, "48MiB") for callers in (1, 8)),

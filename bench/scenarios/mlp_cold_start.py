@@ -1,4 +1,4 @@
-"""From nothing to an answer: the 3 GiB MLP in a new process, cold, without a cap."""
+"""From the start of a process to its first answer: the 3 GiB MLP, cold, without a cap."""
 
 from bench.scenarios.case import Case, Scenario
 
@@ -11,8 +11,8 @@ SCENARIO = Scenario(
     name="mlp-cold-start",
     title="Cold start of the 3 GiB model",
     says="From the start of the process to its first output, batch 1, with no cap and no page of the weights in the "
-    "page cache; the interpreter and the libraries are in it for every contender. streamrt finds its budget by itself "
-    "and then is given a twentieth of the model; peers know no budget.",
+    "page cache; the interpreter and the libraries are in it for every contender. streamrt finds its budget by itself, "
+    "and then has 150 MiB, 5 % of the model. Peers have no budget.",
     cases=(_case("mlp-12x8192", "auto"), _case("mlp-12x8192", "150MiB")),
     quick=(_case("mlp-12x2048", "auto"), _case("mlp-12x2048", "48MiB")),
     seconds=0.0,

@@ -1,4 +1,4 @@
-"""What a process holds beside its budget, from the smallest budget that works up."""
+"""The memory of a process beside its budget, from the smallest budget that works up."""
 
 from bench.scenarios.case import Case, Scenario
 

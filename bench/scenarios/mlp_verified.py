@@ -1,4 +1,4 @@
-"""What it costs to compare weights with their checksums as they arrive."""
+"""The time that comparing weights with their checksums takes, as they arrive."""
 
 from bench.scenarios.case import MIB, Case, Scenario
 

@@ -11,7 +11,7 @@ SCENARIO = Scenario(
     name="mlp-warm",
     title="An MLP, all weights in memory",
     says="12 layers of 8192 x 8192 with ReLU, float32, no cap, no budget; the median of the passes after the first in "
-    "one process. There is nothing to read, so T* would be what our own layers take, and is left out.",
+    "one process. T* is left out: with nothing to read it would be the time of streamrt itself.",
     cases=tuple(_case("mlp-12x8192", batch) for batch in (1, 4, 16, 64)),
     seconds=4.0,
     quick=tuple(_case("mlp-12x2048", batch) for batch in (1, 4)),

@@ -241,7 +241,7 @@ def test_a_peer_is_not_put_to_models_that_it_does_not_run(measure: Measure) -> N
 def test_a_model_that_cannot_be_made_is_skipped(measure: Measure, processes: Processes) -> None:
     lines = measure(case(), case(model="vgg16"), case(model="regnety_002"), peers="A", rounds=1, absent=("timm",))
     (skipped,) = [line for line in lines if line["kind"] == "skip"]
-    assert (skipped["peer"], skipped["reason"]) == ("regnety_002", "to make it takes timm, not installed")
+    assert (skipped["peer"], skipped["reason"]) == ("regnety_002", "making it needs timm, not installed")
     assert {it.job.model for it in processes.asked} == {"mlp-2x8", "vgg16"}
     assert measure.failures == 0
 

@@ -98,8 +98,8 @@ def test_list_and_unknown_names(checkout: Path, tmp_path: Path) -> None:
     assert "numpy.memmap" in listed.stdout
     data = tmp_path / "data"
     for arguments, told in (
-        (["nothing"], "no such scenario: nothing"),
-        (["--peers", "nobody"], "no such peer: nobody"),
+        (["nothing"], "no scenario named nothing; choose from mlp-capped"),
+        (["--peers", "nobody"], "no peer named nobody; choose from streamrt"),
     ):
         refused = in_checkout(checkout, "-m", "bench", "run", *arguments, "--data", str(data))
         assert refused.returncode == 2

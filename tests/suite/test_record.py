@@ -25,7 +25,7 @@ def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
         assert second["label"] == case.label == "mlp-2x8, cap 64 MiB, batch 8"
         assert second["case"] == {
             "kind": "passes", "measures": ["steady"], "model": "mlp-2x8", "batch": 8, "cap": 64 << 20, "budget": None,
-            "cold": False, "callers": 1, "verify": False,
+            "cold": False, "callers": 1, "verify": False, "alone": False,
         }  # fmt: skip
         assert second["values"] == {"error": float("inf")}
     assert read([whole]) == [first, second]
