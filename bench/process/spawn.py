@@ -48,27 +48,29 @@ class MemorySampler:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = files
-        self.most = {"anonymous": 0, "file_pages": 0, "both": 0}
+        self.most = {"anonymous": 0, "file_pages": 0, "both": 0, "resident": 0}
 
     def __call__(self, pid: int) -> None:
         with contextlib.suppress(OSError, ValueError):  # it may end at any moment
-            anonymous = anonymous_bytes(pid)
+            anonymous, resident = memory_of(pid)
             pages = pagecache.cached_bytes(self._files)
-            for name, value in (("anonymous", anonymous), ("file_pages", pages), ("both", anonymous + pages)):
+            seen = {"anonymous": anonymous, "file_pages": pages, "both": anonymous + pages, "resident": resident}
+            for name, value in seen.items():
                 self.most[name] = max(self.most[name], value)
 
 
-def anonymous_bytes(pid: int | str) -> int:
-    """Bytes of anonymous memory of a process that are in RAM.
+def memory_of(pid: int | str) -> tuple[int, int]:
+    """Bytes of a process in RAM: its anonymous memory now, and the most that was ever resident, mapped files included.
 
     Raises:
         OSError: the process does not exist any more.
         ValueError: it is ending.
     """
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise ValueError("the process has no memory")
+    lines = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    found = {name: value.split()[0] for name, _, value in lines if name in ("RssAnon", "VmHWM")}
+    if len(found) < 2:
+        raise ValueError("the process has no memory")
+    return int(found["RssAnon"]) * 1024, int(found["VmHWM"]) * 1024
 
 
 def run(

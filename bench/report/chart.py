@@ -27,7 +27,7 @@ class Point:
     Attributes:
         peer: its name.
         says: its label.
-        memory: the most bytes that the kernel charged to its cgroup, the page cache included.
+        memory: the most bytes that were resident. The page cache of files that are read and not mapped is not in it.
         seconds: of a steady pass.
     """
 
@@ -41,7 +41,7 @@ def points(tables: Iterable[CaseTable]) -> Iterator[Point]:
     """Every contender that ended well and whose memory is known."""
     for table in tables:
         for row in table.rows:
-            seconds, memory = row.spread("steady"), row.memory.get("cgroup_peak")
+            seconds, memory = row.spread("steady"), row.memory.get("resident")
             if seconds is None or memory is None:
                 continue
             budget = f"{table.budget / _MIB:.0f} MiB" if table.budget else "all in memory"
@@ -73,7 +73,7 @@ def draw(tables: Iterable[CaseTable], path: Path) -> Path:
             _panel(panel, list(points(group)), colours, weights)
             panel.set_title(f"{model}: {weights / (_MIB << 10):.2g} GiB of weights", fontsize=12)
         axes[0].set_ylabel("seconds a pass", color=_TEXT)
-        figure.supxlabel("most memory of the process, page cache included", color=_TEXT, fontsize=11)
+        figure.supxlabel("peak of resident memory", color=_TEXT, fontsize=11)
         FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
     return path
 
@@ -103,21 +103,21 @@ def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int)
         x, spread = point.memory / _MIB, point.seconds
         axes.plot([x, x], [spread.least, spread.most], color=colours[point.peer], linewidth=1)
         axes.plot([x], [spread.median], "o" if point.peer == US else "s", color=colours[point.peer], markersize=7)
-    for point in ours:
+    for point in ours:  # the last label is above its point, because it is long
+        last = point is ours[-1]
         axes.annotate(
             point.says,
-            (point.memory / _MIB, point.seconds.least),
-            (0, -8),
+            (point.memory / _MIB, point.seconds.most if last else point.seconds.least),
+            (0, 6 if last else -6),
             textcoords="offset points",
             ha="center",
-            va="top",
+            va="bottom" if last else "top",
             color=_US,
             fontsize=9,
         )
     if ours:
-        axes.annotate(
-            US, (ours[0].memory / _MIB, ours[0].seconds.most), (0, 8), textcoords="offset points", ha="left", color=_US
-        )
+        place = ours[0].memory / _MIB, ours[0].seconds.most
+        axes.annotate(US, place, (0, 20), textcoords="offset points", color=_US)
     for point, height in _spread_out([point for point in found if point.peer != US], _APART * top):
         axes.annotate(
             point.says,

@@ -25,6 +25,7 @@ _MEMORY = {
     "file_pages": "file pages",
     "mapped": "mapped files",
     "both": "both at once",
+    "resident": "resident",
     "beyond": "beyond the budget",
     "cgroup_peak": "cgroup peak",
 }
@@ -149,7 +150,8 @@ rounds (of medians, where a process measured several passes), with the fastest a
 every timed run. "killed" means that the kernel killed the process for want of memory, "slow" that it was given up on.
 
 Memory was sampled in other processes than those that were timed. "anonymous" is the most anonymous memory of the
-process, "file pages" the most bytes of its weights in the page cache. "beyond the budget" is both at once, less
+process, "file pages" the most bytes of its weights in the page cache. "resident" is the peak that the kernel counts
+(`VmHWM`): anonymous memory and mapped pages of all files, libraries included. "beyond the budget" is both at once, less
 streamrt's budget and an interpreter that has imported NumPy; the caller's arrays are in it. "cgroup peak" is the
 kernel's own count.
 

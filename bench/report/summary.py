@@ -41,8 +41,8 @@ class Row:
         seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
         reason: the reason of any other end than ``"ok"``.
-        memory: bytes at most: ``anonymous``, ``file_pages``, ``both``, ``cgroup_peak``, and for streamrt ``beyond`` its
-            budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``.
+        memory: bytes at most: ``anonymous``, ``file_pages``, ``both``, ``resident``, ``cgroup_peak``, and for streamrt
+            ``beyond`` its budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``.
     """
 
     peer: str

@@ -146,12 +146,13 @@ def test_the_sampler_sees_what_a_child_holds(child: MakeChild, disk: Path) -> No
     assert 68 * MIB <= sampler.most["anonymous"] < 100 * MIB
     assert 4 * MIB <= sampler.most["file_pages"] <= 8 * MIB
     assert sampler.most["both"] <= sampler.most["anonymous"] + sampler.most["file_pages"]
+    assert sampler.most["resident"] >= sampler.most["anonymous"]
 
 
 def test_the_sampler_bears_a_child_that_has_ended() -> None:
     sampler = spawn.MemorySampler([])
     sampler(2**22 + 1)  # above every process number
-    assert sampler.most == {"anonymous": 0, "file_pages": 0, "both": 0}
+    assert sampler.most == {"anonymous": 0, "file_pages": 0, "both": 0, "resident": 0}
 
 
 def test_an_interruption_ends_the_child(child: MakeChild) -> None:
