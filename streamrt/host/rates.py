@@ -1,19 +1,32 @@
-"""What the machine does in a second: assumed until passes have told, and then remembered for the process."""
+"""What the machine does in a second. The speed of a disk is assumed until a pass has measured it.
+
+Measured speeds live here, for the whole process: they survive a new budget, and closing and opening a model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Bytes from the disk and from memory, and operations of one thread. Rather too many of these: `Model.predict` then
-#: puts more samples into a pass than it need, which costs little, where too few would cost reading.
-_DISK, _MEMORY, _OPERATIONS = 2.5e9, 2e10, 1e11
+#: Bytes a second that a disk delivers, until it is measured: those of a fast SSD.
+DISK = 2.5e9
+#: Bytes a second from memory to all threads.
+_MEMORY = 2e10
+#: Floating point operations a second of one thread: rather too many. `Model.predict` then puts more samples into a pass
+#: than it need, which costs little; too few samples would cost reading.
+_OPERATIONS = 1e11
 
-_disks: dict[int, float] = {}  # measured, by device number: the one place of the process; each access is atomic
+_disks: dict[int, float] = {}  # measured bytes a second, by device number; each access is atomic
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the machine does in a second, as far as is known: bytes from the disk and from memory, and operations."""
+    """What the machine does in a second, as far as is known.
+
+    Attributes:
+        disk: bytes that it reads from the disk.
+        memory: bytes that it reads from memory.
+        flops: floating point operations of all threads.
+    """
 
     disk: float
     memory: float
@@ -21,15 +34,15 @@ class Rates:
 
 
 def rates_of(device: int, threads: int) -> Rates:
-    """The rates for a file on this device (``st_dev``), and calls that compute with so many threads."""
-    return Rates(disk=disk_speed(device, _DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
+    """The rates for a file on the device of this number (``st_dev``), and for calls that compute with ``threads``."""
+    return Rates(disk=disk_speed(device, DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
 
 
 def disk_speed(device: int, otherwise: float) -> float:
-    """Bytes a second that passes have measured of a device, or ``otherwise``."""
+    """Bytes a second that passes have measured for a device; ``otherwise`` if none has."""
     return _disks.get(device, otherwise)
 
 
 def remember_disk(device: int, speed: float) -> None:
-    """A pass has told the speed of a device, in bytes a second."""
+    """Note the speed that a pass has measured for a device, in bytes a second."""
     _disks[device] = speed

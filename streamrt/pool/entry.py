@@ -1,4 +1,4 @@
-"""What the pool knows of one model: its state, what it holds, why it failed. No locks here: all is under the pool's."""
+"""A registered model: its state, the memory that it holds, why it failed. The pool's lock guards all of it."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import math
 from dataclasses import dataclass
 
 from streamrt.format import FileIdentity
+from streamrt.host.rates import DISK
 from streamrt.pool.admission import Needs
 from streamrt.pool.resident import Resident
 
-#: Bytes per second at which a model is taken to be read before it was.
-SPEED = 2.5e9
-#: Seconds until a load that failed is tried again; twice as long each time that it fails again, up to the second.
+#: Seconds until a failed load is tried again: 0.5 s at first, for errors that soon pass. Each further failure doubles
+#: the pause, up to 60 s, so that a broken file is not read all the time.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: Doublings after which a pause is the longest: far more would be too large for a float.
+#: Doublings after which a pause is the longest: 0.5 s * 2**7 is 64 s. Many more would overflow a float.
 _DOUBLINGS = 7
 
 
 def pause_after(failures: int) -> float:
-    """Seconds until another try, when there were so many failures before the last one."""
+    """Seconds until another try, if ``failures`` failures came before the last one."""
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, _DOUBLINGS))
 
 
 class State(enum.Enum):
-    """Of a model in a pool."""
+    """The state of a model in a pool."""
 
     UNAVAILABLE = "UNAVAILABLE"  # registered, and nothing of it in memory
-    LOADING = "LOADING"  # being opened, or prefetched
+    LOADING = "LOADING"  # being opened or prefetched
     READY = "READY"  # open: it can be leased at once
-    UNLOADING = "UNLOADING"  # on its way out, as soon as its leases have ended
-    FAILED = "FAILED"  # could not be loaded, and will be tried again
+    UNLOADING = "UNLOADING"  # closed as soon as its leases have ended
+    FAILED = "FAILED"  # could not be loaded; the load will be tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class ModelStatus:
         name: under which it was registered.
         path: of its weights file.
         state: see `State`.
-        reason: why it failed; else empty.
+        reason: type and text of the error with which it failed; empty if it did not.
         pin: whether its weights are to stay.
-        leases: how many there are now.
-        held: what of the budget it holds.
-        weights: all of its weights; None until its header has been read.
+        leases: the number of leases now.
+        held: bytes of the budget that it holds.
+        weights: bytes of all of its weights; None until its header has been read.
         requests: leases and prefetches that were asked for.
-        hits: of these, those that found all weights in memory.
+        hits: requests that found all weights in memory.
         loads: how often it was opened.
         bytes_loaded: weights brought into memory for it.
     """
@@ -68,13 +68,13 @@ class ModelStatus:
 
 @dataclass(eq=False, slots=True)
 class Flight:
-    """A load in progress: whoever wants the model meanwhile waits for this one.
+    """A load in progress. Further requests for the model wait for it.
 
     Attributes:
-        waiters: how many do; each of them gets a lease when it ends well.
-        done: it has ended.
-        granted: it ended with leases for its waiters.
-        error: it ended with this, stripped: see `streamrt.pool.failure`.
+        waiters: requests that wait. Each gets a lease if the load succeeds.
+        done: whether it has ended.
+        granted: whether it ended with leases for its waiters.
+        error: with which it ended, stripped (see `streamrt.pool.failure`), or None.
     """
 
     waiters: int = 0
@@ -88,21 +88,29 @@ class Entry:
     """A registered model.
 
     Attributes:
-        needs: from its header; None before that was read.
-        identity: of the file whose header that was.
+        name: under which it was registered.
+        path: of its weights file.
+        pin: whether its weights are to stay.
+        needs: by its header; None before that was read.
+        identity: of the file that has the header.
         resident: the open model, or None.
-        budget: that the open model was given; it holds less while it rests.
-        pinned: the part of what it holds that are weights; while it is leased, what they were granted.
-        leases: how many there are.
-        busy: a thread is changing it: nobody else may.
-        flight: that thread loads it.
-        preloading: how many prefetches are reading.
-        unloading: it is to be closed when its leases have ended.
-        removed: and then forgotten.
-        error: what the last load, or a call, failed with, stripped: see `streamrt.pool.failure`.
-        failures: in a row.
-        retry_at: when another load may be tried.
-        replaced: loads in a row that found another file than was measured.
+        budget: bytes that the open model was given; it holds less while it rests.
+        pinned: bytes of weights that it holds; while it is leased, bytes that were granted for weights.
+        leases: the number of leases.
+        busy: whether a thread is changing it. No other thread may.
+        flight: the load, if that thread loads it.
+        preloading: prefetches that are reading.
+        unloading: whether to close it when its leases have ended.
+        removed: whether to forget it after that.
+        error: of the last load or of a call, stripped: see `streamrt.pool.failure`.
+        failures: loads and calls in a row that failed.
+        retry_at: the time from which another load may be tried, by the pool's clock.
+        replaced: loads in a row that found another file than the header was read from.
+        requests, hits, loads: as in `ModelStatus`.
+        loaded: as ``bytes_loaded`` of `ModelStatus`.
+        counted: bytes of ``resident.loaded`` that ``loaded`` has already.
+        seconds: that reading ``loaded`` took.
+        timed: seconds of ``resident.reading`` that ``seconds`` has already.
     """
 
     name: str
@@ -126,14 +134,14 @@ class Entry:
     requests: int = 0
     hits: int = 0
     loads: int = 0
-    counted: int = 0  # of `resident.loaded`, what is in `loaded` already
+    counted: int = 0
     loaded: int = 0
-    timed: float = 0.0  # of `resident.reading`, what is in `seconds` already
-    seconds: float = 0.0  # that reading `loaded` took
+    timed: float = 0.0
+    seconds: float = 0.0
 
     @property
     def state(self) -> State:
-        """What `ModelPool.index` tells."""
+        """The state, as `ModelPool.index` tells it."""
         if self.unloading:
             return State.UNLOADING
         if self.flight or self.preloading:
@@ -143,17 +151,17 @@ class Entry:
         return State.READY if self.resident else State.UNAVAILABLE
 
     def fail(self, error: BaseException, now: float) -> None:
-        """It could not be loaded, or is not what it was: `retry_at` says when to try again."""
+        """Note that it could not be loaded or that its file changed, and when to try again."""
         self.error = error
         self.retry_at = now + pause_after(self.failures)
         self.failures += 1
 
     def forget_failure(self) -> None:
-        """It was loaded, or is to be loaded from what may be another file: failures before do not count any more."""
+        """Count no earlier failures: it was loaded, or will be loaded from a file that may be another."""
         self.error, self.failures, self.replaced = None, 0, 0
 
     def count_loaded(self) -> None:
-        """Take note of what the open model has brought in."""
+        """Add to ``loaded`` and ``seconds`` what the open model has read since the last time."""
         if self.resident:
             total = self.resident.loaded
             self.loaded += total - self.counted
@@ -163,9 +171,9 @@ class Entry:
             self.timed = reading
 
     def cost(self) -> float:
-        """Seconds that reading all of its weights takes, as measured: to a power of two, for the rest is chance."""
+        """Seconds that reading all of its weights takes, as measured. Rounded to a power of 2: the rest is chance."""
         assert self.needs
-        usual = self.needs.weights / SPEED
+        usual = self.needs.weights / DISK
         if not self.loaded or self.seconds <= 0:
             return usual
-        return float(usual * 2.0 ** round(math.log2(self.seconds / self.loaded * SPEED)))
+        return float(usual * 2.0 ** round(math.log2(self.seconds / self.loaded * DISK)))
