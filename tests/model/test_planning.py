@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import streamrt
 from markers import thorough
 from model import zoo
 from streamrt.engine.planner import Planner
@@ -12,6 +14,7 @@ from streamrt.errors import BudgetError
 from streamrt.format import read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.host.rates import Rates
+from streamrt.program.compile import compile_program
 
 MIB = 1 << 20
 RATES = Rates(disk=2e9, memory=2e10, flops=1e11)
@@ -59,6 +62,30 @@ def test_what_a_pass_took_as_planned_changes_nothing(six_layers):
     seconds = [first.plan.seconds / len(graph.nodes)] * len(graph.nodes)
     planner.learn(first, seconds, first.plan.speed(RATES.disk))
     assert planner.prepare(graph, shapes) is first
+
+
+def test_a_new_budget_makes_new_plans_of_the_same_programs(six_layers, monkeypatch):
+    compiled = []
+
+    def counted(*args, **options):
+        compiled.append(args)
+        return compile_program(*args, **options)
+
+    monkeypatch.setattr("streamrt.engine.programs.compile_program", counted)
+    with streamrt.Model(six_layers.path, "24MiB") as model:
+        x, y = np.ones((1, 2048), np.float32), np.ones((3, 2048), np.float32)
+        model(y)
+        model(x)
+        program, count = model._engine.session.prepared.program, len(compiled)
+        streamed = []
+        for budget in ("40MiB", None, "24MiB"):
+            model.set_budget(budget)
+            for batch in (y, x):
+                model(batch)
+            assert model._engine.session.prepared.program is program
+            streamed.append(model.plan.streamed_bytes)
+        assert streamed[2] > streamed[0] > streamed[1] == 0
+        assert len(compiled) == count
 
 
 # ---------------------------------------------------------------- samples together
