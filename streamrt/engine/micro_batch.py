@@ -50,14 +50,19 @@ def fit(
             if not lean and part == samples > 2:  # before any part is tried: all would be in vain
                 _require_one_fits(1, window, budget, compile_for)
             if lean:
-                sample_bytes = program.workspace // part
-                part = -(-part // 2)
-                while part > 1 and sample_bytes * part > _HOPELESS * budget:
-                    part = -(-part // 2)
+                part = _smaller_part(part, program.workspace // part, budget)
             lean = not lean
             program = compile_for(part, lean)
         else:
             return program, replace(plan, micro_batch=part if part < samples else 0)
+
+
+def _smaller_part(part: int, sample_bytes: int, budget: int) -> int:
+    """Half of a part, rounded up, or as much less as leaves hope that it fits."""
+    part = -(-part // 2)
+    while part > 1 and sample_bytes * part > _HOPELESS * budget:
+        part = -(-part // 2)
+    return part
 
 
 def _require_one_fits(one: int, window: int, budget: int, compile_for: Compile) -> None:

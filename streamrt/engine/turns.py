@@ -1,8 +1,8 @@
-"""Whose turn it is on a model: one thread at a time works with it, and may serve the requests of others with its own.
+"""The turn on a model: one thread at a time works with it, and may serve the requests of other threads with its own.
 
-Requests wait in the order in which they came. Whoever gets its turn serves the oldest, together with all others that
-can share a pass with it, and goes on until its own are served. Nothing is locked while a pass runs, so that a request
-can be queued, and a thread whose request was served by another can leave, at any time.
+Requests wait in the order in which they came. The thread that has the turn serves the oldest request, together with
+all others that can share a pass with it. It takes turns until its own requests are served. Nothing is locked while a
+pass runs: at any time a request can be queued, and a thread whose request another thread served can leave.
 """
 
 from __future__ import annotations
@@ -19,35 +19,40 @@ from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
 from streamrt.ops import Array
 
-#: When requests shared the last pass, the next one waits for as many again: those who were served need a moment to
-#: come back, and who is too late waits a pass. At most this share of the last pass, and this many seconds.
+#: After a shared pass the next pass waits for as many requests to come: callers need a moment to call again, and a late
+#: request waits for a whole pass. The wait is at most 2 % of the last pass, which costs little, and 20 ms.
 _PATIENCE_SHARE = 0.02
 _PATIENCE = 0.02
-#: Of that, how long it waits for more once as many have come: left behind, one would need a pass of its own, and then
-#: it and the others would take turns for ever.
+#: Once as many have come, the share of that wait in which still another request may come. A request left behind would
+#: need a pass of its own, and then it and the others would take turns for ever.
 _QUIET_SHARE = 0.25
 
 
 class Request:
-    """A call that waits to be served: inputs in, results or an error out."""
+    """A call that waits to be served, and then has results or an error.
+
+    Args:
+        graph: computes the outputs asked for.
+        arrays: its inputs by name, checked.
+    """
 
     def __init__(self, graph: Graph, arrays: Mapping[str, Array]) -> None:
         self.graph = graph
         self.arrays = arrays
         self.results: dict[str, Result] | None = None
         self.error: Exception | None = None
-        self.alone = False  # it shared a pass that failed, and is tried by itself
-        self.abandoned = False  # nobody waits for it any more
+        self.alone = False  # it shared a pass that failed, and is to be run by itself
+        self.abandoned = False  # its caller has left
         self.shapes = {name: array.shape for name, array in arrays.items()}
         self.samples = batch_of(self.shapes, graph.inputs)  # the batch; 0 where the graph has no axis for it
 
     @property
     def served(self) -> bool:
-        """Whether it is over, one way or the other."""
+        """Whether it has results or an error."""
         return self.results is not None or self.error is not None
 
     def is_like(self, other: Request) -> bool:
-        """Whether both ask for the same, but for the number of samples."""
+        """Whether both ask for the same outputs, with inputs that differ in the number of samples alone."""
         outputs, others = (tuple(spec.name for spec in request.graph.outputs) for request in (self, other))
         return (
             outputs == others
@@ -57,29 +62,29 @@ class Request:
 
 
 class Turns:
-    """The turns of one model. Any thread may call anything; a signal handler too, unless it interrupted a turn."""
+    """The turns of one model. Any thread may call any method; a signal handler too, unless it interrupted a turn."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # over everything below; reentrant, for signal handlers
         self._changed = threading.Condition(self._lock)
-        self._asleep = 0  # threads that wait for a change, or were interrupted when they did
-        self._owner: int | None = None  # the thread whose turn it is
-        self._line: list[int] = []  # the threads that wait for it, in the order in which they get it
+        self._asleep = 0  # threads that wait for a change, or were interrupted while they did
+        self._owner: int | None = None  # the thread that has the turn
+        self._line: list[int] = []  # the threads that wait for the turn, in the order in which they get it
         self._waiting: deque[Request] = deque()
         self._shared = 1  # requests that the last pass served
-        self._seconds = 0.0  # that it took
+        self._seconds = 0.0  # duration of the last pass
 
     @property
     def is_mine(self) -> bool:
-        """Whether it is this thread's turn."""
+        """Whether this thread has the turn."""
         return self._owner == threading.get_ident()
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Wait for the turn, and have it for the length of the context.
+        """A context in which this thread has the turn.
 
         Raises:
-            StreamrtError: it is this thread's turn already.
+            StreamrtError: this thread has the turn already.
         """
         self._refuse_nesting()
         try:
@@ -97,20 +102,20 @@ class Turns:
         """Return when all of ``requests`` are served, by this thread or by others.
 
         Args:
-            requests: what this thread wants.
-            most: how many samples a pass for a request and others like it may serve.
-            run: serves all of some requests that are alike, by setting their results, or raises.
+            requests: those of this thread.
+            most: tells how many samples a pass may have in which a request is the first.
+            run: serves requests that are alike: sets the results of all, or raises.
 
         Raises:
             Exception: the first error of ``requests``, in their order.
-            StreamrtError: it is this thread's turn already.
-            KeyboardInterrupt: requests of others that were being served are served by someone else.
+            StreamrtError: this thread has the turn already.
+            KeyboardInterrupt: other threads serve the requests of others that were being served.
         """
         errors = [error for error in self.serve_each(requests, most, run) if error is not None]
         if errors:
             try:
                 raise errors[0]
-            finally:  # the traceback leads here: what refers back to it would keep all of it alive
+            finally:  # the traceback has this frame, so a list with the error would be a cycle that keeps both alive
                 errors.clear()
 
     def serve_each(
@@ -119,7 +124,7 @@ class Turns:
         most: Callable[[Request], int],
         run: Callable[[Sequence[Request]], None],
     ) -> list[Exception | None]:
-        """`serve`, but the error of each of ``requests``, or None, is returned."""
+        """Like `serve`, but returns the error of each of ``requests``, or None, instead of raising."""
 
         def enough() -> bool:
             return all(request.served for request in requests)
@@ -130,31 +135,37 @@ class Turns:
                 self._waiting.extend(requests)
                 self._tell()
             while not enough():
-                try:
-                    if self._enter(enough):
-                        self._serve_oldest(most, run)
-                finally:
-                    self._leave()
+                self._serve_in_turn(enough, most, run)
         finally:
             for request in requests:
                 request.abandoned = not request.served
         errors = [request.error for request in requests]
-        for request in requests:  # tracebacks lead to the requests
+        for request in requests:  # tracebacks have frames that refer to the requests: no cycle may stay
             request.error = None
         return errors
+
+    def _serve_in_turn(
+        self, enough: Callable[[], bool], most: Callable[[Request], int], run: Callable[[Sequence[Request]], None]
+    ) -> None:
+        """Wait for the turn and run one pass; return without one if it is ``enough`` before."""
+        try:
+            if self._enter(enough):
+                self._serve_oldest(most, run)
+        finally:
+            self._leave()
 
     # ---- the turn
 
     def _refuse_nesting(self) -> None:
-        if self.is_mine:  # a signal handler, which would compute in the workspace of the call that it interrupted
+        if self.is_mine:  # a signal handler would compute in the workspace of the call that it interrupted
             raise StreamrtError("this thread is in the middle of a call of this model")
 
     def _enter(self, enough: Callable[[], bool]) -> bool:
-        """Stand in line until it is this thread's turn, or until it is ``enough``: then False."""
+        """Stand in line for the turn. True when this thread has it; False as soon as ``enough`` is true."""
         me = threading.get_ident()
         with self._lock:
             while not enough():
-                # A signal handler takes the place of the call that it interrupted, which then stands in line anew.
+                # A signal handler removes the call that it interrupted from the line, so that call joins it again.
                 if me not in self._line:
                     self._line.append(me)
                 if self._owner is None and self._line[0] == me:
@@ -164,39 +175,42 @@ class Turns:
             return False
 
     def _leave(self) -> None:
-        """The opposite of `_enter`, however far that came. An interrupt waits until this is done."""
+        """Undo `_enter`, even one that was interrupted. A KeyboardInterrupt is raised after that is done."""
         me, interrupt = threading.get_ident(), None
         while True:
             try:
-                with self._lock:
-                    if me in self._line:
-                        self._line.remove(me)
-                    if self._owner == me:
-                        self._owner = None
-                    self._tell()
+                self._let_go(me)
                 break
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt:
             raise interrupt
 
+    def _let_go(self, me: int) -> None:
+        with self._lock:
+            if me in self._line:
+                self._line.remove(me)
+            if self._owner == me:
+                self._owner = None
+            self._tell()
+
     def _sleep(self, wait: Callable[[], bool]) -> bool:
-        """Wait for a change as ``wait`` does."""
-        self._asleep += 1  # an interrupt before the next line leaves it too high, never too low: needless calls only
+        """Call ``wait``, which waits for a change."""
+        self._asleep += 1  # an interrupt before the next line leaves it too high: that only costs needless calls
         try:
             return wait()
         finally:
             self._asleep -= 1
 
     def _tell(self) -> None:
-        """Wake those who wait for a change. Who calls alone has no time to look for them."""
+        """Wake threads that wait for a change. The count spares a single caller the cost of notifying nobody."""
         if self._asleep:
             self._changed.notify_all()
 
     # ---- the requests
 
     def _serve_oldest(self, most: Callable[[Request], int], run: Callable[[Sequence[Request]], None]) -> None:
-        """One pass. What others asked for is put back if it fails."""
+        """Run one pass. Requests of other threads are put back if it fails."""
         self._gather()
         group: list[Request] = []
         try:
@@ -220,7 +234,7 @@ class Turns:
             raise
 
     def _gather(self) -> None:
-        """Give those who shared the last pass a moment to come back."""
+        """Give the callers that shared the last pass a moment to call again."""
         if self._shared > 1:
             patience = min(_PATIENCE, self._seconds * _PATIENCE_SHARE)
             with self._lock:
@@ -233,7 +247,7 @@ class Turns:
         return len(self._waiting) >= count
 
     def _take(self, group: list[Request], wanted: Callable[[Request], bool]) -> None:
-        """Move what is wanted from those that wait to ``group``: there first, so that an interrupt loses none."""
+        """Move wanted requests to ``group``. They are appended before they are removed, so an interrupt loses none."""
         with self._lock:
             for request in list(self._waiting):
                 if request.abandoned:
@@ -243,7 +257,7 @@ class Turns:
                     self._waiting.remove(request)
 
     def _take_alike(self, group: list[Request], most: int) -> None:
-        """Also what is like the first of ``group``, as long as all of it has no more than ``most`` samples."""
+        """Add requests that are like the first of ``group``, up to ``most`` samples in all."""
         first = group[0]
         room = most - first.samples
 

@@ -1,4 +1,4 @@
-"""Which ranges to pin, for the shortest pass: what streams should lie where computing hides its reading."""
+"""Which ranges to pin for the shortest pass: streamed ranges should lie where computing hides their reading."""
 
 from __future__ import annotations
 
@@ -8,33 +8,42 @@ from dataclasses import dataclass
 from streamrt.host.yielding import give_way
 from streamrt.plan.pipeline import Outcome, Pipeline
 
-#: Steps of simulations that one search may take after its first: about a fiftieth of a second.
+#: Simulated steps after which a search ends: they take about 20 ms.
 _WORK = 30_000
-#: A gain of less than a hundredth is none: speeds are not known better, and what is spread takes up their unevenness.
+#: Prefer another pinned set only if its pass takes under 99 % of the time. Speeds are not known better than that, and
+#: spread ranges, which come first, cope best with an uneven disk.
 _GAIN = 0.99
-#: Within this of what no plan can undercut there is nothing to look for.
+#: End the search within 1 % of the time that no plan can undercut.
 _CLOSE = 1.01
-#: Of the ranges that are waited for the longest, and of those that are pinned, how many a search looks at in a round.
+#: In a round a search tries to pin the 12 ranges that are waited for the longest, each in exchange for some 12 of the
+#: pinned ranges. This bounds the simulations of a round.
 _LOOKED_AT = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A pinned set, one flag a range, and the pass that the simulation makes of it."""
+    """A pinned set, as a flag for each range, and the simulated pass with it."""
 
     pinned: tuple[bool, ...]
     outcome: Outcome
 
     @property
     def seconds(self) -> float:
-        """Of the pass."""
+        """Duration of the pass."""
         return self.outcome.seconds
 
 
 def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: bool = False) -> Choice:
-    """Pin in ``room`` bytes what leaves the streamed ranges spread over the pass, by bytes or by computing time.
+    """Pin ranges of ``room`` bytes so that the others are spread over the pass, by bytes or by computing time.
 
-    With ``head`` or the head of the model, if that is better.
+    With ``head``, pin the head of the model instead if the pass is shorter.
+
+    Args:
+        pipeline: of the pass.
+        room: bytes for pinned ranges.
+        window: bytes.
+        rate: bytes a second at which streamed ranges are read.
+        head: see above.
     """
     choices = [_simulated(pipeline, _evenly(pipeline.sizes, room), window, rate)]
     if pipeline.compute > 0:
@@ -45,7 +54,10 @@ def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: boo
 
 
 def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
-    """`spread`, or the head or the tail of the model pinned, improved by pinning other ranges while that helps."""
+    """The best of `spread` and of pinning the head or the tail, improved by exchanging ranges while that helps.
+
+    Args are those of `spread`.
+    """
     sizes = pipeline.sizes
     best = _best(
         [
@@ -70,7 +82,7 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
 
 
 def _changes(choice: Choice, sizes: Sequence[int], room: int) -> Iterator[list[bool]]:
-    """Pinned sets that differ little: a range that is waited for is pinned, in place of another where need be."""
+    """Pinned sets that differ little: a range that is waited for is pinned, by itself or in exchange for another."""
     pinned = choice.pinned
     free = room - sum(size for size, stays in zip(sizes, pinned, strict=True) if stays)
     stalls = choice.outcome.stalls
@@ -96,7 +108,7 @@ def _simulated(pipeline: Pipeline, pinned: Sequence[bool], window: int, rate: fl
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """The shortest; of equal ones the first."""
+    """The choice with the shortest pass; the first of several that are equal."""
     best = choices[0]
     for choice in choices[1:]:
         if choice.seconds < best.seconds * _GAIN:
@@ -105,7 +117,7 @@ def _best(choices: Sequence[Choice]) -> Choice:
 
 
 def _evenly(sizes: Sequence[int], room: int) -> list[bool]:
-    """Of the pass up to any range the same share of bytes is pinned as of the whole."""
+    """Pin so that up to any range the same share of bytes is pinned as of all ranges."""
     pinned = [False] * len(sizes)
     total = sum(sizes)
     passed = used = 0
@@ -118,11 +130,12 @@ def _evenly(sizes: Sequence[int], room: int) -> list[bool]:
 
 
 def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[bool]:
-    """Stream what the disk can bring in while what comes before it computes, and pin the rest.
+    """Stream ranges that the disk can read while earlier steps compute, and pin the rest.
 
-    Computing earns credit, of bytes that are read meanwhile, up to the window; a range that the credit covers is
-    streamed and spends it. Where reading takes longer than computing the credit is made so much dearer that what
-    is pinned fits: each part of the pass then waits in proportion to its computing.
+    Computing earns credit: the bytes that are read meanwhile, at most the window. A range that the credit covers is
+    streamed and spends it. If reading takes longer than computing, too many ranges would be pinned. A second of
+    computing then earns so much more that the pinned ranges fit: each part of the pass waits in proportion to its
+    computing.
     """
     low, high = 0.0, 1.0
     while _bytes_of(pipeline, _at_price(pipeline, window, rate * high)) > room and high < 1e9:
@@ -134,7 +147,7 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
         else:
             high = middle
     pinned = _at_price(pipeline, window, rate * high)
-    if _bytes_of(pipeline, pinned) > room:  # ranges that no credit covers, for they are larger than the window
+    if _bytes_of(pipeline, pinned) > room:  # no credit covers ranges that are larger than the window
         return _evenly(pipeline.sizes, room)
     return _filled(pinned, pipeline.sizes, room)
 
@@ -144,7 +157,7 @@ def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
     give_way()
     pinned = [True] * len(pipeline.sizes)
     credit = 0.0
-    for _ in range(2):  # the credit of a pass's end is there at the beginning of the next
+    for _ in range(2):  # the second pass begins with the credit of the first
         for needs, seconds, _ in pipeline.steps:
             for index in needs:
                 streams = credit >= pipeline.sizes[index]
@@ -168,7 +181,7 @@ def _last(sizes: Sequence[int], room: int) -> list[bool]:
 
 
 def _filled(pinned: list[bool], sizes: Sequence[int], room: int) -> list[bool]:
-    """Pin whatever else fits, from the first range on."""
+    """Pin more ranges, from the first on, wherever they fit."""
     used = sum(size for size, stays in zip(sizes, pinned, strict=True) if stays)
     for index, size in enumerate(sizes):
         if not pinned[index] and used + size <= room:

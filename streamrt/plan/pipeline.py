@@ -3,33 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import NodeWeights, Tile
 
-#: Passes that are simulated: in the first the disk has no lead yet, the last is like all that would follow.
+#: Passes that are simulated. In the first the disk has no lead yet; the third is like all that would follow.
 _PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of a pass among many: how long it takes, and for how much of that each range was waited for."""
+    """Seconds of a pass among many, and the seconds for which computing waited for each range."""
 
     seconds: float
     stalls: Sequence[float]
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far a simulation has come.
+
+    Attributes:
+        number: the last reading of each range.
+        released: when the memory of each reading was free again, in the order of reading; seconds.
+        reading: bytes of each, in the same order.
+        held: bytes of the readings from ``oldest`` on.
+        oldest: the first reading whose memory is still counted.
+        disk: when the disk is free; seconds.
+        clock: when the processor is free; seconds.
+    """
+
+    number: list[int]
+    released: list[float] = field(default_factory=list)
+    reading: list[int] = field(default_factory=list)
+    held: int = 0
+    oldest: int = 0
+    disk: float = 0.0
+    clock: float = 0.0
+
+
 def call_share(node: NodeWeights, tile: Tile) -> float:
-    """What a call for a tile that streams costs besides its rows, as a share of the node's seconds."""
+    """The cost of a kernel call for a streamed tile, besides its rows, as a share of the node's seconds."""
     return node.call_rows / node.rows if tile.last - tile.first < node.rows else 0.0
 
 
 class Pipeline:
-    """Tiles as steps: ranges that are needed from here on, seconds of computing, ranges that are done.
+    """A pass as steps, which can be simulated.
 
-    A step that streams computes longer by what a call costs. Those that stay become few large ones, and count as they
-    are. ``sizes`` are the bytes that each range takes in memory.
+    A step that streams takes longer by the cost of its call. Steps whose ranges stay are merged into few large ones,
+    so that their calls cost nothing.
+
+    Attributes:
+        sizes: bytes that each range takes in memory.
+        steps: for each tile the ranges that it is the first to need, seconds of computing, and the ranges that it is
+            the last to need.
+        compute: seconds of computing of all steps, without calls.
     """
 
     def __init__(self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights]) -> None:
@@ -54,46 +83,50 @@ class Pipeline:
 
     @property
     def work(self) -> int:
-        """What a simulation costs, in steps."""
+        """The cost of a simulation, in steps and ranges that it goes through."""
         return _PASSES * (len(self.steps) + len(self.sizes))
 
     def run(self, pinned: Sequence[bool], window: int, rate: float) -> Outcome:
         """Simulate passes with these ranges pinned, and the others read at ``rate`` bytes a second.
 
-        Ranges are read one after the other, each as soon as it fits in the window beside those before it; the window
-        must hold what any one step needs.
+        Ranges are read one after the other, each as soon as it fits in the window beside those before it. ``window``
+        is bytes, and must hold all ranges that a step needs at once.
         """
         give_way()
+        progress = _Progress([0] * len(self.sizes))
+        for _ in range(_PASSES - 1):
+            self._run_pass(progress, pinned, window, rate)
+        begin = progress.clock
+        stalls = self._run_pass(progress, pinned, window, rate)
+        return Outcome(progress.clock - begin, stalls)
+
+    def _run_pass(self, progress: _Progress, pinned: Sequence[bool], window: int, rate: float) -> list[float]:
+        """Simulate one more pass; returns the seconds that each range was waited for."""
         sizes = self.sizes
         stalls = [0.0] * len(sizes)
-        released: list[float] = []  # when each reading's memory was free again, in the order of reading
-        reading: list[int] = []  # sizes, in the same order
-        number = [0] * len(sizes)  # the last reading of each range
-        held = oldest = 0  # bytes of the readings from ``oldest`` on
-        disk = clock = begin = 0.0
-        for _ in range(_PASSES):
-            begin = clock
-            stalls = [0.0] * len(sizes)
-            for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
-                streams = False
-                for index in needs:
-                    if pinned[index]:
-                        continue
-                    streams = True
-                    held += sizes[index]
-                    while held > window and oldest < len(reading):
-                        disk = max(disk, released[oldest])
-                        held -= reading[oldest]
-                        oldest += 1
-                    number[index] = len(reading)
-                    reading.append(sizes[index])
-                    released.append(clock)  # until it is known
-                    disk += sizes[index] / rate
-                    if disk > clock:
-                        stalls[index] += disk - clock
-                        clock = disk
-                clock += seconds + call if streams else seconds
-                for index in ends:
-                    if not pinned[index]:
-                        released[number[index]] = clock
-        return Outcome(clock - begin, stalls)
+        released, reading, number = progress.released, progress.reading, progress.number
+        held, oldest, disk, clock = progress.held, progress.oldest, progress.disk, progress.clock
+        for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
+            streams = False
+            for index in needs:
+                if pinned[index]:
+                    continue
+                streams = True
+                held += sizes[index]
+                while held > window and oldest < len(reading):
+                    disk = max(disk, released[oldest])
+                    held -= reading[oldest]
+                    oldest += 1
+                number[index] = len(reading)
+                reading.append(sizes[index])
+                released.append(clock)  # replaced at the end of the step that releases it
+                disk += sizes[index] / rate
+                if disk > clock:
+                    stalls[index] += disk - clock
+                    clock = disk
+            clock += seconds + call if streams else seconds
+            for index in ends:
+                if not pinned[index]:
+                    released[number[index]] = clock
+        progress.held, progress.oldest, progress.disk, progress.clock = held, oldest, disk, clock
+        return stalls

@@ -12,7 +12,13 @@ from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A size of tiles, the granule that goes with it, and the GB/s at which such tiles were read (docs/design.md)."""
+    """A size of tiles.
+
+    Attributes:
+        tile_bytes: the most bytes of weights in a tile of several rows.
+        granule: bytes in which its memory is counted.
+        rate: GB/s at which such tiles were read (docs/design.md).
+    """
 
     tile_bytes: int
     granule: int
@@ -20,12 +26,12 @@ class Tiling:
 
     @property
     def overhead(self) -> float:
-        """Seconds that a byte takes for faults and calls, beside those of the disk: see `read_rate`."""
+        """Seconds for each byte that faults and calls take, beside those of the disk: see `read_rate`."""
         return math.sqrt(self.rate**-2 - TILINGS[0].rate ** -2) / 1e9
 
 
-# The fastest first, and of equally fast ones the larger: fewer calls, and larger products. Below 64 KiB calls cost more
-# than reading.
+#: The fastest first. Of equally fast sizes the larger comes first, for fewer calls and larger products. Below 64 KiB
+#: calls take longer than reading.
 TILINGS = (
     Tiling(16 << 20, HUGE, 2.6),
     Tiling(8 << 20, HUGE, 2.6),
@@ -37,14 +43,21 @@ TILINGS = (
     Tiling(128 << 10, PAGE, 0.63),
     Tiling(64 << 10, PAGE, 0.45),
 )
-#: More than about a thousand tiles in a pass cost more in calls than they save.
+#: Tiles of pages in a pass beyond which their calls take more time than small windows save.
 _MOST_TILES = 1024
-#: More than this many cost seconds to plan, whatever they save.
+#: Tiles in a pass beyond which planning takes seconds. It limits granules of 2 MiB too.
 _FAR_TOO_MANY = 2**16
 
 
 class Cut:
-    """The tiles and ranges for one tile size, and the memory they take in granules."""
+    """The tiles and ranges for one tile size, and the memory that they take in granules.
+
+    Attributes:
+        granule: bytes.
+        tiles: in the order of execution.
+        ranges: in the order in which the tiles need them.
+        footprints: bytes of the granules of each range.
+    """
 
     def __init__(self, nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, file_size: int) -> None:
         self.granule = granule
@@ -53,7 +66,7 @@ class Cut:
         self.footprints = footprints(self.ranges, granule, file_size)
 
     def held(self, ranges: Iterable[Range]) -> int:
-        """Bytes of the granules that cover ``ranges``, each granule once."""
+        """Bytes of the granules that cover ``ranges``; a granule that several share counts once."""
         total, reached = 0, 0
         for start, end in sorted(_span(r, self.granule, self._file_size) for r in ranges):
             total += max(0, end - max(start, reached))
@@ -61,7 +74,7 @@ class Cut:
         return total
 
     def run_of(self, count: int) -> int:
-        """The most that ``count`` ranges in a row hold, across the wrap-around too."""
+        """The most bytes that ``count`` ranges in a row hold. The first range follows the last."""
         sizes = self.footprints
         count = min(count, len(sizes))
         around = sizes + sizes[: count - 1] if count else []
@@ -84,7 +97,7 @@ def _span(r: Range, granule: int, file_size: int) -> tuple[int, int]:
 
 
 def frugal(nodes: Sequence[NodeWeights]) -> Tiling:
-    """The smallest tiles worth having."""
+    """The smallest tiles that are worth planning for."""
     total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
     pages = [tiling for tiling in TILINGS if tiling.granule == PAGE]
     smallest = next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
@@ -104,15 +117,20 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], lis
         for first, last, extents in _slices(node, tile_bytes):
             begin = len(ranges)
             for extent in extents:
-                open_range = ranges[-1] if ranges else None
-                if open_range and _mergeable(open_range, extent, tile_bytes):
-                    end = max(open_range.offset + open_range.length, extent.end)
-                    ranges[-1] = Range(open_range.offset, end - open_range.offset)
-                    begin = min(begin, len(ranges) - 1)
-                else:
-                    ranges.append(Range(extent.offset, extent.length))
+                begin = min(begin, _add(ranges, extent, tile_bytes))
             tiles.append(Tile(index, first, last, begin, len(ranges)))
     return tiles, ranges
+
+
+def _add(ranges: list[Range], extent: Extent, tile_bytes: int) -> int:
+    """Add ``extent`` to the last range or as a new one; returns the index of its range."""
+    last = ranges[-1] if ranges else None
+    if last and _mergeable(last, extent, tile_bytes):
+        end = max(last.offset + last.length, extent.end)
+        ranges[-1] = Range(last.offset, end - last.offset)
+    else:
+        ranges.append(Range(extent.offset, extent.length))
+    return len(ranges) - 1
 
 
 def _mergeable(r: Range, extent: Extent, tile_bytes: int) -> bool:
@@ -123,7 +141,10 @@ def _mergeable(r: Range, extent: Extent, tile_bytes: int) -> bool:
 
 
 def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
-    """Rows and extents of each tile of a node, cut at multiples of ``tile_bytes`` from where its weights begin."""
+    """First row, last row and extents of each tile of a node.
+
+    Tiles are cut at multiples of ``tile_bytes`` from the beginning of the node's weights.
+    """
     whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # neighbours can merge
     row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
     if not row_bytes:

@@ -1,4 +1,4 @@
-"""What the planner takes and gives."""
+"""The words of plans: what `make_plan` takes, and the plan that it returns."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 import mmap
 from dataclasses import dataclass
 
-#: The two granules, in bytes: a page of this machine, and a block as the core reads it in one go.
+#: Bytes of the smaller granule: a page of this machine.
 PAGE = mmap.PAGESIZE
+#: Bytes of the larger granule: the largest folio of the page cache, in which the kernel reads and releases a block.
 HUGE = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Bytes of the file."""
+    """Bytes of the file: ``length`` bytes from ``offset`` on."""
 
     offset: int
     length: int
@@ -26,15 +27,15 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class NodeWeights:
-    """What one node reads of the file, and how long it computes.
+    """The extents of one node's parameters, and how long it computes.
 
     Attributes:
-        whole: read at once, by the node's first tile.
-        tiled: read row by row; each extent holds ``rows`` rows of equal length.
+        whole: extents that the node's first tile reads as a whole.
+        tiled: extents that are read by rows; each has ``rows`` rows of equal length.
         rows: rows of the node's output.
-        row_step: a cut between tiles falls on a multiple of this row.
-        seconds: that computing all rows takes with the weights in memory, as far as is known.
-        call_rows: a tile that streams, of some rows, takes as long as so many more.
+        row_step: tiles are cut at multiples of this row.
+        seconds: time to compute all rows with the weights in memory, measured or estimated.
+        call_rows: rows that a streamed tile counts as more than it has, for the call of its kernel.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -47,7 +48,7 @@ class NodeWeights:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A piece of the file that is brought in and released as one."""
+    """Bytes of the file that are brought in and released as one."""
 
     offset: int
     length: int
@@ -75,13 +76,13 @@ class Plan:
         granule: bytes in which memory is populated, released and counted.
         window: bytes that streamed ranges may hold at any moment.
         workspace: bytes of activations and scratch.
-        pinned_bytes: what the pinned ranges hold.
-        streamed_bytes: what one pass reads through the window, without the padding that whole granules bring along.
-        micro_batch: samples that one pass over the weights serves; 0 when the batch is not divided.
+        pinned_bytes: bytes that the pinned ranges hold.
+        streamed_bytes: bytes that one pass reads through the window, without the padding in its granules.
         budget: the limit, or None.
-        seconds: that a pass should take once what is pinned is there, as far as speeds are known.
-        overhead: seconds of processing that a byte of ranges of this size takes, beside the disk's.
-        share: of the speed that this makes, what so small a window leaves.
+        micro_batch: samples that one pass over the weights serves; 0 when the batch is not divided.
+        seconds: simulated time of a pass with all pinned ranges in memory, by the speeds that are known.
+        overhead: seconds of processing for each byte of ranges of this size, beside those of the disk.
+        share: the part of the reading speed that is left with so small a window, from 0 to 1.
     """
 
     tiles: tuple[Tile, ...]
@@ -103,13 +104,14 @@ class Plan:
         return self.pinned_bytes + self.window + self.workspace
 
     def speed(self, disk: float) -> float:
-        """Bytes a second at which ranges come from a disk that delivers ``disk`` when it is asked for large ones."""
+        """Bytes a second at which ranges arrive from a disk that delivers ``disk`` bytes a second of large ranges."""
         return self.share * read_rate(disk, self.overhead)
 
     def disk_speed(self, speed: float, known: float) -> float:
-        """The inverse of `speed`: what ranges that came at ``speed`` tell of a disk that was taken for ``known``.
+        """The inverse of `speed`: bytes a second of a disk whose ranges arrived at ``speed``.
 
-        Where the disk's part of the time is less than half, they tell no more than that it is not slower than they.
+        If the disk took less than half of the time, they tell only that it is no slower than ``speed``: then the
+        larger of that and ``known``, the speed assumed before.
         """
         byte = self.share / speed
         squared = byte**2 - self.overhead**2
@@ -117,8 +119,8 @@ class Plan:
 
 
 def read_rate(disk: float, overhead: float) -> float:
-    """Bytes a second, if a byte takes ``overhead`` seconds beside those of a disk of ``disk`` bytes a second.
+    """Bytes a second, if a byte takes ``overhead`` seconds of processing and ``1 / disk`` seconds of the disk.
 
-    The two overlap in part: as the root of the sum of their squares (measured: docs/design.md).
+    The two overlap in part: together they take the root of the sum of their squares (measured: docs/design.md).
     """
-    return disk / math.hypot(1, disk * overhead)  # exactly the disk's where nothing comes on top
+    return disk / math.hypot(1, disk * overhead)  # written so that without overhead it is exactly ``disk``

@@ -1,10 +1,14 @@
-"""Who gets which memory when, and what has to be done for it: the machinery behind `ModelPool`.
+"""The keeper leases, loads, shrinks and closes the models of a `ModelPool`.
 
-The rules of threads. Everything that is known is under one lock, ``changed``, which is never held while a file is
-read, a model is opened, resized or closed, or a call runs. Whoever changes a model marks it busy under the lock, works
-without it, and settles the accounts under it again. Loads run in threads of their own, so that everybody who waits for
-one, the first included, can leave at its own deadline. Bytes are taken in the ledger before memory is, and given back
-after it was.
+The rules of threads:
+
+* One lock, ``changed``, guards all state. It is never held while a file is read, a model is opened, resized or closed,
+  or a call runs.
+* A thread that changes a model marks it busy under the lock, works without the lock, and takes it again to settle the
+  accounts.
+* Loads run in threads of their own, so that every request that waits for one can leave at its deadline, the first
+  request included.
+* Bytes are taken in the ledger before the memory is taken, and given back after the memory was.
 """
 
 from __future__ import annotations
@@ -33,9 +37,10 @@ from streamrt.pool.policy import Policy
 from streamrt.pool.resident import Files, Resident, StaleHeaderError
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
-#: Loads in a row that find their file replaced, before that counts as a failure.
+#: Loads in a row that may find their file replaced. A fourth counts as a failure: the file is replaced all the time.
 _REPLACED = 3
-#: Of the budget, what a workspace that was once needed is set aside for the next time.
+#: A workspace that a call once needed is granted from the start the next time, up to 1/4 of the budget: one large call
+#: must not make a model take all memory for ever.
 _WORKSPACE_SHARE = 4
 
 
@@ -44,8 +49,8 @@ class _Asker:
     """A request for a lease.
 
     Attributes:
-        flight: the one that it waits for.
-        counted: the policy knows of the request.
+        flight: the load that it waits for, if any.
+        counted: whether the policy knows of the request.
     """
 
     flight: Flight | None = None
@@ -53,14 +58,23 @@ class _Asker:
 
 
 class Keeper:
-    """The models of a pool, and what they hold.
+    """The models of a pool, and the memory that they hold.
+
+    Args:
+        budget: bytes for all models.
+        policy: says what weights are worth.
+        files: opens models.
+        runtime: has the clock, the lock and the threads.
+        timeout: seconds that a request waits by default.
 
     Attributes:
-        changed: the lock, and the news that something under it has changed.
+        changed: the lock. It is notified when something under it changes.
         entries: the models by name.
-        ledger: who holds what of the budget.
-        policy: says what weights are worth.
-        closed: no new leases.
+        ledger: bytes of the budget by model.
+        policy: as above.
+        files: as above.
+        closed: whether new leases are refused.
+        past: sums over models that were unregistered.
         failures: loads that failed.
         evictions: models that others took all memory from.
         given_up: bytes of weights given up for others.
@@ -74,7 +88,7 @@ class Keeper:
         self.changed = runtime.condition()
         self.entries: dict[str, Entry] = {}
         self.closed = False
-        self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)  # of models that were unregistered
+        self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)
         self.failures = self.evictions = self.given_up = self.busy = 0
         self._runtime = runtime
         self._timeout = timeout
@@ -83,14 +97,19 @@ class Keeper:
         self._line: list[_Asker] = []  # requests that wait for memory, the oldest first
 
     def require_open(self) -> None:
-        """Raise `ModelClosedError` when the pool is closed, or in a forked child, where locks may never be free."""
+        """Raise `ModelClosedError` if the pool is closed, or in a forked child, where its locks may never be free."""
         if os.getpid() != self._pid:
             raise ModelClosedError("this pool was made before a fork: make another one in the child process")
         if self.closed:
             raise ModelClosedError("the pool is closed")
 
     def entry(self, name: str) -> Entry:
-        """The model of that name; UnknownModelError if there is none. Lock held."""
+        """The model of this name. Lock held.
+
+        Raises:
+            UnknownModelError: there is none.
+            ModelClosedError: see `require_open`.
+        """
         self.require_open()
         entry = self.entries.get(name)
         if entry is None or entry.removed:
@@ -100,32 +119,49 @@ class Keeper:
     # ---------------------------------------------------------------- getting a lease
 
     def acquire(self, name: str, timeout: float | None) -> Entry:
-        """Wait until the model may be used, and count a lease."""
+        """Wait until the model can be leased, and count a lease.
+
+        Args:
+            name: of the model.
+            timeout: seconds to wait; None is the pool's.
+
+        Raises:
+            Exception: as `ModelPool.lease`.
+        """
         self.require_open()
-        now = self._runtime.now
-        deadline = now() + (self._timeout if timeout is None else timeout)
+        limit = self._timeout if timeout is None else timeout
+        deadline = self._runtime.now() + limit
         asker = _Asker()
         with self.changed:
             entry = self.entry(name)
             entry.requests += 1
             try:
                 while not self._lease_now(entry, asker):
-                    left = deadline - now()
-                    if left <= 0:
-                        self.busy += 1
-                        what = "is loading" if asker.flight else "waits for memory, all of which is leased"
-                        raise PoolBusyError(f"the model {name!r:.80} {what}; gave up at the deadline")
-                    self.changed.wait(min(left, LONGEST_WAIT))
+                    what = "is loading" if asker.flight else "waits for memory, all of which is leased"
+                    reason = f"the model {name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
+                    self._wait(deadline, reason)
                 return entry
             finally:
                 self._leave_line(asker)
-                if asker.flight and asker.flight.granted:  # interrupted: the lease is there, and nobody for it
+                if asker.flight and asker.flight.granted:  # an interrupt: the lease exists, and has no holder
                     self._end_lease(entry)
                 elif asker.flight:
                     asker.flight.waiters -= 1
 
+    def _wait(self, deadline: float, reason: str) -> None:
+        """Wait for a change. Lock held.
+
+        Raises:
+            PoolBusyError: the deadline is over; its text is ``reason``.
+        """
+        left = deadline - self._runtime.now()
+        if left <= 0:
+            self.busy += 1
+            raise PoolBusyError(reason)
+        self.changed.wait(min(left, LONGEST_WAIT))
+
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
-        """Lease a model if that can be done now, and else see to what it takes. Lock held."""
+        """Lease a model if that can be done now; else begin what it takes, and return False. Lock held."""
         flight = asker.flight
         if flight and flight.done:
             asker.flight = None
@@ -146,7 +182,10 @@ class Keeper:
         return False
 
     def _lease_or_begin(self, entry: Entry, asker: _Asker) -> bool:
-        """Lease a model, or begin to load it, or stand in the line for memory, and only then. Lock held."""
+        """Lease a model, or begin to load it, or stand in the line for memory. Lock held.
+
+        A request stands in the line only while memory is all that it waits for: it would hold up those behind it.
+        """
         if entry.busy or entry.unloading or (entry.error and entry.resident):
             self._leave_line(asker)
             return False
@@ -165,12 +204,12 @@ class Keeper:
         if self._line[0] is asker:
             if self._grant(entry):
                 return True
-            if entry.busy:  # it is loading
+            if entry.busy:  # its load has begun
                 self._leave_line(asker)
         return False
 
     def _require_loadable(self, entry: Entry) -> None:
-        """Raise, as a new object, the error for which loading pauses."""
+        """Raise the error after which loading pauses, as a new object."""
         if self._backs_off(entry):
             assert entry.error
             raise anew(entry.error)
@@ -184,7 +223,7 @@ class Keeper:
             self.changed.notify_all()
 
     def _note_request(self, entry: Entry) -> None:
-        """Tell the policy, once the model's size is known. Lock held."""
+        """Tell the policy of a request, once the model's size is known. Lock held."""
         assert entry.needs
         if entry.resident:
             pinned = entry.resident.pinned if entry.leases else entry.pinned
@@ -192,7 +231,7 @@ class Keeper:
         self.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
     def _grant(self, entry: Entry) -> bool:
-        """Lease a model that is idle, or have a thread see to what that takes. False: not yet. Lock held."""
+        """Lease an idle model, or begin to load it if memory can be had. Returns whether it is leased. Lock held."""
         needs = entry.needs
         assert needs
         held = self.ledger.held(entry.name)
@@ -223,7 +262,7 @@ class Keeper:
         self._mark(grant.shrinks, True)
         if not self._fly(entry, partial(self._load, entry, grant)):
             self._mark(grant.shrinks, False)
-            self.ledger.give_back(entry.name, max(0, self.ledger.held(entry.name) - held))  # none if it was closed
+            self.ledger.give_back(entry.name, max(0, self.ledger.held(entry.name) - held))  # 0 if it was closed
         return False
 
     def _lend(self, entry: Entry) -> None:
@@ -232,11 +271,11 @@ class Keeper:
         entry.leases += 1
 
     def release(self, entry: Entry, error: BaseException | None) -> None:
-        """A lease has ended, with ``error`` if with any."""
+        """End a lease. ``error`` is the error with which its user left, or None."""
         unreadable = anew(error) if isinstance(error, WeightsIOError) else None
         with self.changed:
             if unreadable and entry.error is None:
-                entry.fail(unreadable, self._runtime.now())  # the open file is not what it was: it is opened anew
+                entry.fail(unreadable, self._runtime.now())  # the open file may have changed: it is opened again
             self._end_lease(entry)
 
     def _end_lease(self, entry: Entry) -> None:
@@ -248,24 +287,24 @@ class Keeper:
         self.changed.notify_all()
 
     def _to_idle(self, entry: Entry) -> None:
-        """It can be called no more; what it holds besides weights can be had by others. Lock held."""
+        """Refuse calls of a model without leases; others may take its memory from now on. Lock held."""
         resident, needs = entry.resident, entry.needs
         assert resident
         assert needs
         resident.lent = False
         entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
         entry.count_loaded()
-        if resident.complete:  # in smaller granules than was thought
+        if resident.complete:  # all weights take fewer bytes than was assumed, in smaller granules
             needs = entry.needs = replace(needs, weights=entry.pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
-        if workspace > needs.workspace:  # so much next time
+        if workspace > needs.workspace:  # the next call may need as much
             more = workspace - needs.workspace
             entry.needs = replace(needs, workspace=workspace, spare=needs.spare + more)
 
     # ---------------------------------------------------------------- who holds what (lock held)
 
     def _holdings(self, entry: Entry) -> dict[str, Holding]:
-        """Of all that hold anything, and of ``entry``."""
+        """The holdings of all models that hold memory, and of ``entry``."""
         found = {}
         for name, other in self.entries.items():
             held = self.ledger.held(name)
@@ -276,19 +315,19 @@ class Keeper:
         return found
 
     def capacity(self, entry: Entry) -> int:
-        """The most that ``entry`` can ever have: what others do not have for good."""
+        """The most bytes that ``entry`` can ever have: all but the weights of models that were registered to stay."""
         others = (other for other in self.entries.values() if other.pin and other is not entry and not other.removed)
         return self.ledger.budget - sum(other.needs.weights for other in others if other.needs)
 
     def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
-        """Nobody else may touch these meanwhile."""
+        """Mark the models of ``shrinks`` as being changed by this thread, or as free again."""
         for shrink in shrinks:
             self.entries[shrink.name].busy = busy
 
     # ---------------------------------------------------------------- work, in threads of its own (lock not held)
 
     def _fly(self, entry: Entry, work: Callable[[Flight], None]) -> bool:
-        """Begin a flight. False, and a failure, when no thread can be had for it. Lock held."""
+        """Begin a load. Returns False, after noting a failure, if no thread can be had for it. Lock held."""
         flight = entry.flight = Flight()
         entry.busy = True
         try:
@@ -315,7 +354,7 @@ class Keeper:
         resident, granted = entry.resident, False
         try:
             self._collect(entry, grant.shrinks, grant.total)
-            if self.ledger.held(entry.name) >= grant.total:  # else somebody kept more than was thought
+            if self.ledger.held(entry.name) >= grant.total:  # else a model kept more than it was to keep
                 resident = self._opened(entry, grant)
                 granted = True
         except BaseException as raised:
@@ -358,7 +397,7 @@ class Keeper:
         return resident
 
     def _land(self, entry: Entry, error: BaseException | None) -> None:
-        """A flight is over. Lock held."""
+        """End a load. Lock held."""
         flight = entry.flight
         assert flight
         entry.flight, entry.busy = None, False
@@ -379,20 +418,24 @@ class Keeper:
         self.changed.notify_all()
 
     def _collect(self, taker: Entry, shrinks: Sequence[Shrink], total: int) -> None:
-        """Shrink models that were marked, and hand what they give to ``taker``, up to ``total``; the rest is free."""
+        """Shrink marked models. ``taker`` gets their memory until it has ``total`` bytes; the rest is free."""
         left = list(shrinks)
         try:
             while left:
                 self._shrink(taker, left[0], total)
                 del left[0]
         finally:
-            if left:  # an interrupt of the call that grows: nobody knows how far the first of them came
-                with self.changed:
-                    self._mark(left, False)
-                    self.entries[left[0].name].unloading = True
-                    for shrink in left:
-                        self.settle(self.entries[shrink.name])
-                    self.changed.notify_all()
+            if left:  # a KeyboardInterrupt in the call that grows
+                self._spare(left)
+
+    def _spare(self, shrinks: Sequence[Shrink]) -> None:
+        """Unmark models that were not shrunk. The first may be shrunk in part, so it is closed."""
+        with self.changed:
+            self._mark(shrinks, False)
+            self.entries[shrinks[0].name].unloading = True
+            for shrink in shrinks:
+                self.settle(self.entries[shrink.name])
+            self.changed.notify_all()
 
     def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
         victim = self.entries[shrink.name]
@@ -414,19 +457,19 @@ class Keeper:
             self.changed.notify_all()
 
     def _forget_open(self, entry: Entry) -> None:
-        """Its model is closed. Lock held."""
+        """Note that its model is closed. Lock held."""
         entry.count_loaded()
         entry.resident, entry.counted, entry.timed, entry.pinned, entry.budget = None, 0, 0.0, 0, 0
 
     def settle(self, entry: Entry) -> None:
-        """Close a model that is to be closed, as soon as nobody has it. Lock held."""
+        """Close or forget a model that is to be, if it has no lease and no thread is changing it. Lock held."""
         if entry.busy or entry.leases:
             return
         if entry.resident and (entry.unloading or entry.error is not None):
             entry.busy = True
             try:
                 self._runtime.spawn(partial(self._shut, entry))
-            except RuntimeError:  # no thread to be had: here, then
+            except RuntimeError:  # no thread can be had: close it in this one
                 self._shut(entry)
         elif entry.unloading and not entry.resident:
             entry.unloading = False
@@ -442,7 +485,7 @@ class Keeper:
         with self.changed:
             self._forget_open(entry)
             self.ledger.give_back(entry.name, self.ledger.held(entry.name))
-            entry.needs = None  # whoever unloads a model may want another file
+            entry.needs = None  # a user may unload a model because its file was replaced
             entry.busy = False
             self.policy.evicted(entry.name)
             self.settle(entry)
@@ -455,7 +498,7 @@ class Keeper:
             self.past[name] += getattr(entry, name)
 
     def _grow(self, entry: Entry, minimum: int) -> int:
-        """A call of ``entry`` needs a budget of ``minimum``: get it, and return it. In the thread that calls.
+        """Get a call of ``entry`` a budget of at least ``minimum`` bytes, and return it. In the thread of the call.
 
         Raises:
             ModelTooLargeError, PoolBusyError: as `lease`.
@@ -466,11 +509,8 @@ class Keeper:
                 if minimum > (most := self.capacity(entry)):
                     raise too_large(entry, minimum, self.ledger.budget, most)
                 while (shrinks := self._room_for(entry, minimum)) is None:
-                    left = deadline - self._runtime.now()
-                    if left <= 0:
-                        self.busy += 1
-                        raise PoolBusyError(f"a call of {entry.name!r:.80} needs memory, all of which is leased")
-                    self.changed.wait(min(left, LONGEST_WAIT))
+                    need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"
+                    self._wait(deadline, f"{need}; gave up after the timeout of {self._timeout:g} s: try again later")
                 missing = max(0, minimum - self.ledger.held(entry.name))
                 self.ledger.take(entry.name, min(self.ledger.free, missing))
                 self._mark(shrinks, True)
@@ -481,7 +521,7 @@ class Keeper:
                     return entry.budget
 
     def _room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
-        """Who is to shrink for ``entry`` to have so many bytes; None when all that could be had is leased."""
+        """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little. Lock held."""
         holdings = self._holdings(entry)
         missing = total - self.ledger.held(entry.name) - self.ledger.free
         idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
@@ -489,10 +529,10 @@ class Keeper:
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
     def preload(self, name: str, future: Future[None]) -> None:
-        """Lease a model and bring in what it was granted; ``future`` tells when, or why not."""
+        """Lease a model and bring in the weights that it was granted. ``future`` then has None, or the error."""
         error: BaseException | None = None
         try:
-            entry = self.acquire(name, None)  # another one than at the call, if the name has another owner by now
+            entry = self.acquire(name, None)  # the name may have another model than when the prefetch was asked for
             with self.changed:
                 entry.preloading += 1
             try:
@@ -513,7 +553,7 @@ class Keeper:
 
 
 def _rested(resident: Resident, most: int | None, window: int) -> int:
-    """Put an open model to rest; the bytes that it keeps, 0 if it fails: then it is to be closed. No lock held."""
+    """Put an open model to rest; returns the bytes that it keeps. After 0 it is to be closed. No lock held."""
     try:
         return resident.rest(most, window)
     except Exception:  # any error: the caller closes the model, which frees its memory
@@ -521,13 +561,13 @@ def _rested(resident: Resident, most: int | None, window: int) -> int:
 
 
 def _shrunk(victim: Entry, shrink: Shrink) -> int:
-    """Leave an idle model what ``shrink`` says, or close it; returns the bytes that it keeps. No lock held."""
+    """Shrink an idle model as ``shrink`` says, or close it; returns the bytes that it keeps. No lock held."""
     resident, needs = victim.resident, victim.needs
     assert resident
     assert needs
     most = shrink.pinned if shrink.pinned < victim.pinned else None
     kept = _rested(resident, most, needs.least) if shrink.pinned else 0
-    if kept == 0 or kept > shrink.pinned:  # who waits for the memory must get it
+    if kept == 0 or kept > shrink.pinned:  # the memory is promised to the model that waits for it
         with suppress(Exception):
             resident.shut()
         return 0
@@ -535,14 +575,15 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
 
 
 def no_thread(name: str) -> StreamrtError:
-    """The error of a model that cannot be loaded for want of a thread. Nobody need wait for it, as for a busy pool."""
+    """The error of a model that cannot be loaded because no thread can be started. It ends the wait at once."""
     return StreamrtError(
-        f"no thread can be had to load the model {name!r:.80}: the process, or the system, has too many"
+        f"no thread can be had to load the model {name!r:.80}: end some threads of this process or of the system, "
+        "or raise their limit (ulimit -u)"
     )
 
 
 def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLargeError:
-    """The error of a model that needs more bytes than the ``most`` that a pool of this ``budget`` can give it."""
+    """The error of a model that needs ``needed`` bytes, where a pool of ``budget`` bytes can give it ``most``."""
     smallest = budget - most + needed
     return ModelTooLargeError(
         f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: a budget of "
