@@ -21,29 +21,29 @@ from streamrt.host.rates import rates_of
 class Model(Face):
     """A packed model that runs within a budget of memory.
 
-    What fits in the budget stays in memory between calls; the rest is read at every call, tile by tile, by a native
-    thread that works ahead of the computation. Any number of threads may call a model: calls that wait while another
-    runs, ask for the same outputs and would stream the same weights are served together, in one pass.
+    Weights that fit in the budget stay in memory between calls. The others are read at every call, tile by tile, by a
+    native thread that works ahead of the computation. Any number of threads may call a model. Calls that wait while
+    another runs share one pass if they ask for the same outputs and would stream the same weights.
 
     Args:
         path: a weights file that `streamrt.pack` wrote.
-        budget: bytes that pinned weights, the window of streamed ones and the workspace may take together:
+        budget: bytes that pinned weights, the window of streamed weights and the workspace may take together:
             an integer, a text such as ``"512MiB"``, a float for a fraction of the memory limit, ``"auto"`` for
-            what is free under that limit, or None to keep all weights in memory.
+            the memory that is free under that limit, or None to keep all weights in memory.
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
-        io: how weights are read: ``"mmap"`` maps the file, ``"pread"`` reads it into memory of the process, and
-            ``"auto"`` maps but for files on a network or FUSE file system.
-        verify: compare the weights with the checksums of the file: ``"open"`` all of them when it is opened, which
-            reads it once more, and ``"read"`` as they arrive, every time that they do. What a call with ``outputs``
-            reads of a block of which it does not need everything cannot be compared.
-        exact: do without algorithms that are faster but round more, which is Winograd's for convolutions of 3 x 3: its
-            results differ from plain sums by about 1e-5 of their size, and infinities spread to their neighbours as
-            NaN. They are also left out where the budget has no room for their workspace.
+        io: how weights are read. ``"mmap"`` maps the file, ``"pread"`` reads it into memory of the process, and
+            ``"auto"`` takes ``"pread"`` for files on a network or FUSE file system and ``"mmap"`` for others.
+        verify: when to compare weights with the checksums of the file. ``"open"`` reads and compares the whole file
+            when it is opened. ``"read"`` compares weights each time that they arrive in memory, except for a block
+            that a call with ``outputs`` reads only in part.
+        exact: do without Winograd's algorithm for 3 x 3 convolutions, which is faster and rounds more: its results
+            differ from plain sums by about 1e-5 of their size, and infinities spread to their neighbours as NaN.
+            Where the budget has no room for its workspace it is never used.
 
     Raises:
         FormatError: the file is not a weights file, or breaks the format's rules, or is damaged (``verify="open"``).
         WeightsIOError: the file cannot be read.
-        InputError: ``budget``, ``threads``, ``io`` or ``verify`` is not of the forms above.
+        InputError: ``budget``, ``threads``, ``io`` or ``verify`` is none of the values above.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class Model(Face):
         super().__init__(engine, engine.require_open)
 
     def set_budget(self, budget: Budget) -> None:
-        """Change the budget between two calls; memory beyond the new one is given back before this returns.
+        """Change the budget between two calls. Memory beyond the new budget is given back before this returns.
 
-        ``"auto"`` and a fraction are read anew: what is free now counts, and what the model itself holds.
+        ``"auto"`` and a fraction are computed anew. Memory that the model itself holds counts as free for ``"auto"``.
 
         Raises:
-            InputError: ``budget`` is not of the forms that `Model` takes.
-            BudgetError: what was called last does not fit, however it is divided. The budget stays as it was.
+            InputError: ``budget`` is none of the values that `Model` takes.
+            BudgetError: not one sample of the last call fits. The budget stays as it was.
             ModelClosedError: see `__call__`.
         """
         engine = self._engine
         with engine.hold():
             last = engine.session.prepared if engine.session else None
             held = last.plan.workspace if last else 0
-            if engine.mapping.io == "pread":  # anonymous too, where mapped weights are pages that count as free
+            if engine.mapping.io == "pread":  # these weights are anonymous memory; mapped weights count as free
                 held += engine.prefetcher.held()
             planner = engine.planner.with_budget(parse_budget(budget, held=held))
             if last:
@@ -87,7 +87,7 @@ class Model(Face):
             engine.planner = planner
 
     def close(self) -> None:
-        """Wait for a call in progress, then give all memory back. Closing twice is fine."""
+        """Wait for a call in progress, then give all memory back. Closing a closed model does nothing."""
         self._engine.close()
 
     def __enter__(self) -> Self:

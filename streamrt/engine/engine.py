@@ -1,4 +1,4 @@
-"""An engine: a weights file that is open, and all that runs passes over it. `Model` and `pool.Lease` are its faces."""
+"""An engine: an open weights file with all that runs passes over it. `Model` and `pool.Lease` are its faces."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats
 from streamrt.report.trace import Trace
 
-#: Bytes that a call must have read to tell the speed of the disk; nine tenths of what it brought in besides.
+#: A call tells the speed of the disk if it read at least 64 MiB, and 90 % of its streamed bytes, from the device. Less
+#: is read too soon for its speed to mean much, and bytes from the page cache would make the disk look too fast.
 _TELLING = 64 << 20
+_TELLING_SHARE = 0.9
 
 
 def check_options(threads: object, io: object, verify: object) -> None:
@@ -41,33 +43,33 @@ def check_options(threads: object, io: object, verify: object) -> None:
 
 
 class Engine:
-    """One weights file, open. Any thread may call anything; what says so needs the turn (`hold`).
+    """One open weights file. Any thread may call any method, but those below "passes" need the turn (`hold`).
 
     Args:
-        file: what its header says.
-        planner: of the file, for the budget to begin with.
+        file: its header.
+        planner: of the file, for the first budget.
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
-        grow: asked in a call that needs a larger budget, with the least in bytes; returns the planner for what it gets,
-            or None if there is nobody to ask.
-        while_planning: entered whenever something is planned or bound.
+        grow: called in a call that needs a larger budget, with the smallest budget that does, in bytes. Returns the
+            planner for a larger budget, or None if there is none to be had.
+        while_planning: a context that is entered for planning and for binding kernels to memory.
 
     Attributes:
         file: as above.
-        planner: as above, for the budget of now; whoever sets it has the turn.
-        turns: whose turn it is.
+        planner: for the present budget. A thread that sets it has the turn.
+        turns: which thread runs passes, and for which requests.
         mapping: the file in memory.
-        prefetcher: the thread that reads it.
-        session: what was called last, with its workspace; None before the first call, and at rest.
-        last_call: what that did.
-        loaded: bytes brought in since the file was opened,
-        reading: and the seconds that took.
-        lent: whether anybody may call; False for a model of a pool of which nobody has a lease.
-        closed: nothing can be called any more.
+        prefetcher: the thread that reads the file.
+        session: the program, plan and workspace of the last call; None before the first call and while it rests.
+        last_call: times and bytes of the last call.
+        loaded: bytes brought into memory since the file was opened.
+        reading: seconds that bringing them in took.
+        lent: whether calls are allowed. False for a model of a pool while there is no lease of it.
+        closed: no call is possible any more.
 
     Raises:
-        WeightsIOError: the file cannot be mapped, or is not the one that the header is of.
+        WeightsIOError: the file cannot be mapped, or is not the file whose header was read.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Engine:
     # ---------------------------------------------------------------- life
 
     def require_open(self) -> None:
-        """The fork rule: a child inherits neither the prefetch thread nor turns that would ever end.
+        """Raise unless the model can be used here. A forked child cannot: it has no prefetch thread, and no turn ends.
 
         Raises:
             ModelClosedError: the engine is closed, or was opened before a fork and is used in the child.
@@ -124,7 +126,7 @@ class Engine:
             raise ModelClosedError(f"the model {self.file.path!r} is closed")
 
     def require_callable(self) -> None:
-        """Raise `ModelClosedError` unless calls may run now: it is open, and somebody may call."""
+        """Raise `ModelClosedError` unless the engine is open and calls are allowed."""
         self.require_open()
         if not self.lent:
             raise ModelClosedError("the lease of this model has ended")
@@ -143,13 +145,13 @@ class Engine:
             yield
 
     def close(self) -> None:
-        """Wait for a call in progress, then give all memory back. Closing twice is fine."""
+        """Wait for a call in progress, then give all memory back. Closing a closed engine does nothing."""
         if self.closed:
             return
-        if os.getpid() != self._pid:  # it may have been another thread's turn at the fork, and that is not here
+        if os.getpid() != self._pid:  # a thread that had the turn at the fork does not exist in the child
             self.closed = True
             return
-        # A signal handler that interrupted a call may close too: the call then fails when it waits for weights.
+        # A signal handler that interrupted a call may close. The call then fails when it waits for weights.
         with nullcontext() if self.turns.is_mine else self.turns.hold():
             if self.closed:
                 return
@@ -162,12 +164,12 @@ class Engine:
     # ---------------------------------------------------------------- requests
 
     def serve(self, requests: Sequence[Request]) -> None:
-        """Return when all are served; raises the first error of theirs, as `Turns.serve` does."""
+        """Return when all requests are served. Raises their first error, as `Turns.serve` does."""
         with calling:
             self.turns.serve(requests, self._most_together, self._run_together)
 
     def serve_each(self, requests: Sequence[Request]) -> list[Exception | None]:
-        """Serve requests that are there at the same time, and so share passes even where nothing streams."""
+        """Serve requests of one caller, which share passes even where nothing streams. Returns the error of each."""
         samples = sum(request.samples for request in requests)
         with calling:
             return self.turns.serve_each(
@@ -175,14 +177,15 @@ class Engine:
             )
 
     def samples_together(self, request: Request) -> int:
-        """How many samples like those of ``request`` are best run in one pass."""
+        """How many samples of the shape of ``request`` are best run in one pass."""
         with self.hold():
             return self._most_together(request)
 
     def _most_together(self, request: Request, resident: int = 0) -> int:
-        """As above; the caller has the turn.
+        """As `samples_together`; the caller has the turn.
 
-        Where a pass for others would save no reading, the request's own, or as many as are ``resident`` with it.
+        Where nothing streams, a shared pass saves no reading: then the request's own samples or, if that is more, the
+        ``resident`` samples of one caller's requests.
         """
         self.require_callable()
         prepared = self.prepare(request.graph, request.shapes)
@@ -192,10 +195,10 @@ class Engine:
             return max(request.samples, resident)
         return self.planner.samples_together(request.graph, request.shapes)
 
-    # ---------------------------------------------------------------- passes, for whoever has the turn
+    # ---------------------------------------------------------------- passes; the caller has the turn
 
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        """How a call runs; a larger budget is asked for if there is somebody to ask."""
+        """The program and plan of a call. Asks for a larger budget where it is too small and ``grow`` was given."""
         with self._while_planning:
             try:
                 return self.planner.prepare(graph, shapes)
@@ -207,7 +210,7 @@ class Engine:
                 return self.planner.prepare(graph, shapes)
 
     def activate(self, prepared: Prepared) -> Session:
-        """The session of ``prepared``; the one before it gives its memory back first."""
+        """The session of ``prepared``. The session before it gives its memory back first."""
         if self.session is None or self.session.prepared is not prepared:
             self.session = None
             with self._while_planning:
@@ -216,15 +219,15 @@ class Engine:
         return self.session
 
     def keep_only(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:
-        """Give up the session with its workspace and window, and all weights but ``items`` of them, pinned ones."""
+        """Give up the session with its workspace and window, and all weights but ``items``, which are pinned."""
         self.session = None
         self.prefetcher.schedule(list(items), 0, granule)
 
     def bring_in(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:
-        """`keep_only`, and read what of ``items`` is not there.
+        """`keep_only`, and read those of ``items`` that are not in memory.
 
         Raises:
-            WeightsIOError: it cannot be read.
+            WeightsIOError: they cannot be read.
         """
         self.keep_only(items, granule)
         prefetcher = self.prefetcher
@@ -240,7 +243,7 @@ class Engine:
         self.reading += sum(item.read_end - item.read_start for item in read) * 1e-9
 
     def _run_together(self, requests: Sequence[Request]) -> None:
-        """Serve requests that are alike in one pass over the weights, or in micro-batches if the plan says so."""
+        """Serve requests of like shapes in one pass over the weights, or in several if the plan divides the batch."""
         self.require_callable()
         graph, shapes = requests[0].graph, requests[0].shapes
         samples = sum(request.samples for request in requests)
@@ -248,14 +251,14 @@ class Engine:
             shapes = with_batch(shapes, rounded(samples, requests[0].samples))
         prepared = self.prepare(graph, shapes)
         if len(requests) > 1 and not prepared.program.batchwise:
-            raise StreamrtError("these samples cannot be put together")  # each is run by itself then
+            raise StreamrtError("these samples cannot be put together")  # `Turns` then runs each request by itself
         session = self.activate(prepared)
         results = _results(requests, prepared)
         self.mapping.check()
         passes = []
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in _begins(samples, prepared.plan.micro_batch):
-                rouse()  # they are awake when the inputs are copied
+                rouse()  # worker threads wake up while the inputs are copied
                 for spec in graph.inputs:
                     copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
                 passes.append(session.run())
@@ -268,13 +271,13 @@ class Engine:
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):
-            self._brought(prepared, trace, last.stats())
+            self._learn(prepared, trace, last.stats())
 
-    def _brought(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
-        """A pass brought weights into memory: see what that tells of the next one."""
+    def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
+        """Count the weights that a call brought in, and tell the planner its times if they tell the disk's speed."""
         self.loaded += stats.bytes_streamed + stats.bytes_pinned
         self.reading += stats.read_seconds
-        telling = stats.bytes_read > max(_TELLING, 0.9 * stats.bytes_streamed)
+        telling = stats.bytes_read > max(_TELLING, _TELLING_SHARE * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:
             known = self.planner.rates.disk
             self.planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
@@ -283,7 +286,7 @@ class Engine:
 
 
 def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:
-    """New arrays for what each request asks for. Its first axis is the batch wherever that can be divided."""
+    """New arrays for the outputs of each request. In a shared or divided batch the first axis is the batch."""
     found = [(spec, prepared.program.shapes[spec.name]) for spec in prepared.graph.outputs]
     divided = len(requests) > 1 or prepared.plan.micro_batch
     return [
@@ -293,5 +296,5 @@ def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, 
 
 
 def _begins(samples: int, part: int) -> list[int]:
-    """Where each micro-batch begins. The last one overlaps its neighbour, so that all have the planned shape."""
+    """The first sample of each micro-batch. The last overlaps the one before it, so that all have the planned shape."""
     return [min(start, samples - part) for start in range(0, samples, part)] if part else [0]

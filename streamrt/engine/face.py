@@ -21,8 +21,8 @@ class Face:
     """Calls of a packed model, and questions about it.
 
     Args:
-        engine: what runs them.
-        permit: raises `ModelClosedError` when they are over; asked before each.
+        engine: runs the calls.
+        permit: called before each; raises `ModelClosedError` if calls are no longer allowed.
     """
 
     def __init__(self, engine: Engine, permit: Callable[[], None]) -> None:
@@ -31,12 +31,12 @@ class Face:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Name and extents of every input, float32; an extent that is a name is free, typically the batch."""
+        """Name and extents of every input, float32. An extent that is a name is free; typically it is the batch."""
         return self._engine.file.graph.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Name, extents and type of every output: float32 but for comparisons (bool) and ArgMax (int64)."""
+        """Name, extents and type of every output: bool for comparisons, int64 for ArgMax, float32 for others."""
         return self._engine.file.graph.outputs
 
     @property
@@ -51,13 +51,13 @@ class Face:
 
     @property
     def stats(self) -> PassStats | None:
-        """What the last call did, together with those that shared its pass; None before the first."""
+        """What the last call did, together with the calls that shared its pass; None before the first call."""
         last = self._engine.last_call
         return last.stats() if last else None
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last call, or before the first the one for a batch of one (see `plan_for` for errors)."""
+        """The plan of the last call; before the first call, the plan for a batch of one. Errors: see `plan_for`."""
         session = self._engine.session
         return session.prepared.plan if session else self.plan_for()
 
@@ -65,12 +65,12 @@ class Face:
         """Run the model.
 
         Args:
-            x: the input, or for a model with several a dictionary of them by name; float32 arrays.
+            x: the input, or a dictionary of inputs by name for a model with several; float32 arrays.
             outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
-                Only the weights that they need are read. What is not among the model's outputs is float32.
+                Only the weights that these tensors need are read. Tensors inside the graph are float32.
 
         Returns:
-            A new array, or a dictionary of them by name when there are several.
+            A new array, or a dictionary of new arrays by name when there are several outputs.
 
         Raises:
             InputError: a wrong name, shape or dtype, or an output that the graph does not have.
@@ -83,20 +83,20 @@ class Face:
     def call_together(
         self, batches: Sequence[Array | Inputs], outputs: Sequence[str] | None = None
     ) -> list[Any | Exception]:
-        """Run several calls that are there at the same time, in as few passes as their shapes allow.
+        """Run several calls at once, in as few passes as their shapes allow.
 
-        Those that differ in the batch alone share a pass, whether weights stream or not, if every sample depends on its
-        own input alone. Results may then round in the last bits as the size of the pass, and so the others, have it.
+        Calls whose shapes differ in the batch alone share a pass, whether weights stream or not, if every sample
+        depends on its own input alone. The last bits of a result may then depend on the size of the pass.
 
         Args:
             batches: inputs, each as for a call.
             outputs: as for a call.
 
         Returns:
-            For each what its call would return, or the exception that it would raise: no call fails for another.
+            For each call its result, or the exception that it would raise: no call fails because of another.
 
         Raises:
-            InputError: ``outputs``.
+            InputError: ``outputs`` has a name that the graph does not compute.
             ModelClosedError: see `__call__`.
         """
         self._permit()
@@ -113,22 +113,22 @@ class Face:
     def predict(
         self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
     ) -> Iterator[Any]:
-        """Run the model on many batches, as many of them in one pass as make the most of the budget.
+        """Run the model on many batches, with as many of them in one pass as give the most samples a second.
 
-        One reading of the weights then serves all of these, at the price of memory for their activations, which
-        the plan weighs against that for pinned weights. Batches are taken from ``batches`` as they are needed, and
-        held, as their results are, until the pass has ended: an array must not change before its result is there.
+        One reading of the weights then serves several batches. Their activations take memory from pinned weights, so
+        the planner weighs the two. Batches are taken from ``batches`` as they are needed. They and their results are
+        held until the pass has ended: an array must not change before its result is there.
 
         Args:
-            batches: inputs, each as for a call; extents besides the batch may differ, but cost a pass of their own.
+            batches: inputs, each as for a call. A batch whose other extents differ begins a new pass.
             outputs: as for a call.
             progress: show a bar on stderr.
 
         Yields:
-            What a call would return, for one batch after the other.
+            The result of a call, for one batch after the other.
 
         Raises:
-            Exception: what a call raises. Results of the batches before it have been yielded.
+            Exception: any error of a call. Results of the batches before it have been yielded.
         """
         if progress:
             from tqdm import tqdm  # here, as most callers show no bar
@@ -158,10 +158,10 @@ class Face:
             yield from self._each(together)
 
     def plan_for(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Plan:
-        """The plan for inputs of these shapes (by name if there are several); None is a batch of one.
+        """The plan for inputs of these shapes, by name if there are several inputs; None is a batch of one.
 
         Raises:
-            InputError: a shape that does not fit the model, or None for a model with free extents besides the batch.
+            InputError: a shape does not fit the model, or ``shapes`` is None and extents besides the batch are free.
             BudgetError: not even one sample fits.
         """
         self._permit()
@@ -172,7 +172,11 @@ class Face:
     def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
         """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.
 
-        A batch is divided when it has to be, so this seldom depends on its size.
+        A batch that does not fit is divided, so the result seldom depends on its size.
+
+        Raises:
+            InputError: as `plan_for`.
+            ModelClosedError: see `__call__`.
         """
         self._permit()
         with self._engine.hold():
@@ -180,7 +184,7 @@ class Face:
             return self._engine.planner.min_budget(graph, resolve_shapes(shapes, graph.inputs))
 
     def memory(self) -> MemoryUse:
-        """What the model and the process hold at this moment. Waits for a call in progress."""
+        """Bytes that the model and the process hold at this moment. Waits for a call in progress."""
         self._permit()
         engine = self._engine
         with engine.hold():
@@ -203,7 +207,7 @@ class Face:
         return _unpacked(request)
 
     def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
-        """The results of several, in their order; those before one that failed come before its error."""
+        """The results of several requests, in their order. Results before a failed request come before its error."""
         if not requests:
             return
         failure = None
@@ -221,6 +225,6 @@ class Face:
 
 
 def _unpacked(request: Request) -> Any:
-    """An array, or several by name."""
+    """The only result, or a dictionary of results by name."""
     results = request.results or {}
     return next(iter(results.values())) if len(results) == 1 else results

@@ -1,4 +1,4 @@
-"""Checking what a caller passes against what a model expects."""
+"""Inputs of a call: checked against the model's, and copied to and from the workspace."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streamrt.graph import Graph, TensorSpec
 from streamrt.ops import Array, Shape
 from streamrt.report.printable import printable
 
-#: Inputs that a message names.
+#: The most inputs that an error's text names, so that it stays short.
 _SHOWN = 20
 Inputs = Mapping[str, Array]
 Shapes = Shape | Mapping[str, Shape]
-#: An array that a caller gets, of the type that the output has.
+#: An array that a caller gets, of the output's type.
 Result = NDArray[Any]
 A = TypeVar("A", bound=NDArray[Any])
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequenc
     """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
 
     Raises:
-        InputError: a name, shape or dtype that does not fit, and what was expected.
+        InputError: a name, shape or dtype does not fit; the text has what was expected.
     """
     given = _by_name(x, specs)
     arrays: dict[str, Array] = {}
@@ -78,7 +78,11 @@ def check_shapes(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> No
 
 
 def resolve_shapes(shapes: Shapes | None, specs: Sequence[TensorSpec]) -> dict[str, Shape]:
-    """Shapes by input name from what a caller gave: one shape, several by name, or None for a batch of one."""
+    """Shapes by input name. The caller gave one shape, several by name, or None for a batch of one.
+
+    Raises:
+        InputError: they do not fit ``specs``.
+    """
     given = default_shapes(specs) if shapes is None else _by_name(shapes, specs)
     try:
         found = {name: tuple(operator.index(extent) for extent in shape) for name, shape in given.items()}
@@ -101,7 +105,7 @@ def default_shapes(specs: Sequence[TensorSpec]) -> dict[str, Shape]:
 
 
 def batch_of(shapes: Mapping[str, Shape], specs: Sequence[TensorSpec]) -> int:
-    """The extent of the batch: the first axis, if it is free and common to all inputs; 0 if there is no such axis."""
+    """The extent of the batch: the first axis, if it is free and common to all inputs. 0 if there is no such axis."""
     names = {spec.dims[0] if spec.dims else None for spec in specs}
     if len(names) != 1 or not isinstance(next(iter(names)), str):
         return 0
@@ -114,9 +118,9 @@ def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
 
 
 def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
-    """Copy to ``target`` its rows from ``begin`` on of ``parts``, seen as one array along the first axis.
+    """Fill ``target`` with the rows from ``begin`` on of ``parts``, seen as one array along the first axis.
 
-    Rows beyond their last are zero.
+    Rows of ``target`` behind the last row of ``parts`` become zero.
     """
     if len(parts) == 1 and target.shape == parts[0].shape:
         np.copyto(target, parts[0])
@@ -127,7 +131,7 @@ def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
-    """The opposite of `copy_in`, to arrays of any type."""
+    """Copy the rows of ``source`` to rows from ``begin`` on of ``parts``, which may have another type."""
     if len(parts) == 1 and source.shape == parts[0].shape:
         np.copyto(parts[0], source, casting="unsafe")
         return
@@ -146,7 +150,7 @@ def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A,
 
 
 def describe(specs: Sequence[TensorSpec]) -> str:
-    """Names and extents, for messages."""
+    """Names and extents, for error texts."""
     shown = ", ".join(f"{spec.name!r:.80} {_dims(spec)}" for spec in specs[:_SHOWN]) or "no inputs"
     return shown if len(specs) <= _SHOWN else f"{shown} and {len(specs) - _SHOWN} more"
 

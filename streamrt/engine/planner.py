@@ -1,4 +1,4 @@
-"""From a call's shapes to a program and its plan: what depends on both the graph and the budget."""
+"""The planner finds a program and a plan for a call's shapes, within a budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
 from streamrt.engine.pass_size import best_size, most_held
-from streamrt.engine.programs import REMEMBERED, Programs, key_of
+from streamrt.engine.programs import REMEMBERED, CallKey, Programs, key_of
 from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
@@ -38,7 +38,14 @@ _SAME_SPEED = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """How calls with inputs of these shapes run: the program is for ``plan.micro_batch`` samples unless that is 0."""
+    """How calls with inputs of these shapes run.
+
+    Attributes:
+        graph: the part of the model's graph that computes the outputs asked for.
+        shapes: of the inputs, by name.
+        program: for the whole batch, or for ``plan.micro_batch`` samples if that is not 0.
+        plan: of a pass of ``program``.
+    """
 
     graph: Graph
     shapes: Mapping[str, Shape]
@@ -53,10 +60,14 @@ class Planner:
         programs: of the file.
         budget: bytes, or None.
         rates: of the machine.
-        frugal: whether memory is to be counted in pages if granules of 2 MiB would waste an eighth of it, though pages
-            are read more slowly. Plans for different budgets then have the same granule, but for very small ones, so
-            that weights stay when the budget changes.
-        thorough: see `make_plan`; what is planned with measured times always is.
+        frugal: count memory in pages if granules of 2 MiB would hold over 1/8 more, though pages are read more slowly.
+            Plans for different budgets then have the same granule, except for very small budgets, so that weights
+            stay in memory when the budget changes.
+        thorough: see `make_plan`. Plans from measured times are always thorough.
+
+    Attributes:
+        budget: as above.
+        rates: as above, with the disk's speed as far as passes have told.
     """
 
     def __init__(
@@ -76,13 +87,13 @@ class Planner:
         self._frugal = frugal
         self._thorough = thorough
         self._usual: Mapping[str, Shape] | None = None  # shapes with which the graph is known to run
-        self._prepared: OrderedDict[object, Prepared] = OrderedDict()
-        self._latest: Prepared | None = None  # of those the one that was asked for last
-        self._measured: set[object] = set()  # of those, whose plans were looked at again with what passes took
-        self._together: dict[object, int] = {}  # what `samples_together` found
+        self._prepared: OrderedDict[CallKey, Prepared] = OrderedDict()  # the latest at the end
+        self._latest: Prepared | None = None  # the last result of `prepare`
+        self._measured: set[CallKey] = set()  # calls whose plan was compared with one from measured times
+        self._together: dict[CallKey, int] = {}  # results of `samples_together`
 
     def with_budget(self, budget: int | None) -> Planner:
-        """The same under another budget, with the same programs, and the speed of the disk that is known by now."""
+        """A planner of the same programs for another budget, with the disk's speed as the process knows it now."""
         disk = disk_speed(self._file.identity.device, self.rates.disk)
         planner = Planner(self._programs, budget, replace(self.rates, disk=disk), thorough=self._thorough)
         planner._usual, planner._huge = self._usual, self._huge
@@ -105,13 +116,13 @@ class Planner:
             self._huge = blocks * _WASTE <= pages * (_WASTE + 1)
 
     def prepare_usual(self) -> Prepared | None:
-        """`prepare` for the first shapes that `check` found to work, a batch of one; None if it found none."""
+        """`prepare` for the shapes with which `check` found the graph to run; None if it found none."""
         return None if self._usual is None else self.prepare(self._file.graph, self._usual)
 
     def needs(self) -> tuple[int, int, int, int]:
         """Bytes of all weights, of the workspace, of the smallest window, and of the smallest budget.
 
-        For the shapes of `prepare_usual`; the workspace is 0 where there are none.
+        They are for the shapes of `prepare_usual`. If there are none, the workspace counts as 0.
         """
         if self._usual is None:
             least = min(self._file.size, HUGE)
@@ -125,8 +136,11 @@ class Planner:
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.
 
+        Results are remembered for the last 32 kinds of call.
+
         Raises:
-            InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
+            InputError: the graph cannot run with these shapes.
+            FormatError: as above, and it is not known to run with any others.
             BudgetError: not even one sample fits.
         """
         latest = self._latest
@@ -143,9 +157,12 @@ class Planner:
         return self._latest
 
     def learn(self, prepared: Prepared, seconds: Sequence[float], speed: float) -> None:
-        """Take note of a pass: of ``seconds`` that each node computed, and the ``speed`` of its ranges, bytes a second.
+        """Learn from a pass. If its times promise another plan a pass 5 % shorter, `prepare` returns that from now on.
 
-        If another plan would do much better by these, `prepare` gives that from now on.
+        Args:
+            prepared: what ran.
+            seconds: that each node computed.
+            speed: bytes a second at which the streamed ranges came.
         """
         known = self.rates.disk
         disk = prepared.plan.disk_speed(speed, known)
@@ -164,24 +181,24 @@ class Planner:
             self._latest = None
 
     def min_budget(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
-        """The smallest budget that would do, in bytes.
+        """The smallest budget that is enough, in bytes.
 
         Raises:
-            InputError: the graph cannot run with these shapes (FormatError: nor with any that were tried).
+            InputError, FormatError: as `prepare`.
         """
         program = self._fitting(graph, shapes, lean=True)
         if program.batchwise and batch_of(shapes, graph.inputs) > 1:
             shapes = with_batch(shapes, 1)
             program = self._programs.compile(graph, shapes, lean=True)
         other = self._programs.compile(graph, shapes)
-        workspace = min(program.workspace, other.workspace)  # either may be the smaller one
+        workspace = min(program.workspace, other.workspace)  # a lean program may need more
         return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The samples, a multiple of the batch of ``shapes``, with which one pass serves the most in a second.
 
         Raises:
-            InputError, BudgetError: as `prepare`.
+            InputError, FormatError, BudgetError: as `prepare`.
         """
         key = key_of(graph, shapes)
         if key not in self._together:
@@ -204,7 +221,7 @@ class Planner:
         return best_size(batch, most, program.flops / self.rates.flops / batch, undivided)
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
-        """Compile for a caller's shapes: it is they that do not fit, if the graph is known to run with others."""
+        """Compile for a caller's shapes. If the graph is known to run with others, an error is the caller's."""
         try:
             return self._programs.compile(graph, shapes, lean)
         except FormatError as error:

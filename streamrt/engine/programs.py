@@ -1,4 +1,4 @@
-"""Programs of one weights file: what depends on the graph and the shapes alone, whatever the budget."""
+"""Programs of one weights file. They depend on the graph and the shapes alone, so a new budget changes none."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
 from streamrt.program.compile import Program, compile_program
 
-#: Calls, told apart by input shapes and outputs, whose programs and plans are remembered.
+#: Kinds of call whose programs and plans are remembered. The number is limited because they lie outside the budget.
 REMEMBERED = 32
 
-#: What tells one kind of call from another.
+#: Calls are of one kind if they have the same input shapes and ask for the same outputs.
 CallKey = tuple[tuple[tuple[str, Shape], ...], tuple[str, ...]]
 
 
@@ -23,10 +23,10 @@ def key_of(graph: Graph, shapes: Mapping[str, Shape]) -> CallKey:
 
 
 class Programs:
-    """The programs of a file that were used last: a new budget changes none of them. Not thread-safe.
+    """The programs of a file that were used last. Not thread-safe.
 
     Args:
-        file: whose graph is compiled.
+        file: has the graph and the parameters.
         exact: see `compile_program`.
     """
 
@@ -37,10 +37,10 @@ class Programs:
         self._kept: OrderedDict[tuple[CallKey, bool], Program] = OrderedDict()
 
     def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
-        """The program of ``graph`` for these input shapes; a ``lean`` one is slower and needs less memory.
+        """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
 
         Raises:
-            FormatError: the graph cannot run with them.
+            FormatError: the graph cannot run with these shapes.
         """
         key = key_of(graph, shapes), lean
         if key in self._kept:
@@ -49,7 +49,7 @@ class Programs:
         return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
 
     def keep(self, program: Program) -> None:
-        """Remember a program, as it is about to be used. Those that are only tried are not worth the memory."""
+        """Remember a program that is about to be used. Programs that are only tried are not worth the memory."""
         graph = program.graph
         key = key_of(graph, {spec.name: program.shapes[spec.name] for spec in graph.inputs}), program.lean
         self._kept[key] = program

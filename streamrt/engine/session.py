@@ -1,4 +1,4 @@
-"""A session: one program with its plan, its memory and its kernels bound to both; what a call runs."""
+"""A session: a program and its plan, with memory and with kernels that are bound to it. It runs passes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,25 @@ from streamrt.program.arena import ALIGNMENT
 from streamrt.program.compile import Program
 from streamrt.report.trace import PassTrace
 
-#: Workspaces from this size on have a mapping of their own.
+#: Bytes from which on a workspace has a mapping of its own, which the system gets back as soon as the workspace is
+#: deleted. A heap may keep memory; below 1 MiB that is little.
 _MAPPED = 1 << 20
 
 
 class Session:
-    """The memory and the bound kernels of a program; at most one of a model is alive, for each has its workspace.
+    """The workspace and the bound kernels of a program.
 
-    Not thread-safe: whoever calls has the turn (`streamrt.engine.turns`).
+    A model has at most one session at a time, since each has its own workspace. Not thread-safe: callers have the turn
+    (`streamrt.engine.turns`).
+
+    Args:
+        prepared: program and plan.
+        params: parameters by name, as arrays in the mapped file.
+        prefetcher: gets the plan's ranges as its schedule.
+        verifier: checks ranges as they arrive, if given.
+
+    Raises:
+        MemoryError: there is no memory for the workspace.
     """
 
     def __init__(
@@ -45,20 +56,24 @@ class Session:
         self._prefetcher = prefetcher
         self._verifier = verifier
         self._steps = _steps(program, plan, program.bind(self._memory, params))
-        #: For each step of a pass its node, and the items of the schedule that it waits for.
+        #: The node of each step of a pass, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
     def tensor(self, name: str) -> Array:
-        """An input or output in the workspace: a pass reads the one and leaves the other, until the next pass."""
+        """An input or output in the workspace. A pass reads inputs; its outputs stay until the next pass."""
         found = self._tensors.get(name)
         if found is None:
             found = self._tensors[name] = self._program.tensor(self._memory, name)
         return found
 
     def run(self) -> PassTrace:
-        """One pass."""
+        """Run one pass; returns its times.
+
+        Raises:
+            WeightsIOError: weights could not be read, or do not match their checksums.
+        """
         prefetcher, verifier = self._prefetcher, self._verifier
         start = monotonic_ns()
         try:
@@ -72,14 +87,14 @@ class Session:
 
 
 def _allocated(size: int) -> NDArray[np.uint8]:
-    """Memory that the process gives back the moment it is let go of, which a heap does as it pleases."""
+    """New memory. If it is large, the system has it back at once when the array is deleted; a heap may keep it."""
     if size < _MAPPED:
         return np.empty(size, np.uint8)
     try:
         region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"no memory for a workspace (activations and scratch) of {size} bytes") from error
-    with suppress(OSError):  # advice only, which NumPy gives for its arrays too
+    with suppress(OSError):  # only advice, which NumPy gives for its arrays too
         region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, np.uint8)
 

@@ -1,8 +1,8 @@
-"""Checksums of the weights as they arrive: every block whose bytes a pass reads is compared with what the header says.
+"""Checksums of the weights as they arrive: every block whose bytes a pass reads is compared with the header's CRC-32C.
 
-A checksum is continued from range to range, for ranges and blocks begin and end where they like. Padding between
-parameters is zeros by the format, and is not read for this. A block of which a pass needs only some parameters cannot
-be checked; one that is pinned as a whole is checked once.
+A checksum is continued from range to range, because the limits of ranges and blocks differ. Padding between parameters
+is zeros by the format, and is not read for this. A block of which a pass needs only some parameters cannot be checked.
+A block that is pinned as a whole is checked once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,23 @@ from streamrt.errors import WeightsIOError
 from streamrt.format import WeightsFile
 from streamrt.plan import Plan
 
+#: Zeros for the checksum of padding, of which up to 64 KiB are added at a time: most padding is shorter than 2 MiB.
 _ZEROS = memoryview(bytes(1 << 16))
 
 
 @dataclass(slots=True)
 class _Block:
-    """A checksum block: where it lies, what its CRC-32C is to be, and its value as far as bytes have arrived.
+    """A checksum block of the file.
 
-    ``left`` counts the pieces that are still to come; ``kept`` that all of them are pinned.
+    Attributes:
+        begin: its first byte in the file.
+        end: the first byte behind it.
+        expected: its CRC-32C by the header.
+        pieces: how many pieces it arrives in.
+        kept: whether all of them are pinned.
+        checked: whether it was compared and found right.
+        left: pieces that are still to come in this pass.
+        value: the CRC-32C of the bytes that have arrived in this pass.
     """
 
     begin: int
@@ -40,7 +49,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Bytes of a block that arrive with one range, and how many zeros lie before them."""
+    """Bytes ``begin`` to ``end`` of a block, which arrive with one range, after ``zeros`` bytes of padding."""
 
     block: _Block
     zeros: int
@@ -50,12 +59,12 @@ class _Piece:
 
 @dataclass(slots=True)
 class Verifier:
-    """Checks what arrives under one plan.
+    """Checks ranges as they arrive under one plan.
 
     Attributes:
-        file: whose header has the checksums.
-        plan: whose ranges arrive, in this order.
-        data: the bytes of the file, there for those ranges that have arrived.
+        file: has the checksums.
+        plan: has the ranges, in the order in which they arrive.
+        data: the bytes of the file. Only ranges that have arrived may be read.
     """
 
     file: WeightsFile
@@ -73,7 +82,7 @@ class Verifier:
             block = chain[0][1].block
             brought = sum(parameters.between(piece.begin, piece.end) for _, piece in chain)
             if brought < parameters.between(block.begin, block.end):
-                continue  # the rest of it never arrives
+                continue  # the other parameters of this block never arrive
             block.pieces = len(chain)
             for index, piece in chain:
                 block.kept = block.kept and self.plan.ranges[index].pinned
@@ -81,14 +90,14 @@ class Verifier:
 
     @property
     def blocks(self) -> int:
-        """How many blocks of the file are checked."""
+        """The number of blocks of the file that are checked."""
         return len({piece.block.begin for pieces in self._pieces for piece in pieces})
 
     def arrived(self, index: int) -> None:
-        """Check what range ``index`` of the plan completes; its bytes are in memory.
+        """Check the blocks that range ``index`` of the plan completes; its bytes are in memory.
 
         Raises:
-            WeightsIOError: a block is not what was written.
+            WeightsIOError: a block is damaged.
         """
         for piece in self._pieces[index]:
             block = piece.block
@@ -103,7 +112,7 @@ class Verifier:
                 self._compare(block, piece.end)
 
     def rewind(self) -> None:
-        """A pass was given up: the next one begins at the first range."""
+        """Begin again at the first range, after a pass that was given up."""
         for pieces in self._pieces:
             for piece in pieces:
                 piece.block.left = 0
@@ -119,7 +128,7 @@ class Verifier:
         block.checked = True
 
     def _all_pieces(self) -> Iterator[tuple[int, _Piece]]:
-        """What the ranges bring of each block, bytes that come again left out, with the index of the range."""
+        """The pieces of blocks in each range, with the range's index. Bytes that arrive again are left out."""
         file = self.file
         blocks = [
             _Block(begin, min(begin + file.block_size, file.size), expected)
@@ -139,7 +148,7 @@ class Verifier:
 
 
 class _Parameters:
-    """How many bytes of parameters lie where in a file."""
+    """Counts bytes of parameters in parts of a file."""
 
     def __init__(self, file: WeightsFile) -> None:
         tensors = sorted(file.tensors.values(), key=lambda tensor: tensor.offset)
@@ -157,7 +166,7 @@ class _Parameters:
 
 
 def _add_zeros(value: int, count: int) -> int:
-    """The CRC-32C ``value`` continued over so many zeros."""
+    """The CRC-32C ``value`` continued over ``count`` zeros."""
     while count > 0:
         part = min(count, len(_ZEROS))
         value = crc32c(_ZEROS[:part], value)

@@ -1,8 +1,9 @@
 """The pool: many models under one budget, which is a cache of their weights.
 
-`admission` decides, as a pure function, how much memory a request gets and who gives it; `policy`, `shadow` and
-`adaptive` say what weights are worth; `ledger` counts. `entry` is what is known of a model, `resident` the open model,
-`lease` what its user gets; `keeper` puts what was decided into effect, and `pool` is the face.
+`pool` is the face. `admission` decides, as a pure function, how much memory a request gets and which models give it.
+`policy`, `shadow` and `adaptive` say which weights are worth their memory, and `ledger` counts bytes. `entry` has the
+state of a registered model, `resident` is the open model, and `lease` is the model as its user has it. `keeper` puts
+decisions into effect.
 """
 
 from streamrt.pool.entry import ModelStatus, State

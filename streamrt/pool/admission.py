@@ -1,8 +1,8 @@
-"""How much memory a model gets that is asked for, and who gives it: a pure function of what everybody holds.
+"""How much memory a requested model gets, and which models give it: a pure function of what all models hold.
 
-Weights that stay ("pinned") are granted by worth; a window and a workspace ("working" memory) are granted always, as
-long as anybody idle holds anything. So nobody is refused who can be served slowly, and serving somebody slowly takes
-next to nothing from others.
+Weights that stay ("pinned") are granted by worth. A window and a workspace ("working" memory) are granted always, as
+long as idle models hold enough. So no request is refused that can be served slowly, and serving it slowly takes little
+memory from other models.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Weights are granted and given up in eighths of a model, for every other amount needs a plan of its own.
+#: Weights are granted and given up in 1/8 of a model. Every amount needs a plan of its own, so there are few.
 STEPS = 8
-#: The largest share of the budget that weights leave for windows and workspaces.
+#: Weights leave at most 1/16 of the budget for windows and workspaces, so that few weights have to go for it.
 SLACK_SHARE = 16
-#: What was needed once is forgotten by this factor a grant, so that the last hundred count.
+#: Factor by which a grant's working memory counts less after each further grant, so that the last 100 grants count.
 _FADE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a model needs, in bytes.
+    """Bytes that a model needs.
 
     Attributes:
-        weights: all of them, in granules.
+        weights: all weights, in granules.
         workspace: activations and scratch.
         least: the smallest window.
-        window: one through which it streams at a good speed.
-        spare: of the workspace, what it can do without at the price of speed.
+        window: a window through which it streams at a good speed.
+        spare: the part of the workspace that it can do without, at the price of speed.
     """
 
     weights: int
@@ -43,35 +43,35 @@ class Needs:
 
     @property
     def comfort(self) -> int:
-        """Workspace and a window through which it streams at a good speed."""
+        """Bytes of the workspace and of a window through which it streams at a good speed."""
         return self.workspace + max(self.least, self.window)
 
     @property
     def full(self) -> int:
-        """The budget with which nothing streams."""
+        """The smallest budget with which nothing streams."""
         return self.workspace + self.weights
 
     def floor(self, size: int) -> int:
-        """``size``, or a little less, as an amount of weights that is granted."""
+        """The largest amount of weights that may be granted and is not above ``size`` bytes."""
         step = max(1, self.weights // STEPS)
         return self.weights if size >= self.weights else max(0, min(size // step, STEPS - 1)) * step
 
     def ceil(self, size: int) -> int:
-        """The same upwards."""
+        """The smallest amount of weights that may be granted and is not below ``size`` bytes, or all weights."""
         floor = self.floor(size)
         return floor if floor == size else self.floor(min(self.weights, floor + max(1, self.weights // STEPS)))
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a model holds of the budget, in bytes.
+    """Bytes that a model holds of the budget.
 
     Attributes:
-        needs: what it would need.
+        needs: of the model.
         pinned: weights that stay between calls.
         working: window and workspace, which an idle model can do without.
-        fixed: nothing of it can be had now: it is leased, or somebody is changing it.
-        kept: its weights cannot be had at all.
+        fixed: it can give nothing now, because it is leased or a thread is changing it.
+        kept: it never gives weights, because it was registered with ``pin``.
     """
 
     needs: Needs
@@ -82,7 +82,7 @@ class Holding:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Bytes of weights and working memory."""
         return self.pinned + self.working
 
     @property
@@ -93,7 +93,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """What one idle model is to be left with."""
+    """Bytes that an idle model keeps when it gives the rest."""
 
     name: str
     pinned: int
@@ -102,12 +102,12 @@ class Shrink:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a model may hold, once others have shrunk.
+    """Bytes that a model may hold once others have shrunk.
 
     Attributes:
         pinned: weights that may stay.
         working: window and workspace.
-        shrinks: in the order in which they are to be made.
+        shrinks: of the other models, in the order in which to make them.
     """
 
     pinned: int
@@ -121,9 +121,9 @@ class Grant:
 
 
 class Slack:
-    """How much weights leave for windows and workspaces: what these took at once of late, within limits.
+    """Bytes that weights leave for windows and workspaces: the most that these took at once of late, within limits.
 
-    So the next window takes no weights from anybody, and where nothing streams no memory is kept for windows.
+    So the next window takes no weights from other models. Where nothing streams, no memory is kept for windows.
     """
 
     def __init__(self, budget: int) -> None:
@@ -131,11 +131,11 @@ class Slack:
         self._taken = 0.0
 
     def note(self, working: int) -> None:
-        """A grant was made, and all who are leased have so many bytes of working memory together now."""
+        """Note a grant, after which all leased models together have ``working`` bytes of working memory."""
         self._taken = max(self._taken * _FADE, working)
 
     def size(self, everybody: Iterable[Needs]) -> int:
-        """In bytes: none if there is room for everything."""
+        """The bytes to leave; 0 if the budget has room for all models."""
         fits = sum(needs.full for needs in everybody) <= self._budget
         return 0 if fits else min(int(self._taken), self._budget // SLACK_SHARE)
 
@@ -148,15 +148,15 @@ def decide(
     worth: Callable[[str], float],
     admits: Callable[[str], bool],
 ) -> Grant | None:
-    """What ``name`` is granted, or None when memory has to become free first, which it will.
+    """The grant of the model ``name``; None if it has to wait until a leased model gives memory back.
 
     Args:
-        budget: of the pool.
+        budget: bytes of the pool.
         slack: bytes that weights leave, see `Slack`.
-        holdings: of everybody, by name.
-        name: who was asked for and is idle.
-        worth: of a byte of somebody's weights.
-        admits: whether ``name`` may take weights from somebody.
+        holdings: of all models that hold memory, and of ``name``, by name.
+        name: the requested model, which is idle.
+        worth: of a byte of a model's weights, by the model's name.
+        admits: whether ``name`` may take weights from the model of another name.
     """
     mine = holdings[name]
     needs = mine.needs
@@ -170,13 +170,13 @@ def decide(
     willing = [other for other in mobile if admits(other)]
     better = 0 if mine.kept else sum(others[other].pinned for other in set(mobile).difference(willing))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
-    if pinned + working > room:  # even with everything that is idle
-        # Of what better models have no more than for the smallest window, and for no more weights than it has now.
+    if pinned + working > room:  # even with all memory of idle models
+        # Of better models take no more than the smallest window needs, and no weights beyond those that it has now.
         streaming = needs.workspace + needs.least
         had = max(needs.ceil(mine.pinned), needs.floor(max(0, room - better - streaming)))
         pinned = min(pinned, needs.floor(room - needs.minimum), had)
         working = min(needs.comfort, room - pinned, max(streaming, room - better - pinned))
-    if pinned + working <= mine.total:  # it has enough
+    if pinned + working <= mine.total:  # it holds enough already
         pinned, working = mine.pinned, mine.working
     free = budget - sum(holding.total for holding in holdings.values())
     shrinks = make_room(others, idle, willing, pinned + working - mine.total - free)
@@ -184,26 +184,27 @@ def decide(
 
 
 def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
-    """Weights and working memory for a model in ``room``, which working memory may exceed where it has to."""
+    """Bytes of weights and of working memory for a model in ``room`` bytes. Working memory may exceed ``room``."""
     needs = mine.needs
     if needs.weights == mine.pinned or needs.weights + max(slack, needs.workspace) <= room:
         return needs.weights, needs.workspace
     comfort = needs.comfort
-    had = needs.ceil(mine.pinned)  # it keeps what it has
+    had = needs.ceil(mine.pinned)  # it keeps the weights that it has
     pinned = max(needs.floor(max(0, room - max(slack, comfort))), had if had + comfort <= room else mine.pinned)
-    if pinned + comfort >= needs.full:  # what its window would hold anyway is better pinned
+    if pinned + comfort >= needs.full:  # pinning all weights takes no more memory than a window
         return needs.weights, needs.workspace
-    # The window gives way before others give up weights that are worth more.
+    # Its window becomes smaller before others give up weights that are worth more.
     return pinned, max(needs.workspace + needs.least, min(comfort, room - pinned))
 
 
 def make_room(
     holdings: Mapping[str, Holding], idle: Sequence[str], willing: Sequence[str], wanted: int
 ) -> tuple[Shrink, ...] | None:
-    """Whom of ``idle`` to take ``wanted`` bytes from, the first in this order first; None when that is not enough.
+    """The shrinks of ``idle`` models that give ``wanted`` bytes; None when all of them have less.
 
-    First the windows of those who stream: nothing in them is used again. Then what ``willing`` of them have. The others
-    give workspaces, for their next call then has to be bound to memory anew, and after these their weights.
+    Windows of streaming models come first, since nothing in them is used again. Then come all that ``willing`` models
+    hold, and then the workspaces of the others: their next call has to bind kernels to new memory. Weights of the
+    others come last. Within each group the order is that of ``idle``.
     """
     left: dict[str, Shrink] = {}
 
