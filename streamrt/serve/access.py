@@ -1,4 +1,4 @@
-"""Who may do what, and how much of it at once: the token, the bytes that are held, and bounded decompression."""
+"""Limits on clients: the token, the bytes that their requests hold, and bounded decompression."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from pathlib import Path
 
 from streamrt.errors import InputError, StreamrtError
 
-#: The environment variable that has the token, unless a file has it.
+#: Name of the environment variable with the token, for a server without a token file.
 TOKEN_VARIABLE = "STREAMRT_SERVE_TOKEN"
+#: Characters of a token: enough that it cannot be guessed, and few enough for a header.
 _SHORTEST, _LONGEST = 16, 1024
-#: What a request counts for at least, however small its body: what it takes in objects and buffers.
+#: Bytes that every request counts for beside its body: its objects and buffers. Answers up to this size do not count.
 LEAST_HELD = 64 << 10
-#: zlib's window bits for each encoding that a body may have.
+#: The content encodings that a body may have, with zlib's window bits for each.
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 class TooMuchError(StreamrtError):
-    """A body is larger than the server takes."""
+    """A body is larger than the server accepts."""
 
 
 class OverloadedError(StreamrtError):
-    """The bodies of requests in progress take all the memory that there is for them: try again later."""
+    """Requests and answers hold all the memory that `max_held` allows: try again later."""
 
 
 class EncodingError(StreamrtError):
@@ -35,11 +36,13 @@ class EncodingError(StreamrtError):
 
 
 def read_token(file: Path | None) -> str:
-    """The token for repository and registration calls, from a file or from the environment; never from arguments.
+    """The token for repository and registration calls, from a file or from the environment.
+
+    No argument has it, since other users of the machine can read arguments.
 
     Raises:
-        InputError: there is none, or it is too short to be one.
-        OSError: the file cannot be read.
+        InputError: there is no token, or it is too short or too long, or has a space or another character than ASCII.
+        OSError: the token file cannot be read.
     """
     if file is None:
         token, where = os.environ.get(TOKEN_VARIABLE, ""), f"the environment variable {TOKEN_VARIABLE}"
@@ -47,12 +50,15 @@ def read_token(file: Path | None) -> str:
         with file.open(encoding="utf-8", errors="replace") as opened:
             token, where = opened.read(2 * _LONGEST).strip(), "the token file"
     if not (_SHORTEST <= len(token) <= _LONGEST and token.isascii() and token.isprintable() and " " not in token):
-        raise InputError(f"{where}: expected a token of {_SHORTEST} to {_LONGEST} printable ASCII characters")
+        raise InputError(
+            f"{where}: expected a token of {_SHORTEST} to {_LONGEST} printable ASCII characters without spaces, "
+            f"found {len(token)} characters"
+        )
     return token
 
 
 def is_authorized(header: str | None, token: str) -> bool:
-    """Whether a header ``Authorization`` has the bearer token; takes the same time whatever it has."""
+    """Whether a header ``Authorization`` has the bearer token. The time does not depend on how much of it is right."""
     scheme, _, given = (header or "").partition(" ")
     digests = [hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given.strip(), token)]
     return hmac.compare_digest(*digests) and scheme.lower() == "bearer"
@@ -66,7 +72,7 @@ class Held:
         self.total = 0
 
     def add(self, count: int) -> None:
-        """Hold ``count`` more.
+        """Hold ``count`` bytes more.
 
         Raises:
             OverloadedError: there is no room for them.
@@ -82,7 +88,7 @@ class Gate:
         self._most = most
         self._lock = threading.Lock()
         self._held = 0
-        self._answers = 0  # on their way
+        self._answers = 0  # number of answers that clients have not taken yet
 
     @property
     def held(self) -> int:
@@ -105,16 +111,16 @@ class Gate:
 
     @contextmanager
     def answer(self, count: int) -> Iterator[None]:
-        """A context in which an answer of ``count`` bytes is on its way.
+        """A context in which an answer of ``count`` bytes is being sent.
 
-        One is let through however large it is, or a model whose answers are larger than the limit could not be served.
+        An answer of any size may be sent when no other is: a model with answers above the limit can be served, too.
 
         Raises:
-            OverloadedError: there is no room for it beside others.
+            OverloadedError: there is no room for it beside other answers.
         """
         with self._lock:
             if self._answers and self._held + count > self._most:
-                raise OverloadedError("answers that clients have not taken yet hold all the memory that there is")
+                raise self._overloaded(count)
             self._held += count
             self._answers += 1
         try:
@@ -126,9 +132,9 @@ class Gate:
 
     @contextmanager
     def also(self, count: int) -> Iterator[None]:
-        """A context in which ``count`` bytes more are held, whether there is room for them or not.
+        """A context in which ``count`` bytes more are held, even if there is no room for them.
 
-        For what one request at a time has: others find less room meanwhile.
+        At most one request at a time does this with many bytes. Other requests find less room meanwhile.
         """
         with self._lock:
             self._held += count
@@ -138,19 +144,25 @@ class Gate:
             self.take(-count)
 
     def take(self, count: int) -> None:
-        """Count bytes; use `hold`."""
+        """Count ``count`` bytes, which is negative when they are given back. For `Held`; others use `hold`."""
         with self._lock:
             if count > 0 and self._held + count > self._most:
-                raise OverloadedError("requests in progress hold all the memory that there is for them")
+                raise self._overloaded(count)
             self._held += count
+
+    def _overloaded(self, count: int) -> OverloadedError:
+        return OverloadedError(
+            f"requests and answers hold {self._held} bytes; expected at most {self._most} with {count} more "
+            "(--max-held): try again later"
+        )
 
 
 def decompress(body: bytes | bytearray, encoding: str, limit: int) -> bytes | bytearray:
-    """``body`` without its content encoding; never more than ``limit`` bytes of it are made.
+    """``body`` without its content encoding. At most ``limit`` bytes, and one more, are ever decompressed.
 
     Raises:
-        EncodingError: the encoding is none of gzip, deflate and identity, or the body is not in it.
-        TooMuchError: it would be larger.
+        EncodingError: the encoding is not gzip, deflate or identity, or the body is not in it.
+        TooMuchError: the decompressed body would be larger than ``limit``.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
@@ -161,9 +173,9 @@ def decompress(body: bytes | bytearray, encoding: str, limit: int) -> bytes | by
     try:
         found = stream.decompress(body, limit + 1)
     except zlib.error:
-        raise EncodingError(f"the body is not in {encoding}") from None
+        raise EncodingError(f"the body is not in {encoding}, which its Content-Encoding names") from None
     if len(found) > limit:
-        raise TooMuchError(f"expected a body of at most {limit} bytes, decompressed")
+        raise TooMuchError(f"expected a body of at most {limit} bytes once decompressed, found more")
     if not stream.eof or stream.unused_data:
         raise EncodingError(f"the body is not one whole stream of {encoding}")
     return found

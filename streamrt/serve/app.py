@@ -1,4 +1,4 @@
-"""The application: all routes over one service."""
+"""The ASGI application: all routes over one service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streamrt.serve.v2 import OpenInference
 
 
 def make_app(service: Service) -> Starlette:
-    """The application that serves ``service``, and closes it at its end."""
+    """The application that serves ``service``, and closes it when the application shuts down."""
 
     async def metrics(request: Request) -> Response:
         text = await service.call(service.metrics.text)

@@ -1,8 +1,8 @@
-"""Requests that wait for a model, and the threads that serve them: those that wait together share a pass.
+"""The queues of requests, and the threads that serve them. Requests that wait together share a pass.
 
-Each model has a queue and at most one thread at a time, so that what arrives while a pass runs is there, together, for
-the next one. A free thread takes the model whose oldest request has waited the longest, leases it from the pool, and
-gives it as many of its requests as `max_batch` samples allow; `Lease.call_together` joins those whose shapes agree.
+Each model has a queue, and at most one thread at a time: requests that arrive while a pass runs share the next pass.
+A free thread takes the model whose oldest request has waited the longest, and leases it from the pool. It takes as
+many requests of that model as `max_batch` samples allow. `Lease.call_together` joins the requests whose shapes agree.
 """
 
 from __future__ import annotations
@@ -27,27 +27,29 @@ Results = Mapping[str, Result]
 
 
 class QueueFullError(StreamrtError):
-    """So many requests wait already that another one would not be served in time: try again later."""
+    """As many requests wait as may: try again later."""
 
 
 class ReplacedError(StreamrtError):
-    """Another version of the model has come while the request waited: ask again."""
+    """The file of the model was replaced while the request waited: send it again."""
 
 
 class ShuttingDownError(StreamrtError):
-    """The server is ending, and takes no more requests."""
+    """The server is shutting down, and accepts no more requests."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A request that waits: arrays in, arrays by name out.
+    """A request that waits.
 
     Attributes:
-        outputs: names of what is wanted.
-        samples: that it counts for in a pass.
-        version: of the model that it was checked against; None is any.
-        due: when it is held back no longer (monotonic seconds).
-        deadline: when it is too late to begin.
+        inputs: arrays by name.
+        outputs: names of the outputs that are wanted.
+        samples: how many samples the request has.
+        version: of the model against which the request was checked; None allows any.
+        due: time until which the request is held back, in monotonic seconds.
+        deadline: time after which it is too late to begin, in monotonic seconds.
+        future: gets the results by name, or an error.
     """
 
     inputs: Mapping[str, Array]
@@ -60,16 +62,16 @@ class Job:
 
 
 class Batcher:
-    """The queues of all models, and the threads. Any thread may call anything.
+    """The queues of all models, and the threads. Any thread may call any method.
 
     Args:
-        pool: that has the models.
-        workers: threads.
-        max_batch: samples of one pass.
-        max_delay: seconds that a request is held back at most for others to come.
-        max_queue: requests that may wait; of one model, half as many.
-        timeout: seconds from `submit` to the start of the computation.
-        observe: is told the number of requests in every pass, and of samples.
+        pool: the pool with the models.
+        workers: number of threads.
+        max_batch: the most samples of one pass.
+        max_delay: seconds that a request is held back, so that others can share its pass.
+        max_queue: the most requests that wait; of one model, half as many.
+        timeout: the most seconds from `submit` to the start of the computation.
+        observe: called for every pass with the number of its requests and of its samples.
     """
 
     def __init__(
@@ -87,10 +89,10 @@ class Batcher:
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
         self._timeout = timeout
         self._observe = observe
-        self._changed = threading.Condition()  # over everything below
-        self._queues: dict[str, deque[Job]] = {}  # no empty ones
+        self._changed = threading.Condition()  # guards everything below
+        self._queues: dict[str, deque[Job]] = {}  # by name of the model; none is empty
         self._waiting = 0
-        self._busy: set[str] = set()  # models that a thread has
+        self._busy: set[str] = set()  # names of models that a thread serves now
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"streamrt-serve-{index}", daemon=True) for index in range(workers)
@@ -100,7 +102,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
+        """How many requests wait."""
         return self._waiting
 
     def submit(
@@ -115,16 +117,17 @@ class Batcher:
 
         Args:
             name: of the model.
-            inputs: arrays by name, which must not change before the future is done.
-            outputs: names of what is wanted.
-            samples: that it counts for in a pass.
-            version: of the model that is to give the results (`Model.checksum`), or None.
+            inputs: arrays by name. They must not change before the future is done.
+            outputs: names of the outputs that are wanted.
+            samples: how many samples the request has.
+            version: that the model must have (`Model.checksum`); None allows any.
 
         Returns:
-            The results by name, or what a lease or a call raises. A future that is cancelled in time is not served.
+            The results by name, or the error of a lease or a call. A future that is cancelled before its pass begins
+            is not served.
 
         Raises:
-            QueueFullError, ShuttingDownError: it is not queued.
+            QueueFullError, ShuttingDownError: the request is not queued.
         """
         now = monotonic()
         job = Job(inputs, tuple(outputs), samples, version, now + self._max_delay, now + self._timeout)
@@ -135,7 +138,7 @@ class Batcher:
             if self._waiting >= self._max_queue or 2 * len(queue) >= max(2, self._max_queue):
                 raise QueueFullError(
                     f"{len(queue)} requests wait for {name!r:.140}, and {self._waiting} in all: "
-                    f"at most {self._max_queue // 2 or 1} and {self._max_queue} may (--max-queue)"
+                    f"expected at most {self._max_queue // 2 or 1} and {self._max_queue} (--max-queue): try again later"
                 )
             self._queues.setdefault(name, deque()).append(job)
             self._waiting += 1
@@ -143,7 +146,7 @@ class Batcher:
         return job.future
 
     def close(self) -> None:
-        """Refuse new requests, serve those that wait, and end the threads. Idempotent."""
+        """Refuse new requests, serve the requests that wait, and end the threads. Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -166,7 +169,7 @@ class Batcher:
                 del jobs, taken  # arrays
 
     def _take(self) -> tuple[str, list[Job]] | None:
-        """Wait for requests, and take those that share a pass; None at the end."""
+        """Wait for requests, and take those that share the next pass; None after `close`."""
         with self._changed:
             while True:
                 now = monotonic()
@@ -185,7 +188,7 @@ class Batcher:
         return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch
 
     def _pop(self, name: str) -> list[Job]:
-        """The oldest request of a model, and after it those that are like it, up to `max_batch` samples."""
+        """The oldest request of a model, and later ones of the same version and outputs, up to `max_batch` samples."""
         queue = self._queues[name]
         jobs, left, room = [queue.popleft()], deque[Job](), self._max_batch
         room -= jobs[0].samples
@@ -203,16 +206,16 @@ class Batcher:
         return jobs
 
     def _serve(self, name: str, jobs: Sequence[Job]) -> None:
-        """Give every one of ``jobs`` its results, or its error."""
+        """Give each of ``jobs`` its results or its error."""
         try:
-            while jobs := _in_time(name, jobs):
+            while jobs := self._in_time(jobs):
                 try:
                     self._call(name, jobs)
-                except PoolBusyError:  # for the one with the least time: the others have some left
+                except PoolBusyError:  # the time of the job with the earliest deadline is over; others have some left
                     continue
                 return
         except BaseException as error:
-            strip(error)  # its frames have the arrays of all jobs
+            strip(error)  # its frames hold the arrays of all jobs
             for job in jobs:
                 if not job.future.done():
                     job.future.set_exception(anew(error))
@@ -230,24 +233,28 @@ class Batcher:
                     job.future.set_result(result if isinstance(result, dict) else {outputs[0]: result})
             for result in found:
                 if isinstance(result, WeightsIOError):
-                    raise anew(result)  # the pool closes a model whose file is not what it was, if it hears of it
+                    raise anew(result)  # so that the pool closes a model whose file has changed
+
+    def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs that may still begin; the others end with an error."""
+        now = monotonic()
+        for job in jobs:
+            if job.deadline <= now:
+                job.future.set_exception(PoolBusyError(too_late(self._timeout)))
+        return [job for job in jobs if job.deadline > now]
 
     @contextmanager
     def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Lease]:
-        """A lease of a model of that version: what is still open of a file that was replaced is closed first."""
+        """A lease of a model of this version. A model that is open from a file of another version is closed first."""
         for _ in range(2):
             with self._pool.lease(name, max(0.0, deadline - monotonic())) as model:
                 if version is None or model.checksum == version:
                     yield model
                     return
             self._pool.unload(name, wait=False)
-        raise ReplacedError(f"the model {name!r:.140} was replaced while the request waited")
+        raise ReplacedError(f"the file of the model {name!r:.140} was replaced while the request waited: send it again")
 
 
-def _in_time(name: str, jobs: Sequence[Job]) -> list[Job]:
-    """Those of ``jobs`` that may still begin; the others end with an error."""
-    now = monotonic()
-    for job in jobs:
-        if job.deadline <= now:
-            job.future.set_exception(PoolBusyError(f"{name!r:.140} was not to be had in time: no memory, or no thread"))
-    return [job for job in jobs if job.deadline > now]
+def too_late(seconds: float) -> str:
+    """The text of the error for a request that did not begin within ``seconds``."""
+    return f"expected to begin within {seconds:g} s (--timeout), but other requests held all memory or all workers"

@@ -1,6 +1,6 @@
-"""Which models are served, under which names: what the pool has, and what else the repository could give.
+"""Which models are served, and under which names: the models of the pool, and other files of the repository.
 
-All of it may block: on files, and `load`, `unload` and `unregister` on the pool.
+All methods may block: on files, and `load` and `unregister` on the pool.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from streamrt.serve.folder import Folder, check_name, file_of, model_of
 
 
 class NameTakenError(StreamrtError):
-    """A model of that name is registered already."""
+    """A model of this name is registered already."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What a model takes and gives.
+    """The inputs and outputs of a model.
 
     Attributes:
-        version: of its file (`streamrt.Model.checksum`). There is one at a time, and another content has another.
+        inputs: specification of every input.
+        outputs: specification of every output.
+        version: checksum of its file (`streamrt.Model.checksum`). A file of other content has another version.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -41,13 +43,19 @@ class ModelSpec:
     version: str
 
     def samples(self, inputs: Mapping[str, Array]) -> int:
-        """How many samples inputs of this model have; 1 where it has no axis for them."""
+        """How many samples the inputs have; 1 for a model without an axis for samples."""
         return batch_of({name: array.shape for name, array in inputs.items()}, self.inputs) or 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """A header that could not be read, with this stripped error, so many times in a row; not again before then."""
+    """A header that could not be read.
+
+    Attributes:
+        error: of the last try, stripped: see `streamrt.pool.failure`.
+        failures: how many tries in a row have failed.
+        until: time of the next try, in monotonic seconds.
+    """
 
     error: Exception
     failures: int
@@ -56,7 +64,13 @@ class _Broken:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """A line of the repository's index: ``state`` is READY if requests for the model are served, loaded or not."""
+    """A line of the repository's index.
+
+    Attributes:
+        name: of the model.
+        state: READY if requests for the model are served, whether it is in memory or not; UNLOADING or UNAVAILABLE.
+        reason: more about the state, or empty.
+    """
 
     name: str
     state: str
@@ -67,20 +81,20 @@ class Catalog:
     """The models that are served. Any thread may call anything.
 
     Args:
-        folder: where they come from.
-        pool: that has them.
+        folder: the repository.
+        pool: the pool with the models that are served.
     """
 
     def __init__(self, folder: Folder, pool: ModelPool) -> None:
         self._folder = folder
         self._pool = pool
         self._changing = threading.Lock()  # one registration or removal at a time
-        self._lock = threading.Lock()  # over the two below; never held while anything waits
-        self._files: dict[str, str] = {}  # of the models that are served, by name
+        self._lock = threading.Lock()  # over the two below; nothing waits while it is held
+        self._files: dict[str, str] = {}  # names of files, by the names of the models that are served
         self._specs: dict[str, tuple[FileIdentity, ModelSpec | _Broken]] = {}
 
     def register_all(self) -> int:
-        """Serve every model of the folder; returns how many these are."""
+        """Serve every model of the folder; returns their number."""
         names = self._folder.models()
         for name in names:
             self.register(file_of(name))
@@ -97,11 +111,11 @@ class Catalog:
             return sorted(self._files.items())
 
     def register(self, file: str, name: str | None = None) -> str:
-        """Serve a file of the folder, by its own name or another; returns the name.
+        """Serve a file of the folder under its own name or another; returns the name.
 
         Raises:
-            InputError: ``name`` or ``file`` is none.
-            NameTakenError: another model is served by that name, or would be if it were loaded.
+            InputError: ``name`` or ``file`` is not a valid name.
+            NameTakenError: another model is served under that name, or a file of the folder has it.
             UnknownModelError: the folder has no such file.
         """
         own = model_of(file)
@@ -109,71 +123,73 @@ class Catalog:
         with self._changing:
             path = self._folder.place(file)
             if self.has(name) or (name != own and name in self._folder.models()):
-                raise NameTakenError(f"the name {name!r} is taken")
+                raise NameTakenError(
+                    f"the name {name!r} is taken by another model: unregister that, or pass another model_name"
+                )
             self._pool.register(name, path)
             with self._lock:
                 self._files[name] = file
         return name
 
     def unregister(self, name: str) -> None:
-        """Serve a model no more; returns when requests that have it are done and its memory is given back.
+        """Stop serving a model; returns when its requests have ended and its memory is free.
 
         Raises:
-            UnknownModelError: none of that name is served.
+            UnknownModelError: no model of this name is served.
         """
         with self._changing:
             with self._lock:
                 if self._files.pop(name, None) is None:
-                    raise UnknownModelError(f"no model named {name!r:.140} is served")
+                    raise _unknown(name)
                 self._specs.pop(name, None)
             self._pool.unregister(name)
 
     def load(self, name: str) -> None:
-        """Serve a model and bring its weights in, as many as it is granted; anew, if it is served already.
+        """Serve a model, and read as many of its weights as the pool grants; again, if it is served already.
 
         Raises:
             InputError, UnknownModelError: as `register`.
-            Exception: what a lease of the pool raises.
+            Exception: an error of a lease of the pool.
         """
         check_name(name)
         if self.has(name):
             self._folder.path(self.status(name)[0])
             with self._lock:
                 self._specs.pop(name, None)
-            self._pool.unload(name)  # its file may be another by now
+            self._pool.unload(name)  # its file may have been replaced
         else:
             self.register(file_of(name))
         self.prefetch(name).result()
 
     def prefetch(self, name: str) -> Future[None]:
-        """Begin to bring in the weights of a model that is served, as many as it is granted.
+        """Begin to read as many weights of a model that is served as the pool grants.
 
         Returns:
-            A future that is done when they are in memory, or has the error that a lease of the pool raises.
+            A future that is done when they are in memory, or has the error of a lease of the pool.
 
         Raises:
-            UnknownModelError: none of that name is served.
+            UnknownModelError: no model of this name is served.
         """
         with suppress(Exception):  # the pool meets the same error, if there is one
             self.spec(name)  # notes which file this is, so that a later call sees that it was replaced
         return self._pool.prefetch(name)
 
     def spec(self, name: str, version: str | None = None) -> ModelSpec:
-        """What a model takes and gives, from the header of its file.
+        """The inputs and outputs of a model, from the header of its file.
 
         Args:
             name: of the model.
-            version: that it must have; None takes it as it is.
+            version: that the file must have; None allows any.
 
         Raises:
-            UnknownModelError: none of that name is served, or its file is gone, or has another version.
-            FormatError, WeightsIOError: its file cannot be used. It is read again when it is another one, and after a
-                pause that grows as that of a load does.
+            UnknownModelError: no model of this name is served, or its file is gone or has another version.
+            FormatError, WeightsIOError: the file cannot be used. It is read again when it was replaced, and after a
+                pause, which grows with every failure as the pause of a load does.
         """
         with self._lock:
             file, known = self._files.get(name), self._specs.get(name)
         if file is None:
-            raise UnknownModelError(f"no model named {name!r:.140} is served")
+            raise _unknown(name)
         path = self._folder.path(file)
         identity = FileIdentity.of(path)
         spec = known[1] if known and known[0] == identity else None
@@ -187,33 +203,35 @@ class Catalog:
         if isinstance(spec, _Broken):
             raise anew(spec.error)
         if version not in (None, spec.version):
-            raise UnknownModelError(f"the model {name!r:.140} has version {spec.version}, and no other")
+            raise UnknownModelError(
+                f"the model {name!r:.140} has version {spec.version}, found a request for {version!r:.40}"
+            )
         return spec
 
     def status(self, name: str) -> tuple[str, ModelStatus]:
-        """The file of a model that is served, and what the pool says of it.
+        """The file of a model that is served, and its state in the pool.
 
         Raises:
-            UnknownModelError: none of that name is served.
+            UnknownModelError: no model of this name is served.
         """
         with self._lock:
             file = self._files.get(name)
         status = next((status for status in self._pool.index() if status.name == name), None)
         if file is None or status is None:
-            raise UnknownModelError(f"no model named {name!r:.140} is served")
+            raise _unknown(name)
         return file, status
 
     def entry(self, name: str) -> IndexEntry:
-        """Whether a model that is served is ready.
+        """The line of the index about a model that is served.
 
         Raises:
-            UnknownModelError: none of that name is served.
+            UnknownModelError: no model of this name is served.
         """
         trouble = self._trouble(name)
         return _entry(self.status(name)[1], trouble)
 
     def index(self) -> list[IndexEntry]:
-        """Every model that is served, or could be, sorted by name."""
+        """A line for every model that is served, and for every other file of the folder, sorted by name."""
         troubles = {name: self._trouble(name) for name, _ in self.served()}
         entries = {
             status.name: _entry(status, troubles[status.name])
@@ -239,8 +257,12 @@ class Catalog:
                 self._pool.unload(name, wait=False)
 
 
+def _unknown(name: str) -> UnknownModelError:
+    return UnknownModelError(f"no model named {name!r:.140} is served; a file NAME.safetensors is the model NAME")
+
+
 def _entry(status: ModelStatus, trouble: str) -> IndexEntry:
-    # Of reasons the type alone: their texts have paths.
+    # Only the type of an error: its text may have paths.
     if failed := trouble or (status.reason.partition(":")[0] if status.state is State.FAILED else ""):
         return IndexEntry(status.name, "UNAVAILABLE", f"{failed}: it cannot be loaded")
     if status.state is State.UNLOADING:
@@ -249,7 +271,16 @@ def _entry(status: ModelStatus, trouble: str) -> IndexEntry:
 
 
 def _read(path: Path, identity: FileIdentity, failures: int) -> tuple[FileIdentity, ModelSpec | _Broken]:
-    """What a header says, of which file; ``identity`` and ``failures`` tell what was known of the file before."""
+    """Read the header of a file.
+
+    Args:
+        path: of the file.
+        identity: of the file, if its header cannot be read.
+        failures: how many reads of this file have failed in a row.
+
+    Returns:
+        The identity of the file that was read, and its specification or the error.
+    """
     try:
         header = read_header(path)
     except Exception as error:

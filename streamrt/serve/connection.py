@@ -1,4 +1,4 @@
-"""A connection that waits for no client without end: neither for a request nor for an answer to be taken."""
+"""Connections with deadlines: for a request to arrive, and for an answer to be taken."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from streamrt.serve.logs import log
 
 
 class Connection(H11Protocol):
-    """uvicorn's, with two deadlines. All of it runs on the event loop.
+    """A connection of uvicorn with two deadlines. All methods run on the event loop.
 
-    A client owes bytes from the moment it has connected, or begun with the head of another request, until the head is
-    there; and the rest of a body that was answered before it had come. (While a body is read, `read_body` has a
-    deadline.) An answer must be taken by so many seconds after it first had to wait for its reader.
+    The deadline for a request runs while the client owes bytes: from the connection, or the first byte of the next
+    head, until the head is complete; and while the rest of a body arrives that was answered early, such as with 413.
+    That rest is read and dropped. Closing the connection at once instead would reset it, and a client that is still
+    sending would lose the answer. (While a body is read, `read_body` has a deadline.)
+
+    The deadline for an answer runs from the moment at which the answer first waits for its reader.
     """
 
-    #: Seconds for each; see `connection_within`.
+    #: Seconds of each deadline; `connection_within` sets them.
     patience = 60.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client may send its first request."""
+        """The client has connected, and owes a request."""
         super().connection_made(transport)
-        self._request = _Deadline(self, "the rest of a request did not come in time")
+        self._request = _Deadline(self, "the rest of a request did not arrive in time")
         self._answer = _Deadline(self, "the answer was not taken in time")
         self._request.start()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes of a request."""
+        """Bytes of a request have arrived."""
         super().data_received(data)
         self._watch_request()
 
@@ -39,36 +42,36 @@ class Connection(H11Protocol):
         self._answer.start()
 
     def resume_writing(self) -> None:
-        """The reader has caught up. The deadline stays until all of the answer is written."""
+        """The reader has caught up. While more of the answer is to be written, its deadline stays."""
         super().resume_writing()
         if self.cycle.response_complete or not self.cycle.response_started:
             self._answer.stop()
 
     def on_response_complete(self) -> None:
-        """All of an answer is written, and sent but for what the transport has."""
+        """All of an answer is written. The transport may still hold the end of it."""
         if not self.flow.write_paused:
             self._answer.stop()
         super().on_response_complete()
         self._watch_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """The connection is closed: the deadlines end."""
         self._request.stop()
         self._answer.stop()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """The client broke the protocol. Nothing more is read, and what it still waits for is not sent."""
-        if self.cycle is not None and not self.cycle.response_complete:  # its answer would come behind this one
+        """The client broke the protocol. Nothing more is read, and no further answer is sent."""
+        if self.cycle is not None and not self.cycle.response_complete:  # its answer would follow this one
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
-        else:  # an answer has begun, or was the last of this connection
+        else:  # an answer has begun, or it was the last answer of this connection
             self.transport.close()
 
     def cut_off(self, reason: str) -> None:
-        """End it now, whatever is still to be sent."""
+        """End the connection now. Bytes that are not yet sent are lost."""
         log.info("cut off", extra={"fields": {"client": self.client[0] if self.client else "", "reason": reason}})
         self.transport.abort()
 
@@ -85,7 +88,7 @@ class Connection(H11Protocol):
 
 
 class _Deadline:
-    """Cuts a connection off after its patience, unless it is stopped before."""
+    """Cuts a connection off after `Connection.patience`, unless it is stopped before."""
 
     def __init__(self, connection: Connection, reason: str) -> None:
         self._connection = connection
@@ -93,18 +96,18 @@ class _Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Unless it has been started."""
+        """Start the deadline, unless it runs already."""
         if self._timer is None:
             connection = self._connection
             self._timer = connection.loop.call_later(connection.patience, connection.cut_off, self._reason)
 
     def stop(self) -> None:
-        """Whether it was started or not."""
+        """Stop the deadline, if it runs."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 def connection_within(seconds: float) -> type[Connection]:
-    """The class of connections whose clients have so many seconds for each."""
+    """The class of connections whose two deadlines are ``seconds`` long."""
     return type("Connection", (Connection,), {"patience": seconds})

@@ -1,7 +1,7 @@
-"""Between HTTP and the rest: bodies in, within limits, and answers out; an error has its status code here.
+"""HTTP: reading bodies within limits, sending answers, and the status code of each error.
 
-No text of an error leaves the server unless it is known to speak of nothing but the request: a model's own errors
-speak of files.
+The text of an error is sent only if it speaks of the request alone. Errors of a model name files of the server: they
+are logged, and the client gets a general text.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from streamrt.serve.metrics import GONE
 from streamrt.serve.protocol import ProtocolError, UnrepresentableError
 from streamrt.serve.service import Service
 
-#: Seconds after which to try again.
+#: Seconds after which a busy server may be asked again: the least above 0, since the header has whole seconds.
 _RETRY_AFTER = "1"
-#: Bytes of an answer that are sent as one.
+#: Bytes of an answer that are sent at once. The transport may hold so many for a client that does not read.
 _PART = 256 << 10
-#: Errors whose text is for the client, and their status.
+#: Errors whose text is sent to the client, with their status codes.
 _TOLD: dict[type[Exception], int] = {
     ProtocolError: 400,
     InputError: 400,
@@ -58,27 +58,35 @@ _TOLD: dict[type[Exception], int] = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-async def read_body(service: Service, request: Request, held: Held, limit: int) -> bytes | bytearray:
-    """The body, decompressed, of at most ``limit`` bytes; it is read no further than that.
+async def read_body(service: Service, request: Request, held: Held, limit: int, option: str = "") -> bytes | bytearray:
+    """The decompressed body. No more than ``limit`` bytes of it are kept.
+
+    Args:
+        service: that has the deadline.
+        request: whose body has not been read.
+        held: counts the bytes of the body.
+        limit: the most bytes of the body, compressed and decompressed.
+        option: of the command line that sets the limit, for texts of errors.
 
     Raises:
         TooMuchError, EncodingError, OverloadedError: see `streamrt.serve.access`.
-        HTTPException: 408, it did not come in time.
+        HTTPException: 408, the body did not arrive in time.
     """
+    most = f"expected a body of at most {limit} bytes" + (f" ({option})" if option else "")
     seconds = service.settings.body_timeout
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > limit:
-        raise TooMuchError(f"expected a body of at most {limit} bytes, found {announced:.20}")
+        raise TooMuchError(f"{most}, found Content-Length {announced:.20}")
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 if len(body) + len(chunk) > limit:
-                    raise TooMuchError(f"expected a body of at most {limit} bytes")
+                    raise TooMuchError(f"{most}, found more")
                 held.add(len(chunk))
                 body += chunk
     except TimeoutError:
-        late = f"the body did not come within {seconds:g} seconds"
+        late = f"expected the whole body within {seconds:g} s (--body-timeout), found {len(body)} bytes of it"
         raise HTTPException(408, late, {"Connection": "close"}) from None
     if encoding := request.headers.get("content-encoding"):
         found = await service.call(decompress, body, encoding, limit)
@@ -88,17 +96,17 @@ async def read_body(service: Service, request: Request, held: Held, limit: int) 
 
 
 def model_in(request: Request) -> str:
-    """The name of the model in the path."""
+    """The name of the model in the path of ``request``."""
     return str(request.path_params["model"])
 
 
 def version_in(request: Request) -> str | None:
-    """The version that the path has of it, or None."""
+    """The version of the model in the path of ``request``, or None."""
     return request.path_params.get("version")
 
 
 class Routes:
-    """The table of routes. Errors of their handlers become answers; every request is logged.
+    """The table of routes. Errors of handlers become answers, and every request is logged.
 
     Attributes:
         table: the routes.
@@ -109,14 +117,14 @@ class Routes:
         self.table: list[Route] = []
 
     def add(self, path: str, method: str, handler: Handler, *, control: bool = False, inference: bool = False) -> None:
-        """Lead requests to ``handler``.
+        """Send requests for a path and a method to ``handler``.
 
         Args:
-            path: with a model's name, if there is one, as ``{model}``.
-            method: of HTTP.
-            handler: answers, or raises.
-            control: only for who has the token.
-            inference: it is counted.
+            path: the path, with ``{model}`` in the place of a model's name.
+            method: the HTTP method.
+            handler: makes the answer, or raises.
+            control: requests need the token.
+            inference: requests count as inference requests in the metrics.
         """
 
         async def handle(scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +141,7 @@ class Routes:
                     response = Response(status_code=GONE)
                 except Exception as error:
                     response = failure(request, error)
-                    # Its frames have the request, and futures that have the error: they would stay until collected.
+                    # Its frames hold the request, and futures that hold the error: a cycle, which would live for long.
                     error.__traceback__ = error.__context__ = error.__cause__ = None
                 name = request.path_params.get("model", "")
                 model = name if self._service.catalog.has(name) else ""
@@ -148,13 +156,17 @@ class Routes:
     def _authorize(self, request: Request) -> None:
         token = self._service.settings.token
         if token is None:
-            raise HTTPException(403, "repository and registration calls are off: see streamrt serve --control")
+            raise HTTPException(
+                403, "repository and registration calls are off: start the server with --control and a token"
+            )
         if not is_authorized(request.headers.get("authorization"), token):
-            raise HTTPException(401, "expected the bearer token", {"WWW-Authenticate": "Bearer"})
+            found = "another one" if "authorization" in request.headers else "none"
+            text = f"expected the bearer token of the server (Authorization: Bearer TOKEN), found {found}"
+            raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
 
 
 class _Endpoint:
-    """An application, where a route would take a function for one that returns before its answer is sent."""
+    """An ASGI application. A route would take a plain function for a handler that returns a response."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -164,9 +176,9 @@ class _Endpoint:
 
 
 async def _send(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send an answer; when this returns, the client has taken it, but for what one part has at most.
+    """Send an answer. When this returns, the client has taken all but at most one part of it.
 
-    A server takes a message at once, however large, and then waits before the next one until most of it is sent.
+    The server accepts a message of any size at once. It waits before the next one until most of it has been sent.
     """
     if len(response.body) <= LEAST_HELD:
         await response(scope, receive, send)
@@ -179,7 +191,7 @@ async def _send(response: Response, scope: Scope, receive: Receive, send: Send) 
 
 
 async def no_route(request: Request, error: Exception) -> Response:
-    """The answer where no route leads: 404, or 405; and to an error outside of all routes: 500."""
+    """The answer for a path without a route: 404 or 405. And for an error outside of all routes: 500."""
     response = failure(request, error)
     _log(request, response.status_code, 0.0, "", "")
     return response
@@ -202,18 +214,28 @@ def failure(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with ``error``."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
-        status, kind, text = error.status_code, "HTTPException", error.detail
+        status, kind, text = error.status_code, "HTTPException", _detail(request, error)
         headers.update(error.headers or {})
     else:
         kind = type(error).__name__
         status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
-        text = str(error) if status != 500 else "the model, or the server, failed: its log has the reason"
+        text = str(error) if status != 500 else "the model or the server failed: its log has the reason"
         if status == 500:
             log_failure(error)
     if status == 503:
         headers["Retry-After"] = _RETRY_AFTER
-    if request.scope["path"].startswith("/v2"):  # not that of its URL, which not every Host makes one
+    if request.scope["path"].startswith("/v2"):  # request.url would raise for a Host header that is no host
         body: dict[str, object] = {"error": text, "type": kind}
-    else:  # as multi-model-server has it
+    else:  # the form of multi-model-server
         body = {"code": status, "type": kind, "message": text}
     return JSONResponse(body, status, headers)
+
+
+def _detail(request: Request, error: HTTPException) -> str:
+    """The text of an error; to the texts of the router, which are those of HTTP, what was expected is added."""
+    if error.status_code == 404:
+        return f"{error.detail}: expected /ping, /metrics, /v2, or a path below /v2, /predictions or /models"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{error.detail}: expected {allowed}, found {request.method!r:.40}"
+    return error.detail

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, so that nothing a client sends can look like a line of its own."""
+"""Structured logs: one JSON object a line. Text of a client cannot look like a line of its own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from typing import TextIO
 
 from streamrt.pool.failure import origin, told
 
-#: The server's own events. Fields beside the message go into ``extra={"fields": {...}}``.
+#: Events of the server. Their fields are passed as ``extra={"fields": {...}}``.
 log = logging.getLogger("streamrt.serve")
 
-#: Tracebacks that are remembered as logged, those of the last failures, and characters of an error's text in a line.
-_REMEMBERED, _TEXT = 64, 1000
-_logged: OrderedDict[int, None] = OrderedDict()  # hashes of tracebacks; used by the event loop's thread alone
+#: How many logged tracebacks are remembered, so that a failure of every request is logged with one traceback.
+_REMEMBERED = 64
+#: The most characters of an error's text in a line.
+_TEXT = 1000
+_logged: OrderedDict[int, None] = OrderedDict()  # hashes of tracebacks; used only in the thread of the event loop
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line: time, level, logger, event, its fields, and a traceback if there is one."""
+    """Formats a record as one line: time, level, logger, event, its fields, and its traceback if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, in ASCII."""
@@ -36,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(stream: TextIO, level: str) -> None:
-    """Send this package's and uvicorn's logs to ``stream``."""
+    """Send the logs of streamrt and of uvicorn to ``stream``."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     for name in ("streamrt", "uvicorn"):
@@ -47,7 +49,7 @@ def set_up(stream: TextIO, level: str) -> None:
 
 
 def log_failure(error: BaseException) -> None:
-    """Log that a request failed: the first time with the traceback, in one line when the same happens again."""
+    """Log that a request failed. Only the first of several equal failures is logged with its traceback."""
     fields = {"error": told(error)[:_TEXT]}
     text = origin(error).text
     known = hash(text)

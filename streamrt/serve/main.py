@@ -1,4 +1,4 @@
-"""Running the server: one process, uvicorn's event loop in the main thread, and the end of it all."""
+"""Running the server: one process, with uvicorn's event loop in the main thread."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from streamrt.serve.logs import log, set_up
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
 
-#: Seconds that an idle connection is kept: more than load balancers keep theirs, which must not meet a closed one.
+#: Seconds that an idle connection is kept. Load balancers usually keep theirs for 60 s, and must close first.
 _KEEP_ALIVE = 75
-#: Bytes of a request's head.
+#: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
 _MAX_HEAD = 64 << 10
-#: Connections that wait to be accepted.
+#: Connections that may wait to be accepted, as uvicorn's default has it.
 _BACKLOG = 2048
 
 
 def serve(settings: Settings, level: str = "info") -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is in flight; logs go to stderr.
+    """Serve until SIGTERM or SIGINT, then finish the requests in flight; logs go to stderr.
 
     Raises:
-        InputError, OSError: ``settings`` cannot be had.
+        InputError: a setting is wrong.
+        OSError: the folder cannot be read, or the address cannot be listened at.
     """
     set_up(sys.stderr, level)
     service = Service(settings)
     server = _Server(configure(service), service)
-    # From now on no signal is lost. uvicorn takes over, and raises it again at its end, for the handler before its own.
+    # Without this, a SIGTERM before uvicorn runs would end the process. uvicorn raises its signals again at its end.
     before = signal.signal(signal.SIGTERM, server.handle_exit)
     try:
         count = service.catalog.register_all()
@@ -40,6 +41,10 @@ def serve(settings: Settings, level: str = "info") -> None:
             host, port = listener.getsockname()[:2]
             fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}
             log.info("listening", extra={"fields": fields})
+            if not count:
+                log.warning(
+                    "no models", extra={"fields": {"folder": str(settings.folder), "expected": "*.safetensors"}}
+                )
             server.run([listener])
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -68,21 +73,31 @@ def configure(service: Service) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Tells the service as soon as the server is told to end."""
+    """A server that tells the service when a signal ends it."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has arrived."""
+        """SIGTERM or SIGINT has arrived."""
         self._service.draining = True
         super().handle_exit(sig, frame)
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Its protocol is named, for else asyncio would leave Nagle's algorithm on."""
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    """A socket that listens.
+
+    It is made with the protocol TCP by name: asyncio switches Nagle's algorithm off only then.
+
+    Raises:
+        OSError: the host is unknown, or the address is in use or not of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise OSError(error.errno, f"cannot listen at {host!r:.100} (--host): {error.strerror}") from error
+    family, kind, _, _, address = found[0]
     listener = socket.socket(family, kind, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,5 +105,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"cannot listen at {host}, port {port}: {error.strerror}") from error
+        text = f"cannot listen at {host} (--host), port {port} (--port): {error.strerror}"
+        raise OSError(error.errno, text) from error
     return listener

@@ -11,11 +11,12 @@ from prometheus_client.registry import Collector
 
 from streamrt.pool import PoolStats
 
-#: How a request ended: served; refused for what it is; refused for want of room or time; failed; the client has gone.
+#: How a request ended: served; refused as wrong; refused for lack of memory or time; failed; given up by the client.
 OUTCOMES = ("ok", "refused", "busy", "failed", "gone")
-#: What nginx logs when nobody waits for the answer any more.
+#: The status code that nginx logs when the client has gone.
 GONE = 499
 
+#: Upper bounds of the buckets of histograms: seconds of a request, and requests or samples of a pass.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -28,7 +29,7 @@ def outcome_of(status: int) -> str:
 
 
 class Metrics:
-    """What the server counts. Any thread may call anything."""
+    """The counters of the server. Any thread may call any method."""
 
     def __init__(self, pool: Callable[[], PoolStats], waiting: Callable[[], int], held: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
@@ -37,7 +38,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "streamrt_request_seconds",
-            "From the arrival of an inference request's head to its answer.",
+            "Seconds from the arrival of an inference request's head to its answer.",
             buckets=_SECONDS,
             registry=self._registry,
         )
@@ -47,39 +48,39 @@ class Metrics:
         self._batch_samples = Histogram(
             "streamrt_batch_samples", "Samples of a pass.", buckets=_COUNTS, registry=self._registry
         )
-        queue = Gauge("streamrt_queue_length", "Requests that wait.", registry=self._registry)
+        queue = Gauge("streamrt_queue_length", "Requests that wait for a pass.", registry=self._registry)
         queue.set_function(waiting)
         bodies = Gauge(
             "streamrt_request_bytes",
-            "Bodies of requests in progress, and answers on their way.",
+            "Bytes of bodies of requests in progress, and of answers that clients have not taken yet.",
             registry=self._registry,
         )
         bodies.set_function(held)
         self._registry.register(_PoolCollector(pool))
 
     def answered(self, model: str, status: int, seconds: float) -> None:
-        """An inference request has ended; ``model`` is empty unless a model of that name is served."""
+        """Count an inference request that ended; ``model`` is empty if no model of that name is served."""
         self._requests.labels(model, outcome_of(status)).inc()
         self._seconds.observe(seconds)
 
     def batched(self, requests: int, samples: int) -> None:
-        """A pass begins."""
+        """Count a pass that begins."""
         self._batch_requests.observe(requests)
         self._batch_samples.observe(samples)
 
     def forget(self, model: str) -> None:
-        """A model is not served any more."""
+        """Drop the counters of a model that is no longer served."""
         for outcome in OUTCOMES:
             with suppress(KeyError):
                 self._requests.remove(model, outcome)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 class _PoolCollector(Collector):
-    """The pool's own numbers, taken when they are asked for."""
+    """The statistics of the pool, taken at each scrape."""
 
     def __init__(self, pool: Callable[[], PoolStats]) -> None:
         self._pool = pool
@@ -87,22 +88,22 @@ class _PoolCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self._pool()
         for name, text, value in (
-            ("budget_bytes", "The limit on what the pool holds.", stats.budget),
-            ("held_bytes", "Weights, windows and workspaces that the pool holds.", stats.held),
-            ("held_bytes_max", "The most that it ever held.", stats.peak),
+            ("budget_bytes", "Bytes that the pool may hold.", stats.budget),
+            ("held_bytes", "Bytes of weights, windows and workspaces that the pool holds.", stats.held),
+            ("held_bytes_max", "The most bytes that the pool has held.", stats.peak),
             ("models", "Models that are served.", stats.models),
-            ("models_open", "Of them, those that are open.", stats.open),
+            ("models_open", "Models that are open.", stats.open),
             ("leases", "Leases that have not ended.", stats.leases),
         ):
             yield GaugeMetricFamily(f"streamrt_pool_{name}", text, value)
         for name, text, value in (
-            ("requests", "Leases and prefetches that were asked for.", stats.requests),
-            ("hits", "Of these, those that found all weights in memory.", stats.hits),
-            ("loads", "Models opened.", stats.loads),
+            ("requests", "Leases and prefetches that were requested.", stats.requests),
+            ("hits", "Leases and prefetches that found all weights in memory.", stats.hits),
+            ("loads", "Times that a model was opened.", stats.loads),
             ("load_failures", "Loads that failed.", stats.failures),
-            ("evictions", "Models that others took all memory from.", stats.evictions),
-            ("loaded_bytes", "Weights brought into memory.", stats.bytes_loaded),
-            ("given_up_bytes", "Weights that models gave up for others.", stats.bytes_given_up),
-            ("busy", "Requests that ended at their deadline.", stats.busy),
+            ("evictions", "Times that a model lost all its memory to others.", stats.evictions),
+            ("loaded_bytes", "Bytes of weights that were read into memory.", stats.bytes_loaded),
+            ("given_up_bytes", "Bytes of weights that models gave up for others.", stats.bytes_given_up),
+            ("busy", "Leases and prefetches that were not granted before their deadline.", stats.busy),
         ):
             yield CounterMetricFamily(f"streamrt_pool_{name}", text, value)

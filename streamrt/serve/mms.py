@@ -1,4 +1,4 @@
-"""The calls that users of multi-model-server know: ``/ping``, ``/predictions/{model}`` and ``/models``.
+"""The calls of multi-model-server: ``/ping``, ``/predictions/{model}`` and ``/models``.
 
 See ``docs/inference_api.md`` and ``docs/management_api.md`` of github.com/awslabs/multi-model-server. A model's URL is
 the name of a file of the repository folder, never a path or an address.
@@ -20,19 +20,19 @@ from streamrt.serve.predictions import encode_prediction, parse_prediction
 from streamrt.serve.protocol import InferRequest
 from streamrt.serve.service import Service
 
-#: The most models in a page of ``GET /models``, and how many it has unless told.
+#: Models in a page of ``GET /models``: the most, and the default.
 _MAX_PAGE, _PAGE = 1000, 100
 
 
 class MultiModelServer:
-    """A method for each kind of request."""
+    """The routes of multi-model-server, a method for each."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
 
     def add_to(self, routes: Routes) -> None:
-        """Add all routes."""
+        """Add all routes to the table."""
         routes.add("/ping", "GET", self.ping)
         routes.add("/predictions/{model}", "POST", self.predict, inference=True)
         routes.add("/models", "GET", self.list_models, control=True)
@@ -60,7 +60,7 @@ class MultiModelServer:
     # ---- models that are served
 
     async def list_models(self, request: Request) -> Response:
-        """A page of them."""
+        """A page of the models that are served."""
         begin = _number(request, "next_page_token", 0)
         end = begin + max(1, min(_number(request, "limit", _PAGE), _MAX_PAGE))
         served = self._service.catalog.served()
@@ -70,11 +70,11 @@ class MultiModelServer:
         return JSONResponse(told)
 
     async def register(self, request: Request) -> Response:
-        """Serve a file of the folder, under its own name or another; with ``initial_workers`` its weights are read."""
+        """Serve a file of the folder under its own name or another; ``initial_workers`` above 0 reads its weights."""
         given = request.query_params
         if unknown := given.keys() - {"url", "model_name", "initial_workers", "synchronous"}:
             raise InputError(
-                f"no parameter is named {sorted(unknown)[:5]}; expected url, model_name, initial_workers, synchronous"
+                f"expected the parameters url, model_name, initial_workers and synchronous, found {sorted(unknown)[:5]}"
             )
         loads = _number(request, "initial_workers", 0) > 0
         catalog = self._service.catalog
@@ -88,7 +88,7 @@ class MultiModelServer:
         return JSONResponse({"status": "Worker scaled"})
 
     async def describe(self, request: Request) -> Response:
-        """What the pool knows of a model."""
+        """State and counts of a model in the pool."""
         catalog, name = self._service.catalog, model_in(request)
         file, status = await self._service.call(catalog.status, name)
         spec = await self._service.call(catalog.spec, name)
@@ -113,7 +113,7 @@ class MultiModelServer:
         )
 
     async def unregister(self, request: Request) -> Response:
-        """Serve a model no more."""
+        """Stop serving a model."""
         name = model_in(request)
         await self._service.change(self._service.unregister, name)
         return JSONResponse({"status": f'Model "{name}" unregistered'})
@@ -122,5 +122,5 @@ class MultiModelServer:
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise InputError(f"{name}: expected a whole number, found {text!r:.40}")
+        raise InputError(f"{name}: expected a whole number of at most 9 digits, found {text!r:.40}")
     return int(text)

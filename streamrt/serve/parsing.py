@@ -1,7 +1,7 @@
-"""The memory that a JSON text will take once it is parsed, told before it is.
+"""The memory that a JSON text takes once it is parsed, computed before it is parsed.
 
-Bounds from the sizes of CPython's objects, 3.11 to 3.14; `tests/serve/test_parsing.py` compares them with what is
-allocated.
+These are upper bounds, from the sizes of the objects of CPython 3.11 to 3.14. `tests/serve/test_parsing.py` compares
+them with the memory that parsing allocates.
 """
 
 from __future__ import annotations
@@ -11,28 +11,38 @@ from dataclasses import dataclass
 
 from streamrt.format.marks import count_marks
 
-#: Bytes of a list with up to four items, and of an object with up to five keys. Bytes of a key: its entries in the
-#: parser's memo, in the parser's list of pairs and in the object, right after each was resized. Bytes of an item's
-#: place in a list that has grown by 1/8.
-_LIST, _OBJECT, _KEY, _ITEM = 88, 208, 192, 12
-#: Of half a string beside its characters; of a number, which has three characters at least, for others are shared; only
-#: some have a sign and one.
-_QUOTE, _NUMBER, _DIGITS = 32, 32, 3
-#: Of a character: the bytes, the text, and a string of it; where there are wide ones, in four bytes, and grown.
+#: Bytes of a list with up to four items.
+_LIST = 88
+#: Bytes of an object with up to five keys.
+_OBJECT = 208
+#: Bytes of a key: its entries in the parser's memo, in the parser's list of pairs, and in the object, when each of them
+#: has just been resized.
+_KEY = 192
+#: Bytes of an item's place in a list, which grows by 1/8 at a time.
+_ITEM = 12
+#: Bytes for each quotation mark: half of a string's object, without its characters.
+_QUOTE = 32
+#: Bytes of a number's object.
+_NUMBER = 32
+#: The fewest characters of a number that has an object of its own, but for numbers of a sign and one digit: CPython
+#: shares the objects of small integers.
+_DIGITS = 3
+#: Bytes for each character: in a copy of the bytes, in the text, and in a string. If one character is wide, text and
+#: string take four bytes for each, and the string has grown.
 _NARROW, _WIDE = 3, 14
 _WIDE_ONES = re.compile(rb"[\xc4-\xff]|\\u")
-#: Of a number, as part of a flat list and of an array, both made of the nested lists.
+#: Bytes of a number in the flat list and in the array that are made from nested lists.
 _FLAT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a text takes.
+    """The memory that a text takes.
 
     Attributes:
-        values: bytes of its lists, objects, strings and numbers, but for the characters of strings, and for numbers of
-            a sign and a digit.
-        total: all that is in memory at once, until there are arrays, beside the body.
+        values: bytes of lists, objects, strings and numbers. The characters of strings do not count, nor do numbers of
+            a sign and one digit.
+        total: bytes of everything that is in memory at once until there are arrays, beside the body.
     """
 
     values: int
@@ -40,7 +50,7 @@ class Weight:
 
 
 def weigh(text: bytes) -> Weight:
-    """What parsing ``text`` takes at most: of a flat list of numbers up to 12 bytes of values for each of the text."""
+    """The most memory that parsing ``text`` takes. Values of a flat list of numbers take up to 12 times its bytes."""
     marks, quotes = count_marks(text), text.count(b'"')
     digits = len(text) - marks.total - quotes - text.count(b"]") - text.count(b"}")
     values = (

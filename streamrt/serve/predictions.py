@@ -1,4 +1,4 @@
-"""Bodies of ``POST /predictions/{model}``: a nested list for a model of one input, or lists by name of the input."""
+"""Bodies of ``POST /predictions/{model}``: a nested list for a model with one input, or an object of lists by input."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from typing import Any
 from streamrt.engine.inputs import Result, describe
 from streamrt.graph import TensorSpec
 from streamrt.ops import Array
-from streamrt.serve.protocol import ProtocolError, parse_json, to_array, to_floats, to_lists
+from streamrt.serve.protocol import ProtocolError, kind_of, parse_json, to_array, to_floats, to_lists
 
 
 def parse_prediction(body: bytes | bytearray, specs: Sequence[TensorSpec], max_json: int) -> dict[str, Array]:
-    """The inputs in ``body`` by name, for a model with inputs ``specs``; float32, of the shape that their lists have.
+    """The inputs of a model with inputs ``specs``, as float32 arrays by name, with the shapes of the lists in ``body``.
 
     Raises:
-        ProtocolError: it is no JSON, or something else than such lists.
+        ProtocolError: the body is not JSON, or not of this form.
     """
     found = parse_json(body, max_json)
     if type(found) is list and len(specs) == 1:
         found = {specs[0].name: found}
     if type(found) is not dict:
-        raise ProtocolError(f"expected a JSON object with a list of numbers for each of {describe(specs)}")
+        raise ProtocolError(
+            f"expected a JSON object with a list of numbers for each of {describe(specs)}, found {kind_of(found)}"
+        )
     return {name: _array(data, name) for name, data in found.items()}
 
 
 def encode_prediction(results: Mapping[str, Result]) -> bytes:
-    """The only result as nested lists, or several by name.
+    """The only result as nested lists, or an object of the results by name.
 
     Raises:
         UnrepresentableError: a value is infinite or NaN.

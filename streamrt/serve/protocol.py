@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe V2) with its binary tensor data: bytes to tensors, results to bytes.
 
-Pure: no HTTP, no model, no file. A request is hostile until it is parsed: sizes are compared as integers of Python,
-which do not overflow, before an array is made, and what comes as binary data is looked at where it lies.
+Pure: no HTTP, no model, no file. Any request may be hostile. Sizes are compared before an array is made, as integers of
+Python, which do not overflow. Binary data is not copied: arrays are views of the body.
 
 See the protocol's ``specification/protocol/inference_rest.md`` (github.com/kserve/open-inference-protocol), and for
 binary data ``docs/protocol/extension_binary_data.md`` (github.com/triton-inference-server/server).
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -22,16 +22,17 @@ from streamrt.engine.inputs import Result
 from streamrt.ops import Array, Shape
 from streamrt.serve.parsing import weigh
 
-#: Of a model's tensors, the protocol's names.
+#: Names of dtypes in the protocol, by their names in a model.
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
 
 _FLOAT = np.dtype("<f4")
-_MAX_RANK = 32
-_MAX_EXTENT = 2**62
-_MAX_NAME = 1024
-#: Bytes of lists, objects, strings and numbers for each byte of JSON that a request may have, and for all requests.
+_MAX_RANK = 32  # dimensions, as in NumPy 1 and in the weights file
+_MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
+_MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
+#: Bytes that the values of a JSON text may take once parsed: for each byte of `max_json`, and beside that. Flat lists
+#: of numbers take at most 12 for each byte.
 _VALUES, _MORE_VALUES = 12, 1 << 20
-#: Parameters that would change what is computed or where it goes: to ignore one would give a wrong answer.
+#: Parameters that change the result, or where it is stored. A server that ignored one would give a wrong answer.
 _UNSUPPORTED = {
     "classification": "classification is not supported: ask for the tensor",
     "sequence_id": "sequences are not supported: models have no state",
@@ -39,17 +40,29 @@ _UNSUPPORTED = {
 }
 
 
+#: Names of JSON's kinds of values, by the types of parsed ones.
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
 class ProtocolError(ValueError):
-    """A request breaks the protocol; the text says what was expected, for whoever sent it."""
+    """A request breaks the protocol. The text tells the client the form that was expected."""
 
 
 class UnrepresentableError(ValueError):
-    """A result cannot be told in the form that was asked for."""
+    """A result cannot be expressed in the form that the request wants."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output that a request asks for; ``binary`` None leaves its form to the request."""
+    """An output that a request wants, as binary data or as JSON; None for ``binary`` leaves that to the request."""
 
     name: str
     binary: bool | None = None
@@ -57,13 +70,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """What a request says.
+    """A parsed request.
 
     Attributes:
-        inputs: float32 arrays by name; binary ones lie in the body, unaligned and not writable.
-        outputs: what it asks for; None is everything, in the order of the model.
-        id: to be returned, or None.
-        binary: outputs are wanted as binary data, unless they say otherwise themselves.
+        inputs: float32 arrays by name; those of binary data are views of the body, unaligned and maybe not writable.
+        outputs: outputs that are wanted; None stands for all, in the order of the model.
+        id: text that the response repeats, or None.
+        binary: whether outputs are wanted as binary data, unless an output says otherwise.
     """
 
     inputs: Mapping[str, Array]
@@ -74,20 +87,20 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A response: its body, and the bytes of JSON that it begins with if binary data follows, else None."""
+    """A response: its body, and the number of bytes of JSON at its start, or None if no binary data follows."""
 
     body: bytes
     header_length: int | None
 
 
 def weigh_json(text: bytes | bytearray | memoryview, limit: int) -> int:
-    """The most bytes of memory that parsing a text takes, beside itself.
+    """The most bytes of memory that parsing takes, beside the text itself.
 
-    Its lists and numbers may have 12 times ``limit``, and a MiB, which is enough for flat lists of any numbers. Many
+    The values of the text may take 12 times ``limit`` and 1 MiB. That is enough for flat lists of any numbers. Many
     short lists, objects or strings would take up to 40 times the memory of the text.
 
     Raises:
-        ProtocolError: it is longer than ``limit``, or has more values than that.
+        ProtocolError: the text is longer than ``limit``, or its values would take more memory than that.
     """
     if len(text) > limit:
         raise ProtocolError(
@@ -96,35 +109,37 @@ def weigh_json(text: bytes | bytearray | memoryview, limit: int) -> int:
     weight = weigh(bytes(text))
     if weight.values > (most := _VALUES * limit + _MORE_VALUES):
         raise ProtocolError(
-            f"expected JSON whose lists, objects and values take at most {most} bytes once parsed ({_VALUES} times "
-            f"--max-json, and {_MORE_VALUES}), found {weight.values}: send tensors as binary data, or in a flat list"
+            f"expected JSON whose values take at most {most} bytes once parsed ({_VALUES} times --max-json, and "
+            f"{_MORE_VALUES}), found {weight.values}: send tensors as binary data, or in a flat list"
         )
     return weight.total
 
 
 def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
-    """A JSON text that `weigh_json` lets through.
+    """The value of a JSON text.
 
     Raises:
-        ProtocolError: it is not let through, nested too deeply, or no JSON; NaN and infinities, which Python's parser
-            would take, are none, and an object with a key twice is refused.
+        ProtocolError: `weigh_json` refuses the text, or it is not JSON, or nested too deeply, or an object has a key
+            twice. NaN and infinities, which Python's parser accepts, are not JSON.
     """
     weigh_json(text, limit)
     try:
         return json.loads(str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise ProtocolError("the JSON is nested too deeply") from None
+        raise ProtocolError(
+            f"the JSON is nested too deeply: a tensor has at most {_MAX_RANK} levels of lists"
+        ) from None
     except ProtocolError:
         raise
-    except ValueError as error:  # no JSON, no UTF-8, or an integer of thousands of digits
+    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
         raise ProtocolError(f"expected JSON: {error!s:.200}") from None
 
 
 def parse_header_length(text: str | None) -> int | None:
-    """The value of the header ``Inference-Header-Content-Length``; None where there is none.
+    """The value of the header ``Inference-Header-Content-Length``, or None without such a header.
 
     Raises:
-        ProtocolError: it is no length.
+        ProtocolError: it is not a number of bytes.
     """
     if text is None:
         return None
@@ -134,24 +149,26 @@ def parse_header_length(text: str | None) -> int | None:
 
 
 def parse_request(body: bytes | bytearray, header_length: int | None, max_json: int) -> InferRequest:
-    """An inference request.
+    """Parse an inference request.
 
     Args:
         body: of the HTTP request.
-        header_length: bytes of JSON that it begins with; None if it is JSON and nothing else.
+        header_length: bytes of JSON at the start of the body; None if all of it is JSON.
         max_json: the most bytes of JSON.
 
     Raises:
-        ProtocolError: it is no request, or asks for what is not supported.
+        ProtocolError: the body is not an inference request, or has a parameter that is not supported.
     """
     view = memoryview(body)
     if header_length is not None and header_length > len(view):
-        raise ProtocolError(f"Inference-Header-Content-Length is {header_length}, and the body has {len(view)} bytes")
+        raise ProtocolError(
+            f"Inference-Header-Content-Length: expected at most {len(view)}, as the body has, found {header_length}"
+        )
     request = _object(parse_json(view[:header_length], max_json), "the request")
     parameters = _parameters(request, "the request")
     found = request.get("id")
     if found is not None and not (isinstance(found, str) and len(found) <= _MAX_NAME):
-        raise ProtocolError(f"id: expected a text of at most {_MAX_NAME} characters")
+        raise ProtocolError(f"id: expected a string of at most {_MAX_NAME} characters, found {_shown(found)}")
     return InferRequest(
         inputs=_inputs(request, view[len(view) if header_length is None else header_length :]),
         outputs=_outputs(request),
@@ -161,16 +178,16 @@ def parse_request(body: bytes | bytearray, header_length: int | None, max_json: 
 
 
 def encode_response(model: str, version: str, request: InferRequest, results: Mapping[str, Result]) -> Encoded:
-    """The response to ``request``.
+    """Make the response to ``request``.
 
     Args:
-        model: its name.
-        version: of it.
-        request: what was asked for, in which form.
-        results: arrays by name; all of them are told, in their order, if the request names none.
+        model: name of the model.
+        version: of the model.
+        request: names the outputs that are wanted, and their form.
+        results: arrays by name. If the request names no outputs, all are sent, in this order.
 
     Raises:
-        UnrepresentableError: an output is wanted as JSON and has a value that JSON cannot express.
+        UnrepresentableError: an output is wanted as JSON, and has a value that JSON cannot express.
     """
     outputs, binary = [], []
     for output in request.outputs or map(Output, results):
@@ -195,10 +212,10 @@ def encode_response(model: str, version: str, request: InferRequest, results: Ma
 
 
 def to_lists(array: Result, name: str) -> Any:
-    """The values of an output as lists of Python's numbers.
+    """The values of an output as nested lists of numbers.
 
     Raises:
-        UnrepresentableError: one is infinite or NaN.
+        UnrepresentableError: a value is infinite or NaN.
     """
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UnrepresentableError(
@@ -211,29 +228,31 @@ def to_floats(data: Any, name: str) -> tuple[Shape, list[Any]]:
     """The shape of nested lists of numbers, and the numbers in row-major order.
 
     Raises:
-        ProtocolError: something in it is no number, lists stand beside numbers, or differ in length.
+        ProtocolError: an item is not a number, numbers stand beside lists, or lists of one level differ in length.
     """
     if type(data) is not list:
-        raise ProtocolError(f"input {name!r}: expected a list of numbers, found {_kind(data)}")
+        raise ProtocolError(f"input {name!r}: expected a list of numbers, found {kind_of(data)}")
     shape = [len(data)]
     while data and type(data[0]) is list:
         if len(shape) == _MAX_RANK or set(map(type, data)) != {list}:
-            raise ProtocolError(f"input {name!r}: expected lists of the same depth, at most {_MAX_RANK}")
+            raise ProtocolError(
+                f"input {name!r}: expected at most {_MAX_RANK} levels of lists, and numbers only at the last level"
+            )
         if len(lengths := set(map(len, data))) != 1:
-            raise ProtocolError(f"input {name!r}: expected lists of the same length at every level")
+            raise ProtocolError(f"input {name!r}: expected lists of one length at each level, found {_few(lengths)}")
         shape.append(lengths.pop())
         data = list(chain.from_iterable(data))
     if others := set(map(type, data)) - {int, float}:
-        found = ", ".join(sorted(kind.__name__ for kind in others))
+        found = ", ".join(sorted(_KINDS[kind] for kind in others))
         raise ProtocolError(f"input {name!r}: expected numbers, found {found}")
     return tuple(shape), data
 
 
 def to_array(numbers: Sequence[float], shape: Shape, name: str) -> Array:
-    """A float32 array of these numbers, whose count is compared with the shape before it is made.
+    """A float32 array of these numbers. Their count is compared with the shape before the array is made.
 
     Raises:
-        ProtocolError: it has another number of elements, or one is beyond float32.
+        ProtocolError: the shape has another number of elements, or a number is beyond float32.
     """
     if len(numbers) != (count := math.prod(shape)):
         raise ProtocolError(f"input {name!r}: expected {count} numbers for shape {list(shape)}, found {len(numbers)}")
@@ -243,18 +262,18 @@ def to_array(numbers: Sequence[float], shape: Shape, name: str) -> Array:
     except OverflowError:  # an integer beyond float64
         array = None
     if array is None or not np.isfinite(array).all():
-        raise ProtocolError(f"input {name!r}: a number is beyond float32")
+        raise ProtocolError(f"input {name!r}: expected numbers of at most 3.4e38, found one beyond float32")
     return array.reshape(shape)
 
 
 def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Array]:
-    """The input tensors; ``rest`` is the binary data behind the JSON, all of which must belong to one."""
+    """The input tensors. ``rest`` is the binary data behind the JSON; tensors must use all of it."""
     arrays: dict[str, Array] = {}
     begin = 0
     for tensor in _list(request, "inputs"):
         name = _name(tensor, "an input")
         if name in arrays:
-            raise ProtocolError(f"input {name!r} is there twice")
+            raise ProtocolError(f"input {name!r}: expected one tensor of this name, found two")
         parameters = _parameters(tensor, f"input {name!r}")
         if (datatype := tensor.get("datatype")) != "FP32":
             raise ProtocolError(f"input {name!r}: expected datatype FP32, found {datatype!r:.40}")
@@ -264,7 +283,7 @@ def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Array]:
             arrays[name] = to_array(to_floats(tensor.get("data"), name)[1], shape, name)
             continue
         if "data" in tensor:
-            raise ProtocolError(f"input {name!r} has both data and binary_data_size")
+            raise ProtocolError(f"input {name!r}: expected data or binary_data_size, found both")
         wanted = math.prod(shape) * _FLOAT.itemsize
         if type(size) is not int or size != wanted:
             raise ProtocolError(
@@ -280,13 +299,13 @@ def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Array]:
 
 
 def _outputs(request: Mapping[str, Any]) -> tuple[Output, ...] | None:
-    if not request.get("outputs"):  # missing, null or none: all
+    if not request.get("outputs"):  # missing, null or empty stands for all
         return None
     outputs: dict[str, Output] = {}
     for tensor in _list(request, "outputs"):
         name = _name(tensor, "an output")
         if name in outputs:
-            raise ProtocolError(f"output {name!r} is asked for twice")
+            raise ProtocolError(f"output {name!r}: expected one request for this output, found two")
         parameters = _parameters(tensor, f"output {name!r}")
         outputs[name] = Output(name, _flag(parameters, "binary_data", f"output {name!r}"))
     return tuple(outputs.values())
@@ -299,19 +318,23 @@ def _shape(tensor: Mapping[str, Any], name: str) -> Shape:
         and len(shape) <= _MAX_RANK
         and all(type(extent) is int and 0 < extent <= _MAX_EXTENT for extent in shape)
     ):
-        raise ProtocolError(f"input {name!r}: expected a shape of at most {_MAX_RANK} whole numbers above 0")
+        raise ProtocolError(
+            f"input {name!r}: expected a shape of at most {_MAX_RANK} whole numbers above 0, found {_shown(shape)}"
+        )
     return tuple(shape)
 
 
 def _parameters(owner: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    """The ``parameters`` of something: an object of texts, numbers and truth values. Unknown ones are let be."""
+    """The ``parameters`` of a request or a tensor: strings, numbers and booleans by name. Unknown ones are ignored."""
     found = owner.get("parameters")
     if found is None:
         return {}
     parameters = _object(found, f"the parameters of {what}")
     for name, value in parameters.items():
         if not isinstance(value, (str, int, float, bool)):
-            raise ProtocolError(f"{what}: expected parameter {name!r:.80} to be a text, a number, true or false")
+            raise ProtocolError(
+                f"{what}: parameter {name!r:.80}: expected a string, a number, true or false, found {kind_of(value)}"
+            )
         if name in _UNSUPPORTED and value:
             raise ProtocolError(f"{what}: {_UNSUPPORTED[name]}")
     return parameters
@@ -320,40 +343,58 @@ def _parameters(owner: Mapping[str, Any], what: str) -> Mapping[str, Any]:
 def _flag(parameters: Mapping[str, Any], name: str, what: str) -> bool | None:
     value = parameters.get(name)
     if value is not None and type(value) is not bool:
-        raise ProtocolError(f"{what}: expected parameter {name!r} to be true or false")
+        raise ProtocolError(f"{what}: parameter {name!r}: expected true or false, found {_shown(value)}")
     return value
 
 
 def _list(owner: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     found = owner.get(key)
     if type(found) is not list:
-        raise ProtocolError(f"{key}: expected a list of tensors")
+        raise ProtocolError(f"{key}: expected a list of tensors, found {kind_of(found)}")
     return [_object(tensor, f"each of {key}") for tensor in found]
 
 
 def _name(tensor: Mapping[str, Any], what: str) -> str:
     name = tensor.get("name")
     if not (isinstance(name, str) and 0 < len(name) <= _MAX_NAME):
-        raise ProtocolError(f"{what}: expected a name of 1 to {_MAX_NAME} characters")
+        raise ProtocolError(f"{what}: expected a name of 1 to {_MAX_NAME} characters, found {_shown(name)}")
     return name
 
 
 def _object(found: Any, what: str) -> Mapping[str, Any]:
     if type(found) is not dict:
-        raise ProtocolError(f"{what}: expected a JSON object, found {_kind(found)}")
+        raise ProtocolError(f"{what}: expected a JSON object, found {kind_of(found)}")
     return found
 
 
-def _kind(found: Any) -> str:
-    return "null" if found is None else f"a {type(found).__name__}"
+def kind_of(found: Any) -> str:
+    """What JSON calls a parsed value."""
+    return _KINDS[type(found)]
+
+
+def _shown(found: Any) -> str:
+    """A value for the text of an error. Nothing large or deep is made into text."""
+    if isinstance(found, str):
+        return f"a string of {len(found)} characters"
+    if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_RANK or not _flat(found))):
+        return kind_of(found)
+    return f"{found!r:.80}"
+
+
+def _flat(items: list[Any]) -> bool:
+    return {*map(type, items)} <= {int, float}
+
+
+def _few(numbers: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)[:3]))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ProtocolError("a JSON object has a key twice")
+        raise ProtocolError("expected JSON objects with different keys, found a key twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ProtocolError(f"{name} is no JSON: send such values as binary data")
+    raise ProtocolError(f"expected JSON, found {name}: send such values as binary data")

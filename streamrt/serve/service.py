@@ -1,4 +1,4 @@
-"""The server without HTTP: the pool, what is served from it, who waits, and the threads for what may block."""
+"""The server without HTTP: the pool, the models that are served, the queues, and threads for calls that block."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from streamrt.serve.settings import Settings
 
 T = TypeVar("T")
 
-#: Threads that read requests and write answers: few, for each may hold a parsed JSON text, and one interpreter runs.
+#: Threads that parse requests and encode answers. Few: each may hold a parsed JSON text, and one at a time runs Python.
 _READERS = 4
-#: Bytes of a parsed text of which there is one at a time: parsing holds the interpreter, so that others gain nothing.
+#: Bytes that a JSON text takes once parsed, above which it is parsed alone: parsing holds the interpreter anyway.
 _LARGE = 4 << 20
-#: Repository and registration calls that wait for the one thread which they have.
+#: The most repository and registration calls that wait for their one thread. Few clients make such calls.
 _MAX_CHANGES = 16
 
 
 class Service:
-    """All that the routes use. Methods that are coroutines never block; the others may.
+    """Everything that the routes use. Coroutines never block; other methods may.
 
     Attributes:
-        draining: the server is ending. It takes no more connections, and says that it is not ready; what comes over
-            those that are open is served, so that whoever keeps them, as load balancers do, loses nothing.
+        draining: the server is ending. It accepts no more connections, and says that it is not ready. Requests over
+            open connections are served, so that load balancers, which keep connections, lose none.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,18 +64,18 @@ class Service:
         self._readers = ThreadPoolExecutor(_READERS, "streamrt-serve-reader")
         self._changer = ThreadPoolExecutor(1, "streamrt-serve-changer")
         self._parsing = asyncio.Lock()
-        self._changes = 0  # on the event loop only
+        self._changes = 0  # calls of `change` that have not ended; used on the event loop only
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
-        """The result of a function that may block for some milliseconds, in a thread."""
+        """Run a function in a thread that may block for some milliseconds; returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
 
     @asynccontextmanager
     async def parsing(self, count: int) -> AsyncIterator[None]:
-        """A context in which a JSON text is parsed, which takes ``count`` bytes; a large one waits for others.
+        """A context in which a JSON text is parsed, which takes ``count`` bytes. One large text is parsed at a time.
 
         Raises:
-            OverloadedError: others took all the time that there is for waiting.
+            OverloadedError: other large texts were parsed for the whole `timeout`.
         """
         large = count > _LARGE
         if large:
@@ -83,7 +83,8 @@ class Service:
                 async with asyncio.timeout(self.settings.timeout):
                     await self._parsing.acquire()
             except TimeoutError:
-                raise OverloadedError("other large JSON texts are parsed: send tensors as binary data") from None
+                text = f"other large JSON texts were parsed for {self.settings.timeout:g} s (--timeout)"
+                raise OverloadedError(f"{text}: try again later, or send tensors as binary data") from None
         try:
             with self.gate.also(count):
                 yield
@@ -92,13 +93,17 @@ class Service:
                 self._parsing.release()
 
     async def change(self, function: Callable[..., T], *args: object) -> T:
-        """The same for one that changes what is served, and may wait for models: one after the other.
+        """Run a function in a thread that changes which models are served, and may wait for them; returns its result.
+
+        These functions run one after the other.
 
         Raises:
-            QueueFullError: too many wait already.
+            QueueFullError: too many of them wait.
         """
         if self._changes >= _MAX_CHANGES:
-            raise QueueFullError(f"{self._changes} repository and registration calls wait, and no more may")
+            raise QueueFullError(
+                f"{self._changes} repository and registration calls wait, the most that may: try again later"
+            )
         self._changes += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._changer, function, *args)
@@ -106,14 +111,20 @@ class Service:
             self._changes -= 1
 
     def check(self, spec: ModelSpec, request: InferRequest) -> tuple[str, ...]:
-        """The names of the outputs that a request wants, in the model's order, if the model can serve it.
+        """Check a request against a model.
+
+        Returns:
+            The names of the outputs that the request wants, in the order of the model.
 
         Raises:
-            InputError: it cannot: a name, shape or dtype, or more samples than a pass may have.
+            InputError: a name, a shape or a dtype is wrong, or there are more samples than a pass may have.
         """
         check_inputs(request.inputs, spec.inputs, spec.inputs)
         if (samples := spec.samples(request.inputs)) > self.settings.max_batch:
-            raise InputError(f"expected at most {self.settings.max_batch} samples in a request, found {samples}")
+            raise InputError(
+                f"expected at most {self.settings.max_batch} samples in a request (--max-batch), found {samples}: "
+                "send several requests"
+            )
         names = tuple(output.name for output in spec.outputs)
         if request.outputs is None:
             return names
@@ -123,20 +134,23 @@ class Service:
         return tuple(name for name in names if name in wanted)
 
     def infer(self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]) -> Future[Results]:
-        """The results, by name, of a request that was checked; or what a lease or a call raises.
+        """Queue a request that was checked.
+
+        Returns:
+            The results by name, or the error of a lease or a call.
 
         Raises:
-            QueueFullError, ShuttingDownError: it is not queued.
+            QueueFullError, ShuttingDownError: the request is not queued.
         """
         return self.batcher.submit(name, request.inputs, outputs, spec.samples(request.inputs), spec.version)
 
     def unregister(self, name: str) -> None:
-        """`Catalog.unregister`."""
+        """Stop serving a model, and drop its metrics: see `Catalog.unregister`."""
         self.catalog.unregister(name)
         self.metrics.forget(name)
 
     def close(self) -> None:
-        """Serve what waits, then give everything back."""
+        """Serve the requests that wait, then end all threads and close the pool."""
         self.draining = True
         self.batcher.close()
         self._changer.shutdown(cancel_futures=True)

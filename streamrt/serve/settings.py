@@ -1,4 +1,4 @@
-"""Every choice and limit of a server, in one place."""
+"""Every choice and every limit of a server."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server serves, and how much of it at once.
+    """The choices and limits of a server.
 
     Attributes:
-        folder: of weights files; nothing outside it is served.
-        host, port: to listen at; port 0 is any that is free.
+        folder: the folder of weights files; no file outside of it is served.
+        host, port: the address to listen at; port 0 takes any free port.
         budget, policy, threads, io, verify: of the pool, see `streamrt.ModelPool`.
-        timeout: seconds from a request's arrival to the start of its computation, waiting and loading included.
-        workers: models that may compute, or wait for memory, at the same time; each takes a thread.
-        max_batch: samples of one pass, and so of one request.
-        max_delay: seconds that a request may be held back for others to share its pass.
-        max_queue: requests that wait; of one model, half as many, so that there is room for others.
-        max_body: bytes of a request's body, decompressed.
-        max_json: bytes of JSON in it; once parsed, its lists and values may take 12 times that, and a MiB.
-        max_held: bytes of bodies, of JSON while it is parsed, and of answers on their way, held at the same time.
-        body_timeout: seconds that the head of a request may take to arrive, its body, and its answer to be taken.
-        grace: seconds that requests in flight have to end when the server is told to.
-        token: that repository and registration calls need; None leaves them off.
+        timeout: the most seconds from a request's arrival to the start of its computation. Waiting and loading count.
+        workers: how many models may compute, or wait for memory, at the same time; each takes a thread.
+        max_batch: the most samples of one pass, and so of one request.
+        max_delay: seconds that a request is held back, so that others can share its pass.
+        max_queue: the most requests that wait. Half as many may wait for one model, which leaves room for others.
+        max_body: the most bytes of a request's body, decompressed.
+        max_json: the most bytes of JSON in a body. Once parsed, its values may take 12 times as many, and 1 MiB.
+        max_held: the most bytes of bodies, of JSON while it is parsed, and of answers that are being sent, together.
+        body_timeout: the most seconds for each of three: the head of a request arrives; its body arrives; the client
+            takes the answer.
+        grace: the most seconds that requests in flight go on after SIGTERM.
+        token: the token that repository and registration calls need; None refuses these calls.
     """
 
     folder: Path
@@ -54,8 +55,9 @@ class Settings:
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Raise `InputError` for limits that contradict each other."""
+        """Check the limits against each other; raises `InputError`."""
         if self.max_held < (least := self.max_body + LEAST_HELD):
             raise InputError(
-                f"max_held: expected at least {least} bytes, for one body of max_body, found {self.max_held}"
+                f"max_held (--max-held): expected at least {least} bytes, for one body of max_body (--max-body) and "
+                f"{LEAST_HELD} bytes, found {self.max_held}"
             )

@@ -18,6 +18,7 @@ from streamrt.serve.protocol import (
     DATATYPES,
     InferRequest,
     encode_response,
+    kind_of,
     parse_header_length,
     parse_json,
     parse_request,
@@ -25,19 +26,19 @@ from streamrt.serve.protocol import (
 from streamrt.serve.service import Service
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
-#: Bytes of the body of a repository call.
+#: The most bytes of the body of a repository call, which has a few parameters.
 _MAX_CONTROL = 64 << 10
 
 
 class OpenInference:
-    """A method for each kind of request."""
+    """The routes of the protocol, a method for each."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
 
     def add_to(self, routes: Routes) -> None:
-        """Add all routes."""
+        """Add all routes to the table."""
         routes.add("/v2", "GET", self.server_metadata)
         routes.add("/v2/health/live", "GET", self.live)
         routes.add("/v2/health/ready", "GET", self.ready)
@@ -51,21 +52,21 @@ class OpenInference:
         routes.add("/v2/repository/models/{model}/unload", "POST", self.unload, control=True)
 
     async def server_metadata(self, request: Request) -> Response:
-        """What the server is, and what it can beyond the protocol."""
+        """Name, version and extensions of the server."""
         extensions = ["binary_tensor_data"] + ["model_repository"] * (self._settings.token is not None)
         return JSONResponse({"name": "streamrt", "version": __version__, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
-        """It answers, so it is."""
+        """Whether the server lives. It answers, so it does."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether it takes requests. The protocol's text and its OpenAPI file disagree on the key: both are there."""
+        """Whether the server takes requests. The protocol's text and its OpenAPI file name two keys: both are sent."""
         ready = not self._service.draining
         return JSONResponse({"live": True, "ready": ready}, 200 if ready else 503)
 
     async def model_metadata(self, request: Request) -> Response:
-        """What a model takes and gives; it need not be in memory."""
+        """Inputs and outputs of a model, whether it is in memory or not."""
         name = model_in(request)
         spec = await self._service.call(self._service.catalog.spec, name, version_in(request))
         return JSONResponse(
@@ -79,7 +80,7 @@ class OpenInference:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Whether requests for a model are served, in memory or not."""
+        """Whether requests for a model are served, whether it is in memory or not."""
         catalog, name, version = self._service.catalog, model_in(request), version_in(request)
         entry = await self._service.call(catalog.entry, name)
         if version is not None and entry.state == "READY":
@@ -104,13 +105,13 @@ class OpenInference:
 
         return await run_model(self._service, request, parse, encode, header_length)
 
-    # ---- the repository: models that are served, and others that could be
+    # ---- the repository
 
     async def index(self, request: Request) -> Response:
-        """All of them."""
+        """All models: those that are served, and other files of the folder."""
         only_ready = (await self._body(request)).get("ready", False)
         if type(only_ready) is not bool:
-            raise InputError("ready: expected true or false")
+            raise InputError(f"ready: expected true or false, found {kind_of(only_ready)}")
         entries = await self._service.call(self._service.catalog.index)
         return JSONResponse(
             [
@@ -121,20 +122,20 @@ class OpenInference:
         )
 
     async def load(self, request: Request) -> Response:
-        """Serve a model, and read its weights now."""
+        """Serve a model, and read its weights at once."""
         if (await self._body(request)).get("parameters"):
-            raise InputError("parameters are not supported: a model is loaded from its file, as it is")
+            raise InputError("parameters: expected none, since a model is loaded from its file without changes")
         await self._service.change(self._service.catalog.load, model_in(request))
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
-        """Serve a model no more, until it is loaded again."""
+        """Stop serving a model, until it is loaded again."""
         await self._body(request)
         await self._service.change(self._service.unregister, model_in(request))
         return JSONResponse({})
 
     async def _body(self, request: Request) -> dict[str, Any]:
-        """The JSON object in the body of a repository call; an empty body is an empty object."""
+        """The JSON object in the body of a repository call. An empty body stands for an empty object."""
         with self._service.gate.hold() as held:
             body = await read_body(self._service, request, held, _MAX_CONTROL)
         found = parse_json(body, _MAX_CONTROL) if body.strip() else {}

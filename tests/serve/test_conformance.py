@@ -180,7 +180,7 @@ def test_the_repository(client, http, make_input) -> None:
     assert client.infer("two", inputs).as_numpy("sum").shape == (1, 2)
     with pytest.raises(http.InferenceServerException, match="no model named 'other'"):
         client.load_model("other", headers=AUTHORIZED)
-    with pytest.raises(http.InferenceServerException, match="parameters are not supported"):
+    with pytest.raises(http.InferenceServerException, match="parameters: expected none"):
         client.load_model("two", headers=AUTHORIZED, config="{}")
 
 

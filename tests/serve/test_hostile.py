@@ -79,7 +79,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a long name": (infer(GOOD, model="m" * 30_000), 404, "no model named"),
     "a file as a name": (infer(GOOD, model="mlp.safetensors"), 404, "no model named 'mlp.safetensors'"),
     "a prediction of a path": (http("POST", "/predictions/..%2fmlp", body=b"[]"), 404, "Not Found"),
-    "another version": (http("GET", "/v2/models/mlp/versions/2"), 404, "and no other"),
+    "another version": (http("GET", "/v2/models/mlp/versions/2"), 404, "has version"),
     "a path as a version": (http("GET", "/v2/models/mlp/versions/..%2f1"), 404, "Not Found"),
     "a load of dots": (http("POST", "/v2/repository/models/../load", AUTHORIZED), 400, "expected a model name"),
     "a load of a path": (http("POST", "/v2/repository/models/..%2fx/load", AUTHORIZED), 404, "Not Found"),
@@ -89,13 +89,13 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
         http("POST", "/v2/repository/models/outside/load", AUTHORIZED), 404, "no model named 'outside'"),
     "a load with a file": (
         http("POST", "/v2/repository/models/mlp/load", AUTHORIZED, body=b'{"parameters": {"file:1/m": "AAAA"}}'),
-        400, "parameters are not supported"),
+        400, "parameters: expected none"),
     **{
         f"a registration of {url}": (http("POST", f"/models?url={url}", AUTHORIZED), status, reason)
         for url, status, reason in (
             ("../mlp.safetensors", 400, "expected a model name"),
             ("/etc/passwd", 400, "expected the name of a file"),
-            ("%2Ftmp%2Fx.safetensors", 400, "expected a model name"),
+            ("%2Fsrv%2Fx.safetensors", 400, "expected a model name"),
             ("http://localhost/x.safetensors", 400, "expected a model name"),
             ("file:///x.safetensors", 400, "expected a model name"),
             (".hidden.safetensors", 400, "expected a model name"),
@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
             ("", 400, "expected the name of a file"),
             ("mlp.safetensors&model_name=../x", 400, "expected a model name"),
             ("mlp.safetensors&model_name=two", 409, "is taken"),
-            ("mlp.safetensors&handler=os:system", 400, "no parameter is named ['handler']"),
+            ("mlp.safetensors&handler=os:system", 400, "found ['handler']"),
             ("mlp.safetensors&initial_workers=-1", 400, "initial_workers: expected a whole number"),
         )
     },
@@ -129,7 +129,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a giant control call": (
         http("POST", "/v2/repository/index", AUTHORIZED, body=b" " * 70_000), 413, "at most 65536 bytes"),
     "a giant of JSON": (infer(b" " * (300 << 10)), 400, "at most 262144 bytes of JSON"),
-    "a bomb": (infer(BOMB, "Content-Encoding: deflate"), 413, "at most 1048576 bytes, decompressed"),
+    "a bomb": (infer(BOMB, "Content-Encoding: deflate"), 413, "at most 1048576 bytes once decompressed"),
     "another bomb": (infer(zlib.compress(BOMB), "Content-Encoding: deflate, deflate"), 415, "expected gzip, deflate"),
     "brotli": (infer(GOOD, "Content-Encoding: br"), 415, "expected gzip, deflate"),
     "no gzip": (infer(GOOD, "Content-Encoding: gzip"), 415, "not in gzip"),
@@ -140,7 +140,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
         infer({"inputs": [{"name": "input", "shape": [2**40, 16], "datatype": "FP32",
                            "parameters": {"binary_data_size": 2**46}}]}), 400, "bytes of binary data, found 0"),
     "samples beyond a pass": (
-        infer({"inputs": [tensor(shape=[33, 16], data=[0] * 528)]}), 400, "at most 32 samples in a request, found 33"),
+        infer({"inputs": [tensor(shape=[33, 16], data=[0] * 528)]}), 400, "32 samples in a request (--max-batch)"),
     # protocols
     "a Host that is no host": (b"GET /v2/models/nobody HTTP/1.1\r\nHost: [\r\n\r\n", 404, "no model named 'nobody'"),
     "no HTTP": (b"HELO there\r\n\r\n", 400, ""),
@@ -152,7 +152,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "another method": (http("PUT", "/models/mlp", AUTHORIZED), 405, "Method Not Allowed"),
     "no such route": (http("GET", "/v2/models/mlp/config"), 404, "Not Found"),
     "a negative header": (infer(GOOD, "Inference-Header-Content-Length: -1"), 400, "expected a number of bytes"),
-    "a header beyond the body": (infer(GOOD, "Inference-Header-Content-Length: 9999999"), 400, "and the body has"),
+    "a header beyond the body": (infer(GOOD, "Inference-Header-Content-Length: 9999999"), 400, "as the body has"),
     "a header within the JSON": (infer(GOOD, "Inference-Header-Content-Length: 5"), 400, "expected JSON"),
     # contents
     "nothing": (infer(b""), 400, "expected JSON"),
@@ -160,7 +160,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a deeper hole": (infer(b"[" * 200_000), 400, "at most 4194304 bytes once parsed"),
     "many empty lists": (infer(b'{"inputs":[' + b"[]," * 80_000 + b"[]]}"), 400, "at most 4194304 bytes once parsed"),
     "no UTF-8": (infer(b'{"id": "\xff"}'), 400, "expected JSON"),
-    "NaN": (infer(b'{"inputs": [NaN]}'), 400, "NaN is no JSON"),
+    "NaN": (infer(b'{"inputs": [NaN]}'), 400, "expected JSON, found NaN"),
     "no inputs": (infer({"inputs": []}), 400, "input 'input' is missing"),
     "another input": (infer({"inputs": [tensor(), tensor(name="other")]}), 400, "no input is named ['other']"),
     "another output": (infer(GOOD | {"outputs": [{"name": "secret"}]}), 400, "no output is named ['secret']"),
@@ -171,7 +171,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
         infer({"inputs": [tensor(parameters={"shared_memory_region": "/dev/mem"})]}), 400, "shared memory is not"),
     "an answer that is no JSON": (infer({"inputs": [tensor(data=[3e38] * 16)]}), 406, "infinite or NaN"),
     "a prediction of text": (http("POST", "/predictions/mlp", body=b'"text"'), 400, "expected a JSON object"),
-    "a prediction of rags": (http("POST", "/predictions/mlp", body=b"[[1], [2, 3]]"), 400, "same length"),
+    "a prediction of rags": (http("POST", "/predictions/mlp", body=b"[[1], [2, 3]]"), 400, "lists of one length"),
     "an index of something": (http("POST", "/v2/repository/index", AUTHORIZED, body=b"[]"), 400, "a JSON object"),
     "an index with words": (
         http("POST", "/v2/repository/index", AUTHORIZED, body=b'{"ready": "no"}'), 400, "expected true or false"),
@@ -214,14 +214,11 @@ def test_a_hostile_request(target: Server, name: str) -> None:
 
 
 def test_errors_have_the_form_that_clients_expect(target: Server) -> None:
+    text = "no model named 'nobody' is served; a file NAME.safetensors is the model NAME"
     _, _, body = exchange(target, infer(GOOD, model="nobody"))
-    assert json.loads(body) == {"error": "no model named 'nobody' is served", "type": "UnknownModelError"}
+    assert json.loads(body) == {"error": text, "type": "UnknownModelError"}
     _, _, body = exchange(target, http("POST", "/predictions/nobody", body=b"[]"))
-    assert json.loads(body) == {
-        "code": 404,
-        "type": "UnknownModelError",
-        "message": "no model named 'nobody' is served",
-    }
+    assert json.loads(body) == {"code": 404, "type": "UnknownModelError", "message": text}
     _, headers, _ = exchange(target, http("GET", "/models"))
     assert headers["www-authenticate"] == "Bearer"
 

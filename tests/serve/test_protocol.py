@@ -156,7 +156,7 @@ HOSTILE: list[tuple[Any, str]] = [
     ({}, "inputs: expected a list"),
     ({"inputs": {}}, "inputs: expected a list"),
     ({"inputs": [1]}, "each of inputs: expected a JSON object"),
-    ({"inputs": [tensor()] * 2}, "input 'x' is there twice"),
+    ({"inputs": [tensor()] * 2}, "input 'x': expected one tensor of this name, found two"),
     ({"inputs": [without("name")]}, "expected a name"),
     ({"inputs": [tensor(name="")]}, "expected a name"),
     ({"inputs": [tensor(name="n" * 1025)]}, "expected a name"),
@@ -181,20 +181,23 @@ HOSTILE: list[tuple[Any, str]] = [
     ({"inputs": [tensor(shape=[3])]}, "expected 3 numbers for shape [3], found 2"),
     ({"inputs": [tensor(shape=[])]}, "expected 1 numbers for shape [], found 2"),
     ({"inputs": [without("data")]}, "expected a list of numbers, found null"),
-    ({"inputs": [tensor(data="12")]}, "expected a list of numbers, found a str"),
-    ({"inputs": [tensor(data=["1", "2"])]}, "expected numbers, found str"),
-    ({"inputs": [tensor(data=[True, False])]}, "expected numbers, found bool"),
-    ({"inputs": [tensor(data=[None, 1])]}, "expected numbers, found NoneType"),
-    ({"inputs": [tensor(data=[1, [2]])]}, "expected numbers, found list"),
-    ({"inputs": [tensor(data=[[1], 2])]}, "lists of the same depth"),
-    ({"inputs": [tensor(data=[[1], [2, 3]])]}, "lists of the same length"),
+    ({"inputs": [tensor(data="12")]}, "expected a list of numbers, found a string"),
+    ({"inputs": [tensor(data=["1", "2"])]}, "expected numbers, found a string"),
+    ({"inputs": [tensor(data=[True, False])]}, "expected numbers, found a boolean"),
+    ({"inputs": [tensor(data=[None, 1])]}, "expected numbers, found null"),
+    ({"inputs": [tensor(data=[1, [2]])]}, "expected numbers, found a list"),
+    ({"inputs": [tensor(data=[[1], 2])]}, "numbers only at the last level"),
+    ({"inputs": [tensor(data=[[1], [2, 3]])]}, "lists of one length at each level, found 1, 2"),
     ({"inputs": [tensor(data=[[], []])]}, "expected 2 numbers for shape [2], found 0"),
     ({"inputs": [tensor(data=[1e39, 1])]}, "beyond float32"),
     ({"inputs": [tensor(data=[10**400, 1])]}, "beyond float32"),
-    ({"inputs": [tensor(data=json.loads("[" * 40 + "1" + "]" * 40))]}, "lists of the same depth, at most 32"),
+    ({"inputs": [tensor(data=json.loads("[" * 40 + "1" + "]" * 40))]}, "expected at most 32 levels of lists"),
     ({"inputs": [tensor(parameters=[])]}, "parameters of input 'x': expected a JSON object"),
-    ({"inputs": [tensor(parameters={"a": []})]}, "expected parameter 'a' to be a text"),
-    ({"inputs": [tensor(parameters={"binary_data_size": 8})]}, "both data and binary_data_size"),
+    (
+        {"inputs": [tensor(parameters={"a": []})]},
+        "parameter 'a': expected a string, a number, true or false, found a list",
+    ),
+    ({"inputs": [tensor(parameters={"binary_data_size": 8})]}, "expected data or binary_data_size, found both"),
     (
         {"inputs": [without("data") | {"parameters": {"binary_data_size": 8}}]},
         "expected 8 bytes of binary data, found 0",
@@ -207,17 +210,23 @@ HOSTILE: list[tuple[Any, str]] = [
     ({"inputs": [without("data") | {"parameters": {"shared_memory_region": "r"}}]}, "shared memory is not supported"),
     ({"inputs": [], "outputs": {"name": "y"}}, "outputs: expected a list"),
     ({"inputs": [], "outputs": [{}]}, "an output: expected a name"),
-    ({"inputs": [], "outputs": [{"name": "y"}] * 2}, "output 'y' is asked for twice"),
-    ({"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]}, "'binary_data' to be true or false"),
+    ({"inputs": [], "outputs": [{"name": "y"}] * 2}, "output 'y': expected one request for this output, found two"),
+    (
+        {"inputs": [], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+        "parameter 'binary_data': expected true or false, found 1",
+    ),
     (
         {"inputs": [], "outputs": [{"name": "y", "parameters": {"classification": 3}}]},
         "classification is not supported",
     ),
-    ({"inputs": [], "parameters": {"binary_data_output": "yes"}}, "'binary_data_output' to be true or false"),
+    (
+        {"inputs": [], "parameters": {"binary_data_output": "yes"}},
+        "parameter 'binary_data_output': expected true or false, found a string of 3",
+    ),
     ({"inputs": [], "parameters": {"sequence_id": 3}}, "sequences are not supported"),
     ({"inputs": [], "parameters": "none"}, "expected a JSON object"),
-    ({"inputs": [], "id": 7}, "id: expected a text"),
-    ({"inputs": [], "id": "i" * 1025}, "id: expected a text"),
+    ({"inputs": [], "id": 7}, "id: expected a string of at most 1024 characters, found 7"),
+    ({"inputs": [], "id": "i" * 1025}, "id: expected a string of at most 1024 characters, found a string of 1025"),
 ]
 
 
@@ -242,8 +251,8 @@ def test_hostile_requests_are_refused_before_anything_is_allocated(request_: Any
         (b"{}{}", "expected JSON"),
         (b"\xff\xfe{\x00}\x00", "expected JSON"),  # UTF-16
         (b'{"a": "\xff"}', "expected JSON"),
-        (b"[NaN]", "NaN is no JSON"),
-        (b"[-Infinity]", "-Infinity is no JSON"),
+        (b"[NaN]", "expected JSON, found NaN"),
+        (b"[-Infinity]", "expected JSON, found -Infinity"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 20_000, "nested too deeply"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
@@ -270,7 +279,7 @@ def test_header_lengths() -> None:
     assert parse_header_length("012") == 12
     body = json.dumps({"inputs": []}).encode()
     for length in (len(body) + 1, 10**17):
-        with pytest.raises(ProtocolError, match="and the body has"):
+        with pytest.raises(ProtocolError, match="as the body has"):
             parse_request(body, length, LIMIT)
     with pytest.raises(ProtocolError, match="expected 0 bytes of binary data behind the JSON, found 3"):
         parse_request(body + b"abc", len(body), LIMIT)
@@ -334,9 +343,9 @@ def test_predictions() -> None:
     [
         (b"", "expected JSON"),
         (b"7", "expected a JSON object with a list of numbers for each of 'x' (batch, 2)"),
-        (b"[[1, 2], [3]]", "lists of the same length"),
-        (b"[[[1]], [[2], [3]]]", "lists of the same length"),
-        (b'{"x": 1}', "input 'x': expected a list of numbers, found a int"),
+        (b"[[1, 2], [3]]", "lists of one length at each level, found 1, 2"),
+        (b"[[[1]], [[2], [3]]]", "lists of one length at each level, found 1, 2"),
+        (b'{"x": 1}', "input 'x': expected a list of numbers, found a number"),
         (b"[" * 40 + b"1" + b"]" * 40, "at most 32"),
     ],
 )
