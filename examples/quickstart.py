@@ -1,4 +1,4 @@
-"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and look at what a call did.
+"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and print what each call did.
 
 python examples/quickstart.py
 """
@@ -19,8 +19,8 @@ x = rng.normal(size=(4, 1024)).astype(np.float32)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "model.safetensors"
     streamrt.pack(layers, path)
-    with streamrt.Model(path, budget="4MiB") as model:  # the weights are 12 MiB
-        for _ in range(2):  # the second call reads only what does not stay in memory
+    with streamrt.Model(path, budget="8MiB") as model:  # the weights are 12 MiB
+        for _ in range(2):  # the second call reads only the weights that did not stay in memory
             y = model(x)
             print(model.stats)
 

@@ -1,9 +1,9 @@
-"""A Ray Serve application: replicas with a pool each, and requests that go where their model is warm (extra ``ray``).
+"""A Ray Serve application: each replica has a pool, and a request goes to a replica that has its model warm.
 
-Every replica runs the server of `streamrt.serve` over a pool of its own. Ray's model multiplexing keeps a table of the
-models that each replica has served, and routes by it: whoever names the model in the header
-``serve-multiplexed-model-id`` reaches a replica that has it warm. What Ray's table holds are handles, which weigh
-nothing. Bytes and leases are the pool's, whose policy decides what of a model stays in memory.
+It needs the extra ``ray``. Every replica runs the server of `streamrt.serve` over a pool of its own. Ray's model
+multiplexing keeps a table of the models that each replica has served, and routes by it: a request that names its model
+in the header ``serve-multiplexed-model-id`` reaches a replica that has it warm. The entries of Ray's table are handles
+without weights. The pool owns weights and leases, and its policy decides which weights stay in memory.
 
 See ``examples/cluster``.
 """
@@ -40,22 +40,22 @@ __all__ = ["Options", "application"]
 
 
 class Options(BaseModel):
-    """Of an application; from a shell or a configuration file, Ray makes it from the arguments there.
+    """Options of the application. Ray makes them from the arguments of a shell or of a configuration file.
 
     Attributes:
-        repository: the folder of weights files, an absolute path, the same on every node.
-        budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica where that much is left of
-            a node's memory.
+        repository: absolute path of the folder of weights files, the same on every node.
+        budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica on a node that has so much
+            memory left.
         policy, threads, io, verify, timeout, max_batch, max_delay: as `streamrt.serve.settings.Settings`.
-        replicas: how many there are.
-        cpus: that Ray reserves for each.
-        max_ongoing_requests: of one replica; more go to others, where the model may be cold.
-        max_queued_requests: of one proxy; more are answered with 503 and Retry-After.
-        models_per_replica: models in Ray's table for one replica. More than are in use, so that the pool, and not
-            Ray, decides what stays.
+        replicas: number of replicas.
+        cpus: number of processors that Ray reserves for each replica.
+        max_ongoing_requests: the most requests in one replica; more go to others, where the model may be cold.
+        max_queued_requests: the most requests that wait in one proxy; more get 503 and Retry-After.
+        models_per_replica: the most models in Ray's table for one replica. It should exceed the models in use, so that
+            the pool, and not Ray, decides which weights stay.
 
     Raises:
-        pydantic.ValidationError: one of them is not of this form.
+        pydantic.ValidationError: an option is not of this form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,7 +79,7 @@ class Options(BaseModel):
     @classmethod
     def _is_absolute(cls, path: str) -> str:
         if not Path(path).is_absolute():
-            raise ValueError("expected an absolute path: replicas run in other folders")
+            raise ValueError(f"expected an absolute path, since replicas run in other folders, found {path!r:.200}")
         return path
 
     @field_validator("budget")
@@ -88,7 +88,7 @@ class Options(BaseModel):
         return parse_size(str(budget))
 
     def settings(self) -> Settings:
-        """Of the server in a replica. Its queue takes what Ray sends, which has bounds of its own."""
+        """Settings of the server in a replica. Its queue has room for all requests that Ray sends; Ray limits these."""
         shared = {"policy", "threads", "io", "verify", "timeout", "max_batch", "max_delay"}
         return Settings(
             Path(self.repository),
@@ -99,7 +99,7 @@ class Options(BaseModel):
 
 
 def application(options: Options) -> Application:
-    """The application, for ``serve run streamrt.ray:application``, a configuration file, or `ray.serve.run`."""
+    """The application for ``serve run streamrt.ray:application``, for a configuration file, and for `ray.serve.run`."""
     settings = options.settings()
 
     class Replica(_Replica):
@@ -118,10 +118,10 @@ def application(options: Options) -> Application:
 
 
 class Handle:
-    """What Ray's table has of a model: a promise that its requests come here.
+    """An entry of Ray's table: this replica gets the requests for a model.
 
-    When Ray drops it, requests for the model go elsewhere from then on. So the pool is told to give its memory back as
-    soon as nobody has a lease of it. Who asks here all the same is served, and waits for it to be loaded again.
+    When Ray drops the handle, it sends requests for the model to other replicas. So the pool is told to free the
+    memory of the model when its leases have ended. A request that arrives here nevertheless loads the model again.
     """
 
     def __init__(self, pool: ModelPool, name: str) -> None:
@@ -129,14 +129,14 @@ class Handle:
         self._name = name
 
     def __del__(self) -> None:
-        """Called by Ray when it drops the handle, in a thread, and by Python when nobody has it any more.
+        """Called by Ray in a thread when it drops the handle, and by Python when no reference is left.
 
-        Python may do so in any thread at any time, even while that thread changes the pool under its lock, which is
-        reentrant. So it only starts a thread, and in a way that takes no lock of the `threading` module either.
+        Python may call it in any thread at any time, even while that thread changes the pool under its lock, which is
+        reentrant. So it only starts a thread, by a function that takes no lock of the `threading` module.
         """
         pool, self._pool = self._pool, None
         if pool:
-            with suppress(RuntimeError):  # no thread can be had: the pool evicts the model when it needs the memory
+            with suppress(RuntimeError):  # no thread can be started: the pool evicts the model when it needs memory
                 _thread.start_new_thread(_unload, (pool, self._name))
 
 
@@ -154,16 +154,20 @@ class _Service(Service):
         self._telling: set[asyncio.Task[Handle]] = set()
 
     def infer(self, name: str, spec: ModelSpec, request: InferRequest, outputs: tuple[str, ...]) -> Future[Results]:
-        """As the server's. Ray hears of it, but of no model that there is not: clients make names up.
+        """As `Service.infer`; then Ray is told that the model is warm here.
+
+        Ray is not told of names that no model has: clients could fill its table with them.
 
         Raises:
             InputError: the request was routed by the name of another model.
         """
         if (routed := serve.get_multiplexed_model_id()) and routed != name:
-            raise InputError("the header serve-multiplexed-model-id names another model than the request")
+            raise InputError(
+                f"header serve-multiplexed-model-id: expected {name!r:.140}, as the path has, found {routed!r:.140}"
+            )
         results = super().infer(name, spec, request, outputs)
         telling = asyncio.get_running_loop().create_task(self._handle(name))
-        self._telling.add(telling)  # or it might be collected before it is done
+        self._telling.add(telling)  # a task without a reference could be collected before it is done
         telling.add_done_callback(self._telling.discard)
         return results
 
@@ -176,25 +180,26 @@ class _Replica:
         self._service.catalog.register_all()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return make_app(self._service)  # which closes the service when the replica ends
+        return make_app(self._service)  # the application closes the service when the replica ends
 
     async def model(self, name: str) -> Handle:
-        """The handle of a model. Ray calls this once, until it drops the handle; it must not wait for anything."""
+        """The handle of a model. Ray calls this once for each handle that it keeps. It must not wait for anything."""
         return Handle(self._service.pool, name)
 
     async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Result]:
-        """Run the model that the caller's `multiplexed_model_id` names: for `DeploymentHandle.options(...)`.
+        """Run the model that `DeploymentHandle.options(multiplexed_model_id=...)` names.
 
         Args:
             inputs: float32 arrays by name.
-            outputs: names of what is wanted; None is all.
+            outputs: names of the outputs that are wanted; None stands for all.
 
         Returns:
             Arrays by name.
 
         Raises:
-            InputError, UnknownModelError: the caller's mistake.
-            Exception: what a lease or a call raises.
+            InputError: an input or an output is wrong.
+            UnknownModelError: no model of this name is served.
+            Exception: an error of a lease or a call.
         """
         service, name = self._service, serve.get_multiplexed_model_id()
         spec = await service.call(service.catalog.spec, name)
@@ -203,6 +208,6 @@ class _Replica:
         return dict(results)
 
     async def stats(self) -> dict[str, Any]:
-        """What the pool of this replica holds and has done (`streamrt.PoolStats`), and the replica's name."""
+        """The name of this replica, and the statistics of its pool (`streamrt.PoolStats`)."""
         stats = await asyncio.to_thread(self._service.pool.stats)
         return {"replica": serve.get_replica_context().replica_id.unique_id, **asdict(stats)}

@@ -1,4 +1,4 @@
-"""Two replicas on this machine, each with a pool: requests of a model go to the one where it is warm.
+"""Two replicas on this machine, each with a pool. Requests for a model go to the replica where it is warm.
 
 python examples/cluster/local.py    # needs the extra ray
 """
@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends usage statistics otherwise
 
 import numpy as np
 import ray
@@ -25,7 +25,7 @@ DATA = Path(streamrt.__file__).parent / "data"
 
 
 def infer(model: str, image: np.ndarray) -> list[float]:
-    """Ask over HTTP, and name the model to Ray's proxy too."""
+    """The model's answer over HTTP. The header names the model for Ray's proxy."""
     tensor = {"name": "image", "shape": image.shape, "datatype": "FP32", "data": image.ravel().tolist()}
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v2/models/{model}/infer",
@@ -45,7 +45,7 @@ try:
         images, labels = (test["images"][:50, None] / 16).astype(np.float32), test["labels"][:50]
     for model in ("digits_mlp", "digits_cnn"):
         infer(model, images[:1])
-        time.sleep(1)  # the proxy hears which replica has it a moment later: till then any gets a request
+        time.sleep(1)  # until the proxy hears which replica has the model, any replica gets requests
         right = sum(np.argmax(infer(model, images[i : i + 1])) == labels[i] for i in range(50))
         print(f"{model}: {right} of 50 are right")
 

@@ -73,12 +73,12 @@ def train(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Write ``model`` as ONNX with a dynamic batch, without the exporter's notes on where the code lay."""
+    """Write ``model`` as ONNX with a dynamic batch, and without the paths of source files that the exporter notes."""
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 1, 8, 8),),
         dynamo=True,
-        optimize=False,  # keep BatchNormalization: folding it is the packer's job
+        optimize=False,  # keep BatchNormalization: streamrt.pack folds it
         input_names=["image"],
         output_names=["logits"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -98,7 +98,7 @@ def export(model: nn.Module, path: Path) -> None:
 
 
 def make(epochs: int) -> None:
-    """Write the held-out images, and train, try and export both models."""
+    """Write the held-out images; train, test and export both models."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -116,7 +116,7 @@ def make(epochs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--only-pack", action="store_true", help="pack the ONNX files that are there")
+    parser.add_argument("--only-pack", action="store_true", help="pack the existing ONNX files")
     args = parser.parse_args()
     if not args.only_pack:
         make(args.epochs)
