@@ -258,7 +258,9 @@ class Catalog:
 
 
 def _unknown(name: str) -> UnknownModelError:
-    return UnknownModelError(f"no model named {name!r:.140} is served; a file NAME.safetensors is the model NAME")
+    return UnknownModelError(
+        f"no model named {name!r:.140} is served; a model has the name of its file, without the ending"
+    )
 
 
 def _entry(status: ModelStatus, trouble: str) -> IndexEntry:

@@ -1,4 +1,4 @@
-"""Requests that mean no good, sent to a real server: each gets its status, and hears nothing of the host."""
+"""Hostile requests to a real server: each gets its status code, and no answer tells anything about the host."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from serve.process import TOKEN, Server
 pytestmark = pytest.mark.extras
 
 AUTHORIZED = f"Authorization: Bearer {TOKEN}"
-#: Of what would tell about the host.
+#: Parts of texts that would tell something about the host.
 SECRETS = ("/tmp", "/root", "/home", "/usr", "site-packages", "Traceback", "Errno", TOKEN)
 
 
 def exchange(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of what comes back for these bytes."""
+    """Send these bytes; returns status, headers and body of the answer."""
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
-        with suppress(OSError):  # it may answer, and hang up, before it has read everything
+        with suppress(OSError):  # the server may answer and close before it has read everything
             connection.sendall(request)
         answer, end = bytearray(), None
         with suppress(ConnectionResetError):
@@ -40,7 +40,7 @@ def exchange(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes
     head, _, body = bytes(answer[:end]).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    size = int(headers.get("content-length", len(body)))  # behind it another answer may have come
+    size = int(headers.get("content-length", len(body)))  # another answer may follow
     return int(status.split()[1]), headers, body[:size]
 
 
@@ -109,7 +109,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     },
     "a page before the first": (http("GET", "/models?next_page_token=-5", AUTHORIZED), 400, "expected a whole number"),
     "a page of digits": (http("GET", f"/models?limit={'9' * 5000}", AUTHORIZED), 400, "expected a whole number"),
-    # who may
+    # the token
     "a load by nobody": (http("POST", "/v2/repository/models/mlp/load"), 401, "bearer token"),
     "a load with a wrong token": (
         http("POST", "/v2/repository/models/mlp/load", "Authorization: Bearer 0123456789abcdef"), 401, "bearer token"),
@@ -209,12 +209,12 @@ def test_a_hostile_request(target: Server, name: str) -> None:
         assert secret not in str(headers)
     if headers.get("content-type") == "application/json":
         assert isinstance(json.loads(body), dict)
-    # It is there for everybody else, as before.
+    # The server still serves other requests.
     assert exchange(target, infer(GOOD))[0] == 200
 
 
 def test_errors_have_the_form_that_clients_expect(target: Server) -> None:
-    text = "no model named 'nobody' is served; a file NAME.safetensors is the model NAME"
+    text = "no model named 'nobody' is served; a model has the name of its file, without the ending"
     _, _, body = exchange(target, infer(GOOD, model="nobody"))
     assert json.loads(body) == {"error": text, "type": "UnknownModelError"}
     _, _, body = exchange(target, http("POST", "/predictions/nobody", body=b"[]"))
