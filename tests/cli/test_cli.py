@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit codes, and that an error is one line."""
+"""The command line: its output, its exit codes, and errors of one line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_inspect_draws_the_plan(capsys: Output, budget: str) -> None:
     assert ("." in picture) == (budget != "none")
     pinned, total = (sum(r.length for r in plan.ranges if r.pinned or each) for each in (False, True))
     hashes, dots, both = map(picture.count, "#.+")
-    # Each character stands for a 64th of the weights: more than three quarters pinned, less than one, or between.
+    # Each character stands for 1/64 of the weights: # if over 3/4 are pinned, . if under 1/4, else +.
     assert 0.75 * hashes + 0.25 * both <= 64 * pinned / total <= hashes + 0.75 * both + 0.25 * dots
 
 

@@ -1,4 +1,4 @@
-"""``streamrt demo``, end to end with a small model, and the parts of it that can go wrong."""
+"""``streamrt demo`` with a small model, and its failures."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_wrong_answer_is_an_error(tmp_path: Path, capsys: Output, monkeypatch:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_demo_removes_its_files(tmp_path: Path, number: int, code: int) -> None:
-    # Large enough that the signal always comes before the end.
+    # Large enough that the signal always arrives before the end.
     command = [sys.executable, "-m", "streamrt", "demo", "--size", "512MiB", "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Signals in the middle of a command: files are complete or not there, and the exit code says which signal it was."""
+"""Signals during a command: files are complete or absent, and the exit code tells the signal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (si
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With ``mlp.safetensors``, ``x.npy``, and an old ``y.npy``."""
+    """The current folder, with ``mlp.safetensors``, ``x.npy``, and a ``y.npy`` to be replaced."""
     zoo.mlp(tmp_path, 16, 32, 8)
     np.save(tmp_path / "x.npy", zoo.random_input(3, 16))
     (tmp_path / "y.npy").write_bytes(b"old")
@@ -33,7 +33,7 @@ def run(folder: Path, *options: str) -> int:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
-    """A signal comes as soon as this function has ended."""
+    """Wraps a function so that a signal arrives as soon as it returns."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def interrupted(*arguments: Any, **options: Any) -> Any:

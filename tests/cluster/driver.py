@@ -1,4 +1,4 @@
-"""Runs `streamrt.ray` on a local Ray with two replicas, and does what it is asked to: a JSON text a line of input."""
+"""Runs `streamrt.ray` on a local Ray with two replicas. Each line of input is a command as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streamrt.ray import Options, application
 
 
 def main(repository: str, budget: str, models: str, port: str, scratch: str) -> None:
-    """Until the end of the input."""
+    """Run commands until the input ends."""
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -41,7 +41,7 @@ def main(repository: str, budget: str, models: str, port: str, scratch: str) -> 
 
 
 def stats(handle: Any) -> dict[str, Any]:
-    """Of both replicas, by name: it is asked for until each has answered."""
+    """Statistics of both replicas, by name. Any replica answers, so it asks until both have."""
     found: dict[str, Any] = {}
     deadline = time.monotonic() + 60
     while len(found) < 2:
@@ -52,7 +52,7 @@ def stats(handle: Any) -> dict[str, Any]:
 
 
 def infer(handle: Any, model: str, file: str, *outputs: str) -> Any:
-    """Results from one deployment to another, or the error."""
+    """The results of a call between deployments, or the text of the error."""
     x = np.load(Path(file))
     try:
         found = handle.options(multiplexed_model_id=model).infer.remote({"input": x}, outputs or None).result()
@@ -62,7 +62,7 @@ def infer(handle: Any, model: str, file: str, *outputs: str) -> Any:
 
 
 def tell(what: Any) -> None:
-    """A line of output."""
+    """Print one line of JSON."""
     print(json.dumps(what), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What needs the extras ``ray`` and ``serve`` is imported only when it is asked for."""
+"""Modules that need the extras ``ray`` and ``serve`` are imported only on demand."""
 
 from typing import Any
 

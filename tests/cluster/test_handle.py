@@ -1,4 +1,4 @@
-"""What Ray's table has of a model, dropped at a moment that nobody chose."""
+"""The handles in Ray's table, dropped at any moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_a_handle_that_dies_while_the_pool_is_locked_changes_nothing_then(tmp_path: Path, run_python: Any) -> None:
-    """Python may collect it in any thread and at any time, while that one changes the pool's accounts included."""
+    """Python may collect a handle in any thread at any time, even while that thread changes the pool's accounts."""
     code = """
         import sys, time, streamrt
         from streamrt.ray import Handle
@@ -32,7 +32,7 @@ def test_a_handle_that_dies_while_the_pool_is_locked_changes_nothing_then(tmp_pa
             while pool.stats().held:
                 time.sleep(0.01)
             for name in ("m", "unknown"):
-                Handle(pool, name).__del__()  # as Ray does; then it has died already
+                Handle(pool, name).__del__()  # Ray calls it, too; then `__del__` has run before the handle is collected
         Handle(pool, "m").__del__()
         print("ended")
     """

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 MODELS = [f"m{index}" for index in range(6)]
-BUDGET = 7 << 20  # of each replica: three of the models, of 2.3 MiB, and not all six
+BUDGET = 7 << 20  # bytes of each replica: room for three of the six models of 2.3 MiB
 
 
 class Cluster:
@@ -39,7 +39,7 @@ class Cluster:
         self.port = port
 
     def ask(self, *words: object) -> Any:
-        """One line to the driver, and its answer; Ray writes to its output too."""
+        """Send one command to the driver; returns its answer. Ray writes other lines to the same output."""
         assert self._process.stdin
         print(*words, file=self._process.stdin, flush=True)
         return self.told()
@@ -55,14 +55,14 @@ class Cluster:
         raise AssertionError("the driver has ended")
 
     def stats(self) -> dict[str, Any]:
-        """Of the pools, by replica."""
+        """Statistics of the pools, by replica."""
         found: dict[str, Any] = self.ask("stats")
         return found
 
 
 @contextmanager
 def cluster(repository: Path, scratch: Path, models_per_replica: int, **environment: str) -> Iterator[Cluster]:
-    """Ray, which asks nobody and leaves nothing: no statistics, no dashboard, no file outside ``scratch``."""
+    """A local Ray that sends no statistics, has no dashboard, and writes no file outside of ``scratch``."""
     mark = uuid.uuid4().hex
     environment |= {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(scratch), "STREAMRT_TEST_MARK": mark}
     (port,) = free_ports(1)
@@ -151,7 +151,7 @@ def total(cluster: Cluster, what: str) -> int:
 def test_a_models_requests_go_to_one_replica(two_replicas: Cluster, client: Client, expected: dict[str, Any]) -> None:
     for name in MODELS:
         zoo.assert_close(output(ask(client, name)), expected[name])
-        time.sleep(0.5)  # the proxy hears of it
+        time.sleep(0.5)  # the proxy hears which replica has the model
     assert total(two_replicas, "loads") == len(MODELS)
     assert all(stats["loads"] for stats in two_replicas.stats().values())
     before = {name: stats["requests"] for name, stats in two_replicas.stats().items()}
@@ -162,12 +162,12 @@ def test_a_models_requests_go_to_one_replica(two_replicas: Cluster, client: Clie
     for _ in range(5):
         for name in MODELS:
             ask(client, name)
-    # Of three models each replica has none twice, however often they were asked for, nor reads it again.
+    # Each replica loads each of its three models once, however many requests come.
     found = two_replicas.stats()
     assert all(stats["evictions"] == 0 for stats in found.values()), found
     assert sum(stats["loads"] for stats in found.values()) == len(MODELS)
 
-    for _ in range(16):  # without the header any replica gets it
+    for _ in range(16):  # without the header any replica gets the request
         zoo.assert_close(output(ask(client, MODELS[0], header=False)), expected[MODELS[0]])
     assert total(two_replicas, "loads") > len(MODELS)
 
@@ -196,7 +196,7 @@ def test_callers_at_once_get_their_own_answers_within_the_budget(
     assert not failures
     for stats in two_replicas.stats().values():
         assert 0 < stats["held"] <= stats["peak"] <= stats["budget"] == BUDGET
-        assert stats["bytes_loaded"] > BUDGET  # there was not room for all
+        assert stats["bytes_loaded"] > BUDGET  # there was no room for all models
 
 
 HOSTILE = [
@@ -263,7 +263,7 @@ def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
     tmp_path_factory: pytest.TempPathFactory,
     slow_reads: Callable[[float], dict[str, str]],
 ) -> None:
-    environment = slow_reads(4e6)  # half a second a model
+    environment = slow_reads(4e6)  # bytes per second: 0.5 s for a model
     with cluster(repository, tmp_path_factory.mktemp("ray"), models_per_replica=1, **environment) as found:
         client, other = Client(found.port), Client(found.port)
         answers: list[Answer] = []
@@ -271,7 +271,7 @@ def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
         began = time.monotonic()
         loading.start()
         questions = 0
-        while loading.is_alive():  # a replica whose event loop waits for a load answers two of them in a second
+        while loading.is_alive():  # if the event loop waited for loads, it would answer two a second
             assert other.request("GET", "/v2/health/live").status == 200
             questions += 1
         seconds = time.monotonic() - began
@@ -306,7 +306,7 @@ def test_a_dropped_handle_closes_nothing_that_is_leased(repository: Path, run_py
             assert time.monotonic() < deadline
         with pool.lease("m0") as model:
             assert (model(x) == before).all()
-        del handle  # nobody asked for that: the model may be in the table again
+        del handle  # collected by Python: the model may be in the table again
         assert pool.stats().open == 1
         ended = Handle(pool, "m0")
         pool.close()

@@ -1,4 +1,4 @@
-"""A client of the Open Inference Protocol that looks at everything, and what tests of real servers need besides."""
+"""A client of the Open Inference Protocol that shows whole answers, and other helpers for tests of real servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answer:
-    """Of a server or of nginx, headers with lower-case names."""
+    """An answer of a server or of nginx. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def cache(self) -> str:
-        """What nginx's cache had to do with it: HIT, MISS, BYPASS, or nothing."""
+        """The part of nginx's cache in it: HIT, MISS, BYPASS, or empty."""
         return self.headers.get("x-cache-status", "")
 
 
@@ -52,28 +52,28 @@ class Client:
             raise
 
     def get(self, path: str) -> Any:
-        """The JSON that is there."""
+        """The JSON in the body of an answer to a GET."""
         answer = self.request("GET", path)
         assert answer.status == 200, answer
         return json.loads(answer.body)
 
     def version(self, model: str) -> str:
-        """Of a model, as the metadata has it."""
+        """The version of a model, from its metadata."""
         (version,) = self.get(f"/v2/models/{model}")["versions"]
         return str(version)
 
     def close(self) -> None:
-        """The connection."""
+        """Close the connection."""
         self._connection.close()
 
 
 def infer_path(model: str, version: str | None = None) -> str:
-    """Where an inference is asked for."""
+    """The path for inferences of a model."""
     return f"/v2/models/{model}" + (f"/versions/{version}" if version else "") + "/infer"
 
 
 def binary(x: Array) -> tuple[bytes, str]:
-    """The body of an inference with binary data, outputs too, and the length of its JSON."""
+    """The body of an inference with binary inputs and outputs, and the length of its JSON."""
     tensor = {"name": "input", "shape": x.shape, "datatype": "FP32", "parameters": {"binary_data_size": x.nbytes}}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     return text + x.tobytes(), str(len(text))
@@ -88,14 +88,14 @@ def output(answer: Answer) -> Array:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
+    """Ports at which no process listens."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [opened.getsockname()[1] for opened in sockets]
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Fail unless ``condition`` becomes true; refused connections are not yet."""
+    """Fail unless ``condition`` becomes true. A refused connection counts as not yet true."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -22,7 +22,7 @@ from loadbalancer.client import Client, free_ports, wait_until
 EXAMPLE = Path(__file__).parents[2] / "examples" / "loadbalancer"
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
-#: Of every test of this folder.
+#: Marks of every test of this folder.
 MARKS = [
     pytest.mark.extras,
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
@@ -41,7 +41,7 @@ class Instance:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Returns when it is ready."""
+        """Start it, and wait until it is ready."""
         arguments = [str(self.folder), "--port", str(self.port), "--budget", str(self.budget)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -59,19 +59,19 @@ class Instance:
             client.close()
 
     def kill(self) -> None:
-        """As if it had crashed."""
+        """Kill it, as a crash would."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """As whoever operates it would."""
+        """Stop it by SIGTERM, as an operator would."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(60)
 
     def metrics(self) -> dict[str, float]:
-        """Values by name and labels, as Prometheus would get them."""
+        """Values of metrics by name and labels."""
         client = Client(self.port)
         text = client.request("GET", "/metrics").body.decode()
         client.close()
@@ -81,7 +81,7 @@ class Instance:
 
 @contextmanager
 def instances(folder: Path, logs: Path, budget: int, count: int = 3) -> Iterator[list[Instance]]:
-    """So many servers of one folder."""
+    """Servers of one folder."""
     found = [Instance(folder, port, budget, logs / f"{port}.log") for port in free_ports(count)]
     try:
         for instance in found:

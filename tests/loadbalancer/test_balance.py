@@ -1,4 +1,4 @@
-"""Hashing on the model's name against taking turns, and an instance that dies under load."""
+"""Hashing of a model's name compared with round robin, and an instance that dies under load."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def expected(repository: Path) -> dict[str, Any]:
 
 
 def hit_ratio(servers: list[Instance], port: int, expected: dict[str, Any], count: int) -> float:
-    """Of requests for models taken at random, how many found all weights in memory."""
+    """The share of requests for random models that found all weights in memory."""
 
     def totals() -> Counter[str]:
         found: Counter[str] = Counter()
@@ -74,12 +74,12 @@ def test_hashing_finds_models_warm_where_turns_do_not(
     with farm.balancer(servers) as port:
         hashing = hit_ratio(servers, port, expected, 300)
     print(f"hit ratio: {hashing:.3f} with hashing, {turns:.3f} in turn")
-    assert hashing > 0.7  # as many as 8 of the models may have one instance, by the ports that there are
+    assert hashing > 0.7  # depending on the ports, up to 8 of the models may hash to one instance
     assert hashing > turns + 0.2
 
 
 def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Instance], expected: dict[str, Any]) -> None:
-    """Its requests go to others, also those that it had when it died; those of other models stay where they are.
+    """Its requests go to others, even those that it had when it died. Other models keep their instance.
 
     An answer of which a part was sent before the instance died cannot be given again: one a connection at most.
     """
@@ -108,7 +108,7 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
         farm.wait_until(lambda: done["answers"] >= limit or bool(failures), f"{count} more answers")
 
     def owners() -> dict[str, int]:
-        """Which instance has answered for a model, of those that live; none may have two."""
+        """The live instance that has answered for each model. No model may have two."""
         found = {}
         for index, server in enumerate(servers):
             if server.process and server.process.poll() is None:
@@ -133,10 +133,10 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
             assert after.keys() == before.keys()
             assert all(after[model] == owner for model, owner in before.items() if owner != victim)
             servers[victim].start()
-            time.sleep(5)  # fail_timeout: it is tried again
+            time.sleep(5)  # fail_timeout: then nginx tries it again
             wait_for(300)
             assert servers[victim].metrics()["streamrt_pool_requests_total"] > 0
-            for server in servers:  # as for a new version of the software: nobody notices
+            for server in servers:  # as for an update of the software: no client notices
                 server.stop()
                 wait_for(50)
                 server.start()
@@ -150,7 +150,7 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
 
 
 def test_an_instance_that_hangs_is_given_up(servers: list[Instance], expected: dict[str, Any]) -> None:
-    """After the time that the configuration gives it, which is shorter here, for the first request that meets it."""
+    """An instance that hangs is given up after proxy_read_timeout, which the test shortens, by the first request."""
 
     def impatient(text: str) -> str:
         assert text.count("proxy_read_timeout 60s;") == 1

@@ -1,4 +1,4 @@
-"""nginx keeps answers, and never gives one to a request that it does not belong to."""
+"""nginx caches answers, and never gives one to another request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def client(port: int) -> Iterator[Client]:
 
 
 def replace(folder: Path, name: str, seed: int) -> None:
-    """Give a model other weights."""
+    """Replace the file of a model by one with other weights."""
     aside = folder.parent / "aside"
     aside.mkdir(exist_ok=True)
     zoo.mlp(aside, WIDTH, 32, 4, seed=seed).path.rename(folder / f"{name}.safetensors")
@@ -100,10 +100,10 @@ def test_where_the_json_ends_is_part_of_the_request(client: Client) -> None:
     body, length = binary(x)
     assert ask(client, path, x).status == ask(client, path, x).status == 200
     for other in ({}, {"Inference_Header_Content_Length": str(int(length) - 1)}):
-        for _ in range(2):  # nor is the error kept
+        for _ in range(2):  # errors are not cached
             answer = client.request("POST", path, body, **other)
             assert (answer.status, answer.cache) == (400, "MISS")
-    # The same length in other words is another key, and the server says what it thinks of it.
+    # The same length in other digits is another key; the server judges it.
     for other in (f"0{length}", f"{length}, {length}", f"{length} "):
         answer = client.request("POST", path, body, Inference_Header_Content_Length=other)
         assert answer.status in (200, 400)
@@ -112,7 +112,7 @@ def test_where_the_json_ends_is_part_of_the_request(client: Client) -> None:
 
 
 def test_a_body_cannot_pass_for_headers(client: Client) -> None:
-    """What stands at the end of a header's value here begins the body there; a line break keeps them apart."""
+    """Two requests whose header and body join to the same text have different keys: a line break parts them."""
     path = infer_path("a", client.version("a"))
     body, length = binary(samples())
     assert client.request("POST", path, body, Inference_Header_Content_Length=length).status == 200
@@ -156,7 +156,7 @@ def test_a_file_that_is_replaced_has_new_answers(client: Client, folder: Path) -
     for path in (infer_path("b"), infer_path("b", new_version)):
         for _ in range(2):
             zoo.assert_close(output(ask(client, path, x)), new)
-    kept = ask(client, infer_path("b", old_version), x)  # what that version's answer was, it is
+    kept = ask(client, infer_path("b", old_version), x)  # the cached answer of that version stays right
     assert kept.cache == "HIT"
     zoo.assert_close(output(kept), old)
     assert ask(client, infer_path("b", old_version), y).status == 404
@@ -175,7 +175,7 @@ def test_without_a_version_nothing_is_kept(client: Client) -> None:
 
 
 def padded(x: Array, size: int) -> tuple[bytes, str]:
-    """A body of so many bytes, with spaces behind its JSON, and the length of that."""
+    """A body of so many bytes, JSON with spaces behind it, and the length of the JSON."""
     body, length = binary(x)
     spaces = size - len(body)
     assert spaces >= 0
@@ -185,7 +185,7 @@ def padded(x: Array, size: int) -> tuple[bytes, str]:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [100_000, 700_000])
 def test_a_body_that_goes_to_disk_is_never_kept(client: Client, folder: Path, size: int, chunked: bool) -> None:
-    """$request_body is empty for all of these, and their keys are the same: they must not be taken for each other."""
+    """$request_body is empty for these bodies, so their keys are equal: none may get the answer to another."""
     path = infer_path("a", client.version("a"))
     for seed in (1, 2, 1, 3):
         x = samples(seed=seed)
@@ -198,7 +198,7 @@ def test_a_body_that_goes_to_disk_is_never_kept(client: Client, folder: Path, si
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_no_size_of_a_body_or_key_mixes_answers_up(client: Client, folder: Path, chunked: bool) -> None:
-    """From where all is kept to where nothing is: the body's buffer, its quarter more, and 64 KiB of key."""
+    """Sizes around each limit of caching: the body's buffer, 1.25 times that, and 64 KiB of key."""
     path = infer_path("a", client.version("a"))
     inputs = [samples(seed=1), samples(seed=2)]
     wanted = [expected(folder, "a", x) for x in inputs]
@@ -219,7 +219,7 @@ def test_no_size_of_a_body_or_key_mixes_answers_up(client: Client, folder: Path,
 
 
 def test_heads_as_large_as_can_be(client: Client, folder: Path) -> None:
-    """The key has to fit into a buffer with them: where it does not, nginx does without the cache."""
+    """Key and response headers must fit into one buffer; if they do not, nginx does not cache."""
     inputs = [samples(seed=1), samples(seed=2)]
     path = infer_path("a", client.version("a")) + "?" + "x" * 8000
     headers = {"Accept": "y" * 8000, "Accept_Encoding": "z" * 8000, "Content_Type": "w" * 7000}
@@ -265,7 +265,7 @@ def test_callers_at_once_get_their_own(port: int, folder: Path) -> None:
 
 
 def test_what_an_instance_sees_is_in_the_key(client: Client, servers: list[Instance]) -> None:
-    """The configuration keeps to its own rule, so that no header that a client thinks of can change a kept answer."""
+    """Headers that are not part of the key do not reach the instance, so they cannot change a cached answer."""
     text = (farm.EXAMPLE / "nginx.conf").read_text()
     location = text[text.index("/versions/[^/]+/infer$") :]
     location = location[: location.index("}\n")]
@@ -290,7 +290,7 @@ def test_only_inference_and_questions_pass(client: Client) -> None:
     ):
         answer = client.request(method, path, b"" if method == "POST" else None)
         assert answer.status == 404, path
-        assert b"nginx" in answer.body, path  # it did not get further
+        assert b"nginx" in answer.body, path  # the answer is from nginx, not from an instance
     assert client.get("/v2")["name"] == "streamrt"
     assert client.request("GET", "/ping").status == 200
     assert client.get("/v2/models/a")["name"] == client.get("/v2/models/%61")["name"] == "a"

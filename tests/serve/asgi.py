@@ -1,4 +1,4 @@
-"""The application in this process, asked without a socket in between."""
+"""The application in this process, called without a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 async def ask(
     service: Service, path: str, body: bytes = b"", headers: dict[str, str] | None = None, send: Send | None = None
 ) -> tuple[int, bytes]:
-    """Status and body of the answer to a POST, or to a GET where there is no body.
+    """Status and body of the answer to a POST, or to a GET if ``body`` is missing.
 
     Args:
         service: whose application is asked.

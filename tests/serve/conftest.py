@@ -1,4 +1,4 @@
-"""Servers, and the models that they serve."""
+"""A repository of small models, and a server of it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path) -> Iterator[Server]:
-    """Serves ``repository`` to whoever has `TOKEN`. What a test unloads it loads again."""
+    """Serves ``repository``, with control calls for `TOKEN`. A test that unloads a model loads it again."""
     with Server(repository, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN) as running:
         yield running

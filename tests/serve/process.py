@@ -17,13 +17,13 @@ TOKEN = "a-token-of-the-tests-0123456789"
 
 
 class Server:
-    """``streamrt serve`` in a process; its log is read all the time, and kept."""
+    """``streamrt serve`` in a process. A thread reads its log as it is written, and keeps it."""
 
     def __init__(self, folder: Path, *options: object, token: str | None = None, procs: Path | None = None) -> None:
         command = [sys.executable, "-m", "streamrt", "serve", str(folder), "--port", "0", *map(str, options)]
         if token is not None:
             command.append("--control")
-        if procs is not None:  # a cgroup, to be entered before anything is imported
+        if procs is not None:  # files of a cgroup, which the process enters before it imports anything
             command = ["sh", "-c", f'echo $$ > "{procs}" && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             command,
@@ -59,7 +59,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         method: str | None = None,
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of an answer; a body makes it a POST."""
+        """Status, headers and body of an answer. A request with a body is a POST."""
         data = body.encode() if isinstance(body, str) else body
         request = urllib.request.Request(f"http://{self.address}{path}", data, dict(headers or {}), method=method)
         try:
@@ -70,7 +70,7 @@ class Server:
                 return error.code, error.headers, error.read()
 
     def stop(self) -> int:
-        """Tell it to end; returns its exit code when it has."""
+        """Send SIGTERM, wait for the end, and return the exit code."""
         self.process.terminate()
         return self.wait()
 
@@ -78,14 +78,14 @@ class Server:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """It must end well, unless the test has failed anyway."""
+        """The exit code must be 0, unless the test has already failed."""
         if self.process.poll() is None and kind is not None:
             self.process.kill()
         code = self.stop()
         assert kind is not None or code == 0, self.log[-5:]
 
     def wait(self) -> int:
-        """Its exit code, when it has ended."""
+        """Wait for the end, and return the exit code."""
         try:
             return self.process.wait(60)
         finally:

@@ -78,7 +78,7 @@ def test_the_bytes_of_all_requests_are_bounded() -> None:
             first.add(65 << 10)
         first.add(64 << 10)
         assert first.total == 200 << 10
-    with gate.hold() as again:  # all of it was given back
+    with gate.hold() as again:  # all bytes were given back
         again.add(136 << 10)
 
 

@@ -1,4 +1,4 @@
-"""Requests that wait: who shares a pass, who is served when, and whose error is whose."""
+"""The queues: which requests share a pass, in which order models are served, and which request gets which error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULTS: dict[str, Any] = {"workers": 1, "max_batch": 8, "max_delay": 0.0, "max
 
 
 class World:
-    """A pool of one kind of model, which doubles its input ``x``; calls wait until the gate is open."""
+    """A pool of models that double their input ``x``. Calls wait until the gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -64,7 +64,7 @@ class World:
                 try:
                     raise x
                 except type(x):
-                    found.append(x)  # with a traceback, as a model's
+                    found.append(x)  # with a traceback, as a model's error has
             elif outputs is None:
                 found.append({"y": x * 2, "z": x * 3})
             else:
@@ -93,7 +93,7 @@ def ask(batcher: Batcher, x: Any, name: str = "m", outputs: tuple[str, ...] = ("
 
 
 def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:
-    """A request that is being served, until the gate is opened."""
+    """A request whose call waits until the gate is opened."""
     world.gate.clear()
     count = len(world.calls)
     future = ask(batcher, 0, name)
@@ -145,15 +145,15 @@ def test_a_request_is_held_back_for_others_but_not_for_ever(world: World) -> Non
     with batching(world, max_delay=60, max_batch=3) as batcher:
         futures = [ask(batcher, x) for x in (1, 2, 3)]
         for future in futures:
-            future.result(30)  # enough for a pass: nobody is held back
+            future.result(30)  # enough samples for a pass: none is held back
     with batching(world, max_delay=float("inf"), max_batch=2) as batcher:
         first = ask(batcher, 1)
-        time.sleep(0.05)  # a thread waits for more by then
+        time.sleep(0.05)  # by then a thread waits for more requests
         for future in (first, ask(batcher, 2)):
             future.result(30)
     with batching(world, max_delay=60) as batcher:
         last = ask(batcher, 7)
-    assert last.result(0) == {"y": 14, "z": 21}  # closing waits for nobody to come
+    assert last.result(0) == {"y": 14, "z": 21}  # `close` does not wait for more requests
 
 
 def test_models_are_served_side_by_side_and_each_by_one_thread(world: World) -> None:
@@ -201,7 +201,7 @@ def test_an_error_is_told_to_the_one_whose_it_is(world: World) -> None:
         world.gate.set()
         assert [futures[0].result(60)["y"], futures[2].result(60)["y"]] == [2, 4]
         assert futures[1].exception(60) is wrong
-        assert wrong.__traceback__ is None  # its frames have the arrays of all who share the pass
+        assert wrong.__traceback__ is None  # its frames would hold the arrays of all requests of the pass
     assert world.seen == []
 
 
@@ -215,7 +215,7 @@ def test_the_pool_hears_of_a_file_that_cannot_be_read_and_the_others_keep_their_
         assert futures[1].exception(60) is cut
         assert ask(batcher, 4).result(60)["y"] == 8
     assert [(type(error), str(error)) for error in world.seen] == [(WeightsIOError, "cut short")]
-    assert world.seen[0] is not cut  # which its own request may be raising by now
+    assert world.seen[0] is not cut  # the request of ``cut`` may be raising it by now
 
 
 def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> None:
@@ -227,8 +227,8 @@ def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> Non
         world.gate.set()
         errors = [future.exception(60) for future in futures]
         assert [(type(error), str(error)) for error in errors] == [(UnknownModelError, "gone")] * 2
-        assert errors[0] is not errors[1]  # raised in two places, one would have the traceback of both
-        assert all(error and error.__traceback__ is None for error in errors)  # the frames have all arrays
+        assert errors[0] is not errors[1]  # one object raised in two places would have both tracebacks
+        assert all(error and error.__traceback__ is None for error in errors)  # frames would hold all arrays
         assert ask(batcher, 4).result(60)["y"] == 8
 
 
@@ -242,7 +242,7 @@ def test_who_has_no_time_left_does_not_take_it_from_others(world: World) -> None
         time.sleep(0.11)
         world.gate.set()
         assert isinstance(late.exception(60), PoolBusyError)
-        error = fresh.exception(60)  # it had time for another lease, unless this machine was very slow
+        error = fresh.exception(60)  # there was time for another lease, unless the machine was very slow
         assert error is None or isinstance(error, PoolBusyError)
         assert all(timeout <= 0.3 for timeout in world.leases)
 

@@ -1,4 +1,4 @@
-"""Clients that break HTTP while they wait for an answer: one answer at most, and nothing but a line in the log."""
+"""Clients that break HTTP while they wait for an answer get at most one answer, and one line in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is served beside the protocol: multi-model-server's calls, metrics and logs; and what is off by default."""
+"""Calls of multi-model-server, metrics, logs, and the calls that are off by default."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ping(server: Server) -> None:
 
 
 def test_an_answer_is_not_held_back_for_acknowledgements(server: Server) -> None:
-    """With Nagle's algorithm on, an answer's body waits 40 ms for that of its head."""
+    """With Nagle's algorithm, the body of an answer would wait 40 ms for the acknowledgement of its head."""
     connection, times = HTTPConnection(server.address, timeout=60), []
     for _ in range(20):
         began = time.monotonic()
@@ -226,7 +226,7 @@ def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as idle:
             server.process.terminate()
-            assert idle.recv(100) == b""  # hung up
+            assert idle.recv(100) == b""  # the server closed it
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((host, int(port)), timeout=60)
             assert answers == []

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol as Triton's own client speaks it, to a server in a process of its own."""
+"""The Open Inference Protocol: Triton's own client against a server in another process."""
 
 from __future__ import annotations
 

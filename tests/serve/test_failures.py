@@ -1,4 +1,4 @@
-"""Requests that fail hold no memory once they are answered, and fill no log."""
+"""Failed requests: their memory is free once they are answered, and they do not fill the log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MIB = 1 << 20
 
 
 def unknown_operator(folder: Path) -> None:
-    """``strange``: a file that is well formed, with an operator that does not exist."""
+    """``strange``: a well formed file with an operator that does not exist."""
     header = read_header(packing.two(folder))
     nodes = (replace(header.graph.nodes[0], op="Frobnicate"), *header.graph.nodes[1:])
     graph = Graph(header.graph.inputs, header.graph.outputs, nodes)
@@ -54,7 +54,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the server logs."""
+    """Records that the server logs."""
     monkeypatch.setattr(logs, "_logged", OrderedDict())
     found: list[str] = []
 
@@ -83,11 +83,11 @@ def large(mebibytes: int) -> tuple[bytes, dict[str, str]]:
 
 @pytest.mark.parametrize("model", ["strange", "two"])
 def test_a_failed_request_holds_nothing(service: Service, lines: list[str], model: str) -> None:
-    """``strange`` cannot be loaded; the request for ``two`` comes when no model can be had in time."""
+    """``strange`` cannot be loaded. The request for ``two`` arrives while no model can be leased in time."""
     if model == "two":
         service.batcher._timeout = 0.0
     gc.collect()
-    gc.disable()  # what dies, dies because nothing refers to it any more
+    gc.disable()  # an object then dies only when its last reference goes
     tracemalloc.start()
 
     async def run() -> list[tuple[int, bytes]]:
@@ -141,7 +141,7 @@ def test_the_last_failures_are_remembered_and_no_more(lines: list[str]) -> None:
 def test_a_host_that_is_no_host(
     service: Service, lines: list[str], path: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def url(request: Request) -> str:  # as until starlette 1.0
+    def url(request: Request) -> str:  # behaves as starlette before 1.0
         raise ValueError("Invalid IPv6 URL")
 
     monkeypatch.setattr(Request, "url", property(url))
@@ -178,7 +178,7 @@ def test_an_error_outside_of_all_routes_is_answered_and_logged(
 
     messages: list[dict[str, Any]] = []
     monkeypatch.setattr(service.catalog, "has", has)
-    with pytest.raises(ValueError, match="unforeseen"):  # the application's server logs it, too
+    with pytest.raises(ValueError, match="unforeseen"):  # uvicorn would log it, too
         asyncio.run(ask(service, "/v2/models/two", send=send))
     assert messages[0]["status"] == 500
     assert json.loads(messages[1]["body"])["type"] == "ValueError"

@@ -1,4 +1,4 @@
-"""Many connections, many models, three times the budget: right answers or 503, and never more memory than agreed."""
+"""Many connections and models of three times the budget: right answers or 503, and memory within the budget."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 
 class Client(threading.Thread):
-    """A connection over which one request follows another, with binary data, until it is told to stop."""
+    """Send requests with binary data over one connection, one after another, until told to stop."""
 
     def __init__(self, address: str, models: dict[str, Any], seed: int, over: threading.Event) -> None:
         super().__init__()

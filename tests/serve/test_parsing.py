@@ -1,4 +1,4 @@
-"""JSON takes no more memory once parsed than was told before, and a text that would take too much is not parsed."""
+"""Parsed JSON takes at most the memory that `weigh` computed before. A text that would take too much is not parsed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def items(*texts: str) -> str:
-    """A list of these, again and again."""
+    """A list that repeats these items up to `SIZE` characters."""
     once = ",".join(texts)
     return f"[{','.join([once] * (SIZE // (len(once) + 1)))}]"
 
@@ -86,7 +86,7 @@ def test_what_parsing_takes(name: str) -> None:
 
 
 def test_what_reading_a_request_takes() -> None:
-    """Nested lists are made flat, and become an array."""
+    """Nested lists become a flat list, then an array."""
     rows = 5000
     tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 3], "data": [[0.25, 1.5, 3.75]] * rows}
     body = json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
@@ -135,7 +135,7 @@ def test_small_texts_are_never_refused() -> None:
 
 def test_a_parsed_text_is_counted_with_the_bodies() -> None:
     gate = Gate(200 << 10)
-    with gate.hold() as held, gate.also(1 << 30):  # whatever its size
+    with gate.hold() as held, gate.also(1 << 30):  # `also` has no limit
         assert gate.held == (64 << 10) + (1 << 30)
         with pytest.raises(OverloadedError):
             held.add(1)

@@ -1,4 +1,4 @@
-"""The parser of requests: what clients send arrives, and whatever else is sent is refused in words."""
+"""The parser of requests: right requests arrive unchanged, and others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT = 1 << 20
 def encode(
     inputs: Mapping[str, tuple[np.ndarray, bool]], outputs: tuple[Output, ...] | None = None, **more: Any
 ) -> tuple[bytes, int | None]:
-    """A request as a client makes it, from arrays and whether they go as binary data; and the length of its JSON."""
+    """The body of a request and the length of its JSON. The flag of an array tells whether it is sent as binary data."""
     tensors, binary = [], []
     for name, (array, is_binary) in inputs.items():
         tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": "FP32"}
@@ -98,7 +98,7 @@ likely = st.recursive(
 
 
 def refused_or_bounded(body: bytes, length: int | None) -> None:
-    """Whatever is sent is refused, or makes arrays of a size that the body accounts for."""
+    """Any body is refused, or makes arrays that are not larger than the body allows."""
     try:
         found = parse_request(body, length, LIMIT)
     except ProtocolError:

@@ -1,4 +1,4 @@
-"""The repository folder: what of it may be served, and what is."""
+"""The repository folder: which files may be served, and which models are."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_is_no_file_of_the_repository(file: object) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A repository with two models and much that is none of its own."""
+    """A repository with two models, and files and links that must not be served."""
     outside = tmp_path / "outside"
     folder = tmp_path / "repository"
     for made in (outside, folder, folder / "folder.safetensors", folder / ".hidden", folder / "inner"):
@@ -185,7 +185,7 @@ def test_a_file_under_another_name(catalog: Catalog) -> None:
         with pytest.raises(NameTakenError):
             catalog.register(file, name)
     catalog.unregister("kinds")
-    with pytest.raises(NameTakenError, match="'kinds' is taken"):  # its own file may want it
+    with pytest.raises(NameTakenError, match="'kinds' is taken"):  # the name belongs to its own file
         catalog.register("two.safetensors", "kinds")
     for file, name in (("two", None), ("../x.safetensors", None), ("two.safetensors", "../x"), (None, None)):
         with pytest.raises(InputError):
@@ -227,7 +227,7 @@ def test_a_broken_files_header_is_not_read_for_every_request(
     assert len({str(error) for error in errors}) == 1
     assert len({id(error) for error in errors}) == 10
     assert catalog.entry("kinds").state == "UNAVAILABLE"
-    for pause in (0.5, 1.0, 2.0):  # what was wrong may be the disk, and not the file
+    for pause in (0.5, 1.0, 2.0):  # the disk may have failed, and not the file
         now[0] += pause - 0.1
         ask()
         assert reads == ["kinds.safetensors"]
@@ -239,9 +239,9 @@ def test_a_broken_files_header_is_not_read_for_every_request(
     with pytest.raises(FormatError):
         catalog.load("kinds")
     ask()
-    assert reads == ["kinds.safetensors"] * 2  # for whoever loads it may have mended it
+    assert reads == ["kinds.safetensors"] * 2  # the caller of `load` may have mended it
     file.write_bytes(good)
-    assert [spec.name for spec in catalog.spec("kinds").inputs] == ["x"]  # another file: at once
+    assert [spec.name for spec in catalog.spec("kinds").inputs] == ["x"]  # a replaced file is read at once
 
 
 def test_one_file_does_not_hide_the_others_whatever_its_error(
@@ -282,15 +282,15 @@ def test_a_model_that_failed_is_ready_when_its_file_is_mended(place: Path, heade
         catalog = Catalog(Folder(place), pool)
         catalog.register_all()
         file.write_bytes(broken)
-        for _ in range(4):  # a pause of seconds follows
+        for _ in range(4):  # each failure lengthens the pause before the next try
             with pytest.raises(FormatError):
                 catalog.prefetch("kinds").result() if background else catalog.load("kinds")
         assert catalog.entry("kinds") == IndexEntry("kinds", "UNAVAILABLE", "FormatError: it cannot be loaded")
-        assert catalog.entry("kinds").state == "UNAVAILABLE"  # to have asked changes nothing
+        assert catalog.entry("kinds").state == "UNAVAILABLE"  # asking changes nothing
         file.write_bytes(good)
         assert [entry.state for entry in catalog.index()] == ["READY"] * 4
         assert catalog.entry("kinds").state == "READY"
-        with pool.lease("kinds"):  # so it is
+        with pool.lease("kinds"):  # and it can be used
             pass
 
 

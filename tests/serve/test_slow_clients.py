@@ -1,4 +1,4 @@
-"""Clients that send nothing, or do not take what they asked for: what they hold is counted, and ends."""
+"""Clients that send nothing, or do not read their answers: their bytes are counted, and their connections end."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from streamrt.serve.service import Service  # noqa: E402
 from streamrt.serve.settings import Settings  # noqa: E402
 
 MIB = 1 << 20
-#: Values of an output, of which a request for 32 samples gets 8 MiB: more than sockets take on their own.
+#: Values of an output. An answer for 32 samples has 8 MiB: more than the buffers of sockets take.
 WIDTH = 1 << 16
 X = zoo.random_input(32, 2)
 
 
 def large(samples: int = 32) -> bytes:
-    """A request for so many samples of ``mlp``, whose answer is to be binary."""
+    """A request to ``mlp`` with so many samples, for an answer in binary data."""
     tensor = {"name": "input", "shape": [samples, 2], "datatype": "FP32", "data": X[:samples].ravel().tolist()}
     return json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
 
@@ -43,7 +43,7 @@ def test_answers_are_bounded_with_the_bodies() -> None:
     gate = Gate(200 << 10)
     with gate.hold() as held:
         held.add(100 << 10)
-        with gate.answer(1 << 30):  # the first one, whatever its size
+        with gate.answer(1 << 30):  # the first answer has no limit
             assert gate.held == (164 << 10) + (1 << 30)
             with pytest.raises(OverloadedError), gate.answer(1):
                 pass
@@ -78,14 +78,14 @@ def test_an_answer_is_counted_until_it_is_taken(service: Service) -> None:
         go_on = asyncio.Event()
 
         async def send(message: dict[str, Any]) -> None:
-            if not message.get("more_body", True):  # the end: all before it has been taken
+            if not message.get("more_body", True):  # the end: the client has taken everything before it
                 assert parts
                 await go_on.wait()
             parts.append(len(message.get("body", b"")))
 
         slow = asyncio.create_task(ask(service, path, large(), send=send))
         async with asyncio.timeout(60):
-            while not service.gate.held > 8 * MIB:  # it is larger than the limit, and let through nevertheless
+            while not service.gate.held > 8 * MIB:  # it is sent although it is larger than the limit
                 await asyncio.sleep(0.01)
         status, body = await ask(service, path, large(1))
         assert (status, json.loads(body)["type"]) == (503, "OverloadedError")
@@ -104,7 +104,7 @@ def test_an_answer_is_counted_until_it_is_taken(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def hasty(folder: Path) -> Iterator[Server]:
-    """A server whose clients have a second."""
+    """A server whose deadlines for clients are 1 s."""
     with Server(folder, "--budget", "16MiB", "--body-timeout", "1") as running:
         yield running
 
@@ -137,7 +137,7 @@ def test_a_large_answer_is_counted_until_it_is_taken_and_arrives_whole(folder: P
         with connect(server, receive=4096) as slow:
             slow.sendall(post("/v2/models/mlp/infer", large()))
             zoo.eventually(lambda: held(server) > 8 * MIB)
-        zoo.eventually(lambda: held(server) == 0)  # it has gone
+        zoo.eventually(lambda: held(server) == 0)  # the client has gone
         status, headers, body = server.ask("/v2/models/mlp/infer", large())
         assert status == 200
         found = np.frombuffer(body[int(headers["Inference-Header-Content-Length"]) :], np.float32)
@@ -160,7 +160,7 @@ def test_an_answer_that_is_not_taken_is_given_up(hasty: Server) -> None:
     assert not [line for line in hasty.log if "traceback" in line]
 
 
-#: What a client sends, after which it sends no more; and how the answer begins that there is before it is cut off.
+#: By name: the bytes that a client sends before it stops, and the start of the answer before it is cut off.
 UNFINISHED = {
     "nothing": (b"", b""),
     "a part of a head": (b"GET /ping HTTP/1.1\r\nHost: x\r\n", b""),
@@ -208,7 +208,7 @@ def test_who_is_in_time_is_served_whatever_came_before(hasty: Server) -> None:
             for part in (b"GET /ping HT", b"TP/1.1\r\nHost: x\r\n\r\n", b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"):
                 connection.sendall(part)
         with connect(hasty) as late:
-            assert late.recv(1) == b""  # cut off: so long have the others been idle, and are there all the same
+            assert late.recv(1) == b""  # cut off after 1 s; the others, which were idle as long, are not
         for connection in connections:
             connection.sendall(post("/predictions/two", b'{"a": [[1, 2]], "b": [[3, 4]]}'))
             found = b""

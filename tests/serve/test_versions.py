@@ -1,4 +1,4 @@
-"""A version is a file's checksum: one that is replaced is served at once, and no answer has another's version."""
+"""A version is the checksum of a file. A new file is served at once, and each answer has its own file's version."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 def replace(folder: Path, seed: int) -> tuple[str, Any]:
-    """Give the model other weights, as a deployment would, and return version and answer."""
+    """Replace the file of the model by one with other weights; returns its version and its answer."""
     aside = folder.parent / "aside"
     aside.mkdir(exist_ok=True)
     packed = zoo.mlp(aside, 16, 64, 10, seed=seed)
@@ -48,7 +48,7 @@ def replace(folder: Path, seed: int) -> tuple[str, Any]:
 
 
 def infer(server: Server, version: str | None = None) -> tuple[int, str, Any]:
-    """Status, and what the answer says of its version, and the answer."""
+    """Status, version and values of an answer."""
     path = "/v2/models/m" + (f"/versions/{version}" if version else "") + "/infer"
     status, _, body = server.ask(path, BODY)
     told = json.loads(body)
