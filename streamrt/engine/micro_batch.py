@@ -34,7 +34,7 @@ def fit(
     Raises:
         BudgetError: not even one sample fits. It has the smallest budget that does.
     """
-    part, lean = samples, False
+    part, lean, whole = samples, False, program.workspace
     window: int | None = None  # bytes of the smallest one; it does not depend on the batch
     while True:
         try:
@@ -45,10 +45,10 @@ def fit(
             assert budget is not None  # without one everything fits
             window = error.minimum - program.workspace
             if lean and part <= 1:
-                _require_one_fits(min(samples, 1), window, budget, compile_for)  # its error has the smaller minimum
+                _require_one_fits(min(samples, 1), whole, window, budget, compile_for)  # the least minimum
                 raise
-            if not lean and part == samples > 2:  # before any part is tried: all would be in vain
-                _require_one_fits(1, window, budget, compile_for)
+            if not lean and part == samples > 1:  # else every part would be tried in vain
+                _require_one_fits(1, whole, window, budget, compile_for)
             if lean:
                 part = _smaller_part(part, program.workspace // part, budget)
             lean = not lean
@@ -65,11 +65,12 @@ def _smaller_part(part: int, sample_bytes: int, budget: int) -> int:
     return part
 
 
-def _require_one_fits(one: int, window: int, budget: int, compile_for: Compile) -> None:
+def _require_one_fits(one: int, whole: int, window: int, budget: int, compile_for: Compile) -> None:
     """Raise `BudgetError` if one sample does not fit beside the smallest ``window``.
 
-    A lean program may need more than the other: the smaller one counts.
+    The smallest workspace counts: a lean program may need more than the other, and one sample more than all, whose
+    workspace is ``whole``.
     """
-    workspace = min(compile_for(one, lean).workspace for lean in (False, True))
+    workspace = min(whole, *(compile_for(one, lean).workspace for lean in (False, True)))
     if workspace + window > budget:
         raise too_small(budget, workspace, window)

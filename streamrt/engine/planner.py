@@ -186,12 +186,12 @@ class Planner:
         Raises:
             InputError, FormatError: as `prepare`.
         """
-        program = self._fitting(graph, shapes, lean=True)
-        if program.batchwise and batch_of(shapes, graph.inputs) > 1:
-            shapes = with_batch(shapes, 1)
-            program = self._programs.compile(graph, shapes, lean=True)
-        other = self._programs.compile(graph, shapes)
-        workspace = min(program.workspace, other.workspace)  # a lean program may need more
+        program = self._fitting(graph, shapes)
+        divisible = program.batchwise and batch_of(shapes, graph.inputs) > 1
+        one = with_batch(shapes, 1) if divisible else shapes
+        others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
+        # A lean program may need more than the other, and few bytes of one sample more than those of two.
+        workspace = min(each.workspace for each in (program, *others))
         return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
@@ -220,10 +220,10 @@ class Planner:
         most = most_held(self.budget, program.transfer_bytes // batch)
         return best_size(batch, most, program.flops / self.rates.flops / batch, undivided)
 
-    def _fitting(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
+    def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
         """Compile for a caller's shapes. If the graph is known to run with others, an error is the caller's."""
         try:
-            return self._programs.compile(graph, shapes, lean)
+            return self._programs.compile(graph, shapes)
         except FormatError as error:
             if self._usual is None:
                 raise
