@@ -67,9 +67,9 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     const double positions = (double)n * (double)w->output[0] * (double)w->output[1];
     const double weights = (double)channels * (double)outputs, terms = weights * 9 * positions;
     const double blocks = (double)divided_up(tiles, most), lanes = (double)whole;
-    /* Costs are in terms that are multiplied in the same time. Measured with AVX-512, where a cycle multiplies 32 terms:
-     * a transform takes 20 cycles for each input channel of a tile, 5 for each pair of channels in a block, and 8 for
-     * each output channel of a tile. With AVX2 multiplying and transforming both take twice as long. */
+    /* Costs are in terms that are multiplied in the same time. Measured with AVX-512, where a cycle multiplies 32
+     * terms: a transform takes 20 cycles for each input channel of a tile, 5 for each pair of channels in a block, and
+     * 8 for each output channel of a tile. With AVX2 multiplying and transforming both take twice as long. */
     const double transforms = 32 * (20 * (double)channels * lanes + 5 * weights * blocks + 8 * (double)outputs * lanes);
     const double products = PRODUCTS * weights * (few ? (double)few : lanes);
     if (terms < LEAST_TERMS || products + transforms > 0.9 * terms) return 0;

@@ -80,6 +80,42 @@ typedef struct {
     column_piece pieces[PLACES * WIDEST];
 } place_table;
 
+/* Sets *piece to the lanes of a run whose input is not padding for a tap. False: there are none. moved: what the tap
+ * adds to the elements of a tap at (0, 0). */
+V bool inside_piece(const tap_place *tap, const run *r, int64_t moved, column_piece *piece) {
+    if (r->row < tap->rows.first || r->row >= tap->rows.last) return false;
+    *piece = r->all;
+    piece->from += moved;
+    if (r->col >= tap->cols.first && r->col + r->n <= tap->cols.last) return true;
+    const int64_t first = tap->cols.first > r->col ? tap->cols.first - r->col : 0;
+    const int64_t last = smaller(tap->cols.last - r->col, r->n);
+    if (first >= last) return false;
+    *piece = piece_of(piece->from, r->lane + first, r->lane + last);
+    return true;
+}
+
+/* Finds the place of a tap for the panel of some runs. Its pieces begin at pieces[used]; returns the index behind them.
+ */
+V int32_t find_place(const tap_place *tap, int64_t width, const run *runs, int count, place *to, column_piece *pieces,
+                     int32_t used) {
+    const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
+    const int64_t moved = any ? tap->down * width + tap->right : 0; /* it may overflow if no output is inside */
+    int vector = 0;                                                 /* the one whose pieces are being found */
+    to->begin[0] = used;
+    for (int k = 0; any && k < count; k++) {
+        for (; vector < runs[k].vector; vector++) to->begin[vector + 1] = used;
+        column_piece next;
+        if (!inside_piece(tap, &runs[k], moved, &next)) continue;
+        column_piece *before = &pieces[used > to->begin[vector] ? used - 1 : used];
+        if (used > to->begin[vector] && before->from == next.from)
+            before->inside |= next.inside, before->low |= next.low, before->high |= next.high;
+        else
+            pieces[used++] = next;
+    }
+    for (; vector < WIDEST / VL; vector++) to->begin[vector + 1] = used;
+    return used;
+}
+
 /* Finds the places of `count` taps for `panels` panels from column `at` on. Columns from `end` on do not exist. */
 FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t end, int64_t panels,
                     place_table *table) {
@@ -88,34 +124,15 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
     for (int64_t j = 0; j < panels; j++, at += PANEL) {
         run runs[WIDEST];
         const int parts = runs_of(w, at, panel_of(end - at), runs);
-        for (int64_t i = 0; i < count; i++, to++) {
-            const tap_place *tap = &taps[i];
-            const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
-            const int64_t moved =
-                any ? tap->down * w->input[1] + tap->right : 0; /* it may overflow if no output is inside */
-            int vector = 0;                                     /* the one whose pieces are being found */
-            to->begin[0] = used;
-            for (int k = 0; any && k < parts; k++) {
-                const run *r = &runs[k];
-                for (; vector < r->vector; vector++) to->begin[vector + 1] = used;
-                if (r->row < tap->rows.first || r->row >= tap->rows.last) continue;
-                column_piece next = r->all;
-                next.from += moved;
-                if (r->col < tap->cols.first || r->col + r->n > tap->cols.last) {
-                    const int64_t first = tap->cols.first > r->col ? tap->cols.first - r->col : 0;
-                    const int64_t last = smaller(tap->cols.last - r->col, r->n);
-                    if (first >= last) continue;
-                    next = piece_of(next.from, r->lane + first, r->lane + last);
-                }
-                column_piece *before = &table->pieces[used > to->begin[vector] ? used - 1 : used];
-                if (used > to->begin[vector] && before->from == next.from)
-                    before->inside |= next.inside, before->low |= next.low, before->high |= next.high;
-                else
-                    table->pieces[used++] = next;
-            }
-            for (; vector < WIDEST / VL; vector++) to->begin[vector + 1] = used;
-        }
+        for (int64_t i = 0; i < count; i++, to++)
+            used = find_place(&taps[i], w->input[1], runs, parts, to, table->pieces, used);
     }
+}
+
+/* y[lane] = from[lane * stride] for the lanes of a piece. */
+V void copy_lanes(const float *from, int64_t stride, uint32_t inside, float *y) {
+    for (int lane = 0; lane < VL; lane++)
+        if (inside >> lane & 1) y[lane] = from[lane * stride];
 }
 
 /* Lays out `count` taps of one panel for one channel. x: the channel's plane; y: (count, vectors * VL). */
@@ -134,8 +151,7 @@ V void fill_taps(const int vectors, const int64_t stride, const place_table *tab
                 else if (stride == 2)
                     all = (vf)((vi)all | (vi)load_even_mask(from, mask_of(next->low), mask_of(next->high), zero));
                 else
-                    for (int lane = 0; lane < VL; lane++)
-                        if (next->inside >> lane & 1) y[lane] = from[lane * stride];
+                    copy_lanes(from, stride, next->inside, y);
             }
             if (stride <= 2) store(y, all);
         }
@@ -178,6 +194,12 @@ V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int6
     return (span){rows.first * w->input[1], rows.last * w->input[1]};
 }
 
+/* Fetches the elements from..to of a plane. Returns the first element that was not fetched. */
+V int64_t fetch_plane(const float *plane, int64_t from, int64_t to) {
+    for (; from < to; from += CONV_LINE) __builtin_prefetch(plane + from);
+    return from;
+}
+
 /* Lays out rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel,
  * each (last - first, PANEL), the last as wide as its vectors. Columns behind the last are zeros. Panels of the same
  * channel are filled in order, because their inputs are neighbours. */
@@ -206,9 +228,8 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                 const int64_t end = smaller(last - row, some);
                 int64_t ahead = read.first; /* in the plane of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
-                    for (; row + taps < last && ahead < read.first + (j + 1 - panel) * (read.last - read.first) / count;
-                         ahead += CONV_LINE)
-                        __builtin_prefetch(x + (channel + 1) * plane + ahead);
+                    const int64_t to = read.first + (j + 1 - panel) * (read.last - read.first) / count;
+                    if (row + taps < last) ahead = fetch_plane(x + (channel + 1) * plane, ahead, to);
                     const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
                     fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,
                                 x + channel * plane, out + j * depth * PANEL + (row + begin - first) * vectors * VL);

@@ -10,6 +10,24 @@
 #include "rows.h"
 #include "window.h"
 
+/* Adds an input row of a strip to the sums of all outputs that read it. For sum[m] it is row phase + m * stride of the
+ * window. */
+V void roll_row(const int k, const int stride, const int phase, const bool masked, const float *row,
+                const vmask *inside, const float *by, vf *sum) {
+    vf v[ROWS_MOST], q[ROWS_MOST];
+#pragma GCC unroll 8
+    for (int j = 0; j < k; j++) {
+        const float *from = row + row_vector(stride, j);
+        v[j] = masked ? load_mask(from, inside[j], splat(0.0f)) : load(from);
+    }
+    row_columns(k, stride, v, q);
+#pragma GCC unroll 8
+    for (int m = 0; m <= (k - 1) / stride; m++)
+#pragma GCC unroll 8
+        for (int j = 0; j < k && phase + m * stride < k; j++)
+            sum[m] = muladd(q[j], splat(by[(phase + m * stride) * k + j]), sum[m]);
+}
+
 /* Computes output rows p->first..p->last of the columns column..column + n. n <= strips * VL. */
 V void roll(const int k, const int stride, const int strips, const bool masked, const window_plane *p, int64_t column,
             int64_t n) {
@@ -36,21 +54,8 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
         for (int phase = 0; phase < stride; phase++, i++) {
             if (i >= 0 && i < height)
 #pragma GCC unroll 2
-                for (int t = 0; t < strips; t++) {
-                    const float *row = p->x + i * width + at[t];
-                    vf v[ROWS_MOST], q[ROWS_MOST];
-#pragma GCC unroll 8
-                    for (int j = 0; j < k; j++) {
-                        const float *from = row + row_vector(stride, j);
-                        v[j] = masked ? load_mask(from, inside[t][j], splat(0.0f)) : load(from);
-                    }
-                    row_columns(k, stride, v, q);
-#pragma GCC unroll 8
-                    for (int m = 0; m <= live; m++)
-#pragma GCC unroll 8
-                        for (int j = 0; j < k && phase + m * stride < k; j++)
-                            sum[t][m] = muladd(q[j], splat(by[(phase + m * stride) * k + j]), sum[t][m]);
-                }
+                for (int t = 0; t < strips; t++)
+                    roll_row(k, stride, phase, masked, p->x + i * width + at[t], inside[t], by, sum[t]);
             if (phase == (k - 1) % stride && o >= first) {
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++) store_mask(y + t * VL, there[t], clamp(sum[t][live], low, high));
