@@ -250,7 +250,7 @@ def test_what_a_kernel_keeps() -> None:
     assert (target == source).all()
     for _ in range(3):
         kernel.keep(source, np.zeros(5, np.float32))
-    with pytest.raises(ValueError, match="at most four"):
+    with pytest.raises(ValueError, match="at most 4 arrays"):
         kernel.keep(source, target)
 
 
@@ -265,5 +265,5 @@ def test_size_of_lrn_and_maximum_of_nothing() -> None:
     x = np.ones((1, 2, 3), np.float32)
     with pytest.raises(ValueError, match="size 0"):
         _core.lrn(x, x.copy(), 0, 1, 1, 1)
-    with pytest.raises(ValueError, match="empty rows"):
+    with pytest.raises(ValueError, match="rows that are not empty"):
         _core.row_max(np.empty((2, 0), np.float32), np.empty(2, np.float32))
