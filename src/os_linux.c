@@ -296,7 +296,7 @@ int os_start_thread(pthread_t *out, void *(*run)(void *), void *argument) {
 static bool (*answer_bus_error)(void *address);
 static struct sigaction earlier;
 
-/* The signal does not belong to the guard: do what would have happened without it. */
+/* For a signal that does not belong to the guard: the effect that it would have without the guard. */
 static void chain(int signal, siginfo_t *info, void *context) {
     if (earlier.sa_flags & SA_SIGINFO) {
         earlier.sa_sigaction(signal, info, context);

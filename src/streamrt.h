@@ -1,6 +1,6 @@
 /* streamrt.h - the contract of the compiled core.
  *
- * Each function says what it returns, who owns its results, and which threads may call it.
+ * Each function names its results, their owner, and the threads that may call it.
  * The core does not know Python, does not print and does not exit. Functions that can fail return an srt_status;
  * if a system call was the cause, errno holds its error number on return.
  */
@@ -33,9 +33,10 @@ uint64_t srt_fork_generation(void);
 /* ---------------------------------------------------------------- sigbus.c: truncation does not kill the process
  *
  * Reading a mapped page that the file has lost raises SIGBUS. The guard handles it for guarded addresses: it maps a
- * page of zeros there, so that the read continues, and marks the mapping poisoned for good. Every other SIGBUS goes to
- * the handler that was installed before; without one, the process dies as it would without the guard. The guard
- * installs its handler once, with the first mapping. A handler that is installed later has to call the guard's. */
+ * page of zeros there, so that the read continues, and marks the mapping poisoned until it is closed. Every other
+ * SIGBUS goes to the handler that was installed before; without one, the process dies as it would without the guard.
+ * The guard installs its handler once, with the first mapping. A handler that is installed later has to call the
+ * guard's. */
 typedef struct srt_guard srt_guard;
 
 /* Guards size bytes from base until srt_guard_remove. Remove the guard before you unmap the bytes.

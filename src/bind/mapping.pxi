@@ -150,7 +150,7 @@ cdef class Mapping:
         cdef srt_status status = srt_mapping_check(self.mapping)
         cdef int error = errno
         if status != SRT_OK:
-            raise self.failure(status, error, "the weights file is not what was opened")
+            raise self.failure(status, error, "the weights file changed after it was opened")
 
     def read_ahead(self):
         """Tells the kernel that the file is read from beginning to end, without a prefetcher.
@@ -192,7 +192,7 @@ cdef class Mapping:
         cdef srt_status status = srt_mapping_resident(self.mapping, offset, length, &bytes_resident)
         cdef int error = errno
         if status != SRT_OK:
-            raise self.failure(status, error, "cannot tell what is in the page cache")
+            raise self.failure(status, error, "cannot read the state of the page cache")
         return bytes_resident
 
     def retire(self):

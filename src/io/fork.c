@@ -1,4 +1,4 @@
-/* fork.c - what a forked child may do with the objects of its parent.
+/* fork.c - the use of a parent's objects in a forked child.
  *
  * The fork rule. fork(2) copies one thread and all memory. The child has no prefetch thread, and the lock of a
  * prefetcher may have been held by a thread that does not exist in the child. Therefore:

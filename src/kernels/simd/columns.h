@@ -48,7 +48,7 @@ V column_piece piece_of(int64_t from, int64_t first, int64_t last) {
 typedef struct {
     int32_t vector, lane, n;
     int64_t row, col;
-    column_piece all; /* what they read for a tap at (0, 0) if nothing were padding */
+    column_piece all; /* the elements that they read for a tap at (0, 0), as if no input were padding */
 } run;
 
 /* Sets runs to those of the columns at..at + n, counted row by row, and returns their number. n <= WIDEST. */
@@ -80,8 +80,8 @@ typedef struct {
     column_piece pieces[PLACES * WIDEST];
 } place_table;
 
-/* Sets *piece to the lanes of a run whose input is not padding for a tap. False: there are none. moved: what the tap
- * adds to the elements of a tap at (0, 0). */
+/* Sets *piece to the lanes of a run whose input is not padding for a tap. False: there are none. moved: elements
+ * from the inputs of a tap at (0, 0) to those of this tap. */
 V bool inside_piece(const tap_place *tap, const run *r, int64_t moved, column_piece *piece) {
     if (r->row < tap->rows.first || r->row >= tap->rows.last) return false;
     *piece = r->all;

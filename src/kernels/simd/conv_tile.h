@@ -15,7 +15,7 @@ V int conv_rows_of(const int vectors) {
 /* Floats of a column that is laid out by itself: its terms, then zeros up to a whole vector. */
 enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
-/* A block of columns: what all its tiles share. Element (row, column) of y is y[row * stride + column]. */
+/* A block of columns, for all its tiles. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
     const float *w;       /* (rows, inner), from the block's first term on */
     int64_t inner, depth; /* terms of a row of weights, and those in this block */

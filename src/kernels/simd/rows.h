@@ -29,7 +29,7 @@ V bool row_is_whole(const int k, const int stride, int64_t at, int64_t width) {
     return at >= 0 && at + row_vector(stride, k - 1) + VL <= width;
 }
 
-/* q[j] is what the outputs read in column j of the window; v has the k vectors. */
+/* Sets q[j] to the elements that the outputs read in column j of the window; v has the k vectors. */
 V void row_columns(const int k, const int stride, const vf *v, vf *q) {
 #pragma GCC unroll 8
     for (int j = 0; j < k; j++)

@@ -6,7 +6,7 @@
 #define V static inline __attribute__((always_inline)) TARGET
 #define FN static TARGET
 
-/* srt_avx2_table and so on: one name for each instruction set, for what other units see. */
+/* srt_avx2_table and so on: a name for each instruction set, because other units see it. */
 #define EXPORT(name) EXPORT_OF(SET, name)
 #define EXPORT_OF(set, name) EXPORT_AS(set, name)
 #define EXPORT_AS(set, name) srt_##set##_##name

@@ -1,4 +1,4 @@
-/* table.h - what each instruction set provides: the loops of kernels.h, for a range of a job's units.
+/* table.h - the loops of kernels.h that each instruction set provides, for a range of a job's units.
  *
  * Functions of type srt_range get a job as described here and do the units first..last.
  * The bodies are written once, over the vector of vec.h, and compiled once for each instruction set:

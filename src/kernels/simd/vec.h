@@ -1,4 +1,4 @@
-/* vec.h - the vector of an instruction set: what each vec_*.h defines. Nothing else depends on the instruction set.
+/* vec.h - the names that each vec_*.h defines for its instruction set. Nothing else depends on the instruction set.
  *
  *   SET, TARGET    its name, and the attribute of functions that use it
  *   available()    whether this processor and operating system run it; compiled without TARGET
