@@ -1,7 +1,7 @@
 """From a model of another framework to a weights file.
 
-``onnx``, ``torch`` and ``layers`` each read one kind of source into a `Draft`; ``rewrite`` folds it; ``packing`` checks
-and writes it. Importing this package needs none of the frameworks.
+``onnx``, ``torch`` and ``layers`` each read one kind of source into a `Draft`. ``fold`` makes it smaller. ``packing``
+checks it and writes the file. This package can be imported without any of the frameworks.
 """
 
 from streamrt.convert.layers import Layer

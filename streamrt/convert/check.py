@@ -1,4 +1,4 @@
-"""Shapes of a draft by the operators' own lowering: what can be lowered can be run.
+"""Shapes of a draft, from lowering its nodes as a run does.
 
 So a graph that cannot run is refused when it is packed, and the extents of its outputs are those that a run will have.
 """
@@ -15,7 +15,7 @@ from streamrt.convert.support import unsupported
 from streamrt.errors import FormatError
 from streamrt.ops import Operand, lower, supported
 
-#: Extents of small inputs, tried in turn.
+#: Extents of small inputs, tried in this order until the model accepts one.
 _SMALL = (1, 2, 8, 32)
 Shapes = dict[str, Shape]
 
@@ -38,10 +38,13 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
 
 
 def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
-    """Give the outputs of a draft their extents; raises as `infer` does.
+    """Give the outputs of a draft their extents.
 
-    Probes are large. An extent that is the same for all of them, such as that of ``x[:4]``, is still free if a small
-    input has another.
+    Probes are large. An extent that all of them give, such as 4 for ``x[:4]``, is still free if a small input gives
+    another one.
+
+    Raises:
+        FormatError: as `infer`.
     """
     found = [infer(draft, probe) for probe in probes]
     probes = list(probes)
@@ -49,8 +52,10 @@ def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
         try:
             small = infer(draft, probe)
         except FormatError:
-            continue  # too small for this model
-        if all(len(small[spec.name]) == len(found[0][spec.name]) for spec in draft.outputs):  # but a Squeeze of all
+            continue  # the model needs larger inputs
+        if all(
+            len(small[spec.name]) == len(found[0][spec.name]) for spec in draft.outputs
+        ):  # a Squeeze without axes may drop one
             found.append(small)
             probes.append(probe)
             break
@@ -61,14 +66,14 @@ def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
 
 
 def _small(probes: Sequence[Probe]) -> Iterator[Probe]:
-    """Probes with small values for what ``probes`` have different values for."""
+    """Probes with a small value for every extent that differs between ``probes``."""
     free = [name for name, value in probes[0].items() if any(probe[name] != value for probe in probes)]
     for extent in _SMALL if free else ():
         yield probes[0] | dict.fromkeys(free, extent)
 
 
 def unknown_operators(draft: Draft) -> list[str]:
-    """A line for each node whose operator, or activation, does not exist."""
+    """A line for each node with an operator or an activation that is not supported."""
     known = supported()
     return [
         f"node {node.name!r} ({op}): {unsupported(op, 'layers')}"

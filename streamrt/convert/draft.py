@@ -1,4 +1,4 @@
-"""A draft: the graph while it is being converted, free to change, with its weights still outside memory."""
+"""A draft: a graph that is being converted. Its nodes can change, and its weights are not in memory yet."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from streamrt.convert import limits
 from streamrt.convert.weights import Weight
 from streamrt.graph import Activation, Attr, Graph, Node, TensorSpec
 
-#: Names that mean something in a weights file, and the longest that a graph takes.
+#: Tensors of a weights file with names that begin like this are padding.
 _RESERVED_PREFIX = "streamrt.pad."
+#: The key in the header of a weights file that is no tensor.
 _RESERVED = "__metadata__"
+#: The most characters of a name in a graph.
 _MAX_NAME = 1024
 
 
@@ -28,7 +30,7 @@ class DraftNode:
     activation: Activation | None = None
 
     def frozen(self) -> Node:
-        """The node as the graph holds it."""
+        """The node as a graph holds it, which cannot change."""
         return Node(self.name, self.op, tuple(self.inputs), tuple(self.outputs), dict(self.attrs), self.activation)
 
 
@@ -42,7 +44,7 @@ class Draft:
     params: dict[str, Weight] = field(default_factory=dict)
 
     def readers(self) -> Counter[str]:
-        """How often each tensor is read; being an output of the graph counts as one reading."""
+        """How often each tensor is read. An output of the graph counts as read once more."""
         count = Counter(name for node in self.nodes for name in node.inputs if name)
         count.update(spec.name for spec in self.outputs)
         return count
@@ -63,7 +65,7 @@ class Draft:
         self.params = {name: weight for name, weight in self.params.items() if name in wanted}
 
     def new_param(self, name: str, weight: Weight) -> str:
-        """Add a weight under ``name``, or under a name made from it when that one is taken."""
+        """Add a weight, and return its name: ``name``, or a similar one if this is taken."""
         name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs})
         self.params[name] = weight
         return name
@@ -73,7 +75,7 @@ class Draft:
         return Graph(tuple(self.inputs), tuple(self.outputs), tuple(node.frozen() for node in self.nodes))
 
     def legalise_names(self) -> None:
-        """Give every tensor and node a name that a weights file can hold; names that it can hold stay."""
+        """Replace the names of tensors and nodes that a weights file cannot hold."""
         names = [spec.name for spec in self.inputs]
         names += self.params
         names += [name for node in self.nodes for name in node.outputs]

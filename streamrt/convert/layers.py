@@ -1,4 +1,4 @@
-"""A model given as a plain list of layers with NumPy arrays, for weights that come from no framework."""
+"""A model as a list of layers with NumPy arrays, for weights that come from no framework."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ class Layer:
     Args:
         op: an ONNX operator name.
         weight: its second input, as the weights file holds it: (outputs, inputs) for ``Gemm``,
-            (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers, in
-            memory or an `np.memmap`, which is read block by block when it is written. One array in two layers is
-            stored once.
+            (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers in
+            memory, or an `np.memmap`, which is read block by block. An array that two layers have is stored once.
         bias: the third input.
         params: further inputs.
         activation: an element-wise operator applied to the result, by name or as an `Activation` with attributes.
@@ -60,10 +59,10 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
 
     Raises:
         UnsupportedModelError: weights that are not arrays of floating-point numbers, each of them named.
-        ValueError: no layers, or no extents and no Gemm at the beginning to tell them.
+        ValueError: no layers, or no ``inputs`` and a first layer that is no Gemm, which would tell the extents.
     """
     if not layers:
-        raise ValueError("an empty list of layers")
+        raise ValueError("the list of layers is empty, expected at least one")
     dims: Dims = tuple(inputs) if inputs is not None else _dims_for(layers[0])
     draft = Draft([TensorSpec(INPUT, dims)], [TensorSpec(OUTPUT, ())])
     problems: list[str] = []
@@ -91,7 +90,7 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
 
 
 def _suffixes(layer: Layer) -> list[str]:
-    """What follows the layer's name in the name of each of its parameters."""
+    """The end of the name of each parameter of a layer, after the layer's name."""
     names = traits_of(layer.op).params
     return [*names, *(f"param{position}" for position in range(len(names), len(layer.params)))][: len(layer.params)]
 
@@ -100,7 +99,10 @@ def _dims_for(first: Layer) -> Dims:
     weight = first.params[0]
     if first.op == "Gemm" and weight is not None and np.ndim(weight) == 2:
         return ("N", int(np.shape(weight)[1]))
-    raise ValueError(f"inputs= must give the extents of the input, such as ('N', 3, 224, 224), before a {first.op}")
+    raise ValueError(
+        f"the first layer is {first.op}, which does not tell the extents of the input: give inputs=, such as "
+        "('N', 3, 224, 224)"
+    )
 
 
 def _weight(array: AnyArray) -> Weight | None:
@@ -111,7 +113,7 @@ def _weight(array: AnyArray) -> Weight | None:
 
 
 def _attr(name: str, value: Any) -> Attr:
-    """``value`` as a graph holds it: plain numbers, tuples instead of other sequences."""
+    """``value`` as a graph holds it: numbers of Python, and tuples instead of other sequences."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bool):

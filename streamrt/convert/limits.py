@@ -1,8 +1,8 @@
-"""What packing may compute beside a model's own weights: memory and time, and the error that names the node.
+"""Limits of packing: memory and time beside those of the model's own weights, and the error that names the node.
 
-A small file can ask for any amount of both: by folding, by functions that call functions, by shapes. Whatever computes
-in this package asks here first, with sizes that it knows from shapes. The limits in force are those of the innermost
-`Limits.in_force` of the calling context; where there are none, nothing is limited.
+A small file can ask for any amount of both: by folding, by functions that call functions, by shapes. Code in this
+package that computes asks here first, with sizes that it knows from shapes. The limits in force are those of the
+innermost `Limits.in_force` of the calling context. Outside of all, nothing is limited.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from contextvars import ContextVar
 from streamrt.errors import InputError, LimitError
 from streamrt.host.budget import format_size, parse_size
 
-#: The limits that `streamrt.pack` has unless it is told others, in bytes and seconds.
+#: The default of ``max_memory``, bytes.
 MAX_MEMORY = 256 << 20
+#: The default of ``max_seconds``.
 MAX_SECONDS = 10
-#: Seconds that an option may ask for: no command takes more either.
+#: The largest ``max_seconds``: as for all options that are times.
 MOST_SECONDS = 1_000_000
-#: Computing with a weight takes it, a temporary and the result: that many times a model's own weights are free.
+#: Packing may hold the model's own weights this many times, beside ``max_memory``: computing with a weight takes the
+#: weight, a temporary and the result.
 _COPIES = 3
-#: Constants that are computed block by block take no memory, but space and time: so many times the memory is written.
+#: Constants in the file may have ``max_memory`` times this: computed block by block they take no memory, but space.
 _WRITTEN = 8
-#: Bytes of a model's own weights for which packing may compute one second longer.
+#: Packing may compute one second longer for this many bytes of the model's own weights.
 _BYTES_A_SECOND = 32 << 20
 
 
 class Limits:
-    """The limits of one packing, and what counts against them. Belongs to one thread.
+    """The limits of one packing, and the memory and time that count against them. Belongs to one thread.
 
     Args:
-        memory: bytes beside the model's own weights, or a size such as ``"1GiB"``.
-        seconds: processor time of the thread, beside what the model's own weights take; no more than `MOST_SECONDS`.
+        memory: bytes, or a size such as ``"1GiB"``, beside three times the model's own weights.
+        seconds: processor time of the thread, beside one second for each 32 MiB of the model's own weights; at most
+            `MOST_SECONDS`.
 
     Raises:
         InputError: a limit is not a number above 0, or too large.
@@ -57,12 +60,12 @@ class Limits:
         self._own = 0
         self._held = 0  # bytes
         self._spent = 0.0  # seconds
-        self._since: float | None = None  # when the time that counts began; None while none does
+        self._since: float | None = None  # when `computing` was entered; None outside
         self._where = "the model"
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """For the context of the ``with`` statement."""
+        """Make these limits those that `current` returns inside the ``with`` statement."""
         token = _current.set(self)
         try:
             yield
@@ -70,12 +73,12 @@ class Limits:
             _current.reset(token)
 
     def add_own(self, nbytes: int) -> None:
-        """The model brings so many bytes of weights, as float32."""
+        """Count ``nbytes`` as weights of the model itself, as float32."""
         self._own += nbytes
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
-        """What is held inside is let go of if it fails."""
+        """If the ``with`` statement fails, memory that it holds no longer counts."""
         held = self._held
         try:
             yield
@@ -85,7 +88,7 @@ class Limits:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The time inside counts."""
+        """Count the time inside the ``with`` statement."""
         if self._since is not None:
             yield
             return
@@ -98,7 +101,7 @@ class Limits:
 
     @contextlib.contextmanager
     def at(self, where: str) -> Iterator[None]:
-        """Errors inside say that it was ``where``."""
+        """Let errors inside the ``with`` statement begin with ``where``."""
         outer, self._where = self._where, where
         try:
             yield
@@ -107,7 +110,7 @@ class Limits:
 
     @contextlib.contextmanager
     def holding(self, nbytes: int) -> Iterator[None]:
-        """So many bytes are held inside."""
+        """Count ``nbytes`` as held inside the ``with`` statement; raises as `hold`."""
         self.hold(nbytes)
         try:
             yield
@@ -115,17 +118,17 @@ class Limits:
             self._held -= nbytes
 
     def hold(self, nbytes: int) -> None:
-        """So many bytes are held from now on; raises `LimitError` if they are too many."""
+        """Count ``nbytes`` as held from now on; raise `LimitError` if that is beyond the limit."""
         self.check_memory(nbytes)
         self._held += nbytes
 
     def check_memory(self, nbytes: int) -> None:
-        """Raise `LimitError` if so many bytes, with those held, are too many."""
+        """Raise `LimitError` if ``nbytes`` and the bytes held together are beyond the limit."""
         if self._held + nbytes > self._max_memory + _COPIES * self._own:
             raise self._too_large("hold", self._held + nbytes, self._max_memory)
 
     def check_written(self, nbytes: int) -> None:
-        """Raise `LimitError` if so many bytes of weights are too many for a file."""
+        """Raise `LimitError` if a file may not have ``nbytes`` bytes of weights."""
         if nbytes > _WRITTEN * self._max_memory + _COPIES * self._own:
             raise self._too_large("write constants of", nbytes, _WRITTEN * self._max_memory)
 
@@ -136,7 +139,7 @@ class Limits:
         )
 
     def check_time(self, seconds: float = 0.0) -> None:
-        """Raise `LimitError` if computing for so long from now on is too long."""
+        """Raise `LimitError` if computing for ``seconds`` more is beyond the limit."""
         spent = self._spent + (time.thread_time() - self._since if self._since is not None else 0.0)
         if spent + seconds > self._max_seconds + self._own / _BYTES_A_SECOND:
             raise LimitError(
@@ -150,7 +153,7 @@ _current: ContextVar[Limits | None] = ContextVar("streamrt_limits", default=None
 
 
 def current() -> Limits:
-    """The limits in force."""
+    """The limits in force; outside of all, limits that nothing reaches."""
     found = _current.get()
     if found is None:
         found = Limits(2**62)
@@ -159,7 +162,7 @@ def current() -> Limits:
 
 
 def _shown(value: object) -> str:
-    """What an option is, briefly; integers of thousands of digits cannot be written."""
+    """The value of an option in at most 40 characters; Python does not write integers of thousands of digits."""
     try:
         return f"{value!r:.40}"
     except ValueError:

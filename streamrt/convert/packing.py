@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from streamrt.convert.onnx.importer import OnnxSource
 
 _Kept = TypeVar("_Kept", UnsupportedModelError, FormatError)
-#: Converts a source, finding what depends on its dynamic extents with the probes.
+#: Converts a source to a draft; the probes show which values depend on dynamic extents.
 _Convert = Callable[[Sequence[Probe]], Draft]
 
 
@@ -46,22 +46,22 @@ def pack(
 ) -> Path:
     """Convert a model and write it as a weights file, out of core: one tensor is in memory at a time.
 
-    Extents that an ONNX model leaves free stay so. If it can take one size only, that is fixed, with a warning.
+    Extents that an ONNX model leaves free stay free. If the model accepts only one size, it is fixed, with a warning.
 
     Args:
         source: the path of an ONNX file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of `Layer`.
-        dest: the file to write. It appears when it is complete, in the place of any file of that name.
+        dest: the file to write. It appears when it is complete, and replaces a file of that name.
         example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
             which stays free.
-        inputs: the extents of the input; a name stands for a free one: ``("N", 3, 224, 224)``. For a list of layers,
-            unless the first is a ``Gemm``. For a torch module of one input, to have more of it free than the batch:
-            ``("N", 3, "H", "W")``.
+        inputs: the extents of the input, with names for those that are free: ``("N", 3, 224, 224)``. A list of layers
+            needs it unless the first layer is a ``Gemm``. For a torch module with one input it leaves more extents
+            free than the batch: ``("N", 3, "H", "W")``.
         progress: show a progress bar.
-        max_memory: bytes, or a size such as ``"1GiB"``, that may be held of what is computed from constants, beside
-            three times the model's own weights as float32. Eight times as many may go into the file.
-        max_seconds: seconds of processor time of the calling thread that converting and computing may take, beside one
-            for each 32 MiB of the model's own weights; up to 1,000,000. Exporting a torch module, reading and writing
-            do not count.
+        max_memory: bytes, or a size such as ``"1GiB"``, of constants that packing computes and holds at once, beside
+            three times the model's own weights as float32. The file may have eight times as many bytes of them.
+        max_seconds: processor time of the calling thread that converting and computing may take, seconds, at most
+            1,000,000; beside one second for each 32 MiB of the model's own weights. Exporting a torch module, reading
+            and writing do not count.
 
     Returns:
         The path of the file.
@@ -69,7 +69,8 @@ def pack(
     Raises:
         UnsupportedModelError: naming every node and attribute that streamrt cannot run; nothing has been written.
         FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
-        LimitError: a `FormatError`: the model goes beyond ``max_memory`` or ``max_seconds``; nothing has been written.
+        LimitError: the model needs more than ``max_memory`` or ``max_seconds``; nothing has been written. It is a
+            `FormatError`.
         InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large.
         WeightsIOError: a file of the model cannot be read, or has changed meanwhile; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
@@ -80,7 +81,8 @@ def pack(
         if isinstance(source, list | tuple):
             layers = list(source)
             if not all(isinstance(layer, Layer) for layer in layers):
-                raise TypeError("expected a list of streamrt.Layer")
+                found = next(type(layer).__name__ for layer in layers if not isinstance(layer, Layer))
+                raise TypeError(f"the list has an element of type {found}, expected a list of streamrt.Layer")
             draft = read_layers(layers, inputs)
             allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
             _pack(draft.inputs, lambda _: read_layers(layers, inputs), path, progress)
@@ -88,9 +90,9 @@ def pack(
         if _is_torch_module(source):
             graph = _torch_source(source, example, inputs)
         elif inputs is not None:
-            raise TypeError("inputs= is for a list of layers or a torch module")
+            raise TypeError("inputs= is for a list of layers or a torch module: an ONNX model has extents of its own")
         elif example is not None:
-            raise TypeError("example= is for a torch module")
+            raise TypeError("example= is for a torch module: leave it out for an ONNX model")
         elif isinstance(source, str | os.PathLike):
             graph = _onnx_source(Path(source))
         elif type(source).__name__ == "ModelProto":
@@ -112,7 +114,7 @@ def _pack(
     progress: bool,
     check: Callable[[], None] | None = None,
 ) -> None:
-    """Convert and write; ``check`` raises once the sources of the weights are not what they were."""
+    """Convert and write; ``check`` raises if a file with weights has changed since it was opened."""
     draft = _try(inputs, convert)
     with limits.current().computing():
         _check_size(draft)
@@ -126,7 +128,7 @@ def _pack(
 
 @contextlib.contextmanager
 def _as_format_error() -> Iterator[None]:
-    """Whatever a malformed graph has let the conversion meet that is no error of ours becomes one."""
+    """Turn an exception that is not this package's into a `FormatError`: a malformed model can cause any."""
     try:
         yield
     except (StreamrtError, MemoryError, Warning):
@@ -161,8 +163,8 @@ def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None)
 def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
     """The folded draft for the first probes that the model accepts.
 
-    When it accepts none, the error that says most: the shortest list of what is not supported, else a limit that was
-    met, else the first one.
+    If it accepts none, the most telling error is raised: the shortest list of problems, else a `LimitError`, else the
+    first error.
     """
     unsupported: list[UnsupportedModelError] = []
     malformed: list[FormatError] = []
@@ -182,7 +184,7 @@ def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
 
 
 def _without_frames(error: _Kept) -> _Kept:
-    """The error, and those behind it, without the frames that would keep all that a trial has computed."""
+    """The error and its causes without their frames, which would keep the arrays of a trial alive."""
     behind: BaseException | None = error
     while behind is not None:
         behind.__traceback__ = None
@@ -200,7 +202,7 @@ def _converted(convert: _Convert, probes: Sequence[Probe]) -> Draft:
 
 
 def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
-    """Extents for which one value alone was found to work are no longer free, and a warning says so."""
+    """Fix the extents for which only one value works, and warn."""
     fixed = {name: value for name, value in probes[0].items() if all(probe[name] == value for probe in probes)}
     if not fixed:
         return
@@ -209,11 +211,11 @@ def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
         for spec in draft.inputs
     ]
     inputs = ", ".join(f"{spec.name!r} {spec.dims}" for spec in draft.inputs)
-    warnings.warn(f"of the sizes that were tried the model can take one only, which is fixed: {inputs}", stacklevel=5)
+    warnings.warn(f"the model accepts only one of the sizes that were tried, which is fixed: {inputs}", stacklevel=5)
 
 
 def _check_size(draft: Draft) -> None:
-    """Raise `LimitError` if the weights are too many more than the model's own."""
+    """Raise `LimitError` if the file would have many more weights than the model."""
     largest = max(draft.nodes, key=lambda node: _added(draft, node), default=None)
     if largest is not None:
         with limits.current().at(f"node {largest.name!r} ({largest.op})"):
@@ -226,10 +228,9 @@ def _added(draft: Draft, node: DraftNode) -> int:
 
 
 def _segments(draft: Draft, check: Callable[[], None] | None) -> list[Segment]:
-    """The weights in execution order: a segment for each node that brings any.
+    """The weights in execution order: a segment for each node that is the first to read any.
 
-    Small ones come first: a bias must be there when the first tile of the weights is. What an earlier node has brought
-    is not written again.
+    Small weights come first in a segment, as the first tile needs the whole bias.
     """
     written: set[str] = set()
     segments = []

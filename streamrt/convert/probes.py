@@ -1,9 +1,9 @@
 """Probes: trial values for the dynamic extents of a model.
 
-What depends on a dynamic extent is found by trying: shapes are worked out for sets of values, and what comes out
-the same is a constant, what comes out as the extent itself is that extent. This needs no algebra of symbols, and
-follows a shape through any arithmetic that a model does with it. Usual sizes are multiples of 32, with which a model
-that halves and doubles an extent seems to keep it; so a third set has odd ones, if the model accepts them.
+Trying shows which values depend on a dynamic extent. Shapes are computed for several sets of extents. A value that is
+the same for all sets is a constant; a value that is always equal to an extent is this extent. This needs no algebra of
+symbols, and follows a shape through any arithmetic of a model. Usual sizes are multiples of 32. With those, a model
+that halves and doubles an extent seems to keep it. So a third set has odd sizes, if the model accepts them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from streamrt.graph import Dims, TensorSpec
 Shape = tuple[int, ...]
 Probe = dict[str, int]
 
-#: Trial batches: multiples of 8, so that a model may divide them, and different after division.
+#: Trial values for the batch: multiples of 8, so that a model may divide them, and different after division.
 _BATCHES = (24, 40, 56)
-#: Trial values for other axes (images, sequences), tried in turn until the model accepts one pair; a second such
-#: axis gets larger ones, by the steps, so that the two can be told apart. They lie far from each other: at the end of a
-#: network of stride 64, 224 and 256 are the same.
+#: Trial values for other axes (images, sequences): sets, tried in this order until the model accepts one. The values of
+#: a set lie far apart: a network of stride 64 gives the same size for 224 and 256.
 _EXTENTS = ((224, 448, 611), (64, 192, 139), (32, 16, 55), (512, 832, 643))
+#: Each further such axis has values that are larger by these steps, so that axes can be told apart.
 _STEPS = (32, 64, 18)
-#: Then the sizes of models that take one size only.
+#: Sizes to try last, for models that accept one size only.
 _FIXED = (224, 227, 299, 32, 28, 1)
 
 
 def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, ...]]:
-    """Probes to try in turn; for a model without dynamic extents, one pair of empty ones."""
+    """Sets of probes to try in this order; for a model without dynamic extents, one pair of empty probes."""
     batches: list[str] = []
     others: list[str] = []
     for spec in inputs:
@@ -59,7 +59,7 @@ def substitute(dims: Dims, probe: Probe) -> Shape:
 def generalise(name: str, shapes: Sequence[Shape], probes: Sequence[Probe]) -> Dims:
     """The dims of tensor ``name`` from its shape under each probe.
 
-    An extent that follows none of the inputs' own becomes a dynamic one named after the tensor and the axis.
+    An extent that varies and equals no extent of the inputs is a dynamic one, named after the tensor and the axis.
     """
     if len({len(shape) for shape in shapes}) != 1:
         raise FormatError(f"the rank of {name!r} depends on the extents of the inputs")

@@ -35,7 +35,7 @@ def operators(source: Source = "onnx") -> list[str]:
 
 @lru_cache(256)  # a model may have thousands of nodes of one operator
 def unsupported(op: str, source: Source) -> str:
-    """Why a node with operator ``op`` is refused, and which operators there are."""
+    """The text of the error for operator ``op``: near names, and how to list all."""
     near = get_close_matches(op, operators(source), 3)
     hint = f" (near: {', '.join(near)})" if near else ""
     argument = "" if source == "onnx" else f'"{source}"'

@@ -1,6 +1,6 @@
-"""A torch module as an ONNX graph, by torch's own exporter, with the batch left free.
+"""A torch module as an ONNX graph, made by torch's own exporter, with the batch left free.
 
-The weights stay where they are, in the module: the graph is serialised without them.
+The graph is serialised without the weights, which stay in the module until they are written.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from streamrt.convert.onnx.importer import OnnxSource
 from streamrt.convert.weights import Weight
 from streamrt.errors import UnsupportedModelError
 
+#: Loggers that write while torch exports a module.
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | str] | None = None) -> OnnxSource:
     """The ONNX graph of ``module`` in evaluation mode, traced with ``example``, a tensor or a tuple of tensors.
 
-    Axis 0 of the first tensor is the batch, and so is that of every other tensor where it is as long. It stays free; if
-    the module works for one batch only, it is fixed to the example's and a warning says so. With ``inputs``, the
-    extents of the one tensor, those that are names are free instead.
+    Axis 0 of the first tensor is the batch. So is axis 0 of every other tensor with the same extent. The batch stays
+    free; if the module works for one batch only, it is fixed to that of the example, with a warning. ``inputs`` has the
+    extents of the only tensor: then extents with a name are free instead.
 
     Raises:
-        TypeError: no example, or one that is not tensors, or not one tensor of the extents ``inputs``.
-        UnsupportedModelError: torch cannot export the module, or not with these extents free.
+        TypeError: the example is missing, is not made of tensors, or does not have the extents ``inputs``.
+        UnsupportedModelError: torch cannot export the module, or cannot with these extents free.
     """
     args = example if isinstance(example, tuple) else (example,)
     if not args or not all(isinstance(arg, torch.Tensor) for arg in args):
@@ -41,11 +42,11 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
     with _evaluation(module), _quiet():
         try:
             source = _source(_export(module, *_free_batch(args)))
-            # The exporter may settle on the example's batch without a word.
+            # The exporter may fix the batch to that of the example without a warning.
             reason = "" if _is_free(source) else "its shapes fit no other batch"
         except UnsupportedModelError:
             raise
-        except Exception as error:  # the exporter lets any exception of tracing out
+        except Exception as error:  # tracing can raise anything
             reason = _reason(error)
         if reason:
             try:
@@ -62,13 +63,14 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
 
 
 def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Sequence[int | str]) -> OnnxSource:
-    """The module with the extents free that have a name in ``dims``."""
+    """The module as an ONNX graph in which the extents with a name in ``dims`` are free."""
     shape = tuple(args[0].shape)
     fits = all(isinstance(dim, str) or dim == extent for dim, extent in zip(dims, shape, strict=False))
     if len(args) != 1 or len(dims) != len(shape) or not fits:
-        raise TypeError(f"inputs= is {tuple(dims)}, which is not the example's shape {[tuple(a.shape) for a in args]}")
+        found = ", ".join(str(tuple(arg.shape)) for arg in args)
+        raise TypeError(f"inputs= is {tuple(dims)}, expected the extents of an example of one tensor; found {found}")
     for axis, dim in enumerate(dims):
-        if isinstance(dim, str) and args[0].shape[axis] == 1:  # which tracing would take for a constant
+        if isinstance(dim, str) and args[0].shape[axis] == 1:  # tracing takes 1 for a constant
             args = (torch.cat([args[0]] * 2, axis),)
     free = {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if isinstance(dim, str)}
     try:
@@ -81,12 +83,12 @@ def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Se
 
 
 def _is_free(source: OnnxSource) -> bool:
-    """Whether the first axis of some input is dynamic, or there is none."""
+    """Whether axis 0 of some input is dynamic, or some input has no axes."""
     return any(not spec.dims or isinstance(spec.dims[0], str) for spec in source.inputs)
 
 
 def _free_batch(args: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...] | None]:
-    """The example, with a batch of two if it is one, which tracing would take for a constant; the free axes."""
+    """The example and the free axes of each tensor. A batch of 1 is doubled, as tracing takes 1 for a constant."""
     if not args[0].ndim:
         return args, None
     batch = args[0].shape[0]
@@ -106,7 +108,7 @@ def _export(
 
 
 def _source(program: torch.onnx.ONNXProgram, dims: Sequence[int | str] = ()) -> OnnxSource:
-    """The program with its weights; ``dims`` are names for the extents of its first input."""
+    """An exported program with its weights; ``dims`` has the names of the free extents of its input."""
     weights: dict[str, Weight] = {}
     initializers = program.model.graph.initializers
     for name in list(initializers):
@@ -124,7 +126,7 @@ def _source(program: torch.onnx.ONNXProgram, dims: Sequence[int | str] = ()) -> 
 
 @contextlib.contextmanager
 def _evaluation(module: torch.nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, each part of it in its former mode afterwards."""
+    """Put the module into evaluation mode inside the ``with`` statement."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -137,7 +139,7 @@ def _evaluation(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter prints, warns and logs."""
+    """Suppress the exporter's output, warnings and logs inside the ``with`` statement."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     with (
@@ -156,7 +158,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line that the innermost cause has to say."""
+    """The first line of the innermost cause, at most 300 characters."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

@@ -1,7 +1,7 @@
-"""Weights that are not in memory yet: where they come from, and how they are read in blocks.
+"""Weights that are not in memory yet: their source, and how they are read in blocks.
 
-A model larger than memory is packed by holding one tensor at a time. A `Weight` therefore knows its shape at once, and
-gets its array only when it is written: by mapping a file, by copying a tensor out of a protobuf message, by computing.
+A model larger than memory is packed one tensor at a time. So a `Weight` knows its shape from the beginning, and gets
+its array when it is written: by mapping a file, by copying a tensor out of a protobuf message, or by computing it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from streamrt.errors import FormatError
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
 
-#: Most bytes of float32 in one block: scaling a block in float64 takes three times as much for a moment.
+#: The most bytes of float32 in a block. Scaling a block in float64 takes three times as many for a moment.
 BLOCK = 8 << 20
-#: Bytes of columns gathered at once from a transposed matrix.
+#: Bytes of the rows of a transposed matrix that are gathered at once.
 _STRIP = 64 << 20
-#: Bytes that a strip takes of each row at least: a page, which of a mapped matrix is the least that can be read.
+#: The least bytes that a strip takes from each row of a mapped file: a page, since reading less reads a page, too.
 _PIECE = 4096
 
 
@@ -33,12 +33,12 @@ class Weight:
     """A tensor that is read when it is needed, as float32.
 
     Args:
-        load: returns the whole tensor in its own dtype, and memory order; called once for each reading.
-        shape: the shape of that array.
-        dtype: its dtype.
+        load: returns the whole tensor in its own dtype and memory order; called each time that the tensor is read.
+        shape: the shape of this array.
+        dtype: the dtype of this array.
         scale: float64 factors, one for each index of axis 0, applied when blocks are read.
-        computed: whether ``load`` makes a new array.
-        depth: in how many steps it does, which call each other.
+        computed: ``load`` makes a new array.
+        depth: the number of functions in ``load`` that call each other.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Weight:
         return is_float(self.dtype)
 
     def view(self, shape: tuple[int, ...], rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
-        """The tensor seen through a function that takes an array to a view of it of shape ``shape``."""
+        """The tensor as a view: ``rearrange`` makes a view of shape ``shape`` of an array."""
         source = self
         if self._scale is not None:
             source = Weight(self.array, self.shape, np.dtype(np.float32), computed=True, depth=self.depth)
@@ -107,7 +107,7 @@ class Weight:
             return self.array()
         array = self._load()
         if array.shape != self.shape:
-            raise FormatError(f"a weight of shape {self.shape} turned out to have shape {array.shape}")
+            raise FormatError(f"a weight has shape {array.shape}, expected {self.shape}")
         return array
 
     def array(self) -> Array:
@@ -122,7 +122,7 @@ class Weight:
         return out
 
     def float64(self) -> NDArray[np.float64]:
-        """The whole of a small tensor as float64, which counts as held."""
+        """A small tensor as a whole, as float64; counts as held."""
         limits.current().hold(8 * self.size)
         return self.array().astype(np.float64)
 
@@ -130,7 +130,7 @@ class Weight:
         """The tensor in row-major order as flat float32 arrays of at most `BLOCK` bytes."""
         array = self._load()
         if array.shape != self.shape:
-            raise FormatError(f"a weight of shape {self.shape} turned out to have shape {array.shape}")
+            raise FormatError(f"a weight has shape {array.shape}, expected {self.shape}")
         per_block = BLOCK // 4
         inner = math.prod(self.shape[1:])
         for first, flat in _row_groups(array):
@@ -153,15 +153,15 @@ def _scaled(block: Array, begin: int, inner: int, scale: NDArray[np.float64]) ->
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is one that float32 replaces."""
+    """Whether a dtype is a floating-point type, which is stored as float32."""
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
 
 
 def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
-    """The values in row-major order in groups of rows: index of the first row, flat array.
+    """Groups of rows in row-major order: the index of the first row, and a flat array of the values.
 
-    An array that lies in that order is one group, and a view. Of any other, rows are gathered in a strip, which the
-    next group overwrites.
+    An array that lies in row-major order is one group, which is a view. Rows of other arrays are copied to a strip of
+    memory, which the next group overwrites.
     """
     if array.ndim < 2 or array.size == 0 or array.flags.c_contiguous:
         yield 0, array.reshape(-1)
@@ -175,7 +175,7 @@ def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
     if height * row > _STRIP:
         limits.current().check_memory(height * row)
     strip = np.empty((height, *array.shape[1:]), array.dtype)
-    # Gathering from a mapped file is interrupted to unmap it, so that the file does not pile up beside the strip.
+    # The file is unmapped again after each part: otherwise its pages would take memory beside the strip.
     width = max(1, BLOCK * array.shape[1] // (height * row))
     for first in range(0, array.shape[0], height):
         rows = array[first : first + height]
@@ -186,9 +186,9 @@ def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
 
 
 def forget_mapped(array: AnyArray) -> None:
-    """Unmap the pages of a mapped array that reading brought in, so that a source is never mapped as a whole.
+    """Unmap the pages of a mapped array that were read, so that a source is never in memory as a whole.
 
-    Of `np.memmap` arrays only those that share the file: a private mapping would lose what was written to it.
+    An `np.memmap` is unmapped only if it shares the file: a private mapping would lose changes.
     """
     owner = _owner_of_mapping(array)
     if isinstance(owner, Mapping):
@@ -198,7 +198,7 @@ def forget_mapped(array: AnyArray) -> None:
 
 
 def _owner_of_mapping(array: AnyArray) -> np.memmap[Any, Any] | Mapping | None:
-    """The `np.memmap`, or the mapping of a file, that an array is a view of, if any."""
+    """The `np.memmap` or the mapping of a file of which an array is a view; None if there is none."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
         if isinstance(owner, np.memmap) and isinstance(owner.base, mmap.mmap):

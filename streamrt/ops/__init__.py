@@ -1,8 +1,8 @@
 """The operators: from a node and the shapes of its inputs to a function that computes it.
 
-`base` says what an operator is, `call` is the node that it lowers, `epilogue` the activation that it may apply on the
-way, and `registry` finds it by name. `scratch`, `shapes`, `window` and `columns` are shared. Each of the other modules
-holds one family.
+Read `base` first: it says what an operator is. `call` is the node that it lowers, `epilogue` the activation that it may
+apply as its last step. `registry` finds operators by name. `scratch`, `shapes`, `window` and `columns` are shared. Each
+other module holds one family of operators.
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)

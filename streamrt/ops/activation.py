@@ -73,7 +73,7 @@ def prelu(call: Call) -> Lowered:
 
 
 def _fold(x: Shape, slope: Shape) -> Shape | None:
-    """``x`` as (outer, slopes, inner), slope i serving index i of the middle axis; None when there is no such shape."""
+    """``x`` as (outer, slopes, inner), with slope i for index i of the middle axis; None if it has no such shape."""
     slope = (1,) * (len(x) - len(slope)) + slope
     wide = [axis for axis, extent in enumerate(slope) if extent != 1]
     if not wide:

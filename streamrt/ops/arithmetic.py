@@ -27,6 +27,7 @@ _UNARY: dict[str, Callable[..., object]] = {
 }
 _BINARY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
 _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
+#: The most inputs of a variadic operator: as many as a node can have.
 _MOST_TERMS = 4096
 
 
@@ -103,7 +104,7 @@ def variadic(call: Call) -> Lowered:
     return Lowered(
         outputs=(out,),
         bind=bind,
-        # The first two terms are read before anything is written; a later one is not.
+        # The first two terms are read before the output is written; later terms are read after.
         inplace=_inplace(call, shapes[:2], out),
         batchwise=is_batchwise(call, out),
         flops=(len(shapes) - 1) * math.prod(out),

@@ -1,4 +1,4 @@
-"""A node as the lowering of its operator sees it: shapes, and attributes that are checked as they are asked for."""
+"""A node as its operator's lowering sees it: operands, and attributes that are checked when they are read."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _FLT_MAX = float(np.finfo(np.float32).max)
 
 
 class Call:
-    """A node with the shapes of its inputs, and typed access to its attributes.
+    """A node with its operands, and typed access to its attributes.
 
-    Every accessor raises `FormatError`, naming the node, when the file does not hold what is asked for.
+    Every accessor raises `FormatError`, which names the node, if the value in the file does not fit.
     """
 
     def __init__(self, node: Node, operands: Sequence[Operand | None], exact: bool = False) -> None:
         self.node = node
-        #: Whether the operator must not use an algorithm that is faster and rounds more.
+        #: The operator may use no algorithm that is faster but rounds more.
         self.exact = exact
-        #: The inputs; None is one left out.
+        #: The inputs; None is an input left out.
         self.operands = tuple(operands)
-        #: Whether the operator applies the node's activation itself.
+        #: The operator applies the node's activation itself.
         self.fused = False
         self._seen: set[str] = set()
 
@@ -67,7 +67,7 @@ class Call:
         return shape
 
     def bias(self, index: int, count: int) -> bool:
-        """Whether the optional parameter ``index``, a vector of ``count``, is there."""
+        """Whether the optional parameter ``index`` is there: a bias of shape ``(count,)``."""
         if self.optional(index) is None:
             return False
         if self.param(index) != (count,):
@@ -83,7 +83,7 @@ class Call:
             if not least <= len(names) <= most:
                 raise self.fail(f"{len(names)} {what}, expected {least} to {most}")
         if not self.node.outputs[0]:
-            raise self.fail("its first output has no name")
+            raise self.fail("output 0 has no name, but must have one")
 
     def int_(self, name: str, default: int | None = None, low: int = -(2**31), high: int = 2**31 - 1) -> int:
         """An integer attribute from ``low`` to ``high``."""
@@ -118,14 +118,14 @@ class Call:
     def axis(self, name: str, rank: int, default: int | None = None) -> int:
         """An axis of a tensor of ``rank`` axes, counted from the front; the file may count from the back."""
         if rank == 0:
-            raise self.fail("a tensor without axes has no axis to name")
+            raise self.fail(f"attribute {name!r} names an axis of a tensor without axes")
         return self.int_(name, default, -rank, rank - 1) % rank
 
     def axes(self, name: str, rank: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Different axes of a tensor of ``rank`` axes, counted from the front, in the order of the file."""
+        """Axes of a tensor of ``rank`` axes, each at most once, counted from the front, in the order of the file."""
         axes = tuple(axis % rank for axis in self.ints(name, default, -rank, rank - 1))
         if len(set(axes)) != len(axes):
-            raise self.fail(f"attribute {name!r} names an axis twice")
+            raise self.fail(f"attribute {name!r} is {axes}, expected each axis at most once")
         return axes
 
     def float_(self, name: str, default: float | None = None) -> float:
@@ -160,10 +160,11 @@ class Call:
     def finish(self) -> None:
         """Raise unless every attribute of the node was asked for."""
         if unknown := self.node.attrs.keys() - self._seen:
-            raise self.fail(f"unknown attributes {sorted(unknown)[:3]}")
+            known = ", ".join(sorted(self._seen)) or "none"
+            raise self.fail(f"unknown attributes {sorted(unknown)[:3]}, expected only: {known}")
 
     def check(self, what: str, shape: Shape) -> None:
-        """Raise unless a tensor of ``shape`` can be handled: it is not empty, and its size is within bounds."""
+        """Raise if a tensor of ``shape`` is empty or its size is out of bounds."""
         if problem := size_problem(shape):
             raise self.fail(f"{what} {problem}")
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import streamrt._core as _core
 from streamrt.ops.scratch import Part, Scratch
 
-#: Floats of columns that a thread is given: 256 KiB, half of the smallest second-level cache there is. With many
-#: threads less, so that all have 2 MiB, but no less than the kernel needs.
-_SEAT, _SEATS = 2**16, 2**19
-#: Terms that are worth waking a thread for.
+#: Floats of columns that a thread gets, at most: 256 KiB, half of the smallest second-level cache.
+_SEAT = 2**16
+#: Floats of columns that all threads together get, at most: 2 MiB. A thread always gets what the kernel needs.
+_SEATS = 2**19
+#: Terms of a product for which it is worth to wake one more thread.
 _SHARE = 2**20
 
 
 def threads_for(terms: int) -> int:
-    """How many threads take part in a product of so many terms."""
+    """The number of threads that take part in a product of ``terms`` multiply-adds."""
     return max(1, min(_core.threads(), terms // _SHARE))
 
 
 def columns(scratch: Scratch, threads: int, inner: int, positions: int) -> Part:
-    """Memory for ``positions`` columns of length ``inner``, which the threads work through in blocks."""
+    """Scratch memory (threads, floats) for ``positions`` columns of length ``inner``, a block of columns at a time."""
     depth = min(inner, _core.CONV_DEPTH)
     most = depth * -(-positions // _core.CONV_COLUMNS) * _core.CONV_COLUMNS
     return scratch.add(threads, max(min(_SEAT, _SEATS // threads, most), depth * _core.CONV_COLUMNS))

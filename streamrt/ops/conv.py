@@ -1,12 +1,13 @@
-"""Convolution, in one of four ways that the geometry decides.
+"""Convolution, computed in one of four ways that depend on its geometry.
 
-* the window is the whole input: a Gemm;
-* one input channel for each group: a compiled loop over the windows (depthwise);
-* 3x3 with stride 1, unless too small or to be exact: Winograd's algorithm;
-* else a compiled product with the windows laid out as columns, a block of columns at a time.
+* If the window is the whole input, it is a Gemm.
+* If each group has one input channel, it is a compiled loop over the windows (depthwise).
+* If the window is 3x3 with stride 1, it is Winograd's algorithm, unless the map is too small or the result must be
+  exact.
+* Otherwise it is a compiled product with the windows as columns, a block of columns at a time.
 
-Weights are (output channels, input channels of a group, window): a tile is some of the output channels, and
-may hold a part of a group.
+Weights are (output channels, input channels of a group, window). A tile is a range of output channels; it may hold a
+part of a group.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from streamrt.ops.window import Geometry
 def conv(call: Call) -> Lowered:
     """Convolution of x (N, C, [H,] W) with weights (OC, C / group, [KH,] KW) and an optional bias (OC,).
 
-    An optional fourth input, of the output's shape, is added before the activation, as in ONNX Runtime's FusedConv.
+    The optional input 3, of the output's shape, is added before the activation, as in ONNX Runtime's FusedConv.
 
-    Before a 1x1 convolution with stride 1 and without padding the input can be scaled, to ``x * scale + shift`` within
-    ``input_min`` to ``input_max``, with the fifth input, a parameter (C,) or a computed (N, C, [1,] 1), and the sixth,
-    an optional parameter (C,).
+    If the window is 1x1 with stride 1 and no padding, x can be scaled first: to ``x * scale + shift``, limited to
+    ``input_min`` to ``input_max``. The scale is input 4, a parameter (C,) or computed (N, C, [1,] 1). The shift is
+    input 5, an optional parameter (C,).
     """
     call.expect((2, 6))
     x, w = call.computed(0), call.param(1)
@@ -69,7 +70,7 @@ def conv(call: Call) -> Lowered:
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
             panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
-            # programs that want little memory are exact, and have the same results without
+            # The memory for sums only makes it faster; a program that must save memory is exact.
             alone = seat or threads == 1 or call.exact
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = scratch.add(halves) if halves else None
@@ -87,7 +88,7 @@ def conv(call: Call) -> Lowered:
 
 @dataclass(frozen=True, slots=True)
 class _Scaling:
-    """What a convolution does to its input first."""
+    """The scaling of a convolution's input: see `conv`."""
 
     scale: Bias
     shift: Bias
@@ -96,35 +97,38 @@ class _Scaling:
 
     @classmethod
     def read(cls, call: Call, geometry: Geometry, scratch: Scratch, x: Shape) -> _Scaling | None:
-        """From inputs 4 and 5 and the attributes, if they are there."""
+        """The scaling that inputs 4 and 5 and the attributes ask for; None if input 4 is left out."""
         shape = call.optional(4)
         if shape is None:
             if call.optional(5) is not None:
-                raise call.fail("input 5 needs input 4")
+                raise call.fail("input 5 (shift) is there and input 4 (scale) is left out, expected both")
             return None
         alike = geometry.kernel == geometry.strides == (1, 1) and not any(geometry.pads)
         expected = (x[1],) if call.is_param(4) else (*x[:2], *(1,) * (len(x) - 2))
         if not alike or shape != expected:
-            raise call.fail(f"input 4 has shape {shape}, expected {expected}, for windows of 1 x 1 without padding")
+            raise call.fail(
+                f"input 4 has shape {shape}, expected {expected}; and windows of {geometry.kernel} with strides "
+                f"{geometry.strides} and pads {geometry.pads}, expected 1 x 1 with stride 1 and no padding"
+            )
         shift = call.bias(5, x[1])
         low, high = call.float_("input_min", -math.inf), call.float_("input_max", math.inf)
         scale = Bias(scratch, 4, x[1] if call.is_param(4) else None)
         return cls(scale, Bias(scratch, 5, x[1] if shift else None), low, high)
 
     def bind(self, buffers: Buffers) -> dict[str, Any]:
-        """Arguments of `_core.Convolution`."""
+        """The scaling as keyword arguments of `_core.Convolution`."""
         gate = buffers.input(4)
         scale = gate.reshape(len(gate), -1) if gate.ndim > 1 else self.scale.kept(buffers)
         return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
 def _planes(array: Array, extents: tuple[int, int]) -> Array:
-    """An input, weights or an output, with two spatial axes."""
+    """An input, weights or an output with two spatial axes of these extents, whether it has one or two."""
     return array.reshape(*array.shape[:2], *extents)
 
 
 def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers: Buffers) -> Run:
-    """One input channel for each group: there are no matrices to multiply."""
+    """A convolution in which each group has one input channel: a loop over windows, no product of matrices."""
     x = _planes(buffers.input(0), geometry.input)
     filters = _planes(buffers.input(1), geometry.kernel)[:, 0]
     y = _planes(buffers.outputs[0], geometry.output)
@@ -144,7 +148,7 @@ def _bind_product(
     epilogue: Epilogue,
     buffers: Buffers,
 ) -> Run:
-    """Rows of weights times columns of the input."""
+    """A convolution as a product of rows of weights with columns of the input, or by Winograd's algorithm."""
     x = _planes(buffers.input(0), geometry.input)
     w = _planes(buffers.input(1), geometry.kernel)
     y = _planes(buffers.outputs[0], geometry.output)

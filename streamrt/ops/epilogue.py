@@ -1,7 +1,7 @@
 """Element-wise activations: from a name and its attributes to the code and the two numbers that kernels take.
 
-`_KINDS` says what is special about each. An activation can be a node of its own (`streamrt.ops.activation`) or
-the last step of another node (`Node.activation`), whose kernel applies it while the values are still in cache.
+An activation can be a node of its own (`streamrt.ops.activation`) or the last step of another node
+(`Node.activation`), whose kernel applies it while the values are still in cache. `_KINDS` has all activations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamrt.ops.call import Call
 
 
 class Epilogue(NamedTuple):
-    """What a kernel applies to each value: a code of ``_core.ACTIVATIONS`` and its two parameters."""
+    """The activation that a kernel applies to each value: a code of ``_core.ACTIVATIONS`` and two parameters."""
 
     act: int
     alpha: float
@@ -33,8 +33,8 @@ class _Kind:
 
     Attributes:
         attrs: the attributes that are the kernel's alpha and beta, in this order, with ONNX's defaults.
-        kernel: its name in ``_core.ACTIVATIONS``, if that is not the operator's own.
-        clamp: if the activation only limits values to a range, this range, given alpha and beta.
+        kernel: gives the name of the kernel in ``_core.ACTIVATIONS``, by default the operator's name.
+        clamp: gives the range from alpha and beta, if the activation only limits values to a range.
     """
 
     attrs: Mapping[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ ACTIVATIONS = tuple(_KINDS)
 
 
 def epilogue_of(call: Call) -> Epilogue:
-    """The activation of a node, for an operator that applies it itself: it is fused then.
+    """The activation of a node, for an operator that applies it itself; `lower` then does not.
 
     Raises:
         FormatError: not an element-wise activation, or an attribute that does not fit it.
@@ -75,7 +75,9 @@ def epilogue_of(call: Call) -> Epilogue:
 
 
 def limits_of(node: Node) -> tuple[float, float] | None:
-    """The least and the largest value that the activation of a node lets through; None if it changes any value else.
+    """The range to which the activation of a node limits values; None if it does more than that.
+
+    Without an activation the range is infinite.
 
     Raises:
         FormatError: as `epilogue_of`.

@@ -1,9 +1,9 @@
 """Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
 
-Weights are (rows, inner): a tile is some of the rows, which are outputs. For few samples a kernel of its own reads the
-weights once, as they lie; for more a sample is a position of a 1 x 1 convolution. Where the kernels are plain C that is
-left to BLAS, feature-major, ``(rows, inner) @ (inner, batch)``, which is up to twice as fast there as
-``(batch, inner) @ (inner, rows)``. Which way is faster where was measured: see docs/design.md.
+Weights are (rows, inner). A tile is a range of rows, which are outputs. For few samples a special kernel reads the
+weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. If the kernels
+are plain C, BLAS computes products for many samples as ``(rows, inner) @ (inner, batch)``: there this is up to twice as
+fast as ``(batch, inner) @ (inner, rows)``. docs/design.md has the measurements that decide between the ways.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Load, Scratch
 from streamrt.ops.shapes import broadcast
 
-#: A block of the feature-major product is at most 1 MiB, so that it is still in cache when it is transposed:
-#: up to 1024 columns, and as many rows (at least 64, below which it slows down) as fit.
+#: Floats in a block of the product, at most: 1 MiB, so that the block is still in cache when it is transposed.
 _BLOCK = 2**18
+#: Columns of a block, which are samples, at most. The block then has as many rows as fit.
 _MOST_COLUMNS = 1024
+#: Rows of a block, at least: with fewer BLAS slows down.
 _LEAST_ROWS = 64
 
 
 class Dense:
     """``y = activation(x @ w.T + bias)``: inputs 0 to 2 and the output of a node, seen as matrices.
 
-    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). Scratch is taken from ``scratch``.
+    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). ``scratch`` gets the memory that it needs.
     """
 
     def __init__(
@@ -53,11 +54,11 @@ class Dense:
 
     @property
     def flops(self) -> int:
-        """Multiply-adds times two."""
+        """Floating-point operations: a multiply-add counts as two."""
         return 2 * self.batch * self.inner * self.rows
 
     def bind(self, buffers: Buffers) -> Run:
-        """``run(first, last)`` computes columns ``first`` to ``last`` of y from those rows of w."""
+        """The function that computes columns ``first`` to ``last`` of y from the same rows of w."""
         x = buffers.input(0).reshape(self.batch, self.inner)
         w = buffers.input(1).reshape(self.rows, self.inner)
         y = buffers.outputs[0].reshape(self.batch, self.rows)
@@ -98,13 +99,13 @@ class Dense:
             return kernel(0, self.batch)
 
         def run(first: int, last: int) -> None:
-            for begin, end in self._parts():  # made on the way, for a large batch has many
+            for begin, end in self._parts():  # not bound beforehand: a large batch has many
                 kernel(begin, end)(first, last)
 
         return run
 
     def _parts(self) -> Iterator[tuple[int, int]]:
-        """Samples that are multiplied together: the first, and the one after the last."""
+        """The ranges of samples that are multiplied together, as (first, end)."""
         for begin in range(0, self.batch, self._columns):
             yield begin, min(begin + self._columns, self.batch)
 
@@ -125,7 +126,7 @@ class Dense:
 
 
 def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
-    """What to copy where, so that ``packed`` has x (batch, inner) in the order that `_core.dense` reads."""
+    """Pairs of target and source; copying them gives ``packed`` the matrix x in the order that `_core.dense` reads."""
     whole, rest = divmod(x.shape[1], _core.DENSE_CHUNK)
     copies: list[tuple[Array, Array | float]] = []
     for begin in range(0, len(x), _core.DENSE_GROUP):
@@ -150,14 +151,14 @@ def gemm(call: Call) -> Lowered:
 
 @operator("MatMul", traits=Traits(fuses=True, row_axis=-1))
 def matmul(call: Call) -> Lowered:
-    """NumPy's matmul; with ``transB=1`` the Gemm of the last axis of x, whatever axes come before."""
+    """NumPy's matmul. With ``transB=1`` it is a Gemm over the last axis of x, which may have any axes before that."""
     if call.flag("transB", False):
         call.expect((2, 3))
         return _dense(call)
     call.expect((2, 2))
     a, b = call.shape(0), call.shape(1)
     if not a or not b:
-        raise call.fail("a product with a scalar")
+        raise call.fail(f"inputs of shapes {a} and {b}, expected at least one axis each")
     out, flops = _product(call, a, b)
 
     def bind(buffers: Buffers) -> Run:
@@ -207,8 +208,8 @@ def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
 def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
     """Whether axis 0 of the output is axis 0 of every computed input.
 
-    It is for a left operand that has all the output's axes (its rows, or a batch of matrices), for a right one
-    only as a batch of matrices; a parameter must not vary along it.
+    A left operand has it if it has all axes of the output: as rows, or as a batch of matrices. A right operand has it
+    only as a batch of matrices. A parameter must not vary along axis 0 of the output.
     """
     if not out:
         return False

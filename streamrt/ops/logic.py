@@ -1,7 +1,7 @@
-"""Operators whose result is no real number: comparisons and what is made of them, and places of the largest values.
+"""Operators on truth values and indices: comparisons, logic, selection, and the index of the largest value.
 
-All tensors of a graph are float32. Truth values are 1 and 0 there, and any number but 0 is taken for true; an index is
-exact below 2**24. The type that a caller gets is that of the graph's output (`streamrt.graph.TensorSpec`).
+All tensors of a graph are float32. Truth values are 1 and 0 there, and every number but 0 counts as true. Indices are
+exact up to 2**24. A caller gets the type of the graph's output (`streamrt.graph.TensorSpec`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BINARY: dict[str, Callable[..., object]] = {
     "Or": np.logical_or,
     "Xor": np.logical_xor,
 }
-#: float32 holds every integer up to here.
+#: The largest extent whose indices can be found: float32 holds every integer up to here.
 _MOST_INDICES = 2**24
 
 
@@ -46,7 +46,7 @@ def binary(call: Call) -> Lowered:
 
         return run
 
-    # Never in place: NumPy would make a copy of what it converts.
+    # Not in place: NumPy would copy an input that overlaps an output of another type.
     return Lowered(outputs=(out,), bind=bind, batchwise=is_batchwise(call, out), flops=math.prod(out))
 
 
@@ -92,9 +92,9 @@ def where(call: Call) -> Lowered:
 
 @operator("ArgMax", "ArgMin")
 def arg(call: Call) -> Lowered:
-    """The place of the largest (smallest) value along ``axis``, which stays with extent 1 if ``keepdims``.
+    """The index of the largest (smallest) value along ``axis``, which stays with extent 1 if ``keepdims``.
 
-    Of several it is the first, or with ``select_last_index`` the last.
+    Of equal values the first counts, or with ``select_last_index`` the last.
     """
     call.expect((1, 1))
     x = call.shape(0)
@@ -103,11 +103,11 @@ def arg(call: Call) -> Lowered:
     keepdims, from_end = call.flag("keepdims", True), call.flag("select_last_index", False)
     extent = x[axis]
     if extent > _MOST_INDICES:
-        raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that float32 counts")
+        raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that float32 can count")
     others = (*x[:axis], *x[axis + 1 :])
     scratch = Scratch()
     found_part = scratch.add(math.prod(others) * 2)  # 64 bits each
-    # NumPy would copy what does not lie in rows.
+    # NumPy would copy values that do not lie in rows.
     rows = scratch.add(*others, extent) if from_end or axis != len(x) - 1 else None
 
     def bind(buffers: Buffers) -> Run:

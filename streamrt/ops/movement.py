@@ -15,15 +15,18 @@ from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
-#: Bounds for positions along an axis; ONNX writes the ends of int64 for "as far as it goes".
+#: The largest absolute value of starts, ends and steps: graphs hold no larger integers. ONNX uses such numbers for "to
+#: the end of the axis".
 _FAR = 2**62
+#: The most parts of a Split or a Concat: as many as a node can have names.
 _MOST_PARTS = 4096
 
 
 def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
-    """A result with the values of input 0 in the same order: a view, unless it must differ from the input.
+    """A result with the values of input 0 in the same order.
 
-    It differs when the node carries an activation; a parameter is copied, as it is not in the arena.
+    It is a view of the input. It is a copy if the node has an activation, or if the input is a parameter: parameters do
+    not lie in the arena.
     """
     epilogue = epilogue_of(call)
     if epilogue == IDENTITY and not call.is_param(0):
@@ -51,9 +54,9 @@ def identity(call: Call) -> Lowered:
 
 @operator("Reshape")
 def reshape(call: Call) -> Lowered:
-    """The same values in another shape: 0 keeps an extent (unless ``allowzero``), -1 is what remains.
+    """The same values in another shape.
 
-    For ``extents`` see `borrowed`.
+    In ``shape``, 0 keeps the extent of the input and -1 is the extent that remains. For ``extents`` see `borrowed`.
     """
     x = call.shape(0)
     wanted = call.ints("shape", low=-1, high=2**40)
@@ -61,7 +64,9 @@ def reshape(call: Call) -> Lowered:
         raise call.fail(f"output 0 has {len(wanted)} axes, more than the {MAX_RANK} allowed")
     taken = borrowed(call, len(wanted))
     if call.flag("allowzero", False) and 0 in wanted:
-        raise call.fail("an output without elements is not supported")
+        raise call.fail(
+            f"attribute 'shape' is {wanted!s:.80} with allowzero: outputs without elements are not supported"
+        )
     out = []
     for axis, extent in enumerate(taken.get(axis, extent) for axis, extent in enumerate(wanted)):
         if extent == 0 and axis >= len(x):
@@ -71,14 +76,14 @@ def reshape(call: Call) -> Lowered:
     if out.count(-1) > 1 or (total % known if -1 in out else total != known):
         raise call.fail(f"an input of shape {x} cannot take shape {wanted!s:.200}")
     shape = tuple(total // known if extent == -1 else extent for extent in out)
-    # An extent written as a number stays what it is when the batch changes.
+    # An extent that is a number does not change with the batch.
     follows = len(wanted) > 0 and (wanted[0] in (0, -1) or 0 in taken) and keeps_batch(call, taken)
     return same_memory(call, shape, batchwise=follows and len(x) > 0 and shape[0] == x[0])
 
 
 @operator("Flatten")
 def flatten(call: Call) -> Lowered:
-    """Two axes: those before ``axis`` as one, and the others as one."""
+    """Two axes: all axes before ``axis`` as one, and the others as one."""
     call.expect((1, 1))
     x = call.shape(0)
     axis = call.int_("axis", 1, -len(x), len(x))
@@ -89,7 +94,7 @@ def flatten(call: Call) -> Lowered:
 
 @operator("Squeeze")
 def squeeze(call: Call) -> Lowered:
-    """Drops ``axes`` (default: all) of extent 1."""
+    """Removes ``axes``, which have extent 1 (default: all axes of extent 1)."""
     call.expect((1, 1))
     x = call.shape(0)
     if call.has("axes"):
@@ -97,7 +102,7 @@ def squeeze(call: Call) -> Lowered:
         batchwise = len(x) > 0 and 0 not in axes
     else:
         axes = tuple(axis for axis, extent in enumerate(x) if extent == 1)
-        # Which axes go depends on the extents, that of the batch among them.
+        # Whether axis 0 is removed depends on the batch.
         batchwise = False
     if any(x[axis] != 1 for axis in axes):
         raise call.fail(f"axes {axes} of an input of shape {x} are not all of extent 1")
@@ -106,7 +111,7 @@ def squeeze(call: Call) -> Lowered:
 
 @operator("Unsqueeze")
 def unsqueeze(call: Call) -> Lowered:
-    """Inserts axes of extent 1, which are ``axes`` of the output."""
+    """Inserts axes of extent 1, so that they are ``axes`` of the output."""
     call.expect((1, 1))
     x = call.shape(0)
     rank = len(x) + len(call.ints("axes"))
@@ -153,10 +158,10 @@ def slice_(call: Call) -> Lowered:
     out = list(x)
     batchwise = len(x) > 0
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        step = max(-x[axis], min(step, x[axis]))  # one value either way, and strides that cannot overflow
+        step = max(-x[axis], min(step, x[axis]))  # a longer step takes one value, too; now strides cannot overflow
         ranged = range(x[axis])[start:end:step]
         out[axis] = len(ranged)
-        # A slice that walks back to the front ends at -1, which as a bound would mean the last.
+        # A slice that runs back to the first value ends at -1, which NumPy would read as the last position.
         window[axis] = slice(ranged.start, ranged.stop if ranged.stop >= 0 else None, step)
         batchwise &= axis != 0 or (start == 0 and step == 1 and end >= x[0])
     key = tuple(window)
@@ -188,7 +193,7 @@ def split(call: Call) -> Lowered:
 
 @operator("Gather")
 def gather(call: Call) -> Lowered:
-    """The values at ``indices`` along ``axis`` (default: 0), in place of which come the axes of ``indices_shape``."""
+    """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis."""
     call.expect((1, 1))
     x = call.shape(0)
     axis = call.axis("axis", len(x), 0)
@@ -203,7 +208,7 @@ def gather(call: Call) -> Lowered:
         index = (np.array(indices, np.intp) % x.shape[axis]).reshape(shape)  # at most 32 KiB
 
         def run(first: int, last: int) -> None:
-            # In the default mode, NumPy would write to a copy first.
+            # In the default mode, NumPy writes to a temporary copy first.
             np.take(x, index, axis, out=y, mode="clip")
 
         return run
@@ -213,12 +218,12 @@ def gather(call: Call) -> Lowered:
 
 @operator("Expand")
 def expand(call: Call) -> Lowered:
-    """The input broadcast with ``shape``, and with extents of another (see `borrowed`)."""
+    """The input broadcast with ``shape``, some extents of which may be those of another input (see `borrowed`)."""
     x = call.shape(0)
     wanted = call.ints("shape", low=1, high=2**40)
     taken = borrowed(call, len(wanted))
     out = broadcast(call, x, tuple(taken.get(axis, extent) for axis, extent in enumerate(wanted)))
-    # A number in the place of the batch stays what it is when the batch changes.
+    # A number as the extent of axis 0 does not change with the batch.
     batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
     batchwise &= keeps_batch(call, taken) and (len(wanted) == len(x) or not taken)
     if out == x:
@@ -247,17 +252,18 @@ def concat(call: Call) -> Lowered:
         outputs=((*x[:axis], ends[-1], *x[axis + 1 :]),),
         joins=math.prod(x[:axis]) == 1,
         bind=bind,
-        # A parameter keeps its extent when the batch changes.
+        # The extent of a parameter does not change with the batch.
         batchwise=axis != 0 and not any(operand.is_param for operand in call.operands if operand),
     )
 
 
 @operator("Pad")
 def pad(call: Call) -> Lowered:
-    """Adds ``pads`` (begins, then ends; negative: removes) around the input.
+    """Adds ``pads`` values around the input: for each axis the number before it, then for each the number after it.
 
-    What is added is ``value``, or in the modes ``edge``, ``reflect`` and ``wrap`` what the input, after removing,
-    holds at its border, on this side of its border in reverse, and at its other end.
+    A negative number removes values; this comes first. The added values are ``value`` in mode ``constant``, the border
+    in mode ``edge``, the values next to the border in reverse order in mode ``reflect``, and the values at the other
+    end in mode ``wrap``.
     """
     call.expect((1, 1))
     x = call.shape(0)
@@ -308,8 +314,8 @@ def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
 
 
 def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
-    # Along each axis the output is up to three stretches, each filled from a stretch of the input;
-    # the blocks where stretches of all axes meet are copied straight from the input.
+    # Along each axis the output has up to three stretches. Each is filled from a stretch of the input. Blocks where
+    # stretches of all axes meet are copied from the input.
     stretches = []
     for extent, b, a in zip(x.shape, before, after, strict=True):
         sources = {
@@ -325,7 +331,7 @@ def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) 
         stretches.append(along)
 
     def run(first: int, last: int) -> None:
-        # Views are made on the way, for with 8 axes there are 6561 blocks.
+        # Views are made during the run: with 8 axes there would be 3**8 = 6561 of them to keep.
         for block in itertools.product(*stretches):
             np.copyto(y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)])
 

@@ -1,4 +1,4 @@
-"""Normalisation: by stored statistics, across channels, and to probabilities."""
+"""Normalisation: by stored or computed statistics, across channels, and to probabilities."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def batch_normalization(call: Call) -> Lowered:
 
 @operator("InstanceNormalization", traits=Traits(fuses=True))
 def instance_normalization(call: Call) -> Lowered:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, the statistics those of each channel of each sample."""
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, with mean and var of each channel of each sample."""
     call.expect((3, 3))
     x = call.shape(0)
     samples, channels, positions = _channels(call, x)
@@ -88,9 +88,9 @@ def instance_normalization(call: Call) -> Lowered:
 
 @operator("LayerNormalization")
 def layer_normalization(call: Call) -> Lowered:
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, the statistics those of all axes from ``axis`` on together.
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, with mean and var over all axes from ``axis`` on.
 
-    Further outputs are the mean, and one over the standard deviation.
+    Output 1 is the mean, output 2 is ``1 / sqrt(var + epsilon)``; both are optional.
     """
     call.expect((2, 3), (1, 3))
     x = call.shape(0)
@@ -132,7 +132,7 @@ def layer_normalization(call: Call) -> Lowered:
 
 
 class _Moments:
-    """Rows brought to a mean of 0 and a variance of 1, in two passes over them: one would cancel digits."""
+    """Normalises rows to mean 0 and variance 1, in two passes over them: a single pass would lose digits."""
 
     def __init__(self, epsilon: float, rows: int, columns: int, scratch: Scratch) -> None:
         self.rows, self.columns = rows, columns
@@ -143,9 +143,9 @@ class _Moments:
     def bind(
         self, buffers: Buffers, source: Array, target: Array, kept: Mapping[int, Array] | None = None
     ) -> Callable[[], None]:
-        """What takes ``source`` (rows, columns) to ``target``, which may be the same memory.
+        """The function that normalises ``source`` (rows, columns) to ``target``, which may be the same memory.
 
-        The means of the rows go to ``kept[1]``, and one over their deviations to ``kept[2]``, where these are given.
+        It writes the mean of each row to ``kept[1]`` and ``1 / sqrt(var + epsilon)`` to ``kept[2]``, if they are given.
         """
         kept = kept or {}
         mean = kept.get(1, self._mean.of(buffers.scratch))
@@ -167,7 +167,7 @@ class _Moments:
 
 @operator("LRN", traits=Traits(fuses=True))
 def lrn(call: Call) -> Lowered:
-    """``x / (bias + alpha / size * s) ** beta``, s the sum of the squares of ``size`` channels around."""
+    """``x / (bias + alpha / size * s) ** beta``, where s is the sum of the squares of ``size`` channels around."""
     call.expect((1, 1))
     x = call.shape(0)
     folded = _channels(call, x)
@@ -185,7 +185,7 @@ def lrn(call: Call) -> Lowered:
 def softmax(call: Call) -> Lowered:
     """``exp(x) / sum(exp(x))`` along ``axis``, or its logarithm.
 
-    With ``coerce`` the sum runs over all axes from ``axis`` on together, as ONNX had it before opset 13.
+    With ``coerce`` the sum is over all axes from ``axis`` on, as in ONNX before opset 13.
     """
     call.expect((1, 1))
     x = call.shape(0)
@@ -209,7 +209,7 @@ def softmax(call: Call) -> Lowered:
 
 
 def _own(call: Call) -> tuple[int, ...]:
-    """Input 0, if its memory may be taken over."""
+    """`Lowered.inplace` of a node that can write to the memory of input 0, if that is no parameter."""
     return () if call.is_param(0) else (0,)
 
 

@@ -16,27 +16,27 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.window import Geometry
 
-#: Every kernel treats a channel by itself, so samples and channels are one axis: (planes, height, width). Last comes
-#: scratch memory.
+#: A kernel: input, output, window and scratch memory. Each channel is pooled by itself, so samples and channels are one
+#: axis: (planes, height, width).
 Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
 
 
 @operator("MaxPool", traits=Traits(fuses=True))
 def max_pooling(call: Call) -> Lowered:
-    """The largest value in each window; padding never wins."""
+    """The largest value in each window. Padding does not count."""
     return _pooling(call, lambda x, y, window, memory: _core.max_pool(x, y, window))
 
 
 @operator("AveragePool", traits=Traits(fuses=True))
 def average_pooling(call: Call) -> Lowered:
-    """The mean of each window, over the values of the input or, with ``count_include_pad``, the padding too."""
+    """The mean of the values in each window. Padding counts, as zeros, only with ``count_include_pad``."""
     include = call.flag("count_include_pad", False)
     return _pooling(call, lambda x, y, window, memory: _core.average_pool(x, y, window, include))
 
 
 @operator("LpPool")
 def lp_pooling(call: Call) -> Lowered:
-    """The norm of each window: ``sum(abs(x) ** p) ** (1 / p)``, the sum a depthwise convolution with ones."""
+    """The norm of each window: ``sum(abs(x) ** p) ** (1 / p)``. The sum is a depthwise convolution with ones."""
     p = call.int_("p", 2, 1)
     shape, scratch = call.ints("kernel_shape", low=1), Scratch()
     powers, ones = scratch.add(*call.shape(0)), scratch.add(*(1, 1, *shape)[-3:])
@@ -90,7 +90,7 @@ def _power(x: Array, p: int, out: Array) -> None:
 
 
 def _root(x: Array, p: int) -> None:
-    """``x ** (1 / p)``, in its place."""
+    """Replace ``x`` by ``x ** (1 / p)``."""
     if p == 2:
         np.sqrt(x, out=x)
     elif p != 1:
@@ -105,7 +105,9 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
     shape = call.ints("kernel_shape", low=1, count=len(x) - 2)
     geometry = Geometry.read(call, x[2:], shape, ceil=call.flag("ceil_mode", False))
     if any(pad >= size for pad, size in zip(geometry.pads, geometry.kernel * 2, strict=True)):
-        raise call.fail(f"pads {geometry.pads} as large as the window {shape}: it would cover nothing but padding")
+        raise call.fail(
+            f"pads {geometry.pads} for a window of {shape}, expected smaller ones: a window would hold only padding"
+        )
     planes = x[0] * x[1]
 
     def bind(buffers: Buffers) -> Run:

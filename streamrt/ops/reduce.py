@@ -11,7 +11,7 @@ from streamrt.ops.base import Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.registry import Traits, operator
 
-#: The kernel, if there is one, for axes that end the shape, which are rows; and NumPy's function for any others.
+#: By operator: the kernel for the last axes, which lie in rows, or None; and NumPy's function for all other axes.
 _FUNCTIONS = {
     "ReduceMean": (_core.row_mean, np.add),
     "ReduceSum": (None, np.add),

@@ -11,7 +11,8 @@ from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import epilogue_of
 
-#: Bytes of scratch beyond which an operator is refused: several of the largest tensors, and far from overflow.
+#: An operator that needs this many bytes of scratch is refused. It leaves room for several of the largest tensors
+#: (2**42 bytes each), and sums of sizes stay within 64 bits.
 _MAX_SCRATCH = 2**46
 
 #: Why a node of a weights file is refused whose operator is not registered.
@@ -22,17 +23,17 @@ Lower = Callable[[Call], Lowered]
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is true of an operator whatever its inputs and attributes; packing relies on it.
+    """Properties of an operator that do not depend on its inputs or attributes; packing relies on them.
 
     Whether it works sample by sample depends on the shapes: see `Lowered.batchwise`.
 
     Attributes:
         activation: it can be the activation of another node.
         fuses: an activation that alone reads its output becomes its last step when the model is packed.
-        row_axis: row i of input 1, a parameter, makes index i along this axis of the output, and the optional input 2
-            is a parameter that is added there. None if its inputs are of another kind.
-        params: names of its inputs from the second on, where they are parameters.
-        dtypes: the types that a parameter may have, by index of the input; F32 where there is none.
+        row_axis: an axis of the output. Row i of input 1, a parameter, is only for index i along it, and element i of
+            input 2, an optional parameter, is added there. None if the operator has no such inputs.
+        params: names of its parameters, from input 1 on.
+        dtypes: the types that a parameter may have, by index of the input. An input that is not here must be F32.
     """
 
     activation: bool = False
@@ -46,7 +47,7 @@ _OPERATORS: dict[str, tuple[Lower, Traits]] = {}
 
 
 def operator(*names: str, traits: Traits = Traits()) -> Callable[[Lower], Lower]:
-    """Register a function as the lowering of the operators ``names``, which have these traits."""
+    """Register a function as the lowering of the operators ``names``, which all have these traits."""
 
     def register(function: Lower) -> Lower:
         for name in names:
@@ -57,12 +58,12 @@ def operator(*names: str, traits: Traits = Traits()) -> Callable[[Lower], Lower]
 
 
 def traits_of(op: str) -> Traits:
-    """The traits of an operator, registered or not."""
+    """The traits of an operator; the default ones if it is not registered."""
     return _OPERATORS[op][1] if op in _OPERATORS else Traits()
 
 
 def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -> Lowered:
-    """Lower ``node`` for these inputs (``None``: left out); ``exact`` is `Call.exact`.
+    """Lower ``node`` for these inputs; None is an input left out. For ``exact`` see `Call.exact`.
 
     Raises:
         FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
@@ -79,7 +80,7 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
     for index, shape in enumerate(lowered.outputs):
         call.check(f"output {index}", shape)
     if lowered.scratch >= _MAX_SCRATCH:
-        raise call.fail(f"it needs {lowered.scratch} bytes of scratch memory, expected less than 2**46")
+        raise call.fail(f"it needs {lowered.scratch} bytes of scratch memory, expected less than 2**46 (64 TiB)")
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()
@@ -98,10 +99,10 @@ def _check_dtype(call: Call, index: int, operand: Operand, traits: Traits) -> No
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:
-    """``lowered``, an operator that knows nothing of activations and computes its output in one call, with one."""
+    """``lowered`` with the node's activation: for an operator that does not apply it and is not tiled."""
     epilogue = epilogue_of(call)
     if len(lowered.outputs) != 1:
-        raise call.fail("an activation needs a node with one output")
+        raise call.fail(f"a node with {len(lowered.outputs)} outputs has an activation, expected one output")
 
     def bind(buffers: Buffers) -> Run:
         compute = lowered.bind(buffers)
@@ -113,7 +114,7 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
 
         return run
 
-    return replace(lowered, bind=bind, joins=False)  # the inputs must stay as they are
+    return replace(lowered, bind=bind, joins=False)  # the activation must not change inputs that lie within the output
 
 
 def supported() -> frozenset[str]:

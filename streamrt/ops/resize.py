@@ -18,10 +18,11 @@ from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.shapes import borrowed, keeps_batch
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-#: From places along the result to those along the input, and from those to whole ones.
+#: From positions along an axis of the result to positions along that of the input, which may lie between values.
 Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+#: From such positions to those of values.
 Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-#: Places whose positions are computed at once.
+#: Positions that are computed at once: 8 KiB as float64, so that no memory grows with the axis.
 _PART = 1024
 _NEAREST: dict[str, Rounded] = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
@@ -33,15 +34,15 @@ _NEAREST: dict[str, Rounded] = {
 
 @operator("DepthToSpace", traits=Traits(fuses=True))
 def depth_to_space(call: Call) -> Lowered:
-    """Blocks of ``blocksize``, which has one extent for each spatial axis, out of the channels.
+    """Moves channels to blocks of positions; ``blocksize`` has one extent for each spatial axis.
 
-    These are blocks of channels (mode ``DCR``) or channels of blocks (``CRD``).
+    Channels of the input are blocks of output channels (mode ``DCR``), or output channels of blocks (``CRD``).
     """
     x, blocks = _blocks(call)
     crd = call.text("mode", "DCR", ("DCR", "CRD")) == "CRD"
     spatial, size = x[2:], math.prod(blocks)
     if x[1] % size:
-        raise call.fail(f"{x[1]} channels are no blocks of {blocks}")
+        raise call.fail(f"{x[1]} channels, expected a multiple of {size} for blocks of {blocks}")
     channels, count = x[1] // size, len(blocks)
     out = (x[0], channels, *(extent * block for extent, block in zip(spatial, blocks, strict=True)))
     inside = (x[0], channels, *blocks, *spatial) if crd else (x[0], *blocks, channels, *spatial)
@@ -57,12 +58,12 @@ def depth_to_space(call: Call) -> Lowered:
 
 @operator("SpaceToDepth")
 def space_to_depth(call: Call) -> Lowered:
-    """The opposite of DepthToSpace."""
+    """The inverse of DepthToSpace."""
     x, blocks = _blocks(call)
     crd = call.text("mode", "DCR", ("DCR", "CRD")) == "CRD"
     spatial, count = x[2:], len(blocks)
     if any(extent % block for extent, block in zip(spatial, blocks, strict=True)):
-        raise call.fail(f"extents {spatial} are no multiples of {blocks}")
+        raise call.fail(f"spatial extents {spatial}, expected multiples of the blocks' {blocks}")
     few = tuple(extent // block for extent, block in zip(spatial, blocks, strict=True))
     apart = tuple(part for pair in zip(few, blocks, strict=True) for part in pair)
     inside = tuple(3 + 2 * i for i in range(count))
@@ -88,9 +89,9 @@ def _blocks(call: Call) -> tuple[Shape, Shape]:
 def resize(call: Call) -> Lowered:
     """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
 
-    Sizes may be extents of another input too (see `borrowed`).
-    Values are those nearest by or, in mode ``linear``, interpolated between two; beyond the border they are those of
-    the border. ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
+    Sizes may also be extents of another input (see `borrowed`). A value of the result is the nearest value or, in mode
+    ``linear``, interpolated between two. Beyond the border it is the value at the border.
+    ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
     """
     x = call.shape(0)
     taken = borrowed(call, len(x))
@@ -106,9 +107,9 @@ def resize(call: Call) -> Lowered:
             raise call.fail("attributes 'scales' and 'extents' exclude each other")
         scales = call.floats("scales", len(x))
         if any(not 0 < scale * extent < 2**40 for scale, extent in zip(scales, x, strict=True)):
-            raise call.fail(f"scales {scales} leave nothing of an input of shape {x}, or too much")
+            raise call.fail(f"scales {scales} of an input of shape {x}, expected results of 1 to 2**40 along each axis")
         out = tuple(math.floor(extent * scale) for extent, scale in zip(x, scales, strict=True))
-    # Axes that shrink come first, so that less is left for the others.
+    # Axes that shrink come first, so that later axes have fewer values to resample.
     axes = sorted((axis for axis in range(len(x)) if scales[axis] != 1.0), key=lambda axis: scales[axis])
     batchwise = len(x) > 0 and 0 not in axes and 0 not in taken and keeps_batch(call, taken)
     if not axes:
@@ -150,9 +151,15 @@ def resize(call: Call) -> Lowered:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis to resample, to ``places`` values of those from 0 to ``last``; the result lies in ``between``.
+    """One axis to resample.
 
-    That is None for the last axis. ``other`` is for the second of the two values to interpolate.
+    Attributes:
+        axis: which one.
+        count: its extent in the result.
+        last: the last position along it in the input.
+        positions: where each value of the result lies in the input.
+        between: memory for the result; None for the last axis, whose result is the node's output.
+        other: memory for the second of two values to interpolate; None in mode ``nearest``.
     """
 
     axis: int
@@ -164,9 +171,9 @@ class _Axis:
 
 
 class _Table:
-    """Numbers for each place of the result along an axis, in scratch memory: where its value comes from.
+    """For each position of the result along an axis, the index of its source value, in scratch memory.
 
-    They are made anew for each axis in every run, and in parts, so that making them takes no memory that grows.
+    It is computed for each axis in every run, a part at a time, so that no memory grows with the axis.
     """
 
     def __init__(self, scratch: Scratch, most: int, linear: bool) -> None:
@@ -174,11 +181,11 @@ class _Table:
         self._share = scratch.add(most) if linear else None
 
     def indices(self, step: _Axis, buffers: Buffers) -> NDArray[np.intp]:
-        """Which values are taken, (count,)."""
+        """The indices of the source values, (count,)."""
         return self._index.of(buffers.scratch).view(np.intp)[: step.count]
 
     def shares(self, step: _Axis, buffers: Buffers) -> Array:
-        """The share of the second of two values, (count,)."""
+        """The weight of the second of two values, (count,)."""
         assert self._share is not None
         return self._share.of(buffers.scratch)[: step.count]
 
@@ -194,7 +201,7 @@ def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array |
 
 
 def _positions(mode: str, before: int, after: int, scale: float, new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where along an axis of extent ``before`` the values ``new`` of ``after`` lie (ONNX, operator Resize)."""
+    """Positions along an axis of extent ``before`` of the positions ``new`` along one of extent ``after``: see ONNX."""
     if mode == "asymmetric":
         return new / scale
     if mode == "align_corners":
@@ -214,7 +221,7 @@ def _take(
 
     def run() -> None:
         _fill(step, rounded, index)
-        # In the default mode, NumPy would write to a copy first.
+        # In the default mode, NumPy writes to a temporary copy first.
         np.take(source, index, step.axis, out=target, mode="clip")
 
     return run

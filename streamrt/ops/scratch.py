@@ -1,4 +1,4 @@
-"""Dividing a node's scratch memory into float32 arrays, and the one that many nodes keep there."""
+"""Dividing a node's scratch memory into float32 arrays; and the bias, which tiled nodes keep there."""
 
 from __future__ import annotations
 
@@ -12,59 +12,60 @@ from numpy.typing import NDArray
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Shape
 
-#: Every part begins on a cache line, as the scratch memory itself does.
+#: Every part begins on a multiple of this, bytes: a cache line. The scratch memory itself does, too.
 _ALIGNMENT = 64
+#: Bytes of an element: all parts are float32.
 _FLOAT = 4
 
-#: ``load(first)``: the whole bias (rows,) for the tile that begins at row ``first``, or None when there is no bias.
+#: ``load(first)``: the whole bias (rows,), for the tile that begins at row ``first``; None if the node has no bias.
 Load = Callable[[int], Array | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One array of a `Scratch`: ``offset`` in bytes."""
+    """One array in scratch memory, which begins at ``offset``, bytes."""
 
     offset: int
     shape: Shape
 
     def of(self, memory: NDArray[np.uint8]) -> Array:
-        """The array, in the scratch memory that the model handed out."""
+        """The array in ``memory``, the node's scratch memory."""
         nbytes = math.prod(self.shape) * _FLOAT
         return memory[self.offset : self.offset + nbytes].view(np.float32).reshape(self.shape)
 
 
 class Scratch:
-    """Parts placed one after the other; ``nbytes`` is what they need together."""
+    """The scratch memory that a node needs: parts one after the other, ``nbytes`` together."""
 
     def __init__(self) -> None:
         self.nbytes = 0
 
     def add(self, *shape: int) -> Part:
-        """A part for an array of ``shape``."""
+        """Add a part for an array of ``shape``."""
         offset = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
         self.nbytes = offset + math.prod(shape) * _FLOAT
         return Part(offset, shape)
 
 
 class Bias:
-    """The optional bias of a tiled node: kept in scratch, as only the first tile may read the parameter itself."""
+    """The optional bias of a tiled node. It is kept in scratch, as only the first tile may read the parameter."""
 
     def __init__(self, scratch: Scratch, index: int, rows: int | None) -> None:
         self._index = index
         self._part = None if rows is None else scratch.add(rows)
 
     def kept(self, buffers: Buffers) -> Array | None:
-        """What the tiles read; None when there is no bias."""
+        """The copy of the bias that all tiles read; None if there is no bias."""
         return None if self._part is None else self._part.of(buffers.scratch)
 
     def keep_for(self, kernel: _core.Kernel, buffers: Buffers) -> None:
-        """Have the first tile of ``kernel`` fill it."""
+        """Make the first tile of ``kernel`` copy the bias to scratch."""
         kept = self.kept(buffers)
         if kept is not None:
             kernel.keep(buffers.input(self._index), kept)
 
     def bind(self, buffers: Buffers) -> Load:
-        """What every tile calls once for the bias."""
+        """The function that every tile calls once to get the bias."""
         kept = self.kept(buffers)
         if kept is None:
             return lambda first: None

@@ -7,7 +7,7 @@ from streamrt.ops.call import Call
 
 
 def broadcast(call: Call, *shapes: Shape) -> Shape:
-    """The shape that ``shapes`` broadcast to by NumPy's rules; `FormatError` when they do not."""
+    """The shape to which ``shapes`` broadcast by NumPy's rules; `FormatError` if they do not."""
     rank = max(map(len, shapes))
     out = []
     for extents in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
@@ -19,10 +19,10 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
 
 
 def borrowed(call: Call, count: int) -> dict[int, int]:
-    """The extents of the result that attribute ``extents`` takes from the last input, by axis of the result.
+    """Extents that the result takes from the last input, by axis of the result.
 
-    It has the axis of that input for each of ``count`` axes of the result, or -1. The input may be a second one,
-    computed, that is there for its shape alone.
+    Attribute ``extents`` has one number for each of the ``count`` axes of the result: the axis of the last input, or -1
+    if the extent is not taken from it. The last input may be a computed input 1 that is read only for its shape.
     """
     call.expect((1, 2))
     if not call.has("extents"):
@@ -34,18 +34,18 @@ def borrowed(call: Call, count: int) -> dict[int, int]:
 
 
 def keeps_batch(call: Call, found: dict[int, int]) -> bool:
-    """Whether extents that were `borrowed` leave the batch where it is: in axis 0 of both inputs, and nowhere else."""
+    """Whether the batch is axis 0 of both inputs and of the result only, given the extents that were `borrowed`."""
     x, lender = call.shape(0), call.shape(len(call.operands) - 1)
     if not found:
-        return lender[:1] == x[:1]  # it is cut along its first axis too, though nothing of it is used
+        return lender[:1] == x[:1]  # a smaller batch cuts its axis 0 too, even if no extent is used
     sources = call.ints("extents")
     return len(lender) > 0 and lender[:1] == x[:1] and sources[0] in (-1, 0) and 0 not in sources[1:]
 
 
 def is_batchwise(call: Call, out: Shape) -> bool:
-    """Whether inputs that broadcast to ``out`` meet sample by sample along axis 0.
+    """Whether sample n of ``out``, to which the inputs broadcast, depends only on sample n of each computed input.
 
-    A computed input must have the output's axis 0; a parameter must be the same for all samples.
+    Samples lie along axis 0. A computed input must have the output's axis 0; a parameter must not vary along it.
     """
     if not out:
         return False

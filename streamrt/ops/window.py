@@ -1,6 +1,6 @@
 """Geometry of sliding windows, for convolution and pooling.
 
-Everything is in two dimensions inside: a 1-D operator is a 2-D one of height 1.
+Geometry is always two-dimensional: a 1-D operator is a 2-D operator of height 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamrt.ops.call import Call
 class Geometry:
     """Where windows lie. Pairs are (height, width), pads are (top, left, bottom, right).
 
-    ``spatial`` is the output's extents in as many dimensions as the operator has; ``output`` is the same as a pair.
+    ``spatial`` has the output's extents along the operator's one or two axes; ``output`` has them as a pair.
     """
 
     kernel: tuple[int, int]
@@ -32,11 +32,11 @@ class Geometry:
     def read(cls, call: Call, extents: Shape, kernel: Shape, ceil: bool = False) -> Geometry:
         """The windows over an input of these spatial extents, from the node's attributes.
 
-        Reads ``strides``, ``dilations``, ``pads`` and ``auto_pad``. With ``ceil`` a last window that begins inside
-        the input or the padding before it may reach beyond the padding after it.
+        Reads ``strides``, ``dilations``, ``pads`` and ``auto_pad``. With ``ceil``, a last window may reach beyond the
+        padding after the input, if it begins in the input or in the padding before it.
 
         Raises:
-            FormatError: attributes out of range, or not one window fits.
+            FormatError: attributes are out of range, or no window fits.
         """
         rank = len(extents)
         if rank not in (1, 2):
@@ -65,22 +65,22 @@ class Geometry:
 
     @property
     def positions(self) -> int:
-        """How many windows there are."""
+        """The number of windows in a plane."""
         return self.output[0] * self.output[1]
 
     @property
     def taps(self) -> int:
-        """How many values a window covers."""
+        """The number of values in a window."""
         return self.kernel[0] * self.kernel[1]
 
     @property
     def covers_input(self) -> bool:
-        """Whether there is one window, and it is the whole input."""
+        """Whether there is one window, which is the whole input."""
         return self.kernel == self.input and not any(self.pads)
 
 
 def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str, ceil: bool) -> tuple[int, int, int]:
-    """Windows of ``reach`` along one axis: their number, and the padding before and after."""
+    """Windows along one axis, each over ``reach`` positions: their number, and the padding before and after."""
     if auto.startswith("SAME"):
         count = -(-extent // stride)
         total = max(0, (count - 1) * stride + reach - extent)
