@@ -147,7 +147,7 @@ def test_extents_that_no_tensor_has_are_fixed_with_a_warning(
         last,
     ]
     constants = {"more": integers(*more), "last": integers(3), "zeros": integers(0, 0), "zero": integers(0)}
-    with pytest.warns(UserWarning, match="one only, which is fixed: 'x' "):
+    with pytest.warns(UserWarning, match="only one of the sizes that were tried, which is fixed: 'x' "):
         path = streamrt.pack(make_model(nodes, constants, inputs={"x": dims}), tmp_path / "out")
     with streamrt.Model(path) as model:
         assert model.inputs[0].dims == ("N", *(224 if isinstance(dim, str) else dim for dim in dims[1:]))

@@ -215,7 +215,7 @@ def test_trials_that_fail_keep_nothing(tmp_path: Path) -> None:
     model = make_model(nodes, {"zero": int64(0), "one": int64(1)}, inputs={"x": (3, "H", "W")})
     tracemalloc.start()
     try:
-        with pytest.warns(UserWarning, match="one only"):  # of the smallest sizes
+        with pytest.warns(UserWarning, match="only one of the sizes"):  # of the smallest sizes
             streamrt.pack(model, tmp_path / "out", max_memory="2MiB")
         _, peak = tracemalloc.get_traced_memory()
     finally:

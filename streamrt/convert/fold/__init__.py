@@ -1,1 +1,1 @@
-"""Rewriting a graph into a smaller one that computes the same; `rewrite` has the order."""
+"""Folding: rewriting a graph into a smaller one that computes the same. `rewrite` has the order of the steps."""

@@ -1,4 +1,4 @@
-"""BatchNormalization and per-channel arithmetic become a part of the weights before them."""
+"""BatchNormalization and per-channel arithmetic, folded into the weights of the node before them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
-    """``factor * y + shift`` for each channel goes into the weights of the product, or normalisation, that makes y."""
+    """Fold ``factor * y + shift`` of each channel into the weights of the product or normalisation that computes y."""
     producers = draft.producers()
     kept: list[DraftNode] = []
     for node in draft.nodes:
@@ -40,7 +40,7 @@ def fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 def _affine_of(
     draft: Draft, node: DraftNode, shapes: Mapping[str, Shape], producers: Mapping[str, DraftNode]
 ) -> tuple[DraftNode, Affine] | None:
-    """The product whose output ``node`` alone reads, and what ``node`` does to each channel of it."""
+    """The product whose output only ``node`` reads, and the factor and shift that ``node`` applies to each channel."""
     if node.op not in ("BatchNormalization", "Add", "Sub", "Mul", "Div") or node.activation:
         return None
     for position, name in enumerate(node.inputs[:2]):
@@ -64,14 +64,14 @@ def _affine_of(
 
 
 def _row_axis(node: DraftNode, draft: Draft) -> int | None:
-    """`Traits.row_axis` of a node whose weights are as it says; else None."""
+    """`Traits.row_axis` of a node, if all its inputs but the first are weights; else None."""
     if node.op == "MatMul" and not node.attrs.get("transB"):
         return None  # its weights are columns
     return traits_of(node.op).row_axis if all(name in draft.params for name in node.inputs[1:] if name) else None
 
 
 def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:
-    """A weight that is one number for each index of ``axis`` (or one for all) as a vector; None if it is not."""
+    """A weight as a vector with one number for each index of ``axis``; None if it varies along another axis."""
     weight = draft.params.get(name)
     if weight is None or len(weight.shape) > rank or weight.size not in (1, channels):
         return None
@@ -83,7 +83,7 @@ def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -
 
 
 def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine | None:
-    """``op`` with ``values`` as the operand other than ``position``."""
+    """``op`` of y, its operand ``position``, and ``values`` as factor and shift of y; None if it has none."""
     one, zero = np.ones_like(values), np.zeros_like(values)
     match op, position:
         case "Add", _:
@@ -100,7 +100,7 @@ def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine |
 
 
 def normalisation(draft: Draft, node: DraftNode) -> Affine:
-    """The factor and shift of each channel that a BatchNormalization amounts to."""
+    """A BatchNormalization as a factor and a shift of each channel."""
     scale, bias, mean, var = (draft.params[name].float64() for name in node.inputs[1:])
     epsilon = node.attrs["epsilon"]
     assert isinstance(epsilon, int | float)
@@ -122,7 +122,7 @@ def _apply(draft: Draft, product: DraftNode, factor: NDArray[np.float64], shift:
 
 
 def _replace(draft: Draft, name: str, weight: Weight) -> str:
-    """Put ``weight`` in the place of ``name``, under a new name if other nodes read the old one."""
+    """Replace the weight ``name``, under a new name if other nodes read it; returns the name."""
     if draft.readers()[name] > 1:
         return draft.new_param(name, weight)
     draft.params[name] = weight

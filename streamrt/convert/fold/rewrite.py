@@ -1,10 +1,16 @@
 """Folding: a draft becomes a smaller one that computes the same.
 
-In this order: nodes that do nothing go, and a shape that only leads to another; activations spelled out in arithmetic
-become one node; padding moves into the window operator behind it; BatchNormalization and per-channel arithmetic go into
-the weights before them; a sum goes into the convolution that computes the last of its terms; element-wise activations
-go into the node that computes their input; BatchNormalization and gates before a 1 x 1 convolution go into that. An
-intermediate result that is an output of the graph stays one.
+The steps, in this order:
+
+1. Nodes that do nothing are removed. Two Reshapes in a row become one.
+2. Activations that are spelled out in arithmetic become one node (`spelled`).
+3. Padding becomes an attribute of the convolution or pooling after it.
+4. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
+5. A sum becomes a part of the convolution that computes the last of its terms.
+6. An element-wise activation becomes the last step of the node that computes its input.
+7. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
+
+An intermediate result that is an output of the graph stays one.
 """
 
 from __future__ import annotations
@@ -40,10 +46,13 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 
 
 def _drop_identities(draft: Draft) -> None:
-    """Readers of an Identity read its input. One between an input, or an output, of the graph and an output stays."""
+    """Remove Identity nodes: their readers read their input.
+
+    An Identity stays if it reads an input or an output of the graph and is an output of the graph.
+    """
     outputs = {spec.name for spec in draft.outputs}
     producers = draft.producers()
-    instead: dict[str, str] = {}  # tensor -> the one that readers use
+    instead: dict[str, str] = {}  # tensor -> the tensor that is read instead
     kept: list[DraftNode] = []
     for node in draft.nodes:
         limits.current().check_time()
@@ -55,7 +64,7 @@ def _drop_identities(draft: Draft) -> None:
         if target not in outputs:
             instead[target] = source
         elif source in producers and source not in outputs:
-            # The output's name is the one that must survive.
+            # The name of an output of the graph must stay.
             producer = producers[source]
             producer.outputs = [target if name == source else name for name in producer.outputs]
             producers[target] = producer
@@ -69,7 +78,7 @@ def _drop_identities(draft: Draft) -> None:
 
 
 def _skip_reshapes(draft: Draft) -> None:
-    """A Reshape of a Reshape reads that one's input: through a flat tensor the batch would be lost."""
+    """Let a Reshape of a Reshape read the input of the first: a flat tensor in between would hide the batch."""
     producers = draft.producers()
     for node in draft.nodes:
         while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
@@ -82,12 +91,12 @@ def _skip_reshapes(draft: Draft) -> None:
 
 
 def _combined_shape(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
-    """The shape that has the effect of one Reshape after another; None if it cannot be written."""
+    """The target of one Reshape that has the effect of two; None if there is none."""
     assert isinstance(shape, tuple)
     assert isinstance(earlier, tuple)
     combined = []
     for axis, extent in enumerate(shape):
-        # What is kept of a rest, or of an axis that is not there, has no number.
+        # A 0 keeps an extent of the tensor in between. It has no number if that is a -1, or if the axis is new.
         if extent == 0 and (axis >= len(earlier) or earlier[axis] == -1):
             return None
         combined.append(int(earlier[axis] if extent == 0 else extent))
@@ -95,7 +104,7 @@ def _combined_shape(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
 
 
 def _merge_pads(draft: Draft) -> None:
-    """Zeros around the input of a convolution, or what its pooling ignores or counts anyway, become its ``pads``."""
+    """Make padding before a convolution or pooling its attribute ``pads``, if the result stays the same."""
     readers, producers = draft.readers(), draft.producers()
     for node in draft.nodes:
         limits.current().check_time()
@@ -114,7 +123,7 @@ def _merge_pads(draft: Draft) -> None:
 
 
 def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
-    """The pads of ``node`` with those of the Pad before it, or None when that would change the result."""
+    """The pads of ``node`` with those of the Pad before it; None if that would change the result."""
     if node.op not in ("Conv", "MaxPool", "AveragePool") or pad.attrs.get("mode") != "constant":
         return None
     kernel = node.attrs["kernel_shape"]
@@ -144,9 +153,9 @@ def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
 
 
 def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
-    """``Add(Conv(x), y)``, with y there before the convolution runs, becomes a Conv with y as its fourth input."""
+    """``Add(Conv(x), y)`` becomes a Conv with y as input 3, if y is computed before the convolution."""
     if len({spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}) > 1:
-        return  # batches that may differ, which shapes under a probe do not show
+        return  # batches may differ in a run though they are equal under a probe
     readers, producers = draft.readers(), draft.producers()
     position = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
     kept: list[DraftNode] = []
@@ -169,14 +178,14 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 
 
 def _takes_residual(node: DraftNode, draft: Draft) -> bool:
-    """Whether ``node`` is a convolution that is a product with a matrix of weights: not a depthwise one."""
+    """Whether ``node`` is a convolution that is not depthwise and has no residual or activation yet."""
     if node.op != "Conv" or node.activation or len(node.inputs) > 3:
         return False
     return node.attrs.get("group", 1) == 1 or draft.params[node.inputs[1]].shape[1] > 1
 
 
 def _fuse_activations(draft: Draft) -> None:
-    """An activation becomes the last step of the node whose output it alone reads."""
+    """Make an activation the last step of the node before it, if no other node reads that output."""
     readers, producers = draft.readers(), draft.producers()
     kept: list[DraftNode] = []
     for node in draft.nodes:

@@ -1,7 +1,7 @@
-"""What is done to each channel of the input of a 1 x 1 convolution becomes a part of it: the Conv's inputs 4 and 5.
+"""Scaling the channels of the input of a 1 x 1 convolution becomes a part of it: inputs 4 and 5 of the Conv.
 
-So a BatchNormalization before a convolution, as DenseNet has them, and the gates of a squeeze-and-excitation block take
-no pass over the activations of their own.
+So these take no pass over the activations of their own: a BatchNormalization before a convolution, as in DenseNet, and
+the gates of a squeeze-and-excitation block.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamrt.ops.epilogue import limits_of
 
 
 def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
-    """Fold into each 1 x 1 convolution the factors of its input, in place."""
+    """Fold the scaling of its input into each 1 x 1 convolution, in place."""
     batches = {spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}
     readers, producers = draft.readers(), draft.producers()
     gone: list[DraftNode] = []
@@ -40,7 +40,7 @@ def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
                 for what, values in (("scale", factor), ("shift", shift))
             ]
             source = before.inputs[0]
-        elif before.op == "Mul" and not before.activation and len(batches) < 2:  # batches that may differ look alike
+        elif before.op == "Mul" and not before.activation and len(batches) < 2:  # batches may differ in a run
             gate = _gate(draft, before, shapes)
             if gate is None:
                 continue
@@ -60,12 +60,12 @@ def _is_pointwise(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) ->
     strides, pads = node.attrs.get("strides", (1,)), node.attrs.get("pads", (0,))
     assert isinstance(strides, tuple)
     assert isinstance(pads, tuple)
-    # a map of one position is a Gemm; one channel for each group is no product
+    # A map of one position is a Gemm. A depthwise convolution is no product.
     return plain and set(strides) == {1} and not any(pads) and set(x[2:]) != {1} and weights[1] > 1
 
 
 def _input_limits(node: DraftNode) -> dict[str, Attr] | None:
-    """The range to which the activation of ``node`` limits, as attributes of a Conv; None if it does something else."""
+    """The range to which the activation of ``node`` limits, as attributes of a Conv; None if it does more."""
     limits = limits_of(node.frozen())
     if limits is None:
         return None
@@ -73,7 +73,7 @@ def _input_limits(node: DraftNode) -> dict[str, Attr] | None:
 
 
 def _gate(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) -> tuple[str, str] | None:
-    """The two factors of a product: a map, and a computed number for each of its channels, sample by sample."""
+    """The two factors of a product: a map, and a computed number for each channel of each sample."""
     for x, gate in (tuple(node.inputs), tuple(reversed(node.inputs))):
         shape = shapes[x]
         computed = x not in draft.params and gate not in draft.params

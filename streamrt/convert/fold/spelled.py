@@ -1,6 +1,6 @@
-"""Activations that a model spells out in arithmetic, found and written as one node.
+"""Activations that a model spells out in arithmetic become one node.
 
-A product is taken apart into its factors, whatever the order of its multiplications; then
+A product is split into its factors, in whichever order they are multiplied. These products are activations:
 
 * ``x * sigmoid(x)`` is Swish,
 * ``x * tanh(softplus(x))`` is Mish,
@@ -18,12 +18,12 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
 
-#: Constants written in float32, or in four decimals, still mean the same.
+#: Relative difference at which two constants still are the same: models have them in float32, or in four decimals.
 _TOLERANCE = 1e-4
 
 
 def recognise_activations(draft: Draft, shapes: Mapping[str, Shape]) -> None:
-    """Replace every product that is an activation, the largest first; nodes that are not read any more stay for now."""
+    """Replace every product that is an activation, the largest first. Nodes that nothing reads any more stay."""
     finder = _Finder(draft, shapes)
     for node in reversed(draft.nodes):
         if node.op in ("Mul", "Div"):
@@ -66,7 +66,7 @@ class _Finder:
         return None
 
     def _factors(self, name: str, depth: int) -> tuple[float, list[str]]:
-        """The tensor as a number times a list of tensors."""
+        """A tensor as a product: a number, and a list of tensors."""
         node = self._producers.get(name)
         if node is None or depth == 0 or node.op not in ("Mul", "Div") or node.activation:
             return 1.0, [name]

@@ -1,1 +1,1 @@
-"""Reading ONNX: a file a family of operators; `importer` begins, and goes from node to node."""
+"""Reading ONNX. `importer` is the entry and goes from node to node; each family of operators has a file."""

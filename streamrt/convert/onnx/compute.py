@@ -14,7 +14,7 @@ from streamrt.graph import Attr
 
 @converts("Gemm")
 def gemm(node: OnnxNode) -> None:
-    """``alpha * A' B' + beta * C`` with a constant B is a Gemm: factors and transposition go into the weights."""
+    """``alpha * A' B' + beta * C``; with a constant B a Gemm, whose weights take up factors and transposition."""
     alpha, beta = node.float_("alpha", 1.0), node.float_("beta", 1.0)
     trans_a, trans_b = node.flag("transA"), node.flag("transB")
     a = _matrix(node, 0, trans_a)
@@ -42,7 +42,7 @@ def gemm(node: OnnxNode) -> None:
 
 
 def _matrix(node: OnnxNode, index: int, transpose: bool) -> str:
-    """An operand, transposed if asked for: as a weight when it is one, else by a node."""
+    """An operand, transposed if asked for. A weight is transposed now, a computed tensor by a node."""
     if not transpose:
         return node.operand(index)
     if node.is_constant(index):
@@ -60,7 +60,7 @@ def _rows(weight: Weight, rows_first: bool, factor: float) -> Weight:
 
 
 def _is_row(node: OnnxNode, index: int, rows: int) -> bool:
-    """Whether an input is a constant that adds the same vector of ``rows`` to every sample."""
+    """Whether an input is a constant vector of ``rows``, or a number, so that it is the same for every sample."""
     if not node.is_constant(index):
         return False
     shape = node.weight(index, "C").shape
@@ -75,7 +75,7 @@ def _bias(weight: Weight, rows: int, factor: float) -> Weight:
 
 
 def _scaled_addend(node: OnnxNode, beta: float) -> str:
-    """C times beta, by a node unless it is a constant."""
+    """C times beta. A constant is multiplied now, a computed tensor by a node."""
     if beta == 1.0:
         return node.operand(2)
     if node.is_constant(2):
@@ -86,7 +86,7 @@ def _scaled_addend(node: OnnxNode, beta: float) -> str:
 
 @converts("MatMul")
 def matmul(node: OnnxNode) -> None:
-    """A product with a constant matrix on the right is one with rows of weights; any other stays as it is."""
+    """A product with a constant matrix on the right is a Gemm; any other product stays a MatMul."""
     if node.is_constant(1) and not node.is_constant(0):
         weight = node.weight(1, "B")
         rank = node.rank(0)
@@ -102,7 +102,7 @@ def matmul(node: OnnxNode) -> None:
 
 @converts("Conv")
 def conv(node: OnnxNode) -> None:
-    """2-D and 1-D convolution; its window goes by the same attributes as that of pooling."""
+    """2-D and 1-D convolution with constant weights."""
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
     if spatial not in (1, 2):
@@ -119,7 +119,7 @@ def conv(node: OnnxNode) -> None:
 
 
 def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
-    """The attributes that convolution and pooling share, without those that hold their default."""
+    """The attributes of windows, which convolution and pooling share; those with default values are left out."""
     attrs: dict[str, Attr] = {}
     auto = node.text("auto_pad", "NOTSET", ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"))
     for name, count, plain in (("strides", spatial, 1), ("dilations", spatial, 1), ("pads", 2 * spatial, 0)):
@@ -139,7 +139,7 @@ def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
 
 @converts("MaxPool", "AveragePool")
 def pooling(node: OnnxNode) -> None:
-    """A window of one value is no pooling; the indices of MaxPool have no counterpart."""
+    """A window of one value does nothing. The indices that MaxPool can give are not supported."""
     kernel = node.ints("kernel_shape")
     if kernel is None or len(kernel) not in (1, 2):
         raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
@@ -151,7 +151,7 @@ def pooling(node: OnnxNode) -> None:
         if node.flag("count_include_pad"):
             attrs["count_include_pad"] = 1
     else:
-        node.ignore("storage_order")  # of the indices only
+        node.ignore("storage_order")  # it changes only the indices
         node.only_first_output("Indices")
     if set(kernel) == {1} and not attrs.keys() & {"strides", "pads"}:
         node.emit("Identity", [node.operand(0)])
@@ -173,7 +173,7 @@ def lp_pool(node: OnnxNode) -> None:
 
 @converts("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(node: OnnxNode) -> None:
-    """The same in all versions."""
+    """It is the same in all versions."""
     node.emit(node.op, [node.operand(0)])
 
 
@@ -185,7 +185,7 @@ def global_lp_pool(node: OnnxNode) -> None:
 
 @converts("BatchNormalization")
 def batch_normalization(node: OnnxNode) -> None:
-    """With stored statistics; version 7 could have one for each position, which has no counterpart."""
+    """With constant statistics of each channel. Statistics of each position (version 7) are not supported."""
     if node.flag("training_mode"):
         raise node.attribute_problem("training_mode", "is 1: statistics of the batch are for training")
     if not node.flag("spatial", True):
@@ -199,7 +199,7 @@ def batch_normalization(node: OnnxNode) -> None:
 
 @converts("InstanceNormalization")
 def instance_normalization(node: OnnxNode) -> None:
-    """The same in all versions."""
+    """It is the same in all versions."""
     for index, what in enumerate(("scale", "B"), 1):
         node.weight(index, what)
     node.emit("InstanceNormalization", [node.operand(i) for i in range(3)], {"epsilon": node.float_("epsilon", 1e-5)})
@@ -207,7 +207,7 @@ def instance_normalization(node: OnnxNode) -> None:
 
 @converts("LayerNormalization")
 def layer_normalization(node: OnnxNode) -> None:
-    """Statistics are of float32, whatever else is asked for (``stash_type``)."""
+    """Statistics are float32, whatever ``stash_type`` says."""
     node.ignore("stash_type")
     inputs = [node.operand(0)]
     for index, what in enumerate(("Scale", "B"), 1):
@@ -223,7 +223,7 @@ def layer_normalization(node: OnnxNode) -> None:
 
 @converts("LRN")
 def lrn(node: OnnxNode) -> None:
-    """The same in all versions."""
+    """It is the same in all versions."""
     node.emit(
         "LRN",
         [node.operand(0)],
@@ -238,7 +238,7 @@ def lrn(node: OnnxNode) -> None:
 
 @converts("Softmax", "LogSoftmax")
 def softmax(node: OnnxNode) -> None:
-    """Before opset 13, all axes from ``axis`` on are one; that is the same thing when it is the last."""
+    """Before opset 13 the sum is over all axes from ``axis`` on: ``coerce``, unless ``axis`` is the last one."""
     old = node.opset < 13
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 1 if old else -1), rank)

@@ -1,10 +1,10 @@
-"""Conversion of ConvTranspose, to a convolution whose channels are rearranged to space.
+"""Conversion of ConvTranspose to a convolution whose channels are rearranged to space.
 
-Along one axis, with stride s, ``y[n * s + k] += x[n] * w[k]``. Written as ``n * s + k = q * s + r`` with r below s, the
-weights that meet in r are ``w[r], w[r + s] ...``: a convolution of stride 1 with ceil(K / s) of them, last first, makes
-all y of one r, and s such convolutions, r after r, are one with s times the channels (Shi et al., "Is the deconvolution
-layer the same as a convolutional layer?", arXiv:1609.07009). Nothing is multiplied with zeros that were put between
-values, and the weights are tiled and streamed as those of any other convolution.
+Along one axis, with stride s, ``y[n * s + k] += x[n] * w[k]``. Write ``n * s + k = q * s + r`` with r below s. Then all
+``y[q * s + r]`` of one r use the weights ``w[r], w[r + s] ...``. A convolution of stride 1 with these ceil(K / s)
+weights, the last one first, computes them. The s convolutions for all r are one with s times the channels (Shi et al.,
+"Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009). No zeros are put between values and
+multiplied, and the weights are tiled and streamed like those of any other convolution.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from streamrt.graph import Attr
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One spatial axis: its stride, dilation and kernel, and how many values go at the begin and the end of the result.
+    """One spatial axis: stride, dilation, kernel, and how many values are cut off at both ends of the result.
 
-    None of it depends on the extent of the input.
+    Nothing here depends on the extent of the input.
     """
 
     stride: int
     dilation: int
     kernel: int
     begin: int
-    end: int  # output_padding already taken off; may be negative
+    end: int  # less output_padding, so that it may be negative
 
     @property
     def reach(self) -> int:
@@ -41,22 +41,22 @@ class _Axis:
 
     @property
     def taps(self) -> int:
-        """The kernel of the convolution."""
+        """The extent of the convolution's kernel."""
         return -(-self.reach // self.stride)
 
     @property
     def skipped(self) -> int:
-        """Values of the convolution that would only be cut off at the begin."""
+        """Values at the beginning that the convolution need not compute, as they would be cut off."""
         return min(self.begin // self.stride, self.taps - 1)
 
     @property
     def pads(self) -> tuple[int, int]:
-        """Those of the convolution."""
+        """The pads of the convolution, before and after."""
         return self.taps - 1 - self.skipped, max(0, -(-(self.reach - self.end) // self.stride) - 1)
 
     @property
     def crop(self) -> tuple[int, int]:
-        """What is left to cut off at the begin and the end."""
+        """Values of the result that are cut off at the beginning and at the end."""
         return (
             self.begin - self.skipped * self.stride,
             (self.pads[1] + 1) * self.stride - self.reach + self.end,
@@ -65,7 +65,7 @@ class _Axis:
 
 @converts("ConvTranspose")
 def conv_transpose(node: OnnxNode) -> None:
-    """2-D and 1-D, with constant weights (input channels, output channels of a group, window)."""
+    """2-D and 1-D transposed convolution with constant weights (input channels, output channels of a group, window)."""
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
     if spatial not in (1, 2):
@@ -77,7 +77,7 @@ def conv_transpose(node: OnnxNode) -> None:
     strides = tuple(axis.stride for axis in axes)
     taps = tuple(axis.taps for axis in axes)
     made = (weight.shape[1] * groups * math.prod(strides), weight.shape[0] // groups, *taps)
-    # The new weights, and those between which zeros were put.
+    # The new weights, and a copy of the old ones with zeros between them.
     limits.current().check_memory(2 * math.prod(made) * weight.dtype.itemsize)
     change = f"transposed {strides} {[axis.dilation for axis in axes]} {groups}"
     inputs = [
@@ -131,7 +131,7 @@ def _axes(node: OnnxNode, kernel: tuple[int, ...]) -> list[_Axis]:
             total = None
         begin, end = (pads[i], pads[count + i]) if auto == "NOTSET" else (0, 0)
         if total is not None:
-            half = max(0, total) // 2  # a result that is larger than it would be is so at its end
+            half = max(0, total) // 2  # a result that is made larger grows at its end
             begin = half if auto == "SAME_UPPER" else max(0, total) - half
             end = total - begin
         axes.append(_Axis(strides[i], dilations[i], kernel[i], begin, end - added[i]))
@@ -155,9 +155,9 @@ def _transposed(weight: Weight, axes: list[_Axis], groups: int, shape: tuple[int
 
 
 def _phases(weights: AnyArray, axes: list[_Axis], groups: int) -> AnyArray:
-    """Weights (inputs, outputs of a group, window) as those of the convolution.
+    """Weights (inputs, outputs of a group, window) as weights of the convolution.
 
-    They are (outputs * phases, inputs of a group, taps), the phases of an output beside each other.
+    Those are (outputs * phases, inputs of a group, taps). All phases of one output are consecutive.
     """
     spread = np.zeros((*weights.shape[:2], *(axis.taps * axis.stride for axis in axes)), weights.dtype)
     taken: tuple[Any, ...] = (..., *(slice(0, axis.reach, axis.dilation) for axis in axes))

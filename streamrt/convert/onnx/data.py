@@ -1,12 +1,12 @@
-"""Where the values of ONNX tensors lie, and how they are reached without reading them all.
+"""Where the values of ONNX tensors lie, and how they are read one at a time.
 
-Three places: the file of the model itself, a file beside it (external data), or a message in memory. The first would
-make the protobuf parser hold the whole model, so `load_skeleton` walks the wire format over a mapping of the file,
-parses everything but the large tensors' ``raw_data``, and tells where those lie.
+They lie in the model's file, in a file beside it (external data), or in a message in memory. The protobuf parser would
+hold a whole file in memory. So `load_skeleton` walks the wire format over a mapping of the file. It parses everything
+but the ``raw_data`` of large tensors, and tells where those lie.
 
-The file and what it names are hostile: external data must be a regular file inside the model's own folder, and every
-range is checked against the size of its file. Files are mapped, a few at once, by the compiled core, whose mappings
-survive a file that is cut short.
+The file and the files that it names are hostile. External data must be a regular file inside the model's folder, and
+every range is checked against the size of its file. The compiled core maps a few files at once; its mappings survive a
+file that is cut short.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import FileIdentity
 from streamrt.report.printable import printable
 
-#: Tensors with fewer bytes of ``raw_data`` than this are parsed like everything else.
+#: Bytes of ``raw_data`` from which on a tensor is large, and is not parsed.
 _LARGE = 64 << 10
+#: The most elements of a tensor: as `streamrt.ops.base` has it.
 _MAX_ELEMENTS = 2**40
-#: A process may have few descriptors, and each mapping has one.
+#: The most files that are mapped at once: each takes a descriptor, and a process may have few.
 _MAX_OPEN = 16
-#: Smaller tensors are copied when they are read, and do not keep the mapping of their file.
+#: Tensors of fewer bytes than this are copied when they are read, so that their file can be unmapped.
 _COPIED = 1 << 20
 
 
-# Field numbers of onnx.proto: the way to each tensor, and the tensor's values.
+# Field numbers of onnx.proto: the path to each tensor, and its values.
 _MODEL_GRAPH = 7
 _GRAPH_NODE = 1
 _GRAPH_INITIALIZER = 5
@@ -61,15 +62,15 @@ class Skeleton(NamedTuple):
 
 
 def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
-    """Parse an ONNX file, leaving its large tensors where they are.
+    """Parse an ONNX file without the values of its large tensors.
 
     Raises:
-        FormatError: not an ONNX file, or one of more parts than the limits allow.
+        FormatError: not an ONNX file, or a file of more parts than the limits allow.
         WeightsIOError: it cannot be read.
     """
     try:
         data = memoryview(files.open(path))
-    except FormatError as error:  # it has no bytes
+    except FormatError as error:  # an empty file
         raise FormatError(f"{path} is not an ONNX file: {error}") from error
     walk = _Walk(data)
     try:
@@ -86,15 +87,15 @@ def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
 
 
 def check_texts(model: onnx.ModelProto) -> None:
-    """Raise `FormatError` unless the names in a model are text: protobuf hands out as bytes what is none."""
+    """Raise `FormatError` unless the names in a model are text: protobuf returns other names as bytes."""
     if any(not isinstance(text, str) for text in _texts(model)):
-        raise FormatError("the ONNX model holds a name that is not UTF-8")
+        raise FormatError("the ONNX model has a name that is not UTF-8 text")
 
 
 def check_attributes(nodes: Iterable[NodeProto]) -> None:
-    """Raise `FormatError` if an attribute holds a tensor in a file of its own, in graphs inside too.
+    """Raise `FormatError` if an attribute is a tensor with external data, also in graphs that are attributes.
 
-    Whatever evaluates or infers would open that file itself. The value of a ``Constant`` is read by `TensorReader`.
+    The ``onnx`` package would open that file unchecked. The value of a ``Constant`` is read by `TensorReader`.
     """
     pending = list(nodes)
     while pending:
@@ -143,7 +144,7 @@ def _texts_of_tensor(tensor: TensorProto) -> Iterator[object]:
 
 
 class _Walk:
-    """Copies a serialised model field by field, leaving out large ``raw_data`` and what packing does not need."""
+    """Copies a serialised model field by field, without large ``raw_data`` and fields that packing does not need."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -225,18 +226,18 @@ def _message(number: int, wire: bytes) -> bytes:
 
 
 class SourceFiles:
-    """The files that a model is read from, of which only so many are mapped at once. Closed by `close`."""
+    """The files of a model. At most `_MAX_OPEN` are mapped at once. `close` closes them."""
 
     def __init__(self) -> None:
-        self._mappings: dict[str, Mapping] = {}  # those that are open, the one that was used last at the end
-        self._identities: dict[str, FileIdentity] = {}  # of all, as they were when they were first opened
+        self._mappings: dict[str, Mapping] = {}  # by path, the one used last at the end
+        self._identities: dict[str, FileIdentity] = {}  # by path, as first opened
 
     def open(self, path: Path) -> Mapping:
-        """The mapping of a regular file, which is unmapped when others are opened and no array looks at it any more.
+        """The mapping of a regular file. It is unmapped once others are opened and no array is a view of it.
 
         Raises:
             FormatError: it is no regular file, or empty, or no path.
-            WeightsIOError: it cannot be opened, or is not what it was.
+            WeightsIOError: it cannot be opened, or has changed since it was first opened.
         """
         name = _real(path)
         mapping = self._mappings.pop(name, None)
@@ -256,7 +257,7 @@ class SourceFiles:
         return mapping
 
     def check(self) -> None:
-        """Raise `WeightsIOError` if a file is not what it was when it was first opened."""
+        """Raise `WeightsIOError` if a file has changed since it was first opened."""
         for name, identity in self._identities.items():
             mapping = self._mappings.get(name)
             if mapping is not None:
@@ -270,7 +271,7 @@ class SourceFiles:
         return sum(identity.size for identity in self._identities.values())
 
     def close(self) -> None:
-        """Unmap all files, once no array looks at them any more."""
+        """Unmap all files, each once no array is a view of it."""
         for mapping in self._mappings.values():
             mapping.retire()
         self._mappings.clear()
@@ -279,7 +280,7 @@ class SourceFiles:
 def _real(path: Path) -> str:
     try:
         return os.path.realpath(path)
-    except ValueError as error:  # a null character, or what is no text of the file system
+    except ValueError as error:  # a null character, or text that a path cannot have
         raise FormatError(f"{str(path)!r:.200} is no path: {error}") from error
 
 
@@ -297,7 +298,7 @@ def _check_regular(name: str, path: Path) -> None:
 
 
 def _shown(path: Path) -> str:
-    """A path in a message: a file may have named it."""
+    """A path as an error's text has it: shortened and printable, since a file may have named it."""
     text = printable(str(path))
     return text if len(text) <= 300 else f"{text[:300]}..."
 
@@ -310,8 +311,8 @@ class TensorReader:
     """Makes a `Weight` of a `TensorProto`, wherever its values are.
 
     Args:
-        path: the model's file; None for a model in memory that came from nowhere, which can have no external data.
-        files: has the files open.
+        path: the model's file; None for a model in memory, which can have no external data.
+        files: opens the files.
     """
 
     def __init__(self, path: Path | None, files: SourceFiles) -> None:
@@ -319,7 +320,7 @@ class TensorReader:
         self._files = files
 
     def weight(self, tensor: TensorProto, left_out: Range | None = None) -> Weight:
-        """The weight; ``left_out`` says where the model's file holds the values that were not parsed.
+        """The weight. ``left_out`` is the range of the model's file with values that were not parsed.
 
         Raises:
             FormatError: an unknown type, a wrong shape, or a range that is not in its file.
@@ -328,7 +329,7 @@ class TensorReader:
         check_rank(len(tensor.dims), f"tensor {tensor.name!r}")
         shape = tuple(tensor.dims)
         if any(dim < 0 for dim in shape) or math.prod(shape) > _MAX_ELEMENTS:
-            raise FormatError(f"tensor {tensor.name!r} has an impossible shape {shape}")
+            raise FormatError(f"tensor {tensor.name!r} has shape {shape}, expected 0 to 2**40 elements")
         try:
             dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         except (KeyError, TypeError, ValueError):
@@ -340,7 +341,7 @@ class TensorReader:
             return self._mapped(
                 self._path, tensor.name, left_out.offset, left_out.length, shape, dtype, _sub_byte(tensor)
             )
-        array = to_array(tensor)  # parsed now, so that a broken one is found before anything is written
+        array = to_array(tensor)  # now, so that a broken tensor is found before the file is written
         return Weight.of(array) if array.nbytes < _LARGE else Weight(lambda: to_array(tensor), shape, dtype)
 
     def _external(self, tensor: TensorProto, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Weight:
@@ -399,8 +400,8 @@ def _sub_byte(tensor: TensorProto) -> bool:
 
 
 def to_array(tensor: TensorProto) -> AnyArray:
-    """The values of a tensor in memory; `FormatError` if they are not there, or not what it says."""
-    if tensor.data_location == TensorProto.EXTERNAL:  # the package would read any file
+    """The values of a tensor in memory; `FormatError` if they are missing or do not fit its type and shape."""
+    if tensor.data_location == TensorProto.EXTERNAL:  # the onnx package would read any file
         raise FormatError(f"tensor {tensor.name!r} has external data, expected its values in the model's file")
     check_rank(len(tensor.dims), f"tensor {tensor.name!r}")
     try:
@@ -410,7 +411,7 @@ def to_array(tensor: TensorProto) -> AnyArray:
 
 
 def _inside(folder: Path, location: str, where: str) -> Path:
-    """The file at ``location`` in ``folder``, which it may not leave: neither by its parts nor by a link."""
+    """The file at ``location``; `FormatError` if it is not inside ``folder``, by its path and after links."""
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
         raise FormatError(f"{where}: external data at {location!r:.200}, expected a path inside the model's folder")

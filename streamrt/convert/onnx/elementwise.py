@@ -1,4 +1,4 @@
-"""Conversion of the ONNX operators that work value by value, those that leave values as they are included."""
+"""Conversion of the ONNX operators that work value by value, and of those that do nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 @converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish")
 def plain_activation(node: OnnxNode) -> None:
-    """Those without attributes."""
+    """Activations without attributes."""
     node.emit(node.op, [node.operand(0)])
 
 
@@ -36,7 +36,7 @@ def selu(node: OnnxNode) -> None:
 
 @converts("Pow")
 def pow_(node: OnnxNode) -> None:
-    """A square, which normalisation is often written with, is a product; an exponent may be an integer."""
+    """A square is a product, which is faster. A constant exponent may be an integer."""
     if not node.is_constant(1):
         node.emit("Pow", [node.operand(0), node.operand(1)])
         return
@@ -52,7 +52,7 @@ def pow_(node: OnnxNode) -> None:
 
 @converts("LeakyRelu", "Elu", "Swish")
 def activation_of_alpha(node: OnnxNode) -> None:
-    """Those with ``alpha``."""
+    """Activations with the attribute ``alpha``."""
     alpha = node.float_("alpha", 0.01 if node.op == "LeakyRelu" else 1.0)
     node.emit(node.op, [node.operand(0)], {"alpha": alpha})
 
@@ -71,7 +71,7 @@ def gelu(node: OnnxNode) -> None:
 
 @converts("Clip")
 def clip(node: OnnxNode) -> None:
-    """Bounds are attributes until opset 10 and inputs after; an infinite one is none."""
+    """Bounds are attributes up to opset 10, and inputs after that. An infinite bound is left out."""
     attrs: dict[str, Attr] = {}
     for index, name in enumerate(("min", "max"), 1):
         if node.opset < 11:
@@ -81,7 +81,7 @@ def clip(node: OnnxNode) -> None:
         if bound is None or (bound <= -_FLOAT_MAX if name == "min" else bound >= _FLOAT_MAX):
             continue
         if not math.isfinite(bound):
-            raise node.problem(f"{name} is {bound}")
+            raise node.problem(f"{name} is {bound}, expected a finite number")
         attrs[name] = bound
     node.emit("Clip", [node.operand(0)], attrs)
 
@@ -95,41 +95,41 @@ def prelu(node: OnnxNode) -> None:
 
 @converts("Add", "Sub", "Mul", "Div")
 def arithmetic(node: OnnxNode) -> None:
-    """Of two tensors, either of which may be a weight."""
+    """Arithmetic of two tensors, one of which may be a weight."""
     node.emit(node.op, [node.operand(0), node.operand(1)])
 
 
 @converts("Neg")
 def neg(node: OnnxNode) -> None:
-    """A product with -1, which folds as any other; Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
+    """A product with -1, so that it can be folded. Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
     minus = node.new_weight(f"{node.proto.output[0]}.minus", Weight.of(np.asarray(-1.0, np.float32)))
     node.emit("Mul", [node.operand(0), minus])
 
 
 @converts("Sum", "Max", "Min")
 def variadic(node: OnnxNode) -> None:
-    """Of one tensor it is that tensor."""
+    """With one input it does nothing."""
     inputs = [node.operand(index) for index in range(node.count())]
     node.emit(node.op if len(inputs) > 1 else "Identity", inputs)
 
 
 @converts("Identity")
 def identity(node: OnnxNode) -> None:
-    """Dropped later, unless it stands between an input and an output."""
+    """Folding removes it, unless it is between an input and an output of the graph."""
     node.emit("Identity", [node.any_operand(0)])
 
 
 @converts("Constant")
 def constant(node: OnnxNode) -> None:
-    """The kinds whose value is an array of numbers never get here."""
-    raise node.problem("a sparse or textual value")
+    """Sparse and textual values are refused. Arrays of numbers became weights before."""
+    raise node.problem("its value is sparse or text, expected an array of numbers")
 
 
 @converts("Dropout")
 def dropout(node: OnnxNode) -> None:
-    """Does nothing in inference."""
+    """It does nothing in inference."""
     node.ignore("ratio", "seed")
     node.only_first_output("mask")
     if node.given(2) and node.scalar(2, "training_mode"):
-        raise node.problem("input 2 (training_mode) is true")
+        raise node.problem("input 2 (training_mode) is true, expected false: only inference is supported")
     node.emit("Identity", [node.operand(0)])

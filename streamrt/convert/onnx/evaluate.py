@@ -1,8 +1,7 @@
 """Computing a node from constants, by the reference implementation of the ``onnx`` package.
 
-It is plain NumPy where it is not a loop in Python, and cannot be interrupted. So nothing is computed but operators
-whose memory and time are known from the shapes of their inputs and outputs, and these are held against the limits
-first.
+The reference implementation is NumPy, or loops in Python, and cannot be interrupted. So only operators are computed
+whose memory and time are known from the shapes of their inputs and outputs. Both are compared with the limits first.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ class _Sizes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """What computing an operator takes.
+    """Memory and time that computing an operator takes.
 
     Attributes:
-        outputs: bytes at most for each byte of the outputs, these included.
-        inputs: bytes of temporaries at most for each byte of the inputs.
-        seconds: for these sizes and this node, about; only of what is not a few passes over memory.
-        more: elements of further temporaries.
+        outputs: bytes of outputs and temporaries for each byte of the outputs, at most.
+        inputs: bytes of temporaries for each byte of the inputs, at most.
+        seconds: estimates the time; None for a few passes over memory.
+        more: counts elements of further temporaries.
     """
 
     outputs: int = 2
@@ -57,57 +56,57 @@ class _Cost:
     more: Callable[[NodeProto, _Sizes], int] | None = None
 
 
-#: Seconds of a product that is added to a sum, by type; of others in `_product_seconds`.
+#: Seconds of a multiply-add by type; `_product_seconds` has those of all other types.
 _PRODUCT_SECONDS = {"float32": 1e-9, "float64": 1.5e-9, "float16": 8e-9}
 
 
 def _of_loops(node: NodeProto, sizes: _Sizes) -> float:
-    """A loop in Python over all elements, and over indices that have none."""
+    """Seconds of a loop in Python over all elements, and over indices of axes without elements."""
     return 2e-6 * (sizes.outputs + sum(math.prod(max(extent, 1) for extent in shape) for shape in sizes.shapes))
 
 
 def _of_gathering(node: NodeProto, sizes: _Sizes) -> float:
-    """Such a loop that makes a tuple of each index."""
+    """Seconds of a loop in Python that makes a tuple of each index."""
     return 3 * _of_loops(node, sizes)
 
 
 def _of_product(node: NodeProto, sizes: _Sizes) -> float:
-    """Each element of the result is a sum over an axis of the first input."""
+    """Seconds of a product: each element of the result is a sum over an axis of the first input."""
     return sizes.outputs * (1e-8 + _product_seconds(sizes) * max(sizes.shapes[0], default=1))
 
 
 def _product_seconds(sizes: _Sizes) -> float:
-    """Of one product that is added to a sum: only float32 and float64 have a library, float16 is converted."""
+    """Seconds of a multiply-add. Only float32 and float64 have a BLAS function; float16 is converted."""
     return max((_PRODUCT_SECONDS.get(dtype.name, 4e-9) for dtype in sizes.dtypes), default=0.0)
 
 
 def _of_padding(node: NodeProto, sizes: _Sizes) -> float:
-    """What repeats values does so step by step."""
+    """Seconds of a Pad: modes that repeat values do so one by one."""
     return 2e-5 * sizes.outputs if any(a.name == "mode" and a.s != b"constant" for a in node.attribute) else 0.0
 
 
 def _of_windows(node: NodeProto, sizes: _Sizes) -> float:
-    """A loop in Python over the elements of the result, and in it one over the window."""
+    """Seconds of a loop in Python over the elements of the result, with an inner loop over the window."""
     return sizes.outputs * (2.5e-5 + 2.5e-6 * _window(node, sizes))
 
 
 def _of_patches(node: NodeProto, sizes: _Sizes) -> float:
-    """A product with every window of the input, gathered in Python."""
+    """Seconds of a product with every window of the input, which Python gathers."""
     return 1e-6 * _patches(node, sizes)
 
 
 def _of_interpolation(node: NodeProto, sizes: _Sizes) -> float:
-    """For each element of the result a loop in Python over the input."""
+    """Seconds of a loop in Python over the input for each element of the result."""
     return 1e-5 * sizes.outputs * sizes.inputs[0]
 
 
 def _coordinates(node: NodeProto, sizes: _Sizes) -> int:
-    """Those of each element of the result, in four arrays at most."""
+    """Elements of the coordinates of all elements of the result, in at most four arrays."""
     return 4 * len(sizes.shapes[0]) * sizes.outputs
 
 
 def _window(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of the window, without channels."""
+    """Elements of a window, without channels."""
     for attribute in node.attribute:
         if attribute.name == "kernel_shape":
             return math.prod(int(extent) for extent in attribute.ints)
@@ -115,7 +114,7 @@ def _window(node: NodeProto, sizes: _Sizes) -> int:
 
 
 def _padded(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of the input with all that may be put around it, in four arrays at most."""
+    """Elements of the input with the largest padding, in at most four arrays."""
     around = sum(abs(int(value)) for a in node.attribute if a.name in ("pads", "kernel_shape") for value in a.ints)
     around += sum(sizes.shapes[1]) if len(sizes.shapes) > 1 else 0
     extents = sizes.shapes[0]
@@ -123,13 +122,13 @@ def _padded(node: NodeProto, sizes: _Sizes) -> int:
 
 
 def _patches(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of every window of the input beside each other, in three arrays at most, and of the input."""
+    """Elements of all windows of the input, in at most three arrays, and of the padded input."""
     positions = sizes.outputs // max(1, math.prod(sizes.shapes[1][:1])) * math.prod(sizes.shapes[0][1:2])
     return 3 * positions * _window(node, sizes) + _padded(node, sizes)
 
 
 def _sorted(node: NodeProto, sizes: _Sizes) -> int:
-    """Indices along each axis, and those that sort."""
+    """Elements of indices along each axis, and of indices that sort."""
     return 2 * (len(sizes.shapes[0]) + 3) * sizes.inputs[0]
 
 
@@ -137,7 +136,7 @@ _MOVED = _Cost(2)
 _VALUES = _Cost(2)
 _REDUCED = _Cost(3, 3)
 _COSTS: dict[str, _Cost] = {
-    # what moves values
+    # operators that move values
     **dict.fromkeys(
         (
             *("Cast", "CastLike", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike"),
@@ -146,7 +145,7 @@ _COSTS: dict[str, _Cost] = {
         ),
         _MOVED,
     ),
-    # what works value by value
+    # operators that work value by value
     **dict.fromkeys(
         (
             *("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh"),
@@ -157,7 +156,7 @@ _COSTS: dict[str, _Cost] = {
         ),
         _VALUES,
     ),
-    # the same, with temporaries
+    # operators with temporaries
     **dict.fromkeys(
         (
             *("BatchNormalization", "Compress", "CumSum", "Elu", "HardSigmoid", "HardSwish"),
@@ -175,7 +174,7 @@ _COSTS: dict[str, _Cost] = {
         _REDUCED,
     ),
     "DequantizeLinear": _Cost(3),
-    # what takes longer than memory does
+    # operators that take longer than a few passes over memory
     **dict.fromkeys(("Erf", "Gelu", "LRN"), _Cost(40, 8, _of_loops)),
     **dict.fromkeys(("GatherElements", "ScatterElements", "ScatterND"), _Cost(40, 20, _of_loops)),
     "GatherND": _Cost(40, 20, _of_gathering),
@@ -189,9 +188,10 @@ _COSTS: dict[str, _Cost] = {
 
 
 def can_evaluate(node: NodeProto) -> bool:
-    """Whether the operator is one that is computed from constants.
+    """Whether a node with this operator is computed from constants.
 
-    Windows with holes take too much. Padding that is given twice is added up, to more elements than are inferred.
+    A window with dilations is not: it takes too much. Neither are pads that are given twice: they add up to more
+    elements than were inferred.
     """
     holes = any(a.name == "dilations" and any(value != 1 for value in a.ints) for a in node.attribute)
     padded = any(a.name == "pads" and any(a.ints) for a in node.attribute)
@@ -200,9 +200,9 @@ def can_evaluate(node: NodeProto) -> bool:
 
 
 def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Sequence[Shape]) -> int | None:
-    """Elements of the output at most, where inference cannot tell its shape; None if that is not known.
+    """The most elements of an output whose shape cannot be inferred; None if that is not known.
 
-    ``values`` are those of the inputs that are small, ``shapes`` the shapes of all.
+    ``values`` has the values of small inputs, ``shapes`` the shapes of all inputs.
     """
     match node.op_type:
         case "Range" if len(values) == 3 and all(v is not None and v.size == 1 for v in values):
@@ -213,20 +213,20 @@ def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Se
             return max(1, len(shapes[0])) * math.prod(shapes[0])
         case "Compress":
             return math.prod(shapes[0])
-        case "GreaterOrEqual" | "LessOrEqual":  # of which some versions are functions, without inference
+        case "GreaterOrEqual" | "LessOrEqual":  # some versions are functions, which inference does not know
             with contextlib.suppress(ValueError):
                 return math.prod(np.broadcast_shapes(*shapes))
     return None
 
 
 def check_cost(node: NodeProto, inputs: Sequence[tuple[Shape, np.dtype[Any]]], outputs: int, itemsize: int) -> None:
-    """Raise `LimitError` if computing a node takes too much.
+    """Raise `LimitError` if computing a node takes more memory or time than the limits in force allow.
 
     Args:
         node: an operator that can be evaluated.
-        inputs: shape and type of each input that is given.
-        outputs: elements of all outputs, at most.
-        itemsize: bytes of each of these.
+        inputs: shape and type of each input that is not left out.
+        outputs: the most elements of all outputs together.
+        itemsize: bytes of an element of an output.
     """
     cost = _COSTS[node.op_type]
     shapes = tuple(shape for shape, _ in inputs)
@@ -251,7 +251,7 @@ def evaluate(node: NodeProto, opset: int, feeds: Mapping[str, AnyArray], name: s
     plain = NodeProto()
     plain.CopyFrom(node)
     plain.domain = ""
-    # Types of inputs and outputs are not looked at; the names are.
+    # The evaluator reads the names of inputs and outputs, and not their types.
     graph = onnx.helper.make_graph(
         [plain],
         "fold",
@@ -261,7 +261,7 @@ def evaluate(node: NodeProto, opset: int, feeds: Mapping[str, AnyArray], name: s
     try:
         with np.errstate(all="ignore"):
             (value,) = ReferenceEvaluator(graph, opsets={"": version}).run(None, dict(feeds))
-    except Exception as error:  # whatever the reference implementation meets in a malformed node
+    except Exception as error:  # a malformed node can make it raise anything
         raise FormatError(
             f"node {node.name or name!r} ({node.op_type}) cannot be evaluated: {first_line(error)}"
         ) from error

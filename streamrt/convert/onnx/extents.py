@@ -1,7 +1,7 @@
-"""Extents that a model reads off one tensor to give them to another, found by what they are under every probe.
+"""Extents that a model takes from one tensor and gives to another. They are found by their values under every probe.
 
-A graph holds no arithmetic of shapes. An extent of a result is a number, is kept, is what is left, or is that of an
-axis of some tensor, which the node then has as a further input, for its shape alone (attribute ``extents``).
+A graph has no arithmetic of shapes. An extent of a result is a number, the input's extent, the rest, or the extent of
+another tensor. The node then has that tensor as a further input, read only for its shape (attribute ``extents``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ Wanted = Mapping[int, Sequence[int]]
 
 
 def matching(shapes: Sequence[Shape], wanted: Wanted) -> dict[int, int]:
-    """Of a tensor of these shapes, the axis that has each of the ``wanted`` extents; those that none has are missing.
+    """For each of the ``wanted`` extents the axis that has it, in a tensor with these shapes.
 
-    The axis in the same place if it will do, else the last.
+    It is the axis of the same number if that has the extent, else the last one that has. Extents that no axis has are
+    missing in the result.
     """
     found = {}
     for axis, extents in wanted.items():
@@ -33,10 +34,11 @@ def matching(shapes: Sequence[Shape], wanted: Wanted) -> dict[int, int]:
 
 
 def lender(node: OnnxNode, wanted: Wanted, all_but: int = 0) -> tuple[str, dict[int, int]] | None:
-    """A tensor that has the ``wanted`` extents, all but so many of them, and where it has them; None if there is none.
+    """A tensor with all ``wanted`` extents but ``all_but``, and the axes that have them; None if there is none.
 
-    It must be kept until the node has run, and what only one node reads would be computed with that in one. So of
-    several that have as many, the best is one that more nodes read, and later ones, and then the smallest.
+    The tensor takes memory until the node has run, and its reader can then not be fused with the node that computes it.
+    So the best tensor has the most wanted extents, then more than one reader, then readers after this node, then the
+    fewest elements.
     """
     best = None
     for name in node.computed_before():
@@ -53,5 +55,5 @@ def lender(node: OnnxNode, wanted: Wanted, all_but: int = 0) -> tuple[str, dict[
 
 
 def extents(count: int, found: Mapping[int, int]) -> tuple[int, ...]:
-    """The attribute: for each of ``count`` axes where its extent comes from, -1 for nowhere."""
+    """The attribute ``extents``: for each of ``count`` axes the axis with its extent, or -1."""
     return tuple(found.get(axis, -1) for axis in range(count))

@@ -1,9 +1,9 @@
-"""What can be known of the tensors of an ONNX graph before it runs: types, shapes, values.
+"""Types, shapes and values of the tensors of an ONNX graph, as far as they are known before it runs.
 
-Nodes are taken one by one in order. Those that depend on constants only are folded: at once when the result is small,
-else when the weight is written, so that packing holds one large tensor at a time. The shapes of all others come from
-ONNX's own inference, once for each probe (see `streamrt.convert.probes`), and what a model computes from shapes
-(``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) is computed for each probe too.
+Nodes are visited in order. A node that depends only on constants is folded: at once if the result is small, else when
+the weight is written, so that packing holds one large tensor at a time. The shapes of all other tensors come from
+ONNX's inference, once for each probe (see `streamrt.convert.probes`). Values that a model computes from shapes
+(``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) are computed for each probe, too.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError
 
-#: Results of folding from this size on are computed when they are written.
+#: Bytes of a folded tensor from which on it is computed when it is written.
 _LAZY = 1 << 20
-#: What is computed from the extents of the inputs is known up to this size: exporters write steps of layout as indices,
-#: one for each value of a tensor.
+#: The most bytes of a value that is computed from extents of the inputs. Exporters write transposes as indices, one for
+#: each value of a tensor.
 _KNOWN = 16 << 20
-#: No folded tensor has more elements: far beyond any weight, and small enough that a hostile model cannot ask for more.
+#: The most elements of a folded tensor: more than any weight has, and few enough for a hostile model.
 _MAX_ELEMENTS = 2**34
-#: Constants that are computed when they are written are computed from each other in at most so many steps.
+#: The most constants in a chain that are computed from each other when they are written: each is a call in a call.
 _MAX_DEPTH = 64
 
+#: Operators whose result is random, so that it is no constant.
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 )
-#: Operators that only look at a tensor differently.
+#: Operators of ONNX whose result has the values of the input in the same order.
 _VIEWS = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
 
 
 @dataclass(slots=True)
 class Facts:
-    """Everything known of a graph.
+    """All facts about the tensors of a graph.
 
     Attributes:
         opset: version of the default operator set.
         constants: the tensors that are the same in every run.
-        by_probe: the others, by name, for each probe. A tensor that no inference reaches is missing.
-        errors: why the shapes of a node's outputs could not be inferred, by the name of its first output.
+        by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds nothing.
+        errors: by the name of a node's first output, why the shapes of its outputs could not be inferred.
     """
 
     opset: int
@@ -59,7 +60,7 @@ class Facts:
     errors: dict[str, str] = field(default_factory=dict)
 
     def learn(self, node: NodeProto) -> None:
-        """Work out the outputs of a node whose inputs have been worked out."""
+        """Find the facts about the outputs of a node from those about its inputs."""
         if node.domain not in ("", "ai.onnx") or has_subgraph(node):
             return
         with limits.current().at(describe(node)):
@@ -89,11 +90,11 @@ class Facts:
         return shapes if len(shapes) == len(found) else None
 
     def is_known(self, name: str) -> bool:
-        """Whether a tensor is a constant, or depends on nothing but the extents of the inputs."""
+        """Whether a tensor is a constant, or depends only on the extents of the inputs."""
         return name in self.constants or all(name in facts and facts[name].value is not None for facts in self.by_probe)
 
     def values(self, name: str) -> list[AnyArray] | None:
-        """The value of a known tensor under each probe; None of any other."""
+        """The value of a known tensor under each probe; None if the tensor is not known."""
         if name in self.constants:
             weight = self.constants[name]
             if weight.computed:
@@ -111,7 +112,7 @@ class Facts:
         return None if fact is None else fact.dtype
 
     def _fold(self, node: NodeProto) -> bool:
-        """Compute a node from constants, now or later; returns False, and does nothing, if it makes text."""
+        """Fold a node into constants that are computed now or later; returns False if its result is text."""
         known = {name: _shown(self.constants[name]) for name in node.input if name}
         reason = "its shape cannot be inferred"
         try:
@@ -134,9 +135,11 @@ class Facts:
         return True
 
     def _folded(self, node: NodeProto, name: str, fact: Fact, shape: Shape) -> Weight:
-        """Output ``name``, of which type and shape are known: a view of an input, a small array, or a promise."""
+        """Output ``name`` of known type and shape: a view of an input, a small array, or computed when written."""
         if math.prod(shape) > _MAX_ELEMENTS:
-            raise FormatError(f"{describe(node)} makes a constant of shape {shape}: too large")
+            raise FormatError(
+                f"{describe(node)} makes a constant of shape {shape}, which is too large: at most 2**34 elements"
+            )
         first = self.constants[node.input[0]]
         if node.op_type in _VIEWS:
             if math.prod(shape) != first.size:
@@ -151,7 +154,9 @@ class Facts:
             given = [to_array(a.t).reshape(-1) for a in node.attribute if a.name == "value"]
             fill = given[0] if given else np.zeros(1, np.float32)
             if fill.size != 1:
-                raise FormatError(f"{describe(node)} cannot be evaluated: attribute 'value' has {fill.size} values")
+                raise FormatError(
+                    f"{describe(node)} cannot be evaluated: attribute 'value' has {fill.size} values, expected 1"
+                )
             return Weight.of(np.broadcast_to(fill[0], shape))
         elements = math.prod(shape)
         if elements * fact.dtype.itemsize < _LAZY:
@@ -202,7 +207,7 @@ class Facts:
             facts[name] = Fact(value.dtype, value.shape, value)
 
     def _values(self, node: NodeProto, known: dict[str, Fact], inferred: dict[str, Fact]) -> dict[str, AnyArray]:
-        """The values of the outputs, from those of the inputs; none where they are large or of unknown size."""
+        """The values of the outputs, computed from those of the inputs; none if they are large or of unknown size."""
         sizes = {}
         for name in node.output:
             fact = inferred.get(name)
@@ -219,12 +224,12 @@ class Facts:
 
 
 def is_text(dtype: np.dtype[Any]) -> bool:
-    """Whether elements are texts, of which each may take any memory: nothing is computed from them, or to them."""
+    """Whether elements are text. Texts can take any memory, so nothing is computed from them or to them."""
     return dtype.kind in "OSU"
 
 
 def describe(node: NodeProto) -> str:
-    """A node as messages name it."""
+    """A node as the text of an error names it."""
     return f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
 
 
@@ -233,7 +238,7 @@ def _shown(weight: Weight) -> Fact:
 
 
 def _view(node: NodeProto, weight: Weight, shape: Shape, rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
-    """A weight seen through a function; at once if it is small."""
+    """A view of a weight; a small one is computed at once."""
     if _checked_depth(node, weight) or weight.nbytes >= _LAZY:
         return weight.view(shape, rearrange)
     return Weight.of(rearrange(weight.load()))
@@ -241,7 +246,9 @@ def _view(node: NodeProto, weight: Weight, shape: Shape, rearrange: Callable[[An
 
 def _checked_depth(node: NodeProto, weight: Weight) -> int:
     if weight.depth >= _MAX_DEPTH:
-        raise FormatError(f"{describe(node)} is computed from constants in more than {_MAX_DEPTH} steps")
+        raise FormatError(
+            f"{describe(node)} is computed from constants in more than the {_MAX_DEPTH} steps allowed: fold it before packing"
+        )
     return weight.depth
 
 
@@ -259,7 +266,7 @@ def _check_cost(node: NodeProto, weights: dict[str, Weight], elements: int, item
 def _evaluate(
     node: NodeProto, opset: int, weights: dict[str, Weight], name: str, elements: int, itemsize: int
 ) -> AnyArray:
-    """Output ``name`` of a node, of at most so many elements."""
+    """Output ``name`` of a node, which has at most ``elements`` elements."""
     allowed = limits.current()
     with contextlib.ExitStack() as stack:
         stack.enter_context(allowed.at(describe(node)))
@@ -272,7 +279,7 @@ def _evaluate(
         _check_cost(node, weights, elements, itemsize)
         value = evaluate(node, opset, feeds, name)
         allowed.check_time()
-        # A view would keep all of what it is a part of.
+        # A view would keep the whole array alive.
         return value if value.base is None or value.nbytes >= _LAZY else value.copy()
 
 

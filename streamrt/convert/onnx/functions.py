@@ -1,7 +1,7 @@
-"""The functions that an ONNX model brings along: calls of them become the nodes that they are made of.
+"""The functions that an ONNX model defines: each call is replaced by the nodes of the function.
 
-A function may call others, so that a small file stands for any number of nodes. How many there will be, and of which
-size, is counted before the ``onnx`` package makes them; that a function calls itself is found on the way.
+A function may call others, so that a small file can mean any number of nodes. Their number and bytes are counted before
+the ``onnx`` package makes them. The count also finds functions that call themselves.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from streamrt.convert import limits
 from streamrt.convert.onnx.infer import first_line
 from streamrt.errors import FormatError
 
-#: Functions call each other no deeper: compiled code recurses, too.
+#: Levels of functions that call each other, at most: compiled code recurses with them.
 _MAX_DEPTH = 64
-#: Bytes of memory for each byte of a serialised node, while there are two messages and their bytes.
+#: Bytes of memory for each byte of a serialised node: two messages exist at once, and their bytes.
 _COPIES = 8
-#: Bytes, and seconds, that a node takes beside those.
-_NODE_BYTES, _NODE_SECONDS = 512, 2e-5
-#: Bytes by which a call makes the names inside longer.
+#: Bytes of memory that a node takes beside those.
+_NODE_BYTES = 512
+#: Seconds that inlining a node takes.
+_NODE_SECONDS = 2e-5
+#: Bytes by which a call makes the names inside longer, at most.
 _SUFFIX = 32
 
 _Key = tuple[str, str, str]
@@ -31,13 +33,13 @@ _Key = tuple[str, str, str]
 
 class _Size(NamedTuple):
     nodes: int
-    names: int  # places where a name, or an attribute of the caller, is put in
+    names: int  # that are replaced by names and attributes of the caller
     nbytes: int
     depth: int
 
 
 def inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
-    """The nodes with the model's own functions replaced by what they are made of; large tensors stay out of it.
+    """The nodes, with calls of the model's functions replaced by the functions' nodes. Large tensors are not copied.
 
     Raises:
         FormatError: a function calls itself, or is malformed.
@@ -63,7 +65,7 @@ def inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
 
 
 class _Counter:
-    """Counts what nodes become, each function once."""
+    """Counts the nodes that calls become; each function is counted once."""
 
     def __init__(self, functions: dict[_Key, FunctionProto]) -> None:
         self._functions = functions
@@ -96,7 +98,7 @@ class _Counter:
         inner = self.sizes[key]
         if inner.depth == _MAX_DEPTH:
             raise FormatError(f"functions of the ONNX model call each other more than {_MAX_DEPTH} deep")
-        # Names of the caller take the place of formal ones, and those inside get longer.
+        # Names of the caller replace formal ones, and names inside get longer.
         nbytes = own + inner.nbytes + inner.names * (_SUFFIX + own)
         return _Size(1 + inner.nodes, inner.names, nbytes, inner.depth + 1)
 
@@ -106,7 +108,7 @@ def _key(node: NodeProto) -> _Key:
 
 
 def _all(nodes: Iterable[NodeProto]) -> Iterable[NodeProto]:
-    """The nodes, and those of the graphs that they have."""
+    """The nodes, and the nodes of the graphs that they have as attributes."""
     for node in nodes:
         yield node
         for attribute in node.attribute:

@@ -1,7 +1,7 @@
 """Reading an ONNX model, from a file or in memory, into a draft.
 
-The order is: find the constants and where they lie; drop nodes that no output needs; work out shapes and fold
-(`streamrt.convert.onnx.facts`); convert node by node (`streamrt.convert.onnx.ops`), collecting every problem.
+The steps: find the constants and where they lie; remove nodes that no output needs; find shapes and fold
+(`streamrt.convert.onnx.facts`); convert node by node (`streamrt.convert.onnx.ops`), and collect every problem.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.graph import OUTPUT_TYPES, TensorSpec
 from streamrt.ops.base import MAX_RANK
 
+#: The oldest version of ONNX's operators that is read: before 7, operators broadcast by other rules.
 OLDEST_OPSET = 7
+#: The two names of the domain of ONNX's own operators.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -45,11 +47,11 @@ class OnnxSource:
 
     Args:
         source: path of the file, or the model itself.
-        weights: constants that the model's graph reads but does not hold.
+        weights: constants that the model's graph reads and does not contain, by name.
 
     Raises:
         FormatError: not an ONNX model, or a malformed one.
-        UnsupportedModelError: an opset outside those that are read, or inputs that are not float32 tensors.
+        UnsupportedModelError: the opset is not supported, or inputs are not float32 tensors.
         WeightsIOError: a file cannot be read.
     """
 
@@ -104,7 +106,7 @@ class OnnxSource:
         self._problems = problems
 
     def _count_own(self) -> None:
-        """Tell the limits what the model brings of weights, as float32; what it has of them in files it has once."""
+        """Tell the limits how many bytes of weights the model has, as float32, but no more than its files can hold."""
         own = 4 * sum(weight.size for weight in self._constants.values())
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
@@ -124,7 +126,7 @@ class OnnxSource:
         return others
 
     def convert(self, probes: Sequence[Probe]) -> Draft:
-        """The draft; what depends on dynamic extents is found with these probes.
+        """The draft. The probes show which values depend on dynamic extents.
 
         Raises:
             UnsupportedModelError: with every node and attribute that has no conversion.
@@ -141,13 +143,13 @@ class OnnxSource:
             facts.learn(node)
             if not all(facts.is_known(name) for name in node.output if name):
                 computed.append(node)
-        # What only nodes of known value needed is not needed any more.
+        # Nodes that only folded nodes read are not needed any more.
         computed = _live(computed, set(self._outputs))
         draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
         context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
-        doubtful: set[str] = set()  # what depends on nodes that were refused
+        doubtful: set[str] = set()  # tensors that depend on nodes that were refused
         for index, proto in enumerate(computed):
             with limits.current().at(describe(proto)):
                 limits.current().check_time()
@@ -172,7 +174,7 @@ class OnnxSource:
 
 
 def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
-    """The positions of the nodes that read each tensor; the graph's outputs are read after the last."""
+    """The positions of the nodes that read each tensor. Outputs of the graph are read after the last node."""
     reads: dict[str, list[int]] = {}
     for position, node in enumerate(nodes):
         for name in node.input:
@@ -183,15 +185,15 @@ def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list
 
 
 def _output(name: str, facts: Facts) -> TensorSpec:
-    """The specification of an output, its extents to come; of floating-point types only float32 is left."""
+    """An output without its extents, which come later. All floating-point types become float32."""
     dtype = facts.dtype(name)
     return TensorSpec(name, (), "float32" if dtype is None or is_float(dtype) else dtype.name)
 
 
 def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:
-    """Convert one node; returns what is in the way, and whether the shapes of its outputs can be relied on.
+    """Convert one node; returns the problems found, and whether the shapes of its outputs are right.
 
-    After an attribute that is refused the node is tried without it, to see what else there is.
+    If an attribute is refused, the node is tried again without it, to find further problems.
     """
     found: list[UnsupportedNodeError] = []
     refused: set[str] = set()
@@ -199,7 +201,7 @@ def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[Unsup
         try:
             _convert_once(OnnxNode(proto, index, context))
         except UnsupportedNodeError as problem:
-            if problem.attribute in refused:  # it cannot do without
+            if problem.attribute in refused:  # the conversion needs it
                 return found, False
             found.append(problem)
             kept = [attribute for attribute in proto.attribute if attribute.name != problem.attribute]
@@ -216,12 +218,12 @@ def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[Unsup
 def _convert_once(node: OnnxNode) -> None:
     convert = CONVERSIONS.get(node.op)
     if node.proto.domain not in _DEFAULT_DOMAINS:
-        raise node.problem(f"operators of domain {node.proto.domain!r} are not supported")
+        raise node.problem(f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'")
     if convert is None:
         raise node.problem(unsupported(node.op, "onnx"))
     schema = schema_of(node.op, node.opset)
     if schema is None:
-        raise node.problem("the installed onnx package does not know the operator")
+        raise node.problem(f"the onnx package {onnx.__version__} does not know the operator: install a newer one")
     node.opset = max(node.opset, schema.since_version)  # some exporters write operators into older opsets
     node.expect_attributes(schema.attributes)
     convert(node)
@@ -231,7 +233,7 @@ def _convert_once(node: OnnxNode) -> None:
 def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
     versions = [int(entry.version) for entry in model.opset_import if entry.domain in _DEFAULT_DOMAINS]
     if not versions:
-        raise FormatError("the ONNX model does not say which opset it uses")
+        raise FormatError("the ONNX model has no opset of domain 'ai.onnx', expected one")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= versions[0] <= newest:
         problems.append(f"opset {versions[0]}: expected {OLDEST_OPSET} to {newest}")
@@ -240,7 +242,7 @@ def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
 
 
 def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tuple[int, int], Range]) -> Weight | None:
-    """The value of a ``Constant`` node; None for the kinds that are not arrays of numbers."""
+    """The value of a ``Constant`` node; None if it is no array of numbers."""
     for position, attribute in enumerate(node.attribute):
         match attribute.name, attribute.type:
             case "value", AttributeProto.TENSOR:
@@ -257,7 +259,7 @@ def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tu
 
 
 def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
-    """The nodes that ``outputs`` depend on, in the same order; inputs of subgraphs count as inputs of their node."""
+    """The nodes on which ``outputs`` depend, in the same order. Inputs of subgraphs are inputs of their node."""
     wanted = set(outputs)
     kept = []
     for node in reversed(nodes):
@@ -300,10 +302,9 @@ def _define(name: str, defined: set[str]) -> None:
 def _inputs(
     graph: GraphProto, constants: dict[str, Weight], nodes: list[NodeProto], problems: list[str]
 ) -> list[TensorSpec]:
-    """The inputs that are not initializers; dynamic extents without a name get one from the input and the axis.
+    """The inputs that are not initializers. A dynamic extent without a name is named after the input and the axis.
 
-    Some exporters call every extent that they know nothing of ``?``, ``-1`` or ``None``: those are no names, as two of
-    them need not be equal.
+    Some exporters name all unknown extents ``?``, ``-1`` or ``None``. These are no names, as two of them can differ.
     """
     specs = []
     for value in graph.input:
@@ -331,7 +332,7 @@ def _inputs(
 
 
 def _fixed_extents(specs: list[TensorSpec], constants: dict[str, Weight], nodes: list[NodeProto]) -> dict[str, int]:
-    """Extents that are declared dynamic but that the weights of a node that reads the input leave no choice about."""
+    """Extents that are declared dynamic and are fixed by the weights of a node that reads the input."""
     dims = {spec.name: spec.dims for spec in specs}
     fixed: dict[str, int] = {}
     for node in nodes:

@@ -1,8 +1,8 @@
 """Shapes by the inference of the ``onnx`` package, which must be called with care.
 
-It is compiled code that checks little: extents below 0, a rank of billions or an attribute out of range abort the
-process, or take all its memory. Nothing reaches it here but nodes that their schema allows, with inputs of possible
-shapes, and without the values that operators are known not to survive.
+It is compiled code that checks little: extents below 0, billions of axes or an attribute out of range abort the
+process, or take all its memory. So it gets only nodes that fit their schema, inputs with valid shapes, and no values
+that are known to abort it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray
 from streamrt.format.layout import MAX_RANK
 
-#: Constants up to this size are shown to shape inference, which reads extents and axes from them.
+#: The most bytes of a constant that shape inference gets: it reads extents and axes from small constants.
 SHOWN = 64 << 10
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _TYPES = {
     getattr(onnx.defs.OpSchema.AttrType, name): getattr(AttributeProto, name)
     for name in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS", "TENSORS", "SPARSE_TENSOR")
 }
-#: Operators with an input that holds a shape, and which input: its extent is the rank of the result.
+#: Operators with an input that is a shape, and the index of this input. Its extent is the rank of the result.
 _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is known of a tensor under one probe; ``value`` only of small tensors."""
+    """Facts about a tensor under one probe. Only small tensors have a ``value``."""
 
     dtype: np.dtype[Any]
     shape: Shape | None
@@ -45,14 +45,14 @@ class InferenceError(Exception):
 
 
 def infer_shapes(node: NodeProto, opset: int, known: Mapping[str, Fact]) -> dict[str, Fact]:
-    """Types and shapes of the outputs of a node, of which ``known`` has all inputs.
+    """Types and shapes of the outputs of a node; ``known`` has the facts about all its inputs.
 
     Raises:
         InferenceError: the node is malformed, or does not fit its inputs.
     """
     schema = schema_of(node.op_type, opset)
     if schema is None:
-        raise InferenceError("the operator does not exist")
+        raise InferenceError(f"the onnx package {onnx.__version__} does not know the operator")
     part = NodeProto(op_type=node.op_type, input=node.input, output=node.output)
     part.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
     _check(part, schema, known)
@@ -87,7 +87,7 @@ def _inferred(node: NodeProto, schema: onnx.defs.OpSchema, version: int, known: 
 def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     """The schema of an operator of the default domain; None if there is none.
 
-    Exporters write operators into opsets that are older than they are: those get the first schema that there is.
+    Exporters write operators into opsets that do not have them yet: such an operator gets its first schema.
     """
     if onnx.defs.has(op, opset, ""):
         return onnx.defs.get_schema(op, opset, "")
@@ -105,22 +105,22 @@ def _schemas() -> dict[str, list[onnx.defs.OpSchema]]:
 
 
 def has_subgraph(node: NodeProto) -> bool:
-    """Whether a node has graphs of its own, such as a loop."""
+    """Whether a node has graphs as attributes, such as a loop."""
     return any(
         attribute.type in _SUBGRAPHS or attribute.HasField("g") or attribute.graphs for attribute in node.attribute
     )
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, or its type, in one line."""
+    """The first line of an exception's text, or its type."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 
 def _check(node: NodeProto, schema: onnx.defs.OpSchema, known: Mapping[str, Fact]) -> None:
-    """Raise `InferenceError` for what the compiled code would not survive."""
+    """Raise `InferenceError` for a node that could make the compiled code abort."""
     if has_subgraph(node):
-        raise InferenceError("it has graphs of its own")
+        raise InferenceError("it has graphs as attributes, which are not supported")
     if not schema.min_input <= len(node.input) <= schema.max_input:
         raise InferenceError(f"it has {len(node.input)} inputs, expected {schema.min_input} to {schema.max_input}")
     if not schema.min_output <= len(node.output) <= schema.max_output:
@@ -172,7 +172,7 @@ def _check_shape(name: str, shape: Shape | None) -> None:
     if len(shape) > MAX_RANK:
         raise InferenceError(f"{name!r} would have {len(shape)} axes, expected no more than {MAX_RANK}")
     if shape and min(shape) < 0:
-        raise InferenceError(f"{name!r} would have shape {shape}")
+        raise InferenceError(f"{name!r} would have shape {shape}, expected no extent below 0")
 
 
 def _type_proto(fact: Fact) -> TypeProto:

@@ -1,4 +1,4 @@
-"""Conversion of the ONNX operators that make or take truth values and indices, which a graph holds as float32."""
+"""Conversion of the ONNX operators on truth values and indices, which are float32 in a graph."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from streamrt.convert.onnx.node import OnnxNode, converts
 from streamrt.convert.weights import Weight, is_float
 from streamrt.graph import Attr
 
-#: FLOAT, FLOAT16, DOUBLE and BFLOAT16 of TensorProto.DataType; BOOL; INT32 and INT64, which hold any index.
-_FLOATS, _BOOL, _INTEGERS = (1, 10, 11, 16), 9, (6, 7)
+#: Numbers of TensorProto.DataType: FLOAT, FLOAT16, DOUBLE and BFLOAT16.
+_FLOATS = (1, 10, 11, 16)
+#: BOOL of TensorProto.DataType.
+_BOOL = 9
+#: INT32 and INT64 of TensorProto.DataType, which hold every index.
+_INTEGERS = (6, 7)
 
 
 @converts("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def comparison(node: OnnxNode) -> None:
-    """Of two tensors of real numbers, either of which may be a weight."""
+    """Comparison of two tensors of real numbers, one of which may be a weight."""
     node.emit(node.op, [node.operand(0), node.operand(1)])
 
 
 @converts("And", "Or", "Xor")
 def binary(node: OnnxNode) -> None:
-    """Of two truth values."""
+    """Logic of two truth values."""
     node.emit(node.op, [_truth(node, 0, "A"), _truth(node, 1, "B")])
 
 
 @converts("Not")
 def not_(node: OnnxNode) -> None:
-    """The same in all versions."""
+    """It is the same in all versions."""
     node.emit("Not", [_truth(node, 0, "X")])
 
 
@@ -39,7 +43,7 @@ def where(node: OnnxNode) -> None:
 
 @converts("ArgMax", "ArgMin")
 def arg(node: OnnxNode) -> None:
-    """The last of several from opset 12 on."""
+    """From opset 12 on, ``select_last_index`` takes the last of equal values."""
     attrs: dict[str, Attr] = {
         "axis": node.axis(node.int_("axis", 0), node.rank(0)),
         "keepdims": int(node.flag("keepdims", True)),
@@ -51,7 +55,7 @@ def arg(node: OnnxNode) -> None:
 
 @converts("Cast")
 def cast(node: OnnxNode) -> None:
-    """Of floating-point types only float32 is left; truth values and indices are numbers already."""
+    """All floating-point types are float32 in a graph, and so are truth values and indices."""
     node.ignore("saturate", "round_mode")
     target, given = node.int_("to"), node.any_operand(0)
     source = node.dtype(0)

@@ -1,4 +1,4 @@
-"""Conversion of the ONNX operators that move values; what they compute from shapes is worked out here, once for all."""
+"""Conversion of the ONNX operators that move values. Values that a model computes from shapes become constants here."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from streamrt.graph import Attr
 
 @converts("Flatten")
 def flatten(node: OnnxNode) -> None:
-    """``axis`` may be the rank, which makes one column."""
+    """``axis`` may be the rank: the result then has one column."""
     rank = node.rank(0)
     axis = node.int_("axis", 1)
     if not -rank <= axis <= rank:
-        raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes")
+        raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes, expected {-rank} to {rank}")
     node.emit("Flatten", [node.any_operand(0)], {"axis": axis + rank if axis < 0 else axis})
 
 
 @converts("Reshape")
 def reshape(node: OnnxNode) -> None:
-    """The target may be computed from shapes.
+    """The target shape may be computed from shapes.
 
-    What varies becomes 0 (the same extent), -1 (what is left), or the extent of another axis or tensor.
+    An extent that varies becomes 0 (the input's extent), -1 (the rest), or the extent of another tensor.
     """
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
@@ -41,7 +41,7 @@ def _emit_reshape(
     allowzero: bool = False,
     names: list[str] | None = None,
 ) -> str:
-    """``targets`` is the target under each probe, ``outputs`` the shape that this makes."""
+    """Add a Reshape. ``targets`` has its target under each probe, ``outputs`` the shape of the result."""
     x = node.any_operand(0)
     if len({len(target) for target in targets}) != 1:
         raise node.problem("the rank of the result depends on the extents of the model's inputs")
@@ -51,7 +51,7 @@ def _emit_reshape(
         return node.emit("Reshape", [x], {"shape": tuple(shape), **attrs}, names)
     shapes = node.shapes(0)
     dims: list[int] = []
-    loose: dict[int, list[int]] = {}  # extents that are neither numbers nor kept
+    loose: dict[int, list[int]] = {}  # extents that vary and are not the input's
     for axis in range(len(targets[0])):
         found = [out[axis] for out in outputs]
         if len(set(found)) == 1 and found[0] > 0:
@@ -61,7 +61,7 @@ def _emit_reshape(
             if any(axis >= len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)):
                 loose[axis] = found
     inputs, taken = [x], {}
-    if len(loose) > 1:  # one is what is left
+    if len(loose) > 1:  # one can be -1
         taken = matching(shapes, loose)
         if len(taken) < len(loose) - 1:
             lent = lender(node, loose, all_but=1)
@@ -78,7 +78,7 @@ def _emit_reshape(
 
 @converts("Expand")
 def expand(node: OnnxNode) -> None:
-    """Nothing where the shapes say so."""
+    """An Expand that changes no shape does nothing."""
     shapes = node.shapes(0)
     if shapes == node.out_shapes():
         node.emit("Identity", [node.any_operand(0)])
@@ -105,7 +105,7 @@ def expand(node: OnnxNode) -> None:
 
 @converts("Gather")
 def gather(node: OnnxNode) -> None:
-    """At constant indices; a single one is a slice without its axis."""
+    """Indices must be constant. A single index is a Slice without its axis."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
     if rank == 1 and _transposes(node):
@@ -124,9 +124,9 @@ def gather(node: OnnxNode) -> None:
 
 
 def _transposes(node: OnnxNode) -> bool:
-    """Whether a Gather from a flat tensor only transposes it, and has been written so."""
+    """Write a Gather from a flat tensor as a Transpose if it is one; returns whether it is."""
     indices = node.values(1, "indices", most=None)
-    # Three arrays of indices are compared.
+    # The comparison holds three arrays as large as the indices.
     limits.current().check_memory(max(3 * 8 * index.size for index in indices))
     perm = permutation_of(indices, [shape[0] for shape in node.shapes(0)])
     if perm is None:
@@ -146,13 +146,13 @@ def transpose(node: OnnxNode) -> None:
     rank = node.rank(0)
     perm = node.ints("perm") or tuple(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
-        raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes")
+        raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes, expected each axis once")
     node.emit("Transpose", [node.any_operand(0)], {"perm": perm})
 
 
 @converts("Squeeze")
 def squeeze(node: OnnxNode) -> None:
-    """Axes are an attribute until opset 12 and an input after; without them all of extent 1 go."""
+    """Axes are an attribute up to opset 12, and an input after that. By default all axes of extent 1 are removed."""
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
     shapes = node.shapes(0)
     if axes is None:
@@ -162,16 +162,16 @@ def squeeze(node: OnnxNode) -> None:
 
 @converts("Unsqueeze")
 def unsqueeze(node: OnnxNode) -> None:
-    """Axes, which count those of the result, are an attribute until opset 12 and an input after."""
+    """Axes, counted in the result, are an attribute up to opset 12, and an input after that."""
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
     if axes is None:
-        raise node.problem("no axes are given")
+        raise node.problem("no axes are given, expected at least one")
     node.emit("Unsqueeze", [node.any_operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
 
 
 @converts("Concat")
 def concat(node: OnnxNode) -> None:
-    """Of one tensor it is that tensor."""
+    """With one input it does nothing."""
     inputs = [node.any_operand(index) for index in range(node.count())]
     if len(inputs) == 1:
         node.emit("Identity", inputs)
@@ -182,7 +182,7 @@ def concat(node: OnnxNode) -> None:
 
 @converts("Split")
 def split(node: OnnxNode) -> None:
-    """Sizes come from an attribute (until 12), an input, or the number of outputs; what was inferred holds for all."""
+    """Sizes are an attribute (up to opset 12), an input, or equal parts; they are taken from the inferred shapes."""
     node.ignore("split", "num_outputs")
     axis = node.axis(node.int_("axis", 0), node.rank(0))
     if node.opset >= 13 and node.given(1):
@@ -194,13 +194,13 @@ def split(node: OnnxNode) -> None:
             raise node.problem(f"the size of output {name!r} depends on the extents of the model's inputs")
         sizes.append(extents.pop())
     if 0 in sizes:
-        raise node.problem(f"a part of size 0 of {sizes}")
+        raise node.problem(f"a part of size 0 in {sizes}, expected all sizes above 0")
     node.emit("Split", [node.any_operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
 
 
 @converts("Slice")
 def slice_(node: OnnxNode) -> None:
-    """Bounds are attributes until opset 9 and inputs after; an end that is always the end becomes `MOST`."""
+    """Bounds are attributes up to opset 9, and inputs after that. An end that is always the axis's end is `MOST`."""
     shapes = node.shapes(0)
     rank = len(shapes[0])
     if node.opset < 10:
@@ -217,7 +217,10 @@ def slice_(node: OnnxNode) -> None:
     steps = (1,) * count if steps is None else steps
     lengths = {len(axes), len(steps), *(len(values) for pair in bounds for values in pair)}
     if lengths != {count} or 0 in steps:
-        raise node.problem("starts, ends, axes and steps do not fit together")
+        raise node.problem(
+            f"starts and ends {bounds[0]}, axes {axes} and steps {steps} do not fit together: expected as many of "
+            "each, and no step of 0"
+        )
     result: list[list[int]] = [[], []]
     for which, values in enumerate(result):
         for i, axis in enumerate(axes):
@@ -238,7 +241,7 @@ def slice_(node: OnnxNode) -> None:
 
 
 def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:
-    """One start or end, given its value and the extent that it cuts under each probe."""
+    """A start or an end as a constant, from its value and the extent of its axis under each probe."""
     if len(set(found)) == 1:
         return max(LEAST, min(MOST, found[0]))
     if all(value >= extent for value, extent in zip(found, extents, strict=True)):
@@ -250,7 +253,7 @@ def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:
 
 @converts("Pad")
 def pad(node: OnnxNode) -> None:
-    """Pads are an attribute until opset 10 and an input after, from 18 on for some axes only."""
+    """Pads are an attribute up to opset 10, and an input after that; from opset 18 on they may be for some axes."""
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     rank = node.rank(0)
     if node.opset < 11:
@@ -270,6 +273,6 @@ def pad(node: OnnxNode) -> None:
     attrs: dict[str, Attr] = {"pads": tuple(full), "mode": mode}
     if mode == "constant":
         if math.isnan(value):
-            raise node.problem("the padding value is not a number")
+            raise node.problem("the padding value is NaN, expected a number")
         attrs["value"] = value
     node.emit("Pad", [node.operand(0)], attrs)

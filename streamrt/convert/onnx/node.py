@@ -1,7 +1,7 @@
-"""One ONNX node as the conversion of its operator sees it: attributes, inputs and shapes, and where results go.
+"""One ONNX node as the conversion of its operator sees it: attributes, inputs and shapes, and the draft for results.
 
-Everything that cannot be converted is added to one list of problems, and conversion goes on, so that a user sees all of
-them at once.
+Whatever cannot be converted is added to one list of problems, and conversion goes on, so that a user sees all problems
+at once.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight, is_float
 from streamrt.graph import Attr
 
-#: Attributes hold integers of 32 bits; ONNX writes "to the end" as the largest of 64.
+#: The largest integer of an attribute. It means "to the end" in a Slice, for which ONNX uses larger integers, too.
 MOST = 2**31 - 1
+#: The smallest integer of an attribute.
 LEAST = -(2**31)
-#: A list in a graph is no longer.
+#: The most values of an attribute that is a list: as a graph allows.
 MOST_VALUES = 4096
 
 
 class UnsupportedNodeError(Exception):
-    """What is in the way of converting the present node; the message is one line of the list that users see.
+    """A problem of converting a node; its text is one line of the list that users see.
 
-    ``attribute`` is the one to blame, if it is one: without it there may be more to find.
+    ``attribute`` is the name of the attribute that is refused, if it is one. Without it, further problems may show.
     """
 
     def __init__(self, message: str, attribute: str | None = None) -> None:
@@ -40,21 +41,21 @@ class UnsupportedNodeError(Exception):
 
 
 class UnknownShapeError(UnsupportedNodeError):
-    """The shape of a tensor, which the conversion needs, could not be inferred."""
+    """The conversion needs the shape of a tensor, which could not be inferred."""
 
 
 @dataclass(slots=True)
 class Context:
-    """What the conversions of all nodes of a graph share.
+    """Data that the conversions of all nodes of a graph share.
 
     Attributes:
-        facts: what is known of the tensors.
-        draft: where nodes and weights are added.
+        facts: the facts about the tensors.
+        draft: the draft to which nodes and weights are added.
         wanted: the names of all tensors that are read.
-        tensors: the names of all tensors of the draft, those to come included.
-        nodes: the names of its nodes.
-        reads: for each tensor the positions of the nodes that read it; an output of the graph is read after the last.
-        derived: the weight of the file that a constant became, by name of the constant and what was done to it.
+        tensors: the names of all tensors of the draft, also of those that are not there yet.
+        nodes: the names of the nodes of the draft.
+        reads: for each tensor the positions of the nodes that read it. An output of the graph is read after the last.
+        derived: the name of the weight that a constant became, by name of the constant and the change made to it.
     """
 
     facts: Facts
@@ -67,7 +68,7 @@ class Context:
 
 
 class OnnxNode:
-    """A node, with what is known of its tensors, and the draft that its conversion is added to."""
+    """A node, with the facts about its tensors and the draft to which its conversion is added."""
 
     def __init__(self, proto: NodeProto, index: int, context: Context) -> None:
         self.proto = proto
@@ -95,7 +96,7 @@ class OnnxNode:
         return name in self._attributes
 
     def ignore(self, *names: str) -> None:
-        """Attributes that change nothing here."""
+        """Accept attributes that have no effect."""
         self._seen.update(names)
 
     def int_(self, name: str, default: int | None = None) -> int:
@@ -107,7 +108,7 @@ class OnnxNode:
         return self.int_(name, int(default)) != 0
 
     def float_(self, name: str, default: float | None = None, finite: bool = True) -> float:
-        """A floating-point attribute, which must be finite unless that is not asked for."""
+        """A floating-point attribute, which must be finite unless ``finite`` is false."""
         value = float(self._attribute(name, AttributeProto.FLOAT, default))
         if finite and not math.isfinite(value):
             raise self.attribute_problem(name, f"is {value}, expected a finite number")
@@ -135,7 +136,8 @@ class OnnxNode:
     def expect_attributes(self, names: Collection[str]) -> None:
         """Refuse attributes that are not among ``names``."""
         for name in sorted(self._attributes.keys() - names):
-            raise self.attribute_problem(name, "is not supported")
+            allowed = ", ".join(sorted(names)) or "none"
+            raise self.attribute_problem(name, f"is not supported, expected only: {allowed}")
 
     def expect_all_read(self) -> None:
         """Refuse attributes that the conversion did not ask for."""
@@ -149,7 +151,8 @@ class OnnxNode:
                 raise self.attribute_problem(name, "is missing")
             return default
         if attribute.type != kind:
-            raise self.attribute_problem(name, "is of the wrong type")
+            found, expected = (AttributeProto.AttributeType.Name(number) for number in (attribute.type, kind))
+            raise self.attribute_problem(name, f"is of the wrong type {found}, expected {expected}")
         return get_attribute_value(attribute)
 
     # Inputs
@@ -169,7 +172,7 @@ class OnnxNode:
         return len(self.proto.input)
 
     def is_constant(self, index: int) -> bool:
-        """Whether an input is there and the same in every run."""
+        """Whether an input is there and a constant."""
         return self.given(index) and self.proto.input[index] in self.facts.constants
 
     def weight(self, index: int, what: str) -> Weight:
@@ -203,21 +206,21 @@ class OnnxNode:
         return shapes
 
     def computed_before(self) -> Iterator[str]:
-        """The names of all tensors that are there when the node runs: inputs, and what nodes before it compute."""
+        """The names of all tensors that are computed when the node runs, and of the graph's inputs."""
         draft = self._context.draft
         yield from (spec.name for spec in draft.inputs)
         yield from (name for node in draft.nodes for name in node.outputs if name)
 
     def cost_of_keeping(self, name: str) -> tuple[bool, bool, int]:
-        """What it costs to read a tensor in this node: to compare."""
+        """The cost of reading a tensor in this node, which can be compared: see `streamrt.convert.onnx.extents`."""
         reads = self._context.reads.get(name, [])
         shapes = self._known_shapes(name)
         return len(reads) < 2, max(reads, default=0) < self._index, math.prod(shapes[0])
 
     def values(self, index: int, what: str, most: int | None = MOST_VALUES) -> list[AnyArray]:
-        """The value, under each probe, of an input that must not depend on what the model is given.
+        """The value, under each probe, of an input that must not depend on the values of the model's inputs.
 
-        It has at most ``most`` elements.
+        It may have at most ``most`` elements.
         """
         name = self.input(index)
         found = max((math.prod(shape) for shape in self.facts.shapes(name) or ()), default=0)
@@ -250,7 +253,7 @@ class OnnxNode:
         return tuple(float(v) for v in self.constant(index, what).reshape(-1))
 
     def constant(self, index: int, what: str, most: int | None = MOST_VALUES) -> AnyArray:
-        """The value of an input, which must be the same whatever the extents of the model's inputs are."""
+        """The value of an input that must not depend on the extents of the model's inputs."""
         first, *others = self.values(index, what, most)
         if not all(other is first or np.array_equal(first, other) for other in others):
             raise self.problem(f"input {index} ({what}) depends on the extents of the model's inputs")
@@ -259,7 +262,7 @@ class OnnxNode:
     def axis(self, value: int, rank: int) -> int:
         """``value`` counted from the front."""
         if not -rank <= value < rank:
-            raise self.problem(f"axis {value} of a tensor with {rank} axes")
+            raise self.problem(f"axis {value} of a tensor with {rank} axes, expected {-rank} to {rank - 1}")
         return value % rank
 
     def axes(self, values: tuple[int, ...], rank: int) -> tuple[int, ...]:
@@ -269,7 +272,7 @@ class OnnxNode:
     # Results
 
     def operand(self, index: int) -> str:
-        """The name under which the draft knows an input; a constant becomes a weight of the file."""
+        """The name of an input in the draft. A constant becomes a weight."""
         name = self.input(index)
         if name in self.facts.constants:
             return self.derived(index, "an operand", "", lambda weight: weight)
@@ -281,18 +284,19 @@ class OnnxNode:
         return name
 
     def any_operand(self, index: int) -> str:
-        """The same of an input that may hold truth values or indices too, if it is computed."""
+        """As `operand`, for an input that may also be computed truth values or indices."""
         name = self.input(index)
         return self.operand(index) if self.facts.is_known(name) else name
 
     def dtype(self, index: int) -> np.dtype[Any]:
-        """The type of an input in the ONNX model; float32 if nothing is known."""
+        """The type of an input in the ONNX model; float32 if it is not known."""
         return self.facts.dtype(self.input(index)) or np.dtype(np.float32)
 
     def derived(self, index: int, what: str, change: str, make: Callable[[Weight], Weight]) -> str:
-        """The name of the weight that ``make`` makes of a constant input.
+        """The name of the weight that ``make`` computes from a constant input.
 
-        It keeps the constant's name where it can. Nodes that ask for the same ``change`` to the same constant share it.
+        It is the constant's name, unless this is taken. Nodes that ask for the same ``change`` of the same constant
+        share the weight.
         """
         weight = self.weight(index, what)
         key = (self.input(index), change)
@@ -301,13 +305,13 @@ class OnnxNode:
         return self._context.derived[key]
 
     def new_weight(self, name: str, weight: Weight) -> str:
-        """Add a weight under a name like ``name``, which is returned."""
+        """Add a weight, and return its name: ``name``, or a similar one if this is taken."""
         name = self._reserve(name)
         self._context.draft.params[name] = weight
         return name
 
     def temporary(self, suffix: str) -> str:
-        """A name for a tensor between two nodes that one ONNX node becomes."""
+        """A name for a tensor between two nodes, if one ONNX node becomes several."""
         return self._reserve(f"{self.proto.output[0]}.{suffix}")
 
     def _reserve(self, name: str) -> str:
@@ -318,7 +322,7 @@ class OnnxNode:
     def emit(
         self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None, outputs: list[str] | None = None
     ) -> str:
-        """Add a node to the draft, by default with this node's first output; returns the name of its first output."""
+        """Add a node to the draft; returns the name of its first output. By default it has this node's first output."""
         if outputs is None:
             outputs = [self.proto.output[0]]
         name = unique(self.name, self._context.nodes)
@@ -327,14 +331,14 @@ class OnnxNode:
         return outputs[0]
 
     def only_first_output(self, why: str) -> None:
-        """Refuse a node of which a further output is read."""
+        """Refuse a node if any output but the first is read."""
         for name in self.proto.output[1:]:
             if name in self._context.wanted:
-                raise self.problem(f"output {name!r} ({why}) is used")
+                raise self.problem(f"output {name!r} ({why}) is used, expected only the first output to be")
 
 
 Convert = Callable[[OnnxNode], None]
-#: The function that converts each operator, by name; complete once `streamrt.convert.onnx.ops` is imported.
+#: The conversion of each operator, by name. Complete once `streamrt.convert.onnx.ops` is imported.
 CONVERSIONS: dict[str, Convert] = {}
 
 

@@ -1,7 +1,7 @@
 """From ONNX operators, opset 7 to the newest, to the operators of a streamrt graph.
 
-What differs between versions of an operator is decided in its conversion and nowhere else: constants that moved from
-attributes to inputs, changed defaults, changed meanings.
+Differences between versions of an operator are handled in its conversion and nowhere else: constants that moved from
+attributes to inputs, other defaults, other meanings.
 """
 
 from streamrt.convert.onnx import (  # noqa: F401 (registers them)

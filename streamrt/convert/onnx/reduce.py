@@ -8,7 +8,7 @@ from streamrt.graph import Attr
 
 @converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
 def reduce(node: OnnxNode) -> None:
-    """A model from Keras takes the global pooling of its NHWC tensors for reductions."""
+    """Reductions that graphs have. Models from Keras have them as global pooling of NHWC tensors."""
     attrs = _attrs(node)
     if attrs is None:
         node.emit("Identity", [node.operand(0)])
@@ -18,7 +18,7 @@ def reduce(node: OnnxNode) -> None:
 
 @converts("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 def norm(node: OnnxNode) -> None:
-    """A sum of something, or something of a sum."""
+    """Reductions that become a ReduceSum and a function before or after it."""
     attrs, x = _attrs(node), node.operand(0)
     if attrs is None:
         raise node.attribute_problem("noop_with_empty_axes", "is 1, and no axes are given")
@@ -34,9 +34,10 @@ def norm(node: OnnxNode) -> None:
 
 
 def _attrs(node: OnnxNode) -> dict[str, Attr] | None:
-    """Axes are an attribute until opset 17 (of ReduceSum: 12) and an input after.
+    """The attributes of a reduction; None if it does nothing.
 
-    None of them means all, unless ``noop_with_empty_axes``: then there is nothing to do, and the result None.
+    Axes are an attribute up to opset 17 (ReduceSum: 12), and an input after that. No axes mean all axes. With
+    ``noop_with_empty_axes`` the node then does nothing.
     """
     since = 13 if node.op == "ReduceSum" else 18
     keep = node.flag("keepdims", True)

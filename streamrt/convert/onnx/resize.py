@@ -11,7 +11,7 @@ from streamrt.graph import Attr
 
 @converts("DepthToSpace", "SpaceToDepth")
 def space(node: OnnxNode) -> None:
-    """One block size is that of both axes."""
+    """The block size is that of both spatial axes."""
     size = node.int_("blocksize")
     attrs: dict[str, Attr] = {"blocksize": (size, size)}
     if node.text("mode", "DCR", ("DCR", "CRD")) == "CRD":
@@ -21,14 +21,14 @@ def space(node: OnnxNode) -> None:
 
 @converts("Upsample")
 def upsample(node: OnnxNode) -> None:
-    """What became Resize in opset 10: scales only, an attribute until opset 8."""
+    """It became Resize in opset 10. It has only scales: an attribute up to opset 8, an input after that."""
     scales = node.floats("scales") if node.opset < 9 else node.numbers(1, "scales")
     _emit(node, {"scales": _checked(node, scales, node.rank(0))} | _as_before(node))
 
 
 @converts("Resize")
 def resize(node: OnnxNode) -> None:
-    """Nearest and linear. Sizes and scales are inputs, and from opset 18 on may be for some axes only."""
+    """Modes nearest and linear. Sizes and scales are inputs; from opset 18 on they may be for some axes."""
     rank = node.rank(0)
     if node.opset < 11:
         _emit(node, {"scales": _checked(node, node.numbers(1, "scales"), rank)} | _as_before(node))
@@ -59,7 +59,7 @@ def resize(node: OnnxNode) -> None:
 
 
 def _as_before(node: OnnxNode) -> dict[str, Attr]:
-    """How Resize was defined until opset 10."""
+    """The attributes that define a Resize as opset 10 does."""
     mode = node.text("mode", "nearest", ("nearest", "linear", "bilinear"))
     linear = mode != "nearest"
     return {
@@ -76,10 +76,10 @@ def _checked(node: OnnxNode, scales: tuple[float, ...] | None, count: int) -> tu
 
 
 def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, Attr]) -> list[str]:
-    """Add to ``attrs`` what the new extents are; returns the tensor that they are taken from, if any.
+    """Add the new extents to ``attrs``; returns the tensor whose extents they are, if there is one.
 
-    An extent is 0 where it is that of the input, whatever that is, a number, or that of another tensor. Where all that
-    change are multiples of the input's, these are scales.
+    An extent is 0 if it is the input's, a number, or the extent of another tensor. If all extents that change are
+    multiples of the input's, they become scales.
     """
     wanted = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(3, "sizes")]
     if any(len(sizes) != len(axes) for sizes in wanted):
@@ -89,7 +89,7 @@ def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, At
     for position, axis in enumerate(axes):
         found, before = [sizes[position] for sizes in wanted], [shape[axis] for shape in node.shapes(0)]
         if min(found) < 1:
-            raise node.problem(f"the new extent of axis {axis} is {min(found)}")
+            raise node.problem(f"the new extent of axis {axis} is {min(found)}, expected at least 1")
         if found == before:
             continue
         if len(set(found)) == 1:

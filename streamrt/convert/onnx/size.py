@@ -1,8 +1,8 @@
-"""How many parts an ONNX model has, counted before anything is made of them.
+"""Counts the parts of an ONNX model before it is parsed, and compares the memory that they take with the limits.
 
-A message without content takes two bytes of a file and some hundred of memory, and an extent three. So the parts of a
-file are counted in its bytes (https://protobuf.dev/programming-guides/encoding), those of a model in memory by the
-lengths of its lists, and held against the limits. Values of tensors are no parts: they are the model's own weights.
+A message without content takes two bytes of a file and hundreds of bytes of memory; an extent takes three of the file.
+The parts of a file are counted in its bytes (https://protobuf.dev/programming-guides/encoding). The parts of a model in
+memory are counted by the lengths of its lists. Values of tensors are no parts: they are the model's own weights.
 """
 
 from __future__ import annotations
@@ -19,33 +19,37 @@ from streamrt.convert import limits
 from streamrt.errors import FormatError
 from streamrt.format.layout import MAX_RANK
 
+#: Wire types of protobuf: how the value of a field is encoded.
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
-#: Bytes of memory that a message takes, parsed and looked at, by type, and of other types.
+#: Bytes of memory that a parsed message takes, with the objects for reading it, by type.
 _MESSAGE_BYTES = {"NodeProto": 700, "GraphProto": 700, "ValueInfoProto": 700, "FunctionProto": 700, "TensorProto": 400}
+#: As above, for messages of all other types.
 _OTHER_BYTES = 250
-#: Those of a number in a list, as an object of Python, and of a name beside its letters.
-_NUMBER_BYTES, _TEXT_BYTES = 100, 100
-#: Those that any field takes on the way to the parser.
+#: Bytes of memory that a number in a list takes, as an object of Python.
+_NUMBER_BYTES = 100
+#: Bytes of memory that a name takes, beside its characters.
+_TEXT_BYTES = 100
+#: Bytes of memory that a field takes while it is copied for the parser.
 _FIELD_BYTES = 64
-#: Bytes that the parts of any model may take without counting.
+#: Bytes that the parts of every model may take and that do not count.
 _FREE = 4 << 20
-#: Time is looked at each time that so many parts have been counted.
+#: Time is compared with the limit once for this many parts.
 _OFTEN = 4096
-#: Messages lie in each other no deeper: the parser of protobuf allows as many.
+#: The most messages that lie in each other: as the parser of protobuf allows.
 _MAX_DEPTH = 100
-#: Values of tensors.
+#: Fields with the values of tensors, which are no parts.
 _VALUES = {
     ("TensorProto", name)
     for name in ("double_data", "float_data", "int32_data", "int64_data", "raw_data", "uint64_data")
 }
-#: Fields, by type of message, that packing does not need, and leaves out of a file: documentation, metadata, shapes
-#: that were inferred, training.
+#: Numbers of the fields that packing does not need and does not parse, by type of message: documentation, metadata,
+#: inferred shapes, training.
 UNUSED = {
     "ModelProto": frozenset((6, 14, 20, 26)),
     "GraphProto": frozenset((10, 13, 14, 16)),
     "NodeProto": frozenset((6, 9, 10)),
 }
-#: The field that is listed once for each axis.
+#: The number of the field that a message has once for each axis.
 _AXES = {"TensorProto": 1, "SparseTensorProto": 3, "TensorShapeProto": 1}
 
 
@@ -58,24 +62,24 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A type of message: its bytes, by number the fields that count, and the one that is listed once for each axis."""
+    """A type of message: its bytes of memory, the fields that count by number, and the field of `_AXES`."""
 
     nbytes: int
     messages: dict[int, _Kind]
     texts: set[int]
     numbers: set[int]
-    names: list[tuple[int, str, bool]]  # of these fields; whether it is a list
+    names: list[tuple[int, str, bool]]  # number and name of these fields, and whether it is a list
     axes: int | None
 
 
 def check_rank(rank: int, where: str) -> None:
-    """Raise `FormatError` if a tensor of the file has more axes than any may have."""
+    """Raise `FormatError` if a tensor of the file has too many axes."""
     if rank > MAX_RANK:
         raise FormatError(f"{where} has {rank} axes, expected no more than {MAX_RANK}")
 
 
 def count_file(data: memoryview) -> None:
-    """Hold the parts of a serialised model against the limits in force.
+    """Compare the memory for the parts of a serialised model with the limits in force.
 
     Raises:
         ValueError: a broken wire format.
@@ -112,7 +116,7 @@ def count_file(data: memoryview) -> None:
 
 
 def count_model(model: ModelProto) -> None:
-    """Hold the parts of a model in memory against the limits in force.
+    """Compare the memory for the parts of a model in memory with the limits in force.
 
     Raises:
         FormatError: a shape has too many axes.
@@ -146,12 +150,12 @@ def count_model(model: ModelProto) -> None:
 
 
 def fields(data: memoryview, span: Range) -> Iterator[tuple[int, Range, Range]]:
-    """Number, whole extent and extent of the value of each field of a message; number 0 for a scalar."""
+    """For each field of a message its number, its range and the range of its value; the number is 0 for a scalar."""
     at, end = span.offset, span.offset + span.length
     while at < end:
         start = at
         tag = data[at]
-        if tag < 0x80:  # as nearly all are
+        if tag < 0x80:  # a tag of one byte, as nearly all are
             at += 1
         else:
             tag, at = _varint(data, at, end)
@@ -195,13 +199,13 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
 
 
 def _numbers(data: memoryview, span: Range) -> int:
-    """Of a list without tags, at most: each number has at least one byte, and ends with the first below 128."""
+    """The most numbers in a list without tags: each ends with its first byte below 128."""
     packed = np.frombuffer(data[span.offset : span.offset + span.length], np.uint8)
     return int(np.count_nonzero(packed < 0x80))
 
 
 class _Tally:
-    """Bytes of memory for parts; raises `LimitError` once they are too many, or counting takes too long."""
+    """Adds up bytes of memory for parts; raises `LimitError` if they are too many, or counting takes too long."""
 
     def __init__(self) -> None:
         self._nbytes = 0
@@ -222,12 +226,12 @@ class _Tally:
 
 @cache
 def _kind(message: Any) -> _Kind:
-    """What counts of a type of message."""
+    """The `_Kind` of a type of message."""
     return _describe(message, {})
 
 
 def _describe(message: Any, known: dict[str, _Kind]) -> _Kind:
-    """The same, where ``known`` has the types that this one lies in: they may lie in each other."""
+    """As `_kind`; ``known`` has the types that contain this one, since types may contain each other."""
     if message.name in known:
         return known[message.name]
     kind = known[message.name] = _Kind(

@@ -1,8 +1,8 @@
-"""A step of layout that an exporter wrote as a Gather from a flat tensor.
+"""Transposes that an exporter wrote as a Gather from a flat tensor.
 
-Where a tensor's memory is looked at with other strides (``as_strided`` of torch), ONNX has no word for it: exporters
-flatten the tensor and gather from it, at indices that they compute from its extents. What that is in truth is read off
-the indices themselves, under every probe: if they are those of a transposition, it is one.
+ONNX cannot express a view of a tensor with other strides (``as_strided`` of torch). So exporters flatten the tensor and
+gather from it, with indices that they compute from its extents. The indices under every probe show whether the Gather
+is a transposition.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from streamrt.convert.weights import AnyArray
 
 
 def permutation_of(indices: Sequence[AnyArray], sizes: Sequence[int]) -> tuple[int, ...] | None:
-    """The ``perm`` of a Transpose that moves all values of a flat tensor as gathering at ``indices`` does.
+    """The ``perm`` of a Transpose that does the same as gathering a flat tensor at ``indices``; None if there is none.
 
-    There is one array of indices, and one size of the tensor, for each probe. The Transpose is of the tensor in the
-    shape that `before` tells; None when there is no such permutation, the same under all probes.
+    The Transpose is of the tensor in the shape that `before` gives. It must be the same under all probes.
+
+    Args:
+        indices: the indices under each probe.
+        sizes: the extent of the flat tensor under each probe.
     """
     rank = indices[0].ndim
     if any(index.ndim != rank or index.size != size or not size for index, size in zip(indices, sizes, strict=True)):
         return None
-    # Axes with the longest strides come first. An axis of extent 1 has none, and any place will do.
+    # Axes with the longest strides come first. An axis of extent 1 has stride 0 and may be anywhere.
     strides = [max(_stride(index, axis) for index in indices) for axis in range(rank)]
     order = sorted(range(rank), key=lambda axis: -strides[axis])
     perm = tuple(order.index(axis) for axis in range(rank))
@@ -36,7 +39,7 @@ def permutation_of(indices: Sequence[AnyArray], sizes: Sequence[int]) -> tuple[i
 
 
 def before(shape: Shape, perm: Sequence[int]) -> Shape:
-    """The shape that a Transpose by ``perm`` takes to ``shape``."""
+    """The shape of a tensor whose Transpose by ``perm`` has ``shape``."""
     found = [0] * len(perm)
     for axis, source in enumerate(perm):
         found[source] = shape[axis]
