@@ -9,7 +9,7 @@ To see how a pass works, read five files in this order:
 5. `planner` finds the program and the plan for a call's shapes, and learns from the times of passes.
 
 The other files have one subject each. `turns` says which thread runs a pass, and for whom. `inputs` checks the inputs
-of a call. `verification` finds damaged weights as they arrive. The planner has five helpers: `programs` keeps programs,
-`trial` tries a new graph, `node_weights` lists what nodes read, `micro_batch` divides a batch that does not fit, and
-`pass_size` finds how many samples to run together.
+of a call. `workspace` allocates memory. `verification` finds damaged weights as they arrive. The planner has five
+helpers: `programs` keeps programs, `trial` tries a new graph, `node_weights` lists the weights that nodes read,
+`micro_batch` divides a batch that does not fit, and `pass_size` finds how many samples to run together.
 """

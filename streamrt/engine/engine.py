@@ -12,6 +12,7 @@ import numpy as np
 from streamrt._core import Mapping as WeightsMapping
 from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import Result, copy_in, copy_out, with_batch
+from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.session import Session
@@ -257,7 +258,7 @@ class Engine:
         self.mapping.check()
         passes = []
         with limited(self._threads), np.errstate(all="ignore"):
-            for begin in _begins(samples, prepared.plan.micro_batch):
+            for begin in begins(samples, prepared.plan.micro_batch):
                 rouse()  # worker threads wake up while the inputs are copied
                 for spec in graph.inputs:
                     copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
@@ -293,8 +294,3 @@ def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, 
         {spec.name: np.empty((request.samples, *shape[1:]) if divided else shape, spec.dtype) for spec, shape in found}
         for request in requests
     ]
-
-
-def _begins(samples: int, part: int) -> list[int]:
-    """The first sample of each micro-batch. The last overlaps the one before it, so that all have the planned shape."""
-    return [min(start, samples - part) for start in range(0, samples, part)] if part else [0]

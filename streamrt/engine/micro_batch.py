@@ -1,4 +1,4 @@
-"""Dividing a batch that does not fit in the budget: the largest part of it that does, found by halving."""
+"""A batch that does not fit in the budget is divided into micro-batches: the largest that fit, found by halving."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from streamrt.errors import BudgetError
 from streamrt.plan import Plan, too_small
 from streamrt.program.compile import Program
 
-#: Skip a part of a batch if it needs more than this multiple of the budget. Its need is only estimated, so that a part
-#: which needs less than that is tried.
+#: Skip a part of a batch if its estimated need is over twice the budget. Below that the estimate may be wrong.
 _HOPELESS = 2
 
 #: Compiles a program for so many samples; a lean one if the second argument is true.
@@ -28,14 +27,14 @@ def fit(
         program: for the whole batch.
         samples: the batch; 0 if it cannot be divided.
         budget: bytes, or None.
-        compile_for: as above.
-        plan_for: the plan of a program. Raises BudgetError if it does not fit.
+        compile_for: see `Compile`.
+        plan_for: makes the plan of a program. Raises BudgetError if it does not fit.
 
     Raises:
-        BudgetError: not even one sample fits. It has the smallest budget that does.
+        BudgetError: not even one sample fits. ``minimum`` is the smallest budget that does.
     """
     part, lean, whole = samples, False, program.workspace
-    window: int | None = None  # bytes of the smallest one; it does not depend on the batch
+    window: int | None = None  # bytes of the smallest window, which does not depend on the batch
     while True:
         try:
             if budget is not None and window is not None and program.workspace + window > budget:
@@ -55,6 +54,11 @@ def fit(
             program = compile_for(part, lean)
         else:
             return program, replace(plan, micro_batch=part if part < samples else 0)
+
+
+def begins(samples: int, part: int) -> list[int]:
+    """The first sample of each micro-batch. The last overlaps the one before it, so that all have the planned shape."""
+    return [min(start, samples - part) for start in range(0, samples, part)] if part else [0]
 
 
 def _smaller_part(part: int, sample_bytes: int, budget: int) -> int:

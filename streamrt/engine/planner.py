@@ -71,13 +71,7 @@ class Planner:
     """
 
     def __init__(
-        self,
-        programs: Programs,
-        budget: int | None,
-        rates: Rates,
-        *,
-        frugal: bool = False,
-        thorough: bool = True,
+        self, programs: Programs, budget: int | None, rates: Rates, *, frugal: bool = False, thorough: bool = True
     ) -> None:
         self._programs = programs
         self._file = file = programs.file

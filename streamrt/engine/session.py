@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
-from contextlib import suppress
 from time import monotonic_ns
-
-import numpy as np
-from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
+from streamrt.engine.workspace import new_workspace
 from streamrt.ops import Array, Run
 from streamrt.plan import Plan
-from streamrt.program.arena import ALIGNMENT
 from streamrt.program.compile import Program
 from streamrt.report.trace import PassTrace
-
-#: Bytes from which on a workspace has a mapping of its own, which the system gets back as soon as the workspace is
-#: deleted. A heap may keep memory; below 1 MiB that is little.
-_MAPPED = 1 << 20
 
 
 class Session:
@@ -41,17 +32,11 @@ class Session:
     """
 
     def __init__(
-        self,
-        prepared: Prepared,
-        params: Mapping[str, Array],
-        prefetcher: Prefetcher,
-        verifier: Verifier | None = None,
+        self, prepared: Prepared, params: Mapping[str, Array], prefetcher: Prefetcher, verifier: Verifier | None = None
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
-        memory = _allocated(program.workspace + ALIGNMENT)
-        start = -memory.ctypes.data % ALIGNMENT
-        self._memory = memory[start : start + program.workspace]
+        self._memory = new_workspace(program.workspace)
         self._program = program
         self._prefetcher = prefetcher
         self._verifier = verifier
@@ -84,19 +69,6 @@ class Session:
             prefetcher.rewind()
             raise
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
-
-
-def _allocated(size: int) -> NDArray[np.uint8]:
-    """New memory. If it is large, the system has it back at once when the array is deleted; a heap may keep it."""
-    if size < _MAPPED:
-        return np.empty(size, np.uint8)
-    try:
-        region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"no memory for a workspace (activations and scratch) of {size} bytes") from error
-    with suppress(OSError):  # only advice, which NumPy gives for its arrays too
-        region.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(region, np.uint8)
 
 
 def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[Step]:
