@@ -1,9 +1,10 @@
 """Every exception that streamrt raises on purpose.
 
-Each one also derives from the built-in a caller would expect, so that code which knows
-nothing of streamrt still catches it: ``except ValueError`` catches a malformed file.
+Each also derives from the built-in exception that fits, so that code which knows nothing of streamrt catches it:
+``except ValueError`` catches a malformed file.
 
-The text of each is printable and short, whatever names it quotes; attributes of the built-in are as they were given.
+The text of each is printable and short, even if it quotes a hostile name. Attributes of the built-in exception are as
+they were given.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ __all__ = [
 ]
 
 
-#: Lines of an error's text; there are more only if a source has as many faults.
+#: The most lines of an error's text, so that a source with thousands of faults does not fill a log.
 _MAX_LINES = 100
 
 
 class StreamrtError(Exception):
     """The root of all errors of this package.
 
-    Its text is one line of printable characters, of 500 at most: it may quote files, requests and paths.
-    `FormatError` and `UnsupportedModelError` may have 100 such lines.
+    Its text is one line of at most 500 printable characters, though it may quote files, requests and paths.
+    `FormatError` and `UnsupportedModelError` may have 100 such lines, and a line that says how many are left out.
     """
 
     def __str__(self) -> str:
@@ -59,8 +60,8 @@ class LimitError(FormatError):
 class UnsupportedModelError(StreamrtError, NotImplementedError):
     """A model uses operators or attributes that streamrt does not run.
 
-    ``problems`` lists every one of them, a line each of at most 500 characters, naming node and attribute. The text
-    has the first 100, and says how many more there are.
+    ``problems`` has a line of at most 500 characters for each of them, which names node and attribute. The text has the
+    first 100, and says how many more there are.
     """
 
     def __init__(self, problems: list[str] | str) -> None:
@@ -75,7 +76,7 @@ class UnsupportedModelError(StreamrtError, NotImplementedError):
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
-        return type(self), (self.problems,)  # of the text it would make one problem
+        return type(self), (self.problems,)  # the text would become a single problem
 
 
 class InputError(StreamrtError, ValueError):
@@ -83,18 +84,18 @@ class InputError(StreamrtError, ValueError):
 
 
 class ModelClosedError(StreamrtError, RuntimeError):
-    """The model was closed, or it was opened before a fork and is used in the child."""
+    """The model was closed, or its lease has ended, or it was opened before a fork and is used in the child."""
 
 
 class BudgetError(StreamrtError, MemoryError):
-    """The budget is too small; ``minimum`` is the smallest one, in bytes, that would do."""
+    """The budget is too small. ``minimum`` is the smallest budget that is enough, in bytes."""
 
     def __init__(self, message: str, minimum: int) -> None:
         super().__init__(message)
         self.minimum = minimum
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, int]]:
-        return type(self), (str(self), self.minimum)  # or it could not be sent to another process
+        return type(self), (str(self), self.minimum)  # by default pickle would pass the message alone
 
 
 class WeightsIOError(StreamrtError, OSError):
@@ -102,7 +103,7 @@ class WeightsIOError(StreamrtError, OSError):
 
 
 class ModelTooLargeError(BudgetError):
-    """A model cannot run in the budget of its pool; ``minimum`` is the smallest one, in bytes, that would do."""
+    """A model cannot run in the budget of its pool. ``minimum`` is the smallest budget of a pool, in bytes."""
 
 
 class PoolBusyError(StreamrtError, TimeoutError):
@@ -114,7 +115,7 @@ class UnknownModelError(StreamrtError, LookupError):
 
 
 def _lines(lines: list[str]) -> list[str]:
-    """The lines of a text, each of them and their number bounded."""
-    if len(lines) > _MAX_LINES + 1:  # a line that says how many more there are takes none of those when copied
+    """At most 100 lines and a line that says how many are left out, each of at most 500 characters."""
+    if len(lines) > _MAX_LINES + 1:  # a copied error has 101 lines, which must stay as they are
         lines = [*lines[:_MAX_LINES], f"and {len(lines) - _MAX_LINES} more"]
     return [shortened(line) for line in lines]

@@ -1,4 +1,4 @@
-"""A memory budget as people write it, turned into bytes."""
+"""Memory budgets and sizes as people write them, in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamrt.host import memory
 
 __all__ = ["format_size", "parse_budget", "parse_size"]
 
-#: What `parse_budget` takes.
+#: The values that `parse_budget` takes.
 Budget = int | float | str | None
 
 _UNITS = {"": 1, "B": 1}
@@ -22,10 +22,12 @@ for _power, _letter in enumerate("KMGT", start=1):
     _UNITS[f"{_letter}IB"] = 1024**_power
 
 _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)\s*([A-Za-z]*)")
+#: The largest size in bytes: above any machine's memory, and within a signed integer of 64 bits.
 _MAX_SIZE = 2**62
 
-# "auto" leaves room for what a budget does not count: inputs, returned arrays, BLAS buffers (32 MiB
-# covers two threads of OpenBLAS), readahead in flight, and the growth of everything else in the process.
+#: ``"auto"`` leaves 1/16 of the free memory, and 32 MiB at least, for memory that a budget does not count: inputs,
+#: returned arrays, BLAS buffers (two threads of OpenBLAS take up to 32 MiB), readahead in flight, and growth of the
+#: rest of the process.
 _LEAST_RESERVE = 32 * 2**20
 _RESERVE_SHARE = 16
 
@@ -33,10 +35,11 @@ _RESERVE_SHARE = 16
 def parse_size(text: str) -> int:
     """Bytes from text such as ``"4096"``, ``"512MiB"``, ``"1.5 GiB"`` or ``"300MB"``; fractions of a byte are cut.
 
-    ``KiB MiB GiB TiB`` are powers of 1024, ``KB MB GB TB`` of 1000, in any case; no unit means bytes.
+    ``KiB MiB GiB TiB`` are powers of 1024 and ``KB MB GB TB`` powers of 1000, in upper or lower case. Without a unit
+    the number is bytes.
 
     Raises:
-        InputError: anything else, or less than one byte.
+        InputError: the text has another form, or means less than 1 byte or more than 2**62 bytes.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match[2].upper()) if match else None
@@ -55,16 +58,18 @@ def parse_budget(budget: Budget, *, held: int = 0, proc: Path = memory.PROC) -> 
     """The bytes that ``budget`` stands for.
 
     * an int is bytes;
-    * a str is read by `parse_size`, or is ``"auto"``: the least of what every memory cgroup of this process and the
-      machine can still give now (`streamrt.host.memory.available`), less a reserve of a sixteenth and at least 32 MiB;
+    * a str is read by `parse_size`, or is ``"auto"``: the memory that this process can still take now
+      (`streamrt.host.memory.available`), less a reserve of 1/16 and at least 32 MiB;
     * a float is that fraction of the memory limit (`streamrt.host.memory.limit`);
     * None is no budget: None.
 
-    ``held`` is anonymous memory that the budget is for and that is taken already: ``"auto"`` counts it as free.
-    ``proc`` is where the proc filesystem is mounted.
+    Args:
+        budget: see above.
+        held: bytes of anonymous memory that the budget is for and that is taken already. ``"auto"`` counts it as free.
+        proc: the folder where the proc filesystem is mounted.
 
     Raises:
-        InputError: any other type, a size below one byte, a fraction outside ``0 < f <= 1``, text that is not a size.
+        InputError: any other type, a size below 1 byte, a fraction outside ``0 < f <= 1``, text that is not a size.
         OSError: ``"auto"`` or a fraction, and the proc filesystem cannot be read.
     """
     if budget is None:
@@ -97,7 +102,7 @@ def format_size(size: int) -> str:
 
 def _auto(proc: Path, held: int) -> int:
     room = memory.available(proc) + held
-    # Never zero, which is no budget at all: a model then says how much it needs.
+    # At least 1 byte: a model then raises an error with the budget that it needs.
     return max(1, room - max(_LEAST_RESERVE, room // _RESERVE_SHARE))
 
 

@@ -1,7 +1,7 @@
-"""What memory there is and what this process holds of it, read from /proc and the memory cgroups.
+"""Memory that the machine has and that this process holds, read from /proc and the memory cgroups.
 
-Every function that reads a pseudo file takes the folder it lies in, so that tests can put a tree of
-their own in its place. Linux only; nothing here is cached, since all of it changes.
+Every function that reads a pseudo file takes its folder as an argument, so that tests can pass a folder of their own.
+Linux only. Nothing here is cached, since all values change.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc")
 
-# cgroup v1 writes "no limit" as the largest multiple of the page size below 2**63; no machine has 2**60 bytes.
+#: Bytes from which on a limit counts as none. cgroup v1 writes "no limit" as the largest multiple of the page size
+#: below 2**63, and no machine has 2**60 bytes.
 _NO_LIMIT = 2**60
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """What a model holds at one moment, in bytes.
+    """Bytes that a model and its process hold at one moment.
 
     Attributes:
         budget: the limit on ``weights + workspace``, or None.
         weights: weights that are in memory for the model now, pinned and streamed.
         workspace: activations and scratch.
-        file_resident: pages of the weights file in the page cache, whoever brought them in; the kernel
-            reports every page as resident to a process that does not own the file.
+        file_resident: pages of the weights file in the page cache, including those that other processes read. To a
+            process that does not own the file the kernel reports every page as resident.
         anonymous: anonymous memory of the whole process (``RssAnon``), the workspace included.
     """
 
@@ -40,14 +41,14 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A memory cgroup that has a limit; all in bytes, its descendants included.
+    """A memory cgroup that has a limit. Sizes are bytes, and include its descendants.
 
     Attributes:
         path: its folder.
-        limit: the most it may hold; for v2 the lower of ``memory.max`` and ``memory.high``.
-        usage: what is charged to it, file cache included.
-        reclaimable: the part of ``usage`` that is file cache which the kernel can drop or write back: on the
-            active or inactive file list, so neither tmpfs nor locked memory.
+        limit: the most that it may hold; for v2 the lower of ``memory.max`` and ``memory.high``.
+        usage: memory that is charged to it, file cache included.
+        reclaimable: the file cache in ``usage`` that the kernel can drop or write back. It is on the active or
+            inactive file list, so it is neither tmpfs nor locked memory.
     """
 
     path: Path
@@ -57,12 +58,12 @@ class Group:
 
     @property
     def room(self) -> int:
-        """Bytes it can still take: ``limit - (usage - reclaimable)``, not below zero."""
+        """Bytes that it can still take: ``limit - (usage - reclaimable)``, at least 0."""
         return max(0, self.limit - (self.usage - self.reclaimable))
 
 
 def groups(proc: Path = PROC) -> list[Group]:
-    """The memory cgroups, v1 and v2, that limit this process: its own and every ancestor in sight."""
+    """The memory cgroups, v1 and v2, that limit this process: its own and every visible ancestor."""
     found = []
     for version, folder in group_folders(proc):
         group = _read_v1(folder) if version == 1 else _read_v2(folder)
@@ -118,8 +119,8 @@ def group_folders(proc: Path) -> Iterator[tuple[int, Path]]:
             continue
         root, point = mount
         inner = PurePosixPath(path)
-        # A path outside what is mounted here (a container without a cgroup namespace): the mount's top
-        # is the nearest group in sight.
+        # In a container without a cgroup namespace the path may lie outside the mounted part of the hierarchy. The top
+        # of the mount is then the nearest visible group.
         visible = inner.is_relative_to(root) and ".." not in inner.parts
         folder = point / inner.relative_to(root) if visible else point
         yield version, folder
@@ -129,7 +130,7 @@ def group_folders(proc: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _mount(mounts: list[str], version: int) -> tuple[str, Path] | None:
-    """Which group the mount of the memory hierarchy shows as its top, and where it is mounted."""
+    """The path of the group that is mounted as the top of the memory hierarchy, and the folder of the mount."""
     for line in mounts:
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
@@ -163,7 +164,7 @@ def _read_v2(folder: Path) -> Group | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a one-line file; None when it is not there or says ``max``."""
+    """The number in a file of one line; None if there is no file, or it says ``max``."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -171,7 +172,7 @@ def _number(path: Path) -> int | None:
 
 
 def _stat(folder: Path, *names: str) -> int:
-    """The sum of some lines of ``memory.stat``; a line that is not there counts as zero."""
+    """The sum of the named lines of ``memory.stat``; a missing line counts as 0."""
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
     except OSError:

@@ -1,9 +1,9 @@
-"""How many threads a call computes with: BLAS's and the kernels' own.
+"""How many threads a call computes with: those of BLAS and those of the kernels.
 
-Both are settings of the whole process. While calls with limits of their own overlap, the lowest is in force for all;
-the last one to end restores what was set before the first.
+Both are settings of the whole process. While calls with limits of their own overlap, the lowest limit is in force for
+all. The last call to end restores the settings from before the first.
 
-A forked child has none of the calls that were in progress: it begins with what was set before the first of them.
+A forked child has none of the calls that were in progress. It begins with the settings from before the first of them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from threadpoolctl import ThreadpoolController
 import streamrt._core as _core
 from streamrt.errors import InputError
 
-#: As many as the kernels can use.
+#: The most threads: the limit of the kernels.
 _MOST = 256
 
-_lock = threading.RLock()  # over the two below, and over changing the settings; a signal's handler may fork, or call
-_active: dict[object, int] = {}  # limits in force, each by a key of its own
-_before: tuple[int, Any] | None = None  # what to restore: the kernels' threads, and BLAS's by its limiter
+_lock = threading.RLock()  # guards the two below and the settings; reentrant, as a signal handler may fork or call
+_active: dict[object, int] = {}  # limits in force; each call has a key of its own
+_before: tuple[int, Any] | None = None  # settings to restore: threads of the kernels, and BLAS's limiter
 
 
 def limited(count: int | None) -> AbstractContextManager[None]:
-    """A context in which no more than ``count`` threads compute; None leaves everything as it is set."""
+    """A context in which at most ``count`` threads compute; None leaves the settings as they are."""
     return nullcontext() if count is None else _limited(count)
 
 
@@ -44,7 +44,7 @@ def _limited(count: int) -> Iterator[None]:
 
 
 def check_threads(count: object) -> None:
-    """Refuse what cannot be a limit.
+    """Check a limit that a caller gave.
 
     Raises:
         InputError: it is neither None nor an integer from 1 to 256.
@@ -67,7 +67,7 @@ def _enter(key: object, count: int) -> None:
 def _leave(key: object) -> None:
     with _lock:
         if _active.pop(key, None) is None:
-            return  # in a child that was forked during the call
+            return  # this is a child that was forked during the call
         if _active:
             _apply(min(_active.values()))
         else:
@@ -90,12 +90,12 @@ def _apply(count: int) -> None:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The BLAS libraries of the process. Finding them takes milliseconds, so it is done once."""
+    """The BLAS libraries of the process, found once: it takes milliseconds."""
     return ThreadpoolController()
 
 
 def _reset() -> None:
-    """In a forked child: the lock is new, and no limit is in force."""
+    """In a forked child, make a new lock and restore the settings: no limit is in force there."""
     global _lock
     _lock = threading.RLock()
     _active.clear()

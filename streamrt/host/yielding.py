@@ -1,8 +1,8 @@
-"""Who should have the interpreter's lock: work in the background hands it on often while others call models.
+"""Background work gives way: it hands on the interpreter's lock often while other threads call models.
 
-A call needs the lock again after each kernel that ran without it. Whoever has it then is asked for it only after
-`sys.getswitchinterval`, some milliseconds, in which a small model would have answered fifty times; and opening and
-planning a model is Python that never waits for anything. Whoever does that for a pool is a guest, and gives way.
+A call needs the lock again after each kernel that ran without it. A thread that has the lock is asked for it only after
+`sys.getswitchinterval`, 5 ms by default, in which a small model could have answered 50 times. To open and plan a model
+is Python that never waits for anything. A thread that does that for a pool is a guest, and gives way.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import os
 import threading
 from time import perf_counter, sleep
 
-#: Seconds for which a guest keeps the lock: about as long as a small model computes.
+#: Seconds for which a guest keeps the lock, 100 us: about as long as a small model computes.
 _STRETCH = 1e-4
-#: Seconds for which it then sleeps. They become some 50 us, which is what it takes to wake somebody up: who releases
-#: the lock and takes it again at once has it before those who wait for it have noticed.
+#: Seconds for which a guest then asks to sleep. The kernel makes some 50 us of them, enough to wake another thread. A
+#: guest that released the lock without sleeping would have it again before another thread was awake.
 _HANDOVER = 1e-6
 
 
 class _Guest(threading.local):
-    """A context, which may be entered again, in which a thread gives way."""
+    """A context in which a thread gives way. It may be entered again inside itself."""
 
     def __init__(self) -> None:
-        self.until = math.inf  # when it is time to
+        self.until = math.inf  # when this thread is to give way next, by `perf_counter`
         self._depth = 0
 
     def __enter__(self) -> None:
@@ -40,7 +40,7 @@ class _Calling:
     """A context in which a thread calls a model, so that guests give way to it."""
 
     def __init__(self) -> None:
-        self.threads: set[int] = set()  # each adds and removes itself, in one step
+        self.threads: set[int] = set()  # each thread adds and removes itself, in one step
 
     def __enter__(self) -> None:
         self.threads.add(threading.get_ident())
@@ -55,7 +55,7 @@ os.register_at_fork(after_in_child=calling.threads.clear)
 
 
 def give_way() -> None:
-    """Let others have the lock, if this thread is a guest that has had it for a while and others call models."""
+    """Hand on the lock, if this thread is a guest that has had it for 100 us, and other threads call models."""
     if perf_counter() > guest.until:
         if len(calling.threads) > (threading.get_ident() in calling.threads):
             sleep(_HANDOVER)

@@ -1,4 +1,4 @@
-"""The default policy: of several, the one that would have loaded the least of late."""
+"""The default policy follows, of several policies, the one that would have loaded the fewest bytes of late."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from collections.abc import Callable, Mapping
 from streamrt.pool.policy import Gdsf, Lrfu, Lru, Policy, PolicyFactory
 from streamrt.pool.shadow import Shadow
 
-#: Bytes loaded are forgotten by this factor a request, so that the last few hundred count.
+#: Factor by which loaded bytes count less after each request, so that the last few hundred requests count.
 _FADE = 0.998
-#: Another policy takes over when it has loaded this much less: taking over costs loading.
+#: Another policy takes over when it has loaded under 97 % of the leader's bytes. A change itself costs loading.
 _BETTER = 0.97
-#: Of equal requests chance makes some more equal: an exchange should promise this much.
+#: Margin of the frequency policy. Models that are equally popular differ by chance, so one replaces another only if it
+#: is worth 1.3 times as much.
 _MARGIN = 1.3
-#: Requests after which one counts half: few enough for bursts to be forgotten before the next ones need the memory.
+#: Requests after which a request counts half: few enough that a burst is forgotten before the next needs its memory.
 _HALF_LIFE = 100
 
 
 class Adaptive:
     """Follows the best of several policies, each of which plays along on a shadow of the pool.
 
-    No one of them is good at everything: frequency with a high margin comes close to the best fixed set while the
-    popularity of models is stable, and is slow when it changes; recency is right for bursts, and wrong for scans and
-    cycles; what lies between them is right where popularity drifts, and is followed first: a first request takes memory
-    only from what was not asked for in a long time. A shadow costs some microseconds a request, and what it would have
-    loaded is known exactly. (Following the best expert: Herbster and Warmuth, "Tracking the Best Expert", 1998.)
+    No policy is good at everything. Frequency with a high margin comes close to the best fixed set while the popularity
+    of models is stable, and is slow when it changes. Recency is right for bursts, and wrong for scans and cycles. A
+    policy between them is right where popularity drifts. It is followed first: a first request takes memory only from
+    models that were not asked for in a long time. A shadow costs some microseconds a request, and the bytes that it
+    would have loaded are known exactly. (Following the best expert: Herbster and Warmuth, "Tracking the Best Expert",
+    1998.)
 
-    What counts is bytes, so that the cost of a model is its size, whatever it is told.
+    Policies are compared by bytes, so each is told a model's size as its cost.
 
     Args:
         budget: of the pool, in bytes.
-        experts: makes the policies; the first is followed until another one does better.
+        experts: make the policies. The first is followed until another does better.
     """
 
     def __init__(self, budget: int, experts: tuple[Callable[[], Policy], ...] | None = None) -> None:
@@ -49,19 +51,19 @@ class Adaptive:
 
     @property
     def leader(self) -> Policy:
-        """The one that is followed now."""
+        """The policy that is followed now."""
         return self._shadows[self._leader].policy
 
     def worth(self, name: str) -> float:
-        """What the leader says."""
+        """The leader's answer."""
         return self.leader.worth(name)
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """What the leader says."""
+        """The leader's answer."""
         return self.leader.admits(newcomer, resident)
 
     def evicted(self, name: str) -> None:
-        """Changes nothing: every policy is told of what happens in its own shadow."""
+        """Changes nothing: a policy sees the evictions of its own shadow."""
 
     def forget(self, name: str) -> None:
         """See `streamrt.pool.policy.Policy`."""
@@ -69,7 +71,7 @@ class Adaptive:
             shadow.forget(name)
 
 
-#: The policies that go by a name.
+#: The policies that `ModelPool` knows by name.
 POLICIES: Mapping[str, PolicyFactory] = {
     "adaptive": Adaptive,
     "gdsf": lambda budget: Gdsf(),

@@ -1,8 +1,8 @@
-"""Errors that are kept: without frames.
+"""Errors that are kept, without frames.
 
-A traceback keeps every frame it went through, with all variables: whoever keeps an error keeps the arrays of the call
-that raised it. Raising one object several times appends to the same traceback. A kept error is therefore stripped, and
-raised as a new object each time.
+A traceback keeps every frame that it went through, with all variables: an error that is kept would keep the arrays of
+the call that raised it. If one object is raised several times, its traceback grows each time. So a kept error is
+stripped, and raised as a new object each time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from streamrt.errors import StreamrtError
 
 E = TypeVar("E", bound=BaseException)
 
-#: Characters of a traceback that are kept: its end, which has the innermost frames and the text of the error.
+#: Characters of a traceback that are kept, about 200 lines. They are its end, which has the innermost frames and the
+#: text of the error.
 _LONGEST = 16_000
 
 
-class Origin(Exception):  # noqa: N818 -- it stands where a cause stands, and is never raised
+class Origin(Exception):  # noqa: N818 -- a cause of errors, which is never raised itself
     """The cause of a kept error: the text of the traceback with which it was first raised."""
 
     def __str__(self) -> str:
@@ -27,12 +28,12 @@ class Origin(Exception):  # noqa: N818 -- it stands where a cause stands, and is
 
     @property
     def text(self) -> str:
-        """The traceback, with those of the errors behind it."""
+        """The traceback, with those of the errors that caused it."""
         return str(self.args[0])
 
 
 def told(error: BaseException) -> str:
-    """Type and text of any error, even of one whose text cannot be had."""
+    """Type and text of any error, even of an error whose ``__str__`` raises."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # raised by the error's own __str__
@@ -40,14 +41,14 @@ def told(error: BaseException) -> str:
 
 
 def origin(error: BaseException) -> Origin:
-    """The `Origin` that ``error`` has, or one made of its traceback now."""
+    """The `Origin` of ``error``; made of its traceback if it has none."""
     if isinstance(error.__cause__, Origin):
         return error.__cause__
     return Origin("".join(traceback.format_exception(error))[-_LONGEST:])
 
 
 def strip(error: E) -> E:
-    """``error`` itself, without frames: its `Origin` is its only cause."""
+    """Remove the frames of ``error``, and make its `Origin` its only cause; returns ``error``."""
     error.__cause__ = origin(error)
     error.__traceback__ = error.__context__ = None
     return error

@@ -1,4 +1,4 @@
-"""A lease as its holder has it: a model that can be called until the lease ends."""
+"""A lease as its user has it: a model that can be called until the lease ends."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from streamrt.errors import ModelClosedError
 
 
 class Term:
-    """How long a lease lasts. The pool has it, and ends it; the lease has it, and asks."""
+    """The duration of a lease. The pool ends it; the lease asks before each call whether it has ended."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.ended = False
 
     def end(self) -> None:
-        """Calls of the lease are refused from now on."""
+        """Refuse calls of the lease from now on."""
         self.ended = True
 
     def require(self) -> None:
-        """Raise `ModelClosedError` when it has ended, or the model is closed."""
+        """Raise `ModelClosedError` if it has ended, or the model is closed."""
         self._engine.require_open()
         if self.ended:
             raise ModelClosedError("the lease of this model has ended")
 
 
 class Lease(Face):
-    """A model of a pool, for as long as it is leased: callable as a `Model` is, and sized and closed by the pool.
+    """A model of a pool while it is leased. It is called like a `Model`; the pool sizes and closes it.
 
-    Several leases of one model share its memory, and their calls share passes. Once a lease has ended its calls raise
-    `ModelClosedError`.
+    Several leases of one model share its memory, and their calls share passes. After the lease has ended its calls
+    raise `ModelClosedError`.
     """
 
     def __init__(self, engine: Engine, term: Term) -> None:

@@ -1,4 +1,4 @@
-"""Who holds how many bytes of the budget."""
+"""How many bytes of the budget each holder has."""
 
 from __future__ import annotations
 
@@ -6,56 +6,60 @@ from collections.abc import Hashable
 
 
 class Ledger:
-    """Bytes of one budget, by holder. Never over it: taking more than is free is an error of the caller.
+    """Bytes of one budget, by holder. The sum never exceeds the budget: to take more than is free is an error.
 
-    Bytes are taken before memory is, and given back after it was. Not thread-safe.
+    Callers take bytes before they take memory, and give them back after they gave the memory back. Not thread-safe.
+
+    Attributes:
+        budget: bytes.
+        peak: the most bytes that were ever held.
     """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.peak = 0  # the most that was ever held
+        self.peak = 0
         self._held: dict[Hashable, int] = {}
         self._total = 0
 
     @property
     def total(self) -> int:
-        """Bytes held by all."""
+        """Bytes of all holders."""
         return self._total
 
     @property
     def free(self) -> int:
-        """Bytes that nobody holds."""
+        """Bytes that no holder has."""
         return self.budget - self._total
 
     def held(self, holder: Hashable) -> int:
-        """Bytes that this one holds."""
+        """Bytes of one holder."""
         return self._held.get(holder, 0)
 
     def take(self, holder: Hashable, size: int) -> None:
-        """Give ``holder`` so many bytes of those that are free.
+        """Give ``holder`` ``size`` of the free bytes.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: fewer are free.
         """
         if not 0 <= size <= self.free:
             raise ValueError(f"{size} bytes taken of {self.free} that are free")
         self._set(holder, self.held(holder) + size)
 
     def give_back(self, holder: Hashable, size: int) -> None:
-        """So many bytes of ``holder`` are free from now on.
+        """Free ``size`` bytes of ``holder``.
 
         Raises:
-            ValueError: it does not hold so many.
+            ValueError: it holds fewer.
         """
         if not 0 <= size <= self.held(holder):
             raise ValueError(f"{size} bytes given back of {self.held(holder)} that are held")
         self._set(holder, self.held(holder) - size)
 
     def move(self, giver: Hashable, taker: Hashable, size: int) -> None:
-        """Hand bytes over without their being free in between, when somebody else could take them.
+        """Hand bytes of ``giver`` to ``taker``. No other holder can take them in between.
 
         Raises:
-            ValueError: ``giver`` does not hold so many.
+            ValueError: ``giver`` holds fewer.
         """
         self.give_back(giver, size)
         self.take(taker, size)

@@ -1,7 +1,8 @@
-"""Which weights are worth their memory: what a policy is, and the classic ones.
+"""Policies say which weights are worth their memory: their protocol, and the classic policies.
 
-A policy sees requests and nothing else. It tells what a byte of each model is worth now, and whether a model that has
-just been asked for may take memory from another one. Everything here is pure; the pool calls it under its lock.
+A policy sees requests and nothing else. It tells how much a byte of each model is worth now, and whether a model that
+was just requested may take memory from another model. Policies do no input or output; the pool calls them under its
+lock.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ from typing import Protocol
 
 
 class Policy(Protocol):
-    """What a pool asks of a policy; models go by their names. Sizes are bytes, costs seconds."""
+    """The calls that a pool makes. Models are known by their names; sizes are bytes, and costs are seconds."""
 
     def requested(self, name: str, size: int, cost: float) -> None:
-        """A model of ``size`` bytes was asked for, all of which takes ``cost`` seconds to read."""
+        """A model was requested. It has ``size`` bytes, and reading all of them takes ``cost`` seconds."""
 
     def worth(self, name: str) -> float:
-        """What a byte of it is worth now: the least is given up first."""
+        """The worth of one of its bytes now. The model with the least worth gives memory first."""
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """Whether ``newcomer``, which was requested last, may take memory from ``resident``."""
+        """Whether ``newcomer``, the model that was requested last, may take memory from ``resident``."""
 
     def evicted(self, name: str) -> None:
-        """None of its weights are in memory any more."""
+        """None of its weights is in memory any more."""
 
     def forget(self, name: str) -> None:
         """It will not be asked for again."""
 
 
 class Lru:
-    """Least recently used: whatever is asked for is kept, and what was not for the longest time makes room."""
+    """Least recently used: every requested model is kept. The one whose last request is the oldest makes room."""
 
     def __init__(self) -> None:
         self._now = 0
@@ -42,7 +43,7 @@ class Lru:
         self._last[name] = self._now
 
     def worth(self, name: str) -> float:
-        """The later it was asked for, the more."""
+        """The later its last request, the more."""
         return self._last.get(name, 0)
 
     def admits(self, newcomer: str, resident: str) -> bool:
@@ -60,15 +61,18 @@ class Lru:
 class Lrfu:
     """Least recently and frequently used: a request counts less the longer ago it was.
 
-    Between recency and frequency: what was popular and is so no more is worth little, and one request does not make a
-    model better than those that are popular now (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
-    Recently Used and Least Frequently Used Policies", 2001). ``half_life`` requests later one counts half.
+    It lies between recency and frequency. A model that is popular no more is worth little, and a single request does
+    not make a model worth more than the popular ones (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
+    Recently Used and Least Frequently Used Policies", 2001).
+
+    Args:
+        half_life: requests after which a request counts half.
     """
 
     def __init__(self, half_life: float) -> None:
         self._half_life = half_life
         self._now = 0
-        self._last: dict[str, tuple[int, float]] = {}  # when it was asked for, and what it was worth then
+        self._last: dict[str, tuple[int, float]] = {}  # its last request, and its worth then
 
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `Policy`."""
@@ -81,7 +85,7 @@ class Lrfu:
         return float(worth * 0.5 ** ((self._now - then) / self._half_life))
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """If it is worth more."""
+        """Whether ``newcomer`` is worth more."""
         return self.worth(newcomer) > self.worth(resident)
 
     def evicted(self, name: str) -> None:
@@ -93,14 +97,16 @@ class Lrfu:
 
 
 class Gdsf:
-    """Greedy-dual size-frequency: requests times the cost of reading a byte, on top of a clock that rises.
+    """Greedy-dual size-frequency: worth is requests times the cost of reading a byte, on top of a clock that rises.
 
-    The clock stands at the worth of what was evicted last, so that what was popular once does not stay for ever (Cao
-    and Irani, "Cost-Aware WWW Proxy Caching Algorithms", 1997; with frequencies: Cherkasova, "Improving WWW Proxies
-    Performance with Greedy-Dual-Size-Frequency Caching Policy", HP Labs 1998). Here requests are counted for every
-    model, in memory or not, and a model may take memory only from one that is worth less: ``margin`` says how much.
-    One that equals what it would replace gains nothing, and the higher the margin the less is exchanged because of
-    chance.
+    The clock stands at the worth of the last evicted model, so that a model that was popular once does not stay for
+    ever (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms", 1997; with frequencies: Cherkasova, "Improving WWW
+    Proxies Performance with Greedy-Dual-Size-Frequency Caching Policy", HP Labs 1998). Here requests are counted for
+    every model, in memory or not, and a model takes memory only from models that are worth less.
+
+    Args:
+        margin: a model replaces another if it is worth over this many times as much. To replace an equal model gains
+            nothing. The higher the margin, the fewer exchanges happen by chance.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -119,11 +125,11 @@ class Gdsf:
         return self._worths.get(name, 0.0)
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """If it is worth more, by the margin."""
+        """Whether ``newcomer`` is worth more, by the margin."""
         return self.worth(newcomer) > self._margin * self.worth(resident)
 
     def evicted(self, name: str) -> None:
-        """The clock rises to what it was worth."""
+        """The clock rises to its worth."""
         self._clock = max(self._clock, self.worth(name))
 
     def forget(self, name: str) -> None:

@@ -27,19 +27,20 @@ from streamrt.pool.stats import PoolStats
 class ModelPool:
     """Many models under one budget of bytes, which is a cache of their weights.
 
-    A model is leased to be called. What of its weights is in memory stays there as long as it is worth more than what
-    others would do with the memory; what is not streams through a small window while it computes, so that nobody is
-    refused who can be served slowly. Any number of threads may use a pool and its models.
+    A model is leased to be called. Its weights stay in memory while they are worth more than those of other models
+    that could have the memory. Weights that are not in memory stream through a small window while the model computes,
+    so that no request is refused that can be served slowly. Any number of threads may use a pool and its models.
 
     Args:
-        budget: bytes that weights, windows and workspaces of all models may take together, as `Model` takes it.
-        policy: which weights are worth their memory: ``"adaptive"``, ``"gdsf"``, ``"lru"``, or a function that makes a
-            `Policy` for a budget in bytes.
-        timeout: seconds that a lease waits, unless it says otherwise.
-        threads, io, verify: of every model, as `Model` takes them.
+        budget: bytes that weights, windows and workspaces of all models may take together. As for `Model`, but not
+            None.
+        policy: says which weights are worth their memory: ``"adaptive"``, ``"gdsf"``, ``"lru"``, or a function that
+            makes a `Policy` for a budget in bytes.
+        timeout: seconds that a lease waits if it has no timeout of its own.
+        threads, io, verify: of every model, as for `Model`.
 
     Raises:
-        InputError: an argument is not of these forms.
+        InputError: an argument is none of these values.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class ModelPool:
         if isinstance(policy, str) and policy not in POLICIES:
             raise InputError(f"policy: expected one of {', '.join(POLICIES)} or a function, found {policy!r:.40}")
         if not timeout >= 0:
-            raise InputError(f"timeout: expected seconds, found {timeout!r:.40}")
+            raise InputError(f"timeout: expected seconds, 0 or more, found {timeout!r:.40}")
         size = parse_budget(budget)
         if size is None:
             raise InputError("budget: a pool needs bytes, a size such as '512MiB', a fraction or 'auto', found None")
@@ -71,23 +72,23 @@ class ModelPool:
 
     @property
     def budget(self) -> int:
-        """Bytes."""
+        """The budget in bytes."""
         return self._keeper.ledger.budget
 
     def register(self, name: str, path: str | os.PathLike[str], pin: bool = False) -> None:
-        """Make a model known. Its file is first read when it is asked for.
+        """Add a model. Its file is first read when the model is requested, unless it is pinned.
 
-        With ``pin`` its weights are to stay in memory: the file's header is read now, and loading begins at once, in
-        another thread; `index` tells how that went.
+        With ``pin`` its weights are to stay in memory. The file's header is then read now, and loading begins at once
+        in another thread; `index` tells whether it succeeded.
 
         Raises:
-            InputError: the name is taken, or none.
-            ModelTooLargeError: ``pin``, and it does not fit beside what is pinned already.
+            InputError: a model has this name already, or it is no text, or empty.
+            ModelTooLargeError: ``pin``, and the model does not fit beside the models that are pinned already.
             FormatError, WeightsIOError: ``pin``, and the file is no weights file, or cannot be read.
             ModelClosedError: the pool is closed, or was made before a fork.
         """
         if not isinstance(name, str) or not name:
-            raise InputError(f"name: expected a text, found {name!r:.40}")
+            raise InputError(f"name: expected a text that is not empty, found {name!r:.40}")
         entry = Entry(name, os.fspath(path), pin)
         if pin:
             entry.needs, entry.identity = self._files.measure(entry.path)
@@ -102,14 +103,14 @@ class ModelPool:
             self.prefetch(name)
 
     def unregister(self, name: str, wait: bool = True) -> None:
-        """Forget a model. Nobody gets a new lease of it; its memory is given back when those that are there have ended.
+        """Remove a model. There are no new leases of it; its memory is given back when its leases have ended.
 
         Args:
-            name: of the model, which is free again when this has happened.
-            wait: for that.
+            name: of the model. It can be registered again after that.
+            wait: return after that, instead of at once.
 
         Raises:
-            UnknownModelError: there is none of that name.
+            UnknownModelError: no model has this name.
             ModelClosedError: see `register`.
         """
         self._keeper.require_open()
@@ -128,7 +129,7 @@ class ModelPool:
 
         Args:
             name: of the model.
-            wait: for that. A thread that has a lease of it itself would wait for ever.
+            wait: return after that, instead of at once. A thread that has a lease of the model would wait for ever.
 
         Raises:
             UnknownModelError, ModelClosedError: see `unregister`.
@@ -143,12 +144,12 @@ class ModelPool:
                 self._keeper.changed.wait()
 
     def index(self) -> list[ModelStatus]:
-        """State of every model, in the order in which they were registered."""
+        """The state of every model, in the order in which they were registered."""
         with self._keeper.changed:
             return [self._status(entry) for entry in self._keeper.entries.values()]
 
     def stats(self) -> PoolStats:
-        """What the pool holds and has done."""
+        """Memory that the pool holds, and counts of its requests and loads."""
         keeper = self._keeper
         with keeper.changed:
             entries = keeper.entries.values()
@@ -175,22 +176,23 @@ class ModelPool:
 
     @contextmanager
     def lease(self, name: str, timeout: float | None = None) -> Iterator[Lease]:
-        """A context in which the model of that name can be called; all leases of it share its memory.
+        """A context in which the model of this name can be called. All leases of a model share its memory.
 
-        It is never evicted meanwhile. Keep it short: what it holds nobody else can have.
+        A leased model is never evicted. Keep leases short: other models cannot have its memory meanwhile.
 
         Args:
             name: of a registered model.
-            timeout: seconds to wait for memory or for a load that somebody else began; None is the pool's.
+            timeout: seconds to wait for memory or for a load to end; None is the pool's timeout.
 
         Raises:
-            InputError: ``timeout`` is no number.
-            UnknownModelError: there is none of that name.
-            PoolBusyError: the time was over. All memory is leased, or the model is still loading.
-            ModelTooLargeError: not even a window fits beside what is pinned; ``minimum`` is the smallest budget.
-            FormatError, WeightsIOError: it cannot be loaded. It is tried again after a pause, which grows with every
-                failure; until then everybody gets the same error, each as an object of their own without frames of
-                others: its cause tells where it came from.
+            InputError: ``timeout`` is not a number.
+            UnknownModelError: no model has this name.
+            PoolBusyError: the timeout is over. All memory is leased, or the model is still loading.
+            ModelTooLargeError: not even the smallest window fits beside the pinned models. ``minimum`` is the smallest
+                budget of a pool that is enough.
+            FormatError, WeightsIOError: it cannot be loaded. The load is tried again after a pause, which grows with
+                every failure. Until then every lease raises this error, each time as a new object; its cause has the
+                text of the first traceback.
             ModelClosedError: see `register`.
         """
         if timeout is not None and math.isnan(timeout):
@@ -214,17 +216,18 @@ class ModelPool:
                 error = None
 
     def prefetch(self, name: str) -> Future[None]:
-        """Begin to load a model, in another thread. It counts as a request, and gets as much memory as one.
+        """Begin to load a model in another thread. It counts as a request, and gets as much memory as a lease.
 
         Returns:
-            A future that is done when what the model was granted is in memory, or has the error that a lease raises.
+            A future that is done when the weights that the model was granted are in memory. On failure it has the
+            error that a lease raises.
 
         Raises:
             UnknownModelError, ModelClosedError: see `unregister`.
         """
         self._keeper.require_open()
         with self._keeper.changed:
-            self._keeper.entry(name)  # there is one
+            self._keeper.entry(name)  # raises if there is none
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -236,9 +239,9 @@ class ModelPool:
     # ---------------------------------------------------------------- the end
 
     def close(self) -> None:
-        """Refuse new leases, wait until those that are there have ended, and close all models. Idempotent."""
+        """Refuse new leases, wait until all leases have ended, and close all models. A closed pool stays closed."""
         if os.getpid() != self._pid:
-            return  # the models belong to the parent
+            return  # the models belong to the parent process
         with self._keeper.changed:
             self._keeper.closed = True
             for entry in list(self._keeper.entries.values()):

@@ -1,4 +1,4 @@
-"""A model as the pool has it: opened, resized, put to rest and closed; what it needs, from the file's header."""
+"""A model as the pool has it: it is opened, resized, put to rest and closed. Its needs come from the file's header."""
 
 from __future__ import annotations
 
@@ -21,25 +21,33 @@ from streamrt.plan import Plan
 from streamrt.pool.admission import STEPS, Needs
 from streamrt.pool.lease import Lease, Term
 
-#: A window need not be larger than this to be read at full speed, and models of less than twice as much have less.
+#: Bytes of a window through which large models stream at full speed, 8 MiB. A model of less than 64 MiB gets 1/8 of its
+#: weights, which is one step of a grant.
 _WINDOW = 8 << 20
-#: Budgets that are tried for a plan that pins no more than it may.
+#: Budgets that are tried for a plan that pins no more weights than the model may keep. Each try makes a plan.
 _TRIES = 3
-#: Budgets whose plans a model remembers: what it gets of the pool changes between a few.
+#: Budgets whose plans a model remembers. A model gets one of a few budgets in turn.
 _REMEMBERED = 4
-#: Headers and plans are remembered up to so many tensors, nodes and checksums: some MiB.
+#: The most tensors, nodes and checksums whose headers and plans are remembered: they take some hundred bytes each.
 _PARTS = 20_000
 
 
-#: A range of a schedule: offset, bytes, and that it is pinned.
+#: A range of a schedule: offset, bytes, and whether it is pinned.
 Item = tuple[int, int, bool]
 
 
 class Known:
-    """What stays known of a file while no model of it is open: its header, and plans for the budgets it had last.
+    """The header of a file and the plans for its last budgets, which are kept while no model of it is open.
 
-    Reading and planning again would cost more than reading the weights of a small model, and, in Python, hold up
-    whoever computes. At most one model has it, and uses it in its turn.
+    To parse and plan again would take longer than to read the weights of a small model. It is Python, which holds up
+    threads that compute. At most one model uses it at a time, and has the turn when it does.
+
+    Args:
+        file: the header.
+        rates: of the machine.
+
+    Raises:
+        FormatError: the graph cannot run.
     """
 
     def __init__(self, file: WeightsFile, rates: Rates) -> None:
@@ -49,13 +57,13 @@ class Known:
         self._planners: OrderedDict[int, Planner] = OrderedDict()
 
     def needs(self) -> Needs:
-        """What a model needs, by its header."""
+        """The model's needs by its header."""
         weights, workspace, least, minimum = self._any.needs()
         spare = workspace + min(least, weights) - minimum
         return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), max(0, spare))
 
     def planner(self, budget: int) -> Planner:
-        """The one for a budget."""
+        """The planner for a budget, in bytes."""
         planner = self._planners.pop(budget, None) or self._any.with_budget(budget)
         self._planners[budget] = planner
         if len(self._planners) > _REMEMBERED:
@@ -64,7 +72,7 @@ class Known:
 
     @property
     def parts(self) -> int:
-        """What it takes to remember: some hundred bytes for each."""
+        """Tensors, nodes and checksums that are remembered, those of each budget's plans included."""
         file = self.file
         return (len(file.tensors) + len(file.graph.nodes)) * (1 + len(self._planners)) + len(file.block_crcs)
 
@@ -73,15 +81,19 @@ class ResidentModel:
     """An open model of a pool. The pool sizes, rests and closes it; holders of leases call it.
 
     Args:
-        known: what is known of its file, which this has alone until it is closed.
-        budget: bytes, to begin with.
-        give_back: takes what is known when it is closed.
+        known: of its file. No other model has it until this one is closed.
+        budget: bytes that it may have at first.
+        give_back: gets ``known`` when this is closed.
         threads: as for `Model`.
         io: as for `Model`.
         verify: as for `Model`.
 
     Attributes:
-        engine: what runs its passes.
+        engine: runs its passes.
+
+    Raises:
+        FormatError, WeightsIOError: as `Model`.
+        StaleHeaderError: the file is not the one that ``known`` is of.
     """
 
     def __init__(
@@ -97,8 +109,8 @@ class ResidentModel:
         self._known = known
         self._growth = _Growth(known)
         self._give_back: Callable[[Known], None] | None = give_back
-        self._last: Prepared | None = None  # what it rests with,
-        self._kept: list[Item] = []  # and the ranges of it that are there
+        self._last: Prepared | None = None  # the program and plan with which it rests
+        self._kept: list[Item] = []  # the ranges of that plan that are in memory
         file = verify_file(known.file.path) if verify == "open" else known.file
         if file.identity != known.file.identity:
             raise StaleHeaderError(f"{file.path}: the file was replaced since its header was read")
@@ -111,7 +123,7 @@ class ResidentModel:
             grow=self._growth,
             while_planning=guest,
         )
-        self.engine.prefetcher.read_across(False)  # after this call perhaps others have the memory
+        self.engine.prefetcher.read_across(False)  # the memory may go to other models after this call
 
     def __del__(self) -> None:
         if hasattr(self, "engine"):
@@ -133,7 +145,7 @@ class ResidentModel:
 
     @property
     def lent(self) -> bool:
-        """Whether anybody has a lease; the pool says so. Nothing runs otherwise, not even a call that waited."""
+        """Whether there is a lease; set by the pool. Without one no call runs, not even one that waits already."""
         return self.engine.lent
 
     @lent.setter
@@ -142,17 +154,17 @@ class ResidentModel:
 
     @property
     def budget(self) -> int | None:
-        """Bytes that it may have."""
+        """Bytes that it may hold."""
         return self.engine.planner.budget
 
     @property
     def loaded(self) -> int:
-        """Bytes brought in since it was opened."""
+        """Bytes brought into memory since it was opened."""
         return self.engine.loaded
 
     @property
     def reading(self) -> float:
-        """Seconds that took."""
+        """Seconds that bringing in the bytes of ``loaded`` took."""
         return self.engine.reading
 
     @property
@@ -163,18 +175,18 @@ class ResidentModel:
 
     @property
     def complete(self) -> bool:
-        """Whether these are all."""
+        """Whether its plan keeps all weights between calls."""
         prepared = self._prepared
         return prepared is not None and not prepared.plan.streamed_bytes
 
     @property
     def workspace(self) -> int:
-        """Bytes of the workspace of its last call; 0 when it rests."""
+        """Bytes of the workspace of its last call; 0 while it rests."""
         session = self.engine.session
         return session.prepared.plan.workspace if session else 0
 
     def enlarge(self, budget: int) -> None:
-        """Allow it more from its next call on."""
+        """Allow it ``budget`` bytes from its next call on."""
         with self.engine.turns.hold():
             self.engine.planner = self._known.planner(budget)
 
@@ -182,11 +194,11 @@ class ResidentModel:
         """Give the workspace and the window back, and all but ``most`` bytes of the weights.
 
         Args:
-            most: None keeps what is pinned.
-            window: the least that it can run with, by which it plans what to keep.
+            most: bytes; None keeps all pinned weights.
+            window: bytes of the smallest window. The plan for the weights that it keeps allows for it.
 
         Returns:
-            The bytes of weights that it may keep; 0 when it is not worth keeping.
+            The bytes of weights that it may keep; 0 if there are none, and it should be closed.
         """
         with self.engine.turns.hold():
             before = self._prepared
@@ -204,10 +216,10 @@ class ResidentModel:
             return after.plan.pinned_bytes
 
     def preload(self) -> None:
-        """Bring in, now, what is pinned.
+        """Bring the pinned weights into memory now.
 
         Raises:
-            WeightsIOError: it cannot be read.
+            WeightsIOError: they cannot be read.
         """
         engine = self.engine
         with engine.turns.hold():
@@ -224,7 +236,7 @@ class ResidentModel:
                 engine.session = None
 
     def shut(self) -> None:
-        """Close it. Closing twice is fine."""
+        """Close it. Closing a closed model does nothing."""
         self.engine.close()
         give, self._give_back = self._give_back, None
         if give is not None:
@@ -232,12 +244,12 @@ class ResidentModel:
 
     @property
     def _prepared(self) -> Prepared | None:
-        """What it was called with last, or rests with."""
+        """The program and plan of its last call, or those with which it rests."""
         session = self.engine.session
         return session.prepared if session else self._last
 
     def _smaller(self, before: Prepared, most: int, window: int) -> Prepared | None:
-        """The same with at most so many bytes pinned, and the planner to go with it; None when that cannot be had."""
+        """The program with a plan that pins at most ``most`` bytes; sets its planner. None if no plan is found."""
         budget = most + window + before.plan.workspace
         for _ in range(_TRIES):
             planner = self._known.planner(budget)
@@ -248,19 +260,19 @@ class ResidentModel:
             if after.plan.pinned_bytes <= most:
                 self.engine.planner = planner
                 return after
-            budget -= after.plan.pinned_bytes - most  # a batch that is divided further has a smaller workspace
+            budget -= after.plan.pinned_bytes - most  # the batch was divided further: its workspace became smaller
         return None
 
 
 class _Growth:
-    """What an engine asks in a call that needs a larger budget. It knows nothing of the model, whose engine has it."""
+    """Asks the pool for a larger budget in a call. The engine has it, so a reference to the model would be a cycle."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self.ask: Callable[[int], int] | None = None
 
     def __call__(self, minimum: int) -> Planner | None:
-        """The planner for what the pool grants. Raises what the pool does."""
+        """The planner for the budget that the pool grants, or None without a pool. Raises the pool's errors."""
         return self._known.planner(self.ask(minimum)) if self.ask else None
 
 
@@ -270,7 +282,7 @@ def _pinned(plan: Plan) -> list[Item]:
 
 
 def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
-    """Those that are ``wanted`` and all of whose granules are ``there``: a model that rests reads nothing."""
+    """Those of ``wanted`` whose granules are all in ``there``: a resting model reads nothing."""
 
     def granules(item: Item) -> range:
         return range(item[0] // granule, -(-(item[0] + item[1]) // granule))
@@ -280,7 +292,7 @@ def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
 
 
 class Resident(Protocol):
-    """What the pool needs of `ResidentModel`; all but the attributes may block."""
+    """The part of `ResidentModel` that the pool uses. Methods may block; attributes do not."""
 
     lent: bool
     grow: Callable[[int], int] | None
@@ -305,19 +317,22 @@ class Resident(Protocol):
 
 
 class Files(Protocol):
-    """Where models come from."""
+    """A source of models; tests have one without files."""
 
     def measure(self, path: str) -> tuple[Needs, FileIdentity]:
-        """What the model in this file needs."""
+        """The needs of the model in this file, and the identity of the file."""
 
     def open(self, path: str, identity: FileIdentity, budget: int) -> Resident:
-        """Open it; WeightsIOError (ESTALE) when it is another file by now."""
+        """Open the model with a budget in bytes. Raises `StaleHeaderError` if the file has another identity by now."""
 
 
 class WeightsFiles:
-    """Weights files, all opened in the same way: the arguments are those of `Model`.
+    """Weights files, all opened with the same options, which are those of `Model`.
 
-    What is known of them is remembered, within limits.
+    Headers and plans are remembered, within limits.
+
+    Raises:
+        InputError: an option is none of its values.
     """
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
@@ -328,7 +343,7 @@ class WeightsFiles:
         self._known: OrderedDict[str, Known] = OrderedDict()
 
     def measure(self, path: str) -> tuple[Needs, FileIdentity]:
-        """What the header says.
+        """The model's needs by its header, and the identity of the file.
 
         Raises:
             FormatError, WeightsIOError: as `Model`.
@@ -342,7 +357,8 @@ class WeightsFiles:
         """Open the file.
 
         Raises:
-            FormatError, WeightsIOError: as `Model`; StaleHeaderError when it is not the one that was measured.
+            FormatError, WeightsIOError: as `Model`.
+            StaleHeaderError: the file has another identity.
         """
         known = self._take(path)
         if known.file.identity != identity:
@@ -350,7 +366,7 @@ class WeightsFiles:
         return self._open(known, budget, self._give_back)
 
     def _take(self, path: str) -> Known:
-        """What is known of a file, for one who is to have it alone."""
+        """The `Known` of a file, for the caller alone."""
         with self._lock:
             known = self._known.pop(path, None)
         if known is None or not known.file.identity.is_at(path):
@@ -366,4 +382,4 @@ class WeightsFiles:
 
 
 class StaleHeaderError(WeightsIOError):
-    """The file is another one than was measured: measure it again."""
+    """The file was replaced since its header was read: read it again."""

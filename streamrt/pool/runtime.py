@@ -1,4 +1,4 @@
-"""Time, waiting and threads, as the pool uses them; tests put a simulated world in their place."""
+"""The clock, the lock and the threads that a pool uses. Tests have a simulated world instead."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from typing import Protocol
 
 from streamrt.host.yielding import guest
 
-#: Seconds for which a condition is waited for at a time, a day: locks refuse to wait for infinity, or for 300 years.
+#: Seconds of the longest single wait, a day. Locks refuse longer waits of about 300 years, and infinity.
 LONGEST_WAIT = 86400.0
 
 
 class Condition(AbstractContextManager[object], Protocol):
-    """What of `threading.Condition` the pool uses; reentrant."""
+    """The part of `threading.Condition` that the pool uses. It is reentrant."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Give the lock up until somebody notifies, but not for longer than ``timeout`` seconds."""
+        """Release the lock until a thread notifies, for at most ``timeout`` seconds, and take it again."""
 
     def notify_all(self) -> None:
-        """Wake everybody who waits."""
+        """Wake all threads that wait."""
 
 
 class Runtime:
-    """The real thing."""
+    """The clock, locks and threads of the process."""
 
     def now(self) -> float:
-        """Seconds, never backwards."""
+        """Seconds of a clock that never goes back."""
         return time.monotonic()
 
     def condition(self) -> Condition:
-        """A new one."""
+        """A new condition, with a lock of its own."""
         return threading.Condition()
 
     def spawn(self, work: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of its own, which gives way to callers and does not keep the process from ending.
+        """Run ``work`` in a thread of its own, which gives way to calls and does not keep the process from ending.
 
-        Unlike `threading.Thread.start` it does not wait until that thread runs: who spawns may have a lock.
+        Unlike `threading.Thread.start` this does not wait until the thread runs, since its caller may have a lock.
 
         Raises:
             RuntimeError: no thread can be had.

@@ -1,4 +1,4 @@
-"""A pool without models: what a policy would have loaded, had it been in charge from the beginning."""
+"""A pool without models, which counts the bytes that a policy would have loaded if it had decided from the start."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from streamrt.pool.policy import Policy
 
 
 class Shadow:
-    """Plays requests on a budget of weights, byte by byte, and counts. Windows and workspaces are left out.
+    """Simulates requests under a budget of weights, byte by byte. Windows and workspaces are left out.
 
     Args:
         budget: bytes.
-        policy: of its own, for what a policy is told depends on what it decided.
+        policy: used by this shadow alone, because its own decisions determine the evictions that it is told of.
     """
 
     def __init__(self, budget: int, policy: Policy) -> None:
@@ -24,7 +24,7 @@ class Shadow:
         return sum(self._held.values())
 
     def request(self, name: str, size: int, cost: float) -> int:
-        """Serve a request; returns the bytes that were not in memory."""
+        """Serve a request; returns the bytes that had to be loaded or streamed."""
         policy, held = self.policy, self._held
         policy.requested(name, size, cost)
         had = held.get(name, 0)
@@ -45,7 +45,7 @@ class Shadow:
         return size - had
 
     def forget(self, name: str) -> None:
-        """It will not be asked for again."""
+        """Forget a model that will not be requested again."""
         self._free += self._held.pop(name, 0)
         self.policy.forget(name)
 

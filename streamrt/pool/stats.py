@@ -1,4 +1,4 @@
-"""What a pool has done."""
+"""Counts of what a pool has done."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class PoolStats:
 
     Attributes:
         budget: the limit on ``held``.
-        held: of the budget, now: weights, windows and workspaces, those that are being released included.
-        peak: the most that was ever held.
-        models: registered now.
-        open: of them, those that are open.
+        held: bytes of weights, windows and workspaces now, including memory that is being released.
+        peak: the highest ``held`` so far.
+        models: registered models.
+        open: registered models that are open.
         leases: given and not yet ended.
         requests: leases and prefetches that were asked for.
-        hits: of these, those that found all weights in memory.
+        hits: requests that found all weights in memory.
         loads: models opened.
         failures: loads that failed.
         evictions: models that others took all memory from.
@@ -43,5 +43,5 @@ class PoolStats:
 
     @property
     def hit_ratio(self) -> float:
-        """Hits of requests, from 0 to 1; 0 before the first."""
+        """Hits divided by requests, from 0 to 1; 0 before the first request."""
         return self.hits / self.requests if self.requests else 0.0

@@ -1,1 +1,4 @@
-"""What a pass did: when it read and computed what, added up, and drawn."""
+"""Reports of a call: the times of reading and computing (`trace`), sums of them (`stats`), and a picture (`picture`).
+
+`printable` makes any text safe to show on a terminal.
+"""

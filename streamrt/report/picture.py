@@ -1,4 +1,4 @@
-"""A picture of a call: reading and computing over time, and what computing waited for."""
+"""A picture of a call: reading, computing and waiting over time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from streamrt.format.files import Replacement
 from streamrt.report.printable import printable
 from streamrt.report.trace import Kind, Span, Trace
 
-#: What is drawn in which lane, from the bottom up: (lane, label, colour, kind of span, whether it is pinned).
+#: The bars from the bottom up: (lane, label, colour, kind of span, whether the range is pinned).
 _SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
     ("computing", "computing", "#4c78a8", "compute", False),
     ("waiting", "stall", "#e45756", "stall", False),
     ("reading", "streamed", "#72b7b2", "read", False),
     ("reading", "pinned", "#b279a2", "read", True),
 )
+#: Height of a bar; lanes are 1 apart.
 _HEIGHT = 0.8
-#: A layer is named if it takes this share of the time: names of 1 / 40 of the width do not cover each other.
+#: A layer is named if it takes at least 1/40 of the time: names 1/40 of the width apart do not cover each other.
 _NAMED = 1 / 40
-#: Of longer names the end is drawn: what comes before are the names of blocks.
+#: The most letters of a layer's name. Of a longer name the end is drawn, since names of blocks come before.
 _LETTERS = 24
 
 
 def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
-    """Draw ``trace`` into an image file, whose ending says of what kind (matplotlib's, such as .png or .svg).
+    """Draw ``trace`` into an image file. Its ending chooses the format, as matplotlib has them: .png, .svg and others.
 
     Raises:
         ImportError: matplotlib is not installed (the extra ``plot``).
+        ValueError: matplotlib does not know the ending.
+        OSError: the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # without pyplot: no state, no window
@@ -66,7 +69,7 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
 
 
 def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
-    """When each layer begins that takes long enough to be named, and its name."""
+    """The beginning, in nanoseconds, and the name of each layer that takes long enough to be named."""
     width = max((span.end for span in spans), default=0) - min((span.start for span in spans), default=0)
     for done in trace.passes:
         inside = [span for span in spans if span.kind != "read" and done.start <= span.start < done.end]
@@ -78,5 +81,5 @@ def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:
 
 
 def _bar(span: Span, begin: int) -> tuple[float, float]:
-    """Where a span begins and how long it is, in ms."""
+    """The beginning and the length of a span in ms."""
     return (span.start - begin) / 1e6, (span.end - span.start) / 1e6

@@ -1,15 +1,17 @@
-"""Text that may be shown on a terminal, whatever the file or the request says that it came from."""
+"""Text that is safe to show on a terminal, even if it comes from a hostile file or request."""
 
 from __future__ import annotations
 
-#: Characters of a line: its begin names the place, and its end often the reason.
-_LONGEST, _END = 500, 150
+#: The most characters of a line, which fill 6 lines of a terminal.
+_LONGEST = 500
+#: Characters at the end of a longer line that are kept: they often have the reason. The beginning names the place.
+_END = 150
 
 
 def printable(text: str) -> str:
-    """``text`` with a backslash escape for each character that is not printable, as ``repr`` has them.
+    """``text`` with a backslash escape, as in ``repr``, for each character that is not printable.
 
-    Escapes of terminals, line ends and marks that turn the direction of writing become visible.
+    Terminal escapes, line ends and marks that turn the direction of writing become visible.
     """
     if text.isprintable():
         return text
@@ -17,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """``text`` as `printable` has it, in 500 characters at most; of a longer one the middle is left out."""
+    """`printable` text of at most 500 characters. The middle of a longer text is left out."""
     if len(text) <= _LONGEST and len(shown := printable(text)) <= _LONGEST:
         return shown
     middle = f" ... ({len(text)} characters) ... "

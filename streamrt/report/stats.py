@@ -1,4 +1,4 @@
-"""What a call did: bytes, times, and what bound it."""
+"""Sums over a call: bytes, times, and whether reading or computing took the most."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class LayerStats:
     """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first of them.
 
     Attributes:
-        name: the node's.
+        name: of the node.
         op: its operator.
-        weights: what it has in the file.
+        weights: bytes of its ranges of the file.
         compute: time that it computed.
-        stall: time that it waited for its tiles.
-        read_seconds: time that the prefetch thread spent on its tiles.
-        bytes_read: what the device delivered of them.
+        stall: time that it waited for its ranges.
+        read_seconds: time that the prefetch thread spent on its ranges.
+        bytes_read: bytes that the device delivered of its ranges.
     """
 
     name: str
@@ -35,12 +35,12 @@ class LayerStats:
 
     @property
     def overlap(self) -> float:
-        """The share of its reading that was hidden behind computing, from 0 to 1."""
+        """The share of its reading that computing hid, from 0 to 1; 1 if it read nothing."""
         return _overlap(self.stall, self.read_seconds)
 
     @property
     def bound_by(self) -> str:
-        """``"reading"`` when it waited longer than it computed, else ``"computing"``."""
+        """``"reading"`` if it waited longer than it computed, else ``"computing"``."""
         return _bound_by(self.stall, self.compute)
 
 
@@ -52,12 +52,12 @@ class PassStats:
         io: how weights were read, ``"mmap"`` or ``"pread"``.
         samples: the batch of the call.
         passes: passes over the weights: more than one when the batch was divided into micro-batches.
-        seconds: from the first tile to the last.
-        stall: the part of it in which computing waited for a tile.
-        read_seconds: time that the prefetch thread spent bringing tiles in, most of it while computing went on.
-        bytes_streamed: what came in through the window.
-        bytes_pinned: what was brought in to stay.
-        bytes_read: what the device delivered of these; the rest was in the page cache already.
+        seconds: duration of the passes.
+        stall: the part of ``seconds`` in which computing waited for weights.
+        read_seconds: time that the prefetch thread spent on bringing weights in, most of it while computing went on.
+        bytes_streamed: weights that came in through the window.
+        bytes_pinned: weights that were brought in to stay.
+        bytes_read: bytes that the device delivered of both; the rest was in the page cache already.
         peak_weights: the most bytes of weights that were held at any moment.
         workspace: bytes of activations and scratch.
     """
@@ -77,7 +77,7 @@ class PassStats:
 
     @classmethod
     def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int) -> Self:
-        """Add up what a call's trace tells: sums only, the rest is for `layers`."""
+        """Add up a call's trace. What each layer did is added up later, by `layers`."""
         items = [item for done in trace.passes for item in done.items]
         # An item that was in memory before the pass began brought nothing in.
         brought = [item for item in items if item.read_end > item.read_start]
@@ -98,7 +98,7 @@ class PassStats:
 
     @property
     def layers(self) -> tuple[LayerStats, ...]:
-        """What each node did, in the order of execution."""
+        """The part of each node, in the order of execution."""
         trace = self._trace
         nanoseconds = {kind: [0] * len(trace.nodes) for kind in ("read", "stall", "compute")}
         bytes_read = [0] * len(trace.nodes)
@@ -123,21 +123,21 @@ class PassStats:
 
     @property
     def compute(self) -> float:
-        """Seconds in which computing did not wait."""
+        """Seconds in which the passes computed, and did not wait."""
         return self.seconds - self.stall
 
     @property
     def overlap(self) -> float:
-        """The share of reading that was hidden behind computing, from 0 to 1."""
+        """The share of reading that computing hid, from 0 to 1; 1 if nothing was read."""
         return _overlap(self.stall, self.read_seconds)
 
     @property
     def bound_by(self) -> str:
-        """``"reading"`` when a pass waited for the file more than it computed, else ``"computing"``."""
+        """``"reading"`` if the passes waited longer than they computed, else ``"computing"``."""
         return _bound_by(self.stall, self.compute)
 
     def to_markdown(self) -> str:
-        """A table with a row for every layer that read or computed, and one for all of them."""
+        """A table with a row for every layer that read or computed, and a last row for the call."""
         rows: list[tuple[str, str, int, LayerStats | PassStats]] = [
             (layer.name, layer.op, layer.weights, layer)
             for layer in self.layers
@@ -164,7 +164,7 @@ class PassStats:
         return "\n".join(lines)
 
     def to_perfetto(self, path: str | os.PathLike[str]) -> None:
-        """Write what was read and computed when, in Chrome's trace event format: ui.perfetto.dev opens it.
+        """Write the times of reading and computing in Chrome's trace event format, which ui.perfetto.dev opens.
 
         Raises:
             OSError: the file cannot be written.
@@ -176,7 +176,7 @@ class PassStats:
 
         Raises:
             ImportError: matplotlib is not installed (the extra ``plot``).
-            ValueError: an ending that matplotlib does not know.
+            ValueError: matplotlib does not know the ending.
             OSError: the file cannot be written.
         """
         from streamrt.report.picture import draw
@@ -197,7 +197,7 @@ class PassStats:
 
 @dataclass(slots=True)
 class LastCall:
-    """What is known of a call. It is added up when somebody asks: a call of a small model has no time for that."""
+    """The times of a call. They are added up when a user asks for them: for a small model that would take too long."""
 
     trace: Trace
     io: str
@@ -206,7 +206,7 @@ class LastCall:
     _stats: PassStats | None = None
 
     def stats(self) -> PassStats:
-        """The sums, the same every time."""
+        """The sums; the same object every time."""
         if self._stats is None:
             self._stats = PassStats.of(self.trace, io=self.io, samples=self.samples, peak_weights=self.peak_weights)
         return self._stats

@@ -1,6 +1,6 @@
-"""What happened when during a call: reading on one track, waiting and computing on another.
+"""The times of a call: reading on one track, waiting and computing on another.
 
-All times are nanoseconds of CLOCK_MONOTONIC, which the prefetch thread and the computing one share.
+All times are nanoseconds of CLOCK_MONOTONIC, which the prefetch thread and the computing thread share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ Kind = Literal["read", "stall", "compute"]
 
 
 class Span(NamedTuple):
-    """A stretch of time in which one thing was done for one node; bytes are those that a reading brought in."""
+    """A time in which one thread read, waited or computed for one node.
+
+    Attributes:
+        kind: of activity.
+        node: index of the node.
+        start: nanoseconds.
+        end: nanoseconds.
+        pinned: whether it read a pinned range.
+        length: bytes that it brought into memory.
+        bytes_read: bytes that the device delivered of these.
+    """
 
     kind: Kind
     node: int
@@ -33,10 +43,13 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PassTrace:
-    """One pass: when it began and ended, when each step computed, and what became of each item of the schedule.
+    """The times of one pass.
 
     Attributes:
-        times: as `streamrt._core.run_steps` returns them.
+        start: nanoseconds.
+        end: nanoseconds.
+        times: of each step, as `streamrt._core.run_steps` returns them.
+        items: the prefetcher's report of each item of the schedule.
     """
 
     start: int
@@ -46,7 +59,7 @@ class PassTrace:
 
     @property
     def steps(self) -> Iterator[tuple[int, int]]:
-        """When each step began to compute, and when it ended."""
+        """The nanoseconds at which each step began and ended to compute."""
         times = memoryview(self.times).cast("q")
         return zip(times[::2], times[1::2], strict=True)
 
@@ -56,10 +69,10 @@ class Trace:
     """The passes of a call.
 
     Attributes:
-        passes: in their order; more than one when the batch was divided.
-        steps: for each step of a pass its node, and the items that it waited for.
+        passes: in their order; several if the batch was divided.
+        steps: the node of each step of a pass, and the items of the schedule that the step waited for.
         nodes: of the graph.
-        plan: what the items are of.
+        plan: has the range of each item.
     """
 
     passes: Sequence[PassTrace]
@@ -68,14 +81,14 @@ class Trace:
     plan: Plan
 
     def owners(self) -> list[int]:
-        """The node that each item counts for: of those that share it the first."""
+        """The node that each item counts for: the first of those that need it."""
         found = [0] * len(self.plan.ranges)
         for tile in reversed(self.plan.tiles):
             found[tile.begin : tile.end] = [tile.node] * (tile.end - tile.begin)
         return found
 
     def computed(self) -> list[float]:
-        """Seconds that each node computed in a pass, on average."""
+        """Average seconds that each node computed in a pass."""
         found = [0.0] * len(self.nodes)
         for done in self.passes:
             for (node, _), (start, end) in zip(self.steps, done.steps, strict=True):
@@ -83,7 +96,7 @@ class Trace:
         return found
 
     def spans(self) -> Iterator[Span]:
-        """Everything that took time, pass by pass and kind by kind."""
+        """All spans: pass by pass, first those of reading, then those of the steps."""
         owners = self.owners()
         for done in self.passes:
             for owner, item in zip(owners, done.items, strict=True):
@@ -96,7 +109,7 @@ class Trace:
                 yield Span("compute", node, start, end)
 
 
-#: Tracks of a trace viewer, as they come from top to bottom.
+#: Tracks of a trace viewer from top to bottom: the name and the kinds of span on each.
 _THREADS: dict[int, tuple[str, tuple[Kind, ...]]] = {1: ("reading", ("read",)), 2: ("computing", ("stall", "compute"))}
 
 
@@ -120,7 +133,7 @@ def write_perfetto(trace: Trace, path: str | os.PathLike[str]) -> None:
             "ph": "X",
             "pid": 1,
             "tid": track[span.kind],
-            "ts": (span.start - begin) / 1e3,  # microseconds
+            "ts": (span.start - begin) / 1e3,  # microseconds, as ``dur`` is
             "dur": (span.end - span.start) / 1e3,
             "args": {"node": node.name, "op": node.op},
         }
