@@ -35,7 +35,7 @@ _TELLING_SHARE = 0.9
 
 
 def check_options(threads: object, io: object, verify: object) -> None:
-    """Raise `InputError` unless these are what `Model` takes."""
+    """Raise `InputError` unless these are values that `Model` takes."""
     check_threads(threads)
     if io not in ("auto", "mmap", "pread"):
         raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")

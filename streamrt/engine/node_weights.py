@@ -1,4 +1,4 @@
-"""What each node of a program reads of the weights file, and how long it computes: what plans are made from."""
+"""The weights that each node of a program reads, and how long it computes. Plans are made from these."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class Planner:
         """Learn from a pass. If its times promise another plan a pass 5 % shorter, `prepare` returns that from now on.
 
         Args:
-            prepared: what ran.
+            prepared: the program and plan that ran.
             seconds: that each node computed.
             speed: bytes a second at which the streamed ranges came.
         """

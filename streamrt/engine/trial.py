@@ -8,9 +8,10 @@ from streamrt.ops import NO_SUCH_OPERATOR, supported
 from streamrt.program.compile import Program
 from streamrt.report.printable import printable
 
-#: Extents to try a graph with, in place of those that its inputs leave free: a batch or a length, then common images.
+#: Extents that are tried for all free extents of the inputs: first those of a batch or a length, then of images.
 _TRIED = (1, 2, 8, 32, 224, 256)
-#: Nodes lowered in these trials before no further one begins. It bounds the time that a hostile graph takes.
+#: Nodes that may be lowered in all trials of a graph; one trial is always made. It bounds the time that a hostile graph
+#: takes.
 _MAX_TRIED = 20_000
 
 

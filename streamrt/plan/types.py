@@ -1,4 +1,4 @@
-"""The words of plans: what `make_plan` takes, and the plan that it returns."""
+"""The words of plans: the arguments of `make_plan`, and the plan that it returns."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class Entry:
         self.error, self.failures, self.replaced = None, 0, 0
 
     def count_loaded(self) -> None:
-        """Add to ``loaded`` and ``seconds`` what the open model has read since the last time."""
+        """Add the bytes that the open model has read since the last time, and their seconds."""
         if self.resident:
             total = self.resident.loaded
             self.loaded += total - self.counted

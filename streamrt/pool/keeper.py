@@ -62,7 +62,7 @@ class Keeper:
 
     Args:
         budget: bytes for all models.
-        policy: says what weights are worth.
+        policy: says which weights are worth their memory.
         files: opens models.
         runtime: has the clock, the lock and the threads.
         timeout: seconds that a request waits by default.
@@ -161,7 +161,7 @@ class Keeper:
         self.changed.wait(min(left, LONGEST_WAIT))
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
-        """Lease a model if that can be done now; else begin what it takes, and return False. Lock held."""
+        """Lease a model if that can be done now; else begin to load it or wait for memory. Lock held."""
         flight = asker.flight
         if flight and flight.done:
             asker.flight = None
@@ -301,7 +301,7 @@ class Keeper:
             more = workspace - needs.workspace
             entry.needs = replace(needs, workspace=workspace, spare=needs.spare + more)
 
-    # ---------------------------------------------------------------- who holds what (lock held)
+    # ---------------------------------------------------------------- holdings (lock held)
 
     def _holdings(self, entry: Entry) -> dict[str, Holding]:
         """The holdings of all models that hold memory, and of ``entry``."""

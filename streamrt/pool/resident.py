@@ -339,7 +339,7 @@ class WeightsFiles:
         check_options(threads, io, verify)
         self._open = partial(ResidentModel, threads=threads, io=io, verify=verify)
         self._threads = threads or _core.threads()
-        self._lock = threading.Lock()  # over what is known
+        self._lock = threading.Lock()  # guards the next line
         self._known: OrderedDict[str, Known] = OrderedDict()
 
     def measure(self, path: str) -> tuple[Needs, FileIdentity]:

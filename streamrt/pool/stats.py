@@ -1,4 +1,4 @@
-"""Counts of what a pool has done."""
+"""Counts of a pool's requests, loads and memory."""
 
 from __future__ import annotations
 
