@@ -100,7 +100,7 @@ class Engine:
         self.mapping = WeightsMapping(file.path, io)
         try:
             if FileIdentity(*self.mapping.identity) != file.identity:
-                raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened")
+                raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened: open it again")
             self.prefetcher = Prefetcher(self.mapping)
         except BaseException:
             self.mapping.close()
@@ -116,7 +116,7 @@ class Engine:
     # ---------------------------------------------------------------- life
 
     def require_open(self) -> None:
-        """Raise unless the model can be used here. A forked child cannot: it has no prefetch thread, and no turn ends.
+        """Raise unless this process can use the engine. A forked child has no prefetch thread, and no turn ends there.
 
         Raises:
             ModelClosedError: the engine is closed, or was opened before a fork and is used in the child.
@@ -134,11 +134,11 @@ class Engine:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Have the turn for one operation.
+        """A context in which this thread has the turn, for one operation.
 
         Raises:
             ModelClosedError: see `require_callable`.
-            StreamrtError: it is this thread's turn already.
+            StreamrtError: this thread has the turn already.
         """
         self.require_callable()
         with self.turns.hold():

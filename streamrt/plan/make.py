@@ -10,7 +10,7 @@ from streamrt.errors import BudgetError
 from streamrt.host.rates import DISK
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline, call_share
-from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, frugal
+from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, smallest_tiling
 from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
 #: Ranges in a row that a window may hold, and the share of the reading speed that it allows. With two ranges one is
@@ -140,8 +140,8 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
         return smallest
     found.sort(key=lambda candidate: candidate.seconds)
     as_good = [c for c in found if c.seconds <= shortest * _NEAR and c.rate >= task.rate / _NEAR]
-    frugal_one = min((found[0], *as_good), key=lambda candidate: candidate.window)
-    found.sort(key=lambda candidate: (candidate is not frugal_one, candidate.seconds))
+    preferred = min((found[0], *as_good), key=lambda candidate: candidate.window)
+    found.sort(key=lambda candidate: (candidate is not preferred, candidate.seconds))
     best = found[0]
     for candidate in found[: _SEARCHED if task.thorough else 0]:
         if candidate.least < best.seconds:
@@ -211,7 +211,7 @@ def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = Tr
 def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:
     """The tilings down to the smallest tiles that are worth planning for, the largest first."""
     tilings = [tiling for tiling in TILINGS if huge or tiling.granule == PAGE]
-    least = frugal(nodes).tile_bytes
+    least = smallest_tiling(nodes).tile_bytes
     return [tiling for tiling in tilings if tiling.tile_bytes >= least] or tilings[:1]
 
 

@@ -96,7 +96,7 @@ def _span(r: Range, granule: int, file_size: int) -> tuple[int, int]:
     return start, min(-(-(r.offset + r.length) // granule) * granule, file_size)
 
 
-def frugal(nodes: Sequence[NodeWeights]) -> Tiling:
+def smallest_tiling(nodes: Sequence[NodeWeights]) -> Tiling:
     """The smallest tiles that are worth planning for."""
     total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
     pages = [tiling for tiling in TILINGS if tiling.granule == PAGE]

@@ -19,7 +19,7 @@ from streamrt.format.header import from_json
 from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.host.rates import Rates
 from streamrt.plan import Extent, NodeWeights, all_weights
-from streamrt.plan.tiling import frugal
+from streamrt.plan.tiling import smallest_tiling
 from streamrt.program import arena
 from streamrt.program.arena import Block
 from streamrt.program.compile import compile_program
@@ -201,7 +201,7 @@ def test_a_large_graph_is_not_tried_with_every_size(tmp_path: Path, compiled: li
 def test_weights_that_many_nodes_read_are_cut_into_few_tiles(count: int) -> None:
     size = 1 << 30
     reader = NodeWeights(whole=(), tiled=(Extent(0, size),), rows=2**14, row_step=1, seconds=1e-3, call_rows=0)
-    assert frugal([reader] * count).tile_bytes * 2**16 >= count * size
+    assert smallest_tiling([reader] * count).tile_bytes * 2**16 >= count * size
     assert all_weights([reader] * count, size, huge=False) == size
 
 
