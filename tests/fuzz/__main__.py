@@ -1,4 +1,4 @@
-"""``python tests/fuzz HUNT ...``: the command of every hunt. README.md beside this file tells how to use it."""
+"""``python tests/fuzz HUNT ...``: the command for all hunts. README.md beside this file tells how to use it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
-# Hunts import each other from tests/, as tests do. Never from this folder: its modules may have names of libraries. Nor
-# from the current one: the package there may be that of a checkout, which is not compiled.
+# Hunts import modules from tests/, as tests do. Not from this folder: its modules may have names of libraries. Not from
+# the current folder: the package of a checkout there is not compiled.
 sys.path[:] = [str(_FOLDER.parent), *(e for e in sys.path if e and Path(e).resolve() != _FOLDER)]
 
 from fuzz.frame import keep, results  # noqa: E402
@@ -24,28 +24,38 @@ from fuzz.hunt import PASSED, Hunt  # noqa: E402
 from fuzz.state import State  # noqa: E402
 from fuzz.worker import Result, outcome_of, rng_of  # noqa: E402
 
-#: Seconds between two times that the state is saved.
+#: Seconds between two saves of the state.
 _SAVE = 10.0
-_TOO_FEW = 200  # cases of which the share that passes says nothing
+_TOO_FEW = 200  # so few cases say nothing about the share that passes
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
-    parser.add_argument("hunt", help="name of a module of this folder with a HUNT")
-    parser.add_argument("--count", type=int, default=1000, metavar="N", help="cases of this run; default %(default)s")
-    parser.add_argument("--minutes", type=float, default=float("inf"), metavar="M", help="stop after so long")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default %(default)s")
-    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on after the runs of this file, and add to it")
-    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="processes at once; default %(default)s")
-    parser.add_argument("--findings", type=Path, default=Path("findings"), metavar="FOLDER", help="default %(default)s")
+    parser.add_argument("hunt", help="the hunt: README.md lists them")
+    parser.add_argument("--count", type=int, default=1000, metavar="N", help="cases of this run (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), metavar="M", help="stop after M minutes")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the cases (default %(default)s)")
+    parser.add_argument(
+        "--resume", type=Path, metavar="FILE", help="continue after the runs in this file, and add to it"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="J", help="worker processes (default %(default)s)")
+    parser.add_argument(
+        "--findings",
+        type=Path,
+        default=Path("findings"),
+        metavar="FOLDER",
+        help="for failed inputs (default %(default)s)",
+    )
     parser.add_argument(
         "--group", type=int, metavar="MIB", help="run in a memory cgroup of so many MiB, all processes together"
     )
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--case", type=int, metavar="I", help="only case I of the seed, in this process; see --write")
-    one.add_argument("--input", type=Path, metavar="FILE", help="only this input, in this process")
-    one.add_argument("--corpus", action="store_true", help="the corpus")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the input of --case instead of checking it")
+    one.add_argument("--case", type=int, metavar="I", help="run only case I of the seed, in this process")
+    one.add_argument("--input", type=Path, metavar="FILE", help="check only this input, in this process")
+    one.add_argument("--corpus", action="store_true", help="replay the corpus")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the input of --case to FILE, and do not check it"
+    )
     return parser.parse_args()
 
 
@@ -61,7 +71,7 @@ def main() -> int:
 
 @contextmanager
 def _group(mib: int) -> Iterator[None]:
-    """A memory cgroup of its own for this process, and for those it starts. Page cache counts, too."""
+    """Put this process, and those that it starts, into a memory cgroup. Page cache counts, too."""
     spec = importlib.util.spec_from_file_location("cgroup", _FOLDER.parents[1] / "bench" / "process" / "cgroup.py")
     assert spec and spec.loader  # noqa: PT018
     sys.modules["cgroup"] = cgroup = importlib.util.module_from_spec(spec)
@@ -125,10 +135,10 @@ def _hunt(hunt: Hunt, asked: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    ended: dict[int, Result] = {}  # cases of which one before is still running
+    ended: dict[int, Result] = {}  # results of cases whose predecessor still runs
     for case, result in results(hunt, inputs, range(first, first + asked.count), asked.jobs, until):
         ended[case] = result
-        while following in ended:  # in order, so that the state is right whenever the run is killed
+        while following in ended:  # in order, so that the state is right if the run is killed
             result = ended.pop(following)
             state.outcomes[result.outcome] += 1
             if result.outcome == "finding":
@@ -136,7 +146,7 @@ def _hunt(hunt: Hunt, asked: argparse.Namespace) -> int:
                 try:
                     data = inputs(following)
                 except Exception:
-                    data = None  # it was making the input that failed
+                    data = None  # making the input has failed
                 keep(state, asked.findings, result, f"{asked.seed}-{following}", data)
                 if new:
                     print(f"FINDING {result.kind} (case {following} of seed {asked.seed})", flush=True)

@@ -1,6 +1,6 @@
-"""Threads that call, load and forget real models of one pool at the same time: answers are right, and all of it ends.
+"""Threads that call, load and unregister real models of one pool at once: answers are right, and all threads end.
 
-A case is JSON: the pool, and what each thread does. Which thread is when where is chance. For a build under TSan:
+A case is JSON: the pool, and the steps of each thread. The threads run in any order. For a build under TSan:
 ``tests/sanitizers/run thread --fuzz callers``.
 """
 
@@ -22,12 +22,12 @@ from streamrt.errors import InputError, ModelTooLargeError, PoolBusyError, Unkno
 
 #: Widths of the layers of each model: from 20 KiB to 1 MiB, the last in tiles.
 _WIDTHS = {"a": (16, 64, 64), "b": (32, 128, 128, 32), "c": (64, 512, 256), "d": (128, 512, 256, 128)}
-#: What a thread is told because of others, and nobody's fault.
+#: Errors that a thread may get because of what other threads do.
 _EXPECTED = (PoolBusyError, ModelTooLargeError, UnknownModelError, InputError)
 
 
 class Callers(Hunt):
-    """A case takes some milliseconds, and as many threads as it has tasks."""
+    """The hunt. A case takes some milliseconds, and a thread for each of its tasks."""
 
     name = "callers"
     seconds = 10.0
@@ -128,7 +128,7 @@ class Callers(Hunt):
         answers.append(name)
 
     def _answer(self, name: str, x: Any) -> Any:
-        """By NumPy; of few inputs, so that most are known."""
+        """The answer by NumPy. There are few inputs, so that most answers are cached."""
         key = name, x.tobytes()
         if key not in self._answers:
             self._answers[key] = self._models[name].answer(x)

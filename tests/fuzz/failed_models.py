@@ -1,4 +1,4 @@
-"""ONNX models that packing once failed on, one for each function, smaller than the file would be or easier to read."""
+"""ONNX models for which packing once failed, one for each function: smaller or easier to read than their files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Build = Callable[[], ModelProto]
-#: By name: the function, and what happened.
+#: By name: the function, and the failure.
 FAILED: dict[str, tuple[Build, str]] = {}
 node = helper.make_node
 

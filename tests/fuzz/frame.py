@@ -1,4 +1,4 @@
-"""Runs the cases of a hunt in worker processes and keeps what they find."""
+"""Runs the cases of a hunt in worker processes, and keeps the findings."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fuzz.worker import SLOWER, Result, serve
 #: Cases handed to a worker at once.
 RANGE = 25
 _fork = multiprocessing.get_context("fork")
-_pipes: list[Connection] = []  # of the workers there are
+_pipes: list[Connection] = []  # of all workers
 Inputs = Callable[[int], bytes]
 
 
 @dataclass
 class Worker:
-    """A process and the range that it has in hand."""
+    """A process, and the range of cases that it runs."""
 
     hunt: Hunt
     inputs: Inputs
@@ -46,7 +46,7 @@ class Worker:
         self.since = time.monotonic()
 
     def _body(self, ours: Connection, theirs: Connection) -> None:
-        for pipe in [ours, *_pipes]:  # or no worker would see that its pipe was closed
+        for pipe in [ours, *_pipes]:  # a worker sees the end of its pipe only if no other process has it open
             pipe.close()
         serve(self.hunt, self.inputs, theirs, self.log.fileno(), self.folder)
 
@@ -56,8 +56,8 @@ class Worker:
         self.pipe.send((cases.start, cases.stop))
 
     def result(self) -> tuple[int, Result]:
-        """The case that just ended, or died, and its result."""
-        try:  # a child that a case left behind may hold the other end of a worker that died
+        """The case that has just ended or died, and its result."""
+        try:  # a child that a dead worker left behind may hold the other end open
             result = self.pipe.recv() if self.pipe.poll(0) else self._death()
         except (EOFError, ConnectionResetError):
             result = self._death()
@@ -66,11 +66,11 @@ class Worker:
         return self.pending.pop(0), result
 
     def rest(self) -> range | None:
-        """Cases of its range that it has not run."""
+        """The cases of its range that it has not run."""
         return range(self.pending[0], self.pending[-1] + 1) if self.pending else None
 
     def lives(self) -> bool:
-        """Whether the process goes on. It is killed when not even the watchdog inside ended a case that hangs."""
+        """Whether the process goes on. It is killed if its own watchdog did not end a case that hangs."""
         if self.pending and time.monotonic() - self.since > 2 * self.hunt.seconds * SLOWER + 10:
             self.process.kill()
             self.process.join()
@@ -81,7 +81,7 @@ class Worker:
         text = os.pread(self.log.fileno(), 1 << 16, 0).decode(errors="replace")
         code = self.process.exitcode or 0
         if code == -signal.SIGKILL:
-            return Result("finding", "killed", text)  # by us, `overdue`, or for the memory of the machine
+            return Result("finding", "killed", text)  # by `overdue`, or by the kernel for lack of memory
         if "Timeout (" in text:
             return Result("finding", f"hang {_stack(text)}", text)
         if report := re.search(r"^SUMMARY: (\w+: \S+ .*)$|(runtime error: .*)$", text, re.M):
@@ -90,7 +90,7 @@ class Worker:
         return Result("finding", f"{died} {_stack(text)}", text)
 
     def end(self) -> None:
-        """Let the process finish, and remove all that it used."""
+        """Let the process finish, and remove its files."""
         _pipes.remove(self.pipe)
         self.pipe.close()
         self.process.join(10)
@@ -102,7 +102,7 @@ class Worker:
 
 
 def _stack(text: str) -> str:
-    """The innermost function of the package, in the main thread as faulthandler writes it: the last one there."""
+    """The innermost function of the package in the main thread, which faulthandler writes last."""
     current = text.rpartition("Current thread")[2] or text
     frames = re.findall(r'File "(.*)", line \d+ in (\S+)', current.rpartition("most recent call first")[2])
     ours = [frame for frame in frames if "/streamrt/" in frame[0]] or frames
@@ -112,7 +112,7 @@ def _stack(text: str) -> str:
 def results(hunt: Hunt, inputs: Inputs, cases: range, jobs: int, until: float) -> Iterator[tuple[int, Result]]:
     """Run cases in ``jobs`` processes until the monotonic time ``until``, and yield each with its result.
 
-    A case whose worker was hit by chance (a machine that is busy makes it slow) is run again, alone: only that counts.
+    A case that hangs or is killed is run again, alone, and only that result counts: a busy machine may be the cause.
     """
     ranges = iter([range(at, min(at + RANGE, cases.stop)) for at in range(cases.start, cases.stop, RANGE)])
     workers: list[Worker] = []
@@ -162,7 +162,7 @@ def alone(hunt: Hunt, inputs: Inputs, case: int) -> Result:
 
 
 def keep(state: State, folder: Path, result: Result, name: str, data: bytes | None) -> None:
-    """Count a finding; save the input and the reason of the first few of its kind."""
+    """Count a finding. The inputs and reasons of the first few of a kind are saved."""
     finding = state.findings.setdefault(result.kind, {"count": 0, "inputs": []})
     finding["count"] += 1
     if len(finding["inputs"]) < KEPT:

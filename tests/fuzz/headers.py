@@ -1,4 +1,4 @@
-"""Mutants of weights files with right checksums: opened, and run with every kind of budget and both ways of reading."""
+"""Mutants of weights files with right checksums. They are opened, and run with all kinds of budgets and both ``io``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from streamrt.format.header import seal
 from streamrt.format.layout import lay_out
 
 _FILE = Path("model.safetensors")
-#: What opening a file may take, and a call beyond its budget.
+#: The most memory for opening a file, and for a call beyond its budget, and the most time for opening.
 _BEYOND = 160 * MIB
-_SECONDS = 2.0  # of processor time, for opening
-#: Larger calls would be right, and slow.
+_SECONDS = 2.0  # of processor time
+#: The most work and data of a call: larger calls would be right, but slow.
 _LARGEST_BUDGET = 320 * MIB
 _MOST_VALUES = 1 << 20  # of an input or of all outputs together
 _MOST_DATA = 2 * MIB
@@ -40,11 +40,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def build(rng: random.Random, recipe: Recipe) -> bytes:
-    """A file of a recipe, with a header that is right, or has one thing about it that is not."""
+    """The file of a recipe, with a right header, or with one fault in the header."""
     try:
         entries = _placed(recipe)
     except NO_GRAPH:
-        entries = []  # the recipe is no graph: the header of one without parameters is as good as any
+        entries = []  # the recipe is not a graph: a header without parameters does
     end = entries[-1].end if entries else 0
     data = bytearray(_DATA[:end] if end <= _MOST_DATA else bytes(4096))
     for entry in entries:
@@ -76,7 +76,7 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
 
 
 def _placed(recipe: Recipe) -> list[Any]:
-    """Entries in the order in which nodes read them, those that none reads left out."""
+    """Entries in the order in which nodes read them, without those that no node reads."""
     segments, seen = [], set()
     readers = [node["inputs"] for node in recipe.graph["nodes"]]
     for names in readers:
@@ -88,7 +88,7 @@ def _placed(recipe: Recipe) -> list[Any]:
 
 
 def _spoil(rng: random.Random, header: dict[str, Any]) -> None:
-    """Change one thing of a tensor's entry, or of the metadata."""
+    """Change one part of a tensor's entry, or of the metadata."""
     names = [name for name in header if name != "__metadata__"]
     if not names or rng.random() < 0.3:
         metadata = header["__metadata__"]
@@ -124,7 +124,7 @@ def _concats() -> Recipe:
     return Recipe({"inputs": [{"name": "x", "dims": ["N", 1]}], "outputs": outputs, "nodes": nodes})
 
 
-#: Made here, for these files would be large, or differ in a number.
+#: Files that are made here: they would be large, or differ in one number.
 _FAILED = {
     "resize_tables": (
         _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 7 << 20], "mode": "nearest"}),
@@ -171,7 +171,7 @@ class _Headers(Hunt):
 
 
 def run(path: Path, rng: random.Random) -> str:
-    """Open a file in one way and call it, then in another, and compare; the outcome."""
+    """Open and call a file in one way and then in another, and compare the answers; returns the outcome."""
     exact = rng.random() < 0.7
     begun = time.process_time()
     try:
@@ -199,7 +199,7 @@ def run(path: Path, rng: random.Random) -> str:
         if max(least, whole) > _LARGEST_BUDGET:
             return "opened, too large to run"
         try:
-            # Answers are copied out of the workspace: they take at most as much again.
+            # Answers are copies of parts of the workspace, and take at most as much again.
             with bounded(_BEYOND + whole + most.workspace, "a call without a budget"):
                 expected = _call(model, feeds)
         except StreamrtError:
@@ -212,7 +212,7 @@ def run(path: Path, rng: random.Random) -> str:
         with Model(path, budget, io=io, threads=threads, exact=exact, verify=rng.choice([None, "read"])) as other:
             callers = rng.choice([1, 1, 1, 1, 1, 1, 3])
             limit = _BEYOND + (budget if isinstance(budget, int) else whole)
-            limit += callers * sum(array.nbytes for array in expected.values())  # no budget has the answers in it
+            limit += callers * sum(array.nbytes for array in expected.values())  # the budget does not cover the answers
             try:
                 with bounded(limit, "a call with a budget"):
                     answers = _calls(other, feeds, callers, together=rng.random() < 0.3)
@@ -234,7 +234,7 @@ def run(path: Path, rng: random.Random) -> str:
 
 
 def _check_refusal(path: Path, shapes: Mapping[str, tuple[int, ...]], least: int, exact: bool) -> None:
-    """A budget below the least is refused, and the error names the least."""
+    """Check that a budget below the least is refused, and that the error names the least."""
     with Model(path, least - 1, exact=exact) as model:
         try:
             plan = model.plan_for(shapes)
@@ -261,7 +261,7 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _feeds(model: Model, rng: random.Random) -> dict[str, NDArray[np.float32]] | None:
-    """Inputs, with extents at random where they are free; None when they would be large."""
+    """Inputs with random extents where they are free, or None if they would be large."""
     extents: dict[str, int] = {}
     feeds = {}
     for spec in model.inputs:
@@ -288,7 +288,7 @@ def _call(model: Model, feeds: Arrays, together: bool = False) -> dict[str, NDAr
 
 
 def _calls(model: Model, feeds: Arrays, callers: int, together: bool) -> list[dict[str, NDArray[Any]]]:
-    """The answers that so many threads get that call at the same time."""
+    """The answers to threads that call at the same time."""
     if callers == 1:
         return [_call(model, feeds, together)]
     with ThreadPoolExecutor(callers) as threads:
@@ -296,7 +296,7 @@ def _calls(model: Model, feeds: Arrays, callers: int, together: bool) -> list[di
 
 
 def _difference(one: Arrays, other: Arrays) -> str:
-    """How two answers differ by more than rounding, or ``""``."""
+    """The difference between two answers beyond rounding, or ``""``."""
     if one.keys() != other.keys():
         return f"outputs {list(one)} and {list(other)}"
     for name, a in one.items():
@@ -319,7 +319,7 @@ def _difference(one: Arrays, other: Arrays) -> str:
 
 
 def _is_unstable(model: Model, feeds: Arrays, expected: Arrays) -> bool:
-    """Whether inputs that differ in the last bits give another answer, too: then rounding may."""
+    """Whether a change of the last bits of the inputs changes the answer: then rounding may change it, too."""
     for seed in range(8):
         noise = np.random.default_rng(seed)
         near = {n: (x * (1 + 1e-6 * noise.standard_normal(x.shape))).astype(np.float32) for n, x in feeds.items()}

@@ -1,7 +1,7 @@
-"""Histories of a pool in the simulated world of tests/pool/world.py: whatever happens, the accounts stay right.
+"""Histories of a pool in the simulated world of tests/pool/world.py: the accounts of bytes always stay right.
 
-A case is JSON: models, a budget, and tasks, each of which does one thing after another. Which task goes on is drawn
-from the case's own numbers, also at every lock, so that a case is the same each time.
+A case is JSON: models, a budget, and tasks, each of which does one thing after another. The case's own random
+numbers choose the task that goes on, at every lock, so that a case runs the same each time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _CLOSING = 300.0
 
 
 class _Task(SystemExit):
-    """Ends the thread of a task whose case is over."""
+    """Raised in the thread of a task to end it when its case is over."""
 
 
 class _Anyhow(deque):
-    """Gives what is ready in any order."""
+    """A queue that gives its items in any order."""
 
     def __init__(self, rng):
         super().__init__()
@@ -39,15 +39,15 @@ class _Anyhow(deque):
 
 
 class _AnyWorld(World):
-    """Threads go on in any order, others may run wherever the lock is taken, and threads can be scarce."""
+    """A world in which threads run in any order, switch at every lock, and can be scarce."""
 
     def __init__(self, rng, switching):
         super().__init__()
         self._ready = _Anyhow(rng)
         self._rng, self._switching = rng, switching
         self.accounts = lambda: None  # checked whenever the lock is free
-        self.refused = 0  # threads that are not to be had
-        self.interrupts = set()  # tasks that get a KeyboardInterrupt where they wait next
+        self.refused = 0  # how many threads cannot be started
+        self.interrupts = set()  # tasks that get a KeyboardInterrupt at their next wait
         self.over = False
 
     def condition(self):
@@ -69,7 +69,7 @@ class _AnyWorld(World):
         return notified
 
     def step_aside(self):
-        """Let others run, sometimes."""
+        """Sometimes let other threads run."""
         task = self._current
         if task and self._rng.random() < self._switching:
             self._ready.append(task)
@@ -82,7 +82,7 @@ class _AnyWorld(World):
             raise _Task
 
     def end(self):
-        """Let the threads of tasks that are left over end, when the case has failed."""
+        """End the threads of tasks that are left when a case has failed."""
         self.over = True
         for task in [*self._ready, *self._waiting]:
             self._current = task
@@ -107,7 +107,7 @@ class _AnyCondition(WorldCondition):
 
 
 class _Model(FakeModel):
-    """One that can fail where it reads."""
+    """A model whose reads can fail."""
 
     def preload(self):
         self.files.stumble(self.path)
@@ -116,12 +116,12 @@ class _Model(FakeModel):
     def rest(self, most=None, window=0):
         if self.files.clumsy.get(self.path, 0):
             self.files.clumsy[self.path] -= 1
-            kinds = (WeightsIOError, MemoryError, RuntimeError)  # foreseen, or not
+            kinds = (WeightsIOError, MemoryError, RuntimeError)  # expected and unexpected errors
             raise kinds[self.files.clumsy[self.path] % 3](f"{self.path}: cannot be remapped")
         return super().rest(most, window)
 
     def shut(self):
-        if self.files.pool._keeper.changed.depth:  # no thread was to be had for it
+        if self.files.pool._keeper.changed.depth:  # no thread could be started for it
             self.closed = True
             self.files.open_models.remove(self)
         else:
@@ -133,8 +133,12 @@ class _Files(FakeFiles):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options, kind=_Model)
-        self.unread, self.slipping, self.clumsy = {}, {}, {}  # path -> how often measuring, reading, resting fails
-        self.versions = Counter()  # path -> how often it became another file
+        self.unread, self.slipping, self.clumsy = (
+            {},
+            {},
+            {},
+        )  # path -> how many times measuring, reading, resting still fails
+        self.versions = Counter()  # path -> how many times it was replaced
 
     def stumble(self, path):
         if self.slipping.get(path, 0):
@@ -181,7 +185,7 @@ class History:
             _runtime=world,
         )
         self.timeout = story["timeout"]
-        self.leases = Counter()  # that tasks have, by model
+        self.leases = Counter()  # leases that tasks hold, by model
         self.calls = 0
         for file, sizes in story["files"].items():
             self.files.needs[file] = needs(*sizes)
@@ -208,7 +212,7 @@ class History:
     # ---- accounts
 
     def accounts(self):
-        """What must hold whenever nobody has the lock."""
+        """Check what must hold whenever no thread has the lock."""
         keeper = self.pool._keeper
         ledger, entries = keeper.ledger, keeper.entries
         held = ledger._held
@@ -239,10 +243,10 @@ class History:
             raise Finding("a leased model was closed", f"{lost}")
 
     def end(self):
-        """Close the pool, and look whether anything is left."""
+        """Close the pool, and check that nothing is left."""
         keeper = self.pool._keeper
         if any(entry.leases or entry.flight or entry.preloading for entry in keeper.entries.values()):
-            self.world.sleep(_CLOSING)  # prefetches that nobody waits for
+            self.world.sleep(_CLOSING)  # for prefetches that no task waits for
         began = self.world.now()
         for name, entry in keeper.entries.items():
             if entry.leases or entry.flight or entry.preloading or (entry.busy and entry.unloading):
@@ -325,7 +329,7 @@ class History:
         getattr(self.files, what)[file] = count
 
     def _change(self, file, sizes):
-        """Another file is there from now on: models of the old one find it replaced."""
+        """Replace the file: models that are open from it find that it was replaced."""
         self.files.needs[file] = needs(*sizes)
         self.files.versions[file] += 1
 
@@ -340,7 +344,7 @@ class History:
 
 
 class _Planned(Exception):  # noqa: N818
-    """What the user of a lease raises."""
+    """The error that the user of a lease raises."""
 
 
 class Histories(Hunt):
@@ -384,7 +388,7 @@ def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: in
     kinds += ["register"] * 8 + ["fail"] * 8 + ["change"] * 5 + ["scarce"] + ["interrupt"] * 2
     if depth:
         kinds = ["lease"] * 4 + ["prefetch", "sleep", "unload", "unregister", "register"]
-    wait = not depth and rng.random() < 0.5  # a task with a lease would wait for itself
+    wait = not depth and rng.random() < 0.5  # a task that holds a lease would wait for itself
     match rng.choice(kinds):
         case "lease":
             inside = [_step(rng, names, files, 1)] if not depth and rng.random() < 0.15 else []

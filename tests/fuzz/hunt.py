@@ -1,4 +1,4 @@
-"""What a hunt is: it makes an input from random numbers, and checks what the package does with it."""
+"""The base of hunts: a hunt makes an input from random numbers, and checks how the package handles it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from typing import ClassVar
 
 CORPUS = Path(__file__).parent / "corpus"
 MIB = 1 << 20
-#: The allocator of a sanitizer reserves terabytes and keeps freed blocks: no memory is measured beside one.
+#: No memory is measured under a sanitizer: its allocator reserves terabytes and keeps freed blocks.
 SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("libasan", "libtsan"))
-#: Outcome of a case that got as far as a pass, through whatever the hunt attacks.
+#: Outcome of a case that got through everything that the hunt attacks, as far as a pass.
 PASSED = "passed"
 
 
 class Finding(Exception):  # noqa: N818 - it is no error of the hunt
-    """The package did wrong. ``kind`` is the same for the same fault: one line, without numbers that vary."""
+    """A fault of the package. ``kind`` is one line, and equal for equal faults: it has no numbers that vary."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -35,7 +35,7 @@ class Entry:
     """An input of the corpus. It must not fail again."""
 
     name: str
-    reason: str  # why it is there: the fault it found
+    reason: str  # the fault that it found
     data: bytes
 
 
@@ -44,27 +44,27 @@ class Hunt(ABC):
 
     #: Name of the module.
     name: ClassVar[str]
-    #: Seconds of a case; one that takes longer hangs.
+    #: Seconds after which a case counts as hanging.
     seconds: ClassVar[float] = 5.0
-    #: Bytes that a case may hold beyond those held before it, by the high-water mark of resident memory. None: any.
+    #: Bytes by which a case may raise the peak of resident memory; None for any.
     memory: ClassVar[int | None] = None
-    #: Bytes of address space that a worker gets beside what it has after `start`. None: any.
+    #: Bytes of address space that a worker may add after `start`; None for any.
     space: ClassVar[int | None] = 4096 * MIB
-    #: Cases of a worker, then another process takes over. 1 gives each case a process of its own.
+    #: Cases after which another process takes over; 1 gives each case its own process.
     cases: ClassVar[int] = 2000
-    #: The least part of all cases that must get as far as a pass.
+    #: The share of cases that must get as far as a pass.
     share: ClassVar[float] = 0.2
 
     def start(self) -> None:  # noqa: B027 - most hunts need nothing here
-        """Prepare the worker process; the current folder is empty, in memory, and goes with the worker."""
+        """Prepare the worker process. The current folder is empty, lies in memory, and is removed with the worker."""
 
     @abstractmethod
     def make(self, rng: random.Random) -> bytes:
-        """The input of a case. It depends on nothing but ``rng``, not even on cases before it."""
+        """Make the input of a case. It depends only on ``rng``, and not on earlier cases."""
 
     @abstractmethod
     def check(self, data: bytes) -> str:
-        """Do with an input all that is under attack; return the outcome, `PASSED` if it came as far as a pass.
+        """Give an input to the package; returns the outcome, which is `PASSED` if it got as far as a pass.
 
         Raises:
             Finding: The answer is wrong, or a bound does not hold.
@@ -72,7 +72,7 @@ class Hunt(ABC):
         """
 
     def corpus(self) -> Iterator[Entry]:
-        """Inputs that once failed: the files of ``corpus/<name>``. A hunt may add some that a function makes."""
+        """Inputs that once failed: the files of ``corpus/<name>``. A hunt may add inputs that functions make."""
         folder = CORPUS / self.name
         if folder.is_dir():
             for file, reason in json.loads((folder / "reasons.json").read_text()).items():
@@ -81,26 +81,26 @@ class Hunt(ABC):
 
 @contextmanager
 def bounded(limit: int, action: str) -> Iterator[None]:
-    """Hold that what is done inside takes at most ``limit`` bytes of resident memory at once, beyond those held."""
+    """A context that raises a `Finding` if more than ``limit`` bytes of resident memory are added at once."""
     before = reset_peak()
     yield
     check_peak(before, limit, action)
 
 
 def check_text(text: str) -> None:
-    """Raise a `Finding` when a message has characters that a terminal would obey."""
+    """Raise a `Finding` if a message has control characters, which a terminal would obey."""
     if not text.replace("\n", "").isprintable():
         raise Finding("a message that is not printable", repr(text)[:500])
 
 
 def reset_peak() -> int:
-    """Start measuring the peak of resident memory anew; the bytes that are resident now."""
+    """Reset the peak of resident memory; returns the bytes that are resident now."""
     _proc("clear_refs", "wb").write(b"5")
     return _resident("VmRSS")
 
 
 def check_peak(before: int, limit: int, action: str) -> None:
-    """Raise a `Finding` when more than ``limit`` bytes beyond ``before`` were resident since `reset_peak`."""
+    """Raise a `Finding` if more than ``limit`` bytes beyond ``before`` were resident since `reset_peak`."""
     taken = _resident("VmHWM") - before
     if taken > limit and not SANITIZED:
         raise Finding(f"memory of {action}", f"{taken / MIB:.0f} MiB, at most {limit / MIB:.0f}")
@@ -118,7 +118,7 @@ def _opened(_pid: int, name: str, mode: str) -> FileIO:
 
 
 def _proc(name: str, mode: str) -> FileIO:
-    """A file of this process, kept open, at its begin. A child must open its own: an inherited one is the parent's."""
+    """An open file of /proc/self, at its start. A child opens its own: an inherited one is about the parent."""
     file = _opened(os.getpid(), name, mode)
     file.seek(0)
     return file

@@ -1,8 +1,8 @@
-"""SIGINT or SIGTERM at any moment of a command: nothing is left, nothing half-written, the exit code says which it was.
+"""SIGINT or SIGTERM at any moment of a command: no file is left or incomplete, and the exit code tells the signal.
 
-A case is JSON: the command, the signal, and the moment, from 0 to 1. Mostly the command runs in a fork, and its moment
-is a function that is called or returns, counted: the same each time. Else it is a process of its own, imports included,
-and its moment is a time.
+A case is JSON: the command, the signal, and the moment, from 0 to 1. Mostly the command runs in a fork,
+and the moment is the n-th call or return of a function, which is the same each time. Else the command is a new process
+with its imports, and the moment is a time.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from model import zoo
 from streamrt import cli
 from streamrt.format.files import Replacement
 
-#: Exit codes by signal. Before a command begins and after it has ended, Python itself dies of the signal.
+#: Exit codes by signal. Before a command begins and after it has ended, the signal ends Python itself.
 _CODES = {signal.SIGINT: {130, -signal.SIGINT}, signal.SIGTERM: {143, -signal.SIGTERM}}
 _OLD = b"what was there before"
-#: Seconds for a command to end; one takes a fraction of one.
+#: Seconds in which a command must end; most take less than 1 s.
 _PATIENCE = 20.0
 _READY = b'"event": "listening"'
 
 
 class _Command:
-    """A command, the files it needs and those it makes."""
+    """A command, the files that it reads, and the files that it writes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.output = {"pack": "new.safetensors", "run": "y.npy"}.get(name)
-        self.right = b""  # what the output is in the end
+        self.right = b""  # the right output
         self.events = self.seconds = 0.0  # how long it runs
 
     def arguments(self, files: Path) -> list[str]:
@@ -65,7 +65,7 @@ class Interrupts(Hunt):
     seconds = 30.0
     space = None
     cases = 200
-    share = 0.0  # what counts is how a command ends, not how far it gets
+    share = 0.0  # a command need not get anywhere, it must only end well
 
     def start(self) -> None:
         self._files = Path("files").absolute()
@@ -82,15 +82,17 @@ class Interrupts(Hunt):
             "signal": rng.choice(["SIGINT", "SIGTERM"]),
             "at": rng.random(),
             "fork": rng.random() < 0.85,
-            "old": rng.random() < 0.5,  # there is an output already
-            "named": rng.random() < 0.3,  # a file system whose files all have names
+            "old": rng.random() < 0.5,  # the output exists before
+            "named": rng.random() < 0.3,  # as on a file system without O_TMPFILE
         }
         return json.dumps(case).encode()
 
     def check(self, data: bytes) -> str:
         case = json.loads(data)
         command = self._commands[case["command"]]
-        if not (command.events if case["fork"] else command.seconds):  # the first of its kind: how long it takes
+        if not (
+            command.events if case["fork"] else command.seconds
+        ):  # measure the length of the first command of a kind
             events, code, text = self._run(command, case | {"at": None, "old": False, "signal": "SIGTERM"})
             if code:
                 raise Finding(f"{command.name} fails by itself", f"{code}: {text}")
@@ -111,13 +113,17 @@ class Interrupts(Hunt):
 
     def _judge(self, command: _Command, case: dict, code: int, text: str) -> str:
         name, number = command.name, signal.Signals[case["signal"]]
-        expected = _CODES[number] | {0}  # 0: it had ended before, or the server ended well
+        expected = _CODES[number] | {0}  # 0: the command had ended before, or the server ended well
         if not case["fork"] and "Traceback" in text and "in main\n" not in text:
-            expected = expected | {1}  # an import that turns an interrupt into an error of its own
+            expected = expected | {1}  # an import may turn an interrupt into another error
         if code not in expected:
             raise Finding(f"{name} ends {number.name} with {code}", text)
-        text = re.sub(r"^Exception ignored in.*\n(?: .*\n|Traceback.*\n)*.*\n", "", text, flags=re.M)  # lost by Python
-        twice = "[signalled]" in text and "[told to end]" in text  # the server is forced to end, and tells where it was
+        text = re.sub(
+            r"^Exception ignored in.*\n(?: .*\n|Traceback.*\n)*.*\n", "", text, flags=re.M
+        )  # an interrupt that Python lost
+        twice = (
+            "[signalled]" in text and "[told to end]" in text
+        )  # a second signal ends the server by force, with a traceback
         if "Traceback" in text and not twice and (case["fork"] or "in main\n" in text):
             raise Finding(f"{name} shows a traceback for {number.name}", text)
         found = {path.name for path in Path().iterdir()} - {"files"}
@@ -141,7 +147,7 @@ class Interrupts(Hunt):
     # ---- running
 
     def _run(self, command: _Command, case: dict) -> tuple[float, int, str]:
-        """Its length, in events or seconds, its exit code and what it said."""
+        """Run a command; returns its length in events or seconds, its exit code, and its output."""
         number, arguments = signal.Signals[case["signal"]], command.arguments(self._files)
         out, err = os.pipe()
         began = time.monotonic()
@@ -198,7 +204,7 @@ class Interrupts(Hunt):
 
 
 def _child(arguments: list[str], number: int, at: int, named: bool, err: int) -> None:
-    """The body of a fork: the command, with the signal at its event ``at``; never returns."""
+    """Run the command in a fork, with the signal at its event ``at``; never returns."""
     code, events = 70, 0
     try:
         os.dup2(err, 1)
@@ -211,21 +217,21 @@ def _child(arguments: list[str], number: int, at: int, named: bool, err: int) ->
 
         def count(frame: object, event: str, argument: object) -> None:
             nonlocal events
-            # Where Python looks for signals: as a function begins, and when one in C has returned.
+            # Python handles signals when a function begins, and when a function in C has returned.
             if event in ("call", "c_return"):
                 if events == at:
                     os.write(2, b"[signalled]\n")
                     os.kill(os.getpid(), number)
                 events += 1
 
-        gc.disable()  # it would come at other events each time
+        gc.disable()  # a collection would come at other events each time
         sys.setprofile(count)
         code = cli.main(arguments)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException as error:
         sys.setprofile(None)
-        # Before `main` has begun, and after it has ended, nobody is there to catch it.
+        # Before `main` begins and after it has ended, nothing catches the signal.
         begun = any(frame.name == "main" for frame in traceback.extract_tb(error.__traceback__))
         if begun or not isinstance(error, KeyboardInterrupt):
             traceback.print_exc()
@@ -238,7 +244,7 @@ def _child(arguments: list[str], number: int, at: int, named: bool, err: int) ->
 
 
 def _ask(port: int) -> None:
-    """A request to the server, which may be ending."""
+    """Send a request to the server, which may be shutting down."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(b"GET /v2/models/mlp HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         while connection.recv(1 << 16):

@@ -1,4 +1,4 @@
-"""Changes to a recipe or a header, each at random: most leave something that opens, all leave something to refuse."""
+"""Random changes to a recipe or a header. Most leave a file that opens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from fuzz.zoo import NO_GRAPH, OPERATORS, Recipe
 from streamrt.ops.epilogue import ACTIVATIONS
 
-#: Numbers at which a check may go wrong.
+#: Numbers at which checks often go wrong.
 ODD_INTS = (
     0,
     -1,
@@ -32,7 +32,7 @@ ODD_INTS = (
     -(2**62),
 )
 ODD_INTS += (2**63, 2**64)
-#: Values that a reader may stumble over.
+#: Values that readers often handle wrongly.
 ODD = (
     *ODD_INTS,
     None,
@@ -53,7 +53,7 @@ ODD = (
     [0, 0.5],
 )
 ODD += ([0, 0], [1, 1, 1, 1], [2**40] * 32, [2**40, 2**20], [-1] * 8, "\x1b[2J", "é" * 2000, "N", "streamrt.pad.9")
-#: Attributes that some operators have, so that more is tried than the check that they are known.
+#: Attributes of operators, so that more is tried than the check for unknown attributes.
 _OWN = {
     "Clip": ("min", "max"),
     "Conv": ("pads", "strides", "dilations", "group", "kernel_shape", "auto_pad", "input_min", "input_max"),
@@ -105,7 +105,7 @@ Mutation = Callable[[random.Random, Recipe], None]
 
 
 def _value(rng: random.Random, value: Any) -> Any:
-    """Something near ``value``, or something else altogether."""
+    """A value near ``value``, or any other."""
     if isinstance(value, list) and value and rng.random() < 0.8:
         at = rng.randrange(len(value))
         match rng.randrange(6):
@@ -189,7 +189,7 @@ def extent(rng: random.Random, recipe: Recipe) -> None:
 
 
 def huge(rng: random.Random, recipe: Recipe) -> None:
-    """Extents of which no product fits anywhere."""
+    """Extents whose product is beyond 64 bits or any memory."""
     spec = rng.choice(recipe.graph["inputs"])
     spec["dims"] = rng.choice(
         [[2**40] * 32, [2**40, 2**20], ["N", 2**40], [2**31, 2**31], ["N"] * 32, ["N", 2**20, 64]]
@@ -197,7 +197,7 @@ def huge(rng: random.Random, recipe: Recipe) -> None:
 
 
 def spare(rng: random.Random, recipe: Recipe) -> None:
-    """An input or an output that is not used, or used twice."""
+    """Add an input or an output that is not used, or use one twice."""
     if rng.random() < 0.5:
         dims = rng.choice([[], ["N"], ["N", 3], ["K", 2], [2**40] * 32, [2**40, 2**20], [0], ["N", 0]])
         recipe.graph["inputs"].append({"name": rng.choice(["spare", "x0", "p0"]), "dims": list(dims)})
@@ -285,7 +285,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
 
 
-#: How often each is taken. What mostly leaves a graph that is refused at once is rare.
+#: Weight of each change. Changes that mostly leave a graph that is refused at once are rare.
 MUTATIONS: dict[Mutation, int] = {
     attribute: 12,
     activation: 3,
@@ -303,7 +303,7 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(rng: random.Random, recipe: Recipe) -> None:
-    """Zero to three changes of a recipe; the last may leave something that is no graph any more."""
+    """Make zero to three changes to a recipe. The last may leave it no graph."""
     change_some(rng, MUTATIONS, recipe, NO_GRAPH)
 
 
@@ -313,7 +313,7 @@ def change_some(
     subject: Any,
     spoiled: type[Exception] | tuple[type[Exception], ...],
 ) -> None:
-    """Zero to three of ``mutations``, each taken as often as its number says, until one raises ``spoiled``."""
+    """Apply zero to three of ``mutations``, chosen by their weights, until one raises ``spoiled``."""
     for change in rng.choices(list(mutations), list(mutations.values()), k=rng.choice([0, 1, 1, 1, 2, 3])):
         try:
             change(rng, subject)

@@ -1,4 +1,4 @@
-"""Changes to an ONNX model, each at random, by the structure of `ModelProto`."""
+"""Random changes to an ONNX model, along the structure of `ModelProto`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from fuzz.mutate import ODD_INTS, change_some
 
-#: Names of all operators of ONNX; those that no file of ours may have are refused, wherever they stand.
+#: Names of all operators of ONNX. Those that streamrt lacks must be refused in any place.
 _ALL = sorted({schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""})
 _DTYPES = sorted(TensorProto.DataType.values())
 _INTS = [value for value in ODD_INTS if -(2**63) <= value < 2**63]
 _FLOATS = (0.0, -1.0, 0.5, 1e30, -1e30, float("inf"), float("nan"), 1e-45)
 _TEXTS = ("", "SAME_UPPER", "VALID", "linear", "nearest", "cubic", "edge", "reflect", "tanh", "\x1b[2J\x07", "é" * 300)
-#: Where external data may be said to lie: what is there, and what must not be read.
+#: Locations of external data: files that exist, and files that must not be read.
 _PLACES = ("weights.bin", "model.onnx", "./model.onnx", "../model.onnx", "../../etc/passwd", "/etc/passwd", "/dev/zero")
 _PLACES += ("/proc/self/mem", ".", "", "..", "a\0b", "a" * 5000, "..\\model.onnx", "\x1b[2J", "sub/../model.onnx")
-#: Attributes of operators, and the type that they mostly have.
+#: Attributes of operators, with their usual types.
 _ATTRS: dict[str, Any] = {
     "alpha": 0.5,
     "auto_pad": "SAME_UPPER",
@@ -59,7 +59,7 @@ _KNOWN += (
     "Where",
     "Tile",
 )
-#: Elements that a mutant may ask for: enough to go beyond every bound, and quick to make.
+#: Elements that a mutant may request: enough for every bound, and quick to make.
 _LARGE = (10**4, 10**6, 10**8, 3 * 10**8, 2**31, 2**33, 2**40)
 
 
@@ -136,7 +136,7 @@ def _spoil(rng: random.Random, tensor: TensorProto) -> None:
             count = len(tensor.raw_data) // 8
             values = _ints(rng, memoryview(tensor.raw_data)[: 8 * count].cast("q"))[:count]
             tensor.raw_data = b"".join(v.to_bytes(8, "little", signed=True) for v in values)
-        case 5:  # transposed, which says no less
+        case 5:  # a transposed copy, which has the same values
             tensor.dims[:] = list(tensor.dims)[::-1]
         case _:
             data = bytearray(tensor.raw_data)
@@ -146,7 +146,7 @@ def _spoil(rng: random.Random, tensor: TensorProto) -> None:
 
 
 def _put_elsewhere(rng: random.Random, tensor: TensorProto) -> None:
-    """The values lie in another file, or in none."""
+    """Put the values into another file, or into none."""
     tensor.data_location = TensorProto.EXTERNAL
     if rng.random() < 0.5:
         tensor.ClearField("raw_data")
@@ -158,7 +158,7 @@ def _put_elsewhere(rng: random.Random, tensor: TensorProto) -> None:
 
 
 def elsewhere(rng: random.Random, model: ModelProto) -> None:
-    """A tensor of an attribute in another file: one that is there, or a new one."""
+    """Put a tensor of an attribute into another file."""
     node = _node(rng, model)
     tensors = [entry.t for each in model.graph.node for entry in each.attribute if entry.type == AttributeProto.TENSOR]
     if tensors and rng.random() < 0.3:
@@ -190,7 +190,7 @@ def elsewhere(rng: random.Random, model: ModelProto) -> None:
 
 
 def texts(rng: random.Random, model: ModelProto) -> None:
-    """Constants that are texts, or become such and numbers again."""
+    """Constants that are strings, or become strings and then numbers again."""
     count = rng.choice([3, 1000, *_LARGE])
     model.graph.initializer.append(helper.make_tensor("texts_s", TensorProto.INT64, [1], [count]))
     long = b"1" * rng.choice([1, 1000, 100_000])
@@ -243,7 +243,7 @@ def axes(rng: random.Random, model: ModelProto) -> None:
 
 
 def parts(rng: random.Random, model: ModelProto) -> None:
-    """Many messages that have nothing, or lists of many numbers."""
+    """Many empty messages, or lists of many numbers."""
     count = rng.choices([1, 100, 10_000, 300_000], [10, 10, 4, 1])[0]
     node = _node(rng, model)
     match rng.randrange(7):
@@ -343,7 +343,7 @@ def opset(rng: random.Random, model: ModelProto) -> None:
 
 
 def functions(rng: random.Random, model: ModelProto) -> None:
-    """Functions that call each other, twice each, or themselves."""
+    """Functions that call each other twice, or call themselves."""
     depth = rng.choice([1, 2, 5, 10, 16, 24, 30])
     version = model.opset_import[0].version if model.opset_import else 20
     opsets = [helper.make_opsetid("", version), helper.make_opsetid("nest", 1)]
@@ -363,7 +363,7 @@ def functions(rng: random.Random, model: ModelProto) -> None:
 
 
 def large(rng: random.Random, model: ModelProto) -> None:
-    """Constants that take far more memory or time than the file: made where a small tensor is read."""
+    """Constants that take far more memory or time than their file, made from a small tensor."""
     count, axis = rng.choice(_LARGE), "large"
 
     def number(*values: int) -> str:
@@ -412,7 +412,7 @@ def large(rng: random.Random, model: ModelProto) -> None:
 
 
 def names(rng: random.Random, model: ModelProto) -> None:
-    """Names that print badly, are long, or are those of the format."""
+    """Names with control characters, long names, and names that the format reserves."""
     name = rng.choice(["\x1b]0;owned\x07", "streamrt.pad.0", "__metadata__", "n" * 3000, "a\nb", "é", ""])
     node = _node(rng, model)
     node.name = name
@@ -446,8 +446,8 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(rng: random.Random, model: ModelProto) -> bytes:
-    """The bytes of a model after zero to three changes, and now and then a few of the bytes changed, too."""
-    change_some(rng, MUTATIONS, model, IndexError)  # of an empty list that a change chooses from
+    """The bytes of a model after zero to three changes; sometimes a few bytes are changed, too."""
+    change_some(rng, MUTATIONS, model, IndexError)  # a change chose from an empty list
     data = bytearray(model.SerializeToString(deterministic=True))
     if rng.random() < 0.05:
         for _ in range(rng.choice([1, 1, 2, 8])):

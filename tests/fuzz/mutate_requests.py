@@ -1,4 +1,4 @@
-"""Requests for every route, spoilt in some places: target, headers, JSON, binary tensors, and bytes on the wire."""
+"""Requests for every route with faults in some places: target, headers, JSON, binary tensors, bytes on the wire."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from serve.process import TOKEN
 
-#: Models that the server has, by name; inputs with the number of columns.
+#: Models of the server by name, with the number of columns of each input.
 MODELS = {"mlp": {"input": 16}, "two": {"a": 2, "b": 2}, "kinds": {"x": 2}}
 #: Files that cannot be used.
 BROKEN = ("broken", "cut")
@@ -83,7 +83,7 @@ class Request:
 
 
 def make_request(rng: random.Random) -> Request:
-    """Some request: most are right but for one place."""
+    """Make a request. Most are right but for one place."""
     kind = rng.choice(["infer"] * 12 + ["predict"] * 5 + ["control"] * 2 + ["read"] * 2)
     request = {"infer": _infer, "predict": _predict, "control": _control, "read": _read}[kind](rng)
     request.headers.insert(0, ("Host", "test"))
@@ -219,7 +219,7 @@ def _dump(rng: random.Random, value: Any) -> bytes:
 
 
 def _spoil_json(rng: random.Random, value: Any) -> Any:
-    """One place of it changed."""
+    """Change one place of a JSON value."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice([*value])
         match rng.randrange(6):
@@ -293,7 +293,7 @@ def _spoil_body(rng: random.Random, request: Request) -> None:
 
 
 def _dense(rng: random.Random, request: Request) -> None:
-    """Many small values, compressed: parsed, each byte of them would take 20 to 30."""
+    """Many small values, compressed. Once parsed, they would take 20 to 30 bytes for each of theirs."""
     one = rng.choice([b"[]", b"{}", b"[1]", b'{"":1}', b'"ab"', b'{"a":[]}', b"0", b"-9", b"1.5", b"[0.25,1.5]"])
     many = b",".join([one] * (rng.choice([10_000, 500_000, 2_000_000, 2_090_000, 2_200_000]) // (len(one) + 1)))
     body = rng.choice([b'{"inputs":[%b]}', b"[%b]", b'{"inputs":[{"name":"input","data":[%b]}]}']) % many
@@ -302,7 +302,7 @@ def _dense(rng: random.Random, request: Request) -> None:
 
 
 def _encode(rng: random.Random, request: Request) -> None:
-    """A content encoding, mostly as it should be."""
+    """Apply a content encoding, mostly a right one."""
     way = rng.choice(["gzip", "deflate"])
     body = gzip.compress(request.body, mtime=0) if way == "gzip" else zlib.compress(request.body)
     body = rng.choice([body] * 5 + [_BOMB, body[: len(body) // 2], body + b"x", request.body])
@@ -311,7 +311,7 @@ def _encode(rng: random.Random, request: Request) -> None:
 
 
 def spoil_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Bytes flipped, left out, doubled or put in, in one place or a few."""
+    """Flip, drop, double or insert bytes in a few places."""
     spoilt = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 5])):
         at, length = rng.randrange(len(spoilt) + 1), rng.choice([1, 1, 2, 8, 100])
@@ -330,7 +330,7 @@ def spoil_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def on_the_wire(rng: random.Random, request: Request) -> bytes:
-    """The bytes of a request: its length told or in chunks, and some of the time spoilt."""
+    """The bytes of a request, with its length or in chunks, and sometimes with faults."""
     names = {name.lower() for name, _ in request.headers}
     lines = [f"{request.method} {request.target} HTTP/{rng.choice(['1.1'] * 12 + ['1.0', '2.0', '1.1x'])}"]
     lines += [f"{name}: {value}" for name, value in request.headers]

@@ -33,7 +33,7 @@ class _Protobufs(Hunt):
     seconds = 12.0
 
     def start(self) -> None:
-        warnings.simplefilter("ignore")  # of extents that were fixed
+        warnings.simplefilter("ignore")  # that extents were fixed
 
     def make(self, rng: random.Random) -> bytes:
         return mutate(rng, spell(rng, grow(rng)))
@@ -49,7 +49,7 @@ class _Protobufs(Hunt):
         source: Path | ModelProto = _SOURCE
         _SOURCE.write_bytes(data)
         if digest & 1:
-            with suppress(DecodeError):  # the file is refused then
+            with suppress(DecodeError):  # then the file is refused
                 source = ModelProto.FromString(data)
         try:
             with bounded(_PACKING, "packing"):

@@ -1,7 +1,7 @@
-"""Requests, right and spoilt, to a server in this process: through its application, and over sockets.
+"""Right and wrong requests to a server in this process: through its application, and over sockets.
 
 A case is JSON: a few requests that are sent at the same time. After each case the server must be at rest, and answer a
-request that is right.
+right request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streamrt.serve.main import configure
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
 
-#: Seconds for an answer that must come, and for one that need not: the request may be only the begin of one.
+#: Seconds to wait for an answer that must come, and for one that need not: the request may be incomplete.
 _PATIENCE, _GUESS = 5.0, 0.15
 _SECRETS = (b"/tmp", b"/root", b"/home", b"/usr", b"/dev/shm", b"site-packages", b"Traceback", b"Errno", TOKEN.encode())
 _READY = re.compile(r"^/v2/models/[^/]*(/versions/[^/]*)?/ready$")
@@ -37,7 +37,7 @@ _TOKEN = [(b"authorization", f"Bearer {TOKEN}".encode())]
 
 
 class _Log(logging.Handler):
-    """Errors that the server logged."""
+    """Keeps the errors that the server logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -48,7 +48,7 @@ class _Log(logging.Handler):
 
 
 class Requests(Hunt):
-    """A case in four goes over sockets."""
+    """The hunt. One case in four goes over sockets."""
 
     name = "requests"
     seconds = 30.0
@@ -105,7 +105,7 @@ class Requests(Hunt):
             request = make_request(rng)
             if wire:
                 data = on_the_wire(rng, request)
-                if rng.random() < 0.1:  # one behind the other
+                if rng.random() < 0.1:  # one after the other
                     data += on_the_wire(rng, make_request(rng))
                 cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 1, 3])))
                 pieces = [data[a:b].decode("latin-1") for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -134,7 +134,7 @@ class Requests(Hunt):
         return outcomes[0]
 
     async def _at_rest(self, tasks: int) -> None:
-        """Wait until nothing is left of the requests."""
+        """Wait until the server holds nothing of the requests."""
         service, end = self._service, self._loop.time() + _PATIENCE
         while service.gate.held or service.batcher.waiting or len(asyncio.all_tasks()) > tasks or service._changes:
             if self._loop.time() > end:
@@ -148,7 +148,7 @@ class Requests(Hunt):
                 raise Finding("a lease is left", str(leases))
 
     def _restore(self) -> None:
-        """Serve what was served at first."""
+        """Serve the models that were served at first."""
         catalog = self._service.catalog
         for name, file in catalog.served():
             if self._files.get(name) != file:
@@ -158,7 +158,7 @@ class Requests(Hunt):
                 catalog.register(file)
 
     async def _right(self, wire: bool) -> None:
-        """A right request has its right answer."""
+        """Check that a right request gets its right answer."""
         x = zoo.random_input(2, 16)
         inputs = [{"name": "input", "shape": [2, 16], "datatype": "FP32", "data": x.ravel().tolist()}]
         request = Request("POST", "/v2/models/mlp/infer", [("Host", "test")], json.dumps({"inputs": inputs}).encode())
@@ -241,7 +241,7 @@ class Requests(Hunt):
         return _judge(method, target, *_parse(answer, method))
 
     async def _exchange(self, pieces: list[bytes], end: str, patience: float) -> bytes:
-        """What comes back, as much of it as comes in time; a first answer is complete, if it is one."""
+        """The bytes that come back in time. If they begin with an answer, it is complete."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 * MIB)
         answer = b""
         try:
@@ -269,7 +269,7 @@ class Requests(Hunt):
 
 
 class _Plain(random.Random):
-    """Draws nothing that spoils."""
+    """Random numbers that choose no fault."""
 
     def random(self) -> float:
         return 0.999
@@ -279,7 +279,7 @@ class _Plain(random.Random):
 
 
 def _direct(rng: random.Random, request: Request) -> dict[str, Any]:
-    """A request as uvicorn would hand it to the application, which never sees others."""
+    """The scope of a request as uvicorn makes it: the application never gets others."""
     body = request.body
     cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.choice([0, 0, 0, 1, 5])))
     chunks = [body[a:b].decode("latin-1") for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
@@ -299,12 +299,12 @@ def _is_whole(answer: bytes, asked: bytes) -> bool:
 
 
 def _final(answer: bytes) -> bytes:
-    """Without the answer that asks for the body."""
+    """An answer without the informational one before it, which asks for the body."""
     return answer.partition(b"\r\n\r\n")[2] if answer.startswith(b"HTTP/1.1 100 ") else answer
 
 
 def _parse(answer: bytes, method: str) -> tuple[int, dict[str, str], bytes]:
-    """Of the first answer."""
+    """Parse the first answer."""
     head, _, body = _final(answer).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     if not re.fullmatch(r"HTTP/1\.[01] \d{3} .*", status):
@@ -327,7 +327,7 @@ def _judge(method: str, target: str, status: int, headers: dict[str, str], body:
     if status >= 500 and status not in (503, 507) and not (status == 500 and broken):
         raise Finding(f"status {status}", what)
     for secret in _SECRETS:
-        # An answer may repeat what it was sent.
+        # An answer may repeat text of its request.
         if (secret in body or secret.decode() in str(headers)) and secret.decode() not in unquote(target):
             raise Finding("an answer tells about the host", what)
     if headers.get("content-type") == "application/json" and body:
@@ -341,7 +341,7 @@ def _judge(method: str, target: str, status: int, headers: dict[str, str], body:
 
 
 def _judge_log(record: logging.LogRecord) -> None:
-    """A model's own error may be logged, and nothing else."""
+    """Check the log: only errors of a model may be in it."""
     error = record.exc_info[1] if record.exc_info else None
     again = record.name == "streamrt.serve" and record.exc_info is None  # the traceback was logged before
     if not again and not isinstance(error, (FormatError, WeightsIOError)):

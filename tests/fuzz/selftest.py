@@ -1,4 +1,4 @@
-"""A hunt after faults that are put there, which shows that the frame finds each sort of them."""
+"""A hunt with faults on purpose, one of each sort, which shows that the frame finds them."""
 
 from __future__ import annotations
 

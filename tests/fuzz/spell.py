@@ -1,4 +1,4 @@
-"""Recipes as an exporter would write them: ONNX models, with idioms that only ONNX has."""
+"""Makes ONNX models of recipes as an exporter does, with idioms that only ONNX has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from fuzz.zoo import Recipe
 
-#: Attributes of a recipe's node that are inputs in ONNX, in order; "" is one that is left out.
+#: Attributes of a recipe's node that are inputs in ONNX, in order; "" is a missing input.
 _INPUTS = {
     "Clip": ("min", "max"),
     "Expand": ("shape",),
@@ -29,11 +29,11 @@ _INPUTS = {
     "Squeeze": ("axes",),
     "Unsqueeze": ("axes",),
 }
-#: Attributes that only files of ours have.
+#: Attributes that only weights files have.
 _OURS = {"coerce", "extents", "transB", "indices_shape"}
 _TRUTH = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor")
 _TAKE_TRUTH = ("And", "Not", "Or", "Xor")
-#: The newest operator of a recipe (Swish) is of this set.
+#: The operator set with the newest operator of a recipe (Swish).
 OPSET = 24
 _OPSETS = (OPSET, OPSET, OPSET, 22, 21, 18, 17, 13, 11, 9, 7)
 
@@ -68,7 +68,7 @@ class Writer:
         return f"v{len(self.graph.node)}"
 
     def constant(self, value: NDArray[Any]) -> str:
-        """An initializer, or now and then a node."""
+        """Write a constant as an initializer, or sometimes as a node."""
         name = f"c{len(self.graph.initializer) + len(self.graph.node)}"
         tensor = numpy_helper.from_array(value, name)
         if self.rng.random() < 0.2:
@@ -85,7 +85,7 @@ class Writer:
         return self.constant((np.arange(count, dtype=np.float32) % 17 / 4 - 2).reshape(shape))
 
     def add(self, data: dict[str, Any]) -> None:
-        """A node of a recipe."""
+        """Write a node of a recipe."""
         op, inputs, attrs = data["op"], list(data["inputs"]), dict(data.get("attrs", {}))
         outputs = list(data["outputs"])
         if "activation" in data:
@@ -184,7 +184,7 @@ def _nonzero(w: Writer, x: str, dims: list[Any]) -> str:
 
 
 def _transposed(w: Writer, x: str, dims: list[Any]) -> str:
-    """A transposed convolution."""
+    """Write a transposed convolution."""
     y, spatial = w.fresh() + "a", max(len(dims) - 2, 0)
     channels = dims[1] if len(dims) > 1 and isinstance(dims[1], int) else 1
     attrs: dict[str, Any] = {"strides": [w.rng.choice([1, 2, 3]) for _ in range(spatial)]}
@@ -218,7 +218,7 @@ def _branch(w: Writer, x: str, dims: list[Any]) -> str:
 
 
 def _function(w: Writer, x: str, dims: list[Any]) -> str:
-    """A call of a function of the model, that may call another."""
+    """Write a call of a function of the model, which may call another."""
     y, depth = w.fresh() + "a", w.rng.choice([1, 1, 2, 3])
     opset = [helper.make_opsetid("", w.model.opset_import[0].version), helper.make_opsetid("local", 1)]
     names = [f"f{len(w.model.functions) + level}" for level in range(depth)]
@@ -258,7 +258,7 @@ _IDIOMS: tuple[Idiom, ...] = (
 
 
 def spell(rng: random.Random, recipe: Recipe) -> ModelProto:
-    """The model of a recipe that nothing has changed, with an idiom or two on the way."""
+    """The model of a valid recipe, with an idiom or two."""
     writer = Writer(rng, recipe)
     renamed: dict[str, str] = {}
     first = recipe.graph["inputs"][0]

@@ -1,4 +1,4 @@
-"""What is known of a hunt after all its runs: a small JSON file."""
+"""The state of a hunt after all its runs, a small JSON file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from fuzz.hunt import PASSED
 
-#: Inputs kept of one kind of finding; further ones are counted.
+#: The most inputs that are kept of one kind of finding; others are only counted.
 KEPT = 3
 
 
@@ -23,7 +23,9 @@ class State:
     next: dict[str, int] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0  # of wall time
-    findings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by kind: how often, and the inputs kept
+    findings: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # by kind: the count, and the inputs that are kept
 
     @classmethod
     def load(cls, hunt: str, path: Path | None) -> State:

@@ -1,4 +1,4 @@
-"""What once failed does not fail again, and a short run of each hunt finds nothing."""
+"""Inputs that once failed do not fail again, and a short run of each hunt finds nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame finds each sort of fault, gives the same cases again, and goes on where a run ended."""
+"""The frame finds each sort of fault, repeats the same cases, and continues after the last run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that runs cases until it has run enough of them, or dies of one."""
+"""A process that runs cases until it has run enough, or until a case kills it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 from fuzz.hunt import SANITIZED, Finding, Hunt, check_peak, reset_peak
 
-#: A sanitizer makes everything so many times slower.
+#: Times by which a sanitizer slows everything down.
 SLOWER = 20 if SANITIZED else 1
 #: Files of a case lie in memory.
 _LARGEST_FILE = 256 << 20
 
 
 class Result(NamedTuple):
-    """What became of a case: its outcome, or the kind of its finding with a text."""
+    """The result of a case: its outcome, or the kind and the text of its finding."""
 
     outcome: str
     kind: str = ""
@@ -33,7 +33,7 @@ def rng_of(seed: int, case: int) -> random.Random:
 
 
 def outcome_of(hunt: Hunt, make: Callable[[], bytes]) -> Result:
-    """Make an input and check it, in this process."""
+    """Make and check an input in this process."""
     try:
         data = make()
         before = reset_peak() if hunt.memory is not None else 0
@@ -55,8 +55,8 @@ def _place(error: BaseException) -> str:
 
 
 def serve(hunt: Hunt, inputs: Callable[[int], bytes], tasks: Connection, log: int, folder: str) -> None:
-    """Body of the process: takes ranges of cases, sends the result of each. ``inputs`` makes that of a case."""
-    os.setsid()  # an interrupt is for the parent, which lets ranges end
+    """Run ranges of cases that arrive, and send the result of each. ``inputs`` makes the input of a case."""
+    os.setsid()  # the parent handles interrupts, and lets ranges end
     os.dup2(log, 1)
     os.dup2(log, 2)
     faulthandler.enable(2)
@@ -74,7 +74,7 @@ def serve(hunt: Hunt, inputs: Callable[[int], bytes], tasks: Connection, log: in
         except EOFError:
             os._exit(0)
         for case in range(first, end):
-            os.ftruncate(log, 0)  # what is in there when a case dies is about that case
+            os.ftruncate(log, 0)  # its content when a case dies is about that case
             faulthandler.dump_traceback_later(hunt.seconds * SLOWER, exit=True)
             result = outcome_of(hunt, lambda case=case: inputs(case))
             faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,4 @@
-"""Small valid graphs with parameters, made at random: all operators of a weights file occur."""
+"""Makes small random valid graphs with parameters. All operators of a weights file occur."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from streamrt.ops import Operand, Shape, lower, supported
 from streamrt.ops.epilogue import ACTIVATIONS
 
 OPERATORS = sorted(supported())
-#: Samples for which shapes are worked out.
+#: Samples for which shapes are computed.
 BATCH = 2
 _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual")
 _BINARY += ("Less", "LessOrEqual")
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
-#: What a node is chosen from: operators that fit few tensors, or have the most code, more often.
+#: Operators to choose from. Those that fit few tensors, or have much code, are there more often.
 _CHOICE = [*OPERATORS, *(("Conv", "Gemm", "MatMul", *_POOLS, "DepthToSpace", "SpaceToDepth") * 5), "BatchNormalization"]
-#: What reading a recipe raises whose graph is spoilt.
+#: Errors of reading a recipe whose graph is wrong.
 NO_GRAPH = (FormatError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "MatMul")
-#: Values of a weight of several tiles, which have 64 KiB at the least.
+#: Values of a weight of several tiles: a tile has at least 64 KiB.
 _LARGE_WEIGHT = 1 << 17
 #: The share of recipes that have weights of several tiles.
 _HEAVY = 0.15
@@ -39,7 +39,7 @@ class Recipe:
 
 
 class _Growing:
-    """A recipe to which nodes are added that fit."""
+    """A recipe to which fitting nodes are added."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -72,12 +72,12 @@ class _Growing:
         return name
 
     def rows(self, inner: int, step: int = 1) -> int:
-        """Rows of a weight, a multiple of ``step``: few, or so many that a plan cuts them into tiles."""
+        """The rows of a weight, a multiple of ``step``: few, or enough for several tiles."""
         most = min(_MOST_VALUES // 4, _LARGE_WEIGHT // inner) if self.heavy else 12
         return step * self.rng.randint(1, max(1, most // step))
 
     def like(self, shape: Shape, share: float = 0.5) -> str:
-        """A tensor that broadcasts with ``shape``: a parameter, or what is there already."""
+        """A tensor that broadcasts with ``shape``: a new parameter, or an existing tensor."""
         same = [name for name, found in self.shapes.items() if found == shape]
         if same and self.rng.random() >= share:
             return self.rng.choice(same)
@@ -87,7 +87,7 @@ class _Growing:
         return self.param(*extents)
 
     def add(self, op: str, source: str) -> bool:
-        """Add a node that reads ``source``; whether it fits."""
+        """Add a node that reads ``source``; returns whether it fits."""
         before = dict(self.params)
         inputs, attrs, count = _node(self, op, source, self.shapes[source])
         names = [f"t{len(self.shapes)}_{i}" for i in range(count)]
@@ -142,7 +142,7 @@ def size(shape: Shape) -> int:
 
 
 def grow(rng: random.Random) -> Recipe:
-    """A recipe of one to five nodes."""
+    """Make a recipe of one to five nodes."""
     growing = _Growing(rng)
     wanted = rng.choice([1, 2, 3, 3, 4, 5])
     for _ in range(40):
@@ -156,7 +156,7 @@ def grow(rng: random.Random) -> Recipe:
 
 
 def settle(rng: random.Random, recipe: Recipe) -> None:
-    """Declare the extents of outputs as they are computed: names, but some numbers. Raises any of `NO_GRAPH`."""
+    """Declare the extents of outputs: names, and some numbers as computed. Raises any of `NO_GRAPH`."""
     shapes: dict[str, Shape] = {}
     for spec in recipe.graph["inputs"]:
         free = {dim: BATCH if dim == "N" else 6 for dim in spec["dims"] if isinstance(dim, str)}
@@ -174,7 +174,7 @@ def settle(rng: random.Random, recipe: Recipe) -> None:
 
 
 def _node(growing: _Growing, op: str, source: str, x: Shape) -> tuple[list[str], dict[str, Any], int]:
-    """Inputs, attributes and number of outputs with which an operator probably fits ``source`` of shape ``x``."""
+    """Inputs, attributes and number of outputs of an operator that probably fits ``source`` of shape ``x``."""
     rng, rank, param = growing.rng, len(x), growing.param
     axis = rng.randint(-rank, rank - 1) if rank else 0
     last = x[-1] if x else 1

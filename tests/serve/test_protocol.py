@@ -33,7 +33,7 @@ LIMIT = 1 << 20
 def encode(
     inputs: Mapping[str, tuple[np.ndarray, bool]], outputs: tuple[Output, ...] | None = None, **more: Any
 ) -> tuple[bytes, int | None]:
-    """A body and the length of its JSON. The flag of an array tells whether it is sent as binary data."""
+    """The body of a request and the length of its JSON. The flag of an array tells if it is sent as binary data."""
     tensors, binary = [], []
     for name, (array, is_binary) in inputs.items():
         tensor: dict[str, Any] = {"name": name, "shape": list(array.shape), "datatype": "FP32"}
