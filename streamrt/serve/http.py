@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamrt.errors import InputError, ModelTooLargeError, PoolBusyError, UnknownModelError
@@ -214,8 +214,13 @@ def failure(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with ``error``."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
-        status, kind, text = error.status_code, "HTTPException", _detail(request, error)
+        status, kind, text = error.status_code, "HTTPException", error.detail
         headers.update(error.headers or {})
+        if status == 404:
+            text += ": expected /ping, /metrics, /v2, or a path below /v2, /predictions or /models"
+        elif status == 405:  # the router names the methods of one route; others have the same path
+            headers["Allow"] = ", ".join(_methods(request))
+            text += f": expected {headers['Allow']}, found {request.method!r:.40}"
     else:
         kind = type(error).__name__
         status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
@@ -231,11 +236,7 @@ def failure(request: Request, error: Exception) -> Response:
     return JSONResponse(body, status, headers)
 
 
-def _detail(request: Request, error: HTTPException) -> str:
-    """The text of an error; to the texts of the router, which are those of HTTP, what was expected is added."""
-    if error.status_code == 404:
-        return f"{error.detail}: expected /ping, /metrics, /v2, or a path below /v2, /predictions or /models"
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return f"{error.detail}: expected {allowed}, found {request.method!r:.40}"
-    return error.detail
+def _methods(request: Request) -> list[str]:
+    """The methods that the path of ``request`` allows, sorted."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in routes for method in route.methods or ()})

@@ -378,7 +378,7 @@ def _shown(found: Any) -> str:
         return f"a string of {len(found)} characters"
     if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_RANK or not _flat(found))):
         return kind_of(found)
-    return f"{found!r:.80}"
+    return json.dumps(found)[:80]
 
 
 def _flat(items: list[Any]) -> bool:

@@ -110,9 +110,9 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a page before the first": (http("GET", "/models?next_page_token=-5", AUTHORIZED), 400, "expected a whole number"),
     "a page of digits": (http("GET", f"/models?limit={'9' * 5000}", AUTHORIZED), 400, "expected a whole number"),
     # the token
-    "a load by nobody": (http("POST", "/v2/repository/models/mlp/load"), 401, "bearer token"),
+    "a load by nobody": (http("POST", "/v2/repository/models/mlp/load"), 401, "TOKEN), found none"),
     "a load with a wrong token": (
-        http("POST", "/v2/repository/models/mlp/load", "Authorization: Bearer 0123456789abcdef"), 401, "bearer token"),
+        http("POST", "/v2/repository/models/mlp/load", "Authorization: Bearer 0123456789abcdef"), 401, "another one"),
     "an index by nobody": (http("POST", "/v2/repository/index"), 401, "bearer token"),
     "a list by nobody": (http("GET", "/models"), 401, "bearer token"),
     "a removal by nobody": (http("DELETE", "/models/mlp"), 401, "bearer token"),
@@ -149,8 +149,8 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "two lengths": (http("POST", "/v2/models/mlp/infer", "Content-Length: 3", body=b"[]"), 400, ""),
     "no chunk": (http("POST", "/v2/models/mlp/infer", "Transfer-Encoding: chunked", body=b"zz\r\n"), 400, ""),
     "an unknown transfer": (http("POST", "/v2/models/mlp/infer", "Transfer-Encoding: gzip"), 400, ""),
-    "another method": (http("PUT", "/models/mlp", AUTHORIZED), 405, "Method Not Allowed"),
-    "no such route": (http("GET", "/v2/models/mlp/config"), 404, "Not Found"),
+    "another method": (http("PUT", "/models/mlp", AUTHORIZED), 405, "expected DELETE, GET, HEAD, found 'PUT'"),
+    "no such route": (http("GET", "/v2/models/mlp/config"), 404, "Not Found: expected /ping"),
     "a negative header": (infer(GOOD, "Inference-Header-Content-Length: -1"), 400, "expected a number of bytes"),
     "a header beyond the body": (infer(GOOD, "Inference-Header-Content-Length: 9999999"), 400, "as the body has"),
     "a header within the JSON": (infer(GOOD, "Inference-Header-Content-Length: 5"), 400, "expected JSON"),
@@ -221,6 +221,8 @@ def test_errors_have_the_form_that_clients_expect(target: Server) -> None:
     assert json.loads(body) == {"code": 404, "type": "UnknownModelError", "message": text}
     _, headers, _ = exchange(target, http("GET", "/models"))
     assert headers["www-authenticate"] == "Bearer"
+    _, headers, _ = exchange(target, http("PUT", "/models/mlp", AUTHORIZED))
+    assert headers["allow"] == "DELETE, GET, HEAD"
 
 
 def test_the_log_tells_why_a_file_cannot_be_used(target: Server, tmp_path: Path) -> None:
