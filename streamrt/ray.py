@@ -18,11 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from ray import serve
-from ray.serve import Application
-from ray.serve.config import BackpressureConfig
-from starlette.applications import Starlette
+try:
+    from pydantic import BaseModel, ConfigDict, Field, field_validator
+    from ray import serve
+    from ray.serve import Application
+    from ray.serve.config import BackpressureConfig
+    from starlette.applications import Starlette
+except ImportError as error:
+    raise ImportError(f"streamrt.ray needs the package {error.name}: pip install 'streamrt[ray]'") from error
 
 from streamrt.engine.inputs import Result
 from streamrt.errors import InputError, ModelClosedError, UnknownModelError
