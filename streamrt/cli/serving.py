@@ -64,7 +64,11 @@ _OPTIONS = {
     ),
     "policy": _Option("how the pool decides which weights stay in memory", choices=tuple(POLICIES)),
     "threads": _count("the most threads that compute one pass (default: one for each processor)"),
-    "io": _Option("how weights are read", choices=("auto", "mmap", "pread")),
+    "io": _Option(
+        "map the weights files, or read them into memory of the process; auto: pread on network and FUSE file systems, "
+        "else mmap",
+        choices=("auto", "mmap", "pread"),
+    ),
     "verify": _Option(
         "compare weights with their checksums when a model is opened, or at every read (default: never)",
         choices=("open", "read"),
@@ -75,7 +79,7 @@ _OPTIONS = {
     "max_delay": _seconds("how long a request is held back, so that others can share its pass"),
     "max_queue": _count("the most requests that wait; of one model, half as many"),
     "max_body": _size("the largest body of a request, decompressed"),
-    "max_json": _size("the largest JSON text of a request; parsed, it may take 12 times as much memory, and 1 MiB"),
+    "max_json": _size("the largest JSON text of a request; its values may take 12 times as much memory, and 1 MiB"),
     "max_held": _size("the most memory for bodies, for JSON while it is parsed, and for answers that are being sent"),
     "body_timeout": _seconds(
         "the most time for a request's head to arrive, for its body, and for its answer to be taken"
