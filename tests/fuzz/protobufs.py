@@ -22,8 +22,11 @@ from fuzz.zoo import grow
 from streamrt import Model, StreamrtError, WeightsIOError, pack
 
 _SOURCE, _DEST = Path("model.onnx"), Path("model.safetensors")
-#: Packing computes at most 256 MiB beyond the model's own weights; the interpreter and NumPy hold some beside.
-_PACKING = (256 + 64) * MIB
+#: Bytes for ``max_memory``. Constants of up to 8 times as many may go into the file, and alignment to 2 MiB may double
+#: them: 192 MiB, which is less than the 256 MiB that a file of a worker may have.
+_MAX_MEMORY = 12 * MIB
+#: Bytes that packing may take: 64 MiB are for the interpreter, NumPy and the model's own weights.
+_PACKING = _MAX_MEMORY + 64 * MIB
 
 
 class _Protobufs(Hunt):
@@ -53,7 +56,7 @@ class _Protobufs(Hunt):
                 source = ModelProto.FromString(data)
         try:
             with bounded(_PACKING, "packing"):
-                pack(source, _DEST)
+                pack(source, _DEST, max_memory=_MAX_MEMORY)
         except StreamrtError as error:
             check_text(str(error))
             if isinstance(error, WeightsIOError) and error.errno in (EFBIG, ENOSPC):
