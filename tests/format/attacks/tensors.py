@@ -208,6 +208,16 @@ def segment_torn_apart() -> bytes:
     return draft.build()
 
 
+@attack("'w' and 'b' of node 'dense' lie 64 bytes apart")
+def segment_with_a_gap_of_one_step() -> bytes:
+    draft = Draft()
+    draft.tensors["w"] = {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}
+    draft.tensors["streamrt.pad.1"] = {"dtype": "U8", "shape": [64], "data_offsets": [64, 128]}
+    draft.tensors["b"]["data_offsets"] = [128, 144]
+    draft.tensors["streamrt.pad.3"] = {"dtype": "U8", "shape": [3952], "data_offsets": [144, 4096]}
+    return draft.build()
+
+
 @attack("parameters of node 'relu' .* begin at 4160 of the file, expected a multiple of 4096")
 def segment_unaligned() -> bytes:
     draft = Draft()
