@@ -157,6 +157,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that run tests (default: 1)")
     parser.add_argument("--narrow", action="store_true", help="run the folders of each fault, and not all tests then")
+    parser.add_argument("--skip-clean", action="store_true", help="do not run the tests without any fault first")
     arguments = parser.parse_args()
     faults = [
         fault
@@ -166,7 +167,7 @@ def main() -> int:
     copy = Copy(arguments.work.resolve(), arguments.jobs)
     copy.make()
     folders = list(dict.fromkeys(folder for fault in faults for folder in fault.tests))
-    if failed := copy.failing_test(folders):
+    if not arguments.skip_clean and (failed := copy.failing_test(folders)):
         print(f"without any fault {failed} fails: nothing can be said")
         return 1
     outcomes = []
