@@ -1,0 +1,14 @@
+"""The extra `dev` alone: the tools run, and tests that need the heavy packages."""
+
+import subprocess
+import sys
+
+(root,) = sys.argv[1:]
+for command in (
+    ["ruff", "check", "."],
+    ["mypy", "streamrt"],
+    ["clang-format", "--version"],
+    ["cython-lint", "--version"],
+    ["pytest", "-q", "-p", "no:cacheprovider", "-m", "extras", "tests/convert", "tests/serve/test_conformance.py"],
+):
+    subprocess.run(command, cwd=root, check=True)
