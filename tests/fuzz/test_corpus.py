@@ -16,7 +16,7 @@ _ALL = [pytest.param(hunt, marks=[pytest.mark.extras] * (hunt in _SERVERS)) for 
 
 def run(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-P", str(Path(__file__).parent), *arguments]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

@@ -124,12 +124,12 @@ def balancer(servers: list[Instance], edit: Callable[[str], str] = lambda text: 
             )
         try:
             client = Client(port)
-            wait_until(lambda: client.request("GET", "/v2/health/live").status == 200, f"nginx: {log.read_text()}", 20)
+            wait_until(lambda: client.request("GET", "/v2/health/live").status == 200, f"nginx: {log.read_text()}", 60)
             client.close()
             yield port
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
         wait_until(lambda: not _alive(process.pid), "all of nginx has ended")
 
 

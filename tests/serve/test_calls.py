@@ -33,15 +33,21 @@ def test_ping(server: Server) -> None:
 
 
 def test_an_answer_is_not_held_back_for_acknowledgements(server: Server) -> None:
-    """With Nagle's algorithm, the body of an answer would wait 40 ms for the acknowledgement of its head."""
-    connection, times = HTTPConnection(server.address, timeout=60), []
-    for _ in range(20):
+    """With Nagle's algorithm, the body of an answer would wait 40 ms for the acknowledgement of its head.
+
+    On a busy machine most answers may take longer, but one of many does not.
+    """
+    connection = HTTPConnection(server.address, timeout=60)
+
+    def seconds() -> float:
         began = time.monotonic()
         connection.request("GET", "/ping")
         connection.getresponse().read()
-        times.append(time.monotonic() - began)
+        return time.monotonic() - began
+
+    seconds()  # it also connects
+    assert any(seconds() < 0.03 for _ in range(500))
     connection.close()
-    assert min(times[1:]) < 0.03
 
 
 def test_predictions(server: Server, repository: Path) -> None:
