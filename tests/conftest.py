@@ -61,7 +61,8 @@ def fresh_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python code in a process of its own: ``run_python(code, *arguments, **environment)``.
 
-    Returns when it has ended; after five minutes it is killed and the test fails. A negative ``returncode`` is a signal.
+    Returns when it has ended. After five minutes it is killed, and the test fails. A negative ``returncode`` is a
+    signal.
     """
 
     def run(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
