@@ -1,7 +1,7 @@
 """The weights file: a model, packed so that one pass is one sequential read.
 
-A weights file is a valid safetensors file, which any safetensors reader opens, with further promises
-that let `streamrt` read it piece by piece. This is version 1 of its specification.
+A weights file is a valid safetensors file, which any safetensors reader opens. It keeps further promises, so that
+`streamrt` can read it piece by piece. This is version 1 of its specification.
 
 Container
     ============================  =======================================================================
@@ -10,30 +10,30 @@ Container
     the rest                      the data section: the tensors' bytes, little-endian, row-major
     ============================  =======================================================================
 
-    8 + N is at most 8 MiB, and the header holds at most 800,000 of the characters ``{``, ``[``, ``:`` and ``,``, those
-    within strings counted, which bounds the time and the memory that parsing takes. The header maps each tensor's name
-    to ``{"dtype", "shape", "data_offsets"}``, offsets ``[begin, end)`` counted from the start of the data section.
-    The tensors, in the order of the header, cover the data section without hole or overlap.
+    8 + N is at most 8 MiB. The header has at most 800,000 of the characters ``{``, ``[``, ``:`` and ``,``, also counted
+    within strings: this limits the time and the memory of parsing. The header maps the name of each tensor to
+    ``{"dtype", "shape", "data_offsets"}``. Offsets ``[begin, end)`` are counted from the start of the data section. The
+    tensors, in the order of the header, cover the data section without hole or overlap.
 
 Layout
     * Every tensor is ``F32`` and begins on a 64-byte boundary, except padding: ``U8`` tensors of one dimension,
       all zeros, whose names begin with ``streamrt.pad.``. Other tensors may not use that prefix.
-    * All parameters of one node lie together. They form a *segment*, and only padding of less than 64 bytes
-      lies inside it. Segments follow the order of the graph's nodes, that is, of execution. A parameter that
-      several nodes read is stored once, in the segment of the first. Parameters that no node reads but which are
-      outputs of the graph form one more segment, the last. Every tensor is in a segment.
-    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, since filesystems cache files in
-      folios of up to 2 MiB and can only release whole ones. A smaller segment begins on a 4096-byte boundary.
-    * The data section begins on a 4096-byte boundary. The writer pads the header up to the next one and no further, for
-      it is read as a whole at every opening: what lies before a large segment is padding of the data section.
-    * The file ends on a 4096-byte boundary: every page that holds weights is a whole page of the file.
+    * All parameters of one node lie together. They form a *segment*, inside which only padding of less than 64 bytes
+      lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
+      nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
+      of the graph form the last segment. Every tensor is in a segment.
+    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file: filesystems cache files in folios of up to 2
+      MiB, and can only release whole folios. A smaller segment begins on a 4096-byte boundary.
+    * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no
+      further, as every opening reads the whole header. The gap before a large segment is padding in the data section.
+    * The file ends on a 4096-byte boundary: every page with weights is a whole page of the file.
 
 ``__metadata__``
     It comes first in the header, and holds only strings. Keys that begin with ``streamrt.`` are the format's own,
     and these are all:
 
     ``streamrt.format``
-        The version: ``"1"``. First, and followed at once by the next, so that the header begins with the bytes
+        The version: ``"1"``. It is the first key, and the next key comes second. So the header begins with the bytes
         ``{"__metadata__":{"streamrt.format":"1","streamrt.header_crc32c":"XXXXXXXX"``.
     ``streamrt.header_crc32c``
         Eight lower-case hexadecimal digits: the CRC-32C of the first 8 + N bytes of the file, with these digits
@@ -41,15 +41,15 @@ Layout
     ``streamrt.block_size``
         Bytes in a checksum block, a decimal number: a power of two from 4096 to 2**26. The writer uses 4 MiB.
     ``streamrt.block_crc32c``
-        Eight digits for each block of the data section, the last of which may be short: its CRC-32C. Checked by
-        `verify`.
+        The CRC-32C of each block of the data section, eight digits each; the last block may be short. `verify` checks
+        them.
     ``streamrt.graph``
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
         It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
         lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
 
-The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine or the
-program that wrote it. No layout depends on an instruction set.
+The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine, the
+instruction set or the program that wrote it.
 
 A reader treats the file as hostile: `read_header` checks everything above that can be checked without reading
 the data.

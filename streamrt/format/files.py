@@ -1,4 +1,4 @@
-"""The system's side of the reader and the writer: errors, the page cache, a file replaced at once, a progress bar."""
+"""System calls of the reader and the writer: errors, the page cache, replacing a file in one step; a progress bar."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def os_errors(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_regular(path: str) -> Iterator[int]:
-    """A descriptor of the regular file at ``path``, for reading at random; `WeightsIOError` for anything else.
+    """A descriptor of the regular file at ``path``, for reading at random offsets.
 
-    What is read through it leaves the page cache again, unless others have it mapped.
+    Raises:
+        WeightsIOError: it cannot be opened, or is no regular file.
     """
     with os_errors(path):
-        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write to it.
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(fd).st_mode
@@ -50,7 +51,7 @@ def open_regular(path: str) -> Iterator[int]:
 
 
 def read_exactly(fd: int, path: str, buffer: memoryview, offset: int) -> None:
-    """Fill ``buffer`` from ``offset`` on; `WeightsIOError` when the file ends before."""
+    """Fill ``buffer`` from ``offset`` on; `WeightsIOError` if the file ends before."""
     done = 0
     with os_errors(path):
         while done < len(buffer):
@@ -61,24 +62,24 @@ def read_exactly(fd: int, path: str, buffer: memoryview, offset: int) -> None:
 
 
 def expect_sequential(fd: int) -> None:
-    """Ask for readahead again."""
+    """Tell the kernel that the file will be read in order, so that it reads ahead."""
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def drop_cache(fd: int, offset: int, length: int) -> None:
-    """Let the page cache forget a range that is clean; 0 means up to the end. A failure changes nothing but that."""
+    """Remove a clean range from the page cache; length 0 means up to the end. A failure is ignored."""
     with contextlib.suppress(OSError):
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 class Replacement:
-    """A file written beside ``dest`` that takes its name when complete, and is removed otherwise.
+    """A file written beside ``dest``. It takes the name ``dest`` when it is complete, and is removed otherwise.
 
-    Until then it has no name at all where the filesystem can do that, so that even a process that is killed while it
-    writes leaves nothing behind; elsewhere it is hidden. All names are looked up in the folder as it was when the
-    object was entered. The file has the permissions that the umask leaves of 0666. `commit` makes the content durable
-    before the name.
+    Until then it has no name, if the filesystem has such files: even a process that is killed while it writes then
+    leaves nothing behind. On other filesystems its name begins with a dot. All names are looked up in the folder that
+    was opened when the object was entered. The file has the permissions 0666, less the umask. `commit` makes the
+    content durable before the name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -109,10 +110,10 @@ class Replacement:
         self._discard()
 
     def check_space(self, size: int) -> None:
-        """Raise `WeightsIOError` when the filesystem says that ``size`` bytes do not fit."""
+        """Raise `WeightsIOError` if the filesystem says that ``size`` bytes do not fit."""
         with os_errors(self.path):
             space = os.fstatvfs(self._folder_fd)
-        # A filesystem that counts no blocks cannot tell.
+        # Some filesystems report 0 blocks: they cannot tell.
         if space.f_blocks and space.f_bavail * space.f_frsize < size:
             free = space.f_bavail * space.f_frsize
             raise WeightsIOError(errno.ENOSPC, f"{size} bytes do not fit in the {free} that are free", self.path)
@@ -126,11 +127,11 @@ class Replacement:
                 view, offset = view[written:], offset + written
 
     def stream(self) -> BinaryIO:
-        """The file, to be written from its begin; to be closed before `commit`."""
+        """The file as a stream, from its beginning. Close it before `commit`."""
         return open(self._fd, "wb", closefd=False)
 
     def settle(self) -> None:
-        """Bring to the disk what was written, and let the page cache forget it."""
+        """Write all data to the disk, and remove it from the page cache."""
         with os_errors(self.path):
             os.fdatasync(self._fd)
         drop_cache(self._fd, 0, 0)
@@ -140,7 +141,7 @@ class Replacement:
         with os_errors(self.path):
             os.fsync(self._fd)
             drop_cache(self._fd, 0, 0)
-            if not self._named:  # a link cannot take the place of a file, a rename can
+            if not self._named:  # a link cannot replace a file, a rename can
                 self._give_name(self._fd)
             os.replace(self._temporary, self._name, src_dir_fd=self._folder_fd, dst_dir_fd=self._folder_fd)
         self._named = False
@@ -149,7 +150,7 @@ class Replacement:
             os.fsync(self._folder_fd)
 
     def _open_nameless(self) -> int:
-        """A new file without a name; -1 where there are no such files, or none that can be given one later."""
+        """A descriptor of a new file without a name; -1 if the filesystem has none that can be named later."""
         flags = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
         try:
             tried = os.open(".", flags, 0o666, dir_fd=self._folder_fd)
@@ -159,8 +160,10 @@ class Replacement:
             finally:
                 os.close(tried)
             self._named = False
-            return os.open(".", flags, 0o666, dir_fd=self._folder_fd)  # another: what lost its name gets none again
-        except OSError:  # whatever else is wrong, opening one with a name will tell
+            return os.open(
+                ".", flags, 0o666, dir_fd=self._folder_fd
+            )  # a second file: an unlinked one cannot be linked again
+        except OSError:  # opening a file with a name will raise any other error
             return -1
 
     def _give_name(self, fd: int) -> None:
@@ -168,7 +171,7 @@ class Replacement:
         os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=self._folder_fd, follow_symlinks=True)
 
     def _check_dest(self) -> None:
-        # Replacing a device or a FIFO by a file is never meant.
+        # A device or a FIFO is never meant to be replaced by a file.
         if not self._name:
             raise WeightsIOError(errno.EISDIR, "a folder, expected the name of a file", self.path)
         try:
@@ -191,11 +194,11 @@ class Replacement:
 
 @contextlib.contextmanager
 def progress_bar(total: int, what: str, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A function to call with each number of bytes done; a bar on stderr when ``shown``."""
+    """A function to call with each number of bytes that are done. It draws a bar on stderr if ``shown``."""
     if not shown:
         yield lambda count: None
         return
-    from tqdm import tqdm  # here, as most openings of a file show no bar
+    from tqdm import tqdm  # imported here, as most uses show no bar
 
     with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024) as bar:
         yield bar.update

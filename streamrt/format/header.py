@@ -1,8 +1,8 @@
 """The bytes of the header: JSON text and back, with its checksum.
 
-`decode` is the first to touch a hostile file's text: what it returns has the right types and plausible sizes.
-For each mark of JSON parsing takes up to 107 bytes (the worst are keys of one large object) and 2 us; `_MAX_MARKS`
-bounds both, before anything is parsed.
+`decode` reads the text of a hostile file first. Its result has the right types and plausible sizes. For each mark of
+JSON, parsing takes up to 107 bytes (keys of one large object are the worst) and 2 us. `_MAX_MARKS` limits both, before
+anything is parsed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
 
+#: The version of the format that is written, and the only one that is read.
 VERSION = "1"
-#: The keys of ``__metadata__`` that begin with this are the format's own.
+#: Keys of ``__metadata__`` that begin with this are the format's own.
 KEY_PREFIX = "streamrt."
+#: The key of the header that is no tensor.
 METADATA = "__metadata__"
-#: The length field and the header together. Ten thousand nodes with two tensors each fit, with names of 60 characters,
-#: and a file of 1 TiB has 2 MiB of block checksums.
+#: The most bytes of the length field and the header together: enough for 10,000 nodes with two tensors each and names
+#: of 60 characters, and for the 2 MiB of block checksums of a file of 1 TiB.
 MAX_HEADER = 8 << 20
-#: Characters of JSON text that begin or separate values: braces, brackets, colons and commas, those within strings too.
-#: Ten thousand nodes with two tensors each have 550,000.
+#: The most marks of a JSON text: braces, brackets, colons and commas, also within strings. 10,000 nodes with two
+#: tensors each have 550,000.
 _MAX_MARKS = 800_000
+#: The most bytes of a tensor's name.
 MAX_NAME = 1024
 
 _PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"' % VERSION.encode()
 _CRC = slice(8 + len(_PREFIX), 8 + len(_PREFIX) + 8)
 _ANY_VERSION = re.compile(rb'\{"__metadata__":\{"streamrt\.format":"([0-9A-Za-z.]{1,16})"')
 _DIGITS = re.compile(r"[0-9a-f]*")
-#: 2**63 has 19 digits; longer numbers are refused before Python spends time on them.
+#: The most digits of an integer: 2**63 has 19. Python takes long to convert much longer numbers.
 _MAX_DIGITS = 19
 
 
@@ -47,9 +50,10 @@ def encode(
     extra: Mapping[str, str],
     least: int,
 ) -> bytes:
-    """The first bytes of a file, up to the data section, which begins on a page, ``least`` or later.
+    """The first bytes of a file, up to the data section.
 
-    The length depends on the number of ``block_crcs``, not on their values.
+    The data section begins on a page boundary, at ``least`` bytes or later. The length depends on the number of
+    ``block_crcs``, not on their values.
     """
     metadata = {
         "streamrt.format": VERSION,
@@ -75,7 +79,7 @@ def encode(
 
 
 def seal(head: bytes) -> bytes:
-    """``head``, the length field and the header, with the checksum that belongs to it."""
+    """``head``, which is the length field and the header, with its right checksum."""
     return head[: _CRC.start] + b"%08x" % _checksum(head) + head[_CRC.stop :]
 
 
@@ -83,7 +87,7 @@ def decode(head: bytearray) -> tuple[dict[str, str], list[Entry]]:
     """Read the length field and the header: ``__metadata__``, and the tensors in the order of the header.
 
     Raises:
-        FormatError: a checksum, a type or a size is wrong; how tensors lie is not checked here.
+        FormatError: a checksum, a type or a size is wrong. The layout of the tensors is not checked here.
     """
     _check_identity(head)
     if head[_CRC] != b"%08x" % _checksum(head):
@@ -118,12 +122,12 @@ def take_blocks(metadata: dict[str, str], data_size: int) -> tuple[int, tuple[in
 
 
 def take_graph(metadata: dict[str, str]) -> Graph:
-    """Remove the graph from ``metadata`` and return it; its names are not checked against anything."""
+    """Remove the graph from ``metadata`` and return it. Whether its names are defined is not checked here."""
     return Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
 
 
 def take_extra(metadata: dict[str, str]) -> dict[str, str]:
-    """What is left of ``metadata`` once the format's own keys have been taken."""
+    """The keys of ``metadata`` that are not the format's own."""
     for key in ("streamrt.format", "streamrt.header_crc32c"):
         _take(metadata, key)
     for key, value in metadata.items():
@@ -134,7 +138,7 @@ def take_extra(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def graph_text(graph: Graph) -> str:
-    """The graph as the file holds it; `FormatError` when `take_graph` would not read it back."""
+    """The graph as the file holds it; `FormatError` if `take_graph` would refuse it."""
     text = to_json(graph.to_json()).decode()
     Graph.from_json(from_json(text, "the graph", numbers="any"))
     return text
@@ -148,11 +152,15 @@ def to_json(value: object) -> bytes:
 
 
 def from_json(text: str, what: str, *, numbers: str) -> object:
-    """Parse JSON in which keys are unique and integers have at most 19 digits; anything else is a `FormatError`.
+    """Parse JSON with unique keys.
 
-    So is text with more values than `_MAX_MARKS` allows.
+    Args:
+        text: the JSON text.
+        what: the name of the text in errors.
+        numbers: ``"integers"``, or ``"any"`` to allow floats and infinities, too.
 
-    ``numbers`` is ``"integers"``, or ``"any"`` to allow floats and infinities too.
+    Raises:
+        FormatError: no such JSON, more marks than `_MAX_MARKS`, or an integer of more than 19 digits.
     """
 
     def integer(digits: str) -> int:
@@ -188,7 +196,7 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
 
 
 def utf8(data: memoryview, what: str) -> str:
-    """Decode strictly."""
+    """Decode UTF-8; `FormatError` if a byte is wrong."""
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError as error:
@@ -196,7 +204,7 @@ def utf8(data: memoryview, what: str) -> str:
 
 
 def utf8_size(text: str, what: str) -> int:
-    """Bytes of ``text`` in UTF-8; `FormatError` when a lone surrogate keeps it from being text at all."""
+    """Bytes of ``text`` in UTF-8; `FormatError` if it has a lone surrogate, which is no Unicode text."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:
@@ -225,7 +233,9 @@ def _check_identity(head: bytearray) -> None:
             "Make one with streamrt.pack from the model itself"
         )
     if version[1] != VERSION.encode():
-        raise FormatError(f"format version {version[1].decode()}; this streamrt reads version {VERSION}")
+        raise FormatError(
+            f"format version {version[1].decode()}; this streamrt reads version {VERSION}: use another version of it"
+        )
     if not head.startswith(_PREFIX, 8) or len(head) < _CRC.stop:
         raise FormatError(f"the header does not begin with {_PREFIX.decode()!r}")
 

@@ -1,6 +1,6 @@
-"""Where tensors lie in the data section: the rule by which they are placed, and the check that they are.
+"""The layout of tensors in the data section: the rules by which they are laid out, and the check that they are kept.
 
-Pure arithmetic over names and sizes; the rules are those of the specification in `streamrt.format`.
+All is arithmetic over names and sizes. The specification in `streamrt.format` has the rules.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import numpy as np
 from streamrt.errors import FormatError
 from streamrt.graph import Graph
 
-#: Names that begin with this belong to padding tensors.
+#: The names of padding tensors begin with this.
 PAD_PREFIX = "streamrt.pad."
 #: Types of elements by the names that safetensors gives them. Padding is U8 and nothing else is.
 DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
-#: Each tensor begins on a multiple of this: a cache line, and the widest vector register.
+#: Each tensor begins on a multiple of this, bytes: a cache line, and the widest vector register (AVX-512).
 TENSOR_ALIGN = 64
-#: Each segment begins on a multiple of this: a page.
+#: Each segment begins on a multiple of this, bytes: a page.
 PAGE = 4096
-#: A segment of at least LARGE bytes begins on a multiple of LARGE_ALIGN, the largest folio of the page cache.
+#: Bytes of a segment from which on it is large: it begins on a multiple of `LARGE_ALIGN`.
 LARGE = 1 << 20
+#: Each large segment begins on a multiple of this, bytes: the largest folio of the page cache.
 LARGE_ALIGN = 2 << 20
-#: As many as the nodes of a graph may read.
+#: The most tensors of a file: the 50,000 that nodes may read, and padding before each.
 MAX_TENSORS = 100_000
+#: The most axes of a tensor: arrays of NumPy 1 have no more.
 MAX_RANK = 32
-#: Keeps every extent, offset and product of extents within the signed 64-bit numbers of the compiled core.
+#: The largest extent, offset and size of a tensor: all fit the signed numbers of 64 bits of the compiled core.
 MAX_BYTES = 2**60
 
 
@@ -45,7 +47,7 @@ class Entry(NamedTuple):
 
     @property
     def is_padding(self) -> bool:
-        """Whether this covers a gap and holds no parameter."""
+        """Whether this is padding and no parameter."""
         return self.name.startswith(PAD_PREFIX)
 
 
@@ -61,21 +63,21 @@ class Tensor:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """``dtype`` as NumPy has it, little-endian."""
+        """``dtype`` as NumPy's type, little-endian."""
         return DTYPES[self.dtype]
 
 
 class Group(NamedTuple):
-    """The parameters of one segment, in no particular order, and who reads them first, for messages."""
+    """The parameters of one segment in any order, and the description of their first reader for errors."""
 
     reader: str
     names: frozenset[str]
 
 
 def byte_size(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor; `FormatError` when its shape is not one.
+    """Bytes of a tensor; `FormatError` if its shape is none, or too large.
 
-    The extents other than 0 are limited as if they were all: an array library may multiply them in any order.
+    The product of all extents but zeros must be within the limit: an array library may multiply them in any order.
     """
     if len(shape) > MAX_RANK:
         raise FormatError(f"{len(shape)} dimensions, more than the {MAX_RANK} allowed")
@@ -83,12 +85,12 @@ def byte_size(dtype: str, shape: Sequence[int]) -> int:
         if type(extent) is not int or not 0 <= extent <= MAX_BYTES:
             raise FormatError(f"an extent is {extent!r:.40}, expected an integer from 0 to 2**60")
     if math.prod(extent for extent in shape if extent) * DTYPES[dtype].itemsize > MAX_BYTES:
-        raise FormatError("more than 2**60 bytes")
+        raise FormatError(f"shape {tuple(shape)!s:.80} has more than 2**60 bytes")
     return math.prod(shape) * DTYPES[dtype].itemsize
 
 
 def group(graph: Graph, params: Container[str]) -> list[Group]:
-    """The segments of a file with these parameters: what each node is the first to read, in order of nodes."""
+    """The segments of a file in the order of nodes: the parameters that each node is the first to read."""
     groups: list[Group] = []
     seen: set[str] = set()
 
@@ -105,7 +107,7 @@ def group(graph: Graph, params: Container[str]) -> list[Group]:
 
 
 def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> None:
-    """Raise `FormatError` unless segments of ``names`` are those that the graph asks for, in order."""
+    """Raise `FormatError` unless the segments, given by names, are those of the graph, in order."""
     for found, expected in zip(names, groups, strict=False):
         if len(found) != len(expected.names) or expected.names != set(found):
             raise FormatError(
@@ -120,9 +122,11 @@ def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> Non
 
 
 def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
-    """Lay out float32 tensors, given by segment as names and shapes, in a data section that begins at ``data_offset``.
+    """The entries of a data section, padding included.
 
-    Returns all entries, padding included.
+    Args:
+        segments: the name and shape of each tensor of each segment; tensors are float32.
+        data_offset: where the data section begins in the file, bytes.
     """
     entries: list[Entry] = []
     end = 0
@@ -169,7 +173,7 @@ def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
 
 
 def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
-    """Raise `FormatError` unless ``entries``, which cover the data section, keep the other promises of the layout.
+    """Raise `FormatError` unless ``entries`` keep all promises of the layout but `check_coverage`'s.
 
     Returns the bytes of the largest segment.
     """
@@ -209,7 +213,7 @@ def segment_align(extent: int) -> int:
 
 
 def round_up(value: int, step: int) -> int:
-    """The first multiple of ``step``, a power of two, from ``value`` on."""
+    """The smallest multiple of ``step``, a power of two, that is at least ``value``."""
     return (value + step - 1) & -step
 
 

@@ -1,6 +1,6 @@
-"""What parsing a JSON text will take, told from its marks: the characters that begin or separate its values.
+"""The marks of a JSON text, which tell how long parsing it takes: the characters that begin or separate values.
 
-Those within strings count too: they make a text seem larger, never smaller.
+Marks within strings count, too. They make a text seem larger, never smaller.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """How often each mark is in a text."""
+    """The number of each mark in a text."""
 
     braces: int
     brackets: int
@@ -19,12 +19,12 @@ class Marks:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all marks."""
         return self.braces + self.brackets + self.colons + self.commas
 
 
 def count_marks(text: str | bytes) -> Marks:
-    """The marks of a JSON text; in UTF-8 a byte is no part of another character."""
+    """The marks of a JSON text, or of its bytes in UTF-8, where the byte of a mark occurs in no other character."""
     if isinstance(text, str):
         return Marks(*map(text.count, "{[:,"))
     return Marks(*map(text.count, (b"{", b"[", b":", b",")))

@@ -1,4 +1,4 @@
-"""Opening a weights file, which is hostile until every promise of its format has been checked."""
+"""Opening a weights file. It is treated as hostile until every promise of its format has been checked."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from streamrt.report.printable import printable
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """What the header of a weights file says.
+    """The content of the header of a weights file.
 
     Attributes:
-        path: as it was given.
-        size: of the file, bytes.
-        identity: of the file when it was read; tells whether a later opening finds the same file.
-        checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so it tells one
-            content from another.
+        path: the path as it was given.
+        size: the size of the file, bytes.
+        identity: of the file when it was read. It tells whether a later opening finds the same file.
+        checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so that different
+            contents have different checksums.
         data_offset: where the data section begins in the file, bytes.
-        large_segments: whether some segment has 1 MiB or more, and hence begins on a 2 MiB boundary of the file.
-        tensors: the parameters by name, in the order of the file, which is that of execution; padding left out.
-        graph: checked for names only: operators check attributes and shapes.
-        metadata: what ``__metadata__`` holds beside the format's own keys.
-        block_size: bytes of a checksum block; blocks are counted from ``data_offset``.
-        block_crcs: CRC-32C of each block.
+        large_segments: whether some segment has 1 MiB or more, and so begins on a 2 MiB boundary of the file.
+        tensors: the parameters by name without padding, in the order of the file, which is that of execution.
+        graph: the graph. Only its names are checked; operators check attributes and shapes.
+        metadata: the keys of ``__metadata__`` that are not the format's own.
+        block_size: bytes of a checksum block. Blocks are counted from ``data_offset``.
+        block_crcs: the CRC-32C of each block.
     """
 
     path: str
@@ -52,11 +52,13 @@ class WeightsFile:
 
 
 def read_header(path: str | os.PathLike[str]) -> WeightsFile:
-    """Read and check everything but the data; takes memory in proportion to the header, at most 8 MiB of text.
+    """Read and check everything but the data.
+
+    It takes memory in proportion to the header, which has at most 8 MiB.
 
     Raises:
-        FormatError: the file breaks the format; the message has the reason and what was expected.
-        WeightsIOError: it is missing, no regular file, or could not be read.
+        FormatError: the file breaks the format. The text has the reason, and the value that was expected.
+        WeightsIOError: the file is missing, no regular file, or could not be read.
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
@@ -64,18 +66,18 @@ def read_header(path: str | os.PathLike[str]) -> WeightsFile:
 
 
 def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
-    """`read_header`, then read all the data, block by block, and compare the checksums.
+    """Read a weights file and compare all checksums, those of the header and of every block of the data.
 
-    What it reads leaves the page cache again, unless a model has it mapped.
+    Data that is read leaves the page cache again, unless a model has it mapped.
 
     Args:
         path: the weights file.
         progress: show a bar on stderr.
 
     Raises:
-        FormatError: as `read_header`; or blocks are damaged, and then the message lists their byte ranges in the
-            file with the tensors that lie there.
-        WeightsIOError: as `read_header`; also when the file ends early.
+        FormatError: the file breaks the format, or blocks are damaged. The text then lists the byte ranges of damaged
+            blocks in the file, with the tensors that lie there.
+        WeightsIOError: the file is missing, no regular file, ends early, or could not be read.
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
@@ -92,7 +94,7 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
                 if crc32c(block) != expected:
                     damaged.append(index)
                 advance(len(block))
-        # Large folios span blocks, and only whole ones are released.
+        # A large folio can span two blocks, and is only released as a whole.
         drop_cache(fd, 0, 0)
     if damaged:
         raise FormatError(f"{printable(name)}: the data is damaged (CRC-32C): {_describe(file, damaged)}")
@@ -122,7 +124,7 @@ def _read(fd: int, path: str) -> WeightsFile:
 def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     metadata, entries = _header.decode(head)
     data_size = info.st_size - len(head)
-    _layout.check_coverage(entries, data_size)  # first, as it recognises a file that was cut short
+    _layout.check_coverage(entries, data_size)  # first, as its error tells that a file was cut short
     block_size, block_crcs = _header.take_blocks(metadata, data_size)
     graph = _header.take_graph(metadata)
     checksum = metadata["streamrt.header_crc32c"]
@@ -150,7 +152,7 @@ def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
 
 
 def _describe(file: WeightsFile, damaged: list[int]) -> str:
-    """One phrase for each run of neighbouring blocks."""
+    """The byte ranges and tensors of damaged blocks; neighbouring blocks are one range."""
     runs: list[tuple[int, int]] = []
     for index in damaged:
         if runs and runs[-1][1] == index:

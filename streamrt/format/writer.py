@@ -1,4 +1,4 @@
-"""Writing a weights file out of core: chunk by chunk, checksums on the way, the name only when all is on the disk."""
+"""Writing a weights file out of core: chunk by chunk. The file gets its name when all data is on the disk."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from streamrt.format import layout as _layout
 from streamrt.format.files import Buffer, Replacement, progress_bar
 from streamrt.graph import Graph
 
-#: Bytes of a checksum block: the smallest range that reads at the disk's full speed.
+#: Bytes of a checksum block: the smallest range that is read at the disk's full speed.
 BLOCK_SIZE = 4 << 20
-#: Written bytes that may await the disk: more would fill the page cache, and a container's limit, with the new file.
+#: The most written bytes that are not on the disk yet. More would fill the page cache, which counts against the limit
+#: of a container.
 SETTLE_EVERY = 256 << 20
-#: Elements in a chunk of `Source.of`: 4 MiB.
+#: Elements of a chunk of `Source.of`: 4 MiB of float32.
 _CHUNK = 1 << 20
 
 
@@ -29,8 +30,9 @@ _CHUNK = 1 << 20
 class Source:
     """A tensor to write: a name, a shape, and its float32 values as a sequence of small arrays.
 
-    ``chunks`` is called once. It yields C-contiguous float32 arrays of at most 16 MiB or so, of any shape, whose bytes
-    one after the other are the tensor in row-major order; each is written before the next is asked for.
+    ``chunks`` is called once. It yields C-contiguous float32 arrays of any shape, which should have at most 16 MiB.
+    Their bytes, one array after the other, are the tensor in row-major order. Each array is written before the next is
+    made.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Source:
 
     @classmethod
     def of(cls, name: str, array: NDArray[np.float32]) -> Self:
-        """The tensor ``array``, C-contiguous float32; an ``np.memmap`` is read piece by piece."""
+        """The tensor ``array``, which is C-contiguous float32. An ``np.memmap`` is read piece by piece."""
 
         def chunks() -> Iterator[NDArray[np.float32]]:
             flat = array.reshape(-1)
@@ -51,7 +53,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """All parameters that one node is the first to read, in the order in which they are stored."""
+    """All parameters that one node is the first to read, in the order of the file."""
 
     tensors: Sequence[Source]
 
@@ -66,15 +68,15 @@ def write(
 ) -> None:
     """Write ``graph`` and its parameters to ``dest``, replacing a file of that name.
 
-    Everything but the chunks is checked before ``dest``'s folder is touched. The data goes to a temporary file in
-    that folder; ``dest`` is replaced in one step once all is on the disk, and on any exception the temporary file is
-    removed. No more than a chunk is held in memory, and the page cache holds about 256 MiB of the new file at most.
+    Everything but the chunks is checked before anything is written. The data goes to a temporary file in the folder of
+    ``dest``. Once all data is on the disk, it replaces ``dest`` in one step. On an exception the temporary file is
+    removed. At most one chunk is in memory, and about 256 MiB of the new file in the page cache.
 
     Args:
         dest: the file to write.
-        graph: what the model computes.
-        segments: in the order of the graph's nodes; a segment without tensors is skipped.
-        metadata: strings to keep in the file beside the format's own; keys may not begin with ``streamrt.``.
+        graph: the graph of the model.
+        segments: the parameters, in the order of the graph's nodes. A segment without tensors is skipped.
+        metadata: further strings to keep in the file. Keys may not begin with ``streamrt.``.
         progress: show a bar on stderr.
 
     Raises:
@@ -90,8 +92,8 @@ def write(
     def head(block_crcs: Sequence[int]) -> bytes:
         return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, extra, data_offset)
 
-    # Where segments lie in the data section depends on where that begins, and the length of the header, which says
-    # so, on that: it is made longer until it fits. The checksums are known last.
+    # The offsets of tensors depend on where the data section begins. The length of the header depends on these offsets.
+    # So the header is made longer until it fits. The checksums are not known yet, but their number is.
     length, data_offset = _layout.PAGE, 0
     while length > data_offset:
         data_offset = length
@@ -141,7 +143,7 @@ def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
 
 
 def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
-    """The bytes of a tensor, checked to be as many as its entry says."""
+    """The bytes of a tensor in pieces; `FormatError` unless they are as many as its entry says."""
     missing = entry.end - entry.begin
     for chunk in source.chunks():
         if not isinstance(chunk, np.ndarray) or chunk.dtype.str != "<f4" or not chunk.flags.c_contiguous:
@@ -156,7 +158,7 @@ def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
 
 
 class _DataSection:
-    """Appends to the data section of a file, and sums up its blocks."""
+    """Appends to the data section of a file, and computes the checksums of its blocks."""
 
     def __init__(self, file: Replacement, offset: int) -> None:
         self._file = file

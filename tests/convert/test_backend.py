@@ -1,9 +1,9 @@
 """The test cases that the `onnx` package brings: each operator alone, and whole networks.
 
-A case is taken by rule: all its operators are converted or folded, it takes or gives float32, and what it gives is
-float32, truth values or indices. `EXCLUDED` has what is left out nevertheless, and why. The first float32 input is what
-the model is given; all others become constants, for that is what they are in a trained model. An output that is known
-then is none that a model could have: it is added to a further input, of zeros.
+A case is used if all its operators are converted or folded, some input or output is float32, and all outputs are
+float32, truth values or indices. `EXCLUDED` has the exceptions with reasons. The first float32 input is the model's
+input. All others become constants, as they are in a trained model. If an output is then a constant, which no model can
+have, it is added to a further input of zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.format import read_header
 from streamrt.ops import supported
 
-#: Operators without a conversion that are worked out when packing: from the extents of an input, or from constants.
+#: Operators without a conversion that are computed when packing: from the extents of an input, or from constants.
 MEASURED, FOLDED = {"Shape", "Size"}, {"ConstantOfShape", "Range"}
 OPERATORS = CONVERSIONS.keys() | MEASURED | FOLDED
 
@@ -54,7 +54,7 @@ EXCLUDED = {
     "not_larger": "Resize keeps no aspect ratio",
     "not_smaller": "Resize keeps no aspect ratio",
 }
-#: As many cases as the onnx package had when this was written; a newer one may have more.
+#: The cases that must run. A newer onnx package may have more.
 AT_LEAST = 596
 
 #: What classic CNNs are made of besides convolutions, pooling and plain arithmetic.
@@ -63,7 +63,7 @@ OF_CLASSIC_NETWORKS = {
     *("Gather", "Shape", "Range", "Cast", "Where", "Expand", "ReduceSum", "ReduceMax", "ArgMax", "Exp", "Log", "Sqrt"),
     *("Pow", "Erf", "Softplus", "Selu", "Min", "Max", "Neg", "DepthToSpace", "SpaceToDepth"),
 }
-#: Operators that are in no case that runs, and the reason.
+#: Operators without a case that runs, and the reason.
 WITHOUT_A_CASE = {
     "GlobalLpPool": "the onnx package has no case of it",
     "And": "its cases have truth values alone, which no input can be",
@@ -83,7 +83,7 @@ def is_given(value: Any) -> bool:
 
 @functools.cache
 def node_cases() -> dict[str, Any]:
-    """The cases that the rule takes, by name."""
+    """The cases that are used, by name."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings(action="ignore"):  # the cases of other operators overflow on purpose
@@ -103,12 +103,12 @@ def is_excluded(name: str) -> bool:
 
 
 def as_array(value: Any) -> np.ndarray:
-    """A value of a case; those of types that NumPy has not are protocol buffers."""
+    """A value of a case. It is a protocol buffer if NumPy does not have its type."""
     return onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
 
 
 def given_input(graph: Any) -> str | None:
-    """The name of what the model is given: something that is read, and that nothing folded depends on."""
+    """The name of the model's input: it is read, and nothing that is folded depends on it."""
     read = {name for node in graph.node for name in node.input}
     read -= {name for node in graph.node if node.op_type in FOLDED for name in node.input}
     return next((value.name for value in graph.input if is_float(value) and value.name in read), None)
@@ -139,7 +139,7 @@ def add_to_zeros(graph: Any, output: Any) -> str:
 
 
 def run_case(case: Any, folder: Path) -> None:
-    """Pack, run, and compare with what the case says."""
+    """Pack, run, and compare with the outputs of the case."""
     inputs, outputs = case.data_sets[0]
     model = onnx.ModelProto.FromString(case.model.SerializeToString())
     given = given_input(model.graph)
@@ -177,7 +177,7 @@ def test_what_is_excluded_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shape", "size"])
 def test_what_is_known_beforehand_is_no_output(name: str, tmp_path: Path) -> None:
-    """Which is why those cases run with zeros to add to."""
+    """So these cases run with zeros that are added."""
     with pytest.raises(streamrt.UnsupportedModelError, match="does not depend on the values of any input"):
         streamrt.pack(node_cases()[name].model, tmp_path / "out.safetensors")
 
@@ -195,7 +195,7 @@ def test_every_operator_has_a_conversion() -> None:
 
 
 def test_every_operator_runs_in_some_case() -> None:
-    """Or else a rule that takes fewer cases would go unnoticed."""
+    """So a rule that used fewer cases would be noticed."""
     runs = [case.model.graph for name, case in node_cases().items() if not is_excluded(name)]
     assert OF_CLASSIC_NETWORKS <= OPERATORS
     assert OPERATORS - {node.op_type for graph in runs for node in graph.node} <= WITHOUT_A_CASE.keys()
@@ -220,7 +220,7 @@ def test_all_networks_are_there() -> None:
 
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=name_of)
 def test_networks(path: Path, tmp_path: Path) -> None:
-    """Famous networks with weights made by ConstantOfShape: everything folds that should, and the answer is right."""
+    """Well-known networks with weights made by ConstantOfShape: they fold as they should, and the answer is right."""
     from onnx.backend.test.runner import Runner
 
     model = onnx.load(path)
@@ -239,7 +239,7 @@ def test_networks(path: Path, tmp_path: Path) -> None:
 
 
 def with_random_weights(path: Path) -> Any:
-    """A network with seeded weights, all different, that keep values as large as they are; it also gives its logits."""
+    """A network with random weights of a seed, which keep the magnitude of values. It also gives its logits."""
     graph = onnx.load(path).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type != "ConstantOfShape"]
@@ -248,7 +248,7 @@ def with_random_weights(path: Path) -> Any:
     }
 
     def use(name: str) -> tuple[str, int]:
-        """What reads it, and as which input; not only to look at it differently."""
+        """The operator that reads a tensor, and the index of the input; views are skipped."""
         op, index, output = uses[name]
         return use(output) if op in ("Unsqueeze", "Reshape") else (op, index)
 
@@ -282,7 +282,7 @@ def with_random_weights(path: Path) -> Any:
 @pytest.mark.extras
 @pytest.mark.parametrize("name", sorted(NETWORKS - HUGE))
 def test_networks_with_weights_that_differ(name: str, tmp_path: Path) -> None:
-    """With equal ones an answer is right even if channels are swapped; what is right ONNX Runtime says."""
+    """With equal weights, swapped channels would not show. ONNX Runtime gives the right answer."""
     runtime = pytest.importorskip("onnxruntime")
     model = with_random_weights(LIGHT / f"light_{name}.onnx")
     (given,) = model.graph.input

@@ -1,4 +1,4 @@
-"""Models for images of any size: what they compute from extents becomes a reference to a tensor that has them."""
+"""Models for images of any size: extents that they compute become extents of a tensor."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_resize_to_the_size_of_the_input(mode: str, tmp_path: Path) -> None:
-    """Of odd sizes half is rounded: twice that is another size, which only the third set of probes tells."""
+    """Half of an odd size is rounded, and twice that is another size. Only the third set of probes shows it."""
     nodes = [
         HALVED,
         *extents_of("half", "h"),

@@ -1,4 +1,4 @@
-"""Constants: computed when packing, at once or when they are written; and what depends on shapes alone."""
+"""Constants that are computed when packing, at once or when they are written; and values computed from shapes."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_dims_of_inputs_and_outputs(dims: Any, outputs: Any, tmp_path: Path) -> 
 
 
 def test_dynamic_image_with_a_head_for_one_size(tmp_path: Path) -> None:
-    """Declared free, but the weights of the head fit 28 x 28 only: found by trying common sizes."""
+    """The size is declared free, but the weights of the head fit only 28 x 28, which trying common sizes finds."""
     nodes = [
         node("Conv", ["x", "w"], ["c"]),
         node("Flatten", ["c"], ["f"]),

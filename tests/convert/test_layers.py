@@ -195,7 +195,7 @@ MEMORY = """
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_memory_while_packing(order: str, tmp_path: Path, run_python: Callable[..., CompletedProcess[str]]) -> None:
-    """Four mapped layers of 144 MiB each: neither the model nor even one layer is ever in memory."""
+    """Four mapped layers of 144 MiB each: no whole layer is ever in memory."""
     done = run_python(MEMORY, (6144, 6144), order)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 144

@@ -206,7 +206,7 @@ def test_many_constants(tmp_path: Path) -> None:
 
 
 def test_trials_that_fail_keep_nothing(tmp_path: Path) -> None:
-    """Sizes are tried in turn, and what was computed for one goes before the next."""
+    """Sizes are tried one after the other; constants computed for one are dropped before the next."""
     count = 30
     nodes = [node("Shape", ["x"], ["s"]), node("ReduceProd", ["s"], ["all"], keepdims=0)]
     nodes.append(node("Range", ["zero", "all", "one"], ["k0"]))
@@ -215,7 +215,7 @@ def test_trials_that_fail_keep_nothing(tmp_path: Path) -> None:
     model = make_model(nodes, {"zero": int64(0), "one": int64(1)}, inputs={"x": (3, "H", "W")})
     tracemalloc.start()
     try:
-        with pytest.warns(UserWarning, match="only one of the sizes"):  # of the smallest sizes
+        with pytest.warns(UserWarning, match="only one of the sizes"):  # the smallest sizes work
             streamrt.pack(model, tmp_path / "out", max_memory="2MiB")
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -272,7 +272,7 @@ def test_limits_that_are_none(options: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_own_weights_do_not_count(tmp_path: Path) -> None:
-    """Weights that are decoded are as large as the limit lets nothing else be."""
+    """Decoding weights may take more than the limit allows for anything else."""
     quantised = np.random.default_rng(0).integers(-8, 8, (600, 500)).astype(np.int8)
     nodes = [node("DequantizeLinear", ["q", "scale"], ["w"]), node("Gemm", ["x", "w"], ["y"])]
     model = make_model(nodes, {"q": quantised, "scale": np.array(0.5, np.float32)}, inputs={"x": (2, 600)})
@@ -307,7 +307,7 @@ def test_functions_that_call_themselves(tmp_path: Path) -> None:
 
 
 def test_names_that_calls_multiply(tmp_path: Path) -> None:
-    """The name of an argument takes the place of each use of the parameter."""
+    """The name of an argument replaces each use of the parameter."""
     model = functions(1, 1)
     del model.functions[0].node[:]
     model.functions[0].node.append(node("Sum", ["x"] * 2000, ["y"]))
@@ -318,7 +318,7 @@ def test_names_that_calls_multiply(tmp_path: Path) -> None:
 
 
 F, INDEX = np.dtype(np.float32), np.dtype(np.int64)
-#: What aborts the process, takes all its memory, or never ends, if the compiled inference gets to see it.
+#: Nodes that make the compiled inference abort the process, take all its memory, or never end.
 DEADLY: dict[str, tuple[Any, dict[str, Fact]]] = {
     "slice of a negative extent": (
         node("Slice", ["x", "s", "e", "a"], ["y"]),
@@ -372,7 +372,7 @@ def test_inference_is_kept_from(case: str) -> None:
 
 
 def test_trial_sizes_that_are_too_small(tmp_path: Path) -> None:
-    """Sizes down to 1 are tried for a model that fits none, and a window of 3 has nowhere to go then."""
+    """For a model that fits no size, sizes down to 1 are tried, in which a window of 3 does not fit."""
     nodes = [
         node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3]),
         node("Slice", ["p", "start", "end", "axis"], ["s"]),
@@ -473,7 +473,7 @@ COSTS: dict[str, tuple[Any, list[Any]]] = {
 
 @pytest.mark.parametrize("case", COSTS)
 def test_memory_of_computing_is_known_before(case: str) -> None:
-    """What an operator takes is not more than is held against the limit."""
+    """An operator takes no more memory than is compared with the limit."""
     broken, arrays = COSTS[case]
     feeds = dict(zip((name for name in broken.input if name), arrays, strict=True))
     evaluate(broken, NEWEST, feeds, "y")  # imports and caches
@@ -490,7 +490,7 @@ def test_memory_of_computing_is_known_before(case: str) -> None:
 
 
 def seconds(model_node: Any, inputs: list[tuple[tuple[int, ...], str]], outputs: int) -> float:
-    """What computing is held to take, to a thousandth."""
+    """The estimated seconds of computing a node, to 0.1 %."""
     low, high = 0.0, 1e6
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
@@ -507,7 +507,7 @@ def seconds(model_node: Any, inputs: list[tuple[tuple[int, ...], str]], outputs:
 @pytest.mark.parametrize(("dtype", "times"), [("float16", 5), ("int64", 3), ("int8", 3), ("bfloat16", 2)])
 @pytest.mark.parametrize("op", ["MatMul", "Gemm"])
 def test_products_take_longer_in_some_types(op: str, dtype: str, times: float) -> None:
-    """Only float32 and float64 have a library."""
+    """Only float32 and float64 have a BLAS function."""
     pytest.importorskip("ml_dtypes")
     plain, slow = (
         seconds(node(op, ["a", "b"], ["y"]), [((2000, 2000), each)] * 2, 2000 * 2000) for each in ("float32", dtype)
@@ -526,13 +526,13 @@ def test_products_take_longer_in_some_types(op: str, dtype: str, times: float) -
     ids=lambda value: value.op_type if hasattr(value, "op_type") else "",
 )
 def test_loops_take_time(broken: Any, inputs: list[Any], outputs: int, least: float) -> None:
-    """At least twice as long as was measured for these sizes."""
+    """The estimate is at least twice the measured time for these sizes."""
     assert seconds(broken, inputs, outputs) > least
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool", "Conv"])
 def test_padding_that_is_given_twice(op: str) -> None:
-    """It would be added up, to more elements than are inferred."""
+    """It would add up to more elements than are inferred."""
     window = {} if op == "Conv" else {"kernel_shape": [3, 3]}
     inputs = ["k", "w"] if op == "Conv" else ["k"]
     broken = node(op, inputs, ["c"], name="big", auto_pad="SAME_UPPER", pads=[2, 2, 2, 2], **window)

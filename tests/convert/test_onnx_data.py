@@ -1,4 +1,4 @@
-"""Where ONNX weights lie: in the file, beside it, in memory; in every type; and files that lie about it."""
+"""ONNX weights in the file, beside it, or in memory, of every type; and files with wrong ranges."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHT = random(ROWS, COLUMNS)
 
 
 def external_model(**entries: str) -> Any:
-    """A Gemm whose weight, of 120 bytes, is said to lie where ``entries`` say."""
+    """A Gemm with a weight of 120 bytes as external data with these ``entries``."""
     model = make_model([node("Gemm", ["x", "w"], ["y"], transB=1)], inputs={"x": (2, COLUMNS)})
     tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=WEIGHT.shape, data_location=TensorProto.EXTERNAL)
     for key, value in entries.items():
@@ -151,7 +151,7 @@ def in_list(location: str) -> Any:
 def test_external_data_of_attributes(
     build: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be looked for in the current folder, which is not that of the model."""
+    """The onnx package would look for it in the current folder, which is not the model's."""
     for folder in ("model", "current"):
         (tmp_path / folder).mkdir()
     (tmp_path / "current" / "secret.bin").write_bytes(np.float32(1234.5).tobytes())
@@ -171,7 +171,7 @@ def test_arrays_have_no_external_data(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_external_data_of_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the model's folder, wherever the current one is."""
+    """It lies in the model's folder, whatever the current folder is."""
     (tmp_path / "value.bin").write_bytes(np.float32(1234.5).tobytes())
     fill = node("Constant", [], ["c"], value=external("value.bin", "c"))
     path = save(make_model([fill, node("Add", ["x", "c"], ["y"])]), tmp_path)
@@ -197,7 +197,7 @@ def many_tensors(folder: Path, count: int) -> Path:
 
 
 def descriptors() -> set[int]:
-    """The open ones, but for that of the folder itself."""
+    """The number of open descriptors, without that of the folder that lists them."""
     return {int(path.name) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
@@ -232,7 +232,7 @@ def many_files(folder: Path, count: int, extent: int) -> Path:
 
 @pytest.mark.parametrize(("count", "extent"), [(100, 4), (40, 1 << 18)])
 def test_many_files(count: int, extent: int, tmp_path: Path) -> None:
-    """Those of large tensors, which are not copied when they are read, too."""
+    """Also files of large tensors, which are not copied when they are read."""
     path = many_files(tmp_path, count, extent)
     before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
     left = [number for number in range(1000) if number not in before][:32]
@@ -327,7 +327,7 @@ MEMORY = """
 
 
 def test_memory_while_packing(tmp_path: Path, run_python: Callable[..., CompletedProcess[str]]) -> None:
-    """Two matrices of 64 MiB in one file: neither both nor even one is ever in memory."""
+    """Two matrices of 64 MiB in one file: no whole matrix is ever in memory."""
     size = 4096
     with (tmp_path / "weights.bin").open("wb") as file:
         file.truncate(2 * 4 * size * size)  # takes no space on the disk
@@ -351,7 +351,7 @@ def test_memory_while_packing(tmp_path: Path, run_python: Callable[..., Complete
 def test_a_source_that_changes_while_it_is_packed(
     external: bool, change: str, transposed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right before its weights are written: what is missing then would end the process."""
+    """It is cut right before its weights are written: reading missing bytes would end the process."""
     weight = random(300, 200)
     model = make_model([node("Gemm", ["x", "w"], ["y"], transB=int(not transposed))], inputs={"x": ("N", 200)})
     if transposed:

@@ -1,4 +1,4 @@
-"""Operators whose form changed between opsets, in every opset from 7 to the newest, give the reference's answer."""
+"""Operators that changed between opsets give the reference's answer in every opset from 7 to the newest."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def convolution(opset: int) -> Built:
 
 
 def power(opset: int) -> Built:
-    """A square, and another exponent: an integer, where that is allowed."""
+    """A square, and another exponent, which is an integer if the opset allows that."""
     exponent = integers(3) if opset >= 12 else np.float32(3)
     return [node("Pow", ["x", "two"], ["a"]), node("Pow", ["a", "three"], ["y"])], {
         "two": np.float32(2),
@@ -275,7 +275,7 @@ def test_operator(build: Callable[[int], Built], opset: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("opset", [7, OPSETS[-1]])
 def test_global_lp_pool(opset: int, tmp_path: Path) -> None:
-    """The reference implementation has none."""
+    """The reference implementation does not have it."""
     path = streamrt.pack(make_model([node("GlobalLpPool", ["x"], ["y"], p=3)], opset=opset), tmp_path / "out")
     x = random(2, 3, 8, 8)
     wanted = (np.abs(x.astype(np.float64)) ** 3).sum(axis=(2, 3), keepdims=True) ** (1 / 3)
@@ -307,7 +307,7 @@ def test_a_small_network_in_every_opset(opset: int, tmp_path: Path) -> None:
         node("Gemm", ["f", "g"], ["z"], transB=1),
     ]
     constants |= {"s": random(4), "b2": random(4), "m": random(4), "v": random(4) ** 2, "g": random(5, 60)}
-    if opset < 11:  # until then C was not optional
+    if opset < 11:  # C is not optional before
         nodes[-1].input.append("bias")
         constants["bias"] = random(5)
     check(make_model(nodes, constants, outputs=["z"], opset=opset), tmp_path)
@@ -359,7 +359,7 @@ NEWER: dict[str, tuple[int, Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("op", NEWER)
 def test_operators_that_are_newer_than_the_opset(op: str, constant: bool, tmp_path: Path) -> None:
-    """Exporters write them, and runtimes that have the operator run them."""
+    """Exporters write such nodes, and runtimes that have the operator run them."""
     opset, newer, constants = NEWER[op]
     nodes = [newer]
     if constant:  # computed when it is packed

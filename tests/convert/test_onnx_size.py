@@ -1,4 +1,4 @@
-"""Bytes that stand for many messages, and shapes of many axes: refused before anything is made of them."""
+"""Few bytes that mean many messages, and shapes of many axes: refused before they are parsed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ PARTS: dict[str, Callable[[], bytes]] = {
     "texts": lambda: in_node(field(5, field(1, b"a") + field(9, b"") * 3 * COUNT)),
     "unknown": lambda: in_graph(1000) + in_node(b"\x80\x7d\x00" * 5 * COUNT),
 }
-#: Those that the parser does not keep, or that the program had before.
+#: Bytes that the parser does not keep, or that the process had before.
 _ONLY_FILE = ("unknown",)
 
 

@@ -1,4 +1,4 @@
-"""Operators that change spatial extents, converted to what a weights file has for them."""
+"""Operators that change spatial extents, converted to those of a weights file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 
 
 def by_definition(x: np.ndarray, w: np.ndarray, bias: np.ndarray, out: tuple[int, ...], attrs: dict[str, Any]) -> Any:
-    """Every value times every weight, added where it belongs."""
+    """A transposed convolution by its definition: every value times every weight, added to its output."""
     rank, groups = x.ndim - 2, attrs.get("group", 1)
     strides, dilations = attrs.get("strides", [1] * rank), attrs.get("dilations", [1] * rank)
     begins = attrs["begins"]
@@ -101,7 +101,7 @@ def test_conv_transpose_of_any_extent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [7, 9])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_upsample(opset: int, mode: str, tmp_path: Path) -> None:
-    """The reference has none; as Resize of opset 11 it is a matter of names."""
+    """The reference does not have it. A Resize of opset 11 with other names does the same."""
     scales = np.array([1, 1, 2, 3], np.float32)
     if opset < 9:
         old = make_model([node("Upsample", ["x"], ["y"], mode=mode, scales=scales.tolist())], opset=opset)

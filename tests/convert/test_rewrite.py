@@ -1,4 +1,4 @@
-"""Folding: what is gone from the graph, what had to stay, and that the answer is the same."""
+"""Folding: nodes that are removed, nodes that must stay, and the same answer."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_nodes_that_do_nothing_go(tmp_path: Path) -> None:
         node("Identity", ["l"], ["y"]),
     ]
     constants = {"start": integers(0), "end": integers(2**63 - 1), "shape": integers(1, 1)}
-    graph = check(make_model(nodes, constants), tmp_path, tolerance=1e-2)  # the reference does round to float16
+    graph = check(make_model(nodes, constants), tmp_path, tolerance=1e-2)  # the reference rounds to float16
     assert ops(graph) == ["Relu"]
 
 

@@ -1,4 +1,4 @@
-"""What scales the input of a 1 x 1 convolution: where it becomes a part of it, where it stays, and the answer."""
+"""Scaling the input of a 1 x 1 convolution: when it becomes a part of it, when it stays, and the same answer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_groups(tmp_path: Path) -> None:
 
 
 def test_every_budget_gives_the_same(tmp_path: Path) -> None:
-    """Parameters of a streamed tile that is not the first one are gone; many channels, several tiles."""
+    """Many channels, so that there are several tiles: only the first one may read the scale from the file."""
     nodes = [
         node("BatchNormalization", ["x", "s", "t", "m", "v"], ["n"]),
         node("Relu", ["n"], ["r"]),
@@ -112,7 +112,7 @@ def test_what_stays(nodes: list[Any], tmp_path: Path) -> None:
 
 
 def test_what_is_one_for_all_samples_stays(tmp_path: Path) -> None:
-    """A gate that the whole batch shares has the shape of that of a batch of one."""
+    """A gate that the whole batch shares has the same shape as a gate of one sample."""
     nodes = [node("ReduceMax", ["x", "axes"], ["q"], keepdims=1), node("Mul", ["x", "q"], ["n"]), conv("n")]
     axes = {"axes": np.array([0, 2, 3])}
     graph = check(make_model(nodes, PARAMS | axes, inputs={"x": ("n", 3, 8, 8)}), tmp_path)

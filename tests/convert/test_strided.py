@@ -1,4 +1,4 @@
-"""Gathering from a flat tensor, where it is a transposition in truth, and where it is not."""
+"""Gathering from a flat tensor: when it is a transposition, and when it is not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_permutation_is_found(shape: tuple[int, ...], perm: tuple[int, ...]) -
 @pytest.mark.parametrize(
     "indices",
     [
-        [0, 1, 2, 4, 3, 5],  # in no order of axes
+        [0, 1, 2, 4, 3, 5],  # no order of axes
         [0, 1, 2, 3, 4],  # one is left out
         [0, 1, 2, 3, 4, 4],
         [[0, 0, 0], [3, 4, 5]],
@@ -90,7 +90,7 @@ def test_indices_that_follow_the_batch(tmp_path: Path) -> None:
     for batch in (1, 2, 5):
         graph = check(model, tmp_path, {"x": random(batch, 3, 4)})
     assert ops(graph) == ["Reshape", "Transpose", "Relu"]
-    assert graph.nodes[0].attrs["shape"] == (-1, 3, 4)  # of x itself, so that the batch may be divided
+    assert graph.nodes[0].attrs["shape"] == (-1, 3, 4)  # a Reshape of x, so that the batch can be divided
 
 
 def test_more_indices_than_a_graph_holds(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Torch modules: small ones here for every way of exporting; the networks of torchvision are in the model tests."""
+"""Small torch modules, one for each way of exporting. Tests of models have the networks of torchvision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ nn = torch.nn
 
 
 class Shuffle(nn.Module):  # type: ignore[misc, name-defined]
-    """Reads its extents as ShuffleNet does."""
+    """Reads the extents of its input as ShuffleNet does."""
 
     def forward(self, x: Any) -> Any:
         n, c, h, w = x.size()
@@ -165,7 +165,7 @@ def test_indices_and_truth_values(tmp_path: Path) -> None:
 
 
 class Sized(nn.Module):  # type: ignore[misc, name-defined]
-    """Shuffles channels and comes back to the size that it was given."""
+    """Shuffles channels, and resizes to the size of its input."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What cannot be packed: all of it is listed at once, and nothing is written."""
+"""Models that cannot be packed: all problems are listed at once, and nothing is written."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_wrong_arguments(source: Any, options: dict[str, Any], tmp_path: Path) -
 
 
 def test_nodes_behind_an_unknown_operator_are_looked_at_too(tmp_path: Path) -> None:
-    """Their shapes are unknown, which is not reported; what is wrong with themselves is."""
+    """Their unknown shapes are not reported; their own problems are."""
     nodes = [
         node("Custom", ["x"], ["a"], name="custom", domain="com.example"),
         node("Flatten", ["a"], ["b"], name="flat"),

@@ -81,7 +81,7 @@ def test_large_segment_off_its_boundary(path: Path, data_offset: int, reason: st
 
 
 def test_large_segment_behind_padding(path: Path) -> None:
-    # The segment lies on a boundary of the file; the data section does not begin on one, and need not.
+    # The segment begins on a boundary of the file; the data section need not.
     size, begin = 1 << 20, (2 << 20) - 4096
     draft = Draft(data=bytes(begin + size))
     draft.graph["nodes"][0]["inputs"] = ["x", "w"]

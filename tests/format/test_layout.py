@@ -1,4 +1,4 @@
-"""The placing of tensors, without files: what it promises holds for any sizes, and the check accepts it."""
+"""Laying out tensors without files: the promises hold for all sizes, and the check accepts the result."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a header may cost: counts that are bounded before they are worked with, each refused by name."""
+"""The limits of a header: counts that are checked before they cost time or memory, and errors that name the node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Good files, mutated at random: opening one either fails with a typed error or gives what keeps all promises."""
+"""Good files, mutated at random: opening one raises a typed error, or gives a file that keeps all promises."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ Opener = Callable[[bytes], WeightsFile | None]
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Opener:
-    """Opens a file of these bytes, and checks what came out and how much memory it took; None when refused."""
+    """Opens a file of these bytes, and checks the result and the memory that it took; None if it is refused."""
     path: Path = tmp_path_factory.mktemp("mutations") / "model.safetensors"
 
     def opened(data: bytes) -> WeightsFile | None:
@@ -38,7 +38,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opener:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             assert peak < 1 << 20, "opening a file of a few KiB took more than a MiB"
-        with safetensors.safe_open(path, "numpy") as other:  # what we accept is a valid safetensors file
+        with safetensors.safe_open(path, "numpy") as other:  # an accepted file is a valid safetensors file
             for tensor in file.tensors.values():
                 assert tuple(other.get_slice(tensor.name).get_shape()) == tensor.shape
         return file
@@ -102,7 +102,7 @@ def test_bytes_of_a_sealed_header(opened: Opener, data: st.DataObject) -> None:
     opened(join(bytes(text)))
 
 
-#: Values that a reader may stumble over, and any JSON besides.
+#: Values that are hard for a reader, and any other JSON.
 HOSTILE = st.one_of(
     st.sampled_from(
         [None, True, -1, 0, 1, 48, 4096, 2**31, 2**53 + 1, 2**62, 2**63, 2**64, 1e308, -0.0, "", "w", "F32"]
@@ -122,7 +122,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def mutate(data: st.DataObject, value: Any) -> None:
-    """Change one place of ``value``: replace, remove, double or rename what is there."""
+    """Replace, remove, double or rename one item inside ``value``."""
     container, key = data.draw(st.sampled_from(places(value)))
     action = data.draw(st.sampled_from(["replace", "replace", "add", "remove", "copy", "rename"]))
     if action == "replace":

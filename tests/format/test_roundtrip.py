@@ -1,4 +1,4 @@
-"""What was written is read back, by streamrt and by the safetensors package, bit for bit."""
+"""A written file is read back bit for bit, by streamrt and by the safetensors package."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_streamrt_reads_it_back(path: Path, widths: tuple[int, ...]) -> None:
 
 
 def test_the_header_of_a_large_model_takes_a_page(path: Path) -> None:
-    # It is read at every opening: what lies before the first large segment is padding of the data section.
+    # Every opening reads the header, so that the gap before the first large segment is padding of the data section.
     write(path, *dense(700, 600)[:2])
     file = read_header(path)
     assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 2 << 20, True)
@@ -61,7 +61,7 @@ def test_the_header_of_a_large_model_takes_a_page(path: Path) -> None:
 
 @pytest.mark.parametrize(("more", "data_offset"), [(0, 4096), (1, 8192)])
 def test_a_header_that_fills_its_page(path: Path, more: int, data_offset: int) -> None:
-    # Where the first segment begins in the data section depends on where that begins.
+    # The offset of the first segment depends on where the data section begins.
     graph, segments, _ = dense(700, 600)
     write(path, graph, segments, metadata={"note": ""})
     missing = 4096 - len(path.read_bytes()[:4096].rstrip(b" "))
@@ -138,7 +138,7 @@ def test_the_checksum_tells_contents_apart(path: Path, tmp_path: Path) -> None:
     graph, segments, arrays = dense(300, 200, 10)
     write(path, graph, segments)
     write(tmp_path / "same", graph, segments)
-    arrays["w1"][3, 5] += 1  # which the segments look at
+    arrays["w1"][3, 5] += 1  # the segments are views of it
     write(tmp_path / "other", graph, segments)
     checksums = [read_header(file).checksum for file in (path, tmp_path / "same", tmp_path / "other")]
     assert checksums[0] == checksums[1] != checksums[2]

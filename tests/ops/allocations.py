@@ -1,4 +1,4 @@
-"""What an operator allocates beside the scratch memory that it asked for: NumPy reports that to tracemalloc."""
+"""Counts memory that an operator allocates beside its scratch memory: NumPy reports allocations to tracemalloc."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Bytes. A call may take views and tuples, and one buffer of 8192 values for each operand that NumPy broadcasts.
+#: The most bytes that a call may allocate: views, tuples, and a buffer of 8192 values for each operand that NumPy
+#: broadcasts.
 BOUND = 96 << 10
 
 
 @contextmanager
 def bounded(what: str, bound: int = BOUND) -> Iterator[None]:
-    """Fail if more than ``bound`` bytes are allocated at any moment within, beyond those at its beginning."""
+    """Fail if more than ``bound`` bytes are allocated at any moment inside the ``with`` statement."""
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

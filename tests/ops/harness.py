@@ -1,7 +1,7 @@
 """Runs one operator as a model would: lowered, bound to memory of its own, cut into tiles.
 
-What the contract of `streamrt.ops.base` forbids is made to show: memory that an operator may not read holds NaN,
-memory that it may not write is compared afterwards, and what it allocates beside its scratch memory is counted.
+It shows whether an operator keeps the contract of `streamrt.ops.base`. Memory that the operator may not read holds NaN,
+memory that it may not write is compared afterwards, and its allocations beside scratch memory are counted.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def assert_close(actual: Array, expected: NDArray[Any]) -> None:
 def _hide(
     bound: Buffers, inputs: Sequence[Array | None], params: Sequence[int], tiled: Sequence[int], first: int, last: int
 ) -> None:
-    """Let only those parameters be seen that the tile from ``first`` to ``last`` may read."""
+    """Fill the parameters that the tile from ``first`` to ``last`` may not read with NaN."""
     for index in params:
         value = inputs[index]
         if value is None:

@@ -1,4 +1,4 @@
-"""What an operator must compute, according to ONNX's own reference implementation."""
+"""The results that an operator must have, by ONNX's reference implementation."""
 
 from __future__ import annotations
 

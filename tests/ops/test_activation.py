@@ -19,7 +19,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-# name: (operator, attributes, what it computes)
+# name: (operator, attributes, function of float64)
 CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "Relu": ("Relu", {}, lambda x: np.maximum(x, 0)),
     "LeakyRelu": ("LeakyRelu", {}, lambda x: np.where(x >= 0, x, 0.01 * x)),
@@ -113,7 +113,7 @@ def test_every_activation_fused_into_the_node_before(producer: Any) -> None:
 
 
 def test_every_activation_has_a_case() -> None:
-    """One that the core knows, one that is registered, and one that is tested are the same."""
+    """The core, the operators and the cases have the same activations."""
     assert {op for op, _, _ in CASES.values()} == {op for op in supported() if traits_of(op).activation}
     calls = [Call(node(op, 1, attrs), ()) for op, attrs, _ in CASES.values()]
     assert {activation_of(call).act for call in calls} | {IDENTITY.act} == set(ACTIVATIONS.values())

@@ -1,4 +1,4 @@
-"""`Lowered.batchwise` promises that a batch may be run in parts along axis 0; here that is done, and denied."""
+"""`Lowered.batchwise`: if it is true, running a batch in parts along axis 0 gives the same result; else it does not."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_scratch_is_bounded() -> None:
 
 @pytest.fixture
 def products(isa: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of NumPy's functions that multiply matrices, as they are called; but for matmul, they may not be."""
+    """The names of NumPy's matrix products that are called. Only matmul may be."""
     called: list[str] = []
     matmul = np.matmul
 
@@ -116,7 +116,7 @@ def products(isa: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_blas_has_no_part_in_it(case: Any, products: list[str]) -> None:
-    """Whatever the instruction set, as long as windows that are the whole input come with few samples."""
+    """For every instruction set; windows that are the whole input have few samples."""
     x_shape, w_shape, attrs = case
     run("Conv", [random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)], [1, 2], attrs=attrs)
     assert products == []
@@ -134,7 +134,7 @@ def test_blas_has_no_part_in_it(case: Any, products: list[str]) -> None:
 def test_dense_layers_are_left_to_blas_by_plain_c_alone(
     op: str, x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any], batch: int, isa: str, products: list[str]
 ) -> None:
-    """Scalar kernels are slower than BLAS, so there it has the batches that are not few; nowhere else any."""
+    """Scalar kernels are slower than BLAS, which then computes larger batches. It computes nothing else."""
     samples, weights, bias = random(batch, *x), random(*w, seed=1), random(w[0], seed=2)
     actual = run(op, [samples, weights, bias], [1, 2], attrs=attrs)[0]
     rows = samples.reshape(batch, -1).astype(np.float64) @ weights.reshape(len(weights), -1).T + bias

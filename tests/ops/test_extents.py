@@ -43,7 +43,7 @@ def test_resize(mode: str) -> None:
 @pytest.mark.parametrize(
     ("op", "shapes", "params", "attrs"),
     [
-        ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, 3, -1)}),  # a second input for nothing
+        ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, 3, -1)}),  # input 1 has no use
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0,)}),
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0, 2)}),
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0, -2)}),

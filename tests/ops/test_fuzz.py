@@ -1,4 +1,4 @@
-"""Nodes made up at random: each is either refused with `FormatError`, or runs within the memory it asked for."""
+"""Random nodes: each is refused with `FormatError`, or runs within the memory that it asked for."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from streamrt.errors import FormatError
 from streamrt.ops import supported
 from streamrt.ops.epilogue import ACTIVATIONS
 
-_SMALL = 1 << 14  # elements of a tensor that are worth running
+_SMALL = 1 << 14  # the most elements of a tensor for a quick run
 
 _odd = st.sampled_from(
     [0, -1, 7, 2**31 - 1, 2**31, -(2**31), 2**40, 2**62, -(2**62), 0.5, math.nan, "VALID", (), (0, 0), (1, 1, 1, 1)]
 )
 _few = st.integers(1, 3)
-#: Operators of which the result may be no number, the inputs being numbers.
+#: Operators whose result may be NaN though no input is.
 _NAN = ("Div", "BatchNormalization", "Log", "Sqrt", "Pow")
 
 
@@ -121,7 +121,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
 
 @st.composite
 def _node(draw: st.DrawFn) -> tuple[str, list[Any], list[int], dict[str, Any]]:
-    """A likely node, with something about it changed half of the time."""
+    """A likely node; half of the nodes have something changed."""
     op = draw(st.sampled_from(sorted(supported())))
     shapes, params, attrs = draw(_likely(op))
     params = [index for index in params if index < len(shapes)]
@@ -164,5 +164,5 @@ def test_refused_or_within_bounds(node: Any, activation: Any, data: st.DataObjec
         y = run(op, inputs, params, cuts=cuts, attrs=attrs, activation=activation)[0]
         assert y.shape == out
         assert y.dtype == np.float32
-        negative = op == "LRN" and attrs.get("alpha", 0) < 0  # a power of what may be negative
+        negative = op == "LRN" and attrs.get("alpha", 0) < 0  # a power of a number that may be negative
         assert not np.isnan(y).all() or op in _NAN or negative  # the harness writes NaN beforehand

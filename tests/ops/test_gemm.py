@@ -83,10 +83,10 @@ def test_scratch_is_bounded(batch: int) -> None:
 
 
 def way(batch: int, inner: int, rows: int) -> str:
-    """Who multiplies so many samples: the kernel for few of them, the one for many, or BLAS.
+    """The way in which so many samples are multiplied: the kernel for few samples, the kernel for many, or BLAS.
 
-    The first keeps nothing in scratch but the samples, in whole chunks, and BLAS a number for each of them and row of
-    weights: the two can be told apart where ``rows`` is not ``inner``.
+    The scratch memory tells. The kernel for few has only the samples there, in whole chunks. BLAS has a number for each
+    sample and row of weights. So ``rows`` must differ from ``inner``.
     """
     lowered = lowered_for("Gemm", [(batch, inner), (rows, inner)], [1])
     x, w, y = (np.empty(shape, np.float32) for shape in ((batch, inner), (rows, inner), (batch, rows)))

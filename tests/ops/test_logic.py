@@ -21,7 +21,7 @@ SHAPES = [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (3, 1)), ((4,), (2, 3, 4)), ((2, 3
 
 
 def rounded(*shape: int, seed: int = 0) -> Any:
-    """Values of which some are equal, and some no numbers."""
+    """Values, some of which are equal and some are NaN."""
     x = np.asarray(np.round(random(*shape, seed=seed)))
     x.reshape(-1)[::7] = np.nan
     return x
@@ -80,7 +80,7 @@ def test_no_number_is_the_largest() -> None:
         ("ArgMax", [()], {}),
         ("ArgMax", [(2, 3)], {"axis": 2}),
         ("ArgMax", [(2, 3)], {"select_last_index": 2}),
-        ("ArgMax", [(2**24 + 1, 1)], {}),  # float32 would not tell the last two apart
+        ("ArgMax", [(2**24 + 1, 1)], {}),  # the last two indices are the same in float32
     ],
 )
 def test_what_does_not_fit(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Neither lowering, nor binding, nor a pass allocates what grows with the model: all of that is scratch memory."""
+"""Lowering, binding and running allocate nothing that grows with the model: such memory is scratch memory."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any], tuple[int, ...]]] = {
 
 
 def pool(x: np.ndarray, attrs: dict[str, Any], out: tuple[int, ...], op: str) -> np.ndarray:
-    """Pooling as its definition reads, a window at a time."""
+    """Pooling by its definition, a window at a time."""
     rank = x.ndim - 2
     kernel = attrs["kernel_shape"]
     strides, dilations = attrs.get("strides", (1,) * rank), attrs.get("dilations", (1,) * rank)

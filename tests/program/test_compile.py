@@ -1,4 +1,4 @@
-"""What a program is told of parameters."""
+"""A program and the types of its parameters."""
 
 from __future__ import annotations
 

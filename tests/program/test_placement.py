@@ -1,4 +1,4 @@
-"""Tensors that are made where they are joined: where they lie, and that the answer does not depend on it."""
+"""Tensors that are computed within the output that joins them: their placement, and the same answer without it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def compiled(made: Graph, batch: int = 1, lean: bool = False) -> Program:
 
 
 def dense(layers: int) -> Graph:
-    """As in DenseNet: each layer reads all that came before it."""
+    """As in DenseNet: each layer reads the outputs of all layers before it."""
     nodes, known = [node("Sigmoid", ["x"], "l0")], ["l0"]
     for index in range(1, layers):
         nodes += [concat(known, f"c{index}"), node("ReduceMean", [f"c{index}"], f"l{index}", axes=(1,), keepdims=1)]

@@ -50,7 +50,8 @@ class Facts:
     Attributes:
         opset: version of the default operator set.
         constants: the tensors that are the same in every run.
-        by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds nothing.
+        by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds
+            nothing.
         errors: by the name of a node's first output, why the shapes of its outputs could not be inferred.
     """
 
@@ -247,7 +248,7 @@ def _view(node: NodeProto, weight: Weight, shape: Shape, rearrange: Callable[[An
 def _checked_depth(node: NodeProto, weight: Weight) -> int:
     if weight.depth >= _MAX_DEPTH:
         raise FormatError(
-            f"{describe(node)} is computed from constants in more than the {_MAX_DEPTH} steps allowed: fold it before packing"
+            f"{describe(node)} is computed from constants in more than the {_MAX_DEPTH} steps allowed: fold it first"
         )
     return weight.depth
 
