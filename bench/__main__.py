@@ -15,7 +15,7 @@ from bench.driver import Options, Run
 from bench.peers import peers
 from bench.process import spawn
 from bench.process.job import Job
-from bench.scenarios import SCENARIOS
+from bench.scenarios import HEADLINES, SCENARIOS
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers of threads, such as 'all 1' (default: all)",
     )
     running.add_argument("--rounds", type=_count, help="rounds (default: each scenario's own number)")
-    running.add_argument("--quick", action="store_true", help="one round with small models, as a test")
+    part = running.add_mutually_exclusive_group()
+    part.add_argument("--quick", action="store_true", help="one round with small models, as a test")
+    part.add_argument("--headlines", action="store_true", help="only the README's rows, into RESULTS/headlines")
     running.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 50 GB ({_CACHE})")
     running.add_argument("--results", type=Path, help=f"folder of the results ({_RESULTS}, with --quick {_QUICK})")
     running.set_defaults(does=_run)
@@ -100,6 +102,8 @@ def _run(options: argparse.Namespace) -> int:
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     results = options.results or (_QUICK if options.quick else _RESULTS)
+    if options.headlines:
+        results /= HEADLINES
     cores = len(os.sched_getaffinity(0))
     threads = tuple(dict.fromkeys(cores if count == "all" else count for count in options.threads))
     installed = _probe(data)
@@ -117,11 +121,12 @@ def _run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     names = frozenset(options.peers) if options.peers else None
-    chosen = Options(data, names, threads, options.rounds, options.quick)
+    chosen = Options(data, names, threads, options.rounds, options.quick, options.headlines)
+    scenarios = options.scenarios or [name for name in SCENARIOS if SCENARIOS[name].headlines or not options.headlines]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and cgroups are removed
     failures = 0
     try:
-        for name in options.scenarios or SCENARIOS:
+        for name in scenarios:
             path = results / f"{name}.jsonl"
             with record.Recorder(path, shared) as recorder:
                 failures += Run(SCENARIOS[name], chosen, installed, recorder).run()

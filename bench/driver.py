@@ -41,6 +41,7 @@ class Options:
         threads: numbers of threads; each case is measured with each of them.
         rounds: rounds to measure; None for the scenario's own number.
         quick: whether to run the scenario's small cases, in one round.
+        headlines: whether to run only the cases of the README's rows.
     """
 
     data: Path
@@ -48,12 +49,14 @@ class Options:
     threads: tuple[int, ...]
     rounds: int | None = None
     quick: bool = False
+    headlines: bool = False
 
     def rounds_of(self, scenario: Scenario) -> int:
         return self.rounds or (1 if self.quick else scenario.rounds)
 
     def cases_of(self, scenario: Scenario) -> tuple[Case, ...]:
-        return scenario.quick if self.quick else scenario.cases
+        cases = scenario.quick if self.quick else scenario.cases
+        return tuple(case for case in cases if case.label in scenario.headlines) if self.headlines else cases
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import record
 from bench.report import chart, markdown, plots, summary
-from bench.scenarios import SCENARIOS
+from bench.scenarios import HEADLINES, SCENARIOS
 
 #: The file of the README's chart.
 CHART = "time-against-memory.svg"
@@ -20,11 +20,7 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     Raises:
         FileNotFoundError: the folder has no results.
     """
-    measured = {}
-    for name in SCENARIOS:
-        for path in (results / f"{name}.jsonl", results / f"{name}.partial.jsonl"):
-            if name not in measured and path.exists() and (records := record.read([path])):
-                measured[name] = records
+    measured = _measured(results)
     if not measured:
         raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
     tables = {name: summary.tables(records) for name, records in measured.items()}
@@ -39,6 +35,18 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     report.write_text(markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}))
     written.append(report)
     if readme:
-        markdown.replace_table(readme, markdown.headlines(measured, tables))
+        shown = measured | _measured(results / HEADLINES)
+        rows = markdown.headlines(shown, {name: summary.tables(records) for name, records in shown.items()})
+        markdown.replace_table(readme, rows)
         written.append(readme)
     return written
+
+
+def _measured(results: Path) -> dict[str, list[record.Record]]:
+    """The lines of each scenario that has results in this folder."""
+    measured = {}
+    for name in SCENARIOS:
+        for path in (results / f"{name}.jsonl", results / f"{name}.partial.jsonl"):
+            if name not in measured and path.exists() and (records := record.read([path])):
+                measured[name] = records
+    return measured

@@ -35,4 +35,7 @@ SCENARIOS = {
     )
 }
 
-__all__ = ["SCENARIOS", "Case", "Scenario"]
+#: The folder, in that of the results, of runs of the README's rows alone.
+HEADLINES = "headlines"
+
+__all__ = ["HEADLINES", "SCENARIOS", "Case", "Scenario"]

@@ -221,6 +221,13 @@ def test_only_capped_cases_run_in_a_group(measure: Measure, processes: Processes
     assert not any(it.group for it in processes.of("source", "prepare", "check"))
 
 
+def test_only_the_headlines_of_a_scenario() -> None:
+    cases = case(1), case(8)
+    scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], headlines=(cases[1].label,))
+    assert Options(Path(), None, (1,)).cases_of(scenario) == cases
+    assert Options(Path(), None, (1,), headlines=True).cases_of(scenario) == cases[1:]
+
+
 def test_a_missing_peer_is_skipped_by_name(measure: Measure) -> None:
     lines = measure(case(), peers="ABC", rounds=1, missing=("B",))
     (skipped,) = [line for line in lines if line["kind"] == "skip"]

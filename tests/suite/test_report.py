@@ -434,6 +434,20 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     assert [row[0] for row in cells(readme.read_text())[2:]] == ["Importing and opening: import"]
 
 
+def test_headlines_come_from_their_own_run_where_there_is_one(tmp_path: Path) -> None:
+    readme = tmp_path / "other.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    (tmp_path / "headlines").mkdir()
+    runs = [("mlp-warm", "1111111", ""), ("mlp-callers", "2222222", ""), ("mlp-warm", "3333333", "headlines")]
+    for name, commit, folder in runs:
+        label = SCENARIOS[name].headlines[0]
+        shown = next(case for case in SCENARIOS[name].cases if case.label == label)
+        write(tmp_path / folder / f"{name}.jsonl", [timing("streamrt", 0, 1.0, case=shown) | {"commit": commit}])
+    report.write(tmp_path, readme)
+    assert [row[-1] for row in cells(readme.read_text())[2:]] == ["`2222222`", "`3333333`"]
+    assert "3333333" not in (tmp_path / "README.md").read_text()
+
+
 def test_the_report_draws_the_chart_beside_the_readme(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "docs").mkdir()
