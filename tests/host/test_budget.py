@@ -36,7 +36,7 @@ GIB = 2**30
         ("3GB", 3_000_000_000),
         ("1TB", 10**12),
         ("1TiB", 2**40),
-        ("9007199254740993", 9007199254740993),  # 2**53 + 1: not by way of a float
+        ("9007199254740993", 9007199254740993),  # 2**53 + 1, which no float has
     ],
 )
 def test_sizes(text: str, size: int) -> None:
@@ -242,7 +242,7 @@ def test_the_machine_itself_may_be_tighter_than_the_group(machine: Machine) -> N
 
 def test_this_process() -> None:
     before = memory.anonymous_bytes()
-    # Not by malloc, which may have as much left that other tests have used.
+    # Not from malloc, which may still have memory that other tests used.
     with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as block:
         for page in range(0, len(block), 4096):
             block[page] = 1

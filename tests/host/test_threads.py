@@ -37,7 +37,7 @@ PRELUDE = """
         assert counts() == before, counts()
 
     class Patient(types.ModuleType):
-        # The core, but it takes a while to set the threads.
+        # The core, except that it takes a while to set the threads.
         threads = staticmethod(core.threads)
 
         @staticmethod
@@ -98,7 +98,7 @@ PRELUDE = """
     while_set.slow = lambda count: children.append(os.fork()) if count == 1 and not children else None
     children = []
     threads._core = Patient("core")
-    with threads.limited(1):  # as by a signal's handler
+    with threads.limited(1):  # as in a signal handler
         pass
     if children == [0]:
         signal.alarm(10)

@@ -13,5 +13,5 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory):
-    """About 64 MiB of weights in four layers of which each is larger than a small window."""
+    """About 64 MiB of weights in four layers, each of them larger than a small window."""
     return zoo.mlp(tmp_path_factory.mktemp("large"), 2048, 2048, 2048, 2048, 2048)

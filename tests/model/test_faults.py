@@ -1,4 +1,4 @@
-"""What goes wrong while a model is open: a typed error, no crash, no hang, and if possible a model that still works."""
+"""Faults while a model is open give a typed error, no crash and no hang, and if possible the model still works."""
 
 import errno
 import gc
@@ -120,11 +120,11 @@ def test_a_file_that_becomes_another_between_its_header_and_its_mapping(copy, sm
         Model(copy, "16MiB", io=io)
     assert mapped[0].closed
     monkeypatch.undo()
-    with Model(copy, "16MiB", io=io) as model:  # whichever file it is now
+    with Model(copy, "16MiB", io=io) as model:  # the file that is there now
         assert model.checksum == read_header(small.path if how == "replaced" else copy).checksum
 
 
-#: Calls a model whose reading fails, and tells of each call: that it answered, or the number of the error.
+#: Calls a model whose reading fails. Prints for each call that it answered, or the number of the error.
 CALLS = """
 import sys, numpy as np, streamrt
 path, there, here, io = sys.argv[1:]
@@ -145,10 +145,10 @@ WAYS_TO_FAIL = [("mmap", "populate"), ("pread", "pread")]
 
 
 def calls(copy, run_python, io, environment):
-    """What three calls of a model say, and the last answer of them."""
+    """The output of three calls of a model, and the last answer."""
     there, here = copy.with_name("x.npy"), copy.with_name("y.npy")
     np.save(there, zoo.random_input(1, 2048))
-    # What is to fail must be tried, even where all tests go without it.
+    # The call that is to fail must be tried, even if the environment makes all tests do without it.
     done = run_python(CALLS, copy, there, here, io, **environment, STREAMRT_TEST_POPULATE="read")
     assert done.returncode == 0, done.stderr
     assert "failing_io: 0" not in done.stderr
@@ -265,7 +265,7 @@ def test_opening_and_closing_leaves_nothing(small, io):
         with Model(small.path, "800KiB", io=io) as model:
             model(x)
     assert used() == before
-    # Half a page for each: to forget a page of the weights or of the workspace each time would take twice as much. The
+    # Half a page for each: a page of weights or workspace that leaked each time would take twice as much. The
     # rest is for the heap, which grows a little, and the kernel, which counts pages in batches.
     assert anonymous() - held < 2 << 20
 
@@ -284,7 +284,7 @@ def test_files_that_are_not_models(tmp_path, small):
 
 
 def test_sixteen_threads_on_one_model(large):
-    """They call, ask, and change the budget, all at once; every answer is right, and no more is held than may be."""
+    """They call, ask for plans and change the budget, all at once. Answers are right, and the budget holds."""
     batches = [1, 2, 5, 33]
     inputs = [zoo.random_input(n, 2048, seed=n) for n in batches]
     answers = [large.answer(x) for x in inputs]
@@ -322,14 +322,14 @@ def test_sixteen_threads_on_one_model(large):
     assert problems == []
 
 
-#: Opens a model, becomes somebody who may only read it, and opens and streams it then.
+#: Opens a model, becomes a user who may only read its file, and opens and streams it again.
 READER = """
 import numpy as np, streamrt
 path, there, here, io = sys.argv[1:]
 x = np.load(there)
 with streamrt.Model(path, "16MiB", io=io) as model:
-    model(x)  # whatever is imported late is imported now
-file, answer = os.open(path, os.O_RDONLY), open(here, "wb")  # their folders are not open to everybody
+    model(x)  # imports the modules that are imported late
+file, answer = os.open(path, os.O_RDONLY), open(here, "wb")  # their folders may be closed to the other user
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -344,11 +344,11 @@ np.save(answer, y)
 answer.close()
 """
 
-#: Exit code of what the kernel does not let this user try.
+#: Exit code if the kernel does not let this user try it.
 REFUSED = 77
 
-#: Makes the folder of the file read-only, for this process alone. Before anything else, for a process with threads
-#: cannot move to a namespace of users of its own, as whoever is not root has to.
+#: Makes the folder of the file read-only, for this process alone. It comes first: a user other than root needs a user
+#: namespace for that, and a process with threads cannot move to one.
 READ_ONLY = f"""
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -361,11 +361,11 @@ def mount(source, target, flags):
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 1, 32, 4096, 16384, 1 << 18, 1 << 21
 CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 folder = os.path.dirname(sys.argv[1])
-had = os.statvfs(folder).f_flag  # of a mount that is somebody else's these must stay
+had = os.statvfs(folder).f_flag  # on a mount of another user namespace these flags must stay
 kept = had & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME)
 kept |= MS_RELATIME if had & os.ST_RELATIME else 0
 call("unshare", CLONE_NEWNS if os.geteuid() == 0 else CLONE_NEWNS | CLONE_NEWUSER)
-mount(None, b"/", MS_REC | MS_PRIVATE)  # nobody else is to see what follows
+mount(None, b"/", MS_REC | MS_PRIVATE)  # other processes must not see the mounts that follow
 mount(os.fsencode(folder), os.fsencode(folder), MS_BIND)
 mount(None, os.fsencode(folder), MS_REMOUNT | MS_BIND | MS_RDONLY | kept)
 try:
@@ -378,7 +378,7 @@ else:
 
 
 def as_a_reader(before, copy, large, run_python, io):
-    """Run `READER` after ``before``, with the file in a folder of its own: it answers right, and nothing is written."""
+    """Run `READER` after ``before``, with the file in its own folder. It answers right, and writes nothing."""
     folder = copy.with_name("folder")
     folder.mkdir()
     path = copy.rename(folder / copy.name)
@@ -412,9 +412,9 @@ def test_no_memory_for_the_workspace(copy, run_python, budget, io):
         import resource, sys, numpy as np, streamrt
         path, budget, io = sys.argv[1:]
         x = np.ones((2, 2048), np.float32)
-        many = np.broadcast_to(x[:1], (50_000, 2048))  # of 390 MiB, as their results are, but for this one row
+        many = np.broadcast_to(x[:1], (50_000, 2048))  # 390 MiB, as are their results, except that this is one row
         with streamrt.Model(path, None if budget == "none" else budget, io=io) as model:
-            wanted = model(x)  # BLAS has taken what it takes
+            wanted = model(x)  # BLAS has allocated its buffers
             assert model.plan_for(many.shape).workspace > 512 << 20
             size = int(open("/proc/self/statm").read().split()[0]) * 4096
             for _ in range(2):
@@ -439,7 +439,7 @@ def test_no_addresses_for_the_file(copy, run_python):
         import resource, sys, numpy as np, streamrt
         x = np.ones((1, 2048), np.float32)
         with streamrt.Model(sys.argv[1], "16MiB") as model:
-            wanted = model(x)  # BLAS has taken what it takes
+            wanted = model(x)  # BLAS has allocated its buffers
         size = int(open("/proc/self/statm").read().split()[0]) * 4096
         # enough to read the header, several times 2 MiB, and far too little for the file
         resource.setrlimit(resource.RLIMIT_AS, (size + (16 << 20), resource.RLIM_INFINITY))

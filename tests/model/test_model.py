@@ -165,7 +165,7 @@ def test_a_streaming_model_reads_only_what_an_early_tensor_needs(large, io):
     with Model(large.path, "12MiB", io=io) as model:
         found = model(x, outputs=["layer0"])
         assert model.plan.streamed_bytes > 0
-        # A pass brings in whole blocks; the file's first ones may be in the page cache, for its header was read.
+        # A pass brings in whole blocks. The first may be in the page cache, since the header was read.
         assert 0.8 * nbytes <= model.stats.bytes_read <= len(blocks) << 21
         assert np.array_equal(model(x, outputs=["layer0"]), found)
         early, pinned = model.stats.bytes_read, model.plan.pinned_bytes
@@ -396,7 +396,7 @@ def test_a_second_call_allocates_nothing_that_grows_with_the_model(large):
         model(x)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < x.nbytes + (256 << 10)  # the output, which is the caller's, and small change
+        assert peak < x.nbytes + (256 << 10)  # the output, which belongs to the caller, and 256 KiB for small objects
 
 
 def test_no_warning_reaches_the_caller(tmp_path):

@@ -26,7 +26,7 @@ CODE = """
         ratios = []
         for _ in range(5):
             model(x)
-            # As long as reading took: every sleep of the shim lasts a little longer than it was asked to.
+            # As long as reading took: every sleep of the shim lasts a little longer than its argument.
             ratios.append(model.stats.seconds / max(model.stats.read_seconds, model.stats.compute))
         print(min(ratios))
 """

@@ -22,7 +22,7 @@ RATES = Rates(disk=2e9, memory=2e10, flops=1e11)
 
 @pytest.fixture(scope="module")
 def six_layers(tmp_path_factory):
-    """Of 16 MiB each."""
+    """Six layers of 16 MiB."""
     packed = zoo.mlp(tmp_path_factory.mktemp("planning"), *[2048] * 7)
     yield read_header(packed.path)
     packed.path.unlink()
@@ -51,7 +51,7 @@ def test_a_pass_that_computes_elsewhere_than_estimated_gets_another_plan(six_lay
 
     early = range(count // 2)
     assert streamed(second.plan, early) > streamed(first.plan, early)
-    planner.learn(second, seconds[::-1], second.plan.speed(RATES.disk))  # it was looked at once
+    planner.learn(second, seconds[::-1], second.plan.speed(RATES.disk))  # a plan is compared with measured times once
     assert planner.prepare(graph, shapes) is second
 
 
@@ -97,16 +97,16 @@ def test_a_new_budget_makes_new_plans_of_the_same_programs(six_layers, monkeypat
 def test_so_many_samples_run_together_that_no_other_number_does_better(six_layers, budget, batch, disk):
     graph, name, rates = six_layers.graph, six_layers.graph.inputs[0].name, replace(RATES, disk=disk)
     chosen = Planner(Programs(six_layers), budget * MIB, rates).samples_together(graph, {name: (batch, 2048)})
-    # Held outside the budget are inputs and outputs, of 8 KiB a sample each.
+    # Inputs and outputs lie outside the budget, and have 8 KiB a sample each.
     most = max(32 * MIB, budget * MIB // 16) // (16 << 10)
     assert chosen <= most
-    costs = {}  # of a sample, in seconds of the passes that the planner simulates
+    costs = {}  # seconds of a simulated pass for each of its samples
     for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048):
         if (samples := batch * count) <= most:
             plan = Planner(Programs(six_layers), budget * MIB, rates).prepare(graph, {name: (samples, 2048)}).plan
             costs[samples] = plan.seconds / (plan.micro_batch or samples)
     best = min(costs.values())
-    assert costs[chosen] <= 1.08 * best  # a twentieth, and what the last doubling may have missed
+    assert costs[chosen] <= 1.08 * best  # 5 %, and 3 % that the last doubling may have missed
     for samples, cost in costs.items():
         assert samples >= chosen or cost > 1.03 * best
 
@@ -124,7 +124,7 @@ def test_after_a_disk_turned_out_slow_as_many_run_together_as_if_it_had_been_kno
 
 
 def test_a_disk_that_is_known_is_not_learned_again(six_layers):
-    """Neither from blocks nor from pages, even where those come faster than they should from any disk."""
+    """Neither blocks nor pages teach its speed, even if pages arrive faster than any disk should deliver them."""
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
     planner = Planner(Programs(six_layers), 2 * MIB, RATES)
     pages = planner.prepare(graph, {name: (1, 2048)})
@@ -157,13 +157,13 @@ LEARNING = """
         for _ in range(passes):
             model(x)
             print(model.stats.bytes_read, model.stats.bytes_pinned)
-        model.set_budget(model.budget)  # no plan that was made before is remembered
+        model.set_budget(model.budget)  # forgets the plans that were made before
         told()
 """
 
 
 def learned(run_python, path, budget, passes, environment):
-    """What a model knew before some passes and after them, and what each pass brought."""
+    """What a model knew before some passes and after them, and the bytes of each pass: read and pinned."""
     zoo.evict(path)
     done = run_python(LEARNING, path, budget, passes, **environment)
     assert done.returncode == 0, done.stderr
@@ -174,12 +174,12 @@ def learned(run_python, path, budget, passes, environment):
 def test_a_model_learns_how_fast_the_disk_is(six_layers, run_python, slow_reads):
     speed = 100e6
     before, brought, after = learned(run_python, six_layers.path, "24MiB", 3, slow_reads(speed))
-    read, pinned = brought[1]  # the first that tells: the one before it pinned
+    read, pinned = brought[1]  # the first pass that tells the speed: the pass before it pinned
     assert read > 64 * MIB
     assert pinned == 0
     assert before[0] > 10 * speed
     assert speed / 2 < after[0] < speed * 2
-    # The next plan knows, and one reading is worth more samples.
+    # The next plan uses the speed, and one reading serves more samples.
     _, together, streamed, seconds = after
     assert streamed / speed / 2 < seconds < streamed / speed * 2
     assert together > before[1]

@@ -44,7 +44,7 @@ class Gate:
 
 
 def call_from_threads(model, inputs):
-    """What each of many threads gets that all call while the first of them is in its pass; an error if it was one."""
+    """The results, or errors, of many threads that all call while the first of them is in its pass."""
     results, gate = [None] * len(inputs), Gate(model)
 
     def work(i):
@@ -74,7 +74,7 @@ def test_callers_of_a_streaming_model_share_a_pass(large, samples):
         assert passes == [samples[0], sum(samples[1:])]
         for x, y in zip(inputs, results, strict=True):
             zoo.assert_close(y, large.answer(x))
-            assert y.base is None  # nobody's result keeps that of others alive
+            assert y.base is None  # no result keeps the results of others alive
 
 
 def test_callers_with_more_samples_than_a_pass_gains_by_do_not_wait_for_each_other(small):
@@ -144,7 +144,7 @@ def test_closing_while_others_wait_tells_them(large):
     assert gate.entered.wait(60)
     closing = threading.Thread(target=model.close)
     closing.start()
-    eventually(lambda: len(model._engine.turns._line) == 2)  # before the others
+    eventually(lambda: len(model._engine.turns._line) == 2)  # these two come before the others
     others = [threading.Thread(target=work) for _ in range(4)]
     for i, thread in enumerate(others):
         thread.start()
@@ -180,7 +180,7 @@ def test_who_waits_to_close_is_not_overtaken_for_ever(small):
 
 
 def test_what_cannot_be_put_together_is_run_alone(large):
-    """An operator may take every sample for itself up to some batch, and not beyond."""
+    """An operator may compute each sample by itself up to some batch, and not beyond."""
     inputs = [zoo.random_input(4, 2048, seed=i) for i in range(5)]
     with Model(large.path, "12MiB") as model:
         prepare = model._engine.planner.prepare
@@ -229,7 +229,7 @@ def test_one_reading_serves_many_batches(large):
     with Model(large.path, None) as model:
         passes = count_passes(model)
         list(model.predict(batches))
-        assert passes == [4] * 40  # nothing to gain
+        assert passes == [4] * 40  # sharing would gain nothing
 
 
 def test_predict_takes_batches_only_as_it_needs_them(large):
@@ -252,11 +252,11 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
         assert taken == []
         for given in range(150):
             next(results)
-            # No more than one pass serves, of which nothing is taken before all results of the last one are given.
+            # No more than one pass serves, and none of them before all results of the last pass were yielded.
             assert len(taken) - given <= together[-1] // 4
             if given == 0:
                 assert len(taken) == together[0] // 4
-        # Two activations of so many samples fit in the budget, whatever else is to.
+        # Two activations of so many samples fit in the budget, beside anything else.
         assert 1 < max(together) // 4 <= (12 << 20) // (2 * 4 * 2048 * 4)
         assert len(together) > 1
         held = len(taken)
@@ -289,7 +289,7 @@ def test_predict_of_named_outputs_and_of_other_shapes(tmp_path):
     batches = [zoo.random_input(2, 32, length, seed=length) for length in (9, 9, 12, 9)]
     with Model(path, None) as model:
         wanted = [model(x, ["layer0", "output"]) for x in batches]
-    with Model(path, "80KiB") as model:  # of which the weights are 72
+    with Model(path, "80KiB") as model:  # the weights have 72 KiB
         found = list(model.predict(batches, ["layer0", "output"]))
     for a, b in zip(found, wanted, strict=True):
         assert list(a) == ["layer0", "output"]
@@ -351,7 +351,7 @@ def test_a_budget_that_is_too_small_changes_nothing(large):
         assert model.budget == 16 << 20
         zoo.assert_close(model(x), large.answer(x))
     with Model(large.path, "16MiB") as model:
-        model.set_budget(1000)  # nothing has been called: what will be may fit, or not
+        model.set_budget(1000)  # before the first call any budget may be enough
         with pytest.raises(streamrt.BudgetError):
             model(x)
     with pytest.raises(streamrt.ModelClosedError):

@@ -1,4 +1,4 @@
-"""What a call tells of itself: the table of layers, the trace, the picture."""
+"""Reports of a call: the table of layers, the trace, the picture."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ MS = 1_000_000  # in nanoseconds
 
 @pytest.fixture
 def stats(large):
-    """Of a pass that streams, after one that has pinned."""
+    """The stats of a pass that streams, after a pass that pinned."""
     zoo.evict(large.path)
     x = zoo.random_input(2, 2048)
     with Model(large.path, "40MiB") as model:
@@ -86,7 +86,7 @@ def test_a_trace_adds_up_to_the_stats(stats, tmp_path):
     reads = [event for event in events if event["cat"] == "read"]
     assert sum(event["args"]["bytes"] for event in reads) == stats.bytes_streamed
     assert sum(event["args"]["bytes_from_device"] for event in reads) == stats.bytes_read
-    # Computing happens one thing after the other, and so does reading.
+    # Spans of computing do not overlap each other, and neither do spans of reading.
     for track in (1, 2):
         ordered = sorted((event["ts"], event["dur"]) for event in events if event["tid"] == track)
         assert all(a + b <= c + 1 for (a, b), (c, _) in pairwise(ordered))
@@ -170,7 +170,7 @@ def test_a_call_is_the_sum_of_its_passes(known):
     assert (known.io, known.samples, known.passes) == ("pread", 10, 2)
     assert known.seconds == pytest.approx(0.09)
     assert known.stall == pytest.approx(0.032)
-    assert known.compute == pytest.approx(0.058)  # three milliseconds of which are no layer's
+    assert known.compute == pytest.approx(0.058)  # 3 ms of it belong to no layer
     assert known.read_seconds == pytest.approx(0.08)
     assert known.overlap == pytest.approx(0.6)
     assert known.bound_by == "computing"
@@ -188,7 +188,7 @@ def test_a_call_is_the_sum_of_its_passes(known):
         (3.0, 1.0, 4.0, 0.75, "computing"),
         (1.0, 3.0, 4.0, 0.25, "reading"),
         (2.0, 2.0, 2.0, 0.0, "computing"),
-        (1.0, 5.0, 4.0, 0.0, "reading"),  # it waited for what the disk had to read before
+        (1.0, 5.0, 4.0, 0.0, "reading"),  # it waited while the disk read earlier ranges
         (1.0, 0.0, 4.0, 1.0, "computing"),
         (1.0, 0.0, 0.0, 1.0, "computing"),  # nothing was read
     ],
@@ -245,9 +245,9 @@ def test_a_picture(stats, tmp_path):
 
 
 def texts_in_picture(stats, path):
-    """What is written in it."""
+    """The texts in a picture."""
     matplotlib = pytest.importorskip("matplotlib")
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, where else their outlines would be drawn
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # as letters; by default their outlines are drawn
         stats.plot(path)
     elements = ET.parse(path).iter("{http://www.w3.org/2000/svg}text")
     return ["".join(element.itertext()).strip() for element in elements]
@@ -272,7 +272,7 @@ def test_a_picture_names_a_layer_in_each_pass_by_any_name(name, drawn, tmp_path)
 def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known, tmp_path):
     texts = texts_in_picture(known, tmp_path / "pass.svg")
     assert {"reading", "waiting", "computing"} <= set(texts)
-    # Each pass names its layers, but for the one that takes no time.
+    # Each pass names its layers, except the layer that takes no time.
     assert [texts.count(layer.name) for layer in known.layers] == [2, 0, 2, 2]
     assert {"computing: 55.0 ms", "stall: 32.0 ms", "streamed: 70.0 ms", "pinned: 10.0 ms"} <= set(texts)
     assert any(text.startswith("90.0 ms for 10 samples, bound by computing") for text in texts)
@@ -286,13 +286,13 @@ def test_in_a_picture_what_takes_longer_covers_more(known, tmp_path):
     pixels = np.rint(image.imread(tmp_path / "pass.png")[..., :3] * 255).astype(int)
 
     def width(*colour):
-        """Pixels of that colour in the row with the most: one across the bars, for those of the legend are short."""
+        """Pixels of a colour in the row that has the most: a row across bars, since those of the legend are short."""
         return int((pixels == colour).all(axis=-1).sum(axis=1).max())
 
     computing, stall = width(0x4C, 0x78, 0xA8), width(0xE4, 0x57, 0x56)
     streamed, pinned = width(0x72, 0xB7, 0xB2), width(0xB2, 0x79, 0xA2)
     assert pinned > 50
-    # Where a bar ends a pixel may be blended with what is beside it.
+    # At the end of a bar a pixel may be blended with its neighbour.
     assert computing / stall == pytest.approx(55 / 32, rel=0.1)
     assert streamed / pinned == pytest.approx(7, rel=0.1)
 

@@ -1,4 +1,4 @@
-"""Turns: who works when, who is served by whom, and that nobody is left waiting, without any model."""
+"""Turns, without any model: which thread works when and for which requests, and that no request waits for ever."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ def request(value=1.0, samples=1, width=4, output="y"):
 
 
 class Worker:
-    """Serves requests by doubling them, and remembers what it served together; ``gate`` holds it up."""
+    """Serves requests by doubling them, and remembers which it served together; ``gate`` holds it up."""
 
     def __init__(self):
         self.turns = Turns()
@@ -152,7 +152,7 @@ def test_an_interrupt_of_the_one_who_serves_leaves_the_others_to_somebody_else()
     worker.gate.set()
     join(first, interrupted, *others)
     errors = [call.error for call in (interrupted, *others) if call.error]
-    assert [type(error) for error in errors] == [KeyboardInterrupt]  # of whichever of them had its turn
+    assert [type(error) for error in errors] == [KeyboardInterrupt]  # of the thread that had the turn
     served = [call for call in (interrupted, *others) if not call.error]
     assert len(served) == 2
     assert all(call.results for call in served)
@@ -207,7 +207,7 @@ def test_a_turn_within_a_turn_is_refused_and_does_not_end_it():
 
 @pytest.fixture
 def alarm():
-    """Calls a function in the main thread, in a moment, as a signal handler."""
+    """Calls a function in the main thread a moment later, as a signal handler."""
     before = signal.getsignal(signal.SIGALRM)
 
     def ring(function):
@@ -256,7 +256,7 @@ def test_a_signal_handler_may_call_while_its_thread_waits(alarm):
 
 
 def test_one_more_than_shared_the_last_pass_is_not_left_behind(monkeypatch):
-    """Else it has a pass of its own, after which the others are left behind, and so on."""
+    """Otherwise it would have a pass of its own, then the others another, and so on."""
     monkeypatch.setattr(turns, "_PATIENCE", 0.5)
     monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)
     monkeypatch.setattr(turns, "_QUIET_SHARE", 1.0)
@@ -288,4 +288,4 @@ def test_who_comes_back_at_once_is_waited_for(monkeypatch):
     for thread in threads:
         thread.join(WAIT)
     assert sum(map(len, worker.groups)) == 80
-    assert len(worker.groups) <= 36  # 40 when those who were served find the next pass begun, 21 when none is late
+    assert len(worker.groups) <= 36  # 40 if served callers always come too late, 21 if none does

@@ -1,4 +1,4 @@
-"""A file with an operator that does not exist, and extents that any call may choose."""
+"""A file with an operator that does not exist, and with free extents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checksums: damage is found as it is read, wherever it lies and however the file is cut up and read, and only then."""
+"""Checksums: damage is found when it is read, wherever it lies, with any tiles and any way of reading."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def copy(large, tmp_path):
 
 
 def harm(path, offset):
-    """Change a byte, so that nothing but the byte tells; returns what undoes it."""
+    """Change a byte and nothing else of the file; returns a function that undoes it."""
 
     def flip():
         status = path.stat()
@@ -70,7 +70,7 @@ def test_damage_is_found(copy, budget, name, io):
             begin, end = map(int, re.search(r"bytes (\d+) to (\d+)", str(error.value)).groups())
             assert begin <= offset[name] < end
     with Model(copy, budget, io=io) as model:
-        assert model(x).shape == (1, 2048)  # nobody asked
+        assert model(x).shape == (1, 2048)  # no check was asked for
 
 
 def test_damage_that_comes_and_goes(large, copy):
@@ -106,7 +106,7 @@ def test_padding_is_part_of_its_block(copy):
     harm(copy, gaps[0])
     with pytest.raises(streamrt.FormatError, match="damaged"):
         streamrt.verify(copy)
-    with Model(copy, "16MiB", verify="read") as model:  # taken for the zeros that it was written as, and never read
+    with Model(copy, "16MiB", verify="read") as model:  # padding counts as zeros and is never read
         model(zoo.random_input(1, 2048))
 
 
@@ -120,7 +120,7 @@ def test_ranges_that_come_again_are_checked_once(large):
         for index in range(len(plan.ranges)):
             verifier.arrived(index)
     assert verifier.blocks == len(file.block_crcs)
-    for index in range(len(plan.ranges) // 2):  # a pass that is given up half-way
+    for index in range(len(plan.ranges) // 2):  # a pass that is given up in the middle
         verifier.arrived(index)
     verifier.rewind()
     for index in range(len(plan.ranges)):

@@ -1,4 +1,4 @@
-"""Small models for tests of `streamrt.Model`: packed from layers, with their answers worked out by NumPy alone."""
+"""Small models for tests of `streamrt.Model`: packed from layers, with answers that NumPy computes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Packed:
 
 
 def mlp(folder: Path, *widths: int, seed: int = 0) -> Packed:
-    """Dense layers with Relu between them, none after the last one."""
+    """Dense layers with Relu between them, and none after the last."""
     random = np.random.default_rng(seed)
     shapes = list(pairwise(widths))
     weights = [random.standard_normal((o, i), np.float32) / np.float32(np.sqrt(i)) for i, o in shapes]
@@ -70,7 +70,7 @@ def assert_close(found: Array, wanted: Array, tolerance: float = 1e-5) -> None:
 
 
 def with_run(step: Step, run: Callable[[int, int], None]) -> Step:
-    """The same step of a pass, which runs something else."""
+    """The same step of a pass with another function to run."""
     return Step(step.node, step.waits, run, step.first, step.last, step.dones)
 
 

@@ -29,7 +29,7 @@ MIB = 1 << 20
 
 
 def layout(nodes, seconds=()):
-    """Nodes of (bytes read whole, rows, bytes of a row), laid out as the weights file lays them out; and its size."""
+    """Nodes of (bytes read as a whole, rows, bytes of a row) at their offsets in a weights file, and its size."""
     offset, found = HUGE, []
     for index, (whole, rows, row_bytes) in enumerate(nodes):
         total = whole + rows * row_bytes
@@ -159,7 +159,7 @@ def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, 
 @settings(max_examples=150)
 @given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times)
 def test_so_do_plans_that_are_made_without_searching(sizes, workspace, budget, huge, seconds):
-    """As the pool makes them: only pinned sets are tried that leave the streamed ranges spread over the pass."""
+    """Plans of the pool: only pinned sets are tried that leave the streamed ranges spread over the pass."""
     nodes, size = layout(sizes, seconds)
     least = workspace + smallest_window(nodes, size, huge=huge)
     task = {"file_size": size, "workspace": workspace, "budget": budget, "huge": huge}
@@ -241,7 +241,7 @@ def test_neighbours_that_stay_are_one_step():
 
 
 def test_small_tiles_are_for_what_is_bound_by_reading():
-    """Where computing binds, that a call costs as much as some rows more weighs more than what a large window reads."""
+    """If computing takes longest, the cost of calls weighs more than the reading that a large window costs."""
     for seconds, expected in ((0.001, range(8 * MIB)), (0.2, range(15 * MIB, 17 * MIB))):
         nodes, size = layout(MLP, [seconds])
         nodes = [replace(node, call_rows=16) for node in nodes]
@@ -286,7 +286,7 @@ def undivided(sizes):
 
 
 def seconds_with(nodes, size, pinned, window):
-    """Of a pass, by the rules of the planner: with less than three ranges in the window reading is slower."""
+    """Seconds of a pass by the rules of the planner: with less than 3 ranges in the window reading is slower."""
     cut = Cut(nodes, 16 * MIB, HUGE, size)
     rate = RATE if window >= cut.run_of(3) else 0.9 * RATE
     return Pipeline(cut.tiles, cut.footprints, nodes).run(pinned, window, rate).seconds
@@ -374,8 +374,8 @@ def test_a_plan_is_as_good_as_pinning_the_head_of_the_model_with_any_window(size
     bytes_of = [count * HUGE for count, _ in sizes]
     budget = int(max(bytes_of) + share * (sum(bytes_of) - max(bytes_of)))
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
-    # Of windows a smaller one is preferred that costs a fiftieth, and a pinned set that gains less than a hundredth is
-    # not worth a change.
+    # A smaller window is preferred if it costs up to 2 %, and a pinned set that gains less than 1 % is not worth a
+    # change.
     assert plan.seconds <= 1.03 * best_prefix(nodes, size, budget, TILINGS[:1])
 
 
@@ -385,7 +385,7 @@ BLOCK_TILINGS = [tiling for tiling in TILINGS if tiling.granule == HUGE]
 @settings(max_examples=40, derandomize=True)
 @given(divided, st.floats(0.05, 1))
 def test_it_is_within_a_twentieth_of_that_with_tiles_of_any_size(nodes, share):
-    """Of whole blocks: from this disk smaller tiles come so slowly that they are for small budgets only."""
+    """Tiles are whole blocks: from this disk smaller tiles arrive so slowly that only small budgets have them."""
     nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
     budget = int(share * sum(e.length for node in nodes for e in node.tiled))
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
@@ -393,7 +393,7 @@ def test_it_is_within_a_twentieth_of_that_with_tiles_of_any_size(nodes, share):
 
 
 def test_a_window_in_which_nothing_is_waited_for_is_not_the_last_that_is_tried():
-    """A smaller one leaves more to be pinned, and fewer tiles stream, each of which costs a call: 1.7 % less here."""
+    """A smaller window leaves more to pin. Fewer tiles then stream, and each of them costs a call: 1.7 % less here."""
     nodes, size = layout([(0, blocks * 256, 4096) for blocks in (2, 6, 4, 1, 3)], [0.05, 0.05, 0.05, 0.01, 0.05])
     nodes = [replace(node, call_rows=20) for node in nodes]
     budget, rate = size * 53 // 100, 0.5e9
@@ -428,7 +428,7 @@ def test_the_disk_is_known_from_the_speed_at_which_ranges_come(budget, disk):
     nodes, size = layout([(0, 8 * 256, 65536)] * 4)
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * MIB)
     speed = plan.speed(disk)
-    if speed > disk / 2:  # else most of the time is no disk's
+    if speed > disk / 2:  # else the disk takes less than half of the time
         assert plan.disk_speed(speed, known=1e3) == pytest.approx(disk)
         assert plan.disk_speed(speed, known=1e12) == pytest.approx(disk)
 
@@ -438,7 +438,7 @@ def test_of_ranges_that_mostly_take_processing_no_more_is_learned_than_that_the_
     plan = make_plan(nodes, file_size=size, workspace=0, budget=MIB)
     assert plan.granule == PAGE
     ceiling = plan.speed(1e15)
-    for speed in (0.95 * ceiling, 2 * ceiling):  # the second is more than processing was taken for
+    for speed in (0.95 * ceiling, 2 * ceiling):  # the second is faster than processing should allow
         assert plan.disk_speed(speed, known=2e9) == 2e9
         assert plan.disk_speed(speed, known=1e8) == pytest.approx(speed / plan.share)
 
@@ -452,11 +452,11 @@ def test_the_simulation_of_cases_that_can_be_worked_out():
         return Pipeline(tiles, [100] * 4, nodes).run(pinned, window, 100)
 
     none = [False] * 4
-    assert run([0, 0, 0, 0], none, 200).seconds == 4  # the disk is all there is
-    assert run([2, 2, 2, 2], none, 200).seconds == 8  # and is hidden
-    assert run([1, 1, 1, 1], none, 100).seconds == 8  # in a window of one, nothing overlaps
+    assert run([0, 0, 0, 0], none, 200).seconds == 4  # only the disk takes time
+    assert run([2, 2, 2, 2], none, 200).seconds == 8  # computing hides the disk
+    assert run([1, 1, 1, 1], none, 100).seconds == 8  # in a window of one range nothing overlaps
     assert run([1, 1, 1, 1], [True] * 4, 0).seconds == 4
-    # Three seconds of computing hide what the window holds beside the range in use: two of the three that follow.
+    # 3 s of computing hide the reading that the window has room for: two of the three ranges that follow.
     assert run([3, 0, 0, 0], [False, True, False, False], 300).seconds == 4
     waits = run([3, 0, 0, 0], none, 300)
     assert waits.seconds == 5

@@ -1,4 +1,4 @@
-"""The ledger and the decisions about memory, for all there is to decide."""
+"""The ledger, and the decisions about memory in all situations."""
 
 from dataclasses import replace
 
@@ -71,7 +71,7 @@ needs = st.builds(
 
 @st.composite
 def situations(draw):
-    """Holdings of some models within a budget, one of whom is idle and asks, and what they are worth."""
+    """Holdings of some models within a budget, one of which is idle and requested, and their worths."""
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=8, unique=True))
     holdings = {}
     for name in names:
@@ -131,7 +131,7 @@ def test_what_is_granted_is_enough_to_run(situation):
     if grant := decided(situation):
         needed = holdings[name].needs
         assert grant.total >= needed.minimum
-        if grant.pinned < needed.weights:  # what is pinned is no window
+        if grant.pinned < needed.weights:  # pinned weights are no window
             assert grant.working >= needed.minimum or grant.total == holdings[name].total
         assert 0 <= grant.pinned <= needed.weights
         assert grant.working >= 0
@@ -187,7 +187,7 @@ def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(
 
 
 def could_be_had(situation):
-    """Bytes: free, in idle windows, in what else worse models hold, and in all working memory with their weights."""
+    """Bytes: free, in idle windows, in all else of worse models, and in all working memory with their weights."""
     budget, holdings, name, worths = situation
     others = {other: holding for other, holding in holdings.items() if other != name and not holding.fixed}
     worse = [holding for other, holding in others.items() if not holding.kept and worths[name] > worths[other]]
@@ -261,7 +261,7 @@ def test_slack_is_what_working_memory_took_of_late():
     assert spare.size(everybody) == 30
     spare.note(1000)
     assert spare.size(everybody) == 1600 // SLACK_SHARE
-    assert spare.size([Needs(1500, 10, 5, 20)]) == 0  # there is room for all
+    assert spare.size([Needs(1500, 10, 5, 20)]) == 0  # the budget has room for all
 
 
 def test_a_first_request_beside_better_models_streams_and_takes_nobodys_weights():

@@ -1,4 +1,4 @@
-"""What happens at the edges of a history of the pool: names that change owners, endless failures, faults in between."""
+"""Edge cases of a pool's history: names that are registered again, endless failures, faults in between."""
 
 import math
 
@@ -12,7 +12,7 @@ from streamrt.pool.entry import LONGEST_PAUSE
 
 
 def emptied(world, pool, names):
-    """Unregister these and close the pool, which must not wait for anything that never comes."""
+    """Unregister these and close the pool, which must not wait for ever."""
 
     def work():
         for name in names:
@@ -26,7 +26,7 @@ def emptied(world, pool, names):
 
 def test_a_prefetch_beside_another_model_of_the_same_name():
     world, _, pool = make(100, {"a": needs(40)})
-    future = pool.prefetch("a")  # whose thread has not run when the name gets another owner
+    future = pool.prefetch("a")  # its thread has not run when the name is registered again
     pool.unregister("a")
     pool.register("a", "a.file")
     world.run()
@@ -92,7 +92,7 @@ def test_a_time_that_is_none(files):
 
 
 def leased_in_turn(world, pool, names, met):
-    """A task that calls these models one after the other, and notes how that ended."""
+    """A task that calls these models one after the other, and notes how each call ended."""
 
     def work():
         for name in names:
@@ -184,7 +184,7 @@ def test_no_thread_to_be_had_for_a_model_that_is_open(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     def work():
-        monkeypatch.setattr(files, "unlocked", lambda: None)  # it is closed at once, by whoever noticed
+        monkeypatch.setattr(files, "unlocked", lambda: None)  # the thread that noticed closes it at once
         monkeypatch.setattr(world, "spawn", spawn)
         with pytest.raises(streamrt.StreamrtError, match="no thread"), pool.lease("a"):
             pass

@@ -1,4 +1,4 @@
-"""Errors that a pool keeps: they hold no frames, and everybody gets an object of their own."""
+"""Errors that a pool keeps have no frames, and each request gets an object of its own."""
 
 import errno
 import gc
@@ -28,7 +28,7 @@ class AwkwardError(Exception):
 
 @contextmanager
 def no_collector():
-    """What dies in here dies because nothing refers to it any more."""
+    """A context without cyclic garbage collection: objects die only when nothing refers to them."""
     gc.collect()
     gc.disable()
     try:
@@ -81,13 +81,13 @@ def test_a_new_error_is_the_same_but_for_its_frames(error):
     assert str(new) == str(error)
     assert {name: value for name, value in vars(new).items() if name != "__notes__"} == vars(error)
     assert frames(new) == []
-    assert frames(error) != []  # it may still be on its way
+    assert frames(error) != []  # the error has its frames until it is stripped
     told = "".join(traceback.format_exception(new))
     assert "in raised" in told
     assert "behind it" in told
     assert strip(error) is error
     assert frames(error) == []
-    assert origin(anew(error)) is origin(error)  # told once, however often it is raised
+    assert origin(anew(error)) is origin(error)  # the text is made once, even if the error is raised often
     pickle.loads(pickle.dumps(origin(error)))
 
 
@@ -144,7 +144,7 @@ def test_a_load_that_failed_keeps_nothing_of_who_asked(tmp_path):
         with pytest.raises(FormatError) as second, pool.lease("wrong"):
             pass
         assert first.value is not second.value
-        assert "read_header" in str(first.value.__cause__)  # where it came from is still told
+        assert "read_header" in str(first.value.__cause__)  # the text of the first traceback
 
 
 def test_all_who_wait_for_a_load_get_an_error_of_their_own():

@@ -1,4 +1,4 @@
-"""Who waits for whom and for how long: a pool in a simulated world, where every run is the same."""
+"""Which requests wait for which and for how long: a pool in a simulated world, where every run is the same."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from streamrt.pool.policy import Lru
 
 
 def user(world, pool, name, log, hold=1.0, timeout=None, at=0.0):
-    """A task that leases a model; ``log`` gets the time at which it had it, or its error."""
+    """A task that leases a model; ``log`` gets the time of the lease, or the error."""
 
     def work():
         world.sleep(at)
@@ -58,7 +58,7 @@ def test_different_models_load_at_the_same_time():
 def test_everybody_has_a_deadline_of_their_own_and_the_load_goes_on():
     world, files, pool = make(100, {"a": needs(40)})
     log = []
-    for timeout in (0.25, 0.5, 2.0):  # the first is the one who began it
+    for timeout in (0.25, 0.5, 2.0):  # the first began the load
         user(world, pool, "a", log, timeout=timeout)
     world.run()
     assert [entry[:2] for entry in log] == [("a", 0.25), ("a", 0.5), ("a", 1.0)]
@@ -159,7 +159,7 @@ def test_what_is_first_asked_for_streams_and_evicts_nobody(policy):
             user(world, pool, name, log, at=3.0 * at, hold=0.5)
     world.run()
     held = {name: status(pool, name).held for name in "ab"}
-    if policy == "lru":  # whatever was asked for last is worth the most
+    if policy == "lru":  # the model of the last request is worth the most
         return
     user(world, pool, "c", log, at=1.0)
     world.run()
@@ -229,7 +229,7 @@ def test_a_load_that_fails_is_the_same_error_for_all_and_is_tried_again_after_gr
     assert pauses[2] >= 2.0
     assert log[-1][0] == "a"
     assert len(log[-1]) == 2
-    assert ("b", 2.2) in log  # nobody else was harmed
+    assert ("b", 2.2) in log  # other models are served
     assert pool.stats().failures == 3
     assert status(pool, "a").state is State.READY
 
@@ -295,7 +295,7 @@ def test_unloading_waits_for_leases_and_those_who_come_then_load_it_again():
         assert status(pool, "a").state is State.UNLOADING
         pool.unload("a")
         log.append(("unloaded", world.now()))
-        assert pool.stats().held <= 41 * KIB  # nothing, or what is being loaded again
+        assert pool.stats().held <= 41 * KIB  # nothing, or the model that is being loaded again
 
     world.spawn(unload)
     user(world, pool, "a", log, at=3.0)
@@ -450,7 +450,7 @@ def test_a_lease_that_has_ended_is_one_no_longer():
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("seed", range(12))
 def test_a_thousand_requests_of_everything(policy, seed):
-    """Whatever happens: never over the budget, nobody hangs, nothing is left, and most requests are served."""
+    """In any history the budget holds, nothing hangs, nothing is left, and most requests are served."""
     r = random.Random(seed)
     budget = 256
     models = {

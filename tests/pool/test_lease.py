@@ -1,4 +1,4 @@
-"""A lease as an object: when it ends, what it keeps, and what a pool checks before it gives any."""
+"""A lease as an object: its end, the objects that it keeps, and the options that a pool checks."""
 
 import gc
 import threading

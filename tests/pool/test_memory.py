@@ -1,4 +1,4 @@
-"""What a pool holds, as the kernel sees it: never more than the budget, and nothing in the end."""
+"""Memory of a pool by the kernel's count: never more than the budget, and nothing in the end."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ CODE = """
     from streamrt.host.memory import anonymous_bytes
     x = np.random.default_rng(1).standard_normal((4, 1024), np.float32)
 
-    def warm():  # BLAS has as many buffers as it is called by threads at once, in nobody's budget
+    def warm():  # BLAS allocates a buffer for each thread that calls it, outside the budget
         for _ in range(30):
             np.ones((64, 1024), np.float32) @ np.ones((1024, 1024), np.float32)
 

@@ -1,4 +1,4 @@
-"""Policies and shadows by themselves, on the traces that they are chosen by."""
+"""Policies and shadows by themselves, on the traces by which they were chosen."""
 
 import random
 
@@ -73,7 +73,7 @@ def test_gdsf_weighs_requests_cost_and_size_above_a_rising_clock():
     assert not policy.admits("large", "often")
     policy.requested("new", 10, 1.0)
     assert policy.worth("new") < policy.worth("often")
-    policy.evicted("slow")  # whatever comes now is worth more than what was popular once
+    policy.evicted("slow")  # a new model is worth more than one that was popular once
     policy.requested("newer", 10, 1.0)
     assert policy.worth("newer") > policy.worth("slow") > policy.worth("often")
 

@@ -152,7 +152,7 @@ def test_a_pass_within_a_lease_streams_what_is_missing(files):
         for _ in range(3):
             call(pool, files, "m512")
             model = pool._keeper.entries["m512"].resident
-            eventually(lambda model=model: model.engine.prefetcher.held() == model.pinned)  # nothing for a pass to come
+            eventually(lambda model=model: model.engine.prefetcher.held() == model.pinned)  # no reading ahead
         line = status(pool, "m512")
         assert line.held <= 2 * MIB
         assert line.bytes_loaded >= 3 * (files["m512"].weights - 2 * MIB)
@@ -449,7 +449,7 @@ def test_a_child_of_a_fork_is_told(files):
                 code = 0
             finally:
                 os._exit(code)
-        signal.alarm(60)  # a child that hangs would keep the test waiting
+        signal.alarm(60)  # ends a child that hangs
         try:
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         finally:
@@ -491,7 +491,7 @@ def test_a_policy_of_ones_own(files):
     told = []
 
     class Never:
-        """Keeps what came first."""
+        """Keeps the models that came first."""
 
         def requested(self, name, size, cost):
             told.append((name, size))

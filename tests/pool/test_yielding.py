@@ -16,7 +16,7 @@ from streamrt.host.yielding import calling, give_way, guest
 
 
 class Clock:
-    """In place of time: moves when somebody sleeps, and notes who did."""
+    """A clock that moves when a thread sleeps, and notes the thread."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -40,7 +40,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def caller():
-    """Somebody else is in a call."""
+    """Another thread is in a call."""
     calling.threads.add(-1)
     yield
     calling.threads.discard(-1)
@@ -65,7 +65,7 @@ def test_a_guest_within_a_guest(clock, caller):
         give_way()
     assert clock.count == 1
     clock.now += 1
-    give_way()  # no guest any more
+    give_way()  # this thread is no guest any more
     assert clock.count == 1
 
 

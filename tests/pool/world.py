@@ -1,4 +1,4 @@
-"""A world to put a pool in, with time that passes only when nobody has anything to do, and models that are numbers.
+"""A world to put a pool in, with time that passes only when no task can run, and models that are numbers.
 
 Threads of the world run one at a time, in the order in which they became ready, so that a run is the same every time.
 """
@@ -25,7 +25,7 @@ class Task:
     def __init__(self, work):
         self.work = work
         self.turn = threading.Semaphore(0)
-        self.wakes_at = None  # when it waits, the time at which it goes on in any case
+        self.wakes_at = None  # while it waits, the time at which it goes on in any case
         self.waits_for = None  # a condition
         self.notified = False
         self.error = None
@@ -43,7 +43,7 @@ class World(Runtime):
         self._alive = 0
         self._failed = []
 
-    # what a pool sees
+    # the runtime of a pool
 
     def now(self):
         return self.time
@@ -57,13 +57,13 @@ class World(Runtime):
         threading.Thread(target=self._run_task, args=(task,), daemon=True).start()
         self._ready.append(task)
 
-    # what tasks do
+    # for tasks
 
     def sleep(self, seconds):
         self.block(None, seconds)
 
     def block(self, condition, timeout):
-        """Let others run until notified or until it is time; returns whether it was notified."""
+        """Let other tasks run until this one is notified or its time has come; returns whether it was notified."""
         task = self._current
         task.waits_for, task.notified = condition, False
         task.wakes_at = None if timeout is None else self.time + timeout
@@ -78,10 +78,10 @@ class World(Runtime):
             self._waiting.remove(task)
             self._ready.append(task)
 
-    # what a test does
+    # for tests
 
     def run(self):
-        """Until all tasks have ended. Their first error is raised; if all wait for ever, that is one too."""
+        """Run until all tasks have ended. Raises their first error, or one if all of them wait for ever."""
         while self._alive:
             if not self._ready:
                 due = [task for task in self._waiting if task.wakes_at is not None]
@@ -107,7 +107,7 @@ class World(Runtime):
 
 
 class WorldCondition:
-    """Only one task runs at a time, and none is interrupted: there is nothing to lock, but that nobody may sleep."""
+    """A lock that only checks that no task sleeps with it: one task runs at a time, and none is interrupted."""
 
     def __init__(self, world):
         self._world = world
@@ -147,7 +147,7 @@ class FakeModel:
     loaded: int = 0
     reading: float = 0.0
     closed: bool = False
-    resting: int | None = None  # what it keeps
+    resting: int | None = None  # bytes that it keeps
     calls: int = 0
 
     def __post_init__(self):
@@ -173,7 +173,7 @@ class FakeModel:
         return 0 if self.resting is not None else self.needs.workspace
 
     def call(self, seconds=0.0):
-        """What the user of a lease does."""
+        """A call by the user of a lease."""
         assert self.lent
         assert self.leases > 0
         assert not self.closed
@@ -226,7 +226,7 @@ class FakeModel:
 
 @dataclass
 class FakeLease:
-    """What the pool hands out: it tells of its model, and can be called until it ends."""
+    """A lease as the pool gives it: it refers to its model, and can be called until it ends."""
 
     model: FakeModel
     ended: bool = False
@@ -247,7 +247,7 @@ class FakeLease:
 
 @dataclass
 class FakeFiles:
-    """Files by path: what they need, and what goes wrong with them."""
+    """Files by path, with their needs and their faults."""
 
     world: World
     budget: int
@@ -305,7 +305,7 @@ class FakeFiles:
 
 
 def needs(weights, workspace=1, least=1, window=None):
-    """In KiB."""
+    """Needs in KiB."""
     window = max(least, weights // 8) if window is None else window
     return Needs(weights * KIB, workspace * KIB, least * KIB, window * KIB)
 

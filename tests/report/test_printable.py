@@ -1,4 +1,4 @@
-"""Names from files, whatever is in them, are printed as text that does nothing to a terminal."""
+"""Any names from files are printed as text that does nothing to a terminal."""
 
 from __future__ import annotations
 
