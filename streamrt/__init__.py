@@ -1,4 +1,9 @@
-"""Run MLPs and CNNs whose weights do not fit in memory, at the speed of the disk."""
+"""Run MLPs and CNNs whose weights do not fit in memory, at the speed of the disk.
+
+`pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
+under a budget of bytes; calling it with a float32 array runs a pass. `ModelPool` serves many models under one budget.
+Every error is a `StreamrtError`. ``streamrt --help`` has the same as commands.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -11,7 +11,7 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import UnsupportedModelError
 from streamrt.graph import Activation, Attr, Dims, TensorSpec
-from streamrt.ops import traits_of
+from streamrt.ops import supported, traits_of
 
 INPUT = "input"
 OUTPUT = "output"
@@ -99,6 +99,8 @@ def _dims_for(first: Layer) -> Dims:
     weight = first.params[0]
     if first.op == "Gemm" and weight is not None and np.ndim(weight) == 2:
         return ("N", int(np.shape(weight)[1]))
+    if first.op not in supported():
+        return ("N",)  # an error lists all unknown operators before the extents matter
     raise ValueError(
         f"the first layer is {first.op}, which does not tell the extents of the input: give inputs=, such as "
         "('N', 3, 224, 224)"

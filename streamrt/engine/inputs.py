@@ -55,7 +55,8 @@ def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequenc
         array = given[spec.name]
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             found = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            raise InputError(f"input {spec.name!r}: expected a NumPy array of float32, found {found}")
+            hint = "numpy.asarray(x, numpy.float32) makes one"
+            raise InputError(f"input {spec.name!r}: expected a NumPy array of float32, found {found}; {hint}")
         arrays[spec.name] = array
     check_shapes({name: array.shape for name, array in arrays.items()}, needed)
     return arrays

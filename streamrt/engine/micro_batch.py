@@ -77,4 +77,4 @@ def _require_one_fits(one: int, whole: int, window: int, budget: int, compile_fo
     """
     workspace = min(whole, *(compile_for(one, lean).workspace for lean in (False, True)))
     if workspace + window > budget:
-        raise too_small(budget, workspace, window)
+        raise too_small(budget, workspace, window) from None

@@ -196,7 +196,7 @@ def too_small(budget: int, workspace: int, window: int) -> BudgetError:
     need = workspace + window
     return BudgetError(
         f"a budget of {budget} bytes is too small: {workspace} bytes of activations and scratch and {window} bytes "
-        f"of weights are needed at once, so the smallest budget that works is {need} bytes",
+        f"of weights are needed at once, so the smallest budget that works is {need} bytes, {-(-need // 1024)} KiB",
         need,
     )
 

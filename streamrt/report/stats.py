@@ -184,14 +184,13 @@ class PassStats:
         draw(self._trace, str(self), path)
 
     def __str__(self) -> str:
-        mib = 1 << 20
         return (
             f"{self.seconds * 1e3:.1f} ms for {self.samples} samples, bound by {self.bound_by}: "
             f"computed {self.compute * 1e3:.1f} ms, stalled {self.stall * 1e3:.1f} ms, "
             f"{self.overlap:.0%} of reading overlapped; "
-            f"streamed {self.bytes_streamed / mib:.1f} MiB, pinned {self.bytes_pinned / mib:.1f} MiB, "
-            f"{self.bytes_read / mib:.1f} MiB of it from the device ({self.io}); "
-            f"held at most {(self.peak_weights + self.workspace) / mib:.1f} MiB"
+            f"streamed {format_size(self.bytes_streamed)}, newly pinned {format_size(self.bytes_pinned)}, "
+            f"{format_size(self.bytes_read)} of it from the device ({self.io}); "
+            f"held at most {format_size(self.peak_weights + self.workspace)}"
         )
 
 

@@ -126,6 +126,11 @@ def test_an_unknown_operator_has_near_names_and_the_list(tmp_path: Path) -> None
         streamrt.operators("torch")  # type: ignore[arg-type]
 
 
+def test_an_unknown_first_operator_is_named_without_extents(tmp_path: Path) -> None:
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"layer0' \(Gem\): .*near: Gemm.*(?s:.)*layer1' \(Sofmax\)"):
+        streamrt.pack([Layer("Gem", np.ones((2, 3), np.float32)), Layer("Sofmax")], tmp_path / "model.safetensors")
+
+
 def test_weights_that_are_not_numbers_are_all_listed(tmp_path: Path) -> None:
     layers = [Layer("Gemm", np.ones((5, 5), np.int32)), Layer("Gemm", np.ones((5, 5)), [1, 2])]  # type: ignore[arg-type]
     with pytest.raises(streamrt.UnsupportedModelError) as caught:

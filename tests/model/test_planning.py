@@ -186,7 +186,7 @@ def test_a_model_learns_how_fast_the_disk_is(six_layers, run_python, slow_reads)
 
 
 def test_a_model_learns_so_too_where_its_tiles_are_pages(six_layers, run_python, slow_reads):
-    speed = 100e6
+    speed = 50e6  # a page takes 80 us, so that on a busy machine the wait for a processor is small beside it
     _, brought, after = learned(run_python, six_layers.path, "2MiB", 2, slow_reads(speed))
     assert brought[1][0] > 64 * MIB
     assert speed / 2 < after[0] < speed * 2

@@ -178,7 +178,7 @@ def test_a_call_is_the_sum_of_its_passes(known):
     assert (known.peak_weights, known.workspace) == (12 * MIB, 3 * MIB)
     assert str(known) == (
         "90.0 ms for 10 samples, bound by computing: computed 58.0 ms, stalled 32.0 ms, 60% of reading overlapped; "
-        "streamed 20.0 MiB, pinned 2.0 MiB, 17.0 MiB of it from the device (pread); held at most 15.0 MiB"
+        "streamed 20.0 MiB, newly pinned 2.00 MiB, 17.0 MiB of it from the device (pread); held at most 15.0 MiB"
     )
 
 

@@ -81,9 +81,15 @@ def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
         raise
     except Exception as error:  # a broken wire format, or protobuf's own kind of error
         files.check()
-        raise FormatError(f"{path} is not an ONNX file: {first_line(error)}") from error
+        reason = "it is a safetensors file" if _is_safetensors(data) else first_line(error)
+        raise FormatError(f"{path} is not an ONNX file: {reason}") from error
     files.check()
     return Skeleton(model, walk.initializers, walk.attributes)
+
+
+def _is_safetensors(data: memoryview) -> bool:
+    """Whether a file that is no ONNX file begins with the length of a header and the header's brace."""
+    return len(data) > 8 and int.from_bytes(data[:8], "little") <= len(data) - 8 and data[8] == ord("{")
 
 
 def check_texts(model: onnx.ModelProto) -> None:
