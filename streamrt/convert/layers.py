@@ -75,7 +75,10 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
             if array is not None and id(array) not in stored:
                 weight = _weight(array)
                 if weight is None:
-                    problems.append(f"{name} ({layer.op}): {suffix} is not an array of floating-point numbers")
+                    found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+                    problems.append(
+                        f"{name} ({layer.op}): {suffix} is {found}, expected an array of floating-point numbers"
+                    )
                     continue
                 stored[id(array)] = f"{name}.{suffix}"
                 draft.params[stored[id(array)]] = weight

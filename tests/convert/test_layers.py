@@ -132,10 +132,15 @@ def test_an_unknown_first_operator_is_named_without_extents(tmp_path: Path) -> N
 
 
 def test_weights_that_are_not_numbers_are_all_listed(tmp_path: Path) -> None:
-    layers = [Layer("Gemm", np.ones((5, 5), np.int32)), Layer("Gemm", np.ones((5, 5)), [1, 2])]  # type: ignore[arg-type]
+    listed = Layer("Gemm", np.ones((5, 5)), [1, 2])  # type: ignore[arg-type]
+    layers = [Layer("Gemm", np.ones((5, 5), np.int32)), listed]
     with pytest.raises(streamrt.UnsupportedModelError) as caught:
         streamrt.pack(layers, tmp_path / "out", inputs=("N", 5))
-    assert [line.split(":")[0] for line in caught.value.problems] == ["layer0 (Gemm)", "layer1 (Gemm)"]
+    expected = "expected an array of floating-point numbers"
+    assert caught.value.problems == [
+        f"layer0 (Gemm): weight is an array of int32, {expected}",
+        f"layer1 (Gemm): bias is list, {expected}",
+    ]
 
 
 @pytest.mark.parametrize(

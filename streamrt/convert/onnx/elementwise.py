@@ -36,7 +36,7 @@ def selu(node: OnnxNode) -> None:
 
 @converts("Pow")
 def pow_(node: OnnxNode) -> None:
-    """A square is a product, which is faster. A constant exponent may be an integer."""
+    """A square, which models often write normalisation with, is a product. A constant exponent may be an integer."""
     if not node.is_constant(1):
         node.emit("Pow", [node.operand(0), node.operand(1)])
         return
