@@ -32,6 +32,6 @@ SCENARIO = Scenario(
     seconds=10.0,
     patience=180.0,
     limits=False,
-    peers=frozenset({"streamrt", "torch", "onnxruntime", "openvino"}),
+    peers=frozenset({"streamrt", "torch", "torch mmap", "onnxruntime", "openvino"}),
     chart=True,
 )
