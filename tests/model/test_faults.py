@@ -409,14 +409,14 @@ def test_a_file_system_that_is_read_only(copy, large, run_python, io):
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_no_memory_for_the_workspace(copy, run_python, budget, io):
     code = """
-        import resource, sys, numpy as np, streamrt
+        import os, resource, sys, numpy as np, streamrt
         path, budget, io = sys.argv[1:]
         x = np.ones((2, 2048), np.float32)
         many = np.broadcast_to(x[:1], (50_000, 2048))  # 390 MiB, as are their results, except that this is one row
         with streamrt.Model(path, None if budget == "none" else budget, io=io) as model:
             wanted = model(x)  # BLAS has allocated its buffers
             assert model.plan_for(many.shape).workspace > 512 << 20
-            size = int(open("/proc/self/statm").read().split()[0]) * 4096
+            size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             for _ in range(2):
                 resource.setrlimit(resource.RLIMIT_AS, (size + (128 << 20), resource.RLIM_INFINITY))
                 try:
@@ -436,11 +436,11 @@ def test_no_memory_for_the_workspace(copy, run_python, budget, io):
 
 def test_no_addresses_for_the_file(copy, run_python):
     code = """
-        import resource, sys, numpy as np, streamrt
+        import os, resource, sys, numpy as np, streamrt
         x = np.ones((1, 2048), np.float32)
         with streamrt.Model(sys.argv[1], "16MiB") as model:
             wanted = model(x)  # BLAS has allocated its buffers
-        size = int(open("/proc/self/statm").read().split()[0]) * 4096
+        size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         # enough to read the header, several times 2 MiB, and far too little for the file
         resource.setrlimit(resource.RLIMIT_AS, (size + (16 << 20), resource.RLIM_INFINITY))
         for io in ("mmap", "pread"):
