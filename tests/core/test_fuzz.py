@@ -105,7 +105,7 @@ def test_it_holds_what_the_model_holds(make_file: MakeFile, io: str, data: st.Da
         model = Model([], 1)
 
         def agree() -> None:
-            expected, give_up = model.held(), time.monotonic() + 60
+            expected, give_up = model.held(), time.monotonic() + 20
             while (held := prefetcher.held()) != expected and time.monotonic() < give_up:
                 time.sleep(0.0002)
             assert held == expected  # asked only once, for the thread may have been on its way through this value
