@@ -4,12 +4,13 @@ To see how a pass works, read five files in this order:
 
 1. `streamrt.model` is the face that a user has: `Model` opens a weights file and makes an engine for it.
 2. `face` says what a call is: it makes a request of the inputs, has the engine serve it, and returns the results.
-3. `engine` makes passes of requests: it prepares a program and a plan, copies inputs in and results out.
+3. `engine` runs requests in passes: it prepares a program and a plan, copies inputs in, and copies results out.
 4. `session` runs a pass: each step waits for its ranges of weights, computes, and releases them.
 5. `planner` finds the program and the plan for a call's shapes, and learns from the times of passes.
 
-The other files have one subject each. `turns` says which thread runs a pass, and for whom. `inputs` checks the inputs
-of a call. `workspace` allocates memory. `verification` finds damaged weights as they arrive. The planner has five
-helpers: `programs` keeps programs, `trial` tries a new graph, `node_weights` lists the weights that nodes read,
-`micro_batch` divides a batch that does not fit, and `pass_size` finds how many samples to run together.
+The other files have one subject each. `turns` decides which thread runs a pass, and for which requests. `inputs` checks
+the inputs of a call. `workspace` allocates memory. `verification` finds damaged weights as they arrive.
+
+The planner has five helpers. `programs` keeps programs. `trial` tries a new graph. `node_weights` lists the weights
+that nodes read. `micro_batch` divides a batch that does not fit. `pass_size` finds how many samples to run together.
 """

@@ -28,8 +28,8 @@ from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats
 from streamrt.report.trace import Trace
 
-#: A call tells the speed of the disk if it read at least 64 MiB, and 90 % of its streamed bytes, from the device. Less
-#: is read too soon for its speed to mean much, and bytes from the page cache would make the disk look too fast.
+#: Take the disk's speed from a call if the call read at least 64 MiB, and 90 % of its streamed bytes, from the device.
+#: Fewer bytes take too short a time to measure, and bytes from the page cache would make the disk look too fast.
 _TELLING = 64 << 20
 _TELLING_SHARE = 0.9
 
@@ -48,24 +48,24 @@ class Engine:
 
     Args:
         file: its header.
-        planner: of the file, for the first budget.
+        planner: plans calls of the file under the first budget.
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
-        grow: called in a call that needs a larger budget, with the smallest budget that does, in bytes. Returns the
-            planner for a larger budget, or None if there is none to be had.
-        while_planning: a context that is entered for planning and for binding kernels to memory.
+        grow: called when a call needs a larger budget, with the smallest budget that is enough, in bytes. Returns the
+            planner for a larger budget, or None if the budget cannot grow.
+        while_planning: a context manager that is entered for planning and for binding kernels to memory.
 
     Attributes:
         file: as above.
-        planner: for the present budget. A thread that sets it has the turn.
+        planner: plans calls under the present budget. Only the thread that has the turn sets it.
         turns: which thread runs passes, and for which requests.
         mapping: the file in memory.
         prefetcher: the thread that reads the file.
         session: the program, plan and workspace of the last call; None before the first call and while it rests.
         last_call: times and bytes of the last call.
         loaded: bytes brought into memory since the file was opened.
-        reading: seconds that bringing them in took.
+        reading: seconds that it took to bring in those bytes.
         lent: whether calls are allowed. False for a model of a pool while there is no lease of it.
         closed: no call is possible any more.
 
@@ -116,7 +116,7 @@ class Engine:
     # ---------------------------------------------------------------- life
 
     def require_open(self) -> None:
-        """Raise unless this process can use the engine. A forked child has no prefetch thread, and no turn ends there.
+        """Raise unless this process can use the engine. A forked child cannot: it has no prefetch thread.
 
         Raises:
             ModelClosedError: the engine is closed, or was opened before a fork and is used in the child.
@@ -152,7 +152,7 @@ class Engine:
         if os.getpid() != self._pid:  # a thread that had the turn at the fork does not exist in the child
             self.closed = True
             return
-        # A signal handler that interrupted a call may close. The call then fails when it waits for weights.
+        # A signal handler may call this in the middle of a call. That call then fails when it waits for weights.
         with nullcontext() if self.turns.is_mine else self.turns.hold():
             if self.closed:
                 return
@@ -185,8 +185,8 @@ class Engine:
     def _most_together(self, request: Request, resident: int = 0) -> int:
         """As `samples_together`; the caller has the turn.
 
-        Where nothing streams, a shared pass saves no reading: then the request's own samples or, if that is more, the
-        ``resident`` samples of one caller's requests.
+        Where nothing streams, a shared pass saves no reading. Then the result is the larger of the request's own
+        samples and ``resident``, the samples that one caller asked to run together.
         """
         self.require_callable()
         prepared = self.prepare(request.graph, request.shapes)
@@ -199,7 +199,7 @@ class Engine:
     # ---------------------------------------------------------------- passes; the caller has the turn
 
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        """The program and plan of a call. Asks for a larger budget where it is too small and ``grow`` was given."""
+        """The program and plan of a call. If the budget is too small, asks ``grow``, if given, for a larger one."""
         with self._while_planning:
             try:
                 return self.planner.prepare(graph, shapes)
@@ -275,7 +275,7 @@ class Engine:
             self._learn(prepared, trace, last.stats())
 
     def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
-        """Count the weights that a call brought in, and tell the planner its times if they tell the disk's speed."""
+        """Count the weights that a call brought in. Give its times to the planner if they show the disk's speed."""
         self.loaded += stats.bytes_streamed + stats.bytes_pinned
         self.reading += stats.read_seconds
         telling = stats.bytes_read > max(_TELLING, _TELLING_SHARE * stats.bytes_streamed)

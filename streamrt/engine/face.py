@@ -51,7 +51,7 @@ class Face:
 
     @property
     def stats(self) -> PassStats | None:
-        """What the last call did, together with the calls that shared its pass; None before the first call."""
+        """What the last call and the calls that shared its pass did; None before the first call."""
         last = self._engine.last_call
         return last.stats() if last else None
 
@@ -74,7 +74,7 @@ class Face:
 
         Raises:
             InputError: a wrong name, shape or dtype, or an output that the graph does not have.
-            BudgetError: not even one sample fits; its ``minimum`` is the smallest budget that would do.
+            BudgetError: not even one sample fits; its ``minimum`` is the smallest budget that is enough.
             WeightsIOError: the file was cut short, changed, is damaged (``verify="read"``), or could not be read.
             ModelClosedError: the model is closed, or was opened before a fork and is used in the child.
         """
@@ -85,8 +85,8 @@ class Face:
     ) -> list[Any | Exception]:
         """Run several calls at once, in as few passes as their shapes allow.
 
-        Calls whose shapes differ in the batch alone share a pass, whether weights stream or not, if every sample
-        depends on its own input alone. The last bits of a result may then depend on the size of the pass.
+        Calls share a pass if their shapes differ in the batch alone and every sample depends on its own input alone.
+        They do so whether weights stream or not. The last bits of a result may then depend on the size of the pass.
 
         Args:
             batches: inputs, each as for a call.
@@ -113,7 +113,7 @@ class Face:
     def predict(
         self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
     ) -> Iterator[Any]:
-        """Run the model on many batches, with as many of them in one pass as give the most samples a second.
+        """Run the model on many batches. One pass serves the number of batches that gives the most samples a second.
 
         One reading of the weights then serves several batches. Their activations take memory from pinned weights, so
         the planner weighs the two. Batches are taken from ``batches`` as they are needed. They and their results are
@@ -158,7 +158,7 @@ class Face:
             yield from self._each(together)
 
     def plan_for(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Plan:
-        """The plan for inputs of these shapes, by name if there are several inputs; None is a batch of one.
+        """The plan for inputs of these shapes: one shape, or shapes by name; None is a batch of one.
 
         Raises:
             InputError: a shape does not fit the model, or ``shapes`` is None and extents besides the batch are free.
@@ -172,7 +172,7 @@ class Face:
     def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
         """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.
 
-        A batch that does not fit is divided, so the result seldom depends on its size.
+        A batch that does not fit is divided, so the result seldom depends on the size of the batch.
 
         Raises:
             InputError: as `plan_for`.

@@ -45,7 +45,7 @@ def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequenc
     """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
 
     Raises:
-        InputError: a name, shape or dtype does not fit; the text has what was expected.
+        InputError: a name, shape or dtype does not fit; the text says which was expected.
     """
     given = _by_name(x, specs)
     arrays: dict[str, Array] = {}
@@ -119,7 +119,7 @@ def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
 
 
 def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
-    """Fill ``target`` with the rows from ``begin`` on of ``parts``, seen as one array along the first axis.
+    """Fill ``target`` with rows of ``parts``, joined along the first axis, from row ``begin`` on.
 
     Rows of ``target`` behind the last row of ``parts`` become zero.
     """
@@ -132,7 +132,7 @@ def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
-    """Copy the rows of ``source`` to rows from ``begin`` on of ``parts``, which may have another type."""
+    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on. ``parts`` may have another type."""
     if len(parts) == 1 and source.shape == parts[0].shape:
         np.copyto(parts[0], source, casting="unsafe")
         return
@@ -141,7 +141,7 @@ def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:
-    """Each of ``parts`` that shares rows with ``whole``, which begins at row ``begin``, with their slices of both."""
+    """Each of ``parts`` that shares rows with ``whole``, which begins at row ``begin``, and these rows in both."""
     start = 0
     for part in parts:
         first, last = max(start, begin), min(start + len(part), begin + len(whole))

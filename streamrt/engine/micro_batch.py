@@ -9,10 +9,11 @@ from streamrt.errors import BudgetError
 from streamrt.plan import Plan, too_small
 from streamrt.program.compile import Program
 
-#: Skip a part of a batch if its estimated need is over twice the budget. Below that the estimate may be wrong.
+#: Skip a part of a batch if its estimated need is over 2 times the budget. A smaller estimate may be wrong, so that
+#: part is tried.
 _HOPELESS = 2
 
-#: Compiles a program for so many samples; a lean one if the second argument is true.
+#: Compiles a program for the number of samples in the first argument; a lean one if the second argument is true.
 Compile = Callable[[int, bool], Program]
 
 
@@ -46,7 +47,7 @@ def fit(
             if lean and part <= 1:
                 _require_one_fits(min(samples, 1), whole, window, budget, compile_for)  # the least minimum
                 raise
-            if not lean and part == samples > 1:  # else every part would be tried in vain
+            if not lean and part == samples > 1:  # if one sample does not fit, no part does
                 _require_one_fits(1, whole, window, budget, compile_for)
             if lean:
                 part = _smaller_part(part, program.workspace // part, budget)
@@ -62,7 +63,7 @@ def begins(samples: int, part: int) -> list[int]:
 
 
 def _smaller_part(part: int, sample_bytes: int, budget: int) -> int:
-    """Half of a part, rounded up, or as much less as leaves hope that it fits."""
+    """Half of a part, rounded up; halved again while its estimate is hopeless (`_HOPELESS`)."""
     part = -(-part // 2)
     while part > 1 and sample_bytes * part > _HOPELESS * budget:
         part = -(-part // 2)
@@ -72,8 +73,8 @@ def _smaller_part(part: int, sample_bytes: int, budget: int) -> int:
 def _require_one_fits(one: int, whole: int, window: int, budget: int, compile_for: Compile) -> None:
     """Raise `BudgetError` if one sample does not fit beside the smallest ``window``.
 
-    The smallest workspace counts: a lean program may need more than the other, and one sample more than all, whose
-    workspace is ``whole``.
+    The smallest workspace counts. A lean program may need more memory than the other. One sample may need more than
+    the whole batch, whose workspace is ``whole``.
     """
     workspace = min(whole, *(compile_for(one, lean).workspace for lean in (False, True)))
     if workspace + window > budget:

@@ -13,8 +13,8 @@ from streamrt.program.compile import Program
 #: The most bytes of weights that a pass may read, 1 TiB; weights that several nodes read count for each node. Reading
 #: more takes minutes, and planning it takes more memory than opening a file may take.
 _MAX_READ = 2**40
-#: Rows that each streamed tile counts as more than it has, for the call of its kernel. Measured with rows of 8192
-#: weights: a row takes 1/8 longer in tiles of 128 rows than in tiles of 512.
+#: The cost of one kernel call, in rows: a streamed tile counts as 20 rows more than it has. Measured with rows of 8192
+#: weights: a row takes 12.5 % longer in tiles of 128 rows than in tiles of 512.
 _CALL_ROWS = 20
 
 
@@ -26,7 +26,7 @@ def node_weights(
     Args:
         file: has the parameters.
         program: has the nodes.
-        rates: of the machine, from which the seconds are estimated.
+        rates: speeds of the machine, from which the seconds are estimated.
         seconds: of each node, if they are measured.
 
     Raises:

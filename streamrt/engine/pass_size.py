@@ -15,8 +15,8 @@ _COUNTS = (1, 2, *(count << power for power in range(20) for count in (3, 4)))
 _TIE = 1.05
 #: Stop doubling the batch once it gains under 2 % per sample.
 _GAIN = 0.98
-#: Inputs and results of a shared pass lie outside the budget. They may take 1/16 of it, and 32 MiB in any case: as much
-#: as the budget ``"auto"`` leaves free.
+#: Bytes that inputs and results of a shared pass may take beside the budget: 1/16 of it, or 32 MiB if that is more. The
+#: budget ``"auto"`` leaves as much free.
 _LEAST_HELD = 32 << 20
 _HELD_SHARE = 16
 
@@ -35,15 +35,16 @@ def most_held(budget: int, sample_bytes: int) -> int:
 
 
 def best_size(batch: int, most: int, compute: float, plan_for: Callable[[int], Plan | None]) -> int:
-    """The samples with which one pass serves the most of them in a second; of ties the fewest.
+    """The samples in one pass that give the most samples a second; the fewest of ties.
 
     Args:
-        batch: samples of one request. The result is a multiple.
+        batch: samples of one request. The result is a multiple of it.
         most: larger multiples of ``batch`` are not tried.
-        compute: the seconds that one sample computes at least. A pass that takes no longer cannot gain.
-        plan_for: makes the plan of a pass for so many samples; None if they do not fit.
+        compute: the least seconds that one sample computes. If a pass takes no longer per sample, more samples gain
+            nothing.
+        plan_for: makes the plan of a pass for a number of samples; None if they do not fit.
     """
-    costs: dict[int, float] = {}  # seconds of a pass for each of its samples, by samples
+    costs: dict[int, float] = {}  # seconds per sample of a pass, by its number of samples
 
     def tried(samples: int) -> Plan | None:
         plan = plan_for(samples) if samples <= max(most, batch) else None

@@ -28,11 +28,12 @@ from streamrt.plan import (
 )
 from streamrt.program.compile import Program
 
-#: Replace a plan by one from measured times if its pass takes at most 95 % of the time: the change costs reading.
+#: Replace a plan by a plan from measured times if its pass takes at most 95 % of the time. A change of plan reads newly
+#: pinned weights, which a smaller gain would not pay for.
 _WORTH = 0.95
-#: Count memory in pages if granules of 2 MiB would hold over 1/8 more.
+#: Count memory in pages if granules of 2 MiB would hold over 1/8 more. Pages hold less, but are read more slowly.
 _WASTE = 8
-#: Measured speeds of reading that differ by less than 25 % are the same.
+#: Treat measured speeds of reading within 25 % as the same.
 _SAME_SPEED = 1.25
 
 
@@ -67,7 +68,7 @@ class Planner:
 
     Attributes:
         budget: as above.
-        rates: as above, with the disk's speed as far as passes have told.
+        rates: as above, with the disk's speed as passes have measured it.
     """
 
     def __init__(
@@ -151,12 +152,12 @@ class Planner:
         return self._latest
 
     def learn(self, prepared: Prepared, seconds: Sequence[float], speed: float) -> None:
-        """Learn from a pass. If its times promise another plan a pass 5 % shorter, `prepare` returns that from now on.
+        """Learn from a pass. If by its times another plan has a pass 5 % shorter, `prepare` returns that plan later.
 
         Args:
             prepared: the program and plan that ran.
-            seconds: that each node computed.
-            speed: bytes a second at which the streamed ranges came.
+            seconds: computing time of each node.
+            speed: bytes a second at which the streamed ranges arrived.
         """
         known = self.rates.disk
         disk = prepared.plan.disk_speed(speed, known)
@@ -184,12 +185,12 @@ class Planner:
         divisible = program.batchwise and batch_of(shapes, graph.inputs) > 1
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
-        # A lean program may need more than the other, and few bytes of one sample more than those of two.
+        # Take the least: a lean program may need more than the other, and one sample may need more than two.
         workspace = min(each.workspace for each in (program, *others))
         return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
-        """The samples, a multiple of the batch of ``shapes``, with which one pass serves the most in a second.
+        """The samples in one pass that give the most samples a second; a multiple of the batch of ``shapes``.
 
         Raises:
             InputError, FormatError, BudgetError: as `prepare`.
@@ -215,7 +216,7 @@ class Planner:
         return best_size(batch, most, program.flops / self.rates.flops / batch, undivided)
 
     def _fitting(self, graph: Graph, shapes: Mapping[str, Shape]) -> Program:
-        """Compile for a caller's shapes. If the graph is known to run with others, an error is the caller's."""
+        """Compile for a caller's shapes. If the graph is known to run with other shapes, raise `InputError`."""
         try:
             return self._programs.compile(graph, shapes)
         except FormatError as error:

@@ -49,7 +49,7 @@ class Programs:
         return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
 
     def keep(self, program: Program) -> None:
-        """Remember a program that is about to be used. Programs that are only tried are not worth the memory."""
+        """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""
         graph = program.graph
         key = key_of(graph, {spec.name: program.shapes[spec.name] for spec in graph.inputs}), program.lean
         self._kept[key] = program

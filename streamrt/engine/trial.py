@@ -8,7 +8,7 @@ from streamrt.ops import NO_SUCH_OPERATOR, supported
 from streamrt.program.compile import Program
 from streamrt.report.printable import printable
 
-#: Extents that are tried for all free extents of the inputs: first those of a batch or a length, then of images.
+#: Sizes that are tried for all free extents of the inputs: first sizes of a batch or a length, then of images.
 _TRIED = (1, 2, 8, 32, 224, 256)
 #: Nodes that may be lowered in all trials of a graph; one trial is always made. It bounds the time that a hostile graph
 #: takes.
@@ -16,10 +16,10 @@ _MAX_TRIED = 20_000
 
 
 def first_program(programs: Programs) -> Program | None:
-    """The program for the first sizes with which the whole graph runs; None if none of those tried will do.
+    """The program for the first sizes with which the whole graph runs; None if it runs with none of those tried.
 
-    A graph whose inputs leave extents free may fit a few sizes only, such as those of one image. The first call then
-    tells whether it runs.
+    A graph with free extents may run with few sizes only, such as that of one kind of image. Then only the first call
+    tells whether the graph runs.
 
     Raises:
         FormatError: the graph cannot be lowered, has an unknown operator, or computes outputs of other extents than

@@ -19,12 +19,12 @@ from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
 from streamrt.ops import Array
 
-#: After a shared pass the next pass waits for as many requests to come: callers need a moment to call again, and a late
-#: request waits for a whole pass. The wait is at most 2 % of the last pass, which costs little, and 20 ms.
+#: After a shared pass, wait until as many requests have come again: callers need a moment to call again, and a request
+#: that comes too late waits for a whole pass. Wait at most 2 % of the last pass, which costs little, and at most 20 ms.
 _PATIENCE_SHARE = 0.02
 _PATIENCE = 0.02
-#: Once as many have come, the share of that wait in which still another request may come. A request left behind would
-#: need a pass of its own, and then it and the others would take turns for ever.
+#: Once as many have come, wait for one more request for this share of the wait. A request left behind would need a pass
+#: of its own. Then it and the others would alternate for ever.
 _QUIET_SHARE = 0.25
 
 
@@ -109,7 +109,7 @@ class Turns:
         Raises:
             Exception: the first error of ``requests``, in their order.
             StreamrtError: this thread has the turn already.
-            KeyboardInterrupt: other threads serve the requests of others that were being served.
+            KeyboardInterrupt: this thread was interrupted. Other threads then serve their own requests of its pass.
         """
         errors = [error for error in self.serve_each(requests, most, run) if error is not None]
         if errors:
@@ -147,7 +147,7 @@ class Turns:
     def _serve_in_turn(
         self, enough: Callable[[], bool], most: Callable[[Request], int], run: Callable[[Sequence[Request]], None]
     ) -> None:
-        """Wait for the turn and run one pass; return without one if it is ``enough`` before."""
+        """Wait for the turn and run one pass. Return without a pass as soon as ``enough`` is true."""
         try:
             if self._enter(enough):
                 self._serve_oldest(most, run)
@@ -158,7 +158,7 @@ class Turns:
 
     def _refuse_nesting(self) -> None:
         if self.is_mine:  # a signal handler would compute in the workspace of the call that it interrupted
-            raise StreamrtError("this thread is in the middle of a call of this model")
+            raise StreamrtError("this thread is in the middle of a call of this model: call again after it returns")
 
     def _enter(self, enough: Callable[[], bool]) -> bool:
         """Stand in line for the turn. True when this thread has it; False as soon as ``enough`` is true."""
@@ -196,7 +196,7 @@ class Turns:
 
     def _sleep(self, wait: Callable[[], bool]) -> bool:
         """Call ``wait``, which waits for a change."""
-        self._asleep += 1  # an interrupt before the next line leaves it too high: that only costs needless calls
+        self._asleep += 1  # an interrupt before the next line leaves the count too high: notifying nobody is harmless
         try:
             return wait()
         finally:

@@ -18,7 +18,7 @@ from streamrt.errors import WeightsIOError
 from streamrt.format import WeightsFile
 from streamrt.plan import Plan
 
-#: Zeros for the checksum of padding, of which up to 64 KiB are added at a time: most padding is shorter than 2 MiB.
+#: 64 KiB of zeros, for the checksum of padding. Padding is mostly below 2 MiB, so at most 32 such pieces are added.
 _ZEROS = memoryview(bytes(1 << 16))
 
 
@@ -27,8 +27,8 @@ class _Block:
     """A checksum block of the file.
 
     Attributes:
-        begin: its first byte in the file.
-        end: the first byte behind it.
+        begin: offset of its first byte in the file.
+        end: offset of the first byte after it.
         expected: its CRC-32C by the header.
         pieces: how many pieces it arrives in.
         kept: whether all of them are pinned.
@@ -49,7 +49,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Bytes ``begin`` to ``end`` of a block, which arrive with one range, after ``zeros`` bytes of padding."""
+    """Bytes ``begin`` to ``end`` of a block, after ``zeros`` bytes of padding; they arrive with one range."""
 
     block: _Block
     zeros: int
@@ -122,7 +122,7 @@ class Verifier:
         if found != block.expected:
             reason = (
                 f"bytes {block.begin} to {block.end} are damaged: their CRC-32C is {found:08x}, and was "
-                f"{block.expected:08x} when they were written"
+                f"{block.expected:08x} when they were written: replace the file"
             )
             raise WeightsIOError(errno.EIO, reason, self.file.path)
         block.checked = True

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from streamrt.program.arena import ALIGNMENT
 
-#: Bytes from which on a workspace has a mapping of its own, which the system gets back as soon as the workspace is
-#: deleted. A heap may keep memory; below 1 MiB that is little.
+#: A workspace of at least 1 MiB has a mapping of its own, so that the system gets the memory back when it is deleted.
+#: The heap may keep freed memory; below 1 MiB that is little.
 _MAPPED = 1 << 20
 
 
@@ -33,6 +33,6 @@ def _allocated(size: int) -> NDArray[np.uint8]:
         region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
         raise MemoryError(f"no memory for a workspace (activations and scratch) of {size} bytes") from error
-    with suppress(OSError):  # only advice, which NumPy gives for its arrays too
+    with suppress(OSError):  # advice that may fail; NumPy gives it for its arrays, too
         region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, np.uint8)

@@ -22,10 +22,11 @@ Layout
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
       of the graph form the last segment. Every tensor is in a segment.
-    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file: filesystems cache files in folios of up to 2
-      MiB, and can only release whole folios. A smaller segment begins on a 4096-byte boundary.
+    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, because filesystems cache files in folios of up
+      to 2 MiB and can only release whole folios. A smaller segment begins on a 4096-byte boundary.
     * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no
-      further, as every opening reads the whole header. The gap before a large segment is padding in the data section.
+      further, because every opening reads the whole header. The gap before a large segment is padding in the data
+      section.
     * The file ends on a 4096-byte boundary: every page with weights is a whole page of the file.
 
 ``__metadata__``
@@ -48,8 +49,8 @@ Layout
         It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
         lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
 
-The same graph and tensors always give the same bytes: nothing in the file depends on the time, the machine, the
-instruction set or the program that wrote it.
+Equal graphs and tensors give equal bytes. Nothing in the file depends on the time, the machine, the instruction set or
+the program that wrote it.
 
 A reader treats the file as hostile: `read_header` checks everything above that can be checked without reading
 the data.

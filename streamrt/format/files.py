@@ -32,7 +32,7 @@ def open_regular(path: str) -> Iterator[int]:
     """A descriptor of the regular file at ``path``, for reading at random offsets.
 
     Raises:
-        WeightsIOError: it cannot be opened, or is no regular file.
+        WeightsIOError: it cannot be opened, or is not a regular file.
     """
     with os_errors(path):
         # Without O_NONBLOCK, opening a FIFO would wait for a writer.
@@ -51,7 +51,7 @@ def open_regular(path: str) -> Iterator[int]:
 
 
 def read_exactly(fd: int, path: str, buffer: memoryview, offset: int) -> None:
-    """Fill ``buffer`` from ``offset`` on; `WeightsIOError` if the file ends before."""
+    """Fill ``buffer`` with the bytes from ``offset`` on; `WeightsIOError` if the file has too few."""
     done = 0
     with os_errors(path):
         while done < len(buffer):
@@ -76,10 +76,10 @@ def drop_cache(fd: int, offset: int, length: int) -> None:
 class Replacement:
     """A file written beside ``dest``. It takes the name ``dest`` when it is complete, and is removed otherwise.
 
-    Until then it has no name, if the filesystem has such files: even a process that is killed while it writes then
-    leaves nothing behind. On other filesystems its name begins with a dot. All names are looked up in the folder that
-    was opened when the object was entered. The file has the permissions 0666, less the umask. `commit` makes the
-    content durable before the name.
+    If the filesystem allows it, the file has no name until then, so that a process that is killed leaves nothing
+    behind. On other filesystems its name begins with a dot. All names are looked up in the folder that was opened when
+    the object was entered. The file has the permissions 0666, less the umask. `commit` makes the content durable before
+    the name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -160,9 +160,8 @@ class Replacement:
             finally:
                 os.close(tried)
             self._named = False
-            return os.open(
-                ".", flags, 0o666, dir_fd=self._folder_fd
-            )  # a second file: an unlinked one cannot be linked again
+            # A second file, because the first was only linked as a test: a file whose name is removed gets no other.
+            return os.open(".", flags, 0o666, dir_fd=self._folder_fd)
         except OSError:  # opening a file with a name will raise any other error
             return -1
 

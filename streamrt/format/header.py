@@ -1,8 +1,8 @@
 """The bytes of the header: JSON text and back, with its checksum.
 
-`decode` reads the text of a hostile file first. Its result has the right types and plausible sizes. For each mark of
-JSON, parsing takes up to 107 bytes (keys of one large object are the worst) and 2 us. `_MAX_MARKS` limits both, before
-anything is parsed.
+`decode` is the first to read the text of a hostile file. Its result has the right types and plausible sizes. Parsing
+takes up to 107 bytes and 2 us for each mark of JSON; keys of one large object take the most. `_MAX_MARKS` limits both
+before anything is parsed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from streamrt.host.yielding import give_way
 VERSION = "1"
 #: Keys of ``__metadata__`` that begin with this are the format's own.
 KEY_PREFIX = "streamrt."
-#: The key of the header that is no tensor.
+#: The only key of the header that is not a tensor's name.
 METADATA = "__metadata__"
-#: The most bytes of the length field and the header together: enough for 10,000 nodes with two tensors each and names
-#: of 60 characters, and for the 2 MiB of block checksums of a file of 1 TiB.
+#: The most bytes of the length field and the header together. 8 MiB are enough for 10,000 nodes with two tensors each
+#: and names of 60 characters, or for the 2 MiB of block checksums of a file of 1 TiB.
 MAX_HEADER = 8 << 20
 #: The most marks of a JSON text: braces, brackets, colons and commas, also within strings. 10,000 nodes with two
 #: tensors each have 550,000.
 _MAX_MARKS = 800_000
-#: The most bytes of a tensor's name.
+#: The most bytes of a tensor's name; a name in the graph may have as many characters.
 MAX_NAME = 1024
 
 _PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"' % VERSION.encode()
@@ -92,7 +92,7 @@ def decode(head: bytearray) -> tuple[dict[str, str], list[Entry]]:
     _check_identity(head)
     if head[_CRC] != b"%08x" % _checksum(head):
         raise FormatError(
-            f"the header is damaged: its CRC-32C is {_checksum(head):08x}, it says {head[_CRC].decode('latin-1')!r}"
+            f"the header is damaged: its CRC-32C is {_checksum(head):08x}, expected {head[_CRC].decode('latin-1')!r}"
         )
     header = from_json(utf8(memoryview(head)[8:], "the header"), "the header", numbers="integers")
     if not isinstance(header, dict):
@@ -132,7 +132,7 @@ def take_extra(metadata: dict[str, str]) -> dict[str, str]:
         _take(metadata, key)
     for key, value in metadata.items():
         if key.startswith(KEY_PREFIX):
-            raise FormatError(f"unknown key {key!r:.80} in {METADATA}: version {VERSION} of the format has none such")
+            raise FormatError(f"unknown key {key!r:.80} in {METADATA}: version {VERSION} of the format has no such key")
         utf8_size(key + value, METADATA)
     return metadata
 
@@ -160,7 +160,7 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
         numbers: ``"integers"``, or ``"any"`` to allow floats and infinities, too.
 
     Raises:
-        FormatError: no such JSON, more marks than `_MAX_MARKS`, or an integer of more than 19 digits.
+        FormatError: it is not JSON of this kind, has more marks than `_MAX_MARKS` or an integer of over 19 digits.
     """
 
     def integer(digits: str) -> int:
@@ -234,7 +234,8 @@ def _check_identity(head: bytearray) -> None:
         )
     if version[1] != VERSION.encode():
         raise FormatError(
-            f"format version {version[1].decode()}; this streamrt reads version {VERSION}: use another version of it"
+            f"format version {version[1].decode()}; this streamrt reads only version {VERSION}: pack the model again, "
+            "or use the version of streamrt that wrote the file"
         )
     if not head.startswith(_PREFIX, 8) or len(head) < _CRC.stop:
         raise FormatError(f"the header does not begin with {_PREFIX.decode()!r}")

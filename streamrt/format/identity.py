@@ -1,4 +1,4 @@
-"""Which file a path leads to, and whether that file was changed or replaced since."""
+"""Which file a path leads to, and whether that file was changed or replaced later."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """A file in the state in which it was found. Two of them are equal if the file is the same, and unchanged.
+    """A file in the state in which it was found. Two identities are equal if the file is the same, and unchanged.
 
     A rewrite in place that keeps size and modification time is not noticed. Checksums tell contents apart.
 
     Attributes:
         device: number of the file's device.
-        inode: number of the file there.
+        inode: number of the file on that device.
         size: bytes.
         modified: nanoseconds since the epoch.
     """

@@ -1,6 +1,6 @@
-"""The layout of tensors in the data section: the rules by which they are laid out, and the check that they are kept.
+"""The layout of tensors in the data section: laying them out, and checking that a file keeps the rules.
 
-All is arithmetic over names and sizes. The specification in `streamrt.format` has the rules.
+All of this is arithmetic on names and sizes. The specification in `streamrt.format` has the rules.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from streamrt.graph import Graph
 
 #: The names of padding tensors begin with this.
 PAD_PREFIX = "streamrt.pad."
-#: Types of elements by the names that safetensors gives them. Padding is U8 and nothing else is.
+#: Types of elements by the names that safetensors gives them. Only padding is U8.
 DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 #: Each tensor begins on a multiple of this, bytes: a cache line, and the widest vector register (AVX-512).
 TENSOR_ALIGN = 64
 #: Each segment begins on a multiple of this, bytes: a page.
 PAGE = 4096
-#: Bytes of a segment from which on it is large: it begins on a multiple of `LARGE_ALIGN`.
+#: A segment of at least this many bytes is large: it begins on a multiple of `LARGE_ALIGN`. Before a smaller segment
+#: the padding could be over twice as large as the segment.
 LARGE = 1 << 20
 #: Each large segment begins on a multiple of this, bytes: the largest folio of the page cache.
 LARGE_ALIGN = 2 << 20
-#: The most tensors of a file: the 50,000 that nodes may read, and padding before each.
+#: The most tensors of a file: 50,000, the most inputs of all nodes, and padding before each.
 MAX_TENSORS = 100_000
-#: The most axes of a tensor: arrays of NumPy 1 have no more.
+#: The most axes of a tensor: NumPy 1 allows no more.
 MAX_RANK = 32
-#: The largest extent, offset and size of a tensor: all fit the signed numbers of 64 bits of the compiled core.
+#: The largest extent, offset and size of a tensor: all fit the signed 64-bit integers of the compiled core.
 MAX_BYTES = 2**60
 
 
@@ -47,7 +48,7 @@ class Entry(NamedTuple):
 
     @property
     def is_padding(self) -> bool:
-        """Whether this is padding and no parameter."""
+        """Whether this is padding instead of a parameter."""
         return self.name.startswith(PAD_PREFIX)
 
 
@@ -68,16 +69,17 @@ class Tensor:
 
 
 class Group(NamedTuple):
-    """The parameters of one segment in any order, and the description of their first reader for errors."""
+    """The parameters of one segment in any order. ``reader`` describes, for errors, the first node that reads them."""
 
     reader: str
     names: frozenset[str]
 
 
 def byte_size(dtype: str, shape: Sequence[int]) -> int:
-    """Bytes of a tensor; `FormatError` if its shape is none, or too large.
+    """Bytes of a tensor; `FormatError` if ``shape`` is not a shape, or too large.
 
-    The product of all extents but zeros must be within the limit: an array library may multiply them in any order.
+    The product of all extents except zeros must be within the limit, because an array library may multiply them in any
+    order.
     """
     if len(shape) > MAX_RANK:
         raise FormatError(f"{len(shape)} dimensions, more than the {MAX_RANK} allowed")
@@ -173,7 +175,7 @@ def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
 
 
 def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
-    """Raise `FormatError` unless ``entries`` keep all promises of the layout but `check_coverage`'s.
+    """Raise `FormatError` unless ``entries`` keep all rules of the layout; `check_coverage` has checked its own.
 
     Returns the bytes of the largest segment.
     """
@@ -218,7 +220,7 @@ def round_up(value: int, step: int) -> int:
 
 
 def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> int:
-    """See `check_layout`; returns the segment's bytes."""
+    """Check the boundaries of one segment, for `check_layout`; returns its bytes."""
     for before, after in pairwise(segment):
         if after.begin - before.end >= TENSOR_ALIGN:
             raise FormatError(

@@ -1,4 +1,4 @@
-"""The marks of a JSON text, which tell how long parsing it takes: the characters that begin or separate values.
+"""The marks of a JSON text: the characters that begin or separate values. Their number bounds the time of parsing.
 
 Marks within strings count, too. They make a text seem larger, never smaller.
 """
@@ -24,7 +24,7 @@ class Marks:
 
 
 def count_marks(text: str | bytes) -> Marks:
-    """The marks of a JSON text, or of its bytes in UTF-8, where the byte of a mark occurs in no other character."""
+    """The marks of a JSON text or of its bytes. In UTF-8 the byte of a mark is part of no other character."""
     if isinstance(text, str):
         return Marks(*map(text.count, "{[:,"))
     return Marks(*map(text.count, (b"{", b"[", b":", b",")))

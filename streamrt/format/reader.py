@@ -26,11 +26,11 @@ class WeightsFile:
     Attributes:
         path: the path as it was given.
         size: the size of the file, bytes.
-        identity: of the file when it was read. It tells whether a later opening finds the same file.
+        identity: of the file when its header was read. It tells whether a later opening finds the same file.
         checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so that different
             contents have different checksums.
         data_offset: where the data section begins in the file, bytes.
-        large_segments: whether some segment has 1 MiB or more, and so begins on a 2 MiB boundary of the file.
+        large_segments: whether any segment has 1 MiB or more, and so begins on a 2 MiB boundary of the file.
         tensors: the parameters by name without padding, in the order of the file, which is that of execution.
         graph: the graph. Only its names are checked; operators check attributes and shapes.
         metadata: the keys of ``__metadata__`` that are not the format's own.
@@ -58,7 +58,7 @@ def read_header(path: str | os.PathLike[str]) -> WeightsFile:
 
     Raises:
         FormatError: the file breaks the format. The text has the reason, and the value that was expected.
-        WeightsIOError: the file is missing, no regular file, or could not be read.
+        WeightsIOError: the file is missing, is not a regular file, or could not be read.
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
@@ -77,7 +77,7 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
     Raises:
         FormatError: the file breaks the format, or blocks are damaged. The text then lists the byte ranges of damaged
             blocks in the file, with the tensors that lie there.
-        WeightsIOError: the file is missing, no regular file, ends early, or could not be read.
+        WeightsIOError: the file is missing, is not a regular file, ends early, or could not be read.
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
@@ -124,7 +124,7 @@ def _read(fd: int, path: str) -> WeightsFile:
 def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     metadata, entries = _header.decode(head)
     data_size = info.st_size - len(head)
-    _layout.check_coverage(entries, data_size)  # first, as its error tells that a file was cut short
+    _layout.check_coverage(entries, data_size)  # first, because its error tells that a file was cut short
     block_size, block_crcs = _header.take_blocks(metadata, data_size)
     graph = _header.take_graph(metadata)
     checksum = metadata["streamrt.header_crc32c"]

@@ -1,4 +1,4 @@
-"""Writing a weights file out of core: chunk by chunk. The file gets its name when all data is on the disk."""
+"""Writing a weights file chunk by chunk, so that it may be larger than memory. It gets its name when all is on disk."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from streamrt.graph import Graph
 
 #: Bytes of a checksum block: the smallest range that is read at the disk's full speed.
 BLOCK_SIZE = 4 << 20
-#: The most written bytes that are not on the disk yet. More would fill the page cache, which counts against the limit
-#: of a container.
+#: The most bytes that are written and not on the disk yet. The page cache holds them, and it counts against the memory
+#: limit of a container.
 SETTLE_EVERY = 256 << 20
 #: Elements of a chunk of `Source.of`: 4 MiB of float32.
 _CHUNK = 1 << 20
@@ -101,7 +101,7 @@ def write(
         data_size = entries[-1].end if entries else 0
         blocks = -(-data_size // BLOCK_SIZE)
         if 8 * blocks > _header.MAX_HEADER:
-            raise FormatError(f"{data_size} bytes are {blocks} blocks, more than a header can hold the checksums of")
+            raise FormatError(f"{data_size} bytes are {blocks} blocks, and their checksums exceed the header's limit")
         length = len(head([0] * blocks))
     by_name = {source.name: source for segment in sources for source in segment}
     with Replacement(os.fsdecode(dest)) as file:
@@ -143,7 +143,7 @@ def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
 
 
 def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
-    """The bytes of a tensor in pieces; `FormatError` unless they are as many as its entry says."""
+    """The bytes of a tensor in pieces; `FormatError` unless their number is that of its entry."""
     missing = entry.end - entry.begin
     for chunk in source.chunks():
         if not isinstance(chunk, np.ndarray) or chunk.dtype.str != "<f4" or not chunk.flags.c_contiguous:

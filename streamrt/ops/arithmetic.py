@@ -27,7 +27,7 @@ _UNARY: dict[str, Callable[..., object]] = {
 }
 _BINARY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
 _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
-#: The most inputs of a variadic operator: as many as a node can have.
+#: The most inputs of a variadic operator: a node can have no more.
 _MOST_TERMS = 4096
 
 

@@ -1,7 +1,7 @@
 """What an operator is: a pure lowering from shapes to a kernel that can be bound to memory.
 
 An operator is one function. It gets a node with the shapes of its inputs. It checks the attributes, infers the output
-shapes and says how much memory a run needs. It allocates nothing and reads no weight:
+shapes and states how much memory a run needs. It allocates nothing and reads no weight:
 
     @operator("Relu")
     def relu(call: Call) -> Lowered: ...
@@ -34,9 +34,9 @@ Array = NDArray[np.float32]
 #: ``run(first, last)``: compute output rows ``first`` to ``last``.
 Run = Callable[[int, int], None]
 
-#: The most axes of a tensor. Layers have fewer; the limit bounds work that is exponential in the rank.
+#: The most axes of a tensor. Layers have fewer. The limit bounds work that grows exponentially with the axes.
 MAX_RANK = 8
-#: The most elements of a tensor: keeps byte counts and indices that are computed from a shape within 64 bits.
+#: The most elements of a tensor, so that byte counts and indices that are computed from a shape fit in 64 bits.
 _MAX_SIZE = 2**40
 
 
@@ -46,7 +46,7 @@ class Operand(NamedTuple):
     Attributes:
         shape: its extents.
         dtype: the type of its elements, by the name that safetensors gives it. A computed tensor is `FLOAT32`.
-        is_param: it is a parameter: a tensor of the weights file.
+        is_param: whether it is a parameter, which is a tensor of the weights file.
     """
 
     shape: Shape
@@ -82,16 +82,17 @@ class Lowered:
         scratch: bytes of scratch memory.
         view_of: index of the input whose memory ``outputs[0]`` shares, byte for byte (as in Reshape). ``run`` then does
             nothing.
-        inplace: indices of the inputs whose memory ``outputs[0]`` may take over: the kernel gives the same result if
-            both are one buffer. Only inputs of the output's shape.
-        joins: ``outputs[0]`` is the inputs one after the other, byte for byte. ``run`` copies only the inputs that were
-            not computed there already.
+        inplace: indices of the inputs whose memory ``outputs[0]`` may take over, because the kernel gives the same
+            result if both are one buffer. Only inputs of the output's shape.
+        joins: whether ``outputs[0]`` is the inputs one after the other, byte for byte. ``run`` copies only the inputs
+            that were not computed there already.
         tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows`` long. Every other
             parameter is read only by the call with ``first == 0``, which copies to scratch the values that later tiles
             need.
         rows: length of the axis along which the node can be cut.
         row_step: the node is cut only at multiples of this many rows.
-        batchwise: sample n of each output depends only on sample n of the computed inputs. Samples lie along axis 0.
+        batchwise: whether sample n of each output depends only on sample n of the computed inputs. Samples lie along
+            axis 0.
         flops: floating-point operations of a run, for the planner: a multiply-add counts as two.
     """
 

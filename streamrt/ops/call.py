@@ -23,11 +23,11 @@ class Call:
 
     def __init__(self, node: Node, operands: Sequence[Operand | None], exact: bool = False) -> None:
         self.node = node
-        #: The operator may use no algorithm that is faster but rounds more.
+        #: Whether the operator may use no algorithm that is faster but rounds more.
         self.exact = exact
         #: The inputs; None is an input left out.
         self.operands = tuple(operands)
-        #: The operator applies the node's activation itself.
+        #: Whether the operator applies the node's activation itself.
         self.fused = False
         self._seen: set[str] = set()
 
@@ -83,7 +83,7 @@ class Call:
             if not least <= len(names) <= most:
                 raise self.fail(f"{len(names)} {what}, expected {least} to {most}")
         if not self.node.outputs[0]:
-            raise self.fail("output 0 has no name, but must have one")
+            raise self.fail("output 0 has no name, expected a name")
 
     def int_(self, name: str, default: int | None = None, low: int = -(2**31), high: int = 2**31 - 1) -> int:
         """An integer attribute from ``low`` to ``high``."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import streamrt._core as _core
 from streamrt.ops.scratch import Part, Scratch
 
-#: Floats of columns that a thread gets, at most: 256 KiB, half of the smallest second-level cache.
+#: The most floats of columns for one thread: 256 KiB, half of the smallest second-level cache.
 _SEAT = 2**16
-#: Floats of columns that all threads together get, at most: 2 MiB. A thread always gets what the kernel needs.
+#: The most floats of columns for all threads together: 2 MiB, which counts as workspace. Each thread has at least the
+#: floats that the kernel needs.
 _SEATS = 2**19
-#: Terms of a product for which it is worth to wake one more thread.
+#: Wake one more thread for each 2**20 multiply-adds of a product: for fewer, waking takes longer than it saves.
 _SHARE = 2**20
 
 

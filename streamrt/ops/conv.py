@@ -70,7 +70,7 @@ def conv(call: Call) -> Lowered:
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
             panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
-            # The memory for sums only makes it faster; a program that must save memory is exact.
+            # Memory for sums only makes the kernel faster, so a lean program, which is exact, does without.
             alone = seat or threads == 1 or call.exact
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = scratch.add(halves) if halves else None
@@ -107,7 +107,7 @@ class _Scaling:
         expected = (x[1],) if call.is_param(4) else (*x[:2], *(1,) * (len(x) - 2))
         if not alike or shape != expected:
             raise call.fail(
-                f"input 4 has shape {shape}, expected {expected}; and windows of {geometry.kernel} with strides "
+                f"input 4 has shape {shape}, expected {expected}; the windows are {geometry.kernel} with strides "
                 f"{geometry.strides} and pads {geometry.pads}, expected 1 x 1 with stride 1 and no padding"
             )
         shift = call.bias(5, x[1])
@@ -123,12 +123,12 @@ class _Scaling:
 
 
 def _planes(array: Array, extents: tuple[int, int]) -> Array:
-    """An input, weights or an output with two spatial axes of these extents, whether it has one or two."""
+    """An input, weights or an output with one or two spatial axes, as an array with two of these extents."""
     return array.reshape(*array.shape[:2], *extents)
 
 
 def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers: Buffers) -> Run:
-    """A convolution in which each group has one input channel: a loop over windows, no product of matrices."""
+    """A convolution in which each group has one input channel: a loop over windows instead of a matrix product."""
     x = _planes(buffers.input(0), geometry.input)
     filters = _planes(buffers.input(1), geometry.kernel)[:, 0]
     y = _planes(buffers.outputs[0], geometry.output)

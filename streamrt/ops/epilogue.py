@@ -97,7 +97,7 @@ def activation_of(call: Call) -> Epilogue:
     """
     kind = _KINDS.get(call.node.op)
     if kind is None:
-        raise call.fail(f"no element-wise activation; expected one of {', '.join(ACTIVATIONS)}")
+        raise call.fail(f"not an element-wise activation, expected one of {', '.join(ACTIVATIONS)}")
     code = _core.ACTIVATIONS[kind.kernel(call)]
     alpha, beta = (*(call.float_(name, default) for name, default in kind.attrs.items()), 0.0, 0.0)[:2]
     return Epilogue(code, alpha, beta)

@@ -2,8 +2,8 @@
 
 Weights are (rows, inner). A tile is a range of rows, which are outputs. For few samples a special kernel reads the
 weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. If the kernels
-are plain C, BLAS computes products for many samples as ``(rows, inner) @ (inner, batch)``: there this is up to twice as
-fast as ``(batch, inner) @ (inner, rows)``. docs/design.md has the measurements that decide between the ways.
+are plain C, BLAS computes products for many samples as ``(rows, inner) @ (inner, batch)``. This is up to twice as fast
+as ``(batch, inner) @ (inner, rows)``. docs/measurements.md has the times of each way.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Load, Scratch
 from streamrt.ops.shapes import broadcast
 
-#: Floats in a block of the product, at most: 1 MiB, so that the block is still in cache when it is transposed.
+#: The most floats in a block of the product: 1 MiB, so that the block is still in cache when it is transposed.
 _BLOCK = 2**18
-#: Columns of a block, which are samples, at most. The block then has as many rows as fit.
+#: The most columns (samples) of a block. The block has as many rows as fit beside them.
 _MOST_COLUMNS = 1024
-#: Rows of a block, at least: with fewer BLAS slows down.
+#: The fewest rows of a block: with fewer rows BLAS is slower.
 _LEAST_ROWS = 64
 
 
 class Dense:
     """``y = activation(x @ w.T + bias)``: inputs 0 to 2 and the output of a node, seen as matrices.
 
-    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). ``scratch`` gets the memory that it needs.
+    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). The memory that it needs is added to
+    ``scratch``.
     """
 
     def __init__(
@@ -208,8 +209,8 @@ def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
 def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
     """Whether axis 0 of the output is axis 0 of every computed input.
 
-    A left operand has it if it has all axes of the output: as rows, or as a batch of matrices. A right operand has it
-    only as a batch of matrices. A parameter must not vary along axis 0 of the output.
+    Axis 0 of the output is axis 0 of a left operand with as many axes: its rows, or its batch of matrices. It is axis 0
+    of a right operand only if that is a batch of matrices. A parameter must not vary along axis 0 of the output.
     """
     if not out:
         return False

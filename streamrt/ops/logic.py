@@ -94,7 +94,7 @@ def where(call: Call) -> Lowered:
 def arg(call: Call) -> Lowered:
     """The index of the largest (smallest) value along ``axis``, which stays with extent 1 if ``keepdims``.
 
-    Of equal values the first counts, or with ``select_last_index`` the last.
+    If several values are equal, it is the index of the first, or with ``select_last_index`` of the last.
     """
     call.expect((1, 1))
     x = call.shape(0)

@@ -15,8 +15,8 @@ from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
-#: The largest absolute value of starts, ends and steps: graphs hold no larger integers. ONNX uses such numbers for "to
-#: the end of the axis".
+#: The largest absolute value of starts, ends and steps: graphs hold no larger integers. ONNX writes such numbers to say
+#: "up to the end of the axis".
 _FAR = 2**62
 #: The most parts of a Split or a Concat: as many as a node can have names.
 _MOST_PARTS = 4096
@@ -218,7 +218,7 @@ def gather(call: Call) -> Lowered:
 
 @operator("Expand")
 def expand(call: Call) -> Lowered:
-    """The input broadcast with ``shape``, some extents of which may be those of another input (see `borrowed`)."""
+    """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
     x = call.shape(0)
     wanted = call.ints("shape", low=1, high=2**40)
     taken = borrowed(call, len(wanted))
@@ -259,11 +259,11 @@ def concat(call: Call) -> Lowered:
 
 @operator("Pad")
 def pad(call: Call) -> Lowered:
-    """Adds ``pads`` values around the input: for each axis the number before it, then for each the number after it.
+    """Adds values around the input. ``pads`` has the number before each axis, then the number after each axis.
 
-    A negative number removes values; this comes first. The added values are ``value`` in mode ``constant``, the border
-    in mode ``edge``, the values next to the border in reverse order in mode ``reflect``, and the values at the other
-    end in mode ``wrap``.
+    A negative number removes values; this comes first. The mode says which values are added: ``constant`` adds
+    ``value``, ``edge`` the border, ``reflect`` the values next to the border in reverse order, and ``wrap`` the values
+    at the other end.
     """
     call.expect((1, 1))
     x = call.shape(0)
@@ -314,8 +314,8 @@ def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
 
 
 def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
-    # Along each axis the output has up to three stretches. Each is filled from a stretch of the input. Blocks where
-    # stretches of all axes meet are copied from the input.
+    # Along each axis the output has up to three stretches: padding, input, padding. Each comes from a stretch of the
+    # input. A block is one stretch of each axis, and is copied from the input.
     stretches = []
     for extent, b, a in zip(x.shape, before, after, strict=True):
         sources = {

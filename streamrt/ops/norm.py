@@ -167,7 +167,7 @@ class _Moments:
 
 @operator("LRN", traits=Traits(fuses=True))
 def lrn(call: Call) -> Lowered:
-    """``x / (bias + alpha / size * s) ** beta``, where s is the sum of the squares of ``size`` channels around."""
+    """``x / (bias + alpha / size * s) ** beta``, where s is the sum of the squares of the ``size`` nearest channels."""
     call.expect((1, 1))
     x = call.shape(0)
     folded = _channels(call, x)
@@ -209,7 +209,7 @@ def softmax(call: Call) -> Lowered:
 
 
 def _own(call: Call) -> tuple[int, ...]:
-    """`Lowered.inplace` of a node that can write to the memory of input 0, if that is no parameter."""
+    """`Lowered.inplace` of a node that can write to the memory of input 0, unless input 0 is a parameter."""
     return () if call.is_param(0) else (0,)
 
 

@@ -106,7 +106,7 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
     geometry = Geometry.read(call, x[2:], shape, ceil=call.flag("ceil_mode", False))
     if any(pad >= size for pad, size in zip(geometry.pads, geometry.kernel * 2, strict=True)):
         raise call.fail(
-            f"pads {geometry.pads} for a window of {shape}, expected smaller ones: a window would hold only padding"
+            f"pads {geometry.pads} for a window of {shape}, expected smaller pads: a window would hold only padding"
         )
     planes = x[0] * x[1]
 

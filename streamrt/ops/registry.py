@@ -11,11 +11,11 @@ from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import epilogue_of
 
-#: An operator that needs this many bytes of scratch is refused. It leaves room for several of the largest tensors
-#: (2**42 bytes each), and sums of sizes stay within 64 bits.
+#: Refuse an operator that needs this many bytes of scratch. The limit leaves room for several of the largest tensors
+#: (2**42 bytes each), and keeps sums of sizes within 64 bits.
 _MAX_SCRATCH = 2**46
 
-#: Why a node of a weights file is refused whose operator is not registered.
+#: The reason in the error for a node whose operator is not registered.
 NO_SUCH_OPERATOR = 'no such operator in this version of streamrt; streamrt.operators("layers") lists all that there are'
 
 Lower = Callable[[Call], Lowered]
@@ -28,12 +28,12 @@ class Traits:
     Whether it works sample by sample depends on the shapes: see `Lowered.batchwise`.
 
     Attributes:
-        activation: it can be the activation of another node.
-        fuses: an activation that alone reads its output becomes its last step when the model is packed.
-        row_axis: an axis of the output. Row i of input 1, a parameter, is only for index i along it, and element i of
-            input 2, an optional parameter, is added there. None if the operator has no such inputs.
+        activation: whether it can be the activation of another node.
+        fuses: whether packing makes an activation its last step, if only that activation reads its output.
+        row_axis: an axis of the output along which index i uses only row i of input 1, a parameter, and adds element i
+            of input 2, an optional parameter. None if the operator has no such inputs.
         params: names of its parameters, from input 1 on.
-        dtypes: the types that a parameter may have, by index of the input. An input that is not here must be F32.
+        dtypes: the types that a parameter may have, by index of the input. An input that is not listed must be F32.
     """
 
     activation: bool = False

@@ -18,11 +18,11 @@ from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.shapes import borrowed, keeps_batch
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-#: From positions along an axis of the result to positions along that of the input, which may lie between values.
+#: Maps positions along an axis of the result to positions along that axis of the input, which may lie between values.
 Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-#: From such positions to those of values.
+#: Rounds positions that lie between values to positions of values.
 Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-#: Positions that are computed at once: 8 KiB as float64, so that no memory grows with the axis.
+#: Positions that are computed at once: 8 KiB as float64, so that the memory does not grow with the axis.
 _PART = 1024
 _NEAREST: dict[str, Rounded] = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
@@ -36,7 +36,7 @@ _NEAREST: dict[str, Rounded] = {
 def depth_to_space(call: Call) -> Lowered:
     """Moves channels to blocks of positions; ``blocksize`` has one extent for each spatial axis.
 
-    Channels of the input are blocks of output channels (mode ``DCR``), or output channels of blocks (``CRD``).
+    Along the input's channels, the position in the block varies slowest in mode ``DCR``, the output channel in ``CRD``.
     """
     x, blocks = _blocks(call)
     crd = call.text("mode", "DCR", ("DCR", "CRD")) == "CRD"
@@ -89,8 +89,8 @@ def _blocks(call: Call) -> tuple[Shape, Shape]:
 def resize(call: Call) -> Lowered:
     """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
 
-    Sizes may also be extents of another input (see `borrowed`). A value of the result is the nearest value or, in mode
-    ``linear``, interpolated between two. Beyond the border it is the value at the border.
+    Sizes may also be extents of another input (see `borrowed`). A value of the result is the nearest value of the
+    input, or in mode ``linear`` is interpolated between two. Beyond the border it is the value at the border.
     ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
     """
     x = call.shape(0)
@@ -104,10 +104,10 @@ def resize(call: Call) -> Lowered:
         scales = tuple(size / extent for size, extent in zip(out, x, strict=True))
     else:
         if taken:
-            raise call.fail("attributes 'scales' and 'extents' exclude each other")
+            raise call.fail("the node has both attributes 'scales' and 'extents', expected one of them")
         scales = call.floats("scales", len(x))
         if any(not 0 < scale * extent < 2**40 for scale, extent in zip(scales, x, strict=True)):
-            raise call.fail(f"scales {scales} of an input of shape {x}, expected results of 1 to 2**40 along each axis")
+            raise call.fail(f"scales {scales} of an input of shape {x}, expected extents of 1 to 2**40 as the result")
         out = tuple(math.floor(extent * scale) for extent, scale in zip(x, scales, strict=True))
     # Axes that shrink come first, so that later axes have fewer values to resample.
     axes = sorted((axis for axis in range(len(x)) if scales[axis] != 1.0), key=lambda axis: scales[axis])
@@ -154,7 +154,7 @@ class _Axis:
     """One axis to resample.
 
     Attributes:
-        axis: which one.
+        axis: its index.
         count: its extent in the result.
         last: the last position along it in the input.
         positions: where each value of the result lies in the input.
@@ -173,7 +173,7 @@ class _Axis:
 class _Table:
     """For each position of the result along an axis, the index of its source value, in scratch memory.
 
-    It is computed for each axis in every run, a part at a time, so that no memory grows with the axis.
+    It is computed for each axis in every run, one part after the other, so that its memory does not grow with the axis.
     """
 
     def __init__(self, scratch: Scratch, most: int, linear: bool) -> None:
@@ -201,7 +201,7 @@ def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array |
 
 
 def _positions(mode: str, before: int, after: int, scale: float, new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions along an axis of extent ``before`` of the positions ``new`` along one of extent ``after``: see ONNX."""
+    """Where positions ``new`` along an axis of extent ``after`` lie along the input's axis of extent ``before``."""
     if mode == "asymmetric":
         return new / scale
     if mode == "align_corners":

@@ -19,10 +19,10 @@ def broadcast(call: Call, *shapes: Shape) -> Shape:
 
 
 def borrowed(call: Call, count: int) -> dict[int, int]:
-    """Extents that the result takes from the last input, by axis of the result.
+    """The extents that the result takes from the last input, by axis of the result.
 
-    Attribute ``extents`` has one number for each of the ``count`` axes of the result: the axis of the last input, or -1
-    if the extent is not taken from it. The last input may be a computed input 1 that is read only for its shape.
+    Attribute ``extents`` has one number for each of the ``count`` axes of the result: an axis of the last input, or -1
+    if the extent is not taken from there. The last input may be a computed input 1 that is read only for its shape.
     """
     call.expect((1, 2))
     if not call.has("extents"):
@@ -34,10 +34,10 @@ def borrowed(call: Call, count: int) -> dict[int, int]:
 
 
 def keeps_batch(call: Call, found: dict[int, int]) -> bool:
-    """Whether the batch is axis 0 of both inputs and of the result only, given the extents that were `borrowed`."""
+    """Whether the batch is axis 0, and no other axis, of both inputs and of the result. ``found`` is of `borrowed`."""
     x, lender = call.shape(0), call.shape(len(call.operands) - 1)
     if not found:
-        return lender[:1] == x[:1]  # a smaller batch cuts its axis 0 too, even if no extent is used
+        return lender[:1] == x[:1]  # a smaller batch cuts axis 0 of the last input, too, even if no extent is used
     sources = call.ints("extents")
     return len(lender) > 0 and lender[:1] == x[:1] and sources[0] in (-1, 0) and 0 not in sources[1:]
 

@@ -1,6 +1,6 @@
 """Geometry of sliding windows, for convolution and pooling.
 
-Geometry is always two-dimensional: a 1-D operator is a 2-D operator of height 1.
+The geometry always has two dimensions: an operator with one spatial axis has height 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamrt.ops.call import Call
 class Geometry:
     """Where windows lie. Pairs are (height, width), pads are (top, left, bottom, right).
 
-    ``spatial`` has the output's extents along the operator's one or two axes; ``output`` has them as a pair.
+    ``spatial`` has the output's extents along the operator's one or two spatial axes; ``output`` has them as a pair.
     """
 
     kernel: tuple[int, int]

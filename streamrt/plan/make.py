@@ -13,16 +13,16 @@ from streamrt.plan.pipeline import Pipeline, call_share
 from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, smallest_tiling
 from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
-#: Ranges in a row that a window may hold, and the share of the reading speed that it allows. With two ranges one is
-#: read while the other is in use, so any unevenness shows; a third range evens it out. More ranges help where much
-#: computing comes before much reading. With one range nothing overlaps.
+#: Windows that are tried: the successive ranges that each holds, and the share of the reading speed that it allows.
+#: With two ranges, one is read while the other is in use, so each waits for the slower; a third range evens that out.
+#: More ranges help where much computing comes before much reading. With one range nothing overlaps.
 _AHEAD = ((3, 1.0), (2, 0.9), (1, 0.9), (6, 1.0), (12, 1.0))
-#: Sizes and windows for which a search is made: the 3 best when streamed ranges are only spread.
+#: Candidates that are searched for a better pinned set: the 3 best, because a search takes 20 ms.
 _SEARCHED = 3
-#: Treat plans within 2 % of the shortest as ties. Of those that read at full speed the one with the smallest window is
-#: taken, because it leaves the most memory to pinned ranges.
+#: Treat plans within 2 % of the shortest pass as ties. Of the ties that read at full speed, take the plan with the
+#: smallest window, because it leaves the most memory to pinned ranges.
 _NEAR = 1.02
-#: Simulated steps, about 0.2 s, after which no further sizes are tried: models of tens of GiB would take seconds.
+#: Try no further sizes after this many simulated steps, about 0.2 s: models of tens of GiB would take seconds.
 _MOST_WORK = 300_000
 
 
@@ -30,7 +30,7 @@ _MOST_WORK = 300_000
 class _Task:
     """What to plan for, as `make_plan` takes it.
 
-    ``compute`` is the seconds that all nodes compute, ``room`` the bytes that pinned ranges and window may take.
+    ``compute`` is the computing time of all nodes in seconds. ``room`` is the bytes for pinned ranges and window.
     """
 
     nodes: Sequence[NodeWeights]
@@ -49,8 +49,8 @@ class _Candidate:
         pipeline: of the cut.
         cut: tiles and ranges.
         window: bytes.
-        rate: bytes a second at which streamed ranges come.
-        least: seconds that a pass takes whatever is pinned.
+        rate: bytes a second at which streamed ranges arrive.
+        least: seconds that a pass takes at least, whichever ranges are pinned.
         overhead: as in `Plan`.
         share: as in `Plan`.
         choice: the pinned set.
@@ -67,7 +67,7 @@ class _Candidate:
 
     @property
     def seconds(self) -> float:
-        """Of a pass with that pinned set."""
+        """Duration of a pass with that pinned set."""
         return self.choice.seconds
 
 
@@ -89,10 +89,9 @@ def make_plan(
         workspace: bytes of activations and scratch.
         budget: bytes that pinned ranges, window and workspace may take together; None pins everything.
         huge: whether granules of 2 MiB may be used; the layout of the file must be made for them.
-        rate: bytes a second that the disk delivers of large tiles.
-        thorough: try more than spreading streamed ranges over the pass: pinning the head of the model, with every size
-            of tiles, and a search. It more than doubles the time of planning. The gain, often none, is one at every
-            pass.
+        rate: bytes a second at which the disk delivers large tiles.
+        thorough: besides spreading streamed ranges over the pass, try to pin the head of the model, with every size of
+            tiles, and search. Planning then takes over twice as long. Every pass may become shorter.
 
     Raises:
         BudgetError: not even one of the smallest tiles fits beside the workspace.
@@ -115,9 +114,9 @@ def make_plan(
 
 
 def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling], total: int) -> Plan | int:
-    """The plan with which a pass over ``total`` bytes is shortest, without its ``seconds``.
+    """The plan with the shortest pass over ``total`` bytes, without its ``seconds``.
 
-    If there is none, the bytes of the smallest window that there could be.
+    If no plan fits, returns the bytes of the smallest window instead.
     """
     found: list[_Candidate] = []
     shortest = math.inf
@@ -131,7 +130,7 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
         before, cut = cut, Cut(task.nodes, tiling.tile_bytes, tiling.granule, task.file_size)
         smallest = cut.least if before is None else min(smallest, cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
-            continue  # no tile could be divided further
+            continue  # smaller tiles are not possible
         for candidate in _windows(task, cut, tiling, shortest):
             found.append(candidate)
             shortest = min(shortest, candidate.seconds)
@@ -156,7 +155,7 @@ def _windows(task: _Task, cut: Cut, tiling: Tiling, shortest: float) -> Iterator
     """A candidate for each window with which a pass may take less than ``shortest`` seconds."""
     pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes)
     speed = read_rate(task.rate, tiling.overhead)
-    enough = math.inf  # a window with which computing never waits: a larger window only leaves less to pin
+    enough = math.inf  # a window with which computing never waits: a larger window only leaves less memory to pin
     for ahead, share in _AHEAD:
         window = max(cut.run_of(ahead), cut.least)
         rate = speed * share
@@ -236,7 +235,7 @@ def _finish(
 
 
 def _merged(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
-    """The same tiles, with pinned neighbours merged up to the largest size: fewer calls, and larger products."""
+    """``tiles`` with pinned neighbours merged up to the largest size, for fewer calls and larger products."""
     found: list[Tile] = []
     for tile in tiles:
         if found and found[-1].node == tile.node:

@@ -1,4 +1,4 @@
-"""Which ranges to pin for the shortest pass: streamed ranges should lie where computing hides their reading."""
+"""Which ranges to pin for the shortest pass: ranges should stream where computing hides the time of reading them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from streamrt.plan.pipeline import Outcome, Pipeline
 
 #: Simulated steps after which a search ends: they take about 20 ms.
 _WORK = 30_000
-#: Prefer another pinned set only if its pass takes under 99 % of the time. Speeds are not known better than that, and
-#: spread ranges, which come first, cope best with an uneven disk.
+#: Prefer another pinned set only if its pass takes under 99 % of the time. Speeds are not known more exactly. Spread
+#: ranges come first, because they suffer least from an uneven disk.
 _GAIN = 0.99
-#: End the search within 1 % of the time that no plan can undercut.
+#: End the search when a pass takes at most 1 % more than the shortest time that any pinned set could have.
 _CLOSE = 1.01
-#: In a round a search tries to pin the 12 ranges that are waited for the longest, each in exchange for some 12 of the
-#: pinned ranges. This bounds the simulations of a round.
+#: In each round a search tries to pin the 12 ranges that computing waited for the longest, each in exchange for one of
+#: at most 23 pinned ranges. This limits the simulations of a round.
 _LOOKED_AT = 12
 
 
@@ -82,7 +82,7 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
 
 
 def _changes(choice: Choice, sizes: Sequence[int], room: int) -> Iterator[list[bool]]:
-    """Pinned sets that differ little: a range that is waited for is pinned, by itself or in exchange for another."""
+    """Pinned sets with one more range, which computing waits for: in free room, or in exchange for a pinned range."""
     pinned = choice.pinned
     free = room - sum(size for size, stays in zip(sizes, pinned, strict=True) if stays)
     stalls = choice.outcome.stalls
@@ -108,7 +108,7 @@ def _simulated(pipeline: Pipeline, pinned: Sequence[bool], window: int, rate: fl
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """The choice with the shortest pass; the first of several that are equal."""
+    """The choice with the shortest pass; a later choice must be over 1 % shorter than those before it."""
     best = choices[0]
     for choice in choices[1:]:
         if choice.seconds < best.seconds * _GAIN:
@@ -117,7 +117,7 @@ def _best(choices: Sequence[Choice]) -> Choice:
 
 
 def _evenly(sizes: Sequence[int], room: int) -> list[bool]:
-    """Pin so that up to any range the same share of bytes is pinned as of all ranges."""
+    """Pin ranges so that of every beginning of the pass the same share of bytes is pinned."""
     pinned = [False] * len(sizes)
     total = sum(sizes)
     passed = used = 0
@@ -133,9 +133,9 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
     """Stream ranges that the disk can read while earlier steps compute, and pin the rest.
 
     Computing earns credit: the bytes that are read meanwhile, at most the window. A range that the credit covers is
-    streamed and spends it. If reading takes longer than computing, too many ranges would be pinned. A second of
-    computing then earns so much more that the pinned ranges fit: each part of the pass waits in proportion to its
-    computing.
+    streamed, and uses up its bytes of credit. If reading takes longer than computing, too many ranges would be pinned.
+    Then a second of computing earns more credit, just enough that the pinned ranges fit. So each part of the pass waits
+    in proportion to its computing.
     """
     low, high = 0.0, 1.0
     while _bytes_of(pipeline, _at_price(pipeline, window, rate * high)) > room and high < 1e9:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import NodeWeights, Tile
 
-#: Passes that are simulated. In the first the disk has no lead yet; the third is like all that would follow.
+#: Passes that are simulated. In the first pass the disk has not read ahead yet; the third is like all later ones.
 _PASSES = 3
 
 
@@ -56,8 +56,8 @@ class Pipeline:
 
     Attributes:
         sizes: bytes that each range takes in memory.
-        steps: for each tile the ranges that it is the first to need, seconds of computing, and the ranges that it is
-            the last to need.
+        steps: for each tile, the ranges that it is the first to need, its computing time in seconds, and the ranges
+            that it is the last to need.
         compute: seconds of computing of all steps, without calls.
     """
 
@@ -89,8 +89,8 @@ class Pipeline:
     def run(self, pinned: Sequence[bool], window: int, rate: float) -> Outcome:
         """Simulate passes with these ranges pinned, and the others read at ``rate`` bytes a second.
 
-        Ranges are read one after the other, each as soon as it fits in the window beside those before it. ``window``
-        is bytes, and must hold all ranges that a step needs at once.
+        Ranges are read one after the other, each as soon as it fits in the window beside the ranges before it.
+        ``window`` is in bytes. It must have room for all ranges that a step needs at once.
         """
         give_way()
         progress = _Progress([0] * len(self.sizes))
@@ -101,7 +101,7 @@ class Pipeline:
         return Outcome(progress.clock - begin, stalls)
 
     def _run_pass(self, progress: _Progress, pinned: Sequence[bool], window: int, rate: float) -> list[float]:
-        """Simulate one more pass; returns the seconds that each range was waited for."""
+        """Simulate one more pass; returns the seconds that computing waited for each range."""
         sizes = self.sizes
         stalls = [0.0] * len(sizes)
         released, reading, number = progress.released, progress.reading, progress.number

@@ -17,7 +17,7 @@ class Tiling:
     Attributes:
         tile_bytes: the most bytes of weights in a tile of several rows.
         granule: bytes in which its memory is counted.
-        rate: GB/s at which such tiles were read (docs/design.md).
+        rate: GB/s at which such tiles were read from a fast disk (docs/measurements.md).
     """
 
     tile_bytes: int
@@ -26,12 +26,12 @@ class Tiling:
 
     @property
     def overhead(self) -> float:
-        """Seconds for each byte that faults and calls take, beside those of the disk: see `read_rate`."""
+        """Seconds of processing for each byte, beside the time of the disk: page faults and calls. See `read_rate`."""
         return math.sqrt(self.rate**-2 - TILINGS[0].rate ** -2) / 1e9
 
 
-#: The fastest first. Of equally fast sizes the larger comes first, for fewer calls and larger products. Below 64 KiB
-#: calls take longer than reading.
+#: The sizes that are tried, the fastest first. Of equally fast sizes the larger comes first, for fewer calls and larger
+#: products. Below 64 KiB calls take longer than reading.
 TILINGS = (
     Tiling(16 << 20, HUGE, 2.6),
     Tiling(8 << 20, HUGE, 2.6),
@@ -43,9 +43,9 @@ TILINGS = (
     Tiling(128 << 10, PAGE, 0.63),
     Tiling(64 << 10, PAGE, 0.45),
 )
-#: Tiles of pages in a pass beyond which their calls take more time than small windows save.
+#: With more tiles of pages than this in a pass, their calls take more time than their small windows save.
 _MOST_TILES = 1024
-#: Tiles in a pass beyond which planning takes seconds. It limits granules of 2 MiB too.
+#: With more tiles than this in a pass, planning takes seconds. This limits tiles of 2 MiB granules, too.
 _FAR_TOO_MANY = 2**16
 
 
@@ -74,7 +74,7 @@ class Cut:
         return total
 
     def run_of(self, count: int) -> int:
-        """The most bytes that ``count`` ranges in a row hold. The first range follows the last."""
+        """The most bytes that ``count`` successive ranges hold. The first range follows the last."""
         sizes = self.footprints
         count = min(count, len(sizes))
         around = sizes + sizes[: count - 1] if count else []
@@ -145,7 +145,7 @@ def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list
 
     Tiles are cut at multiples of ``tile_bytes`` from the beginning of the node's weights.
     """
-    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # neighbours can merge
+    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # so neighbours merge
     row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
     if not row_bytes:
         yield 0, node.rows, whole

@@ -35,7 +35,7 @@ class NodeWeights:
         rows: rows of the node's output.
         row_step: tiles are cut at multiples of this row.
         seconds: time to compute all rows with the weights in memory, measured or estimated.
-        call_rows: rows that a streamed tile counts as more than it has, for the call of its kernel.
+        call_rows: the cost of one kernel call, in rows. Each streamed tile counts as this many rows more.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -110,8 +110,8 @@ class Plan:
     def disk_speed(self, speed: float, known: float) -> float:
         """The inverse of `speed`: bytes a second of a disk whose ranges arrived at ``speed``.
 
-        If the disk took less than half of the time, they tell only that it is no slower than ``speed``: then the
-        larger of that and ``known``, the speed assumed before.
+        If the disk took under half of the time, ``speed`` tells only that the disk is no slower than that. Then the
+        result is the larger of ``speed`` and ``known``, the speed assumed before.
         """
         byte = self.share / speed
         squared = byte**2 - self.overhead**2
@@ -121,6 +121,6 @@ class Plan:
 def read_rate(disk: float, overhead: float) -> float:
     """Bytes a second, if a byte takes ``overhead`` seconds of processing and ``1 / disk`` seconds of the disk.
 
-    The two overlap in part: together they take the root of the sum of their squares (measured: docs/design.md).
+    The two overlap in part: together they take the root of the sum of their squares (docs/measurements.md).
     """
     return disk / math.hypot(1, disk * overhead)  # written so that without overhead it is exactly ``disk``

@@ -1,9 +1,9 @@
-"""The pool: many models under one budget, which is a cache of their weights.
+"""The pool: many models under one budget. Its memory is a cache of their weights.
 
 `pool` is the face. `admission` decides, as a pure function, how much memory a request gets and which models give it.
-`policy`, `shadow` and `adaptive` say which weights are worth their memory, and `ledger` counts bytes. `entry` has the
-state of a registered model, `resident` is the open model, and `lease` is the model as its user has it. `keeper` puts
-decisions into effect.
+`policy`, `shadow` and `adaptive` say which weights are worth their memory. `ledger` counts bytes. `entry` has the state
+of a registered model, `resident` is the open model, and `lease` is the model that a user calls. `keeper` carries the
+decisions out.
 """
 
 from streamrt.pool.entry import ModelStatus, State

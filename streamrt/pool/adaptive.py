@@ -1,4 +1,4 @@
-"""The default policy follows, of several policies, the one that would have loaded the fewest bytes of late."""
+"""The default policy: of several policies it follows the one that would have loaded the fewest bytes recently."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable, Mapping
 from streamrt.pool.policy import Gdsf, Lrfu, Lru, Policy, PolicyFactory
 from streamrt.pool.shadow import Shadow
 
-#: Factor by which loaded bytes count less after each request, so that the last few hundred requests count.
+#: Multiply the count of loaded bytes by this after each request, so that mainly the last 500 requests count.
 _FADE = 0.998
-#: Another policy takes over when it has loaded under 97 % of the leader's bytes. A change itself costs loading.
+#: Follow another policy when it has loaded under 97 % of the leader's bytes. A smaller gain does not pay for the bytes
+#: that the change itself loads.
 _BETTER = 0.97
-#: Margin of the frequency policy. Models that are equally popular differ by chance, so one replaces another only if it
-#: is worth 1.3 times as much.
+#: Margin of the frequency policy: a model replaces another only if it is worth over 1.3 times as much, because equally
+#: popular models differ by chance.
 _MARGIN = 1.3
-#: Requests after which a request counts half: few enough that a burst is forgotten before the next needs its memory.
+#: Requests after which a request counts 50 %: few enough that a burst is forgotten before the next needs its memory.
 _HALF_LIFE = 100
 
 
 class Adaptive:
-    """Follows the best of several policies, each of which plays along on a shadow of the pool.
+    """Follows the best of several policies. Each decides on a shadow of the pool, which counts the bytes to load.
 
     No policy is good at everything. Frequency with a high margin comes close to the best fixed set while the popularity
     of models is stable, and is slow when it changes. Recency is right for bursts, and wrong for scans and cycles. A
-    policy between them is right where popularity drifts. It is followed first: a first request takes memory only from
-    models that were not asked for in a long time. A shadow costs some microseconds a request, and the bytes that it
-    would have loaded are known exactly. (Following the best expert: Herbster and Warmuth, "Tracking the Best Expert",
-    1998.)
+    policy between the two is right where popularity drifts. It is followed first, because with it a first request takes
+    memory only from models that were not requested for a long time. A shadow costs a few microseconds a request, and
+    its bytes are exact. (Following the best expert: Herbster and Warmuth, "Tracking the Best Expert", 1998.)
 
-    Policies are compared by bytes, so each is told a model's size as its cost.
+    Policies are compared by bytes, so each gets a model's size as its cost.
 
     Args:
         budget: of the pool, in bytes.
-        experts: make the policies. The first is followed until another does better.
+        experts: functions that make the policies. The first is followed until another does better.
     """
 
     def __init__(self, budget: int, experts: tuple[Callable[[], Policy], ...] | None = None) -> None:

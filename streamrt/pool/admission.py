@@ -1,8 +1,8 @@
 """How much memory a requested model gets, and which models give it: a pure function of what all models hold.
 
-Weights that stay ("pinned") are granted by worth. A window and a workspace ("working" memory) are granted always, as
-long as idle models hold enough. So no request is refused that can be served slowly, and serving it slowly takes little
-memory from other models.
+Weights that stay ("pinned") are granted by worth. A window and a workspace ("working" memory) are always granted, as
+long as idle models hold enough. So a request that can be served slowly is never refused, and serving it slowly takes
+little memory from other models.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Weights are granted and given up in 1/8 of a model. Every amount needs a plan of its own, so there are few.
+#: Weights are granted and given up in steps of 1/8 of a model. Every amount needs a plan of its own, so the steps are
+#: few.
 STEPS = 8
-#: Weights leave at most 1/16 of the budget for windows and workspaces, so that few weights have to go for it.
+#: Weights leave at most 1/16 of the budget free for windows and workspaces. More would push out too many weights.
 SLACK_SHARE = 16
-#: Factor by which a grant's working memory counts less after each further grant, so that the last 100 grants count.
+#: Multiply the working memory of a grant by this after each further grant, so that mainly the last 100 grants count.
 _FADE = 0.99
 
 
@@ -27,7 +28,7 @@ class Needs:
         workspace: activations and scratch.
         least: the smallest window.
         window: a window through which it streams at a good speed.
-        spare: the part of the workspace that it can do without, at the price of speed.
+        spare: the part of the workspace that it can do without if it may be slower.
     """
 
     weights: int
@@ -70,8 +71,8 @@ class Holding:
         needs: of the model.
         pinned: weights that stay between calls.
         working: window and workspace, which an idle model can do without.
-        fixed: it can give nothing now, because it is leased or a thread is changing it.
-        kept: it never gives weights, because it was registered with ``pin``.
+        fixed: whether it can give nothing now, because it is leased or a thread is changing it.
+        kept: whether it never gives weights, because it was registered with ``pin``.
     """
 
     needs: Needs
@@ -121,9 +122,9 @@ class Grant:
 
 
 class Slack:
-    """Bytes that weights leave for windows and workspaces: the most that these took at once of late, within limits.
+    """Bytes that weights leave free for windows and workspaces: the most that these took at once recently, limited.
 
-    So the next window takes no weights from other models. Where nothing streams, no memory is kept for windows.
+    So the next window takes no weights from other models. If all models fit in the budget, nothing is left free.
     """
 
     def __init__(self, budget: int) -> None:
@@ -131,7 +132,7 @@ class Slack:
         self._taken = 0.0
 
     def note(self, working: int) -> None:
-        """Note a grant, after which all leased models together have ``working`` bytes of working memory."""
+        """Note the ``working`` bytes of working memory that all leased models together have after a grant."""
         self._taken = max(self._taken * _FADE, working)
 
     def size(self, everybody: Iterable[Needs]) -> int:
@@ -155,7 +156,7 @@ def decide(
         slack: bytes that weights leave, see `Slack`.
         holdings: of all models that hold memory, and of ``name``, by name.
         name: the requested model, which is idle.
-        worth: of a byte of a model's weights, by the model's name.
+        worth: gives the worth of a byte of a model's weights, by the model's name.
         admits: whether ``name`` may take weights from the model of another name.
     """
     mine = holdings[name]
@@ -171,7 +172,7 @@ def decide(
     better = 0 if mine.kept else sum(others[other].pinned for other in set(mobile).difference(willing))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with all memory of idle models
-        # Of better models take no more than the smallest window needs, and no weights beyond those that it has now.
+        # Take no more from better models than the smallest window needs. Take no room for further weights from them.
         streaming = needs.workspace + needs.least
         had = max(needs.ceil(mine.pinned), needs.floor(max(0, room - better - streaming)))
         pinned = min(pinned, needs.floor(room - needs.minimum), had)
@@ -189,22 +190,22 @@ def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
     if needs.weights == mine.pinned or needs.weights + max(slack, needs.workspace) <= room:
         return needs.weights, needs.workspace
     comfort = needs.comfort
-    had = needs.ceil(mine.pinned)  # it keeps the weights that it has
+    had = needs.ceil(mine.pinned)  # the model keeps the weights that it has
     pinned = max(needs.floor(max(0, room - max(slack, comfort))), had if had + comfort <= room else mine.pinned)
     if pinned + comfort >= needs.full:  # pinning all weights takes no more memory than a window
         return needs.weights, needs.workspace
-    # Its window becomes smaller before others give up weights that are worth more.
+    # The window becomes smaller before other models give up weights that are worth more.
     return pinned, max(needs.workspace + needs.least, min(comfort, room - pinned))
 
 
 def make_room(
     holdings: Mapping[str, Holding], idle: Sequence[str], willing: Sequence[str], wanted: int
 ) -> tuple[Shrink, ...] | None:
-    """The shrinks of ``idle`` models that give ``wanted`` bytes; None when all of them have less.
+    """The shrinks of ``idle`` models that give ``wanted`` bytes; None if all of them together hold less.
 
-    Windows of streaming models come first, since nothing in them is used again. Then come all that ``willing`` models
-    hold, and then the workspaces of the others: their next call has to bind kernels to new memory. Weights of the
-    others come last. Within each group the order is that of ``idle``.
+    Windows of streaming models come first, since nothing in them is used again. Then comes all memory of ``willing``
+    models. Then come the workspaces of the others, whose next call has to bind kernels to new memory. The weights of
+    the others come last. Within each group the order is that of ``idle``.
     """
     left: dict[str, Shrink] = {}
 

@@ -1,4 +1,4 @@
-"""A registered model: its state, the memory that it holds, why it failed. The pool's lock guards all of it."""
+"""A registered model: its state, the memory that it holds, and why it failed. The pool's lock guards all of this."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from streamrt.host.rates import DISK
 from streamrt.pool.admission import Needs
 from streamrt.pool.resident import Resident
 
-#: Seconds until a failed load is tried again: 0.5 s at first, for errors that soon pass. Each further failure doubles
-#: the pause, up to 60 s, so that a broken file is not read all the time.
+#: Seconds until a failed load is tried again. The first pause is 0.5 s, for errors that pass soon. Each further failure
+#: doubles the pause, up to 60 s, so that a broken file is not read all the time.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-#: Doublings after which a pause is the longest: 0.5 s * 2**7 is 64 s. Many more would overflow a float.
+#: Doublings after which a pause has its largest value: 0.5 s * 2**7 is 64 s. Over 1000 doublings overflow a float.
 _DOUBLINGS = 7
 
 
@@ -42,7 +42,7 @@ class ModelStatus:
         path: of its weights file.
         state: see `State`.
         reason: type and text of the error with which it failed; empty if it did not.
-        pin: whether its weights are to stay.
+        pin: whether its weights are to stay in memory.
         leases: the number of leases now.
         held: bytes of the budget that it holds.
         weights: bytes of all of its weights; None until its header has been read.
@@ -74,7 +74,7 @@ class Flight:
         waiters: requests that wait. Each gets a lease if the load succeeds.
         done: whether it has ended.
         granted: whether it ended with leases for its waiters.
-        error: with which it ended, stripped (see `streamrt.pool.failure`), or None.
+        error: the error with which it ended, stripped (see `streamrt.pool.failure`), or None.
     """
 
     waiters: int = 0
@@ -90,27 +90,27 @@ class Entry:
     Attributes:
         name: under which it was registered.
         path: of its weights file.
-        pin: whether its weights are to stay.
-        needs: by its header; None before that was read.
-        identity: of the file that has the header.
+        pin: whether its weights are to stay in memory.
+        needs: bytes that it needs, by its header; None until the header has been read.
+        identity: of the file from which the header was read.
         resident: the open model, or None.
         budget: bytes that the open model was given; it holds less while it rests.
         pinned: bytes of weights that it holds; while it is leased, bytes that were granted for weights.
         leases: the number of leases.
         busy: whether a thread is changing it. No other thread may.
-        flight: the load, if that thread loads it.
-        preloading: prefetches that are reading.
+        flight: the load in progress, or None.
+        preloading: the number of prefetches that are reading.
         unloading: whether to close it when its leases have ended.
         removed: whether to forget it after that.
         error: of the last load or of a call, stripped: see `streamrt.pool.failure`.
-        failures: loads and calls in a row that failed.
+        failures: the number of successive loads and calls that failed.
         retry_at: the time from which another load may be tried, by the pool's clock.
-        replaced: loads in a row that found another file than the header was read from.
+        replaced: the number of successive loads that found another file than the header was read from.
         requests, hits, loads: as in `ModelStatus`.
         loaded: as ``bytes_loaded`` of `ModelStatus`.
-        counted: bytes of ``resident.loaded`` that ``loaded`` has already.
-        seconds: that reading ``loaded`` took.
-        timed: seconds of ``resident.reading`` that ``seconds`` has already.
+        counted: bytes of ``resident.loaded`` that ``loaded`` includes already.
+        seconds: duration of reading ``loaded``.
+        timed: seconds of ``resident.reading`` that ``seconds`` includes already.
     """
 
     name: str
@@ -157,7 +157,7 @@ class Entry:
         self.failures += 1
 
     def forget_failure(self) -> None:
-        """Count no earlier failures: it was loaded, or will be loaded from a file that may be another."""
+        """Forget earlier failures: the model was loaded, or the next load may find a repaired file."""
         self.error, self.failures, self.replaced = None, 0, 0
 
     def count_loaded(self) -> None:
@@ -171,7 +171,7 @@ class Entry:
             self.timed = reading
 
     def cost(self) -> float:
-        """Seconds that reading all of its weights takes, as measured. Rounded to a power of 2: the rest is chance."""
+        """Measured seconds that reading all of its weights takes, rounded to a power of 2: smaller steps are chance."""
         assert self.needs
         usual = self.needs.weights / DISK
         if not self.loaded or self.seconds <= 0:

@@ -1,8 +1,8 @@
 """Errors that are kept, without frames.
 
-A traceback keeps every frame that it went through, with all variables: an error that is kept would keep the arrays of
-the call that raised it. If one object is raised several times, its traceback grows each time. So a kept error is
-stripped, and raised as a new object each time.
+A traceback keeps every frame that it went through, with all variables. So a kept error would keep the arrays of the
+call that raised it. If one object is raised several times, its traceback grows each time. So a kept error is stripped,
+and raised as a new object each time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamrt.errors import StreamrtError
 
 E = TypeVar("E", bound=BaseException)
 
-#: Characters of a traceback that are kept, about 200 lines. They are its end, which has the innermost frames and the
+#: The characters at the end of a traceback that are kept, about 200 lines. The end has the innermost frames and the
 #: text of the error.
 _LONGEST = 16_000
 

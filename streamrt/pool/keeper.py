@@ -6,9 +6,8 @@ The rules of threads:
   or a call runs.
 * A thread that changes a model marks it busy under the lock, works without the lock, and takes it again to settle the
   accounts.
-* Loads run in threads of their own, so that every request that waits for one can leave at its deadline, the first
-  request included.
-* Bytes are taken in the ledger before the memory is taken, and given back after the memory was.
+* Loads run in threads of their own. So every request that waits for a load, even the first, can leave at its deadline.
+* Bytes are taken in the ledger before memory is allocated, and given back after the memory was freed.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ from streamrt.pool.policy import Policy
 from streamrt.pool.resident import Files, Resident, StaleHeaderError
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
-#: Loads in a row that may find their file replaced. A fourth counts as a failure: the file is replaced all the time.
+#: Successive loads that may find their file replaced. A fourth is a failure, because the file is replaced all the time.
 _REPLACED = 3
-#: A workspace that a call once needed is granted from the start the next time, up to 1/4 of the budget: one large call
-#: must not make a model take all memory for ever.
+#: A workspace that a call needed is granted from the start the next time, up to 1/4 of the budget: one large call must
+#: not make a model take all memory for ever.
 _WORKSPACE_SHARE = 4
 
 
@@ -76,7 +75,7 @@ class Keeper:
         closed: whether new leases are refused.
         past: sums over models that were unregistered.
         failures: loads that failed.
-        evictions: models that others took all memory from.
+        evictions: how often a model gave up all memory for others.
         given_up: bytes of weights given up for others.
         busy: requests that ended at their deadline.
     """
@@ -143,7 +142,7 @@ class Keeper:
                 return entry
             finally:
                 self._leave_line(asker)
-                if asker.flight and asker.flight.granted:  # an interrupt: the lease exists, and has no holder
+                if asker.flight and asker.flight.granted:  # interrupted: the load has made a lease that nobody holds
                     self._end_lease(entry)
                 elif asker.flight:
                     asker.flight.waiters -= 1
@@ -152,7 +151,7 @@ class Keeper:
         """Wait for a change. Lock held.
 
         Raises:
-            PoolBusyError: the deadline is over; its text is ``reason``.
+            PoolBusyError: the deadline has passed; its text is ``reason``.
         """
         left = deadline - self._runtime.now()
         if left <= 0:
@@ -161,7 +160,7 @@ class Keeper:
         self.changed.wait(min(left, LONGEST_WAIT))
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
-        """Lease a model if that can be done now; else begin to load it or wait for memory. Lock held."""
+        """Lease a model if that is possible now; otherwise begin to load it, or wait for memory. Lock held."""
         flight = asker.flight
         if flight and flight.done:
             asker.flight = None
@@ -175,7 +174,7 @@ class Keeper:
         self._require_loadable(entry)
         if self._lease_or_begin(entry, asker):
             return True
-        self._require_loadable(entry)  # no thread could be had
+        self._require_loadable(entry)  # raises if no thread could be started
         if asker.flight is None and entry.flight is not None:
             asker.flight = entry.flight
             asker.flight.waiters += 1
@@ -184,7 +183,7 @@ class Keeper:
     def _lease_or_begin(self, entry: Entry, asker: _Asker) -> bool:
         """Lease a model, or begin to load it, or stand in the line for memory. Lock held.
 
-        A request stands in the line only while memory is all that it waits for: it would hold up those behind it.
+        A request stands in the line only while it waits for nothing but memory: else it would delay those behind it.
         """
         if entry.busy or entry.unloading or (entry.error and entry.resident):
             self._leave_line(asker)
@@ -231,7 +230,7 @@ class Keeper:
         self.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
     def _grant(self, entry: Entry) -> bool:
-        """Lease an idle model, or begin to load it if memory can be had. Returns whether it is leased. Lock held."""
+        """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held."""
         needs = entry.needs
         assert needs
         held = self.ledger.held(entry.name)
@@ -279,7 +278,7 @@ class Keeper:
             self._end_lease(entry)
 
     def _end_lease(self, entry: Entry) -> None:
-        """Lock held."""
+        """Count a lease less, and settle the model after its last lease. Lock held."""
         entry.leases -= 1
         if entry.leases == 0:
             self._to_idle(entry)
@@ -294,7 +293,7 @@ class Keeper:
         resident.lent = False
         entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
         entry.count_loaded()
-        if resident.complete:  # all weights take fewer bytes than was assumed, in smaller granules
+        if resident.complete:  # in smaller granules all weights may take fewer bytes than assumed
             needs = entry.needs = replace(needs, weights=entry.pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
         if workspace > needs.workspace:  # the next call may need as much
@@ -327,7 +326,7 @@ class Keeper:
     # ---------------------------------------------------------------- work, in threads of its own (lock not held)
 
     def _fly(self, entry: Entry, work: Callable[[Flight], None]) -> bool:
-        """Begin a load. Returns False, after noting a failure, if no thread can be had for it. Lock held."""
+        """Begin a load. If no thread can be started for it, note a failure and return False. Lock held."""
         flight = entry.flight = Flight()
         entry.busy = True
         try:
@@ -354,7 +353,7 @@ class Keeper:
         resident, granted = entry.resident, False
         try:
             self._collect(entry, grant.shrinks, grant.total)
-            if self.ledger.held(entry.name) >= grant.total:  # else a model kept more than it was to keep
+            if self.ledger.held(entry.name) >= grant.total:  # less if a model kept more than planned
                 resident = self._opened(entry, grant)
                 granted = True
         except BaseException as raised:
@@ -425,11 +424,11 @@ class Keeper:
                 self._shrink(taker, left[0], total)
                 del left[0]
         finally:
-            if left:  # a KeyboardInterrupt in the call that grows
+            if left:  # a KeyboardInterrupt ended the call for which memory was collected
                 self._spare(left)
 
     def _spare(self, shrinks: Sequence[Shrink]) -> None:
-        """Unmark models that were not shrunk. The first may be shrunk in part, so it is closed."""
+        """Unmark models that were not shrunk. The first may be partly shrunk, so it is closed."""
         with self.changed:
             self._mark(shrinks, False)
             self.entries[shrinks[0].name].unloading = True
@@ -462,18 +461,18 @@ class Keeper:
         entry.resident, entry.counted, entry.timed, entry.pinned, entry.budget = None, 0, 0.0, 0, 0
 
     def settle(self, entry: Entry) -> None:
-        """Close or forget a model that is to be, if it has no lease and no thread is changing it. Lock held."""
+        """Close or forget a model that is marked for it, once it has no lease and no thread changes it. Lock held."""
         if entry.busy or entry.leases:
             return
         if entry.resident and (entry.unloading or entry.error is not None):
             entry.busy = True
             try:
                 self._runtime.spawn(partial(self._shut, entry))
-            except RuntimeError:  # no thread can be had: close it in this one
+            except RuntimeError:  # no thread can be started: close it in this thread
                 self._shut(entry)
         elif entry.unloading and not entry.resident:
             entry.unloading = False
-            entry.forget_failure()  # the caller of `unload` may have mended the file
+            entry.forget_failure()  # the caller of `unload` may have repaired the file
             if entry.removed:
                 self._remove(entry)
             self.changed.notify_all()
@@ -498,7 +497,7 @@ class Keeper:
             self.past[name] += getattr(entry, name)
 
     def _grow(self, entry: Entry, minimum: int) -> int:
-        """Get a call of ``entry`` a budget of at least ``minimum`` bytes, and return it. In the thread of the call.
+        """Raise the budget of ``entry`` to at least ``minimum`` bytes during a call, in its thread; returns the budget.
 
         Raises:
             ModelTooLargeError, PoolBusyError: as `lease`.
@@ -529,10 +528,10 @@ class Keeper:
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
     def preload(self, name: str, future: Future[None]) -> None:
-        """Lease a model and bring in the weights that it was granted. ``future`` then has None, or the error."""
+        """Lease a model and bring in the weights that it was granted. ``future`` gets None, or the error."""
         error: BaseException | None = None
         try:
-            entry = self.acquire(name, None)  # the name may have another model than when the prefetch was asked for
+            entry = self.acquire(name, None)  # the name may belong to another model since the prefetch was requested
             with self.changed:
                 entry.preloading += 1
             try:
@@ -553,7 +552,7 @@ class Keeper:
 
 
 def _rested(resident: Resident, most: int | None, window: int) -> int:
-    """Put an open model to rest; returns the bytes that it keeps. After 0 it is to be closed. No lock held."""
+    """Put an open model to rest; returns the bytes that it keeps. If 0, the caller closes it. No lock held."""
     try:
         return resident.rest(most, window)
     except Exception:  # any error: the caller closes the model, which frees its memory
@@ -567,7 +566,7 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
     assert needs
     most = shrink.pinned if shrink.pinned < victim.pinned else None
     kept = _rested(resident, most, needs.least) if shrink.pinned else 0
-    if kept == 0 or kept > shrink.pinned:  # the memory is promised to the model that waits for it
+    if kept == 0 or kept > shrink.pinned:  # close it: the memory is promised to the model that waits for it
         with suppress(Exception):
             resident.shut()
         return 0
@@ -577,7 +576,7 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
 def no_thread(name: str) -> StreamrtError:
     """The error of a model that cannot be loaded because no thread can be started. It ends the wait at once."""
     return StreamrtError(
-        f"no thread can be had to load the model {name!r:.80}: end some threads of this process or of the system, "
+        f"no thread can be started to load the model {name!r:.80}: end some threads of this process or of the system, "
         "or raise their limit (ulimit -u)"
     )
 
@@ -586,7 +585,7 @@ def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLarg
     """The error of a model that needs ``needed`` bytes, where a pool of ``budget`` bytes can give it ``most``."""
     smallest = budget - most + needed
     return ModelTooLargeError(
-        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: a budget of "
-        f"{smallest} bytes ({format_size(smallest)}) is the smallest that works",
+        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: the smallest budget "
+        f"that works is {smallest} bytes ({format_size(smallest)})",
         smallest,
     )

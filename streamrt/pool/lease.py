@@ -1,4 +1,4 @@
-"""A lease as its user has it: a model that can be called until the lease ends."""
+"""A lease, the object that a user of the pool has: a model that can be called until the lease ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamrt.errors import ModelClosedError
 
 
 class Term:
-    """The duration of a lease. The pool ends it; the lease asks before each call whether it has ended."""
+    """Whether a lease goes on. The pool ends it; the lease checks this before each call."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -19,7 +19,7 @@ class Term:
         self.ended = True
 
     def require(self) -> None:
-        """Raise `ModelClosedError` if it has ended, or the model is closed."""
+        """Raise `ModelClosedError` if the lease has ended, or the model is closed."""
         self._engine.require_open()
         if self.ended:
             raise ModelClosedError("the lease of this model has ended")

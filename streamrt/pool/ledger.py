@@ -6,9 +6,9 @@ from collections.abc import Hashable
 
 
 class Ledger:
-    """Bytes of one budget, by holder. The sum never exceeds the budget: to take more than is free is an error.
+    """Bytes of one budget, by holder. The sum never exceeds the budget: taking more than is free is an error.
 
-    Callers take bytes before they take memory, and give them back after they gave the memory back. Not thread-safe.
+    Callers take bytes before they allocate memory, and give them back after they freed it. Not thread-safe.
 
     Attributes:
         budget: bytes.
@@ -42,7 +42,7 @@ class Ledger:
             ValueError: fewer are free.
         """
         if not 0 <= size <= self.free:
-            raise ValueError(f"{size} bytes taken of {self.free} that are free")
+            raise ValueError(f"{size} bytes to take, and only {self.free} are free")
         self._set(holder, self.held(holder) + size)
 
     def give_back(self, holder: Hashable, size: int) -> None:
@@ -52,7 +52,7 @@ class Ledger:
             ValueError: it holds fewer.
         """
         if not 0 <= size <= self.held(holder):
-            raise ValueError(f"{size} bytes given back of {self.held(holder)} that are held")
+            raise ValueError(f"{size} bytes to give back, and only {self.held(holder)} are held")
         self._set(holder, self.held(holder) - size)
 
     def move(self, giver: Hashable, taker: Hashable, size: int) -> None:

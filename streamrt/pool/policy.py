@@ -1,8 +1,7 @@
 """Policies say which weights are worth their memory: their protocol, and the classic policies.
 
-A policy sees requests and nothing else. It tells how much a byte of each model is worth now, and whether a model that
-was just requested may take memory from another model. Policies do no input or output; the pool calls them under its
-lock.
+A policy sees requests and nothing else. It says how much a byte of each model is worth now, and whether the model that
+was just requested may take memory from another model. Policies do no I/O, because the pool calls them under its lock.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ class Policy(Protocol):
         """Whether ``newcomer``, the model that was requested last, may take memory from ``resident``."""
 
     def evicted(self, name: str) -> None:
-        """None of its weights is in memory any more."""
+        """Note that none of the model's weights is in memory any more."""
 
     def forget(self, name: str) -> None:
-        """It will not be asked for again."""
+        """Drop all state of a model that will not be requested again."""
 
 
 class Lru:
-    """Least recently used: every requested model is kept. The one whose last request is the oldest makes room."""
+    """Least recently used: every requested model is kept. The model whose last request is the oldest makes room."""
 
     def __init__(self) -> None:
         self._now = 0
@@ -43,7 +42,7 @@ class Lru:
         self._last[name] = self._now
 
     def worth(self, name: str) -> float:
-        """The later its last request, the more."""
+        """Higher for a later last request."""
         return self._last.get(name, 0)
 
     def admits(self, newcomer: str, resident: str) -> bool:
@@ -61,18 +60,18 @@ class Lru:
 class Lrfu:
     """Least recently and frequently used: a request counts less the longer ago it was.
 
-    It lies between recency and frequency. A model that is popular no more is worth little, and a single request does
-    not make a model worth more than the popular ones (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
+    It lies between recency and frequency. A model that is no longer popular is worth little. A single request does not
+    make a model worth more than the popular models (Lee et al., "LRFU: A Spectrum of Policies that Subsumes the Least
     Recently Used and Least Frequently Used Policies", 2001).
 
     Args:
-        half_life: requests after which a request counts half.
+        half_life: requests after which a request counts 50 %.
     """
 
     def __init__(self, half_life: float) -> None:
         self._half_life = half_life
         self._now = 0
-        self._last: dict[str, tuple[int, float]] = {}  # its last request, and its worth then
+        self._last: dict[str, tuple[int, float]] = {}  # by model: the number of its last request, and its worth then
 
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `Policy`."""
@@ -97,7 +96,7 @@ class Lrfu:
 
 
 class Gdsf:
-    """Greedy-dual size-frequency: worth is requests times the cost of reading a byte, on top of a clock that rises.
+    """Greedy-dual size-frequency: worth is requests times the cost of reading a byte, plus a clock that rises.
 
     The clock stands at the worth of the last evicted model, so that a model that was popular once does not stay for
     ever (Cao and Irani, "Cost-Aware WWW Proxy Caching Algorithms", 1997; with frequencies: Cherkasova, "Improving WWW
@@ -105,8 +104,8 @@ class Gdsf:
     every model, in memory or not, and a model takes memory only from models that are worth less.
 
     Args:
-        margin: a model replaces another if it is worth over this many times as much. To replace an equal model gains
-            nothing. The higher the margin, the fewer exchanges happen by chance.
+        margin: a model replaces another if it is worth over this many times as much. Replacing an equal model gains
+            nothing. With a higher margin fewer exchanges happen by chance.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -129,7 +128,7 @@ class Gdsf:
         return self.worth(newcomer) > self._margin * self.worth(resident)
 
     def evicted(self, name: str) -> None:
-        """The clock rises to its worth."""
+        """The clock rises to the model's worth."""
         self._clock = max(self._clock, self.worth(name))
 
     def forget(self, name: str) -> None:

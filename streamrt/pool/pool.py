@@ -25,11 +25,11 @@ from streamrt.pool.stats import PoolStats
 
 
 class ModelPool:
-    """Many models under one budget of bytes, which is a cache of their weights.
+    """Many models under one budget of bytes. The memory is a cache of their weights.
 
-    A model is leased to be called. Its weights stay in memory while they are worth more than those of other models
-    that could have the memory. Weights that are not in memory stream through a small window while the model computes,
-    so that no request is refused that can be served slowly. Any number of threads may use a pool and its models.
+    A model is leased to be called. Its weights stay in memory while they are worth more than the weights of other
+    models that need the memory. Weights that are not in memory stream through a small window while the model computes.
+    So a request that can be served slowly is never refused. Any number of threads may use a pool and its models.
 
     Args:
         budget: bytes that weights, windows and workspaces of all models may take together. As for `Model`, but not
@@ -40,7 +40,7 @@ class ModelPool:
         threads, io, verify: of every model, as for `Model`.
 
     Raises:
-        InputError: an argument is none of these values.
+        InputError: an argument is not one of these values.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class ModelPool:
         in another thread; `index` tells whether it succeeded.
 
         Raises:
-            InputError: a model has this name already, or it is no text, or empty.
+            InputError: a model has this name already, or the name is not a text, or is empty.
             ModelTooLargeError: ``pin``, and the model does not fit beside the models that are pinned already.
-            FormatError, WeightsIOError: ``pin``, and the file is no weights file, or cannot be read.
+            FormatError, WeightsIOError: ``pin``, and the file is not a weights file, or cannot be read.
             ModelClosedError: the pool is closed, or was made before a fork.
         """
         if not isinstance(name, str) or not name:
@@ -103,11 +103,11 @@ class ModelPool:
             self.prefetch(name)
 
     def unregister(self, name: str, wait: bool = True) -> None:
-        """Remove a model. There are no new leases of it; its memory is given back when its leases have ended.
+        """Remove a model. It gets no new leases, and its memory is given back when its leases have ended.
 
         Args:
-            name: of the model. It can be registered again after that.
-            wait: return after that, instead of at once.
+            name: of the model. The name can be registered again after the memory was given back.
+            wait: return after the memory was given back, instead of at once.
 
         Raises:
             UnknownModelError: no model has this name.
@@ -125,11 +125,12 @@ class ModelPool:
     def unload(self, name: str, wait: bool = True) -> None:
         """Give back all memory of a model when its leases have ended. The next lease loads it again.
 
-        A model that could not be loaded is tried again at once by the next lease: its file may have been mended.
+        After a failed load, the next lease tries again at once, because the file may have been repaired.
 
         Args:
             name: of the model.
-            wait: return after that, instead of at once. A thread that has a lease of the model would wait for ever.
+            wait: return after the memory was given back, instead of at once. A thread that has a lease of the model
+                would wait for ever.
 
         Raises:
             UnknownModelError, ModelClosedError: see `unregister`.
@@ -187,7 +188,7 @@ class ModelPool:
         Raises:
             InputError: ``timeout`` is not a number.
             UnknownModelError: no model has this name.
-            PoolBusyError: the timeout is over. All memory is leased, or the model is still loading.
+            PoolBusyError: the timeout has passed. All memory is leased, or the model is still loading.
             ModelTooLargeError: not even the smallest window fits beside the pinned models. ``minimum`` is the smallest
                 budget of a pool that is enough.
             FormatError, WeightsIOError: it cannot be loaded. The load is tried again after a pause, which grows with

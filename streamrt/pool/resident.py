@@ -1,4 +1,4 @@
-"""A model as the pool has it: it is opened, resized, put to rest and closed. Its needs come from the file's header."""
+"""An open model of a pool, which the pool resizes, puts to rest and closes. Its needs come from the file's header."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from streamrt.plan import Plan
 from streamrt.pool.admission import STEPS, Needs
 from streamrt.pool.lease import Lease, Term
 
-#: Bytes of a window through which large models stream at full speed, 8 MiB. A model of less than 64 MiB gets 1/8 of its
-#: weights, which is one step of a grant.
+#: Bytes of a window through which large models stream at full speed: 8 MiB. For a model below 64 MiB the window has 1/8
+#: of its weights, which is one step of a grant.
 _WINDOW = 8 << 20
-#: Budgets that are tried for a plan that pins no more weights than the model may keep. Each try makes a plan.
+#: How many budgets are tried to find a plan that pins no more weights than the model may keep. Each try makes a plan,
+#: which takes milliseconds.
 _TRIES = 3
-#: Budgets whose plans a model remembers. A model gets one of a few budgets in turn.
+#: How many budgets a model remembers the plans of. The budget of a model changes between a few values.
 _REMEMBERED = 4
-#: The most tensors, nodes and checksums whose headers and plans are remembered: they take some hundred bytes each.
+#: The most tensors, nodes and checksums of remembered headers and plans. Each takes some hundred bytes.
 _PARTS = 20_000
 
 
@@ -39,8 +40,8 @@ Item = tuple[int, int, bool]
 class Known:
     """The header of a file and the plans for its last budgets, which are kept while no model of it is open.
 
-    To parse and plan again would take longer than to read the weights of a small model. It is Python, which holds up
-    threads that compute. At most one model uses it at a time, and has the turn when it does.
+    Parsing and planning again would take longer than reading the weights of a small model. Both are Python code, which
+    delays threads that compute. At most one open model uses this object at a time, and only while it has the turn.
 
     Args:
         file: the header.
@@ -78,12 +79,12 @@ class Known:
 
 
 class ResidentModel:
-    """An open model of a pool. The pool sizes, rests and closes it; holders of leases call it.
+    """An open model of a pool. The pool resizes it, puts it to rest and closes it; holders of leases call it.
 
     Args:
-        known: of its file. No other model has it until this one is closed.
+        known: of its file. No other model has it until this model is closed.
         budget: bytes that it may have at first.
-        give_back: gets ``known`` when this is closed.
+        give_back: called with ``known`` when this model is closed.
         threads: as for `Model`.
         io: as for `Model`.
         verify: as for `Model`.
@@ -93,7 +94,7 @@ class ResidentModel:
 
     Raises:
         FormatError, WeightsIOError: as `Model`.
-        StaleHeaderError: the file is not the one that ``known`` is of.
+        StaleHeaderError: the file is not the file of ``known``.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class ResidentModel:
         self._kept: list[Item] = []  # the ranges of that plan that are in memory
         file = verify_file(known.file.path) if verify == "open" else known.file
         if file.identity != known.file.identity:
-            raise StaleHeaderError(f"{file.path}: the file was replaced since its header was read")
+            raise StaleHeaderError(f"{file.path}: the file was replaced since its header was read: read it again")
         self.engine = Engine(
             file,
             known.planner(budget),
@@ -136,7 +137,7 @@ class ResidentModel:
 
     @property
     def grow(self) -> Callable[[int], int] | None:
-        """Asks the pool for a budget of so many bytes, in a call that needs it; returns the new budget."""
+        """A function that asks the pool for a budget of at least some bytes during a call; returns the new budget."""
         return self._growth.ask
 
     @grow.setter
@@ -145,7 +146,7 @@ class ResidentModel:
 
     @property
     def lent(self) -> bool:
-        """Whether there is a lease; set by the pool. Without one no call runs, not even one that waits already."""
+        """Whether there is a lease; set by the pool. Without a lease no call runs, even if it is waiting already."""
         return self.engine.lent
 
     @lent.setter
@@ -195,10 +196,10 @@ class ResidentModel:
 
         Args:
             most: bytes; None keeps all pinned weights.
-            window: bytes of the smallest window. The plan for the weights that it keeps allows for it.
+            window: bytes of the smallest window. The plan for the weights that it keeps has room for it.
 
         Returns:
-            The bytes of weights that it may keep; 0 if there are none, and it should be closed.
+            The bytes of weights that it may keep; 0 if it keeps none and should be closed.
         """
         with self.engine.turns.hold():
             before = self._prepared
@@ -265,7 +266,7 @@ class ResidentModel:
 
 
 class _Growth:
-    """Asks the pool for a larger budget in a call. The engine has it, so a reference to the model would be a cycle."""
+    """Asks the pool for a larger budget in a call. The engine holds this, so it refers to no model: no cycle arises."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -282,7 +283,7 @@ def _pinned(plan: Plan) -> list[Item]:
 
 
 def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
-    """Those of ``wanted`` whose granules are all in ``there``: a resting model reads nothing."""
+    """The ranges of ``wanted`` whose granules are all in ``there``: a resting model reads nothing."""
 
     def granules(item: Item) -> range:
         return range(item[0] // granule, -(-(item[0] + item[1]) // granule))
@@ -292,7 +293,7 @@ def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
 
 
 class Resident(Protocol):
-    """The part of `ResidentModel` that the pool uses. Methods may block; attributes do not."""
+    """The part of `ResidentModel` that the pool uses. Methods may block; reading attributes does not."""
 
     lent: bool
     grow: Callable[[int], int] | None
@@ -317,7 +318,7 @@ class Resident(Protocol):
 
 
 class Files(Protocol):
-    """A source of models; tests have one without files."""
+    """A source of models; tests have a source without files."""
 
     def measure(self, path: str) -> tuple[Needs, FileIdentity]:
         """The needs of the model in this file, and the identity of the file."""
@@ -332,7 +333,7 @@ class WeightsFiles:
     Headers and plans are remembered, within limits.
 
     Raises:
-        InputError: an option is none of its values.
+        InputError: an option has a value that `Model` does not take.
     """
 
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
@@ -362,7 +363,7 @@ class WeightsFiles:
         """
         known = self._take(path)
         if known.file.identity != identity:
-            raise StaleHeaderError(f"{path}: the file was replaced since its header was read")
+            raise StaleHeaderError(f"{path}: the file was replaced since its header was read: read it again")
         return self._open(known, budget, self._give_back)
 
     def _take(self, path: str) -> Known:

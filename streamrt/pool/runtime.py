@@ -11,7 +11,7 @@ from typing import Protocol
 
 from streamrt.host.yielding import guest
 
-#: Seconds of the longest single wait, a day. Locks refuse longer waits of about 300 years, and infinity.
+#: Seconds of the longest single wait: one day. Python's locks refuse to wait for 300 years or for infinity.
 LONGEST_WAIT = 86400.0
 
 
@@ -42,7 +42,7 @@ class Runtime:
         Unlike `threading.Thread.start` this does not wait until the thread runs, since its caller may have a lock.
 
         Raises:
-            RuntimeError: no thread can be had.
+            RuntimeError: no thread can be started.
         """
         _thread.start_new_thread(_as_guest, (work,))
 

@@ -10,7 +10,7 @@ class Shadow:
 
     Args:
         budget: bytes.
-        policy: used by this shadow alone, because its own decisions determine the evictions that it is told of.
+        policy: used by this shadow alone. It is told of the evictions that follow from its own decisions.
     """
 
     def __init__(self, budget: int, policy: Policy) -> None:

@@ -20,7 +20,7 @@ class PoolStats:
         hits: requests that found all weights in memory.
         loads: models opened.
         failures: loads that failed.
-        evictions: models that others took all memory from.
+        evictions: how often a model gave up all memory for others.
         bytes_loaded: weights brought into memory.
         bytes_given_up: weights that models gave up for others.
         busy: requests that ended with a `PoolBusyError`.

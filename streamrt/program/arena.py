@@ -16,8 +16,8 @@ from streamrt.host.yielding import give_way
 
 #: Every block begins on a multiple of this, bytes: a cache line, and the widest vector (AVX-512).
 ALIGNMENT = 64
-#: If more blocks than this are alive at one step, a further block goes on top of them and no gap is searched: the
-#: search takes time that grows with the square of their number. Only graphs that are made to be slow have more.
+#: If more blocks than this are alive at one step, a further block goes above all of them. No gap is searched, because
+#: that takes time that grows with the square of their number. Only graphs that are made to be slow have more.
 _MANY = 256
 
 

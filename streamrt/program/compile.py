@@ -106,12 +106,12 @@ def compile_program(
         params: all parameters of the weights file by name.
         inputs: the shape of each input by name.
         exact: use no algorithm that rounds more than a plain sum does.
-        lean: use no algorithm that needs more memory than a plain sum does: these are the ones that ``exact`` excludes.
-            Also make no tensor within another one, since that may take more memory.
+        lean: use no algorithm that needs more memory than a plain sum; ``exact`` excludes the same algorithms. Also
+            place no tensor inside another one, since that may take more memory.
 
     Raises:
-        FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, whether
-            a node reads it or not.
+        FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
+            if no node reads that input.
     """
     for name, shape in inputs.items():
         if problem := size_problem(shape):
