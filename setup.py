@@ -14,18 +14,19 @@ from setuptools.command.build_ext import build_ext
 
 sanitizers = os.environ.get("STREAMRT_SANITIZE", "")
 flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
-# Kernels say where a multiplication and an addition are fused: the compiler must not choose.
+# The source of the kernels says where a multiplication and an addition are fused. The compiler must not fuse others.
 flags.append("-ffp-contract=off")
 # Python's own flags ask for debug sections, which take half of the compiler's time and 90 % of the module's size.
 flags.append("-g0")
 link = ["-pthread"]
 if sanitizers:
-    # -O1: with the checks -O3 compiles for minutes, and tests need no speed. -g1: reports name lines.
+    # -O1, because -O3 with the checks compiles for minutes, and tests need no speed. -g1, so that reports name lines.
     flags += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-O1", "-g1"]
     link += [f"-fsanitize={sanitizers}"]
 
 
-#: Parts in which src/kernels/simd/bodies.h is compiled for an instruction set, so that no unit takes most of the time.
+#: src/kernels/simd/bodies.h is compiled in this many parts for each instruction set, so that no unit takes most of the
+#: time.
 PARTS = 4
 
 
@@ -58,13 +59,14 @@ class BuildExt(build_ext):
 
 
 def parts_of(source: str) -> list[int] | list[None]:
-    """The values of PART with which a source is compiled; None: without."""
+    """The values of PART with which a source is compiled; [None] means once, without PART."""
     return list(range(PARTS)) if Path(source).parent.name == "simd" else [None]
 
 
 here = Path(__file__).parent
 paths = [path.relative_to(here) for path in (here / "src").rglob("*.c") if path.stem != "_core"]
-# The kernels of an instruction set take longest and come first, so that other files compile beside the last of them.
+# The kernels of an instruction set take the longest. They come first, so that other files compile beside the last of
+# them.
 paths.sort(key=lambda path: (path.parent.name != "simd", str(path)))
 core = Extension(
     "streamrt._core",

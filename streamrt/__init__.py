@@ -2,7 +2,7 @@
 
 `pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
 under a budget of bytes; calling it with a float32 array runs a pass. `ModelPool` serves many models under one budget.
-Every error is a `StreamrtError`. ``streamrt --help`` has the same as commands.
+Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 
 from importlib import import_module
@@ -60,8 +60,8 @@ __all__ = [
     "verify",
 ]
 
-#: Modules of names that a process which opens and calls a model does not need. They are imported when they are used.
-#: That saves 40 % of the time of importing streamrt, without NumPy's.
+#: Names that are imported when they are first used, with their modules. A process that only opens and calls a model
+#: does not need them, and importing streamrt takes 40 % less time, not counting NumPy.
 _LATER = {
     "Layer": "streamrt.convert",
     "Lease": "streamrt.pool",

@@ -1,10 +1,10 @@
-"""Every exception that streamrt raises on purpose.
+"""The exceptions of streamrt.
 
-Each also derives from the built-in exception that fits, so that code which knows nothing of streamrt catches it:
+Each also derives from the built-in exception that fits. So code that does not know streamrt can catch it:
 ``except ValueError`` catches a malformed file.
 
-The text of each is printable and short, even if it quotes a hostile name. Attributes of the built-in exception are as
-they were given.
+The text of each is printable and short, even if it quotes a hostile name. Attributes of the built-in exception are not
+changed.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class LimitError(FormatError):
 class UnsupportedModelError(StreamrtError, NotImplementedError):
     """A model uses operators or attributes that streamrt does not run.
 
-    ``problems`` has a line of at most 500 characters for each of them, which names node and attribute. The text has the
-    first 100, and says how many more there are.
+    ``problems`` has a line of at most 500 characters for each problem, which names node and attribute. The text has the
+    first 100 lines, and says how many more there are.
     """
 
     def __init__(self, problems: list[str] | str) -> None:
@@ -80,7 +80,7 @@ class UnsupportedModelError(StreamrtError, NotImplementedError):
 
 
 class InputError(StreamrtError, ValueError):
-    """An input of a call has the wrong name, shape or dtype."""
+    """An argument has a wrong value, or an input of a call has the wrong name, shape or dtype."""
 
 
 class ModelClosedError(StreamrtError, RuntimeError):
@@ -107,7 +107,7 @@ class ModelTooLargeError(BudgetError):
 
 
 class PoolBusyError(StreamrtError, TimeoutError):
-    """No memory of the pool, or no model, became free in the time allowed: try again later."""
+    """The pool had no free memory for the model, or was still loading it, when the timeout passed: try again later."""
 
 
 class UnknownModelError(StreamrtError, LookupError):

@@ -1,12 +1,12 @@
 """The graph of a model: nodes in execution order, and the rules for their names and attributes.
 
-A graph knows names and attributes. It knows no shapes (`streamrt.ops` infers those), no files and no memory. Operators
-and attributes have ONNX's names. A graph differs from ONNX in three ways, so that a run never has to look at values:
+A graph has names and attributes. It has no shapes (`streamrt.ops` infers them), no files and no memory. Operators and
+attributes have ONNX's names. A graph differs from ONNX in three ways, so that lowering never needs values of tensors:
 
 * A constant input of ONNX that is not a weight (``shape``, ``axes``, ``pads``, ``min``, ``starts`` ...) is an attribute
   of the same name.
-* If ONNX computes such a value from the extents of a tensor, the node has this tensor as a further input. Its attribute
-  ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
+* If ONNX computes such a value from the extents of a tensor, the node has that tensor as a further input. The node's
+  attribute ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
 * A node may have an ``activation``: an element-wise operator applied to its first output.
 
 An input is the name of a tensor computed earlier, of an input of the graph, or of a parameter (a tensor of the weights
@@ -42,13 +42,13 @@ _MAX_OUTPUTS = 2 * _MAX_NODES
 _MAX_INPUTS = 50_000
 #: The most numbers in attributes that are lists, of all nodes together.
 _MAX_VALUES = 2**18
-#: The most axes of an input or output of the graph: as `streamrt.ops.base.MAX_RANK`.
+#: The most axes of an input or output of the graph: the value of `streamrt.ops.base.MAX_RANK`.
 _MAX_RANK = 8
 #: The largest extent, and the most elements of a tensor: sums of sizes stay within 64 bits.
 _MAX_DIM = 2**40
 #: The most characters of a name.
 _MAX_NAME = 1024
-#: The largest absolute value of an integer attribute: kernels compute with signed numbers of 64 bits.
+#: The largest absolute value of an integer attribute: kernels compute with signed 64-bit integers.
 _MAX_INT = 2**62
 
 
@@ -158,7 +158,7 @@ class Graph:
         """The graph that `to_json` wrote.
 
         Raises:
-            FormatError: ``data`` is anything else, or breaks a limit. The text names the part of the JSON object.
+            FormatError: ``data`` is not such an object, or exceeds a limit. The text names the part of the JSON object.
         """
         top = _object(data, "graph", {"inputs", "outputs", "nodes"})
         nodes = tuple(
@@ -226,9 +226,9 @@ def _object(value: object, where: str, keys: set[str], optional: frozenset[str] 
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
     if missing := keys - value.keys():
-        raise FormatError(f"{where}: missing {sorted(missing)}")
+        raise FormatError(f"{where}: missing keys {sorted(missing)}")
     if unknown := value.keys() - keys - optional:
-        raise FormatError(f"{where}: unknown {sorted(unknown)[:3]}")
+        raise FormatError(f"{where}: unknown keys {sorted(unknown)[:3]}")
     return value
 
 
@@ -262,7 +262,7 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
     data = _object(value, where, {"name", "dims"}, frozenset({"dtype"}))
     dtype = data.get("dtype", "float32")
     if dtype not in types:
-        raise FormatError(f"{where}.dtype: {dtype!r:.80} is none of {types}")
+        raise FormatError(f"{where}.dtype: {dtype!r:.80}, expected one of {types}")
     dims = _list(data["dims"], f"{where}.dims", _MAX_RANK)
     for dim in dims:
         if isinstance(dim, str) and 0 < len(_unicode(dim, f"{where}.dims")) <= _MAX_NAME:
@@ -274,7 +274,7 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
         )
     name = _text(data["name"], f"{where}.name")
     if math.prod(dim for dim in dims if isinstance(dim, int)) > _MAX_DIM:
-        raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)} make more than 2**40 elements")
+        raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)}, expected at most 2**40 elements")
     return TensorSpec(name, tuple(dims), dtype)
 
 

@@ -22,8 +22,8 @@ class Model(Face):
     """A packed model that runs within a budget of memory.
 
     Weights that fit in the budget stay in memory between calls. The others are read at every call, tile by tile, by a
-    native thread that works ahead of the computation. Any number of threads may call a model. Calls that wait while
-    another runs share one pass if they ask for the same outputs and would stream the same weights.
+    native thread that reads ahead of the computation. Any number of threads may call a model. If weights stream, calls
+    that wait while another call runs share one pass, if they ask for the same outputs with the same shape per sample.
 
     Args:
         path: a weights file that `streamrt.pack` wrote.
@@ -36,14 +36,14 @@ class Model(Face):
         verify: when to compare weights with the checksums of the file. ``"open"`` reads and compares the whole file
             when it is opened. ``"read"`` compares weights each time that they arrive in memory, except for a block
             that a call with ``outputs`` reads only in part.
-        exact: do without Winograd's algorithm for 3 x 3 convolutions, which is faster and rounds more: its results
-            differ from plain sums by about 1e-5 of their size, and infinities spread to their neighbours as NaN.
-            Where the budget has no room for its workspace it is never used.
+        exact: compute 3 x 3 convolutions without Winograd's algorithm, which is faster and rounds more. Its results
+            differ from plain sums by about 1e-5 of their size, and infinities spread to their neighbours as NaN. It is
+            never used if the budget has no room for its workspace.
 
     Raises:
         FormatError: the file is not a weights file, or breaks the format's rules, or is damaged (``verify="open"``).
         WeightsIOError: the file cannot be read.
-        InputError: ``budget``, ``threads``, ``io`` or ``verify`` is none of the values above.
+        InputError: ``budget``, ``threads``, ``io`` or ``verify`` is not one of the values above.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Model(Face):
         ``"auto"`` and a fraction are computed anew. Memory that the model itself holds counts as free for ``"auto"``.
 
         Raises:
-            InputError: ``budget`` is none of the values that `Model` takes.
-            BudgetError: not one sample of the last call fits. The budget stays as it was.
+            InputError: ``budget`` is not a value that `Model` takes.
+            BudgetError: not even one sample of the last call's shapes fits. The budget stays as it was.
             ModelClosedError: see `__call__`.
         """
         engine = self._engine

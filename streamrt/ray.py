@@ -1,9 +1,9 @@
 """A Ray Serve application: each replica has a pool, and a request goes to a replica that has its model warm.
 
 It needs the extra ``ray``. Every replica runs the server of `streamrt.serve` over a pool of its own. Ray's model
-multiplexing keeps a table of the models that each replica has served, and routes by it: a request that names its model
-in the header ``serve-multiplexed-model-id`` reaches a replica that has it warm. The entries of Ray's table are handles
-without weights. The pool owns weights and leases, and its policy decides which weights stay in memory.
+multiplexing keeps a table of the models that each replica has served, and routes by it. So a request that names its
+model in the header ``serve-multiplexed-model-id`` reaches a replica that has the model warm. The entries of Ray's table
+are handles without weights. The pool owns weights and leases, and its policy decides which weights stay in memory.
 
 See ``examples/cluster``.
 """
@@ -47,13 +47,14 @@ class Options(BaseModel):
 
     Attributes:
         repository: absolute path of the folder of weights files, the same on every node.
-        budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica on a node that has so much
-            memory left.
+        budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica on a node with this much
+            free memory.
         policy, threads, io, verify, timeout, max_batch, max_delay: as `streamrt.serve.settings.Settings`.
         replicas: number of replicas.
         cpus: number of processors that Ray reserves for each replica.
-        max_ongoing_requests: the most requests in one replica; more go to others, where the model may be cold.
-        max_queued_requests: the most requests that wait in one proxy; more get 503 and Retry-After.
+        max_ongoing_requests: the most requests in one replica; further requests go to other replicas, where the model
+            may be cold.
+        max_queued_requests: the most requests that wait in one proxy; further requests get 503 and Retry-After.
         models_per_replica: the most models in Ray's table for one replica. It should exceed the models in use, so that
             the pool, and not Ray, decides which weights stay.
 

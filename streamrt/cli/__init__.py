@@ -1,4 +1,4 @@
-"""The command line, a face over the rest: ``streamrt pack``, ``inspect``, ``run``, ``verify``, ``serve``, ``demo``."""
+"""The command line: ``streamrt pack``, ``inspect``, ``run``, ``verify``, ``serve``, ``demo``."""
 
 from streamrt.cli.commands import main
 

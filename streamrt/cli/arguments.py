@@ -1,4 +1,4 @@
-"""Readers of the arguments of the command line. Text of another form is wrong usage, which argparse reports."""
+"""Readers of the arguments of the command line. Text of the wrong form is wrong usage, which argparse reports."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def seconds_above_0(text: str) -> float:
     """Seconds, above 0 and up to 1,000,000; fractions are allowed."""
     found = seconds(text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected seconds, a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected seconds, a number above 0 and up to 1000000")
     return found
 
 

@@ -21,10 +21,10 @@ from streamrt.report.printable import printable
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
     """The arrays of a file, as float32, by the name of the model's input.
 
-    If the model has one input, a .npy file will do, or a .npz file with one array of any name.
+    If the model has one input, the file may be a .npy file, or a .npz file with one array of any name.
 
     Args:
-        path: a .npy or .npz file of real numbers. Python objects are refused, not unpickled.
+        path: a .npy or .npz file of real numbers. Python objects are refused: nothing is unpickled.
         names: of the model's inputs.
 
     Raises:
@@ -99,7 +99,7 @@ def check_folder(path: Path) -> None:
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
-    """`np.savez` would take names as keywords, and an output called "file" for its own argument."""
+    """Write a .npz file. `np.savez` takes names as keywords, and would take an output named "file" for its argument."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:

@@ -30,7 +30,7 @@ from streamrt.model import Model
 from streamrt.report.printable import printable
 
 _BUDGET_HELP = (
-    "the most memory for weights and activations: a size such as 512MiB, 'auto' (what is free) or 'none' (no limit)"
+    "the most memory for weights and activations: a size such as 512MiB, 'auto' (the free memory) or 'none' (no limit)"
 )
 
 
@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # what a shell reports for SIGPIPE
+        return 128 + 13  # the exit code that a shell reports for SIGPIPE
     except (KeyboardInterrupt, Terminated) as interrupt:
         if debug:
             raise
         terminated = isinstance(interrupt, Terminated)
         print("streamrt: terminated" if terminated else "streamrt: interrupted", file=sys.stderr)
-        # Dropping its frames ends what they had begun, such as a progress bar, and that may fail: it must stay quiet.
+        # Dropping the exception's frames ends their work, such as a progress bar. If that fails, no message appears.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         interrupt.__traceback__ = None
         sys.unraisablehook = hook

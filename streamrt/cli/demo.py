@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.random  # at once, not with the first weights: a Ctrl-C while its extension modules load is lost
+import numpy.random  # now, not with the first weights: a Ctrl-C while its extension modules load is lost
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -35,17 +35,17 @@ from streamrt.model import Model
 from streamrt.ops import Array
 from streamrt.report.stats import PassStats
 
-_DIGITS_BUDGET = 384 << 10  # bytes: less than the weights of either model, so that both stream
-_SHOWN = 4  # images in a row: so many fit into 80 columns
+_DIGITS_BUDGET = 384 << 10  # bytes: less than the weights of each model, so that both stream
+_SHOWN = 4  # images in a row: four fit into 80 columns
 _SEED = 20
 _PASSES = 5
-_PASSES_SECONDS = 15.0  # a pass that would end later does not begin: the demo stays short on a slow disk
-_LEAST_LAYERS = 8  # of the large model: a chain of layers, not one large matrix
-_WIDTHS = (4096, 2048, 1024, 512, 256)  # of a layer: the widest with which there are enough layers
+_PASSES_SECONDS = 15.0  # a pass that would end later is not begun, so that the demo stays short on a slow disk
+_LEAST_LAYERS = 8  # of the large model, so that it is a chain of layers and not one large matrix
+_WIDTHS = (4096, 2048, 1024, 512, 256)  # of a layer: the widest is taken with which there are enough layers
 _MIN_SIZE = _LEAST_LAYERS * 4 * _WIDTHS[-1] ** 2  # bytes
 _CHUNK = 4 << 20  # bytes of weights that are computed at a time, so that making them takes little memory
 _SPARE = 64 << 20  # bytes that must stay free on the disk, for other programs
-_TOLERANCE = 1e-4  # of the largest value: float32 rounding of thousands of products in each of many layers
+_TOLERANCE = 1e-4  # of the largest value: the rounding of thousands of float32 products in each of many layers
 
 
 def demo(size: int = 1 << 30, budget: int = 64 << 20, folder: Path | None = None, stream: bool = True) -> None:
@@ -80,7 +80,7 @@ def _print_digits() -> None:
         images, labels = test["images"], test["labels"]
     x = images[:, None].astype(np.float32) / 16
     answers = {}
-    print(f"{len(images)} handwritten digits, which two models classify; neither was trained on them")
+    print(f"{len(images)} handwritten digits, which two models classify; the models were not trained on them")
     for kind, name in (("MLP", "digits_mlp"), ("CNN", "digits_cnn")):
         with resources.as_file(data / f"{name}.safetensors") as path, Model(path, budget=_DIGITS_BUDGET) as model:
             weights = sum(tensor.nbytes for tensor in read_header(path).tensors.values())
@@ -95,7 +95,7 @@ def _print_digits() -> None:
 
 
 def _art(images: NDArray[np.uint8], captions: list[str]) -> str:
-    """Images (n, 8, 8) of values from 0 to 16, side by side, in block characters, or in ASCII if stdout needs that."""
+    """Images (n, 8, 8) of values from 0 to 16, side by side, in block characters, or in ASCII if stdout needs ASCII."""
     shades = " ░▒▓█"
     try:
         shades.encode(sys.stdout.encoding or "ascii")
@@ -115,7 +115,7 @@ def _stream(size: int, budget: int, folder: Path) -> None:
         print("  the files of this folder are memory (tmpfs), so no disk is read; --dir chooses another folder")
     sys.stdout.flush()  # before the progress bars, which go to stderr
     temporary = folder / f"streamrt-demo-{secrets.token_hex(8)}"
-    try:  # before the folder is made: a signal may arrive as soon as it exists
+    try:  # entered before the folder is made, because a signal may arrive as soon as the folder exists
         temporary.mkdir(mode=0o700)
         path = temporary / "mlp.safetensors"
         _write(path, layers, width)
@@ -138,7 +138,7 @@ def _stream(size: int, budget: int, folder: Path) -> None:
         f"{format_size(watch.file)} of the file's pages + {format_size(watch.anonymous)} anonymous, "
         f"{format_size(before)} of which Python and NumPy had before",
     )
-    print("  removed what was written")
+    print("  removed the file of the large model")
 
 
 def _tell_passes(passes: list[PassStats]) -> None:
@@ -195,7 +195,7 @@ class _Watch:
 
     def __init__(self, path: Path, total: int) -> None:
         self.file = self.anonymous = self.done = 0
-        self._mapping = Mapping(path)  # a second one: it asks about the page cache and touches no page
+        self._mapping = Mapping(path)  # a second mapping, which asks about the page cache and touches no page
         self._bar: Any = tqdm(total=total, desc="streaming", unit="B", unit_scale=True, unit_divisor=1024)
         self._before = _bytes_read()
         self._stop = threading.Event()
@@ -223,7 +223,7 @@ class _Watch:
 
 
 def _bytes_read() -> int:
-    """Bytes that were read from storage for this process; 0 if the kernel does not tell."""
+    """Bytes that were read from storage for this process; 0 if the kernel does not report them."""
     try:
         text = (PROC / "self" / "io").read_text()
     except OSError:

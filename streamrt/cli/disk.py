@@ -1,4 +1,4 @@
-"""How fast a disk gives a file, measured without the core, and whether a folder lies on a disk at all."""
+"""How fast a disk delivers a file, measured without the core, and whether a folder lies on a disk at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from streamrt.host.memory import PROC
 
 _CHUNK = 16 << 20  # bytes of one read: larger reads were no faster on the disks that were tried
-_MADV_POPULATE_READ = 22  # of Linux 5.14 and later; the mmap module has no name for it
+_MADV_POPULATE_READ = 22  # Linux 5.14 and later; the mmap module has no name for it
 #: Types of filesystems whose files are memory.
 _IN_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 
@@ -79,7 +79,7 @@ def _direct(fd: int, seconds: float) -> float:
     direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT)
     try:
         with mmap.mmap(-1, _CHUNK) as buffer:
-            # A direct read must ask for a multiple of the disk's block, so the last read asks for a whole chunk too.
+            # A direct read must ask for a multiple of the disk's block size, so the last read asks for a whole chunk.
             return _rate(lambda offset, _: os.preadv(direct, [buffer], offset), os.fstat(fd).st_size, seconds)
     finally:
         os.close(direct)

@@ -19,8 +19,8 @@ class Ending:
     """A block in which SIGINT raises `KeyboardInterrupt`, and SIGTERM `Terminated`. In the main thread only.
 
     Attributes:
-        deferred: a signal raises nothing before `resume`. An attribute and no method, since no signal can arrive
-            while it is being set.
+        deferred: whether signals raise nothing before `resume`. It is an attribute instead of a method, because no
+            signal can arrive while an attribute is being set.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Ending:
             signal.signal(number, _USUAL[number])
 
     def resume(self) -> None:
-        """Raise signals at once again, and now the one that arrived while `deferred` was set."""
+        """Let signals raise at once again. Raise the signal that arrived while `deferred` was set."""
         self.deferred = False
         if self._pending is not None:
             self._raise(self._pending)

@@ -77,7 +77,7 @@ class Inspection:
     plan: Plan
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object of everything but the tiles and ranges of the plan."""
+        """A JSON object of everything except the tiles and ranges of the plan."""
         plan = self.plan
         return {
             "path": self.path,

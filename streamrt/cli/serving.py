@@ -1,6 +1,6 @@
 """``streamrt serve``: its options, and running the server.
 
-The server is imported only when it is to run, since it needs the packages of the extra ``serve``.
+The server is imported only when it runs, because it needs the packages of the extra ``serve``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamrt.serve.settings import Settings
 
 
 def _mebibytes(size: int) -> str:
-    """A size as a reader may type it."""
+    """A size as a user may type it."""
     return f"{size >> 20}MiB"
 
 
@@ -58,7 +58,7 @@ _OPTIONS = {
     "host": _Option("the address to listen at", metavar="ADDRESS"),
     "port": _Option("the port to listen at; 0 takes any free one", arguments.port, "PORT"),
     "budget": _Option(
-        "the most memory for weights and activations of all models: a size such as 512MiB, or 'auto' (what is free)",
+        "the most memory for weights and activations of all models: a size such as 512MiB, or 'auto' (the free memory)",
         arguments.budget,
         "SIZE",
     ),
@@ -77,12 +77,12 @@ _OPTIONS = {
     "workers": _count("how many models may compute at the same time"),
     "max_batch": _count("the most samples in a request, and in a pass, which waiting requests share"),
     "max_delay": _seconds("how long a request is held back, so that others can share its pass"),
-    "max_queue": _count("the most requests that wait; of one model, half as many"),
+    "max_queue": _count("the most requests that wait; at most 50 % of them may wait for one model"),
     "max_body": _size("the largest body of a request, decompressed"),
     "max_json": _size("the largest JSON text of a request; its values may take 12 times as much memory, and 1 MiB"),
     "max_held": _size("the most memory for bodies, for JSON while it is parsed, and for answers that are being sent"),
     "body_timeout": _seconds(
-        "the most time for a request's head to arrive, for its body, and for its answer to be taken"
+        "the most time for a request's head to arrive, for its body to arrive, and for its answer to be taken"
     ),
     "grace": _seconds("how long requests in flight may go on after SIGTERM"),
 }

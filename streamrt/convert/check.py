@@ -1,4 +1,4 @@
-"""Shapes of a draft, from lowering its nodes as a run does.
+"""Shapes of a draft. They are found by lowering its nodes, as a run does.
 
 So a graph that cannot run is refused when it is packed, and the extents of its outputs are those that a run will have.
 """
@@ -40,8 +40,8 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
 def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
     """Give the outputs of a draft their extents.
 
-    Probes are large. An extent that all of them give, such as 4 for ``x[:4]``, is still free if a small input gives
-    another one.
+    Probes are large. An extent that is the same under all of them, such as 4 for ``x[:4]``, is still free if a small
+    input gives another extent.
 
     Raises:
         FormatError: as `infer`.
@@ -55,7 +55,7 @@ def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
             continue  # the model needs larger inputs
         if all(
             len(small[spec.name]) == len(found[0][spec.name]) for spec in draft.outputs
-        ):  # a Squeeze without axes may drop one
+        ):  # a Squeeze without axes removes further axes from a small input
             found.append(small)
             probes.append(probe)
             break

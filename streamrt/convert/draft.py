@@ -10,9 +10,9 @@ from streamrt.convert import limits
 from streamrt.convert.weights import Weight
 from streamrt.graph import Activation, Attr, Graph, Node, TensorSpec
 
-#: Tensors of a weights file with names that begin like this are padding.
+#: In a weights file, tensors whose names begin with this are padding.
 _RESERVED_PREFIX = "streamrt.pad."
-#: The key in the header of a weights file that is no tensor.
+#: The only key in the header of a weights file that is not a tensor's name.
 _RESERVED = "__metadata__"
 #: The most characters of a name in a graph.
 _MAX_NAME = 1024
@@ -44,7 +44,7 @@ class Draft:
     params: dict[str, Weight] = field(default_factory=dict)
 
     def readers(self) -> Counter[str]:
-        """How often each tensor is read. An output of the graph counts as read once more."""
+        """How often each tensor is read. Being an output of the graph counts as one more reading."""
         count = Counter(name for node in self.nodes for name in node.inputs if name)
         count.update(spec.name for spec in self.outputs)
         return count
@@ -65,7 +65,7 @@ class Draft:
         self.params = {name: weight for name, weight in self.params.items() if name in wanted}
 
     def new_param(self, name: str, weight: Weight) -> str:
-        """Add a weight, and return its name: ``name``, or a similar one if this is taken."""
+        """Add a weight, and return its name: ``name``, or a similar name if that is taken."""
         name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs})
         self.params[name] = weight
         return name

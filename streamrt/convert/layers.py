@@ -28,7 +28,7 @@ class Layer:
         op: an ONNX operator name.
         weight: its second input, as the weights file holds it: (outputs, inputs) for ``Gemm``,
             (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers in
-            memory, or an `np.memmap`, which is read block by block. An array that two layers have is stored once.
+            memory, or an `np.memmap`, which is read block by block. An array that two layers share is stored once.
         bias: the third input.
         params: further inputs.
         activation: an element-wise operator applied to the result, by name or as an `Activation` with attributes.
@@ -58,8 +58,9 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
     """The draft of a chain from ``"input"``, of extents ``inputs``, to ``"output"``.
 
     Raises:
-        UnsupportedModelError: weights that are not arrays of floating-point numbers, each of them named.
-        ValueError: no layers, or no ``inputs`` and a first layer that is no Gemm, which would tell the extents.
+        UnsupportedModelError: some weights are not arrays of floating-point numbers. The text names each of them.
+        ValueError: there are no layers, or ``inputs`` is None and the first layer is not a Gemm, whose weights would
+            tell the extents of the input.
     """
     if not layers:
         raise ValueError("the list of layers is empty, expected at least one")
@@ -118,7 +119,7 @@ def _weight(array: AnyArray) -> Weight | None:
 
 
 def _attr(name: str, value: Any) -> Attr:
-    """``value`` as a graph holds it: numbers of Python, and tuples instead of other sequences."""
+    """``value`` as a graph holds it: Python's numbers, and tuples instead of other sequences."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, bool):

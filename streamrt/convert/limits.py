@@ -1,8 +1,8 @@
-"""Limits of packing: memory and time beside those of the model's own weights, and the error that names the node.
+"""Limits of packing: memory and time beyond those of the model's own weights, and the error that names the node.
 
-A small file can ask for any amount of both: by folding, by functions that call functions, by shapes. Code in this
-package that computes asks here first, with sizes that it knows from shapes. The limits in force are those of the
-innermost `Limits.in_force` of the calling context. Outside of all, nothing is limited.
+A small file can ask for any amount of both: by folding, by functions that call functions, by shapes. So code that
+computes asks here first, with sizes that it knows from shapes. The limits in force are those of the innermost
+`Limits.in_force` of the calling context. Outside of every `Limits.in_force`, nothing is limited.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from contextvars import ContextVar
 from streamrt.errors import InputError, LimitError
 from streamrt.host.budget import format_size, parse_size
 
-#: The default of ``max_memory``, bytes.
+#: The default of ``max_memory``, bytes. The value is a promise of SECURITY.md.
 MAX_MEMORY = 256 << 20
-#: The default of ``max_seconds``.
+#: The default of ``max_seconds``, seconds of processor time. The value is a promise of SECURITY.md.
 MAX_SECONDS = 10
-#: The largest ``max_seconds``: as for all options that are times.
+#: The largest ``max_seconds``: 12 days, the largest value of every option that is a time.
 MOST_SECONDS = 1_000_000
-#: Packing may hold the model's own weights this many times, beside ``max_memory``: computing with a weight takes the
-#: weight, a temporary and the result.
+#: Packing may hold 3 times the bytes of the model's own weights beside ``max_memory``: computing with a weight takes
+#: the weight, a temporary and the result.
 _COPIES = 3
-#: Constants in the file may have ``max_memory`` times this: computed block by block they take no memory, but space.
+#: Computed constants in the file may have 8 times ``max_memory``. Computed block by block they take space on the disk,
+#: but no memory.
 _WRITTEN = 8
-#: Packing may compute one second longer for this many bytes of the model's own weights.
+#: For each 32 MiB of the model's own weights packing may compute one second longer.
 _BYTES_A_SECOND = 32 << 20
 
 
@@ -35,8 +36,8 @@ class Limits:
     """The limits of one packing, and the memory and time that count against them. Belongs to one thread.
 
     Args:
-        memory: bytes, or a size such as ``"1GiB"``, beside three times the model's own weights.
-        seconds: processor time of the thread, beside one second for each 32 MiB of the model's own weights; at most
+        memory: bytes, or a size such as ``"1GiB"``, beyond 3 times the model's own weights.
+        seconds: processor time of the thread, beyond one second for each 32 MiB of the model's own weights; at most
             `MOST_SECONDS`.
 
     Raises:
@@ -65,7 +66,7 @@ class Limits:
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """Make these limits those that `current` returns inside the ``with`` statement."""
+        """Inside the ``with`` statement, let `current` return these limits."""
         token = _current.set(self)
         try:
             yield
@@ -78,7 +79,7 @@ class Limits:
 
     @contextlib.contextmanager
     def trial(self) -> Iterator[None]:
-        """If the ``with`` statement fails, memory that it holds no longer counts."""
+        """If the ``with`` statement fails, stop counting the memory that it held."""
         held = self._held
         try:
             yield
@@ -123,12 +124,12 @@ class Limits:
         self._held += nbytes
 
     def check_memory(self, nbytes: int) -> None:
-        """Raise `LimitError` if ``nbytes`` and the bytes held together are beyond the limit."""
+        """Raise `LimitError` if ``nbytes`` together with the bytes held are beyond the limit."""
         if self._held + nbytes > self._max_memory + _COPIES * self._own:
             raise self._too_large("hold", self._held + nbytes, self._max_memory)
 
     def check_written(self, nbytes: int) -> None:
-        """Raise `LimitError` if a file may not have ``nbytes`` bytes of weights."""
+        """Raise `LimitError` if ``nbytes`` of weights are too many for the file."""
         if nbytes > _WRITTEN * self._max_memory + _COPIES * self._own:
             raise self._too_large("write constants of", nbytes, _WRITTEN * self._max_memory)
 
@@ -144,7 +145,7 @@ class Limits:
         if spent + seconds > self._max_seconds + self._own / _BYTES_A_SECOND:
             raise LimitError(
                 f"{self._where}: packing would compute for {spent + seconds:.3g} s, more than {self._max_seconds:g} s "
-                f"and one for each {_size(_BYTES_A_SECOND)} of the model's own weights of {_size(self._own)}: "
+                f"and 1 s for each {_size(_BYTES_A_SECOND)} of the model's own weights of {_size(self._own)}: "
                 "max_seconds= (--max-seconds) raises the limit"
             )
 
@@ -153,7 +154,7 @@ _current: ContextVar[Limits | None] = ContextVar("streamrt_limits", default=None
 
 
 def current() -> Limits:
-    """The limits in force; outside of all, limits that nothing reaches."""
+    """The limits in force; outside of every `Limits.in_force`, limits that nothing reaches."""
     found = _current.get()
     if found is None:
         found = Limits(2**62)
@@ -162,7 +163,7 @@ def current() -> Limits:
 
 
 def _shown(value: object) -> str:
-    """The value of an option in at most 40 characters; Python does not write integers of thousands of digits."""
+    """The value of an option in at most 40 characters. Python refuses to print integers of thousands of digits."""
     try:
         return f"{value!r:.40}"
     except ValueError:

@@ -44,9 +44,10 @@ def pack(
     max_memory: int | str = MAX_MEMORY,
     max_seconds: float = MAX_SECONDS,
 ) -> Path:
-    """Convert a model and write it as a weights file, out of core: one tensor is in memory at a time.
+    """Convert a model and write it as a weights file. One tensor is in memory at a time.
 
-    Extents that an ONNX model leaves free stay free. If the model accepts only one size, it is fixed, with a warning.
+    Extents that an ONNX model leaves free stay free. If the model accepts only one size, that size is fixed, with a
+    warning.
 
     Args:
         source: the path of an ONNX file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of `Layer`.
@@ -57,17 +58,18 @@ def pack(
             needs it unless the first layer is a ``Gemm``. For a torch module with one input it leaves more extents
             free than the batch: ``("N", 3, "H", "W")``.
         progress: show a progress bar.
-        max_memory: bytes, or a size such as ``"1GiB"``, of constants that packing computes and holds at once, beside
-            three times the model's own weights as float32. The file may have eight times as many bytes of them.
-        max_seconds: processor time of the calling thread that converting and computing may take, seconds, at most
-            1,000,000; beside one second for each 32 MiB of the model's own weights. Exporting a torch module, reading
+        max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,
+            beyond 3 times the model's own weights as float32. The file may have 8 times as many bytes of them.
+        max_seconds: seconds of processor time that converting and computing may take in the calling thread, at most
+            1,000,000, beyond one second for each 32 MiB of the model's own weights. Exporting a torch module, reading
             and writing do not count.
 
     Returns:
         The path of the file.
 
     Raises:
-        UnsupportedModelError: naming every node and attribute that streamrt cannot run; nothing has been written.
+        UnsupportedModelError: streamrt cannot run the model. The text names every node and attribute that it cannot
+            run. Nothing has been written.
         FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
         LimitError: the model needs more than ``max_memory`` or ``max_seconds``; nothing has been written. It is a
             `FormatError`.
@@ -128,7 +130,7 @@ def _pack(
 
 @contextlib.contextmanager
 def _as_format_error() -> Iterator[None]:
-    """Turn an exception that is not this package's into a `FormatError`: a malformed model can cause any."""
+    """Turn an exception of another package into a `FormatError`: a malformed model can cause any exception."""
     try:
         yield
     except (StreamrtError, MemoryError, Warning):
@@ -139,7 +141,7 @@ def _as_format_error() -> Iterator[None]:
 
 
 def _is_torch_module(source: object) -> bool:
-    torch = sys.modules.get("torch")  # a module of torch cannot exist before torch was imported
+    torch = sys.modules.get("torch")  # without it in memory, ``source`` cannot be a torch module
     return torch is not None and isinstance(source, torch.nn.Module)
 
 
@@ -163,7 +165,7 @@ def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None)
 def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
     """The folded draft for the first probes that the model accepts.
 
-    If it accepts none, the most telling error is raised: the shortest list of problems, else a `LimitError`, else the
+    If it accepts none, the most useful error is raised: the shortest list of problems, else a `LimitError`, else the
     first error.
     """
     unsupported: list[UnsupportedModelError] = []
@@ -215,7 +217,7 @@ def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
 
 
 def _check_size(draft: Draft) -> None:
-    """Raise `LimitError` if the file would have many more weights than the model."""
+    """Raise `LimitError` if the file would have too many weights: see `Limits.check_written`."""
     largest = max(draft.nodes, key=lambda node: _added(draft, node), default=None)
     if largest is not None:
         with limits.current().at(f"node {largest.name!r} ({largest.op})"):
@@ -230,7 +232,7 @@ def _added(draft: Draft, node: DraftNode) -> int:
 def _segments(draft: Draft, check: Callable[[], None] | None) -> list[Segment]:
     """The weights in execution order: a segment for each node that is the first to read any.
 
-    Small weights come first in a segment, as the first tile needs the whole bias.
+    Small weights come first in a segment, because the first tile needs the whole bias.
     """
     written: set[str] = set()
     segments = []

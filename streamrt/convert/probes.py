@@ -1,8 +1,8 @@
 """Probes: trial values for the dynamic extents of a model.
 
-Trying shows which values depend on a dynamic extent. Shapes are computed for several sets of extents. A value that is
-the same for all sets is a constant; a value that is always equal to an extent is this extent. This needs no algebra of
-symbols, and follows a shape through any arithmetic of a model. Usual sizes are multiples of 32. With those, a model
+Probes show which values depend on a dynamic extent. Shapes are computed for several sets of extents. A value that is
+the same for all sets is a constant; a value that always equals an extent is that extent. This works for any arithmetic
+that a model does with shapes, and needs no symbolic algebra. Usual sizes are multiples of 32. With such sizes, a model
 that halves and doubles an extent seems to keep it. So a third set has odd sizes, if the model accepts them.
 """
 
@@ -18,12 +18,12 @@ Probe = dict[str, int]
 
 #: Trial values for the batch: multiples of 8, so that a model may divide them, and different after division.
 _BATCHES = (24, 40, 56)
-#: Trial values for other axes (images, sequences): sets, tried in this order until the model accepts one. The values of
-#: a set lie far apart: a network of stride 64 gives the same size for 224 and 256.
+#: Trial values for other axes (images, sequences). The sets are tried in this order until the model accepts one. The
+#: values of a set lie far apart, because a network of stride 64 gives the same size for 224 and 256.
 _EXTENTS = ((224, 448, 611), (64, 192, 139), (32, 16, 55), (512, 832, 643))
-#: Each further such axis has values that are larger by these steps, so that axes can be told apart.
+#: Each further such axis has values that are larger by these steps, so that axes differ.
 _STEPS = (32, 64, 18)
-#: Sizes to try last, for models that accept one size only.
+#: Sizes to try last, for models that accept one size only: usual sizes of images, and 1.
 _FIXED = (224, 227, 299, 32, 28, 1)
 
 
@@ -59,7 +59,7 @@ def substitute(dims: Dims, probe: Probe) -> Shape:
 def generalise(name: str, shapes: Sequence[Shape], probes: Sequence[Probe]) -> Dims:
     """The dims of tensor ``name`` from its shape under each probe.
 
-    An extent that varies and equals no extent of the inputs is a dynamic one, named after the tensor and the axis.
+    An extent that varies and equals no extent of the inputs is dynamic, and is named after the tensor and the axis.
     """
     if len({len(shape) for shape in shapes}) != 1:
         raise FormatError(f"the rank of {name!r} depends on the extents of the inputs")

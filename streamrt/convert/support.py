@@ -1,4 +1,4 @@
-"""The list of operators, for users: which are supported, and the text of the error for any other."""
+"""Which operators are supported, for users, and the text of the error for any other operator."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def operators(source: Source = "onnx") -> list[str]:
     """The names of all operators that `pack` supports, sorted.
 
     Args:
-        source: ``"onnx"`` for those of an ONNX model, and so of a torch module; ``"layers"`` for those of a `Layer`,
-            and so of a weights file.
+        source: ``"onnx"`` for operators of an ONNX model or a torch module; ``"layers"`` for operators of a `Layer` or
+            a weights file.
 
     Raises:
-        ValueError: ``source`` is neither.
+        ValueError: ``source`` is neither of the two.
         ImportError: ``"onnx"`` needs the ``onnx`` package.
     """
     if source == "layers":
@@ -35,7 +35,7 @@ def operators(source: Source = "onnx") -> list[str]:
 
 @lru_cache(256)  # a model may have thousands of nodes of one operator
 def unsupported(op: str, source: Source) -> str:
-    """The text of the error for operator ``op``: near names, and how to list all."""
+    """The text of the error for operator ``op``, with similar names and how to list all operators."""
     near = get_close_matches(op, operators(source), 3)
     hint = f" (near: {', '.join(near)})" if near else ""
     argument = "" if source == "onnx" else f'"{source}"'

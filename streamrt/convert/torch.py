@@ -27,12 +27,12 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
     """The ONNX graph of ``module`` in evaluation mode, traced with ``example``, a tensor or a tuple of tensors.
 
     Axis 0 of the first tensor is the batch. So is axis 0 of every other tensor with the same extent. The batch stays
-    free; if the module works for one batch only, it is fixed to that of the example, with a warning. ``inputs`` has the
-    extents of the only tensor: then extents with a name are free instead.
+    free. If the module works for one batch only, the example's batch is fixed, with a warning. If ``inputs`` is given,
+    it has the extents of the only tensor, and extents with a name are free instead.
 
     Raises:
         TypeError: the example is missing, is not made of tensors, or does not have the extents ``inputs``.
-        UnsupportedModelError: torch cannot export the module, or cannot with these extents free.
+        UnsupportedModelError: torch cannot export the module, or cannot export it with these extents free.
     """
     args = example if isinstance(example, tuple) else (example,)
     if not args or not all(isinstance(arg, torch.Tensor) for arg in args):
@@ -42,7 +42,7 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
     with _evaluation(module), _quiet():
         try:
             source = _source(_export(module, *_free_batch(args)))
-            # The exporter may fix the batch to that of the example without a warning.
+            # The exporter may fix the example's batch without a warning.
             reason = "" if _is_free(source) else "its shapes fit no other batch"
         except UnsupportedModelError:
             raise
@@ -56,7 +56,7 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
     if reason:
         warnings.warn(
             f"the batch is fixed at {args[0].shape[0]}, as in the example: the module cannot be exported "
-            f"with a free one ({reason})",
+            f"with a free batch ({reason})",
             stacklevel=4,
         )
     return source
@@ -70,7 +70,7 @@ def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Se
         found = ", ".join(str(tuple(arg.shape)) for arg in args)
         raise TypeError(f"inputs= is {tuple(dims)}, expected the extents of an example of one tensor; found {found}")
     for axis, dim in enumerate(dims):
-        if isinstance(dim, str) and args[0].shape[axis] == 1:  # tracing takes 1 for a constant
+        if isinstance(dim, str) and args[0].shape[axis] == 1:  # tracing treats an extent of 1 as a constant
             args = (torch.cat([args[0]] * 2, axis),)
     free = {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if isinstance(dim, str)}
     try:
@@ -83,12 +83,12 @@ def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Se
 
 
 def _is_free(source: OnnxSource) -> bool:
-    """Whether axis 0 of some input is dynamic, or some input has no axes."""
+    """Whether axis 0 of any input is dynamic, or any input has no axes."""
     return any(not spec.dims or isinstance(spec.dims[0], str) for spec in source.inputs)
 
 
 def _free_batch(args: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, Any], ...] | None]:
-    """The example and the free axes of each tensor. A batch of 1 is doubled, as tracing takes 1 for a constant."""
+    """The example and the free axes of each tensor. A batch of 1 is doubled: tracing treats 1 as a constant."""
     if not args[0].ndim:
         return args, None
     batch = args[0].shape[0]

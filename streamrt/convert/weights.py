@@ -1,7 +1,7 @@
 """Weights that are not in memory yet: their source, and how they are read in blocks.
 
-A model larger than memory is packed one tensor at a time. So a `Weight` knows its shape from the beginning, and gets
-its array when it is written: by mapping a file, by copying a tensor out of a protobuf message, or by computing it.
+A model larger than memory is packed one tensor at a time. So a `Weight` knows its shape from the beginning. It gets its
+array when it is written: by mapping a file, by copying a tensor from a protobuf message, or by computing it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from streamrt.errors import FormatError
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
 
-#: The most bytes of float32 in a block. Scaling a block in float64 takes three times as many for a moment.
+#: The most bytes of float32 in a block. Scaling a block in float64 takes 3 times as many bytes for a moment.
 BLOCK = 8 << 20
 #: Bytes of the rows of a transposed matrix that are gathered at once.
 _STRIP = 64 << 20
-#: The least bytes that a strip takes from each row of a mapped file: a page, since reading less reads a page, too.
+#: The fewest bytes that a strip takes from each row of a mapped file: a page, since the kernel reads whole pages.
 _PIECE = 4096
 
 
@@ -37,8 +37,8 @@ class Weight:
         shape: the shape of this array.
         dtype: the dtype of this array.
         scale: float64 factors, one for each index of axis 0, applied when blocks are read.
-        computed: ``load`` makes a new array.
-        depth: the number of functions in ``load`` that call each other.
+        computed: whether ``load`` makes a new array.
+        depth: the number of nested calls in ``load``.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Weight:
 
         def load() -> AnyArray:
             array = source.load()
-            with limits.current().computing():  # it may be a copy
+            with limits.current().computing():  # ``rearrange`` may copy
                 limits.current().check_time()
                 return rearrange(array)
 
@@ -175,7 +175,7 @@ def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
     if height * row > _STRIP:
         limits.current().check_memory(height * row)
     strip = np.empty((height, *array.shape[1:]), array.dtype)
-    # The file is unmapped again after each part: otherwise its pages would take memory beside the strip.
+    # Pages of the file are unmapped after each part, because they would take memory beside the strip.
     width = max(1, BLOCK * array.shape[1] // (height * row))
     for first in range(0, array.shape[0], height):
         rows = array[first : first + height]

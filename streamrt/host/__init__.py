@@ -1,1 +1,1 @@
-"""What the machine has and gives: memory, budgets, threads, and whose turn at the interpreter it is."""
+"""What the machine has and gives: memory, budgets, threads, speeds, and turns at the interpreter's lock."""

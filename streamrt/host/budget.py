@@ -25,15 +25,15 @@ _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)\s*([A-Za-z]*)")
 #: The largest size in bytes: above any machine's memory, and within a signed integer of 64 bits.
 _MAX_SIZE = 2**62
 
-#: ``"auto"`` leaves 1/16 of the free memory, and 32 MiB at least, for memory that a budget does not count: inputs,
-#: returned arrays, BLAS buffers (two threads of OpenBLAS take up to 32 MiB), readahead in flight, and growth of the
-#: rest of the process.
+#: ``"auto"`` leaves 1/16 of the free memory, at least 32 MiB, for memory that a budget does not count: inputs, returned
+#: arrays, BLAS buffers (two threads of OpenBLAS take up to 32 MiB), readahead in flight, and growth of the rest of the
+#: process.
 _LEAST_RESERVE = 32 * 2**20
 _RESERVE_SHARE = 16
 
 
 def parse_size(text: str) -> int:
-    """Bytes from text such as ``"4096"``, ``"512MiB"``, ``"1.5 GiB"`` or ``"300MB"``; fractions of a byte are cut.
+    """Bytes from text such as ``"4096"``, ``"512MiB"``, ``"1.5 GiB"`` or ``"300MB"``, rounded down to whole bytes.
 
     ``KiB MiB GiB TiB`` are powers of 1024 and ``KB MB GB TB`` powers of 1000, in upper or lower case. Without a unit
     the number is bytes.
@@ -65,7 +65,8 @@ def parse_budget(budget: Budget, *, held: int = 0, proc: Path = memory.PROC) -> 
 
     Args:
         budget: see above.
-        held: bytes of anonymous memory that the budget is for and that is taken already. ``"auto"`` counts it as free.
+        held: bytes of anonymous memory that the budget covers and that are taken already. ``"auto"`` counts them as
+            free.
         proc: the folder where the proc filesystem is mounted.
 
     Raises:
@@ -102,7 +103,7 @@ def format_size(size: int) -> str:
 
 def _auto(proc: Path, held: int) -> int:
     room = memory.available(proc) + held
-    # At least 1 byte: a model then raises an error with the budget that it needs.
+    # At least 1 byte, so that a model raises an error with the budget that it needs.
     return max(1, room - max(_LEAST_RESERVE, room // _RESERVE_SHARE))
 
 

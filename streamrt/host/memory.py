@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc")
 
-#: Bytes from which on a limit counts as none. cgroup v1 writes "no limit" as the largest multiple of the page size
-#: below 2**63, and no machine has 2**60 bytes.
+#: A limit of at least this many bytes counts as no limit. cgroup v1 writes "no limit" as the largest multiple of the
+#: page size below 2**63, and no machine has 2**60 bytes.
 _NO_LIMIT = 2**60
 
 
@@ -27,7 +27,7 @@ class MemoryUse:
         budget: the limit on ``weights + workspace``, or None.
         weights: weights that are in memory for the model now, pinned and streamed.
         workspace: activations and scratch.
-        file_resident: pages of the weights file in the page cache, including those that other processes read. To a
+        file_resident: bytes of the weights file in the page cache, including pages that other processes read. To a
             process that does not own the file the kernel reports every page as resident.
         anonymous: anonymous memory of the whole process (``RssAnon``), the workspace included.
     """
@@ -94,7 +94,7 @@ def anonymous_bytes(proc: Path = PROC) -> int:
     """Bytes of anonymous memory that this process has in RAM.
 
     Raises:
-        OSError: /proc/self/status cannot be read or does not tell.
+        OSError: /proc/self/status cannot be read, or has no line about it.
     """
     return _kilobytes(proc / "self" / "status", "RssAnon")
 

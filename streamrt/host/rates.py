@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Bytes a second that a disk delivers, until it is measured: those of a fast SSD.
+#: Bytes a second that a disk is assumed to deliver until it is measured: the speed of a fast SSD.
 DISK = 2.5e9
-#: Bytes a second from memory to all threads.
+#: Bytes a second from memory to all threads: assumed.
 _MEMORY = 2e10
-#: Floating point operations a second of one thread: rather too many. `Model.predict` then puts more samples into a pass
-#: than it need, which costs little; too few samples would cost reading.
+#: Floating-point operations a second of one thread: assumed, and rather too many. `Model.predict` then puts more
+#: samples into a pass than necessary, which costs little. Too few samples would cost reading.
 _OPERATIONS = 1e11
 
 _disks: dict[int, float] = {}  # measured bytes a second, by device number; each access is atomic
@@ -20,7 +20,7 @@ _disks: dict[int, float] = {}  # measured bytes a second, by device number; each
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the machine does in a second, as far as is known.
+    """What the machine does in a second, measured or assumed.
 
     Attributes:
         disk: bytes that it reads from the disk.

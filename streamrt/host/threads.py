@@ -1,9 +1,9 @@
 """How many threads a call computes with: those of BLAS and those of the kernels.
 
-Both are settings of the whole process. While calls with limits of their own overlap, the lowest limit is in force for
-all. The last call to end restores the settings from before the first.
+Both are settings of the whole process. While calls with different limits overlap, the lowest limit is in force for all
+of them. The call that ends last restores the settings from before the first call.
 
-A forked child has none of the calls that were in progress. It begins with the settings from before the first of them.
+In a forked child no call is in progress. It begins with the settings from before the first call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streamrt.errors import InputError
 #: The most threads: the limit of the kernels.
 _MOST = 256
 
-_lock = threading.RLock()  # guards the two below and the settings; reentrant, as a signal handler may fork or call
+_lock = threading.RLock()  # guards the two below and the settings; reentrant: a signal handler may fork or call
 _active: dict[object, int] = {}  # limits in force; each call has a key of its own
 _before: tuple[int, Any] | None = None  # settings to restore: threads of the kernels, and BLAS's limiter
 
@@ -90,7 +90,7 @@ def _apply(count: int) -> None:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """The BLAS libraries of the process, found once: it takes milliseconds."""
+    """The BLAS libraries of the process. They are searched once, because that takes milliseconds."""
     return ThreadpoolController()
 
 

@@ -1,8 +1,8 @@
-"""Background work gives way: it hands on the interpreter's lock often while other threads call models.
+"""Background work gives way: it often releases the interpreter's lock while other threads call models.
 
-A call needs the lock again after each kernel that ran without it. A thread that has the lock is asked for it only after
-`sys.getswitchinterval`, 5 ms by default, in which a small model could have answered 50 times. To open and plan a model
-is Python that never waits for anything. A thread that does that for a pool is a guest, and gives way.
+A call needs the lock again after each kernel that ran without it. Python asks the thread that has the lock for it only
+after `sys.getswitchinterval`, 5 ms by default. A small model could answer 50 times meanwhile. Opening and planning a
+model is Python code that never waits. A thread that does this for a pool is a guest, and gives way.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 import threading
 from time import perf_counter, sleep
 
-#: Seconds for which a guest keeps the lock, 100 us: about as long as a small model computes.
+#: Seconds for which a guest keeps the lock: 100 us, about the time in which a small model computes.
 _STRETCH = 1e-4
-#: Seconds for which a guest then asks to sleep. The kernel makes some 50 us of them, enough to wake another thread. A
-#: guest that released the lock without sleeping would have it again before another thread was awake.
+#: Seconds for which a guest then asks to sleep: 1 us. The kernel makes it about 50 us, enough for another thread to
+#: wake up. A guest that released the lock without sleeping would take it again before another thread was awake.
 _HANDOVER = 1e-6
 
 
@@ -40,7 +40,7 @@ class _Calling:
     """A context in which a thread calls a model, so that guests give way to it."""
 
     def __init__(self) -> None:
-        self.threads: set[int] = set()  # each thread adds and removes itself, in one step
+        self.threads: set[int] = set()  # each thread adds and removes its own identifier, in one step
 
     def __enter__(self) -> None:
         self.threads.add(threading.get_ident())
@@ -55,7 +55,7 @@ os.register_at_fork(after_in_child=calling.threads.clear)
 
 
 def give_way() -> None:
-    """Hand on the lock, if this thread is a guest that has had it for 100 us, and other threads call models."""
+    """Release the lock for a moment, if this thread is a guest that has had it for 100 us and others call models."""
     if perf_counter() > guest.until:
         if len(calling.threads) > (threading.get_ident() in calling.threads):
             sleep(_HANDOVER)

@@ -22,14 +22,14 @@ _SERIES: tuple[tuple[str, str, str, Kind, bool], ...] = (
 )
 #: Height of a bar; lanes are 1 apart.
 _HEIGHT = 0.8
-#: A layer is named if it takes at least 1/40 of the time: names 1/40 of the width apart do not cover each other.
+#: A layer is named if it takes at least 2.5 % of the time: names 2.5 % of the width apart do not overlap.
 _NAMED = 1 / 40
-#: The most letters of a layer's name. Of a longer name the end is drawn, since names of blocks come before.
+#: The most letters of a layer's name. Of a longer name the end is drawn, because names of blocks come first.
 _LETTERS = 24
 
 
 def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
-    """Draw ``trace`` into an image file. Its ending chooses the format, as matplotlib has them: .png, .svg and others.
+    """Draw ``trace`` into an image file. Its ending chooses one of matplotlib's formats: .png, .svg and others.
 
     Raises:
         ImportError: matplotlib is not installed (the extra ``plot``).

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 #: The most characters of a line, which fill 6 lines of a terminal.
 _LONGEST = 500
-#: Characters at the end of a longer line that are kept: they often have the reason. The beginning names the place.
+#: Characters at the end of a longer line that are kept, because they often have the reason. The beginning that is kept
+#: names the place.
 _END = 150
 
 
 def printable(text: str) -> str:
     """``text`` with a backslash escape, as in ``repr``, for each character that is not printable.
 
-    Terminal escapes, line ends and marks that turn the direction of writing become visible.
+    Terminal escapes, line ends and marks that change the direction of writing become visible.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""Sums over a call: bytes, times, and whether reading or computing took the most."""
+"""Sums over a call: bytes, times, and whether reading or computing took longer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamrt.report.trace import Trace, write_perfetto
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first of them.
+    """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first node.
 
     Attributes:
         name: of the node.
@@ -54,7 +54,7 @@ class PassStats:
         passes: passes over the weights: more than one when the batch was divided into micro-batches.
         seconds: duration of the passes.
         stall: the part of ``seconds`` in which computing waited for weights.
-        read_seconds: time that the prefetch thread spent on bringing weights in, most of it while computing went on.
+        read_seconds: time that the prefetch thread took to bring weights in, mostly while others computed.
         bytes_streamed: weights that came in through the window.
         bytes_pinned: weights that were brought in to stay.
         bytes_read: bytes that the device delivered of both; the rest was in the page cache already.
@@ -77,7 +77,7 @@ class PassStats:
 
     @classmethod
     def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int) -> Self:
-        """Add up a call's trace. What each layer did is added up later, by `layers`."""
+        """Add up a call's trace. The part of each layer is added up later, by `layers`."""
         items = [item for done in trace.passes for item in done.items]
         # An item that was in memory before the pass began brought nothing in.
         brought = [item for item in items if item.read_end > item.read_start]
@@ -196,7 +196,7 @@ class PassStats:
 
 @dataclass(slots=True)
 class LastCall:
-    """The times of a call. They are added up when a user asks for them: for a small model that would take too long."""
+    """The times of a call. They are added up when a user asks for them, because for a small model adding takes long."""
 
     trace: Trace
     io: str

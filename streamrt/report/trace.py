@@ -81,7 +81,7 @@ class Trace:
     plan: Plan
 
     def owners(self) -> list[int]:
-        """The node that each item counts for: the first of those that need it."""
+        """The node that each item counts for: the first node that needs it."""
         found = [0] * len(self.plan.ranges)
         for tile in reversed(self.plan.tiles):
             found[tile.begin : tile.end] = [tile.node] * (tile.end - tile.begin)
@@ -96,7 +96,7 @@ class Trace:
         return found
 
     def spans(self) -> Iterator[Span]:
-        """All spans: pass by pass, first those of reading, then those of the steps."""
+        """All spans, pass by pass: first the spans of reading, then the spans of the steps."""
         owners = self.owners()
         for done in self.passes:
             for owner, item in zip(owners, done.items, strict=True):

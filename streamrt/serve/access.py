@@ -15,7 +15,7 @@ from streamrt.errors import InputError, StreamrtError
 
 #: Name of the environment variable with the token, for a server without a token file.
 TOKEN_VARIABLE = "STREAMRT_SERVE_TOKEN"
-#: Characters of a token: enough that it cannot be guessed, and few enough for a header.
+#: The fewest and the most characters of a token: enough that it cannot be guessed, and few enough for a header.
 _SHORTEST, _LONGEST = 16, 1024
 #: Bytes that every request counts for beside its body: its objects and buffers. Answers up to this size do not count.
 LEAST_HELD = 64 << 10
@@ -38,10 +38,10 @@ class EncodingError(StreamrtError):
 def read_token(file: Path | None) -> str:
     """The token for repository and registration calls, from a file or from the environment.
 
-    No argument has it, since other users of the machine can read arguments.
+    It is never a command-line argument, because other users of the machine can read arguments.
 
     Raises:
-        InputError: there is no token, or it is too short or too long, or has a space or another character than ASCII.
+        InputError: there is no token, or it is too short or too long, or has a character that is not printable ASCII.
         OSError: the token file cannot be read.
     """
     if file is None:
@@ -58,7 +58,7 @@ def read_token(file: Path | None) -> str:
 
 
 def is_authorized(header: str | None, token: str) -> bool:
-    """Whether a header ``Authorization`` has the bearer token. The time does not depend on how much of it is right."""
+    """Whether a header ``Authorization`` has the bearer token. Its time does not show how many characters match."""
     scheme, _, given = (header or "").partition(" ")
     digests = [hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given.strip(), token)]
     return hmac.compare_digest(*digests) and scheme.lower() == "bearer"
@@ -113,7 +113,8 @@ class Gate:
     def answer(self, count: int) -> Iterator[None]:
         """A context in which an answer of ``count`` bytes is being sent.
 
-        An answer of any size may be sent when no other is: a model with answers above the limit can be served, too.
+        An answer of any size may be sent when no other answer is being sent. So models with answers above the limit can
+        be served, too.
 
         Raises:
             OverloadedError: there is no room for it beside other answers.
@@ -144,7 +145,7 @@ class Gate:
             self.take(-count)
 
     def take(self, count: int) -> None:
-        """Count ``count`` bytes, which is negative when they are given back. For `Held`; others use `hold`."""
+        """Count ``count`` bytes, a negative number when they are given back. Only `Held` uses it; others use `hold`."""
         with self._lock:
             if count > 0 and self._held + count > self._most:
                 raise self._overloaded(count)
@@ -152,7 +153,7 @@ class Gate:
 
     def _overloaded(self, count: int) -> OverloadedError:
         return OverloadedError(
-            f"requests and answers hold {self._held} bytes; expected at most {self._most} with {count} more "
+            f"requests and answers hold {self._held} bytes, and {count} more would exceed {self._most} "
             "(--max-held): try again later"
         )
 
@@ -173,7 +174,7 @@ def decompress(body: bytes | bytearray, encoding: str, limit: int) -> bytes | by
     try:
         found = stream.decompress(body, limit + 1)
     except zlib.error:
-        raise EncodingError(f"the body is not in {encoding}, which its Content-Encoding names") from None
+        raise EncodingError(f"the body is not in {encoding}, which its Content-Encoding names: send it again") from None
     if len(found) > limit:
         raise TooMuchError(f"expected a body of at most {limit} bytes once decompressed, found more")
     if not stream.eof or stream.unused_data:

@@ -27,7 +27,7 @@ Results = Mapping[str, Result]
 
 
 class QueueFullError(StreamrtError):
-    """As many requests wait as may: try again later."""
+    """The limit of requests that wait is reached: try again later."""
 
 
 class ReplacedError(StreamrtError):
@@ -69,7 +69,7 @@ class Batcher:
         workers: number of threads.
         max_batch: the most samples of one pass.
         max_delay: seconds that a request is held back, so that others can share its pass.
-        max_queue: the most requests that wait; of one model, half as many.
+        max_queue: the most requests that wait; at most 50 % of them may wait for one model.
         timeout: the most seconds from `submit` to the start of the computation.
         observe: called for every pass with the number of its requests and of its samples.
     """
@@ -120,7 +120,7 @@ class Batcher:
             inputs: arrays by name. They must not change before the future is done.
             outputs: names of the outputs that are wanted.
             samples: how many samples the request has.
-            version: that the model must have (`Model.checksum`); None allows any.
+            version: version that the model must have (`Model.checksum`); None allows any.
 
         Returns:
             The results by name, or the error of a lease or a call. A future that is cancelled before its pass begins
@@ -188,7 +188,7 @@ class Batcher:
         return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch
 
     def _pop(self, name: str) -> list[Job]:
-        """The oldest request of a model, and later ones of the same version and outputs, up to `max_batch` samples."""
+        """The oldest request of a model, and later requests of its version and outputs, up to `max_batch` samples."""
         queue = self._queues[name]
         jobs, left, room = [queue.popleft()], deque[Job](), self._max_batch
         room -= jobs[0].samples
@@ -211,7 +211,7 @@ class Batcher:
             while jobs := self._in_time(jobs):
                 try:
                     self._call(name, jobs)
-                except PoolBusyError:  # the time of the job with the earliest deadline is over; others have some left
+                except PoolBusyError:  # the earliest deadline has passed; other jobs have time left
                     continue
                 return
         except BaseException as error:

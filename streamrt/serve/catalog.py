@@ -170,7 +170,7 @@ class Catalog:
         Raises:
             UnknownModelError: no model of this name is served.
         """
-        with suppress(Exception):  # the pool meets the same error, if there is one
+        with suppress(Exception):  # the pool meets the same error, if any
             self.spec(name)  # notes which file this is, so that a later call sees that it was replaced
         return self._pool.prefetch(name)
 
@@ -243,15 +243,15 @@ class Catalog:
         return [entries[name] for name in sorted(entries)]
 
     def _trouble(self, name: str) -> str:
-        """The type of the error for which the header of a model cannot be read; empty where it can."""
+        """The type of the error for which the header of a model cannot be read; empty if it can be read."""
         try:
             self.spec(name)
-        except Exception as error:  # whatever it is: the index has other models, too
+        except Exception as error:  # of any type, because the index must show the other models
             return type(error).__name__
         return ""
 
     def _forget_failure(self, name: str) -> None:
-        """Have the pool load a model again that it could not load: its file was mended or replaced."""
+        """Let the pool load a model again that it could not load: its file was repaired or replaced."""
         with suppress(UnknownModelError):  # it was unregistered meanwhile
             if self.status(name)[1].state is State.FAILED:
                 self._pool.unload(name, wait=False)

@@ -13,19 +13,19 @@ from streamrt.serve.logs import log
 class Connection(H11Protocol):
     """A connection of uvicorn with two deadlines. All methods run on the event loop.
 
-    The deadline for a request runs while the client owes bytes: from the connection, or the first byte of the next
-    head, until the head is complete; and while the rest of a body arrives that was answered early, such as with 413.
-    That rest is read and dropped. Closing the connection at once instead would reset it, and a client that is still
-    sending would lose the answer. (While a body is read, `read_body` has a deadline.)
+    The deadline for a request runs from the connection, or from the first byte of the next head, until the head is
+    complete. It also runs after an early answer, such as 413, while the rest of the body arrives. That rest is read and
+    dropped: closing the connection at once would reset it, and a client that is still sending would lose the answer.
+    (While a body is read, `read_body` has a deadline.)
 
-    The deadline for an answer runs from the moment at which the answer first waits for its reader.
+    The deadline for an answer runs from the moment at which the answer first waits for the client to read.
     """
 
     #: Seconds of each deadline; `connection_within` sets them.
     patience = 60.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client has connected, and owes a request."""
+        """The client has connected: the deadline for its request begins."""
         super().connection_made(transport)
         self._request = _Deadline(self, "the rest of a request did not arrive in time")
         self._answer = _Deadline(self, "the answer was not taken in time")
@@ -37,12 +37,12 @@ class Connection(H11Protocol):
         self._watch_request()
 
     def pause_writing(self) -> None:
-        """An answer waits for its reader."""
+        """An answer waits for the client to read."""
         super().pause_writing()
         self._answer.start()
 
     def resume_writing(self) -> None:
-        """The reader has caught up. While more of the answer is to be written, its deadline stays."""
+        """The client has read enough. While more of the answer is to be written, its deadline stays."""
         super().resume_writing()
         if self.cycle.response_complete or not self.cycle.response_started:
             self._answer.stop()

@@ -1,6 +1,6 @@
 """The model repository: the folder of weights files, from which all models come.
 
-Text of a client becomes part of a path only if it matches a pattern that has no room for ``/`` or a leading dot.
+A client's text becomes part of a path only if it matches a pattern that allows neither ``/`` nor a leading dot.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
 def check_name(name: object) -> str:
-    """``name``, if a model can have it: at most 128 letters, digits and ``._-``, and none of these three first.
+    """``name``, if it is valid: at most 128 letters, digits and ``._-``, with a letter or digit first.
 
     Raises:
         InputError: no model can have this name.
@@ -49,7 +49,7 @@ def model_of(file: object) -> str:
 class Folder:
     """The weights files of a folder, without those of subfolders.
 
-    Only regular files count that are not hidden, and links to such files of the same folder.
+    Only regular files that are not hidden count, and links to such files of the same folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,7 +81,7 @@ class Folder:
             found = (self._path / file).resolve(strict=True)
             inside = found.parent == self._path and not found.name.startswith(".")
             regular = stat.S_ISREG(found.stat().st_mode)
-        except (OSError, RuntimeError):  # the file is missing, or links form a circle
+        except (OSError, RuntimeError):  # the file is missing, or links form a cycle
             inside = regular = False
         if not (inside and regular):
             raise UnknownModelError(f"the repository has no model named {name!r}")

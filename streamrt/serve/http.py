@@ -1,7 +1,7 @@
 """HTTP: reading bodies within limits, sending answers, and the status code of each error.
 
-The text of an error is sent only if it speaks of the request alone. Errors of a model name files of the server: they
-are logged, and the client gets a general text.
+The text of an error is sent only if it is about the request alone. Errors of a model name files of the server. They are
+logged, and the client gets a general text.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from streamrt.serve.metrics import GONE
 from streamrt.serve.protocol import ProtocolError, UnrepresentableError
 from streamrt.serve.service import Service
 
-#: Seconds after which a busy server may be asked again: the least above 0, since the header has whole seconds.
+#: Seconds after which a client may try again: 1, the smallest value above 0 that the header Retry-After can have.
 _RETRY_AFTER = "1"
-#: Bytes of an answer that are sent at once. The transport may hold so many for a client that does not read.
+#: Bytes of an answer that are sent at once. The transport may hold this many for a client that does not read.
 _PART = 256 << 10
 #: Errors whose text is sent to the client, with their status codes.
 _TOLD: dict[type[Exception], int] = {
@@ -62,8 +62,8 @@ async def read_body(service: Service, request: Request, held: Held, limit: int, 
     """The decompressed body. No more than ``limit`` bytes of it are kept.
 
     Args:
-        service: that has the deadline.
-        request: whose body has not been read.
+        service: has the deadline.
+        request: a request whose body has not been read.
         held: counts the bytes of the body.
         limit: the most bytes of the body, compressed and decompressed.
         option: of the command line that sets the limit, for texts of errors.
@@ -141,7 +141,7 @@ class Routes:
                     response = Response(status_code=GONE)
                 except Exception as error:
                     response = failure(request, error)
-                    # Its frames hold the request, and futures that hold the error: a cycle, which would live for long.
+                    # Its frames hold the request, and futures that hold the error. That cycle would live for long.
                     error.__traceback__ = error.__context__ = error.__cause__ = None
                 name = request.path_params.get("model", "")
                 model = name if self._service.catalog.has(name) else ""
@@ -166,7 +166,7 @@ class Routes:
 
 
 class _Endpoint:
-    """An ASGI application. A route would take a plain function for a handler that returns a response."""
+    """An ASGI application. It is a class because a route treats a plain function as a handler of another form."""
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -191,7 +191,7 @@ async def _send(response: Response, scope: Scope, receive: Receive, send: Send) 
 
 
 async def no_route(request: Request, error: Exception) -> Response:
-    """The answer for a path without a route: 404 or 405. And for an error outside of all routes: 500."""
+    """The answer for a path without a route, 404 or 405, and for an error outside of all routes, 500."""
     response = failure(request, error)
     _log(request, response.status_code, 0.0, "", "")
     return response
@@ -218,18 +218,18 @@ def failure(request: Request, error: Exception) -> Response:
         headers.update(error.headers or {})
         if status == 404:
             text += ": expected /ping, /metrics, /v2, or a path below /v2, /predictions or /models"
-        elif status == 405:  # the router names the methods of one route; others have the same path
+        elif status == 405:  # the router names the methods of one route; other routes have the same path
             headers["Allow"] = ", ".join(_methods(request))
             text += f": expected {headers['Allow']}, found {request.method!r:.40}"
     else:
         kind = type(error).__name__
         status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
-        text = str(error) if status != 500 else "the model or the server failed: its log has the reason"
+        text = str(error) if status != 500 else "the model or the server failed: the server's log has the reason"
         if status == 500:
             log_failure(error)
     if status == 503:
         headers["Retry-After"] = _RETRY_AFTER
-    if request.scope["path"].startswith("/v2"):  # request.url would raise for a Host header that is no host
+    if request.scope["path"].startswith("/v2"):  # request.url would raise for an invalid Host header
         body: dict[str, object] = {"error": text, "type": kind}
     else:  # the form of multi-model-server
         body = {"code": status, "type": kind, "message": text}

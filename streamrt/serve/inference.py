@@ -17,7 +17,7 @@ from streamrt.serve.http import model_in, read_body, version_in
 from streamrt.serve.protocol import InferRequest, weigh_json
 from streamrt.serve.service import Service
 
-#: Bytes of a JSON text up to which the memory of its values is not counted: it is less than 1 MiB for each thread.
+#: For a JSON text of at most 16 KiB the memory of its values is not counted: it is below 1 MiB for each thread.
 _SMALL = 16 << 10
 
 
@@ -32,7 +32,7 @@ async def run_model(
 
     Args:
         service: with the model.
-        request: whose body has not been read.
+        request: a request whose body has not been read.
         parse: makes tensors from the body; runs in a thread.
         encode: makes an answer from the results; runs in a thread.
         json_length: bytes of JSON at the start of the body; None if all of it is JSON.
@@ -57,7 +57,7 @@ async def run_model(
 
 
 async def _outcome(request: Request, results: Future[Results], seconds: float) -> Results:
-    """The results. The request is given up when the client goes, and when no thread has begun it in time."""
+    """The results. The request is given up if the client disconnects, or if no thread has begun it in time."""
     ended = asyncio.wrap_future(results)
     gone = asyncio.ensure_future(_gone(request))
     waiting: set[asyncio.Future[Any]] = {ended, gone}
@@ -76,6 +76,6 @@ async def _outcome(request: Request, results: Future[Results], seconds: float) -
 
 
 async def _gone(request: Request) -> None:
-    """Return when the client goes. The body was read, so no other message can arrive."""
+    """Return when the client disconnects. The body was read, so no other message can arrive."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

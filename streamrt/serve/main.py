@@ -15,11 +15,11 @@ from streamrt.serve.logs import log, set_up
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
 
-#: Seconds that an idle connection is kept. Load balancers usually keep theirs for 60 s, and must close first.
+#: Seconds that an idle connection is kept. Load balancers usually keep connections for 60 s, and must close first.
 _KEEP_ALIVE = 75
 #: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
 _MAX_HEAD = 64 << 10
-#: Connections that may wait to be accepted, as uvicorn's default has it.
+#: Connections that may wait to be accepted: uvicorn's default.
 _BACKLOG = 2048
 
 
@@ -28,7 +28,7 @@ def serve(settings: Settings, level: str = "info") -> None:
 
     Raises:
         InputError: a setting is wrong.
-        OSError: the folder cannot be read, or the address cannot be listened at.
+        OSError: the folder cannot be read, or the server cannot listen at the address.
     """
     set_up(sys.stderr, level)
     service = Service(settings)
@@ -88,10 +88,10 @@ class _Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
-    It is made with the protocol TCP by name: asyncio switches Nagle's algorithm off only then.
+    It is made with TCP named as its protocol, because only then asyncio switches Nagle's algorithm off.
 
     Raises:
-        OSError: the host is unknown, or the address is in use or not of this machine.
+        OSError: the host is unknown, or the address is in use, or does not belong to this machine.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -11,9 +11,9 @@ from prometheus_client.registry import Collector
 
 from streamrt.pool import PoolStats
 
-#: How a request ended: served; refused as wrong; refused for lack of memory or time; failed; given up by the client.
+#: How a request ended: served; refused as wrong; refused for lack of memory or time; failed; client disconnected.
 OUTCOMES = ("ok", "refused", "busy", "failed", "gone")
-#: The status code that nginx logs when the client has gone.
+#: The status code that nginx logs when the client has disconnected.
 GONE = 499
 
 #: Upper bounds of the buckets of histograms: seconds of a request, and requests or samples of a pass.

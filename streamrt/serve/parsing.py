@@ -15,20 +15,20 @@ from streamrt.format.marks import count_marks
 _LIST = 88
 #: Bytes of an object with up to five keys.
 _OBJECT = 208
-#: Bytes of a key: its entries in the parser's memo, in the parser's list of pairs, and in the object, when each of them
-#: has just been resized.
+#: Bytes of a key: its entries in the parser's memo, in the parser's list of pairs, and in the object. Each table is
+#: assumed to have just grown.
 _KEY = 192
 #: Bytes of an item's place in a list, which grows by 1/8 at a time.
 _ITEM = 12
-#: Bytes for each quotation mark: half of a string's object, without its characters.
+#: Bytes for each quotation mark, of which a string has two: 50 % of a string's object, without its characters.
 _QUOTE = 32
 #: Bytes of a number's object.
 _NUMBER = 32
-#: The fewest characters of a number that has an object of its own, but for numbers of a sign and one digit: CPython
-#: shares the objects of small integers.
+#: Numbers of fewer characters have no object of their own: CPython shares the objects of small integers. Numbers of a
+#: sign and two digits count, although some are shared.
 _DIGITS = 3
-#: Bytes for each character: in a copy of the bytes, in the text, and in a string. If one character is wide, text and
-#: string take four bytes for each, and the string has grown.
+#: Bytes for each character: in a copy of the bytes, in the text, and in a string. If any character is wide, text and
+#: string take four bytes for each character, and the string has grown.
 _NARROW, _WIDE = 3, 14
 _WIDE_ONES = re.compile(rb"[\xc4-\xff]|\\u")
 #: Bytes of a number in the flat list and in the array that are made from nested lists.
@@ -40,8 +40,8 @@ class Weight:
     """The memory that a text takes.
 
     Attributes:
-        values: bytes of lists, objects, strings and numbers. The characters of strings do not count, nor do numbers of
-            a sign and one digit.
+        values: bytes of lists, objects, strings and numbers. Characters of strings do not count. Numbers of one digit,
+            with or without a sign, do not count either.
         total: bytes of everything that is in memory at once until there are arrays, beside the body.
     """
 

@@ -1,7 +1,7 @@
 """The Open Inference Protocol (KServe V2) with its binary tensor data: bytes to tensors, results to bytes.
 
-Pure: no HTTP, no model, no file. Any request may be hostile. Sizes are compared before an array is made, as integers of
-Python, which do not overflow. Binary data is not copied: arrays are views of the body.
+Pure: no HTTP, no model, no file. Any request may be hostile. Sizes are compared before an array is made, as Python's
+integers, which do not overflow. Binary data is not copied: arrays are views of the body.
 
 See the protocol's ``specification/protocol/inference_rest.md`` (github.com/kserve/open-inference-protocol), and for
 binary data ``docs/protocol/extension_binary_data.md`` (github.com/triton-inference-server/server).
@@ -29,10 +29,10 @@ _FLOAT = np.dtype("<f4")
 _MAX_RANK = 32  # dimensions, as in NumPy 1 and in the weights file
 _MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
 _MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
-#: Bytes that the values of a JSON text may take once parsed: for each byte of `max_json`, and beside that. Flat lists
-#: of numbers take at most 12 for each byte.
+#: Bytes that the values of a JSON text may take once parsed: 12 for each byte of `max_json`, and 1 MiB. Flat lists of
+#: numbers take at most 12 bytes for each byte.
 _VALUES, _MORE_VALUES = 12, 1 << 20
-#: Parameters that change the result, or where it is stored. A server that ignored one would give a wrong answer.
+#: Parameters that change the result, or where it is stored. A server that ignored them would give a wrong answer.
 _UNSUPPORTED = {
     "classification": "classification is not supported: ask for the tensor",
     "sequence_id": "sequences are not supported: models have no state",
@@ -40,7 +40,7 @@ _UNSUPPORTED = {
 }
 
 
-#: Names of JSON's kinds of values, by the types of parsed ones.
+#: Names of JSON's kinds of values, by the Python type of the parsed value.
 _KINDS: dict[type, str] = {
     type(None): "null",
     bool: "a boolean",
@@ -62,7 +62,7 @@ class UnrepresentableError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output that a request wants, as binary data or as JSON; None for ``binary`` leaves that to the request."""
+    """An output that a request wants, as binary data or JSON. If ``binary`` is None, the request's default decides."""
 
     name: str
     binary: bool | None = None
@@ -262,7 +262,7 @@ def to_array(numbers: Sequence[float], shape: Shape, name: str) -> Array:
     except OverflowError:  # an integer beyond float64
         array = None
     if array is None or not np.isfinite(array).all():
-        raise ProtocolError(f"input {name!r}: expected numbers of at most 3.4e38, found one beyond float32")
+        raise ProtocolError(f"input {name!r}: expected numbers of at most 3.4e38, found a number beyond float32")
     return array.reshape(shape)
 
 
@@ -325,7 +325,7 @@ def _shape(tensor: Mapping[str, Any], name: str) -> Shape:
 
 
 def _parameters(owner: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    """The ``parameters`` of a request or a tensor: strings, numbers and booleans by name. Unknown ones are ignored."""
+    """The ``parameters`` of a request or a tensor: strings, numbers and booleans by name. Unknown names are ignored."""
     found = owner.get("parameters")
     if found is None:
         return {}
@@ -368,12 +368,12 @@ def _object(found: Any, what: str) -> Mapping[str, Any]:
 
 
 def kind_of(found: Any) -> str:
-    """What JSON calls a parsed value."""
+    """JSON's name for the kind of a parsed value."""
     return _KINDS[type(found)]
 
 
 def _shown(found: Any) -> str:
-    """A value for the text of an error. Nothing large or deep is made into text."""
+    """A value for the text of an error. A large or deep value is described instead of converted."""
     if isinstance(found, str):
         return f"a string of {len(found)} characters"
     if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_RANK or not _flat(found))):

@@ -21,9 +21,10 @@ from streamrt.serve.settings import Settings
 
 T = TypeVar("T")
 
-#: Threads that parse requests and encode answers. Few: each may hold a parsed JSON text, and one at a time runs Python.
+#: Threads that parse requests and encode answers. They are few, because each may hold a parsed JSON text, and only one
+#: thread at a time runs Python.
 _READERS = 4
-#: Bytes that a JSON text takes once parsed, above which it is parsed alone: parsing holds the interpreter anyway.
+#: A JSON text that takes more than 4 MiB once parsed is parsed alone: parsing holds the interpreter's lock anyway.
 _LARGE = 4 << 20
 #: The most repository and registration calls that wait for their one thread. Few clients make such calls.
 _MAX_CHANGES = 16
@@ -33,8 +34,8 @@ class Service:
     """Everything that the routes use. Coroutines never block; other methods may.
 
     Attributes:
-        draining: the server is ending. It accepts no more connections, and says that it is not ready. Requests over
-            open connections are served, so that load balancers, which keep connections, lose none.
+        draining: whether the server is ending. It then accepts no more connections, and reports that it is not ready.
+            Requests over open connections are served, so that load balancers, which keep connections, lose no request.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,7 +103,7 @@ class Service:
         """
         if self._changes >= _MAX_CHANGES:
             raise QueueFullError(
-                f"{self._changes} repository and registration calls wait, the most that may: try again later"
+                f"{self._changes} repository and registration calls wait, which is the limit: try again later"
             )
         self._changes += 1
         try:

@@ -24,12 +24,13 @@ class Settings:
         workers: how many models may compute, or wait for memory, at the same time; each takes a thread.
         max_batch: the most samples of one pass, and so of one request.
         max_delay: seconds that a request is held back, so that others can share its pass.
-        max_queue: the most requests that wait. Half as many may wait for one model, which leaves room for others.
+        max_queue: the most requests that wait. At most 50 % of them may wait for one model, which leaves room for
+            others.
         max_body: the most bytes of a request's body, decompressed.
-        max_json: the most bytes of JSON in a body. Once parsed, its values may take 12 times as many, and 1 MiB.
+        max_json: the most bytes of JSON in a body. Once parsed, its values may take 12 times as many bytes, and 1 MiB.
         max_held: the most bytes of bodies, of JSON while it is parsed, and of answers that are being sent, together.
-        body_timeout: the most seconds for each of three: the head of a request arrives; its body arrives; the client
-            takes the answer.
+        body_timeout: the most seconds until a request's head has arrived; again until its body has arrived; and again
+            until the client has taken the answer.
         grace: the most seconds that requests in flight go on after SIGTERM.
         token: the token that repository and registration calls need; None refuses these calls.
     """

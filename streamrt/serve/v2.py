@@ -57,16 +57,16 @@ class OpenInference:
         return JSONResponse({"name": "streamrt", "version": __version__, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:
-        """Whether the server lives. It answers, so it does."""
+        """Whether the server is alive: always true in an answer."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """Whether the server takes requests. The protocol's text and its OpenAPI file name two keys: both are sent."""
+        """Whether the server takes requests. Two keys are sent: the protocol's text and its OpenAPI file differ."""
         ready = not self._service.draining
         return JSONResponse({"live": True, "ready": ready}, 200 if ready else 503)
 
     async def model_metadata(self, request: Request) -> Response:
-        """Inputs and outputs of a model, whether it is in memory or not."""
+        """Inputs and outputs of a model, even if it is not in memory."""
         name = model_in(request)
         spec = await self._service.call(self._service.catalog.spec, name, version_in(request))
         return JSONResponse(
@@ -80,7 +80,7 @@ class OpenInference:
         )
 
     async def model_ready(self, request: Request) -> Response:
-        """Whether requests for a model are served, whether it is in memory or not."""
+        """Whether requests for a model are served. The model need not be in memory."""
         catalog, name, version = self._service.catalog, model_in(request), version_in(request)
         entry = await self._service.call(catalog.entry, name)
         if version is not None and entry.state == "READY":

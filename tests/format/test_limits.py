@@ -110,7 +110,7 @@ def test_a_large_network_opens(tmp_path: Path) -> None:
 def test_an_input_that_nobody_reads_and_no_memory_holds(tmp_path: Path, dims: list[int]) -> None:
     made = graph([node(0, "Relu", ["x"], ["y"])], ["y"])
     made["inputs"].append({"name": "unread", "dims": dims})
-    with pytest.raises(FormatError, match=r"graph.inputs\[1\] \('unread'\): extents .* more than 2\*\*40 elements"):
+    with pytest.raises(FormatError, match=r"graph.inputs\[1\] \('unread'\): extents .* at most 2\*\*40 elements"):
         opened(tmp_path / "model.safetensors", made)
 
 

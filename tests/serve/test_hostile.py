@@ -176,12 +176,12 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "an index with words": (
         http("POST", "/v2/repository/index", AUTHORIZED, body=b'{"ready": "no"}'), 400, "expected true or false"),
     # files
-    "a broken file": (infer(GOOD, model="broken"), 500, "its log has the reason"),
-    "a broken file's metadata": (http("GET", "/v2/models/broken"), 500, "its log has the reason"),
+    "a broken file": (infer(GOOD, model="broken"), 500, "log has the reason"),
+    "a broken file's metadata": (http("GET", "/v2/models/broken"), 500, "log has the reason"),
     "a broken file's readiness": (http("GET", "/v2/models/broken/ready"), 503, ""),
     "a load of a broken file": (
-        http("POST", "/v2/repository/models/broken/load", AUTHORIZED), 500, "its log has the reason"),
-    "a file cut short": (infer(GOOD, model="cut"), 500, "its log has the reason"),
+        http("POST", "/v2/repository/models/broken/load", AUTHORIZED), 500, "log has the reason"),
+    "a file cut short": (infer(GOOD, model="cut"), 500, "log has the reason"),
 }  # fmt: skip
 
 

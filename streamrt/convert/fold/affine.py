@@ -64,7 +64,7 @@ def _affine_of(
 
 
 def _row_axis(node: DraftNode, draft: Draft) -> int | None:
-    """`Traits.row_axis` of a node, if all its inputs but the first are weights; else None."""
+    """`Traits.row_axis` of a node if all its inputs except the first are weights; else None."""
     if node.op == "MatMul" and not node.attrs.get("transB"):
         return None  # its weights are columns
     return traits_of(node.op).row_axis if all(name in draft.params for name in node.inputs[1:] if name) else None
@@ -78,12 +78,12 @@ def _per_channel(draft: Draft, name: str, rank: int, axis: int, channels: int) -
     shape = (1,) * (rank - len(weight.shape)) + weight.shape
     if weight.size != 1 and shape[axis] != channels:
         return None
-    limits.current().check_memory(4 * 8 * channels)  # factors and shifts, and those of the product
+    limits.current().check_memory(4 * 8 * channels)  # bytes of factors and shifts, before and after combining them
     return np.broadcast_to(weight.float64().reshape(-1), (channels,))
 
 
 def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine | None:
-    """``op`` of y, its operand ``position``, and ``values`` as factor and shift of y; None if it has none."""
+    """The effect of ``op`` on y, its operand ``position``, with ``values``: a factor and a shift, or None."""
     one, zero = np.ones_like(values), np.zeros_like(values)
     match op, position:
         case "Add", _:

@@ -2,7 +2,7 @@
 
 The steps, in this order:
 
-1. Nodes that do nothing are removed. Two Reshapes in a row become one.
+1. Nodes that do nothing are removed. Two successive Reshapes become one.
 2. Activations that are spelled out in arithmetic become one node (`spelled`).
 3. Padding becomes an attribute of the convolution or pooling after it.
 4. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
@@ -48,7 +48,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 def _drop_identities(draft: Draft) -> None:
     """Remove Identity nodes: their readers read their input.
 
-    An Identity stays if it reads an input or an output of the graph and is an output of the graph.
+    An Identity stays if its input is an input or an output of the graph, and its output is an output of the graph.
     """
     outputs = {spec.name for spec in draft.outputs}
     producers = draft.producers()
@@ -91,12 +91,12 @@ def _skip_reshapes(draft: Draft) -> None:
 
 
 def _combined_shape(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
-    """The target of one Reshape that has the effect of two; None if there is none."""
+    """The target of one Reshape with the effect of two Reshapes; None if there is no such target."""
     assert isinstance(shape, tuple)
     assert isinstance(earlier, tuple)
     combined = []
     for axis, extent in enumerate(shape):
-        # A 0 keeps an extent of the tensor in between. It has no number if that is a -1, or if the axis is new.
+        # A 0 keeps an extent of the tensor in between. That extent is not known if it is a -1, or if the axis is new.
         if extent == 0 and (axis >= len(earlier) or earlier[axis] == -1):
             return None
         combined.append(int(earlier[axis] if extent == 0 else extent))
@@ -155,7 +155,7 @@ def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
 def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     """``Add(Conv(x), y)`` becomes a Conv with y as input 3, if y is computed before the convolution."""
     if len({spec.dims[0] for spec in draft.inputs if spec.dims and isinstance(spec.dims[0], str)}) > 1:
-        return  # batches may differ in a run though they are equal under a probe
+        return  # batches that are equal under a probe may differ in a run
     readers, producers = draft.readers(), draft.producers()
     position = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
     kept: list[DraftNode] = []

@@ -1,7 +1,7 @@
 """Scaling the channels of the input of a 1 x 1 convolution becomes a part of it: inputs 4 and 5 of the Conv.
 
-So these take no pass over the activations of their own: a BatchNormalization before a convolution, as in DenseNet, and
-the gates of a squeeze-and-excitation block.
+This saves a pass over the activations for each BatchNormalization before a convolution, as in DenseNet, and for the
+gates of each squeeze-and-excitation block.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def _is_pointwise(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) ->
     strides, pads = node.attrs.get("strides", (1,)), node.attrs.get("pads", (0,))
     assert isinstance(strides, tuple)
     assert isinstance(pads, tuple)
-    # A map of one position is a Gemm. A depthwise convolution is no product.
+    # A convolution of a map with one position is a Gemm. The kernel of a depthwise convolution cannot scale.
     return plain and set(strides) == {1} and not any(pads) and set(x[2:]) != {1} and weights[1] > 1
 
 
 def _input_limits(node: DraftNode) -> dict[str, Attr] | None:
-    """The range to which the activation of ``node`` limits, as attributes of a Conv; None if it does more."""
+    """The range to which the activation of ``node`` limits values, as attributes of a Conv; None if it does more."""
     limits = limits_of(node.frozen())
     if limits is None:
         return None

@@ -1,6 +1,6 @@
 """Activations that a model spells out in arithmetic become one node.
 
-A product is split into its factors, in whichever order they are multiplied. These products are activations:
+A product is split into its factors; their order does not matter. These products are activations:
 
 * ``x * sigmoid(x)`` is Swish,
 * ``x * tanh(softplus(x))`` is Mish,
@@ -18,7 +18,7 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
 
-#: Relative difference at which two constants still are the same: models have them in float32, or in four decimals.
+#: Treat two constants as the same up to this relative difference: models have them in float32, or with four decimals.
 _TOLERANCE = 1e-4
 
 

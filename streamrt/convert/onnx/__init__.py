@@ -1,1 +1,1 @@
-"""Reading ONNX. `importer` is the entry and goes from node to node; each family of operators has a file."""
+"""Reading ONNX. Start at `importer`, which converts node by node. Each family of operators has a file."""

@@ -14,7 +14,7 @@ from streamrt.graph import Attr
 
 @converts("Gemm")
 def gemm(node: OnnxNode) -> None:
-    """``alpha * A' B' + beta * C``; with a constant B a Gemm, whose weights take up factors and transposition."""
+    """``alpha * A' B' + beta * C``. If B is constant, it is a Gemm, whose weights include factors and transposition."""
     alpha, beta = node.float_("alpha", 1.0), node.float_("beta", 1.0)
     trans_a, trans_b = node.flag("transA"), node.flag("transB")
     a = _matrix(node, 0, trans_a)
@@ -60,7 +60,7 @@ def _rows(weight: Weight, rows_first: bool, factor: float) -> Weight:
 
 
 def _is_row(node: OnnxNode, index: int, rows: int) -> bool:
-    """Whether an input is a constant vector of ``rows``, or a number, so that it is the same for every sample."""
+    """Whether an input is a constant number or vector of length ``rows``, so that all samples have the same value."""
     if not node.is_constant(index):
         return False
     shape = node.weight(index, "C").shape
@@ -106,7 +106,7 @@ def conv(node: OnnxNode) -> None:
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
     if spatial not in (1, 2):
-        raise node.problem(f"weights of shape {weight.shape}: only 1-D and 2-D convolutions")
+        raise node.problem(f"weights of shape {weight.shape}, expected 3 or 4 axes: only 1-D and 2-D convolutions")
     attrs = _windows(node, spatial)
     attrs.update(group=node.int_("group", 1), kernel_shape=weight.shape[2:])
     if (given := node.ints("kernel_shape")) is not None and given != weight.shape[2:]:
@@ -139,7 +139,7 @@ def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
 
 @converts("MaxPool", "AveragePool")
 def pooling(node: OnnxNode) -> None:
-    """A window of one value does nothing. The indices that MaxPool can give are not supported."""
+    """Pooling; with a window of one value it does nothing. MaxPool's optional output of indices is not supported."""
     kernel = node.ints("kernel_shape")
     if kernel is None or len(kernel) not in (1, 2):
         raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
@@ -173,7 +173,7 @@ def lp_pool(node: OnnxNode) -> None:
 
 @converts("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(node: OnnxNode) -> None:
-    """It is the same in all versions."""
+    """The operators are the same in all opsets."""
     node.emit(node.op, [node.operand(0)])
 
 
@@ -185,7 +185,7 @@ def global_lp_pool(node: OnnxNode) -> None:
 
 @converts("BatchNormalization")
 def batch_normalization(node: OnnxNode) -> None:
-    """With constant statistics of each channel. Statistics of each position (version 7) are not supported."""
+    """Statistics must be constant, one for each channel. Statistics of each position (opset 7) are not supported."""
     if node.flag("training_mode"):
         raise node.attribute_problem("training_mode", "is 1: statistics of the batch are for training")
     if not node.flag("spatial", True):
@@ -199,7 +199,7 @@ def batch_normalization(node: OnnxNode) -> None:
 
 @converts("InstanceNormalization")
 def instance_normalization(node: OnnxNode) -> None:
-    """It is the same in all versions."""
+    """The operator is the same in all opsets."""
     for index, what in enumerate(("scale", "B"), 1):
         node.weight(index, what)
     node.emit("InstanceNormalization", [node.operand(i) for i in range(3)], {"epsilon": node.float_("epsilon", 1e-5)})
@@ -207,7 +207,7 @@ def instance_normalization(node: OnnxNode) -> None:
 
 @converts("LayerNormalization")
 def layer_normalization(node: OnnxNode) -> None:
-    """Statistics are float32, whatever ``stash_type`` says."""
+    """Statistics are float32; ``stash_type``, which can ask for another type, is ignored."""
     node.ignore("stash_type")
     inputs = [node.operand(0)]
     for index, what in enumerate(("Scale", "B"), 1):
@@ -223,7 +223,7 @@ def layer_normalization(node: OnnxNode) -> None:
 
 @converts("LRN")
 def lrn(node: OnnxNode) -> None:
-    """It is the same in all versions."""
+    """The operator is the same in all opsets."""
     node.emit(
         "LRN",
         [node.operand(0)],
@@ -238,7 +238,7 @@ def lrn(node: OnnxNode) -> None:
 
 @converts("Softmax", "LogSoftmax")
 def softmax(node: OnnxNode) -> None:
-    """Before opset 13 the sum is over all axes from ``axis`` on: ``coerce``, unless ``axis`` is the last one."""
+    """Before opset 13 the sum is over all axes from ``axis`` on: ``coerce`` is set, unless ``axis`` is the last."""
     old = node.opset < 13
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 1 if old else -1), rank)

@@ -2,9 +2,9 @@
 
 Along one axis, with stride s, ``y[n * s + k] += x[n] * w[k]``. Write ``n * s + k = q * s + r`` with r below s. Then all
 ``y[q * s + r]`` of one r use the weights ``w[r], w[r + s] ...``. A convolution of stride 1 with these ceil(K / s)
-weights, the last one first, computes them. The s convolutions for all r are one with s times the channels (Shi et al.,
-"Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009). No zeros are put between values and
-multiplied, and the weights are tiled and streamed like those of any other convolution.
+weights, in reverse order, computes them. The s convolutions for all r are one convolution with s times the channels
+(Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009). So no zeros are
+inserted and multiplied, and the weights are tiled and streamed like those of any other convolution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streamrt.graph import Attr
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One spatial axis: stride, dilation, kernel, and how many values are cut off at both ends of the result.
+    """One spatial axis: stride, dilation, kernel, and how many values are cut off at each end of the result.
 
     Nothing here depends on the extent of the input.
     """
@@ -32,7 +32,7 @@ class _Axis:
     dilation: int
     kernel: int
     begin: int
-    end: int  # less output_padding, so that it may be negative
+    end: int  # output_padding is subtracted, so it may be negative
 
     @property
     def reach(self) -> int:
@@ -46,7 +46,7 @@ class _Axis:
 
     @property
     def skipped(self) -> int:
-        """Values at the beginning that the convolution need not compute, as they would be cut off."""
+        """Values at the beginning that the convolution does not compute, because they would be cut off."""
         return min(self.begin // self.stride, self.taps - 1)
 
     @property
@@ -69,7 +69,7 @@ def conv_transpose(node: OnnxNode) -> None:
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
     if spatial not in (1, 2):
-        raise node.problem(f"weights of shape {weight.shape}: only 1-D and 2-D convolutions")
+        raise node.problem(f"weights of shape {weight.shape}, expected 3 or 4 axes: only 1-D and 2-D convolutions")
     groups = node.int_("group", 1)
     if groups < 1 or weight.shape[0] % groups:
         raise node.attribute_problem("group", f"is {groups}, but the weights have shape {weight.shape}")
@@ -77,7 +77,7 @@ def conv_transpose(node: OnnxNode) -> None:
     strides = tuple(axis.stride for axis in axes)
     taps = tuple(axis.taps for axis in axes)
     made = (weight.shape[1] * groups * math.prod(strides), weight.shape[0] // groups, *taps)
-    # The new weights, and a copy of the old ones with zeros between them.
+    # The new weights, and a copy of the model's weights with zeros between them.
     limits.current().check_memory(2 * math.prod(made) * weight.dtype.itemsize)
     change = f"transposed {strides} {[axis.dilation for axis in axes]} {groups}"
     inputs = [
@@ -131,7 +131,7 @@ def _axes(node: OnnxNode, kernel: tuple[int, ...]) -> list[_Axis]:
             total = None
         begin, end = (pads[i], pads[count + i]) if auto == "NOTSET" else (0, 0)
         if total is not None:
-            half = max(0, total) // 2  # a result that is made larger grows at its end
+            half = max(0, total) // 2  # below 0 the result is enlarged, at its end
             begin = half if auto == "SAME_UPPER" else max(0, total) - half
             end = total - begin
         axes.append(_Axis(strides[i], dilations[i], kernel[i], begin, end - added[i]))

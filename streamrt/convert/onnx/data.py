@@ -1,12 +1,12 @@
 """Where the values of ONNX tensors lie, and how they are read one at a time.
 
 They lie in the model's file, in a file beside it (external data), or in a message in memory. The protobuf parser would
-hold a whole file in memory. So `load_skeleton` walks the wire format over a mapping of the file. It parses everything
-but the ``raw_data`` of large tensors, and tells where those lie.
+hold a whole file in memory. So `load_skeleton` reads the wire format in a mapping of the file. It parses everything
+except the ``raw_data`` of large tensors, and returns where that lies.
 
-The file and the files that it names are hostile. External data must be a regular file inside the model's folder, and
-every range is checked against the size of its file. The compiled core maps a few files at once; its mappings survive a
-file that is cut short.
+The file and the files that it names are treated as hostile. External data must be a regular file inside the model's
+folder, and every range is checked against the size of its file. The compiled core maps a few files at once. If a mapped
+file is cut short, the process survives.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import FileIdentity
 from streamrt.report.printable import printable
 
-#: Bytes of ``raw_data`` from which on a tensor is large, and is not parsed.
+#: A tensor with at least 64 KiB of ``raw_data`` is large. Its values are left in the file instead of being parsed.
 _LARGE = 64 << 10
-#: The most elements of a tensor: as `streamrt.ops.base` has it.
+#: The most elements of a tensor: the limit of `streamrt.ops.base`.
 _MAX_ELEMENTS = 2**40
-#: The most files that are mapped at once: each takes a descriptor, and a process may have few.
+#: The most files that are mapped at once: each takes a file descriptor, of which a process may have few.
 _MAX_OPEN = 16
 #: Tensors of fewer bytes than this are copied when they are read, so that their file can be unmapped.
 _COPIED = 1 << 20
@@ -88,20 +88,21 @@ def load_skeleton(path: Path, files: SourceFiles) -> Skeleton:
 
 
 def _is_safetensors(data: memoryview) -> bool:
-    """Whether a file that is no ONNX file begins with the length of a header and the header's brace."""
+    """Whether a file that cannot be parsed begins as a safetensors file: a header's length and its opening brace."""
     return len(data) > 8 and int.from_bytes(data[:8], "little") <= len(data) - 8 and data[8] == ord("{")
 
 
 def check_texts(model: onnx.ModelProto) -> None:
-    """Raise `FormatError` unless the names in a model are text: protobuf returns other names as bytes."""
+    """Raise `FormatError` unless all names in a model are text. Protobuf returns names that are not text as bytes."""
     if any(not isinstance(text, str) for text in _texts(model)):
         raise FormatError("the ONNX model has a name that is not UTF-8 text")
 
 
 def check_attributes(nodes: Iterable[NodeProto]) -> None:
-    """Raise `FormatError` if an attribute is a tensor with external data, also in graphs that are attributes.
+    """Raise `FormatError` if an attribute, also in a subgraph, is a tensor with external data.
 
-    The ``onnx`` package would open that file unchecked. The value of a ``Constant`` is read by `TensorReader`.
+    The ``onnx`` package would open that file unchecked. Only the value of a ``Constant`` may have external data,
+    because `TensorReader` reads it.
     """
     pending = list(nodes)
     while pending:
@@ -239,10 +240,10 @@ class SourceFiles:
         self._identities: dict[str, FileIdentity] = {}  # by path, as first opened
 
     def open(self, path: Path) -> Mapping:
-        """The mapping of a regular file. It is unmapped once others are opened and no array is a view of it.
+        """The mapping of a regular file. It is unmapped when further files are opened, once no array is a view of it.
 
         Raises:
-            FormatError: it is no regular file, or empty, or no path.
+            FormatError: it is not a regular file, or empty, or ``path`` is not a valid path.
             WeightsIOError: it cannot be opened, or has changed since it was first opened.
         """
         name = _real(path)
@@ -304,7 +305,7 @@ def _check_regular(name: str, path: Path) -> None:
 
 
 def _shown(path: Path) -> str:
-    """A path as an error's text has it: shortened and printable, since a file may have named it."""
+    """A path for an error's text: shortened and printable, since it may come from a hostile file."""
     text = printable(str(path))
     return text if len(text) <= 300 else f"{text[:300]}..."
 
@@ -417,7 +418,7 @@ def to_array(tensor: TensorProto) -> AnyArray:
 
 
 def _inside(folder: Path, location: str, where: str) -> Path:
-    """The file at ``location``; `FormatError` if it is not inside ``folder``, by its path and after links."""
+    """The file at ``location``; `FormatError` if it is not inside ``folder``, by its path and after following links."""
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or Path(location).is_absolute() or ".." in parts:
         raise FormatError(f"{where}: external data at {location!r:.200}, expected a path inside the model's folder")

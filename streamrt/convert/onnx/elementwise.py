@@ -36,7 +36,7 @@ def selu(node: OnnxNode) -> None:
 
 @converts("Pow")
 def pow_(node: OnnxNode) -> None:
-    """A square, which models often write normalisation with, is a product. A constant exponent may be an integer."""
+    """A square becomes a product; models often write normalisation with it. A constant exponent may be an integer."""
     if not node.is_constant(1):
         node.emit("Pow", [node.operand(0), node.operand(1)])
         return
@@ -88,7 +88,7 @@ def clip(node: OnnxNode) -> None:
 
 @converts("PRelu")
 def prelu(node: OnnxNode) -> None:
-    """Its slope is a weight."""
+    """The slope must be constant; it becomes a weight."""
     node.weight(1, "slope")
     node.emit("PRelu", [node.operand(0), node.operand(1)])
 
@@ -101,7 +101,7 @@ def arithmetic(node: OnnxNode) -> None:
 
 @converts("Neg")
 def neg(node: OnnxNode) -> None:
-    """A product with -1, so that it can be folded. Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
+    """It becomes a product with -1, which can be folded. Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
     minus = node.new_weight(f"{node.proto.output[0]}.minus", Weight.of(np.asarray(-1.0, np.float32)))
     node.emit("Mul", [node.operand(0), minus])
 
@@ -121,7 +121,7 @@ def identity(node: OnnxNode) -> None:
 
 @converts("Constant")
 def constant(node: OnnxNode) -> None:
-    """Sparse and textual values are refused. Arrays of numbers became weights before."""
+    """Refuse sparse and textual values. Arrays of numbers have become weights before."""
     raise node.problem("its value is sparse or text, expected an array of numbers")
 
 

@@ -1,7 +1,7 @@
 """Computing a node from constants, by the reference implementation of the ``onnx`` package.
 
-The reference implementation is NumPy, or loops in Python, and cannot be interrupted. So only operators are computed
-whose memory and time are known from the shapes of their inputs and outputs. Both are compared with the limits first.
+The reference implementation is NumPy, or loops in Python, and cannot be interrupted. So an operator is computed only if
+its memory and time are known from the shapes of its inputs and outputs. Both are compared with the limits first.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class _Cost:
     Attributes:
         outputs: bytes of outputs and temporaries for each byte of the outputs, at most.
         inputs: bytes of temporaries for each byte of the inputs, at most.
-        seconds: estimates the time; None for a few passes over memory.
-        more: counts elements of further temporaries.
+        seconds: estimates the time; None if it is a few passes over memory.
+        more: gives the elements of further temporaries.
     """
 
     outputs: int = 2
@@ -56,12 +56,12 @@ class _Cost:
     more: Callable[[NodeProto, _Sizes], int] | None = None
 
 
-#: Seconds of a multiply-add by type; `_product_seconds` has those of all other types.
+#: Seconds of a multiply-add by type; `_product_seconds` has the seconds for all other types.
 _PRODUCT_SECONDS = {"float32": 1e-9, "float64": 1.5e-9, "float16": 8e-9}
 
 
 def _of_loops(node: NodeProto, sizes: _Sizes) -> float:
-    """Seconds of a loop in Python over all elements, and over indices of axes without elements."""
+    """Seconds of a loop in Python over all elements. An axis without elements counts as one element."""
     return 2e-6 * (sizes.outputs + sum(math.prod(max(extent, 1) for extent in shape) for shape in sizes.shapes))
 
 
@@ -81,7 +81,7 @@ def _product_seconds(sizes: _Sizes) -> float:
 
 
 def _of_padding(node: NodeProto, sizes: _Sizes) -> float:
-    """Seconds of a Pad: modes that repeat values do so one by one."""
+    """Seconds of a Pad. Modes that repeat values repeat them one by one."""
     return 2e-5 * sizes.outputs if any(a.name == "mode" and a.s != b"constant" for a in node.attribute) else 0.0
 
 
@@ -101,7 +101,7 @@ def _of_interpolation(node: NodeProto, sizes: _Sizes) -> float:
 
 
 def _coordinates(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of the coordinates of all elements of the result, in at most four arrays."""
+    """Elements of temporaries: the coordinates of all elements of the result, in at most four arrays."""
     return 4 * len(sizes.shapes[0]) * sizes.outputs
 
 
@@ -114,7 +114,7 @@ def _window(node: NodeProto, sizes: _Sizes) -> int:
 
 
 def _padded(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of the input with the largest padding, in at most four arrays."""
+    """Elements of temporaries: the input with the largest padding, in at most four arrays."""
     around = sum(abs(int(value)) for a in node.attribute if a.name in ("pads", "kernel_shape") for value in a.ints)
     around += sum(sizes.shapes[1]) if len(sizes.shapes) > 1 else 0
     extents = sizes.shapes[0]
@@ -122,13 +122,13 @@ def _padded(node: NodeProto, sizes: _Sizes) -> int:
 
 
 def _patches(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of all windows of the input, in at most three arrays, and of the padded input."""
+    """Elements of temporaries: all windows of the input, in at most three arrays, and the padded input."""
     positions = sizes.outputs // max(1, math.prod(sizes.shapes[1][:1])) * math.prod(sizes.shapes[0][1:2])
     return 3 * positions * _window(node, sizes) + _padded(node, sizes)
 
 
 def _sorted(node: NodeProto, sizes: _Sizes) -> int:
-    """Elements of indices along each axis, and of indices that sort."""
+    """Elements of temporaries: indices along each axis, and the indices by which values are sorted."""
     return 2 * (len(sizes.shapes[0]) + 3) * sizes.inputs[0]
 
 
@@ -190,8 +190,8 @@ _COSTS: dict[str, _Cost] = {
 def can_evaluate(node: NodeProto) -> bool:
     """Whether a node with this operator is computed from constants.
 
-    A window with dilations is not: it takes too much. Neither are pads that are given twice: they add up to more
-    elements than were inferred.
+    A window with dilations is not computed, because it takes too much memory. Neither are pads that are given twice,
+    because they add up to more elements than were inferred.
     """
     holes = any(a.name == "dilations" and any(value != 1 for value in a.ints) for a in node.attribute)
     padded = any(a.name == "pads" and any(a.ints) for a in node.attribute)
@@ -213,7 +213,7 @@ def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Se
             return max(1, len(shapes[0])) * math.prod(shapes[0])
         case "Compress":
             return math.prod(shapes[0])
-        case "GreaterOrEqual" | "LessOrEqual":  # some versions are functions, which inference does not know
+        case "GreaterOrEqual" | "LessOrEqual":  # in some opsets these are functions, which inference does not know
             with contextlib.suppress(ValueError):
                 return math.prod(np.broadcast_shapes(*shapes))
     return None

@@ -1,7 +1,8 @@
 """Extents that a model takes from one tensor and gives to another. They are found by their values under every probe.
 
-A graph has no arithmetic of shapes. An extent of a result is a number, the input's extent, the rest, or the extent of
-another tensor. The node then has that tensor as a further input, read only for its shape (attribute ``extents``).
+A graph has no arithmetic of shapes. An extent of a result is a number, the input's extent, the extent that remains, or
+the extent of another tensor. In the last case that tensor is a further input of the node, read only for its shape
+(attribute ``extents``).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ Wanted = Mapping[int, Sequence[int]]
 
 
 def matching(shapes: Sequence[Shape], wanted: Wanted) -> dict[int, int]:
-    """For each of the ``wanted`` extents the axis that has it, in a tensor with these shapes.
+    """For each of the ``wanted`` extents, an axis with that extent in a tensor with these shapes.
 
-    It is the axis of the same number if that has the extent, else the last one that has. Extents that no axis has are
-    missing in the result.
+    If several axes have the extent, it is the axis of the same number, or else the last of them. Extents that no axis
+    has are missing in the result.
     """
     found = {}
     for axis, extents in wanted.items():
@@ -34,11 +35,11 @@ def matching(shapes: Sequence[Shape], wanted: Wanted) -> dict[int, int]:
 
 
 def lender(node: OnnxNode, wanted: Wanted, all_but: int = 0) -> tuple[str, dict[int, int]] | None:
-    """A tensor with all ``wanted`` extents but ``all_but``, and the axes that have them; None if there is none.
+    """A tensor with all ``wanted`` extents except up to ``all_but``, and their axes; None if there is no such tensor.
 
-    The tensor takes memory until the node has run, and its reader can then not be fused with the node that computes it.
-    So the best tensor has the most wanted extents, then more than one reader, then readers after this node, then the
-    fewest elements.
+    The tensor takes memory until the node has run. If only one node read it, that node can no longer be fused with the
+    node that computes the tensor. So these decide in this order: the most wanted extents, more than one reader, readers
+    after this node, the fewest elements.
     """
     best = None
     for name in node.computed_before():

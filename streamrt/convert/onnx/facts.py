@@ -1,9 +1,9 @@
 """Types, shapes and values of the tensors of an ONNX graph, as far as they are known before it runs.
 
-Nodes are visited in order. A node that depends only on constants is folded: at once if the result is small, else when
-the weight is written, so that packing holds one large tensor at a time. The shapes of all other tensors come from
-ONNX's inference, once for each probe (see `streamrt.convert.probes`). Values that a model computes from shapes
-(``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) are computed for each probe, too.
+Nodes are visited in order. A node that depends only on constants is folded. A small result is computed at once, a large
+result when the weight is written, so that packing holds one large tensor at a time. The shapes of all other tensors
+come from ONNX's inference, once for each probe (see `streamrt.convert.probes`). Values that a model computes from
+shapes (``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) are computed for each probe, too.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError
 
-#: Bytes of a folded tensor from which on it is computed when it is written.
+#: A folded tensor of at least this many bytes is computed when it is written, so that one is in memory at a time.
 _LAZY = 1 << 20
-#: The most bytes of a value that is computed from extents of the inputs. Exporters write transposes as indices, one for
-#: each value of a tensor.
+#: The most bytes of a value that is computed from extents of the inputs. They are many because exporters write
+#: transposes as indices, one for each value of a tensor.
 _KNOWN = 16 << 20
 #: The most elements of a folded tensor: more than any weight has, and few enough for a hostile model.
 _MAX_ELEMENTS = 2**34
-#: The most constants in a chain that are computed from each other when they are written: each is a call in a call.
+#: The most constants in a chain of which each is computed from the one before when it is written: calls are nested.
 _MAX_DEPTH = 64
 
-#: Operators whose result is random, so that it is no constant.
+#: Operators whose result is random, so that it is not a constant.
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 )
@@ -52,7 +52,7 @@ class Facts:
         constants: the tensors that are the same in every run.
         by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds
             nothing.
-        errors: by the name of a node's first output, why the shapes of its outputs could not be inferred.
+        errors: why the shapes of a node's outputs could not be inferred, by the name of its first output.
     """
 
     opset: int
@@ -61,7 +61,7 @@ class Facts:
     errors: dict[str, str] = field(default_factory=dict)
 
     def learn(self, node: NodeProto) -> None:
-        """Find the facts about the outputs of a node from those about its inputs."""
+        """Derive the facts about the outputs of a node from the facts about its inputs."""
         if node.domain not in ("", "ai.onnx") or has_subgraph(node):
             return
         with limits.current().at(describe(node)):
@@ -138,9 +138,7 @@ class Facts:
     def _folded(self, node: NodeProto, name: str, fact: Fact, shape: Shape) -> Weight:
         """Output ``name`` of known type and shape: a view of an input, a small array, or computed when written."""
         if math.prod(shape) > _MAX_ELEMENTS:
-            raise FormatError(
-                f"{describe(node)} makes a constant of shape {shape}, which is too large: at most 2**34 elements"
-            )
+            raise FormatError(f"{describe(node)} makes a constant of shape {shape}, expected at most 2**34 elements")
         first = self.constants[node.input[0]]
         if node.op_type in _VIEWS:
             if math.prod(shape) != first.size:
@@ -208,7 +206,7 @@ class Facts:
             facts[name] = Fact(value.dtype, value.shape, value)
 
     def _values(self, node: NodeProto, known: dict[str, Fact], inferred: dict[str, Fact]) -> dict[str, AnyArray]:
-        """The values of the outputs, computed from those of the inputs; none if they are large or of unknown size."""
+        """The values of the outputs, computed from the inputs' values; empty if they are large or of unknown size."""
         sizes = {}
         for name in node.output:
             fact = inferred.get(name)
@@ -225,12 +223,12 @@ class Facts:
 
 
 def is_text(dtype: np.dtype[Any]) -> bool:
-    """Whether elements are text. Texts can take any memory, so nothing is computed from them or to them."""
+    """Whether elements are text. Texts can take any amount of memory, so no text is read or made by folding."""
     return dtype.kind in "OSU"
 
 
 def describe(node: NodeProto) -> str:
-    """A node as the text of an error names it."""
+    """A node's name and operator, for error texts."""
     return f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
 
 

@@ -17,15 +17,15 @@ from streamrt.convert import limits
 from streamrt.convert.onnx.infer import first_line
 from streamrt.errors import FormatError
 
-#: Levels of functions that call each other, at most: compiled code recurses with them.
+#: The most levels of functions that call each other: the compiled code that inlines them recurses.
 _MAX_DEPTH = 64
-#: Bytes of memory for each byte of a serialised node: two messages exist at once, and their bytes.
+#: Bytes of memory for each byte of a serialised node: two parsed messages and their serialised bytes exist at once.
 _COPIES = 8
-#: Bytes of memory that a node takes beside those.
+#: Bytes of memory that a node takes in addition.
 _NODE_BYTES = 512
 #: Seconds that inlining a node takes.
 _NODE_SECONDS = 2e-5
-#: Bytes by which a call makes the names inside longer, at most.
+#: The most bytes by which a call makes the names inside the function longer.
 _SUFFIX = 32
 
 _Key = tuple[str, str, str]
@@ -33,7 +33,7 @@ _Key = tuple[str, str, str]
 
 class _Size(NamedTuple):
     nodes: int
-    names: int  # that are replaced by names and attributes of the caller
+    names: int  # names that are replaced by names and attributes of the caller
     nbytes: int
     depth: int
 
@@ -46,7 +46,7 @@ def inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
     """
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     if len(functions) != len(model.functions):
-        raise FormatError("the ONNX model has two functions of one name")
+        raise FormatError("the ONNX model has two functions of the same domain and name, expected one of each name")
     if not any(_key(node) in functions for node in _all(nodes)):
         return nodes
     counter = _Counter(functions)
@@ -65,7 +65,7 @@ def inlined(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
 
 
 class _Counter:
-    """Counts the nodes that calls become; each function is counted once."""
+    """Counts the nodes by which calls are replaced. The nodes of each function are counted once and remembered."""
 
     def __init__(self, functions: dict[_Key, FunctionProto]) -> None:
         self._functions = functions
@@ -98,7 +98,7 @@ class _Counter:
         inner = self.sizes[key]
         if inner.depth == _MAX_DEPTH:
             raise FormatError(f"functions of the ONNX model call each other more than {_MAX_DEPTH} deep")
-        # Names of the caller replace formal ones, and names inside get longer.
+        # Names of the caller replace formal names, and the names inside the function become longer.
         nbytes = own + inner.nbytes + inner.names * (_SUFFIX + own)
         return _Size(1 + inner.nodes, inner.names, nbytes, inner.depth + 1)
 

@@ -36,7 +36,7 @@ from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.graph import OUTPUT_TYPES, TensorSpec
 from streamrt.ops.base import MAX_RANK
 
-#: The oldest version of ONNX's operators that is read: before 7, operators broadcast by other rules.
+#: The oldest opset that is read: before opset 7, operators broadcast by other rules.
 OLDEST_OPSET = 7
 #: The two names of the domain of ONNX's own operators.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -106,7 +106,7 @@ class OnnxSource:
         self._problems = problems
 
     def _count_own(self) -> None:
-        """Tell the limits how many bytes of weights the model has, as float32, but no more than its files can hold."""
+        """Count the model's own weights for the limits: their bytes as float32, at most what its files can hold."""
         own = 4 * sum(weight.size for weight in self._constants.values())
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
@@ -129,7 +129,7 @@ class OnnxSource:
         """The draft. The probes show which values depend on dynamic extents.
 
         Raises:
-            UnsupportedModelError: with every node and attribute that has no conversion.
+            UnsupportedModelError: some nodes or attributes have no conversion; the text lists all of them.
             FormatError: a malformed model, or shapes that do not fit together.
         """
         by_probe = tuple(
@@ -185,7 +185,7 @@ def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list
 
 
 def _output(name: str, facts: Facts) -> TensorSpec:
-    """An output without its extents, which come later. All floating-point types become float32."""
+    """An output without its extents, which are found later. All floating-point types become float32."""
     dtype = facts.dtype(name)
     return TensorSpec(name, (), "float32" if dtype is None or is_float(dtype) else dtype.name)
 
@@ -201,7 +201,7 @@ def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[Unsup
         try:
             _convert_once(OnnxNode(proto, index, context))
         except UnsupportedNodeError as problem:
-            if problem.attribute in refused:  # the conversion needs it
+            if problem.attribute in refused:  # the conversion fails without it, too
                 return found, False
             found.append(problem)
             kept = [attribute for attribute in proto.attribute if attribute.name != problem.attribute]
@@ -242,7 +242,7 @@ def _opset(model: onnx.ModelProto, problems: list[str]) -> int:
 
 
 def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tuple[int, int], Range]) -> Weight | None:
-    """The value of a ``Constant`` node; None if it is no array of numbers."""
+    """The value of a ``Constant`` node; None if it is not an array of numbers."""
     for position, attribute in enumerate(node.attribute):
         match attribute.name, attribute.type:
             case "value", AttributeProto.TENSOR:
@@ -304,7 +304,8 @@ def _inputs(
 ) -> list[TensorSpec]:
     """The inputs that are not initializers. A dynamic extent without a name is named after the input and the axis.
 
-    Some exporters name all unknown extents ``?``, ``-1`` or ``None``. These are no names, as two of them can differ.
+    Some exporters name all unknown extents ``?``, ``-1`` or ``None``. These do not count as names, because two such
+    extents can differ.
     """
     specs = []
     for value in graph.input:

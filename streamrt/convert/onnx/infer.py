@@ -1,8 +1,8 @@
-"""Shapes by the inference of the ``onnx`` package, which must be called with care.
+"""Shapes by the inference of the ``onnx`` package, with checks before each call.
 
-It is compiled code that checks little: extents below 0, billions of axes or an attribute out of range abort the
-process, or take all its memory. So it gets only nodes that fit their schema, inputs with valid shapes, and no values
-that are known to abort it.
+The inference is compiled code that checks little. Extents below 0, billions of axes or an attribute out of range abort
+the process, or take all its memory. So it gets only nodes that fit their schema, inputs with valid shapes, and no
+values that are known to abort it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray
 from streamrt.format.layout import MAX_RANK
 
-#: The most bytes of a constant that shape inference gets: it reads extents and axes from small constants.
+#: The most bytes of a constant that is given to shape inference, which reads extents and axes from small constants.
 SHOWN = 64 << 10
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _TYPES = {
@@ -52,7 +52,7 @@ def infer_shapes(node: NodeProto, opset: int, known: Mapping[str, Fact]) -> dict
     """
     schema = schema_of(node.op_type, opset)
     if schema is None:
-        raise InferenceError(f"the onnx package {onnx.__version__} does not know the operator")
+        raise InferenceError(f"the onnx package {onnx.__version__} does not know the operator: install a newer one")
     part = NodeProto(op_type=node.op_type, input=node.input, output=node.output)
     part.attribute.extend(a for a in node.attribute if a.name in schema.attributes)
     _check(part, schema, known)
@@ -87,7 +87,7 @@ def _inferred(node: NodeProto, schema: onnx.defs.OpSchema, version: int, known: 
 def schema_of(op: str, opset: int) -> onnx.defs.OpSchema | None:
     """The schema of an operator of the default domain; None if there is none.
 
-    Exporters write operators into opsets that do not have them yet: such an operator gets its first schema.
+    Exporters use operators in opsets that do not have them yet. Such an operator gets its first schema.
     """
     if onnx.defs.has(op, opset, ""):
         return onnx.defs.get_schema(op, opset, "")
@@ -150,7 +150,7 @@ def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: M
         case "ConstantOfShape" | "Expand" | "Reshape" | "Tile":
             shape = shapes[_SHAPE_INPUTS[node.op_type]] if len(shapes) > _SHAPE_INPUTS[node.op_type] else None
             if shape is not None and (len(shape) > 1 or any(extent > MAX_RANK for extent in shape)):
-                raise InferenceError(f"a shape of shape {shape}, expected one axis of at most {MAX_RANK}")
+                raise InferenceError(f"the shape input has shape {shape}, expected one axis of at most {MAX_RANK}")
         case "GatherND" if "batch_dims" in given and rank is not None:
             if not 0 <= given["batch_dims"].i < max(1, rank):
                 raise InferenceError(f"attribute 'batch_dims' is {given['batch_dims'].i} for {rank} axes")
@@ -166,7 +166,7 @@ def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: M
 
 
 def _check_shape(name: str, shape: Shape | None) -> None:
-    """Raise `InferenceError` for a shape that no tensor has."""
+    """Raise `InferenceError` for a shape that no tensor may have."""
     if shape is None:
         return
     if len(shape) > MAX_RANK:

@@ -31,7 +31,7 @@ def binary(node: OnnxNode) -> None:
 
 @converts("Not")
 def not_(node: OnnxNode) -> None:
-    """It is the same in all versions."""
+    """The operator is the same in all opsets."""
     node.emit("Not", [_truth(node, 0, "X")])
 
 
@@ -43,7 +43,7 @@ def where(node: OnnxNode) -> None:
 
 @converts("ArgMax", "ArgMin")
 def arg(node: OnnxNode) -> None:
-    """From opset 12 on, ``select_last_index`` takes the last of equal values."""
+    """From opset 12 on, ``select_last_index`` gives the index of the last of equal values."""
     attrs: dict[str, Attr] = {
         "axis": node.axis(node.int_("axis", 0), node.rank(0)),
         "keepdims": int(node.flag("keepdims", True)),

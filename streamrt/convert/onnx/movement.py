@@ -27,7 +27,7 @@ def flatten(node: OnnxNode) -> None:
 def reshape(node: OnnxNode) -> None:
     """The target shape may be computed from shapes.
 
-    An extent that varies becomes 0 (the input's extent), -1 (the rest), or the extent of another tensor.
+    An extent that varies becomes 0 (the input's extent), -1 (the extent that remains), or the extent of another tensor.
     """
     allowzero = node.flag("allowzero")
     targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
@@ -105,7 +105,7 @@ def expand(node: OnnxNode) -> None:
 
 @converts("Gather")
 def gather(node: OnnxNode) -> None:
-    """Indices must be constant. A single index is a Slice without its axis."""
+    """Indices must be constant. A single index becomes a Slice and a removal of its axis."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
     if rank == 1 and _transposes(node):
@@ -124,7 +124,7 @@ def gather(node: OnnxNode) -> None:
 
 
 def _transposes(node: OnnxNode) -> bool:
-    """Write a Gather from a flat tensor as a Transpose if it is one; returns whether it is."""
+    """Write a Gather from a flat tensor as a Transpose if the two are equal; returns whether it did."""
     indices = node.values(1, "indices", most=None)
     # The comparison holds three arrays as large as the indices.
     limits.current().check_memory(max(3 * 8 * index.size for index in indices))
@@ -182,7 +182,7 @@ def concat(node: OnnxNode) -> None:
 
 @converts("Split")
 def split(node: OnnxNode) -> None:
-    """Sizes are an attribute (up to opset 12), an input, or equal parts; they are taken from the inferred shapes."""
+    """Sizes are an attribute (up to opset 12), an input, or equal. They are taken from the inferred shapes."""
     node.ignore("split", "num_outputs")
     axis = node.axis(node.int_("axis", 0), node.rank(0))
     if node.opset >= 13 and node.given(1):
@@ -200,7 +200,7 @@ def split(node: OnnxNode) -> None:
 
 @converts("Slice")
 def slice_(node: OnnxNode) -> None:
-    """Bounds are attributes up to opset 9, and inputs after that. An end that is always the axis's end is `MOST`."""
+    """Bounds are attributes up to opset 9, and inputs after that. An end that is the end of the axis becomes `MOST`."""
     shapes = node.shapes(0)
     rank = len(shapes[0])
     if node.opset < 10:
@@ -248,12 +248,12 @@ def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:
         return MOST
     if len({value - extent for value, extent in zip(found, extents, strict=True)}) == 1:
         return found[0] - extents[0]  # counted from the end
-    raise node.problem("where it cuts depends on the extents of the model's inputs")
+    raise node.problem("a start or end depends on the extents of the model's inputs, expected a constant")
 
 
 @converts("Pad")
 def pad(node: OnnxNode) -> None:
-    """Pads are an attribute up to opset 10, and an input after that; from opset 18 on they may be for some axes."""
+    """Pads are an attribute up to opset 10, and an input after that. From opset 18 on they may omit some axes."""
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     rank = node.rank(0)
     if node.opset < 11:

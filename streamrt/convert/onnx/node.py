@@ -1,7 +1,7 @@
 """One ONNX node as the conversion of its operator sees it: attributes, inputs and shapes, and the draft for results.
 
-Whatever cannot be converted is added to one list of problems, and conversion goes on, so that a user sees all problems
-at once.
+Everything that cannot be converted is added to one list of problems. Conversion then goes on, so that a user sees all
+problems at once.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight, is_float
 from streamrt.graph import Attr
 
-#: The largest integer of an attribute. It means "to the end" in a Slice, for which ONNX uses larger integers, too.
+#: The largest integer of an attribute. In a Slice it means "up to the end"; ONNX uses larger integers for that, too.
 MOST = 2**31 - 1
 #: The smallest integer of an attribute.
 LEAST = -(2**31)
-#: The most values of an attribute that is a list: as a graph allows.
+#: The most values of an attribute that is a list: the limit of a graph.
 MOST_VALUES = 4096
 
 
 class UnsupportedNodeError(Exception):
     """A problem of converting a node; its text is one line of the list that users see.
 
-    ``attribute`` is the name of the attribute that is refused, if it is one. Without it, further problems may show.
+    If an attribute is refused, ``attribute`` is its name. The node is then tried without it, to find further problems.
     """
 
     def __init__(self, message: str, attribute: str | None = None) -> None:
@@ -52,10 +52,10 @@ class Context:
         facts: the facts about the tensors.
         draft: the draft to which nodes and weights are added.
         wanted: the names of all tensors that are read.
-        tensors: the names of all tensors of the draft, also of those that are not there yet.
+        tensors: the names of all tensors of the draft, including tensors that are not added yet.
         nodes: the names of the nodes of the draft.
-        reads: for each tensor the positions of the nodes that read it. An output of the graph is read after the last.
-        derived: the name of the weight that a constant became, by name of the constant and the change made to it.
+        reads: for each tensor the positions of the nodes that read it. Outputs of the graph are read after all nodes.
+        derived: the name of the weight that a constant became, by the constant's name and the change made to it.
     """
 
     facts: Facts
@@ -295,8 +295,8 @@ class OnnxNode:
     def derived(self, index: int, what: str, change: str, make: Callable[[Weight], Weight]) -> str:
         """The name of the weight that ``make`` computes from a constant input.
 
-        It is the constant's name, unless this is taken. Nodes that ask for the same ``change`` of the same constant
-        share the weight.
+        It is the constant's name, unless that is taken. Nodes that need the same ``change`` of the same constant share
+        the weight.
         """
         weight = self.weight(index, what)
         key = (self.input(index), change)
@@ -305,7 +305,7 @@ class OnnxNode:
         return self._context.derived[key]
 
     def new_weight(self, name: str, weight: Weight) -> str:
-        """Add a weight, and return its name: ``name``, or a similar one if this is taken."""
+        """Add a weight, and return its name: ``name``, or a similar name if that is taken."""
         name = self._reserve(name)
         self._context.draft.params[name] = weight
         return name
@@ -331,10 +331,10 @@ class OnnxNode:
         return outputs[0]
 
     def only_first_output(self, why: str) -> None:
-        """Refuse a node if any output but the first is read."""
+        """Refuse a node if an output other than the first is read."""
         for name in self.proto.output[1:]:
             if name in self._context.wanted:
-                raise self.problem(f"output {name!r} ({why}) is used, expected only the first output to be")
+                raise self.problem(f"output {name!r} ({why}) is used, expected use of the first output only")
 
 
 Convert = Callable[[OnnxNode], None]

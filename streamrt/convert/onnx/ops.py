@@ -1,7 +1,7 @@
 """From ONNX operators, opset 7 to the newest, to the operators of a streamrt graph.
 
-Differences between versions of an operator are handled in its conversion and nowhere else: constants that moved from
-attributes to inputs, other defaults, other meanings.
+Each conversion handles the differences between versions of its operator, and no other code does. Examples are constants
+that moved from attributes to inputs, other defaults and other meanings.
 """
 
 from streamrt.convert.onnx import (  # noqa: F401 (registers them)

@@ -8,7 +8,7 @@ from streamrt.graph import Attr
 
 @converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
 def reduce(node: OnnxNode) -> None:
-    """Reductions that graphs have. Models from Keras have them as global pooling of NHWC tensors."""
+    """Reductions that graphs have, too. Models from Keras use them for global pooling of NHWC tensors."""
     attrs = _attrs(node)
     if attrs is None:
         node.emit("Identity", [node.operand(0)])

@@ -11,7 +11,7 @@ from streamrt.graph import Attr
 
 @converts("DepthToSpace", "SpaceToDepth")
 def space(node: OnnxNode) -> None:
-    """The block size is that of both spatial axes."""
+    """The block size applies to both spatial axes."""
     size = node.int_("blocksize")
     attrs: dict[str, Attr] = {"blocksize": (size, size)}
     if node.text("mode", "DCR", ("DCR", "CRD")) == "CRD":
@@ -28,7 +28,7 @@ def upsample(node: OnnxNode) -> None:
 
 @converts("Resize")
 def resize(node: OnnxNode) -> None:
-    """Modes nearest and linear. Sizes and scales are inputs; from opset 18 on they may be for some axes."""
+    """Modes are nearest and linear. Sizes and scales are inputs; from opset 18 on they may omit some axes."""
     rank = node.rank(0)
     if node.opset < 11:
         _emit(node, {"scales": _checked(node, node.numbers(1, "scales"), rank)} | _as_before(node))
@@ -59,7 +59,7 @@ def resize(node: OnnxNode) -> None:
 
 
 def _as_before(node: OnnxNode) -> dict[str, Attr]:
-    """The attributes that define a Resize as opset 10 does."""
+    """The attributes with which a Resize computes what opset 10 defines."""
     mode = node.text("mode", "nearest", ("nearest", "linear", "bilinear"))
     linear = mode != "nearest"
     return {
@@ -76,10 +76,10 @@ def _checked(node: OnnxNode, scales: tuple[float, ...] | None, count: int) -> tu
 
 
 def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, Attr]) -> list[str]:
-    """Add the new extents to ``attrs``; returns the tensor whose extents they are, if there is one.
+    """Add the new extents to ``attrs``; returns the tensor from which extents are taken, if any.
 
-    An extent is 0 if it is the input's, a number, or the extent of another tensor. If all extents that change are
-    multiples of the input's, they become scales.
+    An extent is 0 (the input's extent), a number, or the extent of another tensor. If all extents that change are
+    multiples of the input's extents, they become scales.
     """
     wanted = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(3, "sizes")]
     if any(len(sizes) != len(axes) for sizes in wanted):
@@ -107,7 +107,7 @@ def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, At
         return []
     lent = lender(node, loose)
     if lent is None:
-        raise node.problem(f"the new extents of axes {sorted(loose)} depend on those of the model's inputs")
+        raise node.problem(f"the new extents of axes {sorted(loose)} depend on the extents of the model's inputs")
     attrs["extents"] = extents(rank, lent[1])
     return [lent[0]]
 

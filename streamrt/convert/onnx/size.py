@@ -1,8 +1,9 @@
 """Counts the parts of an ONNX model before it is parsed, and compares the memory that they take with the limits.
 
-A message without content takes two bytes of a file and hundreds of bytes of memory; an extent takes three of the file.
-The parts of a file are counted in its bytes (https://protobuf.dev/programming-guides/encoding). The parts of a model in
-memory are counted by the lengths of its lists. Values of tensors are no parts: they are the model's own weights.
+A message without content takes two bytes of a file and hundreds of bytes of memory; an extent takes three bytes of the
+file. The parts of a file are counted in its bytes (https://protobuf.dev/programming-guides/encoding). The parts of a
+model in memory are counted by the lengths of its lists. Values of tensors do not count: they are the model's own
+weights.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from streamrt.format.layout import MAX_RANK
 
 #: Wire types of protobuf: how the value of a field is encoded.
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
-#: Bytes of memory that a parsed message takes, with the objects for reading it, by type.
+#: Bytes of memory of a parsed message with the objects for reading it, by type.
 _MESSAGE_BYTES = {"NodeProto": 700, "GraphProto": 700, "ValueInfoProto": 700, "FunctionProto": 700, "TensorProto": 400}
-#: As above, for messages of all other types.
+#: Bytes of memory of a parsed message of any other type.
 _OTHER_BYTES = 250
 #: Bytes of memory that a number in a list takes, as an object of Python.
 _NUMBER_BYTES = 100
@@ -31,13 +32,13 @@ _NUMBER_BYTES = 100
 _TEXT_BYTES = 100
 #: Bytes of memory that a field takes while it is copied for the parser.
 _FIELD_BYTES = 64
-#: Bytes that the parts of every model may take and that do not count.
+#: Bytes of parts that do not count: every model may have as many.
 _FREE = 4 << 20
-#: Time is compared with the limit once for this many parts.
+#: Parts between two comparisons of the time with the limit: few enough to stop in time, many enough to cost nothing.
 _OFTEN = 4096
-#: The most messages that lie in each other: as the parser of protobuf allows.
+#: The most messages that are nested: the limit of protobuf's parser.
 _MAX_DEPTH = 100
-#: Fields with the values of tensors, which are no parts.
+#: Fields with the values of tensors, which do not count as parts.
 _VALUES = {
     ("TensorProto", name)
     for name in ("double_data", "float_data", "int32_data", "int64_data", "raw_data", "uint64_data")
@@ -62,7 +63,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A type of message: its bytes of memory, the fields that count by number, and the field of `_AXES`."""
+    """A type of message: its bytes of memory, the fields that count, by their number, and the field of `_AXES`."""
 
     nbytes: int
     messages: dict[int, _Kind]
@@ -91,7 +92,7 @@ def count_file(data: memoryview) -> None:
     while pending:
         span, kind, depth = pending.pop()
         if depth > _MAX_DEPTH:
-            raise ValueError(f"messages lie in each other more than {_MAX_DEPTH} deep")
+            raise ValueError(f"messages are nested more than {_MAX_DEPTH} deep")
         axes = 0
         for number, whole, value in fields(data, span):
             if number in kind.messages:
@@ -155,7 +156,7 @@ def fields(data: memoryview, span: Range) -> Iterator[tuple[int, Range, Range]]:
     while at < end:
         start = at
         tag = data[at]
-        if tag < 0x80:  # a tag of one byte, as nearly all are
+        if tag < 0x80:  # a tag of one byte; nearly all tags are
             at += 1
         else:
             tag, at = _varint(data, at, end)
@@ -174,7 +175,7 @@ def fields(data: memoryview, span: Range) -> Iterator[tuple[int, Range, Range]]:
                 length, value = _varint(data, at, end)
             at = value + length
         else:
-            raise ValueError(f"wire type {kind} at byte {start}")
+            raise ValueError(f"unknown wire type {kind} at byte {start}, expected 0, 1, 2 or 5")
         if at > end:
             raise ValueError(f"a field at byte {start} reaches past the end of its message")
         yield number if kind == BYTES else 0, Range(start, at - start), Range(value, at - value)
@@ -199,7 +200,7 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
 
 
 def _numbers(data: memoryview, span: Range) -> int:
-    """The most numbers in a list without tags: each ends with its first byte below 128."""
+    """The most numbers in a packed list: each number ends with its first byte below 128."""
     packed = np.frombuffer(data[span.offset : span.offset + span.length], np.uint8)
     return int(np.count_nonzero(packed < 0x80))
 

@@ -16,7 +16,7 @@ from streamrt.convert.weights import AnyArray
 
 
 def permutation_of(indices: Sequence[AnyArray], sizes: Sequence[int]) -> tuple[int, ...] | None:
-    """The ``perm`` of a Transpose that does the same as gathering a flat tensor at ``indices``; None if there is none.
+    """The ``perm`` of a Transpose that equals gathering a flat tensor at ``indices``; None if no Transpose does.
 
     The Transpose is of the tensor in the shape that `before` gives. It must be the same under all probes.
 

@@ -77,7 +77,7 @@ def plain_safetensors() -> bytes:
     return join(compact(Draft().tensors))
 
 
-@attack("format version 2; this streamrt reads version 1")
+@attack("format version 2; this streamrt reads only version 1")
 def version_of_the_future() -> bytes:
     return with_text('"streamrt.format":"1"', '"streamrt.format":"2"')
 
