@@ -8,6 +8,9 @@ from typing import Literal
 
 from streamrt.ops import supported
 
+#: Letters of a name that are compared with the operators' names. The name in a hostile file may have many millions.
+_LONGEST = 64
+
 Source = Literal["onnx", "layers"]
 
 
@@ -33,9 +36,13 @@ def operators(source: Source = "onnx") -> list[str]:
     return sorted(CONVERSIONS)
 
 
-@lru_cache(256)  # a model may have thousands of nodes of one operator
 def unsupported(op: str, source: Source) -> str:
     """The text of the error for operator ``op``, with similar names and how to list all operators."""
+    return _unsupported(op[:_LONGEST], source)
+
+
+@lru_cache(256)  # a model may have thousands of nodes of one operator
+def _unsupported(op: str, source: Source) -> str:
     near = get_close_matches(op, operators(source), 3)
     hint = f" (near: {', '.join(near)})" if near else ""
     argument = "" if source == "onnx" else f'"{source}"'

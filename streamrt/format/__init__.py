@@ -27,7 +27,7 @@ Layout
     * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no
       further, because every opening reads the whole header. The gap before a large segment is padding in the data
       section.
-    * The file ends on a 4096-byte boundary: every page with weights is a whole page of the file.
+    * The file ends on a 4096-byte boundary, so that pages of 4096 bytes with weights are whole.
 
 ``__metadata__``
     It comes first in the header, and holds only strings. Keys that begin with ``streamrt.`` are the format's own,

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE, Entry, byte_size, round_up
+from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, SMALL_ALIGN, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
@@ -72,7 +72,7 @@ def encode(
         }
     text = to_json(header)
     _check_marks(text.decode(), "the header")
-    size = max(least, round_up(8 + len(text), PAGE))
+    size = max(least, round_up(8 + len(text), SMALL_ALIGN))
     if size > MAX_HEADER:
         raise FormatError(f"the header would take {size} bytes, more than the {MAX_HEADER} allowed")
     return seal((size - 8).to_bytes(8, "little") + text.ljust(size - 8))

@@ -22,8 +22,8 @@ PAD_PREFIX = "streamrt.pad."
 DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 #: Each tensor begins on a multiple of this, bytes: a cache line, and the widest vector register (AVX-512).
 TENSOR_ALIGN = 64
-#: Each segment begins on a multiple of this, bytes: a page.
-PAGE = 4096
+#: Each segment begins on a multiple of this, bytes: the smallest page that Linux has on any processor.
+SMALL_ALIGN = 4096
 #: A segment of at least this many bytes is large: it begins on a multiple of `LARGE_ALIGN`. Before a smaller segment
 #: the padding could be over twice as large as the segment.
 LARGE = 1 << 20
@@ -151,7 +151,7 @@ def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offs
             pad_to(start + entry.begin)
             end = start + entry.end
             entries.append(entry._replace(begin=start + entry.begin, end=end))
-    pad_to(round_up(end, PAGE))
+    pad_to(round_up(end, SMALL_ALIGN))
     return entries
 
 
@@ -179,10 +179,10 @@ def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset:
 
     Returns the bytes of the largest segment.
     """
-    if data_size % PAGE or data_offset % PAGE:
+    if data_size % SMALL_ALIGN or data_offset % SMALL_ALIGN:
         raise FormatError(
             f"the data section is bytes {data_offset} to {data_offset + data_size}, "
-            f"expected both to be multiples of {PAGE}"
+            f"expected both to be multiples of {SMALL_ALIGN}"
         )
     params = [entry for entry in entries if not entry.is_padding]
     for entry in params:
@@ -211,7 +211,7 @@ def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset:
 
 def segment_align(extent: int) -> int:
     """The boundary of the file on which a segment of ``extent`` bytes begins."""
-    return LARGE_ALIGN if extent >= LARGE else PAGE
+    return LARGE_ALIGN if extent >= LARGE else SMALL_ALIGN
 
 
 def round_up(value: int, step: int) -> int:

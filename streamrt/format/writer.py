@@ -94,7 +94,7 @@ def write(
 
     # The offsets of tensors depend on where the data section begins. The length of the header depends on these offsets.
     # So the header is made longer until it fits. The checksums are not known yet, but their number is.
-    length, data_offset = _layout.PAGE, 0
+    length, data_offset = _layout.SMALL_ALIGN, 0
     while length > data_offset:
         data_offset = length
         entries = _layout.lay_out(named, data_offset)

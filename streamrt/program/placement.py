@@ -45,7 +45,7 @@ def place(
     """
     last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
     last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
-    parts = _within_outputs(graph, params, shapes, lowered) if join else {}
+    parts = _within_outputs(graph, shapes, lowered) if join else {}
 
     home: dict[str, _Place] = {}
     block_of: dict[str, int] = {}  # of the tensors that are no part of another one
@@ -84,9 +84,7 @@ def place(
     )
 
 
-def _within_outputs(
-    graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]
-) -> dict[str, _Part]:
+def _within_outputs(graph: Graph, shapes: Mapping[str, Shape], lowered: Sequence[Lowered]) -> dict[str, _Part]:
     """The tensors that are computed within another one, so that the node which joins them has nothing to copy.
 
     The last joining node is handled first. In a chain in which each node appends to the output of the one before, all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import streamrt
 from streamrt import Layer
+from streamrt.convert.support import unsupported
 from streamrt.format import read_header
 from streamrt.graph import Activation, TensorSpec
 
@@ -124,6 +126,16 @@ def test_an_unknown_operator_has_near_names_and_the_list(tmp_path: Path) -> None
     assert {"Gemm", "Mish"} <= set(streamrt.operators("layers")) <= set(streamrt.operators())
     with pytest.raises(ValueError, match="source is 'torch', expected 'onnx' or 'layers'"):
         streamrt.operators("torch")  # type: ignore[arg-type]
+
+
+def test_a_name_of_millions_of_letters_is_not_compared_as_a_whole() -> None:
+    tracemalloc.start()
+    try:
+        text = unsupported("Gem" + "m" * 10_000_000, "layers")
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # the name, and no table of its letters
+    finally:
+        tracemalloc.stop()
+    assert len(text) < 200
 
 
 def test_an_unknown_first_operator_is_named_without_extents(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ from streamrt.serve.settings import Settings
 _PATIENCE, _GUESS = 5.0, 0.15
 _SECRETS = (b"/tmp", b"/root", b"/home", b"/usr", b"/dev/shm", b"site-packages", b"Traceback", b"Errno", TOKEN.encode())
 _READY = re.compile(r"^/v2/models/[^/]*(/versions/[^/]*)?/ready$")
-_TOKEN = [(b"authorization", f"Bearer {TOKEN}".encode())]
 
 
 class _Log(logging.Handler):

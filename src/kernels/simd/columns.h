@@ -229,7 +229,7 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                 int64_t ahead = read.first; /* in the plane of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
                     const int64_t to = read.first + (j + 1 - panel) * (read.last - read.first) / count;
-                    if (row + taps < last) ahead = fetch_plane(x + (channel + 1) * plane, ahead, to);
+                    ahead = row + taps < last ? fetch_plane(x + (channel + 1) * plane, ahead, to) : ahead;
                     const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
                     fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,
                                 x + channel * plane, out + j * depth * PANEL + (row + begin - first) * vectors * VL);
