@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from streamrt.errors import FormatError
+from streamrt.errors import FormatError, printable
 from streamrt.host.yielding import give_way
-from streamrt.report.printable import printable
 
 #: A scalar or a flat list of one scalar type: the values an attribute can take.
 Attr = int | float | str | tuple[int, ...] | tuple[float, ...]

@@ -12,10 +12,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.errors import InputError
+from streamrt.errors import InputError, printable
 from streamrt.format.files import Replacement
 from streamrt.ops import Array
-from streamrt.report.printable import printable
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:

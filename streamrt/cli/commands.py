@@ -23,11 +23,10 @@ from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
-from streamrt.errors import StreamrtError, UnsupportedModelError
+from streamrt.errors import StreamrtError, UnsupportedModelError, printable
 from streamrt.format import verify
 from streamrt.host.budget import format_size
 from streamrt.model import Model
-from streamrt.report.printable import printable
 
 _BUDGET_HELP = (
     "the most memory for weights and activations: a size such as 512MiB, 'auto' (the free memory) or 'none' (no limit)"

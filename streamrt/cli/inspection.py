@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from streamrt.errors import InputError
+from streamrt.errors import InputError, printable
 from streamrt.format import Tensor, WeightsFile, read_header
 from streamrt.graph import TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.ops import Shape
 from streamrt.plan import Plan, Tile
-from streamrt.report.printable import printable
 
 
 @dataclass(frozen=True, slots=True)

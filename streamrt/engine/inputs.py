@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.errors import InputError
+from streamrt.errors import InputError, printable
 from streamrt.graph import Graph, TensorSpec
 from streamrt.ops import Array, Shape
-from streamrt.report.printable import printable
 
 #: The most inputs that an error's text names, so that it stays short.
 _SHOWN = 20

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from streamrt.engine.programs import Programs
-from streamrt.errors import FormatError
+from streamrt.errors import FormatError, printable
 from streamrt.ops import NO_SUCH_OPERATOR, supported
 from streamrt.program.compile import Program
-from streamrt.report.printable import printable
 
 #: Sizes that are tried for all free extents of the inputs: first sizes of a batch or a length, then of images.
 _TRIED = (1, 2, 8, 32, 224, 256)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from streamrt._core import crc32c
-from streamrt.errors import FormatError
+from streamrt.errors import FormatError, printable
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
 from streamrt.format.files import drop_cache, expect_sequential, open_regular, progress_bar, read_exactly
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.graph import Graph
-from streamrt.report.printable import printable
 
 
 @dataclass(frozen=True, slots=True)

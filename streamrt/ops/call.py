@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrt.errors import FormatError
+from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
 from streamrt.ops.base import Operand, Shape, size_problem
-from streamrt.report.printable import printable
 
 _FLT_MAX = float(np.finfo(np.float32).max)
 

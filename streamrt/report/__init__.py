@@ -1,4 +1,1 @@
-"""Reports of a call: the times of reading and computing (`trace`), sums of them (`stats`), and a picture (`picture`).
-
-`printable` makes any text safe to show on a terminal.
-"""
+"""Reports of a call: the times of reading and computing (`trace`), sums of them (`stats`), and a picture (`picture`)."""

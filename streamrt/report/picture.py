@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from streamrt.errors import printable
 from streamrt.format.files import Replacement
-from streamrt.report.printable import printable
 from streamrt.report.trace import Kind, Span, Trace
 
 #: The bars from the bottom up: (lane, label, colour, kind of span, whether the range is pinned).

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Self
 
+from streamrt.errors import printable
 from streamrt.host.budget import format_size
-from streamrt.report.printable import printable
 from streamrt.report.trace import Trace, write_perfetto
 
 

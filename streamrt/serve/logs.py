@@ -15,7 +15,7 @@ log = logging.getLogger("streamrt.serve")
 
 #: How many logged tracebacks are remembered, so that a failure of every request is logged with one traceback.
 _REMEMBERED = 64
-#: The most characters of an error's text in a line: two lines of `streamrt.report.printable`.
+#: The most characters of an error's text in a line: two lines of `streamrt.errors.shortened`.
 _TEXT = 1000
 _logged: OrderedDict[int, None] = OrderedDict()  # hashes of tracebacks; used only in the thread of the event loop
 

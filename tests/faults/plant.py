@@ -178,9 +178,9 @@ def main() -> int:
     faults, absent = [f for f in faults if f.isa in {None, *here}], [f for f in faults if f.isa not in {None, *here}]
     for fault in absent:
         print(f"left out: {fault.name}, since this processor lacks {fault.isa}")
-    folders = (
-        list(dict.fromkeys(folder for fault in faults for folder in fault.tests)) if arguments.narrow else ["tests"]
-    )
+    folders = ["tests"]
+    if arguments.narrow:
+        folders = list(dict.fromkeys(folder for fault in faults for folder in fault.tests))
     if not arguments.skip_clean and (failed := copy.failing_test(folders)):
         print(f"without any fault {failed} fails: nothing can be said")
         return 1

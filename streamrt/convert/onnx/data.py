@@ -26,9 +26,8 @@ from streamrt._core import Mapping
 from streamrt.convert.onnx.infer import first_line
 from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
 from streamrt.convert.weights import AnyArray, Weight
-from streamrt.errors import FormatError, WeightsIOError
+from streamrt.errors import FormatError, WeightsIOError, printable
 from streamrt.format import FileIdentity
-from streamrt.report.printable import printable
 
 #: A tensor with at least 64 KiB of ``raw_data`` is large. Its values are left in the file instead of being parsed.
 _LARGE = 64 << 10

@@ -16,8 +16,7 @@ import pytest
 from format.attacks.make import ATTACKS, FOLDER, SUFFIX, Draft
 from streamrt import Model, StreamrtError, cli
 from streamrt import errors as kinds
-from streamrt.errors import FormatError, UnsupportedModelError, WeightsIOError
-from streamrt.report.printable import printable, shortened
+from streamrt.errors import FormatError, UnsupportedModelError, WeightsIOError, printable, shortened
 
 #: Colours the text, clears the line, ends it, and turns the direction of writing.
 EVIL = "\x1b[31m\x9b2K\r\n\u202e|"
