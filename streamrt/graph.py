@@ -43,7 +43,7 @@ _MAX_INPUTS = 50_000
 _MAX_VALUES = 2**18
 #: The most axes of an input or output of the graph: the value of `streamrt.ops.base.MAX_RANK`.
 _MAX_RANK = 8
-#: The largest extent, and the most elements of a tensor: sums of sizes stay within 64 bits.
+#: Extents, and elements of a tensor, are fewer than this, so that sums of sizes stay within 64 bits.
 _MAX_DIM = 2**40
 #: The most characters of a name.
 _MAX_NAME = 1024
@@ -266,14 +266,14 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
     for dim in dims:
         if isinstance(dim, str) and 0 < len(_unicode(dim, f"{where}.dims")) <= _MAX_NAME:
             continue
-        if type(dim) is int and 0 <= dim <= _MAX_DIM:
+        if type(dim) is int and 0 <= dim < _MAX_DIM:
             continue
         raise FormatError(
-            f"{where}.dims: {dim!r:.80}, expected an extent from 0 to 2**40 or a name of 1 to {_MAX_NAME} characters"
+            f"{where}.dims: {dim!r:.80}, expected an extent from 0 to 2**40 - 1 or a name of 1 to {_MAX_NAME} characters"
         )
     name = _text(data["name"], f"{where}.name")
-    if math.prod(dim for dim in dims if isinstance(dim, int)) > _MAX_DIM:
-        raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)}, expected at most 2**40 elements")
+    if math.prod(dim for dim in dims if isinstance(dim, int)) >= _MAX_DIM:
+        raise FormatError(f"{where} ({name!r:.80}): extents {tuple(dims)}, expected fewer than 2**40 elements")
     return TensorSpec(name, tuple(dims), dtype)
 
 

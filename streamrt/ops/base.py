@@ -36,7 +36,7 @@ Run = Callable[[int, int], None]
 
 #: The most axes of a tensor. Layers have fewer. The limit bounds work that grows exponentially with the axes.
 MAX_RANK = 8
-#: The most elements of a tensor, so that byte counts and indices that are computed from a shape fit in 64 bits.
+#: A tensor has fewer elements than this, so that byte counts and indices that are computed from a shape fit in 64 bits.
 _MAX_SIZE = 2**40
 
 
@@ -115,5 +115,5 @@ def size_problem(shape: Shape) -> str | None:
     if len(shape) > MAX_RANK:
         return f"has {len(shape)} axes, more than the {MAX_RANK} allowed"
     if not all(1 <= extent < _MAX_SIZE for extent in shape) or math.prod(shape) >= _MAX_SIZE:
-        return f"has shape {shape}, expected 1 to 2**40 elements"
+        return f"has shape {shape}, expected 1 to 2**40 - 1 elements"
     return None
