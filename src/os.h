@@ -27,8 +27,8 @@ bool os_map_zeros(void *page, size_t size); /* replaces the old mapping; safe in
 void os_advise_pages(uint8_t *base, size_t size);
 bool os_advise_blocks(uint8_t *base, size_t size);
 
-/* For callers that read a whole mapping from its beginning: faults read ahead, as without any hint; and the pages that
- * were read leave the page tables. */
+/* For callers that read a whole mapping from its beginning. os_advise_ahead: faults read ahead, as without any hint.
+ * os_unload: the pages that were read leave the page tables. */
 void os_advise_ahead(int fd, uint8_t *base, size_t size);
 void os_unload(uint8_t *base, size_t size);
 
@@ -36,12 +36,11 @@ bool os_populate(uint8_t *start, size_t size); /* reads and maps */
 void os_will_need(int fd, uint64_t offset, uint64_t length);
 
 /* Removes the range from the page tables and the page cache. Returns whether the cache has let it go. blocks: the range
- * was read in blocks, of which the cache holds all or nothing, so that looking at one page of each block is enough.
+ * was read in blocks. The cache holds all of a block or nothing of it, so one page of each block is looked at.
  * patient: try for 3 ms while another process keeps a page; otherwise for 0.1 ms. */
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient);
 
-/* For memory of os_reserve: gives it back, so that it is zero again; and whether it may come in huge pages of a block.
- */
+/* For memory of os_reserve. Gives it back, so that it is zero again. huge: it may come in huge pages of a block. */
 void os_drop(uint8_t *start, size_t size, bool huge);
 void os_advise_memory(uint8_t *base, size_t size, bool huge);
 
@@ -69,12 +68,12 @@ typedef struct {
     uint64_t major_faults; /* faults that had to read */
 } os_usage;
 
-void os_thread_usage(os_usage *out); /* of the calling thread since it began; zeros if the kernel does not tell */
+void os_thread_usage(os_usage *out); /* of the calling thread since it began; zeros if the kernel has no counts */
 void os_name_thread(const char *name);
 
-/* How the calling thread gets a processor when it wakes while others compute on all of them. os_wake_promptly: soon,
- * but for 0.1 ms at a time (Linux 6.12 and later). os_wake_patiently: only when one is free. Both are hints, and do
- * nothing if the thread has another scheduling policy than the default. */
+/* How the calling thread gets a processor when it wakes while other threads compute on all of them. os_wake_promptly:
+ * soon, but for 0.1 ms at a time (Linux 6.12 and later). os_wake_patiently: only when a processor is free. Both are
+ * hints, and do nothing if the thread has another scheduling policy than the default. */
 void os_wake_promptly(void);
 void os_wake_patiently(void);
 int64_t os_now(void); /* ns of CLOCK_MONOTONIC */

@@ -36,10 +36,10 @@
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
 
 /* Attempts to release a range. The page cache keeps a page that is in use at that moment, even by mincore in another
- * process, and no later call would release it. With a process that watches all the time, 1 in 500 releases met that.
- * The pauses between 8 attempts are 3 ms together. */
+ * process, and no later call would release it. With a process that watches all the time, this happened in 1 of 500
+ * releases. The pauses between 8 attempts are 3 ms together. */
 #define RELEASE_ATTEMPTS 8
-/* Attempts if the last release failed too: 0.1 ms. So it is with a file of another user, whose pages mincore always
+/* Attempts if the last release failed, too: 0.1 ms. An example is a file of another user, whose pages mincore always
  * reports as cached. */
 #define RELEASE_ATTEMPTS_IN_VAIN 3
 
@@ -93,8 +93,8 @@ uint8_t *os_reserve(size_t size) {
     size_t before = (size_t)(-(uintptr_t)start % SRT_BLOCK);
     if (before > 0) munmap(start, before);
     munmap(start + before + whole, SRT_BLOCK - before);
-    /* A child gets zeros instead of these pages. Copying on write would take a page away from a read in progress, and
-     * dropping a page here would not free it while the child has it too. */
+    /* A child gets zeros instead of these pages. Copying on write would take a page away from a read in progress.
+     * Dropping a page here would not free it while the child has it, too. */
     madvise(start + before, whole, MADV_WIPEONFORK);
     return start + before;
 }
@@ -250,14 +250,14 @@ static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length,
 }
 
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient) {
-    /* First unmapped, since the page cache keeps mapped pages. */
+    /* Unmapped first, because the page cache keeps mapped pages. */
     unmap_pages(fd, base, offset, length, blocks);
     int attempts = patient ? RELEASE_ATTEMPTS : RELEASE_ATTEMPTS_IN_VAIN;
     for (int attempt = 1;; attempt++) {
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) return true;
         if (attempt == attempts) return false;
-        /* Sleeps, so that the watcher can continue: this thread may have taken its processor. 20 us, 40 us ... */
+        /* Sleep for 20 us, 40 us ..., so that the watcher can continue: this thread may have taken its processor. */
         const struct timespec moment = {.tv_nsec = 10000L << attempt};
         nanosleep(&moment, NULL);
     }

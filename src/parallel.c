@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Elements that a range needs before waking a thread for it pays. Waking a thread and waiting for it takes about 10 us.
- * 32 Ki elements of 4 bytes, read and written once, are 256 KiB: about 25 us at the 10 GB/s of one core. */
+/* The fewest elements of a range for which it is worth to wake a thread. Waking a thread and waiting for it takes about
+ * 10 us. 32 Ki elements of 4 bytes, read and written once, are 256 KiB: about 25 us at the 10 GB/s of one core. */
 enum { WORTH_A_WAKE = 32 * 1024 };
 
 /* A thread takes 1/2 of the remaining units of a slice: many at first and few at the end, so that all threads end
@@ -20,7 +20,7 @@ enum { TAKEN = 2 };
  * of a CNN the next kernel begins within about 10 us; waking a thread of a virtual machine takes up to 50 us. */
 enum { PATIENCE = 100 * 1000 };
 
-/* How often a thread looks between two readings of the clock, so that it spends most of the time looking. */
+/* How often a polling thread looks between two readings of the clock, because a reading takes longer than a look. */
 enum { LOOKS = 16 };
 
 /* Each thread has a slice of the units, and then helps with the slices of others. So the same core computes the same
@@ -33,7 +33,7 @@ typedef struct {
 typedef struct {
     srt_range *run;
     const void *arguments;
-    int64_t grain; /* a thread takes at least so many units at once */
+    int64_t grain; /* a thread takes at least this many units at once */
     int64_t group; /* units that cost less together: see srt_parallel_on */
     int threads;   /* threads that may work on it, the caller included; each has a slice */
 } job;

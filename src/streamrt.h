@@ -1,8 +1,8 @@
 /* streamrt.h - the contract of the compiled core.
  *
- * Each function names its results, their owner, and the threads that may call it.
- * The core does not know Python, does not print and does not exit. Functions that can fail return an srt_status;
- * if a system call was the cause, errno holds its error number on return.
+ * The comment of each function names its results, their owner, and the threads that may call it.
+ * The core does not know Python, does not print and does not exit. Functions that can fail return an srt_status.
+ * If a system call was the cause, errno holds its error number on return.
  */
 #ifndef STREAMRT_H
 #define STREAMRT_H
@@ -109,7 +109,7 @@ srt_status srt_mapping_check(const srt_mapping *mapping);
  * From now on page faults read ahead. */
 void srt_mapping_read_ahead(srt_mapping *mapping);
 
-/* Removes all pages that were read from the page tables; the page cache may keep them. */
+/* Removes from the page tables all pages that were read; the page cache may keep them. */
 void srt_mapping_unload(srt_mapping *mapping);
 
 /* Sets *bytes to the bytes of the range that are in the page cache, with MMAP and with PREAD. SRT_MISUSE when the range
@@ -147,8 +147,8 @@ void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length)
  * Memory is counted in granules: pieces of the file of srt_page_size() or SRT_BLOCK bytes; the last piece ends with the
  * file. A granule is held while an item that covers it is being read, ready or in use. If a pinned item covers it, it
  * is held from its first reading until the schedule changes. Items may overlap. A granule that is not held has been
- * released. The window limits the bytes of held granules that no pinned item covers, but one item is always let in,
- * however large it is.
+ * released. The window limits the bytes of held granules that no pinned item covers. An item that is larger than the
+ * window is let in alone.
  *
  * One thread at a time may call these functions, except srt_prefetcher_stop, which any thread may call at any time.
  * All functions return SRT_STOPPED after srt_prefetcher_stop, and SRT_FORKED in the child of a fork, before they check
@@ -163,7 +163,7 @@ typedef struct {
 typedef struct {
     uint64_t bytes_read;          /* bytes that the device delivered for this item, as the kernel counts them */
     int64_t read_start, read_end; /* ns of CLOCK_MONOTONIC; both 0 if the item was still in memory */
-    int64_t stall;                /* ns that srt_prefetcher_wait waited for the item */
+    int64_t stall;                /* ns for which srt_prefetcher_wait waited for the item */
 } srt_record;
 
 /* Makes a prefetcher without a thread. The mapping must outlive it. SRT_NO_MEMORY, SRT_SYSTEM. */

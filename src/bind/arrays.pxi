@@ -146,7 +146,7 @@ cdef int check_shape(Py_buffer *view, tuple shape, str name) except -1:
 
 cdef int check_range(int64_t first, int64_t last, int64_t count) except -1:
     if not 0 <= first <= last <= count:
-        raise ValueError(f"range {first} to {last}, expected one within 0 to {count}")
+        raise ValueError(f"range {first} to {last}, expected a range within 0 to {count}")
     return 0
 
 

@@ -40,9 +40,9 @@ cdef class Convolution(Kernel):
     None, is added before ``act``, and may be y.
 
     scratch (S, F) is used during calls. At most S threads take part, with F floats each. F is at least CONV_COLUMNS
-    times the smaller of CONV_DEPTH and C * KH * KW. Up to half of a core's own cache, a larger F is faster.
+    times the smaller of CONV_DEPTH and C * KH * KW. A larger F is faster, up to half of a core's own cache.
 
-    ``winograd`` selects Winograd's algorithm, whose errors are about 4 times as large. F is then at least
+    ``winograd`` selects Winograd's algorithm, whose errors are about 4 times those of a product. F is then at least
     `winograd_seat`, which must not be 0.
 
     sums (M,) or None, used during calls: with `conv_sums` floats two threads share small maps better.
@@ -129,7 +129,7 @@ cdef class Convolution(Kernel):
 def conv_sums(int64_t n, int64_t groups, inner, int64_t outputs, Window window not None):
     """Floats of memory with which two threads compute the two parts of a long sum at the same time; 0 if they do not.
 
-    n: samples; inner: terms of a sum; outputs: channels of one group. Results are the same with and without.
+    n: samples; inner: terms of a sum; outputs: channels of one group. Results are the same with and without the memory.
     """
     return srt_conv_sums(n, groups, inner, outputs, &window.window) if inner < 2**31 else 0
 

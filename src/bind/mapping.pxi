@@ -9,7 +9,7 @@ cdef extern from "Python.h":
 
 
 def _force_populate_mode():
-    """Obeys STREAMRT_TEST_POPULATE, with which tests choose how pages are brought in."""
+    """Applies STREAMRT_TEST_POPULATE, with which tests choose how pages are brought in."""
     mode = _os.environ.get("STREAMRT_TEST_POPULATE")
     if mode == "touch":
         srt_set_populate_mode(SRT_POPULATE_TOUCH)
@@ -34,7 +34,7 @@ cdef class Mapping:
             bytes are zeros. ``"auto"`` is ``"pread"`` for files on a network or FUSE file system, else ``"mmap"``.
 
     Raises:
-        WeightsIOError: the file cannot be opened or mapped, is empty, or is no regular file.
+        WeightsIOError: the file cannot be opened or mapped, is empty, or is not a regular file.
         ValueError: the path contains a null character, or ``io`` has another value.
     """
 
@@ -137,9 +137,9 @@ cdef class Mapping:
         return self.mapping == NULL
 
     def check(self):
-        """Raises if the file was modified since it was opened, as far as can be told.
+        """Raises if the file seems to have been modified since it was opened.
 
-        That is: no page was missing, and the open file has the device, inode, size and modification time that it had.
+        It passes if no page was missing, and device, inode, size and modification time of the open file are unchanged.
         A new file under the same name does not count: the open file stays as it was.
 
         Raises:

@@ -40,7 +40,7 @@ cdef class Report:
         if not 0 <= i < <Py_ssize_t>self.count:  # a negative index counts from the end
             i += self.count
         if not 0 <= i < <Py_ssize_t>self.count:
-            raise IndexError(f"no such item: there are {self.count}")
+            raise IndexError(f"no such item, expected an index below {self.count}")
         offset, length, pinned = self.schedule[i]
         cdef srt_record *record = &self.records[i]
         return ItemReport(
@@ -122,14 +122,14 @@ cdef class Prefetcher:
 
         Args:
             items: sequence of (offset, length, pinned): ranges in bytes, in the order of use. They may overlap.
-            window: bytes of the granules of streamed items that may be in memory at once. An item that is larger is let
-                in alone.
+            window: bytes of the granules of streamed items that may be in memory at once. A larger item is let in
+                alone.
             granule: the unit in which the file is read, released and counted, in bytes: the page size of this
                 machine (``mmap.PAGESIZE``), or 2 MiB.
 
         Raises:
-            ValueError: a range is empty or not within the file, the granule is another, the window is not positive
-                though items stream, or a pass has begun and is not finished.
+            ValueError: a range is empty or not within the file, the granule is neither of the two, the window is not
+                positive though items stream, or a pass has begun and is not finished.
             MemoryError: no memory for the tables.
             WeightsIOError: the thread could not be started.
             ModelClosedError: closed, or opened before a fork.
@@ -193,7 +193,7 @@ cdef class Prefetcher:
             offset, length, _ = self.items[culprit]
             self.require(status, error, f"cannot read {length} bytes at {offset}")
         if status == SRT_MISUSE:
-            raise ValueError(f"item {i} is not one of the {len(self.items)} of this pass, or is done already")
+            raise ValueError(f"item {i} is not one of the {len(self.items)} items of this pass, or is done already")
         self.require(status, error, f"cannot wait for item {i}")
 
     cpdef done(self, Py_ssize_t i):
@@ -253,7 +253,7 @@ cdef class Prefetcher:
 
     cdef tuple held_and_peak(self):
         cdef uint64_t held = 0, peak = 0
-        self.require(srt_prefetcher_held(self.prefetcher, &held, &peak), 0, "cannot tell which bytes are held")
+        self.require(srt_prefetcher_held(self.prefetcher, &held, &peak), 0, "cannot count the bytes that are held")
         return held, peak
 
     def report(self):

@@ -55,11 +55,11 @@ def set_threads(n):
 
 
 def threads():
-    """The number of threads of kernels, the caller's included. By default the processors of the affinity mask."""
+    """The number of threads of kernels, the caller's included. By default one for each processor that may be used."""
     return srt_threads()
 
 
 def rouse():
-    """Wakes the threads of the kernels ahead of a kernel, because waking takes longer than many kernels."""
+    """Wakes the threads of the kernels before a kernel needs them, because waking takes longer than many kernels."""
     with nogil:
         srt_rouse()

@@ -1,7 +1,7 @@
 """Scratch memory of products, which holds their columns."""
 
 
-#: The most terms of a convolution's sums in one part, and the fewest output positions whose columns are laid out.
+#: The most terms in one part of a convolution's sums, and the fewest output positions whose columns are laid out.
 CONV_DEPTH = SRT_CONV_DEPTH
 CONV_COLUMNS = SRT_CONV_COLUMNS
 

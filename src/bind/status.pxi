@@ -7,7 +7,7 @@ from streamrt.errors import ModelClosedError, WeightsIOError
 
 
 cdef object status_error(srt_status status, int error, str path, str subject):
-    """The exception for a status other than ``SRT_OK``. Its text begins with ``subject``, which names the action and its object.
+    """The exception for a status other than ``SRT_OK``. Its text begins with ``subject``: the action and its object.
 
     ``error`` is the value of errno right after the C function returned.
     """

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 cdef class Step:
     """A tile bound to memory: waits for items of a schedule, computes rows of a node, and marks items as done.
 
-    ``run`` is a `Kernel`, or any function of the first row and of the row behind the last.
+    ``run`` is a `Kernel`, or any function of the first row and of the row after the last.
     """
 
     cdef readonly Py_ssize_t node

@@ -6,8 +6,8 @@ cdef class Window:
     """A window that slides over planes, for convolution and pooling. Checked once, then used many times.
 
     ``Window(kernel=(kh, kw), strides=(sh, sw), dilations=(dh, dw), pads=(top, left, bottom, right),
-    input=(h, w), output=(oh, ow))``. The output may be smaller than possible, or larger by one than the pads allow
-    (ONNX's ceil_mode). Its last window must begin within the padded input.
+    input=(h, w), output=(oh, ow))``. The output may be smaller than possible, or larger by one position than the pads
+    allow (ONNX's ceil_mode). Its last window must begin within the padded input.
 
     Raises:
         ValueError: a length is negative or not below 2**30; a kernel, stride or dilation is 0; or the last window

@@ -9,8 +9,8 @@ void srt_set_populate_mode(srt_populate_mode mode) {
     populate_mode = mode;
 }
 
-/* Whether this kernel has MADV_POPULATE_READ. Tried on a page of the heap, as a page of the file would be read. Old
- * kernels refuse with EINVAL; sandboxes also with ENOSYS or EPERM. */
+/* Whether this kernel has MADV_POPULATE_READ. Tried on a page of the heap, because a page of the file would be read.
+ * Old kernels refuse with EINVAL; sandboxes also with ENOSYS or EPERM. */
 static bool can_populate(srt_mapping *mapping) {
     if (populate_mode != SRT_POPULATE_AUTO) return populate_mode == SRT_POPULATE_READ;
     uint8_t *page = (uint8_t *)mapping - (uintptr_t)mapping % mapping->page_size;
@@ -51,7 +51,7 @@ static uint64_t too_many_faults(const srt_mapping *mapping) {
 
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
-    if (!blocks) /* starts to read many pages at once; faults would read them one by one */
+    if (!blocks) /* starts to read many pages at once, because faults would read them one by one */
         os_will_need(mapping->fd, offset, length);
     if (!mapping->populates) return touch(mapping, offset, length);
     os_usage before, after;

@@ -1,9 +1,9 @@
 /* pread.c - the bytes are read into anonymous memory, at the addresses that a mapping would have.
  *
  * For network and FUSE file systems. With a mapping each fault there is a round trip, and a lost server is a SIGBUS.
- * Addresses are reserved for the whole file, but memory only for granules that are held: so operators need not know how
- * their weights came. Other bytes read as zeros. No page of the file stays in the page cache: reads bypass it
- * (O_DIRECT) if the file system allows that; else each small step is followed by dropping the range from the cache.
+ * Addresses are reserved for the whole file, so that operators need not know how their weights are read. Only granules
+ * that are held take memory; other bytes read as zeros. No page of the file stays in the page cache: reads bypass it
+ * (O_DIRECT) if the file system allows that. Otherwise each small step of reading is dropped from the cache at once.
  */
 #include "io.h"
 
@@ -22,7 +22,7 @@ static void advise(srt_mapping *mapping, bool blocks) {
     atomic_store_explicit(&mapping->blocks, blocks, memory_order_relaxed);
 }
 
-/* Some file systems accept O_DIRECT but refuse the reads, or refuse to continue behind a short one. */
+/* Some file systems accept O_DIRECT but refuse the reads, or refuse to continue after a short read. */
 static bool give_up_direct(srt_mapping *mapping) {
     bool was = atomic_exchange_explicit(&mapping->direct, false, memory_order_relaxed);
     return was && os_set_direct(mapping->fd, false);
@@ -32,8 +32,8 @@ static bool give_up_direct(srt_mapping *mapping) {
 #define BUFFERED_STEP ((uint64_t)128 << 10)
 
 static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    /* Up to the end of the last page, because O_DIRECT reads whole pages. Memory has that page, and the file ends
-     * before. */
+    /* Up to the end of the last page, because O_DIRECT reads whole pages. The memory includes that page. The file may
+     * end within it. */
     uint64_t page = mapping->page_size, whole = (length + page - 1) / page * page;
     for (uint64_t done = 0; done < length;) {
         bool direct = atomic_load_explicit(&mapping->direct, memory_order_relaxed);

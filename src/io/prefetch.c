@@ -127,8 +127,8 @@ static bool may_stream(const srt_prefetcher *p) {
     return p->held_streamed <= plan->window && need <= plan->window - p->held_streamed;
 }
 
-/* Chooses the next item to read: the next pinned or the next streamed item, whichever a pass reaches first, or the one
- * that may be read. False: none. */
+/* Chooses the next item to read. If the next pinned and the next streamed item may both be read, it is the item that a
+ * pass reaches first. False: no item may be read. */
 static bool choose(srt_prefetcher *p, size_t *chosen) {
     const schedule *plan = p->plan;
     if (!plan || p->failure != SRT_OK) return false;
@@ -222,8 +222,8 @@ static void read_item(srt_prefetcher *p, size_t index) {
         p->failure_errno = error;
         p->culprit = index;
     }
-    /* Waiting callers find the lock free. Else they would wake, sleep and wake again, before this thread has started
-     * its next read. */
+    /* Signals without the lock, so that waiting callers find it free. Otherwise they would wake, sleep and wake again
+     * before this thread has started its next read. */
     pthread_mutex_unlock(&p->lock);
     pthread_cond_broadcast(&p->news);
     pthread_mutex_lock(&p->lock);

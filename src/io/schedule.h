@@ -1,6 +1,6 @@
 /* schedule.h - the tables of a schedule: its items in the order of a pass, and the granules of the file.
  *
- * No lock, no thread, no system call. The tables belong to a prefetcher; prefetch.c says which thread may use them
+ * No lock, no thread, no system call. The tables belong to a prefetcher; prefetch.c says which thread may use them, and
  * when.
  */
 #ifndef STREAMRT_SCHEDULE_H
@@ -54,7 +54,7 @@ bool schedule_valid(const srt_item *items, size_t count, uint64_t window, uint64
 schedule *schedule_new(const srt_item *items, size_t count, uint64_t window, uint64_t granule, uint64_t file_size);
 void schedule_free(schedule *plan); /* NULL is allowed */
 
-/* Adds the slot to those that wait for their release. */
+/* Adds the slot to the slots that wait for their release. */
 void schedule_queue_release(schedule *plan, size_t slot);
 
 /* The end of the granules from first on that one call can populate: within a block, and none of them populated. */

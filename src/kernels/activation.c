@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-/* cost: the time for an element, in times of copying it. Rough, as it only decides how many threads share a job. */
+/* cost: the time for an element, in units of the time to copy it. It is rough, because it only decides how many threads
+ * share a job. */
 static const struct {
     const char *name;
     int64_t cost;

@@ -10,18 +10,20 @@ enum { TERMS_PER_ELEMENT = 32 };
  * columns that are left: they are dot products, or part of a vector. Its memory is then larger by STEP columns. */
 enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
 
-/* Costs, in times of multiplying a row with a column: laying out a column, and fetching a row of weights. */
+/* Costs of laying out a column, and of fetching a row of weights. The unit is the time to multiply a row with a column.
+ */
 enum { LAYOUT = 6, FETCH = 16 };
 
 /* Maps of at most SMALL_MAP positions are shared out by channels: a core computes some channels, and reads the others
  * from another core's cache. Sums of at least LONG_SUM terms are then made in two parts: of the first half of the
- * channels and of the second. Adding the parts up pays if a sum has at least TERMS_PER_OUTPUT terms for each output. */
+ * channels and of the second. Adding the parts up is worth its time if a sum has at least TERMS_PER_OUTPUT terms for
+ * each output. */
 enum { SMALL_MAP = 256, LONG_SUM = 128, TERMS_PER_OUTPUT = 2 };
 
 /* Terms that a core adds up in the time until another core begins. */
 enum { LATE = 200 * 1000 };
 
-/* Terms of the parts of all other sums, at most. */
+/* The most terms of a part of any other sum. */
 enum { DEPTH = 512 };
 _Static_assert(1024 % DEPTH == 0 && DEPTH % 32 == 0, "blocks of rows that conv.h copies are pairs of whole lines");
 

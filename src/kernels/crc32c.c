@@ -15,8 +15,8 @@ static uint32_t bytes[8][256];
 
 enum { STRIP = SRT_CRC_STRIP };
 
-/* CHUNK: bytes of a unit of the job, 132 KiB or 11 times three strips, which take about 7 us. CHUNKS: units of a job at
- * most, whose registers are on the stack until they are joined. */
+/* CHUNK: bytes of a unit of the job, 132 KiB, which take about 7 us: 11 times three strips. CHUNKS: the most units of a
+ * job, whose registers are on the stack until they are joined. */
 enum { CHUNK = 11 * 3 * STRIP, CHUNKS = 128 };
 
 /* [k][b]: the register after STRIP, or CHUNK, zero bytes, from a register with b in byte k and 0 elsewhere. */
@@ -38,7 +38,7 @@ uint32_t srt_crc32c_after_strip(uint32_t crc) {
     return append(strip, crc);
 }
 
-/* Appending zeros is linear: 1024 entries follow from those of 32 powers of two. */
+/* Appending zeros is linear: all 1024 entries follow from the entries of 32 powers of two. */
 static void complete(uint32_t zeros[4][256]) {
     for (int k = 0; k < 4; k++)
         for (int b = 1; b < 256; b++) zeros[k][b] = zeros[k][b & (b - 1)] ^ zeros[k][b & -b];

@@ -1,7 +1,7 @@
 /* dense.c - products with few samples are shared out by rows of the weights: see kernels.h. */
 #include "simd/table.h"
 
-/* From so many weights on they lie in no cache: 2^23 floats are 32 MiB. */
+/* At least this many weights fit in no cache: 2^23 floats are 32 MiB. */
 enum { LARGE = 1 << 23 };
 
 int srt_dense_most(int64_t weights) {

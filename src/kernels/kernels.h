@@ -34,13 +34,13 @@ typedef enum {
     SRT_ACTIVATION_COUNT,
 } srt_activation_code;
 
-/* A prepared activation. HardSwish, Gelu, GeluTanh, Swish and Mish give their limit 0 at -infinity, not NaN. */
+/* A prepared activation. At -infinity HardSwish, Gelu, GeluTanh, Swish and Mish give their limit 0 instead of NaN. */
 typedef struct {
     int code; /* srt_activation_code */
     float alpha, beta;
     float low, high; /* Identity, Relu and Clip clamp to this range, which is infinite for the others */
     bool separate;   /* not a clamp: computed from the values that the kernel has just written */
-    int64_t cost;    /* time for one element, in times of copying it */
+    int64_t cost;    /* time for one element, in units of the time to copy it */
 } srt_activation;
 
 /* code must be below SRT_ACTIVATION_COUNT. */
@@ -144,19 +144,21 @@ typedef struct {
 } srt_convolution;
 
 /* A convolution as a product. A row of weights is multiplied in equal parts of at most SRT_CONV_DEPTH terms. Scratch
- * memory holds the columns of SRT_CONV_COLUMNS output positions, or of a multiple: 72 KiB at least, and best half of a
- * core's own cache. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and SRT_CONV_DEPTH). */
+ * memory holds the columns of a multiple of SRT_CONV_COLUMNS output positions, up to 72 KiB for each SRT_CONV_COLUMNS.
+ * Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
+ * SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
 
 /* Floats of memory with which two threads compute the two parts of a sum at the same time, each from channels that it
- * computed itself. That is faster on small maps; 0 if it is not. Results are the same with and without. inner: terms of
- * a sum; outputs: channels of one group. */
+ * computed itself. 0 if that is not faster; it is faster on small maps. Results are the same with and without this
+ * memory. inner: terms of a sum; outputs: channels of one group. */
 int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window);
 
 /* A convolution with a window of 3 x 3 and stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are about 4
- * times as large. A value that is infinite, or so large that a sum overflows, may give NaN in all outputs of the tiles
- * that read it. seat is at least srt_winograd_seat(...) for this shape; other numbers of samples may share it. */
+ * times those of srt_conv. A value that is infinite, or so large that a sum overflows, may give NaN in all outputs of
+ * the tiles that read it. seat is at least srt_winograd_seat(...) for this shape; other numbers of samples may share
+ * it. */
 void srt_winograd(const srt_convolution *c);
 
 /* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 if it is not, or cannot be used.
@@ -178,7 +180,7 @@ void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *wi
 void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bool count_padding);
 
 /* x (rows, cols), y (rows,). The mean of no elements is NaN. Up to 512 elements are added in float32, and these sums
- * in float64: the result is about as exact as with float64 throughout. */
+ * in float64. The result is about as exact as a sum in float64 alone. */
 void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols);
 
 /* x (rows, cols), y (rows,); cols > 0. */

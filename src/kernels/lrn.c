@@ -13,7 +13,7 @@ void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inne
         .beta = beta,
         .bias = bias,
     };
-    enum { COST = 10 }; /* of an element, in times of copying it: a logarithm, an exponential and a few squares */
+    enum { COST = 10 }; /* of an element, in times to copy one: a logarithm, an exponential and a few squares */
     srt_parallel(n * channels, srt_grain(inner < INT64_MAX / COST ? inner * COST : inner), srt_table_active()->lrn,
                  &job);
 }

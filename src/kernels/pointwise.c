@@ -19,7 +19,7 @@ void srt_scale_shift_act(const float *x, const float *scale, const float *shift,
 
 void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int64_t n, int64_t channels,
                int64_t size) {
-    /* one slope for all is one channel as long as the array */
+    /* one slope for all elements: the array counts as one channel */
     channel_job job = {.x = x, .y = y, .channels = channels, .size = size, .scale = slope};
     if (one_slope) {
         job.size = n * channels * size;

@@ -3,15 +3,15 @@
 
 #include <math.h>
 
-/* Units for each thread that the search tries at most, up to SRT_MOST_UNITS in all: more would make it take longer. */
+/* The most units for each thread that the search tries, up to SRT_MOST_UNITS in all, so that the search stays short. */
 enum { UNITS_PER_THREAD = 8 };
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* When `units` units end that cost the same. The first thread does `own` of them; the others begin late and do the
- * rest. */
+/* The time at which `units` units of equal cost end. The first thread does `own` of them; the others begin late and do
+ * the rest. */
 static double end_of(double units, double own, double cost, const srt_product *p) {
     const double others = ceil((units - own) / (double)(p->threads - 1));
     return others > 0 ? fmax(cost * own, p->late + cost * others) : cost * own;

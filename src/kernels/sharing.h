@@ -5,8 +5,8 @@
 #include <stdint.h>
 
 /* Products of the same shape, rows times columns. A unit is some rows of one product with a block of its columns. The
- * thread that takes the unit lays out or transforms the columns, and fetches or transforms the rows. The unit of costs
- * is the time that multiplying one row with one column takes. */
+ * thread that takes the unit lays out or transforms the columns, and fetches or transforms the rows. Costs are in units
+ * of the time to multiply one row with one column. */
 typedef struct {
     int64_t pieces;                /* products */
     int64_t columns, step, widest; /* a block is a multiple of `step` columns, and at most `widest` */
@@ -21,8 +21,8 @@ typedef struct {
     int64_t shares;        /* units of a block: each has a share of the rows */
 } srt_sharing;
 
-/* Units at most, unless there are more threads, or more blocks of the largest width. It bounds the search for the best
- * cut, and an array on the stack of srt_conv: 1 KiB. */
+/* The most units, unless there are more threads, or more blocks of the largest width. The limit bounds the search for
+ * the best cut, and an array of 1 KiB on the stack of srt_conv. */
 enum { SRT_MOST_UNITS = 256 };
 
 /* The cut with which the threads end first. No number of p may be 0, and widest >= step. */

@@ -3,11 +3,12 @@
 #include "sharing.h"
 #include "simd/table.h"
 
-/* Floats of scratch memory for a thread at most: 1.5 MiB, which a second-level cache of 2 MiB holds. */
+/* The most floats of scratch memory for a thread: 1.5 MiB, which fits a second-level cache of 2 MiB. */
 enum { MOST = 3 << 17 };
 
-/* Costs, in times of multiplying an input channel of a tile for one output channel: transforming an input channel of a
- * tile, and transforming the weights of an output channel. With AVX-512 a cycle has 32 of the PRODUCTS of a tile. */
+/* Costs of transforming an input channel of a tile, and of transforming the weights of an output channel. The unit is
+ * the time to multiply an input channel of a tile for one output channel. With AVX-512 a cycle computes 32 of the
+ * PRODUCTS of a tile. */
 enum { LAYOUT = 18, FETCH = 5 };
 
 /* Tiles of one input channel and one output channel that a core multiplies until another core begins. */
@@ -16,7 +17,7 @@ enum { LATE = 6000 };
 /* Products of a tile, and the side of its outputs: see simd/winograd.h. */
 enum { PRODUCTS = 36, OUT = 4 };
 
-/* Fewest terms of a convolution for which the algorithm is used: with fewer the gain could not be measured. */
+/* The fewest terms of a convolution for which the algorithm is used: with fewer terms no gain could be measured. */
 #define LEAST_TERMS 4e6
 
 static int64_t smaller(int64_t a, int64_t b) {

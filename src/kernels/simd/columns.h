@@ -10,7 +10,8 @@
 #include "panel.h"
 #include "span.h"
 
-/* The inputs of a tap: output row o reads input row o * stride + down, and so for columns and `right`. */
+/* The inputs of a tap: output row o reads input row o * stride + down, output column o input column o * stride + right.
+ */
 typedef struct {
     int64_t down, right;
     span rows, cols; /* the outputs whose input is not padding */
@@ -207,7 +208,7 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                     float *out) {
     const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
     const int64_t panels = panels_of(n), depth = last - first;
-    if (depth == 0) return;                                     /* without channels the taps may be any number */
+    if (depth == 0) return;                                     /* without channels there may be any number of taps */
     place_table table;                                          /* large: only the places in use are set */
     const int64_t together = taps < PLACES ? PLACES / taps : 1; /* panels */
     for (int64_t tap = 0, some; tap < taps; tap += some) {

@@ -1,10 +1,10 @@
 /* conv.h - convolution as a product: rows of weights, as they lie in the file, times panels of columns.
  *
  * The product of some rows with a panel is held in registers, while the panel and the rows are read once. A weight is
- * spread over a vector when it is used. Only the columns are copied, to memory that stays in the second-level cache,
- * and rows of weights that would push each other out of the first-level cache. A sum belongs to one output. Its terms
- * are added in the order of the row of weights, or, in the last columns of a map, in the order of dots.h. The order
- * does not depend on other outputs.
+ * spread over a vector when it is used. Columns are copied to memory that stays in the second-level cache. Rows of
+ * weights are copied only if they would push each other out of the first-level cache. A sum belongs to one output. Its
+ * terms are added in the order of the row of weights, or, in the last columns of a map, in the order of dots.h. The
+ * order does not depend on other outputs.
  */
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H

@@ -188,7 +188,7 @@ V double sum_of_lanes(vf v) {
 V float max_of_lanes(vf v) {
     float max = v[0];
     for (int i = 1; i < VL; i++)
-        max = v[i] > max || v[i] != v[i] ? v[i] : max; /* a NaN in max stays, since no comparison with it holds */
+        max = v[i] > max || v[i] != v[i] ? v[i] : max; /* a NaN in max stays: every comparison with it is false */
     return max;
 }
 

@@ -5,7 +5,7 @@
 #include "functions.h"
 
 /* Columns of a panel, and of the widest panel. A panel is two vectors, so that a weight in a register serves both. The
- * last panel has three if one would be left: for a panel of one vector every weight would be loaded again. */
+ * last panel has three vectors if one would be left, because a panel of one vector would load every weight again. */
 enum { PANEL = 2 * VL, WIDEST = 3 * VL };
 _Static_assert(SRT_CONV_COLUMNS / 2 % VL == 0, "a block of columns is whole vectors");
 

@@ -34,7 +34,7 @@ FN void softmax_row(const float *x, float *y, int64_t n, bool log_of_it) {
     }
 }
 
-/* Rows that are added before they are added to the sum: k terms then round like k / 32 + 32. */
+/* Rows that are added together before they are added to the sum. So k terms round like k / 32 + 32 terms. */
 enum { SUM_ROWS = 32 };
 
 /* The softmax of one vector of columns: k elements each, `inner` apart. */

@@ -109,7 +109,7 @@ typedef struct { /* a unit is a channel of a sample */
 } lrn_job;
 
 /* Bytes of a strip. The processor's CRC-32C instruction takes 8 bytes in each cycle, and has its result after three
- * cycles: so three strips are read at once. Joining them takes 8 look-ups, against 512 steps for a strip of 4 KiB. */
+ * cycles, so three strips are read at once. A strip of 4 KiB takes 512 steps, and joining strips only 8 look-ups. */
 enum { SRT_CRC_STRIP = 4096 };
 
 /* The register of CRC-32C after SRT_CRC_STRIP zero bytes. */

@@ -4,8 +4,7 @@
 
 #include "activation.h"
 
-/* Rows and columns of a block of t: it has 16 KiB, as its transpose has, which together fit a first-level cache of
- * 32 KiB. */
+/* Rows and columns of a block of t: 16 KiB. The block and its transpose together fit a first-level cache of 32 KiB. */
 enum { BLOCK_ROWS = 128, BLOCK_BATCH = 32 };
 
 /* y[j][i] = t[i][j] for a block of t (rows, batch). */

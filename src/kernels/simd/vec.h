@@ -7,8 +7,8 @@
  *   TILE           side of the squares that transpose_tile transposes
  *   CONV_ROWS, CONV_ROWS_WIDE        rows whose sums with 2, or with 3, vectors of columns are held in registers
  *   DENSE_ROWS     rows whose sums with SRT_DENSE_GROUP samples are held in registers
- *   DENSE_BLOCK    chunks of a row that all samples are multiplied with before the next ones: with DENSE_ROWS rows and
- *                  SRT_DENSE_GROUP samples they stay in the first-level cache
+ *   DENSE_BLOCK    chunks of a row that all samples are multiplied with before the next chunks: with DENSE_ROWS rows
+ *                  and SRT_DENSE_GROUP samples they stay in the first-level cache
  *   DENSE_AHEAD    floats of a row that are fetched ahead if all samples are one group; 0: none
  *   DENSE_MOST, DENSE_MOST_LARGE     samples up to which srt_dense takes less time than srt_gemm: with any weights, and
  *                  with weights that lie in no cache

@@ -5,7 +5,7 @@
  * products. All three transforms are made here for each call: transforming weights takes less time than reading four
  * times as many of them from memory.
  *
- * The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity. Their errors are 1/4 of those of 0, +-1, +-2 and infinity.
+ * The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity. Their errors are 25 % of those of 0, +-1, +-2 and infinity.
  * A. Lavin, S. Gray: Fast Algorithms for Convolutional Neural Networks, 2015 (arXiv:1509.09308); for the choice of
  * points B. Barabasz and others: Error Analysis and Improving the Accuracy of Winograd Convolution, 2018
  * (arXiv:1803.10986).
@@ -138,7 +138,7 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
 V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x,
                        int64_t across, float *out, int64_t step) {
     const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
-    float gathered[PRODUCTS][GATHER] = {{0}}; /* so that unused lanes hold no numbers with which arithmetic is slow */
+    float gathered[PRODUCTS][GATHER] = {{0}}; /* zeros, because arithmetic is slow with some numbers of unused lanes */
     for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += across) {
         for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
         for (int v = 0; v < vectors; v++) {
@@ -292,9 +292,9 @@ V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
             __builtin_prefetch(next.w + r * inner + i * CONV_LINE, 0, 2);
 }
 
-/* The weights that are transformed after some of `rows` output channels from `row` on: those of the same output
- * channels from input channel c on. If c is too large by some channels, those of the next output channels before `end`,
- * from so many input channels on. To be fetched only, because they may lie behind the weights. */
+/* The weights that are transformed next, after weights of `rows` output channels from `row` on: those of the same
+ * output channels from input channel c on. If there is no input channel c, those of the next output channels before
+ * `end`, from input channel c - channels on. Only fetch them, because they may lie behind the weights. */
 V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
     const int64_t inner = job->of.channels * 9;
     if (c < job->of.channels) return (conv_next){.w = job->of.w + row * inner + c * 9, .rows = rows};
