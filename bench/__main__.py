@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser("run", help="measure: writes a file of JSON lines for each scenario")
     running.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="scenarios to run (default: all)")
-    running.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed ones)")
+    running.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed peers)")
     running.add_argument(
         "--threads",
         nargs="+",
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     running.set_defaults(does=_run)
 
     pooling = commands.add_parser(
-        "pool", help="measure what pools of models load on traces of requests, and the time that requests take"
+        "pool", help="measure the bytes that pools of models load on traces of requests, and the time of requests"
     )
     pooling.add_argument("--simulate", action="store_true", help="simulate only: takes seconds, real runs take an hour")
     pooling.add_argument("--contenders", nargs="+", help="contenders of real runs, as 'streamrt lru' (default: all)")
@@ -117,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
     }
     if installed["streamrt"] and not shared["checkout_installed"]:
         print(
-            "note: the installed streamrt differs from this checkout; install it to measure it",
+            "note: the installed streamrt differs from this checkout; to measure the checkout, install it",
             file=sys.stderr,
         )
     names = frozenset(options.peers) if options.peers else None
@@ -140,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
 def _pool(options: argparse.Namespace) -> int:
     from bench.pool import driver
 
-    # The simulation takes its policies from the installed package, not from the uncompiled one of the checkout.
+    # The simulation takes its policies from the installed package, not from the uncompiled package of the checkout.
     sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
     setting = driver.QUICK if options.quick else driver.Setting()
     if options.requests:

@@ -1,7 +1,7 @@
 """Runs a scenario: prepares the contenders' files, checks their answers, and measures them in turn.
 
-A round measures each case with each contender, A B C. Then the next round begins, so that a disturbance of the machine
-meets all contenders. Memory is sampled in processes of its own, because sampling takes time.
+A round measures each case with each contender, one after the other. Then the next round begins, so that a disturbance
+of the machine affects all contenders. Memory is sampled in separate processes, because sampling takes time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bench.process.job import TOLERANCE, Job
 from bench.record import Recorder
 from bench.scenarios import Case, Scenario
 
-#: The least number of steady passes that one process times, however long they take.
+#: The fewest steady passes that one process times, even if they take longer than the scenario's seconds.
 _LEAST_PASSES = 2
-#: Seconds after which making, converting or checking a model is given up on. Answers in float64 take minutes.
+#: Seconds after which making, converting or checking a model is given up. Answers in float64 take minutes.
 _PREPARING = 3600.0
 
 
@@ -61,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """What one process of each round measures: a contender with a case, or a limit."""
+    """The measurement of one process of each round: a contender with a case, or a limit."""
 
     case: Case
     threads: int
@@ -85,7 +85,7 @@ class Run:
         recorder: takes the results.
 
     Attributes:
-        failures: how many steps failed. A process that was killed or given up on is a result and no failure.
+        failures: how many steps failed. A process that was killed or took too long is a result and not a failure.
     """
 
     def __init__(self, scenario: Scenario, options: Options, installed: dict[str, Any], recorder: Recorder) -> None:
@@ -95,7 +95,7 @@ class Run:
         self._write = partial(recorder.write, scenario=scenario.name)
         self._cases = options.cases_of(scenario)
         self._job = partial(Job, data=str(options.data))
-        self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # of a peer and a model that is prepared
+        self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # by peer and model: the files that were prepared
         self._largest: dict[str, str] = {}  # the largest source file of a model
         self._out: set[tuple[str, str, int]] = set()  # turns that ended badly and are not tried again
         self._skipped: set[tuple[str, str]] = set()
@@ -125,7 +125,7 @@ class Run:
     # ---- who takes part
 
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
-        """Each case with each peer that can run it. A peer that cannot is recorded once, with the reason."""
+        """Each case with each peer that can run it. A peer that cannot run it is recorded once, with the reason."""
         chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
         if self._scenario.peers is not None:
             chosen = [peer for peer in chosen if peer.name in self._scenario.peers]
@@ -219,14 +219,14 @@ class Run:
                 seen = set()
                 for case, peer in cases:
                     if case.kind == "import" and peer.modules in seen:
-                        continue  # another face of the same package
+                        continue  # another way to use the same package
                     seen.add(peer.modules)
                     if case.model and (peer.name, case.model) not in self._files:
                         continue
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
-        # The source file: streamrt pins pages of its own file, and pinned pages would not be read.
+        # The source file, because streamrt pins pages of its own file, and pinned pages would not be read.
         between = self._largest.get(case.model) if self._scenario.limits and peer.name == "streamrt" else None
         job = self._job(
             case.kind,
@@ -266,7 +266,7 @@ class Run:
         outcome, _ = self._execute(turn, turn.job)
         values: dict[str, Any] = outcome.values
         if not turn.limit:
-            values.get("facts", {}).pop("layers", None)  # T* takes those of the limit
+            values.get("facts", {}).pop("layers", None)  # T* takes the layers of the limit
         status = outcome.status
         if status == "ok" and not values.get("error", 0.0) <= TOLERANCE:
             status = "wrong"
@@ -316,7 +316,7 @@ class Run:
     def _execute(
         self, turn: _Turn, job: Job, sampler: spawn.MemorySampler | None = None
     ) -> tuple[spawn.Outcome, dict[str, int | None]]:
-        """Run one process, cold and capped as the case says; its outcome, and the peak of its cgroup."""
+        """Run one process, cold and capped as the case says; returns its outcome, and the peak of its cgroup."""
         run = partial(spawn.run, job, limit=self._scenario.patience, sampler=sampler)
         cap = turn.case.cap
         cold = turn.files if turn.case.cold or turn.limit or sampler else ()

@@ -14,7 +14,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def describe(data: Path) -> dict[str, Any]:
-    """The processor, its cores, the memory, kernel, the filesystem of ``data``, and whether this is virtual."""
+    """The processor, its cores, the memory, kernel, the filesystem of ``data``, and whether the machine is virtual."""
     processor = _lines("/proc/cpuinfo")
     memory = _lines("/proc/meminfo")
     return {

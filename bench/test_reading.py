@@ -25,7 +25,7 @@ POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14
 
 
 class File:
-    """A mapped file of `BLOCKS` blocks; each method does one step of a block's life to the first ``count`` of them."""
+    """A mapped file of `BLOCKS` blocks. Each method does one step, such as reading, to the first ``count`` of them."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(BLOCKS * BLOCK))

@@ -1,4 +1,4 @@
-"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and print what each call did.
+"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and print the work of each call.
 
 python examples/quickstart.py
 """

@@ -1,4 +1,4 @@
-"""The machine's limits, which the results are held against. They are measured between the results."""
+"""The machine's limits, with which the results are compared. They are measured between the results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from bench.limits import disk, processor
 
-#: By name, a function of the file to read (None except for the disk) and of threads; bytes or operations a second.
+#: By name, a function of the file to read (None except for the disk) and of threads. It returns bytes or operations a
+#: second.
 LIMITS: dict[str, Callable[[str | None, int], float]] = {
     "disk, mapped": disk.mapped,
     "disk, pread": disk.pread,

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 _CHUNK = 16 << 20  # bytes of a pread; larger requests are not faster
 _HUGE = 2 << 20  # bytes of a huge page
-_STRETCH = 256 << 20  # bytes that one speed is measured over: 0.1 s of a fast disk
-_MADV_POPULATE_READ = 22  # Linux 5.14; the mmap module does not name it
+_STRETCH = 256 << 20  # bytes for one measurement of the speed: 0.1 s of a fast disk
+_MADV_POPULATE_READ = 22  # Linux 5.14 and later; the mmap module has no name for it
 _DEPTH = 8  # direct reads in flight
 _DIRECT_CHUNK = 4 << 20  # bytes of each
 
@@ -27,7 +27,7 @@ def mapped(file: str | None, threads: int) -> float:
 
 
 def stretches(file: str) -> Iterator[float]:
-    """Bytes a second as `mapped`, of one stretch of the file after the other, without end: the disk's speed now."""
+    """The disk's present speed: bytes a second as `mapped`, of one stretch of the file after the other, without end."""
     with _mapping(file) as (source, pages):
         length = min(_STRETCH, len(pages))
         for index in count():
@@ -54,7 +54,7 @@ def _speed(source: BinaryIO, pages: mmap.mmap, start: int, stop: int) -> float:
 
 
 def pread(file: str | None, threads: int) -> float:
-    """Bytes a second copied out of the page cache."""
+    """Bytes a second by pread, which copies from the page cache."""
     assert file
     buffer = memoryview(bytearray(_CHUNK))
     with open(file, "rb", buffering=0) as source:  # noqa: PTH123 - preadv needs a descriptor
@@ -74,7 +74,7 @@ def direct(file: str | None, threads: int) -> float:
     def read(lane: int) -> None:
         for at in range(lane * _DIRECT_CHUNK, size, _DEPTH * _DIRECT_CHUNK):
             if os.preadv(descriptor, [buffers[lane]], at) != min(_DIRECT_CHUNK, size - at):
-                raise OSError(f"{file}: a direct read came back short")
+                raise OSError(f"{file}: a direct read returned fewer bytes than it asked for")
 
     for buffer in buffers:
         buffer.write(bytes(_DIRECT_CHUNK))

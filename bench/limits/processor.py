@@ -28,7 +28,7 @@ def sgemm(file: str | None, threads: int) -> float:
 
 
 def _best(work: Callable[[], object], threads: int) -> float:
-    """Seconds of the fastest of several tries, for noise only ever adds."""
+    """Seconds of the fastest of several tries, because noise only makes a try slower."""
     times = []
     with threadpool_limits(threads):
         for _ in range(_TRIES):

@@ -26,7 +26,7 @@ class Setting:
     Attributes:
         batch: samples of every call.
         threads: threads that may compute.
-        budget: bytes that the model may hold, as streamrt takes it; peers that know no budget ignore it.
+        budget: bytes that the model may hold, as streamrt takes it; peers without budgets ignore it.
         verify: whether weights are compared with their checksums as they arrive; only streamrt has checksums.
     """
 
@@ -61,8 +61,8 @@ class Peer:
         prepare: writes its own files of a source into a folder; once, unmeasured, in a process of its own.
         open: opens the files that ``prepare`` wrote.
         files: the files that hold the weights, given the source and the folder; they are cold before a cold start.
-        frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way; it does
-            not take part where everything is in memory.
+        frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way. It does
+            not take part in scenarios with all weights in memory.
         module: the file that it is written in; `peers` fills it in.
     """
 

@@ -43,7 +43,7 @@ QUICK = Setting(40, 80 * MIB, 300, 200)
 
 
 def run(setting: Setting, data: Path, recorder: Recorder, real: tuple[str, ...]) -> int:
-    """Simulate all traces and run those in ``real``, with a line on the terminal each; returns how many failed."""
+    """Simulate all traces and run the contenders ``real``, each with a line of output; returns how many failed."""
     wanted = sizes(setting.models, setting.total)
     budget = setting.total // 5
     print(LOADED.format("trace", "contender", "", "÷ best", "÷ LRU", "hits", "p50", "p99"))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 
 def best_fixed(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
-    """Bytes loaded when the best fixed set of bytes stays: in hindsight, by requests, the last model in part.
+    """Bytes loaded when the best fixed set of bytes stays. It is chosen in hindsight, by requests for each byte.
 
-    Each byte of the set is loaded once, and every other byte at each request.
+    The last model of the set may be in it in part. Each byte of the set is loaded once, and every other byte at each
+    request.
     """
     counts = Counter(trace)
     room, total = budget, 0
@@ -21,7 +22,7 @@ def best_fixed(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
 
 
 def whole_lru(trace: Sequence[int], sizes: Sequence[int], budget: int) -> int:
-    """Bytes loaded when whole models stay and the least recently used ones make room.
+    """Bytes loaded when whole models stay and the least recently used models make room.
 
     A model larger than the budget is loaded at each request, and evicts no other model.
     """

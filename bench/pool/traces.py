@@ -10,7 +10,7 @@ Trace = list[int]
 
 
 def zipf(alpha: float, models: int, count: int, seed: int) -> Trace:
-    """The model of rank k is asked for in proportion to k**-alpha; ranks have nothing to do with sizes."""
+    """The model of rank k is requested in proportion to k**-alpha; ranks do not depend on sizes."""
     r = random.Random(seed)
     return r.choices(_shuffled(models, r), _weights(alpha, models), k=count)
 
@@ -50,7 +50,7 @@ def drifting(models: int, count: int, seed: int) -> Trace:
 
 
 def one_hit(models: int, count: int, seed: int) -> Trace:
-    """Every other request is for a model that does not come again soon; the rest is Zipf 0.9 over half of them."""
+    """Every other request is for a model that does not come again soon; the rest is Zipf 0.9 over 1/2 of the models."""
     half = models // 2
     popular = zipf(0.9, half, count, seed)
     return [half + index // 2 % half if index % 2 else popular[index] for index in range(count)]
@@ -77,7 +77,7 @@ TRACES: dict[str, Callable[[int, int, int], Trace]] = {
     "one-hit": one_hit,
 }
 
-#: Those on which a fixed set of bytes is the best that there is, and a pool is to come close to it.
+#: Traces on which keeping a fixed set of bytes is optimal. A pool should come close to it.
 STATIONARY = ("zipf 0.6", "zipf 0.9", "zipf 1.2", "cyclic")
 
 

@@ -1,1 +1,1 @@
-"""One measurement, one fresh process: its task (`job`), how it starts and ends (`spawn`), what it does (`child`)."""
+"""One measurement, one fresh process: its task (`job`), its start and end (`spawn`), and its work (`child`)."""

@@ -40,7 +40,7 @@ class Cgroup:
             return None
 
     def kills(self) -> int:
-        """How many of its processes were killed for want of memory."""
+        """How many of its processes the kernel killed because the group had no memory left."""
         return self._number("memory.oom_control" if self.version == 1 else "memory.events", "oom_kill")
 
     def _number(self, file: str, key: str) -> int:
@@ -53,7 +53,7 @@ def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
     """A group limited to ``limit`` bytes, or without a limit for None; removed at the end.
 
     Raises:
-        NoCgroupError: neither hierarchy lets one be made.
+        NoCgroupError: no group can be made in either hierarchy.
     """
     version, own = _own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
     parent = own if version == 1 else _delegating(own)
@@ -77,7 +77,7 @@ def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
 
 
 def _limit(path: Path, version: int, limit: int | None) -> None:
-    """Set the limit, and forbid swap: with swap the group could hold more."""
+    """Set the limit, and forbid swap, because with swap the group could hold more."""
     if version == 2:
         (path / "memory.max").write_text("max" if limit is None else str(limit))
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
@@ -90,7 +90,7 @@ def _limit(path: Path, version: int, limit: int | None) -> None:
 def _delegating(folder: Path) -> Path:
     """The nearest v2 group from ``folder`` up that gives its children the memory controller.
 
-    A group that holds processes cannot, so that of this process seldom does.
+    A group that holds processes cannot do so. The group of this process therefore seldom does.
     """
     for group in (folder, *folder.parents):
         try:
@@ -102,9 +102,9 @@ def _delegating(folder: Path) -> Path:
 
 
 def _own_group(own: str, mounts: str) -> tuple[int, Path]:
-    """The version and folder of this process's memory cgroup; where both are mounted, v1 has the controller.
+    """The version and folder of this process's memory cgroup. If both versions are mounted, v1 has the controller.
 
-    ``own`` and ``mounts`` are what ``/proc/self/cgroup`` and ``/proc/self/mountinfo`` hold.
+    ``own`` and ``mounts`` are the contents of ``/proc/self/cgroup`` and ``/proc/self/mountinfo``.
     """
     memberships = {}
     for line in own.splitlines():

@@ -1,4 +1,4 @@
-"""The fresh process: does one `Job` and writes its measurements, as JSON, to a descriptor that it was given.
+"""The fresh process: does one `Job` and writes its measurements, as JSON, to a descriptor that it inherits.
 
 It is started with ``-P``, so that ``import streamrt`` finds the installed package. ``bench`` is loaded by its path.
 """
@@ -36,10 +36,10 @@ def _load_bench() -> None:
 
 
 def probe(job: Job) -> dict[str, Any]:
-    """What is installed.
+    """The packages that are installed.
 
-    By peer the versions of its packages, or the module that is missing; the versions of the modules that models need,
-    None for a missing one; a digest of streamrt's sources.
+    It has three parts. By peer, it has the versions of its packages, or the module that is missing. It has the versions
+    of the modules that models need, None for a missing module. It has a digest of streamrt's sources.
     """
     from bench.machine import sources_digest
     from bench.models import NEEDS
@@ -85,13 +85,13 @@ def prepare(job: Job) -> dict[str, Any]:
     made_by = [f"{package} {_version(package)}" for package in ("onnx", "torch", *peer.packages)]
     made_by += [(model.folder / "made").read_text(), Path(peer.module).read_text()]
     _once(folder / "prepared", "\n".join(made_by), lambda: peer.prepare(model, folder))
-    os.sync()  # no file is written back while another is measured
+    os.sync()  # so that no file is written back while another is measured
     files = peer.files(model, folder)
     return {"files": [str(path) for path in files], "bytes": sum(path.stat().st_size for path in files)}
 
 
 def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
-    """Call ``make`` to fill the folder of ``mark``, unless ``mark`` holds the text ``made_by``: then it is filled."""
+    """Call ``make`` to fill the folder of ``mark``, unless ``mark`` has the text ``made_by``: it is filled then."""
     if not mark.exists() or mark.read_text() != made_by:
         shutil.rmtree(mark.parent, ignore_errors=True)
         mark.parent.mkdir(parents=True)
@@ -106,7 +106,7 @@ def check(job: Job) -> dict[str, Any]:
 
 
 def passes(job: Job) -> dict[str, Any]:
-    """Time the first pass, then steady ones, and then some with the disk's speed between them."""
+    """Time the first pass, then steady passes, and then steady passes with the disk's speed measured between them."""
     import numpy as np  # noqa: F401 - every contender has it in memory
 
     interpreter = _memory()["anonymous"]
@@ -143,7 +143,7 @@ def passes(job: Job) -> dict[str, Any]:
 
 
 def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
-    """Seconds of steady passes, each with the disk's bytes a second: the mean of just before and just after it."""
+    """Seconds of steady passes, each with the disk's bytes a second: the mean of measurements before and after it."""
     from bench.limits.disk import stretches
 
     assert job.file
@@ -151,7 +151,7 @@ def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
     before, found = next(speeds), list[tuple[float, float]]()
     until = time.perf_counter() + job.seconds
     while len(found) < job.least_passes or (time.perf_counter() < until and len(found) < job.most_passes):
-        run()  # not timed: its window was filled while the disk was measured
+        run()  # not timed, because its window was filled while the disk was measured
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
@@ -248,7 +248,7 @@ def _pool(job: Job) -> tuple[list[Path], list[int], int]:
 
 
 def _installed_version(package: str) -> str | None:
-    from importlib import metadata  # not before `import` is timed: it imports much of the standard library
+    from importlib import metadata  # not earlier: it imports much of the standard library, which `import` times
 
     try:
         return metadata.version(package)
@@ -332,7 +332,7 @@ def main() -> None:
     from bench.process.job import Job
 
     job = Job.from_json(sys.argv[2])
-    # As many processors as threads: helpers that a contender starts share them.
+    # As many processors as threads, so that helpers that a contender starts share them.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     does = {
         "probe": probe,
@@ -350,7 +350,7 @@ def main() -> None:
     values = does[job.kind](job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:
         json.dump(values, answer)
-    # Without the peers' destructors: some take seconds or crash, and none is measured.
+    # This skips the peers' destructors: some take seconds or crash, and none is measured.
     os._exit(0)
 
 

@@ -21,13 +21,13 @@ class Job:
         model: a source's name.
         modules: modules that the peer imports.
         file: the file that a limit of the disk reads, or that is read between passes.
-        batches: samples of a call; a source has answers for several, every other kind has one.
+        batches: samples of a call; the kind ``"source"`` makes answers for several, every other kind has one.
         threads: threads that may compute.
         budget: bytes, as streamrt takes them; other peers have no budget.
         callers: threads that call at the same time.
         verify: whether streamrt compares weights with their checksums.
-        least_passes: the least number of passes after the first that are timed.
-        seconds: passes are timed until they have taken so long together.
+        least_passes: the fewest passes after the first that are timed.
+        seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
     """
 

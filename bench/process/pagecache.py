@@ -21,7 +21,7 @@ class NotColdError(RuntimeError):
 def cached_bytes(paths: Iterable[Path]) -> int:
     """Bytes of these files in the page cache, brought in by any process.
 
-    For a file of another user the kernel does not tell, and every page counts.
+    For a file of another user the kernel does not report cached pages, and every page counts.
 
     Raises:
         OSError: it cannot be opened or looked at.
@@ -33,7 +33,7 @@ def make_cold(paths: Iterable[Path]) -> None:
     """Write back and drop every page of these files, and check that none is left.
 
     Raises:
-        NotColdError: some are, after several tries.
+        NotColdError: pages are left after several tries.
     """
     paths = [path for path in paths if path.exists()]
     for _ in range(20):

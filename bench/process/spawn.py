@@ -33,7 +33,7 @@ class Outcome:
     """How a child ended.
 
     Attributes:
-        status: ``"ok"``, ``"killed"`` (for want of memory), ``"slow"`` (given up on) or ``"error"``.
+        status: ``"ok"``, ``"killed"`` (no memory was left), ``"slow"`` (it took too long) or ``"error"``.
         values: the child's measurements, if it ended well.
         reason: why it ended otherwise.
     """
@@ -108,7 +108,7 @@ def run(
     if process.returncode == 0 and text:
         return Outcome("ok", json.loads(text))
     if process.returncode == -signal.SIGKILL and _kills(group) > kills:
-        return Outcome("killed", reason="killed for want of memory")
+        return Outcome("killed", reason="killed because no memory was left")
     if process.returncode < 0:
         return Outcome("error", reason=f"ended by {signal.Signals(-process.returncode).name}")
     lines = errors.decode(errors="replace").strip().splitlines()
@@ -116,7 +116,7 @@ def run(
 
 
 def _kills(group: Cgroup | None) -> int:
-    """How many processes were killed for want of memory so far: of a group, or of the machine."""
+    """How many processes the kernel has killed because no memory was left: of a group, or of the machine."""
     if group:
         return group.kills()
     counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())

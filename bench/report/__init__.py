@@ -1,4 +1,4 @@
-"""Makes tables, plots and the README's part from lines of results."""
+"""Makes tables, plots and the README's rows from lines of results."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from typing import Any
 from bench.report.summary import US, CaseTable, Spread
 
 _MIB = 1 << 20
-#: Colours of middle brightness on no background: they can be read on white and on black.
+#: Colours of middle brightness, without a background, so that they can be read on white and on black.
 _TEXT, _US = "#6e7781", "#2f81f7"
 _OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a")
 #: Ticks of the axis of memory, in MiB.
 _TICKS = {128: "128 MiB", 256: "256", 512: "512", 1024: "1 GiB", 2048: "2", 4096: "4", 8192: "8"}
-#: Least distance between two labels, as a part of the axis of time.
+#: The least distance between two labels: 8.5 % of the axis of time, so that labels do not overlap.
 _APART = 0.085
 
 
@@ -27,7 +27,7 @@ class Point:
     Attributes:
         peer: its name.
         says: its label.
-        memory: the most bytes that were resident. The page cache of files that are read and not mapped is not in it.
+        memory: the most bytes that were resident, without the page cache of files that are read and not mapped.
         seconds: of a steady pass.
     """
 
@@ -69,7 +69,7 @@ def draw(tables: Iterable[CaseTable], path: Path) -> Path:
         figure = Figure(figsize=(5.4 * len(panels), 3.9), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for (group, model), panel in zip(panels, axes, strict=True):
-            # Pinned weights are counted with the padding of their granules: the fewer there are, the closer.
+            # Pinned weights are counted with the padding of their granules, so the smallest count is the most exact.
             weights = min((table.weights for table in group if table.weights), default=0)
             _panel(panel, list(points(group)), colours, weights)
             panel.set_title(f"{model}: {weights / (_MIB << 10):.2g} GiB of weights", fontsize=12)
@@ -131,7 +131,7 @@ def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int)
 
 
 def _spread_out(found: list[Point], apart: float) -> list[tuple[Point, float]]:
-    """Heights for labels, in seconds: that of the point, or so much more that no two are closer than ``apart``."""
+    """Heights for labels, in seconds: the height of the point, or more, so that no two are closer than ``apart``."""
     placed: list[tuple[Point, float]] = []
     for point in sorted(found, key=lambda point: point.seconds.median):
         least = placed[-1][1] + apart if placed else 0.0

@@ -28,7 +28,7 @@ def draw(scenario: Scenario, tables: list[CaseTable], path: Path) -> Path:
             spread = row.spread(measure) if row else None
             if not spread:
                 continue
-            height = line + 0.5 * (place / max(1, len(names) - 1) - 0.5)  # apart, so that marks do not hide each other
+            height = line + 0.5 * (place / max(1, len(names) - 1) - 0.5)  # so that marks do not hide each other
             error = [[spread.median - spread.least], [spread.most - spread.median]]
             axes.errorbar(
                 [spread.median],

@@ -40,9 +40,9 @@ class Row:
         moments: pairs of a steady pass's seconds and the disk's bytes a second around it.
         seen: by measure, the fastest and the slowest pass of each round.
         status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
-        reason: the reason of any other end than ``"ok"``.
-        memory: bytes at most: ``anonymous``, ``file_pages``, ``both``, ``resident``, ``cgroup_peak``, and for streamrt
-            ``beyond`` its budget and an interpreter with NumPy; after opening: ``anonymous`` and ``mapped``.
+        reason: why it did not end with ``"ok"``.
+        memory: the most bytes, by kind: ``anonymous``, ``file_pages``, ``both``, ``resident``, ``cgroup_peak``, and for
+            streamrt ``beyond`` its budget and an interpreter with NumPy. After opening: ``anonymous`` and ``mapped``.
     """
 
     peer: str
@@ -122,7 +122,7 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
             for table in found.values():
                 same = table.case["model"] == record["model"] and table.case["batch"] == record["batch"]
                 if same and table.case["kind"] == "passes" and table.row(record["peer"]) is None:
-                    reason = record["reason"] or f"its answer is {record['error']:.1e} off"
+                    reason = record["reason"] or f"its answer has an error of {record['error']:.1e}"
                     table.rows.append(Row(record["peer"], status=record["status"], reason=reason))
     for table in found.values():
         measure = table.measures[0]

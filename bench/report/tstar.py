@@ -1,10 +1,10 @@
 """T*: the shortest time that any plan can take for a pass, given the machine and the budget.
 
-The disk reads at most ``bandwidth`` bytes a second, layer ``l`` computes for ``compute[l]`` seconds, and no more than
-the budget is ever in memory. What is chosen is the rest: which bytes stay, which stream (at least as many as the budget
-demands), how many are ahead in the window at the end of each layer, and how long each layer is stretched by waiting.
-Bytes flow rather than come in tiles, so that every real plan is one of these and none can be shorter: a linear program,
-whose optimum is T*.
+Given are three limits: the disk reads at most ``bandwidth`` bytes a second, layer ``l`` computes for ``compute[l]``
+seconds, and no more than the budget is ever in memory. A plan chooses the rest: which bytes stay and which stream (at
+least as many as the budget demands), how many bytes are ahead in the window at the end of each layer, and how long each
+layer waits. Here bytes need not come in tiles. So every real plan is among the plans considered, and none is shorter
+than the best of them. That best plan is the optimum of a linear program, and its time is T*.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Problem:
         weights: bytes of each layer.
         compute: seconds that each layer computes when its weights are in memory.
         room: bytes that weights may take in memory, pinned and in the window: the budget less the least workspace.
-        window: bytes of the smallest window; a pass cannot do with less.
-        bandwidth: bytes a second that the disk reads at best.
+        window: bytes of the smallest window; a pass needs at least as many.
+        bandwidth: the most bytes a second that the disk reads.
     """
 
     weights: Sequence[float]
@@ -36,7 +36,7 @@ class Problem:
 
 
 def steady(problem: Problem) -> float:
-    """Seconds of a pass among many, whose next one finds in memory what it left there."""
+    """Seconds of a pass among many: each pass finds in memory the bytes that the pass before left there."""
     total = float(sum(problem.weights))
     if total <= problem.room:
         return float(sum(problem.compute))
@@ -63,11 +63,11 @@ def _shortest(problem: Problem, *, cyclic: bool) -> float:
     upper, upper_bound = [], []
     equal, equal_bound = [], []
     for layer in range(n):
-        row = np.zeros(unknowns)  # what is read takes time
+        row = np.zeros(unknowns)  # reading takes time
         row[read[layer]], row[duration[layer]] = 1, -bandwidth
         upper.append(row)
         upper_bound.append(0)
-        row = np.zeros(unknowns)  # what is ahead is in the window
+        row = np.zeros(unknowns)  # bytes that are ahead are in the window
         row[ahead[layer]], row[window] = 1, -1
         upper.append(row)
         upper_bound.append(0)

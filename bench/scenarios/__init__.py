@@ -1,4 +1,4 @@
-"""The scenarios: what is measured, one small file each."""
+"""The scenarios, one small file each: they say which cases are measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCENARIOS = {
     )
 }
 
-#: The folder, in that of the results, of runs of the README's rows alone.
+#: The folder, inside the folder of results, for runs of the README's rows alone.
 HEADLINES = "headlines"
 
 __all__ = ["HEADLINES", "SCENARIOS", "Case", "Scenario"]

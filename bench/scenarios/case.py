@@ -1,4 +1,4 @@
-"""`Case` and `Scenario`: what scenarios are made of."""
+"""`Case` and `Scenario`, the parts of which scenarios are made."""
 
 from __future__ import annotations
 
@@ -66,8 +66,9 @@ class Scenario:
         quick: the same questions about smaller models, to see that everything works.
         rounds: how often each variant is measured.
         seconds: how long steady passes are measured in one process.
-        patience: seconds after which a measured process is given up on; the slowest that ends takes 1/3 of it.
-        limits: whether the rows are held against T*.
+        patience: seconds after which a measured process is ended; the slowest process that ends by itself takes 1/3 of
+            them.
+        limits: whether the rows are compared with T*.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
         peers: names of the contenders that take part; None for all.
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.

@@ -2,12 +2,12 @@
 
 from bench.scenarios.case import MIB, Case, Scenario
 
-#: MiB that a cap leaves beside the budget: an interpreter with NumPy, the caller's arrays and the kernel's own memory.
+#: MiB that a cap leaves beside the budget, for an interpreter with NumPy, the caller's arrays and the kernel's memory.
 _BESIDE = 64
 
 
 def _cases(model: str, *budgets: int) -> tuple[Case, ...]:
-    """Everybody with all weights in memory, and streamrt with each of these budgets in MiB."""
+    """All contenders with all weights in memory, and streamrt with each of these budgets in MiB."""
     measures = ("steady", "first", "opening")
     return (
         Case("passes", measures, model, cold=True),

@@ -3,7 +3,7 @@
 from bench.scenarios.case import MIB, Case, Scenario
 
 _MODEL, _SMALL = "mlp-12x8192", "mlp-12x2048"
-#: Caps in bytes with streamrt's budgets: a small fixed one under the smallest cap, else the one that it finds itself.
+#: Caps in bytes with streamrt's budgets: a small fixed budget under the smallest cap, else the budget that it finds.
 _CAPS = ((300 * MIB, "128MiB"), (1024 * MIB, "auto"), (2765 * MIB, "auto"))
 _MEASURES = ("steady", "first", "opening")
 

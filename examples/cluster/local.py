@@ -45,7 +45,7 @@ try:
         images, labels = (test["images"][:50, None] / 16).astype(np.float32), test["labels"][:50]
     for model in ("digits_mlp", "digits_cnn"):
         infer(model, images[:1])
-        time.sleep(1)  # until the proxy hears which replica has the model, any replica gets requests
+        time.sleep(1)  # until the proxy learns which replica has the model; before that, any replica gets requests
         right = sum(np.argmax(infer(model, images[i : i + 1])) == labels[i] for i in range(50))
         print(f"{model}: {right} of 50 are right")
 

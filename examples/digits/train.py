@@ -2,9 +2,9 @@
 
     python examples/digits/train.py    # needs scikit-learn, torch, onnx and onnxscript
 
-Writes ``digits_mlp.onnx`` and ``digits_cnn.onnx`` beside this script, and the packed files and the held-out
-images to ``streamrt/data``. Seeds are fixed and the arithmetic runs on one thread, so a second run on the same
-machine and the same versions writes the same files.
+It writes ``digits_mlp.onnx`` and ``digits_cnn.onnx`` beside this script. It writes the packed files and the held-out
+images to ``streamrt/data``. Seeds are fixed and the arithmetic runs on one thread, so a second run with the same
+machine and versions writes the same files.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import streamrt
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[1] / "streamrt" / "data"
 SEED = 20
-HELD_OUT = 450  # of 1797 images, a quarter
+HELD_OUT = 450  # of 1797 images: 25 %
 
 
 def mlp() -> nn.Module:
-    """64-512-256-10: 166 thousand weights, nearly all of them in the second layer."""
+    """64-512-256-10: 166 thousand weights, 131 thousand of them in the second layer."""
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
     )
@@ -46,7 +46,7 @@ def _block(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 def split() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Training images (n, 8, 8) from 0 to 16 and labels (n,), then the held-out ones."""
+    """Training images (n, 8, 8) from 0 to 16 and labels (n,), then held-out images and labels."""
     digits = load_digits()
     order = np.random.default_rng(SEED).permutation(len(digits.target))
     images, labels = digits.images.astype(np.uint8)[order], digits.target.astype(np.uint8)[order]
@@ -54,7 +54,7 @@ def split() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], ND
 
 
 def tensor(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Images (n, 8, 8) from 0 to 16 as the models take them: (n, 1, 8, 8) from 0 to 1."""
+    """Images (n, 8, 8) from 0 to 16, converted to the models' inputs: (n, 1, 8, 8) from 0 to 1."""
     return torch.from_numpy(images[:, None].astype(np.float32) / 16)
 
 
@@ -73,7 +73,7 @@ def train(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.uint8]
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Write ``model`` as ONNX with a dynamic batch, and without the paths of source files that the exporter notes."""
+    """Write ``model`` as ONNX with a dynamic batch, without the paths of source files that the exporter adds."""
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 1, 8, 8),),

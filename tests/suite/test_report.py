@@ -133,7 +133,7 @@ def test_contenders_that_did_not_end_well_stay_in_the_table() -> None:
     assert shown["C"] == "killed"
     assert shown["D"] == "slow"
     assert shown["E"] == "error"
-    for told in ("B: its answer is 5.0e-01 off.", "D: given up after 180 s.", "E: OSError: no."):
+    for told in ("B: its answer has an error of 5.0e-01.", "D: given up after 180 s.", "E: OSError: no."):
         assert told in text
 
 
