@@ -269,7 +269,7 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
         if type(dim) is int and 0 <= dim < _MAX_DIM:
             continue
         raise FormatError(
-            f"{where}.dims: {dim!r:.80}, expected an extent from 0 to 2**40 - 1 or a name of 1 to {_MAX_NAME} characters"
+            f"{where}.dims: {dim!r:.80}, expected an extent below 2**40 or a name of 1 to {_MAX_NAME} characters"
         )
     name = _text(data["name"], f"{where}.name")
     if math.prod(dim for dim in dims if isinstance(dim, int)) >= _MAX_DIM:
