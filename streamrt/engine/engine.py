@@ -28,7 +28,7 @@ from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats
 from streamrt.report.trace import Trace
 
-#: Take the disk's speed from a call if the call read at least 64 MiB, and 90 % of its streamed bytes, from the device.
+#: Take the disk's speed from a call if the call read over 64 MiB, and over 90 % of its streamed bytes, from the device.
 #: Fewer bytes take too short a time to measure, and bytes from the page cache would make the disk look too fast.
 _TELLING = 64 << 20
 _TELLING_SHARE = 0.9
