@@ -79,8 +79,8 @@ class Run:
     """One scenario being run.
 
     Args:
-        scenario: what to run.
-        options: which part of it.
+        scenario: the scenario to run.
+        options: the part of it to run.
         installed: the answer of the child's ``probe``.
         recorder: takes the results.
 

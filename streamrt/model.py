@@ -23,16 +23,16 @@ class Model(Face):
 
     Weights that fit in the budget stay in memory between calls. The others are read at every call, tile by tile, by a
     native thread that reads ahead of the computation. Any number of threads may call a model. If weights stream, calls
-    that wait while another call runs share one pass, if they ask for the same outputs with the same shape per sample.
+    that wait for the same outputs with the same shape per sample share one pass.
 
     Args:
         path: a weights file that `streamrt.pack` wrote.
         budget: bytes that pinned weights, the window of streamed weights and the workspace may take together:
-            an integer, a text such as ``"512MiB"``, a float for a fraction of the memory limit, ``"auto"`` for
-            the memory that is free under that limit, or None to keep all weights in memory.
+            an integer, or a text such as ``"512MiB"``. A float is a fraction of the memory limit, and ``"auto"`` is
+            the memory that is free under that limit. None keeps all weights in memory.
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
-        io: how weights are read. ``"mmap"`` maps the file, ``"pread"`` reads it into memory of the process, and
-            ``"auto"`` takes ``"pread"`` for files on a network or FUSE file system and ``"mmap"`` for others.
+        io: how weights are read. ``"mmap"`` maps the file. ``"pread"`` reads it into memory of the process. ``"auto"``
+            is ``"pread"`` for files on a network or FUSE file system, and ``"mmap"`` for others.
         verify: when to compare weights with the checksums of the file. ``"open"`` reads and compares the whole file
             when it is opened. ``"read"`` compares weights each time that they arrive in memory, except for a block
             that a call with ``outputs`` reads only in part.

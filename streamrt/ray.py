@@ -150,7 +150,7 @@ def _unload(pool: ModelPool, name: str) -> None:
 
 
 class _Service(Service):
-    """A server that tells Ray which models are warm."""
+    """A server that notifies Ray of the models that are warm."""
 
     def __init__(self, settings: Settings, handle: Callable[[str], Coroutine[Any, Any, Handle]]) -> None:
         super().__init__(settings)

@@ -1,4 +1,4 @@
-"""Runs a job in a fresh process and tells how it ended: with an answer, killed for memory, too slow, or an error."""
+"""Runs a job in a fresh process and returns how it ended: with an answer, killed for memory, too slow, or an error."""
 
 from __future__ import annotations
 

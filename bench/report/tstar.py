@@ -1,10 +1,11 @@
 """T*: the shortest time that any plan can take for a pass, given the machine and the budget.
 
 Given are three limits: the disk reads at most ``bandwidth`` bytes a second, layer ``l`` computes for ``compute[l]``
-seconds, and no more than the budget is ever in memory. A plan chooses the rest: which bytes stay and which stream (at
-least as many as the budget demands), how many bytes are ahead in the window at the end of each layer, and how long each
-layer waits. Here bytes need not come in tiles. So every real plan is among the plans considered, and none is shorter
-than the best of them. That best plan is the optimum of a linear program, and its time is T*.
+seconds, and no more than the budget is ever in memory. A plan chooses the rest. It chooses the bytes that stay and the
+bytes that stream, which are at least as many as the budget demands. It chooses how many bytes are ahead in the window
+at the end of each layer, and how long each layer waits. Here bytes need not come in tiles. So every real plan is among
+the plans considered, and none is shorter than the best of them. That best plan is the optimum of a linear program, and
+its time is T*.
 """
 
 from __future__ import annotations

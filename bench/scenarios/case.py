@@ -37,7 +37,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """A text that differs from those of the scenario's other cases."""
+        """A text that differs from the labels of the scenario's other cases."""
         parts = [self.model or self.kind]
         if self.kind == "open":
             parts = [f"open {self.model}"]
@@ -61,7 +61,7 @@ class Scenario:
     Attributes:
         name: its name for ``run``.
         title: its name in the report.
-        says: a sentence or two on what is measured.
+        says: one or two sentences about the measurement.
         cases: all cases.
         quick: the same questions about smaller models, to see that everything works.
         rounds: how often each variant is measured.
@@ -73,7 +73,7 @@ class Scenario:
         peers: names of the contenders that take part; None for all.
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
         chart: whether the report also draws its seconds against its memory, for the README.
-        headlines: labels of the cases that are rows of the README; they stay whatever a new measurement gives.
+        headlines: labels of the cases that are rows of the README; they do not depend on results.
     """
 
     name: str

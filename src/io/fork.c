@@ -1,7 +1,7 @@
 /* fork.c - the use of a parent's objects in a forked child.
  *
- * The fork rule. fork(2) copies one thread and all memory. The child has no prefetch thread, and the lock of a
- * prefetcher may have been held by a thread that does not exist in the child. Therefore:
+ * The fork rule. fork(2) copies one thread and all memory. The child has no prefetch thread. The lock of a prefetcher
+ * may be held by a thread that does not exist in the child. Therefore:
  *
  *   - A prefetcher belongs to the process that made it. In a child every call returns SRT_FORKED before it touches the
  *     lock, and freeing the prefetcher frees nothing: the child leaks the memory.

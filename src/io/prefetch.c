@@ -46,7 +46,7 @@ struct srt_prefetcher {
 
 /* ---------------------------------------------------------------- granules */
 
-/* Releases granules first..last, none of which is held. The kernel releases only whole folios, so the range is extended
+/* Releases granules first..last, which are not held. The kernel releases only whole folios. So the range is extended
  * over neighbours that are not held either, up to the boundaries of blocks, which no folio crosses. */
 static void release_run(const srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
     size_t block = (size_t)(SRT_BLOCK / plan->granule);

@@ -30,8 +30,8 @@ static int64_t row_cost(const srt_window *w) {
 /* Units for each thread, so that threads end at about the same time. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* Slides the window over `planes` planes. Planes are cut into bands only if they are few, because a core also fetches
- * rows behind its band, and so takes them from the core that writes them. */
+/* Slides the window over `planes` planes. Planes are cut into bands only if they are few: a core also fetches rows
+ * behind its band, and so takes them from the core that writes them. */
 static void slide(srt_range *run, window_job *job, int64_t planes) {
     const srt_window *w = job->window;
     const int64_t rows = w->output[0];

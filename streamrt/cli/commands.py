@@ -179,7 +179,7 @@ def _pack(args: argparse.Namespace) -> None:
     try:
         importlib.import_module("streamrt.convert.onnx.importer")
     except ImportError:
-        pass  # `pack` tells which package is missing
+        pass  # the error of `pack` names the missing package
     finally:
         ENDING.resume()
     pack(

@@ -26,7 +26,7 @@ class Layer:
 
     Args:
         op: an ONNX operator name.
-        weight: its second input, as the weights file holds it: (outputs, inputs) for ``Gemm``,
+        weight: its second input, in the layout of the weights file: (outputs, inputs) for ``Gemm``,
             (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers in
             memory, or an `np.memmap`, which is read block by block. An array that two layers share is stored once.
         bias: the third input.

@@ -1,8 +1,8 @@
 """Limits of packing: memory and time beyond those of the model's own weights, and the error that names the node.
 
 A small file can ask for any amount of both: by folding, by functions that call functions, by shapes. So code that
-computes asks here first, with sizes that it knows from shapes. The limits in force are those of the innermost
-`Limits.in_force` of the calling context. Outside of every `Limits.in_force`, nothing is limited.
+computes asks here first, with sizes that it knows from shapes. The innermost `Limits.in_force` of the calling context
+gives the limits in force. Outside of every `Limits.in_force`, nothing is limited.
 """
 
 from __future__ import annotations

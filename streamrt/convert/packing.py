@@ -61,8 +61,8 @@ def pack(
         max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,
             beyond 3 times the model's own weights as float32. The file may have 8 times as many bytes of them.
         max_seconds: seconds of processor time that converting and computing may take in the calling thread, at most
-            1,000,000, beyond one second for each 32 MiB of the model's own weights. Exporting a torch module, reading
-            and writing do not count.
+            1,000,000. Each 32 MiB of the model's own weights adds one second. Exporting a torch module, reading and
+            writing do not count.
 
     Returns:
         The path of the file.

@@ -41,7 +41,7 @@ class Face:
 
     @property
     def checksum(self) -> str:
-        """Eight hexadecimal digits that tell the content of one weights file from another's (`streamrt.format`)."""
+        """Eight hexadecimal digits; weights files of different content have different digits (`streamrt.format`)."""
         return self._engine.file.checksum
 
     @property
@@ -51,7 +51,7 @@ class Face:
 
     @property
     def stats(self) -> PassStats | None:
-        """What the last call and the calls that shared its pass did; None before the first call."""
+        """Times and bytes of the last call and the calls that shared its pass; None before the first call."""
         last = self._engine.last_call
         return last.stats() if last else None
 

@@ -42,7 +42,7 @@ class Prepared:
     """How calls with inputs of these shapes run.
 
     Attributes:
-        graph: the part of the model's graph that computes the outputs asked for.
+        graph: the part of the model's graph that computes the requested outputs.
         shapes: of the inputs, by name.
         program: for the whole batch, or for ``plan.micro_batch`` samples if that is not 0.
         plan: of a pass of ``program``.

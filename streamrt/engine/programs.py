@@ -13,7 +13,7 @@ from streamrt.program.compile import Program, compile_program
 #: Kinds of call whose programs and plans are remembered. The number is limited because they lie outside the budget.
 REMEMBERED = 32
 
-#: Calls are of one kind if they have the same input shapes and ask for the same outputs.
+#: Calls are of one kind if they have the same input shapes and request the same outputs.
 CallKey = tuple[tuple[tuple[str, Shape], ...], tuple[str, ...]]
 
 

@@ -15,7 +15,7 @@ _MAX_TRIED = 20_000
 
 
 def first_program(programs: Programs) -> Program | None:
-    """The program for the first sizes with which the whole graph runs; None if it runs with none of those tried.
+    """The program for the first sizes with which the whole graph runs; None if it runs with none of the tried sizes.
 
     A graph with free extents may run with few sizes only, such as that of one kind of image. Then only the first call
     tells whether the graph runs.

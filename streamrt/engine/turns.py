@@ -32,7 +32,7 @@ class Request:
     """A call that waits to be served, and then has results or an error.
 
     Args:
-        graph: computes the outputs asked for.
+        graph: computes the requested outputs.
         arrays: its inputs by name, checked.
     """
 

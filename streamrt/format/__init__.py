@@ -22,8 +22,8 @@ Layout
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
       of the graph form the last segment. Every tensor is in a segment.
-    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, because filesystems cache files in folios of up
-      to 2 MiB and can only release whole folios. A smaller segment begins on a 4096-byte boundary.
+    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file. The reason is that filesystems cache files in
+      folios of up to 2 MiB, and only release whole folios. A smaller segment begins on a 4096-byte boundary.
     * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no
       further, because every opening reads the whole header. The gap before a large segment is padding in the data
       section.

@@ -26,7 +26,7 @@ KEY_PREFIX = "streamrt."
 #: The only key of the header that is not a tensor's name.
 METADATA = "__metadata__"
 #: The most bytes of the length field and the header together. 8 MiB are enough for 10,000 nodes with two tensors each
-#: and names of 60 characters, or for the 2 MiB of block checksums of a file of 1 TiB.
+#: and names of 60 characters. They are also enough for the block checksums of a file of 1 TiB, which take 2 MiB.
 MAX_HEADER = 8 << 20
 #: The most marks of a JSON text: braces, brackets, colons and commas, also within strings. 10,000 nodes with two
 #: tensors each have 550,000.
@@ -204,7 +204,7 @@ def utf8(data: memoryview, what: str) -> str:
 
 
 def utf8_size(text: str, what: str) -> int:
-    """Bytes of ``text`` in UTF-8; `FormatError` if it has a lone surrogate, which is no Unicode text."""
+    """Bytes of ``text`` in UTF-8; `FormatError` if it has a lone surrogate, which is not Unicode text."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:

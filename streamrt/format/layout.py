@@ -109,7 +109,7 @@ def group(graph: Graph, params: Container[str]) -> list[Group]:
 
 
 def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> None:
-    """Raise `FormatError` unless the segments, given by names, are those of the graph, in order."""
+    """Raise `FormatError` unless the segments, given by names, are the segments of the graph, in order."""
     for found, expected in zip(names, groups, strict=False):
         if len(found) != len(expected.names) or expected.names != set(found):
             raise FormatError(

@@ -30,7 +30,7 @@ class WeightsFile:
             contents have different checksums.
         data_offset: where the data section begins in the file, bytes.
         large_segments: whether any segment has 1 MiB or more, and so begins on a 2 MiB boundary of the file.
-        tensors: the parameters by name without padding, in the order of the file, which is that of execution.
+        tensors: the parameters by name without padding, in the order of the file, which is the order of execution.
         graph: the graph. Only its names are checked; operators check attributes and shapes.
         metadata: the keys of ``__metadata__`` that are not the format's own.
         block_size: bytes of a checksum block. Blocks are counted from ``data_offset``.
@@ -65,7 +65,7 @@ def read_header(path: str | os.PathLike[str]) -> WeightsFile:
 
 
 def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
-    """Read a weights file and compare all checksums, those of the header and of every block of the data.
+    """Read a weights file and compare the checksums of the header and of every block of the data.
 
     Data that is read leaves the page cache again, unless a model has it mapped.
 

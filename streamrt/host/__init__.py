@@ -1,1 +1,1 @@
-"""What the machine has and gives: memory, budgets, threads, speeds, and turns at the interpreter's lock."""
+"""Resources of the machine: memory, budgets, threads, speeds, and turns at the interpreter's lock."""

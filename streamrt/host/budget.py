@@ -64,7 +64,7 @@ def parse_budget(budget: Budget, *, held: int = 0, proc: Path = memory.PROC) -> 
     * None is no budget: None.
 
     Args:
-        budget: see above.
+        budget: one of these values.
         held: bytes of anonymous memory that the budget covers and that are taken already. ``"auto"`` counts them as
             free.
         proc: the folder where the proc filesystem is mounted.

@@ -1,4 +1,4 @@
-"""What the machine does in a second. The speed of a disk is assumed until a pass has measured it.
+"""The speeds of the machine. The speed of a disk is assumed until a pass has measured it.
 
 Measured speeds live here, for the whole process: they survive a new budget, and closing and opening a model.
 """
@@ -20,7 +20,7 @@ _disks: dict[int, float] = {}  # measured bytes a second, by device number; each
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the machine does in a second, measured or assumed.
+    """The speeds of the machine in units a second, measured or assumed.
 
     Attributes:
         disk: bytes that it reads from the disk.

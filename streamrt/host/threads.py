@@ -1,4 +1,4 @@
-"""How many threads a call computes with: those of BLAS and those of the kernels.
+"""How many threads a call computes with, in BLAS and in the kernels.
 
 Both are settings of the whole process. While calls with different limits overlap, the lowest limit is in force for all
 of them. The call that ends last restores the settings from before the first call.

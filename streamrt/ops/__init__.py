@@ -1,6 +1,6 @@
 """The operators: from a node and the shapes of its inputs to a function that computes it.
 
-Read `base` first: it says what an operator is. `call` is the node that it lowers, `epilogue` the activation that it may
+Read `base` first: it defines an operator. `call` is the node that it lowers, `epilogue` the activation that it may
 apply as its last step. `registry` finds operators by name. `scratch`, `shapes`, `window` and `columns` are shared. Each
 other module holds one family of operators.
 """

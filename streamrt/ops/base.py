@@ -1,4 +1,4 @@
-"""What an operator is: a pure lowering from shapes to a kernel that can be bound to memory.
+"""The definition of an operator: a pure lowering from shapes to a kernel that can be bound to memory.
 
 An operator is one function. It gets a node with the shapes of its inputs. It checks the attributes, infers the output
 shapes and states how much memory a run needs. It allocates nothing and reads no weight:

@@ -157,7 +157,7 @@ class Call:
         return name in self.node.attrs
 
     def finish(self) -> None:
-        """Raise unless every attribute of the node was asked for."""
+        """Raise unless every attribute of the node was read."""
         if unknown := self.node.attrs.keys() - self._seen:
             known = ", ".join(sorted(self._seen)) or "none"
             raise self.fail(f"unknown attributes {sorted(unknown)[:3]}, expected only: {known}")

@@ -1,7 +1,7 @@
 """Element-wise activations: from a name and its attributes to the code and the two numbers that kernels take.
 
 An activation can be a node of its own (`streamrt.ops.activation`) or the last step of another node
-(`Node.activation`), whose kernel applies it while the values are still in cache. `_KINDS` has all activations.
+(`Node.activation`). That node's kernel applies it while the values are still in cache. `_KINDS` has all activations.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A plan is a pure function of sizes, times and budget. Every pass reads all bytes
 set of bytes is optimal (Belady): a pass reads the rest. The pinned set and the size of the window decide how much of
 the reading is hidden behind computing.
 
-`types` has the words. `tiling` cuts a model into tiles and ranges, `pipeline` simulates a pass over them, `pinning`
-looks for the pinned set with the shortest pass, and `make` chooses among sizes of tiles and windows.
+`types` has the words. `tiling` cuts a model into tiles and ranges. `pipeline` simulates a pass over them. `pinning`
+looks for the pinned set with the shortest pass. `make` chooses among sizes of tiles and windows.
 
 Memory is counted in granules, the unit in which the core reads and releases. A granule is 2 MiB, the page cache's
 largest folio. If the budget is too small for tiles of 2 MiB, a granule is one page; reading a byte in pages takes 10

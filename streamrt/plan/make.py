@@ -28,7 +28,7 @@ _MOST_WORK = 300_000
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What to plan for, as `make_plan` takes it.
+    """The arguments of `make_plan`, prepared.
 
     ``compute`` is the computing time of all nodes in seconds. ``room`` is the bytes for pinned ranges and window.
     """

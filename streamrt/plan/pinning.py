@@ -15,8 +15,8 @@ _WORK = 30_000
 _GAIN = 0.99
 #: End the search when a pass takes at most 1 % more than the shortest time that any pinned set could have.
 _CLOSE = 1.01
-#: In each round a search tries to pin the 12 ranges that computing waited for the longest, each in exchange for one of
-#: at most 23 pinned ranges. This limits the simulations of a round.
+#: In each round a search tries to pin the 12 ranges that computing waited for the longest, each in exchange for at most
+#: 23 pinned ranges, one at a time. This limits the simulations of a round.
 _LOOKED_AT = 12
 
 
@@ -36,14 +36,12 @@ class Choice:
 def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: bool = False) -> Choice:
     """Pin ranges of ``room`` bytes so that the others are spread over the pass, by bytes or by computing time.
 
-    With ``head``, pin the head of the model instead if the pass is shorter.
-
     Args:
         pipeline: of the pass.
         room: bytes for pinned ranges.
         window: bytes.
         rate: bytes a second at which streamed ranges are read.
-        head: see above.
+        head: whether to pin the head of the model instead, if the pass is then shorter.
     """
     choices = [_simulated(pipeline, _evenly(pipeline.sizes, room), window, rate)]
     if pipeline.compute > 0:
@@ -56,7 +54,7 @@ def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: boo
 def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
     """The best of `spread` and of pinning the head or the tail, improved by exchanging ranges while that helps.
 
-    Args are those of `spread`.
+    For the arguments see `spread`.
     """
     sizes = pipeline.sizes
     best = _best(
@@ -117,7 +115,7 @@ def _best(choices: Sequence[Choice]) -> Choice:
 
 
 def _evenly(sizes: Sequence[int], room: int) -> list[bool]:
-    """Pin ranges so that of every beginning of the pass the same share of bytes is pinned."""
+    """Pin ranges so that the share of pinned bytes is about equal from the first range up to every range."""
     pinned = [False] * len(sizes)
     total = sum(sizes)
     passed = used = 0

@@ -1,4 +1,4 @@
-"""A discrete simulation of a pass: one disk, which reads ahead as far as the window lets it, and one processor."""
+"""A discrete simulation of a pass: one disk, which reads ahead as far as the window has room, and one processor."""
 
 from __future__ import annotations
 

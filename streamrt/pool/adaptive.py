@@ -1,4 +1,4 @@
-"""The default policy: of several policies it follows the one that would have loaded the fewest bytes recently."""
+"""The default policy: it follows the policy, of several, that would have loaded the fewest bytes recently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a requested model gets, and which models give it: a pure function of what all models hold.
+"""How much memory a requested model gets, and which models give it: a pure function of the memory of all models.
 
 Weights that stay ("pinned") are granted by worth. A window and a workspace ("working" memory) are always granted, as
 long as idle models hold enough. So a request that can be served slowly is never refused, and serving it slowly takes

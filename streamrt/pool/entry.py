@@ -46,7 +46,7 @@ class ModelStatus:
         leases: the number of leases now.
         held: bytes of the budget that it holds.
         weights: bytes of all of its weights; None until its header has been read.
-        requests: leases and prefetches that were asked for.
+        requests: leases and prefetches that were requested.
         hits: requests that found all weights in memory.
         loads: how often it was opened.
         bytes_loaded: weights brought into memory for it.

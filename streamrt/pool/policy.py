@@ -1,7 +1,8 @@
 """Policies say which weights are worth their memory: their protocol, and the classic policies.
 
-A policy sees requests and nothing else. It says how much a byte of each model is worth now, and whether the model that
-was just requested may take memory from another model. Policies do no I/O, because the pool calls them under its lock.
+A policy sees requests and nothing else. It says how much a byte of each model is worth now. It also says whether the
+model that was just requested may take memory from another model. Policies do no I/O, because the pool calls them under
+its lock.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class PoolStats:
         models: registered models.
         open: registered models that are open.
         leases: given and not yet ended.
-        requests: leases and prefetches that were asked for.
+        requests: leases and prefetches that were requested.
         hits: requests that found all weights in memory.
         loads: models opened.
         failures: loads that failed.

@@ -1,8 +1,8 @@
 """Arranging blocks of memory with known lifetimes in one arena.
 
 Greedy by size: the largest block comes first. Each block gets the lowest offset at which it overlaps no block that is
-alive at the same time (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section
-4).
+alive at the same time. Source: Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020,
+section 4.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Program:
     """A graph for given input shapes.
 
     Attributes:
-        graph: the graph, or the part of it that computes the outputs asked for.
+        graph: the graph, or the part of it that computes the requested outputs.
         shapes: the shape of every tensor by name, parameters included.
         lowered: the lowering of each node, in the order of the graph.
         offsets: where each computed tensor begins in the arena, bytes.

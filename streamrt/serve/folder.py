@@ -47,7 +47,7 @@ def model_of(file: object) -> str:
 
 
 class Folder:
-    """The weights files of a folder, without those of subfolders.
+    """The weights files of a folder, without files of subfolders.
 
     Only regular files that are not hidden count, and links to such files of the same folder.
     """

@@ -73,7 +73,7 @@ def configure(service: Service) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """A server that tells the service when a signal ends it."""
+    """A server that notifies the service when a signal ends it."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

@@ -73,7 +73,7 @@ class InferRequest:
     """A parsed request.
 
     Attributes:
-        inputs: float32 arrays by name; those of binary data are views of the body, unaligned and maybe not writable.
+        inputs: float32 arrays by name. Arrays of binary data are views of the body, unaligned and maybe not writable.
         outputs: outputs that are wanted; None stands for all, in the order of the model.
         id: text that the response repeats, or None.
         binary: whether outputs are wanted as binary data, unless an output says otherwise.

@@ -123,7 +123,7 @@ def _merge_pads(draft: Draft) -> None:
 
 
 def _merged_pads(node: DraftNode, pad: DraftNode) -> tuple[int, ...] | None:
-    """The pads of ``node`` with those of the Pad before it; None if that would change the result."""
+    """The pads of ``node`` together with the Pad before it; None if that would change the result."""
     if node.op not in ("Conv", "MaxPool", "AveragePool") or pad.attrs.get("mode") != "constant":
         return None
     kernel = node.attrs["kernel_shape"]

@@ -2,9 +2,9 @@
 
 Along one axis, with stride s, ``y[n * s + k] += x[n] * w[k]``. Write ``n * s + k = q * s + r`` with r below s. Then all
 ``y[q * s + r]`` of one r use the weights ``w[r], w[r + s] ...``. A convolution of stride 1 with these ceil(K / s)
-weights, in reverse order, computes them. The s convolutions for all r are one convolution with s times the channels
-(Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009). So no zeros are
-inserted and multiplied, and the weights are tiled and streamed like those of any other convolution.
+weights, in reverse order, computes them. The s convolutions for all r are one convolution with s times the channels.
+So no zeros are inserted and multiplied, and the weights are tiled and streamed like those of any other convolution.
+Source: Shi et al., "Is the deconvolution layer the same as a convolutional layer?", arXiv:1609.07009.
 """
 
 from __future__ import annotations

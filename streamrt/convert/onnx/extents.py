@@ -19,8 +19,8 @@ Wanted = Mapping[int, Sequence[int]]
 def matching(shapes: Sequence[Shape], wanted: Wanted) -> dict[int, int]:
     """For each of the ``wanted`` extents, an axis with that extent in a tensor with these shapes.
 
-    If several axes have the extent, it is the axis of the same number, or else the last of them. Extents that no axis
-    has are missing in the result.
+    If several axes have the extent, it is the axis of the same number if that is one of them, or else the last. Extents
+    that no axis has are missing in the result.
     """
     found = {}
     for axis, extents in wanted.items():
