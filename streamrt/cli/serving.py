@@ -77,7 +77,7 @@ _OPTIONS = {
     "workers": _count("how many models may compute at the same time"),
     "max_batch": _count("the most samples in a request, and in a pass, which waiting requests share"),
     "max_delay": _seconds("how long a request is held back, so that others can share its pass"),
-    "max_queue": _count("the most requests that wait; at most 50 % of them may wait for one model"),
+    "max_queue": _count("the most requests that wait; at most half of them may wait for one model"),
     "max_body": _size("the largest body of a request, decompressed"),
     "max_json": _size("the largest JSON text of a request; its values may take 12 times as much memory, and 1 MiB"),
     "max_held": _size("the most memory for bodies, for JSON while it is parsed, and for answers that are being sent"),
