@@ -1,6 +1,6 @@
 """The binding of the compiled core: lifetimes, buffers and errors. The C files do the work.
 
-One module. Each file has one subject; a file may use those above it.
+It is one module. Each file has one subject, and may use the files above it.
 """
 
 cimport cython

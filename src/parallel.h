@@ -1,9 +1,9 @@
 /* parallel.h - the worker threads that all kernels share.
  *
- * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone, so that models on
- * different Python threads never queue behind each other's kernels.
+ * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone. So models on
+ * different Python threads never wait for each other's kernels.
  *
- * The first job that is large enough starts the workers. After a job they poll for the next one for 0.1 ms and then
+ * The first job that is large enough starts the workers. After a job they poll for the next job for 0.1 ms. Then they
  * sleep, because the BLAS library and the prefetch thread use the same cores.
  *
  * Fork rule: fork waits for the job in progress. The child starts without workers, and its first job starts new ones.
@@ -13,17 +13,17 @@
 
 #include <stdint.h>
 
-/* Threads that a job may use at most, the caller included. The tables of parallel.c have an entry for each. */
+/* The most threads that a job may use, the caller included. The tables of parallel.c have an entry for each. */
 enum { SRT_MAX_THREADS = 256 };
 
 /* Does the units first <= i < last of a job, on any thread, at the same time as other ranges of the job. */
 typedef void srt_range(const void *job, int64_t first, int64_t last);
 
 /* Runs the units 0 <= i < count of a job and returns when all are done. The caller works too. Each thread begins with a
- * slice of its own. Slices are in the order of the units, and the same for every job with as many units and threads.
- * When its slice is done, a thread helps with the others. A range has at least `grain` units, unless it is the end of a
- * slice. A job of at most `grain` units runs on the caller's thread alone. If threads cannot be started, the job runs
- * on the existing ones. Any thread may call, also from inside a job; that job then runs on the caller's thread alone.
+ * slice of its own. Slices are in the order of the units. Jobs with equal numbers of units and threads have equal
+ * slices. When its slice is done, a thread helps with the others. A range has at least `grain` units, unless it is the
+ * end of a slice. A job of at most `grain` units runs on the caller's thread alone. If threads cannot be started, the
+ * job runs on the existing threads. Any thread may call, also inside a job; that job then runs on its thread alone.
  */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
@@ -31,14 +31,14 @@ void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job)
  * whole group, one thread gets it at once, because its units cost less together. */
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *job);
 
-/* Wakes sleeping workers ahead of a job, because waking takes longer than many kernels. Any thread. */
+/* Wakes sleeping workers before a job, because waking takes longer than many kernels. Any thread. */
 void srt_rouse(void);
 
 /* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);
 
-/* The least units of a range for which waking a thread pays. `cost`: of one unit, in elements that are read and written
- * once. */
+/* The fewest units of a range for which it is worth to wake a thread. `cost`: of one unit, in elements that are read
+ * and written once. */
 int64_t srt_grain(int64_t cost);
 
 /* Threads that a job may use, the caller included. By default the processors that this process may run on. Any thread.

@@ -45,9 +45,12 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"an input of shape {x} and weights of shape {w}, expected both with 3 or 4 axes")
     groups = call.int_("group", 1, 1)
     if x[1] != w[1] * groups or w[0] % groups:
-        raise call.fail(f"weights of shape {w} in {groups} groups do not fit an input of shape {x}")
+        raise call.fail(
+            f"weights of shape {w} in {groups} groups and an input of shape {x}, "
+            f"expected {w[1] * groups} input channels and a multiple of {groups} output channels"
+        )
     if call.ints("kernel_shape", w[2:]) != w[2:]:
-        raise call.fail(f"attribute 'kernel_shape' differs from the weights' shape {w}")
+        raise call.fail(f"attribute 'kernel_shape' differs from the weights' window, expected {w[2:]}")
     geometry = Geometry.read(call, x[2:], w[2:])
     has_bias, epilogue, scratch = call.bias(2, w[0]), epilogue_of(call), Scratch()
     output = (x[0], w[0], *geometry.spatial)

@@ -176,7 +176,7 @@ def matmul(call: Call) -> Lowered:
 def _dense(call: Call) -> Lowered:
     x, w = call.computed(0), call.param(1)
     if not x or len(w) != 2 or w[1] != x[-1]:
-        raise call.fail(f"weights of shape {w} do not fit an input of shape {x}")
+        raise call.fail(f"weights of shape {w} and an input of shape {x}, expected (rows, inner) and (..., inner)")
     scratch = Scratch()
     dense = Dense(
         batch=math.prod(x[:-1]),
@@ -201,7 +201,7 @@ def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
     """The shape of ``a @ b`` and its floating-point operations."""
     rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
     if a[-1] != (b[-2] if len(b) > 1 else b[0]):
-        raise call.fail(f"shapes {a} and {b} cannot be multiplied")
+        raise call.fail(f"inputs of shapes {a} and {b} cannot be multiplied: expected equal inner extents")
     out = broadcast(call, a[:-2], b[:-2]) + rows + columns
     return out, 2 * math.prod(out) * a[-1]
 

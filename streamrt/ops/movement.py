@@ -70,7 +70,7 @@ def reshape(call: Call) -> Lowered:
     out = []
     for axis, extent in enumerate(taken.get(axis, extent) for axis, extent in enumerate(wanted)):
         if extent == 0 and axis >= len(x):
-            raise call.fail(f"attribute 'shape' keeps axis {axis} of an input of shape {x}")
+            raise call.fail(f"attribute 'shape' has a 0 for axis {axis}, which an input of shape {x} does not have")
         out.append(x[axis] if extent == 0 else extent)
     total, known = math.prod(x), math.prod(extent for extent in out if extent != -1)
     if out.count(-1) > 1 or (total % known if -1 in out else total != known):
@@ -146,14 +146,14 @@ def slice_(call: Call) -> Lowered:
     x = call.shape(0)
     starts = call.ints("starts", low=-_FAR, high=_FAR)
     if len(starts) > len(x):
-        raise call.fail(f"slices {len(starts)} axes of an input of shape {x}")
+        raise call.fail(f"attribute 'starts' has {len(starts)} values, more than an input of shape {x} has axes")
     ends = call.ints("ends", low=-_FAR, high=_FAR, count=len(starts))
     steps = call.ints("steps", (1,) * len(starts), low=-_FAR, high=_FAR, count=len(starts))
     axes = call.axes("axes", len(x), tuple(range(len(starts))))
     if len(axes) != len(starts):
-        raise call.fail(f"{len(axes)} axes for {len(starts)} starts")
+        raise call.fail(f"{len(axes)} axes and {len(starts)} starts, expected equal numbers")
     if 0 in steps:
-        raise call.fail("attribute 'steps' has a 0")
+        raise call.fail("attribute 'steps' has a 0, expected other integers")
     window = [slice(None)] * len(x)
     out = list(x)
     batchwise = len(x) > 0
@@ -178,7 +178,7 @@ def split(call: Call) -> Lowered:
     axis = call.axis("axis", len(x), 0)
     extents = call.ints("split", low=1, count=len(call.node.outputs))
     if sum(extents) != x[axis]:
-        raise call.fail(f"parts of {extents!s:.200} do not add up to axis {axis} of an input of shape {x}")
+        raise call.fail(f"parts {extents!s:.200} of axis {axis} of an input of shape {x}, expected a sum of {x[axis]}")
     ends = tuple(itertools.accumulate(extents))
     keys = [_along(axis, slice(end - extent, end)) for extent, end in zip(extents, ends, strict=True)]
     named = [key for key, name in zip(keys, call.node.outputs, strict=True) if name]
@@ -200,7 +200,7 @@ def gather(call: Call) -> Lowered:
     indices = call.ints("indices", low=-x[axis], high=x[axis] - 1)
     shape = call.ints("indices_shape", (len(indices),), 1)
     if math.prod(shape) != len(indices):
-        raise call.fail(f"{len(indices)} indices cannot take shape {shape!s:.200}")
+        raise call.fail(f"{len(indices)} indices, expected as many as shape {shape!s:.200} has elements")
     out = (*x[:axis], *shape, *x[axis + 1 :])
 
     def bind(buffers: Buffers) -> Run:
@@ -239,7 +239,7 @@ def concat(call: Call) -> Lowered:
     x = shapes[0]
     axis = call.axis("axis", len(x))
     if any(len(s) != len(x) or s[:axis] != x[:axis] or s[axis + 1 :] != x[axis + 1 :] for s in shapes):
-        raise call.fail(f"shapes {shapes!s:.200} differ in another axis than {axis}")
+        raise call.fail(f"inputs of shapes {shapes!s:.200}, expected equal extents along all axes except {axis}")
     ends = list(itertools.accumulate(shape[axis] for shape in shapes))
     keys = [_along(axis, slice(end - shape[axis], end)) for shape, end in zip(shapes, ends, strict=True)]
 
@@ -277,7 +277,7 @@ def pad(call: Call) -> Lowered:
     )
     kept = tuple(part.stop - part.start for part in crop)
     if any(extent < 1 for extent in kept):
-        raise call.fail(f"pads {pads} leave nothing of an input of shape {x}")
+        raise call.fail(f"pads {pads} leave nothing of an input of shape {x}, expected 1 value or more on each axis")
     before = tuple(max(0, begin) for begin in begins)
     after = tuple(max(0, end) for end in ends)
     most = {"reflect": tuple(extent - 1 for extent in kept), "wrap": kept}.get(mode)
