@@ -124,13 +124,13 @@ class Engine:
         if os.getpid() != self._pid:
             raise ModelClosedError("this model was opened before a fork: open it again in the child process")
         if self.closed:
-            raise ModelClosedError(f"the model {self.file.path!r} is closed")
+            raise ModelClosedError(f"the model {self.file.path!r} is closed: open it again")
 
     def require_callable(self) -> None:
         """Raise `ModelClosedError` unless the engine is open and calls are allowed."""
         self.require_open()
         if not self.lent:
-            raise ModelClosedError("the lease of this model has ended")
+            raise ModelClosedError("the lease of this model has ended: lease the model again")
 
     @contextmanager
     def hold(self) -> Iterator[None]:

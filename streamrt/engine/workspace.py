@@ -32,7 +32,9 @@ def _allocated(size: int) -> NDArray[np.uint8]:
     try:
         region = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"no memory for a workspace (activations and scratch) of {size} bytes") from error
+        raise MemoryError(
+            f"no memory for a workspace (activations and scratch) of {size} bytes: use a smaller batch or a budget"
+        ) from error
     with suppress(OSError):  # advice that may fail; NumPy gives it for its arrays, too
         region.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(region, np.uint8)

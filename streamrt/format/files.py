@@ -116,7 +116,11 @@ class Replacement:
         # Some filesystems report 0 blocks: they cannot tell.
         if space.f_blocks and space.f_bavail * space.f_frsize < size:
             free = space.f_bavail * space.f_frsize
-            raise WeightsIOError(errno.ENOSPC, f"{size} bytes do not fit in the {free} that are free", self.path)
+            raise WeightsIOError(
+                errno.ENOSPC,
+                f"{size} bytes do not fit in the {free} that are free: free some space, or choose another folder",
+                self.path,
+            )
 
     def write(self, data: Buffer, offset: int) -> None:
         """Write all of ``data``, bytes in memory, at ``offset``."""

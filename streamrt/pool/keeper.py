@@ -100,7 +100,7 @@ class Keeper:
         if os.getpid() != self._pid:
             raise ModelClosedError("this pool was made before a fork: make another one in the child process")
         if self.closed:
-            raise ModelClosedError("the pool is closed")
+            raise ModelClosedError("the pool is closed: make another pool")
 
     def entry(self, name: str) -> Entry:
         """The model of this name. Lock held.
@@ -112,7 +112,7 @@ class Keeper:
         self.require_open()
         entry = self.entries.get(name)
         if entry is None or entry.removed:
-            raise UnknownModelError(f"the pool has no model named {name!r:.80}")
+            raise UnknownModelError(f"the pool has no model named {name!r:.80}: register it first")
         return entry
 
     # ---------------------------------------------------------------- getting a lease

@@ -22,7 +22,7 @@ class Term:
         """Raise `ModelClosedError` if the lease has ended, or the model is closed."""
         self._engine.require_open()
         if self.ended:
-            raise ModelClosedError("the lease of this model has ended")
+            raise ModelClosedError("the lease of this model has ended: lease the model again")
 
 
 class Lease(Face):

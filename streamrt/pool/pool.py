@@ -95,7 +95,7 @@ class ModelPool:
         with self._keeper.changed:
             self._keeper.require_open()
             if name in self._keeper.entries:
-                raise InputError(f"the pool has a model named {name!r:.80} already")
+                raise InputError(f"the pool has a model named {name!r:.80} already: unregister it, or use another name")
             if entry.needs and entry.needs.full > (most := self._keeper.capacity(entry)):
                 raise too_large(entry, entry.needs.full, self.budget, most)
             self._keeper.entries[name] = entry

@@ -256,7 +256,9 @@ class OnnxNode:
         """The value of an input that must not depend on the extents of the model's inputs."""
         first, *others = self.values(index, what, most)
         if not all(other is first or np.array_equal(first, other) for other in others):
-            raise self.problem(f"input {index} ({what}) depends on the extents of the model's inputs")
+            raise self.problem(
+                f"input {index} ({what}) depends on the extents of the model's inputs, expected a constant"
+            )
         return first
 
     def axis(self, value: int, rank: int) -> int:
