@@ -7,6 +7,7 @@ values that are known to abort it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,10 @@ _TYPES = {
 }
 #: Operators with an input that is a shape, and the index of this input. Its extent is the rank of the result.
 _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
+#: A term of an Einsum's equation: letters, and "..." at most once.
+_TERM = rb"[A-Za-z ]*(?:\.\.\.[A-Za-z ]*)?"
+#: The equations that ONNX defines. With others the inference may never end.
+_EQUATION = re.compile(_TERM + rb"(?:," + _TERM + rb")*(?:->" + _TERM + rb")?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,9 @@ def _check(node: NodeProto, schema: onnx.defs.OpSchema, known: Mapping[str, Fact
     """Raise `InferenceError` for a node that could make the compiled code abort."""
     if has_subgraph(node):
         raise InferenceError("it has graphs as attributes, which are not supported")
+    for attribute in node.attribute:
+        if (node.op_type, attribute.name) == ("Einsum", "equation") and not _EQUATION.fullmatch(attribute.s):
+            raise InferenceError("attribute 'equation' is no equation, expected terms of letters such as 'ij,jk->ik'")
     if not schema.min_input <= len(node.input) <= schema.max_input:
         raise InferenceError(f"it has {len(node.input)} inputs, expected {schema.min_input} to {schema.max_input}")
     if not schema.min_output <= len(node.output) <= schema.max_output:
