@@ -17,6 +17,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from markers import LACKING_INSTRUCTIONS, LACKING_PACKAGE
+
 SHIMS = Path(__file__).parent / "shims"
 
 # Processes that tests start must import the installed package, and not the uncompiled one of a checkout they start in.
@@ -47,7 +49,6 @@ if "bench" not in sys.modules:  # the micro-benchmarks may have been collected b
     _load_bench()
 
 from bench.process import cgroup  # noqa: E402
-from markers import LACKING_INSTRUCTIONS, LACKING_PACKAGE  # noqa: E402
 from streamrt.host import rates  # noqa: E402
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import BinaryIO
 
 _CHUNK = 16 << 20  # bytes of a pread; larger requests are not faster
@@ -37,7 +38,7 @@ def stretches(file: str) -> Iterator[float]:
 
 @contextmanager
 def _mapping(file: str) -> Iterator[tuple[BinaryIO, mmap.mmap]]:
-    with open(file, "rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as pages:  # noqa: PTH123
+    with Path(file).open("rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as pages:
         for advice in (mmap.MADV_RANDOM, mmap.MADV_HUGEPAGE):  # a fault then reads exactly one huge page
             pages.madvise(advice)
         yield source, pages
@@ -57,7 +58,7 @@ def pread(file: str | None, threads: int) -> float:
     """Bytes a second by pread, which copies from the page cache."""
     assert file
     buffer = memoryview(bytearray(_CHUNK))
-    with open(file, "rb", buffering=0) as source:  # noqa: PTH123 - preadv needs a descriptor
+    with Path(file).open("rb", buffering=0) as source:
         start, read = time.perf_counter(), 0
         while got := os.preadv(source.fileno(), [buffer], read):
             read += got
@@ -67,7 +68,7 @@ def pread(file: str | None, threads: int) -> float:
 def direct(file: str | None, threads: int) -> float:
     """Bytes a second past the page cache, eight requests in flight."""
     assert file
-    size = os.stat(file).st_size  # noqa: PTH116
+    size = Path(file).stat().st_size
     descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
     buffers = [mmap.mmap(-1, _DIRECT_CHUNK) for _ in range(_DEPTH)]  # page-aligned, as O_DIRECT asks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 
@@ -26,13 +27,13 @@ class FileIdentity:
     modified: int
 
     @classmethod
-    def of(cls, file: str | os.PathLike[str] | int) -> Self:
-        """The identity of the file that a path leads to, or that a descriptor has open.
+    def of(cls, path: str | os.PathLike[str]) -> Self:
+        """The identity of the file that a path leads to.
 
         Raises:
             OSError: there is none.
         """
-        return cls.of_status(os.stat(file))  # noqa: PTH116 -- a Path has no descriptor
+        return cls.of_status(Path(path).stat())
 
     @classmethod
     def of_status(cls, status: os.stat_result) -> Self:

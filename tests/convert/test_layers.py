@@ -125,7 +125,7 @@ def test_an_unknown_operator_has_near_names_and_the_list(tmp_path: Path) -> None
     )
     assert {"Gemm", "Mish"} <= set(streamrt.operators("layers")) <= set(streamrt.operators())
     with pytest.raises(ValueError, match="source is 'torch', expected 'onnx' or 'layers'"):
-        streamrt.operators("torch")  # type: ignore[arg-type]
+        streamrt.operators("torch")  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_a_name_of_millions_of_letters_is_not_compared_as_a_whole() -> None:
@@ -145,7 +145,7 @@ def test_an_unknown_first_operator_is_named_without_extents(tmp_path: Path) -> N
 
 
 def test_weights_that_are_not_numbers_are_all_listed(tmp_path: Path) -> None:
-    listed = Layer("Gemm", np.ones((5, 5)), [1, 2])  # type: ignore[arg-type]
+    listed = Layer("Gemm", np.ones((5, 5)), [1, 2])  # type: ignore[arg-type] # wrong on purpose
     layers = [Layer("Gemm", np.ones((5, 5), np.int32)), listed]
     with pytest.raises(streamrt.UnsupportedModelError) as caught:
         streamrt.pack(layers, tmp_path / "out", inputs=("N", 5))

@@ -35,7 +35,7 @@ def anonymous(mapping: Mapping) -> int:
     # Of the 64 bits of a page: it is in memory, it is a file's or shared, nobody shares it (as the page of zeros).
     present, of_a_file, exclusive = (np.uint64(1 << bit) for bit in (63, 61, 56))
     counts = []
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123 -- no method of a path has buffering
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
         for _ in range(2):
             pagemap.seek(8 * first)
             pages = np.frombuffer(pagemap.read(8 * -(-len(mapping) // page)), np.uint64)

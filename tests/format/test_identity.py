@@ -11,7 +11,7 @@ def test_a_path_a_descriptor_and_a_mapping_have_one_identity(tmp_path):
     path.write_bytes(b"weights")
     identity = FileIdentity.of(path)
     with path.open("rb") as file, Mapping(path) as mapping:
-        assert FileIdentity.of(file.fileno()) == FileIdentity(*mapping.identity) == identity
+        assert FileIdentity.of_status(os.fstat(file.fileno())) == FileIdentity(*mapping.identity) == identity
         assert FileIdentity.of_status(os.fstat(file.fileno())) == identity
     status = path.stat()
     assert identity == FileIdentity(status.st_dev, status.st_ino, len(b"weights"), status.st_mtime_ns)

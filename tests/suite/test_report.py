@@ -15,11 +15,11 @@ from markers import needs
 
 needs("scipy")
 
-from bench import report  # noqa: E402
-from bench.record import Record  # noqa: E402
-from bench.report import chart, markdown, summary  # noqa: E402
-from bench.report.summary import CaseTable  # noqa: E402
-from bench.scenarios import SCENARIOS, Case  # noqa: E402
+from bench import report  # noqa: E402 - imports scipy
+from bench.record import Record  # noqa: E402 - imports scipy
+from bench.report import chart, markdown, summary  # noqa: E402 - imports scipy
+from bench.report.summary import CaseTable  # noqa: E402 - imports scipy
+from bench.scenarios import SCENARIOS, Case  # noqa: E402 - imports scipy
 
 pytestmark = pytest.mark.extras
 
