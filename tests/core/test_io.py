@@ -177,6 +177,7 @@ def test_a_forked_child_neither_sees_nor_keeps_what_was_read(make_file: MakeFile
 PASS = f"""
 from __future__ import annotations
 import os, sys, numpy as np
+from pathlib import Path
 path, io, granule, wish = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 if wish.startswith("populate"):  # what fails must be tried, even where all tests go without it
     os.environ.pop("STREAMRT_TEST_POPULATE", None)
