@@ -27,6 +27,7 @@ from streamrt.errors import StreamrtError, UnsupportedModelError, printable
 from streamrt.format import verify
 from streamrt.host.budget import format_size
 from streamrt.model import Model
+from streamrt.report.picture import check_ending
 
 _BUDGET_HELP = (
     "the most memory for weights and activations: a size such as 512MiB, 'auto' (the free memory) or 'none' (no limit)"
@@ -203,6 +204,8 @@ def _run(args: argparse.Namespace) -> None:
         check_output(args.output, names)
         for file in filter(None, (args.plot, args.trace)):
             check_folder(file)
+        if args.plot:
+            check_ending(args.plot)
         arrays = load_arrays(args.input, [spec.name for spec in model.inputs])
         for _ in range(args.repeat):
             result = model(arrays)

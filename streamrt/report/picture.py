@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from streamrt.errors import printable
+from streamrt.errors import InputError, printable
 from streamrt.format.files import Replacement
 from streamrt.report.trace import Kind, Span, Trace
 
@@ -33,18 +33,14 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ImportError: matplotlib is not installed (the extra ``plot``).
-        ValueError: matplotlib does not know the ending.
+        InputError: matplotlib does not know the ending.
         OSError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no state, no window
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'streamrt[plot]'") from error
-
+    check_ending(path)
     spans = list(trace.spans())
     begin = min((done.start for done in trace.passes), default=0)
     lanes = list(dict.fromkeys(lane for lane, *_ in _SERIES))
-    figure: Any = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = _figure_class()(figsize=(12, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for lane, label, colour, kind, pinned in _SERIES:
         bars = [_bar(span, begin) for span in spans if (span.kind, span.pinned) == (kind, pinned)]
@@ -66,6 +62,27 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     with Replacement(os.fspath(path)) as file:
         file.write(picture.getbuffer(), 0)
         file.commit()
+
+
+def check_ending(path: str | os.PathLike[str]) -> None:
+    """Check, before any work is done, that `draw` knows the ending of ``path``. A file without an ending is a PNG.
+
+    Raises:
+        ImportError: matplotlib is not installed (the extra ``plot``).
+        InputError: matplotlib does not know the ending.
+    """
+    known = sorted(f".{name}" for name in _figure_class()().canvas.get_supported_filetypes())
+    ending = Path(path).suffix
+    if ending and ending.lower() not in known:
+        raise InputError(f"{os.fspath(path)}: expected the name of a file that ends in one of {', '.join(known)}")
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no state, no window
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'streamrt[plot]'") from error
+    return Figure
 
 
 def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:

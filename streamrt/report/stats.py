@@ -176,7 +176,7 @@ class PassStats:
 
         Raises:
             ImportError: matplotlib is not installed (the extra ``plot``).
-            ValueError: matplotlib does not know the ending.
+            InputError: matplotlib does not know the ending.
             OSError: the file cannot be written.
         """
         from streamrt.report.picture import draw

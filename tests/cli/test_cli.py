@@ -145,6 +145,30 @@ def test_run_draws(tmp_path: Path, images: np.ndarray) -> None:
     assert (tmp_path / "pass.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.extras
+def test_a_picture_of_an_unknown_ending_is_refused_before_the_run(
+    tmp_path: Path, capsys: Output, images: np.ndarray
+) -> None:
+    pytest.importorskip("matplotlib")
+    np.save(tmp_path / "x.npy", images)
+    assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--stats", "--plot", tmp_path / "p.txt") == 1
+    text = error_line(capsys)
+    assert "p.txt: expected the name of a file that ends in one of " in text
+    for ending in (".pdf", ".png", ".svg"):
+        assert ending in text
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_a_picture_without_matplotlib_is_refused_before_the_run(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, images: np.ndarray
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    np.save(tmp_path / "x.npy", images)
+    assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--stats", "--plot", tmp_path / "p.png") == 1
+    assert "pip install 'streamrt[plot]'" in error_line(capsys)
+    assert not (tmp_path / "y.npy").exists()
+
+
 @pytest.mark.parametrize("key", ["image", "anything"])
 def test_run_npz(tmp_path: Path, capsys: Output, images: np.ndarray, key: str) -> None:
     np.savez(tmp_path / "x.npz", **{key: images.astype(np.float64)})

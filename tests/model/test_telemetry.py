@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model import zoo
-from streamrt import LayerStats, Model, PassStats
+from streamrt import InputError, LayerStats, Model, PassStats
 from streamrt._core import ItemReport
 from streamrt.graph import Node
 from streamrt.plan import HUGE, Plan, Range, Tile
@@ -240,8 +240,17 @@ def test_a_picture(stats, tmp_path):
     for name, begins in (("pass.png", b"\x89PNG"), ("pass.svg", b"<?xml")):
         stats.plot(tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(begins)
-    with pytest.raises(ValueError, match="not supported"):
+    with pytest.raises(InputError, match=r"pass\.unknown: expected .* ends in one of .*\.pdf, .*\.png, .*\.svg"):
         stats.plot(tmp_path / "pass.unknown")
+    assert not (tmp_path / "pass.unknown").exists()
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", ["pass.PNG", "pass"])
+def test_the_ending_of_a_picture_may_have_capitals_or_be_missing(known, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    known.plot(tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def texts_in_picture(stats, path):
