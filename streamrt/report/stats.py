@@ -13,12 +13,16 @@ from streamrt.report.trace import Trace, write_perfetto
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """One node's part in a call; times in seconds, sizes in bytes. Bytes that nodes share count for the first node.
+    """One node's part in a call; times in seconds, sizes in bytes.
+
+    A range that nodes share counts for the first of them: its bytes, its reading, and the time that was waited for it.
 
     Attributes:
         name: of the node.
         op: its operator.
-        weights: bytes of its ranges of the file.
+        parameters: bytes of the parameters that it reads.
+        shared: whether another node needs one of its ranges, too.
+        weights: bytes of the ranges of the file that count for it.
         compute: time that it computed.
         stall: time that it waited for its ranges.
         read_seconds: time that the prefetch thread spent on its ranges.
@@ -27,6 +31,8 @@ class LayerStats:
 
     name: str
     op: str
+    parameters: int
+    shared: bool
     weights: int
     compute: float
     stall: float
@@ -108,10 +114,13 @@ class PassStats:
         weights = [0] * len(trace.nodes)
         for owner, r in zip(trace.owners(), trace.plan.ranges, strict=True):
             weights[owner] += r.length
+        parameters, sharing = trace.parameters(), trace.sharing()
         return tuple(
             LayerStats(
                 name=node.name,
                 op=node.op,
+                parameters=parameters[index],
+                shared=index in sharing,
                 weights=weights[index],
                 compute=nanoseconds["compute"][index] * 1e-9,
                 stall=nanoseconds["stall"][index] * 1e-9,
@@ -137,13 +146,18 @@ class PassStats:
         return _bound_by(self.stall, self.compute)
 
     def to_markdown(self) -> str:
-        """A table with a row for every layer that read or computed, and a last row for the call."""
-        rows: list[tuple[str, str, int, LayerStats | PassStats]] = [
-            (layer.name, layer.op, layer.weights, layer)
-            for layer in self.layers
+        """A table with a row for every layer that read or computed, and a last row for the call.
+
+        The weights of a layer are its parameters, the weights of the call all ranges. If a layer shares a range with
+        another layer, its row says so, and the reading of that range is in the row of the first of them.
+        """
+        layers = self.layers
+        rows: list[tuple[str, str, str, LayerStats | PassStats]] = [
+            (layer.name, layer.op, format_size(layer.parameters) + " (shared)" * layer.shared, layer)
+            for layer in layers
             if layer.compute or layer.read_seconds or layer.stall
         ]
-        total = sum(layer.weights for layer in self.layers)
+        total = format_size(sum(layer.weights for layer in layers))
         lines = [
             "| layer | operator | weights | read | reading, ms | stall, ms | computing, ms | overlap | bound by |",
             "|---|---|--:|--:|--:|--:|--:|--:|---|",
@@ -152,7 +166,7 @@ class PassStats:
             cells = (
                 printable(name).replace("|", "\\|"),
                 printable(op).replace("|", "\\|"),
-                format_size(weights),
+                weights,
                 format_size(part.bytes_read),
                 f"{part.read_seconds * 1e3:.2f}",
                 f"{part.stall * 1e3:.2f}",

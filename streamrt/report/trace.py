@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from streamrt._core import Report
+from streamrt.format import Tensor
 from streamrt.format.files import Replacement
 from streamrt.graph import Node
 from streamrt.plan import Plan
@@ -73,12 +74,27 @@ class Trace:
         steps: the node of each step of a pass, and the items of the schedule that the step waited for.
         nodes: of the graph.
         plan: has the range of each item.
+        tensors: the parameters of the file, by name.
     """
 
     passes: Sequence[PassTrace]
     steps: Sequence[tuple[int, Sequence[int]]]
     nodes: Sequence[Node]
     plan: Plan
+    tensors: Mapping[str, Tensor]
+
+    def parameters(self) -> list[int]:
+        """Bytes of the parameters that each node reads."""
+        sizes = {name: tensor.nbytes for name, tensor in self.tensors.items()}
+        return [sum(sizes.get(name, 0) for name in set(node.inputs)) for node in self.nodes]
+
+    def sharing(self) -> set[int]:
+        """The nodes that share a range with another node."""
+        users: list[set[int]] = [set() for _ in self.plan.ranges]
+        for tile in self.plan.tiles:
+            for index in range(tile.begin, tile.end):
+                users[index].add(tile.node)
+        return {node for nodes in users if len(nodes) > 1 for node in nodes}
 
     def owners(self) -> list[int]:
         """The node that each item counts for: the first node that needs it."""

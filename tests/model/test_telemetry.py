@@ -12,6 +12,7 @@ import pytest
 from model import zoo
 from streamrt import InputError, LayerStats, Model, PassStats
 from streamrt._core import ItemReport
+from streamrt.format import Tensor
 from streamrt.graph import Node
 from streamrt.plan import HUGE, Plan, Range, Tile
 from streamrt.report.trace import PassTrace, Trace
@@ -104,6 +105,11 @@ def test_micro_batches_are_all_in_the_trace(small, tmp_path):
     assert sum(layer.compute for layer in stats.layers) <= stats.compute
 
 
+def tensor(name, length):
+    """A parameter of so many bytes."""
+    return Tensor(name, "F32", (length // 4,), HUGE, length)
+
+
 @pytest.fixture
 def known():
     """Of a batch in two parts, with times that were made up: a pass that pins, and one that had a head start.
@@ -145,7 +151,8 @@ def known():
         ),
     ]
     steps = [(0, (0,)), (0, (1,)), (2, (2,)), (3, ())]
-    return PassStats.of(Trace(passes, steps, nodes, plan), io="pread", samples=10, peak_weights=12 * MIB)
+    tensors = {name: tensor(name, length) for name, length in (("w", 6 * MIB), ("v", 6 * MIB))}
+    return PassStats.of(Trace(passes, steps, nodes, plan, tensors), io="pread", samples=10, peak_weights=12 * MIB)
 
 
 def test_times_of_layers_are_those_of_their_tiles(known):
@@ -153,6 +160,7 @@ def test_times_of_layers_are_those_of_their_tiles(known):
         layer.name: (layer.weights, layer.bytes_read, layer.read_seconds, layer.stall, layer.compute, layer.overlap)
         for layer in known.layers
     }
+    assert not any(layer.shared for layer in known.layers)
     wanted = {
         "early": (6 * MIB, 10 * MIB, 0.038, 0.015, 0.041, 1 - 15 / 38),
         "reshape": (0, 0, 0, 0, 0, 1),
@@ -194,7 +202,7 @@ def test_a_call_is_the_sum_of_its_passes(known):
     ],
 )
 def test_overlap_is_the_share_of_reading_that_nobody_waited_for(compute, stall, reading, overlap, bound_by):
-    layer = LayerStats("l", "Gemm", 1, compute=compute, stall=stall, read_seconds=reading, bytes_read=1)
+    layer = LayerStats("l", "Gemm", 1, False, 1, compute=compute, stall=stall, read_seconds=reading, bytes_read=1)
     assert (layer.overlap, layer.bound_by) == (overlap, bound_by)
 
 
@@ -207,6 +215,48 @@ def test_markdown_tells_of_bytes_times_overlap_and_what_bound_each_layer(known):
         "| last | Softmax | 0 B | 0 B | 0.00 | 0.00 | 8.00 | 100% | computing |",
         "| **all** |  | 12.0 MiB | 17.0 MiB | 80.00 | 32.00 | 58.00 | 60% | computing |",
     ]
+
+
+def test_layers_that_share_a_range_tell_their_own_bytes():
+    """Two layers in one range, a layer in that range and in one of its own, and a layer with a range to itself."""
+    nodes = [Node(f"n{index}", "Gemm", (f"a{index}", f"w{index}"), (f"a{index + 1}",)) for index in range(4)]
+    ranges = (Range(HUGE, 24 << 10), Range(2 * HUGE, 4 * MIB), Range(4 * HUGE, 2 * MIB))
+    tiles = (Tile(0, 0, 4, 0, 1), Tile(1, 0, 4, 0, 1), Tile(2, 0, 4, 0, 2), Tile(3, 0, 4, 2, 3))
+    plan = Plan(tiles, ranges, HUGE, 10 * MIB, 0, 0, 6 * MIB, None)
+    tensors = {
+        f"w{index}": tensor(f"w{index}", length)
+        for index, length in enumerate((8 << 10, 12 << 10, 4 * MIB + (4 << 10), 2 * MIB))
+    }
+    items = [
+        ItemReport(r.offset, r.length, r.pinned, r.length, index * MS, (index + 1) * MS, 0)
+        for index, r in enumerate(ranges)
+    ]
+    times = array("q", [moment * MS for start in range(3, 7) for moment in (start, start + 1)]).tobytes()
+    steps = [(0, (0,)), (1, ()), (2, (1,)), (3, (2,))]
+    trace = Trace([PassTrace(0, 7 * MS, times, items)], steps, nodes, plan, tensors)
+    stats = PassStats.of(trace, io="mmap", samples=1, peak_weights=8 * MIB)
+    assert [layer.shared for layer in stats.layers] == [True, True, True, False]
+    assert [layer.parameters for layer in stats.layers] == [each.nbytes for each in tensors.values()]
+    assert [layer.weights for layer in stats.layers] == [24 << 10, 0, 4 * MIB, 2 * MIB]
+    cells = [[cell.strip() for cell in row.split("|")[3:5]] for row in stats.to_markdown().splitlines()[2:]]
+    assert cells == [
+        ["8.00 KiB (shared)", "24.0 KiB"],
+        ["12.0 KiB (shared)", "0 B"],
+        ["4.00 MiB (shared)", "4.00 MiB"],
+        ["2.00 MiB", "2.00 MiB"],
+        ["6.02 MiB", "6.02 MiB"],
+    ]
+
+
+def test_no_layer_of_a_small_model_has_0_bytes(small):
+    with Model(small.path, None) as model:
+        model(zoo.random_input(1, 64))
+        stats = model.stats
+    assert all(layer.parameters and layer.shared for layer in stats.layers)
+    assert sum(layer.parameters for layer in stats.layers) == small.weights
+    *rows, total = stats.to_markdown().splitlines()[2:]
+    assert all("(shared)" in row.split("|")[3] for row in rows)
+    assert "(shared)" not in total
 
 
 def test_a_trace_has_every_interval_in_its_place(known, tmp_path):
@@ -272,7 +322,7 @@ def test_a_picture_names_a_layer_in_each_pass_by_any_name(name, drawn, tmp_path)
     passes = [
         PassTrace(start * MS, (start + 10) * MS, moments, ()) for start, moments in zip((0, 10), times, strict=True)
     ]
-    trace = Trace(passes, [(0, ())], [Node(name, "Relu", ("x",), ("y",))], plan)
+    trace = Trace(passes, [(0, ())], [Node(name, "Relu", ("x",), ("y",))], plan, {})
     texts = texts_in_picture(PassStats.of(trace, io="mmap", samples=2, peak_weights=0), tmp_path / "pass.svg")
     assert texts.count(drawn) == 2
 
