@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
-from streamrt.convert.probes import Probe, Shape, generalise, substitute
+from streamrt.convert.probes import Probe, Shape, generalise, one_sample, substitute
 from streamrt.convert.support import unsupported
-from streamrt.errors import FormatError
+from streamrt.errors import FormatError, LimitError
 from streamrt.ops import Operand, lower, supported
 
 #: Extents of small inputs, tried in this order until the model accepts one.
@@ -24,9 +24,32 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
     """The shape of every tensor under a probe.
 
     Raises:
-        FormatError: attributes or shapes do not fit an operator, or it takes too long.
+        FormatError: attributes or shapes do not fit an operator, or it takes too long. If the same node fails with one
+            sample, the text has the shapes of one sample, since nobody asked for the probe's batch.
     """
-    shapes: Shapes = {name: weight.shape for name, weight in draft.params.items()}
+    shapes: Shapes = {}
+    try:
+        _add_shapes(shapes, draft, probe)
+    except LimitError:
+        raise
+    except FormatError as error:
+        problem = error
+    else:
+        return shapes
+    one, shapes_of_one = one_sample(draft.inputs, probe), Shapes()
+    try:
+        _add_shapes(shapes_of_one, draft, one)
+    except LimitError:
+        pass
+    except FormatError as error:
+        if shapes_of_one.keys() == shapes.keys():
+            problem = error
+    raise problem
+
+
+def _add_shapes(shapes: Shapes, draft: Draft, probe: Probe) -> None:
+    """Add the shape of every tensor to ``shapes``, up to the node that fails."""
+    shapes |= {name: weight.shape for name, weight in draft.params.items()}
     shapes |= {spec.name: substitute(spec.dims, probe) for spec in draft.inputs}
     for node in draft.nodes:
         with limits.current().at(f"node {node.name!r} ({node.op})"):
@@ -34,7 +57,6 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
         operands = [Operand(shapes[name], is_param=name in draft.params) if name else None for name in node.inputs]
         lowered = lower(node.frozen(), operands)
         shapes.update(zip(node.outputs, lowered.outputs, strict=True))
-    return shapes
 
 
 def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:

@@ -51,6 +51,11 @@ def trials(inputs: Sequence[TensorSpec]) -> list[tuple[Probe, ...]]:
     return found
 
 
+def one_sample(inputs: Sequence[TensorSpec], probe: Probe) -> Probe:
+    """``probe`` with 1 for every batch, which is a dynamic extent of axis 0."""
+    return probe | {spec.dims[0]: 1 for spec in inputs if spec.dims and isinstance(spec.dims[0], str)}
+
+
 def substitute(dims: Dims, probe: Probe) -> Shape:
     """``dims`` with the probe's values for its names."""
     return tuple(probe[dim] if isinstance(dim, str) else dim for dim in dims)

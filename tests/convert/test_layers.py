@@ -170,6 +170,25 @@ def test_layers_that_do_not_fit(layers: list[Layer], words: str, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("batch", "shown"), [("N", 1), (3, 3)])
+def test_layers_that_do_not_fit_are_told_for_one_sample_or_the_batch_of_the_caller(
+    batch: int | str, shown: int, tmp_path: Path
+) -> None:
+    layers = [Layer("Gemm", random(5, 4)), Layer("Gemm", random(5, 4))]
+    with pytest.raises(streamrt.FormatError) as caught:
+        streamrt.pack(layers, tmp_path / "out", inputs=(batch, 4))
+    assert str(caught.value) == (
+        f"node 'layer1' (Gemm): weights of shape (5, 4) and an input of shape ({shown}, 5), "
+        "expected (rows, inner) and (..., inner)"
+    )
+
+
+def test_the_layer_that_does_not_fit_is_named_though_another_needs_two_samples(tmp_path: Path) -> None:
+    layers = [Layer("Reshape", shape=(-1, 8)), Layer("Gemm", random(5, 4))]
+    with pytest.raises(streamrt.FormatError, match=r"layer1.*weights of shape \(5, 4\)"):
+        streamrt.pack(layers, tmp_path / "out", inputs=("N", 4))
+
+
 @pytest.mark.parametrize("layers", [[], [Layer("Conv", random(4, 3, 3, 3))]])
 def test_missing_extents(layers: list[Layer], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layers|inputs="):
