@@ -28,11 +28,14 @@ from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
+from streamrt.format.layout import LARGE, round_up, segment_align
 from streamrt.graph import Activation, Graph, Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.host.memory import PROC, anonymous_bytes
 from streamrt.model import Model
-from streamrt.ops import Array
+from streamrt.ops import Array, Operand
+from streamrt.plan import Extent, NodeWeights, smallest_window, too_small
+from streamrt.program.compile import compile_program
 from streamrt.report.stats import PassStats
 
 _DIGITS_BUDGET = 384 << 10  # bytes: less than the weights of each model, so that both stream
@@ -63,15 +66,20 @@ def demo(size: int = 1 << 30, budget: int = 64 << 20, folder: Path | None = None
         BudgetError: ``budget`` is too small.
         StreamrtError: an answer was wrong.
     """
-    if stream and size < _MIN_SIZE:
+    if not stream:
+        _print_digits()
+        return
+    if size < _MIN_SIZE:
         raise InputError(
             f"--size is {format_size(size)}, expected at least {format_size(_MIN_SIZE)} for {_LEAST_LAYERS} layers"
         )
-    place = _choose_folder(folder, size) if stream else None
+    width = next(width for width in _WIDTHS if size >= _LEAST_LAYERS * 4 * width**2)
+    layers = round(size / (4 * width**2))
+    _check_budget(budget, layers, width)
+    place = _choose_folder(folder, size)
     _print_digits()
-    if place is not None:
-        print()
-        _stream(size, budget, place)
+    print()
+    _stream(layers, width, budget, place)
 
 
 def _print_digits() -> None:
@@ -107,9 +115,7 @@ def _art(images: NDArray[np.uint8], captions: list[str]) -> str:
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def _stream(size: int, budget: int, folder: Path) -> None:
-    width = next(width for width in _WIDTHS if size >= _LEAST_LAYERS * 4 * width**2)
-    layers = round(size / (4 * width**2))
+def _stream(layers: int, width: int, budget: int, folder: Path) -> None:
     print(f"An MLP of {layers} layers of {width} x {width}, {format_size(4 * width**2 * layers)}, in {folder}")
     if in_memory(folder):
         print("  the files of this folder are memory (tmpfs), so no disk is read; --dir chooses another folder")
@@ -231,8 +237,8 @@ def _bytes_read() -> int:
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("read_bytes:")), 0)
 
 
-def _write(path: Path, layers: int, width: int) -> None:
-    """Write the weights file directly: `streamrt.pack` takes arrays, not functions that compute weights."""
+def _graph(layers: int, width: int) -> Graph:
+    """The graph of the large model: a chain of layers without bias, each with a Relu."""
     names = ["input", *(f"layer{index}" for index in range(layers - 1)), "output"]
     nodes = [
         Node(
@@ -241,11 +247,35 @@ def _write(path: Path, layers: int, width: int) -> None:
         for index in range(layers)
     ]
     ends = [TensorSpec(name, ("batch", width)) for name in ("input", "output")]
+    return Graph((ends[0],), (ends[1],), tuple(nodes))
+
+
+def _check_budget(budget: int, layers: int, width: int) -> None:
+    """Check, before the weights file is written, that a call of the large model fits in ``budget``.
+
+    Raises:
+        BudgetError: it does not.
+    """
+    operand = Operand((width, width), is_param=True)
+    params = {f"layer{index}.weight": operand for index in range(layers)}
+    program = compile_program(_graph(layers, width), params, {"input": (1, width)})
+    size = 4 * width**2
+    stride = round_up(size, segment_align(size))  # each layer is a segment of the file
+    weights = [
+        NodeWeights(tiled=(Extent(index * stride, size),), rows=lowered.rows, row_step=lowered.row_step)
+        for index, lowered in enumerate(program.lowered)
+    ]
+    window = smallest_window(weights, layers * stride, huge=size >= LARGE)
+    if program.workspace + window > budget:
+        raise too_small(budget, program.workspace, window)
+
+
+def _write(path: Path, layers: int, width: int) -> None:
+    """Write the weights file directly: `streamrt.pack` takes arrays, not functions that compute weights."""
     sources = [
         Source(f"layer{index}.weight", (width, width), partial(_weights, index, width)) for index in range(layers)
     ]
-    graph = Graph((ends[0],), (ends[1],), tuple(nodes))
-    write(path, graph, [Segment([source]) for source in sources], progress=True)
+    write(path, _graph(layers, width), [Segment([source]) for source in sources], progress=True)
 
 
 def _weights(index: int, width: int) -> Iterator[Array]:

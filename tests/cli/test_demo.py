@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamrt import cli, pack
+from streamrt import BudgetError, Model, cli, pack
 from streamrt.cli import commands, demo
 from streamrt.cli.disk import disk_speed, drop_cache, in_memory
 
@@ -78,6 +78,28 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert out == ""
     assert "the demo needs 112 MiB on a disk" in err
     assert f"100 MiB free in {tmp_path}" in err
+
+
+def test_a_budget_that_is_too_small_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "_write", lambda *_: pytest.fail("the large model was written"))
+    assert cli.main(["demo", "--size", "48MiB", "--budget", "64KiB", "--dir", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("streamrt: error: a budget of 65536 bytes is too small")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("layers", "width"), [(8, 256), (9, 512), (8, 1024)])
+def test_the_smallest_budget_of_the_demo_is_that_of_its_model(tmp_path: Path, layers: int, width: int) -> None:
+    demo._write(tmp_path / "mlp.safetensors", layers, width)
+    with Model(tmp_path / "mlp.safetensors", budget=None) as model:
+        least = model.min_budget()
+    demo._check_budget(least, layers, width)
+    with pytest.raises(BudgetError) as caught:
+        demo._check_budget(least - 1, layers, width)
+    assert caught.value.minimum == least
 
 
 def test_a_wrong_answer_is_an_error(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
