@@ -105,22 +105,28 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="allow calls that list, load, unload and register models, to clients that send the token from "
         f"--token-file or from the environment variable {TOKEN_VARIABLE}",
     )
-    command.add_argument("--token-file", metavar="FILE", type=Path, help="the file with the token for --control")
+    command.add_argument(
+        "--token-file", metavar="FILE", type=Path, help="the file with the token for --control; needs --control"
+    )
     command.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
         help="the least severe messages that are logged, to stderr (default info)",
     )
+    command.set_defaults(usage_error=command.error)
 
 
 def run(args: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
+        SystemExit: wrong usage.
         ImportError: the extra ``serve`` is not installed.
         Exception: an error of `streamrt.serve.main.serve`.
     """
+    if args.token_file and not args.control:
+        args.usage_error("--token-file needs --control: the token is only for the calls that --control allows")
     ENDING.restore()  # asyncio and the server have handlers of their own, and there are no files to remove
     try:
         from streamrt.serve.main import serve

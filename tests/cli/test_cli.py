@@ -396,6 +396,7 @@ SERVE_USAGE = [
     ["serve", "folder", "--timeout", "nan"],
     ["serve", "folder", "--max-body", "lots"],
     ["serve", "folder", "--log-level", "loud"],
+    ["serve", "folder", "--token-file", "token"],
 ]
 
 
@@ -403,6 +404,11 @@ SERVE_USAGE = [
 def test_wrong_usage_of_serve_is_exit_code_2(capsys: Output, args: list[str]) -> None:
     assert run(*args) == 2
     assert capsys.readouterr().err.startswith("usage: streamrt serve")
+
+
+def test_a_token_file_without_control_is_wrong_usage(capsys: Output) -> None:
+    assert run("serve", "folder", "--token-file", "token") == 2
+    assert "error: --token-file needs --control" in capsys.readouterr().err
 
 
 @pytest.mark.extras
