@@ -31,8 +31,8 @@ LARGE = 1 << 20
 LARGE_ALIGN = 2 << 20
 #: The most tensors of a file: 50,000, the most inputs of all nodes, and padding before each.
 MAX_TENSORS = 100_000
-#: The most axes of a tensor: NumPy 1 allows no more.
-MAX_RANK = 32
+#: The most dimensions of a tensor of a file: NumPy 1 allows no more. Operators take `streamrt.ops.base.MAX_RANK`.
+MAX_DIMS = 32
 #: The largest extent, offset and size of a tensor: all fit the signed 64-bit integers of the compiled core.
 MAX_BYTES = 2**60
 
@@ -81,8 +81,8 @@ def byte_size(dtype: str, shape: Sequence[int]) -> int:
     The product of all extents except zeros must be within the limit, because an array library may multiply them in any
     order.
     """
-    if len(shape) > MAX_RANK:
-        raise FormatError(f"{len(shape)} dimensions, more than the {MAX_RANK} allowed")
+    if len(shape) > MAX_DIMS:
+        raise FormatError(f"{len(shape)} dimensions, more than the {MAX_DIMS} allowed")
     for extent in shape:
         if type(extent) is not int or not 0 <= extent <= MAX_BYTES:
             raise FormatError(f"an extent is {extent!r:.40}, expected an integer from 0 to 2**60")

@@ -34,7 +34,8 @@ Array = NDArray[np.float32]
 #: ``run(first, last)``: compute output rows ``first`` to ``last``.
 Run = Callable[[int, int], None]
 
-#: The most axes of a tensor. Layers have fewer. The limit bounds work that grows exponentially with the axes.
+#: The most axes of a tensor that an operator reads or computes. Layers have fewer. The limit bounds work that grows
+#: exponentially with the axes. A file may describe tensors of more dimensions (`streamrt.format.layout.MAX_DIMS`).
 MAX_RANK = 8
 #: A tensor has fewer elements than this, so that byte counts and indices that are computed from a shape fit in 64 bits.
 _MAX_SIZE = 2**40

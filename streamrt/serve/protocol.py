@@ -26,7 +26,7 @@ from streamrt.serve.parsing import weigh
 DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
 
 _FLOAT = np.dtype("<f4")
-_MAX_RANK = 32  # dimensions, as in NumPy 1 and in the weights file
+_MAX_DIMS = 32  # of a tensor, as in NumPy 1 and in the weights file
 _MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
 _MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
 #: Bytes that the values of a JSON text may take once parsed: 12 for each byte of `max_json`, and 1 MiB. Flat lists of
@@ -127,7 +127,7 @@ def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
         return json.loads(str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
         raise ProtocolError(
-            f"the JSON is nested too deeply: a tensor has at most {_MAX_RANK} levels of lists"
+            f"the JSON is nested too deeply: a tensor has at most {_MAX_DIMS} levels of lists"
         ) from None
     except ProtocolError:
         raise
@@ -234,9 +234,9 @@ def to_floats(data: Any, name: str) -> tuple[Shape, list[Any]]:
         raise ProtocolError(f"input {name!r}: expected a list of numbers, found {kind_of(data)}")
     shape = [len(data)]
     while data and type(data[0]) is list:
-        if len(shape) == _MAX_RANK or set(map(type, data)) != {list}:
+        if len(shape) == _MAX_DIMS or set(map(type, data)) != {list}:
             raise ProtocolError(
-                f"input {name!r}: expected at most {_MAX_RANK} levels of lists, and numbers only at the last level"
+                f"input {name!r}: expected at most {_MAX_DIMS} levels of lists, and numbers only at the last level"
             )
         if len(lengths := set(map(len, data))) != 1:
             raise ProtocolError(f"input {name!r}: expected lists of one length at each level, found {_few(lengths)}")
@@ -315,11 +315,11 @@ def _shape(tensor: Mapping[str, Any], name: str) -> Shape:
     shape = tensor.get("shape")
     if not (
         type(shape) is list
-        and len(shape) <= _MAX_RANK
+        and len(shape) <= _MAX_DIMS
         and all(type(extent) is int and 0 < extent <= _MAX_EXTENT for extent in shape)
     ):
         raise ProtocolError(
-            f"input {name!r}: expected a shape of at most {_MAX_RANK} whole numbers above 0, found {_shown(shape)}"
+            f"input {name!r}: expected a shape of at most {_MAX_DIMS} whole numbers above 0, found {_shown(shape)}"
         )
     return tuple(shape)
 
@@ -376,7 +376,7 @@ def _shown(found: Any) -> str:
     """A value for the text of an error. A large or deep value is described instead of converted."""
     if isinstance(found, str):
         return f"a string of {len(found)} characters"
-    if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_RANK or not _flat(found))):
+    if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_DIMS or not _flat(found))):
         return kind_of(found)
     return json.dumps(found)[:80]
 

@@ -19,7 +19,7 @@ from onnx import AttributeProto, NodeProto, TypeProto
 
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray
-from streamrt.format.layout import MAX_RANK
+from streamrt.format.layout import MAX_DIMS
 
 #: The most bytes of a constant that is given to shape inference, which reads extents and axes from small constants.
 SHOWN = 64 << 10
@@ -157,8 +157,8 @@ def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: M
     match node.op_type:
         case "ConstantOfShape" | "Expand" | "Reshape" | "Tile":
             shape = shapes[_SHAPE_INPUTS[node.op_type]] if len(shapes) > _SHAPE_INPUTS[node.op_type] else None
-            if shape is not None and (len(shape) > 1 or any(extent > MAX_RANK for extent in shape)):
-                raise InferenceError(f"the shape input has shape {shape}, expected one axis of at most {MAX_RANK}")
+            if shape is not None and (len(shape) > 1 or any(extent > MAX_DIMS for extent in shape)):
+                raise InferenceError(f"the shape input has shape {shape}, expected one axis of at most {MAX_DIMS}")
         case "GatherND" if "batch_dims" in given and rank is not None:
             if not 0 <= given["batch_dims"].i < max(1, rank):
                 raise InferenceError(f"attribute 'batch_dims' is {given['batch_dims'].i} for {rank} axes")
@@ -177,8 +177,8 @@ def _check_shape(name: str, shape: Shape | None) -> None:
     """Raise `InferenceError` for a shape that no tensor may have."""
     if shape is None:
         return
-    if len(shape) > MAX_RANK:
-        raise InferenceError(f"{name!r} would have {len(shape)} axes, expected no more than {MAX_RANK}")
+    if len(shape) > MAX_DIMS:
+        raise InferenceError(f"{name!r} would have {len(shape)} axes, expected no more than {MAX_DIMS}")
     if shape and min(shape) < 0:
         raise InferenceError(f"{name!r} would have shape {shape}, expected no extent below 0")
 

@@ -18,7 +18,7 @@ from onnx import ModelProto
 
 from streamrt.convert import limits
 from streamrt.errors import FormatError
-from streamrt.format.layout import MAX_RANK
+from streamrt.format.layout import MAX_DIMS
 
 #: Wire types of protobuf: how the value of a field is encoded.
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
@@ -75,8 +75,8 @@ class _Kind:
 
 def check_rank(rank: int, where: str) -> None:
     """Raise `FormatError` if a tensor of the file has too many axes."""
-    if rank > MAX_RANK:
-        raise FormatError(f"{where} has {rank} axes, expected no more than {MAX_RANK}")
+    if rank > MAX_DIMS:
+        raise FormatError(f"{where} has {rank} axes, expected no more than {MAX_DIMS}")
 
 
 def count_file(data: memoryview) -> None:
@@ -111,8 +111,8 @@ def count_file(data: memoryview) -> None:
                 axes += scalar == kind.axes
             else:
                 tally.add(_FIELD_BYTES)
-            if axes > MAX_RANK:
-                raise FormatError(f"a shape of the ONNX model has more than {MAX_RANK} axes")
+            if axes > MAX_DIMS:
+                raise FormatError(f"a shape of the ONNX model has more than {MAX_DIMS} axes")
     tally.hold()
 
 
@@ -137,8 +137,8 @@ def count_model(model: ModelProto) -> None:
                 continue
             if not values:
                 continue
-            if number == kind.axes and len(values) > MAX_RANK:
-                raise FormatError(f"a shape of the ONNX model has more than {MAX_RANK} axes")
+            if number == kind.axes and len(values) > MAX_DIMS:
+                raise FormatError(f"a shape of the ONNX model has more than {MAX_DIMS} axes")
             if number in kind.numbers:
                 tally.add(_NUMBER_BYTES * len(values))
             elif number in kind.texts:
