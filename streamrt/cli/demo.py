@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from streamrt._core import Mapping
-from streamrt.cli.disk import disk_speed, drop_cache, in_memory
+from streamrt.cli.disk import drop_cache, in_memory, sequential_speed
 from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
@@ -125,7 +125,7 @@ def _stream(layers: int, width: int, budget: int, folder: Path) -> None:
         temporary.mkdir(mode=0o700)
         path = temporary / "mlp.safetensors"
         _write(path, layers, width)
-        speed, way = disk_speed(path)
+        speed, way = sequential_speed(path)
         x = np.random.default_rng(_SEED).random((1, width), dtype=np.float32)
         before = anonymous_bytes()
         passes, y, watch = _passes(path, budget, x)

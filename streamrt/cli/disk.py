@@ -40,7 +40,7 @@ def drop_cache(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def disk_speed(path: Path, seconds: float = 2.0) -> tuple[float, str]:
+def sequential_speed(path: Path, seconds: float = 2.0) -> tuple[float, str]:
     """Read ``path`` from its start in three ways, each with an empty page cache and for at most ``seconds``.
 
     Returns:

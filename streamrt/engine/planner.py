@@ -14,7 +14,7 @@ from streamrt.engine.programs import REMEMBERED, CallKey, Programs, key_of
 from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
-from streamrt.host.rates import Rates, disk_speed
+from streamrt.host.rates import Rates, measured_speed
 from streamrt.ops import Shape
 from streamrt.plan import (
     HUGE,
@@ -89,7 +89,7 @@ class Planner:
 
     def with_budget(self, budget: int | None) -> Planner:
         """A planner of the same programs for another budget, with the disk's speed as the process knows it now."""
-        disk = disk_speed(self._file.identity.device, self.rates.disk)
+        disk = measured_speed(self._file.identity.device, self.rates.disk)
         planner = Planner(self._programs, budget, replace(self.rates, disk=disk), thorough=self._thorough)
         planner._usual, planner._huge = self._usual, self._huge
         return planner

@@ -35,10 +35,10 @@ class Rates:
 
 def rates_of(device: int, threads: int) -> Rates:
     """The rates for a file on the device of this number (``st_dev``), and for calls that compute with ``threads``."""
-    return Rates(disk=disk_speed(device, DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
+    return Rates(disk=measured_speed(device, DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
 
 
-def disk_speed(device: int, otherwise: float) -> float:
+def measured_speed(device: int, otherwise: float) -> float:
     """Bytes a second that passes have measured for a device; ``otherwise`` if none has."""
     return _disks.get(device, otherwise)
 

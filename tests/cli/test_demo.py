@@ -19,7 +19,7 @@ import pytest
 
 from streamrt import BudgetError, Model, cli, pack
 from streamrt.cli import commands, demo
-from streamrt.cli.disk import disk_speed, drop_cache, in_memory
+from streamrt.cli.disk import drop_cache, in_memory, sequential_speed
 
 Output = pytest.CaptureFixture[str]
 
@@ -162,15 +162,15 @@ def test_what_an_interrupt_leaves_half_made_is_dropped_quietly(
     assert seen == []
 
 
-def test_disk_speed_reads_any_file(tmp_path: Path) -> None:
+def test_the_sequential_speed_of_any_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom((5 << 20) + 123))
-    speed, way = disk_speed(path)
+    speed, way = sequential_speed(path)
     assert speed > 0
     assert way in ("mapped", "direct", "pread")
     drop_cache(path)
     with pytest.raises(FileNotFoundError):
-        disk_speed(tmp_path / "missing")
+        sequential_speed(tmp_path / "missing")
 
 
 def test_memory_filesystems_are_recognised(tmp_path: Path) -> None:
