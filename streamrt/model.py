@@ -84,7 +84,7 @@ class Model(Face):
             planner = engine.planner.with_budget(parse_budget(budget, held=held))
             if last:
                 engine.activate(planner.prepare(last.graph, last.shapes))
-            engine.planner = planner
+            engine.plan_with(planner)
 
     def close(self) -> None:
         """Wait for a call in progress, then give all memory back. Closing a closed model does nothing."""

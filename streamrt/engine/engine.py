@@ -58,7 +58,7 @@ class Engine:
 
     Attributes:
         file: as above.
-        planner: plans calls under the present budget. Only the thread that has the turn sets it.
+        planner: plans calls under the present budget.
         turns: which thread runs passes, and for which requests.
         mapping: the file in memory.
         prefetcher: the thread that reads the file.
@@ -210,6 +210,11 @@ class Engine:
                 self.planner = larger
                 return self.planner.prepare(graph, shapes)
 
+    def plan_with(self, planner: Planner) -> None:
+        """Plan later calls with ``planner``, which is for another budget."""
+        assert self.turns.is_mine
+        self.planner = planner
+
     def activate(self, prepared: Prepared) -> Session:
         """The session of ``prepared``. The session before it gives its memory back first."""
         if self.session is None or self.session.prepared is not prepared:
@@ -225,11 +230,14 @@ class Engine:
         self.prefetcher.schedule(list(items), 0, granule)
 
     def bring_in(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:
-        """`keep_only`, and read those of ``items`` that are not in memory.
+        """`keep_only`, and read those of ``items`` that are not in memory. Without items, give up the session alone.
 
         Raises:
             WeightsIOError: they cannot be read.
         """
+        if not items:
+            self.session = None  # a schedule would start the prefetch thread, though there is nothing to read
+            return
         self.keep_only(items, granule)
         prefetcher = self.prefetcher
         try:

@@ -189,7 +189,7 @@ class ResidentModel:
     def enlarge(self, budget: int) -> None:
         """Allow it ``budget`` bytes from its next call on."""
         with self.engine.turns.hold():
-            self.engine.planner = self._known.planner(budget)
+            self.engine.plan_with(self._known.planner(budget))
 
     def rest(self, most: int | None = None, window: int = 0) -> int:
         """Give the workspace and the window back, and all but ``most`` bytes of the weights.
@@ -231,10 +231,7 @@ class ResidentModel:
                 prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             self._last = prepared
             self._kept = _pinned(prepared.plan)
-            if self._kept:
-                engine.bring_in(self._kept, prepared.plan.granule)
-            else:
-                engine.session = None
+            engine.bring_in(self._kept, prepared.plan.granule)
 
     def shut(self) -> None:
         """Close it. Closing a closed model does nothing."""
@@ -259,7 +256,7 @@ class ResidentModel:
             except BudgetError:
                 return None
             if after.plan.pinned_bytes <= most:
-                self.engine.planner = planner
+                self.engine.plan_with(planner)
                 return after
             budget -= after.plan.pinned_bytes - most  # the batch was divided further: its workspace became smaller
         return None
