@@ -12,21 +12,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from streamrt.ops import supported, traits_of
+
 Shape = tuple[int, ...]
 
-#: Activations with attributes that differ from ONNX's defaults.
-_ACTIVATIONS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("Relu", {}),
-    ("LeakyRelu", {"alpha": 0.2}),
-    ("Elu", {"alpha": 0.7}),
-    ("Sigmoid", {}),
-    ("Tanh", {}),
-    ("HardSigmoid", {"alpha": 0.3, "beta": 0.4}),
-    ("HardSwish", {}),
-    ("Softplus", {}),
-    ("Erf", {}),
-    ("Gelu", {}),
-)
+#: All operators that can be the activation of another node, and Softplus, which is always a node of its own.
+_ACTIVATIONS = (*sorted(op for op in supported() if traits_of(op).activation), "Softplus")
+#: Attributes of activations that differ from ONNX's defaults. An activation that is not listed has the defaults.
+_ATTRIBUTES: dict[str, dict[str, float]] = {
+    "Elu": {"alpha": 0.7},
+    "HardSigmoid": {"alpha": 0.3, "beta": 0.4},
+    "LeakyRelu": {"alpha": 0.2},
+    "Swish": {"alpha": 1.75},
+}
 
 
 @dataclass(frozen=True)
@@ -141,10 +139,9 @@ class _Builder:
         return self.node(op, [x], (channels, *shape), kernel_shape=kernel, strides=strides, pads=pads, **attrs)
 
     def activation(self, x: str) -> str:
-        if self.draw(st.integers(0, 10)) == 0:
-            return self.node("Clip", [x, self.constant(-0.4), self.constant(0.9)], self.shapes[x])
-        op, attrs = self.draw(st.sampled_from(_ACTIVATIONS))
-        return self.node(op, [x], self.shapes[x], **attrs)
+        op = self.draw(st.sampled_from(_ACTIVATIONS))
+        bounds = [self.constant(-0.4), self.constant(0.9)] if op == "Clip" else []
+        return self.node(op, [x, *bounds], self.shapes[x], **_ATTRIBUTES.get(op, {}))
 
     def norm(self, x: str) -> str:
         channels = (self.shapes[x][0],)

@@ -78,6 +78,10 @@ def _activation(op: str, inputs: Sequence[Array], alpha: float = 0, beta: float 
             return np.clip(alpha * x + beta, 0, 1)
         case "HardSwish":
             return x * np.clip(x / 6 + 0.5, 0, 1)
+        case "Swish":  # a sigmoid as a tanh, which does not overflow
+            return x * (1 + np.tanh(alpha * x / 2)) / 2
+        case "Mish":
+            return x * np.tanh(np.logaddexp(x, 0))
         case "Softplus":
             return np.logaddexp(x, 0)
         case "Erf":
