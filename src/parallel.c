@@ -2,6 +2,7 @@
 #include "parallel.h"
 
 #include "os.h"
+#include "pause.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -86,20 +87,12 @@ static void work(const job *j) {
     for (int i = 0; i < j->threads; i++) work_on(j, &slices[(seat + i) % j->threads]);
 }
 
-static void rest(void) {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Polls for PATIENCE until `*count` exceeds `old`. Returns whether it does. */
 static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     for (int64_t end = os_now() + PATIENCE; os_now() < end;)
         for (int i = 0; i < LOOKS; i++) {
             if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
-            rest();
+            srt_pause();
         }
     return false;
 }

@@ -8,7 +8,7 @@ enum { MOST = 3 << 17 };
 
 /* Costs of transforming an input channel of a tile, and of transforming the weights of an output channel. The unit is
  * the time to multiply an input channel of a tile for one output channel. With AVX-512 a cycle computes 32 of the
- * PRODUCTS of a tile. */
+ * PRODUCTS of a tile. With AVX2 multiplying and transforming both take twice as long, so the costs are the same. */
 enum { LAYOUT = 18, FETCH = 5 };
 
 /* Tiles of one input channel and one output channel that a core multiplies until another core begins. */
@@ -70,7 +70,7 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     const double blocks = (double)divided_up(tiles, most), lanes = (double)whole;
     /* Costs are in terms that are multiplied in the same time. Measured with AVX-512, where a cycle multiplies 32
      * terms: a transform takes 20 cycles for each input channel of a tile, 5 for each pair of channels in a block, and
-     * 8 for each output channel of a tile. With AVX2 multiplying and transforming both take twice as long. */
+     * 8 for each output channel of a tile. With AVX2 both take twice as long, so the costs are the same. */
     const double transforms = 32 * (20 * (double)channels * lanes + 5 * weights * blocks + 8 * (double)outputs * lanes);
     const double products = PRODUCTS * weights * (few ? (double)few : lanes);
     if (terms < LEAST_TERMS || products + transforms > 0.9 * terms) return 0;

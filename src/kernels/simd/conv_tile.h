@@ -38,10 +38,6 @@ typedef struct {
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
-/* The first-level cache: its sets repeat every CONV_SETS floats (4 KiB), and a set has CONV_WAYS lines (8 in 32 KiB, 12
- * in 48 KiB). If more than CONV_WAYS rows lie a multiple of CONV_SETS floats apart, they push each other out. */
-enum { CONV_SETS = 1024, CONV_WAYS = 8 };
-
 /* Floats from one row of a copy to the next: an odd number of lines, so that rows lie in different sets. */
 enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
 _Static_assert(CONV_PITCH % (2 * CONV_LINE) == CONV_LINE, "an odd number of lines");
@@ -74,7 +70,7 @@ enum { CONV_AHEAD = 8 };
 
 /* Prepares rows of the next tile, with each line of a row of this tile. In the first half of a block two lines of each
  * row are fetched. In the second half two lines are copied. Rows that are copied have an even number of whole lines,
- * because CONV_SETS divides `inner`: see the assertion in conv.c. */
+ * because CONV_SETS divides `inner`: see SRT_LEAST_SETS. */
 V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
     const int64_t half = (depth + 2 * CONV_LINE - 1) / (2 * CONV_LINE) * CONV_LINE;
     const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);

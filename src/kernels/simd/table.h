@@ -14,6 +14,10 @@
  * jobs and their memory are the same for every instruction set. */
 enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 14 };
 
+/* CONV_SETS of every instruction set is a multiple of this number of floats. conv.c cuts rows of such lengths into
+ * pairs of whole lines, for any instruction set. */
+enum { SRT_LEAST_SETS = 1024 };
+
 typedef struct { /* a unit is an element */
     const float *x;
     float *y;

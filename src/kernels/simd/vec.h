@@ -6,6 +6,8 @@
  *   vmask          a set of lanes
  *   TILE           side of the squares that transpose_tile transposes
  *   CONV_ROWS, CONV_ROWS_WIDE        rows whose sums with 2, or with 3, vectors of columns are held in registers
+ *   CONV_SETS, CONV_WAYS             of the first-level cache: floats after which its sets repeat, and lines of a set.
+ *                  If more than CONV_WAYS rows lie a multiple of CONV_SETS floats apart, they push each other out
  *   DENSE_ROWS     rows whose sums with SRT_DENSE_GROUP samples are held in registers
  *   DENSE_BLOCK    chunks of a row that all samples are multiplied with before the next chunks: with DENSE_ROWS rows
  *                  and SRT_DENSE_GROUP samples they stay in the first-level cache
@@ -61,6 +63,7 @@ V uint64_t crc32c_byte(uint64_t crc, uint8_t byte);
 _Static_assert((int)VL <= (int)SRT_MOST_LANES && SRT_DENSE_CHUNK % VL == 0, "VL: buffers are made for SRT_MOST_LANES");
 _Static_assert(VL % TILE == 0 && 8 % TILE == 0, "TILE: squares fill vectors, and 8 of the 9 weights of a 3 x 3 window");
 _Static_assert((int)CONV_ROWS_WIDE <= (int)CONV_ROWS && (int)CONV_ROWS <= (int)SRT_MOST_ROWS, "CONV_ROWS");
+_Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of SRT_LEAST_SETS into pairs of lines");
 _Static_assert(SRT_DENSE_UNIT % DENSE_ROWS == 0, "DENSE_ROWS: a unit is whole groups of rows");
 _Static_assert(ROLL_STRIPS == 1 || ROLL_STRIPS == 2, "ROLL_STRIPS");
 

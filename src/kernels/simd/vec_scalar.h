@@ -118,6 +118,9 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
 /* 4 x 2 and 3 x 3 sums, a panel's vectors, a weight and a product fit 16 registers. */
 enum { CONV_ROWS = 4, CONV_ROWS_WIDE = 3 };
 
+/* A cache of 32 KiB whose sets have 8 lines. */
+enum { CONV_SETS = 1024, CONV_WAYS = 8 };
+
 /* 3 x 4 sums, 3 weights and a sample fit 16 registers. 3 x 2 KiB of weights and 4 x 2 KiB of samples fit 32 KiB. */
 enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
 
