@@ -15,8 +15,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
-# Hunts import modules from tests/, as tests do. Not from this folder: its modules may have names of libraries. Not from
-# the current folder: the package of a checkout there is not compiled.
+# Hunts import modules from tests/, as tests do. They do not import from this folder: its modules may have names of
+# libraries. Nor do they import from the current folder: the package of a checkout there is not compiled.
 sys.path[:] = [str(_FOLDER.parent), *(e for e in sys.path if e and Path(e).resolve() != _FOLDER)]
 
 from fuzz.frame import keep, results  # noqa: E402
@@ -26,7 +26,8 @@ from fuzz.worker import Result, outcome_of, rng_of  # noqa: E402
 
 #: Seconds between two saves of the state.
 _SAVE = 10.0
-_TOO_FEW = 200  # so few cases say nothing about the share that passes
+#: Cases from which on the share that passes means something.
+_TOO_FEW = 200
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,7 +48,7 @@ def _arguments() -> argparse.Namespace:
         help="for failed inputs (default %(default)s)",
     )
     parser.add_argument(
-        "--group", type=int, metavar="MIB", help="run in a memory cgroup of so many MiB, all processes together"
+        "--group", type=int, metavar="MIB", help="run all processes in one memory cgroup of MIB MiB"
     )
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--case", type=int, metavar="I", help="run only case I of the seed, in this process")
@@ -162,7 +163,7 @@ def _hunt(hunt: Hunt, asked: argparse.Namespace) -> int:
     print(state.report())
     few = state.cases >= _TOO_FEW and state.outcomes[PASSED] < hunt.share * state.cases
     if few:
-        print(f"FEWER than {hunt.share:.0%} of the cases got as far as a pass: the hunt makes too much that is refused")
+        print(f"FEWER than {hunt.share:.0%} of the cases got as far as a pass: too many inputs are refused")
     return int(bool(state.findings) or few)
 
 

@@ -1,4 +1,4 @@
-"""ONNX models for which packing once failed, one for each function: smaller or easier to read than their files."""
+"""ONNX models that packing once failed on, a function each: that is smaller or easier to read than a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 Build = Callable[[], ModelProto]
-#: By name: the function, and the failure.
+#: The functions by name, each with the failure of its model.
 FAILED: dict[str, tuple[Build, str]] = {}
 node = helper.make_node
 
@@ -31,7 +31,7 @@ def model(
     opset: int = 20,
     functions: Sequence[FunctionProto] = (),
 ) -> ModelProto:
-    """A model of ``x`` with these extents and ``y``; constants that are numbers are int64."""
+    """A model with the input ``x`` of extents ``dims`` and the output ``y``; numbers become constants of int64."""
     graph = helper.make_graph(
         list(nodes),
         "failed",
@@ -51,7 +51,7 @@ def function(name: str, *calls: NodeProto, opset: int = 20) -> FunctionProto:
     return helper.make_function("local", name, ["a"], ["b"], list(calls), opsets)
 
 
-@failed("SIGABRT in ONNX's shape inference: sizes down to 1 were tried, and negative extents passed on")
+@failed("SIGABRT in ONNX's shape inference: sizes down to 1 were tried, and gave it negative extents")
 def negative_extents() -> ModelProto:
     nodes = [
         node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3]),
@@ -61,7 +61,7 @@ def negative_extents() -> ModelProto:
     return model(nodes, {"starts": [0], "ends": [2**40], "axes": [3]}, dims=("N", 3, "H", "W"))
 
 
-@failed("2.1 GiB and 90 s: each function calls the one before twice")
+@failed("2.1 GiB and 90 s: each function calls the previous function twice")
 def nested_functions() -> ModelProto:
     functions = [function("f0", node("Relu", ["a"], ["b"]))]
     for level in range(1, 24):
@@ -96,7 +96,7 @@ def long_range() -> ModelProto:
     return model(nodes, {"zero": 0, "count": 300_000_000, "one": 1})
 
 
-@failed("0.6 GiB: the places of the numbers other than 0 of a large constant")
+@failed("0.6 GiB: the positions of the nonzero numbers of a large constant")
 def places_in_a_large_constant() -> ModelProto:
     nodes = [
         node("ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])),
@@ -108,7 +108,7 @@ def places_in_a_large_constant() -> ModelProto:
     return model(nodes, {"shape": [50_000_000]})
 
 
-@failed("2.3 GiB: the phases of a stride of 6,000 in two directions are channels")
+@failed("2.3 GiB: strides of 6,000 x 6,000 have 36 million phases, and each phase becomes channels")
 def strides_of_thousands() -> ModelProto:
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[6000, 6000])]
     return model(nodes, {"w": np.ones((1, 4, 1, 1), np.float32)}, dims=("N", 1, 2, 2))
@@ -154,13 +154,13 @@ def functions_of_one_name() -> ModelProto:
     return model([node("f", ["x"], ["y"], domain="local")], functions=functions)
 
 
-@failed("packed, and did not open: an extent that is 4 for batches tried when packing, and smaller for small ones")
+@failed("packed, and did not open: an extent was 4 for the batches that packing tried, and is less for smaller ones")
 def batch_cut_short() -> ModelProto:
     nodes = [node("Slice", ["x", "starts", "ends"], ["y"])]
     return model(nodes, {"starts": [0], "ends": [4]})
 
 
-@failed("names reach terminals with their escapes")
+@failed("names reached terminals with their escape sequences")
 def names_with_escapes() -> ModelProto:
     nodes = [node("Sin\x7fh", ["x"], ["\x1b]0;owned\x07"], name="\x1b[2J"), node("Relu", ["\x1b]0;owned\x07"], ["y"])]
     return model(nodes)
@@ -175,7 +175,7 @@ def external_data_of_an_attribute() -> ModelProto:
     return model(nodes, {"shape": [3]})
 
 
-@failed("the error had the escapes of the place, which is that of no file")
+@failed("the error repeated the escape sequences of a location at which there is no file")
 def external_data_at_a_place_with_escapes() -> ModelProto:
     made = model([node("Add", ["x", "w"], ["y"])])
     made.graph.initializer.add(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
@@ -183,7 +183,7 @@ def external_data_at_a_place_with_escapes() -> ModelProto:
     return made
 
 
-@failed("339 MiB for a file of 1 MiB, and SIGSEGV for one of 4: nodes that have nothing")
+@failed("339 MiB for a file of 1 MiB, and SIGSEGV for one of 4 MiB: empty nodes")
 def nodes_without_content() -> ModelProto:
     return model([node("Relu", ["x"], ["y"]), *[NodeProto()] * 400_000])
 
@@ -200,14 +200,14 @@ def extents_of_an_initializer() -> ModelProto:
     return made
 
 
-@failed("625 MiB for a file of 205 KiB: an input of 100,000 axes without names, which are made of a long one")
+@failed("625 MiB for a file of 205 KiB: 100,000 axes without names were named after their input, whose name is long")
 def axes_of_an_input() -> ModelProto:
     made = model([node("Relu", ["x" * 5000], ["y"])], dims=[None] * 100_000)
     made.graph.input[0].name = "x" * 5000
     return made
 
 
-@failed("128 bytes for each element: a constant that becomes text and numbers again")
+@failed("128 bytes for each element: a constant that becomes text, and then numbers again")
 def numbers_as_text() -> ModelProto:
     nodes = [
         node("ConstantOfShape", ["shape"], ["zeros"]),
@@ -219,7 +219,7 @@ def numbers_as_text() -> ModelProto:
     return model(nodes, {"shape": [9 << 10, 1 << 10]})
 
 
-@failed("more elements than inferred: padding that is given in both ways")
+@failed("more elements than inferred: both pads and auto_pad give the padding")
 def padding_given_twice() -> ModelProto:
     nodes = [
         node("MaxPool", ["k"], ["p"], kernel_shape=[5, 5], pads=[2, 2, 2, 2], auto_pad="SAME_UPPER"),

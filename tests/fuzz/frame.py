@@ -70,7 +70,7 @@ class Worker:
         return range(self.pending[0], self.pending[-1] + 1) if self.pending else None
 
     def lives(self) -> bool:
-        """Whether the process goes on. It is killed if its own watchdog did not end a case that hangs."""
+        """Whether the process is alive. A process is killed if a case hangs and its own watchdog did not end it."""
         if self.pending and time.monotonic() - self.since > 2 * self.hunt.seconds * SLOWER + 10:
             self.process.kill()
             self.process.join()
@@ -81,7 +81,7 @@ class Worker:
         text = os.pread(self.log.fileno(), 1 << 16, 0).decode(errors="replace")
         code = self.process.exitcode or 0
         if code == -signal.SIGKILL:
-            return Result("finding", "killed", text)  # by `overdue`, or by the kernel for lack of memory
+            return Result("finding", "killed", text)  # by `lives`, or by the kernel for lack of memory
         if "Timeout (" in text:
             return Result("finding", f"hang {_stack(text)}", text)
         if report := re.search(r"^SUMMARY: (\w+: \S+ .*)$|(runtime error: .*)$", text, re.M):

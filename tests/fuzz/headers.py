@@ -1,4 +1,4 @@
-"""Mutants of weights files with right checksums. They are opened, and run with all kinds of budgets and both ``io``."""
+"""Mutants of weights files with right checksums are opened, and run with various budgets and both ways of reading."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from streamrt.format.header import seal
 from streamrt.format.layout import lay_out
 
 _FILE = Path("model.safetensors")
-#: The most memory for opening a file, and for a call beyond its budget, and the most time for opening.
+#: Bytes that opening a file may take, and a call beyond its budget. docs/design.md promises this bound and the next.
 _BEYOND = 160 * MIB
-_SECONDS = 2.0  # of processor time
+#: Seconds of processor time that opening a file may take.
+_SECONDS = 2.0
 #: The most work and data of a call: larger calls would be right, but slow.
 _LARGEST_BUDGET = 320 * MIB
 _MOST_VALUES = 1 << 20  # of an input or of all outputs together
@@ -40,11 +41,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def build(rng: random.Random, recipe: Recipe) -> bytes:
-    """The file of a recipe, with a right header, or with one fault in the header."""
+    """The file of a recipe. The header of some files has faults."""
     try:
         entries = _placed(recipe)
     except NO_GRAPH:
-        entries = []  # the recipe is not a graph: a header without parameters does
+        entries = []  # the recipe is not a graph, so the header needs no parameters
     end = entries[-1].end if entries else 0
     data = bytearray(_DATA[:end] if end <= _MOST_DATA else bytes(4096))
     for entry in entries:
@@ -124,7 +125,7 @@ def _concats() -> Recipe:
     return Recipe({"inputs": [{"name": "x", "dims": ["N", 1]}], "outputs": outputs, "nodes": nodes})
 
 
-#: Files that are made here: they would be large, or differ in one number.
+#: Inputs that failed once, as recipes: their files would be large, or differ in one number.
 _FAILED = {
     "resize_tables": (
         _one_node("Resize", ["N", 1, 1, 1 << 18], {"sizes": [0, 0, 0, 7 << 20], "mode": "nearest"}),
@@ -229,7 +230,7 @@ def run(path: Path, rng: random.Random) -> str:
                 ) from error
         for found in answers:
             if (difference := _difference(expected, found)) and not _is_unstable(model, feeds, expected):
-                raise Finding("two answers", f"{how}, {len(answers)} callers: {difference}")
+                raise Finding("answers differ", f"{how}, {len(answers)} callers: {difference}")
     return PASSED
 
 

@@ -1,7 +1,7 @@
 """Histories of a pool in the simulated world of tests/pool/world.py: the accounts of bytes always stay right.
 
-A case is JSON: models, a budget, and tasks, each of which does one thing after another. The case's own random
-numbers choose the task that goes on, at every lock, so that a case runs the same each time.
+A case is JSON: models, a budget, and tasks. Each task does one thing after another. At every lock the case's own random
+numbers choose the task that goes on, so that a case runs the same each time.
 """
 
 from __future__ import annotations
@@ -133,11 +133,8 @@ class _Files(FakeFiles):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options, kind=_Model)
-        self.unread, self.slipping, self.clumsy = (
-            {},
-            {},
-            {},
-        )  # path -> how many times measuring, reading, resting still fails
+        #: How many times measuring, reading and resting still fail, by path.
+        self.unread, self.slipping, self.clumsy = {}, {}, {}
         self.versions = Counter()  # path -> how many times it was replaced
 
     def stumble(self, path):
@@ -219,15 +216,15 @@ class History:
         if ledger.total != sum(held.values()) or ledger.total > ledger.budget or min(held.values(), default=0) < 0:
             raise Finding("the ledger is wrong", f"{held}, total {ledger.total} of {ledger.budget}")
         if unknown := held.keys() - entries.keys():
-            raise Finding("bytes are held by a model that is not there", f"{unknown}")
+            raise Finding("bytes are held by a model that is not registered", f"{unknown}")
         for name, entry in entries.items():
             resident = entry.resident
             if entry.leases < 0 or (entry.leases and resident is None):
-                raise Finding("leases of nothing", f"{name}: {entry.leases}")
+                raise Finding("leases of a model that is not open", f"{name}: {entry.leases}")
             if resident and resident.closed and not entry.busy:
                 raise Finding("a closed model is kept", name)
             if resident and (entry.leases > 0) != resident.lent and not entry.busy:
-                raise Finding("a lease and what the model thinks of it differ", f"{name}: {entry.leases}")
+                raise Finding("a model and the pool disagree about leases", f"{name}: {entry.leases}")
             if resident and entry.leases < resident.leases:
                 raise Finding("more leases are out than are counted", f"{name}: {resident.leases} of {entry.leases}")
             if entry.leases < self.leases[resident] and resident:
@@ -237,7 +234,7 @@ class History:
             if resident and not entry.busy and not entry.leases and ledger.held(name) > entry.budget:
                 raise Finding("a model holds more than it was given", f"{name}: {ledger.held(name)} of {entry.budget}")
             if entry.flight and not entry.busy:
-                raise Finding("a flight of nobody", name)
+                raise Finding("a load that no thread works on", name)
         lost = [model for model, count in self.leases.items() if count and model.closed]
         if lost:
             raise Finding("a leased model was closed", f"{lost}")

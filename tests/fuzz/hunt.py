@@ -18,7 +18,7 @@ CORPUS = Path(__file__).parent / "corpus"
 MIB = 1 << 20
 #: No memory is measured under a sanitizer: its allocator reserves terabytes and keeps freed blocks.
 SANITIZED = any(name in os.environ.get("LD_PRELOAD", "") for name in ("libasan", "libtsan"))
-#: Outcome of a case that got through everything that the hunt attacks, as far as a pass.
+#: Outcome of a case that got as far as a pass, through everything that the hunt attacks.
 PASSED = "passed"
 
 
@@ -81,7 +81,7 @@ class Hunt(ABC):
 
 @contextmanager
 def bounded(limit: int, action: str) -> Iterator[None]:
-    """A context that raises a `Finding` if more than ``limit`` bytes of resident memory are added at once."""
+    """A context that raises a `Finding` if over ``limit`` bytes of resident memory are added at any moment."""
     before = reset_peak()
     yield
     check_peak(before, limit, action)

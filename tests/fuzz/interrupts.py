@@ -1,8 +1,8 @@
 """SIGINT or SIGTERM at any moment of a command: no file is left or incomplete, and the exit code tells the signal.
 
-A case is JSON: the command, the signal, and the moment, from 0 to 1. Mostly the command runs in a fork,
-and the moment is the n-th call or return of a function, which is the same each time. Else the command is a new process
-with its imports, and the moment is a time.
+A case is JSON: the command, the signal, and the moment as a share of the command's length, from 0 to 1. Most commands
+run in a fork. The moment is then a call or return of a function, the same one each time. The other commands run in a
+new process, with their imports. The moment is then a time.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class _Command:
     def __init__(self, name: str) -> None:
         self.name = name
         self.output = {"pack": "new.safetensors", "run": "y.npy"}.get(name)
-        self.right = b""  # the right output
-        self.events = self.seconds = 0.0  # how long it runs
+        self.right = b""  # the output of a run without a signal
+        self.events = self.seconds = 0.0  # the length of such a run
 
     def arguments(self, files: Path) -> list[str]:
         match self.name:
@@ -65,7 +65,7 @@ class Interrupts(Hunt):
     seconds = 30.0
     space = None
     cases = 200
-    share = 0.0  # a command need not get anywhere, it must only end well
+    share = 0.0  # an interrupted command need not get as far as a pass
 
     def start(self) -> None:
         self._files = Path("files").absolute()
@@ -82,7 +82,7 @@ class Interrupts(Hunt):
             "signal": rng.choice(["SIGINT", "SIGTERM"]),
             "at": rng.random(),
             "fork": rng.random() < 0.85,
-            "old": rng.random() < 0.5,  # the output exists before
+            "old": rng.random() < 0.5,  # the output file exists beforehand
             "named": rng.random() < 0.3,  # as on a file system without O_TMPFILE
         }
         return json.dumps(case).encode()
@@ -90,9 +90,7 @@ class Interrupts(Hunt):
     def check(self, data: bytes) -> str:
         case = json.loads(data)
         command = self._commands[case["command"]]
-        if not (
-            command.events if case["fork"] else command.seconds
-        ):  # measure the length of the first command of a kind
+        if not (command.events if case["fork"] else command.seconds):  # not measured yet
             events, code, text = self._run(command, case | {"at": None, "old": False, "signal": "SIGTERM"})
             if code:
                 raise Finding(f"{command.name} fails by itself", f"{code}: {text}")
@@ -118,23 +116,21 @@ class Interrupts(Hunt):
             expected = expected | {1}  # an import may turn an interrupt into another error
         if code not in expected:
             raise Finding(f"{name} ends {number.name} with {code}", text)
-        text = re.sub(
-            r"^Exception ignored in.*\n(?: .*\n|Traceback.*\n)*.*\n", "", text, flags=re.M
-        )  # an interrupt that Python lost
-        twice = (
-            "[signalled]" in text and "[told to end]" in text
-        )  # a second signal ends the server by force, with a traceback
+        # Python has lost an interrupt where it prints this.
+        text = re.sub(r"^Exception ignored in.*\n(?: .*\n|Traceback.*\n)*.*\n", "", text, flags=re.M)
+        # A second signal ends the server by force, with a traceback.
+        twice = "[signalled]" in text and "[told to end]" in text
         if "Traceback" in text and not twice and (case["fork"] or "in main\n" in text):
             raise Finding(f"{name} shows a traceback for {number.name}", text)
         found = {path.name for path in Path().iterdir()} - {"files"}
         if left := sorted(found - {command.output, "trace.json"}):
-            raise Finding(f"{name} leaves something after {number.name}", f"{left}: {text}")
+            raise Finding(f"{name} leaves files after {number.name}", f"{left}: {text}")
         if command.output:
             there = Path(command.output).read_bytes() if command.output in found else None
             if there not in (command.right, _OLD if case["old"] else None):
                 raise Finding(f"{name} leaves a wrong output after {number.name}", f"{there!r:.100}: {text}")
             if code == 0 and there != command.right:
-                raise Finding(f"{name} says that it wrote what it did not", text)
+                raise Finding(f"{name} ends with 0 and has not written its output", text)
         if "trace.json" in found:
             json.loads(Path("trace.json").read_bytes())
         return PASSED if code == 0 else f"{name} {code}"
@@ -209,7 +205,7 @@ def _child(arguments: list[str], number: int, at: int, named: bool, err: int) ->
     try:
         os.dup2(err, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115 - those of pytest are no files
+        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115 - pytest's are no files
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if named:
@@ -224,7 +220,7 @@ def _child(arguments: list[str], number: int, at: int, named: bool, err: int) ->
                     os.kill(os.getpid(), number)
                 events += 1
 
-        gc.disable()  # a collection would come at other events each time
+        gc.disable()  # collections would come at different events each time
         sys.setprofile(count)
         code = cli.main(arguments)
     except SystemExit as stop:

@@ -53,7 +53,7 @@ ODD = (
     [0, 0.5],
 )
 ODD += ([0, 0], [1, 1, 1, 1], [2**40] * 32, [2**40, 2**20], [-1] * 8, "\x1b[2J", "é" * 2000, "N", "streamrt.pad.9")
-#: Attributes of operators, so that more is tried than the check for unknown attributes.
+#: Attributes that operators know. Others would only try the check for unknown attributes.
 _OWN = {
     "Clip": ("min", "max"),
     "Conv": ("pads", "strides", "dilations", "group", "kernel_shape", "auto_pad", "input_min", "input_max"),
@@ -155,7 +155,7 @@ def activation(rng: random.Random, recipe: Recipe) -> None:
 
 
 def parameter(rng: random.Random, recipe: Recipe) -> None:
-    """Another shape of a parameter."""
+    """Change the shape of a parameter."""
     if not recipe.params:
         return extent(rng, recipe)
     name = rng.choice(sorted(recipe.params))
@@ -175,7 +175,7 @@ def parameter(rng: random.Random, recipe: Recipe) -> None:
 
 
 def extent(rng: random.Random, recipe: Recipe) -> None:
-    """Another extent of an input or an output."""
+    """Change, add or remove an extent of an input or an output."""
     spec = rng.choice(recipe.graph["inputs"] + recipe.graph["outputs"])
     dims = spec["dims"]
     at = rng.randrange(len(dims) + 1)
@@ -189,7 +189,7 @@ def extent(rng: random.Random, recipe: Recipe) -> None:
 
 
 def huge(rng: random.Random, recipe: Recipe) -> None:
-    """Extents whose product is beyond 64 bits or any memory."""
+    """Give an input extents whose product is beyond 64 bits or any memory."""
     spec = rng.choice(recipe.graph["inputs"])
     spec["dims"] = rng.choice(
         [[2**40] * 32, [2**40, 2**20], ["N", 2**40], [2**31, 2**31], ["N"] * 32, ["N", 2**20, 64]]
@@ -212,7 +212,7 @@ def dtype(rng: random.Random, recipe: Recipe) -> None:
 
 
 def wiring(rng: random.Random, recipe: Recipe) -> None:
-    """Another tensor into or out of a node."""
+    """Change, add or remove a tensor that a node reads or writes."""
     node = _node(rng, recipe)
     known = [name for each in recipe.graph["nodes"] for name in each["outputs"] + each["inputs"]] + ["", "none"]
     names = node["inputs" if rng.random() < 0.8 else "outputs"]
@@ -227,7 +227,7 @@ def wiring(rng: random.Random, recipe: Recipe) -> None:
 
 
 def nodes(rng: random.Random, recipe: Recipe) -> None:
-    """Nodes left out, doubled or in another order."""
+    """Leave out a node, double it, or reorder all nodes."""
     listed = recipe.graph["nodes"]
     node = _node(rng, recipe)
     match rng.randrange(4):
@@ -244,7 +244,7 @@ def nodes(rng: random.Random, recipe: Recipe) -> None:
 
 
 def many(rng: random.Random, recipe: Recipe) -> None:
-    """A node that reads one tensor many times, or many nodes in a row."""
+    """Add a node that reads one tensor many times, or many nodes in a row."""
     source = rng.choice(recipe.graph["inputs"])["name"]
     count = rng.choice([10, 100, 1000, 4096, 4097])
     if rng.random() < 0.5:
@@ -267,7 +267,7 @@ def many(rng: random.Random, recipe: Recipe) -> None:
 
 
 def anything(rng: random.Random, recipe: Recipe) -> None:
-    """Any place of the graph replaced, removed or copied."""
+    """Replace, remove or copy any place of the graph."""
     places = _places(recipe.graph)
     container, key = rng.choice(places)
     match rng.randrange(4):
@@ -285,7 +285,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key in keys] + [place for key in keys for place in _places(value[key])]
 
 
-#: Weight of each change. Changes that mostly leave a graph that is refused at once are rare.
+#: Weight of each change. A change is rare if most graphs are refused at once after it.
 MUTATIONS: dict[Mutation, int] = {
     attribute: 12,
     activation: 3,
@@ -303,7 +303,7 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(rng: random.Random, recipe: Recipe) -> None:
-    """Make zero to three changes to a recipe. The last may leave it no graph."""
+    """Make zero to three changes to a recipe. After the last change it may not be a graph."""
     change_some(rng, MUTATIONS, recipe, NO_GRAPH)
 
 

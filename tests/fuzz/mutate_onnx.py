@@ -146,7 +146,7 @@ def _spoil(rng: random.Random, tensor: TensorProto) -> None:
 
 
 def _put_elsewhere(rng: random.Random, tensor: TensorProto) -> None:
-    """Put the values into another file, or into none."""
+    """Declare that the values lie in another file, which may not exist."""
     tensor.data_location = TensorProto.EXTERNAL
     if rng.random() < 0.5:
         tensor.ClearField("raw_data")
@@ -158,7 +158,7 @@ def _put_elsewhere(rng: random.Random, tensor: TensorProto) -> None:
 
 
 def elsewhere(rng: random.Random, model: ModelProto) -> None:
-    """Put a tensor of an attribute into another file."""
+    """Declare that a tensor of an attribute lies in another file."""
     node = _node(rng, model)
     tensors = [entry.t for each in model.graph.node for entry in each.attribute if entry.type == AttributeProto.TENSOR]
     if tensors and rng.random() < 0.3:
@@ -190,7 +190,7 @@ def elsewhere(rng: random.Random, model: ModelProto) -> None:
 
 
 def texts(rng: random.Random, model: ModelProto) -> None:
-    """Constants that are strings, or become strings and then numbers again."""
+    """Add constants that are strings, or become strings and then numbers again."""
     count = rng.choice([3, 1000, *_LARGE])
     model.graph.initializer.append(helper.make_tensor("texts_s", TensorProto.INT64, [1], [count]))
     long = b"1" * rng.choice([1, 1000, 100_000])
@@ -219,7 +219,7 @@ def texts(rng: random.Random, model: ModelProto) -> None:
 
 
 def axes(rng: random.Random, model: ModelProto) -> None:
-    """Shapes of many axes, and of extents whose product is large."""
+    """Give a tensor many axes, or extents whose product is large."""
     rank = rng.choices([2, 8, 9, 32, 33, 65, 1000, 50_000], [4, 4, 4, 4, 4, 4, 4, 1])[0]
     size = rng.choice([0, 1, 1, 2, 2**31, 2**40, 2**62])
     match rng.randrange(4):
@@ -243,7 +243,7 @@ def axes(rng: random.Random, model: ModelProto) -> None:
 
 
 def parts(rng: random.Random, model: ModelProto) -> None:
-    """Many empty messages, or lists of many numbers."""
+    """Add many empty messages, or a list of many numbers."""
     count = rng.choices([1, 100, 10_000, 300_000], [10, 10, 4, 1])[0]
     node = _node(rng, model)
     match rng.randrange(7):
@@ -264,7 +264,7 @@ def parts(rng: random.Random, model: ModelProto) -> None:
 
 
 def extent(rng: random.Random, model: ModelProto) -> None:
-    """Another type or shape of an input."""
+    """Change the type or the shape of an input."""
     value = rng.choice(model.graph.input)
     tensor = value.type.tensor_type
     match rng.randrange(6):
@@ -300,7 +300,7 @@ def wiring(rng: random.Random, model: ModelProto) -> None:
 
 
 def nodes(rng: random.Random, model: ModelProto) -> None:
-    """Nodes left out, doubled or in another order."""
+    """Leave out a node, double it, or reorder all nodes."""
     listed = model.graph.node
     at = rng.randrange(len(listed))
     match rng.randrange(3):
@@ -343,7 +343,7 @@ def opset(rng: random.Random, model: ModelProto) -> None:
 
 
 def functions(rng: random.Random, model: ModelProto) -> None:
-    """Functions that call each other twice, or call themselves."""
+    """Add functions that call each other twice, or call themselves."""
     depth = rng.choice([1, 2, 5, 10, 16, 24, 30])
     version = model.opset_import[0].version if model.opset_import else 20
     opsets = [helper.make_opsetid("", version), helper.make_opsetid("nest", 1)]
@@ -363,7 +363,7 @@ def functions(rng: random.Random, model: ModelProto) -> None:
 
 
 def large(rng: random.Random, model: ModelProto) -> None:
-    """Constants that take far more memory or time than their file, made from a small tensor."""
+    """Add constants that a small tensor makes, and that take far more memory or time than the file."""
     count, axis = rng.choice(_LARGE), "large"
 
     def number(*values: int) -> str:
@@ -412,7 +412,7 @@ def large(rng: random.Random, model: ModelProto) -> None:
 
 
 def names(rng: random.Random, model: ModelProto) -> None:
-    """Names with control characters, long names, and names that the format reserves."""
+    """Use a name with control characters, a long name, or a name that the format reserves."""
     name = rng.choice(["\x1b]0;owned\x07", "streamrt.pad.0", "__metadata__", "n" * 3000, "a\nb", "é", ""])
     node = _node(rng, model)
     node.name = name
@@ -447,7 +447,7 @@ MUTATIONS: dict[Mutation, int] = {
 
 def mutate(rng: random.Random, model: ModelProto) -> bytes:
     """The bytes of a model after zero to three changes; sometimes a few bytes are changed, too."""
-    change_some(rng, MUTATIONS, model, IndexError)  # a change chose from an empty list
+    change_some(rng, MUTATIONS, model, IndexError)  # which a change raises if it chooses from an empty list
     data = bytearray(model.SerializeToString(deterministic=True))
     if rng.random() < 0.05:
         for _ in range(rng.choice([1, 1, 2, 8])):

@@ -83,7 +83,7 @@ class Request:
 
 
 def make_request(rng: random.Random) -> Request:
-    """Make a request. Most are right but for one place."""
+    """Make a request. Most have one fault, or none."""
     kind = rng.choice(["infer"] * 12 + ["predict"] * 5 + ["control"] * 2 + ["read"] * 2)
     request = {"infer": _infer, "predict": _predict, "control": _control, "read": _read}[kind](rng)
     request.headers.insert(0, ("Host", "test"))
@@ -293,7 +293,7 @@ def _spoil_body(rng: random.Random, request: Request) -> None:
 
 
 def _dense(rng: random.Random, request: Request) -> None:
-    """Many small values, compressed. Once parsed, they would take 20 to 30 bytes for each of theirs."""
+    """Send many small values, compressed. Parsed, they would take 20 to 30 times as many bytes as their text."""
     one = rng.choice([b"[]", b"{}", b"[1]", b'{"":1}', b'"ab"', b'{"a":[]}', b"0", b"-9", b"1.5", b"[0.25,1.5]"])
     many = b",".join([one] * (rng.choice([10_000, 500_000, 2_000_000, 2_090_000, 2_200_000]) // (len(one) + 1)))
     body = rng.choice([b'{"inputs":[%b]}', b"[%b]", b'{"inputs":[{"name":"input","data":[%b]}]}']) % many

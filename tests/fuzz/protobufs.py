@@ -1,4 +1,4 @@
-"""Mutants of ONNX models through `pack`: refused with a typed error, or a weights file that runs."""
+"""`pack` gets mutants of ONNX models: it refuses them with a typed error, or makes weights files that run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fuzz.zoo import grow
 from streamrt import Model, StreamrtError, WeightsIOError, pack
 
 _SOURCE, _DEST = Path("model.onnx"), Path("model.safetensors")
-#: Bytes for ``max_memory``. Constants of up to 8 times as many may go into the file, and alignment to 2 MiB may double
-#: them: 192 MiB, which is less than the 256 MiB that a file of a worker may have.
+#: Bytes for ``max_memory``. Constants of 8 times as many may go into the file, and alignment to 2 MiB may double them.
+#: That is 192 MiB; a file of a worker may have 256 MiB.
 _MAX_MEMORY = 12 * MIB
 #: Bytes that packing may take: 64 MiB are for the interpreter, NumPy and the model's own weights.
 _PACKING = _MAX_MEMORY + 64 * MIB
@@ -36,7 +36,7 @@ class _Protobufs(Hunt):
     seconds = 12.0
 
     def start(self) -> None:
-        warnings.simplefilter("ignore")  # that extents were fixed
+        warnings.simplefilter("ignore")  # they say that extents were fixed
 
     def make(self, rng: random.Random) -> bytes:
         return mutate(rng, spell(rng, grow(rng)))

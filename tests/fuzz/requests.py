@@ -104,7 +104,7 @@ class Requests(Hunt):
             request = make_request(rng)
             if wire:
                 data = on_the_wire(rng, request)
-                if rng.random() < 0.1:  # one after the other
+                if rng.random() < 0.1:  # two requests over one connection
                     data += on_the_wire(rng, make_request(rng))
                 cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.choice([0, 0, 1, 3])))
                 pieces = [data[a:b].decode("latin-1") for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -142,7 +142,7 @@ class Requests(Hunt):
                 raise Finding("something is left of a request", f"bytes, requests, changes: {counts}; {names}")
             await asyncio.sleep(0.001)
         if leases := service.pool.stats().leases:
-            await asyncio.sleep(0.1)  # of prefetches
+            await asyncio.sleep(0.1)  # for prefetches to end
             if leases := service.pool.stats().leases:
                 raise Finding("a lease is left", str(leases))
 
@@ -240,7 +240,7 @@ class Requests(Hunt):
         return _judge(method, target, *_parse(answer, method))
 
     async def _exchange(self, pieces: list[bytes], end: str, patience: float) -> bytes:
-        """The bytes that come back in time. If they begin with an answer, it is complete."""
+        """Send ``pieces``; returns the bytes that come back in time. Half an answer is a `Finding`."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 * MIB)
         answer = b""
         try:
@@ -261,7 +261,7 @@ class Requests(Hunt):
             if answer:
                 raise Finding("half an answer", f"{answer!r:.300}") from None
         except OSError:
-            pass  # closed before all of the request was read
+            pass  # the server closed the connection before it had read the whole request
         finally:
             writer.transport.abort()
         return answer
@@ -278,7 +278,7 @@ class _Plain(random.Random):
 
 
 def _direct(rng: random.Random, request: Request) -> dict[str, Any]:
-    """The scope of a request as uvicorn makes it: the application never gets others."""
+    """A request as uvicorn hands it on: the application gets no other characters in targets and headers."""
     body = request.body
     cuts = sorted(rng.randrange(len(body) + 1) for _ in range(rng.choice([0, 0, 0, 1, 5])))
     chunks = [body[a:b].decode("latin-1") for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
@@ -298,7 +298,7 @@ def _is_whole(answer: bytes, asked: bytes) -> bool:
 
 
 def _final(answer: bytes) -> bytes:
-    """An answer without the informational one before it, which asks for the body."""
+    """An answer without the ``100 Continue`` before it, which asks for the body."""
     return answer.partition(b"\r\n\r\n")[2] if answer.startswith(b"HTTP/1.1 100 ") else answer
 
 
@@ -307,7 +307,7 @@ def _parse(answer: bytes, method: str) -> tuple[int, dict[str, str], bytes]:
     head, _, body = _final(answer).partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     if not re.fullmatch(r"HTTP/1\.[01] \d{3} .*", status):
-        raise Finding("no answer of HTTP", f"{answer!r:.300}")
+        raise Finding("an answer is not HTTP", f"{answer!r:.300}")
     headers = dict(line.split(": ", 1) for line in lines)
     headers = {name.lower(): value for name, value in headers.items()}
     if method == "HEAD":

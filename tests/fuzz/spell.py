@@ -1,4 +1,4 @@
-"""Makes ONNX models of recipes as an exporter does, with idioms that only ONNX has."""
+"""Makes ONNX models from recipes as an exporter does, with idioms that only ONNX has."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ Idiom = Callable[[Writer, str, list[Any]], str]
 
 
 def _flatten(w: Writer, x: str, dims: list[Any]) -> str:
-    """As exporters write ``x.view(x.size(0), -1)``."""
+    """Write ``x.view(x.size(0), -1)`` as exporters do."""
     shape, batch, first, both, y = (w.fresh() + suffix for suffix in "abcde")
     w.node("Shape", [x], [shape])
     w.node("Gather", [shape, w.ints(0)], [batch], axis=0)
@@ -146,7 +146,7 @@ def _flatten(w: Writer, x: str, dims: list[Any]) -> str:
 
 
 def _arithmetic(w: Writer, x: str, dims: list[Any]) -> str:
-    """A size computed from a size: an Expand, a Slice or a Resize by it."""
+    """Write a Slice by a size that is computed from another size."""
     shape, one, size, y = (w.fresh() + suffix for suffix in "abcd")
     w.node("Shape", [x], [shape])
     axis = w.rng.randrange(len(dims))
@@ -258,7 +258,7 @@ _IDIOMS: tuple[Idiom, ...] = (
 
 
 def spell(rng: random.Random, recipe: Recipe) -> ModelProto:
-    """The model of a valid recipe, with an idiom or two."""
+    """The model of a valid recipe, with up to two idioms."""
     writer = Writer(rng, recipe)
     renamed: dict[str, str] = {}
     first = recipe.graph["inputs"][0]

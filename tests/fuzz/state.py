@@ -23,9 +23,8 @@ class State:
     next: dict[str, int] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0  # of wall time
-    findings: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # by kind: the count, and the inputs that are kept
+    #: By kind: the count, and the inputs that are kept.
+    findings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, hunt: str, path: Path | None) -> State:

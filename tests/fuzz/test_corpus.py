@@ -22,7 +22,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("hunt", _ALL)
-def test_what_once_failed(hunt: str, tmp_path: Path) -> None:
+def test_inputs_that_once_failed(hunt: str, tmp_path: Path) -> None:
     _require(hunt)
     run(tmp_path, hunt, "--corpus")
 

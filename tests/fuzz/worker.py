@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from fuzz.hunt import SANITIZED, Finding, Hunt, check_peak, reset_peak
 
-#: Times by which a sanitizer slows everything down.
+#: Factor for time limits: a sanitizer may slow a case down by so much.
 SLOWER = 20 if SANITIZED else 1
-#: Files of a case lie in memory.
+#: Bytes that a file of a case may have. Files of a case lie in memory.
 _LARGEST_FILE = 256 << 20
 
 
@@ -74,7 +74,7 @@ def serve(hunt: Hunt, inputs: Callable[[int], bytes], tasks: Connection, log: in
         except EOFError:
             os._exit(0)
         for case in range(first, end):
-            os.ftruncate(log, 0)  # its content when a case dies is about that case
+            os.ftruncate(log, 0)  # if a case dies, the log is about that case alone
             faulthandler.dump_traceback_later(hunt.seconds * SLOWER, exit=True)
             result = outcome_of(hunt, lambda case=case: inputs(case))
             faulthandler.cancel_dump_traceback_later()

@@ -22,7 +22,7 @@ _CHOICE = [*OPERATORS, *(("Conv", "Gemm", "MatMul", *_POOLS, "DepthToSpace", "Sp
 #: Errors of reading a recipe whose graph is wrong.
 NO_GRAPH = (FormatError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "MatMul")
-#: Values of a weight of several tiles: a tile has at least 64 KiB.
+#: Values of a weight that is cut into several tiles: 512 KiB, and a tile has at least 64 KiB.
 _LARGE_WEIGHT = 1 << 17
 #: The share of recipes that have weights of several tiles.
 _HEAVY = 0.15
@@ -156,7 +156,7 @@ def grow(rng: random.Random) -> Recipe:
 
 
 def settle(rng: random.Random, recipe: Recipe) -> None:
-    """Declare the extents of outputs: names, and some numbers as computed. Raises any of `NO_GRAPH`."""
+    """Declare the extents of outputs: as names, or some as the numbers computed. Raises any of `NO_GRAPH`."""
     shapes: dict[str, Shape] = {}
     for spec in recipe.graph["inputs"]:
         free = {dim: BATCH if dim == "N" else 6 for dim in spec["dims"] if isinstance(dim, str)}
