@@ -84,7 +84,7 @@ def test_an_integer_is_bytes(budget: int) -> None:
     "budget",
     [0, -1, True, False, 0.0, -0.5, 1.5, float("nan"), float("inf"), np.float32(2), 2**63, np.bool_(True), [1]],
 )
-def test_what_is_no_budget(budget: Budget) -> None:
+def test_values_that_are_no_budget(budget: Budget) -> None:
     with pytest.raises(InputError, match=r"budget .*: expected a whole number of bytes above 0"):
         parse_budget(budget)
 

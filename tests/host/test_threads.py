@@ -1,4 +1,4 @@
-"""Limits of threads are settings of the process: a forked child begins without those of calls in progress."""
+"""A limit of threads is a setting of the process. A forked child begins without the limits of calls in progress."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PRELUDE = """
         assert counts() == before, counts()
 
     class Patient(types.ModuleType):
-        # The core, except that it takes a while to set the threads.
+        # The core, except that `while_set.slow` runs whenever threads are set.
         threads = staticmethod(core.threads)
 
         @staticmethod
