@@ -20,15 +20,15 @@ def conv(
     *rest: Any,
     **scaling: Any,
 ) -> None:
-    """`Convolution`; ``rest`` is scratch, act, alpha, beta."""
+    """Bind and run a `Convolution`; ``rest`` is scratch, act, alpha, beta."""
     Convolution(x, w, bias, residual, y, window, groups, *rest, **scaling)(first, last)
 
 
 def winograd(*args: Any) -> None:
-    """The same by Winograd's algorithm."""
+    """Run `conv` with Winograd's algorithm."""
     conv(*args, winograd=True)
 
 
 def depthwise(x: Any, w: Any, bias: Any, y: Any, window: Window, first: int, last: int, *act: Any) -> None:
-    """`Depthwise`."""
+    """Bind and run a `Depthwise`."""
     Depthwise(x, w, bias, y, window, *act)(first, last)

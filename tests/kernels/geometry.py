@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """A window; the output is as large as whole windows allow, or with ``ceil`` as in ONNX's ceil_mode."""
+    """A window. The output has a value for each whole window; with ``ceil`` it is as large as by ONNX's ceil_mode."""
 
     input: Pair
     kernel: Pair
@@ -40,7 +40,7 @@ class Geometry:
         return Window(self.kernel, self.strides, self.dilations, self.pads, self.input, self.output)
 
     def rows(self, axis: int) -> NDArray[np.int64]:
-        """Input index (output, kernel) along one axis; what lies outside the input is padding."""
+        """Indices of the input (output, kernel) along one axis. Those outside the input are padding."""
         o, k = np.ogrid[: self.output[axis], : self.kernel[axis]]
         return o * self.strides[axis] - self.pads[axis] + k * self.dilations[axis]
 
@@ -67,7 +67,7 @@ class Geometry:
         return per_axis[0][:, None] * per_axis[1][None, :]
 
 
-#: Sizes around the vector lengths, every access pattern, and the odd ends.
+#: Sizes around the vector lengths, every access pattern, and ends within a vector.
 GEOMETRIES = [
     Geometry((1, 1), (1, 1)),
     Geometry((7, 7), (3, 3), pads=(1, 1, 1, 1)),

@@ -10,7 +10,7 @@ import pytest
 from markers import LACKING_INSTRUCTIONS
 from streamrt import _core
 
-#: The least first, each with what /proc/cpuinfo calls the extensions that it is made of.
+#: The instruction sets, the least first, each with its extensions as /proc/cpuinfo names them.
 EXTENSIONS: dict[str, set[str]] = {
     "scalar": set(),
     "avx2": {"avx2", "fma"},
@@ -23,13 +23,13 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skip(reason=LACKING_INSTRUCTIONS + name)] if lacking else []
 
 
-#: All of them. A test is skipped for those that this processor lacks, in CI, too.
+#: All instruction sets. A test is skipped for those that this processor lacks, in CI, too.
 ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
 
 
 @contextmanager
 def using(name: str) -> Iterator[str]:
-    """The kernels use that instruction set meanwhile."""
+    """Make the kernels use an instruction set inside the ``with`` statement."""
     before = _core.isa()
     _core._use_isa(name)
     try:

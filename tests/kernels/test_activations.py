@@ -65,7 +65,7 @@ def test_infinities_give_limits_and_nan_stays(name: str) -> None:
     function = REFERENCE[name][0]
     with np.errstate(all="ignore"):
         left, right, zero = function(np.array([-1e30, 1e30, 0.0]))
-    # what grows without bound at 1e30 has an infinite limit
+    # A function that is beyond 1e20 at 1e30 grows without bound: its limit is infinite.
     assert y[0] == (left if abs(left) < 1e20 else math.copysign(np.inf, left))
     assert y[1] == (right if abs(right) < 1e20 else math.copysign(np.inf, right))
     assert np.isnan(y[2])

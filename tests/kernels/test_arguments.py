@@ -1,4 +1,4 @@
-"""What a kernel is handed is checked before it runs: wrong arrays give ValueError, and nothing is written."""
+"""A kernel checks its arguments before it runs: wrong arrays give ValueError, and nothing is written."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ WINDOW = Geometry((4, 5), (3, 3), pads=(1, 1, 1, 1)).window()
 
 @pytest.fixture(autouse=True)
 def isa() -> None:
-    """Arguments are checked before an instruction set matters, so that one is enough: that in use."""
+    """Run each test once: arguments are checked before the instruction set matters."""
 
 
 def scratch() -> np.ndarray:
-    """As little as `conv` needs for weights of two channels."""
+    """The least scratch memory that `conv` accepts for weights of two channels."""
     return np.ones((1, _core.CONV_COLUMNS * 2 * 9), np.float32)
 
 
 def columns() -> np.ndarray:
-    """As little as `Gemm` needs for sums of 20 terms."""
+    """The least scratch memory that `Gemm` accepts for sums of 20 terms."""
     return np.ones((1, _core.CONV_COLUMNS * 20), np.float32)
 
 
@@ -82,7 +82,7 @@ def test_the_calls_are_right(name: str) -> None:
     CALLS[name][1](*arrays(name))
 
 
-#: Lengths that nothing else depends on, or not strictly: any number of columns, an unlike multiplier.
+#: Lengths (kernel, argument, axis) of which other values are right, too: columns, terms, and channels of `depthwise`.
 FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1), ("dense", 0, 1)}
 
 
@@ -208,7 +208,7 @@ def test_groups_that_do_not_divide(groups: int) -> None:
         conv(*arrays("conv"), WINDOW, groups, 0, 6, scratch(), *ACT)
 
 
-def test_scratch_that_does_not_do() -> None:
+def test_scratch_that_is_too_small_or_overlaps() -> None:
     for wrong in (scratch()[:, :-1].copy(), scratch()[:0]):
         with pytest.raises(ValueError, match="scratch has shape"):
             conv(*arrays("conv"), WINDOW, 2, 0, 6, wrong, *ACT)
@@ -220,7 +220,7 @@ def test_scratch_that_does_not_do() -> None:
             conv(*args, WINDOW, 2, 0, 6, memory[: 32 * 18].reshape(1, -1), *ACT)
 
 
-def test_memory_of_a_product_of_samples() -> None:
+def test_memory_of_gemm_that_is_too_small_or_overlaps() -> None:
     block = np.ones(64, np.float32)
     for wrong in (np.ones(39, np.float32), np.ones((8, 8), np.float32)):
         with pytest.raises(ValueError, match="block"):
@@ -235,7 +235,7 @@ def test_memory_of_a_product_of_samples() -> None:
             _core.Gemm(*args, memory[:64], columns(), *ACT)
 
 
-def test_what_a_kernel_keeps() -> None:
+def test_a_kernel_copies_the_arrays_that_it_keeps() -> None:
     kernel = _core.Gemm(*arrays("samples"), np.ones(64, np.float32), columns(), *ACT)
     source, target = np.arange(5, dtype=np.float32), np.zeros(5, np.float32)
     kernel.keep(source, target)

@@ -15,7 +15,7 @@ from kernels.geometry import GEOMETRIES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
 
-#: Rows of several vectors, some of them whole.
+#: Windows over rows of several vectors. Some of the vectors are whole.
 WIDE = [
     Geometry((9, 83), (kernel, kernel), (stride, stride), pads=(kernel // 2,) * 4)
     for kernel in (3, 5, 7)
@@ -94,7 +94,7 @@ def run_products(fenced: Fenced) -> None:
     x, w, y = fenced(1, channels, 7, 7), fenced(190, channels, 1, 1), fenced(1, 190, 7, 7)
     scale, shift = fenced(channels), fenced(channels)
     try:
-        for threads in (1, 2):  # so many seats, the last of which ends at the fence
+        for threads in (1, 2):  # a seat for each; the last seat ends at the fence
             _core.set_threads(threads)
             scratch, sums = fenced(threads, 32 * _core.CONV_DEPTH), fenced(190 * 49)
             conv(x, w, fenced(190), None, y, window, 1, 0, 190, scratch, *act, sums=sums, scale=scale, shift=shift)

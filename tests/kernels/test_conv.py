@@ -26,7 +26,7 @@ def reference(geometry: Geometry, x: Floats, w: Floats, groups: int) -> NDArray[
 
 
 def scratch(geometry: Geometry, channels: int, panels: int, seats: int = 2) -> Floats:
-    """Of NaN, so that what was not laid out is noticed."""
+    """Scratch memory full of NaN: a column that was not laid out makes the result NaN."""
     depth = min(CONV_DEPTH, channels * geometry.kernel[0] * geometry.kernel[1])
     return np.full((seats, panels * CONV_COLUMNS * depth), np.nan, np.float32)
 
@@ -106,7 +106,7 @@ def test_rows_of_weights_a_power_of_two_apart(rng: np.random.Generator, outputs:
         w = rng.normal(size=(2 * outputs, channels, 1, 1)).astype(np.float32)
         scale, shift = np.full(2 * channels, 2, np.float32), np.full(2 * channels, 1, np.float32)
         found = []
-        for panels in (1, 3):  # weights are copied, if at all, for more panels than one
+        for panels in (1, 3):  # weights are copied, if at all, only for more than one panel
             y = np.full((1, 2 * outputs, *extents), 7, np.float32)
             columns, scaling = scratch(geometry, channels, panels), {"scale": scale, "shift": shift, "low": -1e9}
             act = (IDENTITY, 0, 0)
@@ -114,7 +114,7 @@ def test_rows_of_weights_a_power_of_two_apart(rng: np.random.Generator, outputs:
             found.append(y)
         expected = reference(geometry, 2 * x + 1, w, 2)
         np.testing.assert_allclose(found[1], expected, atol=3e-6 * np.abs(expected).max())
-        if geometry.output[1] == 16:  # whole vectors: added up in the same order
+        if geometry.output[1] == 16:  # whole vectors are added up in the same order
             np.testing.assert_array_equal(found[0], found[1])
 
 
@@ -164,7 +164,7 @@ def test_long_sums_of_small_maps_by_two_threads(
         assert y.tobytes() == found[0].tobytes()
 
 
-def test_sums_that_nobody_halves() -> None:
+def test_products_whose_sums_are_not_halved() -> None:
     small, large = Geometry((14, 14), (1, 1)).window(), Geometry((17, 16), (1, 1)).window()
     assert conv_sums(1, 1, 384, 64, small) == 64 * 14 * 14
     for shape in ((2, 1, 384, 64), (1, 2, 384, 64), (1, 1, 127, 9), (1, 1, 384, 193), (1, 1, 2 * CONV_DEPTH + 1, 64)):
@@ -176,7 +176,7 @@ def test_sums_that_nobody_halves() -> None:
             Convolution(x, w, None, None, y, small, 1, np.ones((2, 384 * CONV_COLUMNS), "f"), RELU, 0, 0, sums=wrong)
 
 
-def test_not_a_number_reaches_what_it_touches_and_nothing_else(rng: np.random.Generator) -> None:
+def test_nan_reaches_the_outputs_that_read_it_and_no_others(rng: np.random.Generator) -> None:
     geometry = Geometry((8, 40), (3, 3), pads=(1, 1, 1, 1))
     x = rng.normal(size=(1, 3, 8, 40)).astype(np.float32)
     x[0, 1, 4, 20] = np.nan
@@ -189,7 +189,7 @@ def test_not_a_number_reaches_what_it_touches_and_nothing_else(rng: np.random.Ge
 
 
 def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) -> None:
-    geometry = Geometry((3, 4), (41, 37), pads=(20, 18, 20, 18))  # 1517 taps, each one channel's
+    geometry = Geometry((3, 4), (41, 37), pads=(20, 18, 20, 18))  # 1517 taps of each channel
     x = rng.normal(size=(1, 2, 3, 4)).astype(np.float32)
     w = rng.normal(size=(3, 2, 41, 37)).astype(np.float32)
     y = np.empty((1, 3, 3, 4), np.float32)
@@ -218,7 +218,7 @@ def test_a_scaled_input(
 
 
 @pytest.mark.parametrize("kwargs", [{"kernel": (3, 3), "pads": (1, 1, 1, 1)}, {"kernel": (1, 1), "strides": (2, 2)}])
-def test_a_scale_where_there_may_be_none(kwargs: Any) -> None:
+def test_a_scale_with_other_windows_than_1x1(kwargs: Any) -> None:
     geometry = Geometry((5, 5), **kwargs)
     x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, *geometry.kernel), "f"), np.ones((1, 4, *geometry.output), "f")
     scale = np.ones(3, "f")

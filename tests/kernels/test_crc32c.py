@@ -46,8 +46,8 @@ def test_against_reference_and_in_two_parts(rng: np.random.Generator, size: int)
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_large_buffers_in_chunks(rng: np.random.Generator, threads: int) -> None:
     chunk = 132 << 10
-    data = rng.bytes(260 * chunk + 12345)  # more than are joined at once
-    steps = 12000  # so small that neither chunks nor strips are
+    data = rng.bytes(260 * chunk + 12345)  # more chunks than are joined at once
+    steps = 12000  # bytes, too few for a chunk or a strip
     before = _core.threads()
     try:
         _core.set_threads(threads)

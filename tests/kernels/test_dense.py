@@ -22,7 +22,7 @@ def pack(x: np.ndarray) -> np.ndarray:
 
 
 def close(actual: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | float = 0.0) -> None:
-    """Within what rounding may do to sums of products of this size."""
+    """Check that errors are no larger than rounding makes them in sums of products of this size."""
     exact = x.astype(np.float64) @ w.T.astype(np.float64) + bias
     size = np.abs(x).astype(np.float64) @ np.abs(w).T.astype(np.float64) + np.abs(bias)
     assert (np.abs(actual - exact) <= 1e-6 * size + 1e-30).all()

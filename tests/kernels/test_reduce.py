@@ -56,7 +56,7 @@ def test_softmax(rng: np.random.Generator, k: int, inner: int, log: bool) -> Non
         sums = np.exp(z).sum(1, keepdims=True)
         softmax(x, y, log)
         expected = z - np.log(sums) if log else np.exp(z) / sums
-        # x - max, 32 to 64 in size, is rounded to a multiple of 2^-18: half of that is an error of 2e-6 in exp
+        # A difference x - max of 32 to 64 is rounded to a multiple of 2^-18: an error of up to 2e-6 in exp.
         np.testing.assert_allclose(y, expected, rtol=4e-6, atol=2e-6 if log else 1e-38)
         softmax(x, x, log)
         np.testing.assert_array_equal(x, y)

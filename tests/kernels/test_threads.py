@@ -46,7 +46,7 @@ def every_kernel() -> list[np.ndarray]:
     _core.dense(matrix, rng.normal(size=(6, 4096)).astype(np.float32), products, None, act, 0, 0)
     filters, y4 = rng.normal(size=(24, 32, 5, 5)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     wide = Geometry((61, 67), (5, 5), pads=(2, 2, 2, 2)).window()
-    scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer than some tests have threads
+    scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer seats than some tests have threads
     conv(x, filters, None, None, y4, wide, 1, 0, 24, scratch, swish, 1, 0)
     narrow, y5 = rng.normal(size=(24, 32, 3, 3)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     seat = _core.winograd_seat(2, 32, 24, window)
@@ -89,14 +89,14 @@ def test_the_same_bits_with_any_number_of_threads(count: int) -> None:
 
 @pytest.mark.parametrize("size", [5, 7, 8, 14])
 def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None:
-    """An infinite weight tells whether it was multiplied with padding, which is zero."""
+    """Padding is zero, so an infinite weight that is multiplied with it gives NaN."""
     rng = np.random.default_rng(5)
     window = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1)).window()
     x = rng.normal(size=(1, 16, size, size)).astype(np.float32)
     weights = rng.normal(size=(16, 3, 3)).astype(np.float32)
     weights[::3, 0, 1], weights[1::3, 2, 2] = np.inf, -np.inf
     found = []
-    for count in (1, 2, 5, 16):  # the number of bands goes by that of the threads
+    for count in (1, 2, 5, 16):  # planes are cut into more bands for more threads
         _core.set_threads(count)
         y = np.full_like(x, 7)
         depthwise(x, weights, None, y, window, 0, 16, _core.ACTIVATIONS["Swish"], 1, 0)

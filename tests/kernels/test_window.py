@@ -33,7 +33,7 @@ def test_depthwise(rng: np.random.Generator, geometry: Geometry) -> None:
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 9, 14, 15, 16, 17, 31, 33, 40, 56, 67])
 def test_depthwise_of_every_width(rng: np.random.Generator, width: int, kernel: int, stride: int) -> None:
-    """Narrow planes are worked on as one row, wide ones in strips; above and left there is more padding than needed."""
+    """Narrow planes are computed as one row, wide planes in strips. One case has needless padding above and left."""
     for height, pads in ((6, (kernel // 2,) * 4), (8, (kernel, kernel - 1, 1, 0))):
         geometry = Geometry((height, width), (kernel, kernel), (stride, stride), pads=pads)
         x = rng.normal(size=(2, 3, height, width)).astype(np.float32)

@@ -59,7 +59,7 @@ def test_against_sums(
     size = float(np.sqrt((sums**2).mean()))
     residual = rng.normal(size=sums.shape).astype(np.float32)
     y = residual.copy()
-    scratch = np.full((2, seat), np.nan, np.float32)  # so that what was not written is noticed
+    scratch = np.full((2, seat), np.nan, np.float32)  # a value that was not written makes the result NaN
     winograd(x, w, bias, y, y, geometry.window(), groups, 0, len(w), scratch, RELU, 0, 0)
     np.testing.assert_allclose(y, np.maximum(sums + bias[:, None, None] + residual, 0), atol=4e-5 * size)
 
@@ -76,7 +76,7 @@ def test_against_sums(
     assert (np.delete(y, 5, 1) == 7).all()
 
 
-def test_it_rounds_a_few_times_as_much_as_a_plain_sum(rng: np.random.Generator) -> None:
+def test_winograd_rounds_a_few_times_as_much_as_a_plain_sum(rng: np.random.Generator) -> None:
     geometry = Geometry((24, 24), (3, 3), pads=(1, 1, 1, 1))
     x = rng.normal(size=(1, 300, 24, 24)).astype(np.float32)
     w = rng.normal(size=(40, 300, 3, 3)).astype(np.float32)
@@ -94,7 +94,7 @@ def test_it_rounds_a_few_times_as_much_as_a_plain_sum(rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize(("channels", "outputs", "size", "at"), [(64, 40, 48, (17, 22)), (100, 90, 8, (5, 2))])
-def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(
+def test_nan_reaches_the_tiles_that_read_it_and_no_others(
     rng: np.random.Generator, channels: int, outputs: int, size: int, at: tuple[int, int]
 ) -> None:
     geometry = Geometry((size, size), (3, 3), pads=(1, 1, 1, 1))
@@ -107,7 +107,7 @@ def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(
     winograd(x, w, None, None, y, geometry.window(), 1, 0, outputs, scratch, IDENTITY, 0, 0)
     touched = np.isnan(y).any(axis=(0, 1))
     assert touched[row - 1 : row + 2, col - 1 : col + 2].all()
-    touched[row // 4 * 4 :, col // 4 * 4 :][:4, :4] = False  # the tile of those
+    touched[row // 4 * 4 :, col // 4 * 4 :][:4, :4] = False  # the tile around that position
     assert not touched.any()
 
 
@@ -126,11 +126,11 @@ def test_not_a_number_reaches_the_tiles_that_read_it_and_nothing_else(
     ],
     ids=str,
 )
-def test_where_it_is_of_no_use(n: int, channels: int, outputs: int, geometry: Geometry) -> None:
+def test_convolutions_for_which_winograd_is_not_used(n: int, channels: int, outputs: int, geometry: Geometry) -> None:
     assert winograd_seat(n, channels, outputs, geometry.window()) == 0
 
 
-def test_it_refuses_what_it_is_not_for() -> None:
+def test_winograd_refuses_other_convolutions() -> None:
     for n, channels, outputs in ((-1, 64, 64), (1, -14, 8), (1, 64, -1), (2**40, 64, 64), (2**62, 64, 64)):
         with pytest.raises(ValueError, match="expected no negative number"):
             winograd_seat(n, channels, outputs, Geometry((8, 8), (3, 3), pads=(1, 1, 1, 1)).window())
