@@ -27,7 +27,7 @@ class Answer:
 
     @property
     def cache(self) -> str:
-        """The part of nginx's cache in it: HIT, MISS, BYPASS, or empty."""
+        """HIT, MISS or BYPASS of nginx's cache, or empty."""
         return self.headers.get("x-cache-status", "")
 
 
@@ -39,7 +39,7 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """One request; underscores in names of ``headers`` are hyphens. An iterable as a body is sent in chunks."""
+        """Send a request. Underscores in names of ``headers`` become hyphens. An iterable body is sent in chunks."""
         try:
             self._connection.request(
                 method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}

@@ -94,9 +94,9 @@ def instances(folder: Path, logs: Path, budget: int, count: int = 3) -> Iterator
 
 @contextmanager
 def balancer(servers: list[Instance], edit: Callable[[str], str] = lambda text: text) -> Iterator[int]:
-    """nginx in front of ``servers``, with the example's configuration, of which only ports and ``edit`` differ.
+    """nginx in front of ``servers``; yields its port. It runs without privileges, in a folder of its own.
 
-    It runs without privileges, in a folder of its own; yields its port.
+    Its configuration is that of the example, with other ports and the changes that ``edit`` makes.
     """
     assert NGINX
     (port,) = free_ports(1)

@@ -24,7 +24,7 @@ pytestmark = farm.MARKS
 
 @pytest.fixture(scope="module")
 def expected(repository: Path) -> dict[str, Any]:
-    """What `streamrt.Model` computes for one input, by model."""
+    """The answers of `streamrt.Model` to one input, by model."""
     found = {}
     for path in sorted(repository.glob("*.safetensors")):
         with streamrt.Model(path) as model:
@@ -81,7 +81,7 @@ def test_hashing_finds_models_warm_where_turns_do_not(
 def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Instance], expected: dict[str, Any]) -> None:
     """Its requests go to others, even those that it had when it died. Other models keep their instance.
 
-    An answer of which a part was sent before the instance died cannot be given again: one a connection at most.
+    If a part of an answer was sent before the instance died, the answer is lost: at most one a connection.
     """
     bodies = binary(zoo.random_input(1, 64))
     done: Counter[str] = Counter()
@@ -133,10 +133,10 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
             assert after.keys() == before.keys()
             assert all(after[model] == owner for model, owner in before.items() if owner != victim)
             servers[victim].start()
-            time.sleep(5)  # fail_timeout: then nginx tries it again
+            time.sleep(5)  # nginx tries the instance again after its fail_timeout
             wait_for(300)
             assert servers[victim].metrics()["streamrt_pool_requests_total"] > 0
-            for server in servers:  # as for an update of the software: no client notices
+            for server in servers:  # as when the software is updated, which no client may notice
                 server.stop()
                 wait_for(50)
                 server.start()
@@ -150,7 +150,7 @@ def test_an_instance_that_dies_or_is_stopped_costs_no_answer(servers: list[Insta
 
 
 def test_an_instance_that_hangs_is_given_up(servers: list[Instance], expected: dict[str, Any]) -> None:
-    """An instance that hangs is given up after proxy_read_timeout, which the test shortens, by the first request."""
+    """nginx gives up an instance when a request has waited for proxy_read_timeout, which the test shortens."""
 
     def impatient(text: str) -> str:
         assert text.count("proxy_read_timeout 60s;") == 1

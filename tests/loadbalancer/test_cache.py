@@ -1,4 +1,4 @@
-"""nginx caches answers, and never gives one to another request."""
+"""nginx caches answers, and never gives a request the answer to a different one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_where_the_json_ends_is_part_of_the_request(client: Client) -> None:
 
 
 def test_a_body_cannot_pass_for_headers(client: Client) -> None:
-    """Two requests whose header and body join to the same text have different keys: a line break parts them."""
+    """A line break parts header and body in the key, so moving text from one to the other makes another key."""
     path = infer_path("a", client.version("a"))
     body, length = binary(samples())
     assert client.request("POST", path, body, Inference_Header_Content_Length=length).status == 200
@@ -123,7 +123,7 @@ def test_a_body_cannot_pass_for_headers(client: Client) -> None:
     assert client.request("POST", path, body, Inference_Header_Content_Length=length).cache == "HIT"
 
 
-def test_models_and_versions_have_their_own(client: Client, folder: Path) -> None:
+def test_models_and_versions_have_their_own_answers(client: Client, folder: Path) -> None:
     x = samples()
     for name in ("a", "b", "a", "b"):
         zoo.assert_close(output(ask(client, infer_path(name, client.version(name)), x)), expected(folder, name, x))
@@ -131,7 +131,7 @@ def test_models_and_versions_have_their_own(client: Client, folder: Path) -> Non
     assert ask(client, infer_path("b", client.version("a")), x).status == 404
 
 
-def test_other_encodings_have_their_own(client: Client) -> None:
+def test_other_encodings_have_their_own_answers(client: Client) -> None:
     path = infer_path("a", client.version("a"))
     x = samples()
     ask(client, path, x)
@@ -175,7 +175,7 @@ def test_without_a_version_nothing_is_kept(client: Client) -> None:
 
 
 def padded(x: Array, size: int) -> tuple[bytes, str]:
-    """A body of so many bytes, JSON with spaces behind it, and the length of the JSON."""
+    """A body of ``size`` bytes, with spaces behind its JSON, and the length of JSON and spaces."""
     body, length = binary(x)
     spaces = size - len(body)
     assert spaces >= 0
@@ -218,7 +218,7 @@ def test_no_size_of_a_body_or_key_mixes_answers_up(client: Client, folder: Path,
             assert "HIT" not in caches, size
 
 
-def test_heads_as_large_as_can_be(client: Client, folder: Path) -> None:
+def test_the_largest_headers(client: Client, folder: Path) -> None:
     """Key and response headers must fit into one buffer; if they do not, nginx does not cache."""
     inputs = [samples(seed=1), samples(seed=2)]
     path = infer_path("a", client.version("a")) + "?" + "x" * 8000
@@ -233,7 +233,7 @@ def test_heads_as_large_as_can_be(client: Client, folder: Path) -> None:
         assert caches == (["MISS", "MISS", "HIT", "HIT"] if kept else [""] * 4)
 
 
-def test_callers_at_once_get_their_own(port: int, folder: Path) -> None:
+def test_callers_at_once_get_their_own_answers(port: int, folder: Path) -> None:
     asking = Client(port)
     version = asking.version("a")
     asking.close()
@@ -264,7 +264,7 @@ def test_callers_at_once_get_their_own(port: int, folder: Path) -> None:
     assert caches.count("HIT") > 300
 
 
-def test_what_an_instance_sees_is_in_the_key(client: Client, servers: list[Instance]) -> None:
+def test_headers_that_an_instance_sees_are_in_the_key(client: Client, servers: list[Instance]) -> None:
     """Headers that are not part of the key do not reach the instance, so they cannot change a cached answer."""
     text = (farm.EXAMPLE / "nginx.conf").read_text()
     location = text[text.index("/versions/[^/]+/infer$") :]
