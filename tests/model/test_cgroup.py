@@ -34,8 +34,8 @@ CODE = """
                 first = first or model.plan.workspace
             over.set()
             sampler.join()
-            # The first pass reads what is pinned, the second runs as was estimated and measures that, and the third
-            # may pin other weights for what was measured.
+            # The first pass reads the pinned weights. The second follows the estimated plan and is measured. The third
+            # may pin other weights, because of the measured times.
             streamed, granule = [r for r in model.plan.ranges if not r.pinned], model.plan.granule
             ends = [(r.offset // granule, -(-(r.offset + r.length) // granule)) for r in streamed]
     np.save(out, y)

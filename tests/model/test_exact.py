@@ -1,4 +1,4 @@
-"""`Model(exact=...)`: with and without Winograd's algorithm, which also gives way to a small budget."""
+"""`Model(exact=...)` runs with and without Winograd's algorithm. A small budget does without it, too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_exact_sums_differ_from_fast_ones_by_rounding(path: Path) -> None:
     assert not np.array_equal(a, b)
 
 
-def test_a_budget_without_room_for_the_fast_way_gets_the_other(path: Path) -> None:
+def test_a_budget_without_room_for_winograd_gets_exact_sums(path: Path) -> None:
     x = zoo.random_input(3, 64, 40, 40)
     with Model(path, None, exact=True) as model:
         wanted, least = model(x), model.min_budget(x.shape)

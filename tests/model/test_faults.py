@@ -124,7 +124,7 @@ def test_a_file_that_becomes_another_between_its_header_and_its_mapping(copy, sm
         assert model.checksum == read_header(small.path if how == "replaced" else copy).checksum
 
 
-#: Calls a model whose reading fails. Prints for each call that it answered, or the number of the error.
+#: Calls a model whose reading fails. Prints for each call "answered", or the number of the error.
 CALLS = """
 import sys, numpy as np, streamrt
 path, there, here, io = sys.argv[1:]
@@ -148,7 +148,7 @@ def calls(copy, run_python, io, environment):
     """The output of three calls of a model, and the last answer."""
     there, here = copy.with_name("x.npy"), copy.with_name("y.npy")
     np.save(there, zoo.random_input(1, 2048))
-    # The call that is to fail must be tried, even if the environment makes all tests do without it.
+    # The system call that is to fail must be used, even if the environment makes all tests do without it.
     done = run_python(CALLS, copy, there, here, io, **environment, STREAMRT_TEST_POPULATE="read")
     assert done.returncode == 0, done.stderr
     assert "failing_io: 0" not in done.stderr
@@ -265,8 +265,8 @@ def test_opening_and_closing_leaves_nothing(small, io):
         with Model(small.path, "800KiB", io=io) as model:
             model(x)
     assert used() == before
-    # Half a page for each: a page of weights or workspace that leaked each time would take twice as much. The
-    # rest is for the heap, which grows a little, and the kernel, which counts pages in batches.
+    # If each opening leaked a page of weights or workspace, twice as much would be left. The heap grows a little, and
+    # the kernel counts pages in batches.
     assert anonymous() - held < 2 << 20
 
 
@@ -393,7 +393,7 @@ def as_a_reader(before, copy, large, run_python, io):
     zoo.assert_close(zoo.load(here), large.answer(x))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_a_user_who_may_only_read(copy, large, run_python, io):
     copy.chmod(0o444)
@@ -412,7 +412,7 @@ def test_no_memory_for_the_workspace(copy, run_python, budget, io):
         import os, resource, sys, numpy as np, streamrt
         path, budget, io = sys.argv[1:]
         x = np.ones((2, 2048), np.float32)
-        many = np.broadcast_to(x[:1], (50_000, 2048))  # 390 MiB, as are their results, except that this is one row
+        many = np.broadcast_to(x[:1], (50_000, 2048))  # one row in memory; the results have 390 MiB
         with streamrt.Model(path, None if budget == "none" else budget, io=io) as model:
             wanted = model(x)  # BLAS has allocated its buffers
             assert model.plan_for(many.shape).workspace > 512 << 20
@@ -441,7 +441,7 @@ def test_no_addresses_for_the_file(copy, run_python):
         with streamrt.Model(sys.argv[1], "16MiB") as model:
             wanted = model(x)  # BLAS has allocated its buffers
         size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        # enough to read the header, several times 2 MiB, and far too little for the file
+        # 16 MiB are enough to read the header, and far too few for the file.
         resource.setrlimit(resource.RLIMIT_AS, (size + (16 << 20), resource.RLIM_INFINITY))
         for io in ("mmap", "pread"):
             try:

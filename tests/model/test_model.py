@@ -53,7 +53,7 @@ def test_a_layer_larger_than_the_window_streams_in_tiles(large):
         assert len([t for t in model.plan.tiles if t.node == 0]) > 1
 
 
-def test_what_fits_stays_and_a_pass_reads_the_rest(large):
+def test_weights_that_fit_stay_and_a_pass_reads_the_rest(large):
     zoo.evict(large.path)
     x = zoo.random_input(1, 2048)
     with Model(large.path, "40MiB") as model:
@@ -165,7 +165,7 @@ def test_a_streaming_model_reads_only_what_an_early_tensor_needs(large, io):
     with Model(large.path, "12MiB", io=io) as model:
         found = model(x, outputs=["layer0"])
         assert model.plan.streamed_bytes > 0
-        # A pass brings in whole blocks. The first may be in the page cache, since the header was read.
+        # A pass brings in whole blocks. The first may be in the page cache, because the header was read.
         assert 0.8 * nbytes <= model.stats.bytes_read <= len(blocks) << 21
         assert np.array_equal(model(x, outputs=["layer0"]), found)
         early, pinned = model.stats.bytes_read, model.plan.pinned_bytes
@@ -314,14 +314,14 @@ def test_a_call_within_a_call_of_the_same_thread_is_refused(small):
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (-5, 64), (2**40, 64), (2, 65), 5, ("a", 64), (2.0, 64)])
-def test_shapes_that_cannot_be(small, shape):
+def test_impossible_shapes_are_refused(small, shape):
     with Model(small.path) as model:
         for ask in (model.plan_for, model.min_budget):
             with pytest.raises(streamrt.InputError):
                 ask(shape)
 
 
-def test_a_subset_that_keeps_more_alive_tells_its_own_smallest_budget(tmp_path):
+def test_outputs_that_keep_more_alive_have_their_own_smallest_budget(tmp_path):
     path = zoo.mlp(tmp_path, *[512] * 7).path
     names = ["layer0", "layer1", "layer2", "output"]
     x = zoo.random_input(7, 512)

@@ -1,7 +1,7 @@
 """Reading and computing overlap because of the prefetch thread, and not because of the kernel's readahead.
 
-Reads are slowed by a preloaded shim to about the speed of computing; a pass may then take little longer than the longer
-of the two. This is the one test that looks at a clock: what it compares are two sleeps, which no load makes shorter.
+A preloaded shim slows reading to about the speed of computing. A pass may then take little longer than the longer of
+the two. Only this test looks at a clock. The two times that it compares are of sleeps, which no load makes shorter.
 """
 
 import pytest
@@ -15,7 +15,7 @@ CODE = """
         model(x)
         steps = model._engine.session._steps
         rate = 200e6
-        # Computing takes as long as reading does, by sleeping, so that it needs no processor.
+        # Each tile sleeps, so that computing takes as long as reading, and needs no processor.
         per_tile = model.plan.streamed_bytes / rate / len(steps)
         def slowly(run):
             def work(first, last):
@@ -26,7 +26,7 @@ CODE = """
         ratios = []
         for _ in range(5):
             model(x)
-            # As long as reading took: every sleep of the shim lasts a little longer than its argument.
+            # Compare with the measured time of reading: a sleep of the shim lasts a little longer than its argument.
             ratios.append(model.stats.seconds / max(model.stats.read_seconds, model.stats.compute))
         print(min(ratios))
 """

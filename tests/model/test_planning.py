@@ -1,4 +1,4 @@
-"""Plans are remembered, and replaced once when a pass has told how long its nodes compute."""
+"""Plans are remembered. A plan is replaced once, after a pass has measured how long its nodes compute."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def six_layers(tmp_path_factory):
     packed.path.unlink()
 
 
-def test_a_pass_that_computes_elsewhere_than_estimated_gets_another_plan(six_layers):
+def test_other_times_than_estimated_give_another_plan(six_layers):
     planner = Planner(Programs(six_layers), 56 * MIB, RATES)
     graph, shapes = six_layers.graph, {six_layers.graph.inputs[0].name: (1, 2048)}
     first = planner.prepare(graph, shapes)
@@ -51,11 +51,11 @@ def test_a_pass_that_computes_elsewhere_than_estimated_gets_another_plan(six_lay
 
     early = range(count // 2)
     assert streamed(second.plan, early) > streamed(first.plan, early)
-    planner.learn(second, seconds[::-1], second.plan.speed(RATES.disk))  # a plan is compared with measured times once
+    planner.learn(second, seconds[::-1], second.plan.speed(RATES.disk))  # changes nothing: plans are replaced once
     assert planner.prepare(graph, shapes) is second
 
 
-def test_what_a_pass_took_as_planned_changes_nothing(six_layers):
+def test_times_as_estimated_change_nothing(six_layers):
     planner = Planner(Programs(six_layers), 56 * MIB, RATES)
     graph, shapes = six_layers.graph, {six_layers.graph.inputs[0].name: (1, 2048)}
     first = planner.prepare(graph, shapes)
@@ -94,13 +94,13 @@ def test_a_new_budget_makes_new_plans_of_the_same_programs(six_layers, monkeypat
 @pytest.mark.parametrize("budget", [4, thorough(12), 40, thorough(56), 88, thorough(96)])
 @pytest.mark.parametrize("batch", [1, thorough(5)])
 @pytest.mark.parametrize("disk", [0.2e9, thorough(1e9), 2e9, thorough(8e9)])
-def test_so_many_samples_run_together_that_no_other_number_does_better(six_layers, budget, batch, disk):
+def test_no_other_number_of_samples_together_does_better(six_layers, budget, batch, disk):
     graph, name, rates = six_layers.graph, six_layers.graph.inputs[0].name, replace(RATES, disk=disk)
     chosen = Planner(Programs(six_layers), budget * MIB, rates).samples_together(graph, {name: (batch, 2048)})
     # Inputs and outputs lie outside the budget, and have 8 KiB a sample each.
     most = max(32 * MIB, budget * MIB // 16) // (16 << 10)
     assert chosen <= most
-    costs = {}  # seconds of a simulated pass for each of its samples
+    costs = {}  # seconds of a simulated pass divided by its samples, by number of samples
     for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048):
         if (samples := batch * count) <= most:
             plan = Planner(Programs(six_layers), budget * MIB, rates).prepare(graph, {name: (samples, 2048)}).plan
@@ -112,7 +112,7 @@ def test_so_many_samples_run_together_that_no_other_number_does_better(six_layer
 
 
 @pytest.mark.parametrize("disk", [1e8, 1.2e9])
-def test_after_a_disk_turned_out_slow_as_many_run_together_as_if_it_had_been_known(six_layers, disk):
+def test_a_learned_speed_of_the_disk_counts_like_a_known_one(six_layers, disk):
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
     planner = Planner(Programs(six_layers), 24 * MIB, replace(RATES, disk=2.5e9))
     planner.prepare(graph, {name: (1, 2048)})
@@ -133,13 +133,13 @@ def test_a_disk_that_is_known_is_not_learned_again(six_layers):
         assert planner.rates == RATES
 
 
-def test_what_stays_as_a_whole_gains_nothing_by_more_samples(six_layers):
+def test_a_model_that_is_all_pinned_gains_nothing_by_more_samples(six_layers):
     graph, name = six_layers.graph, six_layers.graph.inputs[0].name
     for budget in (None, 256 * MIB):
         assert Planner(Programs(six_layers), budget, RATES).samples_together(graph, {name: (3, 2048)}) == 3
 
 
-# ---------------------------------------------------------------- what passes tell
+# ---------------------------------------------------------------- learning from passes
 
 
 LEARNING = """
@@ -163,7 +163,7 @@ LEARNING = """
 
 
 def learned(run_python, path, budget, passes, environment):
-    """What a model knew before some passes and after them, and the bytes of each pass: read and pinned."""
+    """Run some passes. Returns what the model knew before, the bytes that each pass read and pinned, what it knows."""
     zoo.evict(path)
     done = run_python(LEARNING, path, budget, passes, **environment)
     assert done.returncode == 0, done.stderr
@@ -174,7 +174,7 @@ def learned(run_python, path, budget, passes, environment):
 def test_a_model_learns_how_fast_the_disk_is(six_layers, run_python, slow_reads):
     speed = 100e6
     before, brought, after = learned(run_python, six_layers.path, "24MiB", 3, slow_reads(speed))
-    read, pinned = brought[1]  # the first pass that tells the speed: the pass before it pinned
+    read, pinned = brought[1]  # the pass before pinned, so this is the first pass that tells the speed
     assert read > 64 * MIB
     assert pinned == 0
     assert before[0] > 10 * speed
@@ -185,8 +185,8 @@ def test_a_model_learns_how_fast_the_disk_is(six_layers, run_python, slow_reads)
     assert together > before[1]
 
 
-def test_a_model_learns_so_too_where_its_tiles_are_pages(six_layers, run_python, slow_reads):
-    speed = 50e6  # a page takes 80 us, so that on a busy machine the wait for a processor is small beside it
+def test_a_model_learns_how_fast_the_disk_is_from_pages_too(six_layers, run_python, slow_reads):
+    speed = 50e6  # a page takes 80 us: on a busy machine, a wait for the processor is short beside that
     _, brought, after = learned(run_python, six_layers.path, "2MiB", 2, slow_reads(speed))
     assert brought[1][0] > 64 * MIB
     assert speed / 2 < after[0] < speed * 2

@@ -77,7 +77,7 @@ def test_callers_of_a_streaming_model_share_a_pass(large, samples):
             assert y.base is None  # no result keeps the results of others alive
 
 
-def test_callers_with_more_samples_than_a_pass_gains_by_do_not_wait_for_each_other(small):
+def test_callers_with_too_many_samples_for_one_pass_do_not_wait_for_each_other(small):
     samples = [20, 300, 7, 500, 1]
     inputs = [zoo.random_input(n, 64, seed=i) for i, n in enumerate(samples)]
     with Model(small.path, "1MiB") as model:
@@ -158,7 +158,7 @@ def test_closing_while_others_wait_tells_them(large):
         model(x)
 
 
-def test_who_waits_to_close_is_not_overtaken_for_ever(small):
+def test_a_close_that_waits_is_not_overtaken_for_ever(small):
     x = zoo.random_input(1, 64)
     model = Model(small.path, "800KiB")
     calls = []
@@ -179,8 +179,8 @@ def test_who_waits_to_close_is_not_overtaken_for_ever(small):
         assert not thread.is_alive()
 
 
-def test_what_cannot_be_put_together_is_run_alone(large):
-    """An operator may compute each sample by itself up to some batch, and not beyond."""
+def test_calls_that_cannot_be_put_together_run_alone(large):
+    """An operator may be batchwise up to some batch, and not beyond."""
     inputs = [zoo.random_input(4, 2048, seed=i) for i in range(5)]
     with Model(large.path, "12MiB") as model:
         prepare = model._engine.planner.prepare
@@ -252,11 +252,11 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
         assert taken == []
         for given in range(150):
             next(results)
-            # No more than one pass serves, and none of them before all results of the last pass were yielded.
+            # The batches of one pass at most are taken, and only after all results of the last pass were yielded.
             assert len(taken) - given <= together[-1] // 4
             if given == 0:
                 assert len(taken) == together[0] // 4
-        # Two activations of so many samples fit in the budget, beside anything else.
+        # Two activations of so many samples must fit in the budget.
         assert 1 < max(together) // 4 <= (12 << 20) // (2 * 4 * 2048 * 4)
         assert len(together) > 1
         held = len(taken)
@@ -267,7 +267,7 @@ def test_predict_takes_batches_only_as_it_needs_them(large):
 
 
 @pytest.mark.parametrize("budget", [None, "12MiB"])
-def test_predict_yields_what_it_has_before_it_raises(large, budget):
+def test_predict_yields_the_results_that_it_has_before_it_raises(large, budget):
     good = batches_of(2, 2)
 
     def failing():
@@ -351,7 +351,7 @@ def test_a_budget_that_is_too_small_changes_nothing(large):
         assert model.budget == 16 << 20
         zoo.assert_close(model(x), large.answer(x))
     with Model(large.path, "16MiB") as model:
-        model.set_budget(1000)  # before the first call any budget may be enough
+        model.set_budget(1000)  # before the first call no shapes are known, so any budget may be enough
         with pytest.raises(streamrt.BudgetError):
             model(x)
     with pytest.raises(streamrt.ModelClosedError):
@@ -387,7 +387,7 @@ def test_calls_together_share_a_pass_resident_or_not(large, budget):
         assert model.call_together([]) == []
 
 
-def test_calls_together_have_each_their_own_error(small, monkeypatch):
+def test_each_of_the_calls_together_has_its_own_error(small, monkeypatch):
     good, other = zoo.random_input(2, 64), zoo.random_input(2, 63)
     with Model(small.path, None) as model:
         run = model._engine._run_together

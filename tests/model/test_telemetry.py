@@ -112,10 +112,10 @@ def tensor(name, length):
 
 @pytest.fixture
 def known():
-    """Of a batch in two parts, with times that were made up: a pass that pins, and one that had a head start.
+    """The stats of a call of two passes, with made-up times: the first pass pins, the second had a head start.
 
-    Three layers: one with weights of which 2 MiB stay and 4 MiB stream, one with 6 MiB that stream, one without any;
-    and a node that does nothing.
+    There are three layers, and a node that does nothing. The first layer has 2 MiB of weights that stay and 4 MiB that
+    stream. The second has 6 MiB that stream. The third has no weights.
     """
     nodes = [
         Node("early", "Gemm", ("x", "w"), ("a",)),
@@ -304,9 +304,9 @@ def test_the_ending_of_a_picture_may_have_capitals_or_be_missing(known, tmp_path
 
 
 def texts_in_picture(stats, path):
-    """The texts in a picture."""
+    """Draw a picture as SVG; returns its texts."""
     matplotlib = pytest.importorskip("matplotlib")
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # as letters; by default their outlines are drawn
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters; by default their outlines are drawn
         stats.plot(path)
     elements = ET.parse(path).iter("{http://www.w3.org/2000/svg}text")
     return ["".join(element.itertext()).strip() for element in elements]
@@ -328,7 +328,7 @@ def test_a_picture_names_a_layer_in_each_pass_by_any_name(name, drawn, tmp_path)
 
 
 @pytest.mark.extras
-def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known, tmp_path):
+def test_a_picture_names_its_colours_and_its_times(known, tmp_path):
     texts = texts_in_picture(known, tmp_path / "pass.svg")
     assert {"reading", "waiting", "computing"} <= set(texts)
     # Each pass names its layers, except the layer that takes no time.
@@ -339,13 +339,13 @@ def test_a_picture_says_what_its_colours_are_and_how_long_each_thing_took(known,
 
 
 @pytest.mark.extras
-def test_in_a_picture_what_takes_longer_covers_more(known, tmp_path):
+def test_longer_times_are_longer_bars_in_a_picture(known, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     known.plot(tmp_path / "pass.png")
     pixels = np.rint(image.imread(tmp_path / "pass.png")[..., :3] * 255).astype(int)
 
     def width(*colour):
-        """Pixels of a colour in the row that has the most: a row across bars, since those of the legend are short."""
+        """The most pixels of a colour in a row. That row crosses a bar, because the fields of the legend are short."""
         return int((pixels == colour).all(axis=-1).sum(axis=1).max())
 
     computing, stall = width(0x4C, 0x78, 0xA8), width(0xE4, 0x57, 0x56)

@@ -1,4 +1,4 @@
-"""Turns, without any model: which thread works when and for which requests, and that no request waits for ever."""
+"""Turns, without a model: which thread serves which requests and when. No request waits for ever."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ def request(value=1.0, samples=1, width=4, output="y"):
 
 
 class Worker:
-    """Serves requests by doubling them, and remembers which it served together; ``gate`` holds it up."""
+    """Doubles the inputs of requests, and remembers which requests it served together. A closed ``gate`` stops it."""
 
     def __init__(self):
         self.turns = Turns()
@@ -76,7 +76,7 @@ def join(*outcomes):
         assert not outcome.thread.is_alive()
 
 
-def test_what_waits_while_one_runs_is_served_together():
+def test_requests_that_wait_during_a_pass_are_served_together():
     worker = Worker()
     worker.gate.clear()
     calls = [worker.start(request(i)) for i in range(6)]
@@ -87,7 +87,7 @@ def test_what_waits_while_one_runs_is_served_together():
         assert (call.results[0] == 2 * i).all()
 
 
-def test_only_what_is_alike_and_gains_by_it_is_served_together_and_the_oldest_first():
+def test_only_like_requests_that_gain_by_it_are_served_together_the_oldest_first():
     worker = Worker()
     worker.gate.clear()
     calls = [
@@ -126,7 +126,7 @@ def test_several_requests_of_one_caller_are_served_together():
     assert worker.call() == []
 
 
-def test_an_error_reaches_the_one_whose_request_it_was_and_nobody_else():
+def test_an_error_reaches_only_the_caller_whose_request_failed():
     worker = Worker()
     worker.fails = lambda group: ValueError("three") if any(r.arrays["x"][0, 0] == 3 for r in group) else None
     worker.gate.clear()
@@ -141,7 +141,7 @@ def test_an_error_reaches_the_one_whose_request_it_was_and_nobody_else():
             assert (call.results[0] == 2 * i).all()
 
 
-def test_an_interrupt_of_the_one_who_serves_leaves_the_others_to_somebody_else():
+def test_after_an_interrupt_another_thread_serves_the_other_requests():
     worker = Worker()
     worker.gate.clear()
     first = worker.start(request(0))
@@ -158,7 +158,7 @@ def test_an_interrupt_of_the_one_who_serves_leaves_the_others_to_somebody_else()
     assert all(call.results for call in served)
 
 
-def test_who_was_served_by_another_need_not_wait_for_the_next_pass():
+def test_a_caller_served_by_another_need_not_wait_for_the_next_pass():
     worker = Worker()
     worker.gate.clear()
     first = worker.start(request(0))
@@ -167,7 +167,7 @@ def test_who_was_served_by_another_need_not_wait_for_the_next_pass():
     release = threading.Event()
     worker.fails = lambda group: None if group[0].arrays["x"].shape[1] == 4 else assert_set(release)
     worker.gate.set()
-    join(first, *pair)  # though the last one is still running
+    join(first, *pair)  # they end though the last call is still running
     assert slow.thread.is_alive()
     release.set()
     join(slow)
@@ -255,8 +255,8 @@ def test_a_signal_handler_may_call_while_its_thread_waits(alarm):
     assert sorted(y[0][0, 0] for y in found) == [2, 4]
 
 
-def test_one_more_than_shared_the_last_pass_is_not_left_behind(monkeypatch):
-    """Otherwise it would have a pass of its own, then the others another, and so on."""
+def test_one_request_more_than_in_the_last_pass_is_not_left_behind(monkeypatch):
+    """Otherwise it would have a pass of its own, then the others would have a pass, and so on."""
     monkeypatch.setattr(turns, "_PATIENCE", 0.5)
     monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)
     monkeypatch.setattr(turns, "_QUIET_SHARE", 1.0)
@@ -270,7 +270,7 @@ def test_one_more_than_shared_the_last_pass_is_not_left_behind(monkeypatch):
     assert [len(group) for group in worker.groups] == [2, 3]
 
 
-def test_who_comes_back_at_once_is_waited_for(monkeypatch):
+def test_a_pass_waits_for_callers_that_come_back_at_once(monkeypatch):
     monkeypatch.setattr(turns, "_PATIENCE", 1.0)
     monkeypatch.setattr(turns, "_PATIENCE_SHARE", 1e9)
     worker = Worker()

@@ -46,7 +46,7 @@ def middle(tensor):
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_a_file_that_is_as_it_was_written(large, budget, io):
+def test_a_file_without_damage(large, budget, io):
     x = zoo.random_input(3, 2048)
     with Model(large.path, budget, io=io, verify="read") as model:
         for _ in range(3):
@@ -86,7 +86,7 @@ def test_damage_that_comes_and_goes(large, copy):
             zoo.assert_close(model(x), large.answer(x))
 
 
-def test_what_a_call_does_not_need_is_not_looked_at(large, copy):
+def test_weights_that_a_call_does_not_need_are_not_checked(large, copy):
     tensors = sorted(read_header(copy).tensors.values(), key=lambda tensor: tensor.offset)
     harm(copy, middle(max(tensors[-2:], key=lambda tensor: tensor.nbytes)))
     x = zoo.random_input(1, 2048)
@@ -137,6 +137,6 @@ def test_verifying_when_opening(copy, large):
 
 
 @pytest.mark.parametrize("verify", ["", "yes", True, 1])
-def test_another_word(small, verify):
+def test_another_value_of_verify_is_refused(small, verify):
     with pytest.raises(streamrt.InputError, match="verify: expected 'open', 'read' or None"):
         Model(small.path, verify=verify)

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Packed:
-    """A weights file with what it should compute."""
+    """A weights file, and the function that it should compute."""
 
     path: Path
     answer: Callable[[Array], Array]
@@ -75,7 +75,7 @@ def with_run(step: Step, run: Callable[[int, int], None]) -> Step:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait until a condition holds that other threads bring about, for at most so many seconds."""
+    """Wait until other threads have made a condition true. Fail after ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
