@@ -47,9 +47,7 @@ def _arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="for failed inputs (default %(default)s)",
     )
-    parser.add_argument(
-        "--group", type=int, metavar="MIB", help="run all processes in one memory cgroup of MIB MiB"
-    )
+    parser.add_argument("--group", type=int, metavar="MIB", help="run all processes in one memory cgroup of MIB MiB")
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--case", type=int, metavar="I", help="run only case I of the seed, in this process")
     one.add_argument("--input", type=Path, metavar="FILE", help="check only this input, in this process")

@@ -1,7 +1,7 @@
 """Runs one operator as a model would: lowered, bound to memory of its own, cut into tiles.
 
-It shows whether an operator keeps the contract of `streamrt.ops.base`. Memory that the operator may not read holds NaN,
-memory that it may not write is compared afterwards, and its allocations beside scratch memory are counted.
+It shows whether an operator keeps the contract of `streamrt.ops.base`. Memory that the operator may not read holds NaN.
+Memory that it may not write is compared afterwards. Its allocations beside scratch memory are counted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ def run(
     inplace: int | None = None,
     **kwargs: Any,
 ) -> list[Array]:
-    """The outputs of an operator, cut into tiles at rows ``cuts``, in the memory of input ``inplace`` if given."""
+    """The outputs of an operator that is cut into tiles at the rows ``cuts``.
+
+    With ``inplace``, the first output is written to the memory of that input.
+    """
     shapes = [None if x is None else x.shape for x in inputs]
     lowered = lowered_for(op, shapes, params, **kwargs)
     arrays = [None if x is None else _guarded(x.nbytes, x) for x in inputs]
@@ -117,7 +120,7 @@ def assert_close(actual: Array, expected: NDArray[Any]) -> None:
 def _hide(
     bound: Buffers, inputs: Sequence[Array | None], params: Sequence[int], tiled: Sequence[int], first: int, last: int
 ) -> None:
-    """Fill the parameters that the tile from ``first`` to ``last`` may not read with NaN."""
+    """Fill parameters with NaN where the tile from ``first`` to ``last`` may not read them."""
     for index in params:
         value = inputs[index]
         if value is None:

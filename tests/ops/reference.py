@@ -1,4 +1,4 @@
-"""The results that an operator must have, by ONNX's reference implementation."""
+"""The results that an operator must have, computed by ONNX's reference implementation."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ PRODUCERS: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]
 
 
 @pytest.mark.parametrize("producer", PRODUCERS.values(), ids=PRODUCERS)
-def test_every_activation_fused_into_the_node_before(producer: Any) -> None:
+def test_every_activation_fused_into_the_previous_node(producer: Any) -> None:
     op, shapes, params, attrs = producer
     inputs = [np.abs(random(*shape, seed=i)) - 0.25 * (i < 4) for i, shape in enumerate(shapes)]
     plain = run(op, inputs, params, attrs=attrs)[0]

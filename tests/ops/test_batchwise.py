@@ -48,7 +48,7 @@ BATCHWISE: dict[str, Case] = {
         [],
         {"shape": (0, 2, 3, 0, 0), "extents": (-1, -1, -1, 2, 3)},
     ),
-    "Reshape by another's": ("Reshape", [(4, 35), (4, 2, 5)], [], {"shape": (0, 0, -1), "extents": (0, 2, -1)}),
+    "Reshape by another's extents": ("Reshape", [(4, 35), (4, 2, 5)], [], {"shape": (0, 0, -1), "extents": (0, 2, -1)}),
     "Flatten": ("Flatten", [(4, 3, 2)], [], {}),
     "Flatten across an axis of 1": ("Flatten", [(4, 1, 2)], [], {"axis": 2}),
     "Squeeze": ("Squeeze", [(4, 1, 2)], [], {"axes": (1,)}),
@@ -116,11 +116,11 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Reshape to a number": ("Reshape", [(4, 3)], [], {"shape": (4, -1)}),
     "Reshape, another's extent first": ("Reshape", [(4, 6), (4, 3)], [], {"shape": (0, -1), "extents": (1, -1)}),
     "Reshape, the batch elsewhere": ("Reshape", [(4, 8), (4, 3)], [], {"shape": (0, 0, -1), "extents": (-1, 0, -1)}),
-    "Reshape by one of another batch": ("Reshape", [(4, 6), (3, 2)], [], {"shape": (0, 0, -1), "extents": (-1, 1, -1)}),
+    "Reshape, another batch's extent": ("Reshape", [(4, 6), (3, 2)], [], {"shape": (0, 0, -1), "extents": (-1, 1, -1)}),
     "Flatten": ("Flatten", [(4, 3)], [], {"axis": 0}),
     "Flatten merging": ("Flatten", [(4, 3)], [], {"axis": 2}),
     "Squeeze": ("Squeeze", [(1, 4)], [], {"axes": (0,)}),
-    "Squeeze what is 1": ("Squeeze", [(4, 1)], [], {}),
+    "Squeeze all axes of 1": ("Squeeze", [(4, 1)], [], {}),
     "Unsqueeze": ("Unsqueeze", [(4, 3)], [], {"axes": (0,)}),
     "Transpose": ("Transpose", [(4, 3)], [], {}),
     "Transpose from the back": ("Transpose", [(4, 3, 2)], [], {"perm": (2, 1, 0)}),
@@ -138,7 +138,7 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Gather": ("Gather", [(4, 3)], [], {"indices": (0, 1, 2, 3)}),
     "Expand": ("Expand", [(1, 3)], [], {"shape": (4, 1)}),
     "Expand to a number": ("Expand", [(4, 1)], [], {"shape": (4, 3)}),
-    "Expand by one of another batch": ("Expand", [(4, 1), (1, 3)], [], {"shape": (1, 1), "extents": (-1, 1)}),
+    "Expand, another batch's extent": ("Expand", [(4, 1), (1, 3)], [], {"shape": (1, 1), "extents": (-1, 1)}),
     "Expand to another's batch": ("Expand", [(1, 3), (4, 3)], [], {"shape": (1, 1), "extents": (0, -1)}),
     "Resize": ("Resize", [(2, 1, 3)], [], {"sizes": (4, 0, 0)}),
     "Resize to another's batch": ("Resize", [(2, 1, 3), (4, 1)], [], {"sizes": (0, 0, 0), "extents": (0, -1, -1)}),
@@ -163,6 +163,6 @@ def test_parts_of_a_batch_give_the_whole(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", NOT_BATCHWISE.values(), ids=NOT_BATCHWISE)
-def test_samples_that_meet(case: Case) -> None:
+def test_operators_that_mix_samples(case: Case) -> None:
     op, shapes, params, attrs = case
     assert not lowered_for(op, shapes, params, attrs=attrs).batchwise

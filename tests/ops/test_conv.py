@@ -81,7 +81,7 @@ def test_a_fourth_input_may_be_left_out() -> None:
     np.testing.assert_array_equal(run("Conv", [x, w, None, None], [1])[0], expected)
 
 
-def test_what_is_added_has_the_shape_of_the_output() -> None:
+def test_a_fourth_input_has_the_shape_of_the_output() -> None:
     with pytest.raises(FormatError, match="input 3 has shape"):
         lowered_for("Conv", [(1, 3, 5, 5), (4, 3, 1, 1), None, (1, 4, 5, 1)], [1])
     with pytest.raises(FormatError, match="must be computed"):
@@ -115,8 +115,8 @@ def products(isa: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_blas_has_no_part_in_it(case: Any, products: list[str]) -> None:
-    """For every instruction set; windows that are the whole input have few samples."""
+def test_convolutions_do_not_use_blas(case: Any, products: list[str]) -> None:
+    """This holds for every instruction set, because windows that are the whole input have few samples here."""
     x_shape, w_shape, attrs = case
     run("Conv", [random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)], [1, 2], attrs=attrs)
     assert products == []
@@ -134,7 +134,7 @@ def test_blas_has_no_part_in_it(case: Any, products: list[str]) -> None:
 def test_dense_layers_are_left_to_blas_by_plain_c_alone(
     op: str, x: tuple[int, ...], w: tuple[int, ...], attrs: dict[str, Any], batch: int, isa: str, products: list[str]
 ) -> None:
-    """Scalar kernels are slower than BLAS, which then computes larger batches. It computes nothing else."""
+    """Scalar kernels are slower than BLAS, so BLAS computes their large batches. It computes nothing else."""
     samples, weights, bias = random(batch, *x), random(*w, seed=1), random(w[0], seed=2)
     actual = run(op, [samples, weights, bias], [1, 2], attrs=attrs)[0]
     rows = samples.reshape(batch, -1).astype(np.float64) @ weights.reshape(len(weights), -1).T + bias

@@ -1,4 +1,4 @@
-"""The attribute ``extents``: where Reshape, Expand and Resize take extents from a tensor."""
+"""The attribute ``extents``: Reshape, Expand and Resize take extents from a tensor."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_resize(mode: str) -> None:
 @pytest.mark.parametrize(
     ("op", "shapes", "params", "attrs"),
     [
-        ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, 3, -1)}),  # input 1 has no use
+        ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, 3, -1)}),  # input 1 is not used
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0,)}),
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0, 2)}),
         ("Reshape", [(2, 6), (2, 3)], [], {"shape": (0, -1), "extents": (0, -2)}),

@@ -121,7 +121,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
 
 @st.composite
 def _node(draw: st.DrawFn) -> tuple[str, list[Any], list[int], dict[str, Any]]:
-    """A likely node; half of the nodes have something changed."""
+    """A likely node; half of the nodes have one change."""
     op = draw(st.sampled_from(sorted(supported())))
     shapes, params, attrs = draw(_likely(op))
     params = [index for index in params if index < len(shapes)]

@@ -83,10 +83,10 @@ def test_scratch_is_bounded(batch: int) -> None:
 
 
 def way(batch: int, inner: int, rows: int) -> str:
-    """The way in which so many samples are multiplied: the kernel for few samples, the kernel for many, or BLAS.
+    """The way in which ``batch`` samples are multiplied: the kernel for few samples, the kernel for many, or BLAS.
 
-    The scratch memory tells. The kernel for few has only the samples there, in whole chunks. BLAS has a number for each
-    sample and row of weights. So ``rows`` must differ from ``inner``.
+    The size of the scratch memory tells. For the kernel for few samples, it has room for the samples in whole chunks.
+    For BLAS, it has room for a number for each sample and row of weights. So ``rows`` must differ from ``inner``.
     """
     lowered = lowered_for("Gemm", [(batch, inner), (rows, inner)], [1])
     x, w, y = (np.empty(shape, np.float32) for shape in ((batch, inner), (rows, inner), (batch, rows)))
@@ -119,7 +119,7 @@ def test_on_both_sides_of_a_border_the_product_is_the_same(isa: str, batch: int)
 
 
 @pytest.mark.parametrize("batch", [8, 9, 16, 17])
-def test_so_it_is_with_weights_that_lie_in_no_cache(batch: int) -> None:
+def test_with_weights_beyond_the_caches_the_product_is_the_same(batch: int) -> None:
     x, w, bias = random(batch, 4096), random(2048, 4096, seed=1), random(2048, seed=2)
     assert_close(run("Gemm", [x, w, bias], [1, 2], cuts=(1000,))[0], dense(x, w, bias))
 

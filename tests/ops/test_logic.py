@@ -21,7 +21,7 @@ SHAPES = [((2, 3, 4), (2, 3, 4)), ((2, 3, 4), (3, 1)), ((4,), (2, 3, 4)), ((2, 3
 
 
 def rounded(*shape: int, seed: int = 0) -> Any:
-    """Values, some of which are equal and some are NaN."""
+    """Random values. Some are equal, and some are NaN."""
     x = np.asarray(np.round(random(*shape, seed=seed)))
     x.reshape(-1)[::7] = np.nan
     return x
@@ -65,7 +65,7 @@ def test_arg(op: str, shape: tuple[int, ...], axis: int, keepdims: int, last: in
     np.testing.assert_array_equal(run(op, [x], attrs=attrs)[0], expected.astype(np.float32))
 
 
-def test_no_number_is_the_largest() -> None:
+def test_nan_is_the_largest() -> None:
     assert run("ArgMax", [np.array([1, np.nan, 3], np.float32)], attrs={"keepdims": 0})[0] == 1
 
 

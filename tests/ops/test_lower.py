@@ -31,7 +31,7 @@ def test_every_operator_of_a_weights_file_is_there() -> None:
 
 
 @pytest.mark.parametrize("op", CANONICAL)
-def test_every_operator_refuses_what_it_does_not_know(op: str) -> None:
+def test_every_operator_refuses_senseless_nodes(op: str) -> None:
     """No inputs, too many inputs, and shapes of all ranks with senseless attributes raise only `FormatError`."""
     attrs: dict[str, Any] = dict.fromkeys(("axis", "kernel_shape", "pads", "starts", "split", "perm"), "?")
     for count in (0, 1, 2, 5):

@@ -1,4 +1,4 @@
-"""Lowering, binding and running allocate nothing that grows with the model: such memory is scratch memory."""
+"""Lowering, binding and running allocate nothing that grows with the model. Such memory must be scratch memory."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]] =
 }
 
 
-def test_every_operator_is_looked_at() -> None:
+def test_the_memory_of_every_operator_is_measured() -> None:
     assert {op for op, *_ in CASES.values()} == supported()
 
 
 @pytest.mark.parametrize("activation", [None, ("Relu", {})], ids=["plain", "Relu"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_nothing_is_allocated_that_grows(case: Any, activation: Any) -> None:
+def test_nothing_that_grows_is_allocated(case: Any, activation: Any) -> None:
     op, shapes, params, attrs = case
     with bounded("lowering"):
         lowered = lowered_for(op, shapes, params, attrs=attrs, activation=activation)

@@ -11,7 +11,7 @@ from streamrt.errors import FormatError
 
 
 def check(op: str, inputs: list[Any], expected: np.ndarray, **kwargs: Any) -> None:
-    """Compare exactly, as nothing is computed. A parameter must be copied: it can have no view."""
+    """Compare exactly, because nothing is computed. A parameter must be copied: an output cannot be its view."""
     np.testing.assert_array_equal(run(op, inputs, **kwargs)[0], expected)
     assert lowered_for(op, [x.shape for x in inputs], range(len(inputs)), **kwargs).view_of is None
     np.testing.assert_array_equal(run(op, inputs, range(len(inputs)), **kwargs)[0], expected)

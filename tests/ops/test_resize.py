@@ -53,7 +53,7 @@ def test_resize_by_scales(mode: str, coordinates: str, scales: tuple[float, ...]
     assert_close(run("Resize", [x], attrs=attrs | {"scales": scales})[0], expected)
 
 
-def test_a_resize_to_the_same_is_a_view() -> None:
+def test_a_resize_to_the_same_size_is_a_view() -> None:
     for attrs in ({"sizes": (0, 0, 4)}, {"scales": (1.0, 1.0, 1.0)}):
         assert lowered_for("Resize", [(2, 3, 4)], attrs=attrs).view_of == 0
 
