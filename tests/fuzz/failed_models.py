@@ -1,4 +1,4 @@
-"""ONNX models that packing once failed on, a function each: that is smaller or easier to read than a file."""
+"""ONNX models that packing once failed on. Functions make them, which are smaller or easier to read than files."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class _Task(SystemExit):
     """Raised in the thread of a task to end it when its case is over."""
 
 
-class _Anyhow(deque):
+class _AnyOrder(deque):
     """A queue that gives its items in any order."""
 
     def __init__(self, rng):
@@ -43,7 +43,7 @@ class _AnyWorld(World):
 
     def __init__(self, rng, switching):
         super().__init__()
-        self._ready = _Anyhow(rng)
+        self._ready = _AnyOrder(rng)
         self._rng, self._switching = rng, switching
         self.accounts = lambda: None  # checked whenever the lock is free
         self.refused = 0  # how many threads cannot be started
@@ -345,7 +345,7 @@ class _Planned(Exception):  # noqa: N818
 
 
 class Histories(Hunt):
-    """Random tasks over a few models, of which not all fit."""
+    """Random tasks over a few models. Most budgets do not hold all of them."""
 
     name = "histories"
     cases = 500
