@@ -1,4 +1,4 @@
-"""Every test of this folder runs once per instruction set, and is skipped for those that this processor lacks."""
+"""Every test of this folder runs once for each instruction set. It is skipped for sets that this processor lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows for the tests, and a slow reference: every input element that every window looks at, in float64."""
+"""Windows for the tests, and a slow reference that gathers the input elements of each window in float64."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.skip(reason=LACKING_INSTRUCTIONS + name)] if lacking else []
 
 
-#: All instruction sets. A test is skipped for those that this processor lacks, in CI, too.
+#: Parameters for all instruction sets. A test is skipped for sets that this processor lacks, in CI, too.
 ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
 
 
