@@ -163,7 +163,7 @@ LEARNING = """
 
 
 def learned(run_python, path, budget, passes, environment):
-    """Run some passes. Returns what the model knew before, the bytes that each pass read and pinned, what it knows."""
+    """Run some passes; returns what the model knew before and knows after, and the bytes read and pinned by each."""
     zoo.evict(path)
     done = run_python(LEARNING, path, budget, passes, **environment)
     assert done.returncode == 0, done.stderr

@@ -118,7 +118,7 @@ def test_samples_that_depend_on_each_other_are_not_put_together(tmp_path):
             zoo.assert_close(y.sum(axis=0), np.ones(512, np.float32))
 
 
-def test_a_wrong_call_does_not_harm_those_beside_it(large):
+def test_a_wrong_call_does_not_harm_other_calls(large):
     good, wrong = zoo.random_input(1, 2048), zoo.random_input(1, 2047)
     with Model(large.path, "40MiB") as model:
         results = call_from_threads(model, [good, good, good])
@@ -208,7 +208,7 @@ def batches_of(*sizes, width=2048):
 
 @pytest.mark.parametrize("budget", [None, "40MiB", "12MiB"])
 @pytest.mark.parametrize("sizes", [(), (3,), (1,) * 9, (4, 4, 4, 1), (5, 1, 70, 2)])
-def test_predict_gives_what_calls_give_in_order(large, budget, sizes):
+def test_predict_gives_the_results_of_calls_in_order(large, budget, sizes):
     batches = batches_of(*sizes)
     with Model(large.path, budget) as model:
         found = list(model.predict(iter(batches)))
@@ -321,7 +321,7 @@ def test_a_budget_can_be_changed_between_calls(large):
                 assert model.memory().weights + model.memory().workspace <= model.budget
 
 
-def test_a_smaller_budget_gives_memory_back_at_once_and_a_larger_one_keeps_what_there_is(large):
+def test_a_smaller_budget_gives_memory_back_at_once_and_a_larger_one_keeps_its_weights(large):
     zoo.evict(large.path)
     x = zoo.random_input(1, 2048)
     with Model(large.path, None) as model:

@@ -66,7 +66,7 @@ def test_markdown_has_a_row_for_each_layer_and_their_sum(stats):
         assert cells[9] == part.bound_by
 
 
-def test_a_layer_is_bound_by_what_took_longer(stats):
+def test_a_layer_is_bound_by_the_longer_of_reading_and_computing(stats):
     for layer in stats.layers:
         assert layer.bound_by == ("reading" if layer.stall > layer.compute else "computing")
         assert 0 <= layer.overlap <= 1
@@ -201,12 +201,12 @@ def test_a_call_is_the_sum_of_its_passes(known):
         (1.0, 0.0, 0.0, 1.0, "computing"),  # nothing was read
     ],
 )
-def test_overlap_is_the_share_of_reading_that_nobody_waited_for(compute, stall, reading, overlap, bound_by):
+def test_overlap_is_the_share_of_reading_without_a_stall(compute, stall, reading, overlap, bound_by):
     layer = LayerStats("l", "Gemm", 1, False, 1, compute=compute, stall=stall, read_seconds=reading, bytes_read=1)
     assert (layer.overlap, layer.bound_by) == (overlap, bound_by)
 
 
-def test_markdown_tells_of_bytes_times_overlap_and_what_bound_each_layer(known):
+def test_markdown_has_bytes_times_overlap_and_bound_of_each_layer(known):
     assert known.to_markdown().splitlines() == [
         "| layer | operator | weights | read | reading, ms | stall, ms | computing, ms | overlap | bound by |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|",
