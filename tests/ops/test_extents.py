@@ -60,6 +60,6 @@ def test_resize(mode: str) -> None:
         ("Identity", [(2, 3)], [], {"extents": (0, 1)}),
     ],
 )
-def test_what_does_not_fit(op: str, shapes: list[Any], params: list[int], attrs: dict[str, Any]) -> None:
+def test_nodes_that_do_not_fit(op: str, shapes: list[Any], params: list[int], attrs: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="under_test"):
         lowered_for(op, shapes, params, attrs=attrs)

@@ -85,8 +85,8 @@ def test_scratch_is_bounded(batch: int) -> None:
 def way(batch: int, inner: int, rows: int) -> str:
     """The way in which ``batch`` samples are multiplied: the kernel for few samples, the kernel for many, or BLAS.
 
-    The size of the scratch memory tells. For the kernel for few samples, it has room for the samples in whole chunks.
-    For BLAS, it has room for a number for each sample and row of weights. So ``rows`` must differ from ``inner``.
+    The size of the scratch memory shows it. The kernel for few samples needs room for the samples, in whole chunks.
+    BLAS needs room for a number for each sample and row of weights. So ``rows`` must differ from ``inner``.
     """
     lowered = lowered_for("Gemm", [(batch, inner), (rows, inner)], [1])
     x, w, y = (np.empty(shape, np.float32) for shape in ((batch, inner), (rows, inner), (batch, rows)))

@@ -83,6 +83,6 @@ def test_nan_is_the_largest() -> None:
         ("ArgMax", [(2**24 + 1, 1)], {}),  # the last two indices are the same in float32
     ],
 )
-def test_what_does_not_fit(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, Any]) -> None:
+def test_nodes_that_do_not_fit(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="under_test"):
         lowered_for(op, shapes, attrs=attrs)
