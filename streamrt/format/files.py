@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -85,7 +84,7 @@ class Replacement:
     def __init__(self, dest: str) -> None:
         self.path = dest
         self._folder, self._name = os.path.split(dest)
-        self._temporary = f".streamrt-{secrets.token_hex(8)}.tmp"
+        self._temporary = f".streamrt-{os.urandom(8).hex()}.tmp"
         self._folder_fd = self._fd = -1
         self._named = False
 
