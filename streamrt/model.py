@@ -7,7 +7,6 @@ import warnings
 from types import TracebackType
 from typing import Self
 
-import streamrt._core as _core
 from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.face import Face
 from streamrt.engine.planner import Planner
@@ -15,6 +14,7 @@ from streamrt.engine.programs import Programs
 from streamrt.format import read_header
 from streamrt.format import verify as verify_file
 from streamrt.host.budget import Budget, parse_budget
+from streamrt.host.processors import usable_threads
 from streamrt.host.rates import rates_of
 
 
@@ -59,7 +59,7 @@ class Model(Face):
         check_options(threads, io, verify)
         budget_bytes = parse_budget(budget)
         file = verify_file(path) if verify == "open" else read_header(path)
-        rates = rates_of(file.identity.device, threads or _core.threads())
+        rates = rates_of(file.identity.device, threads or usable_threads())
         planner = Planner(Programs(file, exact=exact), budget_bytes, rates)
         planner.check()
         engine = Engine(file, planner, threads=threads, io=io, verify=verify == "read")

@@ -11,7 +11,9 @@ cdef extern from "kernels/isa.h" nogil:
 cdef extern from "parallel.h" nogil:
     enum:
         SRT_MAX_THREADS
-    void srt_rouse()
+    void srt_begin_pass(bint waits)
+    void srt_end_pass(bint waits)
+    void srt_set_polling(bint in_passes)
     int srt_threads()
     void srt_set_threads(int count)
 

@@ -31,7 +31,8 @@ from streamrt.format import Segment, Source, read_header, write
 from streamrt.format.layout import LARGE, round_up, segment_align
 from streamrt.graph import Activation, Graph, Node, TensorSpec
 from streamrt.host.budget import format_size
-from streamrt.host.memory import PROC, anonymous_bytes
+from streamrt.host.cgroups import PROC
+from streamrt.host.memory import anonymous_bytes
 from streamrt.model import Model
 from streamrt.ops import Array, Operand
 from streamrt.plan import Extent, NodeWeights, smallest_window, too_small

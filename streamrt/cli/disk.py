@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streamrt.host.memory import PROC
+from streamrt.host.cgroups import PROC
 
 _CHUNK = 16 << 20  # bytes of one read: larger reads were no faster on the disks that were tried
 _MADV_POPULATE_READ = 22  # Linux 5.14 and later; the mmap module has no name for it

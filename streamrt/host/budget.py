@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 
 from streamrt.errors import InputError
 from streamrt.host import memory
+from streamrt.host.cgroups import PROC
 
 __all__ = ["format_size", "parse_budget", "parse_size"]
 
@@ -21,7 +21,7 @@ for _power, _letter in enumerate("KMGT", start=1):
     _UNITS[f"{_letter}B"] = 1000**_power
     _UNITS[f"{_letter}IB"] = 1024**_power
 
-_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{0,20})?)\s*([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]{1,20})(?:\.([0-9]{0,20}))?\s*([A-Za-z]*)")
 #: The largest size in bytes: above any machine's memory, and within a signed integer of 64 bits.
 _MAX_SIZE = 2**62
 
@@ -42,19 +42,20 @@ def parse_size(text: str) -> int:
         InputError: the text has another form, or means less than 1 byte or more than 2**62 bytes.
     """
     match = _SIZE.fullmatch(text.strip())
-    unit = _UNITS.get(match[2].upper()) if match else None
+    unit = _UNITS.get(match[3].upper()) if match else None
     if match is None or unit is None:
         raise InputError(
             f"size {text!r:.60}: expected a number and a unit, such as 4096, 512MiB, 1.5GiB or 300MB "
             "(units: B, KiB, MiB, GiB, TiB, KB, MB, GB, TB)"
         )
-    size = int(Decimal(match[1]) * unit)
+    decimals = match[2] or ""
+    size = int(match[1] + decimals) * unit // 10 ** len(decimals)
     if not 1 <= size <= _MAX_SIZE:
         raise InputError(f"size {text!r:.60}: expected from 1 byte to 2**62 bytes")
     return size
 
 
-def parse_budget(budget: Budget, *, held: int = 0, proc: Path = memory.PROC) -> int | None:
+def parse_budget(budget: Budget, *, held: int = 0, proc: Path = PROC) -> int | None:
     """The bytes that ``budget`` stands for.
 
     * an int is bytes;

@@ -6,13 +6,10 @@ Linux only. Nothing here is cached, since all values change.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-PROC = Path("/proc")
+from streamrt.host.cgroups import PROC, group_folders, number
 
 #: A limit of at least this many bytes counts as no limit. cgroup v1 writes "no limit" as the largest multiple of the
 #: page size below 2**63, and no machine has 2**60 bytes.
@@ -65,7 +62,7 @@ class Group:
 def groups(proc: Path = PROC) -> list[Group]:
     """The memory cgroups, v1 and v2, that limit this process: its own and every visible ancestor."""
     found = []
-    for version, folder in group_folders(proc):
+    for version, folder in group_folders("memory", proc):
         group = _read_v1(folder) if version == 1 else _read_v2(folder)
         if group is not None:
             found.append(group)
@@ -99,76 +96,21 @@ def anonymous_bytes(proc: Path = PROC) -> int:
     return _kilobytes(proc / "self" / "status", "RssAnon")
 
 
-def group_folders(proc: Path) -> Iterator[tuple[int, Path]]:
-    """``(version, folder)`` of each memory cgroup of the process, from its own up to the mount point."""
-    try:
-        memberships = os.fsdecode((proc / "self" / "cgroup").read_bytes()).splitlines()
-        mounts = os.fsdecode((proc / "self" / "mountinfo").read_bytes()).splitlines()
-    except OSError:
-        return
-    for line in memberships:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            version = 2
-        elif "memory" in controllers.split(","):
-            version = 1
-        else:
-            continue
-        if (mount := _mount(mounts, version)) is None:
-            continue
-        root, point = mount
-        inner = PurePosixPath(path)
-        # In a container without a cgroup namespace the path may lie outside the mounted part of the hierarchy. The top
-        # of the mount is then the nearest visible group.
-        visible = inner.is_relative_to(root) and ".." not in inner.parts
-        folder = point / inner.relative_to(root) if visible else point
-        yield version, folder
-        while folder != point:
-            folder = folder.parent
-            yield version, folder
-
-
-def _mount(mounts: list[str], version: int) -> tuple[str, Path] | None:
-    """The path of the group that is mounted as the top of the memory hierarchy, and the folder of the mount."""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        fields, kind = left.split(), right.split()
-        if len(fields) < 5 or len(kind) < 3:
-            continue
-        if (kind[0] == "cgroup2") if version == 2 else (kind[0] == "cgroup" and "memory" in kind[2].split(",")):
-            return _unescape(fields[3]), Path(_unescape(fields[4]))
-    return None
-
-
-def _unescape(text: str) -> str:
-    r"""Undo mountinfo's escapes: a space is written ``\040``."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
 def _read_v1(folder: Path) -> Group | None:
-    most = _number(folder / "memory.limit_in_bytes")
-    usage = _number(folder / "memory.usage_in_bytes")
+    most = number(folder / "memory.limit_in_bytes")
+    usage = number(folder / "memory.usage_in_bytes")
     if most is None or usage is None or most >= _NO_LIMIT:
         return None
     return Group(folder, most, usage, _stat(folder, "total_active_file", "total_inactive_file"))
 
 
 def _read_v2(folder: Path) -> Group | None:
-    limits = [_number(folder / name) for name in ("memory.max", "memory.high")]
-    usage = _number(folder / "memory.current")
+    limits = [number(folder / name) for name in ("memory.max", "memory.high")]
+    usage = number(folder / "memory.current")
     known = [value for value in limits if value is not None]
     if not known or usage is None:
         return None
     return Group(folder, min(known), usage, _stat(folder, "active_file", "inactive_file"))
-
-
-def _number(path: Path) -> int | None:
-    """The number in a file of one line; None if there is no file, or it says ``max``."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _stat(folder: Path, *names: str) -> int:

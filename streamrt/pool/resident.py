@@ -8,13 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import streamrt._core as _core
 from streamrt.engine.engine import Engine, check_options
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError
 from streamrt.format import FileIdentity, WeightsFile, read_header
 from streamrt.format import verify as verify_file
+from streamrt.host.processors import usable_threads
 from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
 from streamrt.plan import Plan
@@ -336,7 +336,7 @@ class WeightsFiles:
     def __init__(self, threads: int | None = None, io: str = "auto", verify: str | None = None) -> None:
         check_options(threads, io, verify)
         self._open = partial(ResidentModel, threads=threads, io=io, verify=verify)
-        self._threads = threads or _core.threads()
+        self._threads = threads or usable_threads()
         self._lock = threading.Lock()  # guards the next line
         self._known: OrderedDict[str, Known] = OrderedDict()
 

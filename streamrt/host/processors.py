@@ -1,0 +1,46 @@
+"""Processors that this process may use: those it may run on, within the quota of its cgroups.
+
+Under a quota of 1.5 processors a process may use 150 ms of processor time in each 100 ms, and is stopped until the next
+period when that is used up. Linux counts polling like computing.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import streamrt._core as _core
+from streamrt.host.cgroups import PROC, group_folders, number
+
+
+@cache
+def usable_threads() -> int:
+    """Threads that kernels use unless a caller limits them: the processors of the process, whole ones under a quota.
+
+    The first call sets up the kernels for the quota: one thread for each processor of it, rounded up. If that is more
+    than the quota, waiting threads poll only for a short time.
+    """
+    most = quota()
+    if most < math.inf:
+        count = min(_core.threads(), max(1, math.ceil(most)))
+        _core.set_threads(count)
+        _core.set_polling(count <= most)
+    return _core.threads()
+
+
+def quota(proc: Path = PROC) -> float:
+    """Seconds of processor time that this process may use in a second: the lowest quota of its cgroups, or infinity."""
+    return min((_quota(version, folder) for version, folder in group_folders("cpu", proc)), default=math.inf)
+
+
+def _quota(version: int, folder: Path) -> float:
+    if version == 1:
+        most, period = number(folder / "cpu.cfs_quota_us"), number(folder / "cpu.cfs_period_us")
+    else:
+        try:
+            first, second = (folder / "cpu.max").read_text().split()
+            most, period = None if first == "max" else int(first), int(second)
+        except (OSError, ValueError):
+            return math.inf
+    return most / period if most and period and most > 0 and period > 0 else math.inf
