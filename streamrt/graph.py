@@ -244,16 +244,15 @@ def _text(value: object, where: str) -> str:
         raise FormatError(f"{where}: expected a string, found {type(value).__name__}")
     if len(value) > _MAX_NAME:
         raise FormatError(f"{where}: a string of {len(value)} characters, more than the {_MAX_NAME} allowed")
-    return _unicode(value, where)
+    return value if value.isascii() else _unicode(value, where)
 
 
 def _unicode(text: str, where: str) -> str:
     """``text``; `FormatError` for a lone surrogate, which an escape in JSON can make and which cannot be printed."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise FormatError(f"{where} holds a lone surrogate and is not Unicode text") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"{where} holds a lone surrogate and is not Unicode text") from None
     return text
 
 

@@ -39,7 +39,9 @@ def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
     # Arrays with one entry for each block that has its offset, in the order in which they got them.
     first, last = (np.zeros(len(order), dtype=np.int32) for _ in range(2))
     start, end = (np.zeros(len(order), dtype=np.int64) for _ in range(2))
-    # Arrays with one entry for each step from the earliest on: blocks alive, and the end of the highest one.
+    crowded = len(order) > _MANY
+    # Arrays with one entry for each step from the earliest on: blocks alive, and the end of the highest one. They are
+    # kept only if that many blocks could be alive.
     earliest = min((block.first for block in blocks), default=0)
     steps = max((block.last for block in blocks), default=0) - earliest + 1
     alive, top = np.zeros(steps, dtype=np.int32), np.zeros(steps, dtype=np.int64)
@@ -48,7 +50,7 @@ def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
         block = blocks[index]
         size = align(block.nbytes)
         span = slice(block.first - earliest, block.last - earliest + 1)
-        if alive[span].max() > _MANY:
+        if crowded and alive[span].max() > _MANY:
             offset = top[span].max()
         else:
             rivals = np.flatnonzero((first[:count] <= block.last) & (last[:count] >= block.first))
@@ -57,8 +59,9 @@ def arrange(blocks: Sequence[Block]) -> tuple[list[int], int]:
             gaps = np.flatnonzero(start[rivals] - below[:-1] >= size)
             offset = below[gaps[0] if gaps.size else -1]
         first[count], last[count], start[count], end[count] = block.first, block.last, offset, offset + size
-        alive[span] += 1
-        np.maximum(top[span], offset + size, out=top[span])
+        if crowded:
+            alive[span] += 1
+            np.maximum(top[span], offset + size, out=top[span])
         offsets[index] = int(offset)
     return offsets, int(end.max(initial=0))
 
