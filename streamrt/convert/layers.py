@@ -33,6 +33,9 @@ class Layer:
         params: further inputs.
         activation: an element-wise operator applied to the result, by name or as an `Activation` with attributes.
         attrs: the operator's attributes by their ONNX names.
+
+    Raises:
+        TypeError: ``op`` is not text.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Layer:
         activation: str | Activation | None = None,
         **attrs: Any,
     ) -> None:
+        if not isinstance(op, str):
+            raise TypeError(f"a layer begins with the name of an operator, such as 'Gemm'; found {type(op).__name__}")
         self.op = op
         self.params = (weight, bias, *params)
         self.activation = Activation(activation) if isinstance(activation, str) else activation
