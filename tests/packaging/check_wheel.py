@@ -1,4 +1,4 @@
-"""``python check_wheel.py WHEEL``: fails unless the wheel holds what an installed package needs, and no sources."""
+"""``python check_wheel.py WHEEL``: fails unless the wheel holds all files that the package needs, and no sources."""
 
 import sys
 import zipfile
@@ -24,4 +24,4 @@ if sources:
     sys.exit(f"the wheel holds sources: {sorted(sources)}")
 if extra := {name for name in top if name != "streamrt" and not name.endswith(".dist-info")}:
     sys.exit(f"the wheel would install {sorted(extra)} beside the package")
-print(f"{Path(sys.argv[1]).name}: {len(names)} files, as it should be")
+print(f"{Path(sys.argv[1]).name}: {len(names)} files, none missing and none too many")

@@ -9,7 +9,7 @@ from streamrt.plan.types import PAGE, Extent, NodeWeights
 
 
 def cut_of(*pages: int) -> Cut:
-    """A cut with ranges of so many pages. Three pages lie between two of them, so that they are not joined."""
+    """A cut whose ranges have these numbers of pages. Three pages lie between neighbours, so that none are joined."""
     nodes, offset = [], 0
     for count in pages:
         nodes.append(NodeWeights(whole=(Extent(offset, count * PAGE),)))

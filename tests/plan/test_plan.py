@@ -1,4 +1,4 @@
-"""The planner against a simulation of the prefetcher that runs its plans, granule by granule."""
+"""Plans of the planner, run granule by granule by a simulated prefetcher."""
 
 from dataclasses import replace
 from itertools import product
@@ -29,7 +29,7 @@ MIB = 1 << 20
 
 
 def layout(nodes, seconds=()):
-    """Nodes of (bytes read as a whole, rows, bytes of a row) at their offsets in a weights file, and its size."""
+    """Nodes at their offsets in a weights file, and the size of the file. Given are (whole bytes, rows, row bytes)."""
     offset, found = HUGE, []
     for index, (whole, rows, row_bytes) in enumerate(nodes):
         total = whole + rows * row_bytes
@@ -55,7 +55,7 @@ def granules(plan, index, size):
 
 
 def simulate(plan, size, passes=2):
-    """Run passes with a prefetcher that reads as far ahead as the window lets it; returns bytes read per pass.
+    """Run passes with a prefetcher that reads as far ahead as the window allows; returns bytes read per pass.
 
     Fails if a tile's ranges cannot be in memory together, or if more is held than was planned.
     """
@@ -158,8 +158,8 @@ def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, 
 
 @settings(max_examples=150)
 @given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times)
-def test_so_do_plans_that_are_made_without_searching(sizes, workspace, budget, huge, seconds):
-    """Plans of the pool: only pinned sets are tried that leave the streamed ranges spread over the pass."""
+def test_plans_without_searching_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, huge, seconds):
+    """The pool makes such plans: the planner tries only pinned sets that spread the streamed ranges over the pass."""
     nodes, size = layout(sizes, seconds)
     least = workspace + smallest_window(nodes, size, huge=huge)
     task = {"file_size": size, "workspace": workspace, "budget": budget, "huge": huge}
@@ -195,7 +195,7 @@ MLP = [(32768, 8192, 32768)] * 12
 
 
 @pytest.mark.parametrize("budget", [24 * MIB, 128 * MIB, 1024 * MIB, 2500 * MIB])
-def test_a_pass_reads_the_model_less_what_is_pinned(budget):
+def test_a_pass_reads_the_model_less_the_pinned_bytes(budget):
     nodes, size = layout(MLP)
     plan = make_plan(nodes, file_size=size, workspace=8 * MIB, budget=budget)
     model = sum(e.length for n in nodes for e in (*n.whole, *n.tiled))
@@ -221,7 +221,7 @@ def test_streamed_ranges_are_spread_over_the_pass():
     assert max(quarters) - min(quarters) <= 2
 
 
-def test_neighbours_that_stay_are_one_step():
+def test_pinned_neighbours_are_one_step():
     nodes, size = layout(MLP)
     plan = make_plan(nodes, file_size=size, workspace=0, budget=size - 500 * MIB)
     check_covers(plan, nodes)
@@ -240,8 +240,8 @@ def test_neighbours_that_stay_are_one_step():
         assert not stay or sum(r.length for r in both) > 16 * MIB
 
 
-def test_small_tiles_are_for_what_is_bound_by_reading():
-    """If computing takes longest, the cost of calls weighs more than the reading that a large window costs."""
+def test_tiles_are_small_only_if_reading_takes_longest():
+    """If computing takes longest, large tiles save more time by fewer calls than a larger window costs."""
     for seconds, expected in ((0.001, range(8 * MIB)), (0.2, range(15 * MIB, 17 * MIB))):
         nodes, size = layout(MLP, [seconds])
         nodes = [replace(node, call_rows=16) for node in nodes]
@@ -272,8 +272,8 @@ def test_shared_weights_are_visited_twice():
 # ---------------------------------------------------------------- time
 
 RATE = 2.5e9
-#: Nodes that cannot be divided, each a range of its own under the largest tiles: their sizes in blocks, and seconds.
 seconds_of = st.sampled_from([0.0, 0.001, 0.005, 0.02, 0.1])
+#: Nodes that cannot be divided: their sizes in blocks, and seconds. With the largest tiles each node is one range.
 blocks = st.lists(st.tuples(st.integers(9, 20), seconds_of), min_size=2, max_size=7)
 
 
@@ -286,14 +286,14 @@ def undivided(sizes):
 
 
 def seconds_with(nodes, size, pinned, window):
-    """Seconds of a pass by the rules of the planner: with less than 3 ranges in the window reading is slower."""
+    """Seconds of a pass by the planner's rules: with fewer than 3 ranges in the window, reading has 90 % of its speed."""
     cut = Cut(nodes, 16 * MIB, HUGE, size)
     rate = RATE if window >= cut.run_of(3) else 0.9 * RATE
     return Pipeline(cut.tiles, cut.footprints, nodes).run(pinned, window, rate).seconds
 
 
 def brute_force(nodes, size, budget, windows):
-    """The shortest pass of any pinned set with any of these windows, or with all that the set leaves, for None."""
+    """Seconds of the shortest pass over all pinned sets and these windows. For None the window is all that is left."""
     cut = Cut(nodes, 16 * MIB, HUGE, size)
     best = float("inf")
     for pinned in product((False, True), repeat=len(cut.ranges)):
@@ -313,7 +313,7 @@ divided = st.lists(st.tuples(st.integers(1, 4), seconds_of), min_size=2, max_siz
 
 @settings(max_examples=150, derandomize=True)
 @given(divided, st.integers(1, 9))
-def test_a_plan_is_within_a_twentieth_of_the_best_there_is(nodes, budget):
+def test_a_plan_is_within_5_percent_of_the_best(nodes, budget):
     nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * 16 * MIB, rate=RATE)
     assert plan.seconds <= 1.05 * brute_force(nodes, size, budget * 16 * MIB, None)
@@ -321,7 +321,7 @@ def test_a_plan_is_within_a_twentieth_of_the_best_there_is(nodes, budget):
 
 @settings(max_examples=150, derandomize=True)
 @given(blocks, st.floats(0, 1))
-def test_so_it_is_with_ranges_of_any_size_and_windows_that_are_some_of_them_in_a_row(sizes, share):
+def test_a_plan_is_within_5_percent_of_the_best_with_ranges_of_any_size(sizes, share):
     nodes, size = undivided(sizes)
     bytes_of = [count * HUGE for count, _ in sizes]
     budget = int(max(bytes_of) + share * (sum(bytes_of) - max(bytes_of)))
@@ -346,10 +346,9 @@ def test_a_plan_is_never_worse_than_pinning_the_head_of_the_model(sizes, share):
 
 
 def best_prefix(nodes, size, budget, tilings):
-    """The shortest pass with a beginning of the model pinned, as much of it as fits beside the window, for any window.
+    """Seconds of the shortest pass that pins the head of the model, as much of it as fits beside the window.
 
-    Of tiles of any of these sizes, and windows that hold any number of ranges in a row; each pass by the rules of
-    `seconds_with`.
+    Tries tiles of each of these sizes, and a window for each number of ranges in a row, by the rules of `seconds_with`.
     """
     best = float("inf")
     for tiling in tilings:
@@ -374,8 +373,7 @@ def test_a_plan_is_as_good_as_pinning_the_head_of_the_model_with_any_window(size
     bytes_of = [count * HUGE for count, _ in sizes]
     budget = int(max(bytes_of) + share * (sum(bytes_of) - max(bytes_of)))
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
-    # A smaller window is preferred if it costs up to 2 %, and a pinned set that gains less than 1 % is not worth a
-    # change.
+    # The planner gives up to 2 % for a smaller window, and changes no pinned set for less than 1 %.
     assert plan.seconds <= 1.03 * best_prefix(nodes, size, budget, TILINGS[:1])
 
 
@@ -384,16 +382,16 @@ BLOCK_TILINGS = [tiling for tiling in TILINGS if tiling.granule == HUGE]
 
 @settings(max_examples=40, derandomize=True)
 @given(divided, st.floats(0.05, 1))
-def test_it_is_within_a_twentieth_of_that_with_tiles_of_any_size(nodes, share):
-    """Tiles are whole blocks: from this disk smaller tiles arrive so slowly that only small budgets have them."""
+def test_a_plan_is_within_5_percent_of_pinning_the_head_with_tiles_of_any_size(nodes, share):
+    """Only tiles of whole blocks. This disk reads smaller tiles so slowly that only small budgets have them."""
     nodes, size = layout([(0, count * 256, 65536) for count, _ in nodes], [each for _, each in nodes])
     budget = int(share * sum(e.length for node in nodes for e in node.tiled))
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget, rate=RATE)
     assert plan.seconds <= 1.05 * best_prefix(nodes, size, budget, BLOCK_TILINGS)
 
 
-def test_a_window_in_which_nothing_is_waited_for_is_not_the_last_that_is_tried():
-    """A smaller window leaves more to pin. Fewer tiles then stream, and each of them costs a call: 1.7 % less here."""
+def test_smaller_windows_are_tried_even_if_nothing_waits():
+    """A smaller window leaves more to pin. So fewer tiles stream and cost a call: this pass is 1.7 % shorter."""
     nodes, size = layout([(0, blocks * 256, 4096) for blocks in (2, 6, 4, 1, 3)], [0.05, 0.05, 0.05, 0.01, 0.05])
     nodes = [replace(node, call_rows=20) for node in nodes]
     budget, rate = size * 53 // 100, 0.5e9
@@ -413,18 +411,18 @@ def test_the_head_of_the_model_is_tried_with_every_size_of_tiles():
 
 
 @pytest.mark.parametrize("tiling", TILINGS, ids=lambda tiling: f"{tiling.tile_bytes >> 10}K")
-def test_ranges_come_no_faster_than_the_disk_and_as_fast_as_was_measured(tiling):
+def test_ranges_are_read_no_faster_than_the_disk_and_as_fast_as_measured(tiling):
     assert read_rate(TILINGS[0].rate * 1e9, tiling.overhead) == pytest.approx(tiling.rate * 1e9)
     for disk in (1e7, 1e8, 3e8, 1e9, 1e10):
         assert read_rate(disk, tiling.overhead) <= disk
-    # Measured with a disk held to 0.1 GB/s, pages come as fast as blocks; held to 1.0, those of 64 KiB at 0.42.
+    # Measured: a disk limited to 0.1 GB/s reads pages as fast as blocks; limited to 1 GB/s, 64 KiB at 0.42 GB/s.
     assert read_rate(1e8, tiling.overhead) > 0.95e8
     assert read_rate(1e9, tiling.overhead) > 0.4e9
 
 
 @pytest.mark.parametrize("budget", [2, 8, 24, 40])
 @pytest.mark.parametrize("disk", [1e7, 3e8, 2e9])
-def test_the_disk_is_known_from_the_speed_at_which_ranges_come(budget, disk):
+def test_the_disks_speed_is_known_from_the_speed_of_ranges(budget, disk):
     nodes, size = layout([(0, 8 * 256, 65536)] * 4)
     plan = make_plan(nodes, file_size=size, workspace=0, budget=budget * MIB)
     speed = plan.speed(disk)
@@ -433,7 +431,7 @@ def test_the_disk_is_known_from_the_speed_at_which_ranges_come(budget, disk):
         assert plan.disk_speed(speed, known=1e12) == pytest.approx(disk)
 
 
-def test_of_ranges_that_mostly_take_processing_no_more_is_learned_than_that_the_disk_is_not_slower():
+def test_ranges_that_mostly_take_processing_only_tell_that_the_disk_is_not_slower():
     nodes, size = layout([(0, 8 * 256, 65536)] * 4)
     plan = make_plan(nodes, file_size=size, workspace=0, budget=MIB)
     assert plan.granule == PAGE
@@ -443,7 +441,7 @@ def test_of_ranges_that_mostly_take_processing_no_more_is_learned_than_that_the_
         assert plan.disk_speed(speed, known=1e8) == pytest.approx(speed / plan.share)
 
 
-def test_the_simulation_of_cases_that_can_be_worked_out():
+def test_the_simulation_of_cases_worked_out_by_hand():
     # Four ranges of 100 bytes, read at 100 bytes a second: one second each.
     tiles = [Tile(i, 0, 1, i, i + 1) for i in range(4)]
 
@@ -464,7 +462,7 @@ def test_the_simulation_of_cases_that_can_be_worked_out():
     assert run([3, 0, 0, 0], none, 200).seconds == 6
 
 
-def test_what_computing_hides_is_streamed_and_what_it_does_not_is_pinned():
+def test_weights_whose_reading_is_hidden_stream_and_others_are_pinned():
     """As in VGG: much computing with few weights, then many weights with little computing."""
     early = [(64 * 1024, 512, 16 * 1024)] * 6
     late = [(0, 4096, 16 * 1024)] * 3

@@ -1,4 +1,4 @@
-"""The extra `dev` alone: the tools run, and tests that need the heavy packages."""
+"""The extra `dev` alone: its tools run, and the tests that need the heavy packages pass."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The extra `test` alone: some of the tests run."""
+"""The extra `test` alone: some of the tests pass."""
 
 import subprocess
 import sys
