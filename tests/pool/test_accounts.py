@@ -14,7 +14,7 @@ NAMES = "abcdefgh"
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """A ledger beside a dictionary."""
+    """A ledger, compared with a dictionary after each step."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ needs = st.builds(
 
 @st.composite
 def situations(draw):
-    """Holdings of some models within a budget, one of which is idle and requested, and their worths."""
+    """A budget, holdings of some models within it, the requested model (which is idle), and the worth of each model."""
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=8, unique=True))
     holdings = {}
     for name in names:
@@ -111,7 +111,7 @@ def test_never_over_the_budget(situation):
 
 
 @given(situations())
-def test_who_is_leased_or_kept_gives_nothing_and_nobody_gains(situation):
+def test_leased_models_give_nothing_kept_models_no_weights_and_no_model_gains(situation):
     _, holdings, name, _ = situation
     grant = decided(situation)
     for shrink in grant.shrinks if grant else ():
@@ -126,19 +126,19 @@ def test_who_is_leased_or_kept_gives_nothing_and_nobody_gains(situation):
 
 
 @given(situations())
-def test_what_is_granted_is_enough_to_run(situation):
+def test_a_grant_is_enough_to_run(situation):
     _, holdings, name, _ = situation
     if grant := decided(situation):
         needed = holdings[name].needs
         assert grant.total >= needed.minimum
-        if grant.pinned < needed.weights:  # pinned weights are no window
+        if grant.pinned < needed.weights:  # it streams, and pinned weights are no window
             assert grant.working >= needed.minimum or grant.total == holdings[name].total
         assert 0 <= grant.pinned <= needed.weights
         assert grant.working >= 0
 
 
 @given(situations())
-def test_nobody_waits_for_memory_that_is_not_leased(situation):
+def test_no_request_waits_for_memory_that_is_not_leased(situation):
     budget, holdings, name, _ = situation
     leased = sum(holding.total for other, holding in holdings.items() if other != name and holding.fixed)
     kept = sum(
@@ -187,7 +187,7 @@ def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(
 
 
 def could_be_had(situation):
-    """Bytes: free, in idle windows, in all else of worse models, and in all working memory with their weights."""
+    """Bytes: free, in idle windows, the rest of worse models, and all working memory plus worse models' weights."""
     budget, holdings, name, worths = situation
     others = {other: holding for other, holding in holdings.items() if other != name and not holding.fixed}
     worse = [holding for other, holding in others.items() if not holding.kept and worths[name] > worths[other]]
@@ -199,7 +199,7 @@ def could_be_had(situation):
 
 
 @given(situations())
-def test_weights_are_given_only_when_windows_are_not_enough(situation):
+def test_models_give_weights_only_when_windows_are_not_enough(situation):
     _, holdings, name, _ = situation
     grant = decided(situation)
     if grant is None or not any(shrink.pinned < holdings[shrink.name].pinned for shrink in grant.shrinks):
@@ -209,7 +209,7 @@ def test_weights_are_given_only_when_windows_are_not_enough(situation):
 
 
 @given(situations())
-def test_better_models_give_workspaces_only_when_worse_ones_have_nothing_left(situation):
+def test_better_models_give_workspaces_only_when_worse_models_have_nothing_left(situation):
     _, holdings, name, worths = situation
     grant = decided(situation)
     for shrink in grant.shrinks if grant else ():
@@ -222,7 +222,7 @@ def test_better_models_give_workspaces_only_when_worse_ones_have_nothing_left(si
 
 
 @given(situations())
-def test_what_is_given_is_no_more_than_a_step_too_much(situation):
+def test_models_give_at_most_a_step_too_much(situation):
     budget, holdings, name, _ = situation
     if grant := decided(situation):
         free = budget - sum(holding.total for holding in holdings.values())
@@ -250,7 +250,7 @@ def test_when_all_fits_all_is_pinned():
         holdings[name] = replace(holdings[name], pinned=100, working=10)
 
 
-def test_slack_is_what_working_memory_took_of_late():
+def test_slack_is_the_working_memory_of_recent_requests():
     spare, everybody = Slack(1600), [Needs(2000, 10, 5, 20)]
     assert spare.size(everybody) == 0
     spare.note(50)
@@ -264,7 +264,7 @@ def test_slack_is_what_working_memory_took_of_late():
     assert spare.size([Needs(1500, 10, 5, 20)]) == 0  # the budget has room for all
 
 
-def test_a_first_request_beside_better_models_streams_and_takes_nobodys_weights():
+def test_a_first_request_beside_better_models_streams_and_takes_no_weights():
     holdings = {
         "good": Holding(Needs(900, 10, 5, 20), 900, 10),
         "new": Holding(Needs(500, 10, 5, 60)),
@@ -272,10 +272,10 @@ def test_a_first_request_beside_better_models_streams_and_takes_nobodys_weights(
     grant = decide(1000, 62, holdings, "new", lambda other: 1, lambda other: False)
     assert grant == Grant(0, 70, ())
     better = decide(1000, 62, holdings, "new", lambda other: 1, lambda other: True)
-    assert better == Grant(500, 10, (replace_shrink("good", 448),))
+    assert better == Grant(500, 10, (shrink_to("good", 448),))
 
 
-def replace_shrink(name, pinned):
+def shrink_to(name, pinned):
     from streamrt.pool.admission import Shrink
 
     return Shrink(name, pinned, 0)
@@ -284,7 +284,7 @@ def replace_shrink(name, pinned):
 def test_part_of_a_model_is_given_up_and_the_rest_stays():
     holdings = {"old": Holding(Needs(800, 0, 1, 1), 800, 0), "new": Holding(Needs(100, 0, 1, 1))}
     grant = decide(800, 0, holdings, "new", lambda other: 0, lambda other: True)
-    assert grant == Grant(100, 0, (replace_shrink("old", 700),))
+    assert grant == Grant(100, 0, (shrink_to("old", 700),))
 
 
 @given(st.integers(1, 10_000), st.integers(0, 12_000))
@@ -304,19 +304,19 @@ def test_room_that_cannot_be_made_is_not_made():
     assert make_room(holdings, ["a"], ["a"], 86) is None
     kept = {"a": Holding(Needs(80, 0, 1, 1), 80, 5, kept=True)}
     assert make_room(kept, ["a"], [], 6) is None
-    assert make_room(kept, ["a"], [], 5) == (replace_shrink("a", 80),)
+    assert make_room(kept, ["a"], [], 5) == (shrink_to("a", 80),)
     assert make_room(holdings, ["a"], ["a"], 0) == ()
 
 
-def test_a_workspace_is_had_with_the_weights_it_belongs_to():
+def test_room_comes_from_windows_then_worse_models_then_better_workspaces():
     holdings = {
         "worse": Holding(Needs(80, 5, 1, 1), 80, 5),
         "streams": Holding(Needs(80, 5, 1, 1), 40, 6),
         "better": Holding(Needs(80, 5, 1, 1), 80, 5),
     }
     idle = list(holdings)
-    assert make_room(holdings, idle, ["worse"], 6) == (replace_shrink("streams", 40),)
-    assert make_room(holdings, idle, ["worse"], 11) == (replace_shrink("streams", 40), replace_shrink("worse", 80))
-    assert make_room(holdings, idle, ["worse"], 91) == (replace_shrink("streams", 40), replace_shrink("worse", 0))
+    assert make_room(holdings, idle, ["worse"], 6) == (shrink_to("streams", 40),)
+    assert make_room(holdings, idle, ["worse"], 11) == (shrink_to("streams", 40), shrink_to("worse", 80))
+    assert make_room(holdings, idle, ["worse"], 91) == (shrink_to("streams", 40), shrink_to("worse", 0))
     *_, last = make_room(holdings, idle, ["worse"], 92)
-    assert last == replace_shrink("better", 80)
+    assert last == shrink_to("better", 80)

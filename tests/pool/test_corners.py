@@ -1,4 +1,4 @@
-"""Edge cases of a pool's history: names that are registered again, endless failures, faults in between."""
+"""Edge cases of a pool's history: names registered again, endless failures, faults during other work."""
 
 import math
 
@@ -12,7 +12,7 @@ from streamrt.pool.entry import LONGEST_PAUSE
 
 
 def emptied(world, pool, names):
-    """Unregister these and close the pool, which must not wait for ever."""
+    """Unregister these models and close the pool; fails if the pool waits for ever."""
 
     def work():
         for name in names:
@@ -71,7 +71,7 @@ def test_pauses_stay_at_the_longest_however_often_a_model_fails():
 
 
 @pytest.mark.parametrize("seconds", [1e12, math.inf])
-def test_somebody_who_waits_for_ever(files, seconds):
+def test_a_timeout_without_an_end(files, seconds):
     with streamrt.ModelPool("1MiB", timeout=seconds) as pool:
         pool.register("m64", files["m64"].path)
         with pool.lease("m64"):
@@ -81,7 +81,7 @@ def test_somebody_who_waits_for_ever(files, seconds):
             pass
 
 
-def test_a_time_that_is_none(files):
+def test_a_timeout_that_is_not_a_number(files):
     with streamrt.ModelPool("1MiB") as pool:
         pool.register("m64", files["m64"].path)
         with (
@@ -92,7 +92,7 @@ def test_a_time_that_is_none(files):
 
 
 def leased_in_turn(world, pool, names, met):
-    """A task that calls these models one after the other, and notes how each call ended."""
+    """Spawn a task that calls these models one after the other, and notes the end of each call."""
 
     def work():
         for name in names:
@@ -107,7 +107,7 @@ def leased_in_turn(world, pool, names, met):
 
 
 @pytest.mark.parametrize("fault", [ValueError, OSError, ZeroDivisionError, MemoryError, streamrt.BudgetError])
-def test_a_model_that_cannot_rest_is_closed_and_its_memory_is_had(fault, monkeypatch):
+def test_a_model_that_cannot_rest_is_closed_and_its_memory_is_free(fault, monkeypatch):
     world, _, pool = make(100, {"a": needs(60), "b": needs(60), "c": needs(20)}, policy="lru")
 
     def rest(model, most=None, window=0):
@@ -127,13 +127,13 @@ def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing
     met = []
     leased_in_turn(world, pool, ["b", "c"], met)
     world.run()
-    interrupted = FakeModel.shut
+    original = FakeModel.shut
 
     def shut(model):
         if not met[2:]:
             met.append("interrupted")
             raise KeyboardInterrupt
-        interrupted(model)
+        original(model)
 
     monkeypatch.setattr(FakeModel, "shut", shut)
 
@@ -149,7 +149,7 @@ def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing
     emptied(world, pool, ["a", "b", "c"])
 
 
-def test_no_thread_to_be_had_is_an_error_of_this_package(monkeypatch):
+def test_a_thread_that_cannot_start_is_an_error_of_this_package(monkeypatch):
     world, _, pool = make(100, {"a": needs(40)})
     met = []
 
@@ -174,7 +174,7 @@ def test_no_thread_to_be_had_is_an_error_of_this_package(monkeypatch):
     emptied(world, pool, ["a"])
 
 
-def test_no_thread_to_be_had_for_a_model_that_is_open(monkeypatch):
+def test_a_thread_that_cannot_start_while_a_model_is_open(monkeypatch):
     world, files, pool = make(100, {"a": needs(60), "b": needs(60)}, policy="lru")
     met = []
     leased_in_turn(world, pool, ["a", "b"], met)
@@ -184,7 +184,7 @@ def test_no_thread_to_be_had_for_a_model_that_is_open(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     def work():
-        monkeypatch.setattr(files, "unlocked", lambda: None)  # the thread that noticed closes it at once
+        monkeypatch.setattr(files, "unlocked", lambda: None)  # the thread that meets the error closes the model at once
         monkeypatch.setattr(world, "spawn", spawn)
         with pytest.raises(streamrt.StreamrtError, match="no thread"), pool.lease("a"):
             pass

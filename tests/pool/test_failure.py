@@ -1,4 +1,4 @@
-"""Errors that a pool keeps have no frames, and each request gets an object of its own."""
+"""Errors that a pool keeps have no frames, and each request gets its own error object."""
 
 import errno
 import gc
@@ -48,7 +48,7 @@ def frames(error):
 
 
 def raised(error):
-    """``error`` after it was raised because of another one."""
+    """``error`` after it was raised from another error."""
     try:
         try:
             raise KeyError("behind it")
@@ -119,7 +119,7 @@ def test_notes_and_tracebacks_do_not_grow():
     assert kept.__notes__ == ["its own"]
 
 
-def test_a_load_that_failed_keeps_nothing_of_who_asked(tmp_path):
+def test_a_failed_load_keeps_nothing_of_the_request(tmp_path):
     (tmp_path / "wrong.safetensors").write_bytes(b"nothing of the kind")
     alive, told = [], []
 
@@ -147,7 +147,7 @@ def test_a_load_that_failed_keeps_nothing_of_who_asked(tmp_path):
         assert "read_header" in str(first.value.__cause__)  # the text of the first traceback
 
 
-def test_all_who_wait_for_a_load_get_an_error_of_their_own():
+def test_each_request_that_waits_for_a_load_gets_its_own_error():
     world, files, pool = make(100, {"a": needs(40)})
     files.failing["a.file"] = 1
     errors = []
@@ -167,7 +167,7 @@ def test_all_who_wait_for_a_load_get_an_error_of_their_own():
     assert {str(error.__cause__) for error in errors} == {str(errors[0].__cause__)}
 
 
-def test_a_call_that_failed_keeps_nothing_of_who_called():
+def test_a_failed_call_keeps_nothing_of_its_caller():
     world, _, pool = make(100, {"a": needs(40)})
     alive = []
 

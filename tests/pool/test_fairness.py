@@ -1,4 +1,4 @@
-"""Which requests wait for which and for how long: a pool in a simulated world, where every run is the same."""
+"""The order and the length of waits: a pool in a simulated world, where every run is the same."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from streamrt.pool.policy import Lru
 
 
 def user(world, pool, name, log, hold=1.0, timeout=None, at=0.0):
-    """A task that leases a model; ``log`` gets the time of the lease, or the error."""
+    """Spawn a task that leases a model. ``log`` gets the name, the time, and the error if there is one."""
 
     def work():
         world.sleep(at)
@@ -32,7 +32,7 @@ def status(pool, name):
     return next(line for line in pool.index() if line.name == name)
 
 
-def test_one_load_serves_all_who_ask_for_a_model():
+def test_one_load_serves_all_requests_for_a_model():
     world, files, pool = make(100, {"a": needs(40)})
     log = []
     for _ in range(20):
@@ -55,10 +55,10 @@ def test_different_models_load_at_the_same_time():
     assert files.most_loading == 4
 
 
-def test_everybody_has_a_deadline_of_their_own_and_the_load_goes_on():
+def test_each_request_has_its_own_deadline_and_the_load_goes_on():
     world, files, pool = make(100, {"a": needs(40)})
     log = []
-    for timeout in (0.25, 0.5, 2.0):  # the first began the load
+    for timeout in (0.25, 0.5, 2.0):  # the first request begins the load
         user(world, pool, "a", log, timeout=timeout)
     world.run()
     assert [entry[:2] for entry in log] == [("a", 0.25), ("a", 0.5), ("a", 1.0)]
@@ -68,7 +68,7 @@ def test_everybody_has_a_deadline_of_their_own_and_the_load_goes_on():
     assert pool.stats().busy == 2
 
 
-def test_a_load_that_nobody_waits_for_any_more_is_there_for_the_next():
+def test_a_load_that_no_request_waits_for_serves_the_next_request():
     world, files, pool = make(100, {"a": needs(40)})
     log = []
     user(world, pool, "a", log, timeout=0.5)
@@ -79,7 +79,7 @@ def test_a_load_that_nobody_waits_for_any_more_is_there_for_the_next():
     assert len(files.opened) == 1
 
 
-def test_all_memory_leased_is_a_bounded_wait():
+def test_the_wait_for_leased_memory_is_bounded():
     world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=4)})
     log = []
     user(world, pool, "a", log, hold=10.0)
@@ -94,7 +94,7 @@ def test_all_memory_leased_is_a_bounded_wait():
     assert (name, time) == ("b", pytest.approx(12.1))
 
 
-def test_who_came_first_gets_memory_first():
+def test_the_earliest_request_gets_memory_first():
     world, _, pool = make(50, {"a": needs(48), **{f"b{i}": needs(48, workspace=20) for i in range(5)}})
     log = []
     user(world, pool, "a", log, hold=10.0)
@@ -128,7 +128,7 @@ def test_a_large_request_is_not_overtaken_for_ever_by_small_ones():
     assert Counter(entry for entry in log if isinstance(entry, str)) == dict.fromkeys(small, 50)
 
 
-def test_who_gives_up_lets_those_behind_through():
+def test_a_request_that_gives_up_lets_later_requests_through():
     world, _, pool = make(100, {"a": needs(50), "huge": needs(10, workspace=80), "small": needs(10)})
     log = []
     user(world, pool, "a", log, hold=20.0)
@@ -150,7 +150,7 @@ def test_a_leased_model_is_shared_though_others_wait_for_memory():
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_what_is_first_asked_for_streams_and_evicts_nobody(policy):
+def test_the_first_request_for_a_model_streams_and_evicts_no_model(policy):
     models = {name: needs(40) for name in "ab"}
     world, files, pool = make(96, models | {"c": needs(400)}, policy=policy)
     log = []
@@ -171,7 +171,7 @@ def test_what_is_first_asked_for_streams_and_evicts_nobody(policy):
     assert files.peak <= 96 * KIB
 
 
-def test_what_is_asked_for_often_is_admitted():
+def test_a_model_that_is_requested_often_is_admitted():
     world, _, pool = make(100, {"a": needs(80), "b": needs(80)})
     log = []
     user(world, pool, "a", log)
@@ -218,8 +218,8 @@ def test_a_load_that_fails_is_the_same_error_for_all_and_is_tried_again_after_gr
     user(world, pool, "b", log, at=1.2)
     world.run()
     errors = [entry[2] for entry in log if len(entry) == 3]
-    assert len({id(error.__cause__) for error in errors[:5]}) == 1  # one failure,
-    assert len({id(error) for error in errors}) == len(errors)  # and an object for each
+    assert len({id(error.__cause__) for error in errors[:5]}) == 1  # one failure
+    assert len({id(error) for error in errors}) == len(errors)  # an error object for each request
     starts = [time for time, path in files.opened if path == "a.file"]
     pauses = [after - before - 1.0 for before, after in pairwise(starts)]
     assert len(starts) == 4
@@ -284,7 +284,7 @@ def test_a_file_that_was_replaced_is_measured_again():
     assert isinstance(log[1][2], streamrt.WeightsIOError)
 
 
-def test_unloading_waits_for_leases_and_those_who_come_then_load_it_again():
+def test_unloading_waits_for_leases_and_a_later_request_loads_again():
     world, files, pool = make(100, {"a": needs(40)})
     log = []
     user(world, pool, "a", log, hold=5.0)
@@ -306,7 +306,7 @@ def test_unloading_waits_for_leases_and_those_who_come_then_load_it_again():
     assert len(files.opened) == 2
 
 
-def test_unregistering_tells_who_waits_and_frees_the_name():
+def test_unregistering_refuses_waiting_requests_and_frees_the_name():
     world, _, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
     log = []
     user(world, pool, "a", log, hold=10.0)
@@ -331,7 +331,7 @@ def test_unregistering_tells_who_waits_and_frees_the_name():
     assert pool.stats().requests == 3
 
 
-def test_closing_waits_for_leases_and_tells_who_waits():
+def test_closing_waits_for_leases_and_refuses_waiting_requests():
     world, files, pool = make(50, {"a": needs(48), "b": needs(48, workspace=30)})
     log = []
     user(world, pool, "a", log, hold=10.0)
@@ -401,7 +401,7 @@ def test_a_pinned_model_stays_and_others_are_served_beside_it():
     assert sum(path == "p.file" for _, path in files.opened) == 1
 
 
-def test_a_call_that_needs_more_gets_it_from_who_is_idle_or_waits():
+def test_a_call_that_needs_more_takes_it_from_idle_models_or_waits():
     world, _, pool = make(100, {"a": needs(10), "b": needs(80)})
     log = []
 
@@ -433,7 +433,7 @@ def test_a_call_that_needs_more_gets_it_from_who_is_idle_or_waits():
     world.run()
 
 
-def test_a_lease_that_has_ended_is_one_no_longer():
+def test_a_lease_knows_that_it_has_ended():
     world, _, pool = make(100, {"a": needs(10)})
 
     def work():
@@ -449,7 +449,7 @@ def test_a_lease_that_has_ended_is_one_no_longer():
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 @pytest.mark.parametrize("seed", range(12))
-def test_a_thousand_requests_of_everything(policy, seed):
+def test_a_thousand_mixed_requests(policy, seed):
     """In any history the budget holds, nothing hangs, nothing is left, and most requests are served."""
     r = random.Random(seed)
     budget = 256
@@ -500,7 +500,7 @@ def test_a_thousand_requests_of_everything(policy, seed):
 
 
 @pytest.mark.parametrize("rounding", [-1, 1, 3 * KIB])
-def test_who_keeps_more_or_less_than_was_agreed_delays_nobody(rounding):
+def test_a_model_that_keeps_more_or_less_than_agreed_delays_no_request(rounding):
     world, files, pool = make(100, {"a": needs(80), "b": needs(40)}, policy="lru")
     files.rounding = rounding
     log = []
@@ -513,7 +513,7 @@ def test_who_keeps_more_or_less_than_was_agreed_delays_nobody(rounding):
     assert files.peak <= 100 * KIB
 
 
-def test_the_cost_that_a_policy_is_told_is_the_time_that_loading_took():
+def test_a_policy_is_told_the_time_of_loading():
     told = []
 
     class Listening(Lru):
@@ -532,5 +532,5 @@ def test_the_cost_that_a_policy_is_told_is_the_time_that_loading_took():
 
     world.spawn(work)
     world.run()
-    assert told[0] < 0.001  # as disks are
+    assert told[0] < 0.001  # before the first load: by the speed of a usual disk
     assert 0.25 < told[1] < 1.0

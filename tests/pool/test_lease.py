@@ -1,4 +1,4 @@
-"""A lease as an object: its end, the objects that it keeps, and the options that a pool checks."""
+"""A lease as an object: its end, the objects that it keeps alive, and the options that a pool checks."""
 
 import gc
 import threading
@@ -44,7 +44,7 @@ def test_a_call_that_still_waits_when_the_last_lease_ends_is_refused(pool):
     assert "lease" in str(errors[0])
 
 
-def test_a_lease_and_a_model_go_without_the_collector(pool):
+def test_a_lease_and_a_model_are_freed_without_the_collector(pool):
     gc.collect()
     gc.disable()
     try:
@@ -72,7 +72,7 @@ def test_a_lease_whose_end_is_interrupted_is_given_back(pool, monkeypatch):
     assert pool.stats().leases == 0
 
 
-def test_what_is_left_to_predict_when_a_lease_ends_is_refused_and_nothing_else(pool):
+def test_predict_refuses_only_the_rest_when_a_lease_ends(pool):
     x = zoo.random_input(1, 64)
     with pool.lease("m") as lease:
         whole, half = lease.predict([x]), lease.predict([x, x])

@@ -1,4 +1,4 @@
-"""Memory of a pool by the kernel's count: never more than the budget, and nothing in the end."""
+"""Memory of a pool by the kernel's count: never more than the budget, and none in the end."""
 
 import json
 import threading
@@ -87,7 +87,7 @@ def test_a_pool_within_a_memory_cgroup(many, budget, io, memory_cgroup, run_limi
     for packed in many:
         zoo.evict(packed.path)
     with memory_cgroup(None) as group:
-        # One heap, for the C library's allocator keeps some MiB in each that threads of a process once used.
+        # One heap only: the C library's allocator keeps some MiB in each heap that threads once used.
         paths = [packed.path for packed in many]
         done = run_limited(CODE, group.path, budget, io, 60, *paths, MALLOC_ARENA_MAX="1")
         assert done.returncode == 0, done.stderr
@@ -98,12 +98,13 @@ def test_a_pool_within_a_memory_cgroup(many, budget, io, memory_cgroup, run_limi
     assert found["peak"] <= budget
     assert found["evictions"] > 0
     assert found["hits"] > 0
-    # Beside the budget: plans and headers of open models, results, and what the interpreter grows by.
+    # Beside the budget: plans and headers of open models, results, and the growth of the interpreter.
     assert found["used"] <= budget + slack(budget)
     assert found["left"] == 0
 
 
-def settle():
+def footprint():
+    """Bytes of anonymous memory, open files, and threads of this process."""
     return anonymous_bytes(), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
@@ -118,8 +119,8 @@ def test_cycles_return_to_where_they_started(tmp_path, cycles):
                 model(x)
             pool.unload("m")
             if cycle == 300:
-                before = settle()
-        after = settle()
+                before = footprint()
+        after = footprint()
         assert pool.stats().loads == cycles
         assert pool.stats().held == 0
     assert after[0] <= before[0] + MIB
@@ -140,8 +141,8 @@ def test_evictions_return_to_where_they_started(tmp_path):
             with pool.lease(str(cycle % 6)) as model:
                 model(x)
             if cycle == 200:
-                before = settle()
+                before = footprint()
         assert pool.stats().evictions > 900
-        after = settle()
+        after = footprint()
     assert after[0] <= before[0] + 2 * MIB
     assert after[1] <= before[1] + 2

@@ -1,4 +1,4 @@
-"""Policies and shadows by themselves, on the traces by which they were chosen."""
+"""Policies and shadows by themselves, on the traces by which the policies were chosen."""
 
 import random
 
@@ -44,7 +44,7 @@ def bursts(count=6000):
 
 
 def best_fixed(trace):
-    """Bytes loaded by the best fixed set of bytes: each byte of it once, and all others at each request."""
+    """Bytes loaded with the best fixed set of bytes: each of its bytes once, every other byte at each request."""
     counts = {name: trace.count(name) for name in SIZES}
     room, total = BUDGET, 0
     for name in sorted(SIZES, key=lambda name: -counts[name]):
@@ -54,7 +54,7 @@ def best_fixed(trace):
     return total
 
 
-def test_lru_gives_up_what_was_not_used_for_the_longest_time():
+def test_lru_gives_up_the_model_that_was_unused_longest():
     policy = Lru()
     for name in "abca":
         policy.requested(name, 1, 1.0)
@@ -78,7 +78,7 @@ def test_gdsf_weighs_requests_cost_and_size_above_a_rising_clock():
     assert policy.worth("newer") > policy.worth("slow") > policy.worth("often")
 
 
-def test_lrfu_halves_what_a_request_counts():
+def test_lrfu_halves_the_weight_of_a_request():
     policy = Lrfu(2)
     for name in "aaab":
         policy.requested(name, 1, 1.0)
@@ -138,7 +138,7 @@ def test_the_default_loads_less_than_pools_of_whole_models(name):
     assert name not in traces.STATIONARY or max(against_best) <= 1.15
 
 
-def test_the_default_changes_its_mind():
+def test_the_default_changes_its_leader():
     policy = Adaptive(BUDGET)
     leaders = []
     for trace in (zipf(0.9), bursts(), cyclic(20000)):

@@ -43,7 +43,7 @@ def status(pool, name):
     return next(line for line in pool.index() if line.name == name)
 
 
-def test_a_lease_gives_a_model_that_tells_about_itself(files):
+def test_a_lease_describes_its_model(files):
     with filled(files, "64MiB") as pool:
         assert [line.state for line in pool.index()] == [State.UNAVAILABLE] * 6
         assert [line.weights for line in pool.index()] == [None] * 6
@@ -117,7 +117,7 @@ def test_many_threads_on_many_models(files):
         assert pool.stats().leases == 0
 
 
-def test_a_model_keeps_what_nobody_else_needs(files):
+def test_a_model_keeps_memory_that_no_other_model_needs(files):
     names = ["m512", "m160"]
     with filled(files, "15MiB", policy="lru") as pool:
         call(pool, files, "m512")
@@ -134,7 +134,7 @@ def test_a_model_keeps_what_nobody_else_needs(files):
             call(pool, files, name)
 
 
-def test_a_model_that_was_put_to_rest_has_its_weights_and_nothing_else(files):
+def test_a_model_at_rest_has_its_weights_and_nothing_else(files):
     with filled(files, "15MiB") as pool:
         call(pool, files, "m512")
         model = pool._keeper.entries["m512"].resident
@@ -147,7 +147,7 @@ def test_a_model_that_was_put_to_rest_has_its_weights_and_nothing_else(files):
         assert model.loaded == before
 
 
-def test_a_pass_within_a_lease_streams_what_is_missing(files):
+def test_a_pass_within_a_lease_streams_missing_weights(files):
     with filled(files, "2MiB") as pool:
         for _ in range(3):
             call(pool, files, "m512")
@@ -205,7 +205,7 @@ def test_extents_that_the_header_leaves_free_get_memory_in_the_call(tmp_path):
             model(zoo.random_input(1, 8, 50))
 
 
-def test_what_belongs_to_the_pool_is_left_to_it(files):
+def test_a_lease_has_no_methods_that_belong_to_the_pool(files):
     x = zoo.random_input(1, 64)
     with filled(files, "64MiB") as pool:
         with pool.lease("m64") as model:
@@ -257,7 +257,7 @@ def images(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["m64", "images"])
-def test_a_pool_that_is_too_small_tells_the_smallest_that_is_not(kind, request, files):
+def test_a_pool_that_is_too_small_tells_the_smallest_budget(kind, request, files):
     images = kind == "images"
     path = request.getfixturevalue("images") if images else files[kind].path
     x = zoo.random_input(1, 64, 40, 40) if images else zoo.random_input(1, 64)
@@ -389,7 +389,7 @@ def test_another_file_under_the_same_name_is_served_after_unloading(files, tmp_p
             zoo.assert_close(model(zoo.random_input(1, 512)), files["m512"].answer(zoo.random_input(1, 512)))
 
 
-def test_all_memory_leased_is_a_wait_with_an_end(files):
+def test_a_wait_for_leased_memory_ends(files):
     with filled(files, "250KiB") as pool, ExitStack() as leases:
         leases.enter_context(pool.lease("m64"))
         with pytest.raises(streamrt.PoolBusyError, match="m96"), pool.lease("m96", 0.05):
@@ -434,7 +434,7 @@ def test_an_interrupt_while_waiting_leaves_nothing_behind(files, run_python):
     assert done.stdout.split("\n") == ["interrupted [] 1", "leased", "0", ""]
 
 
-def test_a_child_of_a_fork_is_told(files):
+def test_a_child_of_a_fork_is_refused(files):
     with filled(files, "16MiB") as pool, pool.lease("m64"):
         pid = os.fork()
         if pid == 0:
@@ -487,11 +487,11 @@ def test_closing_while_others_wait_and_hold(files):
     assert pool._keeper.ledger.total == 0
 
 
-def test_a_policy_of_ones_own(files):
+def test_a_users_own_policy(files):
     told = []
 
     class Never:
-        """Keeps the models that came first."""
+        """Keeps the models that were requested first."""
 
         def requested(self, name, size, cost):
             told.append((name, size))

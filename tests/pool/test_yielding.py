@@ -1,4 +1,4 @@
-"""Loads hand the interpreter's lock on while others call models."""
+"""Loads give up the interpreter's lock while other threads call models."""
 
 import threading
 from collections import Counter
@@ -16,7 +16,7 @@ from streamrt.host.yielding import calling, give_way, guest
 
 
 class Clock:
-    """A clock that moves when a thread sleeps, and notes the thread."""
+    """A clock that moves when a thread sleeps, and counts the sleeps of each thread."""
 
     def __init__(self, monkeypatch):
         self.now = 0.0
@@ -65,11 +65,11 @@ def test_a_guest_within_a_guest(clock, caller):
         give_way()
     assert clock.count == 1
     clock.now += 1
-    give_way()  # this thread is no guest any more
+    give_way()  # this thread is no longer a guest
     assert clock.count == 1
 
 
-def test_nobody_gives_way_to_itself_or_to_nobody(clock):
+def test_a_guest_gives_way_only_to_other_threads_that_call(clock):
     with guest:
         clock.now += 1
         give_way()
@@ -80,7 +80,7 @@ def test_nobody_gives_way_to_itself_or_to_nobody(clock):
     assert not calling.threads
 
 
-def test_who_is_no_guest_keeps_on(clock, caller, files):
+def test_a_thread_that_is_no_guest_never_gives_way(clock, caller, files):
     clock.now = 1e9
     with streamrt.Model(files["m160"].path, "4MiB") as model:
         model(zoo.random_input(1, 160))
@@ -106,7 +106,7 @@ def test_every_part_of_a_load_gives_way(clock, caller, files, monkeypatch):
     assert found[0] > 0
 
 
-def test_a_pool_loads_as_a_guest_and_hits_are_none(clock, caller, files, monkeypatch):
+def test_a_pool_loads_as_a_guest_and_hits_never_give_way(clock, caller, files, monkeypatch):
     monkeypatch.setattr(yielding, "_STRETCH", -1.0)
     with streamrt.ModelPool("8MiB") as pool:
         pool.register("m160", files["m160"].path)

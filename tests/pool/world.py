@@ -1,6 +1,6 @@
-"""A world to put a pool in, with time that passes only when no task can run, and models that are numbers.
+"""A simulated world for a pool. Its time passes only when no task can run, and its models are numbers.
 
-Threads of the world run one at a time, in the order in which they became ready, so that a run is the same every time.
+Threads of the world run one at a time, in the order in which they became ready. So every run is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Task:
     def __init__(self, work):
         self.work = work
         self.turn = threading.Semaphore(0)
-        self.wakes_at = None  # while it waits, the time at which it goes on in any case
+        self.wakes_at = None  # while it waits: the time at which it goes on at the latest
         self.waits_for = None  # a condition
         self.notified = False
         self.error = None
@@ -63,7 +63,7 @@ class World(Runtime):
         self.block(None, seconds)
 
     def block(self, condition, timeout):
-        """Let other tasks run until this one is notified or its time has come; returns whether it was notified."""
+        """Let other tasks run until this task is notified or its time has come; returns whether it was notified."""
         task = self._current
         task.waits_for, task.notified = condition, False
         task.wakes_at = None if timeout is None else self.time + timeout
@@ -81,7 +81,7 @@ class World(Runtime):
     # for tests
 
     def run(self):
-        """Run until all tasks have ended. Raises their first error, or one if all of them wait for ever."""
+        """Run until all tasks have ended. Raises the first error of a task, and fails if all tasks wait for ever."""
         while self._alive:
             if not self._ready:
                 due = [task for task in self._waiting if task.wakes_at is not None]
@@ -107,7 +107,7 @@ class World(Runtime):
 
 
 class WorldCondition:
-    """A lock that only checks that no task sleeps with it: one task runs at a time, and none is interrupted."""
+    """A condition whose lock only checks its owner, because one task runs at a time and none is interrupted."""
 
     def __init__(self, world):
         self._world = world
@@ -135,7 +135,7 @@ class WorldCondition:
 
 @dataclass(eq=False)
 class FakeModel:
-    """Keeps to the rules of `streamrt.pool.resident.Resident`, and checks that the pool does."""
+    """Keeps the rules of `streamrt.pool.resident.Resident`, and checks that the pool keeps them."""
 
     files: FakeFiles = field(repr=False)
     path: str
@@ -147,7 +147,7 @@ class FakeModel:
     loaded: int = 0
     reading: float = 0.0
     closed: bool = False
-    resting: int | None = None  # bytes that it keeps
+    resting: int | None = None  # bytes that it keeps at rest; None if it is not at rest
     calls: int = 0
 
     def __post_init__(self):
@@ -255,14 +255,14 @@ class FakeFiles:
     release_seconds: float = 0.1
     needs: dict = field(default_factory=dict)
     failing: dict = field(default_factory=dict)  # path -> how often opening fails
-    replaced: dict = field(default_factory=dict)  # path -> how often it is another file
+    replaced: dict = field(default_factory=dict)  # path -> how often it is found to be another file
     open_models: list = field(default_factory=list)
-    opened: list = field(default_factory=list)  # (time, path), when it began
+    opened: list = field(default_factory=list)  # (time, path) of each `open`, when it began
     kind: type = FakeModel
     loading: int = 0
     most_loading: int = 0
     peak: int = 0
-    rounding: int = 0  # by how much less a model keeps than it may
+    rounding: int = 0  # bytes that a model at rest keeps below its allowance
     pool: object = None
 
     def unlocked(self):
@@ -305,7 +305,7 @@ class FakeFiles:
 
 
 def needs(weights, workspace=1, least=1, window=None):
-    """Needs in KiB."""
+    """`Needs` from numbers in KiB."""
     window = max(least, weights // 8) if window is None else window
     return Needs(weights * KIB, workspace * KIB, least * KIB, window * KIB)
 

@@ -1,4 +1,4 @@
-"""A program and the types of its parameters."""
+"""The types of a program's parameters."""
 
 from __future__ import annotations
 

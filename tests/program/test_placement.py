@@ -1,4 +1,4 @@
-"""Tensors that are computed within the output that joins them: their placement, and the same answer without it."""
+"""Inputs of a Concat that are computed inside its output: their offsets, and the same answers without that."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_chain_that_grows_is_one_tensor() -> None:
     np.testing.assert_array_equal(answers(program, x), answers(compiled(dense(5), lean=True), x))
 
 
-def test_parts_of_a_part() -> None:
+def test_a_concat_inside_a_concat() -> None:
     nodes = [node("Tanh", ["x"], "a"), node("Relu", ["x"], "b"), node("Sigmoid", ["x"], "c")]
     program = compiled(graph([*nodes, concat(["a", "b"], "ab"), concat(["c", "ab"], "y")], ["y"]))
     start = program.offsets["y"]
@@ -85,7 +85,7 @@ def test_the_samples_of_a_batch_are_not_joined(batch: int) -> None:
     np.testing.assert_allclose(answers(program, x)[0], np.concatenate([np.tanh(x), np.maximum(x, 0)], 1), atol=1e-6)
 
 
-def test_an_activation_of_what_is_joined_spares_the_parts() -> None:
+def test_an_activation_of_a_concat_leaves_its_inputs_unchanged() -> None:
     made = graph([node("Tanh", ["x"], "a"), concat(["a", "a"], "b"), concat(["a", "b"], "y", act="Relu")], ["a", "y"])
     x = np.random.default_rng(0).normal(size=(1, 2, *MAP)).astype(np.float32)
     a, y = answers(compiled(made), x)
