@@ -18,11 +18,11 @@ async def ask(
     """Status and body of the answer to a POST, or to a GET if ``body`` is missing.
 
     Args:
-        service: whose application is asked.
+        service: the service whose application is called.
         path: with a query, if any.
         body: of the request.
         headers: of the request.
-        send: is told of every message of the answer, and may wait before it takes it.
+        send: gets every message of the answer, and may wait before it returns.
     """
     path, _, query = path.partition("?")
     scope = {

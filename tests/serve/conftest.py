@@ -30,6 +30,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path) -> Iterator[Server]:
-    """Serves ``repository``, with control calls for `TOKEN`. A test that unloads a model loads it again."""
+    """Serves ``repository``, with control calls for `TOKEN`. A test that unloads a model must load it again."""
     with Server(repository, "--budget", "16MiB", "--max-body", "1MiB", "--max-json", "256KiB", token=TOKEN) as running:
         yield running

@@ -23,7 +23,7 @@ class Server:
         command = [sys.executable, "-m", "streamrt", "serve", str(folder), "--port", "0", *map(str, options)]
         if token is not None:
             command.append("--control")
-        if procs is not None:  # files of a cgroup, which the process enters before it imports anything
+        if procs is not None:  # the process enters the cgroup of this file before it imports anything
             command = ["sh", "-c", f'echo $$ > "{procs}" && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             command,

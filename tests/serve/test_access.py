@@ -1,4 +1,4 @@
-"""The token, the bytes that are held, and bounded decompression."""
+"""The token, the limit of bytes that the server holds, and bounded decompression."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "short", "a" * 15, "a" * 1025, "a" * 5000, "with spaces in the middle", "é" * 20])
-def test_what_is_no_token(tmp_path: Path, text: str) -> None:
+def test_texts_that_are_no_tokens(tmp_path: Path, text: str) -> None:
     file = tmp_path / "token"
     file.write_text(text)
     with pytest.raises(InputError, match="token file: expected a token") as refused:

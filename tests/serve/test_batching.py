@@ -101,7 +101,7 @@ def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:
     return future
 
 
-def test_what_waits_while_one_runs_shares_the_next_pass(world: World) -> None:
+def test_requests_that_wait_during_a_pass_share_the_next_pass(world: World) -> None:
     observed = []
     with batching(world, observe=lambda requests, samples: observed.append((requests, samples))) as batcher:
         first = held_up(world, batcher)
@@ -115,7 +115,7 @@ def test_what_waits_while_one_runs_shares_the_next_pass(world: World) -> None:
     assert batcher.waiting == 0
 
 
-def test_a_pass_has_no_more_samples_than_it_may(world: World) -> None:
+def test_a_pass_has_at_most_max_batch_samples(world: World) -> None:
     with batching(world, max_batch=4) as batcher:
         held_up(world, batcher)
         futures = [ask(batcher, x, samples=x) for x in (2, 3, 1, 1, 4)]
@@ -125,7 +125,7 @@ def test_a_pass_has_no_more_samples_than_it_may(world: World) -> None:
     assert [call[1] for call in world.calls] == [[0], [2, 1, 1], [3], [4]]
 
 
-def test_other_outputs_are_another_pass(world: World) -> None:
+def test_requests_for_other_outputs_are_another_pass(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         futures = [ask(batcher, x, outputs=outputs) for x, outputs in ((1, ("y",)), (2, ("y", "z")), (3, ("y",)))]
@@ -162,13 +162,13 @@ def test_models_are_served_side_by_side_and_each_by_one_thread(world: World) -> 
         held_up(world, batcher, "b")
         more = [ask(batcher, x, "a") for x in (1, 2)]
         time.sleep(0.05)
-        assert world.running == {"a", "b"}  # which `World.lease` checks too
+        assert world.running == {"a", "b"}  # `World.lease` checks this, too
         world.gate.set()
         for future in more:
             future.result(60)
 
 
-def test_who_has_waited_the_longest_is_next(world: World) -> None:
+def test_the_model_of_the_oldest_request_is_next(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher, "a")
         futures = [ask(batcher, x, name) for x, name in ((1, "b"), (2, "a"), (3, "c"), (4, "b"))]
@@ -193,7 +193,7 @@ def test_the_queue_is_bounded_and_one_model_has_half_of_it(world: World) -> None
         assert ask(batcher, 6).result(60) == {"y": 12, "z": 18}
 
 
-def test_an_error_is_told_to_the_one_whose_it_is(world: World) -> None:
+def test_an_error_goes_to_its_own_request(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         wrong = InputError("wrong")
@@ -205,7 +205,7 @@ def test_an_error_is_told_to_the_one_whose_it_is(world: World) -> None:
     assert world.seen == []
 
 
-def test_the_pool_hears_of_a_file_that_cannot_be_read_and_the_others_keep_their_results(world: World) -> None:
+def test_the_pool_learns_of_an_unreadable_file_and_other_requests_keep_their_results(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         cut = WeightsIOError("cut short")
@@ -218,7 +218,7 @@ def test_the_pool_hears_of_a_file_that_cannot_be_read_and_the_others_keep_their_
     assert world.seen[0] is not cut  # the request of ``cut`` may be raising it by now
 
 
-def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> None:
+def test_the_error_of_a_lease_goes_to_all_waiting_requests(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         gone = UnknownModelError("gone")
@@ -232,7 +232,7 @@ def test_a_model_that_cannot_be_had_is_told_to_all_who_wait(world: World) -> Non
         assert ask(batcher, 4).result(60)["y"] == 8
 
 
-def test_who_has_no_time_left_does_not_take_it_from_others(world: World) -> None:
+def test_a_late_request_takes_no_time_from_others(world: World) -> None:
     with batching(world, timeout=0.3) as batcher:
         held_up(world, batcher)
         late = ask(batcher, 1)
@@ -247,14 +247,14 @@ def test_who_has_no_time_left_does_not_take_it_from_others(world: World) -> None
         assert all(timeout <= 0.3 for timeout in world.leases)
 
 
-def test_a_busy_pool_is_asked_again_by_those_who_have_time(world: World) -> None:
+def test_requests_with_time_left_ask_a_busy_pool_again(world: World) -> None:
     with batching(world, timeout=60) as batcher:
         world.lease_errors = [PoolBusyError("all memory is leased")] * 2
         assert ask(batcher, 1).result(60)["y"] == 2
     assert len(world.leases) == 3
 
 
-def test_what_was_cancelled_is_not_served(world: World) -> None:
+def test_a_cancelled_request_is_not_served(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         futures = [ask(batcher, x) for x in (1, 2)]
@@ -264,7 +264,7 @@ def test_what_was_cancelled_is_not_served(world: World) -> None:
     assert world.calls[1][1] == [2]
 
 
-def test_closing_serves_what_waits_and_refuses_what_comes(world: World) -> None:
+def test_closing_serves_waiting_requests_and_refuses_new_ones(world: World) -> None:
     with batching(world) as batcher:
         held_up(world, batcher)
         futures = [ask(batcher, x, f"m{x}") for x in range(5)]

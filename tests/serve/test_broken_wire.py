@@ -23,12 +23,12 @@ NO_CHUNK = http("POST", "/nowhere", "Transfer-Encoding: chunked", body=b"zz\r\n"
         pytest.param(http("GET", "/ping") + b"\x00 no request\r\n\r\n", id="behind another"),
     ],
 )
-def test_who_breaks_http_gets_one_answer_and_no_traceback(server: Server, request_: bytes) -> None:
+def test_broken_http_gets_one_answer_and_no_traceback(server: Server, request_: bytes) -> None:
     begin = len(server.log)
     status, _, body = exchange(server, request_)
     assert status in (200, 400, 404)
     assert b"HTTP/1.1" not in body
-    # The log is written when this is answered.
+    # When this is answered, the log has the lines of the request above.
     assert json.loads(server.ask("/ping")[2]) == {"health": "healthy!"}
     zoo.eventually(lambda: any(line.get("route") == "/ping" for line in server.log[begin:]))
     assert [line for line in server.log[begin:] if line["level"] == "error"] == []

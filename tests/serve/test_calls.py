@@ -1,4 +1,4 @@
-"""Calls of multi-model-server, metrics, logs, and the calls that are off by default."""
+"""Calls of multi-model-server, metrics, logs, and the control calls, which are off by default."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def test_logs_are_one_object_a_line(repository: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def closed(repository: Path) -> Iterator[Server]:
+def plain(repository: Path) -> Iterator[Server]:
+    """A server without control calls, as it is by default."""
     with Server(repository, "--budget", "16MiB") as running:
         yield running
 
@@ -161,23 +162,23 @@ def closed(repository: Path) -> Iterator[Server]:
     ],
 )
 @pytest.mark.parametrize("headers", [None, AUTHORIZED, {"Authorization": "Bearer "}])
-def test_control_is_off_by_default(closed: Server, method: str, path: str, headers: dict[str, str] | None) -> None:
-    status, _, body = closed.ask(path, None, headers, method)
+def test_control_is_off_by_default(plain: Server, method: str, path: str, headers: dict[str, str] | None) -> None:
+    status, _, body = plain.ask(path, None, headers, method)
     assert status == 403
     assert b"are off" in body
-    assert closed.ask("/v2/models/two/ready")[0] == 200
-    assert told(closed.ask("/v2"))[1]["extensions"] == ["binary_tensor_data"]
+    assert plain.ask("/v2/models/two/ready")[0] == 200
+    assert told(plain.ask("/v2"))[1]["extensions"] == ["binary_tensor_data"]
 
 
-def test_it_listens_to_this_host_alone(closed: Server) -> None:
-    assert closed.log[0]["host"] == "127.0.0.1"
-    port = int(closed.address.split(":")[1])
+def test_it_takes_connections_of_this_host_alone(plain: Server) -> None:
+    assert plain.log[0]["host"] == "127.0.0.1"
+    port = int(plain.address.split(":")[1])
     table = Path("/proc/net/tcp").read_text().splitlines()[1:]
     listening = [line.split()[1] for line in table if line.split()[3] == "0A"]
     assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
 
 
-def test_what_the_pool_cannot_give(tmp_path: Path) -> None:
+def test_a_model_that_is_too_large_for_the_pool(tmp_path: Path) -> None:
     zoo.mlp(tmp_path, 512, 1024, 512)
     packing.two(tmp_path)
     with Server(tmp_path, "--budget", "64KiB") as server:
@@ -187,7 +188,7 @@ def test_what_the_pool_cannot_give(tmp_path: Path) -> None:
         assert server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}')[0] == 200
 
 
-def test_over_the_queue_is_503(repository: Path) -> None:
+def test_a_request_beyond_the_queue_gets_503(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--max-queue", "4", "--max-delay", "2") as server:
         answers: list[tuple[int, Any, bytes]] = []
 
@@ -209,7 +210,7 @@ def test_over_the_queue_is_503(repository: Path) -> None:
         assert found["streamrt_batch_requests_sum"] == 2 * found["streamrt_batch_requests_count"] == 2
 
 
-def test_who_is_not_served_in_time_is_told_so(repository: Path) -> None:
+def test_a_request_that_is_not_served_in_time_gets_503(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--max-delay", "4", "--timeout", "1") as server:
         began = time.monotonic()
         status, headers, body = server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}')
@@ -218,7 +219,7 @@ def test_who_is_not_served_in_time_is_told_so(repository: Path) -> None:
         assert samples(server.ask("/metrics")[2])["streamrt_batch_requests_count"] == 0
 
 
-def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path) -> None:
+def test_a_stopping_server_finishes_its_requests_and_takes_no_new_ones(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--max-delay", "1.5") as server:
         answers: list[tuple[int, Any, bytes]] = []
 
@@ -243,12 +244,12 @@ def test_what_is_in_flight_is_finished_and_nothing_new_is_taken(repository: Path
         assert server.log[-1]["event"] == "ended"
 
 
-def test_a_signal_at_the_very_beginning_is_not_lost(repository: Path) -> None:
+def test_a_signal_just_after_the_start_is_not_lost(repository: Path) -> None:
     for _ in range(5):
         assert Server(repository, "--budget", "16MiB").stop() == 0
 
 
-def test_what_does_not_finish_in_time_is_given_up(repository: Path) -> None:
+def test_a_request_that_outlasts_the_grace_is_given_up(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--grace", "1") as server:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as slow:

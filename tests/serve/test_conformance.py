@@ -124,7 +124,7 @@ def test_compressed_requests(client, make_input, algorithm) -> None:
     np.testing.assert_array_equal(result.as_numpy("sum"), a + b)
 
 
-def test_parameters_that_change_nothing_are_let_be(client, make_input) -> None:
+def test_parameters_that_change_nothing_are_accepted(client, make_input) -> None:
     x = random_input(1, 16)
     result = client.infer("mlp", [make_input("input", x)], priority=3, timeout=10, parameters={"mood": "good"})
     assert result.as_numpy("output").shape == (1, 10)
@@ -138,7 +138,7 @@ def test_parameters_that_change_nothing_are_let_be(client, make_input) -> None:
         ({"region": "shared"}, "shared memory is not supported"),
     ],
 )
-def test_what_is_not_supported_is_refused(client, http, make_input, options, reason) -> None:
+def test_unsupported_requests_are_refused(client, http, make_input, options, reason) -> None:
     tensor = make_input("input", random_input(1, 16))
     outputs = [http.InferRequestedOutput("output", class_count=options.pop("classes", 0))]
     if "region" in options:

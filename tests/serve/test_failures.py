@@ -71,7 +71,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def large(mebibytes: int) -> tuple[bytes, dict[str, str]]:
-    """A request for ``two`` or ``strange`` whose inputs have so many MiB, and its headers."""
+    """Body and headers of a request for ``two`` or ``strange`` whose inputs have this many MiB."""
     half = mebibytes * MIB // 2
     inputs = [
         {"name": name, "shape": [half // 8, 2], "datatype": "FP32", "parameters": {"binary_data_size": half}}
@@ -155,7 +155,7 @@ class UnprintableError(Exception):
         raise ValueError("no text")
 
 
-def test_an_error_without_a_text_is_a_failure_as_others(
+def test_an_error_without_a_text_is_a_failure_like_others(
     service: Service, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spec(name: str, version: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Hostile requests to a real server: each gets its status code, and no answer tells anything about the host."""
+"""Hostile requests to a real server: each gets its status code, and no answer has information about the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve.process import TOKEN, Server
 pytestmark = pytest.mark.extras
 
 AUTHORIZED = f"Authorization: Bearer {TOKEN}"
-#: Parts of texts that would tell something about the host.
+#: Texts that would give information about the host.
 SECRETS = ("/tmp", "/root", "/home", "/usr", "site-packages", "Traceback", "Errno", TOKEN)
 
 
@@ -83,7 +83,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a path as a version": (http("GET", "/v2/models/mlp/versions/..%2f1"), 404, "Not Found"),
     "a load of dots": (http("POST", "/v2/repository/models/../load", AUTHORIZED), 400, "expected a model name"),
     "a load of a path": (http("POST", "/v2/repository/models/..%2fx/load", AUTHORIZED), 404, "Not Found"),
-    "a load of what is hidden": (
+    "a load of a hidden file": (
         http("POST", "/v2/repository/models/.hidden/load", AUTHORIZED), 400, "expected a model name"),
     "a load of an outside link": (
         http("POST", "/v2/repository/models/outside/load", AUTHORIZED), 404, "no model named 'outside'"),
@@ -110,12 +110,12 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a page before the first": (http("GET", "/models?next_page_token=-5", AUTHORIZED), 400, "expected a whole number"),
     "a page of digits": (http("GET", f"/models?limit={'9' * 5000}", AUTHORIZED), 400, "expected a whole number"),
     # the token
-    "a load by nobody": (http("POST", "/v2/repository/models/mlp/load"), 401, "TOKEN), found none"),
+    "a load without a token": (http("POST", "/v2/repository/models/mlp/load"), 401, "TOKEN), found none"),
     "a load with a wrong token": (
         http("POST", "/v2/repository/models/mlp/load", "Authorization: Bearer 0123456789abcdef"), 401, "another one"),
-    "an index by nobody": (http("POST", "/v2/repository/index"), 401, "bearer token"),
-    "a list by nobody": (http("GET", "/models"), 401, "bearer token"),
-    "a removal by nobody": (http("DELETE", "/models/mlp"), 401, "bearer token"),
+    "an index without a token": (http("POST", "/v2/repository/index"), 401, "bearer token"),
+    "a list without a token": (http("GET", "/models"), 401, "bearer token"),
+    "a removal without a token": (http("DELETE", "/models/mlp"), 401, "bearer token"),
     "a token in the query": (http("DELETE", f"/models/mlp?token={TOKEN}"), 401, "bearer token"),
     # sizes
     "an announced giant": (http("POST", "/v2/models/mlp/infer", length=2**50), 413, "at most 1048576 bytes"),
@@ -139,7 +139,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a giant of binary data": (
         infer({"inputs": [{"name": "input", "shape": [2**40, 16], "datatype": "FP32",
                            "parameters": {"binary_data_size": 2**46}}]}), 400, "bytes of binary data, found 0"),
-    "samples beyond a pass": (
+    "more samples than a pass may have": (
         infer({"inputs": [tensor(shape=[33, 16], data=[0] * 528)]}), 400, "32 samples in a request (--max-batch)"),
     # protocols
     "a Host that is no host": (b"GET /v2/models/nobody HTTP/1.1\r\nHost: [\r\n\r\n", 404, "no model named 'nobody'"),
@@ -172,7 +172,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "an answer that is no JSON": (infer({"inputs": [tensor(data=[3e38] * 16)]}), 406, "infinite or NaN"),
     "a prediction of text": (http("POST", "/predictions/mlp", body=b'"text"'), 400, "expected a JSON object"),
     "a prediction of rags": (http("POST", "/predictions/mlp", body=b"[[1], [2, 3]]"), 400, "lists of one length"),
-    "an index of something": (http("POST", "/v2/repository/index", AUTHORIZED, body=b"[]"), 400, "a JSON object"),
+    "an index with a list": (http("POST", "/v2/repository/index", AUTHORIZED, body=b"[]"), 400, "a JSON object"),
     "an index with words": (
         http("POST", "/v2/repository/index", AUTHORIZED, body=b'{"ready": "no"}'), 400, "expected true or false"),
     # files
@@ -225,12 +225,12 @@ def test_errors_have_the_form_that_clients_expect(target: Server) -> None:
     assert headers["allow"] == "DELETE, GET, HEAD"
 
 
-def test_the_log_tells_why_a_file_cannot_be_used(target: Server, tmp_path: Path) -> None:
+def test_the_log_has_the_reason_why_a_file_cannot_be_used(target: Server, tmp_path: Path) -> None:
     exchange(target, infer(GOOD, model="broken"))
     zoo.eventually(lambda: any("broken.safetensors" in line.get("traceback", "") for line in target.log))
 
 
-def test_bodies_that_do_not_come(repository: Path) -> None:
+def test_bodies_that_do_not_arrive(repository: Path) -> None:
     options = ["--budget", "16MiB", "--body-timeout", "5", "--max-body", "64KiB", "--max-held", "192KiB"]
     with Server(repository, *options) as server:
         host, port = server.address.split(":")
@@ -248,7 +248,7 @@ def test_bodies_that_do_not_come(repository: Path) -> None:
         assert exchange(server, infer(GOOD))[0] == 200
 
 
-def test_a_client_that_goes_is_not_computed_for(repository: Path) -> None:
+def test_nothing_is_computed_for_a_client_that_left(repository: Path) -> None:
     with Server(repository, "--budget", "16MiB", "--max-delay", "1") as server:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:

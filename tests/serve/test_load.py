@@ -1,4 +1,4 @@
-"""Many connections and models of three times the budget: right answers or 503, and memory within the budget."""
+"""Many connections, and models that need three times the budget: right answers or 503, and memory within the budget."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDTH = 256
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Fifty models of 0.5 to 12 MiB, lognormal, with an input of ``WIDTH`` and its answer, in one folder.
 
-    ``first`` in the same folder has 2 KiB, and is none of the fifty: a server that has run it is at its base point.
+    ``first`` in the same folder has 2 KiB and is not one of the fifty. Running it brings a server to its usual memory.
     """
     folder, made = tmp_path_factory.mktemp("fifty"), tmp_path_factory.mktemp("made")
     sizes = np.exp(np.random.default_rng(5).normal(0.7, 0.8, MODELS)).clip(0.5, 12)
@@ -101,7 +101,7 @@ def anonymous(process: int) -> int:
 
 @contextmanager
 def cgroup_if_any() -> Iterator[cgroup.Cgroup | None]:
-    """A group without a limit. Without groups it is None, outside CI: the test measures memory in another way, too."""
+    """A group without a limit. Outside CI it may be None, because the test measures memory in another way, too."""
     with ExitStack() as stack:
         try:
             group = stack.enter_context(cgroup.memory_cgroup(None))
@@ -115,7 +115,7 @@ def cgroup_if_any() -> Iterator[cgroup.Cgroup | None]:
 def run_clients(
     address: str, models: dict[str, Any], seconds: float, watch: Callable[[], None] = lambda: None
 ) -> list[Client]:
-    """Clients over all connections for so many seconds; ``watch`` is called 50 times a second meanwhile."""
+    """Run clients on all connections for this many seconds; ``watch`` is called 50 times a second meanwhile."""
     over = threading.Event()
     clients = [Client(address, models, seed, over) for seed in range(CONNECTIONS)]
     for client in clients:

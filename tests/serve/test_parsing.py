@@ -53,8 +53,8 @@ SHAPES = {
     "exponents": items("1e9"),
     "zeros": items("0"),
     "bytes": items("12", "255", "7"),
-    "numbers below those that are shared": items("-9"),
-    "numbers above them": items("300"),
+    "numbers below Python's shared ones": items("-9"),
+    "numbers above Python's shared ones": items("300"),
     "large numbers": items("9999999999"),
     "numbers of 4000 digits": items("9" * 4000),
     "true": items("true"),
@@ -82,7 +82,7 @@ def _peak(body: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_parsing_takes(name: str) -> None:
+def test_the_memory_of_parsing(name: str) -> None:
     body = SHAPES[name].encode()
     weight = weigh(body)
     limit = weight.total + 4096
@@ -93,7 +93,7 @@ def test_what_parsing_takes(name: str) -> None:
     assert weight.values < weight.total
 
 
-def test_what_reading_a_request_takes() -> None:
+def test_the_memory_of_reading_a_request() -> None:
     """Nested lists become a flat list, then an array."""
     rows = 5000
     tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 3], "data": [[0.25, 1.5, 3.75]] * rows}
@@ -108,7 +108,7 @@ def test_what_reading_a_request_takes() -> None:
 
 
 @pytest.mark.parametrize("number", ["0", "-9", "12", "255", "1.5", "-1.5", "0.123456789", "1e9", "300", "-1e-30"])
-def test_flat_lists_of_any_numbers_are_let_through(number: str) -> None:
+def test_flat_lists_of_any_numbers_are_accepted(number: str) -> None:
     count = (MIB - 100) // (len(number) + 1)
     data = ",".join([number] * count)
     body = f'{{"inputs":[{{"name":"層","shape":[{count}],"datatype":"FP32","data":[{data}]}}]}}'.encode()
@@ -117,13 +117,13 @@ def test_flat_lists_of_any_numbers_are_let_through(number: str) -> None:
 
 
 @pytest.mark.parametrize("row", ["[0.1234,0.5678,0.9012]", "[0.12345678]", "[" + ",".join(["12"] * 32) + "]"])
-def test_nested_lists_of_numbers_are_let_through(row: str) -> None:
+def test_nested_lists_of_numbers_are_accepted(row: str) -> None:
     body = f"[{','.join([row] * ((MIB - 2) // (len(row) + 1)))}]".encode()
     assert len(parse_json(body, MIB)) > 1000
 
 
 @pytest.mark.parametrize("one", ["[]", "{}", "[1]", '{"":1}', '""', '{"a":[]}'])
-def test_what_would_take_too_much_is_not_parsed(one: str) -> None:
+def test_a_text_that_would_take_too_much_is_not_parsed(one: str) -> None:
     body = f'{{"inputs":[{",".join([one] * ((2 * MIB - 50) // (len(one) + 1)))}]}}'.encode()
     tracemalloc.start()
     try:
@@ -165,7 +165,7 @@ def test_large_texts_are_parsed_one_at_a_time(tmp_path: Path) -> None:
     async def run() -> None:
         async with service.parsing(100 * MIB):
             assert service.gate.held == 100 * MIB
-            async with service.parsing(MIB):  # a small one does not wait
+            async with service.parsing(MIB):  # a small text does not wait
                 assert service.gate.held == 101 * MIB
             with pytest.raises(OverloadedError):
                 async with service.parsing(100 * MIB):
@@ -185,7 +185,7 @@ def test_large_texts_are_parsed_one_at_a_time(tmp_path: Path) -> None:
 
 @extras
 @pytest.mark.parametrize("path", ["/v2/models/mlp/infer", "/predictions/mlp"])
-def test_what_a_request_takes_is_held_while_it_is_parsed(
+def test_the_memory_of_a_request_is_counted_while_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     pytest.importorskip("starlette")
@@ -241,4 +241,4 @@ def test_a_server_stays_small(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert statuses == [400] * 3
-        assert peak() - before < 100 * MIB  # three bodies of 8 MiB, held twice at most; parsed, each takes 170 MiB
+        assert peak() - before < 100 * MIB  # three bodies of 8 MiB, each held twice at most; one parsed takes 170 MiB

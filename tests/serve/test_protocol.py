@@ -1,4 +1,4 @@
-"""The parser of requests: right requests arrive unchanged, and others are refused with a reason."""
+"""The parser of requests: valid requests arrive unchanged, and others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ wishes = st.lists(st.builds(Output, names, st.sampled_from([None, True, False]))
     id_=st.none() | st.text(max_size=50),
     binary=st.booleans(),
 )
-def test_what_a_client_sends_arrives(
+def test_valid_requests_arrive_unchanged(
     inputs: dict[str, tuple[np.ndarray, bool]], outputs: tuple[Output, ...] | None, id_: str | None, binary: bool
 ) -> None:
     more: dict[str, Any] = {"parameters": {"binary_data_output": binary, "priority": 1}}
@@ -130,7 +130,7 @@ def test_any_json(request: Any, rest: bytes, split: bool) -> None:
     cut=st.integers(0, 30),
     shift=st.integers(-3, 3),
 )
-def test_requests_that_were_damaged(
+def test_damaged_requests(
     inputs: dict[str, tuple[np.ndarray, bool]], changes: list[tuple[int, int]], cut: int, shift: int
 ) -> None:
     body, length = encode(inputs)
@@ -263,13 +263,13 @@ def test_hostile_requests_are_refused_before_anything_is_allocated(request_: Any
         (b" " * (LIMIT + 1), f"at most {LIMIT} bytes of JSON"),
     ],
 )
-def test_what_is_no_json(text: bytes, reason: str) -> None:
+def test_texts_that_are_no_json(text: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         parse_json(text, LIMIT)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1 ", "1.0", "0x10", "1e3", "\u0661", "1_0", "9" * 19, "2, 2"])
-def test_header_lengths_that_are_none(text: str) -> None:
+def test_invalid_header_lengths(text: str) -> None:
     with pytest.raises(ProtocolError, match="expected a number of bytes"):
         parse_header_length(text)
 
@@ -316,7 +316,7 @@ def test_responses_in_both_forms() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_json_cannot_express_is_not_told_as_json(value: float) -> None:
+def test_values_that_json_cannot_express_need_binary_data(value: float) -> None:
     results = {"y": np.float32([1, value])}
     with pytest.raises(UnrepresentableError, match="ask for binary data"):
         encode_response("m", "1", InferRequest({}), results)
@@ -349,7 +349,7 @@ def test_predictions() -> None:
         (b"[" * 40 + b"1" + b"]" * 40, "at most 32"),
     ],
 )
-def test_predictions_that_are_none(body: bytes, reason: str) -> None:
+def test_invalid_predictions(body: bytes, reason: str) -> None:
     with pytest.raises(ProtocolError) as refused:
         parse_prediction(body, [spec("x")], LIMIT)
     assert reason in str(refused.value)

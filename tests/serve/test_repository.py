@@ -1,4 +1,4 @@
-"""The repository folder: which files may be served, and which models are."""
+"""The repository folder: the files that may be served, and the models that are served."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_names(name: str) -> None:
         *["a" * 129, "\u0130", "a\u0301", "\uff0e\uff0e", "~", "$HOME", "a:b", "a*", None, 7, ["a"], b"a"],
     ],
 )
-def test_what_is_no_name(name: object) -> None:
+def test_invalid_names(name: object) -> None:
     with pytest.raises(InputError, match="expected a model name"):
         check_name(name)
     if isinstance(name, str):
@@ -58,7 +58,7 @@ def test_what_is_no_name(name: object) -> None:
 
 
 @pytest.mark.parametrize("file", ["", "a", "a.onnx", "a.safetensors/", "x/a.safetensors", "a.SAFETENSORS", None, 3])
-def test_what_is_no_file_of_the_repository(file: object) -> None:
+def test_names_that_are_no_files_of_the_repository(file: object) -> None:
     with pytest.raises(InputError):
         model_of(file)
 
@@ -99,7 +99,7 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-def test_only_what_lies_in_the_folder_is_served(place: Path) -> None:
+def test_only_files_of_the_folder_are_served(place: Path) -> None:
     folder = Folder(place)
     assert folder.models() == ["alias", "kinds", "relative", "two"]
     long = "a" * 128
@@ -227,7 +227,7 @@ def test_a_broken_files_header_is_not_read_for_every_request(
     assert len({str(error) for error in errors}) == 1
     assert len({id(error) for error in errors}) == 10
     assert catalog.entry("kinds").state == "UNAVAILABLE"
-    for pause in (0.5, 1.0, 2.0):  # the disk may have failed, and not the file
+    for pause in (0.5, 1.0, 2.0):  # the file may be good: perhaps only the disk failed
         now[0] += pause - 0.1
         ask()
         assert reads == ["kinds.safetensors"]
@@ -290,7 +290,7 @@ def test_a_model_that_failed_is_ready_when_its_file_is_mended(place: Path, heade
         file.write_bytes(good)
         assert [entry.state for entry in catalog.index()] == ["READY"] * 4
         assert catalog.entry("kinds").state == "READY"
-        with pool.lease("kinds"):  # and it can be used
+        with pool.lease("kinds"):  # it can be used, too
             pass
 
 

@@ -1,4 +1,4 @@
-"""Clients that send nothing, or do not read their answers: their bytes are counted, and their connections end."""
+"""Clients that do not send, or do not read their answers: their bytes are counted, and their connections end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ X = zoo.random_input(32, 2)
 
 
 def large(samples: int = 32) -> bytes:
-    """A request to ``mlp`` with so many samples, for an answer in binary data."""
+    """A request to ``mlp`` with this many samples, for an answer in binary data."""
     tensor = {"name": "input", "shape": [samples, 2], "datatype": "FP32", "data": X[:samples].ravel().tolist()}
     return json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
 
@@ -85,7 +85,7 @@ def test_an_answer_is_counted_until_it_is_taken(service: Service) -> None:
 
         slow = asyncio.create_task(ask(service, path, large(), send=send))
         async with asyncio.timeout(60):
-            while not service.gate.held > 8 * MIB:  # it is sent although it is larger than the limit
+            while not service.gate.held > 8 * MIB:  # this answer is sent although it is larger than the limit
                 await asyncio.sleep(0.01)
         status, body = await ask(service, path, large(1))
         assert (status, json.loads(body)["type"]) == (503, "OverloadedError")
@@ -169,7 +169,7 @@ UNFINISHED = {
 }
 
 
-def test_a_request_that_does_not_come_is_waited_for_with_an_end(hasty: Server) -> None:
+def test_the_wait_for_an_unfinished_request_ends(hasty: Server) -> None:
     with ExitStack() as stack:
         connections = {name: stack.enter_context(connect(hasty)) for name in UNFINISHED}
         for name, (sent, _) in UNFINISHED.items():
@@ -183,7 +183,7 @@ def test_a_request_that_does_not_come_is_waited_for_with_an_end(hasty: Server) -
             assert bool(found) == bool(answer), name
 
 
-def test_a_head_in_drops_ends_as_one_that_does_not_come(hasty: Server) -> None:
+def test_a_head_that_arrives_byte_by_byte_is_cut_off(hasty: Server) -> None:
     with connect(hasty) as slow:
         slow.settimeout(0.05)
         slow.sendall(b"GET /ping HTTP/1.1\r\nX-Slow: ")
@@ -201,7 +201,7 @@ def test_a_head_in_drops_ends_as_one_that_does_not_come(hasty: Server) -> None:
         assert ended
 
 
-def test_who_is_in_time_is_served_whatever_came_before(hasty: Server) -> None:
+def test_a_client_in_time_is_served_whatever_it_sent_before(hasty: Server) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(connect(hasty)) for _ in range(3)]
         for connection in connections:

@@ -96,7 +96,7 @@ def test_a_link_that_is_switched_is_another_version(folder: Path) -> None:
         assert infer(server)[0] == 404
 
 
-def test_no_answer_has_anothers_version(server: Server, folder: Path) -> None:
+def test_no_answer_has_the_version_of_another_file(server: Server, folder: Path) -> None:
     answers = dict(replace(folder, seed) for seed in range(4))
     found: list[tuple[int, str, Any]] = []
     ending = threading.Event()

@@ -1,9 +1,9 @@
-/* failing_io.c - preloaded into a test's process, makes the system calls of reading fail as the test wants.
+/* failing_io.c - preloaded into a test's process, makes the system calls for reading fail as the test wants.
  *
- * FAILING_IO is "call:after:errno": from the call number `after` on (from 0), `call` fails with that errno. Calls are
+ * FAILING_IO is "call:after:errno": from call number `after` (from 0) on, `call` fails with that errno. Calls are
  * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
- * A fourth part is how many calls fail before all goes well again. FAILING_IO=short makes every pread return at most
- * 1000 bytes, FAILING_IO=type:0x6969 makes fstatfs tell of that file system, and FAILING_IO=naps only counts nanosleep.
+ * A fourth part is the number of calls that fail; later calls succeed. FAILING_IO=short makes every pread return at
+ * most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs report that file system. FAILING_IO=naps only counts nanosleep.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -23,14 +23,14 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-static _Atomic long count, met; /* calls of the kind, and those that were interfered with */
+static _Atomic long count, met; /* calls of the kind, and calls that were changed or counted */
 
-/* So that a test can see that it tested anything. */
+/* Tells the test how many calls it changed: with 0 it has tested nothing. */
 __attribute__((destructor)) static void tell(void) {
     fprintf(stderr, "failing_io: %ld\n", atomic_load(&met));
 }
 
-/* Whether this call is to fail; errno is then set. */
+/* Whether this call shall fail; sets errno if so. */
 static int fails(const char *call) {
     const char *wish = getenv("FAILING_IO");
     char name[16];
@@ -54,7 +54,7 @@ ssize_t pread(int fd, void *to, size_t length, off_t offset) {
     const char *wish = getenv("FAILING_IO");
     if (wish && strcmp(wish, "short") == 0 && length > 1000) {
         atomic_fetch_add(&met, 1);
-        if (fcntl(fd, F_GETFL) & O_DIRECT) { /* which reads no such lengths: as if it had stopped on the way */
+        if (fcntl(fd, F_GETFL) & O_DIRECT) { /* it reads no 1000 bytes: act as if it stopped there */
             ssize_t done = real(fd, to, length, offset);
             return done > 1000 ? 1000 : done;
         }

@@ -1,5 +1,5 @@
-/* page_size.c - preloaded into a test's process, pretends that pages have PAGE_SIZE bytes: 16384 or 65536, as aarch64
- * may have them. sysconf says so, mappings begin and end at multiples of it, and mincore answers for each such page.
+/* page_size.c - preloaded into a test's process, pretends that pages have PAGE_SIZE bytes: 16384 or 65536, as on
+ * aarch64. sysconf says so, mappings begin and end at multiples of it, and mincore answers for each such page.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Bytes of a page of the kernel. */
+/* Bytes of the kernel's real pages, on x86-64. */
 enum { REAL = 4096 };
 
 static size_t page_size(void) {

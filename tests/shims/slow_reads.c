@@ -1,8 +1,8 @@
 /* slow_reads.c - preloaded into a test's process, makes the reads of the prefetch thread as slow as the test wants.
  *
- * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or, in a process that
- * is forced to do without (STREAMRT_TEST_POPULATE=touch), a POSIX_FADV_WILLNEED; it returns no earlier than such a disk
- * would have delivered. All else goes through as it is.
+ * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ. In a process that must
+ * do without (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no earlier than the imagined
+ * disk would have delivered. Other calls are not changed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
