@@ -1,4 +1,4 @@
-"""Children that are written in the test, and a folder on a disk."""
+"""A child process whose code the test writes, and a folder on a disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answer(values):
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``child(code)`` is what `spawn.run` starts from now on; ``job`` and ``answer`` are at hand in it."""
+    """``child(code)`` makes `spawn.run` start this code, which can use ``job`` and ``answer``."""
     script = tmp_path / "child.py"
 
     def write(code: str) -> None:

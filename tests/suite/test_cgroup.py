@@ -1,4 +1,4 @@
-"""Memory cgroups: a limit that kills, what a group tells, and where groups are looked for."""
+"""Memory cgroups: a limit that kills, the figures of a group, and the folders in which groups are made."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_group_without_a_limit_only_counts(child: MakeChild, memory_cgroup: Ma
     assert not group.path.exists()
 
 
-def test_a_killed_child_is_no_want_of_memory_by_itself(child: MakeChild, memory_cgroup: MakeGroup) -> None:
+def test_a_killed_child_does_not_mean_that_memory_was_missing(child: MakeChild, memory_cgroup: MakeGroup) -> None:
     child("os.kill(os.getpid(), 9)")
     with memory_cgroup(256 * MIB) as group:
         outcome = spawn.run(JOB, group=group, limit=60)
@@ -92,7 +92,7 @@ def v2(root: str = "/", point: str = "/sys/fs/cgroup") -> str:
         pytest.param("0::/a\n", v2(point="/mnt/my\\040groups"), (2, "/mnt/my groups/a"), id="space"),
     ],
 )
-def test_where_this_process_is(own: str, mounts: str, found: tuple[int, str]) -> None:
+def test_the_group_of_this_process(own: str, mounts: str, found: tuple[int, str]) -> None:
     assert _own_group(own, mounts) == (found[0], Path(found[1]))
 
 

@@ -1,4 +1,4 @@
-"""The order in which a scenario is measured, and what becomes of contenders that fail, with no real processes."""
+"""The order in which a scenario is measured, and the treatment of contenders that fail. No process is started."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bench.scenarios import Case, Scenario
 
 SHARED = {"machine": {"cores": 2}, "versions": {"a": "1"}, "commit": "0123456789ab", "quick": False}
 CAP = 256 << 20
-#: What ours tells besides: of a budget that is used up.
+#: Facts that only streamrt reports. Here its budget is used up.
 FACTS: dict[str, Any] = {"budget": 1, "weights": 2, "workspace": 0, "layers": []}
 STEADY = {"least": 1.0, "lower": 1.0, "median": 1.0, "upper": 1.0, "most": 1.0, "count": 3}
 
@@ -40,7 +40,7 @@ class Spawned:
 
 @dataclass
 class Processes:
-    """Stands in for `spawn.run`: remembers what was asked for, and answers as ``answers`` says or else well."""
+    """Stands in for `spawn.run`: remembers each job, and answers with ``answers``, or `well` where that has None."""
 
     answers: Callable[[Job, bool], Outcome | None] = lambda job, sampled: None
     asked: list[Spawned] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Measure:
 
     Attributes:
         path: the file.
-        failures: what the last run returned.
+        failures: the failures that the last run returned.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_everything_is_prepared_and_checked_before_anything_is_timed(measure: Me
     kinds = [it.job.kind for it in processes.asked]
     before = kinds[: kinds.index("passes")]
     assert before == ["source", "prepare", "prepare"] + ["check"] * 4
-    assert kinds.count("check") == 4  # a batch once, whatever the cap and the threads
+    assert kinds.count("check") == 4  # once for each batch, whatever the cap and the threads
     assert processes.asked[0].job.batches == (1, 8)
 
 
@@ -178,7 +178,7 @@ def test_each_number_of_threads(measure: Measure, processes: Processes) -> None:
 
 
 def test_limits_are_measured_in_every_round(measure: Measure, processes: Processes) -> None:
-    cases = case(1), case(8), replace(case(8), cap=1 << 30)  # what is computed without a cap is measured once a batch
+    cases = case(1), case(8), replace(case(8), cap=1 << 30)  # "compute" is measured once for each batch
     lines = measure(*cases, peers=[peer("streamrt"), peer("A")], rounds=2)
     limits = [(line["round"], line["peer"]) for line in lines if line["kind"] == "limit"]
     assert limits == [(index, name) for index in (0, 1) for name in (*LIMITS, "compute", "compute")]
@@ -189,11 +189,11 @@ def test_limits_are_measured_in_every_round(measure: Measure, processes: Process
     assert facts == {
         ("limit", *FACTS),
         ("timing", *(name for name in FACTS if name != "layers")),
-    }  # once, for they are long
+    }  # only limits have the layers, because these are long
 
 
-def test_the_disk_is_measured_between_passes_of_ours(measure: Measure, processes: Processes) -> None:
-    """Where rows are held against T*; not in the processes whose memory is looked at, nor where no pass is steady."""
+def test_the_disk_is_measured_between_passes_of_streamrt(measure: Measure, processes: Processes) -> None:
+    """Only where rows are compared with T*: not while memory is sampled, and not without steady passes."""
     measure(case(), peers=[peer("streamrt"), peer("A")], rounds=1)
     timed = {it.job.peer: it.job.file for it in processes.of("passes") if it.group is None and it.job.seconds == 2.0}
     assert timed == {"streamrt": "/nowhere/largest", "A": None}
@@ -203,7 +203,7 @@ def test_the_disk_is_measured_between_passes_of_ours(measure: Measure, processes
     assert not any(it.job.file for it in processes.of("passes"))
 
 
-def test_memory_is_looked_at_in_processes_of_its_own(measure: Measure, processes: Processes) -> None:
+def test_memory_is_sampled_in_separate_processes(measure: Measure, processes: Processes) -> None:
     lines = measure(case(), case(8, cap=CAP), peers="AB", rounds=3)
     assert len(processes.of("passes")) == 3 * 4
     weighed = processes.of("passes", sampled=True)
@@ -236,8 +236,8 @@ def test_a_missing_peer_is_skipped_by_name(measure: Measure) -> None:
     assert measure.failures == 0
 
 
-def test_a_peer_is_not_put_to_models_that_it_does_not_run(measure: Measure) -> None:
-    """Which is told once."""
+def test_a_peer_skips_models_that_it_does_not_run(measure: Measure) -> None:
+    """The reason is recorded once."""
     cases = case(), case(model="vgg16"), case(model="mlp-9x9")
     lines = measure(*cases, peers=[peer("A"), peer("B", "cnn")], rounds=1)
     assert [(line["peer"], line["reason"]) for line in lines if line["kind"] == "skip"] == [("B", "runs no MLPs")]
@@ -304,7 +304,7 @@ def test_a_scenario_for_streamrt_alone(measure: Measure, processes: Processes) -
 def test_a_peer_that_fails_the_check_is_never_timed(
     measure: Measure, processes: Processes, outcome: Outcome, status: str
 ) -> None:
-    """At this batch; the other one, whose answer is right, is."""
+    """At this batch. At the other batch its answer is right, and it is timed."""
     asked = ("check", "B", (8,))
     processes.answers = lambda job, sampled: outcome if (job.kind, job.peer, job.batches) == asked else None
     lines = measure(case(1), case(8), case(8, cap=CAP), peers="AB", threads=(1, 2))
@@ -324,10 +324,10 @@ def test_a_peer_that_fails_the_check_is_never_timed(
         (Outcome("ok", {"steady": STEADY, "first": 1.0, "error": 1.0}), "wrong", 1),
     ],
 )
-def test_how_a_timed_process_ended_is_a_result(
+def test_a_bad_end_of_a_timed_process_is_a_result(
     measure: Measure, processes: Processes, outcome: Outcome, status: str, failures: int
 ) -> None:
-    """And it is not tried again, not for memory either."""
+    """The process is not tried again, not even for its memory."""
     bad = ("passes", "B", (8,))
     processes.answers = lambda job, sampled: outcome if (job.kind, job.peer, job.batches) == bad else None
     lines = measure(case(1), case(8), peers="ABC", rounds=3)
@@ -342,7 +342,7 @@ def test_how_a_timed_process_ended_is_a_result(
     assert measure.failures == failures
 
 
-def test_one_that_fails_in_a_later_round_keeps_its_times(measure: Measure, processes: Processes) -> None:
+def test_a_peer_that_fails_in_a_later_round_keeps_its_times(measure: Measure, processes: Processes) -> None:
     def killed_in_the_second_round(job: Job, sampled: bool) -> Outcome | None:
         return Outcome("killed") if job.peer == "A" and len(processes.of("passes")) == 3 else None
 
@@ -397,7 +397,7 @@ def test_weights_are_dropped_before_cold_runs_and_after(
     measure(case(), Case("passes", ("steady", "first"), "mlp-2x8", 8), peers="A", rounds=1)
     cold, warm = ("/nowhere/A",), ()
     run_cold, run_warm = [cold, ("passes",), cold], [warm, ("passes",), warm]
-    assert events[events.index(("passes",)) - 1 :] == run_cold + run_warm + run_cold + run_cold  # memory is cold always
+    assert events[events.index(("passes",)) - 1 :] == run_cold + run_warm + run_cold + run_cold  # memory: cold
 
 
 def test_a_file_that_cannot_be_made_cold_is_an_error(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +413,7 @@ def test_a_file_that_cannot_be_made_cold_is_an_error(measure: Measure, monkeypat
 
 
 def test_packages_are_imported_once_each(measure: Measure, processes: Processes) -> None:
-    """Two contenders of one package have the same import."""
+    """Two contenders of one package share one import."""
     lines = measure(
         Case("import", ("seconds",)), peers=[peer("A", module="a"), peer("A mmap", module="a"), peer("B")], rounds=2
     )

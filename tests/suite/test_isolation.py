@@ -1,4 +1,4 @@
-"""The driver imports nothing that is measured, and its children measure what is installed, not the checkout."""
+"""The driver imports no measured package, and its children measure the installed package, not the checkout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def in_checkout(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_driver_imports_nothing_that_is_measured(checkout: Path) -> None:
+def test_the_driver_imports_no_measured_package(checkout: Path) -> None:
     code = """
 import sys, bench.__main__, bench.driver
 from pathlib import Path
@@ -50,8 +50,8 @@ print(bench.__file__, *{name.partition(".")[0] for name in sys.modules})
     assert not MEASURED & set(modules)
 
 
-def test_the_checkout_would_shadow_what_is_installed(checkout: Path) -> None:
-    """What all of this is about: without care, it is the uncompiled package that is found."""
+def test_the_checkout_would_shadow_the_installed_package(checkout: Path) -> None:
+    """The reason for the care: Python started in the checkout finds the uncompiled package."""
     found = "import importlib.util; print(importlib.util.find_spec('streamrt').origin)"
     assert Path(in_checkout(checkout, "-c", found).stdout.strip()) == checkout / "streamrt" / "__init__.py"
 
@@ -67,7 +67,7 @@ def test_children_find_the_installed_package(checkout: Path, monkeypatch: pytest
     assert probe.values["streamrt"] == machine.sources_digest(installed)
     assert probe.values["peers"]["streamrt"]["versions"]["streamrt"] == streamrt.__version__
     imported = spawn.run(Job("import", data=str(tmp_path), modules=("streamrt",)))
-    assert imported.status == "ok", imported.reason  # the uncompiled one cannot be imported
+    assert imported.status == "ok", imported.reason  # the uncompiled package cannot be imported
     assert imported.values["seconds"] > 0
 
 

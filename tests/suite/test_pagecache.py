@@ -1,4 +1,4 @@
-"""How much of a file is in the page cache, and that a cold file is cold."""
+"""The bytes of a file in the page cache, and cold files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 1000 * PAGE + 1  # the last page is not full
 
 @pytest.fixture
 def file(disk: Path) -> Path:
-    """Cold; what is read of it is in the page cache, and no page besides."""
+    """A cold file. Only pages that a test reads enter the page cache."""
     path = disk / "weights"
     path.write_bytes(os.urandom(SIZE))
     make_cold([path])
@@ -31,7 +31,7 @@ def read(path: Path, offset: int, length: int) -> None:
         os.pread(source.fileno(), length, offset)
 
 
-def test_what_was_read_is_counted(file: Path) -> None:
+def test_pages_that_were_read_are_counted(file: Path) -> None:
     assert cached_bytes([file]) == 0
     read(file, 10 * PAGE, 5 * PAGE)
     assert cached_bytes([file]) == 5 * PAGE
@@ -41,7 +41,7 @@ def test_what_was_read_is_counted(file: Path) -> None:
     assert cached_bytes([file]) == 1001 * PAGE
 
 
-def test_files_are_summed_and_missing_ones_are_none(file: Path) -> None:
+def test_files_are_summed_and_missing_files_count_as_0(file: Path) -> None:
     other = file.with_name("other")
     other.write_bytes(b"x" * PAGE)
     read(file, 0, PAGE)
@@ -55,7 +55,7 @@ def test_cold_after_it_was_read(file: Path) -> None:
 
 
 def test_cold_after_it_was_written(file: Path) -> None:
-    """Pages that are dirty do not leave before they are written back."""
+    """Dirty pages do not leave the page cache before they are written back."""
     content = os.urandom(SIZE)
     file.write_bytes(content)
     make_cold([file])
@@ -75,7 +75,7 @@ def test_kernels_without_cachestat_count_the_same(file: Path, monkeypatch: pytes
     assert told == 1001 * PAGE
 
 
-def test_a_file_that_someone_has_mapped_is_not_cold(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mapped_file_is_not_cold(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
     monkeypatch.setattr(pagecache.time, "sleep", pauses.append)
     with file.open("rb") as source, mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ) as pages:
@@ -88,7 +88,7 @@ def test_a_file_that_someone_has_mapped_is_not_cold(file: Path, monkeypatch: pyt
     make_cold([file])
 
 
-def test_it_waits_for_a_process_that_is_on_its_way_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_a_process_that_is_ending(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = file.open("rb")
     pages = mmap.mmap(source.fileno(), 0, prot=mmap.PROT_READ)
     assert pages[0] in range(256)
@@ -99,8 +99,8 @@ def test_it_waits_for_a_process_that_is_on_its_way_out(file: Path, monkeypatch: 
     assert cached_bytes([file]) == 0
 
 
-def test_an_error_of_the_fallback_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's own number, not a count of zero, which would pass for a cold file."""
+def test_an_error_of_the_fallback_is_raised(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel's error number. A count of 0 instead would pass for a cold file."""
 
     class Refusing:
         def syscall(self, *arguments: object) -> int:

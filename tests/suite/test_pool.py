@@ -1,4 +1,4 @@
-"""The benchmark of pools: its traces, and the limits that they are held against."""
+"""The benchmark of pools: its traces, and the limits with which the results are compared."""
 
 from itertools import combinations
 
@@ -10,7 +10,7 @@ from streamrt.pool.adaptive import POLICIES
 
 
 @pytest.mark.parametrize("name", TRACES)
-def test_traces_are_the_same_for_a_seed_and_of_the_length_that_was_asked_for(name):
+def test_a_seed_gives_the_same_trace_of_the_length_asked_for(name):
     trace = TRACES[name](20, 333, 1)
     assert trace == TRACES[name](20, 333, 1)
     assert len(trace) == 333
@@ -24,7 +24,7 @@ def test_sizes_add_up():
     assert max(found) > 10 * min(found)
 
 
-def test_no_fixed_set_of_whole_models_loads_less_than_the_best_of_bytes():
+def test_no_fixed_set_of_whole_models_loads_less_than_the_best_set_of_bytes():
     kilobytes = [3, 1, 4, 1, 5, 9]
     for name, make in TRACES.items():
         trace = make(6, 200, 2)
@@ -40,14 +40,14 @@ def test_no_fixed_set_of_whole_models_loads_less_than_the_best_of_bytes():
             )
             best = limits.best_fixed(trace, kilobytes, budget)
             assert best <= least, name
-            assert best == least or budget not in (0, 23)  # nothing, or all of it
+            assert best == least or budget not in (0, 23)  # equal if no model fits, or all models
 
 
 def test_whole_models_by_recency():
     assert limits.whole_lru([0, 1, 0, 1], [5, 5], 10) == 10
     assert limits.whole_lru([0, 1, 2, 0, 1, 2], [5, 5, 5], 10) == 30
     assert limits.whole_lru([0, 1, 0, 2, 0], [5, 5, 5], 10) == 15
-    assert limits.whole_lru([0, 1, 1, 0], [5, 50], 10) == 105  # one that is too large harms nobody
+    assert limits.whole_lru([0, 1, 1, 0], [5, 50], 10) == 105  # a model that is too large evicts no other
 
 
 def test_every_policy_is_a_contender():

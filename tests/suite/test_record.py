@@ -1,4 +1,4 @@
-"""The file of results: every line by itself, as soon as it is known."""
+"""The file of results: each line is complete by itself, and written as soon as it is known."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_lines_are_in_the_file_at_once(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_run_takes_the_place_of_another_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_run_replaces_an_earlier_run_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "made.jsonl"
     for peer in "AB":
         with Recorder(path, SHARED) as recorder:

@@ -1,4 +1,4 @@
-"""From lines of results, written by hand, to figures, tables and pictures."""
+"""Figures, tables and pictures from lines of results that are written by hand."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def table(records: list[Record]) -> CaseTable:
 
 
 def cells(text: str) -> list[list[str]]:
-    """Of a Markdown table."""
+    """The cells of a Markdown table, row by row."""
     return [[cell.strip() for cell in row[1:-1].split("|")] for row in text.splitlines() if row.startswith("|")]
 
 
@@ -91,7 +91,7 @@ def test_median_least_and_most() -> None:
 
 
 def test_ratios_are_round_by_round() -> None:
-    """The machine was twice as slow in the last rounds: the ratio of the medians would not see what every round saw."""
+    """The machine's speed changes between rounds, which ratios of one round leave out, unlike the ratio of medians."""
     found = table(timings(streamrt=[1.0, 10.0, 20.0], A=[2.0, 20.0, 2.0]))
     us, other = found.row("streamrt"), found.row("A")
     assert us
@@ -126,7 +126,7 @@ def test_contenders_that_did_not_end_well_stay_in_the_table() -> None:
     assert {row.peer: row.status for row in found.rows} == {
         "streamrt": "ok", "C": "killed", "D": "slow", "E": "error", "B": "wrong",
     }  # fmt: skip
-    assert found.rows[0].peer == "streamrt"  # whatever E's time was before it failed
+    assert found.rows[0].peer == "streamrt"  # E failed, so its earlier time does not count
     text = markdown._case(found)
     shown = {row[0]: row[1] for row in cells(text)}
     assert shown["B"] == "wrong"
@@ -137,21 +137,21 @@ def test_contenders_that_did_not_end_well_stay_in_the_table() -> None:
         assert told in text
 
 
-def test_the_fastest_first_and_those_without_a_time_last() -> None:
+def test_the_fastest_is_first_and_contenders_without_a_time_are_last() -> None:
     killed = line("timing", "A", "killed", round=0)
     found = table([killed, *timings(B=[3.0, 3.0, 0.1], streamrt=[2.0, 2.0, 9.0], C=[1.0, 8.0, 1.0])])
     assert [row.peer for row in found.rows] == ["C", "streamrt", "B", "A"]
     assert [row[0] for row in cells(markdown._case(found))[2:]] == ["C", "streamrt", "B", "A"]
 
 
-def test_cases_and_threads_make_tables_of_their_own() -> None:
+def test_each_case_and_number_of_threads_has_its_own_table() -> None:
     other = dataclasses.replace(CASE, batch=8)
     records = [timing("A", 0, 1.0), timing("A", 0, 2.0, case=other), timing("A", 0, 3.0, threads=1)]
     found = [(t.case["batch"], t.threads, t.row("A").spread("steady").median) for t in summary.tables(records)]
     assert found == [(1, 2, 1.0), (8, 2, 2.0), (1, 1, 3.0)]
 
 
-def test_memory_is_that_of_the_processes_that_were_not_timed() -> None:
+def test_memory_is_from_processes_that_were_not_timed() -> None:
     memory = {"anonymous": 10 * MIB, "file_pages": 20 * MIB, "both": 25 * MIB, "cgroup_peak": None}
     records = [*timings(streamrt=[1.0], A=[2.0]), line("memory", "streamrt", values=memory)]
     records.append(line("memory", "A", "killed", values=memory))
@@ -165,7 +165,7 @@ def resident(steady: float, layers: list[list[Any]]) -> Record:
     return line("limit", "compute", round=0, values=values)
 
 
-def test_t_star_is_that_of_the_best_disk_and_the_best_compute() -> None:
+def test_t_star_takes_the_best_speed_of_disk_and_computing() -> None:
     facts = {"budget": 350e6, "least_workspace": 50e6, "least_window": 100e6}
     records = [
         timing("streamrt", 0, 1.6, facts=facts),
@@ -182,19 +182,19 @@ def test_t_star_is_that_of_the_best_disk_and_the_best_compute() -> None:
     header, _, us, *limits = cells(markdown._case(found))
     assert us[header.index("÷ T*")] == "2.00"
     assert [row[0] for row in limits] == ["T*, steady pass", "T*, first pass"]
-    # With a disk that is faster than the layers, they are the limit: the fastest pass that was seen.
+    # With a fast disk the layers are the limit, in the fastest pass that had all weights in memory.
     records.append(line("limit", "disk, O_DIRECT", round=1, values={"value": 9e9}))
     assert table(records).limits["steady"] == pytest.approx(0.6)
-    # A pass of ours that read faster than any limit did is what the disk can do.
+    # If a pass of streamrt reads faster than every limit, its speed is the disk's.
     fast = timing("streamrt", 1, 0.1, facts=facts | {"bytes_read": 0.2e9})
     assert table([*records[:2], fast, *records[4:6]]).limits["steady"] == pytest.approx(0.6)
-    # Without anything to compare with, there is no T*.
+    # Without the time of computing, or the speed of the disk, there is no T*.
     assert table([record for record in records if record["peer"] != "compute"]).limits == {}
     records[0]["values"]["steady"] = None
     assert table([record for record in records if not record["peer"].startswith("disk")]).limits == {}
 
 
-def test_t_star_of_the_moment_is_that_of_the_disk_around_the_pass() -> None:
+def test_t_star_of_the_moment_takes_the_disks_speed_around_the_pass() -> None:
     facts = {"budget": 350e6, "least_workspace": 50e6, "least_window": 100e6}
     records = [
         timing("streamrt", 0, 1.6, facts=facts, moments=[[0.8, 1.0e9], [2.0, 0.5e9]]),
@@ -231,7 +231,7 @@ def test_the_overview() -> None:
     ]
 
 
-def test_the_overview_without_us_or_without_others() -> None:
+def test_the_overview_without_streamrt_or_without_peers() -> None:
     lonely = cells(markdown.overview({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}))[2]
     assert lonely[1:] == ["1 s", "-", "-", "-", "-"]
     killed = [line("timing", "streamrt", "killed", round=0), *timings(A=[1.0])]
@@ -244,10 +244,10 @@ def test_headlines_are_at_most_eight_cases_that_exist() -> None:
     assert sum(len(scenario.headlines) for scenario in SCENARIOS.values()) <= 8
     for scenario in SCENARIOS.values():
         assert set(scenario.headlines) <= {case.label for case in scenario.cases}
-        assert not scenario.headlines or scenario.peers is None  # a row has somebody to lose to
+        assert not scenario.headlines or scenario.peers is None  # every row has a peer to lose to
 
 
-def test_headlines_say_the_spread_the_commit_and_the_machine() -> None:
+def test_headlines_have_the_spread_the_commit_and_the_machine() -> None:
     (label,) = SCENARIOS["mlp-capped"].headlines
     shown = next(case for case in SCENARIOS["mlp-capped"].cases if case.label == label)
     records = [
@@ -275,7 +275,7 @@ def test_headlines_say_the_spread_the_commit_and_the_machine() -> None:
 
 
 @pytest.mark.parametrize("status", ["killed", "wrong"])
-def test_headlines_show_how_we_failed(status: str) -> None:
+def test_headlines_show_how_streamrt_failed(status: str) -> None:
     (label,) = SCENARIOS["mlp-callers"].headlines
     shown = next(case for case in SCENARIOS["mlp-callers"].cases if case.label == label)
     records = [line("timing", "streamrt", status, case=shown, round=0), timing("A", 0, 1.0, case=shown)]
@@ -311,7 +311,7 @@ def test_the_chart_has_a_point_for_every_contender_and_budget() -> None:
     ]
 
 
-def test_the_chart_is_a_small_picture_that_has_everything(tmp_path: Path) -> None:
+def test_the_chart_is_a_small_picture_with_all_labels(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     records = [
         *large("regnety_1280", "streamrt", 2.0, 1000),
@@ -326,7 +326,7 @@ def test_the_chart_is_a_small_picture_that_has_everything(tmp_path: Path) -> Non
     told = re.findall(r"<text[^>]*>([^<]*)</text>", text)
     for says in ("A", "B", "C", "streamrt", "100 MiB", "77 MiB", "all in memory", "regnety_1280: 0.88 GiB of weights"):
         assert says in told
-    assert chart.draw(tables, tmp_path / "again.svg").read_text() == text  # a report that changes nothing
+    assert chart.draw(tables, tmp_path / "again.svg").read_text() == text  # the same results give the same file
     with pytest.raises(ValueError, match="no case has a time"):
         chart.draw(summary.tables(large("regnety_1280", "A", 3.0, None)), path)
 
@@ -403,7 +403,7 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     readme.write_text(f"{BEGIN}\n{END}\n")
 
     written = report.write(tmp_path, readme)
-    pictures = {tmp_path / "mlp-capped.png", tmp_path / "import.png"}  # none of what has no times
+    pictures = {tmp_path / "mlp-capped.png", tmp_path / "import.png"}  # a scenario without times has no picture
     assert set(written) == pictures | {tmp_path / "README.md", readme}
     for picture in pictures:
         assert picture.read_bytes().startswith(b"\x89PNG\r\n")
@@ -434,7 +434,7 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
     assert [row[0] for row in cells(readme.read_text())[2:]] == ["Importing and opening: import"]
 
 
-def test_headlines_come_from_their_own_run_where_there_is_one(tmp_path: Path) -> None:
+def test_headlines_come_from_their_own_run_if_there_is_one(tmp_path: Path) -> None:
     readme = tmp_path / "other.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
     (tmp_path / "headlines").mkdir()
@@ -464,7 +464,7 @@ def test_the_report_draws_the_chart_beside_the_readme(tmp_path: Path) -> None:
     assert tmp_path / "docs" / report.CHART not in report.write(results, readme)  # nothing to draw
 
 
-def test_scenarios_of_several_machines_each_say_which(tmp_path: Path) -> None:
+def test_scenarios_of_several_machines_each_name_theirs(tmp_path: Path) -> None:
     other = SHARED["machine"] | {"processor": "Another Processor"}
     write(tmp_path / "mlp-capped.jsonl", timings(streamrt=[1.0]))
     write(tmp_path / "mlp-cold-start.jsonl", [record | {"machine": other} for record in timings(streamrt=[1.0])])

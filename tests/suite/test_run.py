@@ -1,4 +1,4 @@
-"""``python -m bench run`` from end to end, in the checkout, with models that are small."""
+"""``python -m bench run`` from end to end, in the checkout, with small models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CASES = SCENARIOS["mlp-capped"].quick
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> list[Record]:
-    """What a run of three contenders wrote."""
+    """The lines that a run of three contenders wrote."""
     pytest.importorskip("onnx")
     pytest.importorskip("safetensors")
     folder = tmp_path_factory.mktemp("run")
@@ -73,7 +73,7 @@ def test_limits(lines: list[Record]) -> None:
         if line["peer"] == "compute":
             facts = line["values"]["facts"]
             assert len(facts["layers"]) == 12
-            assert facts["bytes_read"] == 0  # all of it is in memory
+            assert facts["bytes_read"] == 0  # all weights are in memory
 
 
 @pytest.mark.usefixtures("caps")
@@ -95,7 +95,7 @@ def test_timings(lines: list[Record]) -> None:
             assert len(values["moments"]) >= 2
             assert all(seconds > 0 and speed > 1e6 for seconds, speed in values["moments"])
         else:
-            assert not values["moments"]  # theirs would be ratios of another budget
+            assert not values["moments"]  # only streamrt has the budget that T* is for
 
 
 @pytest.mark.usefixtures("caps")
@@ -106,12 +106,12 @@ def test_memory(lines: list[Record]) -> None:
         assert line["status"] == "ok", line["reason"]
         values, cap = line["values"], line["case"]["cap"]
         assert values["anonymous"] > 1 << 20
-        # A model of 192 MiB was read through: some of it was in the page cache, and never more than the cap lets.
+        # A pass read 192 MiB of weights. Some of them were in the page cache, and never more than the cap allows.
         assert 0 < values["file_pages"] <= cap
         assert values["cgroup_peak"] is None or values["anonymous"] <= values["cgroup_peak"] <= cap
 
 
-def test_lines_say_what_was_measured(lines: list[Record]) -> None:
+def test_lines_describe_their_measurement(lines: list[Record]) -> None:
     for line in lines:
         assert line["scenario"] == "mlp-capped"
         assert line["quick"]

@@ -1,4 +1,4 @@
-"""One job, one process: every way in which it can end, what it is started with, and what is seen of its memory."""
+"""A job in its own process: the ways in which it can end, its environment, and the samples of its memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_errors(child: MakeChild, code: str, reason: str) -> None:
     assert (outcome.status, outcome.values, outcome.reason) == ("error", {}, reason)
 
 
-def test_one_that_takes_too_long_is_gone_with_all_it_started(child: MakeChild) -> None:
+def test_a_child_that_takes_too_long_ends_with_all_that_it_started(child: MakeChild) -> None:
     child("import time\nos.fork()\ntime.sleep(600)")
     pids: list[int] = []
     outcome = spawn.run(JOB, limit=0.7, sampler=pids.append)
@@ -62,7 +62,7 @@ def test_one_that_takes_too_long_is_gone_with_all_it_started(child: MakeChild) -
     assert not alive_in_group(pids[0])
 
 
-def test_one_that_ends_leaves_nothing_behind(child: MakeChild) -> None:
+def test_a_child_that_ends_leaves_no_process_behind(child: MakeChild) -> None:
     child("import time\nif os.fork() == 0:\n    os.close(int(sys.argv[1])); os.close(2); time.sleep(600)\nanswer({})")
     pids: list[int] = []
     assert spawn.run(JOB, limit=300, sampler=pids.append).status == "ok"
@@ -70,7 +70,7 @@ def test_one_that_ends_leaves_nothing_behind(child: MakeChild) -> None:
 
 
 def alive_in_group(group: int) -> list[str]:
-    """Processes of a group but for those that are dead and wait for their parent."""
+    """The processes of a group, without those that are dead and wait for their parent."""
     give_up = time.monotonic() + 60  # a process that was killed takes a moment to die
     while time.monotonic() < give_up:
         found = []
@@ -111,7 +111,7 @@ def test_the_environment(child: MakeChild, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_noise_does_not_disturb_the_answer(child: MakeChild) -> None:
-    """More of it than a pipe holds, before and after."""
+    """More output than a pipe holds, before and after the answer."""
     child("""
         print("{}" * 100_000, flush=True)
         print("warning" * 100_000, file=sys.stderr, flush=True)
@@ -123,7 +123,7 @@ def test_noise_does_not_disturb_the_answer(child: MakeChild) -> None:
     assert outcome.values == {"value": "y" * 200_000}
 
 
-def test_the_sampler_sees_what_a_child_holds(child: MakeChild, disk: Path) -> None:
+def test_the_sampler_sees_the_memory_of_a_child(child: MakeChild, disk: Path) -> None:
     file, seen = disk / "weights", disk / "seen"
     file.write_bytes(os.urandom(8 * MIB))
     make_cold([file])
@@ -138,7 +138,7 @@ def test_the_sampler_sees_what_a_child_holds(child: MakeChild, disk: Path) -> No
 
     def sample(pid: int) -> None:
         sampler(pid)
-        # With what was read, which is in memory twice: but not both at the moment when it is copied.
+        # 64 MiB, and the 4 MiB that were read. Those are in memory twice, but not yet while they are copied.
         if sampler.most["anonymous"] >= 68 * MIB and sampler.most["both"] >= 72 * MIB:
             seen.touch()
 
@@ -149,7 +149,7 @@ def test_the_sampler_sees_what_a_child_holds(child: MakeChild, disk: Path) -> No
     assert sampler.most["resident"] >= sampler.most["anonymous"]
 
 
-def test_the_sampler_bears_a_child_that_has_ended() -> None:
+def test_the_sampler_accepts_a_child_that_has_ended() -> None:
     sampler = spawn.MemorySampler([])
     sampler(2**22 + 1)  # above every process number
     assert sampler.most == {"anonymous": 0, "file_pages": 0, "both": 0, "resident": 0}

@@ -1,4 +1,4 @@
-"""T* against closed forms, and against a simulation of the pipeline, which it must never be above."""
+"""T* compared with closed forms, and with a simulated pipeline. It must never be above the pipeline's time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.report.tstar import Problem, first, steady  # noqa: E402
 
 pytestmark = pytest.mark.extras
 
-MB = 1e6  # the linear program is solved to within a hundred bytes or so
+MB = 1e6  # bytes; the linear program is solved to about 100 bytes
 
 
 def near(seconds: float) -> object:
@@ -25,7 +25,7 @@ def near(seconds: float) -> object:
 
 
 def test_everything_fits() -> None:
-    """Then nothing is read, however slow the disk."""
+    """Then nothing is read, so the disk's speed does not matter."""
     problem = Problem([100 * MB, 300 * MB], [0.25, 0.5], room=400 * MB, window=100 * MB, bandwidth=1 * MB)
     assert steady(problem) == near(0.75)
 
@@ -33,7 +33,7 @@ def test_everything_fits() -> None:
 @pytest.mark.parametrize(
     ("bandwidth", "seconds"),
     [
-        (1000 * MB, 0.9),  # 1200 MB, of which 900 stream, as 300 stay or are ahead
+        (1000 * MB, 0.9),  # of 1200 MB, 300 MB stay or are ahead, and 900 MB stream
         (2000 * MB, 0.6),  # the layers' own time
         (100 * MB, 9.0),
     ],
@@ -43,7 +43,7 @@ def test_equal_layers_take_the_longer_of_reading_and_computing(bandwidth: float,
     assert steady(problem) == near(seconds)
 
 
-def test_the_least_window_is_not_there_to_pin() -> None:
+def test_the_least_window_is_not_pinned() -> None:
     def problem(window: float) -> Problem:
         return Problem([100 * MB] * 10, [0.01] * 10, room=400 * MB, window=window, bandwidth=1000 * MB)
 
@@ -52,7 +52,7 @@ def test_the_least_window_is_not_there_to_pin() -> None:
     assert steady(problem(400 * MB)) == near(1.0)
 
 
-def test_layers_that_compute_first_and_weigh_last_take_longer() -> None:
+def test_computing_in_early_and_weights_in_late_layers_take_longer() -> None:
     """As in VGG: while the convolutions compute, no more can be read ahead than there is room for."""
     problem = Problem([0, 1000 * MB], [1.0, 0.0], room=100 * MB, window=0, bandwidth=1000 * MB)
     assert max(900 / 1000, 1.0) == 1.0  # the longer of reading and computing
@@ -60,8 +60,8 @@ def test_layers_that_compute_first_and_weigh_last_take_longer() -> None:
     assert first(problem) == near(1.9)
 
 
-def test_a_window_is_worth_more_than_what_stays_only_as_long_as_it_is_full() -> None:
-    """Bytes ahead and bytes that stay save the same time in a pass; more room than that saves nothing."""
+def test_room_saves_time_only_until_computing_is_the_limit() -> None:
+    """Bytes ahead and bytes that stay save the same time in a pass."""
 
     def seconds(room: float) -> float:
         return steady(Problem([0, 1000 * MB], [0.5, 0.5], room=room * MB, window=0, bandwidth=1000 * MB))
@@ -70,7 +70,7 @@ def test_a_window_is_worth_more_than_what_stays_only_as_long_as_it_is_full() -> 
 
 
 def test_a_pass_among_many_has_no_beginning() -> None:
-    """What the next pass begins with can be read while this one ends."""
+    """The first weights of the next pass can be read while this pass ends."""
     weights, compute = [1000 * MB, 0, 200 * MB], [0.0, 1.0, 0.3]
     for turn in range(3):
         turned = weights[turn:] + weights[:turn], compute[turn:] + compute[:turn]
@@ -103,7 +103,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A plan to be carried out, with a disk of ``bandwidth`` MB a millisecond that reads tiles into a window of MB."""
+    """A plan, a disk that reads ``bandwidth`` MB a millisecond, and a window of ``window`` MB."""
 
     tiles: list[Tile]
     window: int
@@ -125,12 +125,12 @@ class Pipeline:
         )
 
     def run(self) -> tuple[float, float]:
-        """Seconds of the first pass, and of one of those that repeat in the end.
+        """Seconds of the first pass, and of a pass once passes repeat.
 
-        The disk reads the tiles in order, on into the next pass, and waits when the window is full; what streams leaves
-        it once it is computed. Times are whole numbers, in 1/bandwidth ms, so that it can be seen when they repeat.
+        The disk reads the tiles in order, the next pass included, and waits when the window is full. A streamed tile
+        leaves the window once it is computed. Times are whole numbers of 1/bandwidth ms, so that repetition is exact.
         """
-        window: deque[tuple[int, int]] = deque()  # size and end of what has streamed and whose room is not taken yet
+        window: deque[tuple[int, int]] = deque()  # size and end of streamed tiles whose room is not reused yet
         held = disk = clock = 0
         ends, seen = [0], {}
         for number in range(10_000):
@@ -179,19 +179,19 @@ def test_no_pipeline_is_faster(pipeline: Pipeline, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("compute", [1, 4, 20])
 def test_small_tiles_come_close(compute: int) -> None:
-    """So the bound is not below what can be had: half of every layer streams, a megabyte at a time."""
+    """So T* is not far below a real plan. Half of every layer streams, 1 MB at a time."""
     tiles = [Tile(layer, 1, compute, streamed=piece % 2 == 0) for layer in range(10) for piece in range(20)]
     pipeline = Pipeline(tiles, window=10, bandwidth=1)
     first_pass, steady_pass = pipeline.run()
-    assert steady_pass <= 1.11 * steady(pipeline.problem())  # what is in the window could as well stay: 100 of 90
+    assert steady_pass <= 1.11 * steady(pipeline.problem())  # T* pins the window's 10 MB, too: 90 MB stream, not 100 MB
     assert first_pass <= 1.11 * first(pipeline.problem())
 
 
 def test_the_simulation() -> None:
-    """By hand: the window takes one tile, so that reading and computing alternate for what streams."""
+    """Worked out by hand. The window holds one tile, so reading and computing of streamed tiles alternate."""
     pipeline = Pipeline([Tile(0, 4, 3, True), Tile(0, 2, 5, False), Tile(1, 4, 1, True)], window=4, bandwidth=1)
-    # The first is read 0-4 and computes 4-7; the pinned one is read 4-6, computes 7-12; the last 7-11, and 12-13.
-    # In the second pass: 13-17, and 17-20; the pinned one computes 20-25; the last 20-24, and 25-26.
+    # In ms. The first tile is read 0-4 and computed 4-7, the pinned tile 4-6 and 7-12, the last tile 7-11 and 12-13.
+    # Second pass: the first tile 13-17 and 17-20, the pinned tile is computed 20-25, the last tile 20-24 and 25-26.
     assert pipeline.run() == (0.013, 0.013)
     wider = Pipeline(pipeline.tiles, window=8, bandwidth=1)
-    assert wider.run() == (0.013, 0.009)  # the first is read while the rest computes: nothing waits
+    assert wider.run() == (0.013, 0.009)  # the first tile is read while the others are computed: nothing waits

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 import streamrt
 
-if TYPE_CHECKING:  # names that are imported late are known all the same, and others are not
+if TYPE_CHECKING:  # mypy knows the names that are imported late, and no other names
     _ = streamrt.unpack  # type: ignore[attr-defined]
 
 
