@@ -1,4 +1,4 @@
-"""Torchvision models with seeded weights, and statistics of BatchNormalization that are not trivial."""
+"""Torchvision models with seeded weights, and with statistics of BatchNormalization that are not 0 and 1."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def seeded(name: str) -> Any:
 
 
 def detectors() -> list[list[str]]:
-    """The names of all detection models, those together whose bodies are of one kind, the smallest first."""
+    """The names of all detection models, a list for each kind of body, the smallest model first."""
     import torch
     from torchvision import models
 
@@ -67,7 +67,7 @@ def seeded_body(name: str) -> Any:
 
 
 def _with_statistics(model: Any) -> Any:
-    """``model`` in evaluation mode, its statistics not those of a network that was never trained."""
+    """``model`` in evaluation mode, with random statistics instead of the 0 and 1 of an untrained network."""
     import torch
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -97,7 +97,7 @@ def segmenter(model: Any) -> Any:
 
 
 def images(batch: int, name: str = "") -> Any:
-    """A batch of noise, (batch, 3, size, size), of the size that the model ``name`` is for."""
+    """A batch of noise, (batch, 3, size, size), in the size that the model ``name`` was made for."""
     import torch
 
     size = 299 if name == "inception_v3" else 224

@@ -1,4 +1,4 @@
-"""The bodies of torchvision's detectors: what an image goes through before there are boxes, several maps at once."""
+"""The bodies of torchvision's detectors: all layers before the boxes. Each body has several maps as outputs."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from vision.models import detectors, seeded_body
 pytestmark = pytest.mark.extras
 torch, *_ = needs("torch", "torchvision", "onnxscript")
 
-#: None far below 300, of which SSD leaves one value.
+#: No extent is far below 300 pixels, of which SSD's last map has one value.
 SIZES = [(1, 3, 320, 320), (2, 3, 300, 352), (1, 3, 331, 317)]
 NAMES = [
     pytest.param(name, marks=[] if position == 0 else pytest.mark.variants)

@@ -1,4 +1,4 @@
-"""Fully convolutional networks and those that end in global pooling, packed once for images of any size."""
+"""Fully convolutional networks, and networks that end in global pooling, packed once for images of any size."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from vision.models import seeded
 pytestmark = pytest.mark.extras
 torch, *_ = needs("torch", "torchvision", "onnxscript")
 
-#: Strides and sums, channel shuffle, squeeze and excitation, sizes read off the input, pooling at two scales.
+#: They have strides, sums, channel shuffle, squeeze and excitation, sizes taken from the input, pooling at 2 scales.
 NAMES = [
     *("resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_1", "convnext_tiny"),
     *("fcn_resnet50", "deeplabv3_mobilenet_v3_large"),

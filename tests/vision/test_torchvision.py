@@ -1,6 +1,6 @@
 """Real architectures against torch: with everything resident, in 64 MiB, and in the smallest budget that works.
 
-Of every family that torchvision has, the smallest model runs; all others have the marker ``variants``.
+The smallest model of every family of torchvision runs. All others have the marker ``variants``, except `ALWAYS`.
 """
 
 import numpy as np
@@ -14,16 +14,16 @@ from vision.models import images, registry, seeded
 pytestmark = pytest.mark.extras
 torch, *_ = needs("torch", "torchvision", "onnxscript")
 
-#: Besides the smallest of their families.
+#: Models that run besides the smallest of each family.
 ALWAYS = {"vgg16", "resnet50", "squeezenet1_1", "shufflenet_v2_x1_0"}
-#: The smallest of each family; a newer torchvision may have more of them.
+#: The smallest model of each family; a newer torchvision may have more families.
 FAMILIES = {
     *("alexnet", "vgg11", "googlenet", "inception_v3", "squeezenet1_1", "densenet121", "mnasnet0_5"),
     *("resnet18", "resnext50_32x4d", "wide_resnet50_2", "regnet_x_400mf", "regnet_y_400mf"),
     *("mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "efficientnet_b0", "efficientnet_v2_s"),
     *("convnext_tiny", "fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"),
 }
-#: Channels of the input and of the output, and height, of all that Winograd's algorithm must compute.
+#: (input channels, output channels, height) of the convolutions that Winograd's algorithm must compute.
 BY_WINOGRAD = {
     "resnet18": {(64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7)},
     "vgg16": {
@@ -42,7 +42,7 @@ NAMES = [pytest.param(name, marks=marks(name, name == names[0])) for names in re
 
 @pytest.fixture(scope="module", params=NAMES)
 def packed(request, tmp_path_factory):
-    """A model packed, and what torch makes of one and of three images."""
+    """A packed model, and torch's answers to one and to three images."""
     model = seeded(request.param)
     path = tmp_path_factory.mktemp("vision") / f"{request.param}.safetensors"
     streamrt.pack(model, path, example=images(2, request.param))
@@ -76,7 +76,7 @@ def test_the_same_as_torch(packed, budget, batch):
 
 
 def test_the_same_by_winograds_algorithm_and_without(packed, monkeypatch):
-    """That results are right does not tell that the fast way was taken: what the kernels are bound to does."""
+    """Right results do not show which algorithm ran. The arguments with which kernels are bound do."""
     path, cases = packed
     x, answer = cases[1]
     taken, bind = set(), _core.Convolution
