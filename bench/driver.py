@@ -113,7 +113,7 @@ class Run:
             bar.total = bar.n + rounds * len(turns) + sum(self._has_memory(turn) for turn in turns)
             for turn in turns:
                 if turn.case.kind != "passes":
-                    self._execute(turn, turn.job)  # it has not run yet, and its files may be cold
+                    self._execute(turn, turn.job)  # its packages have not run yet, and their files may be cold
             for index in range(rounds):
                 for turn in turns:
                     self._time(turn, index)
@@ -226,7 +226,7 @@ class Run:
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
-        # The source file, because streamrt pins pages of its own file, and pinned pages would not be read.
+        # The file of the source. streamrt pins pages of its own file, so not all of that file would be read.
         between = self._largest.get(case.model) if self._scenario.limits and peer.name == "streamrt" else None
         job = self._job(
             case.kind,

@@ -39,7 +39,7 @@ def test_call_overhead(benchmark: Benchmark) -> None:
 
 
 def test_steps(benchmark: Benchmark, tmp_path: Path) -> None:
-    """A pass of 100 kernels with next to nothing to do. Compare with 100 times `test_call_overhead`."""
+    """A pass of 100 kernels with almost no work. Compare with 100 times `test_call_overhead`."""
     path = tmp_path / "weights"
     path.write_bytes(bytes(4096))
     kernel = Depthwise(normal(1, 1, 1, 1), normal(1, 1, 1), None, normal(1, 1, 1, 1), same_window(1, 1), *RELU)

@@ -92,7 +92,7 @@ def test_reading(benchmark: Benchmark, file: File, count: int) -> None:
 
 
 @pytest.mark.usefixtures("beside")
-def test_mapping_what_is_cached(benchmark: Benchmark, file: File) -> None:
+def test_mapping_cached_pages(benchmark: Benchmark, file: File) -> None:
     steps(benchmark, file.populate, 1, file.populate, file.unmap)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from bench.limits import disk, processor
 
-#: By name, a function of the file to read (None except for the disk) and of threads. It returns bytes or operations a
-#: second.
+#: By name, a function of the file to read (only the disk's limits have one) and of the number of threads. It returns
+#: bytes or operations a second.
 LIMITS: dict[str, Callable[[str | None, int], float]] = {
     "disk, mapped": disk.mapped,
     "disk, pread": disk.pread,

@@ -28,7 +28,7 @@ def mapped(file: str | None, threads: int) -> float:
 
 
 def stretches(file: str) -> Iterator[float]:
-    """The disk's present speed: bytes a second as `mapped`, of one stretch of the file after the other, without end."""
+    """The disk's present speed: bytes a second, as by `mapped`, of one stretch of the file after another, for ever."""
     with _mapping(file) as (source, pages):
         length = min(_STRETCH, len(pages))
         for index in count():

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-_TRIES = 7
+_TRIES = 7  # repetitions of a product; the fastest counts
 _ROWS, _COLUMNS = 16384, 8192  # 512 MiB, far beyond any cache
-_SIDE = 2048
+_SIDE = 2048  # rows and columns of the matrices of the product: 16 MiB each
 
 
 def dram(file: str | None, threads: int) -> float:

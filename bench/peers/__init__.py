@@ -60,7 +60,7 @@ class Peer:
         families: kinds of models that it runs: ``"mlp"``, ``"cnn"``.
         prepare: writes its own files of a source into a folder; once, unmeasured, in a process of its own.
         open: opens the files that ``prepare`` wrote.
-        files: the files that hold the weights, given the source and the folder; they are cold before a cold start.
+        files: the files that hold the weights, given the source and the folder; they are made cold before a cold start.
         frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way. It does
             not take part in scenarios with all weights in memory.
         module: the file that it is written in; `peers` fills it in.

@@ -21,7 +21,7 @@ WHOLE = "whole-model LRU"
 
 
 class WholeModels:
-    """Whole models in memory. The least recently used model makes room. One load runs at a time.
+    """Keeps whole models in memory. The least recently used model makes room. One request runs at a time.
 
     A model that is larger than the budget streams: otherwise its requests would have no answer.
     """

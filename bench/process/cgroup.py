@@ -113,7 +113,7 @@ def _own_group(own: str, mounts: str) -> tuple[int, Path]:
             memberships[2 if controllers == "" else 1] = PurePosixPath(path)
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")
-        kind, *_, options = right.split()  # the source between them may be empty
+        kind, *_, options = right.split()  # the mount's source, between the two, may be empty
         version = {"cgroup": 1, "cgroup2": 2}.get(kind)
         if version not in memberships or (version == 1 and "memory" not in options.split(",")):
             continue

@@ -91,7 +91,7 @@ def prepare(job: Job) -> dict[str, Any]:
 
 
 def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
-    """Call ``make`` to fill the folder of ``mark``, unless ``mark`` has the text ``made_by``: it is filled then."""
+    """Call ``make`` to fill the folder of ``mark``, unless the file ``mark`` already has the text ``made_by``."""
     if not mark.exists() or mark.read_text() != made_by:
         shutil.rmtree(mark.parent, ignore_errors=True)
         mark.parent.mkdir(parents=True)
@@ -133,7 +133,7 @@ def passes(job: Job) -> dict[str, Any]:
         "opening": ready - entered,
         "first": first - ready,
         "to_first_output": first - spawned,
-        "steady": _five(times) if times else None,
+        "steady": _distribution(times) if times else None,
         "moments": moments,
         "error": error,
         "interpreter": interpreter,
@@ -164,7 +164,7 @@ def _together(opened: Opened, callers: int, x: Array) -> list[Array]:
     """The answers of ``callers`` threads that call at the same time."""
     if callers == 1:
         return [opened.run(x)]
-    from concurrent.futures import ThreadPoolExecutor  # not before `import` is timed
+    from concurrent.futures import ThreadPoolExecutor  # imported late, since `import` is timed
 
     with ThreadPoolExecutor(callers) as pool:
         return list(pool.map(opened.run, [x] * callers))
@@ -247,7 +247,7 @@ def _pool(job: Job) -> tuple[list[Path], list[int], int]:
 
 
 def _installed_version(package: str) -> str | None:
-    from importlib import metadata  # not earlier: it imports much of the standard library, which `import` times
+    from importlib import metadata  # imported late: it imports much of the standard library, and `import` is timed
 
     try:
         return metadata.version(package)
@@ -300,7 +300,7 @@ def _error(job: Job, batch: int, y: Array) -> float:
     from bench.models import source
 
     wanted = np.load(source(job.model, Path(job.data)).answer(batch), mmap_mode="r")
-    # Sample by sample, because memory that this takes is counted as the contender's.
+    # Sample by sample, because the memory of this comparison counts as the contender's.
     if y.shape != wanted.shape or not all(np.isfinite(mine).all() for mine in y):
         return float("inf")
     difference = np.max([np.abs(mine - right).max() for mine, right in zip(y, wanted, strict=True)])
@@ -317,7 +317,7 @@ def _grown(before: dict[str, int]) -> dict[str, int]:
     return {name: value - before[name] for name, value in _memory().items()}
 
 
-def _five(times: list[float]) -> dict[str, float]:
+def _distribution(times: list[float]) -> dict[str, float]:
     """Least, quartiles and most of many passes, and their number."""
     import numpy as np
 
@@ -331,7 +331,7 @@ def main() -> None:
     from bench.process.job import Job
 
     job = Job.from_json(sys.argv[2])
-    # As many processors as threads, so that helpers that a contender starts share them.
+    # As many processors as threads, so that a contender's helper threads share them.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.threads])
     does = {
         "probe": probe,

@@ -1,4 +1,4 @@
-"""The task of a child process, which is sent to it as a JSON object. Its answer comes back as another."""
+"""The task of a child process. It is sent to the child as a JSON object, and the answer is another."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int)
     axes.set_xticks(list(_TICKS), list(_TICKS.values()))
     axes.minorticks_off()
     memory = [point.memory / _MIB for point in found]
-    axes.set_xlim(min(100, 0.8 * min(memory)), max(16384, 2 * max(memory)))  # on the right is room for labels
+    axes.set_xlim(min(100, 0.8 * min(memory)), max(16384, 2 * max(memory)))  # leaves room for labels on the right
     top = 1.25 * max(point.seconds.most for point in found)
     axes.set_ylim(0, top)
     axes.axvline(weights / _MIB, color=_TEXT, linestyle=":", linewidth=1)

@@ -202,7 +202,7 @@ def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
     ]
     if bandwidth is None or not resident or not ours:
         return None
-    # The fastest pass, spread over the layers in the proportions of the last pass of its process.
+    # The time of the fastest pass, divided among the layers as in the last pass of the same process.
     quickest = min(resident, key=lambda values: values["steady"]["least"])
     layers = quickest["facts"]["layers"]
     scale = quickest["steady"]["least"] / sum(seconds for _, _, seconds in layers)

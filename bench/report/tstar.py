@@ -37,7 +37,7 @@ class Problem:
 
 
 def steady(problem: Problem) -> float:
-    """Seconds of a pass among many: each pass finds in memory the bytes that the pass before left there."""
+    """Seconds of one pass among many. Each pass finds in memory the bytes that the previous pass left there."""
     total = float(sum(problem.weights))
     if total <= problem.room:
         return float(sum(problem.compute))
