@@ -1,4 +1,4 @@
-"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and print the work of each call.
+"""Pack two layers of NumPy weights, run them under a budget smaller than the weights, and print each call's work.
 
 python examples/quickstart.py
 """

@@ -1,4 +1,4 @@
-"""Two replicas on this machine, each with a pool. Requests for a model go to the replica where it is warm.
+"""Two replicas on this machine, each with a pool. Requests for a model go to the replica that has it warm.
 
 python examples/cluster/local.py    # needs the extra ray
 """
@@ -45,7 +45,7 @@ try:
         images, labels = (test["images"][:50, None] / 16).astype(np.float32), test["labels"][:50]
     for model in ("digits_mlp", "digits_cnn"):
         infer(model, images[:1])
-        time.sleep(1)  # until the proxy learns which replica has the model; before that, any replica gets requests
+        time.sleep(1)  # the proxy learns which replica has the model; until then, any replica may get a request
         right = sum(np.argmax(infer(model, images[i : i + 1])) == labels[i] for i in range(50))
         print(f"{model}: {right} of 50 are right")
 
