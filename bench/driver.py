@@ -122,7 +122,7 @@ class Run:
                     self._weigh(turn)
         return self.failures
 
-    # ---- who takes part
+    # ---- the contenders
 
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
         """Each case with each peer that can run it. A peer that cannot run it is recorded once, with the reason."""

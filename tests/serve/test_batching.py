@@ -1,4 +1,4 @@
-"""The queues: which requests share a pass, in which order models are served, and which request gets which error."""
+"""The queues: the requests that share a pass, the order of models, and the request that gets an error."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_the_memory_of_parsing(name: str) -> None:
     body = SHAPES[name].encode()
     weight = weigh(body)
     limit = weight.total + 4096
-    for _ in range(5):  # threads of other tests may allocate during a measurement, which only adds to it
+    for _ in range(5):  # threads of other tests may allocate meanwhile, and only add to a measurement
         if (peak := _peak(body)) <= limit:
             break
     assert peak <= limit

@@ -208,7 +208,7 @@ def test_a_client_in_time_is_served_whatever_it_sent_before(hasty: Server) -> No
             for part in (b"GET /ping HT", b"TP/1.1\r\nHost: x\r\n\r\n", b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"):
                 connection.sendall(part)
         with connect(hasty) as late:
-            assert late.recv(1) == b""  # cut off after 1 s; the others, which were idle as long, are not
+            assert late.recv(1) == b""  # cut off after 1 s; the other connections were idle as long, and are not
         for connection in connections:
             connection.sendall(post("/predictions/two", b'{"a": [[1, 2]], "b": [[3, 4]]}'))
             found = b""

@@ -353,7 +353,7 @@ def test_a_peer_that_fails_in_a_later_round_keeps_its_times(measure: Measure, pr
     ]  # fmt: skip
 
 
-def test_an_interrupted_run_keeps_what_was_measured(measure: Measure, processes: Processes) -> None:
+def test_an_interrupted_run_keeps_its_results(measure: Measure, processes: Processes) -> None:
     def interrupt_in_the_second_round(job: Job, sampled: bool) -> None:
         if job.kind == "passes" and len(processes.of("passes")) == 5:
             raise KeyboardInterrupt

@@ -91,7 +91,7 @@ def test_median_least_and_most() -> None:
 
 
 def test_ratios_are_round_by_round() -> None:
-    """The machine's speed changes between rounds, which ratios of one round leave out, unlike the ratio of medians."""
+    """The machine's speed changes between rounds. Ratios of each round are free of that; a ratio of medians is not."""
     found = table(timings(streamrt=[1.0, 10.0, 20.0], A=[2.0, 20.0, 2.0]))
     us, other = found.row("streamrt"), found.row("A")
     assert us

@@ -10,7 +10,7 @@ from vision.models import detectors, seeded_body
 pytestmark = pytest.mark.extras
 torch, *_ = needs("torch", "torchvision", "onnxscript")
 
-#: No extent is far below 300 pixels, of which SSD's last map has one value.
+#: No extent is far below 300 pixels: from 300 pixels SSD's last map has a single value.
 SIZES = [(1, 3, 320, 320), (2, 3, 300, 352), (1, 3, 331, 317)]
 NAMES = [
     pytest.param(name, marks=[] if position == 0 else pytest.mark.variants)

@@ -76,7 +76,7 @@ def test_the_same_as_torch(packed, budget, batch):
 
 
 def test_the_same_by_winograds_algorithm_and_without(packed, monkeypatch):
-    """Right results do not show which algorithm ran. The arguments with which kernels are bound do."""
+    """Right results do not show which algorithm ran. The arguments of the bound kernels do."""
     path, cases = packed
     x, answer = cases[1]
     taken, bind = set(), _core.Convolution

@@ -1,4 +1,4 @@
-"""The extra `serve` alone: the server answers a request, and ends when it is told to."""
+"""The extra `serve` alone: the server answers a request, and ends with status 0 on SIGTERM."""
 
 import json
 import subprocess
