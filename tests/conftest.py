@@ -21,12 +21,12 @@ from markers import LACKING_INSTRUCTIONS, LACKING_PACKAGE
 
 SHIMS = Path(__file__).parent / "shims"
 
-# Processes that tests start must import the installed package, and not the uncompiled one of a checkout they start in.
+# Processes that tests start must import the installed package, and not the uncompiled one of a checkout.
 os.environ["PYTHONSAFEPATH"] = "1"
-# What a shell runs in the background ignores SIGINT, and so do its children: tests that send it want it heard.
+# A shell's background jobs ignore SIGINT, and so do their children. Tests that send it need its usual effect.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# On a busy machine any example may take long: a time limit would fail tests that are right. A run of all tests tries
-# the same examples every time; STREAMRT_TEST_EXAMPLES=5000 looks for others, so many at random for each test.
+# Examples have no time limit: on a busy machine it would fail right tests. Every run tries the same examples, unless
+# STREAMRT_TEST_EXAMPLES=5000 asks for 5000 random examples a test.
 _EXAMPLES = os.environ.get("STREAMRT_TEST_EXAMPLES")
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("others", deadline=None, max_examples=int(_EXAMPLES or 100))
@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("others" if _EXAMPLES else "same")
 
 
 def _load_bench() -> None:
-    """By its place: with the checkout on the path, the uncompiled ``streamrt`` there would be imported."""
+    """Import ``bench`` by its path: with the checkout in ``sys.path``, its uncompiled ``streamrt`` would come first."""
     folder = Path(__file__).parents[1] / "bench"
     spec = importlib.util.spec_from_file_location(
         "bench", folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -54,7 +54,7 @@ from streamrt.host import rates  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def fresh_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test measures of the disk is not known to the next."""
+    """Each test begins without the disk speeds that earlier tests measured."""
     monkeypatch.setattr(rates, "_disks", {})
 
 
@@ -89,27 +89,27 @@ def run_limited(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> 
 
 @pytest.fixture(scope="session")
 def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], dict[str, str]]:
-    """Environment of a process in which the prefetch thread reads no faster than so many bytes per second."""
+    """Environment of a process whose prefetch thread reads at most ``speed`` bytes per second."""
     preload = _build_shim("slow_reads", tmp_path_factory.mktemp("shims"))
     return lambda speed: preload | {"SLOW_READS_BYTES_PER_SECOND": str(speed)}
 
 
 @pytest.fixture(scope="session")
 def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
-    """Environment of a process in which reading fails: tests/shims/failing_io.c tells how to say what of it."""
+    """Environment of a process whose system calls fail; tests/shims/failing_io.c has the syntax of ``wish``."""
     preload = _build_shim("failing_io", tmp_path_factory.mktemp("shims"))
     return lambda wish: preload | {"FAILING_IO": wish}
 
 
 @pytest.fixture(scope="session")
 def page_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, str]]:
-    """Environment of a process to which pages seem to have so many bytes: 16384 or 65536."""
+    """Environment of a process that sees pages of ``size`` bytes: 16384 or 65536."""
     preload = _build_shim("page_size", tmp_path_factory.mktemp("shims"))
     return lambda size: preload | {"PAGE_SIZE": str(size)}
 
 
 def _build_shim(name: str, folder: Path) -> dict[str, str]:
-    """The environment that preloads a library of tests/shims, beside what is preloaded already."""
+    """The environment that preloads a library of tests/shims after the libraries that are preloaded already."""
     compiler = shutil.which("cc")
     assert compiler, "the tests need the C compiler that the package was built with"
     library = folder / f"{name}.so"
@@ -120,7 +120,7 @@ def _build_shim(name: str, folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def memory_cgroup() -> Callable[[int | None], AbstractContextManager[cgroup.Cgroup]]:
-    """`cgroup.memory_cgroup`, but the test is skipped, with the reason, where no group can be made."""
+    """`cgroup.memory_cgroup`, except that the test is skipped, with the reason, if no group can be made."""
 
     @contextmanager
     def make(limit: int | None) -> Iterator[cgroup.Cgroup]:
@@ -152,6 +152,6 @@ def pytest_runtest_makereport() -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     report = yield
-    # A file is imported before its tests are deselected.
+    # Files are imported before their tests are deselected, so a run without extras accepts this reason.
     _refuse_skip(report, *[LACKING_PACKAGE] * ("not extras" in collector.config.option.markexpr))
     return report

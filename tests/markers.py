@@ -6,20 +6,20 @@ from types import ModuleType
 
 import pytest
 
-#: How the reason of a skip begins where the processor cannot run the kernels of an instruction set. CI accepts it.
+#: Begins the reason of a skip on a processor that lacks an instruction set. CI accepts such skips.
 LACKING_INSTRUCTIONS = "this processor lacks "
-#: How the reason of a skip begins where a file of tests needs a package beyond the extra `test`. CI accepts it in a run
-#: that deselects the marker `extras`: such a file must be imported before its tests can be deselected.
+#: Begins the reason of a skip if a file of tests needs a package beyond the extra `test`. CI accepts such skips if it
+#: deselects the marker `extras`, because files are imported before their tests are deselected.
 LACKING_PACKAGE = "these tests need the package "
 
 
 def thorough(*values: object) -> object:
-    """Parameters of a test that CI tries, and that a run of all tests leaves out: others like them are tried there."""
+    """Parameters of a test that only CI tries. Other runs leave them out, because they try similar parameters."""
     return pytest.param(*values, marks=pytest.mark.thorough)
 
 
 def needs(*packages: str) -> list[ModuleType]:
-    """The packages, imported; without one of them, the file of tests that calls this is skipped.
+    """Import the packages. If one is missing, the file of tests that calls this is skipped.
 
     All tests of that file must have the marker `extras`.
     """

@@ -1,4 +1,4 @@
-"""How much memory a process may take beside its budget, and how tests hold it to that.
+"""The memory that a process may take beside its budget, and the cgroup with which tests limit it.
 
 The processes that tests start import this module, too: it must import nothing but the standard library.
 """
@@ -14,8 +14,8 @@ MIB = 1 << 20
 def slack(budget: int) -> int:
     """Bytes that a process may take beside a budget of ``budget`` bytes, counted from its base point.
 
-    16 MiB, or 12.5 % of the budget if that is more. The base point is where the process has imported its modules and
-    has run a model once: the interpreter, NumPy, the stacks of threads and buffers that are made once lie before it.
+    16 MiB, or 12.5 % of the budget if that is more. At the base point the process has imported its modules and run a
+    model once. So the interpreter, NumPy, stacks of threads and buffers that are made once do not count.
     """
     return max(16 * MIB, budget // 8)
 
@@ -26,7 +26,7 @@ def enter(group: str) -> None:
 
 
 def limit(group: str, budget: int) -> int:
-    """At the base point: limit the group to what it holds now, the budget and its slack. Returns the limit in bytes."""
+    """At the base point: limit the group to its present memory, the budget and slack. Returns the limit in bytes."""
     usage, bound = ("memory.usage_in_bytes", "memory.limit_in_bytes")
     if not Path(group, usage).exists():
         usage, bound = ("memory.current", "memory.max")

@@ -1,4 +1,4 @@
-"""An error arrives in another process as it was, and its text may be shown on a terminal."""
+"""An error arrives unchanged in another process, and its text is safe to show on a terminal."""
 
 import pickle
 
@@ -25,7 +25,7 @@ def test_pickle(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("kind", [errors.FormatError, errors.UnsupportedModelError])
-def test_what_they_quote_is_printable(kind: type[errors.FormatError | errors.UnsupportedModelError]) -> None:
+def test_quoted_text_is_printable(kind: type[errors.FormatError | errors.UnsupportedModelError]) -> None:
     error = kind("node 'n' (\x1b]0;owned\x07) reads\x7f \u202ex")
     for text in (str(error), str(pickle.loads(pickle.dumps(error)))):
         assert text == "node 'n' (\\x1b]0;owned\\x07) reads\\x7f \\u202ex"

@@ -1,4 +1,4 @@
-"""The graph's own rules, beyond those that the hostile files go through."""
+"""Rules of a graph that the hostile files do not test."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_outputs_are_computed_and_named_once(outputs):
         Graph((X,), outputs, (DENSE,)).check(["w"])
 
 
-def test_a_graph_has_not_more_outputs_than_can_be_placed():
+def test_a_graph_of_too_many_outputs_is_refused():
     nodes = [Node(f"n{i}", "Split", ("x",), tuple(f"{i}.{j}" for j in range(1000))) for i in range(50)]
     with pytest.raises(FormatError, match="outputs"):
         Graph.from_json(Graph((X,), (), tuple(nodes)).to_json())

@@ -1,4 +1,4 @@
-"""The package's names: all there, and imported no earlier than they are asked for."""
+"""The package's names all exist, and their modules are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_unknown_name() -> None:
 
 
 def test_importing_is_frugal(run_python: RunPython) -> None:
-    """Opening and calling a model takes neither what packs it nor the pool, and shows no bar."""
+    """Importing the package imports no packing, no pool and no progress bars."""
     code = """
         import sys
         before = set(sys.modules)

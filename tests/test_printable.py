@@ -1,4 +1,4 @@
-"""Any names from files are printed as text that does nothing to a terminal."""
+"""Names from files are printed without characters that control a terminal."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_error_of_the_system_keeps_its_attributes(again: Any) -> None:
     assert str(error) == f"[Errno 2] {printable(f'no{EVIL}')}: {f'a{EVIL}'!r}"
 
 
-def test_a_list_of_problems_ends() -> None:
+def test_a_long_list_of_problems_is_cut() -> None:
     error = UnsupportedModelError([f"node {i}: {'x' * 600}" for i in range(4000)])
     assert len(error.problems) == 4000
     assert max(map(len, error.problems)) == 500
@@ -92,7 +92,7 @@ def test_a_list_of_problems_ends() -> None:
     assert (again.problems, str(again)) == (error.problems, str(error))
 
 
-def test_a_text_of_many_lines_ends() -> None:
+def test_a_text_of_many_lines_is_cut() -> None:
     error = FormatError("\n".join([f"node {i}: {'x' * 600}" for i in range(4000)]))
     for text in (str(error), str(copy.copy(error))):
         lines = text.split("\n")
@@ -166,7 +166,7 @@ def test_a_table_of_layers(tmp_path: Path) -> None:
 
 
 def strings(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The place of every string and key in a JSON value; a key's ends with None."""
+    """The place of every string and key in a JSON value. The place of a key ends with None."""
     for key, each in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(key, str):
             yield (*at, key, None)
