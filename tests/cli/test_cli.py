@@ -107,7 +107,7 @@ def test_inspect_without_a_budget_pins_everything(capsys: Output) -> None:
     assert [layer["streamed"] for layer in found["layers"]] == [0] * len(found["layers"])
 
 
-def test_the_smallest_budget_that_inspect_names_is_the_smallest(capsys: Output) -> None:
+def test_inspect_names_the_smallest_budget_that_works(capsys: Output) -> None:
     assert run("inspect", MLP, "--json") == 0
     least = json.loads(capsys.readouterr().out)["min_budget"]
     assert run("inspect", MLP, "--budget", least) == 0
@@ -127,7 +127,7 @@ def test_run_npy(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
     assert all("20 samples" in line for line in lines)
 
 
-def test_run_tells_of_layers_and_writes_a_trace(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
+def test_run_prints_layers_and_writes_a_trace(tmp_path: Path, capsys: Output, images: np.ndarray) -> None:
     np.save(tmp_path / "x.npy", images)
     trace = tmp_path / "trace.json"
     assert run("run", MLP, tmp_path / "x.npy", tmp_path / "y.npy", "--layers", "--trace", trace) == 0
@@ -350,7 +350,7 @@ def test_debug_raises(args: tuple[str, ...]) -> None:
         (ImportError("packing ONNX\nneeds onnx"), 1, "streamrt: error: packing ONNX needs onnx\n"),
     ],
 )
-def test_whatever_a_command_raises(
+def test_errors_of_a_command_give_its_exit_code_and_text(
     capsys: Output, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, text: str
 ) -> None:
     def fail(*args: object, **kwargs: object) -> None:

@@ -40,12 +40,12 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys: Output) -> None:
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_cnn"])
-def test_the_files_that_ship_are_what_pack_makes_of_the_examples(tmp_path: Path, name: str) -> None:
+def test_pack_makes_the_shipped_files_from_the_examples(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnx")
     source = Path(__file__).parents[2] / "examples" / "digits" / f"{name}.onnx"
     packed = pack(source, tmp_path / "packed.safetensors").read_bytes()
     assert len(packed) < 1 << 20
-    # After a change of the format or of the conversion: examples/digits/train.py --only-pack.
+    # If the format or the conversion has changed, run examples/digits/train.py --only-pack.
     assert packed == resources.files("streamrt.data").joinpath(f"{name}.safetensors").read_bytes()
 
 
@@ -56,7 +56,7 @@ def test_only_the_digits(tmp_path: Path, capsys: Output) -> None:
     assert "layers of" not in out
 
 
-def test_art_uses_what_stdout_can_show(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_art_uses_characters_that_stdout_can_show(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((1, 8, 8), np.uint8)
     image[0, 0, :] = [0, 0, 4, 8, 12, 16, 16, 16]
     assert demo._art(image, ["a 1"]).splitlines()[0] == "      ░░▒▒▓▓██████"
@@ -68,7 +68,7 @@ def test_art_uses_what_stdout_can_show(capsys: Output, monkeypatch: pytest.Monke
     assert demo._art(image, ["a 1"]).splitlines()[0] == "      ..++##@@@@@@"
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -143,7 +143,7 @@ def test_a_signal_while_the_folder_is_made_or_removed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_an_interrupt_leaves_half_made_is_dropped_quietly(
+def test_objects_that_an_interrupt_leaves_half_made_print_no_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Bar:

@@ -1,4 +1,4 @@
-"""Signals during a command: files are complete or absent, and the exit code tells the signal."""
+"""Signals during a command: files are complete or absent, and the exit code names the signal."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def test_an_output_that_cannot_be_written_leaves_the_old_one(folder: Path, monke
 
 
 @SIGNALS
-def test_a_trace_is_complete_or_not_there(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
-) -> None:
+def test_a_trace_is_complete_or_absent(folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
     calls = 0
 
     def fsync(fd: int) -> None:
@@ -98,7 +96,7 @@ def test_a_trace_is_complete_or_not_there(
 
 
 @SIGNALS
-def test_onnx_is_imported_before_a_signal_is_heard(
+def test_a_signal_ends_the_command_after_onnx_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     imported: list[str] = []
@@ -112,7 +110,7 @@ def test_onnx_is_imported_before_a_signal_is_heard(
     assert imported == ["streamrt.convert.onnx.importer"]
 
 
-def test_handlers_are_put_back_and_those_of_others_let_be(folder: Path) -> None:
+def test_handlers_are_restored_and_foreign_handlers_stay(folder: Path) -> None:
     seen: list[int] = []
     usual = signal.getsignal(signal.SIGTERM)
     try:
