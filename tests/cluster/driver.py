@@ -41,7 +41,7 @@ def main(repository: str, budget: str, models: str, port: str, scratch: str) -> 
 
 
 def stats(handle: Any) -> dict[str, Any]:
-    """Statistics of both replicas, by name. Any replica answers, so it asks until both have."""
+    """Statistics of both replicas, by name. Ray chooses the replica, so this asks until both have answered."""
     found: dict[str, Any] = {}
     deadline = time.monotonic() + 60
     while len(found) < 2:
@@ -61,9 +61,9 @@ def infer(handle: Any, model: str, file: str, *outputs: str) -> Any:
     return {name: array.tolist() for name, array in found.items()}
 
 
-def tell(what: Any) -> None:
+def tell(value: Any) -> None:
     """Print one line of JSON."""
-    print(json.dumps(what), flush=True)
+    print(json.dumps(value), flush=True)
 
 
 if __name__ == "__main__":

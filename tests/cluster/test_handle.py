@@ -1,4 +1,4 @@
-"""The handles in Ray's table, dropped at any moment."""
+"""Handles in Ray's table may be dropped at any moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 
-def test_a_handle_that_dies_while_the_pool_is_locked_changes_nothing_then(tmp_path: Path, run_python: Any) -> None:
+def test_a_handle_collected_while_the_pool_is_locked_unloads_its_model_later(tmp_path: Path, run_python: Any) -> None:
     """Python may collect a handle in any thread at any time, even while that thread changes the pool's accounts."""
     code = """
         import sys, time, streamrt
@@ -32,7 +32,7 @@ def test_a_handle_that_dies_while_the_pool_is_locked_changes_nothing_then(tmp_pa
             while pool.stats().held:
                 time.sleep(0.01)
             for name in ("m", "unknown"):
-                Handle(pool, name).__del__()  # Ray calls it, too; then `__del__` has run before the handle is collected
+                Handle(pool, name).__del__()  # Ray calls it, too, so it runs again when the handle is collected
         Handle(pool, "m").__del__()
         print("ended")
     """

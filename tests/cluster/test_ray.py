@@ -1,4 +1,4 @@
-"""`streamrt.ray` on a local Ray with two replicas: real HTTP, right answers, models that stay where they are warm."""
+"""`streamrt.ray` on a local Ray with two replicas: real HTTP, right answers, and each model stays on one replica."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(repository: Path) -> dict[str, Any]:
-    """What `streamrt.Model` computes, for one input."""
+    """The results of `streamrt.Model` for one input, by model."""
     x = zoo.random_input(3, 64)
     found = {}
     for name in MODELS:
@@ -144,14 +144,14 @@ def ask(client: Client, model: str, *, header: bool = True) -> Answer:
     return client.request("POST", infer_path(model), body, Inference_Header_Content_Length=length, **headers)
 
 
-def total(cluster: Cluster, what: str) -> int:
-    return sum(stats[what] for stats in cluster.stats().values())
+def total(cluster: Cluster, figure: str) -> int:
+    return sum(stats[figure] for stats in cluster.stats().values())
 
 
 def test_a_models_requests_go_to_one_replica(two_replicas: Cluster, client: Client, expected: dict[str, Any]) -> None:
     for name in MODELS:
         zoo.assert_close(output(ask(client, name)), expected[name])
-        time.sleep(0.5)  # the proxy hears which replica has the model
+        time.sleep(0.5)  # meanwhile the proxy learns which replica has the model
     assert total(two_replicas, "loads") == len(MODELS)
     assert all(stats["loads"] for stats in two_replicas.stats().values())
     before = {name: stats["requests"] for name, stats in two_replicas.stats().items()}
@@ -172,7 +172,7 @@ def test_a_models_requests_go_to_one_replica(two_replicas: Cluster, client: Clie
     assert total(two_replicas, "loads") > len(MODELS)
 
 
-def test_callers_at_once_get_their_own_answers_within_the_budget(
+def test_concurrent_callers_get_their_own_answers_within_the_budget(
     two_replicas: Cluster, expected: dict[str, Any]
 ) -> None:
     failures: list[str] = []
@@ -222,7 +222,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("method", "path", "body", "headers", "status"), HOSTILE)
-def test_what_is_hostile_is_refused_without_a_path(
+def test_hostile_requests_are_refused_without_naming_a_path(
     two_replicas: Cluster,
     client: Client,
     repository: Path,
@@ -257,13 +257,13 @@ def test_other_deployments_call_it_with_arrays(two_replicas: Cluster, expected: 
     assert two_replicas.ask("nobody", tmp_path / "x.npy")["cause"] == "UnknownModelError"
 
 
-def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
+def test_the_pool_unloads_models_that_ray_drops_and_loads_delay_no_request(
     repository: Path,
     expected: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
     slow_reads: Callable[[float], dict[str, str]],
 ) -> None:
-    environment = slow_reads(4e6)  # bytes per second: 0.5 s for a model
+    environment = slow_reads(4e6)  # bytes per second: reading a model takes 0.6 s
     with cluster(repository, tmp_path_factory.mktemp("ray"), models_per_replica=1, **environment) as found:
         client, other = Client(found.port), Client(found.port)
         answers: list[Answer] = []
@@ -271,7 +271,7 @@ def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
         began = time.monotonic()
         loading.start()
         questions = 0
-        while loading.is_alive():  # if the event loop waited for loads, it would answer two a second
+        while loading.is_alive():  # if the event loop waited for loads, it would answer 2 requests a second
             assert other.request("GET", "/v2/health/live").status == 200
             questions += 1
         seconds = time.monotonic() - began
@@ -284,7 +284,7 @@ def test_what_ray_drops_the_pool_unloads_and_loading_holds_nobody_up(
         assert total(found, "loads") > len(MODELS)
 
 
-def test_a_dropped_handle_closes_nothing_that_is_leased(repository: Path, run_python: Any) -> None:
+def test_a_dropped_handle_closes_no_leased_model(repository: Path, run_python: Any) -> None:
     done = run_python(
         """
         import sys, time
@@ -306,7 +306,7 @@ def test_a_dropped_handle_closes_nothing_that_is_leased(repository: Path, run_py
             assert time.monotonic() < deadline
         with pool.lease("m0") as model:
             assert (model(x) == before).all()
-        del handle  # collected by Python: the model may be in the table again
+        del handle  # Python collects it, when Ray's table may have the model again
         assert pool.stats().open == 1
         ended = Handle(pool, "m0")
         pool.close()
