@@ -23,8 +23,8 @@ class Fault:
 
     Attributes:
         name: unique, for ``--only``.
-        room: of the code.
-        file: from the top folder of the checkout.
+        room: the part of the package that has the fault, for ``--room``.
+        file: its path from the top folder of the checkout.
         before: text that is in the file exactly once.
         after: text that takes its place.
         why: what goes wrong.
@@ -90,7 +90,7 @@ FAULTS = (
         "src/kernels/simd/vec_avx512.h",
         "0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31",
         "0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 30",
-        "with stride 2 the last lane has the input beside its own",
+        "with stride 2 the last lane gets the input next to its own",
         _KERNELS,
     ),
     Fault(
@@ -135,7 +135,7 @@ FAULTS = (
         "src/kernels/simd/depthwise.h",
         "if (i >= 0 && i < height)",
         "if (i >= 0 && i < height - 1)",
-        "depthwise convolution takes the last row of inputs for padding",
+        "depthwise convolution treats the last row of inputs as padding",
         _KERNELS,
     ),
     Fault(
@@ -163,7 +163,7 @@ FAULTS = (
         "streamrt/plan/tiling.py",
         "around = sizes + sizes[: count - 1] if count else []",
         "around = sizes",
-        "the window is too small where the end of a pass and the begin of the next one meet",
+        "the window is too small between the end of a pass and the start of the next",
         _PLAN,
     ),
     Fault(
@@ -181,7 +181,7 @@ FAULTS = (
         "streamrt/plan/make.py",
         "if budget is None or cut.held(cut.ranges) <= room:",
         "if budget is None or cut.held(cut.ranges) <= budget:",
-        "all weights are pinned where the workspace leaves no room for them",
+        "all weights are pinned although the workspace leaves no room for them",
         _PLAN,
     ),
     Fault(
@@ -199,7 +199,7 @@ FAULTS = (
         "streamrt/program/placement.py",
         "if name in params or last[home[name].block] != step:",
         "if name in params:",
-        "a node runs in place though a later one reads its input",
+        "a node runs in place although a later node reads its input",
         ("tests/program", *_ENGINE),
     ),
     Fault(
@@ -217,7 +217,7 @@ FAULTS = (
         "streamrt/engine/verification.py",
         "block.kept = block.kept and self.plan.ranges[index].pinned",
         "block.kept = block.kept or self.plan.ranges[index].pinned",
-        "a block that streams in part is compared with its checksum once only",
+        "a block that streams in part is compared with its checksum only once",
         ("tests/model",),
     ),
     Fault(
@@ -245,7 +245,7 @@ FAULTS = (
         "streamrt/format/layout.py",
         "return (value + step - 1) & -step",
         "return (value + step) & -step",
-        "what is aligned already is moved by another step",
+        "an offset that is aligned already is moved by one more step",
         _FORMAT,
     ),
     Fault(
@@ -281,7 +281,7 @@ FAULTS = (
         "streamrt/format/writer.py",
         "    if missing:\n",
         "    if missing < 0:\n",
-        "a tensor whose chunks are too short is written, and all after it lie in the wrong place",
+        "a tensor whose chunks are too short is written, and all later tensors lie in the wrong place",
         _FORMAT,
     ),
     Fault(
@@ -309,7 +309,7 @@ FAULTS = (
         "streamrt/pool/admission.py",
         "take(name, weights=not holdings[name].kept)",
         "take(name, weights=True)",
-        "a model that was registered to stay gives weights",
+        "a model that was registered to stay gives up weights",
         _POOL,
     ),
     Fault(
@@ -318,7 +318,7 @@ FAULTS = (
         "streamrt/pool/admission.py",
         "keeps = holding.needs.floor(max(0, holding.pinned - wanted))",
         "keeps = holding.needs.ceil(max(0, holding.pinned - wanted))",
-        "a model that shrinks gives less than is needed",
+        "a model that shrinks gives up fewer bytes than are needed",
         _POOL,
     ),
     Fault(
@@ -336,7 +336,7 @@ FAULTS = (
         "streamrt/pool/ledger.py",
         "self.peak = max(self.peak, self._total)",
         "self.peak = self._total",
-        "the peak is what is held now",
+        "the peak is the number of bytes that are held now",
         _POOL,
     ),
     Fault(
@@ -372,7 +372,7 @@ FAULTS = (
         "streamrt/pool/policy.py",
         "return float(worth * 0.5 ** ((self._now - then) / self._half_life))",
         "return float(worth * 0.25 ** ((self._now - then) / self._half_life))",
-        "a request counts a quarter after one half-life",
+        "after one half-life a request counts 25 % instead of 50 %",
         _POOL,
     ),
 )

@@ -26,7 +26,7 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said about a fault; ``by`` is the test that caught it, or empty."""
+    """The result of the tests for a fault; ``by`` is the test that caught it, or empty."""
 
     fault: Fault
     by: str
@@ -51,7 +51,7 @@ class Copy:
         self._compiled = work / "compiled"
 
     def make(self) -> None:
-        """Copy the checkout as it is now, without the fault of a run that was interrupted, and build it."""
+        """Copy the checkout as it is now over the fault of an interrupted run, if any, and build it."""
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
         names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
         for name in names:
@@ -76,7 +76,7 @@ class Copy:
 
     @contextmanager
     def planted(self, fault: Fault) -> Iterator[None]:
-        """The installed package has the fault meanwhile."""
+        """Plant the fault in the installed package, and remove it afterwards."""
         path = self._source / fault.file
         text = path.read_text()
         if text.count(fault.before) != 1:
@@ -98,7 +98,7 @@ class Copy:
     def failing_test(self, folders: Sequence[str]) -> str:
         """The name of the first test that fails in these folders; empty if none does."""
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-n", str(self._jobs), "-p", "no:cacheprovider"]
-        command.append("--ignore=tests/faults")  # these tests see that a fault is planted, and not what it does
+        command.append("--ignore=tests/faults")  # these tests fail for any planted fault, whatever it does
         environment = os.environ | {"PYTHONPATH": str(self._installed), "PYTHONSAFEPATH": "1"}
         process = subprocess.Popen(
             [*command, *folders],
@@ -146,7 +146,7 @@ class Copy:
 
 
 def _update(source: Path, target: Path) -> None:
-    """Copy a file whose content differs: one that does not keeps its time, and is not compiled again."""
+    """Copy a file if its content differs. An unchanged file keeps its time, and is not compiled again."""
     content = source.read_bytes()
     if not target.exists() or target.read_bytes() != content:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,13 +158,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for the copy and its build")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", choices=[fault.name for fault in FAULTS], help="these only"
+        "--only", nargs="+", metavar="NAME", choices=[fault.name for fault in FAULTS], help="plant only these faults"
     )
     parser.add_argument(
-        "--room", nargs="+", choices=sorted({fault.room for fault in FAULTS}), help="of these rooms only"
+        "--room", nargs="+", choices=sorted({fault.room for fault in FAULTS}), help="plant only faults of these rooms"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that run tests (default: 1)")
-    parser.add_argument("--narrow", action="store_true", help="run the folders of each fault, and not all tests then")
+    parser.add_argument("--narrow", action="store_true", help="run only the folders of each fault, not all tests")
     parser.add_argument("--skip-clean", action="store_true", help="do not run the tests without any fault first")
     arguments = parser.parse_args()
     faults = [
@@ -182,7 +182,7 @@ def main() -> int:
     if arguments.narrow:
         folders = list(dict.fromkeys(folder for fault in faults for folder in fault.tests))
     if not arguments.skip_clean and (failed := copy.failing_test(folders)):
-        print(f"without any fault {failed} fails: nothing can be said")
+        print(f"{failed} fails without any fault, so no fault was planted")
         return 1
     outcomes = []
     for fault in faults:

@@ -1,4 +1,4 @@
-"""The list of planted faults fits the code: each can be planted, once."""
+"""The list of planted faults fits the code: each can be planted at exactly one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_can_be_planted_once(fault: Fault) -> None:
+def test_a_fault_can_be_planted_at_one_place(fault: Fault) -> None:
     text = (ROOT / fault.file).read_text()
     assert text.count(fault.before) == 1
     planted = text.replace(fault.before, fault.after)
