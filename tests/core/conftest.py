@@ -11,7 +11,7 @@ from core.files import MakeFile, content, evict
 
 @pytest.fixture
 def make_file(tmp_path: Path) -> MakeFile:
-    """Writes a file of so many bytes."""
+    """Writes a file of ``size`` bytes; with ``cold``, none of them stays in the page cache."""
 
     def make(size: int, *, cold: bool = True, name: str = "weights") -> Path:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Files whose content tells where it was read from, and ways to open them."""
+"""Files whose bytes depend on their offsets, and functions that open them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from streamrt._core import Mapping, Prefetcher
 PAGE = mmap.PAGESIZE
 BLOCK = 2 << 20
 
-#: Makes a file of so many bytes of ``content``: cold unless ``cold=False``, called ``name``.
+#: Makes a file ``name`` with ``size`` bytes of ``content``. Unless ``cold=False``, they are not in the page cache.
 MakeFile = Callable[..., Path]
 
 
 def content(offset: int, length: int) -> bytes:
-    """What the files hold there: the byte at offset o of page p is (o + 7 p) % 251."""
+    """The bytes of every file from ``offset`` on. The byte at offset o of the file, in page p, is (o + 7 p) % 251."""
     return _pattern()[offset : offset + length].tobytes()
 
 
 @cache
 def _pattern() -> NDArray[np.uint8]:
-    at = np.arange(16 << 20, dtype=np.uint32)  # as much as any test asks for
+    at = np.arange(16 << 20, dtype=np.uint32)  # no test asks for more than 16 MiB
     return ((at + 7 * (at // PAGE)) % 251).astype(np.uint8)
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for what another thread or the kernel does in its own time, but not for ever."""
+    """Waits until another thread or the kernel has made the condition true, but at most 60 s."""
     give_up = time.monotonic() + 60
     while not condition() and time.monotonic() < give_up:
         time.sleep(0.001)
@@ -49,7 +49,7 @@ def evict(path: Path) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def dropped() -> bool:
-        drop()  # again: pages that the file system's journal still uses stay
+        drop()  # again, because pages stay while the file system's journal uses them
         with Mapping(path) as mapping:
             return mapping.resident() <= PAGE  # opening may read the first page
 

@@ -1,4 +1,4 @@
-"""Files that lose their pages while they are mapped: errors that tell, never a dead process."""
+"""Files that lose pages while they are mapped: an error that names the file, never the end of the process."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_error_leaves_nothing_behind(make_file: MakeFile) -> None:
 
 
 def test_a_file_that_came_back_can_be_read_again(make_file: MakeFile) -> None:
-    """Populating reports a missing page without anyone having read it, so nothing is lost but a pass."""
+    """Populating reports a missing page before anything reads it, so only one pass is lost."""
     path = make_file(SIZE)
     with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
         os.truncate(path, BLOCK)
@@ -77,20 +77,20 @@ def test_a_file_that_came_back_can_be_read_again(make_file: MakeFile) -> None:
             mapping.check()
 
 
-def test_reading_what_was_cut_off_gives_zeros_and_is_remembered(make_file: MakeFile) -> None:
+def test_reading_bytes_that_were_cut_off_gives_zeros_and_is_remembered(make_file: MakeFile) -> None:
     path = make_file(SIZE)
     with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
         array = np.frombuffer(memoryview(mapping), np.uint8)
         prefetcher.schedule([(0, SIZE, False)], SIZE, BLOCK)
         prefetcher.wait(0)
         os.truncate(path, PAGE)
-        assert int(array.sum()) == sum(content(0, PAGE))  # all the rest reads as zeros
+        assert int(array.sum()) == sum(content(0, PAGE))  # all other bytes read as zeros
         for use in (mapping.check, lambda: prefetcher.wait(0)):
             with pytest.raises(WeightsIOError, match=f"expected {SIZE} bytes, the file now has {PAGE}"):
                 use()
         os.truncate(path, SIZE)
         prefetcher.rewind()
-        with pytest.raises(WeightsIOError):  # for good: its zeros may have been used
+        with pytest.raises(WeightsIOError):  # for ever, because a pass may have used the zeros
             prefetcher.wait(0)
         with pytest.raises(WeightsIOError):
             mapping.check()
@@ -100,7 +100,7 @@ def test_reading_what_was_cut_off_gives_zeros_and_is_remembered(make_file: MakeF
 def test_only_the_mapping_that_was_cut_is_poisoned(make_file: MakeFile) -> None:
     paths = [make_file(3 * PAGE, name=f"weights{i}") for i in range(300)]
     mappings = [Mapping(path) for path in paths]
-    for i in range(0, 300, 3):  # holes in the guard's table, used again below
+    for i in range(0, 300, 3):  # makes holes in the guard's table and fills them again
         mappings[i].close()
         mappings[i] = Mapping(paths[i])
     victims = {0, 7, 150, 299}
@@ -116,7 +116,7 @@ def test_only_the_mapping_that_was_cut_is_poisoned(make_file: MakeFile) -> None:
         else:
             mapping.check()
         mapping.close()
-    with Mapping(paths[1]) as mapping:  # takes over the entry of one that was poisoned
+    with Mapping(paths[1]) as mapping:  # takes the table's entry of a poisoned mapping
         mapping.check()
 
 
@@ -136,7 +136,7 @@ print("reading", flush=True)
 print("survived", flush=True)
 """
 
-#: Handlers installed before the guard, in C, for Python's own run only between two byte codes.
+#: Installs a handler before the guard. It is in C, because Python's handlers run only between two byte codes.
 HANDLER = """
 import ctypes
 {flags}
@@ -161,7 +161,7 @@ READ = "theirs[5000]"
     ],
     ids=["nobody", "ignored", "sent by kill", "plain handler", "handler with siginfo"],
 )
-def test_a_signal_that_is_not_ours_does_what_it_did_before(
+def test_a_foreign_signal_has_the_same_effect_as_without_the_guard(
     make_file: MakeFile, run_python: RunPython, before: str, act: str, code: int
 ) -> None:
     result = run_python(

@@ -1,4 +1,4 @@
-"""Random schedules, used in random ways, against a model of the granules that is too simple to be wrong."""
+"""Random schedules with random calls, compared with a simple model of the granules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Item = tuple[int, int, bool]
 
 @dataclass
 class Model:
-    """Who holds which granules, once the prefetch thread has nothing left to do."""
+    """The granules that each item holds, once the prefetch thread has nothing left to do."""
 
     items: list[Item]
     window: int
@@ -48,7 +48,7 @@ class Model:
         return self.bytes_of(self.pinned | self.streamed())
 
     def settle(self) -> None:
-        """The thread reads on until the window is full or the oldest item that is not done is a pass behind."""
+        """The thread reads on until the window is full, or the oldest item that is not done is one pass behind."""
         while self.streams and self.head < min(self.live, default=self.head) + len(self.streams):
             granules = self.granules(self.streams[self.head % len(self.streams)])
             if self.streamed() and self.bytes_of(self.streamed() | granules - self.pinned) > self.window:
@@ -100,7 +100,7 @@ def a_schedule(draw: st.DrawFn) -> tuple[list[Item], int]:
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_it_holds_what_the_model_holds(make_file: MakeFile, io: str, data: st.DataObject) -> None:
+def test_the_prefetcher_holds_as_many_bytes_as_the_model(make_file: MakeFile, io: str, data: st.DataObject) -> None:
     with opened(make_file(SIZE), io) as (mapping, prefetcher):
         model = Model([], 1)
 
@@ -108,7 +108,7 @@ def test_it_holds_what_the_model_holds(make_file: MakeFile, io: str, data: st.Da
             expected, give_up = model.held(), time.monotonic() + 20
             while (held := prefetcher.held()) != expected and time.monotonic() < give_up:
                 time.sleep(0.0002)
-            assert held == expected  # asked only once, for the thread may have been on its way through this value
+            assert held == expected  # not asked again: if the thread still works, the next value may differ
 
         for _ in range(data.draw(st.integers(1, 3), "schedules")):
             model = Model(*data.draw(a_schedule(), "schedule"))

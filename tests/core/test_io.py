@@ -1,4 +1,4 @@
-"""Both ways of reading give the same bytes, hold no more than they say, and tell what went wrong."""
+"""Both ways of reading give the same bytes, hold no more memory than they report, and raise errors that say why."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ WAYS = ["mmap", "pread"]
 def anonymous(mapping: Mapping) -> int:
     """Bytes of memory behind the addresses of a mapping that are not the file's own pages.
 
-    The kernel tells page by page: what is given back behind it and filled ahead of it meanwhile is counted twice. So
-    the smaller of two counts is taken, as such a moment hardly ever falls into both.
+    The kernel reports one page after the other. Memory that moves to later addresses meanwhile is counted twice. So
+    the smaller of two counts is taken: this hardly ever happens in both.
     """
     page = os.sysconf("SC_PAGESIZE")
     first = np.frombuffer(mapping, np.uint8).ctypes.data // page
-    # Of the 64 bits of a page: it is in memory, it is a file's or shared, nobody shares it (as the page of zeros).
+    # Bits of a page: it is in memory; it is a file's or shared; only this process has it (not so the page of zeros).
     present, of_a_file, exclusive = (np.uint64(1 << bit) for bit in (63, 61, 56))
     counts = []
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
@@ -59,7 +59,7 @@ def test_reading_holds_memory_for_the_window_and_no_page_of_the_file(
             for i, (at, length, _) in enumerate(items):
                 prefetcher.wait(i)
                 assert length <= prefetcher.held() <= limit
-                assert length <= anonymous(mapping) <= limit + PAGE  # the end of the file's last page
+                assert length <= anonymous(mapping) <= limit + PAGE  # the file's last page counts as a whole
                 with memoryview(mapping) as view:
                     assert view[at : at + length] == content(at, length)
                 prefetcher.done(i)
@@ -69,13 +69,13 @@ def test_reading_holds_memory_for_the_window_and_no_page_of_the_file(
         assert anonymous(mapping) == 0
         assert mapping.resident() == 0
         with memoryview(mapping) as view:
-            assert not any(view[: 2 * BLOCK])  # what is not held is zeros
+            assert not any(view[: 2 * BLOCK])  # bytes that are not held read as zeros
 
 
 @pytest.mark.parametrize("io", WAYS)
 @pytest.mark.parametrize("granule", [PAGE, BLOCK])
 def test_memory_that_the_process_has_locked_is_given_back(make_file: MakeFile, io: str, granule: int) -> None:
-    """`madvise` has a word of its own for it."""
+    """`madvise` releases locked memory only with ``MADV_DONTNEED_LOCKED``."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = 4 * BLOCK
     with opened(make_file(size), io) as (mapping, prefetcher):
@@ -94,7 +94,7 @@ def test_memory_that_the_process_has_locked_is_given_back(make_file: MakeFile, i
         assert mapping.resident() + anonymous(mapping) <= BLOCK
 
 
-def test_the_device_is_what_was_read_from(make_file: MakeFile) -> None:
+def test_pread_reports_the_bytes_that_it_read(make_file: MakeFile) -> None:
     with opened(make_file(2 * BLOCK), "pread") as (mapping, prefetcher):
         prefetcher.schedule([(0, BLOCK, False), (BLOCK, BLOCK, False)], BLOCK, BLOCK)
         for i in range(2):
@@ -126,19 +126,19 @@ def test_a_file_that_is_cut_and_comes_back(make_file: MakeFile, io: str) -> None
 
 
 @pytest.mark.parametrize("io", ["", "MMAP", "direct", None])
-def test_another_way(make_file: MakeFile, io: str) -> None:
+def test_an_unknown_way_of_reading_is_refused(make_file: MakeFile, io: str) -> None:
     with pytest.raises(ValueError, match="expected 'auto', 'mmap' or 'pread'"):
         Mapping(make_file(PAGE), io)
 
 
-def test_auto_maps_what_is_on_a_disk(make_file: MakeFile) -> None:
+def test_auto_maps_files_on_a_disk(make_file: MakeFile) -> None:
     with Mapping(make_file(PAGE), "auto") as mapping:
         assert mapping.io == "mmap"
 
 
 @pytest.mark.parametrize("io", WAYS)
 def test_a_file_in_memory(io: str) -> None:
-    """On tmpfs nothing can be released, and there is no cache to read past; the bytes are right all the same."""
+    """On tmpfs nothing can be released, and there is no cache to read past. The bytes are right nevertheless."""
     path = Path("/dev/shm") / f"streamrt-test-{os.getpid()}"
     if not path.parent.is_dir():
         pytest.skip("no /dev/shm")
@@ -160,7 +160,7 @@ def test_a_file_in_memory(io: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_neither_sees_nor_keeps_what_was_read(make_file: MakeFile) -> None:
+def test_a_forked_child_neither_sees_nor_keeps_bytes_that_were_read(make_file: MakeFile) -> None:
     with opened(make_file(2 * BLOCK), "pread") as (mapping, prefetcher):
         prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)
         prefetcher.wait(0)
@@ -179,7 +179,7 @@ from __future__ import annotations
 import os, sys, numpy as np
 from pathlib import Path
 path, io, granule, wish = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-if wish.startswith("populate"):  # what fails must be tried, even where all tests go without it
+if wish.startswith("populate"):  # the failing call must be tried, even if the environment switches it off
     os.environ.pop("STREAMRT_TEST_POPULATE", None)
 from streamrt._core import Mapping, Prefetcher
 from streamrt.errors import WeightsIOError
@@ -195,8 +195,8 @@ with Mapping(path, io) as mapping, Prefetcher(mapping) as prefetcher:
             for i in range(count):
                 prefetcher.wait(i)
                 total += int(np.frombuffer(mapping, np.uint8)[i * block : (i + 1) * block].sum())
-                # Of four blocks one is pinned and two are in the window, and some pages pass through the page cache.
-                # Tmpfs holds all of them itself.
+                # One block is pinned, two are in the window, and some pages pass through the page cache.
+                # Tmpfs itself holds all four blocks.
                 assert mapping.resident() + anonymous(mapping) <= 3.5 * block or wish == "naps"
                 prefetcher.done(i)
             prefetcher.finish()
@@ -210,22 +210,22 @@ SUM = sum(content(0, SIZE))
 
 
 @pytest.fixture(params=[PAGE, BLOCK])
-def one_pass(request: pytest.FixtureRequest, make_file: MakeFile, run_python: RunPython, failing_io: Preload) -> object:
-    """Runs three passes, by pages or by blocks, while a system call fails; returns what was printed."""
+def passes(request: pytest.FixtureRequest, make_file: MakeFile, run_python: RunPython, failing_io: Preload) -> object:
+    """Runs three passes, by pages or by blocks, while a system call fails; returns the lines that were printed."""
 
     def run(io: str, wish: str) -> list[str]:
         done = run_python(PASS, make_file(SIZE), io, request.param, wish, **failing_io(wish))
         assert done.returncode == 0, done.stderr
-        assert "failing_io: 0" not in done.stderr  # it did fail
+        assert "failing_io: 0" not in done.stderr  # the call did fail
         return done.stdout.splitlines()
 
     return run
 
 
 @pytest.mark.parametrize("io", WAYS)
-def test_a_bad_sector_is_an_error_with_its_number(one_pass: Callable[..., list[str]], io: str) -> None:
+def test_a_bad_sector_is_an_error_with_its_number(passes: Callable[..., list[str]], io: str) -> None:
     call = "populate" if io == "mmap" else "pread"
-    found = one_pass(io, f"{call}:3:{errno.EIO}")
+    found = passes(io, f"{call}:3:{errno.EIO}")
     assert found[0] == io
     assert f"error {errno.EIO} True" in found[1:]
 
@@ -234,37 +234,37 @@ def test_a_bad_sector_is_an_error_with_its_number(one_pass: Callable[..., list[s
     ("io", "call", "number"),
     [("mmap", "populate", errno.ENOMEM), ("mmap", "populate", errno.EIO), ("pread", "pread", errno.EIO)],
 )
-def test_what_fails_once_goes_well_the_next_time(
-    one_pass: Callable[..., list[str]], io: str, call: str, number: int
+def test_a_call_that_fails_once_works_the_next_time(
+    passes: Callable[..., list[str]], io: str, call: str, number: int
 ) -> None:
-    found = one_pass(io, f"{call}:3:{number}:1")
+    found = passes(io, f"{call}:3:{number}:1")
     assert found[1:] == [f"error {number} True", f"sum {SUM}", f"sum {SUM}"]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
 @pytest.mark.parametrize("io", WAYS)
 def test_advice_that_the_kernel_does_not_know_is_not_needed(
-    one_pass: Callable[..., list[str]], io: str, number: int
+    passes: Callable[..., list[str]], io: str, number: int
 ) -> None:
-    assert one_pass(io, f"advise:0:{number}") == [io, *[f"sum {SUM}"] * 3]
+    assert passes(io, f"advise:0:{number}") == [io, *[f"sum {SUM}"] * 3]
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EPERM])  # the last two: sandboxes
-def test_a_kernel_that_cannot_populate(one_pass: Callable[..., list[str]], number: int) -> None:
-    assert one_pass("mmap", f"populate:0:{number}") == ["mmap", *[f"sum {SUM}"] * 3]
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EPERM])  # the last two come from sandboxes
+def test_a_kernel_that_cannot_populate(passes: Callable[..., list[str]], number: int) -> None:
+    assert passes("mmap", f"populate:0:{number}") == ["mmap", *[f"sum {SUM}"] * 3]
 
 
 @pytest.mark.parametrize(
     "wish",
     [
         "short",
-        f"pread:0:{errno.EINVAL}:1",  # takes O_DIRECT, and refuses the reads
-        f"fcntl:0:{errno.EINVAL}",  # does not take it
+        f"pread:0:{errno.EINVAL}:1",  # the file system accepts O_DIRECT, but refuses such reads
+        f"fcntl:0:{errno.EINVAL}",  # the file system refuses O_DIRECT
         f"pread:2:{errno.EINTR}:3",
     ],
 )
-def test_reading_that_goes_another_way_gives_the_same(one_pass: Callable[..., list[str]], wish: str) -> None:
-    assert one_pass("pread", wish) == ["pread", *[f"sum {SUM}"] * 3]
+def test_reading_falls_back_and_gives_the_same_bytes(passes: Callable[..., list[str]], wish: str) -> None:
+    assert passes("pread", wish) == ["pread", *[f"sum {SUM}"] * 3]
 
 
 @pytest.mark.parametrize(
@@ -278,12 +278,12 @@ def test_reading_that_goes_another_way_gives_the_same(one_pass: Callable[..., li
         pytest.param(0x58465342, "mmap", id="XFS"),
     ],
 )
-def test_auto_reads_what_lies_behind_a_network(one_pass: Callable[..., list[str]], magic: int, io: str) -> None:
-    assert one_pass("auto", f"type:{magic:#x}") == [io, *[f"sum {SUM}"] * 3]
+def test_auto_chooses_by_the_file_system(passes: Callable[..., list[str]], magic: int, io: str) -> None:
+    assert passes("auto", f"type:{magic:#x}") == [io, *[f"sum {SUM}"] * 3]
 
 
-def test_a_cache_that_keeps_everything_is_not_asked_again_and_again(run_python: RunPython, failing_io: Preload) -> None:
-    """As on tmpfs: the first release tries for some milliseconds, with seven naps, those after it with two."""
+def test_releasing_tries_less_if_the_cache_keeps_everything(run_python: RunPython, failing_io: Preload) -> None:
+    """On tmpfs the first release tries for 3 ms, with 7 naps. Each later release tries for 0.1 ms, with 2 naps."""
     path = Path("/dev/shm") / f"streamrt-test-{os.getpid()}"
     if not path.parent.is_dir():
         pytest.skip("no /dev/shm")

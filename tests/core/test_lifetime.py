@@ -1,4 +1,4 @@
-"""The prefetch thread does not outlive, block or crash anyone: signals, closing, exit, fork, and many of them."""
+"""The prefetch thread survives, blocks and crashes nothing: signals, closing, exit, fork, and many prefetchers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ items = [(at, BLOCK, False) for at in range(0, mapping.size, BLOCK)]
 prefetcher.schedule(items, mapping.size, BLOCK)
 """
 SIZE = 6 * BLOCK
-SLOW = 8 * BLOCK  # bytes per second: an eighth of a second for a block
+SLOW = 8 * BLOCK  # bytes per second: 0.125 s for a block
 
 
 def succeeds(result: subprocess.CompletedProcess[str]) -> None:
@@ -85,7 +85,7 @@ except ModelClosedError:
 def test_the_interpreter_exits_with_a_live_prefetcher(
     make_file: MakeFile, run_python: RunPython, slow_reads: SlowReads, leave: str
 ) -> None:
-    if "cycle" in leave:  # found by the collector at the very end, in no certain order
+    if "cycle" in leave:  # the collector frees the objects of a cycle at the very end, in any order
         leave = "class Holder: pass\nholder = Holder()\nholder.self, holder.all = holder, (mapping, prefetcher)"
     code = PREAMBLE + f"print('good', flush=True)\n{leave}\n"
     succeeds(run_python(code, make_file(SIZE), **slow_reads(SLOW)))
@@ -212,15 +212,15 @@ print("good" if codes == [0] * 100 else codes)
     succeeds(run_python(code, make_file(SIZE)))
 
 
-#: The allocators of sanitizers keep what is freed, so as to tell who still uses it.
+#: The allocators of sanitizers keep freed memory, to detect code that still uses it.
 SANITIZED = "san.so" in os.environ.get("LD_PRELOAD", "")
-#: What a thousand of them may leave in memory. Half a page for each: whoever forgets a page each time, or the stack of
-#: a thread, exceeds it. The rest is for the heap, which grows a little, and the kernel, which counts pages in batches.
+#: Bytes that 1000 prefetchers may leave in memory: half a page each, less than a forgotten page or thread's stack each.
+#: The bound is not 0, because the heap grows a little, and the kernel counts pages in batches.
 LEFT = 2 << 20
 
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
-def test_a_thousand_of_them_leave_nothing_behind(make_file: MakeFile, io: str) -> None:
+def test_a_thousand_prefetchers_leave_nothing_behind(make_file: MakeFile, io: str) -> None:
     path = make_file(8 * PAGE)
     items = [(at, PAGE, at < 2 * PAGE) for at in range(0, 8 * PAGE, PAGE)]
 

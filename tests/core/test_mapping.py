@@ -1,4 +1,4 @@
-"""Mapping: the bytes of a file, and what happens when the file is not what it was."""
+"""Mapping: the bytes of a file, opening and closing, and files that change."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _nothing(path: Path) -> None:
     ],
     ids=["missing", "folder", "fifo", "empty", "loop"],
 )
-def test_what_cannot_be_mapped_is_an_error(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+def test_paths_that_cannot_be_mapped_are_errors(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
     path = tmp_path / "thing"
     make(path)
     with pytest.raises(WeightsIOError, match=reason) as caught:
@@ -131,7 +131,7 @@ def test_resident_counts_the_pages_in_the_page_cache(make_file: MakeFile) -> Non
     size = 10 * PAGE + 100
     with Mapping(make_file(size)) as mapping, memoryview(mapping) as view:
         before = mapping.resident()
-        assert before <= PAGE  # the one that tells whether the kernel can populate
+        assert before <= PAGE  # opening reads one page to learn whether the kernel can populate
         assert view[5 * PAGE] == content(5 * PAGE, 1)[0]
         assert mapping.resident(5 * PAGE, PAGE) == PAGE
         assert mapping.resident(5 * PAGE + 1000, 100) == 100
@@ -144,7 +144,7 @@ def test_resident_counts_the_pages_in_the_page_cache(make_file: MakeFile) -> Non
 
 
 @pytest.mark.parametrize("span", [(-1, 1), (0, PAGE + 1), (PAGE + 1, None), (1, PAGE), (0, -1), (2**64, 1)])
-def test_resident_refuses_what_is_not_in_the_file(make_file: MakeFile, span: tuple[int, int | None]) -> None:
+def test_resident_refuses_bytes_outside_the_file(make_file: MakeFile, span: tuple[int, int | None]) -> None:
     with Mapping(make_file(PAGE)) as mapping, pytest.raises(ValueError, match="not within"):
         mapping.resident(*span)
 
@@ -196,7 +196,7 @@ def mapped_bytes(path: Path) -> int:
     return found
 
 
-def test_what_was_read_can_be_unloaded(make_file: MakeFile) -> None:
+def test_pages_that_were_read_can_be_unloaded(make_file: MakeFile) -> None:
     path = make_file(64 * PAGE)
     with Mapping(path) as mapping:
         mapping.read_ahead()
@@ -216,14 +216,14 @@ def test_what_was_read_can_be_unloaded(make_file: MakeFile) -> None:
             call()
 
 
-def test_memory_of_the_process_stays(make_file: MakeFile) -> None:
+def test_read_ahead_and_unload_are_allowed_with_pread(make_file: MakeFile) -> None:
     with Mapping(make_file(PAGE), io="pread") as mapping:
         mapping.read_ahead()
         mapping.unload()
 
 
 @pytest.mark.parametrize(("mode", "works"), [("read", True), ("touch", True), ("Touch", False), ("", False)])
-def test_the_switch_for_tests_accepts_only_what_it_knows(run_python: RunPython, mode: str, works: bool) -> None:
+def test_the_switch_for_tests_accepts_only_known_modes(run_python: RunPython, mode: str, works: bool) -> None:
     result = run_python("import streamrt._core", STREAMRT_TEST_POPULATE=mode)
     assert (result.returncode == 0) == works
     assert works or "ImportError: STREAMRT_TEST_POPULATE is" in result.stderr

@@ -1,4 +1,4 @@
-"""Pages of 16 and 64 KiB: a library that is preloaded pretends that this machine has them."""
+"""Pages of 16 and 64 KiB, which a preloaded library simulates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ with Mapping(path, io) as mapping, Prefetcher(mapping) as prefetcher:
     maps = open("/proc/self/smaps").read().split("VmFlags:")
     flags = [part.split("\\n")[0].split() for part in maps]
     areas = [flag for part, flag in zip(maps, flags[1:]) if path in part]
-    assert all("hg" not in flag for flag in areas)  # a huge page would be more than a block
+    assert all("hg" not in flag for flag in areas)  # with such pages a huge page is larger than a block
     prefetcher.schedule([(10, 5, True), (3 * page - 1, 2, True), (size - 1, 1, True)], 0, page)
     for i in range(3):
         prefetcher.wait(i)
@@ -77,6 +77,6 @@ def test_items_stream_in_larger_pages(
     io: str,
     page: int,
 ) -> None:
-    path = make_file((5 << 20) + 4096)  # the end of a file of weights: no multiple of the page
+    path = make_file((5 << 20) + 4096)  # weights files are multiples of 4096 bytes, not of the page
     result = run_python(STREAM, path, io, page, **page_size(page))
     assert result.stdout == ("guarded\ndone\n" if io == "mmap" else "done\n"), result.stderr

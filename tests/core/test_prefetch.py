@@ -1,4 +1,4 @@
-"""Prefetcher: the right bytes, in memory when they are needed, and no more of them than the window allows."""
+"""Prefetcher: the right bytes are in memory when they are needed, and no more bytes than the window allows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from streamrt.errors import ModelClosedError
 
 Items = list[tuple[int, int, bool]]
 
-#: In the cache though nobody holds it: the page with which a mapping asks whether the kernel can populate.
+#: Bytes in the page cache that nobody holds: opening reads one page to learn whether the kernel can populate.
 PROBE = PAGE
 
 
 def cut(size: int, tile: int, start: int = 0, pinned: int = 0) -> Items:
-    """Tiles from ``start`` to the end of a file, of which the first ``pinned`` are."""
+    """Tiles from ``start`` to the end of a file; the first ``pinned`` tiles are pinned."""
     return [(at, min(tile, size - at), i < pinned) for i, at in enumerate(range(start, size, tile))]
 
 
@@ -30,7 +30,7 @@ def covered(items: Items, granule: int, size: int) -> int:
 
 
 def use(mapping: Mapping, item: tuple[int, int, bool]) -> None:
-    """Compares an item with what the file holds, and sees that it was there before anyone looked."""
+    """Checks that an item is in memory before it is read, and that it has the bytes of the file."""
     at, length, _ = item
     assert mapping.resident(at, length) == length
     with memoryview(mapping) as view:
@@ -70,7 +70,7 @@ def test_a_pass_reads_right_and_stays_within_the_window(make_file: MakeFile, sha
             for i, item in enumerate(items):
                 prefetcher.wait(i)
                 assert item[1] <= prefetcher.held() <= limit
-                # Not at once: the thread goes on while the pages are being counted.
+                # Not at once, because the thread goes on while the pages are counted.
                 until(lambda: mapping.resident() <= limit + PROBE)
                 use(mapping, item)
                 prefetcher.done(i)
@@ -80,8 +80,8 @@ def test_a_pass_reads_right_and_stays_within_the_window(make_file: MakeFile, sha
         assert mapping.resident() <= PROBE  # closing released everything
 
 
-def test_what_was_written_in_large_folios_is_released_all_the_same(make_file: MakeFile) -> None:
-    """A file fresh from being written lies in the page cache in folios of which a tile is only a part."""
+def test_files_that_were_written_in_large_folios_are_released(make_file: MakeFile) -> None:
+    """A file that was just written lies in the page cache in folios that are larger than a tile."""
     size = 4 * BLOCK
     items = cut(size, 37 * PAGE)
     with opened(make_file(size, cold=False)) as (mapping, prefetcher):
@@ -103,7 +103,7 @@ def test_pinned_items_are_read_once(make_file: MakeFile) -> None:
         assert [(r.bytes_read, r.read_start, r.read_end) for r in prefetcher.report()] == [(0, 0, 0)] * 6
 
 
-def test_the_report_tells_what_each_item_cost(make_file: MakeFile) -> None:
+def test_the_report_has_the_bytes_and_times_of_each_item(make_file: MakeFile) -> None:
     size = 6 * BLOCK
     items = cut(size, BLOCK, pinned=2)
     path = make_file(size)
@@ -172,7 +172,7 @@ def test_items_may_overlap_and_repeat(make_file: MakeFile) -> None:
             prefetcher.wait(0)
             prefetcher.wait(1)
             prefetcher.done(0)
-            use(mapping, items[1])  # its half of what they share is still there
+            use(mapping, items[1])  # the pages that both items have are still there
             prefetcher.wait(2)
             prefetcher.done(1)
             use(mapping, items[2])
@@ -239,7 +239,7 @@ def test_finish_counts_the_rest_of_the_pass_as_done(make_file: MakeFile) -> None
         assert prefetcher.peak() <= 7 * PAGE
 
 
-def test_rewind_begins_again_and_keeps_what_is_pinned(make_file: MakeFile) -> None:
+def test_rewind_begins_again_and_keeps_pinned_items(make_file: MakeFile) -> None:
     size = 8 * BLOCK
     items = cut(size, BLOCK, pinned=2)
     with opened(make_file(size)) as (mapping, prefetcher):
@@ -255,7 +255,7 @@ def test_rewind_begins_again_and_keeps_what_is_pinned(make_file: MakeFile) -> No
 
 
 @pytest.mark.parametrize("granule", [PAGE, BLOCK])
-def test_a_new_schedule_keeps_what_is_pinned_in_both(make_file: MakeFile, granule: int) -> None:
+def test_a_new_schedule_keeps_items_that_both_schedules_pin(make_file: MakeFile, granule: int) -> None:
     size = 8 * BLOCK
     with opened(make_file(size)) as (mapping, prefetcher):
         old = cut(size, BLOCK, pinned=4)
@@ -271,7 +271,7 @@ def test_a_new_schedule_keeps_what_is_pinned_in_both(make_file: MakeFile, granul
         assert prefetcher.peak() <= 5 * BLOCK
 
 
-def test_another_granule_keeps_nothing(make_file: MakeFile) -> None:
+def test_a_new_schedule_with_another_granule_keeps_nothing(make_file: MakeFile) -> None:
     size = 4 * BLOCK
     items = cut(size, BLOCK, pinned=4)
     with opened(make_file(size)) as (mapping, prefetcher):
@@ -293,7 +293,7 @@ def test_a_schedule_of_nothing_is_allowed(make_file: MakeFile) -> None:
 BAD_SCHEDULES = {
     "an offset past the end": ([(40 * PAGE, 1, False)], PAGE, PAGE),
     "a range past the end": ([(39 * PAGE, PAGE + 1, False)], PAGE, PAGE),
-    "nothing": ([(PAGE, 0, False)], PAGE, PAGE),
+    "an empty range": ([(PAGE, 0, False)], PAGE, PAGE),
     "a negative offset": ([(-1, 2, False)], PAGE, PAGE),
     "a negative length": ([(5, -2, False)], PAGE, PAGE),
     "a huge length": ([(1, 2**64 - 1, False)], PAGE, PAGE),
@@ -353,7 +353,7 @@ def test_a_mapping_cannot_be_closed_under_a_prefetcher(make_file: MakeFile) -> N
         Prefetcher(mapping)
 
 
-def test_a_closed_prefetcher_says_so(make_file: MakeFile) -> None:
+def test_calls_of_a_closed_prefetcher_are_refused(make_file: MakeFile) -> None:
     with Mapping(make_file(PAGE)) as mapping:
         prefetcher = Prefetcher(mapping)
         prefetcher.schedule([(0, PAGE, False)], PAGE, PAGE)
@@ -382,7 +382,7 @@ def test_forgetting_to_close_warns(make_file: MakeFile) -> None:
             del prefetcher
 
 
-def test_what_numpy_computes_from_it_is_right(make_file: MakeFile) -> None:
+def test_numpy_computes_with_streamed_bytes(make_file: MakeFile) -> None:
     path = make_file(8 * BLOCK)
     evict(path)
     with opened(path) as (mapping, prefetcher):

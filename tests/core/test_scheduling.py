@@ -1,4 +1,4 @@
-"""Which threads take a processor from others when they wake: the one that reads, and not those that compute."""
+"""When the prefetch thread wakes, it takes a processor from other threads. Threads that compute do not."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PRINT = """
 """
 
 
-@pytest.mark.skipif(SYSTEM_CALL is None, reason="the number of the system call")
+@pytest.mark.skipif(SYSTEM_CALL is None, reason="the number of the system call sched_getattr is unknown")
 @pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_IDLE], ids=["usual", "idle"])
 def test_threads_wake_as_they_should(run_python: RunPython, make_file: MakeFile, policy: int) -> None:
     """The reading thread promptly, and workers patiently while a pass waits for weights.

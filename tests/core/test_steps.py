@@ -1,4 +1,4 @@
-"""run_steps: order, times, what is given back, and what ends a pass early."""
+"""run_steps: order, times, reports, and the errors and signals that end a pass early."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_steps_run_in_order_and_tell_their_times(make_file: MakeFile) -> None:
                 report[wrong]
 
 
-def test_nothing_is_brought_where_all_is_pinned(make_file: MakeFile) -> None:
+def test_only_the_first_pass_brings_pinned_items(make_file: MakeFile) -> None:
     with opened(make_file(BLOCK)) as (_, prefetcher):
         prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)
         brought = []
@@ -69,7 +69,7 @@ def test_nothing_is_brought_where_all_is_pinned(make_file: MakeFile) -> None:
         assert brought == [True, False]
 
 
-def test_a_list_that_shrinks_and_things_that_are_no_steps(make_file: MakeFile) -> None:
+def test_a_list_that_shrinks_or_has_other_objects_is_refused(make_file: MakeFile) -> None:
     with opened(make_file(BLOCK)) as (_, prefetcher):
         prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)
         steps: list[Step] = []
@@ -82,7 +82,7 @@ def test_a_list_that_shrinks_and_things_that_are_no_steps(make_file: MakeFile) -
         prefetcher.rewind()
 
 
-def test_a_signal_among_kernels_ends_the_pass(make_file: MakeFile) -> None:
+def test_a_signal_between_kernels_ends_the_pass(make_file: MakeFile) -> None:
     class StoppedError(Exception):
         pass
 
