@@ -29,7 +29,7 @@ _ATTRIBUTES: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model with one input ``x``, of shape ``(N, *sample)`` with N free, and the names of all that it computes."""
+    """A model with one input ``x``, of shape ``(N, *sample)`` with N free, and the names of all computed tensors."""
 
     model: onnx.ModelProto
     sample: Shape
@@ -71,7 +71,7 @@ class _Builder:
         return self.last
 
     def weight(self, shape: Shape, scale: float = 1.0, offset: float = 0.0) -> str:
-        """A parameter: a new one, or one of the same shape that other nodes have already."""
+        """A parameter: a new one, or one of the same shape that other nodes read already."""
         same = [name for name, value in self._weights.items() if value.shape == shape and offset == 0]
         if same and self.draw(st.booleans()):
             return self.draw(st.sampled_from(same))
@@ -150,7 +150,7 @@ class _Builder:
         return self.node("BatchNormalization", [x, *values, variance], self.shapes[x])
 
 
-# Listed, for hypothesis draws from a range mostly its ends, and a model of few weights is read in one piece.
+# Lists, because hypothesis draws mostly the ends of a range, and a model of few weights is read in one piece.
 _features = st.sampled_from([1, 3, 10, 33, 64, 100, 200, 256, 300, 384, 500])
 _channels = st.sampled_from([1, 2, 3, 5, 8, 12, 24, 32, 48, 64])
 _extents = st.sampled_from([1, 2, 5, 7, 8, 11, 12])
@@ -158,7 +158,7 @@ _extents = st.sampled_from([1, 2, 5, 7, 8, 11, 12])
 
 @st.composite
 def models(draw: st.DrawFn) -> Drawn:
-    """A graph of 2 to 7 blocks over a vector or an image; weights take up to some MiB."""
+    """A graph of 2 to 7 blocks over a vector or an image, with at most a few MiB of weights."""
     if draw(st.booleans()):
         sample: Shape = (draw(_channels), draw(_extents), draw(_extents))
     else:

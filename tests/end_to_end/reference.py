@@ -1,4 +1,4 @@
-"""What a model of `end_to_end.graphs` computes, by NumPy in float64."""
+"""The right results of a model of `end_to_end.graphs`, computed by NumPy in float64."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _padded(x: Array, pads: Sequence[int], value: float) -> Array:
 
 
 def _windows(x: Array, attrs: dict[str, Any], padding: float) -> Array:
-    """(n, channels, height, width, *kernel)."""
+    """The windows of a pooling layer, of shape (n, channels, height, width, *kernel)."""
     down, across = attrs["strides"]
     return sliding_window_view(_padded(x, attrs["pads"], padding), attrs["kernel_shape"], (2, 3))[
         :, :, ::down, ::across

@@ -1,4 +1,4 @@
-"""Random models from packing to answers, under random budgets; memory is watched at every step of every pass."""
+"""Random models from packing to answers, under random budgets. Memory is checked at every step of every pass."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from model import zoo
 from streamrt._core import Mapping, Prefetcher, Step
 from streamrt.engine import session
 
-#: Part of the largest magnitude in a model that an answer may be off by: what Winograd's algorithm rounds away.
+#: The largest error of an answer, relative to the largest magnitude in the model: the rounding of Winograd's algorithm.
 TOLERANCE = 1e-5
-#: Seconds that a release may take, which is over within 3 ms on a quiet machine: a failing case runs many times.
+#: Seconds that a release may take: a quiet machine needs 0.003 s. No more, because a failing case runs many times.
 SETTLED = 10
 CASES = max(200, hypothesis.settings.default.max_examples)
 
 
 class Watch:
-    """Looks at what a model holds before every step of its passes."""
+    """Checks the memory that a model holds before every step of its passes."""
 
     def __init__(self, model: streamrt.Model, file: Mapping) -> None:
         self._model, self._file = model, file
@@ -77,9 +77,9 @@ def watched(model: streamrt.Model, file: Mapping) -> Iterator[Watch]:
 
 @st.composite
 def calls(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Up to four calls: samples, which tensors are asked for (empty: the model's outputs), and the budget from then on.
+    """Up to four calls: samples, indices of tensors (none: the model's outputs), and the budget from then on.
 
-    A budget is the part, from 0 to 1, of the way from the least to what holds everything; more than 1 stands for None.
+    A budget is a number from 0 (the least budget) to 1 (the budget that holds everything). More than 1 stands for None.
     """
     part = st.sampled_from([0.0, 0.0, 0.05, 0.3, 0.7, 1.0, 2.0]) | st.floats(0, 1)
     call = st.fixed_dictionaries(
@@ -138,7 +138,7 @@ def _asked(path: Path, drawn: Drawn, calls: list[dict[str, Any]], exact: bool) -
             x = zoo.random_input(call["samples"], *drawn.sample, seed=seed)
             outputs = sorted({kept[index % len(kept)] for index in call["outputs"]}) or None
             minimum = model.min_budget(x.shape, outputs)
-            least = max(minimum, before)  # a new budget must do for the call before it, too
+            least = max(minimum, before)  # a new budget must be enough for the previous call, too
             most = max(least, model.plan_for(x.shape, outputs).total)
             budget = None if call["budget"] > 1 else least + int(call["budget"] * (most - least))
             asked.append(Asked(x, outputs, budget))
