@@ -1,4 +1,4 @@
-"""How much of a file the page cache holds."""
+"""Bytes of a file that the page cache holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def resident_bytes(path: Path) -> int:
-    """Bytes of the pages of ``path``, a file of ours that is not empty, that are in the page cache."""
+    """Bytes of the pages of ``path`` in the page cache. The file must be ours, and must not be empty."""
     libc = ctypes.CDLL(None, use_errno=True)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapping:
         view = np.frombuffer(mapping, np.uint8)

@@ -24,7 +24,7 @@ def test_the_file_that_attacks_start_from_is_good(path: Path) -> None:
     assert file.metadata == {"note": "ok"}
 
 
-def test_the_folder_holds_what_the_script_writes() -> None:
+def test_the_folder_holds_the_files_that_the_script_writes() -> None:
     assert {file.name for file in FOLDER.glob(f"*{SUFFIX}")} == {name + SUFFIX for name in ATTACKS}
 
 

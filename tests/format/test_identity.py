@@ -1,4 +1,4 @@
-"""A file is told from another one in its place, and from itself after a change."""
+"""The identity of a path differs once another file takes its place, or the file changes."""
 
 import os
 

@@ -66,7 +66,7 @@ def graph(nodes: list[dict[str, Any]], outputs: list[str], dims: Any = ("N", 4))
     ],
     ids=["nodes", "inputs", "outputs", "numbers"],
 )
-def test_a_graph_of_too_many_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], reason: str) -> None:
+def test_a_graph_of_too_many_parts_is_refused(tmp_path: Path, nodes: list[dict[str, Any]], reason: str) -> None:
     with pytest.raises(FormatError, match=reason):
         opened(tmp_path / "model.safetensors", graph(nodes, ["y0"]))
 
@@ -107,7 +107,7 @@ def test_a_large_network_opens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dims", [[2**39] * 8, [2**39, 2**21]])
-def test_an_input_that_nobody_reads_and_no_memory_holds(tmp_path: Path, dims: list[int]) -> None:
+def test_an_unread_input_that_is_too_large(tmp_path: Path, dims: list[int]) -> None:
     made = graph([node(0, "Relu", ["x"], ["y"])], ["y"])
     made["inputs"].append({"name": "unread", "dims": dims})
     with pytest.raises(FormatError, match=r"graph.inputs\[1\] \('unread'\): extents .* fewer than 2\*\*40 elements"):
@@ -115,7 +115,7 @@ def test_an_input_that_nobody_reads_and_no_memory_holds(tmp_path: Path, dims: li
 
 
 @pytest.mark.parametrize("shape", [(2**40,) * 8, (2**40, 2**20), (1,) * 9, (0, 4)])
-def test_a_shape_of_an_input_that_nobody_reads(shape: tuple[int, ...]) -> None:
+def test_shapes_of_an_unread_input_that_are_too_large(shape: tuple[int, ...]) -> None:
     specs = TensorSpec("x", ("N", 4)), TensorSpec("unread", tuple("abcdefghi"[: len(shape)]))
     made = Graph(specs, (TensorSpec("y", ("N", 4)),), (Node("relu", "Relu", ("x",), ("y",)),))
     with pytest.raises(FormatError, match="input 'unread' has"):

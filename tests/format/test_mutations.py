@@ -61,7 +61,7 @@ def checked(file: WeightsFile, size: int) -> WeightsFile:
     return file
 
 
-def test_what_is_mutated_is_good(opened: Opener) -> None:
+def test_the_file_to_mutate_is_good(opened: Opener) -> None:
     # Otherwise every mutation below would fail at the first check, and reach none of the others.
     assert opened(GOOD) is not None
     assert opened(join(TEXT)) is not None

@@ -50,7 +50,7 @@ def test_streamrt_reads_it_back(path: Path, widths: tuple[int, ...]) -> None:
 
 
 def test_the_header_of_a_large_model_takes_a_page(path: Path) -> None:
-    # Every opening reads the header, so that the gap before the first large segment is padding of the data section.
+    # Every opening reads the header. So the gap before the first large segment belongs to the data section.
     write(path, *dense(700, 600)[:2])
     file = read_header(path)
     assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 2 << 20, True)
@@ -145,7 +145,7 @@ def test_the_checksum_tells_contents_apart(path: Path, tmp_path: Path) -> None:
     assert path.read_bytes().count(checksums[0].encode()) == 1
 
 
-def test_verify_names_what_is_damaged(path: Path) -> None:
+def test_verify_names_damaged_blocks_and_their_tensors(path: Path) -> None:
     graph, segments, _ = dense(1200, 1200, 1200, 1200, 3)
     write(path, graph, segments)
     file = read_header(path)

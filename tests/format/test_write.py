@@ -1,4 +1,4 @@
-"""Writing: files that are refused, failures, which leave nothing behind, and memory."""
+"""Writing: models that are refused, failures that leave no file behind, and memory."""
 
 import errno
 import os
@@ -258,7 +258,7 @@ def test_a_process_that_dies_half_way_leaves_the_destination_alone(path: Path, n
         process.send_signal(number)
         assert process.wait() == -number
     assert path.read_bytes() == b"before"
-    if number == signal.SIGINT or has_nameless_files(path.parent):  # SIGKILL: else a hidden file is left
+    if number == signal.SIGINT or has_nameless_files(path.parent):  # else SIGKILL leaves a hidden file
         assert names(path.parent) == [path.name]
     write(path, *dense(3, 2)[:2])
     verify(path)

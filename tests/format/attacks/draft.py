@@ -1,4 +1,4 @@
-"""What all attacks start from: a good file, and functions that spoil one part of it.
+"""The good file that all attacks start from, and functions that spoil one part of it.
 
 Checksums are right unless they are attacked: an attacker can compute them.
 """
@@ -44,7 +44,7 @@ class Draft:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def header(self) -> dict[str, Any]:
-        """The header as an object; ``metadata`` overrides, and None there leaves a key out."""
+        """The header as an object. Entries of ``metadata`` replace the usual ones, and None leaves a key out."""
         metadata = {
             "streamrt.format": "1",
             "streamrt.header_crc32c": "0" * 8,
