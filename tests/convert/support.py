@@ -56,7 +56,7 @@ def make_model(
 
 def expected(model: Any, feeds: Mapping[str, Array]) -> list[Array]:
     if model.opset_import[0].version < 9:
-        # The same operators and attributes; the reference cannot run BatchNormalization of the version before.
+        # Opset 9 has the same operators and attributes. The reference cannot run an older BatchNormalization.
         model = onnx.ModelProto.FromString(model.SerializeToString())
         model.opset_import[0].version = 9
     return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, dict(feeds))]
@@ -76,7 +76,7 @@ def check(
     tolerance: float = 1e-5,
     same_as: Any = None,
 ) -> Graph:
-    """Pack ``model``, run it, compare with the reference for it or for ``same_as``; returns the packed graph."""
+    """Pack and run ``model``, and compare with the reference for it or for ``same_as``; returns the packed graph."""
     if feeds is None:
         feeds = {
             value.name: random(*(dim.dim_value or 3 for dim in value.type.tensor_type.shape.dim), seed=index + 1)

@@ -34,7 +34,7 @@ EXCLUDED = {
     "training": "it is about training",
     "dropout_default_mask": "a mask that is true everywhere, which depends on no input",
     "maxpool_with_argmax": "the indices of MaxPool are for the way back, in training",
-    "pow_types_int64_float32": "what is raised is not float32, so it becomes a constant, and constants are float32 too",
+    "pow_types_int64_float32": "the base is int64, so it becomes a constant, and constants are float32",
     "empty_set": "a tensor without elements",
     "zero_size": "a tensor without elements",
     "allowzero_reordered": "a tensor without elements",
@@ -57,7 +57,7 @@ EXCLUDED = {
 #: The cases that must run. A newer onnx package may have more.
 AT_LEAST = 596
 
-#: What classic CNNs are made of besides convolutions, pooling and plain arithmetic.
+#: Operators of classic CNNs, besides convolutions, pooling and plain arithmetic.
 OF_CLASSIC_NETWORKS = {
     *("ConvTranspose", "Resize", "Upsample", "InstanceNormalization", "LayerNormalization", "GlobalLpPool", "LpPool"),
     *("Gather", "Shape", "Range", "Cast", "Where", "Expand", "ReduceSum", "ReduceMax", "ArgMax", "Exp", "Log", "Sqrt"),
@@ -76,7 +76,7 @@ def is_float(value: Any) -> bool:
     return bool(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
 
 
-def is_given(value: Any) -> bool:
+def can_be_output(value: Any) -> bool:
     kinds = onnx.TensorProto
     return value.type.tensor_type.elem_type in (kinds.FLOAT, kinds.BOOL, kinds.INT64)
 
@@ -93,7 +93,7 @@ def node_cases() -> dict[str, Any]:
         for case in cases
         if case.model is not None
         and any(map(is_float, [*case.model.graph.input, *case.model.graph.output]))
-        and all(map(is_given, case.model.graph.output))
+        and all(map(can_be_output, case.model.graph.output))
         and {node.op_type for node in case.model.graph.node} <= OPERATORS
     }
 
@@ -170,19 +170,19 @@ def test_node(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in node_cases() if is_excluded(name)])
-def test_what_is_excluded_is_refused(name: str, tmp_path: Path) -> None:
+def test_excluded_cases_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(streamrt.StreamrtError):
         run_case(node_cases()[name], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["shape", "size"])
-def test_what_is_known_beforehand_is_no_output(name: str, tmp_path: Path) -> None:
-    """So these cases run with zeros that are added."""
+def test_a_value_that_is_known_when_packing_cannot_be_an_output(name: str, tmp_path: Path) -> None:
+    """This is why `run_case` adds zeros to such outputs."""
     with pytest.raises(streamrt.UnsupportedModelError, match="does not depend on the values of any input"):
         streamrt.pack(node_cases()[name].model, tmp_path / "out.safetensors")
 
 
-def test_how_many_run() -> None:
+def test_enough_cases_run() -> None:
     count = sum(not is_excluded(name) for name in node_cases())
     print(f"{count} cases run")  # `pytest -rP` shows it
     assert count >= AT_LEAST, f"{count} cases run"
@@ -195,7 +195,7 @@ def test_every_operator_has_a_conversion() -> None:
 
 
 def test_every_operator_runs_in_some_case() -> None:
-    """So a rule that used fewer cases would be noticed."""
+    """This fails if the rule in the module's docstring selects too few cases."""
     runs = [case.model.graph for name, case in node_cases().items() if not is_excluded(name)]
     assert OF_CLASSIC_NETWORKS <= OPERATORS
     assert OPERATORS - {node.op_type for graph in runs for node in graph.node} <= WITHOUT_A_CASE.keys()
@@ -206,7 +206,7 @@ NETWORKS = {
     *("bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet"),
     *("vgg19", "zfnet512"),
 }
-#: Those have hundreds of MiB of weights in dense layers.
+#: Networks with hundreds of MiB of weights in dense layers.
 HUGE = {"bvlc_alexnet", "vgg19", "zfnet512"}
 
 
@@ -239,7 +239,7 @@ def test_networks(path: Path, tmp_path: Path) -> None:
 
 
 def with_random_weights(path: Path) -> Any:
-    """A network with random weights of a seed, which keep the magnitude of values. It also gives its logits."""
+    """A network with random weights of a fixed seed that keep the magnitude of values. Its logits are outputs, too."""
     graph = onnx.load(path).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type != "ConstantOfShape"]
@@ -281,7 +281,7 @@ def with_random_weights(path: Path) -> Any:
 
 @pytest.mark.extras
 @pytest.mark.parametrize("name", sorted(NETWORKS - HUGE))
-def test_networks_with_weights_that_differ(name: str, tmp_path: Path) -> None:
+def test_networks_with_random_weights(name: str, tmp_path: Path) -> None:
     """With equal weights, swapped channels would not show. ONNX Runtime gives the right answer."""
     runtime = pytest.importorskip("onnxruntime")
     model = with_random_weights(LIGHT / f"light_{name}.onnx")

@@ -75,7 +75,7 @@ def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_resize_to_the_size_of_the_input(mode: str, tmp_path: Path) -> None:
-    """Half of an odd size is rounded, and twice that is another size. Only the third set of probes shows it."""
+    """Half of an odd size is rounded, and twice the half is another size. Only the third set of probes shows it."""
     nodes = [
         HALVED,
         *extents_of("half", "h"),
@@ -153,8 +153,8 @@ def test_extents_that_no_tensor_has_are_fixed_with_a_warning(
         assert model.inputs[0].dims == ("N", *(224 if isinstance(dim, str) else dim for dim in dims[1:]))
 
 
-def test_a_model_that_takes_multiples_only(tmp_path: Path) -> None:
-    """Odd sizes are refused by the sum, so the probes are even ones."""
+def test_a_model_that_takes_only_even_sizes(tmp_path: Path) -> None:
+    """The sum refuses odd sizes, so the probes are even."""
     nodes = [
         node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("Resize", ["p", "", "scales"], ["up"], mode="nearest"),

@@ -91,7 +91,7 @@ def test_reshape_to_a_computed_shape(tmp_path: Path) -> None:
 
 
 def test_channel_shuffle_with_division(tmp_path: Path) -> None:
-    """As exporters wrote it for years: every extent read from the input, channels divided by the number of groups."""
+    """Exporters wrote it so for years: every extent is read from the input, and channels are divided by groups."""
     nodes = [
         node("Relu", ["x"], ["r"]),
         node("Shape", ["r"], ["s"]),
@@ -168,7 +168,7 @@ def test_values_that_depend_on_the_batch_are_refused(tmp_path: Path) -> None:
         streamrt.pack(make_model(nodes, inputs=BATCH), tmp_path / "out")
 
 
-def test_the_same_with_a_fixed_batch_is_a_constant(tmp_path: Path) -> None:
+def test_values_that_depend_on_a_fixed_batch_are_constants(tmp_path: Path) -> None:
     nodes = [
         node("Shape", ["x"], ["s"], end=1),
         node("Cast", ["s"], ["f"], to=onnx.TensorProto.FLOAT),
@@ -204,7 +204,7 @@ def test_dims_of_inputs_and_outputs(dims: Any, outputs: Any, tmp_path: Path) -> 
 
 
 def test_dynamic_image_with_a_head_for_one_size(tmp_path: Path) -> None:
-    """The size is declared free, but the weights of the head fit only 28 x 28, which trying common sizes finds."""
+    """The size is declared free, but the weights of the head fit only 28 x 28. Trying common sizes finds it."""
     nodes = [
         node("Conv", ["x", "w"], ["c"]),
         node("Flatten", ["c"], ["f"]),

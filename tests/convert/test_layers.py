@@ -86,7 +86,7 @@ def test_memmap(order: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(path, np.eye(5, dtype=np.float32)), w[1:].T)
 
 
-def test_private_memmap_keeps_what_was_written_to_it(tmp_path: Path) -> None:
+def test_a_private_memmap_is_packed_with_its_changes(tmp_path: Path) -> None:
     random(6, 5).tofile(tmp_path / "w")
     w = np.memmap(tmp_path / "w", np.float32, "c", shape=(6, 5))
     w[0] = 7

@@ -80,14 +80,14 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "'big'.*max_memory=",
     ),
-    "its bias": (
+    "bias of a transposed convolution": (
         make_model(
             [node("ConvTranspose", ["x", "w", "b"], ["y"], name="big", strides=[1000, 1000])],
             {"w": random(3, 40, 1, 1), "b": random(40)},
         ),
         "'big'.*max_memory=",
     ),
-    "written": (
+    "constant that is written": (
         make_model(
             [node("ConstantOfShape", ["s"], ["c"]), node("Add", ["x", "c"], ["y"], name="big")],
             {"s": integers(1, 2**33)},
@@ -115,13 +115,13 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "'big'.*max_memory=",
     ),
-    "list": (
+    "list of pads": (
         make_model(
             [node("ConstantOfShape", ["s"], ["c"]), node("Pad", ["x", "c"], ["y"], name="big")], {"s": integers(2**33)}
         ),
         "'big'",
     ),
-    "truth": (
+    "truth values": (
         make_model(
             [
                 node("ConstantOfShape", ["s"], ["c"], value=onnx.numpy_helper.from_array(np.ones(1, np.bool_))),
@@ -150,7 +150,7 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         make_model([node("Conv", ["k", "k"], ["c"], name="big"), *uses()], {"k": random(1)}),
         "'big'",
     ),
-    "holes": (
+    "dilations": (
         make_model(
             [node("Conv", ["k", "w"], ["c"], name="big", dilations=[9000, 9000], pads=[9000] * 4), *uses()],
             {"k": random(1, 1, 4, 4), "w": random(1, 1, 3, 3)},
@@ -234,11 +234,11 @@ def test_parts_of_large_constants_do_not_keep_them(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 40 << 20  # each part is of 8 MiB
+    assert peak < 40 << 20  # if each of the eight parts kept 8 MiB, it would be more than 64 MiB
 
 
 def test_constants_that_are_computed_again_and_again(tmp_path: Path) -> None:
-    """Large constants are computed when they are written: each is computed twice as often as the next."""
+    """Large constants are computed when they are written. Each reads two others, so the time grows exponentially."""
     with pytest.raises(streamrt.FormatError, match=r"node '\w+' .*max_seconds="):
         streamrt.pack(chain("Add", 50), tmp_path / "out", max_seconds=0.2)
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_the_options_raise_the_limits(tmp_path: Path) -> None:
     [{"max_memory": value} for value in (0, -1, True, 1.5, "much", "50%", None, -(10**5000))]
     + [{"max_seconds": value} for value in (0, -1.0, float("nan"), True, "10", None, float("inf"), 10**400, 10**5000)],
 )
-def test_limits_that_are_none(options: dict[str, Any], tmp_path: Path) -> None:
+def test_options_that_are_no_limits(options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(streamrt.InputError, match=f"^{next(iter(options))}"):
         streamrt.pack(make_model([node("Relu", ["x"], ["y"])]), tmp_path / "out", **options)
 
@@ -365,14 +365,14 @@ DEADLY: dict[str, tuple[Any, dict[str, Fact]]] = {
 
 
 @pytest.mark.parametrize("case", DEADLY)
-def test_inference_is_kept_from(case: str) -> None:
+def test_deadly_nodes_are_kept_from_the_compiled_inference(case: str) -> None:
     broken, known = DEADLY[case]
     with pytest.raises(InferenceError):
         infer_shapes(broken, NEWEST, known)
 
 
 def test_trial_sizes_that_are_too_small(tmp_path: Path) -> None:
-    """For a model that fits no size, sizes down to 1 are tried, in which a window of 3 does not fit."""
+    """If a model fits no size, sizes down to 1 are tried. A window of 3 does not fit into the smallest sizes."""
     nodes = [
         node("MaxPool", ["x"], ["p"], kernel_shape=[3, 3]),
         node("Slice", ["p", "start", "end", "axis"], ["s"]),
@@ -474,19 +474,19 @@ COSTS: dict[str, tuple[Any, list[Any]]] = {
 @pytest.mark.parametrize("case", COSTS)
 def test_memory_of_computing_is_known_before(case: str) -> None:
     """An operator takes no more memory than is compared with the limit."""
-    broken, arrays = COSTS[case]
-    feeds = dict(zip((name for name in broken.input if name), arrays, strict=True))
-    evaluate(broken, NEWEST, feeds, "y")  # imports and caches
+    costly, arrays = COSTS[case]
+    feeds = dict(zip((name for name in costly.input if name), arrays, strict=True))
+    evaluate(costly, NEWEST, feeds, "y")  # imports and caches
     tracemalloc.start()
     try:
-        value = evaluate(broken, NEWEST, feeds, "y")
+        value = evaluate(costly, NEWEST, feeds, "y")
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     sizes = [(array.shape, array.dtype) for array in arrays]
     allowed = Limits(max(1, peak - (64 << 10)))
     with allowed.in_force(), pytest.raises(streamrt.FormatError, match="max_memory"):
-        check_cost(broken, sizes, value.size, value.itemsize)
+        check_cost(costly, sizes, value.size, value.itemsize)
 
 
 def seconds(model_node: Any, inputs: list[tuple[tuple[int, ...], str]], outputs: int) -> float:
@@ -516,7 +516,7 @@ def test_products_take_longer_in_some_types(op: str, dtype: str, times: float) -
 
 
 @pytest.mark.parametrize(
-    ("broken", "inputs", "outputs", "least"),
+    ("costly", "inputs", "outputs", "least"),
     [
         (node("GatherND", ["a", "b"], ["y"]), [((10**5, 1), "float32"), ((2 * 10**5, 1), "int64")], 2 * 10**5, 2.5),
         (node("MaxPool", ["a"], ["y"], kernel_shape=[3, 3]), [((1, 8, 32, 32), "float32")], 7200, 0.3),
@@ -525,14 +525,14 @@ def test_products_take_longer_in_some_types(op: str, dtype: str, times: float) -
     ],
     ids=lambda value: value.op_type if hasattr(value, "op_type") else "",
 )
-def test_loops_take_time(broken: Any, inputs: list[Any], outputs: int, least: float) -> None:
+def test_loops_take_time(costly: Any, inputs: list[Any], outputs: int, least: float) -> None:
     """The estimate is at least twice the measured time for these sizes."""
-    assert seconds(broken, inputs, outputs) > least
+    assert seconds(costly, inputs, outputs) > least
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool", "Conv"])
 def test_padding_that_is_given_twice(op: str) -> None:
-    """It would add up to more elements than are inferred."""
+    """Both paddings would add up to more elements than are inferred."""
     window = {} if op == "Conv" else {"kernel_shape": [3, 3]}
     inputs = ["k", "w"] if op == "Conv" else ["k"]
     broken = node(op, inputs, ["c"], name="big", auto_pad="SAME_UPPER", pads=[2, 2, 2, 2], **window)
@@ -557,7 +557,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_nothing_is_computed_from_texts(case: str, tmp_path: Path) -> None:
-    """Their elements may be of any size."""
+    """An element of a tensor of texts may have any size."""
     nodes, constants = TEXTS[case]
     nodes = [*nodes, node("Cast", ["t"], ["c"], to=1, name="back"), *uses()]
     model = make_model(nodes, {"s": integers(2000), **constants})

@@ -17,7 +17,7 @@ ZERO = {"zero": np.zeros((), np.float32)}
 
 
 def check_output(model: Any, folder: Path, dtype: str, x: Any) -> list[str]:
-    """Compare the outputs, and their types with the one expected; returns the operators."""
+    """Compare the output, and its type with ``dtype``; returns the operators."""
     graph = check(model, folder, {"x": x})
     with streamrt.Model(folder / "model.safetensors", budget=None) as packed:
         assert [spec.dtype for spec in packed.outputs] == [dtype]
@@ -77,7 +77,7 @@ def test_argmax_as_an_output(opset: int, tmp_path: Path) -> None:
     assert check_output(model, tmp_path, "int64", random(2, 3, 8, 8)) == ["ArgMax", "Unsqueeze"]
 
 
-def test_argmax_that_is_computed_with(tmp_path: Path) -> None:
+def test_argmax_as_an_operand(tmp_path: Path) -> None:
     nodes = [
         node("ArgMax", ["x"], ["i"], axis=1),
         node("Cast", ["i"], ["f"], to=T.FLOAT),
@@ -117,7 +117,7 @@ def test_outputs_of_several_types_in_micro_batches_and_by_name(tmp_path: Path) -
         ([node("Greater", ["x", "x"], ["t"]), node("Equal", ["t", "t"], ["y"])], "is bool, expected float32"),
     ],
 )
-def test_what_is_refused(nodes: list[Any], message: str, tmp_path: Path) -> None:
+def test_types_that_are_refused(nodes: list[Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(streamrt.UnsupportedModelError, match=message):
         streamrt.pack(make_model(nodes), tmp_path / "out")
 

@@ -151,7 +151,7 @@ def in_list(location: str) -> Any:
 def test_external_data_of_attributes(
     build: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The onnx package would look for it in the current folder, which is not the model's."""
+    """The onnx package would read it from the current folder, and not from the model's."""
     for folder in ("model", "current"):
         (tmp_path / folder).mkdir()
     (tmp_path / "current" / "secret.bin").write_bytes(np.float32(1234.5).tobytes())
@@ -197,7 +197,7 @@ def many_tensors(folder: Path, count: int) -> Path:
 
 
 def descriptors() -> set[int]:
-    """The number of open descriptors, without that of the folder that lists them."""
+    """The open descriptors, except the one of the folder that lists them."""
     return {int(path.name) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
 
 
@@ -232,7 +232,7 @@ def many_files(folder: Path, count: int, extent: int) -> Path:
 
 @pytest.mark.parametrize(("count", "extent"), [(100, 4), (40, 1 << 18)])
 def test_many_files(count: int, extent: int, tmp_path: Path) -> None:
-    """Also files of large tensors, which are not copied when they are read."""
+    """Small tensors are copied when they are read, and large tensors are not."""
     path = many_files(tmp_path, count, extent)
     before, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
     left = [number for number in range(1000) if number not in before][:32]
@@ -250,7 +250,7 @@ def test_many_files(count: int, extent: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["cut", "modified", "replaced", "removed"])
 def test_one_of_many_files_that_changes(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first is not mapped any more when weights are written."""
+    """The first file is no longer mapped when weights are written."""
     path = many_files(tmp_path, 40, 4)
     real = packing.write
 
@@ -276,7 +276,7 @@ def test_one_of_many_files_that_changes(change: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("place", ["loop", "name that is too long"])
-def test_external_data_at_no_place(place: str, tmp_path: Path) -> None:
+def test_external_data_at_an_impossible_path(place: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     path = save(external_model(location="loop" if place == "loop" else "a" * 5000), tmp_path)
     with pytest.raises(streamrt.WeightsIOError, match=r"tensor 'w': cannot open .*: (Too many|File name)"):
@@ -358,7 +358,7 @@ def test_memory_while_packing(tmp_path: Path, run_python: Callable[..., Complete
 def test_a_source_that_changes_while_it_is_packed(
     external: bool, change: str, transposed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is cut right before its weights are written: reading missing bytes would end the process."""
+    """It changes right before its weights are written. Reading bytes that were cut off would end the process."""
     weight = random(300, 200)
     model = make_model([node("Gemm", ["x", "w"], ["y"], transB=int(not transposed))], inputs={"x": ("N", 200)})
     if transposed:
@@ -414,7 +414,7 @@ def test_missing_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x3a\xff\xff\xff\xff\x0f", b"\x08" + b"\xff" * 20])
-def test_files_that_are_no_models(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_models(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(streamrt.FormatError):
@@ -478,7 +478,7 @@ def test_a_large_tensor_of_the_wrong_length(tmp_path: Path) -> None:
             streamrt.pack(source, tmp_path / "out")
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_names_that_are_not_text(tmp_path: Path) -> None:
     path = save(make_model([node("Relu", ["x"], ["yy"])], outputs=["yy"]), tmp_path)
     path.write_bytes(path.read_bytes().replace(b"yy", b"\xff\xfe"))
     with pytest.raises(streamrt.FormatError, match="not UTF-8"):

@@ -136,7 +136,7 @@ def dropout(opset: int) -> Built:
 
 
 def batch_normalization(opset: int) -> Built:
-    # With another momentum the reference implementation uses the statistics of the batch before opset 14.
+    # Before opset 14 the reference implementation uses the statistics of the batch, unless the momentum is 1.
     return [node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"], epsilon=1e-3, momentum=1.0)], {
         "s": random(3),
         "b": random(3, seed=1),
@@ -178,7 +178,7 @@ def convolution(opset: int) -> Built:
 
 
 def power(opset: int) -> Built:
-    """A square, and another exponent, which is an integer if the opset allows that."""
+    """A square and a cube. The exponent of the cube is an integer if the opset allows that."""
     exponent = integers(3) if opset >= 12 else np.float32(3)
     return [node("Pow", ["x", "two"], ["a"]), node("Pow", ["a", "three"], ["y"])], {
         "two": np.float32(2),
@@ -256,7 +256,7 @@ BUILDERS: list[Callable[[int], Built]] = [
 
 
 def versions(build: Callable[[int], Built]) -> list[int]:
-    """The opsets at which an operator of a builder got a new version, and both ends."""
+    """The opsets at which an operator of a builder got a new version, the first opset and the last."""
     names = {proto.op_type for opset in OPSETS for proto in build(opset)[0]}
     schemas = onnx.defs.get_all_schemas_with_history()
     changes = {schema.since_version for schema in schemas if schema.domain == "" and schema.name in names}
@@ -275,7 +275,7 @@ def test_operator(build: Callable[[int], Built], opset: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("opset", [7, OPSETS[-1]])
 def test_global_lp_pool(opset: int, tmp_path: Path) -> None:
-    """The reference implementation does not have it."""
+    """The reference implementation lacks this operator."""
     path = streamrt.pack(make_model([node("GlobalLpPool", ["x"], ["y"], p=3)], opset=opset), tmp_path / "out")
     x = random(2, 3, 8, 8)
     wanted = (np.abs(x.astype(np.float64)) ** 3).sum(axis=(2, 3), keepdims=True) ** (1 / 3)
@@ -307,7 +307,7 @@ def test_a_small_network_in_every_opset(opset: int, tmp_path: Path) -> None:
         node("Gemm", ["f", "g"], ["z"], transB=1),
     ]
     constants |= {"s": random(4), "b2": random(4), "m": random(4), "v": random(4) ** 2, "g": random(5, 60)}
-    if opset < 11:  # C is not optional before
+    if opset < 11:  # before, the input C was not optional
         nodes[-1].input.append("bias")
         constants["bias"] = random(5)
     check(make_model(nodes, constants, outputs=["z"], opset=opset), tmp_path)
@@ -317,7 +317,7 @@ def test_a_small_network_in_every_opset(opset: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, 3])
 @pytest.mark.parametrize("opset", [7, 11, 12, 13, OPSETS[-1]])
 def test_softmax(op: str, axis: int | None, opset: int, tmp_path: Path) -> None:
-    """Before opset 13 the axes from ``axis`` (default: 1) on are one; the reference implementation ignores that."""
+    """Before opset 13 all axes from ``axis`` on (default: 1) count as one. The reference implementation ignores it."""
     attributes = {} if axis is None else {"axis": axis}
     path = streamrt.pack(make_model([node(op, ["x"], ["y"], **attributes)], opset=opset), tmp_path / "out")
     x = random(2, 3, 8, 8)
@@ -362,7 +362,7 @@ def test_operators_that_are_newer_than_the_opset(op: str, constant: bool, tmp_pa
     """Exporters write such nodes, and runtimes that have the operator run them."""
     opset, newer, constants = NEWER[op]
     nodes = [newer]
-    if constant:  # computed when it is packed
+    if constant:  # the operator is computed when the model is packed
         nodes = [onnx.NodeProto.FromString(newer.SerializeToString())]
         nodes[0].input[:] = ["c" if name == "x" else name for name in newer.input]
         nodes[0].output[0] = "made"

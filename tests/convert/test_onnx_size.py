@@ -1,4 +1,4 @@
-"""Few bytes that mean many messages, and shapes of many axes: refused before they are parsed."""
+"""Few bytes that stand for many messages, and shapes of many axes, are refused before they are parsed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ PARTS: dict[str, Callable[[], bytes]] = {
     "texts": lambda: in_node(field(5, field(1, b"a") + field(9, b"") * 3 * COUNT)),
     "unknown": lambda: in_graph(1000) + in_node(b"\x80\x7d\x00" * 5 * COUNT),
 }
-#: Bytes that the parser does not keep, or that the process had before.
+#: Cases that are refused only in a file: the lists of a parsed model have no unknown fields.
 _ONLY_FILE = ("unknown",)
 
 

@@ -101,7 +101,7 @@ def test_conv_transpose_of_any_extent(tmp_path: Path) -> None:
 @pytest.mark.parametrize("opset", [7, 9])
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_upsample(opset: int, mode: str, tmp_path: Path) -> None:
-    """The reference does not have it. A Resize of opset 11 with other names does the same."""
+    """The reference lacks Upsample. A Resize with these attributes does the same."""
     scales = np.array([1, 1, 2, 3], np.float32)
     if opset < 9:
         old = make_model([node("Upsample", ["x"], ["y"], mode=mode, scales=scales.tolist())], opset=opset)
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused(case: str, tmp_path: Path) -> None:
+def test_nodes_that_are_refused(case: str, tmp_path: Path) -> None:
     broken, constants, words = REFUSED[case]
     with pytest.raises(streamrt.UnsupportedModelError, match=words):
         streamrt.pack(make_model([broken], constants), tmp_path / "out")

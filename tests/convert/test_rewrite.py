@@ -249,7 +249,7 @@ def test_padding_before_max_pooling(value: float, merges: bool, tmp_path: Path) 
     assert ops(graph) == (["MaxPool"] if merges else ["Pad", "MaxPool"])
 
 
-def test_nodes_that_do_nothing_go(tmp_path: Path) -> None:
+def test_nodes_that_do_nothing_are_removed(tmp_path: Path) -> None:
     nodes = [
         node("Identity", ["x"], ["a"]),
         node("Dropout", ["a"], ["d"]),
@@ -285,7 +285,7 @@ def test_a_renamed_result_keeps_its_readers(tmp_path: Path) -> None:
     assert ops(graph) == ["Split", "Relu", "Add"]
 
 
-def test_dead_nodes_and_their_weights_go(tmp_path: Path) -> None:
+def test_dead_nodes_and_their_weights_are_removed(tmp_path: Path) -> None:
     nodes = [node("Relu", ["x"], ["y"]), node("Mul", ["x", "k"], ["dead"]), node("NoSuchOperator", ["dead"], ["end"])]
     graph = check_without_dead(make_model(nodes, {"k": random(8)}), tmp_path)
     assert ops(graph) == ["Relu"]

@@ -1,4 +1,4 @@
-"""Scaling the input of a 1 x 1 convolution: when it becomes a part of it, when it stays, and the same answer."""
+"""A scale of the input of a 1 x 1 convolution: when the convolution takes it, when it stays, and the same answer."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_groups(tmp_path: Path) -> None:
 
 
 def test_every_budget_gives_the_same(tmp_path: Path) -> None:
-    """Many channels, so that there are several tiles: only the first one may read the scale from the file."""
+    """Many channels give several tiles. Only the first tile may read the scale from the file."""
     nodes = [
         node("BatchNormalization", ["x", "s", "t", "m", "v"], ["n"]),
         node("Relu", ["n"], ["r"]),
@@ -103,16 +103,16 @@ def test_every_budget_gives_the_same(tmp_path: Path) -> None:
         [node("ReduceMean", ["x"], ["q"], keepdims=1), node("Mul", ["x", "q"], ["n"]), conv("n")],
         [node("Sigmoid", ["x"], ["q"]), node("Mul", ["x", "q"], ["n"]), conv("n")],
     ],
-    ids=["3x3", "padded", "strided", "no limits", "read again", "a limit after a gate", "one gate for all", "no gate"],
+    ids=["3x3", "padded", "strided", "Sigmoid", "read again", "a limit after a gate", "one gate for all", "no gate"],
 )
-def test_what_stays(nodes: list[Any], tmp_path: Path) -> None:
+def test_scales_that_stay(nodes: list[Any], tmp_path: Path) -> None:
     outputs = ["y", "z"] if "z" in [other.output[0] for other in nodes] else ["y"]
     graph = check(make_model(nodes, PARAMS, outputs=outputs), tmp_path)
     assert all(len(other.inputs) < 5 for other in graph.nodes if other.op == "Conv")
 
 
-def test_what_is_one_for_all_samples_stays(tmp_path: Path) -> None:
-    """A gate that the whole batch shares has the same shape as a gate of one sample."""
+def test_a_gate_that_all_samples_share_stays(tmp_path: Path) -> None:
+    """Its shape is that of a gate of one sample."""
     nodes = [node("ReduceMax", ["x", "axes"], ["q"], keepdims=1), node("Mul", ["x", "q"], ["n"]), conv("n")]
     axes = {"axes": np.array([0, 2, 3])}
     graph = check(make_model(nodes, PARAMS | axes, inputs={"x": ("n", 3, 8, 8)}), tmp_path)

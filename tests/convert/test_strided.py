@@ -1,4 +1,4 @@
-"""Gathering from a flat tensor: when it is a transposition, and when it is not."""
+"""A Gather from a flat tensor: when its indices are those of a transposition, and when not."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_a_permutation_is_found(shape: tuple[int, ...], perm: tuple[int, ...]) -
 @pytest.mark.parametrize(
     "indices",
     [
-        [0, 1, 2, 4, 3, 5],  # no order of axes
-        [0, 1, 2, 3, 4],  # one is left out
+        [0, 1, 2, 4, 3, 5],  # a permutation, but no transposition
+        [0, 1, 2, 3, 4],  # an index is missing
         [0, 1, 2, 3, 4, 4],
         [[0, 0, 0], [3, 4, 5]],
         [[1, 2, 3], [4, 5, 6]],
@@ -47,7 +47,7 @@ def test_a_permutation_is_found(shape: tuple[int, ...], perm: tuple[int, ...]) -
         [],
     ],
 )
-def test_what_is_no_permutation(indices: list[int]) -> None:
+def test_indices_that_are_no_transposition(indices: list[int]) -> None:
     assert permutation_of([np.array(indices, np.int64)], [6]) is None
 
 
@@ -55,7 +55,7 @@ def test_an_extent_of_one_leaves_the_order_to_the_other_probes() -> None:
     one, two = (np.arange(3 * n).reshape(3, n).T for n in (1, 2))
     assert permutation_of([one, two], [3, 6]) == (1, 0)
     other = np.arange(6).reshape(2, 3)
-    assert permutation_of([one, other], [3, 6]) == (0, 1)  # with one row they are the same
+    assert permutation_of([one, other], [3, 6]) == (0, 1)  # `one` fits both orders
     assert permutation_of([two, other], [6, 6]) is None
 
 
@@ -102,7 +102,7 @@ def test_more_indices_than_a_graph_holds(tmp_path: Path) -> None:
     ]
 
 
-def test_indices_of_no_permutation_stay_a_gather(tmp_path: Path) -> None:
+def test_indices_of_no_transposition_stay_a_gather(tmp_path: Path) -> None:
     indices = np.array([[0, 4], [1, 5], [23, -2]])
     model = make_model(
         [FLAT, node("Gather", ["flat", "indices"], ["y"])],
@@ -112,7 +112,7 @@ def test_indices_of_no_permutation_stay_a_gather(tmp_path: Path) -> None:
     assert ops(check(model, tmp_path)) == ["Reshape", "Gather"]
 
 
-def test_indices_that_follow_the_batch_otherwise_are_refused(tmp_path: Path) -> None:
+def test_indices_that_follow_the_batch_but_no_transposition_are_refused(tmp_path: Path) -> None:
     nodes, constants = strided()
     constants["inside"] = constants["inside"] // 2
     model = make_model(nodes, constants, inputs={"x": ("N", 3, 4)})

@@ -1,4 +1,4 @@
-"""Small torch modules, one for each way of exporting. Tests of models have the networks of torchvision."""
+"""Small torch modules, one for each way of exporting. tests/vision has the networks of torchvision."""
 
 from __future__ import annotations
 
@@ -208,14 +208,14 @@ def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
-def test_what_has_no_conversion_is_listed(tmp_path: Path) -> None:
+def test_operators_without_a_conversion_are_listed(tmp_path: Path) -> None:
     module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softshrink(), nn.MaxPool3d(2))
     with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*MaxPool"):
         pack(module, tmp_path, torch.randn(1, 3, 4, 4, 4))
     assert not (tmp_path / "out").exists()
 
 
-def test_what_torch_cannot_export(tmp_path: Path) -> None:
+def test_a_module_that_torch_cannot_export(tmp_path: Path) -> None:
     class Broken(nn.Module):  # type: ignore[misc, name-defined]
         def forward(self, x: Any) -> Any:
             raise RuntimeError("out of order")

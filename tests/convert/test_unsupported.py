@@ -15,7 +15,7 @@ node = onnx.helper.make_node
 
 
 def problems(model: Any, folder: Path) -> list[str]:
-    """The list, after packing over a file that must stay as it was."""
+    """The problems of packing a model over a file, which must stay as it was."""
     dest = folder / "out.safetensors"
     dest.write_bytes(b"before")
     with pytest.raises(streamrt.UnsupportedModelError) as caught:
@@ -160,8 +160,8 @@ def test_wrong_arguments(source: Any, options: dict[str, Any], tmp_path: Path) -
         streamrt.pack(source, tmp_path / "out", **options)
 
 
-def test_nodes_behind_an_unknown_operator_are_looked_at_too(tmp_path: Path) -> None:
-    """Their unknown shapes are not reported; their own problems are."""
+def test_nodes_behind_an_unknown_operator_are_checked_too(tmp_path: Path) -> None:
+    """Their unknown shapes are not reported, but their own problems are."""
     nodes = [
         node("Custom", ["x"], ["a"], name="custom", domain="com.example"),
         node("Flatten", ["a"], ["b"], name="flat"),
