@@ -60,7 +60,7 @@ def fresh_rates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python code in a process of its own: ``run_python(code, *arguments, **environment)``.
+    """Runs Python code in a new process: ``run_python(code, *arguments, **environment)``.
 
     Returns when it has ended. After five minutes it is killed, and the test fails. A negative ``returncode`` is a
     signal.

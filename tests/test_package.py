@@ -23,7 +23,7 @@ def test_unknown_name() -> None:
         getattr(streamrt, name)
 
 
-def test_importing_is_frugal(run_python: RunPython) -> None:
+def test_importing_loads_few_modules(run_python: RunPython) -> None:
     """Importing the package imports no packing, no pool and no progress bars."""
     code = """
         import sys

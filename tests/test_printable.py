@@ -62,7 +62,7 @@ SINGLE = [
 
 
 @pytest.mark.parametrize("again", [lambda error: error, copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
-def test_every_error(again: Any) -> None:
+def test_the_text_of_every_error(again: Any) -> None:
     text = f"the model 'a{EVIL}'{'x' * 10_000}: why"
     made = [kind(text) for kind in SINGLE] + [kinds.BudgetError(text, 7), kinds.ModelTooLargeError(text, 7)]
     made += [kind(text.replace("\n", "")) for kind in (FormatError, kinds.LimitError)]  # these may have several lines

@@ -39,13 +39,13 @@ class Cluster:
         self.port = port
 
     def ask(self, *words: object) -> Any:
-        """Send one command to the driver; returns its answer. Ray writes other lines to the same output."""
+        """Send one command to the driver; returns its answer."""
         assert self._process.stdin
         print(*words, file=self._process.stdin, flush=True)
         return self.told()
 
     def told(self) -> Any:
-        """The next line of the driver."""
+        """The next answer of the driver. Other lines come from Ray, and are skipped."""
         assert self._process.stdout
         for line in self._process.stdout:
             try:
@@ -247,7 +247,7 @@ def test_another_model_than_the_header_names_is_refused(client: Client) -> None:
     assert b"serve-multiplexed-model-id" in answer.body
 
 
-def test_other_deployments_call_it_with_arrays(two_replicas: Cluster, expected: dict[str, Any], tmp_path: Path) -> None:
+def test_deployments_call_models_with_arrays(two_replicas: Cluster, expected: dict[str, Any], tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", zoo.random_input(3, 64))
     np.save(tmp_path / "wrong.npy", zoo.random_input(3, 65))
     found = two_replicas.ask("m2", tmp_path / "x.npy")

@@ -2,8 +2,8 @@
 
 A case is used if all its operators are converted or folded, some input or output is float32, and all outputs are
 float32, truth values or indices. `EXCLUDED` has the exceptions with reasons. The first float32 input is the model's
-input. All others become constants, as they are in a trained model. If an output is then a constant, which no model can
-have, it is added to a further input of zeros.
+input. All others become constants, as they are in a trained model. No model can have an output that is a constant. Such
+an output is therefore added to one more input, which is zeros.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def known_outputs(graph: Any, given: str | None) -> list[Any]:
 
 
 def add_to_zeros(graph: Any, output: Any) -> str:
-    """Make a known output the sum of itself and a further float32 input, whose name is returned."""
+    """Add one more float32 input to a known output; returns the name of the input."""
     name = str(output.name)
     known, number, zeros = (f"{name}.{suffix}" for suffix in ("known", "number", "zeros"))
     for node in graph.node:

@@ -29,7 +29,7 @@ def check_sizes(model: Any, folder: Path) -> Graph:
 
 
 def extents_of(name: str, out: str, first: int = 0) -> list[Any]:
-    """Nodes that read extents of a tensor one by one, as exporters write it, into ``<out>0``, ``<out>1`` ..."""
+    """Nodes that read the extents of a tensor one by one into ``<out>0``, ``<out>1`` ..., as exporters write them."""
     return [
         node("Shape", [name], [f"{out}_shape"]),
         *(node("Gather", [f"{out}_shape", f"i{i}"], [f"{out}{i}"]) for i in range(first, 4)),

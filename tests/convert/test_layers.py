@@ -132,7 +132,7 @@ def test_a_name_of_millions_of_letters_is_not_compared_as_a_whole() -> None:
     tracemalloc.start()
     try:
         text = unsupported("Gem" + "m" * 10_000_000, "layers")
-        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # the name, and no table of its letters
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20  # enough for the name, not for a table of its letters
     finally:
         tracemalloc.stop()
     assert len(text) < 200

@@ -72,13 +72,13 @@ HOSTILE = {
     "by a link": {"location": "link.bin"},
     "by a linked folder": {"location": "folder/secret.bin"},
     "empty": {"location": ""},
-    "nowhere": {},
+    "no location": {},
     "zero byte": {"location": "weights.bin\0"},
     "the folder itself": {"location": "."},
     "a pipe": {"location": "pipe"},
     "offset past the end": {"location": "weights.bin", "offset": "100"},
     "huge offset": {"location": "weights.bin", "offset": "9" * 19},
-    "endless offset": {"location": "weights.bin", "offset": "9" * 30},
+    "offset of 30 digits": {"location": "weights.bin", "offset": "9" * 30},
     "negative offset": {"location": "weights.bin", "offset": "-1"},
     "offset in words": {"location": "weights.bin", "offset": "one"},
     "short length": {"location": "weights.bin", "length": "100"},
@@ -104,7 +104,7 @@ def test_hostile_external_data(case: str, tmp_path: Path) -> None:
 
 
 def external(location: str, name: str = "secret") -> Any:
-    """One number in a file of its own."""
+    """A tensor of one number that lies in another file."""
     tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value=location)
     return tensor
@@ -171,7 +171,7 @@ def test_arrays_have_no_external_data(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_external_data_of_constants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lies in the model's folder, whatever the current folder is."""
+    """It lies in the model's folder. The current folder does not matter."""
     (tmp_path / "value.bin").write_bytes(np.float32(1234.5).tobytes())
     fill = node("Constant", [], ["c"], value=external("value.bin", "c"))
     path = save(make_model([fill, node("Add", ["x", "c"], ["y"])]), tmp_path)
@@ -216,7 +216,7 @@ def test_a_file_is_mapped_once(tmp_path: Path) -> None:
 
 
 def many_files(folder: Path, count: int, extent: int) -> Path:
-    """A model that adds ``count`` tensors, each of a file of its own, to its input."""
+    """A model that adds ``count`` tensors to its input, each from its own file."""
     nodes = [
         node("Add", [f"x{i}" if i else "x", f"w{i}"], [f"x{i + 1}" if i < count - 1 else "y"]) for i in range(count)
     ]

@@ -69,7 +69,7 @@ def test_groups(tmp_path: Path) -> None:
     assert ops(check(model, tmp_path)) == ["Conv"]
 
 
-def test_every_budget_gives_the_same(tmp_path: Path) -> None:
+def test_every_budget_gives_the_same_answer(tmp_path: Path) -> None:
     """Many channels give several tiles. Only the first tile may read the scale from the file."""
     nodes = [
         node("BatchNormalization", ["x", "s", "t", "m", "v"], ["n"]),

@@ -147,7 +147,7 @@ def test_a_decoder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [nn.Softplus(2, 1), nn.Softshrink(), nn.Hardshrink(), nn.Threshold(0.1, 20)])
-def test_activations_by_cases(module: Any, tmp_path: Path) -> None:
+def test_piecewise_activations(module: Any, tmp_path: Path) -> None:
     pack(module, tmp_path, torch.randn(2, 3, 5))
     check(module, tmp_path)
 

@@ -15,7 +15,7 @@ node = onnx.helper.make_node
 
 
 def problems(model: Any, folder: Path) -> list[str]:
-    """The problems of packing a model over a file, which must stay as it was."""
+    """The problems of packing a model over a file, which must not change."""
     dest = folder / "out.safetensors"
     dest.write_bytes(b"before")
     with pytest.raises(streamrt.UnsupportedModelError) as caught:

@@ -159,7 +159,7 @@ READ = "theirs[5000]"
         (HANDLER.format(flags="FLAGS = 0"), READ, signal.SIGBUS),
         (HANDLER.format(flags="FLAGS = 4  # SA_SIGINFO"), READ, signal.SIGBUS),
     ],
-    ids=["nobody", "ignored", "sent by kill", "plain handler", "handler with siginfo"],
+    ids=["no handler", "ignored", "sent by kill", "plain handler", "handler with siginfo"],
 )
 def test_a_foreign_signal_has_the_same_effect_as_without_the_guard(
     make_file: MakeFile, run_python: RunPython, before: str, act: str, code: int

@@ -18,7 +18,7 @@ RunPython = Callable[..., CompletedProcess[str]]
 
 
 @pytest.mark.parametrize("size", [1, PAGE - 1, PAGE, PAGE + 1, 300_001])
-def test_its_bytes_are_those_of_the_file(make_file: MakeFile, size: int) -> None:
+def test_a_mapping_has_the_bytes_of_its_file(make_file: MakeFile, size: int) -> None:
     path = make_file(size)
     with Mapping(path) as mapping:
         assert (mapping.path, mapping.size, len(mapping)) == (str(path), size, size)
@@ -34,7 +34,7 @@ def test_paths_of_all_kinds(make_file: MakeFile, kind: Callable[[Path], object])
         assert mapping.path == str(path)
 
 
-def test_arrays_share_its_memory_and_cannot_write(make_file: MakeFile) -> None:
+def test_arrays_share_the_memory_of_a_mapping_and_cannot_write(make_file: MakeFile) -> None:
     with Mapping(make_file(2 * PAGE)) as mapping:
         a, b = (np.frombuffer(memoryview(mapping), np.uint8) for _ in range(2))
         assert np.shares_memory(a, b)

@@ -14,7 +14,7 @@ from streamrt.errors import ModelClosedError
 
 Items = list[tuple[int, int, bool]]
 
-#: Bytes in the page cache that nobody holds: opening reads one page to learn whether the kernel can populate.
+#: Bytes in the page cache that no item holds: opening reads one page to learn whether the kernel can populate.
 PROBE = PAGE
 
 

@@ -59,10 +59,10 @@ PRINT = """
 
 @pytest.mark.skipif(SYSTEM_CALL is None, reason="the number of the system call sched_getattr is unknown")
 @pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_IDLE], ids=["usual", "idle"])
-def test_threads_wake_as_they_should(run_python: RunPython, make_file: MakeFile, policy: int) -> None:
-    """The reading thread promptly, and workers patiently while a pass waits for weights.
+def test_policy_nice_and_slice_of_threads(run_python: RunPython, make_file: MakeFile, policy: int) -> None:
+    """The prefetch thread has short slices. Workers are batch threads while a pass waits for weights.
 
-    None changes what the process was made to be.
+    All keep nice and an idle policy.
     """
     done = run_python(PRINT, make_file(BLOCK), BLOCK, policy, SYSTEM_CALL)
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ def kernel(y: np.ndarray) -> Gemm:
     return Gemm(x, w, None, y, room, np.ones((1, 3 * CONV_COLUMNS), np.float32), ACTIVATIONS["Identity"], 0, 0)
 
 
-def test_steps_run_in_order_and_tell_their_times(make_file: MakeFile) -> None:
+def test_steps_run_in_order_and_give_their_times(make_file: MakeFile) -> None:
     with opened(make_file(3 * BLOCK)) as (_, prefetcher):
         prefetcher.schedule([(i * BLOCK, BLOCK, False) for i in range(3)], BLOCK, BLOCK)
         seen: list[object] = []

@@ -38,7 +38,7 @@ class Outcome:
 
 
 class Copy:
-    """A copy of the checkout in a folder of its own, and the package that is built from it.
+    """A copy of the checkout in its own folder, and the package that is built from it.
 
     Args:
         work: the folder; kept between runs, since its objects make the next build shorter.

@@ -29,7 +29,7 @@ def test_the_folder_holds_the_files_that_the_script_writes() -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_is_refused(name: str) -> None:
+def test_an_attack_is_refused(name: str) -> None:
     make, reason = ATTACKS[name]
     path = FOLDER / f"{name}{SUFFIX}"
     assert path.read_bytes() == make()

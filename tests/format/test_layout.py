@@ -23,7 +23,7 @@ SIZES = st.one_of(
 @given(
     st.lists(st.lists(SIZES, min_size=1, max_size=4), max_size=8), st.integers(1, 1100).map(lambda page: 4096 * page)
 )
-def test_promises(sizes: Sequence[Sequence[int]], data_offset: int) -> None:
+def test_layouts_keep_their_promises(sizes: Sequence[Sequence[int]], data_offset: int) -> None:
     names = [[f"t{i}.{j}" for j in range(len(segment))] for i, segment in enumerate(sizes)]
     segments = [[(name, (size,)) for name, size in zip(*pair, strict=True)] for pair in zip(names, sizes, strict=True)]
     entries = lay_out(segments, data_offset)

@@ -134,7 +134,7 @@ def test_the_same_model_gives_the_same_bytes(path: Path, tmp_path: Path) -> None
     assert path.read_bytes() == other.read_bytes()
 
 
-def test_the_checksum_tells_contents_apart(path: Path, tmp_path: Path) -> None:
+def test_other_contents_have_another_checksum(path: Path, tmp_path: Path) -> None:
     graph, segments, arrays = dense(300, 200, 10)
     write(path, graph, segments)
     write(tmp_path / "same", graph, segments)
