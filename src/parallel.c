@@ -17,15 +17,15 @@ enum { WORTH_A_WAKE = 32 * 1024 };
  * together even if one was late or slow. */
 enum { TAKEN = 2 };
 
-/* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps. Waking a thread of
- * a virtual machine takes up to 50 us.
+/* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps. Waking a thread
+ * of a virtual machine takes up to 50 us.
  *
  * PATIENCE, 0.1 ms: outside a pass, and in a pass that waits for weights, where the prefetch thread needs a processor.
  * In a loop over small calls the next job begins within 50 us.
  *
- * PATIENCE_IN_PASS, 5 ms: in any other pass. Its next job begins within 10 us, or later if another process has taken the
- * caller's processor: Linux gives that back after about 3 ms. After 5 ms the pass is in code without jobs, and waking a
- * thread takes 1 % of that time. */
+ * PATIENCE_IN_PASS, 5 ms: in any other pass. Its next job begins within 10 us, or later if another process has taken
+ * the caller's processor: Linux gives that back after about 3 ms. After 5 ms the pass is in code without jobs, and
+ * waking a thread takes 1 % of that time. */
 enum { PATIENCE = 100 * 1000, PATIENCE_IN_PASS = 5 * 1000 * 1000 };
 
 /* How often a polling thread looks between two readings of the clock, because a reading takes longer than a look. */
@@ -149,7 +149,8 @@ static void *worker(void *place) {
             pthread_mutex_unlock(&lock);
             atomic_fetch_add(&departed, 1);
         }
-        /* Without a job it was woken by srt_begin_pass, or too late, or for a job of fewer threads: others come soon. */
+        /* Without a job it was woken by srt_begin_pass, or too late, or for a job of fewer threads: others come soon.
+         */
         await_beyond(&announced, seen);
         pthread_mutex_lock(&lock);
     }

@@ -69,7 +69,7 @@ cdef class Pass:
     """A context for the time of a pass. Sleeping threads of the kernels wake at its beginning.
 
     Args:
-        waits: whether the pass waits for weights. If not, these threads poll for jobs, and sleep only after 5 ms without.
+        waits: whether the pass waits for weights. If not, these threads poll for jobs for 5 ms before they sleep.
     """
 
     cdef bint waits

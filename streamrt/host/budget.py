@@ -49,7 +49,8 @@ def parse_size(text: str) -> int:
             "(units: B, KiB, MiB, GiB, TiB, KB, MB, GB, TB)"
         )
     decimals = match[2] or ""
-    size = int(match[1] + decimals) * unit // 10 ** len(decimals)
+    scale: int = 10 ** len(decimals)
+    size = int(match[1] + decimals) * unit // scale
     if not 1 <= size <= _MAX_SIZE:
         raise InputError(f"size {text!r:.60}: expected from 1 byte to 2**62 bytes")
     return size

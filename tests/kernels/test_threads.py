@@ -167,7 +167,7 @@ def worker_status(field: str) -> int:
 
 
 def sleeps(waits: bool | None) -> int:
-    """How often the worker slept while 40 jobs began 1 ms apart, in a pass that waits for weights or not, or in none."""
+    """How often the worker slept while 40 jobs began 1 ms apart: in a pass that ``waits`` or not, or None: outside."""
     cube = np.zeros((1, 64, 4096), np.float32)
     with nullcontext() if waits is None else _core.Pass(waits):
         _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
