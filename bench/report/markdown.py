@@ -35,17 +35,17 @@ _MIB = 1 << 20
 def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], plots: Collection[str]) -> str:
     """The whole report: method, machine, limits, and every row of every case."""
     everything = [record for records in measured.values() for record in records]
-    parts = ["# Results", _PREFACE, _circumstances(everything), "## All cases", overview(tables)]
-    several = len(_machines(everything)) > 1
+    parts = ["# Results", _PREFACE, circumstances(everything), "## All cases", overview(tables)]
+    several = len(machines(everything)) > 1
     for name, found in tables.items():
         scenario = SCENARIOS[name]
         parts += [f"## {scenario.title}: `{name}`", scenario.says]
-        parts += _machines(measured[name]) if several else []
+        parts += machines(measured[name]) if several else []
         if any(record["quick"] for record in measured[name]):
             parts.append("**A quick run: smaller models than those named, one round, to see that everything works.**")
         parts += [f"![{scenario.title}]({name}.png)"] if name in plots else []
         parts += _limits(measured[name])
-        parts += _skipped(measured[name])
+        parts += skipped(measured[name])
         for table in found:
             budget = f", streamrt's budget {table.budget / _MIB:.0f} MiB" if table.budget else ""
             threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
@@ -68,7 +68,7 @@ def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[Ca
             theirs = best.spread(measure) if best else None
             record = next(record for record in measured[name] if record.get("label") == label)
             commit = f"`{record['commit'][:7]}`"
-            for machine in _machines([record]):
+            for machine in machines([record]):
                 commits[machine][commit] = None
             lines.append(
                 [
@@ -82,7 +82,7 @@ def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[Ca
     header = ["lower is better", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
     says = "A cell is the median over the rounds, with the fastest and the slowest pass in brackets. "
     says += " ".join(f"{', '.join(of)}: {machine}" for machine, of in commits.items())
-    return f"{_table(header, lines)}\n\n{textwrap.fill(says, 120)}"
+    return f"{grid(header, lines)}\n\n{textwrap.fill(says, 120)}"
 
 
 def overview(tables: Mapping[str, list[CaseTable]]) -> str:
@@ -119,7 +119,7 @@ def overview(tables: Mapping[str, list[CaseTable]]) -> str:
         *(["/ T* of the moment"] if uneven else []),
         "without an answer",
     ]
-    return _table(header, lines)
+    return grid(header, lines)
 
 
 def replace_table(readme: Path, table: str) -> None:
@@ -163,17 +163,17 @@ the disk just before and after the pass. On an uneven disk it tells how well rea
 cold run each page of the weights was dropped from the page cache, and the kernel was asked whether any was left."""
 
 
-def _circumstances(records: Collection[Record]) -> str:
+def circumstances(records: Collection[Record]) -> str:
     """Machine, versions and commits, one line each; several lines if the scenarios were not measured together."""
     versions, commits = {}, {}
     for record in records:
         versions[", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items())) + "."] = None
         same = "" if record["checkout_installed"] else ", another streamrt installed"
         commits[f"`{record['commit']}`{same}, {record['at'][:10]}"] = None
-    return "\n\n".join([*_machines(records), *versions, f"Commit {'; '.join(commits)}."])
+    return "\n\n".join([*machines(records), *versions, f"Commit {'; '.join(commits)}."])
 
 
-def _machines(records: Iterable[Record]) -> list[str]:
+def machines(records: Iterable[Record]) -> list[str]:
     """A description of each machine that ``records`` come from."""
     found = {}
     for record in records:
@@ -197,10 +197,10 @@ def _limits(records: list[Record]) -> list[str]:
     for (model, batch, threads), spread in summary.resident(records).items():
         of = f"streamrt, {model}, batch {batch}, all weights in memory"
         lines.append(["compute", of, str(threads), _range(spread, seconds)])
-    return [_table(["limit", "of", "threads", "median (least - most)"], lines)] if lines else []
+    return [grid(["limit", "of", "threads", "median (least - most)"], lines)] if lines else []
 
 
-def _skipped(records: list[Record]) -> list[str]:
+def skipped(records: list[Record]) -> list[str]:
     found = dict.fromkeys(f"{record['peer']}: {record['reason']}" for record in records if record["kind"] == "skip")
     return ["Not measured: " + "; ".join(found) + "."] if found else []
 
@@ -229,7 +229,7 @@ def _case(table: CaseTable) -> str:
     notes = "".join(f"\n\n{row.peer}: {row.reason}." for row in table.rows if row.status not in ("ok", "killed"))
     if table.then:
         notes += f"\n\nstreamrt's steady pass ÷ T* of the moment: {_range(table.then, '{:.2f}'.format)}."
-    return _table(header, lines) + notes
+    return grid(header, lines) + notes
 
 
 def _times(row: Row, us: Row | None, measure: str, limit: float | None) -> list[str]:
@@ -248,7 +248,7 @@ def _range(spread: Spread, text: Callable[[float], str]) -> str:
     return f"{text(spread.median)} ({text(spread.least)} - {text(spread.most)})"
 
 
-def _table(header: list[str], lines: list[list[str]]) -> str:
+def grid(header: list[str], lines: list[list[str]]) -> str:
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 

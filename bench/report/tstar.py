@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linprog
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,8 @@ def _shortest(problem: Problem, *, cyclic: bool) -> float:
 
     duration[n], read[n] (while the layer runs), streamed[n], ahead[n] (in the window when the layer ends), window.
     """
+    from scipy.optimize import linprog  # not earlier, so that tables without T* need no SciPy
+
     giga = 1e9
     weights = np.asarray(problem.weights, np.float64) / giga
     compute = np.asarray(problem.compute, np.float64)
