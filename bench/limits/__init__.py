@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.limits import disk, processor
+from bench.limits import disk, fma, processor
 
 #: By name, a function of the file to read (only the disk's limits have one) and of the number of threads. It returns
-#: bytes or operations a second.
-LIMITS: dict[str, Callable[[str | None, int], float]] = {
+#: bytes or operations a second, or None if this machine lacks the means to measure it.
+LIMITS: dict[str, Callable[[str | None, int], float | None]] = {
     "disk, mapped": disk.mapped,
     "disk, pread": disk.pread,
     "disk, O_DIRECT": disk.direct,
     "DRAM": processor.dram,
     "sgemm": processor.sgemm,
+    "fma": fma.fma,
 }
 
 #: The limits that read a file.

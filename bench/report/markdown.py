@@ -191,7 +191,7 @@ def machines(records: Iterable[Record]) -> list[str]:
 def _limits(records: list[Record]) -> list[str]:
     lines = []
     for (name, model, threads), spread in summary.limits(records).items():
-        unit = "GFLOP/s" if name == "sgemm" else "GB/s"
+        unit = "GFLOP/s" if name in ("sgemm", "fma") else "GB/s"
         figures = f"{spread.median / 1e9:.2f} ({spread.least / 1e9:.2f} - {spread.most / 1e9:.2f}) {unit}"
         lines.append([name, f"{model}'s file" if name.startswith("disk") else "", str(threads), figures])
     for (model, batch, threads), spread in summary.resident(records).items():

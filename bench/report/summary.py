@@ -141,7 +141,7 @@ def limits(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
     """The limits that were measured, by name, model and threads."""
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for record in records:
-        if record["kind"] == "limit" and record["status"] == "ok" and "value" in record["values"]:
+        if record["kind"] == "limit" and record["status"] == "ok" and record["values"].get("value") is not None:
             found[record["peer"], record["case"]["model"], record["threads"]].append(record["values"]["value"])
     return {key: Spread.of(values) for key, values in found.items()}
 
