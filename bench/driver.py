@@ -112,7 +112,7 @@ class Run:
             rounds = self._options.rounds_of(self._scenario)
             bar.total = bar.n + rounds * len(turns) + sum(self._has_memory(turn) for turn in turns)
             for turn in turns:
-                if turn.case.kind != "passes":
+                if turn.case.kind in ("import", "open"):
                     self._execute(turn, turn.job)  # its packages have not run yet, and their files may be cold
             for index in range(rounds):
                 for turn in turns:
@@ -214,6 +214,8 @@ class Run:
         for threads in self._options.threads:
             for _, group in groupby(pairs, lambda pair: pair[0].model):
                 cases = list(group)
+                if self._scenario.peak:
+                    yield self._limit("fma", cases[0][0], threads)
                 if self._scenario.limits:
                     yield from self._limits([case for case, _ in cases], threads)
                 seen = set()
@@ -250,13 +252,16 @@ class Run:
         files = self._files.get(("streamrt", model))
         if not files:
             return  # without streamrt the rows have no T*
-        uncapped = _uncapped(cases[0])
         for name in LIMITS:
-            file = str(files[0]) if name in OF_A_FILE else None
-            yield _Turn(uncapped, threads, name, self._job("limit", peer=name, file=file, threads=threads), files, True)
+            yield self._limit(name, cases[0], threads, files)
         for case in {case.batch: case for case in reversed(cases)}.values():
             job = self._job("passes", peer="streamrt", model=model, batches=(case.batch,), threads=threads, seconds=1.0)
             yield _Turn(_uncapped(case), threads, "compute", job, (), True)
+
+    def _limit(self, name: str, case: Case, threads: int, files: tuple[Path, ...] = ()) -> _Turn:
+        """One limit of the machine; a limit of the disk reads the first of ``files``."""
+        job = self._job("limit", peer=name, file=str(files[0]) if name in OF_A_FILE else None, threads=threads)
+        return _Turn(_uncapped(case), threads, name, job, files, True)
 
     def _time(self, turn: _Turn, index: int) -> None:
         self._bar.update()
@@ -286,7 +291,7 @@ class Run:
             self.failures += status in ("error", "wrong")
 
     def _has_memory(self, turn: _Turn) -> bool:
-        return not turn.limit and turn.case.kind == "passes"
+        return self._scenario.weigh and not turn.limit and turn.case.kind == "passes"
 
     def _weigh(self, turn: _Turn) -> None:
         self._bar.update()

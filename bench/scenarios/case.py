@@ -12,7 +12,7 @@ class Case:
     """One question for the contenders.
 
     Attributes:
-        kind: the job that answers it: ``"passes"``, ``"import"`` or ``"open"``.
+        kind: the job that answers it: ``"passes"``, ``"profile"``, ``"import"`` or ``"open"``.
         measures: keys of the job's answer that the report shows, in seconds; plots show the first.
         model: a source's name; empty for ``"import"``.
         batch: samples of a call.
@@ -45,8 +45,10 @@ class Case:
             parts.append(f"cap {self.cap // MIB} MiB")
         elif self.kind == "passes" and self.budget not in (None, "auto"):
             parts.append(f"budget {self.budget}")
-        if self.kind == "passes":
+        if self.kind in ("passes", "profile"):
             parts.append(f"batch {self.batch}")
+        if self.kind == "profile":
+            parts.append("profiled")
         if self.callers > 1:
             parts.append(f"{self.callers} callers")
         if self.verify:
@@ -69,6 +71,8 @@ class Scenario:
         patience: seconds after which a measured process is ended; the slowest process that ends by itself takes 1/3 of
             them.
         limits: whether the rows are compared with T*.
+        peak: whether the peak of the multiply-add units is measured in every round.
+        weigh: whether the memory of passes is sampled.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
         peers: names of the contenders that take part; None for all.
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
@@ -85,6 +89,8 @@ class Scenario:
     seconds: float = 2.0
     patience: float = 60.0
     limits: bool = True
+    peak: bool = False
+    weigh: bool = True
     frugal: bool = True
     peers: frozenset[str] | None = None
     memory: bool = False

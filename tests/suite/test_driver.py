@@ -63,6 +63,7 @@ class Processes:
             "passes": passes,
             "import": {"seconds": 1.0, "anonymous": 1, "mapped": 1},
             "limit": {"value": 1e9},
+            "profile": {"steady": STEADY, "error": 0.0, "between": 0.0, "nodes": []},
         }[job.kind]
 
     def of(self, *kinds: str, sampled: bool = False) -> list[Spawned]:
@@ -127,10 +128,11 @@ class Measure:
         names: frozenset[str] | None = None,
         seconds: float = 2.0,
         only: frozenset[str] | None = None,
+        **fields: bool,
     ) -> list[Record]:
         found = {it.name: it for it in (map(peer, peers) if isinstance(peers, str) else peers)}
         self._monkeypatch.setattr(driver, "peers", lambda: found)
-        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, peers=only)
+        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, peers=only, **fields)
         installed = {
             "peers": {name: {"missing": "its module"} if name in missing else {"versions": {}} for name in found},
             "needs": {module: None if module in absent else "1" for module in NEEDS},
@@ -190,6 +192,22 @@ def test_limits_are_measured_in_every_round(measure: Measure, processes: Process
         ("limit", *FACTS),
         ("timing", *(name for name in FACTS if name != "layers")),
     }  # only limits have the layers, because these are long
+
+
+def test_the_peak_is_measured_in_every_round_beside_profiles(measure: Measure, processes: Processes) -> None:
+    """And nothing else: no other limit and no memory."""
+    cases = case(), case(kind="profile")
+    lines = measure(*cases, peers="AB", rounds=2, threads=(2, 1), limits=False, peak=True, weigh=False)
+    ran = [(line["kind"], line["threads"], line["peer"]) for line in lines if line["kind"] != "check"]
+    wanted = [("limit", "fma"), ("timing", "A"), ("timing", "B"), ("timing", "A"), ("timing", "B")]
+    assert ran == [(kind, threads, name) for threads in (2, 1) for kind, name in wanted] * 2
+    assert len(processes.of("passes")) == len(processes.of("profile")) == 2 * 2 * 2
+    assert not processes.of("passes", sampled=True)
+    (limit, *_) = processes.of("limit")
+    assert limit.job.file is None
+    assert {line["label"] for line in lines if line["kind"] == "timing"} == {
+        "mlp-2x8, batch 1", "mlp-2x8, batch 1, profiled",
+    }  # fmt: skip
 
 
 def test_the_disk_is_measured_between_passes_of_streamrt(measure: Measure, processes: Processes) -> None:
