@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,36 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeTimes:
+    """A node of a model as its runtime executes it.
+
+    Attributes:
+        names: the names by which it may be known, the surest first: of ONNX nodes or of tensors that they compute.
+        op: the runtime's name for its operator.
+        seconds: the time of every pass, or one mean of all passes if the runtime tells no more.
+    """
+
+    names: tuple[str, ...]
+    op: str
+    seconds: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """A model that is ready to be called, and tells the times of its nodes.
+
+    Attributes:
+        run: as in `Opened`.
+        keep: called after every pass, outside the time of the pass. Its results, one for each pass, go to ``nodes``.
+        nodes: the nodes in the order of execution, with the times of all passes except the first.
+    """
+
+    run: Callable[[Array], Array]
+    keep: Callable[[], Any]
+    nodes: Callable[[list[Any]], list[NodeTimes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """A way to run a model.
 
@@ -63,6 +94,7 @@ class Peer:
         files: the files that hold the weights, given the source and the folder; they are made cold before a cold start.
         frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way. It does
             not take part in scenarios with all weights in memory.
+        profile: as ``open``, for a model that tells the times of its nodes; None for a peer that cannot.
         module: the file that it is written in; `peers` fills it in.
     """
 
@@ -74,6 +106,7 @@ class Peer:
     open: Callable[[Source, Path, Setting], Opened]
     files: Callable[[Source, Path], list[Path]]
     frugal: bool = False
+    profile: Callable[[Source, Path, Setting], Profiled] | None = None
     module: str = ""
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.models import Source, mlp
-from bench.peers import Array, Opened, Peer, Setting
+from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
+
+#: The name of an event of the profile that is the time of a node ends in this.
+_KERNEL = "_kernel_time"
 
 
 def _model(source: Source, folder: Path, mapped: bool) -> Path:
@@ -28,7 +35,7 @@ def _prepare(source: Source, folder: Path, mapped: bool) -> None:
         onnx.save(model, _model(source, folder, mapped), save_as_external_data=True, location="weights.bin")
 
 
-def _open(source: Source, folder: Path, setting: Setting, mapped: bool) -> Opened:
+def _session(source: Source, folder: Path, setting: Setting, *, mapped: bool, profile: str | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -38,12 +45,47 @@ def _open(source: Source, folder: Path, setting: Setting, mapped: bool) -> Opene
         # External data is mapped and used in place, unless kernels copy it into a layout of their own:
         # https://github.com/microsoft/onnxruntime/pull/11127
         options.add_session_config_entry("session.disable_prepacking", "1")
-    session = onnxruntime.InferenceSession(_model(source, folder, mapped), options, ["CPUExecutionProvider"])
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return onnxruntime.InferenceSession(_model(source, folder, mapped), options, ["CPUExecutionProvider"])
 
-    def run(x: Array) -> Array:
-        return session.run(None, {"x": x})[0]
 
-    return Opened(run)
+def _open(source: Source, folder: Path, setting: Setting, mapped: bool) -> Opened:
+    return Opened(_run(_session(source, folder, setting, mapped=mapped)))
+
+
+def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
+    scratch = TemporaryDirectory()
+    session = _session(source, folder, setting, mapped=False, profile=f"{scratch.name}/profile")
+
+    def nodes(kept: list[None]) -> list[NodeTimes]:
+        with scratch:
+            return node_times(json.loads(Path(session.end_profiling()).read_text()))
+
+    return Profiled(_run(session), lambda: None, nodes)
+
+
+def _run(session: Any) -> Callable[[Array], Array]:
+    return lambda x: session.run(None, {"x": x})[0]
+
+
+def node_times(events: Iterable[Mapping[str, Any]]) -> list[NodeTimes]:
+    """The nodes of a profile, with the times of all runs except the first."""
+    found: dict[tuple[str, object], NodeTimes] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith(_KERNEL):
+            name, arguments = event["name"].removesuffix(_KERNEL), event["args"]
+            node = NodeTimes(_names(name), arguments["op_name"], [])
+            node = found.setdefault((name, arguments.get("node_index")), node)
+            node.seconds.append(event["dur"] * 1e-6)  # microseconds
+    for node in found.values():
+        del node.seconds[0]
+    return list(found.values())
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """A node's name, and the ONNX name in it: of a node after ``fused``, or of a tensor before ``_nchwc``."""
+    return tuple(dict.fromkeys((name, name.removeprefix("fused ").removesuffix("_nchwc"))))
 
 
 PEERS = [
@@ -54,6 +96,7 @@ PEERS = [
         families=frozenset({"mlp", "cnn"}),
         prepare=partial(_prepare, mapped=mapped),
         open=partial(_open, mapped=mapped),
+        profile=None if mapped else _profile,
         files=partial(_files, mapped=mapped),
         frugal=mapped,
     )

@@ -7,9 +7,10 @@ https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-requ
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench.models import Source
-from bench.peers import Array, Opened, Peer, Setting
+from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
 
 
 def _ir(folder: Path) -> Path:
@@ -22,28 +23,69 @@ def _prepare(source: Source, folder: Path) -> None:
     openvino.save_model(openvino.convert_model(source.onnx), _ir(folder), compress_to_fp16=False)
 
 
-def _open(source: Source, folder: Path, setting: Setting) -> Opened:
+def _compiled(source: Source, folder: Path, setting: Setting, *, profile: bool = False) -> Any:
     import openvino
 
     core = openvino.Core()
     core.set_property({"ENABLE_MMAP": True})  # the default
     model = core.read_model(_ir(folder))
     model.reshape([setting.batch, *source.shape])
-    compiled = core.compile_model(
+    return core.compile_model(
         model,
         "CPU",
         {
             "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the CPU can
             "INFERENCE_NUM_THREADS": setting.threads,
             "PERFORMANCE_HINT": "LATENCY",
+            "PERF_COUNT": profile,
         },
     )
+
+
+def _open(source: Source, folder: Path, setting: Setting) -> Opened:
+    compiled = _compiled(source, folder, setting)
 
     def run(x: Array) -> Array:
         # Nothing is copied: the answer is a view of memory that the next call overwrites.
         return compiled(x, share_inputs=True, share_outputs=True)[0]
 
     return Opened(run)
+
+
+def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
+    compiled = _compiled(source, folder, setting, profile=True)
+    request = compiled.create_infer_request()
+    original = {op.get_friendly_name(): _original_names(op) for op in compiled.get_runtime_model().get_ops()}
+
+    def run(x: Array) -> Array:
+        return request.infer(x, share_inputs=True, share_outputs=True)[0]
+
+    def keep() -> dict[str, tuple[str, float]]:
+        return {node.node_name: (node.node_type, node.real_time.total_seconds()) for node in request.profiling_info}
+
+    def nodes(kept: list[dict[str, tuple[str, float]]]) -> list[NodeTimes]:
+        # A node's time is its mean over all passes so far.
+        passes, first, last = len(kept), kept[0], kept[-1]
+        mean = {name: (passes * seconds - first[name][1]) / (passes - 1) for name, (_, seconds) in last.items()}
+        return [
+            NodeTimes((*_names(name), *original.get(name, ())), op, [max(0.0, mean[name])])
+            for name, (op, _) in last.items()
+        ]
+
+    return Profiled(run, keep, nodes)
+
+
+def _original_names(op: Any) -> tuple[str, ...]:
+    """The names of all nodes of the model that a node of the compiled model computes."""
+    info = op.get_rt_info()
+    found = str(info["originalLayersNames"].astype(str)) if "originalLayersNames" in info else ""
+    return tuple(spelling for name in found.split(",") for spelling in _names(name))
+
+
+def _names(name: str) -> list[str]:
+    """A node's name and its beginnings: an ONNX node that becomes several has names such as ``node/WithoutBiases``."""
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 PEERS = [
@@ -54,6 +96,7 @@ PEERS = [
         families=frozenset({"mlp", "cnn"}),
         prepare=_prepare,
         open=_open,
+        profile=_profile,
         files=lambda source, folder: [_ir(folder).with_suffix(".bin")],
     )
 ]

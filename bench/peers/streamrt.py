@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bench.models import Source
-from bench.peers import Opened, Peer, Setting
+from bench.peers import NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
@@ -51,6 +52,18 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     return Opened(model, facts)
 
 
+def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
+    import streamrt
+
+    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads)
+
+    def nodes(kept: list[Any]) -> list[NodeTimes]:
+        by_layer = zip(*(stats.layers for stats in kept[1:]), strict=True)
+        return [NodeTimes((of[0].name,), of[0].op, [layer.compute for layer in of]) for of in by_layer]
+
+    return Profiled(model, lambda: model.stats, nodes)
+
+
 PEERS = [
     Peer(
         name="streamrt",
@@ -59,6 +72,7 @@ PEERS = [
         families=frozenset({"mlp", "cnn"}),
         prepare=_prepare,
         open=_open,
+        profile=_profile,
         files=lambda source, folder: [packed(folder)],
     )
 ]
