@@ -11,20 +11,30 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[1]
+#: Instruction sets of which float32 kernels are built, by the kernel's names for x86 and Arm.
+_INSTRUCTIONS = (
+    *("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile"),
+    *("asimd", "sve", "sve2"),
+)
+#: The lines of /proc/cpuinfo that tell processors of one name apart, on x86 and Arm.
+_IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 def describe(data: Path) -> dict[str, Any]:
     """The processor, its cores, the memory, kernel, the filesystem of ``data``, and whether the machine is virtual."""
     processor = _lines("/proc/cpuinfo")
     memory = _lines("/proc/meminfo")
+    flags = f"{processor.get('flags', '')} {processor.get('Features', '')}".split()
     return {
         "processor": processor.get("model name", platform.machine()),
+        "identity": ", ".join(f"{name} {processor[name]}" for name in _IDENTITY if name in processor),
+        "instructions": [name for name in _INSTRUCTIONS if name in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory": int(memory["MemTotal"].split()[0]) * 1024,
         "kernel": platform.release(),
         "filesystem": _filesystem(data),
         "swap": int(memory["SwapTotal"].split()[0]) * 1024,
-        "virtual": "hypervisor" in processor.get("flags", "").split(),
+        "virtual": "hypervisor" in flags,
         "python": platform.python_version(),
     }
 
