@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench import machine, record
+from bench import machine, models, record
 from bench.driver import Options, Run
+from bench.models.vision import NAMES, TIMM
 from bench.peers import peers
 from bench.process import spawn
 from bench.process.job import Job
@@ -39,21 +42,19 @@ def _parser() -> argparse.ArgumentParser:
 
     running = commands.add_parser("run", help="measure: writes a file of JSON lines for each scenario")
     running.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="scenarios to run (default: all)")
-    running.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed peers)")
-    running.add_argument(
-        "--threads",
-        nargs="+",
-        type=_threads,
-        default=["all"],
-        help="numbers of threads, such as 'all 1' (default: all)",
-    )
-    running.add_argument("--rounds", type=_count, help="rounds (default: each scenario's own number)")
+    _add_measuring(running)
     part = running.add_mutually_exclusive_group()
     part.add_argument("--quick", action="store_true", help="one round with small models, as a test")
     part.add_argument("--headlines", action="store_true", help="only the README's rows, into RESULTS/headlines")
-    running.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 50 GB ({_CACHE})")
     running.add_argument("--results", type=Path, help=f"folder of the results ({_RESULTS}, with --quick {_QUICK})")
     running.set_defaults(does=_run)
+
+    layering = commands.add_parser("layers", help="measure one model layer by layer, and print a table")
+    layering.add_argument("model", metavar="MODEL", help="a model of a scenario, or mlp-LAYERSxWIDTH")
+    layering.add_argument("--batch", type=_count, default=1, help="samples of a call (default: 1)")
+    _add_measuring(layering)
+    layering.add_argument("--results", type=Path, default=_RESULTS, help=f"folder of layers-MODEL.jsonl ({_RESULTS})")
+    layering.set_defaults(does=_layers)
 
     pooling = commands.add_parser(
         "pool", help="measure the bytes that pools of models load on traces of requests, and the time of requests"
@@ -71,6 +72,20 @@ def _parser() -> argparse.ArgumentParser:
     reporting.add_argument("--readme", type=Path, help="README whose rows and chart are written")
     reporting.set_defaults(does=_report)
     return parser
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the commands that measure contenders in rounds."""
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed peers)")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=_threads,
+        default=["all"],
+        help="numbers of threads, such as 'all 1' (default: all)",
+    )
+    parser.add_argument("--rounds", type=_count, help="rounds (default: each scenario's own number)")
+    parser.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 50 GB ({_CACHE})")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -92,36 +107,17 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    for kind, asked, known in (
-        ("scenario", options.scenarios, SCENARIOS),
-        ("peer", options.peers or [], peers()),
-    ):
-        if unknown := [name for name in asked if name not in known]:
-            print(f"no {kind} named {', '.join(unknown)}; choose from {', '.join(known)}", file=sys.stderr)
-            return 2
+    if _unknown("scenario", options.scenarios, SCENARIOS) or _unknown("peer", options.peers or [], peers()):
+        return 2
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     results = options.results or (_QUICK if options.quick else _RESULTS)
     if options.headlines:
         results /= HEADLINES
-    cores = len(os.sched_getaffinity(0))
-    threads = tuple(dict.fromkeys(cores if count == "all" else count for count in options.threads))
     installed = _probe(data)
-    shared = {
-        "quick": options.quick,
-        "machine": machine.describe(data),
-        "versions": {k: v for k, v in installed["needs"].items() if v}
-        | {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
-        "commit": machine.commit(),
-        "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
-    }
-    if installed["streamrt"] and not shared["checkout_installed"]:
-        print(
-            "note: the installed streamrt differs from this checkout; to measure the checkout, install it",
-            file=sys.stderr,
-        )
+    shared = _shared(installed, data, quick=options.quick)
     names = frozenset(options.peers) if options.peers else None
-    chosen = Options(data, names, threads, options.rounds, options.quick, options.headlines)
+    chosen = Options(data, names, _counts(options.threads), options.rounds, options.quick, options.headlines)
     scenarios = options.scenarios or [name for name in SCENARIOS if SCENARIOS[name].headlines or not options.headlines]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and cgroups are removed
     failures = 0
@@ -135,6 +131,70 @@ def _run(options: argparse.Namespace) -> int:
         print(f"interrupted: the results so far are in {results}/{name}.partial.jsonl", file=sys.stderr)
         return 130
     return 1 if failures else 0
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from bench.layers import driver, table
+
+    data = options.data.resolve()
+    if _unknown("peer that tells times of layers", options.peers or [], driver.profilers()):
+        return 2
+    try:
+        models.source(options.model, data)
+    except KeyError:
+        known = ", ".join((*NAMES, *TIMM))
+        print(f"no model named {options.model}; choose mlp-LAYERSxWIDTH, or from {known}", file=sys.stderr)
+        return 2
+    data.mkdir(parents=True, exist_ok=True)
+    installed = _probe(data)
+    names = frozenset({driver.US, *options.peers}) if options.peers else None
+    chosen = Options(data, names, _counts(options.threads), options.rounds)
+    path = options.results / f"layers-{options.model}.jsonl"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children are removed
+    try:
+        with record.Recorder(path, _shared(installed, data, quick=False)) as recorder:
+            failures = driver.run(options.model, options.batch, chosen, installed, recorder)
+    except KeyboardInterrupt:
+        print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
+        return 130
+    try:
+        print(table.report(record.read([path])))
+    except ValueError as error:
+        print(f"no table: {error}", file=sys.stderr)
+        return 1
+    return 1 if failures else 0
+
+
+def _unknown(kind: str, asked: Iterable[str], known: Collection[str]) -> bool:
+    """Say which names are not among the known ones; whether there are any."""
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        print(f"no {kind} named {', '.join(unknown)}; choose from {', '.join(known)}", file=sys.stderr)
+    return bool(unknown)
+
+
+def _counts(threads: Iterable[str | int]) -> tuple[int, ...]:
+    """Each number of threads once; ``all`` is the number of processors."""
+    cores = len(os.sched_getaffinity(0))
+    return tuple(dict.fromkeys(cores if count == "all" else int(count) for count in threads))
+
+
+def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, Any]:
+    """The fields of every line of results. Says so if another streamrt than the checkout's is installed."""
+    shared = {
+        "quick": quick,
+        "machine": machine.describe(data),
+        "versions": {k: v for k, v in installed["needs"].items() if v}
+        | {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
+        "commit": machine.commit(),
+        "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
+    }
+    if installed["streamrt"] and not shared["checkout_installed"]:
+        print(
+            "note: the installed streamrt differs from this checkout; to measure the checkout, install it",
+            file=sys.stderr,
+        )
+    return shared
 
 
 def _pool(options: argparse.Namespace) -> int:
@@ -163,7 +223,7 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _probe(data: Path) -> dict[str, object]:
+def _probe(data: Path) -> dict[str, Any]:
     outcome = spawn.run(Job("probe", data=str(data)))
     if outcome.status != "ok":
         raise SystemExit(f"cannot find out which packages are installed: {outcome.reason}")

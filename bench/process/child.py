@@ -141,6 +141,30 @@ def passes(job: Job) -> dict[str, Any]:
     }
 
 
+def profile(job: Job) -> dict[str, Any]:
+    """Time steady passes, and in each pass the nodes of the model as the peer executes it."""
+    from bench.layers import measure
+    from bench.models import source
+    from bench.peers import Setting, peers
+
+    peer, model = peers()[job.peer], source(job.model, Path(job.data))
+    (batch,) = job.batches
+    assert peer.profile
+    profiled = peer.profile(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
+    times, nodes, y = measure.passes(profiled, model.input(batch), job)
+    return {"steady": _five(times), "error": _error(job, batch, y)} | measure.summary(times, nodes)
+
+
+def layers(job: Job) -> dict[str, Any]:
+    """The layers of a model as streamrt packed it."""
+    from bench.layers import graph
+    from bench.models import source
+    from bench.peers.streamrt import packed
+
+    (batch,) = job.batches
+    return {"layers": graph.layers(source(job.model, Path(job.data)), packed(_folder(job)), batch)}
+
+
 def _moments(run: Callable[[], object], job: Job) -> list[tuple[float, float]]:
     """Seconds of steady passes, each with the disk's bytes a second: the mean of measurements before and after it."""
     from bench.limits.disk import stretches
@@ -339,6 +363,8 @@ def main() -> None:
         "prepare": prepare,
         "check": check,
         "passes": passes,
+        "profile": profile,
+        "layers": layers,
         "import": import_,
         "open": open_,
         "limit": limit,

@@ -1,0 +1,1 @@
+"""``python -m bench layers``: one model, layer by layer."""
