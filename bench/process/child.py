@@ -152,7 +152,7 @@ def profile(job: Job) -> dict[str, Any]:
     assert peer.profile
     profiled = peer.profile(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
     times, nodes, y = measure.passes(profiled, model.input(batch), job)
-    return {"steady": _five(times), "error": _error(job, batch, y)} | measure.summary(times, nodes)
+    return {"steady": _distribution(times), "error": _error(job, batch, y)} | measure.summary(times, nodes)
 
 
 def layers(job: Job) -> dict[str, Any]:
