@@ -127,6 +127,16 @@ static bool may_stream(const srt_prefetcher *p) {
     return p->held_streamed <= plan->window && need <= plan->window - p->held_streamed;
 }
 
+/* Whether the next streamed item needs a granule that the next release would give back, and may be begun before that.
+ * Otherwise the granule would be read twice in a pass where items are used faster than this thread releases them. */
+static bool reads_before_release(const srt_prefetcher *p) {
+    const schedule *plan = p->plan;
+    if (p->failure != SRT_OK || !may_stream(p)) return false;
+    const item *done = &plan->items[plan->streams[plan->releases[plan->release_first]]];
+    const item *next = &plan->items[plan->streams[p->head % plan->streamed]];
+    return next->first < done->last && done->first < next->last;
+}
+
 /* Chooses the next item to read. If the next pinned and the next streamed item may both be read, it is the item that a
  * pass reaches first. False: no item may be read. */
 static bool choose(srt_prefetcher *p, size_t *chosen) {
@@ -238,8 +248,8 @@ static void *run(void *argument) {
         size_t index;
         if (p->halted) {
             park(p);
-        } else if (p->plan && p->plan->release_count > 0) { /* first, to make room for the next item */
-            release_next(p);
+        } else if (p->plan && p->plan->release_count > 0 && !reads_before_release(p)) {
+            release_next(p); /* to make room for the next item */
         } else if (choose(p, &index)) {
             read_item(p, index);
         } else {
