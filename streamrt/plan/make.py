@@ -10,8 +10,8 @@ from streamrt.errors import BudgetError
 from streamrt.host.rates import DISK
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline, call_share
-from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, smallest_tiling
-from streamrt.plan.types import PAGE, NodeWeights, Plan, Range, Tile, read_rate
+from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, shared, smallest_tiling
+from streamrt.plan.types import HUGE, PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
 #: Windows that are tried: the successive ranges that each holds, and the share of the reading speed that it allows.
 #: With two ranges, one is read while the other is in use, so each waits for the slower; a third range evens that out.
@@ -88,7 +88,7 @@ def make_plan(
         file_size: bytes of the weights file; its last granule ends there.
         workspace: bytes of activations and scratch.
         budget: bytes that pinned ranges, window and workspace may take together; None pins everything.
-        huge: whether granules of 2 MiB may be used; the layout of the file must be made for them.
+        huge: whether granules of 2 MiB may be used.
         rate: bytes a second at which the disk delivers large tiles.
         thorough: besides spreading streamed ranges over the pass, try to pin the head of the model, with every size of
             tiles, and search. Planning then takes over twice as long. Every pass may become shorter.
@@ -99,7 +99,7 @@ def make_plan(
     tilings = _worthwhile(nodes, huge)
     room = 0 if budget is None else budget - workspace
     for granule in dict.fromkeys(tiling.granule for tiling in tilings):
-        cut = Cut(nodes, tilings[0].tile_bytes, granule, file_size)
+        cut = _whole(nodes, tilings, granule, file_size)
         if budget is None or cut.held(cut.ranges) <= room:
             everything = (True,) * len(cut.ranges)
             pinned = _finish(cut, everything, 0, workspace, budget)
@@ -127,7 +127,7 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
         speed = read_rate(task.rate, tiling.overhead)
         if max(task.compute, (total - task.room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
-        before, cut = cut, Cut(task.nodes, tiling.tile_bytes, tiling.granule, task.file_size)
+        before, cut = cut, _cut(task.nodes, tiling, task.file_size)
         smallest = cut.least if before is None else min(smallest, cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
@@ -153,13 +153,13 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
 
 def _windows(task: _Task, cut: Cut, tiling: Tiling, shortest: float) -> Iterator[_Candidate]:
     """A candidate for each window with which a pass may take less than ``shortest`` seconds."""
-    pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes)
+    pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared)
     speed = read_rate(task.rate, tiling.overhead)
     enough = math.inf  # a window with which computing never waits: a larger window only leaves less memory to pin
     for ahead, share in _AHEAD:
         window = max(cut.run_of(ahead), cut.least)
         rate = speed * share
-        least = max(task.compute, (sum(cut.footprints) - (task.room - window)) / rate)
+        least = max(task.compute, (sum(cut.added) - (task.room - window)) / rate)
         if window >= enough or window > task.room or least >= shortest:
             continue
         choice = spread(pipeline, task.room - window, window, rate, head=task.thorough)
@@ -171,7 +171,8 @@ def _windows(task: _Task, cut: Cut, tiling: Tiling, shortest: float) -> Iterator
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
     """Seconds of a pass of ``plan``, with the computing times of ``nodes`` and a disk of ``rate`` bytes a second."""
-    pipeline = Pipeline(plan.tiles, footprints(plan.ranges, plan.granule, file_size), nodes)
+    sizes, common = (of(plan.ranges, plan.granule, file_size) for of in (footprints, shared))
+    pipeline = Pipeline(plan.tiles, sizes, nodes, common)
     return pipeline.run([r.pinned for r in plan.ranges], plan.window, plan.speed(rate)).seconds
 
 
@@ -186,7 +187,8 @@ def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[
 
 def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """Bytes of weights that must be in memory at once with the smallest tiles."""
-    cuts = (Cut(nodes, tiling.tile_bytes, tiling.granule, file_size) for tiling in _worthwhile(nodes, huge))
+    *larger, _, least = _worthwhile(nodes, huge)  # the last tiling has the tiles of the one before it, or smaller tiles
+    cuts = (_cut(nodes, tiling, file_size) for tiling in (*larger, least))
     return min(min(cut.least, cut.held(cut.ranges)) for cut in cuts)
 
 
@@ -202,16 +204,30 @@ def too_small(budget: int, workspace: int, window: int) -> BudgetError:
 
 def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """Bytes that all weights take when everything is pinned, in the largest granules that the file allows."""
-    tiling = _worthwhile(nodes, huge)[0]
-    cut = Cut(nodes, tiling.tile_bytes, tiling.granule, file_size)
+    tilings = _worthwhile(nodes, huge)
+    cut = _whole(nodes, tilings, tilings[0].granule, file_size)
     return cut.held(cut.ranges)
 
 
 def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:
-    """The tilings down to the smallest tiles that are worth planning for, the largest first."""
+    """The tilings down to the smallest tiles that are worth planning for, the largest first, and the last resort."""
     tilings = [tiling for tiling in TILINGS if huge or tiling.granule == PAGE]
     least = smallest_tiling(nodes).tile_bytes
-    return [tiling for tiling in tilings if tiling.tile_bytes >= least] or tilings[:1]
+    found = [tiling for tiling in tilings if tiling.tile_bytes >= least] or tilings[:1]
+    return [*found, found[-1].last_resort()]
+
+
+def _whole(nodes: Sequence[NodeWeights], tilings: Sequence[Tiling], granule: int, file_size: int) -> Cut:
+    """The cut with which everything is pinned.
+
+    Its ranges are small, so that little is counted twice when parts of them are in memory already. `_merged` makes
+    large tiles again.
+    """
+    return Cut(nodes, max(HUGE, tilings[-1].tile_bytes), granule, file_size)
+
+
+def _cut(nodes: Sequence[NodeWeights], tiling: Tiling, file_size: int) -> Cut:
+    return Cut(nodes, tiling.tile_bytes, tiling.granule, file_size, tiling.apart)
 
 
 def _finish(

@@ -43,11 +43,11 @@ def spread(pipeline: Pipeline, room: int, window: int, rate: float, *, head: boo
         rate: bytes a second at which streamed ranges are read.
         head: whether to pin the head of the model instead, if the pass is then shorter.
     """
-    choices = [_simulated(pipeline, _evenly(pipeline.sizes, room), window, rate)]
+    choices = [_simulated(pipeline, _evenly(pipeline, room), window, rate)]
     if pipeline.compute > 0:
         choices.append(_simulated(pipeline, _by_slack(pipeline, room, window, rate), window, rate))
     if head:
-        choices.append(_simulated(pipeline, _first(pipeline.sizes, room), window, rate))
+        choices.append(_simulated(pipeline, _first(pipeline, room), window, rate))
     return _best(choices)
 
 
@@ -56,19 +56,18 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
 
     For the arguments see `spread`.
     """
-    sizes = pipeline.sizes
     best = _best(
         [
             spread(pipeline, room, window, rate, head=True),
-            _simulated(pipeline, _last(sizes, room), window, rate),
+            _simulated(pipeline, _last(pipeline, room), window, rate),
         ]
     )
-    least = max(pipeline.compute, (sum(sizes) - room) / rate)
+    least = max(pipeline.compute, (sum(pipeline.added) - room) / rate)
     work = pipeline.work
     improved = True
     while improved and work < _WORK and best.seconds > least * _CLOSE:
         improved = False
-        for pinned in _changes(best, sizes, room):
+        for pinned in _changes(best, pipeline, room):
             work += pipeline.work
             choice = _simulated(pipeline, pinned, window, rate)
             if choice.seconds < best.seconds * _GAIN:
@@ -79,20 +78,21 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
     return best
 
 
-def _changes(choice: Choice, sizes: Sequence[int], room: int) -> Iterator[list[bool]]:
+def _changes(choice: Choice, pipeline: Pipeline, room: int) -> Iterator[list[bool]]:
     """Pinned sets with one more range, which computing waits for: in free room, or in exchange for a pinned range."""
     pinned = choice.pinned
-    free = room - sum(size for size, stays in zip(sizes, pinned, strict=True) if stays)
+    free = room - pipeline.bytes_of(pinned)
     stalls = choice.outcome.stalls
     waited = sorted((i for i, stays in enumerate(pinned) if not stays), key=lambda i: -stalls[i])
     stay = [i for i, stays in enumerate(pinned) if stays]
     step = max(1, len(stay) // _LOOKED_AT)
     for index in waited[:_LOOKED_AT]:
-        if sizes[index] <= free:
+        if pipeline.bytes_more(pinned, index) <= free:
             yield _with(pinned, index, True)
         for other in stay[::step]:
-            if sizes[index] <= free + sizes[other]:
-                yield _with(_with(pinned, index, True), other, False)
+            fewer = _with(pinned, other, False)
+            if pipeline.bytes_more(fewer, index) <= free + pipeline.bytes_more(fewer, other):
+                yield _with(fewer, index, True)
 
 
 def _with(pinned: Sequence[bool], index: int, stays: bool) -> list[bool]:
@@ -114,17 +114,19 @@ def _best(choices: Sequence[Choice]) -> Choice:
     return best
 
 
-def _evenly(sizes: Sequence[int], room: int) -> list[bool]:
+def _evenly(pipeline: Pipeline, room: int) -> list[bool]:
     """Pin ranges so that the share of pinned bytes is about equal from the first range up to every range."""
-    pinned = [False] * len(sizes)
-    total = sum(sizes)
+    added = pipeline.added
+    pinned = [False] * len(added)
+    total = sum(added)
     passed = used = 0
-    for index, size in enumerate(sizes):
+    for index, size in enumerate(added):
         passed += size
-        if (used + size) * total <= passed * room:
+        more = pipeline.bytes_more(pinned, index)
+        if (used + more) * total <= passed * room:
             pinned[index] = True
-            used += size
-    return _filled(pinned, sizes, room)
+            used += more
+    return _filled(pinned, pipeline, room)
 
 
 def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[bool]:
@@ -136,52 +138,49 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
     in proportion to its computing.
     """
     low, high = 0.0, 1.0
-    while _bytes_of(pipeline, _at_price(pipeline, window, rate * high)) > room and high < 1e9:
+    while pipeline.bytes_of(_at_price(pipeline, window, rate * high)) > room and high < 1e9:
         low, high = high, high * 4
     for _ in range(12):
         middle = (low + high) / 2
-        if _bytes_of(pipeline, _at_price(pipeline, window, rate * middle)) > room:
+        if pipeline.bytes_of(_at_price(pipeline, window, rate * middle)) > room:
             low = middle
         else:
             high = middle
     pinned = _at_price(pipeline, window, rate * high)
-    if _bytes_of(pipeline, pinned) > room:  # no credit covers ranges that are larger than the window
-        return _evenly(pipeline.sizes, room)
-    return _filled(pinned, pipeline.sizes, room)
+    if pipeline.bytes_of(pinned) > room:  # no credit covers ranges that are larger than the window
+        return _evenly(pipeline, room)
+    return _filled(pinned, pipeline, room)
 
 
 def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
     """The pinned set when a second of computing earns ``rate`` bytes."""
     give_way()
-    pinned = [True] * len(pipeline.sizes)
+    added = pipeline.added
+    pinned = [True] * len(added)
     credit = 0.0
     for _ in range(2):  # the second pass begins with the credit of the first
         for needs, seconds, _ in pipeline.steps:
             for index in needs:
-                streams = credit >= pipeline.sizes[index]
+                streams = credit >= added[index]
                 pinned[index] = not streams
-                credit -= pipeline.sizes[index] if streams else 0
+                credit -= added[index] if streams else 0
             credit = min(window, credit + seconds * rate)
     return pinned
 
 
-def _bytes_of(pipeline: Pipeline, pinned: Sequence[bool]) -> int:
-    """Bytes of the pinned ranges."""
-    return sum(size for size, stays in zip(pipeline.sizes, pinned, strict=True) if stays)
+def _first(pipeline: Pipeline, room: int) -> list[bool]:
+    return _filled([False] * len(pipeline.sizes), pipeline, room)
 
 
-def _first(sizes: Sequence[int], room: int) -> list[bool]:
-    return _filled([False] * len(sizes), sizes, room)
+def _last(pipeline: Pipeline, room: int) -> list[bool]:
+    return _filled([False] * len(pipeline.sizes), pipeline, room, backwards=True)
 
 
-def _last(sizes: Sequence[int], room: int) -> list[bool]:
-    return _first(sizes[::-1], room)[::-1]
-
-
-def _filled(pinned: list[bool], sizes: Sequence[int], room: int) -> list[bool]:
-    """Pin more ranges, from the first on, wherever they fit."""
-    used = sum(size for size, stays in zip(sizes, pinned, strict=True) if stays)
-    for index, size in enumerate(sizes):
+def _filled(pinned: list[bool], pipeline: Pipeline, room: int, *, backwards: bool = False) -> list[bool]:
+    """Pin more ranges wherever they fit, from the first on, or from the last on."""
+    used = pipeline.bytes_of(pinned)
+    for index in reversed(range(len(pinned))) if backwards else range(len(pinned)):
+        size = pipeline.bytes_more(pinned, index)
         if not pinned[index] and used + size <= room:
             pinned[index] = True
             used += size

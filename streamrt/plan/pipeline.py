@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import NodeWeights, Tile
@@ -56,12 +57,16 @@ class Pipeline:
 
     Attributes:
         sizes: bytes that each range takes in memory.
+        shared: of these, bytes that the range before it takes, too: the granule that both cover. One more follows, 0.
+        added: bytes of each range that the range before it does not take.
         steps: for each tile, the ranges that it is the first to need, its computing time in seconds, and the ranges
             that it is the last to need.
         compute: seconds of computing of all steps, without calls.
     """
 
-    def __init__(self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights]) -> None:
+    def __init__(
+        self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights], shared: Sequence[int] = ()
+    ) -> None:
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         for position, tile in enumerate(tiles):
@@ -74,6 +79,9 @@ class Pipeline:
             needs[first[index]].append(index)
             done[last[index]].append(index)
         self.sizes = sizes
+        self.shared = [*shared, 0] if shared else [0] * (len(sizes) + 1)
+        self.added = [size - common for size, common in zip(sizes, self.shared, strict=False)]
+        self._common = [(index, common) for index, common in enumerate(self.shared) if common]
         self.steps = [
             (needs[position], nodes[tile.node].seconds * (tile.last - tile.first) / max(1, nodes[tile.node].rows), ends)
             for position, (tile, ends) in enumerate(zip(tiles, done, strict=True))
@@ -86,6 +94,20 @@ class Pipeline:
         """The cost of a simulation, in steps and ranges that it goes through."""
         return _PASSES * (len(self.steps) + len(self.sizes))
 
+    def bytes_of(self, pinned: Sequence[bool]) -> int:
+        """Bytes that the pinned ranges take. What neighbours share counts once."""
+        twice = sum(common for index, common in self._common if pinned[index - 1] and pinned[index])
+        return sum(compress(self.sizes, pinned)) - twice
+
+    def bytes_more(self, pinned: Sequence[bool], index: int) -> int:
+        """Bytes that pinning one range takes beside what its pinned neighbours take."""
+        more = self.sizes[index]
+        if index > 0 and pinned[index - 1]:
+            more -= self.shared[index]
+        if index + 1 < len(pinned) and pinned[index + 1]:
+            more -= self.shared[index + 1]
+        return more
+
     def run(self, pinned: Sequence[bool], window: int, rate: float) -> Outcome:
         """Simulate passes with these ranges pinned, and the others read at ``rate`` bytes a second.
 
@@ -94,15 +116,37 @@ class Pipeline:
         """
         give_way()
         progress = _Progress([0] * len(self.sizes))
+        sizes = self._to_read(pinned, window)
         for _ in range(_PASSES - 1):
-            self._run_pass(progress, pinned, window, rate)
+            self._run_pass(progress, pinned, sizes, window, rate)
         begin = progress.clock
-        stalls = self._run_pass(progress, pinned, window, rate)
+        stalls = self._run_pass(progress, pinned, sizes, window, rate)
         return Outcome(progress.clock - begin, stalls)
 
-    def _run_pass(self, progress: _Progress, pinned: Sequence[bool], window: int, rate: float) -> list[float]:
-        """Simulate one more pass; returns the seconds that computing waited for each range."""
+    def _to_read(self, pinned: Sequence[bool], window: int) -> Sequence[int]:
+        """Bytes of each range that are not in memory when it is read, if it streams.
+
+        A granule that it shares with a neighbour is there if the neighbour is pinned, or if the window has room for
+        both ranges.
+        """
         sizes = self.sizes
+        if not self._common:
+            return sizes
+        found = list(sizes)
+        for index, common in self._common:
+            if pinned[index]:
+                found[index - 1] -= common
+            elif pinned[index - 1] or sizes[index - 1] + sizes[index] - common <= window:
+                found[index] -= common
+        return [max(0, size) for size in found]
+
+    def _run_pass(
+        self, progress: _Progress, pinned: Sequence[bool], sizes: Sequence[int], window: int, rate: float
+    ) -> list[float]:
+        """Simulate one more pass; returns the seconds that computing waited for each range.
+
+        ``sizes`` are the bytes of each range that have to be read.
+        """
         stalls = [0.0] * len(sizes)
         released, reading, number = progress.released, progress.reading, progress.number
         held, oldest, disk, clock = progress.held, progress.oldest, progress.disk, progress.clock

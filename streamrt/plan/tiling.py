@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
@@ -18,16 +19,23 @@ class Tiling:
         tile_bytes: the most bytes of weights in a tile of several rows.
         granule: bytes in which its memory is counted.
         rate: GB/s at which such tiles were read from a fast disk (docs/measurements.md).
+        apart: whether tiles share no range with their neighbours, for the smallest window. Nodes that begin within a
+            granule then have tiles of half the size, so that they take no more granules than if they began with one.
     """
 
     tile_bytes: int
     granule: int
     rate: float
+    apart: bool = False
 
     @property
     def overhead(self) -> float:
         """Seconds of processing for each byte, beside the time of the disk: page faults and calls. See `read_rate`."""
         return math.sqrt(self.rate**-2 - TILINGS[0].rate ** -2) / 1e9
+
+    def last_resort(self) -> Tiling:
+        """The same tiles with ranges of their own. They are short; half of the speed is assumed."""
+        return replace(self, rate=self.rate / 2, apart=True)
 
 
 #: The sizes that are tried, the fastest first. Of equally fast sizes the larger comes first, for fewer calls and larger
@@ -43,6 +51,9 @@ TILINGS = (
     Tiling(128 << 10, PAGE, 0.63),
     Tiling(64 << 10, PAGE, 0.45),
 )
+#: A node's first tile is joined with the second if it has at most 1/4 of a tile and the granule is needed by both. A
+#: call costs as much as 20 rows.
+_SHORT = 4
 #: With more tiles of pages than this in a pass, their calls take more time than their small windows save.
 _MOST_TILES = 1024
 #: With more tiles than this in a pass, planning takes seconds. This limits tiles of 2 MiB granules, too.
@@ -57,13 +68,17 @@ class Cut:
         tiles: in the order of execution.
         ranges: in the order in which the tiles need them.
         footprints: bytes of the granules of each range.
+        shared: of these, bytes of the granules that the range before it covers, too.
     """
 
-    def __init__(self, nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, file_size: int) -> None:
+    def __init__(
+        self, nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, file_size: int, apart: bool = False
+    ) -> None:
         self.granule = granule
         self._file_size = file_size
-        self.tiles, self.ranges = _cut(nodes, tile_bytes)
+        self.tiles, self.ranges = _cut(nodes, tile_bytes, granule, apart)
         self.footprints = footprints(self.ranges, granule, file_size)
+        self.shared = shared(self.ranges, granule, file_size)
 
     def held(self, ranges: Iterable[Range]) -> int:
         """Bytes of the granules that cover ``ranges``; a granule that several share counts once."""
@@ -75,20 +90,33 @@ class Cut:
 
     def run_of(self, count: int) -> int:
         """The most bytes that ``count`` successive ranges hold. The first range follows the last."""
-        sizes = self.footprints
+        sizes, added = self.footprints, self.added
         count = min(count, len(sizes))
-        around = sizes + sizes[: count - 1] if count else []
-        return max((sum(around[i : i + count]) for i in range(len(sizes))), default=0)
+        around = added + added[: count - 1] if count else []
+        return max((sizes[i] + sum(around[i + 1 : i + count]) for i in range(len(sizes))), default=0)
+
+    @property
+    def added(self) -> list[int]:
+        """Bytes of the granules of each range that the range before it does not cover."""
+        return [size - own for size, own in zip(self.footprints, self.shared, strict=True)]
 
     @property
     def least(self) -> int:
         """The smallest window: the ranges that one tile needs together."""
-        return max((sum(self.footprints[t.begin : t.end]) for t in self.tiles), default=0)
+        sizes, added = self.footprints, self.added
+        return max((sizes[t.begin] + sum(added[t.begin + 1 : t.end]) for t in self.tiles if t.begin < t.end), default=0)
 
 
 def footprints(ranges: Iterable[Range], granule: int, file_size: int) -> list[int]:
     """Bytes of the granules that cover each range."""
     return [end - start for start, end in (_span(r, granule, file_size) for r in ranges)]
+
+
+def shared(ranges: Iterable[Range], granule: int, file_size: int) -> list[int]:
+    """Bytes of the granules that each range has in common with the range before it; 0 for the first."""
+    spans = [_span(r, granule, file_size) for r in ranges]
+    common = (max(0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in pairwise(spans))
+    return [0, *common] if spans else []
 
 
 def _span(r: Range, granule: int, file_size: int) -> tuple[int, int]:
@@ -105,59 +133,79 @@ def smallest_tiling(nodes: Sequence[NodeWeights]) -> Tiling:
     return max(smallest, few[-1] if few else TILINGS[0], key=lambda tiling: tiling.tile_bytes)
 
 
-def _cut(nodes: Sequence[NodeWeights], tile_bytes: int) -> tuple[list[Tile], list[Range]]:
+def _cut(nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, apart: bool) -> tuple[list[Tile], list[Range]]:
     """Divide every node into tiles of about ``tile_bytes``, and the file into the ranges that they need.
 
-    Neighbours in the file share a range as long as it stays within ``tile_bytes``.
+    Neighbours in the file share a range as long as its granules stay within ``tile_bytes``, unless they are ``apart``.
     """
+    joined = 0 if apart else tile_bytes
     tiles: list[Tile] = []
     ranges: list[Range] = []
     for index, node in enumerate(nodes):
         give_way()
-        for first, last, extents in _slices(node, tile_bytes):
+        for first, last, extents in _slices(node, tile_bytes, granule, apart):
             begin = len(ranges)
-            for extent in extents:
-                begin = min(begin, _add(ranges, extent, tile_bytes))
+            for run in _runs(extents):
+                begin = min(begin, _add(ranges, run, joined, granule))
             tiles.append(Tile(index, first, last, begin, len(ranges)))
     return tiles, ranges
 
 
-def _add(ranges: list[Range], extent: Extent, tile_bytes: int) -> int:
-    """Add ``extent`` to the last range or as a new one; returns the index of its range."""
+def _runs(extents: Iterable[Extent]) -> list[Extent]:
+    """The extents of a tile, in ascending order; neighbours are joined."""
+    runs: list[Extent] = []
+    for extent in extents:
+        if runs and extent.offset - runs[-1].end <= PAGE:
+            end = max(runs[-1].end, extent.end)
+            runs[-1] = Extent(runs[-1].offset, end - runs[-1].offset)
+        else:
+            runs.append(extent)
+    return runs
+
+
+def _add(ranges: list[Range], run: Extent, joined: int, granule: int) -> int:
+    """Add ``run`` to the last range as a whole, or as a new one; returns the index of its range."""
     last = ranges[-1] if ranges else None
-    if last and _mergeable(last, extent, tile_bytes):
-        end = max(last.offset + last.length, extent.end)
+    if last and _joins(last, run, joined, granule):
+        end = max(last.offset + last.length, run.end)
         ranges[-1] = Range(last.offset, end - last.offset)
     else:
-        ranges.append(Range(extent.offset, extent.length))
+        ranges.append(Range(run.offset, run.length))
     return len(ranges) - 1
 
 
-def _mergeable(r: Range, extent: Extent, tile_bytes: int) -> bool:
-    gap = extent.offset - (r.offset + r.length)
-    return (
-        extent.offset >= r.offset and gap <= PAGE and max(extent.end - r.offset, r.length) <= max(tile_bytes, r.length)
-    )
+def _joins(r: Range, run: Extent, joined: int, granule: int) -> bool:
+    """Whether the range ``r`` has the bytes of ``run``, or has room for them in ``joined`` bytes of granules."""
+    end = r.offset + r.length
+    if run.offset < r.offset or run.end <= end:
+        return run.offset >= r.offset
+    return run.offset - end <= PAGE and run.end <= r.offset // granule * granule + joined
 
 
-def _slices(node: NodeWeights, tile_bytes: int) -> Iterable[tuple[int, int, list[Extent]]]:
+def _slices(node: NodeWeights, tile_bytes: int, granule: int, apart: bool) -> Iterable[tuple[int, int, list[Extent]]]:
     """First row, last row and extents of each tile of a node.
 
-    Tiles are cut at multiples of ``tile_bytes`` from the beginning of the node's weights.
+    Tiles are cut at multiples of ``tile_bytes``, counted from the granule in which the node's weights begin. So they
+    end where granules of the file end, as far as rows do.
     """
-    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # so neighbours merge
+    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # so neighbours join
     row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
     if not row_bytes:
         yield 0, node.rows, whole
         return
     rows_begin = node.tiled[0].offset
     begin = min((e.offset for e in whole if 0 <= rows_begin - e.offset <= tile_bytes), default=rows_begin)
+    start = begin // granule * granule
+    size = tile_bytes // 2 if apart and start < begin else tile_bytes
     first, tile = 0, 0
     while first < node.rows:
         tile += 1
-        fits = (begin + tile * tile_bytes - rows_begin) // row_bytes
+        fits = (start + tile * size - rows_begin) // row_bytes
         last = max(fits // node.row_step * node.row_step, first + node.row_step)
         last = min(last, node.rows)
+        behind = rows_begin + last * row_bytes
+        if first == 0 and behind - begin <= size // _SHORT and last < node.rows and behind < start + granule:
+            continue  # the next tile needs this granule anyway
         rows = [
             Extent(e.offset + first * e.length // node.rows, (last - first) * e.length // node.rows) for e in node.tiled
         ]
