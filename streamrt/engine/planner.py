@@ -78,7 +78,7 @@ class Planner:
         self._file = file = programs.file
         self.budget = budget
         self.rates = rates
-        self._huge = file.large_segments
+        self._huge = file.huge
         self._frugal = frugal
         self._thorough = thorough
         self._usual: Mapping[str, Shape] | None = None  # shapes with which the graph is known to run

@@ -1,7 +1,8 @@
 """The weights file: a model, packed so that one pass is one sequential read.
 
 A weights file is a valid safetensors file, which any safetensors reader opens. It keeps further promises, so that
-`streamrt` can read it piece by piece. This is version 1 of its specification.
+`streamrt` can read it piece by piece. This is version 2 of its specification. Files of version 1 are read, too; they
+differ only where "Version 1" says so below.
 
 Container
     ============================  =======================================================================
@@ -22,20 +23,32 @@ Layout
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
       of the graph form the last segment. Every tensor is in a segment.
-    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file. The reason is that filesystems cache files in
-      folios of up to 2 MiB, and only release whole folios. A smaller segment begins on a 4096-byte boundary.
+    * Less than 2 MiB of padding lie before a segment, and less than 4096 bytes behind the last one. So segments may
+      share pages.
     * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no
-      further, because every opening reads the whole header. The gap before a large segment is padding in the data
-      section.
+      further, because every opening reads the whole header.
     * The file ends on a 4096-byte boundary, so that pages of 4096 bytes with weights are whole.
+
+What the writer does
+    A reader does not depend on these rules, but equal models get equal files by them.
+
+    * The file is at most 1 % larger than its tensors, or 64 KiB larger if that is more. Header and padding count.
+    * Within that limit segments begin on pages of 4096 bytes, so that a tile takes no more pages than it must. The
+      largest segments come first: all segments from some size on begin on pages, and that size is the smallest that
+      the limit allows.
+    * Of these segments, a segment of 1 MiB or more begins on the largest power of two, up to 2 MiB, before which the
+      padding is at most 1/128 of the segment. The reason is that filesystems cache files in folios of up to 2 MiB, and
+      only release whole folios.
+    * The limit does not hold where the header alone is larger, or where thousands of tensors have a few bytes each:
+      each tensor takes at least 64 bytes. Such a file has no other padding, except up to 4095 bytes at its end.
 
 ``__metadata__``
     It comes first in the header, and holds only strings. Keys that begin with ``streamrt.`` are the format's own,
     and these are all:
 
     ``streamrt.format``
-        The version: ``"1"``. It is the first key, and the next key comes second. So the header begins with the bytes
-        ``{"__metadata__":{"streamrt.format":"1","streamrt.header_crc32c":"XXXXXXXX"``.
+        The version: ``"2"``. It is the first key, and the next key comes second. So the header begins with the bytes
+        ``{"__metadata__":{"streamrt.format":"2","streamrt.header_crc32c":"XXXXXXXX"``.
     ``streamrt.header_crc32c``
         Eight lower-case hexadecimal digits: the CRC-32C of the first 8 + N bytes of the file, with these digits
         taken as ``00000000``. It is checked at every opening.
@@ -48,6 +61,18 @@ Layout
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
         It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
         lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
+    ``streamrt.layouts``
+        A JSON object that maps names of tensors to ``{"layout", "shape"}``: the name of a layout, 1 to 64 characters,
+        and the logical shape, which the graph means. The header's own shape is the shape of the bytes in the file. A
+        tensor that is not named here is ``plain``: its bytes are its elements in row-major order, and both shapes are
+        equal. The list of layouts is open: a new layout needs no new version. A reader refuses a file with a layout
+        that it does not know, and names the tensor. ``plain`` is the only layout so far. The writer leaves the key out
+        if all tensors are plain.
+
+Version 1
+    * ``streamrt.format`` is ``"1"``. There is no ``streamrt.layouts``.
+    * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, a smaller segment on a 4096-byte boundary. The
+      length of padding has no limit.
 
 Equal graphs and tensors give equal bytes. Nothing in the file depends on the time, the machine, the instruction set or
 the program that wrote it.

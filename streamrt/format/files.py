@@ -13,6 +13,9 @@ from typing import BinaryIO, Self
 from streamrt.errors import WeightsIOError
 
 Buffer = bytes | memoryview
+#: The most bytes that are written and not on the disk yet. The page cache holds them, and it counts against the memory
+#: limit of a container.
+SETTLE_EVERY = 256 << 20
 
 
 @contextlib.contextmanager
@@ -192,6 +195,24 @@ class Replacement:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._folder_fd = -1
+
+
+class Appender:
+    """Writes data to a file, each piece behind the last, from ``offset`` on. The page cache stays small."""
+
+    def __init__(self, file: Replacement, offset: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._unsettled = 0
+
+    def write(self, data: Buffer) -> None:
+        """Write all of ``data``."""
+        self._file.write(data, self._offset)
+        self._offset += len(data)
+        self._unsettled += len(data)
+        if self._unsettled >= SETTLE_EVERY:
+            self._file.settle()
+            self._unsettled = 0
 
 
 @contextlib.contextmanager

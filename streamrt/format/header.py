@@ -14,13 +14,15 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, SMALL_ALIGN, Entry, byte_size, round_up
+from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE_ALIGN, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
 
-#: The version of the format that is written, and the only one that is read.
-VERSION = "1"
+#: The version of the format that is written.
+VERSION = "2"
+#: The versions that are read.
+_READ = ("1", "2")
 #: Keys of ``__metadata__`` that begin with this are the format's own.
 KEY_PREFIX = "streamrt."
 #: The only key of the header that is not a tensor's name.
@@ -33,9 +35,15 @@ MAX_HEADER = 8 << 20
 _MAX_MARKS = 800_000
 #: The most bytes of a tensor's name; a name in the graph may have as many characters.
 MAX_NAME = 1024
+#: The layout of a tensor whose bytes are its elements in row-major order. The key of layouts need not name it.
+PLAIN = "plain"
+#: The most characters of a layout's name.
+_MAX_LAYOUT = 64
 
-_PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"' % VERSION.encode()
-_CRC = slice(8 + len(_PREFIX), 8 + len(_PREFIX) + 8)
+_LAYOUTS = "streamrt.layouts"
+_PREFIX = b'{"__metadata__":{"streamrt.format":"%b","streamrt.header_crc32c":"'
+#: The digits of the header's checksum. Every version that is read has one character.
+_CRC = slice(8 + len(_PREFIX % b"0"), 8 + len(_PREFIX % b"0") + 8)
 _ANY_VERSION = re.compile(rb'\{"__metadata__":\{"streamrt\.format":"([0-9A-Za-z.]{1,16})"')
 _DIGITS = re.compile(r"[0-9a-f]*")
 #: The most digits of an integer: 2**63 has 19. Python takes long to convert much longer numbers.
@@ -72,10 +80,15 @@ def encode(
         }
     text = to_json(header)
     _check_marks(text.decode(), "the header")
-    size = max(least, round_up(8 + len(text), SMALL_ALIGN))
+    size = max(least, round_up(8 + len(text), PAGE_ALIGN))
     if size > MAX_HEADER:
         raise FormatError(f"the header would take {size} bytes, more than the {MAX_HEADER} allowed")
     return seal((size - 8).to_bytes(8, "little") + text.ljust(size - 8))
+
+
+def is_header(begin: bytes | bytearray) -> bool:
+    """Whether a file that begins like this is a weights file of any version; 128 bytes are enough to tell."""
+    return _ANY_VERSION.match(begin, 8) is not None
 
 
 def seal(head: bytes) -> bytes:
@@ -126,13 +139,48 @@ def take_graph(metadata: dict[str, str]) -> Graph:
     return Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
 
 
+def check_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> None:
+    """Remove the layouts of ``tensors`` from ``metadata``, and raise `FormatError` unless all are plain."""
+    if _LAYOUTS not in metadata or metadata["streamrt.format"] == "1":  # version 1 has no such key
+        return
+    layouts = from_json(metadata.pop(_LAYOUTS), _LAYOUTS, numbers="integers")
+    if not isinstance(layouts, dict):
+        raise FormatError(f"{_LAYOUTS} is a {type(layouts).__name__}, expected a JSON object")
+    for name, value in layouts.items():
+        give_way()
+        try:
+            _check_layout(tensors[name], value)
+        except KeyError:
+            raise FormatError(f"{_LAYOUTS} names {name!r:.80}, expected the name of a parameter") from None
+        except FormatError as error:
+            raise FormatError(f"{_LAYOUTS}: tensor {name!r:.80}: {error}") from None
+
+
+def _check_layout(entry: Entry, value: object) -> None:
+    if not isinstance(value, dict) or value.keys() != {"layout", "shape"}:
+        raise FormatError("expected an object of layout and shape")
+    layout, shape = value["layout"], value["shape"]
+    if not isinstance(layout, str) or not 0 < len(layout) <= _MAX_LAYOUT:
+        raise FormatError(f"the layout is {layout!r:.80}, expected a name of 1 to {_MAX_LAYOUT} characters")
+    if not isinstance(shape, list):
+        raise FormatError(f"shape is a {type(shape).__name__}, expected a list")
+    byte_size(entry.dtype, shape)
+    if layout != PLAIN:
+        raise FormatError(
+            f"its layout {layout!r} is not known to this streamrt, which reads only {PLAIN!r}: a newer streamrt is "
+            "needed"
+        )
+    if tuple(shape) != entry.shape:
+        raise FormatError(f"its logical shape is {shape!r:.80}, expected that of a plain tensor, {list(entry.shape)}")
+
+
 def take_extra(metadata: dict[str, str]) -> dict[str, str]:
     """The keys of ``metadata`` that are not the format's own."""
-    for key in ("streamrt.format", "streamrt.header_crc32c"):
-        _take(metadata, key)
+    version = _take(metadata, "streamrt.format")
+    _take(metadata, "streamrt.header_crc32c")
     for key, value in metadata.items():
         if key.startswith(KEY_PREFIX):
-            raise FormatError(f"unknown key {key!r:.80} in {METADATA}: version {VERSION} of the format has no such key")
+            raise FormatError(f"unknown key {key!r:.80} in {METADATA}: version {version} of the format has no such key")
         utf8_size(key + value, METADATA)
     return metadata
 
@@ -232,13 +280,14 @@ def _check_identity(head: bytearray) -> None:
             "not a weights file of streamrt: safetensors files hold tensors but no graph. "
             "Make one with streamrt.pack from the model itself"
         )
-    if version[1] != VERSION.encode():
+    if version[1].decode() not in _READ:
         raise FormatError(
-            f"format version {version[1].decode()}; this streamrt reads only version {VERSION}: pack the model again, "
-            "or use the version of streamrt that wrote the file"
+            f"format version {version[1].decode()}; this streamrt reads only versions {' and '.join(_READ)}: pack the "
+            "model again, or use the version of streamrt that wrote the file"
         )
-    if not head.startswith(_PREFIX, 8) or len(head) < _CRC.stop:
-        raise FormatError(f"the header does not begin with {_PREFIX.decode()!r}")
+    prefix = _PREFIX % version[1]
+    if not head.startswith(prefix, 8) or len(head) < _CRC.stop:
+        raise FormatError(f"the header does not begin with {prefix.decode()!r}")
 
 
 def _checksum(head: bytes | bytearray) -> int:

@@ -22,13 +22,20 @@ PAD_PREFIX = "streamrt.pad."
 DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 #: Each tensor begins on a multiple of this, bytes: a cache line, and the widest vector register (AVX-512).
 TENSOR_ALIGN = 64
-#: Each segment begins on a multiple of this, bytes: the smallest page that Linux has on any processor.
-SMALL_ALIGN = 4096
-#: A segment of at least this many bytes is large: it begins on a multiple of `LARGE_ALIGN`. Before a smaller segment
-#: the padding could be over twice as large as the segment.
+#: A page, bytes: the smallest that Linux has on any processor. The data section begins and ends on a multiple of it.
+PAGE_ALIGN = 4096
+#: A block, bytes: the largest folio of the page cache.
+BLOCK_ALIGN = 2 << 20
+#: A segment of at least this many bytes is large. In version 1 it begins on a block; before a smaller one that could
+#: take over twice its bytes.
 LARGE = 1 << 20
-#: Each large segment begins on a multiple of this, bytes: the largest folio of the page cache.
-LARGE_ALIGN = 2 << 20
+#: The most padding before a large segment of version 2, for a boundary larger than a page: 1/128 of the segment. So all
+#: such padding stays below 1 %.
+_BOUNDARY_SHARE = 128
+#: The most bytes that header and padding of version 2 may take for boundaries of pages and blocks: 1 % of the tensors,
+#: or 64 KiB if that is more.
+_EXCESS_SHARE = 100
+_LEAST_EXCESS = 64 << 10
 #: The most tensors of a file: 50,000, the most inputs of all nodes, and padding before each.
 MAX_TENSORS = 100_000
 #: The most dimensions of a tensor of a file: NumPy 1 allows no more. Operators take `streamrt.ops.base.MAX_RANK`.
@@ -126,10 +133,27 @@ def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> Non
 def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
     """The entries of a data section, padding included.
 
+    Segments from some size on begin on pages. Of all such sizes the smallest is taken with which the file is at most
+    1 % or 64 KiB larger than its tensors. If no size is large enough for that, tensors only begin on 64 bytes.
+
     Args:
         segments: the name and shape of each tensor of each segment; tensors are float32.
         data_offset: where the data section begins in the file, bytes.
     """
+    parts = [_aligned(segment) for segment in segments]
+    extents = [part[-1].end if part else 0 for part in parts]
+    tensors = sum(entry.end - entry.begin for part in parts for entry in part)
+    most = tensors + max(_LEAST_EXCESS, tensors // _EXCESS_SHARE)
+    sizes = sorted(set(extents))
+    low, high = 0, len(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        if _placed(extents, sizes[middle], data_offset)[-1] <= most:
+            high = middle
+        else:
+            low = middle + 1
+    places = _placed(extents, sizes[high] if high < len(sizes) else math.inf, data_offset)
+
     entries: list[Entry] = []
     end = 0
 
@@ -139,20 +163,47 @@ def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offs
             entries.append(Entry(f"{PAD_PREFIX}{len(entries)}", "U8", (begin - end,), end, begin))
             end = begin
 
-    for segment in segments:
-        aligned: list[Entry] = []
-        extent = 0
-        for name, shape in segment:
-            begin = round_up(extent, TENSOR_ALIGN)
-            extent = begin + byte_size("F32", shape)
-            aligned.append(Entry(name, "F32", shape, begin, extent))
-        start = round_up(data_offset + end, segment_align(extent)) - data_offset
-        for entry in aligned:
+    for part, place in zip(parts, places[:-1], strict=True):
+        start = place - data_offset
+        for entry in part:
             pad_to(start + entry.begin)
             end = start + entry.end
             entries.append(entry._replace(begin=start + entry.begin, end=end))
-    pad_to(round_up(end, SMALL_ALIGN))
+    pad_to(places[-1] - data_offset)
     return entries
+
+
+def _aligned(segment: Iterable[tuple[str, tuple[int, ...]]]) -> list[Entry]:
+    """The entries of one segment's tensors, counted from its first byte."""
+    entries: list[Entry] = []
+    end = 0
+    for name, shape in segment:
+        begin = round_up(end, TENSOR_ALIGN)
+        end = begin + byte_size("F32", shape)
+        entries.append(Entry(name, "F32", shape, begin, end))
+    return entries
+
+
+def _placed(extents: Sequence[int], paged: float, data_offset: int) -> list[int]:
+    """Where each segment begins in the file, and last where the file ends.
+
+    Args:
+        extents: bytes of each segment.
+        paged: segments of at least this many bytes begin on a page. Large ones begin on the largest power of two, up to
+            a block, that costs little padding. So rows of a power of two bytes end where granules end.
+        data_offset: where the data section begins in the file, bytes.
+    """
+    places = []
+    end = data_offset
+    for extent in extents:
+        boundary = TENSOR_ALIGN if extent < paged else PAGE_ALIGN
+        if extent >= max(LARGE, paged):
+            boundary = BLOCK_ALIGN
+            while boundary > PAGE_ALIGN and (round_up(end, boundary) - end) * _BOUNDARY_SHARE > extent:
+                boundary //= 2
+        places.append(round_up(end, boundary))
+        end = places[-1] + extent
+    return [*places, round_up(end, PAGE_ALIGN)]
 
 
 def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
@@ -174,15 +225,17 @@ def check_coverage(entries: Sequence[Entry], data_size: int) -> None:
         raise FormatError(f"the tensors cover {end} bytes of the data section, which has {data_size}")
 
 
-def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int) -> int:
+def check_layout(
+    entries: Sequence[Entry], groups: Sequence[Group], data_offset: int, data_size: int, version: str
+) -> int:
     """Raise `FormatError` unless ``entries`` keep all rules of the layout; `check_coverage` has checked its own.
 
     Returns the bytes of the largest segment.
     """
-    if data_size % SMALL_ALIGN or data_offset % SMALL_ALIGN:
+    if data_size % PAGE_ALIGN or data_offset % PAGE_ALIGN:
         raise FormatError(
             f"the data section is bytes {data_offset} to {data_offset + data_size}, "
-            f"expected both to be multiples of {SMALL_ALIGN}"
+            f"expected both to be multiples of {PAGE_ALIGN}"
         )
     params = [entry for entry in entries if not entry.is_padding]
     for entry in params:
@@ -200,18 +253,23 @@ def check_layout(entries: Sequence[Entry], groups: Sequence[Group], data_offset:
     if first < len(params):
         segments.append(params[first:])
     check_groups([[entry.name for entry in segment] for segment in segments], groups)
-    return max(
-        (
-            _check_segment(segment, expected.reader, data_offset)
-            for segment, expected in zip(segments, groups, strict=True)
-        ),
-        default=0,
-    )
-
-
-def segment_align(extent: int) -> int:
-    """The boundary of the file on which a segment of ``extent`` bytes begins."""
-    return LARGE_ALIGN if extent >= LARGE else SMALL_ALIGN
+    largest = end = 0
+    for segment, expected in zip(segments, groups, strict=True):
+        _check_segment(segment, expected.reader)
+        if version == "1":
+            _check_boundary(segment, expected.reader, data_offset)
+        elif segment[0].begin - end >= BLOCK_ALIGN:
+            raise FormatError(
+                f"{segment[0].begin - end} bytes of padding lie before the parameters of {expected.reader}, "
+                f"expected less than {BLOCK_ALIGN}"
+            )
+        end = segment[-1].end
+        largest = max(largest, end - segment[0].begin)
+    if version != "1" and data_size - end >= PAGE_ALIGN:
+        raise FormatError(
+            f"{data_size - end} bytes of padding lie behind the last parameter, expected less than {PAGE_ALIGN}"
+        )
+    return largest
 
 
 def round_up(value: int, step: int) -> int:
@@ -219,21 +277,25 @@ def round_up(value: int, step: int) -> int:
     return (value + step - 1) & -step
 
 
-def _check_segment(segment: Sequence[Entry], reader: str, data_offset: int) -> int:
-    """Check the boundaries of one segment, for `check_layout`; returns its bytes."""
+def _check_segment(segment: Sequence[Entry], reader: str) -> None:
+    """Check the padding inside of one segment."""
     for before, after in pairwise(segment):
         if after.begin - before.end >= TENSOR_ALIGN:
             raise FormatError(
                 f"tensors {before.name!r:.80} and {after.name!r:.80} of {reader} lie "
                 f"{after.begin - before.end} bytes apart, expected less than {TENSOR_ALIGN}"
             )
+
+
+def _check_boundary(segment: Sequence[Entry], reader: str, data_offset: int) -> None:
+    """Check the boundary on which one segment of version 1 begins."""
     begin, extent = segment[0].begin + data_offset, segment[-1].end - segment[0].begin
-    if begin % segment_align(extent):
+    boundary = BLOCK_ALIGN if extent >= LARGE else PAGE_ALIGN
+    if begin % boundary:
         raise FormatError(
             f"the parameters of {reader} ({extent} bytes) begin at {begin} of the file, "
-            f"expected a multiple of {segment_align(extent)}"
+            f"expected a multiple of {boundary}"
         )
-    return extent
 
 
 def _list(names: Sequence[str]) -> str:

@@ -29,7 +29,9 @@ class WeightsFile:
         checksum: the header's CRC-32C, eight hexadecimal digits. It covers the checksums of all data, so that different
             contents have different checksums.
         data_offset: where the data section begins in the file, bytes.
-        large_segments: whether any segment has 1 MiB or more, and so begins on a 2 MiB boundary of the file.
+        version: of the format, ``"1"`` or ``"2"``.
+        huge: whether the file may be read in granules of 2 MiB. A file of version 1 without segments of 1 MiB or more
+            is read in pages.
         tensors: the parameters by name without padding, in the order of the file, which is the order of execution.
         graph: the graph. Only its names are checked; operators check attributes and shapes.
         metadata: the keys of ``__metadata__`` that are not the format's own.
@@ -42,7 +44,8 @@ class WeightsFile:
     identity: FileIdentity
     checksum: str
     data_offset: int
-    large_segments: bool
+    version: str
+    huge: bool
     tensors: Mapping[str, Tensor]
     graph: Graph
     metadata: Mapping[str, str]
@@ -61,7 +64,7 @@ def read_header(path: str | os.PathLike[str]) -> WeightsFile:
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
-        return _read(fd, name)
+        return read_open(fd, name)
 
 
 def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
@@ -80,7 +83,7 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
     """
     name = os.fsdecode(path)
     with open_regular(name) as fd:
-        file = _read(fd, name)
+        file = read_open(fd, name)
         expect_sequential(fd)
         damaged = []
         buffer = memoryview(bytearray(min(file.block_size, file.size - file.data_offset)))
@@ -96,11 +99,17 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
         # A large folio can span two blocks, and is only released as a whole.
         drop_cache(fd, 0, 0)
     if damaged:
-        raise FormatError(f"{printable(name)}: the data is damaged (CRC-32C): {_describe(file, damaged)}")
+        raise damage(file, damaged)
     return file
 
 
-def _read(fd: int, path: str) -> WeightsFile:
+def damage(file: WeightsFile, blocks: list[int]) -> FormatError:
+    """The error to raise for damaged checksum blocks, given by their numbers in ascending order."""
+    return FormatError(f"{printable(file.path)}: the data is damaged (CRC-32C): {_describe(file, blocks)}")
+
+
+def read_open(fd: int, path: str) -> WeightsFile:
+    """`read_header` of a file that is open already; ``path`` is its name in errors."""
     info = os.fstat(fd)
     try:
         if info.st_size < 8:
@@ -122,15 +131,17 @@ def _read(fd: int, path: str) -> WeightsFile:
 
 def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     metadata, entries = _header.decode(head)
+    version = metadata["streamrt.format"]
     data_size = info.st_size - len(head)
     _layout.check_coverage(entries, data_size)  # first, because its error tells that a file was cut short
     block_size, block_crcs = _header.take_blocks(metadata, data_size)
     graph = _header.take_graph(metadata)
     checksum = metadata["streamrt.header_crc32c"]
-    extra = _header.take_extra(metadata)
     params = {entry.name: entry for entry in entries if not entry.is_padding}
+    _header.check_layouts(metadata, params)
+    extra = _header.take_extra(metadata)
     graph.check(params)
-    largest = _layout.check_layout(entries, _layout.group(graph, params), len(head), data_size)
+    largest = _layout.check_layout(entries, _layout.group(graph, params), len(head), data_size, version)
     tensors = {
         name: Tensor(name, entry.dtype, entry.shape, len(head) + entry.begin, entry.end - entry.begin)
         for name, entry in params.items()
@@ -141,7 +152,8 @@ def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
         identity=FileIdentity.of_status(info),
         checksum=checksum,
         data_offset=len(head),
-        large_segments=largest >= _layout.LARGE,
+        version=version,
+        huge=version != "1" or largest >= _layout.LARGE,
         tensors=MappingProxyType(tensors),
         graph=graph,
         metadata=MappingProxyType(extra),

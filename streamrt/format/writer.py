@@ -14,14 +14,11 @@ from streamrt._core import crc32c
 from streamrt.errors import FormatError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
-from streamrt.format.files import Buffer, Replacement, progress_bar
+from streamrt.format.files import Appender, Buffer, Replacement, progress_bar
 from streamrt.graph import Graph
 
 #: Bytes of a checksum block: the smallest range that is read at the disk's full speed.
 BLOCK_SIZE = 4 << 20
-#: The most bytes that are written and not on the disk yet. The page cache holds them, and it counts against the memory
-#: limit of a container.
-SETTLE_EVERY = 256 << 20
 #: Elements of a chunk of `Source.of`: 4 MiB of float32.
 _CHUNK = 1 << 20
 
@@ -94,7 +91,7 @@ def write(
 
     # The offsets of tensors depend on where the data section begins. The length of the header depends on these offsets.
     # So the header is made longer until it fits. The checksums are not known yet, but their number is.
-    length, data_offset = _layout.SMALL_ALIGN, 0
+    length, data_offset = _layout.PAGE_ALIGN, 0
     while length > data_offset:
         data_offset = length
         entries = _layout.lay_out(named, data_offset)
@@ -139,7 +136,7 @@ def _check(graph: Graph, sources: Sequence[Sequence[Source]], extra: Mapping[str
 
 
 def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
-    yield memoryview(bytes(entry.end - entry.begin))  # never more than LARGE_ALIGN
+    yield memoryview(bytes(entry.end - entry.begin))  # less than BLOCK_ALIGN
 
 
 def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
@@ -161,16 +158,13 @@ class _DataSection:
     """Appends to the data section of a file, and computes the checksums of its blocks."""
 
     def __init__(self, file: Replacement, offset: int) -> None:
-        self._file = file
-        self._offset = offset
-        self._unsettled = 0
+        self._file = Appender(file, offset)
         self._crcs: list[int] = []
         self._crc = 0
         self._in_block = 0
 
     def write(self, data: Buffer) -> None:
-        self._file.write(data, self._offset)
-        self._offset += len(data)
+        self._file.write(data)
         view = memoryview(data)
         while view:
             part = view[: BLOCK_SIZE - self._in_block]
@@ -179,10 +173,6 @@ class _DataSection:
             if self._in_block == BLOCK_SIZE:
                 self._end_block()
             view = view[len(part) :]
-        self._unsettled += len(data)
-        if self._unsettled >= SETTLE_EVERY:
-            self._file.settle()
-            self._unsettled = 0
 
     def finish(self) -> list[int]:
         """End the last block, and return the checksums of all."""

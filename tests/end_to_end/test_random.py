@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 import streamrt
 from end_to_end.graphs import Drawn, models
 from end_to_end.reference import evaluate
+from format import version1
 from model import zoo
+from plan import earlier
 from streamrt._core import Mapping, Prefetcher, Step
 from streamrt.engine import session
 
@@ -119,6 +121,20 @@ def test_any_model_under_any_budget(
                 _compare(model(call.x, call.outputs), drawn, call)
             assert watch.steps > 0
         zoo.eventually(lambda: file.resident() == 0, SETTLED)
+
+
+@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=models(), samples=st.integers(1, 3))
+def test_a_file_of_version_1_computes_the_same_and_needs_no_less(path: Path, drawn: Drawn, samples: int) -> None:
+    old = path.with_suffix(".old")
+    streamrt.pack(drawn.model, path)
+    before, now = earlier.least_budgets(path, old)
+    assert now <= before
+    version1.convert(path, old)
+    x = zoo.random_input(samples, *drawn.sample)
+    with streamrt.Model(old) as one, streamrt.Model(path) as other:
+        found, wanted = (answer if isinstance(answer, dict) else {"": answer} for answer in (one(x), other(x)))
+    assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Every file of the attacks folder is refused, each for its own reason."""
 
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from format.attacks.make import ATTACKS, FOLDER, SUFFIX, Draft, join
+from format.version1 import as_version_1
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import read_header, verify
 from streamrt.format.header import MAX_HEADER
@@ -36,6 +38,27 @@ def test_an_attack_is_refused(name: str) -> None:
     with pytest.raises(FormatError, match=reason) as caught:
         read_header(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_is_refused_as_version_1(path: Path, name: str) -> None:
+    make, reason = ATTACKS[name]
+    path.write_bytes(as_version_1(make()))
+    if name == "padding_of_two_pages_at_the_end":  # padding of version 1 has no limit
+        read_header(path)
+        return
+    if name.startswith("layout") and name != "layouts_as_an_object":
+        reason = "unknown key 'streamrt.layouts' in __metadata__: version 1 of the format has no such key"
+    with pytest.raises(FormatError, match=reason):
+        read_header(path)
+
+
+def test_a_plain_layout_may_be_named(path: Path) -> None:
+    layouts = {"w": {"layout": "plain", "shape": [4, 3]}, "b": {"layout": "plain", "shape": [4]}}
+    path.write_bytes(Draft(metadata={"streamrt.layouts": json.dumps(layouts)}).build())
+    file = verify(path)
+    assert file.tensors["w"].shape == (4, 3)
+    assert file.metadata == {}
 
 
 def test_header_over_the_cap_is_refused_unread(path: Path) -> None:
@@ -69,7 +92,7 @@ def test_parsing_takes_memory_in_proportion_to_the_header(path: Path, atom: str)
 )
 def test_large_segment_off_its_boundary(path: Path, data_offset: int, reason: str) -> None:
     size = 1 << 20
-    draft = Draft(data=bytes(size))
+    draft = Draft(data=bytes(size), version="1")
     draft.graph["nodes"][0]["inputs"] = ["x", "w"]
     draft.tensors = {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
     path.write_bytes(join(draft.text(), draft.data, align=data_offset))
@@ -80,20 +103,35 @@ def test_large_segment_off_its_boundary(path: Path, data_offset: int, reason: st
         assert read_header(path).tensors["w"].offset == data_offset
 
 
-def test_large_segment_behind_padding(path: Path) -> None:
-    # The segment begins on a boundary of the file; the data section need not.
-    size, begin = 1 << 20, (2 << 20) - 4096
-    draft = Draft(data=bytes(begin + size))
+def behind_padding(version: str, begin: int, size: int) -> bytes:
+    """A file whose only segment begins at ``begin`` of the data section."""
+    draft = Draft(data=bytes(begin + size), version=version)
     draft.graph["nodes"][0]["inputs"] = ["x", "w"]
     draft.tensors = {
         "streamrt.pad.0": {"dtype": "U8", "shape": [begin], "data_offsets": [0, begin]},
         "w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [begin, begin + size]},
     }
     # 767 block checksums of 8 digits need more than a page: take larger blocks.
-    draft.metadata = {"streamrt.block_size": str(1 << 22), "streamrt.block_crc32c": "0" * 8}
-    path.write_bytes(join(draft.text(), draft.data))
+    draft.metadata = {"streamrt.block_size": str(1 << 26), "streamrt.block_crc32c": "0" * 8}
+    return join(draft.text(), draft.data)
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_large_segment_behind_padding(path: Path, version: str) -> None:
+    # The segment begins on a boundary of the file; the data section need not.
+    path.write_bytes(behind_padding(version, (2 << 20) - 4096, 1 << 20))
     file = read_header(path)
-    assert (file.data_offset, file.tensors["w"].offset, file.large_segments) == (4096, 2 << 20, True)
+    assert (file.version, file.data_offset, file.tensors["w"].offset, file.huge) == (version, 4096, 2 << 20, True)
+
+
+@pytest.mark.parametrize(("version", "begin"), [("2", 2 << 20), ("2", (2 << 20) + 64), ("1", (4 << 20) - 4096)])
+def test_padding_of_a_block_before_a_segment(path: Path, version: str, begin: int) -> None:
+    path.write_bytes(behind_padding(version, begin, (1 << 20) - begin % 4096))
+    if version == "1":
+        assert read_header(path).tensors["w"].offset == 4 << 20
+    else:
+        with pytest.raises(FormatError, match=f"{begin} bytes of padding lie before the parameters of node 'dense'"):
+            read_header(path)
 
 
 def test_a_missing_file(path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import safetensors
 
-from format.models import chain, dense
+from format import version1
+from format.models import chain, constant, dense
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import Segment, Source, read_header, verify, write
 from streamrt.graph import Graph, Node, TensorSpec
@@ -42,32 +43,47 @@ def test_streamrt_reads_it_back(path: Path, widths: tuple[int, ...]) -> None:
         assert (tensor.name, tensor.dtype, tensor.shape) == (name, "F32", arrays[name].shape)
         assert tensor.offset % 64 == 0
         assert data[tensor.offset : tensor.offset + tensor.nbytes] == arrays[name].tobytes()
+    assert (file.version, file.huge) == ("2", True)
     for i in range(len(widths) - 1):
-        weight, bias = file.tensors[f"w{i}"], file.tensors[f"b{i}"]
-        large = bias.offset + bias.nbytes - weight.offset >= 1 << 20
-        assert weight.offset % ((2 << 20) if large else 4096) == 0
+        assert file.tensors[f"w{i}"].offset % 4096 == 0  # so few segments may all begin on pages
     assert len(file.block_crcs) == -(-(file.size - file.data_offset) // BLOCK)
 
 
+@pytest.mark.parametrize("widths", [(4, 3), (300, 200, 10, 7), (700, 600, 500, 300, 5), (1100, 1100, 1100)])
+def test_a_file_of_version_1_is_read_too(path: Path, widths: tuple[int, ...]) -> None:
+    graph, segments, arrays = dense(*widths)
+    version1.write(path, graph, segments, metadata={"labels": "zéro\none"})
+    file = verify(path)
+    assert (file.version, file.graph, file.metadata) == ("1", graph, {"labels": "zéro\none"})
+    data = path.read_bytes()
+    for name, tensor in file.tensors.items():
+        assert data[tensor.offset : tensor.offset + tensor.nbytes] == arrays[name].tobytes()
+    large = []
+    for i in range(len(widths) - 1):
+        weight, bias = file.tensors[f"w{i}"], file.tensors[f"b{i}"]
+        large.append(bias.offset + bias.nbytes - weight.offset >= 1 << 20)
+        assert weight.offset % ((2 << 20) if large[-1] else 4096) == 0
+    assert file.huge == any(large)
+
+
 def test_the_header_of_a_large_model_takes_a_page(path: Path) -> None:
-    # Every opening reads the header. So the gap before the first large segment belongs to the data section.
-    write(path, *dense(700, 600)[:2])
-    file = read_header(path)
-    assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 2 << 20, True)
-    write(path, *dense(600, 400)[:2])
-    file = read_header(path)
-    assert (file.data_offset, file.tensors["w0"].offset, file.large_segments) == (4096, 4096, False)
+    # Every opening reads the header.
+    for widths, first in (((700, 600), 16384), ((600, 400), 4096)):  # 12 KiB are less than 1/128 of 1.6 MiB
+        write(path, *dense(*widths)[:2])
+        file = read_header(path)
+        assert (file.data_offset, file.tensors["w0"].offset) == (4096, first)
 
 
 @pytest.mark.parametrize(("more", "data_offset"), [(0, 4096), (1, 8192)])
 def test_a_header_that_fills_its_page(path: Path, more: int, data_offset: int) -> None:
-    # The offset of the first segment depends on where the data section begins.
-    graph, segments, _ = dense(700, 600)
+    # Where segments begin depends on where the data section begins: the padding before w is 12 or 8 KiB.
+    graph = chain(("w",))
+    segments = [Segment([constant("w", 400_000)])]
     write(path, graph, segments, metadata={"note": ""})
     missing = 4096 - len(path.read_bytes()[:4096].rstrip(b" "))
     write(path, graph, segments, metadata={"note": "x" * (missing + more)})
     file = verify(path)
-    assert (file.data_offset, file.tensors["w0"].offset) == (data_offset, 2 << 20)
+    assert (file.data_offset, file.tensors["w"].offset) == (data_offset, 16384)
 
 
 @pytest.mark.parametrize("widths", [(4, 3), (700, 600, 500, 300, 5)])

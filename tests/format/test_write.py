@@ -276,7 +276,7 @@ def test_memory_does_not_grow_with_the_tensor(path: Path) -> None:
 
 
 def test_the_page_cache_stays_clean(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from streamrt.format import writer
+    from streamrt.format import files
 
     probe = path.with_suffix(".probe")
     with probe.open("wb") as file:
@@ -297,7 +297,7 @@ def test_the_page_cache_stays_clean(path: Path, monkeypatch: pytest.MonkeyPatch)
             (temporary,) = path.parent.iterdir()
             most = max(most, resident_bytes(temporary))
 
-    monkeypatch.setattr(writer, "SETTLE_EVERY", 16 * MIB)
+    monkeypatch.setattr(files, "SETTLE_EVERY", 16 * MIB)
     write(path, chain(["w"]), [Segment([Source("w", (24 * MIB,), chunks)])])
     assert 0 < most <= 24 * MIB
     assert resident_bytes(path) == 0

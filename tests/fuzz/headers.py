@@ -16,6 +16,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from format import version1
 from format.attacks.make import ATTACKS, compact
 from fuzz.hunt import MIB, PASSED, SANITIZED, Entry, Finding, Hunt, bounded, check_text
 from fuzz.mutate import ODD, mutate
@@ -42,8 +43,9 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def build(rng: random.Random, recipe: Recipe) -> bytes:
     """The file of a recipe. The header of some files has faults."""
+    version = rng.choice(["1", "2", "2", "2"])
     try:
-        entries = _placed(recipe)
+        entries = _placed(recipe, version)
     except NO_GRAPH:
         entries = []  # the recipe is not a graph, so the header needs no parameters
     end = entries[-1].end if entries else 0
@@ -54,7 +56,7 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
     tensors = {e.name: {"dtype": e.dtype, "shape": list(e.shape), "data_offsets": [e.begin, e.end]} for e in entries}
     block = 1 << 22
     metadata: dict[str, Any] = {
-        "streamrt.format": "1",
+        "streamrt.format": version,
         "streamrt.header_crc32c": "0" * 8,
         "streamrt.block_size": str(block),
         "streamrt.block_crc32c": "".join(f"{crc32c(data[i : i + block]):08x}" for i in range(0, len(data), block)),
@@ -76,7 +78,7 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
     return file[: rng.randrange(len(file))] if rng.random() < 0.01 else file
 
 
-def _placed(recipe: Recipe) -> list[Any]:
+def _placed(recipe: Recipe, version: str) -> list[Any]:
     """Entries in the order in which nodes read them, without those that no node reads."""
     segments, seen = [], set()
     readers = [node["inputs"] for node in recipe.graph["nodes"]]
@@ -85,7 +87,7 @@ def _placed(recipe: Recipe) -> list[Any]:
         seen.update(fresh)
         if fresh:
             segments.append([(name, recipe.params[name]) for name in fresh])
-    return lay_out(segments, 1 << 23)
+    return (version1.lay_out if version == "1" else lay_out)(segments, 1 << 23)
 
 
 def _spoil(rng: random.Random, header: dict[str, Any]) -> None:
@@ -93,7 +95,9 @@ def _spoil(rng: random.Random, header: dict[str, Any]) -> None:
     names = [name for name in header if name != "__metadata__"]
     if not names or rng.random() < 0.3:
         metadata = header["__metadata__"]
-        metadata[rng.choice([*metadata, "streamrt.new", "author"])] = rng.choice([*ODD, "4096", "1", "{}"])
+        layouts = compact({rng.choice([*names, "w"]): {"layout": rng.choice(["plain", "new", 1]), "shape": [4, 3]}})
+        key = rng.choice([*metadata, "streamrt.layouts", "streamrt.new", "author"])
+        metadata[key] = rng.choice([*ODD, "4096", "1", "{}", layouts.decode()])
         return
     entry = header[rng.choice(names)]
     key = rng.choice(["dtype", "shape", "data_offsets", "data_offsets"])

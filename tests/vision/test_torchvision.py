@@ -8,7 +8,9 @@ import pytest
 
 import streamrt
 from markers import needs
+from plan import earlier
 from streamrt import _core
+from streamrt.format import read_header
 from vision.models import images, registry, seeded
 
 pytestmark = pytest.mark.extras
@@ -73,6 +75,15 @@ def test_the_same_as_torch(packed, budget, batch):
         for _ in range(2):
             assert_close(model(x), answer)
         assert model.stats.peak_weights + model.stats.workspace <= (model.budget or 2**62)
+
+
+def test_no_least_budget_rises_with_version_2_of_the_file(packed, tmp_path):
+    path, _ = packed
+    before, now = earlier.least_budgets(path, tmp_path / "old.safetensors")
+    assert now <= before
+    file = read_header(path)
+    tensors = sum(tensor.nbytes for tensor in file.tensors.values())
+    assert file.size <= tensors + max(64 << 10, tensors // 100)
 
 
 def test_the_same_by_winograds_algorithm_and_without(packed, monkeypatch):

@@ -42,7 +42,7 @@ def length_big_endian() -> bytes:
 
 @attack("header does not begin")
 def header_of_a_few_bytes() -> bytes:
-    text = b'{"__metadata__":{"streamrt.format":"1"'
+    text = b'{"__metadata__":{"streamrt.format":"2"'
     return len(text).to_bytes(8, "little") + text
 
 
@@ -77,9 +77,14 @@ def plain_safetensors() -> bytes:
     return join(compact(Draft().tensors))
 
 
-@attack("format version 2; this streamrt reads only version 1")
+@attack("format version 3; this streamrt reads only versions 1 and 2")
 def version_of_the_future() -> bytes:
-    return with_text('"streamrt.format":"1"', '"streamrt.format":"2"')
+    return Draft(version="3").build()
+
+
+@attack("format version 22; this streamrt reads only versions 1 and 2")
+def version_of_two_digits() -> bytes:
+    return Draft(version="22").build()
 
 
 @attack("header does not begin")

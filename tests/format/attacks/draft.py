@@ -42,11 +42,12 @@ class Draft:
     )
     data: bytes = bytes(4096)
     metadata: dict[str, Any] = field(default_factory=dict)
+    version: str = "2"
 
     def header(self) -> dict[str, Any]:
         """The header as an object. Entries of ``metadata`` replace the usual ones, and None leaves a key out."""
         metadata = {
-            "streamrt.format": "1",
+            "streamrt.format": self.version,
             "streamrt.header_crc32c": "0" * 8,
             "streamrt.block_size": "4096",
             "streamrt.block_crc32c": "".join(

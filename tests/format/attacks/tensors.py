@@ -220,9 +220,16 @@ def segment_with_a_gap_of_one_step() -> bytes:
 
 @attack("parameters of node 'relu' .* begin at 4160 of the file, expected a multiple of 4096")
 def segment_unaligned() -> bytes:
-    draft = Draft()
+    draft = Draft(version="1")  # in version 2 segments share pages
     draft.graph["nodes"][0]["inputs"] = ["x", "w"]
     draft.graph["nodes"][1]["inputs"] = ["h", "b"]
+    return draft.build()
+
+
+@attack("8112 bytes of padding lie behind the last parameter, expected less than 4096")
+def padding_of_two_pages_at_the_end() -> bytes:
+    draft = Draft(data=bytes(8192))
+    draft.tensors["streamrt.pad.3"] = {"dtype": "U8", "shape": [8112], "data_offsets": [80, 8192]}
     return draft.build()
 
 
