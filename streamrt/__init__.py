@@ -2,6 +2,7 @@
 
 `pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
 under a budget of bytes; calling it with a float32 array runs a pass. `ModelPool` serves many models under one budget.
+`verify` checks a weights file, and `unpack` gives its tensors back as plain safetensors.
 Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 
@@ -22,7 +23,7 @@ from streamrt.errors import (
     UnsupportedModelError,
     WeightsIOError,
 )
-from streamrt.format import verify
+from streamrt.format import unpack, verify
 from streamrt.host.memory import MemoryUse
 from streamrt.model import Model
 from streamrt.plan import Plan
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "operators",
     "pack",
+    "unpack",
     "verify",
 ]
 

@@ -18,8 +18,8 @@ def test_every_name_is_there(name: str) -> None:
 
 
 def test_unknown_name() -> None:
-    name = "unpack"
-    with pytest.raises(AttributeError, match=r"module 'streamrt' has no attribute 'unpack'"):
+    name = "repack"
+    with pytest.raises(AttributeError, match=r"module 'streamrt' has no attribute 'repack'"):
         getattr(streamrt, name)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``streamrt pack``, ``inspect``, ``run``, ``verify``, ``serve``, ``demo``."""
+"""The command line: ``streamrt pack``, ``inspect``, ``run``, ``verify``, ``unpack``, ``serve``, ``demo``."""
 
 from streamrt.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""The command line: ``streamrt pack | inspect | run | verify | serve | demo``.
+"""The command line: ``streamrt pack | inspect | run | verify | unpack | serve | demo``.
 
 Results go to stdout. An error is one line on stderr and exit code 1; wrong usage is exit code 2. ``--debug`` shows
 tracebacks. Ctrl-C ends a command with exit code 130, SIGTERM with 143; incomplete files are removed. ``serve`` first
@@ -24,7 +24,7 @@ from streamrt.cli.inspection import inspect_model
 from streamrt.convert import pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
 from streamrt.errors import StreamrtError, UnsupportedModelError, printable
-from streamrt.format import verify
+from streamrt.format import unpack, verify
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.report.picture import check_ending
@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    command = add("pack", _pack, "turn an ONNX model into a weights file")
-    command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file to read")
+    command = add("pack", _pack, "turn an ONNX model, or a weights file of an older version, into a weights file")
+    command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file or weights file to read")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
     command.add_argument(
         "--max-memory",
@@ -147,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("verify", _verify, "check every byte of a weights file against its checksums")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+
+    command = add("unpack", _unpack, "write the tensors of a weights file as plain safetensors, without its graph")
+    command.add_argument("model", metavar="FILE", type=Path, help="a weights file")
+    command.add_argument("dest", metavar="DEST", type=Path, help="the safetensors file to write")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
 
     command = add("serve", serving.run, "serve the models of a folder over HTTP, under one budget")
@@ -224,6 +229,11 @@ def _run(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     verify(args.model, progress=not args.quiet)
     print(f"{printable(str(args.model))}: {format_size(args.model.stat().st_size)}, every checksum is right")
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    unpack(args.model, args.dest, progress=not args.quiet)
+    print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`pack`: a model of another framework, or arrays, into a weights file."""
+"""`pack`: a model of another framework, arrays, or an older weights file, into a weights file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.weights import Array
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
-from streamrt.format import Segment, Source, write
+from streamrt.format import Segment, Source, is_weights_file, repack, write
 from streamrt.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def pack(
     """Convert a model and write it as a weights file. One tensor is in memory at a time.
 
     Extents that an ONNX model leaves free stay free. If the model accepts only one size, that size is fixed, with a
-    warning.
+    warning. A weights file is written anew in the present version of the format, with the same values bit for bit.
 
     Args:
-        source: the path of an ONNX file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list of `Layer`.
+        source: the path of an ONNX file or of a weights file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list
+            of `Layer`.
         dest: the file to write. It appears when it is complete, and replaces a file of that name.
         example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
             which stays free.
@@ -70,7 +71,8 @@ def pack(
     Raises:
         UnsupportedModelError: streamrt cannot run the model. The text names every node and attribute that it cannot
             run. Nothing has been written.
-        FormatError: the model is malformed, or its shapes do not fit together; nothing has been written.
+        FormatError: the model is malformed, its shapes do not fit together, or a weights file is damaged; nothing has
+            been written.
         LimitError: the model needs more than ``max_memory`` or ``max_seconds``; nothing has been written. It is a
             `FormatError`.
         InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large.
@@ -92,17 +94,20 @@ def pack(
         if _is_torch_module(source):
             graph = _torch_source(source, example, inputs)
         elif inputs is not None:
-            raise TypeError("inputs= is for a list of layers or a torch module: an ONNX model has extents of its own")
+            raise TypeError("inputs= is for a list of layers or a torch module: other sources have their own extents")
         elif example is not None:
-            raise TypeError("example= is for a torch module: leave it out for an ONNX model")
+            raise TypeError("example= is for a torch module: leave it out for other sources")
+        elif isinstance(source, str | os.PathLike) and is_weights_file(source):
+            repack(source, path, progress=progress)
+            return path
         elif isinstance(source, str | os.PathLike):
             graph = _onnx_source(Path(source))
         elif type(source).__name__ == "ModelProto":
             graph = _onnx_source(source)
         else:
             raise TypeError(
-                f"cannot pack {type(source).__name__}: expected the path of an ONNX file, an onnx.ModelProto, a "
-                "torch.nn.Module or a list of streamrt.Layer"
+                f"cannot pack {type(source).__name__}: expected the path of an ONNX file or a weights file, an "
+                "onnx.ModelProto, a torch.nn.Module or a list of streamrt.Layer"
             )
         with contextlib.closing(graph), _as_format_error():
             _pack(graph.inputs, graph.convert, path, progress, graph.check)

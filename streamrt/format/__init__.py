@@ -74,6 +74,8 @@ Version 1
     * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, a smaller segment on a 4096-byte boundary. The
       length of padding has no limit.
 
+    `streamrt.pack` writes such a file anew, in version 2.
+
 Equal graphs and tensors give equal bytes. Nothing in the file depends on the time, the machine, the instruction set or
 the program that wrote it.
 
@@ -83,9 +85,22 @@ the data.
 Of the compiled core this package uses one function, ``crc32c``.
 """
 
+from streamrt.format.conversion import is_weights_file, repack, unpack
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.format.reader import WeightsFile, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
-__all__ = ["FileIdentity", "Segment", "Source", "Tensor", "WeightsFile", "read_header", "verify", "write"]
+__all__ = [
+    "FileIdentity",
+    "Segment",
+    "Source",
+    "Tensor",
+    "WeightsFile",
+    "is_weights_file",
+    "read_header",
+    "repack",
+    "unpack",
+    "verify",
+    "write",
+]

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 
 import streamrt
 from streamrt import cli
 from streamrt.cli.inspection import drawn, inspect_model
 from streamrt.errors import UnsupportedModelError
+from streamrt.format import read_header
+from streamrt.host.budget import format_size
 from streamrt.plan import Plan, Range
 
 Output = pytest.CaptureFixture[str]
@@ -239,6 +242,28 @@ def test_pack(tmp_path: Path, capsys: Output) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[0, 0, 2]])
 
 
+def test_pack_and_unpack_a_weights_file(tmp_path: Path, capsys: Output) -> None:
+    packed, plain = tmp_path / "packed.safetensors", tmp_path / "plain.safetensors"
+    assert run("pack", MLP, packed, "--quiet") == 0
+    assert run("unpack", packed, plain, "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert out == f"{packed}: {format_size(packed.stat().st_size)}\n{plain}: {format_size(plain.stat().st_size)}\n"
+    assert err == ""
+    assert packed.read_bytes() == MLP.read_bytes()
+    with safetensors.safe_open(plain, "numpy") as file:
+        assert list(file.offset_keys()) == list(read_header(MLP).tensors)
+    assert run("unpack", MLP, plain) == 0
+    assert "unpacking: 100%" in capsys.readouterr().err
+    damaged = tmp_path / "damaged.safetensors"
+    content = bytearray(MLP.read_bytes())
+    content[-5000] ^= 1
+    damaged.write_bytes(content)
+    for command in ("pack", "unpack"):
+        assert run(command, damaged, tmp_path / "out", "-q") == 1
+        assert "damaged" in error_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_limits_of_packing(tmp_path: Path, capsys: Output) -> None:
     onnx = pytest.importorskip("onnx")
     make = onnx.helper.make_node
@@ -267,6 +292,8 @@ def test_limits_of_packing(tmp_path: Path, capsys: Output) -> None:
         (["inspect", "text"], "text: "),
         (["pack", "missing.onnx", "x.safetensors", "-q"], "missing.onnx: No such file or directory"),
         (["pack", "text", "x.safetensors", "-q"], "text"),
+        (["unpack", "missing.safetensors", "x.safetensors"], "missing.safetensors: No such file or directory"),
+        (["unpack", "text", "x.safetensors", "-q"], "text: "),
         (["run", MLP, "missing.npy", "y.npy"], "missing.npy: No such file or directory"),
         (["run", MLP, "text", "y.npy"], "text: expected a .npy or .npz file of numbers"),
         (["run", MLP, "pickle.npy", "y.npy"], "pickle.npy: expected a .npy or .npz file of numbers"),
@@ -329,7 +356,7 @@ def test_without_a_command_all_commands_are_shown(capsys: Output) -> None:
 def test_version_and_help(capsys: Output) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"streamrt {streamrt.__version__}\n"
-    for command in ("pack", "inspect", "run", "verify", "serve", "demo"):
+    for command in ("pack", "inspect", "run", "verify", "unpack", "serve", "demo"):
         assert run(command, "--help") == 0
         assert f"usage: streamrt {command}" in capsys.readouterr().out
 

@@ -299,9 +299,10 @@ def test_a_model_that_is_no_file(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path / 'pipe'} is not an ONNX file: {tmp_path / 'pipe'} is not a regular file"
 
 
-def test_a_weights_file_is_no_source(tmp_path: Path) -> None:
+def test_plain_safetensors_are_no_source(tmp_path: Path) -> None:
     path = tmp_path / "packed.safetensors"
     streamrt.pack([streamrt.Layer("Gemm", np.ones((2, 3), np.float32))], path)
+    streamrt.unpack(path, path)
     with pytest.raises(streamrt.FormatError, match="not an ONNX file: it is a safetensors file"):
         streamrt.pack(path, tmp_path / "again.safetensors")
 

@@ -285,6 +285,15 @@ FAULTS = (
         _FORMAT,
     ),
     Fault(
+        "unchecked-copy",
+        "format",
+        "streamrt/format/conversion.py",
+        "if index != self._block:",
+        "if index > self._block + 1 or self._block < 0:",
+        "blocks behind the first are taken for the first",
+        _FORMAT,
+    ),
+    Fault(
         "holes",
         "format",
         "streamrt/format/layout.py",

@@ -1,0 +1,161 @@
+"""A weights file into another file: one of the present version, or plain safetensors.
+
+The source is read once, in the order of the file, a checksum block at a time. A block is compared with its checksum
+before any of its bytes is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt._core import crc32c
+from streamrt.errors import WeightsIOError
+from streamrt.format import header as _header
+from streamrt.format import layout as _layout
+from streamrt.format.files import (
+    Appender,
+    Replacement,
+    drop_cache,
+    expect_sequential,
+    open_regular,
+    progress_bar,
+    read_exactly,
+)
+from streamrt.format.layout import Tensor
+from streamrt.format.reader import WeightsFile, damage, read_open
+from streamrt.format.writer import Segment, Source, write
+
+#: The most bytes of a piece of a tensor: progress is shown after each.
+_CHUNK = 4 << 20
+#: A multiple of this, bytes, is the length of a safetensors header with its length field.
+_HEADER_ALIGN = 8
+
+
+def is_weights_file(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as a weights file of any version. False if it cannot be read."""
+    begin = bytearray(128)
+    with contextlib.suppress(WeightsIOError, OSError), open_regular(os.fsdecode(path)) as fd:
+        return _header.is_header(begin[: os.preadv(fd, [begin], 0)])
+    return False
+
+
+def repack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
+    """Write the model of a weights file of any version to ``dest``, in the present version.
+
+    Names, graph, metadata and all values stay the same, bit for bit. ``dest`` may be ``source``. At most a checksum
+    block and a chunk are in memory.
+
+    Args:
+        source: the weights file.
+        dest: the file to write. It appears when it is complete, and replaces a file of that name.
+        progress: show a bar on stderr.
+
+    Raises:
+        FormatError: the source breaks the format, or is damaged; the text then lists the damaged bytes and the tensors
+            that lie there. Nothing has been written.
+        WeightsIOError: the source cannot be read, or ``dest`` cannot be written.
+    """
+    name = os.fsdecode(source)
+    with open_regular(name) as fd:
+        file = read_open(fd, name)
+        data = _Data(fd, file)
+        place = {tensor: index for index, tensor in enumerate(file.tensors)}
+        segments = []
+        for each in _layout.group(file.graph, file.tensors):
+            tensors = [file.tensors[tensor] for tensor in sorted(each.names, key=place.__getitem__)]
+            segments.append(Segment([Source(t.name, t.shape, partial(_values, data, t)) for t in tensors]))
+        write(dest, file.graph, segments, metadata=file.metadata, progress=progress)
+
+
+def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
+    """Write the tensors of a weights file as plain safetensors, without its graph.
+
+    The tensors have their names, logical shapes and values, in the order of the file. Padding and streamrt's own
+    metadata are left out; other metadata stays. ``dest`` may be ``source``. At most a checksum block and a chunk are in
+    memory.
+
+    Args:
+        source: the weights file, of any version.
+        dest: the file to write. It appears when it is complete, and replaces a file of that name.
+        progress: show a bar on stderr.
+
+    Raises:
+        FormatError: the source breaks the format, or is damaged; the text then lists the damaged bytes and the tensors
+            that lie there. Nothing has been written.
+        WeightsIOError: the source cannot be read, or ``dest`` cannot be written.
+    """
+    name = os.fsdecode(source)
+    with open_regular(name) as fd:
+        file = read_open(fd, name)
+        data = _Data(fd, file)
+        head = _plain_header(file)
+        total = sum(tensor.nbytes for tensor in file.tensors.values())
+        with Replacement(os.fsdecode(dest)) as replacement:
+            replacement.check_space(len(head) + total)
+            out = Appender(replacement, 0)
+            out.write(head)
+            with progress_bar(total, "unpacking", progress) as advance:
+                for tensor in file.tensors.values():
+                    for piece in data.pieces(tensor):
+                        out.write(piece)
+                        advance(len(piece))
+            replacement.commit()
+
+
+class _Data:
+    """Reads the tensors of a weights file in the order of the file, and checks each block that they lie in."""
+
+    def __init__(self, fd: int, file: WeightsFile) -> None:
+        expect_sequential(fd)
+        self._fd = fd
+        self._file = file
+        self._block = -1  # the number of the block in the buffer
+        self._buffer = memoryview(bytearray(min(file.block_size, file.size - file.data_offset)))
+
+    def pieces(self, tensor: Tensor) -> Iterator[memoryview]:
+        """The bytes of a tensor. A piece is valid until the next is taken."""
+        file = self._file
+        begin, end = tensor.offset - file.data_offset, tensor.offset - file.data_offset + tensor.nbytes
+        while begin < end:
+            index, first = divmod(begin, file.block_size)
+            last = min(file.block_size, first + min(_CHUNK, end - begin))
+            yield self._checked(index)[first:last]
+            begin += last - first
+
+    def _checked(self, index: int) -> memoryview:
+        """The bytes of a block."""
+        file = self._file
+        begin = file.data_offset + index * file.block_size
+        block = self._buffer[: file.size - begin]
+        if index != self._block:
+            self._block = -1
+            read_exactly(self._fd, file.path, block, begin)
+            drop_cache(self._fd, begin, len(block))
+            if crc32c(block) != file.block_crcs[index]:
+                raise damage(file, [index])
+            self._block = index
+        return block
+
+
+def _values(data: _Data, tensor: Tensor) -> Iterator[NDArray[np.float32]]:
+    for piece in data.pieces(tensor):
+        yield np.frombuffer(piece, tensor.numpy_dtype)
+
+
+def _plain_header(file: WeightsFile) -> bytes:
+    """The length field and the header of a safetensors file with the tensors of ``file``, without padding."""
+    header: dict[str, Any] = {_header.METADATA: dict(file.metadata)} if file.metadata else {}
+    end = 0
+    for name, tensor in file.tensors.items():
+        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    text = _header.to_json(header)
+    size = _layout.round_up(len(text), _HEADER_ALIGN)
+    return size.to_bytes(8, "little") + text.ljust(size)
