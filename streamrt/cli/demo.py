@@ -28,7 +28,7 @@ from streamrt.cli.disk import drop_cache, in_memory, sequential_speed
 from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
-from streamrt.format.layout import LARGE, round_up, segment_align
+from streamrt.format.layout import PAGE_ALIGN, lay_out
 from streamrt.graph import Activation, Graph, Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.host.cgroups import PROC
@@ -260,13 +260,13 @@ def _check_budget(budget: int, layers: int, width: int) -> None:
     operand = Operand((width, width), is_param=True)
     params = {f"layer{index}.weight": operand for index in range(layers)}
     program = compile_program(_graph(layers, width), params, {"input": (1, width)})
-    size = 4 * width**2
-    stride = round_up(size, segment_align(size))  # each layer is a segment of the file
+    entries = lay_out([[(name, (width, width))] for name in params], PAGE_ALIGN)  # as if the header had one page
+    extents = [Extent(PAGE_ALIGN + entry.begin, 4 * width**2) for entry in entries if not entry.is_padding]
     weights = [
-        NodeWeights(tiled=(Extent(index * stride, size),), rows=lowered.rows, row_step=lowered.row_step)
-        for index, lowered in enumerate(program.lowered)
+        NodeWeights(tiled=(extent,), rows=lowered.rows, row_step=lowered.row_step)
+        for extent, lowered in zip(extents, program.lowered, strict=True)
     ]
-    window = smallest_window(weights, layers * stride, huge=size >= LARGE)
+    window = smallest_window(weights, PAGE_ALIGN + entries[-1].end)
     if program.workspace + window > budget:
         raise too_small(budget, program.workspace, window)
 

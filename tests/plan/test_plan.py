@@ -162,7 +162,7 @@ def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, 
 
 @settings(max_examples=150)
 @given(shapes, st.integers(0, 3 * MIB), st.integers(1, 40 * MIB), st.booleans(), times, st.sampled_from([1, 2]))
-def test_plans_without_searching_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, huge, seconds, version):
+def test_plans_without_searching_stay_in_budget_and_never_get_stuck(sizes, workspace, budget, huge, seconds, version):
     """The pool makes such plans: the planner tries only pinned sets that spread the streamed ranges over the pass."""
     nodes, size = layout(sizes, seconds, version)
     least = workspace + smallest_window(nodes, size, huge=huge)
