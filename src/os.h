@@ -52,6 +52,9 @@ int64_t os_read(int fd, uint8_t *to, size_t length, uint64_t offset); /* pread(2
 /* Bytes of the pages of the range that are in the page cache. start is page-aligned. */
 bool os_resident(uint8_t *start, size_t size, uint64_t *bytes);
 
+/* On aarch64: whether the processor has the CRC32 instructions. Each operating system tells it in a way of its own. */
+bool os_has_crc32(void);
+
 int os_processors(void); /* those that the calling thread may run on; at least 1 */
 
 /* Starts a thread. It blocks all signals except those that its own instructions raise, because other signals belong to

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -272,6 +273,12 @@ void os_thread_usage(os_usage *out) {
     out->bytes_read = (uint64_t)usage.ru_inblock * 512; /* in units of 512 bytes on every device */
     out->major_faults = (uint64_t)usage.ru_majflt;
 }
+
+#ifdef __aarch64__
+bool os_has_crc32(void) {
+    return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0;
+}
+#endif
 
 int os_processors(void) {
     cpu_set_t set;

@@ -4,7 +4,7 @@ from libc.stdlib cimport getenv
 
 
 def isa():
-    """The instruction set in use: "scalar", "avx2" or "avx512".
+    """The instruction set in use: "scalar", "avx2", "avx512" or "neon".
 
     It is the best of this processor, unless the environment variable STREAMRT_TEST_ISA named another at import.
     """

@@ -6,7 +6,7 @@
 #include "simd/table.h"
 
 /* Each is simd/NAME.c with simd/vec_NAME.h. */
-extern const srt_table srt_scalar_table, srt_avx2_table, srt_avx512_table;
+extern const srt_table srt_scalar_table, srt_avx2_table, srt_avx512_table, srt_neon_table;
 
 /* The best last. */
 static const srt_table *const tables[] = {
@@ -14,6 +14,9 @@ static const srt_table *const tables[] = {
 #ifdef __x86_64__
     &srt_avx2_table,
     &srt_avx512_table,
+#endif
+#ifdef __aarch64__
+    &srt_neon_table,
 #endif
 };
 enum { COUNT = sizeof tables / sizeof *tables };

@@ -15,6 +15,7 @@ EXTENSIONS: dict[str, set[str]] = {
     "scalar": set(),
     "avx2": {"avx2", "fma"},
     "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"},
+    "neon": {"asimd", "crc32"},
 }
 
 

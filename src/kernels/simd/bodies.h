@@ -1,8 +1,8 @@
 /* bodies.h - all loops for one instruction set, and the table of them.
  *
- * Each of scalar.c, avx2.c and avx512.c includes it once, after its vec_*.h. Only names made by EXPORT are visible to
- * other units. A partial vector goes through the same arithmetic as a full one, under a mask. So an element's result
- * does not depend on its place in a row, or on the thread that computes it.
+ * Each of scalar.c, avx2.c, avx512.c and neon.c includes it once, after its vec_*.h. Only names made by EXPORT are
+ * visible to other units. A partial vector goes through the same arithmetic as a full one, under a mask. So an
+ * element's result does not depend on its place in a row, or on the thread that computes it.
  *
  * setup.py compiles each of these files four times, with PART from 0 to 3, so that the parts compile side by side.
  * Without PART the file is one unit.

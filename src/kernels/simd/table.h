@@ -2,7 +2,7 @@
  *
  * Functions of type srt_range get a job as described here and do the units first..last.
  * The bodies are written once, over the vector of vec.h, and compiled once for each instruction set:
- * scalar.c, avx2.c and avx512.c each include their vec_*.h and bodies.h.
+ * scalar.c, avx2.c, avx512.c and neon.c each include their vec_*.h and bodies.h.
  */
 #ifndef STREAMRT_TABLE_H
 #define STREAMRT_TABLE_H
