@@ -32,9 +32,10 @@ enum { PATIENCE = 100 * 1000, PATIENCE_IN_PASS = 5 * 1000 * 1000 };
 enum { LOOKS = 16 };
 
 /* Each thread has a slice of the units, and then helps with the slices of others. So the same core computes the same
- * part of successive jobs, and finds in its cache what it wrote. Slices lie in different cache lines of 64 bytes. */
+ * part of successive jobs, and finds in its cache what it wrote. Slices lie in different cache lines, which have 64
+ * bytes, or 128 on some aarch64 processors. */
 typedef struct {
-    _Alignas(64) _Atomic int64_t next; /* the first unit that no thread has taken */
+    _Alignas(128) _Atomic int64_t next; /* the first unit that no thread has taken */
     int64_t end;
 } slice;
 

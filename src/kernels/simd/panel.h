@@ -19,6 +19,6 @@ V int64_t panel_of(int64_t left) {
     return left > WIDEST ? PANEL : left;
 }
 
-enum { CONV_LINE = 16 }; /* floats of a cache line */
+enum { CONV_LINE = 16 }; /* floats of a cache line; where lines are longer, some are fetched twice */
 
 #endif
