@@ -6,8 +6,14 @@ under a budget of bytes; calling it with a float32 array runs a pass. `ModelPool
 Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+if sys.byteorder != "little":
+    raise ImportError(
+        "streamrt runs on little-endian processors only: a weights file is little-endian, and is computed with in place"
+    )
 
 from streamrt._version import __version__
 from streamrt.errors import (

@@ -23,6 +23,12 @@ def test_unknown_name() -> None:
         getattr(streamrt, name)
 
 
+def test_a_big_endian_processor_is_refused(run_python: RunPython) -> None:
+    done = run_python("import sys; sys.byteorder = 'big'; import streamrt")
+    assert done.returncode != 0
+    assert "ImportError: streamrt runs on little-endian processors only" in done.stderr
+
+
 def test_importing_loads_few_modules(run_python: RunPython) -> None:
     """Importing the package imports no packing, no pool and no progress bars."""
     code = """
