@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROOM = 1 << 20 }; /* floats of each array */
+enum { ROOM = 1 << 20 };                               /* floats of each array */
 static float x[ROOM], w[ROOM], y[ROOM], scratch[ROOM]; /* zeros: no loop depends on values */
 
 /* A square window with the padding that keeps the map's size, but for the stride. */
