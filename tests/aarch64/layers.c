@@ -66,7 +66,7 @@ static void layer(const char *name) {
     if (strcmp(name, "pointwise-7") == 0) convolve(320, 128, 1, 1, 7, false);
     if (strcmp(name, "conv-3x3-stride-2") == 0) convolve(32, 32, 3, 2, 28, false);
     if (strcmp(name, "winograd-28") == 0) convolve(32, 32, 3, 1, 28, true);
-    if (strcmp(name, "winograd-7") == 0) convolve(128, 128, 3, 1, 7, true);
+    if (strcmp(name, "winograd-7") == 0) convolve(256, 256, 3, 1, 7, true);
     if (strcmp(name, "depthwise-3x3") == 0) depthwise(3, 1, 56);
     if (strcmp(name, "depthwise-5x5-stride-2") == 0) depthwise(5, 2, 56);
     if (strcmp(name, "depthwise-3x3-7") == 0) depthwise(3, 1, 7);
