@@ -49,8 +49,9 @@ def is_weights_file(path: str | os.PathLike[str]) -> bool:
 def repack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
     """Write the model of a weights file of any version to ``dest``, in the present version.
 
-    Names, graph, metadata and all values stay the same, bit for bit. ``dest`` may be ``source``. At most a checksum
-    block and a chunk are in memory.
+    Names, graph, metadata and all values stay the same, bit for bit. At most a checksum block and a chunk are in
+    memory. ``dest`` may be ``source``. The new file has the permissions 0666 less the umask. A link is replaced, not
+    followed.
 
     Args:
         source: the weights file.
@@ -58,12 +59,12 @@ def repack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
         progress: show a bar on stderr.
 
     Raises:
-        FormatError: the source breaks the format, or is damaged; the text then lists the damaged bytes and the tensors
-            that lie there. Nothing has been written.
+        FormatError: the source breaks the format, or is damaged. The text then names the first damaged block and the
+            tensors that lie there; `streamrt.verify` lists all. Nothing has been written.
         WeightsIOError: the source cannot be read, or ``dest`` cannot be written.
     """
     name = os.fsdecode(source)
-    with open_regular(name) as fd:
+    with _opened(name) as fd:
         file = read_open(fd, name)
         data = _Data(fd, file)
         place = {tensor: index for index, tensor in enumerate(file.tensors)}
@@ -78,8 +79,8 @@ def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
     """Write the tensors of a weights file as plain safetensors, without its graph.
 
     The tensors have their names, logical shapes and values, in the order of the file. Padding and streamrt's own
-    metadata are left out; other metadata stays. ``dest`` may be ``source``. At most a checksum block and a chunk are in
-    memory.
+    metadata are left out; other metadata stays. At most a checksum block and a chunk are in memory.
+    ``dest`` may be ``source``. The new file has the permissions 0666 less the umask. A link is replaced, not followed.
 
     Args:
         source: the weights file, of any version.
@@ -87,12 +88,12 @@ def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
         progress: show a bar on stderr.
 
     Raises:
-        FormatError: the source breaks the format, or is damaged; the text then lists the damaged bytes and the tensors
-            that lie there. Nothing has been written.
+        FormatError: the source breaks the format, or is damaged. The text then names the first damaged block and the
+            tensors that lie there; `streamrt.verify` lists all. Nothing has been written.
         WeightsIOError: the source cannot be read, or ``dest`` cannot be written.
     """
     name = os.fsdecode(source)
-    with open_regular(name) as fd:
+    with _opened(name) as fd:
         file = read_open(fd, name)
         data = _Data(fd, file)
         head = _plain_header(file)
@@ -107,6 +108,19 @@ def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
                         out.write(piece)
                         advance(len(piece))
             replacement.commit()
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[int]:
+    """The descriptor of a source, whose pages leave the page cache at the end.
+
+    A large folio can span two blocks. It leaves the page cache only as a whole, so dropping both blocks keeps it.
+    """
+    with open_regular(name) as fd:
+        try:
+            yield fd
+        finally:
+            drop_cache(fd, 0, 0)
 
 
 class _Data:

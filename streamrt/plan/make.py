@@ -107,9 +107,11 @@ def make_plan(
     assert budget is not None  # without one everything stays
     task = _Task(nodes, sum(node.seconds for node in nodes), file_size, room, rate, thorough)
     # `_shortest` has freed its candidates before the plan is simulated, which takes as much memory as one candidate.
-    plan = _shortest(task, workspace, budget, tilings, cut.held(cut.ranges))
+    total = cut.held(cut.ranges)
+    del cut  # a cut into 2**16 tiles takes 40 MiB
+    plan = _shortest(task, workspace, budget, tilings, total)
     if isinstance(plan, int):
-        raise too_small(budget, workspace, window=min(plan, cut.held(cut.ranges)))
+        raise too_small(budget, workspace, window=min(plan, total))
     return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
 
 
@@ -121,14 +123,15 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
     found: list[_Candidate] = []
     shortest = math.inf
     cut: Cut | None = None
-    smallest = task.file_size
+    windows: list[int] = []  # the smallest of each cut
     work = 0
     for tiling in tilings:
         speed = read_rate(task.rate, tiling.overhead)
         if max(task.compute, (total - task.room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
-        before, cut = cut, _cut(task.nodes, tiling, task.file_size)
-        smallest = cut.least if before is None else min(smallest, cut.least)
+        before, cut = None if tiling.apart else cut, None  # frees a cut that is not compared
+        cut = _cut(task.nodes, tiling, task.file_size)
+        windows.append(cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
         for candidate in _windows(task, cut, tiling, shortest):
@@ -136,7 +139,7 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
             shortest = min(shortest, candidate.seconds)
             work += candidate.pipeline.work
     if not found:
-        return smallest
+        return min(windows)
     found.sort(key=lambda candidate: candidate.seconds)
     as_good = [c for c in found if c.seconds <= shortest * _NEAR and c.rate >= task.rate / _NEAR]
     preferred = min((found[0], *as_good), key=lambda candidate: candidate.window)

@@ -28,7 +28,7 @@ class _Progress:
     Attributes:
         number: the last reading of each range.
         released: when the memory of each reading was free again, in the order of reading; seconds.
-        reading: bytes of each, in the same order.
+        reading: bytes that its release frees, in the same order.
         held: bytes of the readings from ``oldest`` on.
         oldest: the first reading whose memory is still counted.
         disk: when the disk is free; seconds.
@@ -117,10 +117,11 @@ class Pipeline:
         give_way()
         progress = _Progress([0] * len(self.sizes))
         sizes = self._to_read(pinned, window)
+        freed = self._to_free(pinned, window, sizes)
         for _ in range(_PASSES - 1):
-            self._run_pass(progress, pinned, sizes, window, rate)
+            self._run_pass(progress, pinned, sizes, freed, window, rate)
         begin = progress.clock
-        stalls = self._run_pass(progress, pinned, sizes, window, rate)
+        stalls = self._run_pass(progress, pinned, sizes, freed, window, rate)
         return Outcome(progress.clock - begin, stalls)
 
     def _to_read(self, pinned: Sequence[bool], window: int) -> Sequence[int]:
@@ -140,12 +141,34 @@ class Pipeline:
                 found[index] -= common
         return [max(0, size) for size in found]
 
+    def _to_free(self, pinned: Sequence[bool], window: int, sizes: Sequence[int]) -> Sequence[int]:
+        """Bytes that the release of each range frees, of the ``sizes`` that were read.
+
+        A granule that it shares with the next range stays in memory for that range, if the window has room for both.
+        """
+        if not self._common:
+            return sizes
+        found = list(sizes)
+        for index, common in self._common:
+            both = self.sizes[index - 1] + self.sizes[index] - common
+            if not (pinned[index - 1] or pinned[index]) and both <= window:
+                later = min(common, found[index - 1])
+                found[index - 1] -= later
+                found[index] += later
+        return found
+
     def _run_pass(
-        self, progress: _Progress, pinned: Sequence[bool], sizes: Sequence[int], window: int, rate: float
+        self,
+        progress: _Progress,
+        pinned: Sequence[bool],
+        sizes: Sequence[int],
+        freed: Sequence[int],
+        window: int,
+        rate: float,
     ) -> list[float]:
         """Simulate one more pass; returns the seconds that computing waited for each range.
 
-        ``sizes`` are the bytes of each range that have to be read.
+        ``sizes`` are the bytes of each range that have to be read, and ``freed`` those that its release frees.
         """
         stalls = [0.0] * len(sizes)
         released, reading, number = progress.released, progress.reading, progress.number
@@ -162,7 +185,7 @@ class Pipeline:
                     held -= reading[oldest]
                     oldest += 1
                 number[index] = len(reading)
-                reading.append(sizes[index])
+                reading.append(freed[index])
                 released.append(clock)  # replaced at the end of the step that releases it
                 disk += sizes[index] / rate
                 if disk > clock:

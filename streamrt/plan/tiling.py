@@ -139,11 +139,13 @@ def _cut(nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, apart: boo
     Neighbours in the file share a range as long as its granules stay within ``tile_bytes``, unless they are ``apart``.
     """
     joined = 0 if apart else tile_bytes
+    total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
+    halved = apart and 2 * total <= tile_bytes * _FAR_TOO_MANY
     tiles: list[Tile] = []
     ranges: list[Range] = []
     for index, node in enumerate(nodes):
         give_way()
-        for first, last, extents in _slices(node, tile_bytes, granule, apart):
+        for first, last, extents in _slices(node, tile_bytes, granule, halved):
             begin = len(ranges)
             for run in _runs(extents):
                 begin = min(begin, _add(ranges, run, joined, granule))
@@ -182,7 +184,7 @@ def _joins(r: Range, run: Extent, joined: int, granule: int) -> bool:
     return run.offset - end <= PAGE and run.end <= r.offset // granule * granule + joined
 
 
-def _slices(node: NodeWeights, tile_bytes: int, granule: int, apart: bool) -> Iterable[tuple[int, int, list[Extent]]]:
+def _slices(node: NodeWeights, tile_bytes: int, granule: int, halved: bool) -> Iterable[tuple[int, int, list[Extent]]]:
     """First row, last row and extents of each tile of a node.
 
     Tiles are cut at multiples of ``tile_bytes``, counted from the granule in which the node's weights begin. So they
@@ -196,7 +198,7 @@ def _slices(node: NodeWeights, tile_bytes: int, granule: int, apart: bool) -> It
     rows_begin = node.tiled[0].offset
     begin = min((e.offset for e in whole if 0 <= rows_begin - e.offset <= tile_bytes), default=rows_begin)
     start = begin // granule * granule
-    size = tile_bytes // 2 if apart and start < begin else tile_bytes
+    size = tile_bytes // 2 if halved and start < begin else tile_bytes
     first, tile = 0, 0
     while first < node.rows:
         tile += 1

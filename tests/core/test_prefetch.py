@@ -163,6 +163,18 @@ def test_nothing_is_read_for_a_pass_that_may_never_come(make_file: MakeFile, pin
         one_pass(prefetcher, mapping, items)
 
 
+def test_a_granule_that_the_next_item_needs_is_not_read_again(make_file: MakeFile) -> None:
+    items = [(0, 3 * BLOCK, False), (2 * BLOCK, 3 * BLOCK, False)]
+    with opened(make_file(5 * BLOCK)) as (_, prefetcher):
+        prefetcher.schedule(items, 5 * BLOCK, BLOCK)
+        for _ in range(2):
+            prefetcher.wait(0)
+            prefetcher.wait(1)
+            prefetcher.finish()  # both items wait for their release at once
+        assert prefetcher.report()[0].bytes_read == 2 * BLOCK
+        assert prefetcher.peak() == 5 * BLOCK
+
+
 def test_items_may_overlap_and_repeat(make_file: MakeFile) -> None:
     size = 40 * PAGE
     items = [(0, 10 * PAGE, False), (5 * PAGE, 10 * PAGE, False), (0, 10 * PAGE, False), (2, 5, False), (0, PAGE, True)]

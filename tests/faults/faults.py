@@ -247,6 +247,15 @@ FAULTS = (
         "up to two windows of streamed weights are held",
         _CORE,
     ),
+    Fault(
+        "released-first",
+        "core",
+        "src/io/prefetch.c",
+        " && !reads_before_release(p)",
+        "",
+        "a granule that the next range needs is released and read again",
+        _CORE,
+    ),
     # ---------------------------------------------------------------- format
     Fault(
         "round-up",

@@ -16,6 +16,7 @@ import safetensors.numpy
 import streamrt
 from format import version1
 from format.models import Array, chain, constant, dense
+from format.resident import resident_bytes
 from streamrt.errors import FormatError, WeightsIOError
 from streamrt.format import Segment, Source, conversion, is_weights_file, read_header, repack, unpack, verify, write
 from streamrt.format.files import Replacement
@@ -199,6 +200,16 @@ def test_memory_does_not_grow_with_the_tensor(path: Path, dest: Path, convert: o
         assert tracemalloc.get_traced_memory()[1] < 12 * MIB
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("convert", [repack, unpack])
+def test_the_source_leaves_the_page_cache(path: Path, dest: Path, convert: object) -> None:
+    write(path, chain(("w",)), [Segment([constant("w", 6 << 20)])])  # 24 MiB: several checksum blocks
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    convert(path, dest)
+    assert resident_bytes(path) == 0
 
 
 def test_progress_is_shown_on_request_only(path: Path, dest: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamrt.plan.tiling import Cut
+from streamrt.plan.tiling import Cut, smallest_tiling
 from streamrt.plan.types import PAGE, Extent, NodeWeights
 
 
@@ -35,3 +35,13 @@ def test_ranges_in_a_row_go_on_with_the_next_pass(count: int, pages: int) -> Non
 
 def test_no_ranges() -> None:
     assert cut_of().run_of(3) == 0
+
+
+def test_nodes_that_share_weights_off_the_pages_have_a_limited_number_of_tiles() -> None:
+    """Tiles of the last resort are halved where weights begin within a page, but not beyond the limit of tiles."""
+    rows, row = 2**14, 2**16
+    weights = Extent(64, rows * row)  # 1 GiB
+    nodes = [NodeWeights(tiled=(weights,), rows=rows)] * 1000
+    least = smallest_tiling(nodes).tile_bytes
+    cut = Cut(nodes, least, PAGE, weights.end, apart=True)
+    assert len(cut.tiles) <= 2**16 + len(nodes)
