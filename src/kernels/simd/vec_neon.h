@@ -147,6 +147,10 @@ V void transpose_tile(const float *t, int64_t t_stride, float *y, int64_t y_stri
  * order should load a weight some products before it is needed. */
 enum { CONV_ROWS = 12, CONV_ROWS_WIDE = 8 };
 
+/* A set has 4 lines in the first-level caches of Arm's cores. The sets repeat every 8 KiB in a cache of 32 KiB, and
+ * every 16 KiB in one of 64 KiB: the fewer. Not measured. */
+enum { CONV_SETS = 2048, CONV_WAYS = 4 };
+
 /* 6 x 4 sums, 6 weights and a sample fit 32 registers. With one sample, 6 sums that do not depend on each other hide
  * the latency of a product better than 4. 6 x 2 KiB of weights and 4 x 2 KiB of samples fit 32 KiB. */
 enum { DENSE_ROWS = 6, DENSE_BLOCK = 32 };
