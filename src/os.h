@@ -75,11 +75,10 @@ void os_thread_usage(os_usage *out); /* of the calling thread since it began; ze
 void os_name_thread(const char *name);
 
 /* How the calling thread gets a processor when it wakes while other threads compute on all of them. os_wake_promptly:
- * soon, but for 0.1 ms at a time (Linux 6.12 and later). os_wake_patiently: only when a processor is free; with false
- * as before. It returns whether it did that. Both are hints, and change only a thread that has the default scheduling
- * policy. */
+ * soon, but for 0.1 ms at a time (Linux 6.12 and later). os_wake_patiently: only when a processor is free. Both are
+ * hints, and do nothing if the thread has another scheduling policy than the default. */
 void os_wake_promptly(void);
-bool os_wake_patiently(bool on);
+void os_wake_patiently(void);
 int64_t os_now(void); /* ns of CLOCK_MONOTONIC */
 
 #endif

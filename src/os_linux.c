@@ -347,23 +347,23 @@ typedef struct {
     uint64_t runtime, deadline, period; /* nanoseconds */
 } sched_attributes;
 
-/* Whether the calling thread has the policy; sets *out to its attributes. */
-static bool has_policy(uint32_t policy, sched_attributes *out) {
-    return syscall(SYS_sched_getattr, 0, out, sizeof *out, 0) == 0 && out->policy == policy;
+/* Whether the calling thread has the default policy; sets *out to its attributes. */
+static bool has_usual_policy(sched_attributes *out) {
+    return syscall(SYS_sched_getattr, 0, out, sizeof *out, 0) == 0 && out->policy == SCHED_OTHER;
 }
 
 void os_wake_promptly(void) {
     sched_attributes a;
-    if (!has_policy(SCHED_OTHER, &a)) return;
+    if (!has_usual_policy(&a)) return;
     a.runtime = 100 * 1000; /* ns: the shortest slice that the kernel allows */
     syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
-bool os_wake_patiently(bool on) {
+void os_wake_patiently(void) {
     sched_attributes a;
-    if (!has_policy(on ? SCHED_OTHER : SCHED_BATCH, &a)) return false;
-    a.policy = on ? SCHED_BATCH : SCHED_OTHER;
-    return syscall(SYS_sched_setattr, 0, &a, 0) == 0;
+    if (!has_usual_policy(&a)) return;
+    a.policy = SCHED_BATCH;
+    syscall(SYS_sched_setattr, 0, &a, 0);
 }
 
 int64_t os_now(void) {

@@ -17,16 +17,9 @@ enum { WORTH_A_WAKE = 32 * 1024 };
  * together even if one was late or slow. */
 enum { TAKEN = 2 };
 
-/* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps. Waking a thread
- * of a virtual machine takes up to 50 us.
- *
- * PATIENCE, 0.1 ms: outside a pass, and in a pass that waits for weights, where the prefetch thread needs a processor.
- * In a loop over small calls the next job begins within 50 us.
- *
- * PATIENCE_IN_PASS, 5 ms: in any other pass. Its next job begins within 10 us, or later if another process has taken
- * the caller's processor: Linux gives that back after about 3 ms. After 5 ms the pass is in code without jobs, and
- * waking a thread takes 1 % of that time. */
-enum { PATIENCE = 100 * 1000, PATIENCE_IN_PASS = 5 * 1000 * 1000 };
+/* Nanoseconds for which a thread polls for the next job, or for the end of its own, before it sleeps: 0.1 ms. In a pass
+ * of a CNN the next kernel begins within about 10 us; waking a thread of a virtual machine takes up to 50 us. */
+enum { PATIENCE = 100 * 1000 };
 
 /* How often a polling thread looks between two readings of the clock, because a reading takes longer than a look. */
 enum { LOOKS = 16 };
@@ -69,11 +62,6 @@ static bool stopping;
 static _Atomic uint64_t announced; /* serial of the current job, or of the last one */
 static _Atomic uint64_t departed;  /* how often a worker has left a job */
 
-/* Passes in progress: those that wait for weights, and those that do not. Written under lock. */
-static _Atomic int waiting, resident;
-
-static _Atomic bool polls_in_passes = true; /* see srt_set_polling */
-
 static _Atomic int wanted; /* threads that a job may use; 0: not determined yet */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -100,16 +88,9 @@ static void work(const job *j) {
     for (int i = 0; i < j->threads; i++) work_on(j, &slices[(seat + i) % j->threads]);
 }
 
-static int64_t patience(void) {
-    const int passes = atomic_load(&resident);
-    const bool enough = passes >= atomic_load(&wanted); /* callers keep all processors busy by themselves */
-    const bool waits = atomic_load(&waiting) > 0;
-    return passes == 0 || enough || waits || !atomic_load(&polls_in_passes) ? PATIENCE : PATIENCE_IN_PASS;
-}
-
-/* Polls until `*count` exceeds `old`, or patience ends. Returns whether it does. */
+/* Polls for PATIENCE until `*count` exceeds `old`. Returns whether it does. */
 static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
-    for (const int64_t start = os_now(); os_now() - start < patience();)
+    for (int64_t end = os_now() + PATIENCE; os_now() < end;)
         for (int i = 0; i < LOOKS; i++) {
             if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
             srt_pause();
@@ -117,41 +98,33 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
     return false;
 }
 
-/* In a pass that waits for weights, a worker takes no processor when it wakes, so that the prefetch thread, which has
- * just woken the caller, can first start its next read. `*patient`: whether the calling worker is set so. */
-static void fit_in(bool *patient) {
-    const bool wait = atomic_load(&waiting) > 0;
-    if (wait != *patient && os_wake_patiently(wait)) *patient = wait;
-}
-
 static void *worker(void *place) {
     uint64_t seen = 0;
-    bool patient = false, woken = false;
+    os_wake_patiently(); /* so that the prefetch thread, which has just woken the caller, can first start its next read
+                          */
     os_name_thread("streamrt-work");
     seat = (int)((pthread_t *)place - workers) + 1;
     pthread_mutex_lock(&lock);
-    while (!stopping) {
-        const bool joins = seen != serial && current != NULL && seat < current->threads;
-        if (seen == serial && !woken) {
+    for (;;) {
+        while (!stopping && (current == NULL || seen == serial || seat >= current->threads)) {
             pthread_cond_wait(&wake[seat], &lock);
-            woken = true;
-            continue;
-        }
-        seen = serial;
-        woken = false;
-        job *mine = current;
-        if (joins) busy++;
-        pthread_mutex_unlock(&lock);
-        fit_in(&patient);
-        if (joins) {
-            work(mine);
-            pthread_mutex_lock(&lock);
-            if (--busy == 0) pthread_cond_signal(&finished);
+            if (stopping || current != NULL) continue;
+            /* woken by srt_rouse, or too late for a job: the next job comes soon */
+            seen = serial;
             pthread_mutex_unlock(&lock);
-            atomic_fetch_add(&departed, 1);
+            await_beyond(&announced, seen);
+            pthread_mutex_lock(&lock);
         }
-        /* Without a job it was woken by srt_begin_pass, or too late, or for a job of fewer threads: others come soon.
-         */
+        if (stopping) break;
+        seen = serial;
+        job *mine = current;
+        busy++;
+        pthread_mutex_unlock(&lock);
+        work(mine);
+        pthread_mutex_lock(&lock);
+        if (--busy == 0) pthread_cond_signal(&finished);
+        pthread_mutex_unlock(&lock);
+        atomic_fetch_add(&departed, 1);
         await_beyond(&announced, seen);
         pthread_mutex_lock(&lock);
     }
@@ -179,7 +152,6 @@ static void after_fork_child(void) {
     make_conditions();
     finished = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
     started = 0;
-    waiting = resident = 0; /* the passes of the parent's threads */
     pthread_mutex_unlock(&lock);
     pthread_mutex_unlock(&owner);
 }
@@ -211,24 +183,12 @@ int srt_threads(void) {
     return count;
 }
 
-void srt_begin_pass(bool waits) {
+void srt_rouse(void) {
     const int threads = srt_threads();
     pthread_once(&once, prepare);
     pthread_mutex_lock(&lock);
-    atomic_fetch_add(waits ? &waiting : &resident, 1);
     for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
     pthread_mutex_unlock(&lock);
-}
-
-void srt_end_pass(bool waits) {
-    _Atomic int *passes = waits ? &waiting : &resident;
-    pthread_mutex_lock(&lock);
-    if (atomic_load(passes) > 0) atomic_fetch_sub(passes, 1); /* 0: the process was forked within the pass */
-    pthread_mutex_unlock(&lock);
-}
-
-void srt_set_polling(bool in_passes) {
-    atomic_store(&polls_in_passes, in_passes);
 }
 
 void srt_set_threads(int count) {

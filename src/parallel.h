@@ -3,15 +3,14 @@
  * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone. So models on
  * different Python threads never wait for each other's kernels.
  *
- * The first job that is large enough starts the workers. After a job they poll for the next job: for 5 ms within a pass
- * that waits for no weights, else for 0.1 ms. Then they sleep, because other threads use the same cores.
+ * The first job that is large enough starts the workers. After a job they poll for the next job for 0.1 ms. Then they
+ * sleep, because the BLAS library and the prefetch thread use the same cores.
  *
  * Fork rule: fork waits for the job in progress. The child starts without workers, and its first job starts new ones.
  */
 #ifndef STREAMRT_PARALLEL_H
 #define STREAMRT_PARALLEL_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 /* The most threads that a job may use, the caller included. The tables of parallel.c have an entry for each. */
@@ -32,14 +31,8 @@ void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job)
  * whole group, one thread gets it at once, because its units cost less together. */
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *job);
 
-/* A pass begins, and ends, on any thread. Jobs belong to passes only in time. srt_begin_pass wakes sleeping workers,
- * because waking takes longer than many kernels. waits: whether the pass waits for weights. */
-void srt_begin_pass(bool waits);
-void srt_end_pass(bool waits);
-
-/* Sets whether threads poll for 5 ms within a pass, as they do by default. A process whose processor time is limited
- * does without. Any thread. */
-void srt_set_polling(bool in_passes);
+/* Wakes sleeping workers before a job, because waking takes longer than many kernels. Any thread. */
+void srt_rouse(void);
 
 /* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);

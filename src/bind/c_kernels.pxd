@@ -11,9 +11,7 @@ cdef extern from "kernels/isa.h" nogil:
 cdef extern from "parallel.h" nogil:
     enum:
         SRT_MAX_THREADS
-    void srt_begin_pass(bint waits)
-    void srt_end_pass(bint waits)
-    void srt_set_polling(bint in_passes)
+    void srt_rouse()
     int srt_threads()
     void srt_set_threads(int count)
 

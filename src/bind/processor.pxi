@@ -59,28 +59,7 @@ def threads():
     return srt_threads()
 
 
-def set_polling(bint in_passes):
-    """Sets whether threads that wait for a job in a `Pass` poll for 5 ms. They do by default; else for 0.1 ms."""
-    srt_set_polling(in_passes)
-
-
-@cython.final
-cdef class Pass:
-    """A context for the time of a pass. Sleeping threads of the kernels wake at its beginning.
-
-    Args:
-        waits: whether the pass waits for weights. If not, these threads poll for jobs for 5 ms before they sleep.
-    """
-
-    cdef bint waits
-
-    def __cinit__(self, bint waits):
-        self.waits = waits
-
-    def __enter__(self):
-        with nogil:
-            srt_begin_pass(self.waits)
-        return self
-
-    def __exit__(self, *error):
-        srt_end_pass(self.waits)
+def rouse():
+    """Wakes the threads of the kernels before a kernel needs them, because waking takes longer than many kernels."""
+    with nogil:
+        srt_rouse()

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import numpy as np
 
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Pass, Prefetcher
+from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import Result, copy_in, copy_out, with_batch
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
@@ -267,10 +267,10 @@ class Engine:
         passes = []
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in begins(samples, prepared.plan.micro_batch):
-                with Pass(session.waits):  # threads of the kernels wake up while the inputs are copied
-                    for spec in graph.inputs:
-                        copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
-                    passes.append(session.run())
+                rouse()  # worker threads wake up while the inputs are copied
+                for spec in graph.inputs:
+                    copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
+                passes.append(session.run())
                 for spec in graph.outputs:
                     copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
         self.mapping.check()

@@ -43,8 +43,6 @@ class Session:
         self._steps = _steps(program, plan, program.bind(self._memory, params))
         #: The node of each step of a pass, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
-        #: Whether the next pass may wait for weights: its plan streams some, or no pass has brought in those to keep.
-        self.waits = True
         self._tensors: dict[str, Array] = {}
         prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
@@ -70,7 +68,6 @@ class Session:
                 verifier.rewind()
             prefetcher.rewind()
             raise
-        self.waits = bool(self.prepared.plan.streamed_bytes)
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
 
 

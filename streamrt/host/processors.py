@@ -1,7 +1,7 @@
 """Processors that this process may use: those it may run on, within the quota of its cgroups.
 
 Under a quota of 1.5 processors a process may use 150 ms of processor time in each 100 ms, and is stopped until the next
-period when that is used up. Linux counts polling like computing.
+period when that is used up.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ from streamrt.host.cgroups import PROC, group_folders, number
 def usable_threads() -> int:
     """Threads that kernels use unless a caller limits them: the processors of the process, whole ones under a quota.
 
-    The first call sets up the kernels for the quota: one thread for each processor of it, rounded up. If that is more
-    than the quota, waiting threads poll only for a short time.
+    The first call sets up the kernels for the quota: one thread for each processor of it, rounded up.
     """
     most = quota()
     if most < math.inf:
-        count = min(_core.threads(), max(1, math.ceil(most)))
-        _core.set_threads(count)
-        _core.set_polling(count <= most)
+        _core.set_threads(min(_core.threads(), max(1, math.ceil(most))))
     return _core.threads()
 
 

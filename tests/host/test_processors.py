@@ -106,16 +106,13 @@ def test_a_real_group(share: float) -> None:
         open(sys.argv[1], "w").write(str(os.getpid()))
         from streamrt import _core
         from streamrt.host import processors
-        polling = []
-        _core.set_polling = polling.append
-        print(processors.quota(), processors.usable_threads(), _core.threads(), *polling)
+        print(processors.quota(), processors.usable_threads(), _core.threads())
     """
     program = "\n".join(line.strip() for line in program.splitlines())
     with processor_group(share) as procs:
         run = subprocess.run([sys.executable, "-P", "-c", program, str(procs)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    found, threads, used, polling = run.stdout.split()
+    found, threads, used = run.stdout.split()
     most = min(math.ceil(share), len(os.sched_getaffinity(0)))
     assert float(found) == share
     assert int(threads) == int(used) == most
-    assert polling == str(most <= share)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,44 +152,6 @@ def test_fork_while_workers_are_at_work() -> None:
     finally:
         stop.set()
         busy.join()
-
-
-def worker_status(field: str) -> int:
-    """A number in the status of the only worker."""
-    for task in Path("/proc/self/task").iterdir():
-        if (task / "comm").read_text().strip() == "streamrt-work":
-            lines = (task / "status").read_text().splitlines()
-            return int(next(line.split()[1] for line in lines if line.startswith(f"{field}:")))
-    raise AssertionError("no worker runs")
-
-
-def sleeps(waits: bool | None) -> int:
-    """How often the worker slept while 40 jobs began 1 ms apart: in a pass that ``waits`` or not, or None: outside."""
-    cube = np.zeros((1, 64, 4096), np.float32)
-    with nullcontext() if waits is None else _core.Pass(waits):
-        _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
-        before = worker_status("voluntary_ctxt_switches")
-        for _ in range(40):
-            time.sleep(0.001)
-            _core.unary(cube, cube, _core.ACTIVATIONS["Relu"], 0, 0)
-        return worker_status("voluntary_ctxt_switches") - before
-
-
-def test_workers_stay_awake_in_a_pass_that_does_not_wait() -> None:
-    """A worker whose processor another process takes for 5 ms sleeps then. So five tries may fail."""
-    _core.set_threads(2)
-    every_kernel()  # starts the worker
-    assert any(sleeps(False) < 0.5 * min(sleeps(True), sleeps(None)) for _ in range(6))
-
-
-def test_workers_sleep_between_passes() -> None:
-    _core.set_threads(2)
-    with _core.Pass(False):
-        every_kernel()
-    time.sleep(0.05)
-    before = time.process_time()
-    time.sleep(0.5)
-    assert time.process_time() - before < 0.25
 
 
 def test_a_number_out_of_range_is_refused() -> None:
