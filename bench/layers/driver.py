@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from bench.driver import Options, Run
-from bench.layers.figures import US
 from bench.peers import peers
 from bench.process import spawn
 from bench.process.job import Job
 from bench.record import Recorder
+from bench.report.summary import US
 from bench.scenarios import Case, Scenario
 
 

@@ -10,9 +10,7 @@ from typing import Any, Self
 
 from bench.layers.matching import Owners, matched, owners
 from bench.record import Record
-
-#: The contender whose layers are the rows.
-US = "streamrt"
+from bench.report.summary import US
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.layers.figures import US, Quartiles, Times, contenders, peaks
+from bench.layers.figures import Quartiles, Times, contenders, peaks
 from bench.record import Record
 from bench.report.markdown import circumstances, grid, skipped
+from bench.report.summary import US
 
 _MIB = 1 << 20
 _LEGEND = """\

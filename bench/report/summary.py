@@ -11,7 +11,7 @@ from typing import Any
 from bench.record import Record
 from bench.report import tstar
 
-#: The contender that the others are compared with.
+#: The contender that the others are compared with, and whose layers are the rows of `bench.layers`.
 US = "streamrt"
 
 
