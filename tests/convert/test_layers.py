@@ -146,7 +146,7 @@ def test_an_unknown_first_operator_is_named_without_extents(tmp_path: Path) -> N
 
 def test_a_layer_without_the_name_of_an_operator() -> None:
     with pytest.raises(TypeError, match="begins with the name of an operator, such as 'Gemm'; found ndarray"):
-        Layer(random(2, 3))  # type: ignore[arg-type]
+        Layer(random(2, 3))  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_weights_that_are_not_numbers_are_all_listed(tmp_path: Path) -> None:

@@ -154,8 +154,9 @@ def small_network(folder: Path) -> Source:
     ]
     weights = [weight("w1", 4, 3, 3, 3), weight("w2", 4, 4, 3, 3), weight("w3", 10, 4), weight("b3", 10)]
     weights += [weight(name, 4) for name in statistics]
-    value = lambda name, *dims: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims)  # noqa: E731
-    made = helper.make_graph(nodes, "small", [value("x", "n", 3, 8, 8)], [value("y", "n", 10)], weights)
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ("n", 3, 8, 8))
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ("n", 10))
+    made = helper.make_graph(nodes, "small", [x], [y], weights)
     onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "model.onnx")
     unused: Any = None
     return Source("small", "cnn", folder, (3, 8, 8), (), unused, unused)

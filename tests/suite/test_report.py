@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
+from bench import report
+from bench.record import Record
+from bench.report import chart, markdown, summary
+from bench.report.summary import CaseTable
+from bench.scenarios import SCENARIOS, Case
 from markers import needs
 
-needs("scipy")
-
-from bench import report  # noqa: E402 - imports scipy
-from bench.record import Record  # noqa: E402 - imports scipy
-from bench.report import chart, markdown, summary  # noqa: E402 - imports scipy
-from bench.report.summary import CaseTable  # noqa: E402 - imports scipy
-from bench.scenarios import SCENARIOS, Case  # noqa: E402 - imports scipy
+needs("scipy")  # computes T*
 
 pytestmark = pytest.mark.extras
 
