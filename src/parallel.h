@@ -27,9 +27,8 @@ typedef void srt_range(const void *job, int64_t first, int64_t last);
  */
 void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job);
 
-/* As srt_parallel, on at most `most` threads. A group is `group` units from a multiple of `group` on. If a slice has a
- * whole group, one thread gets it at once, because its units cost less together. */
-void srt_parallel_on(int64_t most, int64_t count, int64_t grain, int64_t group, srt_range *run, const void *job);
+/* As srt_parallel, on at most `most` threads. */
+void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *job);
 
 /* Wakes sleeping workers before a job, because waking takes longer than many kernels. Any thread. */
 void srt_rouse(void);

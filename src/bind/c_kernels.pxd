@@ -95,7 +95,7 @@ cdef extern from "kernels/kernels.h" nogil:
     int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window)
     void srt_conv(const srt_convolution *c)
     void srt_winograd(const srt_convolution *c)
-    int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window)
+    int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads)
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                        int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                        const srt_activation *act)

@@ -134,19 +134,23 @@ def conv_sums(int64_t n, int64_t groups, inner, int64_t outputs, Window window n
     return srt_conv_sums(n, groups, inner, outputs, &window.window) if inner < 2**31 else 0
 
 
-def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None):
-    """Floats of scratch memory for each thread with which Winograd's algorithm is faster; 0 if it is not.
+def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window not None, threads=SRT_MAX_THREADS):
+    """Floats of scratch memory for each of some threads with which Winograd's algorithm is faster; 0 if it is not.
 
-    n: samples; channels and outputs: of one group.
+    It works with the floats for any larger number of threads, too, but takes longer.
+
+    n: samples; channels and outputs: of one group; threads: 1 to 256.
 
     Raises:
-        ValueError: a negative number, or 2**40 or more positions of all samples.
+        ValueError: a number out of range, or 2**40 or more positions of all samples.
     """
     positions = <object>n * <object>window.window.output[0] * <object>window.window.output[1]
     if n < 0 or channels < 0 or outputs < 0 or positions >= 2**40:
         raise ValueError(f"{n} samples, {channels} channels, {outputs} outputs and {positions} positions, "
                          f"expected no negative number, and fewer than 2**40 positions")
-    return srt_winograd_seat(n, channels, outputs, &window.window)
+    if not 1 <= threads <= SRT_MAX_THREADS:
+        raise ValueError(f"{threads} threads, expected 1 to {SRT_MAX_THREADS}")
+    return srt_winograd_seat(n, channels, outputs, &window.window, threads)
 
 
 @cython.final

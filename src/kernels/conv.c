@@ -3,6 +3,10 @@
 #include "sharing.h"
 #include "simd/table.h"
 
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 /* Terms of a sum that take as long as one element of `srt_grain`: about 0.5 ns on one core. */
 enum { TERMS_PER_ELEMENT = 32 };
 
@@ -13,6 +17,15 @@ enum { STEP = SRT_CONV_COLUMNS / 2, LAST = STEP / 4 };
 /* Costs of laying out a column, and of fetching a row of weights. The unit is the time to multiply a row with a column.
  */
 enum { LAYOUT = 6, FETCH = 16 };
+
+/* Rows for which it is worth to lay out columns again. */
+enum { WORTH_A_LAYOUT = 16 * LAYOUT };
+
+/* The fewest rows of a unit, if tiles have fewer: a step of a thread takes time. */
+enum { LEAST_ROWS = 12 };
+
+/* The most units of a small map whose sums are made in two parts: bounds an array of 1 KiB on the stack. */
+enum { MOST_UNITS = 256 };
 
 /* Maps of at most SMALL_MAP positions are shared out by channels: a core computes some channels, and reads the others
  * from another core's cache. Sums of at least LONG_SUM terms are then made in two parts: of the first half of the
@@ -53,15 +66,20 @@ void srt_conv(const srt_convolution *c) {
     const int64_t rest = positions > STEP && positions % STEP <= LAST ? positions % STEP : 0;
     const int64_t widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
                                       : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
-    const int64_t rows = c->last - c->first < c->outputs ? c->last - c->first : c->outputs; /* of one group at most */
+    const int64_t rows = smaller(c->last - c->first, c->outputs); /* of one group at most */
+    const bool again = job.parts > 1 && !halved;
+    const srt_table *table = srt_table_active();
     const srt_product product = {
         .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
         .columns = positions - rest,
         .step = STEP,
         .widest = rest > 0 ? widest - STEP : widest,
         .rows = rows,
-        .least = SRT_MOST_ROWS,
+        .tile = table->conv_rows < LEAST_ROWS ? LEAST_ROWS / table->conv_rows * table->conv_rows : table->conv_rows,
+        .most = halved ? MOST_UNITS : INT64_MAX,
+        .least = again ? WORTH_A_LAYOUT : 1,
         .layout = LAYOUT,
+        .again = again,
         .fetch = FETCH,
         .late = (double)LATE / (double)(once + 1),
         .threads = threads,
@@ -70,10 +88,13 @@ void srt_conv(const srt_convolution *c) {
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
-    _Atomic int32_t arrived[SRT_MOST_UNITS] = {0}; /* a small map has no more units */
+    int64_t laid[SRT_MAX_THREADS];
+    for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
+    job.laid = laid;
+    _Atomic int32_t arrived[MOST_UNITS] = {0};
     if (halved) job.arrived = arrived;
     const double terms = (double)rows / (double)job.shares * (double)job.width * (double)once / TERMS_PER_ELEMENT;
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares,
-                    srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15), job.shares, srt_table_active()->conv,
-                    &job);
+    const int64_t worth = srt_grain(terms < 1e15 ? (int64_t)terms : (int64_t)1e15);
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, worth > sharing.grain ? worth : sharing.grain,
+                    table->conv, &job);
 }

@@ -163,7 +163,7 @@ void srt_winograd(const srt_convolution *c);
 
 /* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 if it is not, or cannot be used.
  * channels and outputs are those of one group. */
-int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window);
+int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads);
 
 /* A convolution where each output channel reads one input channel. Output channels first..last of
  * y (n, channels * multiplier, oh, ow) from x (n, channels, h, w), w (channels * multiplier, kh, kw) and

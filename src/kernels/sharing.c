@@ -3,45 +3,44 @@
 
 #include <math.h>
 
-/* The most units for each thread that the search tries, up to SRT_MOST_UNITS in all, so that the search stays short. */
-enum { UNITS_PER_THREAD = 8 };
+/* The most blocks for each thread that the search tries, so that it stays short. */
+enum { BLOCKS_PER_THREAD = 8 };
+
+/* How often a thread takes units of its share, about: half of the rest each time, down to the least. */
+enum { TAKES = 4 };
 
 static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* The time at which `units` units of equal cost end. The first thread does `own` of them; the others begin late and do
- * the rest. */
-static double end_of(double units, double own, double cost, const srt_product *p) {
-    const double others = ceil((units - own) / (double)(p->threads - 1));
-    return others > 0 ? fmax(cost * own, p->late + cost * others) : cost * own;
+/* The time at which the threads end with blocks of `width` columns. Each block is laid out once, and once more for
+ * every thread whose share begins within a block. A thread that is done helps another thread, and lays out its block. */
+static double end_of(const srt_product *p, int64_t width, int64_t blocks) {
+    const double all = (double)p->pieces * (double)blocks, others = (double)(p->threads - 1);
+    const double rows = (double)p->rows, columns = (double)smaller(width, p->columns);
+    const double more = p->again ? TAKES * others : all > 1 ? 2 * others : others;
+    const double work = (double)p->pieces * rows * (double)p->columns + all * rows * p->fetch +
+                        (all + more) * columns * p->layout + p->late * others;
+    const double last = (double)smaller(p->least, p->rows) * columns; /* of the units taken last */
+    return p->threads > 1 ? work / (double)p->threads + last / 2 : work;
 }
 
 srt_sharing srt_share_out(const srt_product *p) {
-    const int64_t fewest = divided_up(p->columns, p->widest);
-    int64_t most = smaller(p->threads * UNITS_PER_THREAD, SRT_MOST_UNITS);
-    if (most < p->threads) most = p->threads;
+    const int64_t fewest = divided_up(p->columns, p->widest), most = p->threads * BLOCKS_PER_THREAD;
     srt_sharing best = {0};
     double soonest = INFINITY;
-    for (int64_t cut = fewest; cut == fewest || cut <= most / p->pieces; cut++) {
+    for (int64_t cut = fewest; cut == fewest || cut <= most / p->pieces; cut += 1 + cut / 4) {
         const int64_t width = rounded_up(divided_up(p->columns, cut), p->step);
         const int64_t blocks = divided_up(p->columns, width);
-        if (blocks != cut && cut > fewest) continue; /* another cut gives the same width */
-        for (int64_t shares = 1; shares == 1 || (shares <= most / p->pieces / blocks && shares * p->least <= p->rows);
-             shares++) {
-            const double units = (double)p->pieces * (double)blocks * (double)shares;
-            const double rows = (double)divided_up(p->rows, shares), columns = (double)smaller(width, p->columns);
-            const double cost = columns * (rows + p->layout) + rows * p->fetch;
-            double end = units * cost;
-            if (p->threads > 1) {
-                const double even = ceil(units / (double)p->threads);
-                end = fmin(end_of(units, even, cost, p), end_of(units, fmin(units, even + 1), cost, p));
-            }
-            if (end < soonest) {
-                soonest = end;
-                best = (srt_sharing){width, blocks, shares};
-            }
+        const double end = end_of(p, width, blocks);
+        if (end < soonest) {
+            soonest = end;
+            best.width = width;
+            best.blocks = blocks;
         }
     }
+    const int64_t shares = rounded_up(divided_up(p->rows, p->tile), p->threads); /* equally many for each thread */
+    best.shares = smaller(smaller(shares, p->rows), p->most / (p->pieces * best.blocks));
+    best.grain = divided_up(p->least * best.shares, p->rows);
     return best;
 }

@@ -3,13 +3,16 @@
 #include "sharing.h"
 #include "simd/table.h"
 
-/* The most floats of scratch memory for a thread: 1.5 MiB, which fits a second-level cache of 2 MiB. */
-enum { MOST = 3 << 17 };
+/* Floats of scratch memory for a thread. A block of tiles has at least the tiles that fit LEAST, 1.5 MiB. For every
+ * block all weights are transformed again, so ENOUGH tiles are better, if they fit MOST, 6 MiB for a thread, and ALL,
+ * 16 MiB for all threads. Inputs that fit no second-level cache are read in order: a larger block took 0.82 of the time
+ * with 512 channels of 28 x 28, and 0.95 with 256 of 56 x 56 (Zen 4, 2 threads). */
+enum { LEAST = 3 << 17, MOST = 3 << 19, ALL = 1 << 22, ENOUGH = 112 };
 
 /* Costs of transforming an input channel of a tile, and of transforming the weights of an output channel. The unit is
  * the time to multiply an input channel of a tile for one output channel. With AVX-512 a cycle computes 32 of the
  * PRODUCTS of a tile. With AVX2 multiplying and transforming both take twice as long, so the costs are the same. */
-enum { LAYOUT = 18, FETCH = 5 };
+enum { LAYOUT = 18, FETCH = 20 };
 
 /* Tiles of one input channel and one output channel that a core multiplies until another core begins. */
 enum { LATE = 6000 };
@@ -58,12 +61,19 @@ static int64_t tiles_of(const srt_window *w) {
     return divided_up(w->output[0], OUT) * divided_up(w->output[1], OUT);
 }
 
-int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *w) {
+/* Tiles of the largest block for a number of threads: 0, or whole vectors. */
+static int64_t most_lanes(int64_t channels, int64_t threads) {
+    const int64_t least = lanes_in(channels, LEAST), more = lanes_in(channels, smaller(MOST, ALL / threads));
+    return least > smaller(more, ENOUGH) ? least : smaller(more, ENOUGH);
+}
+
+int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *w, int64_t threads) {
     for (int axis = 0; axis < 2; axis++)
         if (w->kernel[axis] != 3 || w->stride[axis] != 1 || w->dilation[axis] != 1) return 0;
-    if (channels > MOST) return 0;
+    if (channels > LEAST) return 0;
     const int64_t tiles = n * tiles_of(w), few = few_of(tiles), whole = whole_lanes(tiles);
-    const int64_t most = few == 0 ? lanes_in(channels, MOST) : floats_of_few(channels, few) <= MOST ? whole : 0;
+    /* whether the algorithm is used may not depend on the number of threads */
+    const int64_t most = few == 0 ? lanes_in(channels, LEAST) : floats_of_few(channels, few) <= LEAST ? whole : 0;
     if (most == 0) return 0;
     const double positions = (double)n * (double)w->output[0] * (double)w->output[1];
     const double weights = (double)channels * (double)outputs, terms = weights * 9 * positions;
@@ -74,7 +84,7 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
     const double transforms = 32 * (20 * (double)channels * lanes + 5 * weights * blocks + 8 * (double)outputs * lanes);
     const double products = PRODUCTS * weights * (few ? (double)few : lanes);
     if (terms < LEAST_TERMS || products + transforms > 0.9 * terms) return 0;
-    return few ? floats_of_few(channels, few) : floats_of(channels, smaller(most, whole));
+    return few ? floats_of_few(channels, few) : floats_of(channels, smaller(most_lanes(channels, threads), whole));
 }
 
 void srt_winograd(const srt_convolution *c) {
@@ -88,17 +98,22 @@ void srt_winograd(const srt_convolution *c) {
         .step = SRT_MOST_LANES,
         .widest = few ? SRT_MOST_LANES : lanes_in(c->channels, c->seat),
         .rows = smaller(c->last - c->first, c->outputs), /* of one group at most */
-        .least = few ? SRT_MOST_LANES : SRT_WINOGRAD_ROWS,
+        .tile = few ? SRT_MOST_LANES : SRT_WINOGRAD_ROWS,
+        .most = INT64_MAX,
+        .least = 1,
         .layout = few ? LAYOUT * SRT_MOST_LANES / (double)few : LAYOUT, /* whole vectors are transformed */
         .fetch = FETCH,
         .late = (double)LATE / (double)c->channels,
         .threads = smaller(c->seats, srt_threads()),
     };
     const srt_sharing sharing = srt_share_out(&product);
+    int64_t laid[SRT_MAX_THREADS];
+    for (int64_t i = 0; i < c->seats && i < SRT_MAX_THREADS; i++) laid[i] = -1;
     job.width = sharing.width;
     job.blocks = sharing.blocks;
     job.shares = sharing.shares;
+    job.laid = laid;
     const srt_table *table = srt_table_active();
-    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, 1, job.shares,
+    srt_parallel_on(c->seats, product.pieces * job.blocks * job.shares, sharing.grain,
                     few ? table->winograd_few : table->winograd, &job);
 }

@@ -25,7 +25,7 @@ _MOST = 256
 
 _lock = threading.RLock()  # guards the two below and the settings; reentrant: a signal handler may fork or call
 _active: dict[object, int] = {}  # limits in force; each call has a key of its own
-_before: tuple[int, Any] | None = None  # settings to restore: threads of the kernels, and BLAS's limiter
+_before: tuple[int, Any] | None = None  # settings to restore: threads of the kernels, and BLAS's limiter or None
 
 
 def limited(count: int | None) -> AbstractContextManager[None]:
@@ -57,8 +57,8 @@ def _enter(key: object, count: int) -> None:
     global _before
     with _lock:
         if not _active:
-            _before = _core.threads(), _blas().limit(limits=count, user_api="blas")
-            _core.set_threads(count)
+            _before = _core.threads(), None
+            _apply(count)
         elif count < min(_active.values()):
             _apply(count)
         _active[key] = count
@@ -79,19 +79,25 @@ def _restore() -> None:
     if _before is not None:
         kernels, blas = _before
         _core.set_threads(kernels)
-        blas.restore_original_limits()
+        if blas is not None:
+            blas.restore_original_limits()
         _before = None
 
 
 def _apply(count: int) -> None:
-    _blas().limit(limits=count, user_api="blas")
+    global _before
+    assert _before is not None
+    kernels, blas = _before
+    if any(library.num_threads != count for library in _blas().lib_controllers):  # else setting them would take 0.1 ms
+        limiter = _blas().limit(limits=count)
+        _before = kernels, limiter if blas is None else blas
     _core.set_threads(count)
 
 
 @cache
 def _blas() -> ThreadpoolController:
     """The BLAS libraries of the process. They are searched once, because that takes milliseconds."""
-    return ThreadpoolController()
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _reset() -> None:

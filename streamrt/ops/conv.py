@@ -71,7 +71,8 @@ def conv(call: Call) -> Lowered:
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
-            seat = 0 if call.exact or scaling else _core.winograd_seat(x[0], w[1], outputs, geometry.window)
+            winograd = not call.exact and not scaling
+            seat = _core.winograd_seat(x[0], w[1], outputs, geometry.window, threads) if winograd else 0
             panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
             # Memory for sums only makes the kernel faster, so a lean program, which is exact, does without.
             alone = seat or threads == 1 or call.exact

@@ -27,7 +27,7 @@ static srt_window window_of(int64_t kernel, int64_t stride, int64_t side) {
 static void convolve(int64_t channels, int64_t outputs, int64_t kernel, int64_t stride, int64_t side, bool winograd) {
     const srt_window window = window_of(kernel, stride, side);
     const srt_activation relu = srt_activation_make(SRT_RELU, 0, 0);
-    const int64_t seat = winograd ? srt_winograd_seat(1, channels, outputs, &window) : 8 * 32 * SRT_CONV_DEPTH;
+    const int64_t seat = winograd ? srt_winograd_seat(1, channels, outputs, &window, 1) : 8 * 32 * SRT_CONV_DEPTH;
     if (seat == 0 || seat > ROOM) abort();
     const srt_convolution c = {.x = x,
                                .w = w,

@@ -44,6 +44,7 @@ const srt_table EXPORT(table) = {
     .dense_most = DENSE_MOST,
     .dense_most_large = DENSE_MOST_LARGE,
     .gemm_pays = GEMM_PAYS,
+    .conv_rows = CONV_ROWS,
     .unary = unary,
     .bias = bias,
     .transpose = transpose,

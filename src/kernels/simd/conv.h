@@ -34,8 +34,9 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 }
 
 /* Computes rows begin..end of y in the n columns of a block. Tiles get equal numbers of rows, because a tile of few
- * rows reads many columns for few products. The first tile reads its weights in place. */
-FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t n) {
+ * rows reads many columns for few products. The first tile reads its weights in place. During the last tile, weights of
+ * rows behind `end` are fetched, up to row `more`: the thread may compute them next. */
+FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t more, int64_t n) {
     const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
     const int most = before > 0 ? CONV_ROWS : least;
@@ -45,9 +46,9 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     int64_t count, ready = begin; /* the last columns of rows before it are computed */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
-        float *copy = copied ? copies[tiles % 2] : NULL;
+        float *copy = copied && tiles > 1 ? copies[tiles % 2] : NULL;
         const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* the last panel may take fewer rows at once */
-        const int64_t left = smaller(count, end - row - count); /* rows of the next tile, shared out among the panels */
+        const int64_t left = smaller(count, (tiles > 1 ? end : more) - row - count); /* of the next tile, by panels */
         for (int64_t i = 0; i < before + parts; i++) {
             const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
             const conv_next next = {.w = block->w + (row + count + from) * block->inner,
@@ -82,11 +83,14 @@ V bool conv_is_pointwise(const srt_window *w) {
     return true;
 }
 
-/* Lays out the last columns of a block, each by itself: first as a panel of one vector in `room`, then in `ends`. */
+/* Lays out the last columns of a block, each by itself: first as a panel of one vector in `room`, unless it is `ready`,
+ * then in `ends`. */
 V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across, const float *x, int64_t at,
-                      int64_t first, float *room, float (*ends)[CONV_ENDS]) {
+                      int64_t first, bool ready, float *room, float (*ends)[CONV_ENDS]) {
     const int64_t depth = block->depth;
-    if (across)
+    if (ready)
+        ;
+    else if (across)
         fill_across(x, block->inner, block->last, depth, room);
     else
         fill_panels(w, at, block->last, x, first, first + depth, room);
@@ -120,10 +124,9 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
 }
 
 /* Computes the parts part..parts of the sums of a block of positions, for the shares first..last of its output
- * channels.
- */
+ * channels. ready: whether `columns` has the columns of the block, which is a single part. */
 V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
-                   int64_t part, int64_t parts, float *columns) {
+                   int64_t part, int64_t parts, bool ready, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
     const int64_t positions = w->output[0] * w->output[1];
@@ -160,7 +163,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                                                    : NULL,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
-                            .x = in_place ? x + k * positions + at : NULL,
+                            .x = in_place && !ready ? x + k * positions + at : NULL,
                             .plane = positions,
                             .scale = scale ? scale + k : NULL,
                             .shift = shift ? shift + k : NULL,
@@ -169,13 +172,15 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                             .last = ends,
                             .at = whole,
                             .ends = laid_out};
-        if (c->across)
+        if (ready)
+            ;
+        else if (c->across)
             fill_across(rows_of_x + k, job->inner, whole, depth, columns);
         else if (!in_place)
             fill_panels(w, at, whole, x, k, k + depth, columns);
-        const float *from = c->across ? rows_of_x + whole * job->inner + k : x;
-        if (ends) conv_fill_ends(&block, w, c->across, from, at + whole, k, columns + whole * depth, laid_out);
-        conv_block_rows(&block, begin, end, whole);
+        const float *rest = c->across ? rows_of_x + whole * job->inner + k : x;
+        if (ends) conv_fill_ends(&block, w, c->across, rest, at + whole, k, ready, columns + whole * depth, laid_out);
+        conv_block_rows(&block, begin, end, from + rows, whole);
     }
     if (job->arrived == NULL && c->act->separate)
         for (int64_t row = begin; row < end; row++) {
@@ -192,16 +197,19 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
 FN void conv(const void *arguments, int64_t first, int64_t last) {
     const conv_job *job = arguments;
     float *columns = job->of.scratch + srt_seat() * job->of.seat;
+    int64_t *laid = &job->laid[srt_seat()];
     const int64_t groups = (job->of.last - 1) / job->of.outputs + 1 - job->of.first / job->of.outputs;
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
         const int64_t plane = block / job->blocks, at = (block - plane * job->blocks) * job->width;
+        const bool ready = *laid == block;
         if (job->arrived)
-            conv_shares(job, 0, 0, at, share, share + shares, plane, plane + 1, columns);
+            conv_shares(job, 0, 0, at, share, share + shares, plane, plane + 1, ready, columns);
         else
             conv_shares(job, plane / groups, job->of.first / job->of.outputs + plane % groups, at, share,
-                        share + shares, 0, job->parts, columns);
+                        share + shares, 0, job->parts, ready, columns);
+        *laid = job->arrived || job->parts == 1 ? block : -1; /* otherwise the columns are those of the last part */
     }
 }
 

@@ -63,6 +63,7 @@ typedef struct {
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
     int64_t width, blocks;    /* positions of a block; number of blocks */
     int64_t shares;           /* of a block */
+    int64_t *laid;            /* by seat: the block, counted over all units, whose columns are laid out; or -1 */
     _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if one thread computes all parts of a share */
 } conv_job;
 
@@ -76,6 +77,7 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     srt_convolution of;
     int64_t tiles, width, blocks; /* tiles of all samples; tiles of a block; number of blocks */
     int64_t shares;               /* units of a block */
+    int64_t *laid;                /* by seat: the block, over all units, whose inputs are transformed; or -1 */
     int64_t depth;                /* input channels whose weights are transformed together */
     int64_t few;                  /* 4 or 8, and at least the number of tiles; 0 if there are more tiles */
 } winograd_job;
@@ -124,6 +126,7 @@ typedef struct {
     bool (*available)(void);          /* whether this processor and operating system run it */
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
+    int conv_rows; /* of a tile */
     srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,
         *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */

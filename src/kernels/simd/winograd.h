@@ -314,8 +314,8 @@ V const float *planes_of(const winograd_job *job, int64_t group) {
     return job->of.x + group * job->of.channels * job->of.window->input[0] * job->of.window->input[1];
 }
 
-/* Computes the shares first..last of one block of tiles. */
-FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+/* Computes the shares first..last of one block of tiles. ready: whether `scratch` has its transformed inputs. */
+FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last, bool ready,
                         float *scratch) {
     const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
     const span share = rows_of_shares(job, group, first, last);
@@ -325,8 +325,9 @@ FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int6
     float *sums = weights + PRODUCTS * apart(CONV_ROWS * job->depth);
     const float *x = planes_of(job, group);
     tile_panel panel;
-    for (int64_t i = 0; i < n; i += PANEL) {
-        find_strips(job, at + i, smaller(PANEL, n - i), &panel);
+    if (n <= PANEL) find_strips(job, at, n, &panel);
+    for (int64_t i = 0; i < n && !ready; i += PANEL) {
+        if (n > PANEL) find_strips(job, at + i, smaller(PANEL, n - i), &panel);
         if (n - i > VL)
             transform_wide_panel(job, &panel, x, inputs + i * channels, step);
         else
@@ -356,7 +357,7 @@ FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int6
                                     .start = c == 0 ? NULL : sums + product * sums_step,
                                     .low = splat(-INFINITY),
                                     .high = splat(INFINITY)};
-                conv_block_rows(&block, 0, rows, full);
+                conv_block_rows(&block, 0, rows, rows, full);
             }
         }
         for (int64_t i = 0; i < n; i += PANEL) {
@@ -367,16 +368,18 @@ FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int6
 }
 
 /* A function that computes some shares of a block of tiles. */
-typedef void winograd_part(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+typedef void winograd_part(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last, bool ready,
                            float *scratch);
 
 V void winograd_units(const winograd_job *job, int64_t first, int64_t last, winograd_part *part) {
     float *scratch = job->of.scratch + srt_seat() * job->of.seat;
+    int64_t *laid = &job->laid[srt_seat()];
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
         part(job, job->of.first / job->of.outputs + block / job->blocks, block % job->blocks * job->width, share,
-             share + shares, scratch);
+             share + shares, *laid == block, scratch);
+        *laid = block;
     }
 }
 

@@ -77,7 +77,7 @@ FN void eight_products(const winograd_job *job, int64_t row, int64_t rows, int64
 }
 
 /* Computes the shares first..last of a job, whose tiles are one block. */
-FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last,
+FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last, bool ready,
                             float *inputs) {
     const int64_t few = job->few, full = few > VL ? few : VL; /* lanes of a panel, in whole vectors */
     const int64_t step = apart(job->of.channels * few + VL), sums_step = VL * full + 16;
@@ -89,7 +89,9 @@ FN void winograd_few_shares(const winograd_job *job, int64_t group, int64_t at, 
     memset(more, 0, sizeof *more * (size_t)(TILE * VL + PRODUCTS * sums_step));
     tile_panel panel;
     find_strips(job, at, job->tiles, &panel);
-    if (few > VL)
+    if (ready)
+        ;
+    else if (few > VL)
         transform_wide_panel(job, &panel, planes_of(job, group), inputs, step);
     else /* the lanes of a vector behind `few` are overwritten by the next channel */
         transform_narrow_panel(job, &panel, planes_of(job, group), few, inputs, step);
