@@ -126,7 +126,8 @@ class Run:
 
     def _pairs(self) -> Iterator[tuple[Case, Peer]]:
         """Each case with each peer that can run it. A peer that cannot run it is recorded once, with the reason."""
-        chosen = [peer for name, peer in peers().items() if self._options.names is None or name in self._options.names]
+        names, also = self._options.names, self._scenario.also
+        chosen = [p for p in peers().values() if (p.name in names if names else not p.optional or p.name in also)]
         if self._scenario.peers is not None:
             chosen = [peer for peer in chosen if peer.name in self._scenario.peers]
         here = []
@@ -173,7 +174,8 @@ class Run:
             self._largest[model] = outcome.values["largest"]
             for peer in dict.fromkeys(peer for case, peer in pairs if case.model == model):
                 outcome = self._step(
-                    f"{peer.name}: preparing {model}", self._job("prepare", peer=peer.name, model=model)
+                    f"{peer.name}: preparing {model}",
+                    self._job("prepare", peer=peer.name, model=model, environ=peer.environ),
                 )
                 if outcome.status == "ok":
                     self._files[peer.name, model] = tuple(map(Path, outcome.values["files"]))
@@ -189,7 +191,9 @@ class Run:
                 case for case, peer in pairs if peer.name == name and case.model == model and case.kind == "passes"
             ]
             for batch in sorted({case.batch for case in found}):
-                job = self._job("check", peer=name, model=model, batches=(batch,), threads=threads)
+                job = self._job(
+                    "check", peer=name, model=model, batches=(batch,), threads=threads, environ=peers()[name].environ
+                )
                 outcome = self._step(f"{name}: checking {model}, batch {batch}", job)
                 error = outcome.values.get("error")
                 right = error is not None and error <= TOLERANCE
@@ -243,6 +247,7 @@ class Run:
             verify=case.verify,
             least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
+            environ=peer.environ,
         )
         return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))
 

@@ -1,6 +1,6 @@
 """Micro-benchmarks of the compiled kernels, beside a plain copy of the same bytes where memory is the limit.
 
-Run with ``pytest bench/test_kernels.py --benchmark-only``. STREAMRT_TEST_ISA chooses the instruction set. Sizes are
+Run with ``pytest bench/test_kernels.py --benchmark-only``. STREAMRT_ISA chooses the instruction set. Sizes are
 those of real layers, batch 1. Compare figures of one run only: machines and their load differ.
 """
 

@@ -94,6 +94,8 @@ class Peer:
         files: the files that hold the weights, given the source and the folder; they are made cold before a cold start.
         frugal: whether it holds fewer weights at the cost of speed, while the same package has a faster way. It does
             not take part in scenarios with all weights in memory.
+        environ: environment variables of its processes, with their values.
+        optional: whether it takes part only where it is named: by the scenario, or by ``--peers``.
         profile: as ``open``, for a model that tells the times of its nodes; None for a peer that cannot.
         module: the file that it is written in; `peers` fills it in.
     """
@@ -106,6 +108,8 @@ class Peer:
     open: Callable[[Source, Path, Setting], Opened]
     files: Callable[[Source, Path], list[Path]]
     frugal: bool = False
+    environ: tuple[tuple[str, str], ...] = ()
+    optional: bool = False
     profile: Callable[[Source, Path, Setting], Profiled] | None = None
     module: str = ""
 

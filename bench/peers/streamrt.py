@@ -1,4 +1,4 @@
-"""streamrt itself, packed from the same ONNX file as the other runtimes."""
+"""streamrt itself, packed from the same ONNX file as the other runtimes. Optional peers force an instruction set."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
 
 PEERS = [
     Peer(
-        name="streamrt",
+        name=f"streamrt {isa}" if isa else "streamrt",
         modules=("streamrt",),
         packages=("streamrt", "numpy"),
         families=frozenset({"mlp", "cnn"}),
@@ -74,5 +74,8 @@ PEERS = [
         open=_open,
         profile=_profile,
         files=lambda source, folder: [packed(folder)],
+        environ=(("STREAMRT_ISA", isa),) if isa else (),
+        optional=bool(isa),
     )
+    for isa in (None, "avx2", "numpy")
 ]

@@ -86,6 +86,12 @@ PEERS = [
         open=open_,
         files=lambda source, folder: [_file(source, folder)],
         frugal=mapped,
+        environ=environ,
+        optional=bool(environ),
     )
-    for name, open_, mapped in (("torch", _open, False), ("torch mmap", _open_mapped, True))
+    for name, open_, mapped, environ in (
+        ("torch", _open, False, ()),
+        ("torch avx2", _open, False, (("ONEDNN_MAX_CPU_ISA", "AVX2"), ("ATEN_CPU_CAPABILITY", "avx2"))),
+        ("torch mmap", _open_mapped, True, ()),
+    )
 ]

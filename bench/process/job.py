@@ -29,6 +29,7 @@ class Job:
         least_passes: the fewest passes after the first that are timed.
         seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
+        environ: environment variables of the process, with their values.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Job:
     least_passes: int = 3
     seconds: float = 2.0
     most_passes: int = 200
+    environ: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -52,4 +54,4 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
-        return cls(**fields | {name: tuple(fields[name]) for name in ("batches", "modules")})
+        return cls(**fields | {name: tuple(fields[name]) for name in ("batches", "modules", "environ")})

@@ -23,7 +23,7 @@ _CHILD = Path(__file__).with_name("child.py")
 #: Prefixes of environment variables that change how contenders compute. Children do not get them.
 _FOREIGN = (
     "ATEN_", "DNNL_", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "OV_",
-    "PYTHON", "STREAMRT_TEST_", "TORCH_",
+    "PYTHON", "STREAMRT_ISA", "STREAMRT_TEST_", "TORCH_",
 )  # fmt: skip
 _SAMPLING = 0.01  # seconds between two samples of a child's memory
 
@@ -86,7 +86,7 @@ def run(
         start = time.monotonic()
         process = subprocess.Popen(
             command,
-            env=_environment(job.threads) | {"STREAMRT_BENCH_SPAWNED": repr(start)},
+            env=_environment(job.threads) | dict(job.environ) | {"STREAMRT_BENCH_SPAWNED": repr(start)},
             pass_fds=[write],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -99,9 +99,9 @@ class CaseTable:
         return next((row for row in self.rows if row.peer == peer), None)
 
     def best_peer(self) -> Row | None:
-        """The fastest other contender that ended well."""
+        """The fastest contender that ended well, and is not streamrt in another way."""
         measure = self.measures[0]
-        others = [row for row in self.rows if row.peer != US and row.spread(measure)]
+        others = [row for row in self.rows if row.peer.split()[0] != US and row.spread(measure)]
         return others[0] if others else None
 
 

@@ -74,7 +74,8 @@ class Scenario:
         peak: whether the peak of the multiply-add units is measured in every round.
         weigh: whether the memory of passes is sampled.
         frugal: whether peers that hold fewer weights at the cost of speed take part.
-        peers: names of the contenders that take part; None for all.
+        peers: names of the contenders that take part; None for all that are not optional.
+        also: names of optional contenders that take part.
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
         chart: whether the report also draws its seconds against its memory, for the README.
         headlines: labels of the cases that are rows of the README; they do not depend on results.
@@ -93,6 +94,7 @@ class Scenario:
     weigh: bool = True
     frugal: bool = True
     peers: frozenset[str] | None = None
+    also: frozenset[str] = frozenset()
     memory: bool = False
     chart: bool = False
     headlines: tuple[str, ...] = ()

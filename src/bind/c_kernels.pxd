@@ -49,6 +49,7 @@ cdef extern from "kernels/kernels.h" nogil:
                    int64_t size)
     int srt_dense_most(int64_t weights)
     bint srt_gemm_pays()
+    bint srt_products_pay()
     ctypedef struct srt_product_of_samples:
         const float *x
         const float *w

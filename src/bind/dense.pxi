@@ -44,8 +44,16 @@ def dense(w, x, y, bias, int act, float alpha, float beta):
 
 
 def dense_most(weights):
-    """The largest batch for which `dense` takes less time than `Gemm`, for a number of weights."""
+    """The largest batch for which `dense` takes less time than `Gemm`, for a number of weights.
+
+    It is 0 if `products_pay` is false.
+    """
     return srt_dense_most(min(weights, 2**62))
+
+
+def products_pay():
+    """Whether kernels compute products with weights. With the instruction set "numpy", NumPy computes them."""
+    return srt_products_pay()
 
 
 def gemm_pays():

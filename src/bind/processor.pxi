@@ -4,9 +4,10 @@ from libc.stdlib cimport getenv
 
 
 def isa():
-    """The instruction set in use: "scalar", "avx2", "avx512" or "neon".
+    """The instruction set in use: "numpy", "scalar", "avx2", "avx512" or "neon".
 
-    It is the best of this processor, unless the environment variable STREAMRT_TEST_ISA named another at import.
+    It is the best of this processor, unless the environment variable STREAMRT_ISA named another at import. With "numpy"
+    NumPy computes all products with weights; the other loops are plain C.
     """
     return srt_isa_active().decode()
 
@@ -32,9 +33,9 @@ def _use_isa(name):
         raise ValueError(f"no instruction set {name!r} on this processor, expected one of {_isas()}")
 
 
-if not srt_isa_use(getenv("STREAMRT_TEST_ISA")):
+if not srt_isa_use(getenv("STREAMRT_ISA")):
     raise ImportError(
-        f"STREAMRT_TEST_ISA: no instruction set {getenv('STREAMRT_TEST_ISA').decode(errors='replace')!r} on this "
+        f"STREAMRT_ISA: no instruction set {getenv('STREAMRT_ISA').decode(errors='replace')!r} on this "
         f"processor, expected one of {_isas()}"
     )
 

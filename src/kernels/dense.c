@@ -5,6 +5,7 @@
 enum { LARGE = 1 << 23 };
 
 int srt_dense_most(int64_t weights) {
+    if (!srt_products_pay()) return 0;
     const srt_table *table = srt_table_active();
     return weights >= LARGE ? table->dense_most_large : table->dense_most;
 }

@@ -6,7 +6,7 @@ static int64_t smaller(int64_t a, int64_t b) {
 }
 
 bool srt_gemm_pays(void) {
-    return srt_table_active()->gemm_pays;
+    return srt_products_pay() && srt_table_active()->gemm_pays;
 }
 
 void srt_gemm(const srt_product_of_samples *g) {

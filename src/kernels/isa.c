@@ -8,31 +8,40 @@
 /* Each is simd/NAME.c with simd/vec_NAME.h. */
 extern const srt_table srt_scalar_table, srt_avx2_table, srt_avx512_table, srt_neon_table;
 
+typedef struct {
+    const char *name;
+    const srt_table *loops;
+    bool products; /* whether the loops compute products; false: NumPy does */
+} instruction_set;
+
 /* The best last. */
-static const srt_table *const tables[] = {
-    &srt_scalar_table,
+static const instruction_set sets[] = {
+    {"numpy", &srt_scalar_table, false}, {"scalar", &srt_scalar_table, true},
 #ifdef __x86_64__
-    &srt_avx2_table,
-    &srt_avx512_table,
+    {"avx2", &srt_avx2_table, true},     {"avx512", &srt_avx512_table, true},
 #endif
 #ifdef __aarch64__
-    &srt_neon_table,
+    {"neon", &srt_neon_table, true},
 #endif
 };
-enum { COUNT = sizeof tables / sizeof *tables };
+enum { COUNT = sizeof sets / sizeof *sets };
 
-static const srt_table *active = &srt_scalar_table;
+static const instruction_set *active = sets;
 
 const srt_table *srt_table_active(void) {
-    return active;
+    return active->loops;
+}
+
+bool srt_products_pay(void) {
+    return active->products;
 }
 
 const char *srt_isa_name(int isa) {
-    return isa >= 0 && isa < COUNT ? tables[isa]->name : NULL;
+    return isa >= 0 && isa < COUNT ? sets[isa].name : NULL;
 }
 
 bool srt_isa_available(int isa) {
-    return tables[isa]->available();
+    return sets[isa].loops->available();
 }
 
 const char *srt_isa_active(void) {
@@ -41,9 +50,9 @@ const char *srt_isa_active(void) {
 
 bool srt_isa_use(const char *name) {
     for (int isa = COUNT - 1; isa >= 0; isa--) {
-        const bool wanted = name == NULL || *name == '\0' || strcmp(name, tables[isa]->name) == 0;
-        if (wanted && tables[isa]->available()) {
-            active = tables[isa];
+        const bool wanted = name == NULL || *name == '\0' || strcmp(name, sets[isa].name) == 0;
+        if (wanted && srt_isa_available(isa)) {
+            active = &sets[isa];
             return true;
         }
     }

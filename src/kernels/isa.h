@@ -1,7 +1,7 @@
 /* isa.h - which instruction set the kernels run on.
  *
- * The choice is made once, when the module is imported, and may be forced by name for tests. It is read without a lock:
- * change it only while no kernel runs.
+ * The choice is made once, when the module is imported, and may be forced by name. It is read without a lock: change it
+ * only while no kernel runs. The set "numpy" has the loops of "scalar", but NumPy computes the products.
  */
 #ifndef STREAMRT_ISA_H
 #define STREAMRT_ISA_H

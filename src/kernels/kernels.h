@@ -87,7 +87,11 @@ enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
                int64_t stride, const srt_activation *act);
 
-/* The largest batch for which srt_dense takes less time than srt_gemm, for a number of weights. */
+/* Whether products with weights are computed here. False with the instruction set "numpy": NumPy computes them. */
+bool srt_products_pay(void);
+
+/* The largest batch for which srt_dense takes less time than srt_gemm, for a number of weights. 0 if
+ * srt_products_pay() is false. */
 int srt_dense_most(int64_t weights);
 
 /* y = act(x @ transpose(w) + bias) for any number of samples up to SRT_WINDOW_MAX. x (batch, inner), w (rows, inner),

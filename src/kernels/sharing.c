@@ -14,7 +14,8 @@ static int64_t smaller(int64_t a, int64_t b) {
 }
 
 /* The time at which the threads end with blocks of `width` columns. Each block is laid out once, and once more for
- * every thread whose share begins within a block. A thread that is done helps another thread, and lays out its block. */
+ * every thread whose share begins within a block. A thread that is done helps another thread, and lays out its block.
+ */
 static double end_of(const srt_product *p, int64_t width, int64_t blocks) {
     const double all = (double)p->pieces * (double)blocks, others = (double)(p->threads - 1);
     const double rows = (double)p->rows, columns = (double)smaller(width, p->columns);

@@ -6,6 +6,8 @@
   exact.
 * Otherwise it is a compiled product with the windows as columns, a block of columns at a time.
 
+With the instruction set "numpy" NumPy computes it instead: see `streamrt.ops.conv_numpy`.
+
 Weights are (output channels, input channels of a group, window). A tile is a range of output channels; it may hold a
 part of a group.
 """
@@ -18,10 +20,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 import streamrt._core as _core
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.columns import columns, threads_for
+from streamrt.ops.conv_numpy import Arrays, MatmulConvolution, Scaling
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.gemm import Dense
 from streamrt.ops.registry import Traits, operator
@@ -66,7 +71,12 @@ def conv(call: Call) -> Lowered:
         ).bind
     else:
         bias = Bias(scratch, 2, w[0] if has_bias else None)
-        if w[1] == 1 and groups > 1 and not residual and not scaling:
+        if not _core.products_pay():
+            blocks = MatmulConvolution.plan(
+                *(geometry, groups, w[1], w[0] // groups), residual=residual, scaled=bool(scaling), scratch=scratch
+            )
+            bind = partial(_bind_numpy, blocks, bias, scaling, epilogue)
+        elif w[1] == 1 and groups > 1 and not residual and not scaling:
             bind = partial(_bind_depthwise, geometry, bias, epilogue)
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
@@ -131,6 +141,43 @@ def _planes(array: Array, extents: tuple[int, int]) -> Array:
     return array.reshape(*array.shape[:2], *extents)
 
 
+def _bind_numpy(
+    blocks: MatmulConvolution, bias: Bias, scaling: _Scaling | None, epilogue: Epilogue, buffers: Buffers
+) -> Run:
+    """A convolution as NumPy's matrix products."""
+    extra = scaling.bind(buffers) if scaling else {}
+    if scaling:
+        extra["scale"] = np.atleast_2d(extra["scale"])
+    arrays = Arrays(
+        x=_planes(buffers.input(0), blocks.geometry.input),
+        w=_planes(buffers.input(1), blocks.geometry.kernel),
+        bias=bias.kept(buffers),
+        residual=_residual(buffers, blocks.geometry),
+        y=_planes(buffers.outputs[0], blocks.geometry.output),
+        scratch=buffers.scratch,
+        scaling=Scaling(**extra) if scaling else None,
+    )
+    loads = [kept.bind(buffers) for kept in _kept(bias, scaling)]
+
+    def run(first: int, last: int) -> None:
+        for load in loads:
+            load(first)
+        blocks.run(arrays, epilogue, first, last)
+
+    return run
+
+
+def _residual(buffers: Buffers, geometry: Geometry) -> Array | None:
+    """Input 3, as planes; None if it is left out."""
+    residual = buffers.inputs[3] if buffers.inputs[3:] else None
+    return None if residual is None else _planes(residual, geometry.output)
+
+
+def _kept(bias: Bias, scaling: _Scaling | None) -> tuple[Bias, ...]:
+    """The vectors that the first tile copies to scratch memory."""
+    return (bias, scaling.scale, scaling.shift) if scaling else (bias,)
+
+
 def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers: Buffers) -> Run:
     """A convolution in which each group has one input channel: a loop over windows instead of a matrix product."""
     x = _planes(buffers.input(0), geometry.input)
@@ -156,16 +203,23 @@ def _bind_product(
     x = _planes(buffers.input(0), geometry.input)
     w = _planes(buffers.input(1), geometry.kernel)
     y = _planes(buffers.outputs[0], geometry.output)
-    added = buffers.inputs[3] if buffers.inputs[3:] else None
-    residual = None if added is None else _planes(added, geometry.output)
     extra = scaling.bind(buffers) if scaling else {}
     kernel = _core.Convolution(
-        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, panels.of(buffers.scratch)),
+        *(
+            x,
+            w,
+            bias.kept(buffers),
+            _residual(buffers, geometry),
+            y,
+            geometry.window,
+            groups,
+            panels.of(buffers.scratch),
+        ),
         *epilogue,
         winograd=winograd,
         sums=sums.of(buffers.scratch) if sums else None,
         **extra,
     )
-    for kept in (bias, scaling.scale, scaling.shift) if scaling else (bias,):
+    for kept in _kept(bias, scaling):
         kept.keep_for(kernel, buffers)
     return kernel

@@ -26,6 +26,8 @@ def _marks(name: str) -> list[pytest.MarkDecorator]:
 
 #: Parameters for all instruction sets. A test is skipped for sets that this processor lacks, in CI, too.
 ISAS = [pytest.param(name, marks=_marks(name)) for name in EXTENSIONS]
+#: The name by which NumPy computes products. Its other loops are those of plain C.
+NUMPY = "numpy"
 
 
 @contextmanager

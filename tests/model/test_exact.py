@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import zoo
-from streamrt import Layer, Model, pack
+from streamrt import Layer, Model, _core, pack
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def test_exact_sums_differ_from_fast_ones_by_rounding(path: Path) -> None:
     x = zoo.random_input(2, 64, 40, 40)
     with Model(path, None) as fast, Model(path, None, exact=True) as exact:
         a, b = fast(x), exact(x)
-        assert fast.plan.workspace > exact.plan.workspace
+        assert (fast.plan.workspace > exact.plan.workspace) == _core.products_pay()
     zoo.assert_close(a, b, 2e-5)
-    assert not np.array_equal(a, b)
+    assert np.array_equal(a, b) != _core.products_pay()  # NumPy computes all sums in one way
 
 
 def test_a_budget_without_room_for_winograd_gets_exact_sums(path: Path) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kernels.isas import ISAS, using
+from kernels.isas import ISAS, NUMPY, using
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture(params=[NUMPY, *ISAS])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The instruction set that the kernels use in a test that asks for it."""
+    """The instruction set that operators use in a test that asks for it."""
     with using(request.param) as name:
         yield name

@@ -128,11 +128,14 @@ class Measure:
         names: frozenset[str] | None = None,
         seconds: float = 2.0,
         only: frozenset[str] | None = None,
+        also: frozenset[str] = frozenset(),
         **fields: bool,
     ) -> list[Record]:
         found = {it.name: it for it in (map(peer, peers) if isinstance(peers, str) else peers)}
         self._monkeypatch.setattr(driver, "peers", lambda: found)
-        scenario = Scenario("made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, peers=only, **fields)
+        scenario = Scenario(
+            "made", "Made up", "For tests.", cases, cases[:1], rounds, seconds, peers=only, also=also, **fields
+        )
         installed = {
             "peers": {name: {"missing": "its module"} if name in missing else {"versions": {}} for name in found},
             "needs": {module: None if module in absent else "1" for module in NEEDS},
@@ -289,6 +292,20 @@ def test_only_the_named_peers(measure: Measure) -> None:
     lines = measure(case(), peers="ABC", rounds=1, names=frozenset("C"))
     assert turns(lines) == [(0, 1, "C")]
     assert not [line for line in lines if line["kind"] == "skip"]
+
+
+def test_optional_peers_take_part_where_they_are_named(measure: Measure, processes: Processes) -> None:
+    forced = replace(peer("A avx2"), optional=True, environ=(("STREAMRT_ISA", "avx2"),))
+    contenders = [peer("A"), forced]
+    assert turns(measure(case(), peers=contenders, rounds=1)) == [(0, 1, "A")]
+    assert turns(measure(case(), peers=contenders, rounds=1, also=frozenset({"A avx2"}))) == [
+        (0, 1, "A"),
+        (0, 1, "A avx2"),
+    ]
+    assert turns(measure(case(), peers=contenders, rounds=1, names=frozenset({"A avx2"}))) == [(0, 1, "A avx2")]
+    for kind in ("prepare", "check", "passes"):
+        jobs = [spawned.job for spawned in processes.of(kind)]
+        assert {(job.peer, job.environ) for job in jobs} == {("A", ()), ("A avx2", forced.environ)}
 
 
 def test_a_case_for_streamrt_alone(measure: Measure) -> None:

@@ -143,6 +143,13 @@ def test_the_fastest_is_first_and_contenders_without_a_time_are_last() -> None:
     assert [row[0] for row in cells(markdown._case(found))[2:]] == ["C", "streamrt", "B", "A"]
 
 
+def test_streamrt_in_another_way_is_no_peer() -> None:
+    records = [timing(peer, 0, steady) for peer, steady in (("streamrt numpy", 0.5), ("streamrt", 1.0), ("A", 2.0))]
+    best = table(records).best_peer()
+    assert best
+    assert best.peer == "A"
+
+
 def test_each_case_and_number_of_threads_has_its_own_table() -> None:
     other = dataclasses.replace(CASE, batch=8)
     records = [timing("A", 0, 1.0), timing("A", 0, 2.0, case=other), timing("A", 0, 3.0, threads=1)]

@@ -92,7 +92,7 @@ def test_the_environment(child: MakeChild, monkeypatch: pytest.MonkeyPatch) -> N
         ("OPENBLAS_CORETYPE", "Prescott"),
         ("OMP_NUM_THREADS", "7"),
         ("BENCH_KEPT", "here"),
-        ("STREAMRT_TEST_ISA", "scalar"),
+        ("STREAMRT_ISA", "scalar"),
     ):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
@@ -102,7 +102,9 @@ def test_the_environment(child: MakeChild, monkeypatch: pytest.MonkeyPatch) -> N
     environ = values["environ"]
     assert "OPENBLAS_CORETYPE" not in environ
     assert environ["BENCH_KEPT"] == "here"
-    assert "STREAMRT_TEST_ISA" not in environ
+    assert "STREAMRT_ISA" not in environ
+    forced = spawn.run(dataclasses.replace(JOB, environ=(("STREAMRT_ISA", "numpy"),))).values["environ"]
+    assert forced["STREAMRT_ISA"] == "numpy"
     assert [environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")] == ["3"] * 3
     assert before <= float(environ["STREAMRT_BENCH_SPAWNED"]) <= time.monotonic()
     assert not {"/somewhere", "", str(Path.cwd())} & set(values["path"])

@@ -36,10 +36,7 @@ CONV_TILES(EXPORT(scaled), SCALED)
 #include "crc32c.h"
 #endif
 
-#define STRING_OF(set) #set
-#define NAME_OF(set) STRING_OF(set)
 const srt_table EXPORT(table) = {
-    .name = NAME_OF(SET),
     .available = available,
     .dense_most = DENSE_MOST,
     .dense_most_large = DENSE_MOST_LARGE,

@@ -122,7 +122,6 @@ enum { SRT_CRC_STRIP = 4096 };
 uint32_t srt_crc32c_after_strip(uint32_t crc);
 
 typedef struct {
-    const char *name;
     bool (*available)(void);          /* whether this processor and operating system run it */
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
