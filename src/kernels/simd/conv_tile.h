@@ -64,10 +64,6 @@ typedef enum {
     SCALED,   /* in the input; the tile scales them and lays them out */
 } conv_source;
 
-/* Rows of the input that are fetched ahead with IN_PLACE and SCALED: the processor does not fetch rows that far apart.
- */
-enum { CONV_AHEAD = 8 };
-
 /* Prepares rows of the next tile, with each line of a row of this tile. In the first half of a block two lines of each
  * row are fetched. In the second half two lines are copied. Rows that are copied have an even number of whole lines,
  * because CONV_SETS divides `inner`: see SRT_LEAST_SETS. */
@@ -121,7 +117,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                     c[v] = load(columns + v * VL);
                     continue;
                 }
-                __builtin_prefetch(x + CONV_AHEAD * plane + v * VL);
+                __builtin_prefetch(x + (vectors + v) * VL); /* of the next panel: rows lie too far apart for hardware */
                 c[v] = whole ? load(x + v * VL) : load_mask(x + v * VL, some[v], splat(0.0f));
                 if (source == SCALED)
                     c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), least, most);
