@@ -1,8 +1,8 @@
 /* depthwise.h - convolution of one plane with one square window. Each input is read once, for all its outputs.
  *
  * A strip of columns is computed from top to bottom. The sums of all outputs that read an input row are in registers;
- * with stride 1 there are as many as the window has rows. A plane that is at most half a vector wide is one row
- * instead, and inputs that would wrap around are masked. The terms of a sum are in the order of the weights.
+ * with stride 1 there are as many as the window has rows. If a plane is at most half a vector wide, channels lie across
+ * the lanes instead. The terms of a sum are in the order of the weights.
  */
 #ifndef STREAMRT_DEPTHWISE_H
 #define STREAMRT_DEPTHWISE_H
@@ -103,50 +103,90 @@ ROLL(5, 2)
 ROLL(7, 1)
 ROLL(7, 2)
 
-/* Vectors of a plane that is computed as one row, at most. */
-enum { FLAT_VECTORS = 4 };
+/* Positions of a plane that is small, at most, and with padding for a window of ROWS_MOST x ROWS_MOST. The most are
+ * those of a plane that is one position wide. */
+enum { SMALL_PLANE = 64, SMALL_PADDED = (SMALL_PLANE + ROWS_MOST - 1) * ROWS_MOST };
 
-/* For every tap of the window: the lanes of the plane whose input is not padding. */
-typedef struct {
-    vmask inside[ROWS_MOST * ROWS_MOST][FLAT_VECTORS];
-} flat_masks;
-
-V bool is_flat(const srt_window *w) {
+/* Planes whose rows would leave half of the lanes of a vector empty, with outputs of the same size. Channels lie across
+ * the lanes instead. */
+V bool is_small(const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
         if (w->stride[axis] != 1 || w->output[axis] != w->input[axis]) return false;
-    return 2 * w->output[1] <= VL && w->output[0] <= FLAT_VECTORS * VL / w->output[1];
+    return 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
 }
 
-FN void find_flat(const srt_window *w, flat_masks *masks) {
-    for (int64_t tap = 0; tap < w->kernel[0] * w->kernel[1]; tap++) {
-        const int64_t down = tap / w->kernel[1] - w->before[0], right = tap % w->kernel[1] - w->before[1];
-        const span rows = valid_outputs(down, 1, w->input[0], w->output[0]);
-        const span cols = valid_outputs(right, 1, w->input[1], w->output[1]);
-        uint64_t bits = 0;
-        for (int64_t o = rows.first; o < rows.last; o++)
-            bits |= ((UINT64_C(1) << cols.last) - (UINT64_C(1) << cols.first)) << o * w->output[1];
-        for (int v = 0; v < FLAT_VECTORS; v++) masks->inside[tap][v] = mask_of((uint32_t)(bits >> v * VL));
-    }
+/* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats, `stride` apart. Lanes from n on are zero. */
+V void to_lanes(const float *rows, int64_t stride, int64_t n, int64_t count, float *out) {
+    int64_t done = 0;
+    if (n == VL)
+        for (; done + TILE <= count; done += TILE)
+            for (int lane = 0; lane < VL; lane += TILE)
+                transpose_tile(rows + lane * stride + done, stride, out + done * VL + lane, VL);
+    for (int64_t i = done; i < count; i++)
+        for (int lane = 0; lane < VL; lane++) out[i * VL + lane] = lane < n ? rows[lane * stride + i] : 0.0f;
 }
 
-/* Computes a whole plane as one row. */
-FN void flat_plane(const window_plane *p, const flat_masks *masks) {
-    const srt_window *w = p->window;
-    const int64_t positions = w->output[0] * w->output[1], width = w->input[1];
-    const float *row = p->x - w->before[0] * width - w->before[1], *weight = p->weights;
-    const vf low = p->low, high = p->high;
-    vf sum[FLAT_VECTORS];
-    for (int v = 0; v < FLAT_VECTORS; v++) sum[v] = splat(p->bias);
-    int tap = 0;
-    for (int64_t i = 0; i < w->kernel[0]; i++, row += width)
-        for (int64_t j = 0; j < w->kernel[1]; j++, tap++) {
-            const vf by = splat(*weight++);
-#pragma GCC unroll 4
-            for (int v = 0; v < FLAT_VECTORS; v++)
-                sum[v] = muladd(load_mask(row + j + v * VL, masks->inside[tap][v], splat(0.0f)), by, sum[v]);
+/* The reverse of to_lanes. */
+V void from_lanes(const float *in, int64_t n, int64_t count, float *rows, int64_t stride) {
+    int64_t done = 0;
+    if (n == VL)
+        for (; done + TILE <= count; done += TILE)
+            for (int lane = 0; lane < VL; lane += TILE)
+                transpose_tile(in + done * VL + lane, VL, rows + lane * stride + done, stride);
+    for (int64_t i = done; i < count; i++)
+        for (int lane = 0; lane < n; lane++) rows[lane * stride + i] = in[i * VL + lane];
+}
+
+/* Computes a row of `count` outputs of VL channels. x: its first input, in rows of `pitch` vectors; w (taps, VL). */
+V void small_row(const int count, const srt_window *window, const float *x, int64_t pitch, const float *w,
+                 const window_plane *p, vf bias, float *y) {
+    vf sum[VL / 2];
+#pragma GCC unroll 8
+    for (int c = 0; c < count; c++) sum[c] = bias;
+    for (int64_t i = 0; i < window->kernel[0]; i++)
+        for (int64_t j = 0; j < window->kernel[1]; j++, w += VL) {
+            const vf by = load(w);
+#pragma GCC unroll 8
+            for (int c = 0; c < count; c++) sum[c] = muladd(load(x + (i * pitch + j + c) * VL), by, sum[c]);
         }
-    for (int v = 0; v < FLAT_VECTORS; v++)
-        store_mask(p->y + v * VL, lanes(0, positions - v * VL), clamp(sum[v], low, high));
+#pragma GCC unroll 8
+    for (int c = 0; c < count; c++) store(y + c * VL, clamp(sum[c], p->low, p->high));
+}
+
+#define SMALL_CASE(count)                                                                                              \
+    case count:                                                                                                        \
+        if (2 * count <= VL) small_row(2 * count <= VL ? count : 1, w, from, pitch, weights, p, bias, to);             \
+        break;
+
+/* Computes n <= VL planes of neighbouring channels, each with an input plane of its own. p: the first plane; biases:
+ * theirs, or NULL; padded: inputs with their padding, which is zero. */
+FN void small_planes(const window_plane *p, const float *biases, int64_t n, float *padded) {
+    const srt_window *w = p->window;
+    const int64_t height = w->output[0], width = w->output[1], taps = w->kernel[0] * w->kernel[1];
+    const int64_t pitch = width + w->kernel[1] - 1, positions = height * width;
+    float dense[SMALL_PLANE * VL], weights[ROWS_MOST * ROWS_MOST * VL];
+    const vf bias = biases ? load_mask(biases, lanes(0, n), splat(0.0f)) : splat(0.0f);
+    to_lanes(p->weights, taps, n, taps, weights);
+    to_lanes(p->x, positions, n, positions, dense);
+    for (int64_t row = 0; row < height; row++)
+        for (int64_t col = 0; col < width; col++)
+            store(padded + ((row + w->before[0]) * pitch + w->before[1] + col) * VL,
+                  load(dense + (row * width + col) * VL));
+    for (int64_t row = 0; row < height; row++) {
+        const float *from = padded + row * pitch * VL;
+        float *to = dense + row * width * VL;
+        switch (width) {
+            SMALL_CASE(1)
+            SMALL_CASE(2)
+            SMALL_CASE(3)
+            SMALL_CASE(4)
+            SMALL_CASE(5)
+            SMALL_CASE(6)
+            SMALL_CASE(7)
+            SMALL_CASE(8)
+        }
+    }
+    from_lanes(dense, n, positions, p->y, positions);
 }
 
 typedef void depthwise_plane(const window_plane *p);
@@ -173,43 +213,52 @@ FN void any_plane(const window_plane *p) {
     window_rows(p, DEPTHWISE);
 }
 
+/* The plane of output channel `channel` of a sample. */
+V window_plane plane_at(const window_job *job, int64_t sample, int64_t channel) {
+    const srt_window *w = job->window;
+    const int64_t plane = sample * job->channels_in_total + channel;
+    return (window_plane){
+        .x = job->x + (job->multiplier == 1 ? plane : plane / job->multiplier) * w->input[0] * w->input[1],
+        .y = job->y + plane * w->output[0] * w->output[1],
+        .weights = job->w + channel * w->kernel[0] * w->kernel[1],
+        .bias = job->bias ? job->bias[channel] : 0.0f,
+        .window = w,
+        .last = w->output[0],
+        .low = splat(job->act->low),
+        .high = splat(job->act->high),
+    };
+}
+
 FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     const window_job *job = arguments;
     const srt_window *w = job->window;
-    const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
     depthwise_plane *roll = roll_for(w), *plane_of = roll ? roll : any_plane;
-    const bool flat = roll && is_flat(w), whole = flat || job->bands == 1;
-    flat_masks masks;
-    if (flat) find_flat(w, &masks);
+    const bool small = roll && job->multiplier == 1 && is_small(w);
+    float padded[SMALL_PADDED * VL];
+    const int64_t wide = w->output[1] + w->kernel[1] - 1, high = w->output[0] + w->kernel[0] - 1;
+    if (small) memset(padded, 0, sizeof *padded * (size_t)(high * wide * VL));
     const int64_t samples = job->planes / job->span;
     int64_t band = first / job->planes, place = first % job->planes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
-    for (; first < last; first++) {
-        /* a plane that is one row is not cut, so that results do not depend on the number of bands */
-        const int64_t rows = w->output[0], from = whole ? 0 : band * rows / job->bands;
-        const int64_t to = !whole ? (band + 1) * rows / job->bands : band == 0 ? rows : 0;
-        const int64_t plane = sample * job->channels_in_total + channel;
-        window_plane p = {
-            .x = job->x + (job->multiplier == 1 ? plane : plane / job->multiplier) * input,
-            .y = job->y + plane * output,
-            .weights = job->w + channel * w->kernel[0] * w->kernel[1],
-            .bias = job->bias ? job->bias[channel] : 0.0f,
-            .window = w,
-            .first = from,
-            .last = to,
-            .low = splat(job->act->low),
-            .high = splat(job->act->high),
-        };
-        if (!flat)
+    for (int64_t n; first < last; first += n) {
+        window_plane p = plane_at(job, sample, channel);
+        n = 1;
+        if (small) { /* planes are not cut: the units of their first bands have all rows */
+            n = smaller(smaller(VL, last - first), job->first + job->span - channel);
+            p.last = band == 0 ? w->output[0] : 0;
+            if (band == 0) small_planes(&p, job->bias ? job->bias + channel : NULL, n, padded);
+        } else {
+            p.first = band * w->output[0] / job->bands;
+            p.last = (band + 1) * w->output[0] / job->bands;
             plane_of(&p);
-        else if (band == 0)
-            flat_plane(&p, &masks);
+        }
         if (job->act->separate) {
             float *y = p.y + p.first * w->output[1];
-            activate(y, y, (p.last - p.first) * w->output[1], job->act);
+            activate(y, y, n * (p.last - p.first) * w->output[1], job->act);
         }
         /* the next unit, without divisions: they would take as long as a small plane */
-        if (++channel < job->first + job->span) continue;
+        channel += n;
+        if (channel < job->first + job->span) continue;
         channel = job->first;
         if (++sample < samples) continue;
         sample = 0;
