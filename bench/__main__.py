@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the commands that measure contenders in rounds."""
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="peers to measure (default: all installed peers)")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="PEER", help="peers to measure (default: all that are installed and not optional)"
+    )
     parser.add_argument(
         "--threads",
         nargs="+",

@@ -37,7 +37,7 @@ class Options:
 
     Attributes:
         data: the folder of models; they stay there for the next run.
-        names: names of peers to measure; None for all.
+        names: names of peers to measure; None for all that are not optional, and those that the scenario names.
         threads: numbers of threads; each case is measured with each of them.
         rounds: rounds to measure; None for the scenario's own number.
         quick: whether to run the scenario's small cases, in one round.

@@ -3,10 +3,6 @@
 #include "sharing.h"
 #include "simd/table.h"
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* Terms of a sum that take as long as one element of `srt_grain`: about 0.5 ns on one core. */
 enum { TERMS_PER_ELEMENT = 32 };
 
@@ -60,7 +56,7 @@ void srt_conv(const srt_convolution *c) {
     const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
     if (inner > 0) job.parts = two ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
-    const int64_t threads = c->seats < srt_threads() ? c->seats : srt_threads();
+    const int64_t threads = smaller(c->seats, srt_threads());
     const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
     const int64_t once = halved ? depth : inner; /* terms of a sum that a unit adds up */
     const int64_t rest = positions > STEP && positions % STEP <= LAST ? positions % STEP : 0;

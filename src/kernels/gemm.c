@@ -1,9 +1,6 @@
 /* gemm.c - a product with samples is a convolution: a sample is a position, a feature is a channel. See kernels.h. */
+#include "sharing.h"
 #include "simd/table.h"
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 bool srt_gemm_pays(void) {
     return srt_products_pay() && srt_table_active()->gemm_pays;

@@ -161,12 +161,13 @@ int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs,
 
 /* A convolution with a window of 3 x 3 and stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are about 4
  * times those of srt_conv. A value that is infinite, or so large that a sum overflows, may give NaN in all outputs of
- * the tiles that read it. seat is at least srt_winograd_seat(...) for this shape; other numbers of samples may share
- * it. */
+ * the tiles that read it. seat is at least srt_winograd_seat(...) for this shape and SRT_MAX_THREADS; other numbers
+ * of samples may share it. */
 void srt_winograd(const srt_convolution *c);
 
-/* Floats of scratch memory with which srt_winograd is faster than srt_conv; 0 if it is not, or cannot be used.
- * channels and outputs are those of one group. */
+/* Floats of scratch memory for each of `threads` threads with which srt_winograd is faster than srt_conv; 0 if it is
+ * not, or cannot be used. Whether it is 0 does not depend on the threads. More threads get fewer floats each, and each
+ * number works with any number of threads. channels and outputs are those of one group. */
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads);
 
 /* A convolution where each output channel reads one input channel. Output channels first..last of

@@ -31,6 +31,10 @@ typedef struct {
  * least the number of the narrowest blocks of all products. */
 srt_sharing srt_share_out(const srt_product *p);
 
+static inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 static inline int64_t divided_up(int64_t n, int64_t by) {
     return n / by + (n % by != 0);
 }

@@ -1,9 +1,10 @@
 """Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
 
 Weights are (rows, inner). A tile is a range of rows, which are outputs. For few samples a special kernel reads the
-weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. If the kernels
-are plain C, BLAS computes products for many samples as ``(rows, inner) @ (inner, batch)``. This is up to twice as fast
-as ``(batch, inner) @ (inner, rows)``. docs/measurements.md has the times of each way.
+weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. BLAS computes
+products for many samples if the kernels are plain C, and all products with the instruction set "numpy". It computes
+``(rows, inner) @ (inner, batch)``, which is up to twice as fast as ``(batch, inner) @ (inner, rows)``.
+docs/measurements.md has the times of each way.
 """
 
 from __future__ import annotations

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
+
+from streamrt.host import threads
 
 PRELUDE = """
     import os, signal, threading, types
@@ -125,3 +129,47 @@ PRELUDE = """
 def test_a_forked_child_has_the_threads_of_before(run_python, case):
     done = run_python(PRELUDE + case + "    assert counts() == before\n", OPENBLAS_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
+
+
+class FakeBlas:
+    """A BLAS library with a number of threads, and the numbers to which it was set."""
+
+    def __init__(self, count: int) -> None:
+        self.num_threads, self.calls = count, []
+        self.lib_controllers = [self]
+
+    def limit(self, *, limits):
+        before = self.num_threads
+
+        def restore():
+            self.calls.append(before)
+            self.num_threads = before
+
+        self.calls.append(limits)
+        self.num_threads = limits
+        return types.SimpleNamespace(restore_original_limits=restore)
+
+
+def test_blas_is_left_alone_if_it_has_the_threads(monkeypatch):
+    blas = FakeBlas(2)
+    monkeypatch.setattr(threads, "_blas", lambda: blas)
+    with threads.limited(2):
+        assert blas.num_threads == 2
+        with threads.limited(2):
+            pass
+    assert blas.calls == []
+
+
+def test_blas_gets_the_lowest_limit_and_its_own_number_back(monkeypatch):
+    blas = FakeBlas(4)
+    monkeypatch.setattr(threads, "_blas", lambda: blas)
+    with threads.limited(4):
+        with threads.limited(2):
+            with threads.limited(3):
+                assert blas.num_threads == 2
+            assert blas.num_threads == 2
+        assert blas.num_threads == 4
+    assert blas.num_threads == 4
+    with threads.limited(1):
+        assert blas.num_threads == 1
+    assert blas.num_threads == 4

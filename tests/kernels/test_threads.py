@@ -87,6 +87,28 @@ def test_the_same_bits_with_any_number_of_threads(count: int) -> None:
     assert_same(every_kernel(), alone)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("groups", "first", "last"), [(2, 255, 512), (2, 0, 257), (1, 0, 512), (4, 100, 400)])
+@pytest.mark.parametrize("count", [2, 7])
+def test_threads_that_take_parts_of_groups(count: int, groups: int, first: int, last: int, scaled: bool) -> None:
+    """A group of which the range has few channels has units without channels. No thread may take them for laid out."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(1, 512, 14, 14)).astype(np.float32)
+    w = rng.normal(size=(512, 512 // groups, 1, 1)).astype(np.float32)
+    window = Geometry((14, 14), (1, 1)).window()
+    scaling = {"scale": rng.normal(size=512).astype(np.float32)} if scaled else {}
+
+    def run(threads: int) -> np.ndarray:
+        _core.set_threads(threads)
+        y, scratch = np.full((1, 512, 14, 14), 7, np.float32), np.full((threads, 2**16), np.nan, np.float32)
+        conv(x, w, None, None, y, window, groups, first, last, scratch, _core.ACTIVATIONS["Relu"], 0, 0, **scaling)
+        return y
+
+    alone = run(1)
+    for _ in range(10):  # threads take other units each time
+        assert_same([run(count)], [alone])
+
+
 @pytest.mark.parametrize("size", [5, 7, 8, 14])
 def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None:
     """Padding is zero, so an infinite weight that is multiplied with it gives NaN."""

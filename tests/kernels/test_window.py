@@ -33,17 +33,38 @@ def test_depthwise(rng: np.random.Generator, geometry: Geometry) -> None:
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("width", [1, 2, 5, 7, 8, 9, 14, 15, 16, 17, 31, 33, 40, 56, 67])
 def test_depthwise_of_every_width(rng: np.random.Generator, width: int, kernel: int, stride: int) -> None:
-    """Narrow planes are computed as one row, wide planes in strips. One case has needless padding above and left."""
-    for height, pads in ((6, (kernel // 2,) * 4), (8, (kernel, kernel - 1, 1, 0))):
+    """Narrow planes have channels across the lanes, wide planes are computed in strips. Some padding is never read."""
+    half = kernel // 2
+    for height, pads in ((6, (half,) * 4), (8, (kernel, kernel - 1, 1, 0)), (5, (kernel - 1, 0, 0, kernel - 1))):
         geometry = Geometry((height, width), (kernel, kernel), (stride, stride), pads=pads)
-        x = rng.normal(size=(2, 3, height, width)).astype(np.float32)
-        w = rng.normal(size=(6, kernel, kernel)).astype(np.float32)
-        bias = rng.normal(size=6).astype(np.float32)
-        y = np.full((2, 6, *geometry.output), 7, np.float32)
-        depthwise(x, w, bias, y, geometry.window(), 0, 6, ACTIVATIONS["Clip"], -9, 9)
-        windows = geometry.gather(x, 0).repeat(2, axis=1)
-        sums = np.einsum("nchwij,cij->nchw", windows, w.astype(np.float64)) + bias[:, None, None]
-        np.testing.assert_allclose(y, sums.clip(-9, 9), atol=1e-5)
+        for channels, multiplier in ((3, 2), (3, 1), (16, 1), (19, 1)):
+            outputs = channels * multiplier
+            x = rng.normal(size=(2, channels, height, width)).astype(np.float32)
+            w = rng.normal(size=(outputs, kernel, kernel)).astype(np.float32)
+            bias = rng.normal(size=outputs).astype(np.float32)
+            windows = geometry.gather(x, 0).repeat(multiplier, axis=1)
+            sums = np.einsum("nchwij,cij->nchw", windows, w.astype(np.float64))
+            for first, last, offset in ((0, outputs, bias), (1, outputs - 1, None)):
+                y = np.full((2, outputs, *geometry.output), 7, np.float32)
+                depthwise(x, w, offset, y, geometry.window(), first, last, ACTIVATIONS["Clip"], -9, 9)
+                wanted = (sums + (0 if offset is None else offset[:, None, None])).clip(-9, 9)
+                np.testing.assert_allclose(y[:, first:last], wanted[:, first:last], atol=1e-5)
+                assert (y[:, :first] == 7).all()
+                assert (y[:, last:] == 7).all()
+
+
+def test_depthwise_with_padding_that_no_window_reads(rng: np.random.Generator) -> None:
+    """The output of a small plane has the size of its input, and lies in the padding above and left of it."""
+    x, w = rng.normal(size=(1, 16, 4, 4)).astype(np.float32), rng.normal(size=(16, 3, 3)).astype(np.float32)
+    for before in (3, 5, 2000):
+        pads = (before, before, 0, 0)
+        wanted = np.zeros(x.shape)
+        if before < 2000:  # else all windows lie in the padding
+            windows = Geometry((4, 4), (3, 3), pads=pads).gather(x, 0)[:, :, :4, :4]
+            wanted = np.einsum("nchwij,cij->nchw", windows, w.astype(np.float64))
+        y = np.full_like(x, 7)
+        depthwise(x, w, None, y, Window((3, 3), (1, 1), (1, 1), pads, (4, 4), (4, 4)), 0, 16, IDENTITY, 0, 0)
+        np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

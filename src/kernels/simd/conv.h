@@ -124,8 +124,9 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
 }
 
 /* Computes the parts part..parts of the sums of a block of positions, for the shares first..last of its output
- * channels. ready: whether `columns` has the columns of the block, which is a single part. */
-V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
+ * channels. ready: whether `columns` has the columns of the block, which is a single part. Returns whether it has them
+ * afterwards, if the block is a single part: the first tile of a 1x1 window lays them out, and shares may be empty. */
+V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
                    int64_t part, int64_t parts, bool ready, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
@@ -192,6 +193,7 @@ V void conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
         if (atomic_fetch_add(arrived, 1) + 1 == job->parts)
             conv_add(job, from + share * rows / job->shares, from + (share + 1) * rows / job->shares, at, n);
     }
+    return begin < end;
 }
 
 FN void conv(const void *arguments, int64_t first, int64_t last) {
@@ -203,13 +205,12 @@ FN void conv(const void *arguments, int64_t first, int64_t last) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
         const int64_t plane = block / job->blocks, at = (block - plane * job->blocks) * job->width;
-        const bool ready = *laid == block;
-        if (job->arrived)
-            conv_shares(job, 0, 0, at, share, share + shares, plane, plane + 1, ready, columns);
-        else
-            conv_shares(job, plane / groups, job->of.first / job->of.outputs + plane % groups, at, share,
-                        share + shares, 0, job->parts, ready, columns);
-        *laid = job->arrived || job->parts == 1 ? block : -1; /* otherwise the columns are those of the last part */
+        const int64_t sample = job->arrived ? 0 : plane / groups;
+        const int64_t group = job->arrived ? 0 : job->of.first / job->of.outputs + plane % groups;
+        const int64_t part = job->arrived ? plane : 0, parts = job->arrived ? plane + 1 : job->parts;
+        const bool done =
+            conv_shares(job, sample, group, at, share, share + shares, part, parts, *laid == block, columns);
+        *laid = done && parts - part == 1 ? block : -1; /* otherwise the columns are those of the last part */
     }
 }
 

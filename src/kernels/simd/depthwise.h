@@ -107,11 +107,12 @@ ROLL(7, 2)
  * those of a plane that is one position wide. */
 enum { SMALL_PLANE = 64, SMALL_PADDED = (SMALL_PLANE + ROWS_MOST - 1) * ROWS_MOST };
 
-/* Planes whose rows would leave half of the lanes of a vector empty, with outputs of the same size. Channels lie across
- * the lanes instead. */
+/* Planes whose rows would leave half of the lanes of a vector empty, with outputs of the same size, and without padding
+ * that no window reads. Channels lie across the lanes instead. */
 V bool is_small(const srt_window *w) {
     for (int axis = 0; axis < 2; axis++)
-        if (w->stride[axis] != 1 || w->output[axis] != w->input[axis]) return false;
+        if (w->stride[axis] != 1 || w->output[axis] != w->input[axis] || w->before[axis] >= w->kernel[axis])
+            return false;
     return 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
 }
 
