@@ -15,7 +15,7 @@
         if (i_ < (n)) {                                                                                                \
             vmask rest_ = lanes(0, (n) - i_);                                                                          \
             vf v = load_mask((x) + i_, rest_, splat(0.0f));                                                            \
-            store_mask((y) + i_, rest_, (expression));                                                                 \
+            store_first((y) + i_, first_lanes((n) - i_), (expression));                                                \
         }                                                                                                              \
     } while (0)
 
@@ -66,7 +66,8 @@ FN void finish_row(float *y, int64_t n, const float *b, const srt_activation *ac
     const vf low = splat(act->low), high = splat(act->high), zero = splat(0.0f);
     for (int64_t i = 0; b && i < n; i += VL) {
         vmask some = lanes(0, n - i);
-        store_mask(y + i, some, clamp(load_mask(y + i, some, zero) + load_mask(b + i, some, zero), low, high));
+        store_first(y + i, first_lanes(n - i),
+                    clamp(load_mask(y + i, some, zero) + load_mask(b + i, some, zero), low, high));
     }
     if (!b || act->separate) activate(y, y, n, act);
 }

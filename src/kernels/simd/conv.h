@@ -117,7 +117,7 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
         for (int64_t i = 0; i < n; i += VL) {
             const vmask some = lanes(0, n - i);
             const vf all = load_mask(sums + i, some, zero) + load_mask(y + i, some, zero);
-            store_mask(y + i, some, clamp(all, low, high));
+            store_first(y + i, first_lanes(n - i), clamp(all, low, high));
         }
         if (c->act->separate) activate(y, y, n, c->act);
     }

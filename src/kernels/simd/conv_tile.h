@@ -149,7 +149,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
             if (whole)
                 store(y + r * stride + v * VL, done);
             else
-                store_mask(y + r * stride + v * VL, some[v], done);
+                store_first(y + r * stride + v * VL, first_lanes(n - v * VL), done);
         }
 }
 

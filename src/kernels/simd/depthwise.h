@@ -39,13 +39,14 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
     const vf low = p->low, high = p->high, bias = splat(p->bias);
     float by[ROWS_MOST * ROWS_MOST];
     int64_t at[ROLL_STRIPS];
-    vmask inside[ROLL_STRIPS][ROWS_MOST], there[ROLL_STRIPS];
+    vmask inside[ROLL_STRIPS][ROWS_MOST];
+    vfirst there[ROLL_STRIPS];
     vf sum[ROLL_STRIPS][ROWS_MOST]; /* sum[.][i] belongs to output row o - i */
     for (int i = 0; i < k * k; i++) by[i] = p->weights[i];
     for (int t = 0; t < strips; t++) {
         at[t] = (column + t * VL) * stride - w->before[1];
         row_inside(k, stride, at[t], width, inside[t]);
-        there[t] = lanes(0, n - t * VL);
+        there[t] = first_lanes(n - t * VL);
         for (int i = 0; i <= live; i++) sum[t][i] = bias;
     }
     float *y = p->y + p->first * across + column;
@@ -58,7 +59,7 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
                     roll_row(k, stride, phase, masked, p->x + i * width + at[t], inside[t], by, sum[t]);
             if (phase == (k - 1) % stride && o >= first) {
 #pragma GCC unroll 2
-                for (int t = 0; t < strips; t++) store_mask(y + t * VL, there[t], clamp(sum[t][live], low, high));
+                for (int t = 0; t < strips; t++) store_first(y + t * VL, there[t], clamp(sum[t][live], low, high));
                 y += across;
             }
         }

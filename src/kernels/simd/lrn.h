@@ -22,7 +22,7 @@ FN void lrn(const void *arguments, int64_t first, int64_t last) {
             }
             vf base = muladd(sum, splat(job->alpha), splat(job->bias));
             vf v = load_mask(x + i, some, splat(0.0f));
-            store_mask(y + i, some, v * exp_of(log_of(base) * -job->beta));
+            store_first(y + i, first_lanes(job->inner - i), v * exp_of(log_of(base) * -job->beta));
         }
     }
 }

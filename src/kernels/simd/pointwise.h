@@ -66,7 +66,7 @@ FN void scale_shift_columns(const channel_job *job, int64_t first, int64_t last)
             vmask rest = lanes(0, p.n - i);
             vf v = muladd(load_mask(x + i, rest, zero), load_mask(scale + i, rest, zero),
                           load_mask(shift + i, rest, zero));
-            store_mask(y + i, rest, clamp(v, low, high));
+            store_first(y + i, first_lanes(p.n - i), clamp(v, low, high));
         }
         if (job->act->separate) activate(y, y, p.n, job->act);
     }
@@ -96,7 +96,7 @@ FN void prelu_columns(const channel_job *job, int64_t first, int64_t last) {
         for (int64_t i = 0; i < p.n; i += VL) {
             vmask some = lanes(0, p.n - i);
             vf v = load_mask(x + i, some, zero);
-            store_mask(y + i, some, select_less(v, zero, v * load_mask(slope + i, some, zero), v));
+            store_first(y + i, first_lanes(p.n - i), select_less(v, zero, v * load_mask(slope + i, some, zero), v));
         }
     }
 }

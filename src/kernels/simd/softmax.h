@@ -14,7 +14,7 @@ FN double exp_row(const float *x, float *y, int64_t n, float max) {
         for (int64_t i = start; i < end; i += VL) {
             vmask some = lanes(0, end - i);
             vf e = exp_of(load_mask(x + i, some, splat(-INFINITY)) - max); /* absent lanes add 0 */
-            if (y) store_mask(y + i, some, e);
+            if (y) store_first(y + i, first_lanes(end - i), e);
             sum += e;
         }
         total += sum_of_lanes(sum);
@@ -37,8 +37,10 @@ FN void softmax_row(const float *x, float *y, int64_t n, bool log_of_it) {
 /* Rows that are added together before they are added to the sum. So k terms round like k / 32 + 32 terms. */
 enum { SUM_ROWS = 32 };
 
-/* The softmax of one vector of columns: k elements each, `inner` apart. */
-V void softmax_columns(const float *x, float *y, int64_t k, int64_t inner, vmask some, bool log_of_it) {
+/* The softmax of n <= VL columns: k elements each, `inner` apart. */
+V void softmax_columns(const float *x, float *y, int64_t k, int64_t inner, int64_t n, bool log_of_it) {
+    const vmask some = lanes(0, n);
+    const vfirst first = first_lanes(n);
     const vf none = splat(0.0f);
     vf max = splat(-INFINITY), sum = none;
     for (int64_t i = 0; i < k; i++) max = max_nan(max, load_mask(x + i * inner, some, none));
@@ -47,16 +49,16 @@ V void softmax_columns(const float *x, float *y, int64_t k, int64_t inner, vmask
         for (int64_t i = start; i < smaller(k, start + SUM_ROWS); i++) {
             vf e = exp_of(load_mask(x + i * inner, some, none) - max);
             part += e;
-            if (!log_of_it) store_mask(y + i * inner, some, e);
+            if (!log_of_it) store_first(y + i * inner, first, e);
         }
         sum += part;
     }
     if (log_of_it) {
         vf shift = log_of(sum);
         for (int64_t i = 0; i < k; i++)
-            store_mask(y + i * inner, some, (load_mask(x + i * inner, some, none) - max) - shift);
+            store_first(y + i * inner, first, (load_mask(x + i * inner, some, none) - max) - shift);
     } else {
-        for (int64_t i = 0; i < k; i++) store_mask(y + i * inner, some, load_mask(y + i * inner, some, none) / sum);
+        for (int64_t i = 0; i < k; i++) store_first(y + i * inner, first, load_mask(y + i * inner, some, none) / sum);
     }
 }
 
@@ -71,7 +73,7 @@ FN void softmax(const void *arguments, int64_t first, int64_t last) {
         int64_t outer = first / inner, column = first - outer * inner;
         n = smaller(smaller(inner - column, last - first), VL);
         int64_t at = outer * k * inner + column;
-        softmax_columns(job->x + at, job->y + at, k, inner, lanes(0, n), job->log);
+        softmax_columns(job->x + at, job->y + at, k, inner, n, job->log);
     }
 }
 

@@ -4,6 +4,7 @@
  *   available()    whether this processor and operating system run it; compiled without TARGET
  *   VL, vf, vi     lanes of a vector; VL floats; VL int32_t, which + - * / and the bit operators take
  *   vmask          a set of lanes
+ *   vfirst         the first lanes of a vector: what stores take that lead to the end of a row
  *   TILE           side of the squares that transpose_tile transposes
  *   CONV_ROWS, CONV_ROWS_WIDE        rows whose sums with 2, or with 3, vectors of columns are held in registers
  *   CONV_SETS, CONV_WAYS             of the first-level cache: floats after which its sets repeat, and lines of a set.
@@ -34,6 +35,8 @@ V vmask lanes(int64_t first, int64_t last);        /* lanes i with first <= i < 
 V vmask mask_of(uint32_t bits);                    /* lanes i whose bit i is set; higher bits are ignored */
 V vf load_mask(const float *p, vmask m, vf other); /* lanes outside m come from `other`, and their memory is not read */
 V void store_mask(float *p, vmask m, vf v);        /* memory of lanes outside m is not written */
+V vfirst first_lanes(int64_t n);                   /* the first n lanes, n >= 0; all if n >= VL */
+V void store_first(float *p, vfirst n, vf v);      /* memory of other lanes is not written */
 
 V vf load_even(const float *p); /* p[0], p[2], p[4] ...; reads p[0] to p[2 * VL - 2], no further */
 V vf load_even_mask(const float *p, vmask low, vmask high, vf other); /* under masks of p[i] and of p[VL - 1 + i] */

@@ -51,6 +51,16 @@ V void store_mask(float *p, vmask m, vf v) {
     _mm512_mask_storeu_ps(p, m, v);
 }
 
+typedef vmask vfirst;
+
+V vfirst first_lanes(int64_t n) {
+    return lanes(0, n);
+}
+
+V void store_first(float *p, vfirst n, vf v) {
+    store_mask(p, n, v);
+}
+
 /* The elements of a with even index, then those of b with odd index: b is read one element early, so that nothing
  * behind p[2 * VL - 2] is read. */
 V vf even(vf a, vf b) {

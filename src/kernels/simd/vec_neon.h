@@ -72,6 +72,16 @@ V void store_mask(float *p, vmask m, vf v) {
     if (m & 8) vst1q_lane_f32(p + 3, v, 3);
 }
 
+typedef vmask vfirst;
+
+V vfirst first_lanes(int64_t n) {
+    return lanes(0, n);
+}
+
+V void store_first(float *p, vfirst n, vf v) {
+    store_mask(p, n, v);
+}
+
 V vf unzip_even(vf a, vf b) {
     return vuzp1q_f32(a, b);
 }

@@ -53,6 +53,16 @@ V void store_mask(float *p, vmask m, vf v) {
         if (m >> i & 1) p[i] = v[i];
 }
 
+typedef vmask vfirst;
+
+V vfirst first_lanes(int64_t n) {
+    return lanes(0, n);
+}
+
+V void store_first(float *p, vfirst n, vf v) {
+    store_mask(p, n, v);
+}
+
 V vf load_even(const float *p) {
     return (vf){p[0], p[2], p[4], p[6]};
 }

@@ -82,10 +82,7 @@ typedef struct {
 
 V void strip_store(const window_plane *p, const window_strip *strip, int64_t o, vf v) {
     float *y = p->y + o * p->window->output[1] + strip->column;
-    if (strip->n == VL)
-        store(y, v);
-    else
-        store_mask(y, lanes(0, strip->n), v);
+    store_first(y, first_lanes(strip->n), v);
 }
 
 /* The inputs of tap j of the strip in an input row. */
@@ -187,7 +184,7 @@ V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) 
     const int64_t width = w->input[1], across = w->output[1], at = column * 2 - w->before[1];
     const vf nothing = splat(-INFINITY);
     const bool whole = row_is_whole(k, 2, at, width);
-    const vmask there = lanes(0, n);
+    const vfirst there = first_lanes(n);
     vmask inside[ROWS_MOST];
     row_inside(k, 2, at, width, inside);
     for (int64_t o = p->first; o < p->last; o++) {
@@ -205,7 +202,7 @@ V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) 
         row_columns(k, 2, v, q);
 #pragma GCC unroll 8
         for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
-        store_mask(p->y + o * across + column, there, q[0]);
+        store_first(p->y + o * across + column, there, q[0]);
     }
 }
 

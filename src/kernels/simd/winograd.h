@@ -258,7 +258,7 @@ V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row
                 const vmask some = lanes(0, s->cols - c);
                 vf v = load(from + c) + bias;
                 if (job->of.residual) v += load_mask(job->of.residual + at + c, some, zero);
-                store_mask(job->of.y + at + c, some, clamp(v, low, high));
+                store_first(job->of.y + at + c, first_lanes(s->cols - c), clamp(v, low, high));
             }
             if (job->of.act->separate) activate(job->of.y + at, job->of.y + at, s->cols, job->of.act);
         }
