@@ -12,12 +12,11 @@
 typedef struct {
     int64_t pieces;                /* products */
     int64_t columns, step, widest; /* a block is a multiple of `step` columns, and at most `widest` */
-    int64_t rows, tile;            /* a unit has at most `tile` rows, unless there would be more units than `most` */
-    int64_t most;
-    int64_t least;        /* rows that a thread takes at least, unless it is the end of its share */
-    double layout, fetch; /* cost of laying out a column, and of fetching a row */
-    bool again;           /* whether columns are laid out again for rows that are taken later */
-    double late;          /* cost until the other threads have begun */
+    int64_t rows, tile, most;      /* a unit has at most `tile` rows, unless there would be more than `most` units */
+    int64_t least;                 /* rows that a thread takes at least, unless it is the end of its share */
+    double layout, fetch;          /* cost of laying out a column, and of fetching a row */
+    bool again;                    /* whether columns are laid out again for rows that are taken later */
+    double late;                   /* cost until the other threads have begun */
     int64_t threads;
 } srt_product;
 

@@ -204,17 +204,9 @@ def _bind_product(
     w = _planes(buffers.input(1), geometry.kernel)
     y = _planes(buffers.outputs[0], geometry.output)
     extra = scaling.bind(buffers) if scaling else {}
+    residual = _residual(buffers, geometry)
     kernel = _core.Convolution(
-        *(
-            x,
-            w,
-            bias.kept(buffers),
-            _residual(buffers, geometry),
-            y,
-            geometry.window,
-            groups,
-            panels.of(buffers.scratch),
-        ),
+        *(x, w, bias.kept(buffers), residual, y, geometry.window, groups, panels.of(buffers.scratch)),
         *epilogue,
         winograd=winograd,
         sums=sums.of(buffers.scratch) if sums else None,

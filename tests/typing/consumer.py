@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import streamrt
 
 if TYPE_CHECKING:  # mypy knows the names that are imported late, and no other names
-    _ = streamrt.no_such_name  # type: ignore[attr-defined]
+    _ = streamrt.no_such_name  # type: ignore[attr-defined] # wrong on purpose
 
 
 def classify(path: Path, image: NDArray[np.float32]) -> int:

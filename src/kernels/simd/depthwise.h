@@ -8,6 +8,7 @@
 #define STREAMRT_DEPTHWISE_H
 
 #include "rows.h"
+#include "transpose.h"
 #include "window.h"
 
 /* Adds an input row of a strip to the sums of all outputs that read it. For sum[m] it is row phase + m * stride of the
@@ -117,26 +118,10 @@ V bool is_small(const srt_window *w) {
     return 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
 }
 
-/* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats, `stride` apart. Lanes from n on are zero. */
-V void to_lanes(const float *rows, int64_t stride, int64_t n, int64_t count, float *out) {
-    int64_t done = 0;
-    if (n == VL)
-        for (; done + TILE <= count; done += TILE)
-            for (int lane = 0; lane < VL; lane += TILE)
-                transpose_tile(rows + lane * stride + done, stride, out + done * VL + lane, VL);
-    for (int64_t i = done; i < count; i++)
-        for (int lane = 0; lane < VL; lane++) out[i * VL + lane] = lane < n ? rows[lane * stride + i] : 0.0f;
-}
-
-/* The reverse of to_lanes. */
-V void from_lanes(const float *in, int64_t n, int64_t count, float *rows, int64_t stride) {
-    int64_t done = 0;
-    if (n == VL)
-        for (; done + TILE <= count; done += TILE)
-            for (int lane = 0; lane < VL; lane += TILE)
-                transpose_tile(in + done * VL + lane, VL, rows + lane * stride + done, stride);
-    for (int64_t i = done; i < count; i++)
-        for (int lane = 0; lane < n; lane++) rows[lane * stride + i] = in[i * VL + lane];
+/* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats. Lanes from n on are zero. */
+V void to_lanes(const float *rows, int64_t n, int64_t count, float *out) {
+    if (n < VL) memset(out, 0, sizeof *out * (size_t)(count * VL));
+    transpose_block(rows, count, n, count, out, VL);
 }
 
 /* Computes a row of `count` outputs of VL channels. x: its first input, in rows of `pitch` vectors; w (taps, VL). */
@@ -168,8 +153,8 @@ FN void small_planes(const window_plane *p, const float *biases, int64_t n, floa
     const int64_t pitch = width + w->kernel[1] - 1, positions = height * width;
     float dense[SMALL_PLANE * VL], weights[ROWS_MOST * ROWS_MOST * VL];
     const vf bias = biases ? load_mask(biases, lanes(0, n), splat(0.0f)) : splat(0.0f);
-    to_lanes(p->weights, taps, n, taps, weights);
-    to_lanes(p->x, positions, n, positions, dense);
+    to_lanes(p->weights, n, taps, weights);
+    to_lanes(p->x, n, positions, dense);
     for (int64_t row = 0; row < height; row++)
         for (int64_t col = 0; col < width; col++)
             store(padded + ((row + w->before[0]) * pitch + w->before[1] + col) * VL,
@@ -188,7 +173,7 @@ FN void small_planes(const window_plane *p, const float *biases, int64_t n, floa
             SMALL_CASE(8)
         }
     }
-    from_lanes(dense, n, positions, p->y, positions);
+    transpose_block(dense, VL, positions, n, p->y, positions);
 }
 
 typedef void depthwise_plane(const window_plane *p);
