@@ -37,7 +37,7 @@
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
 
 /* Attempts to release a range. The page cache keeps a page that is in use at that moment, even by mincore in another
- * process. No later call would release it. With a process that watches all the time, this happened in 1 of 500
+ * process, and a page that is mapped. No later call would release it. With a process that watches all the time, this happened in 1 of 500
  * releases. The pauses between 8 attempts are 3 ms together. */
 #define RELEASE_ATTEMPTS 8
 /* Attempts if the last release failed, too: 0.1 ms. An example is a file of another user, whose pages mincore always
@@ -251,10 +251,11 @@ static void unmap_pages(int fd, uint8_t *base, uint64_t offset, uint64_t length,
 }
 
 bool os_release(int fd, uint8_t *base, uint64_t offset, uint64_t length, bool blocks, bool patient) {
-    /* Unmapped first, because the page cache keeps mapped pages. */
-    unmap_pages(fd, base, offset, length, blocks);
     int attempts = patient ? RELEASE_ATTEMPTS : RELEASE_ATTEMPTS_IN_VAIN;
     for (int attempt = 1;; attempt++) {
+        /* The page cache keeps mapped pages. They are unmapped at each attempt: a thread that reads the next range may
+         * have mapped some of them anew, because a fault maps up to 15 cached pages around its own. */
+        unmap_pages(fd, base, offset, length, blocks);
         posix_fadvise(fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
         if (!any_cached(base + offset, length, blocks)) return true;
         if (attempt == attempts) return false;

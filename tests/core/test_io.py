@@ -282,6 +282,31 @@ def test_auto_chooses_by_the_file_system(passes: Callable[..., list[str]], magic
     assert passes("auto", f"type:{magic:#x}") == [io, *[f"sum {SUM}"] * 3]
 
 
+RELEASE = """
+import sys
+from streamrt._core import Mapping, Prefetcher
+
+path, granule, block = sys.argv[1], int(sys.argv[2]), 2 << 20
+with Mapping(path) as mapping, Prefetcher(mapping) as prefetcher:
+    prefetcher.schedule([(i * block, block, False) for i in range(mapping.size // block)], block, granule)
+    for i in range(mapping.size // block):
+        prefetcher.wait(i)
+        prefetcher.done(i)
+    prefetcher.finish()
+    prefetcher.schedule([], 0, granule)
+    print(mapping.resident())
+"""
+
+
+@pytest.mark.parametrize("granule", [PAGE, BLOCK])
+def test_pages_that_a_fault_maps_again_are_released(
+    make_file: MakeFile, run_python: RunPython, failing_io: Preload, granule: int
+) -> None:
+    """A fault maps cached pages around its own, also pages that the prefetch thread has just unmapped."""
+    done = run_python(RELEASE, make_file(SIZE), granule, **failing_io("forget:0:0:3"))
+    assert (done.stdout, done.stderr) == ("0\n", "failing_io: 3\n")
+
+
 def test_releasing_tries_less_if_the_cache_keeps_everything(run_python: RunPython, failing_io: Preload) -> None:
     """On tmpfs the first release tries for 3 ms, with 7 naps. Each later release tries for 0.1 ms, with 2 naps."""
     path = Path("/dev/shm") / f"streamrt-test-{os.getpid()}"

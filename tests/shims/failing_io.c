@@ -2,8 +2,9 @@
  *
  * FAILING_IO is "call:after:errno": from call number `after` (from 0) on, `call` fails with that errno. Calls are
  * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
- * A fourth part is the number of calls that fail; later calls succeed. FAILING_IO=short makes every pread return at
- * most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs report that file system. FAILING_IO=naps only counts nanosleep.
+ * A fourth part is the number of calls that fail; later calls succeed. The call "forget" does not fail: before pages
+ * leave the page cache (POSIX_FADV_DONTNEED), one that the thread has just unmapped is mapped again, as a fault beside
+ * it would do. FAILING_IO=short makes every pread return at most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs report that file system. FAILING_IO=naps only counts nanosleep.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -44,7 +45,11 @@ static int fails(const char *call) {
     return 1;
 }
 
+/* Where the range begins that this thread unmapped last. */
+static _Thread_local const volatile char *unmapped;
+
 int madvise(void *start, size_t length, int advice) {
+    if (advice == MADV_DONTNEED) unmapped = start;
     int (*real)(void *, size_t, int) = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "madvise");
     return fails(advice == MADV_POPULATE_READ ? "populate" : "advise") ? -1 : real(start, length, advice);
 }
@@ -70,6 +75,12 @@ int fcntl(int fd, int command, ...) {
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
     return command == F_SETFL && fails("fcntl") ? -1 : real(fd, command, argument);
+}
+
+int posix_fadvise(int fd, off_t offset, off_t length, int advice) {
+    int (*real)(int, off_t, off_t, int) = (int (*)(int, off_t, off_t, int))dlsym(RTLD_NEXT, "posix_fadvise");
+    if (advice == POSIX_FADV_DONTNEED && unmapped && fails("forget")) (void)*unmapped;
+    return real(fd, offset, length, advice);
 }
 
 int fstatfs(int fd, struct statfs *info) {
