@@ -39,6 +39,18 @@ def test_mlp(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(path, x), np.maximum(x @ w1.T + b1, 0) @ w2.T, rtol=1e-5, atol=1e-5)
 
 
+def test_attributes_have_onnx_defaults_where_a_node_is_folded(tmp_path: Path) -> None:
+    w, scale, var = random(4, 3, 1, 1), random(4), random(4, seed=3) ** 2
+    shift = random(4, seed=1)
+    layers = [Layer("Conv", w), Layer("BatchNormalization", scale, shift, shift, var)]
+    path = streamrt.pack(layers, tmp_path / "out", inputs=("N", 3, 5, 5))
+    assert [node.op for node in read_header(path).graph.nodes] == ["Conv"]
+    x = random(2, 3, 5, 5)
+    product = np.einsum("oi,nihw->nohw", w[:, :, 0, 0], x)
+    factor, add = (scale / np.sqrt(var + 1e-5))[:, None, None], shift[:, None, None]
+    np.testing.assert_allclose(run(path, x), (product - add) * factor + add, rtol=1e-4, atol=1e-4)
+
+
 def test_cnn_folds_batch_normalization(tmp_path: Path) -> None:
     scale, bias, mean, var = random(4), random(4, seed=1), random(4, seed=2), random(4, seed=3) ** 2 + 1
     w = random(4, 3, 3, 3)

@@ -102,7 +102,7 @@ def _arithmetic(op: str, position: int, values: NDArray[np.float64]) -> Affine |
 def normalisation(draft: Draft, node: DraftNode) -> Affine:
     """A BatchNormalization as a factor and a shift of each channel."""
     scale, bias, mean, var = (draft.params[name].float64() for name in node.inputs[1:])
-    epsilon = node.attrs["epsilon"]
+    epsilon = node.attrs.get("epsilon", 1e-5)
     assert isinstance(epsilon, int | float)
     factor = scale / np.sqrt(var + epsilon)
     return factor, bias - mean * factor
