@@ -37,8 +37,8 @@
 #define WILL_NEED_STEP ((uint64_t)128 << 10)
 
 /* Attempts to release a range. The page cache keeps a page that is in use at that moment, even by mincore in another
- * process, and a page that is mapped. No later call would release it. With a process that watches all the time, this happened in 1 of 500
- * releases. The pauses between 8 attempts are 3 ms together. */
+ * process, and a page that is mapped. No later call would release it. With a process that watches all the time, this
+ * happened in 1 of 500 releases. The pauses between 8 attempts are 3 ms together. */
 #define RELEASE_ATTEMPTS 8
 /* Attempts if the last release failed, too: 0.1 ms. An example is a file of another user, whose pages mincore always
  * reports as cached. */

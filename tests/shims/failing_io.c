@@ -4,7 +4,8 @@
  * "populate" (madvise with MADV_POPULATE_READ), "advise" (any other madvise), "pread", and "fcntl" (F_SETFL).
  * A fourth part is the number of calls that fail; later calls succeed. The call "forget" does not fail: before pages
  * leave the page cache (POSIX_FADV_DONTNEED), one that the thread has just unmapped is mapped again, as a fault beside
- * it would do. FAILING_IO=short makes every pread return at most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs report that file system. FAILING_IO=naps only counts nanosleep.
+ * it would do. FAILING_IO=short makes every pread return at most 1000 bytes. FAILING_IO=type:0x6969 makes fstatfs
+ * report that file system. FAILING_IO=naps only counts nanosleep.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
