@@ -112,8 +112,20 @@ DENSE_CHUNK: Final[int]
 CONV_DEPTH: Final[int]
 CONV_COLUMNS: Final[int]
 
+def row_bytes(dtype: str, inner: int, block: int = 0, zeros: bool = False) -> int: ...
+
+@final
+class Coded:
+    shape: Final[tuple[int, ...]]
+    def __new__(
+        cls, data: Buffer, dtype: str, shape: tuple[int, ...], block: int | None = None, zeros: bool = False
+    ) -> Coded: ...
+    def reshape(self, *shape: int) -> Coded: ...
+    def rows(self, first: int, last: int) -> Coded: ...
+    def decode(self, first: int, last: int, out: _Array) -> None: ...
+
 def dense(
-    w: _Array,
+    w: _Array | Coded,
     x: _Array,
     y: _Array,
     bias: _Array | None,
@@ -147,7 +159,7 @@ class Gemm(Kernel):
     def __new__(
         cls,
         x: _Array,
-        w: _Array,
+        w: _Array | Coded,
         bias: _Array | None,
         y: _Array,
         block: _Array,
@@ -162,7 +174,7 @@ class Convolution(Kernel):
     def __new__(
         cls,
         x: _Array,
-        w: _Array,
+        w: _Array | Coded,
         bias: _Array | None,
         residual: _Array | None,
         y: _Array,

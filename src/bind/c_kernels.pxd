@@ -37,12 +37,26 @@ cdef extern from "kernels/kernels.h" nogil:
                       const srt_activation *act)
     void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride,
                                 const float *bias, const srt_activation *act)
+    ctypedef enum srt_weight_type:
+        SRT_FLOAT32
+        SRT_FLOAT16
+        SRT_BFLOAT16
+        SRT_INT8
+        SRT_INT4
+    ctypedef struct srt_weights:
+        const void *data
+        int type
+        int64_t inner
+    srt_weights srt_weights_make(const void *data, int type, int64_t inner, int64_t block, bint zeros)
+    srt_weights srt_weights_from(srt_weights w, int64_t row)
+    int64_t srt_row_bytes(int type, int64_t inner, int64_t block, bint zeros)
+    void srt_decode(const srt_weights *w, int64_t first, int64_t last, float *out)
     enum:
         SRT_DENSE_BATCH
         SRT_DENSE_GROUP
         SRT_DENSE_CHUNK
-    void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner,
-                   int64_t batch, int64_t stride, const srt_activation *act)
+    void srt_dense(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
+                   int64_t stride, const srt_activation *act)
     void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n,
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
@@ -52,11 +66,10 @@ cdef extern from "kernels/kernels.h" nogil:
     bint srt_products_pay()
     ctypedef struct srt_product_of_samples:
         const float *x
-        const float *w
+        srt_weights w
         const float *bias
         float *y
         int64_t batch
-        int64_t inner
         int64_t rows
         int64_t stride
         float *block
@@ -71,7 +84,7 @@ cdef extern from "kernels/kernels.h" nogil:
         SRT_CONV_COLUMNS
     ctypedef struct srt_convolution:
         const float *x
-        const float *w
+        srt_weights w
         const float *bias
         const float *residual
         float *y

@@ -36,8 +36,8 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
 cdef class Convolution(Kernel):
     """A convolution in groups of channels, each with its own part of the weights. Checked once, then run often.
 
-    x (N, G * C, H, W); w (G * OC, C, KH, KW); bias (G * OC,) or None; y (N, G * OC, OH, OW). residual, of y's shape or
-    None, is added before ``act``, and may be y.
+    x (N, G * C, H, W); w (G * OC, C, KH, KW), float32 or `Coded`; bias (G * OC,) or None; y (N, G * OC, OH, OW).
+    residual, of y's shape or None, is added before ``act``, and may be y.
 
     scratch (S, F) is used during calls. At most S threads take part, with F floats each. F is at least CONV_COLUMNS
     times the smaller of CONV_DEPTH and C * KH * KW. A larger F is faster, up to half of a core's own cache.
@@ -66,7 +66,6 @@ cdef class Convolution(Kernel):
         cdef srt_convolution *c = &self.bound
         cdef Arrays *arrays = &self.arrays
         cdef Py_buffer *vx
-        cdef Py_buffer *vw
         cdef Py_buffer *vy
         cdef Py_buffer *vs
         self.window, self.act = window, activation(act, alpha, beta)
@@ -74,15 +73,18 @@ cdef class Convolution(Kernel):
         c.window, c.act, c.low, c.high = &window.window, &self.act, low, high
         vx = take_input(arrays, x, 4, "x")
         check_planes(vx, 2, c.window.input, "x")
-        vw = take_input(arrays, w, 4, "w")
-        check_planes(vw, 2, c.window.kernel, "w")
-        if groups < 1 or vw.shape[0] % groups != 0 or vx.shape[1] != vw.shape[1] * <object>groups:
-            raise ValueError(f"x has shape {shape_of(vx)} and w {shape_of(vw)}, which do not fit in {groups} groups")
-        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, vw.shape[1], vw.shape[0] // groups
-        c.x, c.w, c.bias = floats(vx), floats(vw), take_vector(arrays, bias, vw.shape[0], "bias")
+        rows, channels, *window_of_w = take_weights(arrays, w, 4, &c.w, "w")
+        if window_of_w != [c.window.kernel[0], c.window.kernel[1]]:
+            raise ValueError(f"w has shape {(rows, channels, *window_of_w)}, expected planes of "
+                             f"{c.window.kernel[0]} x {c.window.kernel[1]}")
+        if groups < 1 or rows % groups != 0 or vx.shape[1] != channels * <object>groups:
+            raise ValueError(f"x has shape {shape_of(vx)} and w {(rows, channels, *window_of_w)}, which do not fit in "
+                             f"{groups} groups")
+        c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, channels, rows // groups
+        c.x, c.bias = floats(vx), take_vector(arrays, bias, rows, "bias")
         take_scaling(arrays, scale, shift, c)
         vy = take_output(arrays, y, 4, "y")
-        check_shape(vy, (vx.shape[0], vw.shape[0], c.window.output[0], c.window.output[1]), "y")
+        check_shape(vy, (vx.shape[0], rows, c.window.output[0], c.window.output[1]), "y")
         check_overlap(arrays, False)
         c.y, c.residual = <float *>vy.buf, NULL
         if residual is not None:

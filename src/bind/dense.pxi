@@ -9,36 +9,35 @@ DENSE_CHUNK = SRT_DENSE_CHUNK
 def dense(w, x, y, bias, int act, float alpha, float beta):
     """``y = act(x @ w.T + bias)`` for few samples.
 
-    w (rows, inner), bias (rows,) or None, y (batch, rows) with any row stride. x is (batch, inner rounded up to whole
-    chunks of DENSE_CHUNK floats), for at most DENSE_BATCH samples. In memory it has groups of DENSE_GROUP samples; the
-    last group may be smaller. Each group is (chunks, samples, DENSE_CHUNK). The last chunk is filled up with zeros.
+    w (rows, inner), float32 or `Coded`; bias (rows,) or None; y (batch, rows) with any row stride. x is (batch, inner
+    rounded up to whole chunks of DENSE_CHUNK floats), for at most DENSE_BATCH samples. In memory it has groups of
+    DENSE_GROUP samples; the last group may be smaller. Each group is (chunks, samples, DENSE_CHUNK). The last chunk is
+    filled up with zeros.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
     """
     cdef srt_activation prepared = activation(act, alpha, beta)
     cdef Arrays arrays
-    cdef Py_buffer *vw
+    cdef srt_weights weights
     cdef Py_buffer *vx
     cdef Py_buffer *vy
     cdef const float *b
-    cdef int64_t stride, batch
+    cdef int64_t stride, batch, rows, inner
     arrays.count = 0
     try:
-        vw = take_input(&arrays, w, 2, "w")
+        rows, inner = take_weights(&arrays, w, 2, &weights, "w")
         vx = take_input(&arrays, x, 2, "x")
         batch = vx.shape[0]
-        check_shape(vx, (batch, (vw.shape[1] + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
+        check_shape(vx, (batch, (inner + SRT_DENSE_CHUNK - 1) // SRT_DENSE_CHUNK * SRT_DENSE_CHUNK), "x")
         if batch > SRT_DENSE_BATCH:
             raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_BATCH}")
-        b = take_vector(&arrays, bias, vw.shape[0], "bias")
+        b = take_vector(&arrays, bias, rows, "bias")
         vy = take_rows(&arrays, y, &stride, "y")
-        check_shape(vy, (batch, vw.shape[0]), "y")
+        check_shape(vy, (batch, rows), "y")
         check_overlap(&arrays, False)
         with nogil:
-            srt_dense(
-                floats(vw), floats(vx), b, <float *>vy.buf, vw.shape[0], vw.shape[1], batch, stride, &prepared
-            )
+            srt_dense(&weights, floats(vx), b, <float *>vy.buf, rows, batch, stride, &prepared)
     finally:
         release(&arrays)
 
@@ -65,9 +64,9 @@ def gemm_pays():
 cdef class Gemm(Kernel):
     """``y = act(x @ w.T + bias)`` for any number of samples. Checked once, then run often.
 
-    x (batch, inner); w (rows, inner); bias (rows,) or None; y (batch, rows) with any row stride. A call writes some
-    columns of y. block (M,), used during calls, holds products until they are transposed; M is at least batch.
-    scratch is as for a `Convolution` with sums of ``inner`` terms.
+    x (batch, inner); w (rows, inner), float32 or `Coded`; bias (rows,) or None; y (batch, rows) with any row stride. A
+    call writes some columns of y. block (M,), used during calls, holds products until they are transposed; M is at
+    least batch. scratch is as for a `Convolution` with sums of ``inner`` terms.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, 2**30 samples or more, a range beyond the rows, an unknown ``act``,
@@ -80,12 +79,11 @@ cdef class Gemm(Kernel):
     def __cinit__(self, x, w, bias, y, block, scratch, int act, float alpha, float beta):
         cdef srt_product_of_samples *g = &self.bound
         cdef Py_buffer *vx = take_input(&self.arrays, x, 2, "x")
-        cdef Py_buffer *vw = take_input(&self.arrays, w, 2, "w")
         cdef Py_buffer *vy
         self.act = activation(act, alpha, beta)
-        g.act, g.x, g.w = &self.act, floats(vx), floats(vw)
-        g.batch, g.rows, g.inner = vx.shape[0], vw.shape[0], vw.shape[1]
-        check_shape(vx, (g.batch, g.inner), "x")
+        g.act, g.x, g.batch = &self.act, floats(vx), vx.shape[0]
+        g.rows, inner = take_weights(&self.arrays, w, 2, &g.w, "w")
+        check_shape(vx, (g.batch, inner), "x")
         if g.batch > SRT_WINDOW_MAX:
             raise ValueError(f"{g.batch} samples, expected fewer than 2**30")
         g.bias = take_vector(&self.arrays, bias, g.rows, "bias")
@@ -98,12 +96,12 @@ cdef class Gemm(Kernel):
         if vy.shape[0] < g.batch:
             raise ValueError(f"block has {vy.shape[0]} elements, expected at least {g.batch}")
         g.block, g.room = <float *>vy.buf, vy.shape[0]
-        take_scratch(&self.arrays, scratch, columns_of(g.inner), &g.scratch, &g.seats, &g.seat)
+        take_scratch(&self.arrays, scratch, columns_of(inner), &g.scratch, &g.seats, &g.seat)
 
     cdef int compute(self, int64_t first, int64_t last) except -1:
         cdef srt_product_of_samples g = self.bound
         check_range(first, last, g.rows)
-        g.w += first * g.inner
+        g.w = srt_weights_from(g.w, first)
         g.y += first
         g.rows = last - first
         if g.bias != NULL:

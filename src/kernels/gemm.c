@@ -15,11 +15,11 @@ void srt_gemm(const srt_product_of_samples *g) {
     for (int64_t row = 0, rows; row < g->rows; row += rows) {
         rows = smaller(height, g->rows - row);
         const srt_convolution sums = {.x = g->x,
-                                      .w = g->w + row * g->inner,
+                                      .w = srt_weights_from(g->w, row),
                                       .y = g->block,
                                       .n = 1,
                                       .groups = 1,
-                                      .channels = g->inner,
+                                      .channels = g->w.inner,
                                       .outputs = rows,
                                       .window = &samples,
                                       .last = rows,

@@ -74,6 +74,46 @@ void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const fl
 void srt_transpose_bias_act(const float *t, float *y, int64_t rows, int64_t batch, int64_t stride, const float *bias,
                             const srt_activation *act);
 
+/* How a row of weights lies in memory. */
+typedef enum {
+    SRT_FLOAT32 = 0,
+    SRT_FLOAT16,
+    SRT_BFLOAT16,
+    SRT_INT8, /* the scales of all blocks, float32; their zero points, if there are any, int8; the codes, int8 */
+    SRT_INT4, /* the same, with codes from -8 to 7, each plus 8, two in a byte. Of 32 codes, the first 16 lie in the
+               * lower halves of 16 bytes, and the others in the upper halves. The last codes take as many bytes as
+               * there are lower halves, and upper halves that are left over are 0. */
+    SRT_WEIGHT_TYPES,
+} srt_weight_type;
+
+/* Weights (rows, inner), which kernels read row by row. The rows lie `pitch` bytes apart: srt_row_bytes(...). A row of
+ * integers is cut into blocks of `block` weights, of which the last may be shorter. Weight k is
+ * (code[k] - zero[k / block]) * scale[k / block], rounded once to float32. Floats are as they are, and have no blocks.
+ */
+typedef struct {
+    const void *data;
+    int type; /* srt_weight_type */
+    int64_t inner, pitch, block;
+    bool zeros;    /* whether there are zero points; otherwise they are 0 */
+    int64_t codes; /* bytes of a row before its codes */
+} srt_weights;
+
+/* Fills in what follows from the other arguments. block > 0 with integers; it and `zeros` are ignored with floats. */
+srt_weights srt_weights_make(const void *data, int type, int64_t inner, int64_t block, bool zeros);
+
+/* The weights from row `row` on. */
+static inline srt_weights srt_weights_from(srt_weights w, int64_t row) {
+    w.data = (const char *)w.data + row * w.pitch;
+    return w;
+}
+
+/* Bytes of a row of weights. Rows of integers have a multiple of 4, so that all scales are aligned. At most 8 inner
+ * + 8. inner < 2^59; block > 0 with integers. */
+int64_t srt_row_bytes(int type, int64_t inner, int64_t block, bool zeros);
+
+/* out (last - first, inner): the weights of the rows first..last as float32. */
+void srt_decode(const srt_weights *w, int64_t first, int64_t last, float *out);
+
 /* For products with few samples: the most samples, the samples of a group, and the floats of a chunk. 4 samples' sums
  * with some rows fit the registers; 16 floats are a cache line, and whole vectors of every instruction set.
  *
@@ -84,7 +124,7 @@ enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 
 /* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in
  * that order; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */
-void srt_dense(const float *w, const float *x, const float *bias, float *y, int64_t rows, int64_t inner, int64_t batch,
+void srt_dense(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
                int64_t stride, const srt_activation *act);
 
 /* Whether products with weights are computed here. False with the instruction set "numpy": NumPy computes them. */
@@ -94,13 +134,14 @@ bool srt_products_pay(void);
  * srt_products_pay() is false. */
 int srt_dense_most(int64_t weights);
 
-/* y = act(x @ transpose(w) + bias) for any number of samples up to SRT_WINDOW_MAX. x (batch, inner), w (rows, inner),
+/* y = act(x @ transpose(w) + bias) for any number of samples up to SRT_WINDOW_MAX. x (batch, inner); w (rows, inner);
  * bias (rows,) or NULL, y (batch, rows) with a row stride. block: memory for `room` products, at least one for each
  * sample. scratch (seats, seat) as for srt_conv. */
 typedef struct {
-    const float *x, *w, *bias;
+    const float *x, *bias;
+    srt_weights w;
     float *y;
-    int64_t batch, inner, rows, stride;
+    int64_t batch, rows, stride;
     float *block;
     int64_t room;
     float *scratch;
@@ -133,7 +174,8 @@ void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int
  * scratch (seats, seat): at most `seats` threads take part, each with `seat` floats. sums: NULL, or
  * srt_conv_sums(...) floats for srt_conv. */
 typedef struct {
-    const float *x, *w, *bias, *residual;
+    const float *x, *bias, *residual;
+    srt_weights w; /* a row for each output channel */
     float *y;
     int64_t n, groups, channels, outputs; /* channels and outputs of one group */
     const srt_window *window;

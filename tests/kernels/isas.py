@@ -13,7 +13,7 @@ from streamrt import _core
 #: The instruction sets, the least first, each with its extensions as /proc/cpuinfo names them.
 EXTENSIONS: dict[str, set[str]] = {
     "scalar": set(),
-    "avx2": {"avx2", "fma"},
+    "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"},
     "neon": {"asimd", "crc32"},
 }

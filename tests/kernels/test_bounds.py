@@ -102,6 +102,37 @@ def run_products(fenced: Fenced) -> None:
         _core.set_threads(before)
 
 
+def weights_in(fenced: Fenced, coding: tuple[str, int | None, bool], *shape: int) -> _core.Coded:
+    """Weights of any bytes. They end at a fence only if they are whole floats."""
+    dtype, block, zeros = coding
+    inner = int(np.prod(shape[1:]))
+    size = shape[0] * _core.row_bytes(dtype, inner, (block or inner) if dtype.startswith("int") else 0, zeros)
+    return _core.Coded(fenced(-(-size // 4)).view(np.uint8)[:size], dtype, shape, block, zeros)
+
+
+def run_coded(fenced: Fenced) -> None:
+    act, window, few = (ACTIVATIONS["Tanh"], 0, 0), Geometry((4, 7), (1, 1)).window(), (1, 1, 1, 1)
+    integers = product(("int8", "int4"), (None, 16), (False, True))
+    for coding in (("F16", None, False), ("BF16", None, False), *integers):
+        for inner, rows in product((1, 15, 33, 602), (1, 14)):
+            weights_in(fenced, coding, rows, inner).decode(0, rows, fenced(rows, inner))
+            packed, panels = fenced(3, -(-inner // 16) * 16), fenced(1, 32 * min(inner, _core.CONV_DEPTH))
+            _core.dense(weights_in(fenced, coding, rows, inner), packed, fenced(3, rows), None, *act)
+            x, y, block = fenced(17, inner), fenced(17, rows), fenced(17 * rows)
+            _core.Gemm(x, weights_in(fenced, coding, rows, inner), None, y, block, panels, *act)(0, rows)
+            x, y, w = fenced(1, inner, 4, 7), fenced(1, rows, 4, 7), weights_in(fenced, coding, rows, inner, 1, 1)
+            conv(x, w, None, None, y, window, 1, 0, rows, panels, *act)
+        for channels, outputs, geometry in (
+            (133, 40, Geometry((14, 18), (3, 3))),
+            (203, 201, Geometry((7, 7), (3, 3), pads=few)),
+        ):
+            seat = _core.winograd_seat(1, channels, outputs, geometry.window())
+            assert seat > 0
+            x, y = fenced(1, channels, *geometry.input), fenced(1, outputs, *geometry.output)
+            w = weights_in(fenced, coding, outputs, channels, 3, 3)
+            winograd(x, w, None, None, y, geometry.window(), 1, 0, outputs, fenced(1, seat), *act)
+
+
 def run_others(fenced: Fenced, size: int) -> None:
     x, y = fenced(2, 3, size), fenced(2, 3, size)
     for act in ACTIVATIONS.values():
@@ -137,6 +168,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
             run_pointwise(Fenced(at_end))
             run_winograd(Fenced(at_end))
             run_products(Fenced(at_end))
+            run_coded(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)
             code = 0

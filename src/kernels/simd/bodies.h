@@ -22,6 +22,7 @@ CONV_TILES(EXPORT(scaled), SCALED)
 #if !defined PART || PART == 3
 #include "activation.h"
 #include "conv.h"
+#include "decode.h"
 #include "dense.h"
 #include "depthwise.h"
 #include "lrn.h"
@@ -45,6 +46,7 @@ const srt_table EXPORT(table) = {
     .unary = unary,
     .bias = bias,
     .transpose = transpose,
+    .decode = decode,
     .dense = dense,
     .scale_shift = scale_shift,
     .prelu = prelu,

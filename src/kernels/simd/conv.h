@@ -14,16 +14,18 @@
 #include "activation.h"
 #include "columns.h"
 #include "conv_tile.h"
+#include "decode.h"
 #include "dots.h"
 
-/* Computes rows begin..end of y in the last columns of a block. */
-FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
+/* Computes rows begin..end of y in the last columns of a block. weights: from row `begin` on. */
+FN void conv_last_columns(const conv_block *block, conv_weights weights, int64_t begin, int64_t end) {
     const int64_t count = block->last;
     int64_t rows;
     for (int64_t row = begin; row < end; row += rows) {
         float sums[VL];
         rows = dots_rows(end - row, count);
-        dots(rows, count, block->w + row * block->inner, block->inner, block->ends[0], CONV_ENDS, block->depth, sums);
+        dots(rows, count, weights.w + (row - begin) * weights.pitch, weights.pitch, block->ends[0], CONV_ENDS,
+             block->depth, sums);
         for (int64_t i = 0; i < rows * count; i++) {
             const int64_t to = row + i / count, at = to * block->stride + block->at + i % count;
             float total = sums[i] + (block->bias ? block->bias[to] : 0.0f);
@@ -34,26 +36,30 @@ FN void conv_last_columns(const conv_block *block, int64_t begin, int64_t end) {
 }
 
 /* Computes rows begin..end of y in the n columns of a block. Tiles get equal numbers of rows, because a tile of few
- * rows reads many columns for few products. The first tile reads its weights in place. During the last tile, weights of
- * rows behind `end` are fetched, up to row `more`: the thread may compute them next. */
+ * rows reads many columns for few products. The first tile reads its weights in place, unless they are decoded for each
+ * tile. During the last tile, weights of rows behind `end` are fetched, up to row `more`: the thread may compute them
+ * next. */
 FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int64_t more, int64_t n) {
     const int64_t before = block->panels > 0 ? block->panels - 1 : 0, at_last = before * PANEL;
     const int vectors = (int)((n - at_last + VL - 1) / VL), least = conv_rows_of(vectors);
     const int most = before > 0 ? CONV_ROWS : least;
     _Alignas(64) float copies[2][CONV_ROWS * CONV_PITCH];
-    const bool copied = (int)CONV_ROWS > (int)CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
-    conv_weights weights = {block->w + begin * block->inner, block->inner};
+    const srt_weights *coded = block->coded;
+    const bool copied = !coded && (int)CONV_ROWS > (int)CONV_WAYS && block->inner % CONV_SETS == 0 && block->panels > 1;
+    conv_weights weights = {coded ? copies[0] : block->w + begin * block->inner, coded ? CONV_PITCH : block->inner};
     int64_t count, ready = begin; /* the last columns of rows before it are computed */
     for (int64_t tiles = (end - begin + most - 1) / most, row = begin; tiles > 0; tiles--, row += count) {
         count = (end - row + tiles - 1) / tiles;
         float *copy = copied && tiles > 1 ? copies[tiles % 2] : NULL;
+        if (coded) decode_rows(coded, row, count, block->term, block->depth, copies[0], CONV_PITCH);
         const int64_t parts = n > 0 ? (count + least - 1) / least : 0; /* the last panel may take fewer rows at once */
         const int64_t left = smaller(count, (tiles > 1 ? end : more) - row - count); /* of the next tile, by panels */
         for (int64_t i = 0; i < before + parts; i++) {
             const int64_t from = i * left / (before + parts), to = (i + 1) * left / (before + parts);
-            const conv_next next = {.w = block->w + (row + count + from) * block->inner,
-                                    .rows = to - from,
+            const conv_next next = {.w = coded ? NULL : block->w + (row + count + from) * block->inner,
+                                    .rows = coded ? 0 : to - from,
                                     .copy = copy ? copy + from * CONV_PITCH : NULL};
+            if (coded) fetch_codes(coded, row + count + from, to - from, block->term, block->depth);
             const int64_t part = i < before ? 0 : i - before;
             conv_function *const *const tile_of = row > begin || part > 0 || block->x == NULL ? EXPORT(laid_out)
                                                   : block->scale == NULL                      ? EXPORT(in_place)
@@ -66,12 +72,16 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
                 tile_of[vectors - 1](block, some, row + first, last - first, at_last, n - at_last, &next);
             }
         }
-        weights =
-            copy ? (conv_weights){copy, CONV_PITCH} : (conv_weights){weights.w + count * block->inner, block->inner};
-        if (block->last && (row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
-            conv_last_columns(block, ready, row + count);
+        if (block->last &&
+            (coded || row + count - ready >= VL || tiles == 1)) { /* while the weights are in the cache */
+            const conv_weights some = coded ? weights : (conv_weights){block->w + ready * block->inner, block->inner};
+            conv_last_columns(block, some, ready, row + count);
             ready = row + count;
         }
+        if (copy)
+            weights = (conv_weights){copy, CONV_PITCH};
+        else if (!coded)
+            weights.w += count * block->inner;
     }
 }
 
@@ -149,7 +159,10 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
         const bool apart = job->arrived && part > 0; /* in memory of its own, to be added later */
         const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
         const bool done = !job->arrived && part + 1 == job->parts;
-        conv_block block = {.w = c->w + k,
+        const bool coded = is_coded(&c->w);
+        conv_block block = {.w = coded ? NULL : floats_of(&c->w) + k,
+                            .coded = coded ? &c->w : NULL,
+                            .term = k,
                             .inner = job->inner,
                             .depth = depth,
                             .columns = columns,

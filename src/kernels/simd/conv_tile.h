@@ -17,10 +17,12 @@ enum { CONV_ENDS = SRT_CONV_DEPTH + VL };
 
 /* A block of columns, for all its tiles. Element (row, column) of y is y[row * stride + column]. */
 typedef struct {
-    const float *w;       /* (rows, inner), from the block's first term on */
-    int64_t inner, depth; /* terms of a row of weights, and those in this block */
-    float *columns;       /* laid out: see columns.h */
-    int64_t height, from; /* rows of a panel in memory, and the first row in this block */
+    const float *w;           /* (rows, inner), from the block's first term on; not if the weights are decoded */
+    const srt_weights *coded; /* the weights that are decoded, or NULL */
+    int64_t term;             /* the block's first term, if they are */
+    int64_t inner, depth;     /* terms of a row of weights, and those in this block */
+    float *columns;           /* laid out: see columns.h */
+    int64_t height, from;     /* rows of a panel in memory, and the first row in this block */
     float *y;
     int64_t stride;
     int64_t panels; /* all but the last have PANEL columns */

@@ -1,12 +1,14 @@
 /* dense.h - products of many rows of weights with few samples. BLAS would copy the weights before it multiplies.
  *
  * Each weight is read once from memory, in order, and multiplied with all samples while it is in the first-level cache.
- * A sum belongs to one row and one sample. The order of its terms does not depend on other sums.
+ * Weights in fewer bytes are decoded there, a block at a time. A sum belongs to one row and one sample. The order of
+ * its terms does not depend on other sums.
  */
 #ifndef STREAMRT_DENSE_H
 #define STREAMRT_DENSE_H
 
 #include "activation.h"
+#include "decode.h"
 
 /* Adds the products of `rows` rows with `samples` samples to the sums, over whole chunks. w (rows, inner) and
  * x (chunks, samples, SRT_DENSE_CHUNK), from the first chunk on. Meanwhile it fetches weights from `next` on: a chunk
@@ -61,40 +63,137 @@ FN void dense_rest(int rows, int64_t samples, const float *w, int64_t inner, int
     }
 }
 
-/* Adds the products of `rows` rows with all samples to the sums. */
-V void dense_rows(const int rows, const dense_job *job, const float *w, vf (*sums)[SRT_DENSE_BATCH]) {
-    const int64_t inner = job->inner, chunks = inner / SRT_DENSE_CHUNK, rest = inner % SRT_DENSE_CHUNK;
+/* Whether dense_direct computes a job: its samples are one group, and pairs of chunks have a scale in common. */
+V bool is_direct(const dense_job *job) {
+    const srt_weights *w = &job->w;
+    const bool pairs = !is_integer(w->type) || w->block >= w->inner || w->block % (2 * SRT_DENSE_CHUNK) == 0;
+    return is_coded(w) && !w->zeros && pairs && job->batch > 0 && job->batch <= SRT_DENSE_GROUP;
+}
+
+/* Bytes by which a row is fetched ahead of decoding. */
+enum { DECODED_AHEAD = 512 };
+
+/* Adds the products of DENSE_ROWS rows from `row` on with `samples` samples to the sums, over whole pairs of chunks.
+ * Each weight is decoded in a register. Returns the number of chunks. */
+V int64_t dense_direct(const int type, const int samples, const dense_job *job, int64_t row,
+                       vf (*sums)[SRT_DENSE_BATCH]) {
+    const srt_weights *w = &job->w;
+    const uint8_t *codes = row_of(w, row) + w->codes, *scales = row_of(w, row);
+    const float *x = job->x;
+    const int64_t pairs = w->inner / (2 * SRT_DENSE_CHUNK), size = 2 * bytes_of(type, SRT_DENSE_CHUNK);
+    const int64_t step = type == SRT_INT4 ? SRT_DENSE_CHUNK : size; /* bytes of a pair */
+    const int64_t of_a_block = w->block >= w->inner ? pairs : w->block / (2 * SRT_DENSE_CHUNK);
+    vf acc[DENSE_ROWS][SRT_DENSE_GROUP];
+#pragma GCC unroll 8
+    for (int r = 0; r < DENSE_ROWS; r++)
+#pragma GCC unroll 8
+        for (int s = 0; s < samples; s++) acc[r][s] = sums[r][s];
+    for (int64_t p = 0, left = of_a_block; p < pairs; p++, codes += step) {
+        if (is_integer(type) && left-- == 0) {
+            scales += sizeof(float);
+            left = of_a_block - 1;
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < DENSE_ROWS; r++) __builtin_prefetch(codes + r * w->pitch + DECODED_AHEAD);
+#pragma GCC unroll 2
+        for (int chunk = 0; chunk < 2; chunk++, x += samples * SRT_DENSE_CHUNK) {
+#pragma GCC unroll 4
+            for (int lane = 0; lane < SRT_DENSE_CHUNK; lane += VL) {
+                vf weights[DENSE_ROWS];
+#pragma GCC unroll 8
+                for (int r = 0; r < DENSE_ROWS; r++) {
+                    const uint8_t *from = codes + r * w->pitch;
+                    float scale = 1;
+                    if (is_integer(type)) memcpy(&scale, scales + r * w->pitch, sizeof scale);
+                    weights[r] = type == SRT_INT4 ? load_int4(from + lane, chunk != 0)
+                                                  : number(type, from + bytes_of(type, chunk * SRT_DENSE_CHUNK + lane));
+                    weights[r] = weights_of(type, false, weights[r], (block_scale){.scale = splat(scale)});
+                }
+#pragma GCC unroll 8
+                for (int s = 0; s < samples; s++) {
+                    const vf sample = load(x + s * SRT_DENSE_CHUNK + lane);
+#pragma GCC unroll 8
+                    for (int r = 0; r < DENSE_ROWS; r++) acc[r][s] = muladd(weights[r], sample, acc[r][s]);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < DENSE_ROWS; r++)
+#pragma GCC unroll 8
+        for (int s = 0; s < samples; s++) sums[r][s] = acc[r][s];
+    return 2 * pairs;
+}
+
+/* The function for a type and a number of samples. */
+typedef int64_t direct_function(const dense_job *job, int64_t row, vf (*sums)[SRT_DENSE_BATCH]);
+
+#define DIRECT(type, samples)                                                                                          \
+    FN int64_t direct_##type##_##samples(const dense_job *job, int64_t row, vf(*sums)[SRT_DENSE_BATCH]) {              \
+        return dense_direct(type, samples, job, row, sums);                                                            \
+    }
+#define DIRECT_TYPE(type) DIRECT(type, 1) DIRECT(type, 2) DIRECT(type, 3) DIRECT(type, 4)
+DIRECT_TYPE(SRT_FLOAT16)
+DIRECT_TYPE(SRT_BFLOAT16)
+DIRECT_TYPE(SRT_INT8)
+DIRECT_TYPE(SRT_INT4)
+#define DIRECT_NAMES(type) [type] = {direct_##type##_1, direct_##type##_2, direct_##type##_3, direct_##type##_4}
+static direct_function *const direct[SRT_WEIGHT_TYPES][SRT_DENSE_GROUP] = {
+    DIRECT_NAMES(SRT_FLOAT16), DIRECT_NAMES(SRT_BFLOAT16), DIRECT_NAMES(SRT_INT8), DIRECT_NAMES(SRT_INT4)};
+
+/* For weights that are decoded: chunks of a block, and floats from one row of a block to the next, an odd number of
+ * lines. DENSE_ROWS rows of both take at most 13 KiB of the first-level cache. */
+enum { DECODED_BLOCK = 16, DECODED_PITCH = (DECODED_BLOCK + 1) * SRT_DENSE_CHUNK };
+_Static_assert((int)SRT_DENSE_CHUNK >= (int)DECODE_SLACK, "decoded rows may overwrite the gap between two rows");
+
+/* Adds the products of `rows` rows from `row` on with all samples to the sums. */
+V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[SRT_DENSE_BATCH]) {
+    const int64_t inner = job->w.inner, chunks = inner / SRT_DENSE_CHUNK, rest = inner % SRT_DENSE_CHUNK;
     const int64_t sample = (chunks + (rest != 0)) * SRT_DENSE_CHUNK; /* floats of a sample, filled up to whole chunks */
-    /* The last block also has the rest of a row, and may have no whole chunk. */
     const int64_t groups = (job->batch + SRT_DENSE_GROUP - 1) / SRT_DENSE_GROUP;
-    for (int64_t c = 0; c <= chunks; c += DENSE_BLOCK) {
-        int64_t n = smaller(DENSE_BLOCK, chunks - c);
-        /* The weights to fetch. Only the first group of samples reads weights from memory, so the next block is fetched
-         * in parts, one with each group. After the last block of these rows comes the first block of the next rows. */
-        const float *next = c + n < chunks ? w + (c + n) * SRT_DENSE_CHUNK : w + rows * inner;
-        if (groups == 1) next = w + c * SRT_DENSE_CHUNK + DENSE_AHEAD;
-        const int64_t every = groups == 1 && DENSE_AHEAD == 0 ? 0 : groups;
+    const bool coded = is_coded(&job->w);
+    const float *w = coded ? NULL : floats_of(&job->w) + row * inner;
+    _Alignas(64) float decoded[DENSE_ROWS * DECODED_PITCH];
+    const int64_t block = coded ? DECODED_BLOCK : DENSE_BLOCK, pitch = coded ? DECODED_PITCH : inner;
+    const int64_t done = rows > 1 && is_direct(job) ? direct[job->w.type][job->batch - 1](job, row, sums) : 0;
+    /* The last block also has the rest of a row, and may have no whole chunk. */
+    for (int64_t c = done; c <= chunks; c += block) {
+        const int64_t n = smaller(block, chunks - c), k = c * SRT_DENSE_CHUNK;
+        const float *weights = decoded, *next = decoded;
+        int64_t every = 0;
+        if (coded) {
+            fetch_codes(&job->w, row, rows, k + DECODED_AHEAD, n * SRT_DENSE_CHUNK);
+            decode_rows(&job->w, row, rows, k, smaller(block * SRT_DENSE_CHUNK, inner - k), decoded, DECODED_PITCH);
+        } else {
+            /* The weights to fetch. Only the first group of samples reads weights from memory, so the next block is
+             * fetched in parts, one with each group. After the last block of these rows comes the first block of the
+             * next rows. */
+            weights = w + k;
+            next = c + n < chunks ? weights + n * SRT_DENSE_CHUNK : w + rows * inner;
+            if (groups == 1) next = weights + DENSE_AHEAD;
+            every = groups == 1 && DENSE_AHEAD == 0 ? 0 : groups;
+        }
         for (int64_t s = 0; s < job->batch; s += SRT_DENSE_GROUP) {
             int64_t samples = smaller(SRT_DENSE_GROUP, job->batch - s);
-            const float *part = w + c * SRT_DENSE_CHUNK, *x = job->x + s * sample + c * samples * SRT_DENSE_CHUNK;
+            const float *x = job->x + s * sample + k * samples;
             vf(*sum)[SRT_DENSE_BATCH] = (vf(*)[SRT_DENSE_BATCH]) & sums[0][s];
             switch (samples) {
             case 1:
-                dense_chunks(rows, 1, part, inner, x, n, next, every, sum);
+                dense_chunks(rows, 1, weights, pitch, x, n, next, every, sum);
                 break;
             case 2:
-                dense_chunks(rows, 2, part, inner, x, n, next, every, sum);
+                dense_chunks(rows, 2, weights, pitch, x, n, next, every, sum);
                 break;
             case 3:
-                dense_chunks(rows, 3, part, inner, x, n, next, every, sum);
+                dense_chunks(rows, 3, weights, pitch, x, n, next, every, sum);
                 break;
             default:
-                dense_chunks(rows, 4, part, inner, x, n, next, every, sum);
+                dense_chunks(rows, 4, weights, pitch, x, n, next, every, sum);
             }
             next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* the part that this group fetched */
-            if (c + n == chunks && n < DENSE_BLOCK) {
+            if (c + n == chunks && n < block) {
                 int64_t whole = n * SRT_DENSE_CHUNK;
-                dense_rest(rows, samples, part + whole, inner, rest, x + whole * samples, sum);
+                dense_rest(rows, samples, weights + whole, pitch, rest, x + whole * samples, sum);
             }
         }
     }
@@ -113,14 +212,13 @@ FN void dense(const void *arguments, int64_t first, int64_t last) {
     int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows);
     for (int64_t r = begin; r < end;) {
         vf sums[DENSE_ROWS][SRT_DENSE_BATCH];
-        const float *w = job->w + r * job->inner;
         int64_t rows = end - r >= DENSE_ROWS ? DENSE_ROWS : 1;
         for (int64_t i = 0; i < rows; i++)
             for (int64_t s = 0; s < job->batch; s++) sums[i][s] = splat(0.0f);
         if (rows > 1)
-            dense_rows(DENSE_ROWS, job, w, sums);
+            dense_rows(DENSE_ROWS, job, r, sums);
         else
-            dense_rows(1, job, w, sums);
+            dense_rows(1, job, r, sums);
         for (int64_t i = 0; i < rows; i++, r++)
             for (int64_t s = 0; s < job->batch; s++) job->y[s * job->stride + r] = dense_total(sums[i][s]);
     }

@@ -39,12 +39,19 @@ typedef struct { /* a unit is a row of t, which is a column of y */
     const srt_activation *act;
 } transpose_job;
 
+typedef struct { /* a unit is a row: out row i is row first + i of w */
+    srt_weights w;
+    int64_t first;
+    float *out;
+} decode_job;
+
 enum { SRT_DENSE_UNIT = 12 }; /* rows: a multiple of DENSE_ROWS of every instruction set */
 
 typedef struct { /* a unit is SRT_DENSE_UNIT rows of w */
-    const float *w, *x, *bias;
+    const float *x, *bias;
+    srt_weights w;
     float *y;
-    int64_t rows, inner, batch, stride;
+    int64_t rows, batch, stride;
     const srt_activation *act;
 } dense_job;
 
@@ -126,8 +133,8 @@ typedef struct {
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
     int conv_rows; /* of a tile */
-    srt_range *unary, *bias, *transpose, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few, *depthwise,
-        *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
+    srt_range *unary, *bias, *transpose, *decode, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few,
+        *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;
 

@@ -38,6 +38,11 @@ V void store_mask(float *p, vmask m, vf v);        /* memory of lanes outside m 
 V vfirst first_lanes(int64_t n);                   /* the first n lanes, n >= 0; all if n >= VL */
 V void store_first(float *p, vfirst n, vf v);      /* memory of other lanes is not written */
 
+V vf load_half(const uint8_t *p);             /* VL numbers of IEEE 754's binary16; unaligned, as are the next three */
+V vf load_bfloat(const uint8_t *p);           /* VL numbers that are the upper halves of floats */
+V vf load_int8(const uint8_t *p);             /* VL integers from -128 to 127 */
+V vf load_int4(const uint8_t *p, bool upper); /* the upper or lower halves of VL bytes, each less 8 */
+
 V vf load_even(const float *p); /* p[0], p[2], p[4] ...; reads p[0] to p[2 * VL - 2], no further */
 V vf load_even_mask(const float *p, vmask low, vmask high, vf other); /* under masks of p[i] and of p[VL - 1 + i] */
 V vf unzip_even(vf a, vf b); /* of the elements of a and then b those with an even index */

@@ -8,12 +8,12 @@
 
 #define SET avx2
 /* prfchw: a processor without it takes the hint for a no-op. */
-#define TARGET __attribute__((target("avx2,fma,prfchw")))
+#define TARGET __attribute__((target("avx2,fma,f16c,prfchw")))
 #include "set.h"
 
 static inline bool available(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
 enum { VL = 8 };
@@ -31,6 +31,25 @@ V vf load(const float *p) {
 
 V void store(float *p, vf v) {
     _mm256_storeu_ps(p, v);
+}
+
+V vf load_half(const uint8_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+
+V vf load_bfloat(const uint8_t *p) {
+    const __m256i upper = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(upper, 16));
+}
+
+V vf load_int8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+V vf load_int4(const uint8_t *p, bool upper) {
+    const __m256i both = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    const __m256i code = upper ? _mm256_srli_epi32(both, 4) : _mm256_and_si256(both, _mm256_set1_epi32(15));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(code, _mm256_set1_epi32(8)));
 }
 
 V vmask lanes(int64_t first, int64_t last) {

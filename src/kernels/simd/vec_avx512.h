@@ -34,6 +34,25 @@ V void store(float *p, vf v) {
     _mm512_storeu_ps(p, v);
 }
 
+V vf load_half(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
+V vf load_bfloat(const uint8_t *p) {
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(upper, 16));
+}
+
+V vf load_int8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+
+V vf load_int4(const uint8_t *p, bool upper) {
+    const __m512i both = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    const __m512 numbers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(upper ? _mm512_srli_epi32(both, 4) : both, numbers); /* by the lowest four bits */
+}
+
 V vmask lanes(int64_t first, int64_t last) {
     uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first, b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
     return (vmask)(((1u << b) - 1) & ~((1u << a) - 1));

@@ -40,6 +40,32 @@ V void store(float *p, vf v) {
     vst1q_f32(p, v);
 }
 
+V vf load_half(const uint8_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
+}
+
+V vf load_bfloat(const uint8_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16));
+}
+
+/* The first four bytes as numbers. */
+V vf numbers(int8x8_t bytes) {
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+}
+
+V vf load_int8(const uint8_t *p) {
+    uint32_t codes;
+    memcpy(&codes, p, sizeof codes);
+    return numbers(vcreate_s8(codes));
+}
+
+V vf load_int4(const uint8_t *p, bool upper) {
+    uint32_t codes;
+    memcpy(&codes, p, sizeof codes);
+    const uint8x8_t both = vcreate_u8(codes), half = upper ? vshr_n_u8(both, 4) : vand_u8(both, vdup_n_u8(15));
+    return numbers(vsub_s8(vreinterpret_s8_u8(half), vdup_n_s8(8)));
+}
+
 enum { ALL_LANES = (1 << VL) - 1 };
 
 V vmask lanes(int64_t first, int64_t last) {

@@ -33,6 +33,34 @@ V void store(float *p, vf v) {
     memcpy(p, &v, sizeof v);
 }
 
+/* The bits of a half become those of a float that is 2^-112 of it. The product with 2^112 is exact, also if the half is
+ * subnormal. From 2^16 on the half was infinite or a NaN, whose bits say the same with the largest exponent. */
+V vf load_half(const uint8_t *p) {
+    uint16_t half[VL];
+    memcpy(half, p, sizeof half);
+    const vi bits = {half[0], half[1], half[2], half[3]};
+    const vf finite = (vf)((bits & 0x7fff) << 13) * splat(0x1p112f);
+    const vi endless = (vi)finite | ((finite >= 65536.0f) & 0x7f800000);
+    return (vf)(endless | ((bits & 0x8000) << 16));
+}
+
+V vf load_bfloat(const uint8_t *p) {
+    uint16_t upper[VL];
+    memcpy(upper, p, sizeof upper);
+    return (vf)((vi){upper[0], upper[1], upper[2], upper[3]} << 16);
+}
+
+V vf load_int8(const uint8_t *p) {
+    int8_t code[VL];
+    memcpy(code, p, sizeof code);
+    return (vf){code[0], code[1], code[2], code[3]};
+}
+
+V vf load_int4(const uint8_t *p, bool upper) {
+    const int by = upper ? 4 : 0;
+    return (vf){(p[0] >> by & 15) - 8, (p[1] >> by & 15) - 8, (p[2] >> by & 15) - 8, (p[3] >> by & 15) - 8};
+}
+
 V vmask lanes(int64_t first, int64_t last) {
     uint32_t a = first < 0 ? 0 : first > VL ? VL : (uint32_t)first, b = last < 0 ? 0 : last > VL ? VL : (uint32_t)last;
     return ((1u << b) - 1) & ~((1u << a) - 1);

@@ -194,10 +194,15 @@ V void transform_taps(const float *taps, int64_t stride, const bool whole, vmask
     }
 }
 
-/* Transforms the weights of `rows` output channels, for `depth` of their input channels. w: from the first weight on,
- * the output channels `inner` elements apart; out (PRODUCTS, rows, depth), the products `step` elements apart. */
-FN void transform_rows(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out, int64_t step) {
-    for (int64_t r = 0; r < rows; r++, w += inner, out += depth) {
+/* Transforms the weights of the output channels row..row + rows, for the input channels channel..channel + depth:
+ * out (PRODUCTS, rows, depth), the products `step` elements apart. */
+FN void transform_rows(const srt_weights *weights, int64_t row, int64_t rows, int64_t channel, int64_t depth,
+                       float *out, int64_t step) {
+    float decoded[9 * SRT_WINOGRAD_DEPTH + DECODE_SLACK];
+    const bool coded = is_coded(weights);
+    for (int64_t r = 0; r < rows; r++, out += depth) {
+        const float *w = coded ? decoded : floats_of(weights) + (row + r) * weights->inner + channel * 9;
+        if (coded) decode_rows(weights, row + r, 1, channel * 9, depth * 9, decoded, 9 * SRT_WINOGRAD_DEPTH);
         float taps[9][SRT_WINOGRAD_DEPTH]; /* all are stored before any is read: a load waits for narrower stores */
         for (int64_t c = 0; c < depth; c += TILE) {
             const float *from = w + c * 9;
@@ -283,23 +288,32 @@ V int64_t apart(int64_t elements) {
     return elements % 512 == 0 ? elements + 16 : elements;
 }
 
-/* Fetches one of PRODUCTS shares of the weights that are transformed next into the second-level cache: rows of n
- * elements, `inner` apart. The rows are so short that the processor would fetch them too late. */
-V void fetch_share(conv_next next, int64_t inner, int64_t n, int64_t share) {
+/* Weights of the output channels row..row + rows, from weight `first` of each on. */
+typedef struct {
+    int64_t row, rows, first;
+} weights_next;
+
+/* Fetches one of PRODUCTS shares of n weights of each output channel of `next` into the second-level cache. There are
+ * so few of each that the processor would fetch them too late. */
+V void fetch_share(const winograd_job *job, weights_next next, int64_t n, int64_t share) {
+    const srt_weights *w = &job->of.w;
     const int64_t lines = (n + CONV_LINE - 1) / CONV_LINE;
+    const int64_t begin = share * lines / PRODUCTS, end = (share + 1) * lines / PRODUCTS;
+    if (is_coded(w)) {
+        if (begin < end) fetch_codes(w, next.row, next.rows, next.first + begin * CONV_LINE, (end - begin) * CONV_LINE);
+        return;
+    }
     for (int64_t r = 0; r < next.rows; r++)
-        for (int64_t i = share * lines / PRODUCTS; i < (share + 1) * lines / PRODUCTS; i++)
-            __builtin_prefetch(next.w + r * inner + i * CONV_LINE, 0, 2);
+        for (int64_t i = begin; i < end; i++)
+            __builtin_prefetch(floats_of(w) + (next.row + r) * w->inner + next.first + i * CONV_LINE, 0, 2);
 }
 
 /* The weights that are transformed next, after weights of `rows` output channels from `row` on: those of the same
  * output channels from input channel c on. If there is no input channel c, those of the next output channels before
  * `end`, from input channel c - channels on. Only fetch them, because they may lie behind the weights. */
-V conv_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
-    const int64_t inner = job->of.channels * 9;
-    if (c < job->of.channels) return (conv_next){.w = job->of.w + row * inner + c * 9, .rows = rows};
-    return (conv_next){.w = job->of.w + (row + rows) * inner + (c - job->of.channels) * 9,
-                       .rows = smaller(rows, end - row - rows)};
+V weights_next weights_after(const winograd_job *job, int64_t row, int64_t rows, int64_t end, int64_t c) {
+    if (c < job->of.channels) return (weights_next){row, rows, c * 9};
+    return (weights_next){row + rows, smaller(rows, end - row - rows), (c - job->of.channels) * 9};
 }
 
 /* The output channels of the shares first..last of a block of tiles. */
@@ -317,7 +331,7 @@ V const float *planes_of(const winograd_job *job, int64_t group) {
 /* Computes the shares first..last of one block of tiles. ready: whether `scratch` has its transformed inputs. */
 FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int64_t first, int64_t last, bool ready,
                         float *scratch) {
-    const int64_t channels = job->of.channels, inner = channels * 9, n = smaller(job->width, job->tiles - at);
+    const int64_t channels = job->of.channels, n = smaller(job->width, job->tiles - at);
     const span share = rows_of_shares(job, group, first, last);
     const int64_t full = (n + VL - 1) / VL * VL; /* lanes */
     const int64_t step = apart(channels * full);
@@ -341,10 +355,10 @@ FN void winograd_shares(const winograd_job *job, int64_t group, int64_t at, int6
         for (int64_t c = 0, depth; c < channels; c += depth) {
             depth = smaller(job->depth, channels - c);
             const int64_t weights_step = apart(rows * depth);
-            transform_rows(job->of.w + row * inner + c * 9, inner, rows, depth, weights, weights_step);
-            const conv_next next = weights_after(job, row, rows, share.last, c + depth);
+            transform_rows(&job->of.w, row, rows, c, depth, weights, weights_step);
+            const weights_next next = weights_after(job, row, rows, share.last, c + depth);
             for (int64_t product = 0; product < PRODUCTS; product++) {
-                fetch_share(next, inner, depth * 9, product);
+                fetch_share(job, next, depth * 9, product);
                 conv_block block = {.w = weights + product * weights_step,
                                     .inner = depth,
                                     .depth = depth,

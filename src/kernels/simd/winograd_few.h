@@ -15,16 +15,26 @@ enum { FEW_DEPTH = TILE, FEW_AHEAD = 4 * FEW_DEPTH };
 _Static_assert((int)SRT_FEW_TILES >= (int)TILE, "scratch memory is for so many");
 _Static_assert(SRT_FEW_TILES == 8 && (int)PANEL >= 8, "four_products and eight_products; a panel has all tiles");
 
-/* Transforms the weights of `rows` <= VL output channels, for `depth` <= TILE of their input channels. w: from the
- * first weight on, the output channels `inner` elements apart; out (PRODUCTS, FEW_DEPTH, VL), of which `depth` is
- * written. */
-V void transform_across(const float *w, int64_t inner, int64_t rows, int64_t depth, float *out) {
+/* Transforms the weights of the `rows` <= VL output channels from `row` on, for the `depth` <= TILE input channels from
+ * `channel` on: out (PRODUCTS, FEW_DEPTH, VL), of which `depth` is written. */
+V void transform_across(const srt_weights *weights, int64_t row, int64_t rows, int64_t channel, int64_t depth,
+                        float *out) {
     _Alignas(64) float taps[9 * TILE][VL];
-    float rest[VL][9 * TILE];
-    if (rows < VL || depth < TILE) {
-        memset(rest, 0, sizeof rest);
-        for (int64_t i = 0; i < rows; i++) memcpy(rest[i], w + i * inner, (size_t)depth * 9 * sizeof *w);
-        w = rest[0], inner = 9 * TILE;
+    float rest[VL * 9 * TILE + DECODE_SLACK];
+    const float *w = rest;
+    int64_t inner = 9 * TILE;
+    if (is_coded(weights)) {
+        /* Rows and channels that are missing are not used, but arithmetic is slow with some numbers. */
+        if (rows < VL || depth < TILE) memset(rest, 0, sizeof rest);
+        decode_rows(weights, row, rows, channel * 9, depth * 9, rest, inner);
+    } else {
+        w = floats_of(weights) + row * weights->inner + channel * 9, inner = weights->inner;
+        if (rows < VL || depth < TILE) {
+            memset(rest, 0, sizeof rest);
+            for (int64_t i = 0; i < rows; i++)
+                memcpy(rest + i * 9 * TILE, w + i * inner, (size_t)depth * 9 * sizeof *w);
+            w = rest, inner = 9 * TILE;
+        }
     }
     for (int i = 0; i < VL; i += TILE) /* all are stored before any is read: a load waits for narrower stores */
         for (int j = 0; j < 9 * TILE; j += TILE) transpose_tile(w + i * inner + j, inner, taps[j] + i, VL);
@@ -50,17 +60,22 @@ V void few_product(const int tiles, const float *inputs, const float *weights, i
  * VL) from inputs (PRODUCTS, channels, few), whose products are `step` elements apart. */
 V void few_products(const int few, const winograd_job *job, int64_t row, int64_t rows, int64_t end, const float *inputs,
                     int64_t step, float *sums) {
-    const int64_t channels = job->of.channels, inner = channels * 9;
+    const int64_t channels = job->of.channels;
+    const srt_weights *w = &job->of.w;
     _Alignas(64) float weights[PRODUCTS][FEW_DEPTH * VL];
     memset(sums, 0, sizeof *sums * PRODUCTS * VL * (size_t)few);
     for (int64_t c = 0, depth; c < channels; c += depth) {
         depth = smaller(FEW_DEPTH, channels - c);
-        transform_across(job->of.w + row * inner + c * 9, inner, rows, depth, weights[0]);
-        const conv_next next = weights_after(job, row, rows, end, c + FEW_AHEAD);
+        transform_across(w, row, rows, c, depth, weights[0]);
+        const weights_next next = weights_after(job, row, rows, end, c + FEW_AHEAD);
         for (int64_t product = 0; product < PRODUCTS; product++) {
-            if (product < next.rows) /* a row with each product; there are more products than rows */
+            if (product >= next.rows) /* a row with each product; there are more products than rows */
+                ;
+            else if (is_coded(w))
+                fetch_codes(w, next.row + product, 1, next.first, depth * 9);
+            else
                 for (int64_t i = 0; i < depth * 9; i += CONV_LINE)
-                    __builtin_prefetch(next.w + product * inner + i, 0, 2);
+                    __builtin_prefetch(floats_of(w) + (next.row + product) * w->inner + next.first + i, 0, 2);
             few_product(few, inputs + product * step + c * few, weights[product], depth, sums + product * few * VL);
         }
     }
