@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
+from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import Result, copy_in, copy_out, with_batch
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
@@ -19,12 +18,12 @@ from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import FileIdentity, WeightsFile
+from streamrt.format import FLOAT32, FileIdentity, Tensor, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
 from streamrt.host.threads import check_threads, limited
 from streamrt.host.yielding import calling
-from streamrt.ops import Shape
+from streamrt.ops import Param, Shape
 from streamrt.report.stats import LastCall, PassStats
 from streamrt.report.trace import Trace
 
@@ -105,12 +104,7 @@ class Engine:
         except BaseException:
             self.mapping.close()
             raise
-        self._params = {
-            tensor.name: np.frombuffer(
-                memoryview(self.mapping), tensor.numpy_dtype, math.prod(tensor.shape), tensor.offset
-            ).reshape(tensor.shape)
-            for tensor in file.tensors.values()
-        }
+        self._params = {name: _param(tensor, memoryview(self.mapping)) for name, tensor in file.tensors.items()}
         self.closed = False
 
     # ---------------------------------------------------------------- life
@@ -292,6 +286,14 @@ class Engine:
             self.planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
             if self.planner.rates.disk != known:
                 remember_disk(self.file.identity.device, self.planner.rates.disk)
+
+
+def _param(tensor: Tensor, file: memoryview) -> Param:
+    """A parameter as it lies in the mapped file."""
+    data = np.frombuffer(file, np.uint8, tensor.nbytes, tensor.offset)
+    if tensor.coding == FLOAT32:
+        return data.view("<f4").reshape(tensor.shape)
+    return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)
 
 
 def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:

@@ -9,7 +9,7 @@ from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.engine.workspace import new_workspace
-from streamrt.ops import Array, Run
+from streamrt.ops import Array, Param, Run
 from streamrt.plan import Plan
 from streamrt.program.compile import Program
 from streamrt.report.trace import PassTrace
@@ -23,7 +23,7 @@ class Session:
 
     Args:
         prepared: program and plan.
-        params: parameters by name, as arrays in the mapped file.
+        params: parameters by name, as they lie in the mapped file.
         prefetcher: gets the plan's ranges as its schedule.
         verifier: checks ranges as they arrive, if given.
 
@@ -32,7 +32,7 @@ class Session:
     """
 
     def __init__(
-        self, prepared: Prepared, params: Mapping[str, Array], prefetcher: Prefetcher, verifier: Verifier | None = None
+        self, prepared: Prepared, params: Mapping[str, Param], prefetcher: Prefetcher, verifier: Verifier | None = None
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan

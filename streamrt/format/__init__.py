@@ -17,8 +17,9 @@ Container
     tensors, in the order of the header, cover the data section without hole or overlap.
 
 Layout
-    * Every tensor is ``F32`` and begins on a 64-byte boundary, except padding: ``U8`` tensors of one dimension,
-      all zeros, whose names begin with ``streamrt.pad.``. Other tensors may not use that prefix.
+    * Every tensor is ``F32``, ``F16`` or ``BF16``, or ``U8`` with the layout ``int8`` or ``int4``. It begins on a
+      64-byte boundary. An exception is padding: ``U8`` tensors of one dimension, all zeros, whose names begin with
+      ``streamrt.pad.``. Other tensors may not use that prefix.
     * All parameters of one node lie together. They form a *segment*, inside which only padding of less than 64 bytes
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
@@ -66,11 +67,27 @@ What the writer does
         and the logical shape, which the graph means. The header's own shape is the shape of the bytes in the file. A
         tensor that is not named here is ``plain``: its bytes are its elements in row-major order, and both shapes are
         equal. The list of layouts is open: a new layout needs no new version. A reader refuses a file with a layout
-        that it does not know, and names the tensor. ``plain`` is the only layout so far. The writer leaves the key out
-        if all tensors are plain.
+        that it does not know, and names the tensor. The layouts so far are ``plain``, ``int8`` and ``int4``. The
+        writer names no tensor that is plain, and leaves the key out if all are.
+
+Integers with scales
+    A tensor with the layout ``int8`` or ``int4`` has two logical dimensions or more. Axis 0 is the rows; a row has the
+    elements of all other axes. The tensor is ``U8`` of shape (rows, bytes of a row). Its entry in ``streamrt.layouts``
+    may have two more keys: ``block``, a multiple of 16, and ``zeros``, 0 or 1. A row is cut into blocks of ``block``
+    elements, of which the last may be shorter. Without ``block`` a row is one block. Element k of a row, in block b, is
+    ``(code[k] - zero[b]) * scale[b]``, rounded once to float32. The bytes of a row are
+
+    * the scales of its blocks, float32; any number is valid, also a negative one and 0;
+    * with ``zeros`` the zero points of its blocks, int8; without it they are 0;
+    * the codes. With ``int8`` each is an int8. With ``int4`` they are from -8 to 7, and lie two in a byte, each plus 8.
+      Of 32 codes the first 16 lie in the lower halves of 16 bytes, and the others in the upper halves. The last codes
+      of a row, fewer than 32, take as many bytes as they have lower halves; upper halves that are left over are 0;
+    * zeros up to a multiple of 4 bytes.
+
+    So a row has all that is needed to compute with it, and rows lie in the order in which a tile reads them.
 
 Version 1
-    * ``streamrt.format`` is ``"1"``. There is no ``streamrt.layouts``.
+    * ``streamrt.format`` is ``"1"``. There is no ``streamrt.layouts``, and all tensors but padding are ``F32``.
     * A segment of 1 MiB or more begins on a 2 MiB boundary of the file, a smaller segment on a 4096-byte boundary. The
       length of padding has no limit.
 
@@ -82,25 +99,31 @@ the program that wrote it.
 A reader treats the file as hostile: `read_header` checks everything above that can be checked without reading
 the data.
 
-Of the compiled core this package uses one function, ``crc32c``.
+Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
+from streamrt.format.coding import FLOAT32, Coding, values
 from streamrt.format.conversion import is_weights_file, repack, unpack
+from streamrt.format.encoding import encoded
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.format.reader import WeightsFile, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
+    "FLOAT32",
+    "Coding",
     "FileIdentity",
     "Segment",
     "Source",
     "Tensor",
     "WeightsFile",
+    "encoded",
     "is_weights_file",
     "read_header",
     "repack",
     "unpack",
+    "values",
     "verify",
     "write",
 ]

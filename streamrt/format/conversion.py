@@ -7,8 +7,9 @@ before any of its bytes is used.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,8 @@ from streamrt._core import crc32c
 from streamrt.errors import WeightsIOError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
+from streamrt.format.coding import FLOAT32, Coding, values
+from streamrt.format.encoding import encoded
 from streamrt.format.files import (
     Appender,
     Replacement,
@@ -46,16 +49,23 @@ def is_weights_file(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def repack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
+def repack(
+    source: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
+    *,
+    choose: Callable[[WeightsFile], Mapping[str, Coding]] | None = None,
+    progress: bool = False,
+) -> None:
     """Write the model of a weights file of any version to ``dest``, in the present version.
 
-    Names, graph, metadata and all values stay the same, bit for bit. At most a checksum block and a chunk are in
-    memory. ``dest`` may be ``source``. The new file has the permissions 0666 less the umask. A link is replaced, not
-    followed.
+    Names, graph and metadata stay the same, and so do all values, bit for bit, unless ``choose`` stores them in another
+    way. At most a checksum block and a chunk are in memory, and a row of integers. ``dest`` may be ``source``. The new
+    file has the permissions 0666 less the umask. A link is replaced, not followed.
 
     Args:
         source: the weights file.
         dest: the file to write. It appears when it is complete, and replaces a file of that name.
+        choose: says how to store the tensors; those that it leaves out stay as they are.
         progress: show a bar on stderr.
 
     Raises:
@@ -66,20 +76,22 @@ def repack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
     name = os.fsdecode(source)
     with _opened(name) as fd:
         file = read_open(fd, name)
+        chosen = choose(file) if choose else {}
         data = _Data(fd, file)
         place = {tensor: index for index, tensor in enumerate(file.tensors)}
         segments = []
         for each in _layout.group(file.graph, file.tensors):
             tensors = [file.tensors[tensor] for tensor in sorted(each.names, key=place.__getitem__)]
-            segments.append(Segment([Source(t.name, t.shape, partial(_values, data, t)) for t in tensors]))
+            segments.append(Segment([_source(data, t, chosen.get(t.name, t.coding)) for t in tensors]))
         write(dest, file.graph, segments, metadata=file.metadata, progress=progress)
 
 
 def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
     """Write the tensors of a weights file as plain safetensors, without its graph.
 
-    The tensors have their names, logical shapes and values, in the order of the file. Padding and streamrt's own
-    metadata are left out; other metadata stays. At most a checksum block and a chunk are in memory.
+    The tensors have their names, logical shapes and values, in the order of the file. Floats keep their type, and
+    integers with scales become float32. Padding and streamrt's own metadata are left out; other metadata stays. At most
+    a checksum block, a chunk and a row of integers are in memory.
     ``dest`` may be ``source``. The new file has the permissions 0666 less the umask. A link is replaced, not followed.
 
     Args:
@@ -97,14 +109,14 @@ def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
         file = read_open(fd, name)
         data = _Data(fd, file)
         head = _plain_header(file)
-        total = sum(tensor.nbytes for tensor in file.tensors.values())
+        total = sum(_plain_size(tensor) for tensor in file.tensors.values())
         with Replacement(os.fsdecode(dest)) as replacement:
             replacement.check_space(len(head) + total)
             out = Appender(replacement, 0)
             out.write(head)
             with progress_bar(total, "unpacking", progress) as advance:
                 for tensor in file.tensors.values():
-                    for piece in data.pieces(tensor):
+                    for piece in _plain_pieces(data, tensor):
                         out.write(piece)
                         advance(len(piece))
             replacement.commit()
@@ -158,9 +170,30 @@ class _Data:
         return block
 
 
-def _values(data: _Data, tensor: Tensor) -> Iterator[NDArray[np.float32]]:
+def _source(data: _Data, tensor: Tensor, coding: Coding) -> Source:
+    return Source(tensor.name, tensor.shape, partial(_chunks, data, tensor, coding), coding)
+
+
+def _chunks(data: _Data, tensor: Tensor, coding: Coding) -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
+    if coding != tensor.coding:
+        found = values(tensor.coding, tensor.shape, data.pieces(tensor))
+        yield from encoded(coding, tensor.name, tensor.shape, found)
+        return
     for piece in data.pieces(tensor):
-        yield np.frombuffer(piece, tensor.numpy_dtype)
+        yield np.frombuffer(piece, "<f4" if coding == FLOAT32 else np.uint8)
+
+
+def _plain_size(tensor: Tensor) -> int:
+    """Bytes of a tensor in plain safetensors."""
+    return 4 * math.prod(tensor.shape) if tensor.coding.is_integer else tensor.nbytes
+
+
+def _plain_pieces(data: _Data, tensor: Tensor) -> Iterator[memoryview]:
+    if not tensor.coding.is_integer:
+        yield from data.pieces(tensor)
+        return
+    for array in values(tensor.coding, tensor.shape, data.pieces(tensor)):
+        yield array.view(np.uint8).data
 
 
 def _plain_header(file: WeightsFile) -> bytes:
@@ -168,8 +201,9 @@ def _plain_header(file: WeightsFile) -> bytes:
     header: dict[str, Any] = {_header.METADATA: dict(file.metadata)} if file.metadata else {}
     end = 0
     for name, tensor in file.tensors.items():
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
-        end += tensor.nbytes
+        begin, end = end, end + _plain_size(tensor)
+        dtype = "F32" if tensor.coding.is_integer else tensor.dtype
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = _header.to_json(header)
     size = _layout.round_up(len(text), _HEADER_ALIGN)
     return size.to_bytes(8, "little") + text.ljust(size)

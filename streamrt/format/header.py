@@ -14,7 +14,8 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.layout import DTYPES, MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE_ALIGN, Entry, byte_size, round_up
+from streamrt.format.coding import FLOATS, INTEGERS, Coding
+from streamrt.format.layout import MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE_ALIGN, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
@@ -55,6 +56,7 @@ def encode(
     graph: str,
     block_size: int,
     block_crcs: Sequence[int],
+    layouts: Mapping[str, object],
     extra: Mapping[str, str],
     least: int,
 ) -> bytes:
@@ -69,6 +71,7 @@ def encode(
         "streamrt.block_size": str(block_size),
         "streamrt.block_crc32c": "".join(f"{crc:08x}" for crc in block_crcs),
         "streamrt.graph": graph,
+        **({_LAYOUTS: to_json(layouts).decode()} if layouts else {}),
         **dict(sorted(extra.items())),
     }
     header: dict[str, Any] = {METADATA: metadata}
@@ -139,39 +142,66 @@ def take_graph(metadata: dict[str, str]) -> Graph:
     return Graph.from_json(from_json(_take(metadata, "streamrt.graph"), "streamrt.graph", numbers="any"))
 
 
-def check_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> None:
-    """Remove the layouts of ``tensors`` from ``metadata``, and raise `FormatError` unless all are plain."""
-    if _LAYOUTS not in metadata or metadata["streamrt.format"] == "1":  # version 1 has no such key
-        return
-    layouts = from_json(metadata.pop(_LAYOUTS), _LAYOUTS, numbers="integers")
-    if not isinstance(layouts, dict):
-        raise FormatError(f"{_LAYOUTS} is a {type(layouts).__name__}, expected a JSON object")
-    for name, value in layouts.items():
-        give_way()
-        try:
-            _check_layout(tensors[name], value)
-        except KeyError:
-            raise FormatError(f"{_LAYOUTS} names {name!r:.80}, expected the name of a parameter") from None
-        except FormatError as error:
-            raise FormatError(f"{_LAYOUTS}: tensor {name!r:.80}: {error}") from None
+def take_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> dict[str, tuple[Coding, tuple[int, ...]]]:
+    """Remove the layouts of ``tensors`` from ``metadata``: the coding and the logical shape of each tensor.
+
+    Raises:
+        FormatError: a layout is unknown, or does not fit its tensor; or a tensor is U8 and has no layout.
+    """
+    found = {name: (Coding(entry.dtype), entry.shape) for name, entry in tensors.items()}
+    if _LAYOUTS in metadata:
+        if metadata["streamrt.format"] == "1":
+            return found  # `take_extra` refuses the key
+        layouts = from_json(metadata.pop(_LAYOUTS), _LAYOUTS, numbers="integers")
+        if not isinstance(layouts, dict):
+            raise FormatError(f"{_LAYOUTS} is a {type(layouts).__name__}, expected a JSON object")
+        for name, value in layouts.items():
+            give_way()
+            try:
+                found[name] = _layout_of(tensors[name], value)
+            except KeyError:
+                raise FormatError(f"{_LAYOUTS} names {name!r:.80}, expected the name of a parameter") from None
+            except FormatError as error:
+                raise FormatError(f"{_LAYOUTS}: tensor {name!r:.80}: {error}") from None
+    plain = ("F32",) if metadata["streamrt.format"] == "1" else FLOATS
+    for name, (coding, shape) in found.items():
+        if coding.dtype != "F32" and not shape:
+            raise FormatError(f"tensor {name!r:.80}: dtype {coding.dtype} without dimensions, expected F32")
+        if coding.dtype not in (*plain, *INTEGERS):
+            raise FormatError(
+                f"tensor {name!r:.80}: dtype {coding.dtype} without a layout, expected {' or '.join(plain)}"
+            )
+    return found
 
 
-def _check_layout(entry: Entry, value: object) -> None:
-    if not isinstance(value, dict) or value.keys() != {"layout", "shape"}:
+def _layout_of(entry: Entry, value: object) -> tuple[Coding, tuple[int, ...]]:
+    if not isinstance(value, dict) or not value.keys() >= {"layout", "shape"}:
         raise FormatError("expected an object of layout and shape")
     layout, shape = value["layout"], value["shape"]
     if not isinstance(layout, str) or not 0 < len(layout) <= _MAX_LAYOUT:
         raise FormatError(f"the layout is {layout!r:.80}, expected a name of 1 to {_MAX_LAYOUT} characters")
     if not isinstance(shape, list):
         raise FormatError(f"shape is a {type(shape).__name__}, expected a list")
-    byte_size(entry.dtype, shape)
+    byte_size("F32", shape)
+    logical = tuple(shape)
+    if layout in INTEGERS:
+        coding = Coding.from_json(value)
+        if (entry.dtype, entry.shape) != coding.stored(logical):
+            raise FormatError(
+                f"it is {entry.dtype} of shape {list(entry.shape)!s:.80}, expected {coding.stored(logical)!s:.80} for "
+                f"{layout} of logical shape {shape!s:.80}"
+            )
+        return coding, logical
     if layout != PLAIN:
+        known = ", ".join(map(repr, (PLAIN, *INTEGERS)))
         raise FormatError(
-            f"its layout {layout!r} is not known to this streamrt, which reads only {PLAIN!r}: a newer streamrt is "
-            "needed"
+            f"its layout {layout!r} is not known to this streamrt, which reads only {known}: a newer streamrt is needed"
         )
-    if tuple(shape) != entry.shape:
+    if value.keys() != {"layout", "shape"}:
+        raise FormatError("expected an object of layout and shape")
+    if logical != entry.shape:
         raise FormatError(f"its logical shape is {shape!r:.80}, expected that of a plain tensor, {list(entry.shape)}")
+    return Coding(entry.dtype), logical
 
 
 def take_extra(metadata: dict[str, str]) -> dict[str, str]:
@@ -302,9 +332,9 @@ def _entry(name: str, value: object) -> Entry:
         if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
             raise FormatError("expected an object of dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-        expected = "U8" if name.startswith(PAD_PREFIX) else "F32"
-        if dtype != expected:
-            raise FormatError(f"dtype {dtype!r:.40}, expected {expected} ({', '.join(DTYPES)} are known)")
+        expected = ("U8",) if name.startswith(PAD_PREFIX) else (*FLOATS, "U8")
+        if dtype not in expected:
+            raise FormatError(f"dtype {dtype!r:.40}, expected {' or '.join(expected)}")
         if not isinstance(shape, list):
             raise FormatError(f"shape is a {type(shape).__name__}, expected a list")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_offset(o) for o in offsets):
@@ -315,7 +345,7 @@ def _entry(name: str, value: object) -> Entry:
                 f"data_offsets [{begin}, {end}] hold {end - begin} bytes, "
                 f"expected {byte_size(dtype, shape)} for shape {shape!r:.80}"
             )
-        if dtype == "U8" and len(shape) != 1:
+        if name.startswith(PAD_PREFIX) and len(shape) != 1:
             raise FormatError(f"{len(shape)} dimensions, expected 1 of padding")
     except FormatError as error:
         raise FormatError(f"tensor {name!r:.80}: {error}") from None

@@ -6,20 +6,17 @@ All of this is arithmetic on names and sizes. The specification in `streamrt.for
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from streamrt.errors import FormatError
+from streamrt.format.coding import SIZES, Coding
 from streamrt.graph import Graph
 
 #: The names of padding tensors begin with this.
 PAD_PREFIX = "streamrt.pad."
-#: Types of elements by the names that safetensors gives them. Only padding is U8.
-DTYPES: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 #: Each tensor begins on a multiple of this, bytes: a cache line, and the widest vector register (AVX-512).
 TENSOR_ALIGN = 64
 #: A page, bytes: the smallest that Linux has on any processor. The data section begins and ends on a multiple of it.
@@ -61,18 +58,23 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A parameter: ``nbytes`` bytes at ``offset`` of the file, row-major. ``dtype`` is ``"F32"``."""
+    """A parameter: ``nbytes`` bytes at ``offset`` of the file, row-major.
+
+    ``shape`` is its logical shape. ``dtype``, ``block`` and ``zeros`` are those of its `Coding`.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    block: int | None = None
+    zeros: bool = False
 
     @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        """``dtype`` as NumPy's type, little-endian."""
-        return DTYPES[self.dtype]
+    def coding(self) -> Coding:
+        """How its elements are stored."""
+        return Coding(self.dtype, self.block, self.zeros)
 
 
 class Group(NamedTuple):
@@ -93,9 +95,9 @@ def byte_size(dtype: str, shape: Sequence[int]) -> int:
     for extent in shape:
         if type(extent) is not int or not 0 <= extent <= MAX_BYTES:
             raise FormatError(f"an extent is {extent!r:.40}, expected an integer from 0 to 2**60")
-    if math.prod(extent for extent in shape if extent) * DTYPES[dtype].itemsize > MAX_BYTES:
+    if math.prod(extent for extent in shape if extent) * SIZES[dtype] > MAX_BYTES:
         raise FormatError(f"shape {tuple(shape)!s:.80} has more than 2**60 bytes")
-    return math.prod(shape) * DTYPES[dtype].itemsize
+    return math.prod(shape) * SIZES[dtype]
 
 
 def group(graph: Graph, params: Container[str]) -> list[Group]:
@@ -130,14 +132,14 @@ def check_groups(names: Sequence[Sequence[str]], groups: Sequence[Group]) -> Non
         raise FormatError(f"tensors {_list(sorted(missing.names))} of {missing.reader} are missing")
 
 
-def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
+def lay_out(segments: Iterable[Iterable[tuple[str, str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
     """The entries of a data section, padding included.
 
     Segments from some size on begin on pages. Of all such sizes the smallest is taken with which the file is at most
     1 % or 64 KiB larger than its tensors. If no size is large enough for that, tensors only begin on 64 bytes.
 
     Args:
-        segments: the name and shape of each tensor of each segment; tensors are float32.
+        segments: the name, dtype and shape of each tensor of each segment, as the header has them.
         data_offset: where the data section begins in the file, bytes.
     """
     parts = [_aligned(segment) for segment in segments]
@@ -173,14 +175,14 @@ def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offs
     return entries
 
 
-def _aligned(segment: Iterable[tuple[str, tuple[int, ...]]]) -> list[Entry]:
+def _aligned(segment: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Entry]:
     """The entries of one segment's tensors, counted from its first byte."""
     entries: list[Entry] = []
     end = 0
-    for name, shape in segment:
+    for name, dtype, shape in segment:
         begin = round_up(end, TENSOR_ALIGN)
-        end = begin + byte_size("F32", shape)
-        entries.append(Entry(name, "F32", shape, begin, end))
+        end = begin + byte_size(dtype, shape)
+        entries.append(Entry(name, dtype, shape, begin, end))
     return entries
 
 

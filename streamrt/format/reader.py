@@ -138,13 +138,17 @@ def _parse(path: str, head: bytearray, info: os.stat_result) -> WeightsFile:
     graph = _header.take_graph(metadata)
     checksum = metadata["streamrt.header_crc32c"]
     params = {entry.name: entry for entry in entries if not entry.is_padding}
-    _header.check_layouts(metadata, params)
+    layouts = _header.take_layouts(metadata, params)
     extra = _header.take_extra(metadata)
     graph.check(params)
     largest = _layout.check_layout(entries, _layout.group(graph, params), len(head), data_size, version)
     tensors = {
-        name: Tensor(name, entry.dtype, entry.shape, len(head) + entry.begin, entry.end - entry.begin)
-        for name, entry in params.items()
+        name: Tensor(
+            *(name, coding.dtype, shape, len(head) + params[name].begin, params[name].end - params[name].begin),
+            coding.block,
+            coding.zeros,
+        )
+        for name, (coding, shape) in layouts.items()
     }
     return WeightsFile(
         path=path,

@@ -14,6 +14,7 @@ from streamrt._core import crc32c
 from streamrt.errors import FormatError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
+from streamrt.format.coding import FLOAT32, Coding
 from streamrt.format.files import Appender, Buffer, Replacement, progress_bar
 from streamrt.graph import Graph
 
@@ -25,22 +26,23 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor to write: a name, a shape, and its float32 values as a sequence of small arrays.
+    """A tensor to write: a name, its logical shape, and its bytes as a sequence of small arrays.
 
-    ``chunks`` is called once. It yields C-contiguous float32 arrays of any shape, which should have at most 16 MiB.
-    Their bytes, one array after the other, are the tensor in row-major order. Each array is written before the next is
-    made.
+    ``chunks`` is called once. It yields C-contiguous arrays of any shape, which should have at most 16 MiB: float32, or
+    uint8 for every other coding. Their bytes, one array after the other, are the tensor in row-major order. Each array
+    is written before the next is made.
     """
 
     name: str
     shape: tuple[int, ...]
-    chunks: Callable[[], Iterator[NDArray[np.float32]]]
+    chunks: Callable[[], Iterator[NDArray[np.float32] | NDArray[np.uint8]]]
+    coding: Coding = FLOAT32
 
     @classmethod
     def of(cls, name: str, array: NDArray[np.float32]) -> Self:
         """The tensor ``array``, which is C-contiguous float32. An ``np.memmap`` is read piece by piece."""
 
-        def chunks() -> Iterator[NDArray[np.float32]]:
+        def chunks() -> Iterator[NDArray[np.float32] | NDArray[np.uint8]]:
             flat = array.reshape(-1)
             for first in range(0, flat.size, _CHUNK):
                 yield flat[first : first + _CHUNK]
@@ -84,10 +86,16 @@ def write(
     sources = [list(segment.tensors) for segment in segments if segment.tensors]
     _check(graph, sources, extra)
     graph_text = _header.graph_text(graph)
-    named = [[(source.name, source.shape) for source in segment] for segment in sources]
+    named = [[(source.name, *source.coding.stored(source.shape)) for source in segment] for segment in sources]
+    layouts = {
+        source.name: source.coding.to_json(source.shape)
+        for segment in sources
+        for source in segment
+        if source.coding.is_integer
+    }
 
     def head(block_crcs: Sequence[int]) -> bytes:
-        return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, extra, data_offset)
+        return _header.encode(entries, graph_text, BLOCK_SIZE, block_crcs, layouts, extra, data_offset)
 
     # The offsets of tensors depend on where the data section begins. The length of the header depends on these offsets.
     # So the header is made longer until it fits. The checksums are not known yet, but their number is.
@@ -124,6 +132,7 @@ def _check(graph: Graph, sources: Sequence[Sequence[Source]], extra: Mapping[str
         names.add(source.name)
         try:
             _layout.byte_size("F32", source.shape)
+            _layout.byte_size(*source.coding.stored(source.shape))
         except FormatError as error:
             raise FormatError(f"tensor {source.name!r:.80}: {error}") from None
     graph.check(names)
@@ -142,9 +151,10 @@ def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
 def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
     """The bytes of a tensor in pieces; `FormatError` unless their number is that of its entry."""
     missing = entry.end - entry.begin
+    expected = np.dtype("<f4" if source.coding == FLOAT32 else "u1")
     for chunk in source.chunks():
-        if not isinstance(chunk, np.ndarray) or chunk.dtype.str != "<f4" or not chunk.flags.c_contiguous:
-            raise FormatError(f"tensor {source.name!r:.80}: a chunk is not a C-contiguous array of float32")
+        if not isinstance(chunk, np.ndarray) or chunk.dtype != expected or not chunk.flags.c_contiguous:
+            raise FormatError(f"tensor {source.name!r:.80}: a chunk is not a C-contiguous array of {expected.name}")
         missing -= chunk.nbytes
         if missing < 0:
             raise FormatError(f"tensor {source.name!r:.80}: chunks hold more than {entry.end - entry.begin} bytes")

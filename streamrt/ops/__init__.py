@@ -1,22 +1,24 @@
 """The operators: from a node and the shapes of its inputs to a function that computes it.
 
 Read `base` first: it defines an operator. `call` is the node that it lowers, `epilogue` the activation that it may
-apply as its last step. `registry` finds operators by name. `scratch`, `shapes`, `window` and `columns` are shared. Each
-other module holds one family of operators.
+apply as its last step. `registry` finds operators by name. `coded`, `scratch`, `shapes`, `window` and `columns` are
+shared. Each other module holds one family of operators.
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Lowered, Operand, Run, Shape, size_problem
+from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Operand, Param, Run, Shape, size_problem
 from streamrt.ops.call import Call
 from streamrt.ops.registry import NO_SUCH_OPERATOR, Traits, lower, supported, traits_of
 
 __all__ = [
+    "FLOAT32",
     "NO_SUCH_OPERATOR",
     "Array",
     "Buffers",
     "Call",
     "Lowered",
     "Operand",
+    "Param",
     "Run",
     "Shape",
     "Traits",

@@ -27,10 +27,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt._core import Coded
+
 Shape = tuple[int, ...]
-#: The type of every computed tensor, by the name that safetensors gives it.
+#: The type of every computed tensor.
 FLOAT32 = "F32"
 Array = NDArray[np.float32]
+#: A parameter as it is stored.
+Param = Array | Coded
 #: ``run(first, last)``: compute output rows ``first`` to ``last``.
 Run = Callable[[int, int], None]
 
@@ -46,7 +50,7 @@ class Operand(NamedTuple):
 
     Attributes:
         shape: its extents.
-        dtype: the type of its elements, by the name that safetensors gives it. A computed tensor is `FLOAT32`.
+        dtype: how its elements are stored, by the name that the weights file gives it. A computed tensor is `FLOAT32`.
         is_param: whether it is a parameter, which is a tensor of the weights file.
     """
 
@@ -58,11 +62,14 @@ class Operand(NamedTuple):
 class Buffers(NamedTuple):
     """The memory of one node. Every array is float32 and C-contiguous; ``None`` is an input left out.
 
+    A parameter that is stored in another type is `Coded`. Only inputs for which the operator's traits have such types
+    can be.
+
     ``scratch`` has ``Lowered.scratch`` bytes and begins on a 64-byte boundary. It keeps its content from the first tile
     of a node to the last one, not longer.
     """
 
-    inputs: tuple[Array | None, ...]
+    inputs: tuple[Param | None, ...]
     outputs: tuple[Array, ...]
     scratch: NDArray[np.uint8]
 
@@ -70,7 +77,18 @@ class Buffers(NamedTuple):
         """The array of an input that is there."""
         array = self.inputs[index]
         assert array is not None
+        assert not isinstance(array, Coded)
         return array
+
+    def optional(self, index: int) -> Array | None:
+        """The array of an input, or None if it was left out."""
+        return self.input(index) if self.inputs[index:] and self.inputs[index] is not None else None
+
+    def weights(self, index: int) -> Param:
+        """A parameter that is there, as it is stored."""
+        weights = self.inputs[index]
+        assert weights is not None
+        return weights
 
 
 @dataclass(frozen=True, slots=True)

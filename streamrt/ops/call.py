@@ -51,6 +51,13 @@ class Call:
         operand = self.operands[index] if index < len(self.operands) else None
         return operand is not None and operand.is_param
 
+    def operand(self, index: int) -> Operand:
+        """Input ``index``, which must be there."""
+        self.shape(index)
+        operand = self.operands[index]
+        assert operand is not None
+        return operand
+
     def param(self, index: int) -> Shape:
         """The shape of input ``index``, which must be a parameter."""
         shape = self.shape(index)

@@ -6,7 +6,8 @@
   exact.
 * Otherwise it is a compiled product with the windows as columns, a block of columns at a time.
 
-With the instruction set "numpy" NumPy computes it instead: see `streamrt.ops.conv_numpy`.
+With the instruction set "numpy" NumPy computes it instead: see `streamrt.ops.conv_numpy`. For NumPy and for depthwise
+convolutions, weights that are stored in fewer bytes are decoded to scratch memory.
 
 Weights are (output channels, input channels of a group, window). A tile is a range of output channels; it may hold a
 part of a group.
@@ -18,13 +19,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.base import Array, Buffers, Lowered, Param, Run, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.conv_numpy import Arrays, MatmulConvolution, Scaling
 from streamrt.ops.epilogue import Epilogue, epilogue_of
@@ -33,8 +35,10 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Part, Scratch
 from streamrt.ops.window import Geometry
 
+_Tensor = TypeVar("_Tensor", Array, Param)
 
-@operator("Conv", traits=Traits(fuses=True, row_axis=1))
+
+@operator("Conv", traits=Traits(fuses=True, row_axis=1, dtypes={1: TYPES}))
 def conv(call: Call) -> Lowered:
     """Convolution of x (N, C, [H,] W) with weights (OC, C / group, [KH,] KW) and an optional bias (OC,).
 
@@ -65,9 +69,16 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
     scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
+    takes_coded = True
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
-            batch=x[0], inner=w[1] * geometry.taps, rows=w[0], has_bias=has_bias, epilogue=epilogue, scratch=scratch
+            batch=x[0],
+            inner=w[1] * geometry.taps,
+            rows=w[0],
+            dtype=call.operand(1).dtype,
+            has_bias=has_bias,
+            epilogue=epilogue,
+            scratch=scratch,
         ).bind
     else:
         bias = Bias(scratch, 2, w[0] if has_bias else None)
@@ -75,9 +86,9 @@ def conv(call: Call) -> Lowered:
             blocks = MatmulConvolution.plan(
                 *(geometry, groups, w[1], w[0] // groups), residual=residual, scaled=bool(scaling), scratch=scratch
             )
-            bind = partial(_bind_numpy, blocks, bias, scaling, epilogue)
+            bind, takes_coded = partial(_bind_numpy, blocks, bias, scaling, epilogue), False
         elif w[1] == 1 and groups > 1 and not residual and not scaling:
-            bind = partial(_bind_depthwise, geometry, bias, epilogue)
+            bind, takes_coded = partial(_bind_depthwise, geometry, bias, epilogue), False
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
@@ -89,7 +100,7 @@ def conv(call: Call) -> Lowered:
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = scratch.add(halves) if halves else None
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, panels, sums, epilogue)
-    return Lowered(
+    lowered = Lowered(
         outputs=(output,),
         bind=bind,
         scratch=scratch.nbytes,
@@ -98,6 +109,7 @@ def conv(call: Call) -> Lowered:
         rows=w[0],
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
     )
+    return lowered if takes_coded else decoded(lowered, (None, call.operand(1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +148,8 @@ class _Scaling:
         return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
-def _planes(array: Array, extents: tuple[int, int]) -> Array:
-    """An input, weights or an output with one or two spatial axes, as an array with two of these extents."""
+def _planes(array: _Tensor, extents: tuple[int, int]) -> _Tensor:
+    """An input, weights or an output with one or two spatial axes, as a tensor with two of these extents."""
     return array.reshape(*array.shape[:2], *extents)
 
 
@@ -169,7 +181,7 @@ def _bind_numpy(
 
 def _residual(buffers: Buffers, geometry: Geometry) -> Array | None:
     """Input 3, as planes; None if it is left out."""
-    residual = buffers.inputs[3] if buffers.inputs[3:] else None
+    residual = buffers.optional(3)
     return None if residual is None else _planes(residual, geometry.output)
 
 
@@ -201,7 +213,7 @@ def _bind_product(
 ) -> Run:
     """A convolution as a product of rows of weights with columns of the input, or by Winograd's algorithm."""
     x = _planes(buffers.input(0), geometry.input)
-    w = _planes(buffers.input(1), geometry.kernel)
+    w = _planes(buffers.weights(1), geometry.kernel)
     y = _planes(buffers.outputs[0], geometry.output)
     extra = scaling.bind(buffers) if scaling else {}
     residual = _residual(buffers, geometry)

@@ -4,19 +4,22 @@ Weights are (rows, inner). A tile is a range of rows, which are outputs. For few
 weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. BLAS computes
 products for many samples if the kernels are plain C, and all products with the instruction set "numpy". It computes
 ``(rows, inner) @ (inner, batch)``, which is up to twice as fast as ``(batch, inner) @ (inner, rows)``.
-docs/measurements.md has the times of each way.
+docs/measurements.md has the times of each way. The kernels decode weights that are stored in fewer bytes; for BLAS
+they are decoded to scratch memory, a block of rows at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
+from streamrt._core import Coded
+from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Param, Run, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.registry import Traits, operator
@@ -34,25 +37,27 @@ _LEAST_ROWS = 64
 class Dense:
     """``y = activation(x @ w.T + bias)``: inputs 0 to 2 and the output of a node, seen as matrices.
 
-    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). The memory that it needs is added to
-    ``scratch``.
+    x is (batch, inner), w (rows, inner), bias (rows,) and y (batch, rows). ``dtype`` is the type of w. The memory that
+    it needs is added to ``scratch``.
     """
 
     def __init__(
-        self, batch: int, inner: int, rows: int, *, has_bias: bool, epilogue: Epilogue, scratch: Scratch
+        self, batch: int, inner: int, rows: int, *, dtype: str, has_bias: bool, epilogue: Epilogue, scratch: Scratch
     ) -> None:
         self.batch, self.inner, self.rows = batch, inner, rows
         self._epilogue = epilogue
         self._bias = Bias(scratch, 2, rows if has_bias else None)
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
-        self._packed = self._block = self._panels = None
+        self._packed = self._block = self._panels = self._floats = None
         if batch <= _core.dense_most(inner * rows):
             self._packed = scratch.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
         else:
             self._block = scratch.add(self._height * self._columns)
             if _core.gemm_pays():
                 self._panels = columns(scratch, threads_for(batch * rows * inner), inner, self._columns)
+            elif dtype != FLOAT32:
+                self._floats = scratch.add(self._height, inner)
 
     @property
     def flops(self) -> int:
@@ -62,7 +67,7 @@ class Dense:
     def bind(self, buffers: Buffers) -> Run:
         """The function that computes columns ``first`` to ``last`` of y from the same rows of w."""
         x = buffers.input(0).reshape(self.batch, self.inner)
-        w = buffers.input(1).reshape(self.rows, self.inner)
+        w = buffers.weights(1).reshape(self.rows, self.inner)
         y = buffers.outputs[0].reshape(self.batch, self.rows)
         if self._panels is not None:
             return self._bind_kernels(x, w, y, buffers)
@@ -70,10 +75,11 @@ class Dense:
         if self._packed is not None:
             return self._bind_few(x, w, y, bias, self._packed.of(buffers.scratch))
         assert self._block is not None
-        return self._bind_blocks(x.T, w, y, bias, self._block.of(buffers.scratch))
+        return self._bind_blocks(x.T, self._rows_for_blas(w, buffers), y, bias, self._block.of(buffers.scratch))
 
-    def _bind_few(self, x: Array, w: Array, y: Array, bias: Load, packed: Array) -> Run:
+    def _bind_few(self, x: Array, w: Param, y: Array, bias: Load, packed: Array) -> Run:
         epilogue, copies = self._epilogue, _packing(x, packed)
+        rows = w.rows if isinstance(w, Coded) else lambda first, last: w[first:last]
 
         def run(first: int, last: int) -> None:
             if first == 0:
@@ -81,11 +87,24 @@ class Dense:
                     np.copyto(target, source)
             offset = bias(first)
             part = None if offset is None else offset[first:last]
-            _core.dense(w[first:last], packed, y[:, first:last], part, *epilogue)
+            _core.dense(rows(first, last), packed, y[:, first:last], part, *epilogue)
 
         return run
 
-    def _bind_kernels(self, x: Array, w: Array, y: Array, buffers: Buffers) -> Run:
+    def _rows_for_blas(self, w: Param, buffers: Buffers) -> Callable[[int, int], Array]:
+        """The function that gives at most ``_height`` rows of w as float32, until it is called again."""
+        if not isinstance(w, Coded):
+            return lambda begin, end: w[begin:end]
+        assert self._floats is not None
+        floats = self._floats.of(buffers.scratch)
+
+        def rows(begin: int, end: int) -> Array:
+            w.decode(begin, end, floats[: end - begin])
+            return floats[: end - begin]
+
+        return rows
+
+    def _bind_kernels(self, x: Array, w: Param, y: Array, buffers: Buffers) -> Run:
         assert self._block is not None
         assert self._panels is not None
         block, panels = self._block.of(buffers.scratch), self._panels.of(buffers.scratch)
@@ -111,7 +130,9 @@ class Dense:
         for begin in range(0, self.batch, self._columns):
             yield begin, min(begin + self._columns, self.batch)
 
-    def _bind_blocks(self, samples: Array, w: Array, y: Array, bias: Load, block: Array) -> Run:
+    def _bind_blocks(
+        self, samples: Array, rows: Callable[[int, int], Array], y: Array, bias: Load, block: Array
+    ) -> Run:
         epilogue, height = self._epilogue, self._height
 
         def run(first: int, last: int) -> None:
@@ -119,9 +140,10 @@ class Dense:
             for begin in range(first, last, height):
                 end = min(begin + height, last)
                 part_offset = None if offset is None else offset[begin:end]
+                w = rows(begin, end)
                 for left, right in self._parts():
                     product = block[: (end - begin) * (right - left)].reshape(end - begin, right - left)
-                    np.matmul(w[begin:end], samples[:, left:right], out=product)
+                    np.matmul(w, samples[:, left:right], out=product)
                     _core.transpose_bias_act(product, y[left:right, begin:end], part_offset, *epilogue)
 
         return run
@@ -142,7 +164,7 @@ def _packing(x: Array, packed: Array) -> list[tuple[Array, Array | float]]:
     return copies
 
 
-@operator("Gemm", traits=Traits(fuses=True, row_axis=-1))
+@operator("Gemm", traits=Traits(fuses=True, row_axis=-1, dtypes={1: TYPES}))
 def gemm(call: Call) -> Lowered:
     """``y = x @ w.T + bias`` for x (batch, inner) and parameters w (rows, inner) and bias (rows,)."""
     call.expect((2, 3))
@@ -151,7 +173,7 @@ def gemm(call: Call) -> Lowered:
     return _dense(call)
 
 
-@operator("MatMul", traits=Traits(fuses=True, row_axis=-1))
+@operator("MatMul", traits=Traits(fuses=True, row_axis=-1, dtypes={1: TYPES}))
 def matmul(call: Call) -> Lowered:
     """NumPy's matmul. With ``transB=1`` it is a Gemm over the last axis of x, which may have any axes before that."""
     if call.flag("transB", False):
@@ -171,7 +193,8 @@ def matmul(call: Call) -> Lowered:
 
         return run
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=_is_batchwise(call, a, b, out), flops=flops)
+    lowered = Lowered(outputs=(out,), bind=bind, batchwise=_is_batchwise(call, a, b, out), flops=flops)
+    return decoded(lowered, (None, call.operand(1)))
 
 
 def _dense(call: Call) -> Lowered:
@@ -183,6 +206,7 @@ def _dense(call: Call) -> Lowered:
         batch=math.prod(x[:-1]),
         inner=w[1],
         rows=w[0],
+        dtype=call.operand(1).dtype,
         has_bias=call.bias(2, w[0]),
         epilogue=epilogue_of(call),
         scratch=scratch,

@@ -108,7 +108,7 @@ def layer_normalization(call: Call) -> Lowered:
         outputs = dict(zip(named, buffers.outputs, strict=True))
         target = outputs[0]
         rows = (moments.rows, moments.columns)
-        scale, bias = buffers.input(1), buffers.inputs[2] if len(buffers.inputs) > 2 else None
+        scale, bias = buffers.input(1), buffers.optional(2)
         kept = {index: outputs[index].reshape(-1) for index in outputs if index}
         normalise = moments.bind(buffers, buffers.input(0).reshape(rows), target.reshape(rows), kept)
 

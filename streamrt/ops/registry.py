@@ -9,6 +9,7 @@ import streamrt._core as _core
 from streamrt.graph import Node
 from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run
 from streamrt.ops.call import Call
+from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import epilogue_of
 
 #: Refuse an operator that needs this many bytes of scratch. The limit leaves room for several of the largest tensors
@@ -33,7 +34,8 @@ class Traits:
         row_axis: an axis of the output along which index i uses only row i of input 1, a parameter, and adds element i
             of input 2, an optional parameter. None if the operator has no such inputs.
         params: names of its parameters, from input 1 on.
-        dtypes: the types that a parameter may have, by index of the input. An input that is not listed must be F32.
+        dtypes: the types that the operator takes for a parameter, by index of the input. Parameters of other types, and
+            those that are not listed, are decoded to float32 in scratch memory (`streamrt.ops.coded`).
     """
 
     activation: bool = False
@@ -68,15 +70,26 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
     Raises:
         FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
     """
-    call = Call(node, operands, exact)
-    if node.op not in _OPERATORS:
+    function, traits = _OPERATORS.get(node.op, (None, Traits()))
+    foreign = [
+        None if operand is None or operand.dtype in traits.dtypes.get(index, (FLOAT32,)) else operand
+        for index, operand in enumerate(operands)
+    ]
+    as_taken = [
+        operand if operand is None or other is None else operand._replace(dtype=FLOAT32)
+        for operand, other in zip(operands, foreign, strict=True)
+    ]
+    call = Call(node, as_taken, exact)
+    if function is None:
         raise call.fail(NO_SUCH_OPERATOR)
-    function, traits = _OPERATORS[node.op]
     for index, operand in enumerate(operands):
         if operand is not None:
             call.check(f"input {index}", operand.shape)
-            _check_dtype(call, index, operand, traits)
-    lowered = function(call)
+            if operand.dtype not in TYPES:
+                raise call.fail(
+                    f"input {index} ({node.inputs[index]!r:.80}) is {operand.dtype}, expected {' or '.join(TYPES)}"
+                )
+    lowered = decoded(function(call), foreign)
     for index, shape in enumerate(lowered.outputs):
         call.check(f"output {index}", shape)
     if lowered.scratch >= _MAX_SCRATCH:
@@ -88,14 +101,6 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
         # Without a computed input no axis of the output is the batch.
         lowered = replace(lowered, batchwise=False)
     return lowered
-
-
-def _check_dtype(call: Call, index: int, operand: Operand, traits: Traits) -> None:
-    accepted = traits.dtypes.get(index, (FLOAT32,))
-    if operand.dtype not in accepted:
-        raise call.fail(
-            f"input {index} ({call.node.inputs[index]!r:.80}) is {operand.dtype}, expected {' or '.join(accepted)}"
-        )
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:

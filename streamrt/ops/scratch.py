@@ -37,8 +37,8 @@ class Part:
 class Scratch:
     """The scratch memory that a node needs: parts one after the other, ``nbytes`` together."""
 
-    def __init__(self) -> None:
-        self.nbytes = 0
+    def __init__(self, nbytes: int = 0) -> None:
+        self.nbytes = nbytes
 
     def add(self, *shape: int) -> Part:
         """Add a part for an array of ``shape``."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamrt.errors import FormatError
 from streamrt.graph import Graph
 from streamrt.host.yielding import give_way
-from streamrt.ops import Array, Buffers, Lowered, Operand, Run, Shape, lower, size_problem
+from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Shape, lower, size_problem
 from streamrt.program.placement import nbytes, place
 
 
@@ -65,12 +65,12 @@ class Program:
         start = self.offsets[name]
         return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
 
-    def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> list[Run]:
+    def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> list[Run]:
         """The function that runs each node.
 
         Args:
             memory: the arena, ``workspace`` bytes.
-            params: the arrays of all parameters by name, as they lie in the weights file.
+            params: all parameters by name, as they lie in the weights file.
         """
         runs = []
         for node, low, start in zip(self.graph.nodes, self.lowered, self.scratch, strict=True):
@@ -86,7 +86,7 @@ class Program:
             )
         return runs
 
-    def _input(self, name: str, memory: NDArray[np.uint8], params: Mapping[str, Array]) -> Array | None:
+    def _input(self, name: str, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> Param | None:
         if not name:
             return None
         return params[name] if name in params else self.tensor(memory, name)

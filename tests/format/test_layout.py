@@ -39,15 +39,15 @@ SEGMENTS = st.one_of(
 OFFSETS = st.integers(1, 1100).map(lambda page: 4096 * page)
 
 
-def named(sizes: Sequence[Sequence[int]]) -> list[list[tuple[str, tuple[int, ...]]]]:
-    return [[(f"t{i}.{j}", (size,)) for j, size in enumerate(segment)] for i, segment in enumerate(sizes)]
+def named(sizes: Sequence[Sequence[int]]) -> list[list[tuple[str, str, tuple[int, ...]]]]:
+    return [[(f"t{i}.{j}", "F32", (size,)) for j, size in enumerate(segment)] for i, segment in enumerate(sizes)]
 
 
 def check_promises(
     entries: Sequence[Entry], sizes: Sequence[Sequence[int]], data_offset: int, version: str
 ) -> list[tuple[int, int]]:
     """Check what all versions promise; returns where each segment begins and ends in the file."""
-    names = [[name for name, _ in segment] for segment in named(sizes)]
+    names = [[name for name, *_ in segment] for segment in named(sizes)]
     assert [e.begin for e in entries] == [0, *(e.end for e in entries)][: len(entries)]
     assert all(e.end - e.begin == e.shape[0] * {"F32": 4, "U8": 1}[e.dtype] for e in entries)
     params = {e.name: e for e in entries if e.dtype == "F32"}

@@ -30,7 +30,7 @@ def segment_align(extent: int) -> int:
     return LARGE_ALIGN if extent >= LARGE else SMALL_ALIGN
 
 
-def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
+def lay_out(segments: Iterable[Iterable[tuple[str, str, tuple[int, ...]]]], data_offset: int) -> list[Entry]:
     """The entries of a data section of version 1; for the arguments see `streamrt.format.layout.lay_out`."""
     entries: list[Entry] = []
     end = 0
@@ -44,10 +44,10 @@ def lay_out(segments: Iterable[Iterable[tuple[str, tuple[int, ...]]]], data_offs
     for segment in segments:
         aligned: list[Entry] = []
         extent = 0
-        for name, shape in segment:
+        for name, dtype, shape in segment:
             begin = round_up(extent, TENSOR_ALIGN)
-            extent = begin + byte_size("F32", shape)
-            aligned.append(Entry(name, "F32", shape, begin, extent))
+            extent = begin + byte_size(dtype, shape)
+            aligned.append(Entry(name, dtype, shape, begin, extent))
         start = round_up(data_offset + end, segment_align(extent)) - data_offset
         for entry in aligned:
             pad_to(start + entry.begin)
@@ -80,7 +80,7 @@ def write(
         for segment in sources
         for source in segment
     }
-    named = [[(source.name, source.shape) for source in segment] for segment in sources]
+    named = [[(source.name, "F32", source.shape) for source in segment] for segment in sources]
     text = graph_text(graph)
     length, data_offset = SMALL_ALIGN, 0
     while length > data_offset:
@@ -88,7 +88,7 @@ def write(
         entries = lay_out(named, data_offset)
         data = b"".join(arrays.get(entry.name, bytes(entry.end - entry.begin)) for entry in entries)
         crcs = [crc32c(data[i : i + BLOCK_SIZE]) for i in range(0, len(data), BLOCK_SIZE)]
-        head = encode(entries, text, BLOCK_SIZE, crcs, dict(metadata or {}), data_offset)
+        head = encode(entries, text, BLOCK_SIZE, crcs, {}, dict(metadata or {}), data_offset)
         length = len(head)
     Path(dest).write_bytes(as_version_1(head + data))
 

@@ -23,6 +23,7 @@ from fuzz.mutate import ODD, mutate
 from fuzz.zoo import NO_GRAPH, Recipe, grow, settle
 from streamrt import BudgetError, Model, StreamrtError, WeightsIOError, verify
 from streamrt._core import crc32c
+from streamrt.format import FLOAT32, Coding
 from streamrt.format.header import seal
 from streamrt.format.layout import lay_out
 
@@ -44,8 +45,9 @@ Arrays = Mapping[str, NDArray[Any]]
 def build(rng: random.Random, recipe: Recipe) -> bytes:
     """The file of a recipe. The header of some files has faults."""
     version = rng.choice(["1", "2", "2", "2"])
+    codings = {name: _coding(rng, shape) for name, shape in recipe.params.items()} if version == "2" else {}
     try:
-        entries = _placed(recipe, version)
+        entries = _placed(recipe, version, codings)
     except NO_GRAPH:
         entries = []  # the recipe is not a graph, so the header needs no parameters
     end = entries[-1].end if entries else 0
@@ -62,6 +64,11 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
         "streamrt.block_crc32c": "".join(f"{crc32c(data[i : i + block]):08x}" for i in range(0, len(data), block)),
         "streamrt.graph": json.dumps(recipe.graph),
     }
+    layouts = {
+        n: coding.to_json(recipe.params[n]) for n, coding in codings.items() if coding.is_integer and n in tensors
+    }
+    if layouts:
+        metadata["streamrt.layouts"] = json.dumps(layouts)
     header = {"__metadata__": metadata} | tensors
     if rng.random() < 0.12:
         _spoil(rng, header)
@@ -78,7 +85,16 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
     return file[: rng.randrange(len(file))] if rng.random() < 0.01 else file
 
 
-def _placed(recipe: Recipe, version: str) -> list[Any]:
+def _coding(rng: random.Random, shape: Any) -> Coding:
+    """How a parameter is stored: in a third of all files' parameters with rows in fewer bytes than float32."""
+    if not isinstance(shape, list | tuple) or len(shape) < 2 or rng.random() < 0.67:
+        return FLOAT32
+    dtype = rng.choice(["F16", "BF16", "int8", "int4"])
+    integer = dtype.startswith("int")
+    return Coding(dtype, rng.choice([None, 16, 48]) if integer else None, integer and rng.random() < 0.3)
+
+
+def _placed(recipe: Recipe, version: str, codings: Mapping[str, Coding]) -> list[Any]:
     """Entries in the order in which nodes read them, without those that no node reads."""
     segments, seen = [], set()
     readers = [node["inputs"] for node in recipe.graph["nodes"]]
@@ -86,7 +102,8 @@ def _placed(recipe: Recipe, version: str) -> list[Any]:
         fresh = [n for n in dict.fromkeys(names) if isinstance(n, str) and n in recipe.params and n not in seen]
         seen.update(fresh)
         if fresh:
-            segments.append([(name, recipe.params[name]) for name in fresh])
+            shapes = [(name, recipe.params[name]) for name in fresh]
+            segments.append([(name, *codings.get(name, FLOAT32).stored(shape)) for name, shape in shapes])
     return (version1.lay_out if version == "1" else lay_out)(segments, 1 << 23)
 
 

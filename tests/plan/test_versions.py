@@ -27,7 +27,7 @@ def laid_out(sizes: Sequence[Sizes], version: int) -> tuple[list[NodeWeights], i
     """Nodes with these weights in a file of a version, and the bytes of the file."""
     segments = []
     for index, (whole, rows, row, _) in enumerate(sizes):
-        tensors = [(f"b{index}", (whole,)), (f"w{index}", (rows, row))]
+        tensors = [(f"b{index}", "F32", (whole,)), (f"w{index}", "F32", (rows, row))]
         segments.append([tensor for tensor, size in zip(tensors, (whole, rows * row), strict=True) if size])
     entries = (version1.lay_out if version == 1 else lay_out)([s for s in segments if s], DATA_OFFSET)
     found = {entry.name: entry for entry in entries}

@@ -6,7 +6,7 @@ The functions are in one file for each part of a weights file. ``python -m forma
 
 from __future__ import annotations
 
-from format.attacks import container, graph, metadata, tensors  # noqa: F401 - importing them fills ATTACKS
+from format.attacks import codings, container, graph, metadata, tensors  # noqa: F401 - importing them fills ATTACKS
 from format.attacks.draft import ATTACKS, FOLDER, SUFFIX, Draft, compact, join
 
 __all__ = ["ATTACKS", "FOLDER", "SUFFIX", "Draft", "compact", "join"]

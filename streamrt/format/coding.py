@@ -1,0 +1,120 @@
+"""How the elements of a tensor are stored: as float32, or in fewer bytes. The package's docstring has the bytes.
+
+A `Coding` is a fact of one tensor. It says nothing of its shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt._core import Coded, row_bytes
+from streamrt.errors import FormatError
+
+#: Bytes of an element, by the names that safetensors gives to types. Padding is U8, and so are rows of integers.
+SIZES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
+#: The types that are floating-point numbers, by the names that safetensors gives them.
+FLOATS = ("F32", "F16", "BF16")
+#: The types whose rows are scales and codes, by the names of their layouts.
+INTEGERS = ("int8", "int4")
+#: A block of weights that share a scale is a multiple of this number, or a whole row.
+BLOCK_STEP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How a tensor is stored.
+
+    Attributes:
+        dtype: one of `FLOATS` or `INTEGERS`.
+        block: for integers the weights of a row that share a scale; None if a row is one block. Otherwise None.
+        zeros: for integers whether each block has a zero point. Otherwise False.
+    """
+
+    dtype: str = "F32"
+    block: int | None = None
+    zeros: bool = False
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether rows are scales and codes."""
+        return self.dtype in INTEGERS
+
+    def stored(self, shape: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+        """The dtype and the shape that the header has for a tensor of ``shape``.
+
+        Raises:
+            FormatError: the coding does not fit the shape.
+        """
+        if not self.is_integer:
+            return self.dtype, tuple(shape)
+        if len(shape) < 2:
+            raise FormatError(f"{self.dtype} needs rows: shape {tuple(shape)!s:.80}, expected two dimensions or more")
+        inner = math.prod(shape[1:])
+        block = max(inner, 1) if self.block is None else self.block
+        try:
+            return "U8", (shape[0], row_bytes(self.dtype, inner, block, self.zeros))
+        except ValueError as error:
+            raise FormatError(f"{self.dtype} of shape {tuple(shape)!s:.80}: {error}") from None
+
+    def to_json(self, shape: Sequence[int]) -> dict[str, Any]:
+        """The value of ``streamrt.layouts`` for a tensor of integers of ``shape``."""
+        layout: dict[str, Any] = {"layout": self.dtype, "shape": list(shape)}
+        if self.block is not None:
+            layout["block"] = self.block
+        if self.zeros:
+            layout["zeros"] = 1
+        return layout
+
+    @classmethod
+    def from_json(cls, layout: Mapping[str, Any]) -> Coding:
+        """The inverse of `to_json`, for a layout whose name is one of `INTEGERS`.
+
+        Raises:
+            FormatError: a key or a value is not one that `to_json` writes.
+        """
+        if unknown := layout.keys() - {"layout", "shape", "block", "zeros"}:
+            raise FormatError(f"unknown keys {sorted(unknown)!r:.80}, expected layout, shape, block and zeros")
+        block, zeros = layout.get("block"), layout.get("zeros", 0)
+        if block is not None and (type(block) is not int or block < BLOCK_STEP or block % BLOCK_STEP):
+            raise FormatError(f"block is {block!r:.40}, expected a multiple of {BLOCK_STEP}")
+        if type(zeros) is not int or zeros not in (0, 1):
+            raise FormatError(f"zeros is {zeros!r:.40}, expected 0 or 1")
+        return cls(layout["layout"], block, bool(zeros))
+
+
+FLOAT32 = Coding()
+
+
+def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -> Iterator[NDArray[np.float32]]:
+    """The elements of a tensor in row-major order, as flat float32 arrays.
+
+    Args:
+        coding: how the tensor is stored.
+        shape: its logical shape.
+        pieces: its bytes, cut anywhere. A piece is used before the next is taken.
+    """
+    inner = math.prod(shape[1:]) if coding.is_integer else 1
+    dtype, stored = coding.stored((1, inner))
+    each = SIZES[dtype] * stored[1]
+    rest = bytearray()
+    for piece in pieces:
+        rest += piece
+        whole = len(rest) // each * each if each else 0
+        if whole:
+            yield _decoded(coding, inner, rest[:whole], whole // each)
+            del rest[:whole]
+
+
+def _decoded(coding: Coding, inner: int, data: bytearray, rows: int) -> NDArray[np.float32]:
+    if coding == FLOAT32:
+        return np.frombuffer(data, "<f4")
+    shape = (rows, inner) if coding.is_integer else (1, rows * inner)  # one row of floats, not one for each number
+    out = np.empty(shape, np.float32)
+    Coded(data, coding.dtype, shape, coding.block, coding.zeros).decode(0, shape[0], out)
+    return out.reshape(-1)

@@ -1,0 +1,157 @@
+"""float32 numbers into the bytes of a coding: the inverse of `streamrt.format.coding.values`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.errors import FormatError, printable
+from streamrt.format.coding import FLOAT32, Coding
+
+_Floats = NDArray[np.float32]
+_Bytes = NDArray[np.uint8]
+
+#: The largest float16.
+_HALF_MAX = 65504.0
+#: The most float32 numbers that are encoded at once, 4 MiB, so that temporaries stay small. A row may have more.
+_AT_ONCE = 1 << 20
+#: The scales that are tried for a block of int4, as numbers by which its element of the largest magnitude is divided.
+#: The one with the smallest sum of squared errors is taken. The first gives this element the code -8.
+_INT4_STEPS = (-8.0, -7.5, -7.0, 7.0)
+
+
+def encoded(coding: Coding, name: str, shape: Sequence[int], arrays: Iterable[_Floats]) -> Iterator[_Floats | _Bytes]:
+    """The bytes of a tensor in pieces, as `streamrt.format.Source` yields them.
+
+    Numbers are rounded to the nearest. Codes of int8 are from -127 to 127; a scale is the largest magnitude of its
+    block / 127. For codes of int4 see `_INT4_STEPS`.
+
+    Args:
+        coding: how to store the tensor; without zero points.
+        name: of the tensor, for errors.
+        shape: its logical shape.
+        arrays: its elements in row-major order, as flat float32 arrays.
+
+    Raises:
+        FormatError: a number is beyond the type; or it is not finite, and the type has no infinities.
+    """
+    if coding == FLOAT32:
+        yield from arrays
+        return
+    encode = {"F16": _halves, "BF16": _bfloats}.get(coding.dtype)
+    if encode is not None:
+        for array in arrays:
+            for begin in range(0, array.size, _AT_ONCE):
+                yield encode(name, array[begin : begin + _AT_ONCE])
+        return
+    inner = math.prod(shape[1:])
+    for rows in _rows(inner, arrays):
+        yield _integers(coding, name, rows)
+
+
+def _rows(inner: int, arrays: Iterable[_Floats]) -> Iterator[_Floats]:
+    """The same elements as matrices with rows of ``inner``."""
+    if inner == 0:
+        return
+    most = max(1, _AT_ONCE // inner) * inner
+    rest = np.empty(0, np.float32)
+    for array in arrays:
+        flat = np.concatenate([rest, array]) if rest.size else array
+        whole = flat.size // inner * inner
+        for begin in range(0, whole, most):
+            yield flat[begin : min(begin + most, whole)].reshape(-1, inner)
+        rest = flat[whole:].copy()
+
+
+def _halves(name: str, array: _Floats) -> _Bytes:
+    magnitude = np.abs(array)
+    beyond = np.isfinite(array) & (magnitude > _HALF_MAX)
+    if beyond.any():
+        raise _beyond(name, "float16", array[beyond][0], _HALF_MAX)
+    return array.astype("<f2").view(np.uint8)
+
+
+def _bfloats(name: str, array: _Floats) -> _Bytes:
+    bits = array.view(np.uint32)
+    nan = np.isnan(array)
+    rounded = bits + (0x7FFF + (bits >> 16 & 1))  # to the nearest; of two equally near, to the even one
+    upper = np.where(nan, bits >> 16 | 0x40, rounded >> 16).astype("<u2")
+    beyond = np.isfinite(array) & (upper & 0x7FFF == 0x7F80)
+    if beyond.any():
+        raise _beyond(name, "bfloat16", array[beyond][0], float(np.uint32(0x7F7F0000).view(np.float32)))
+    return upper.view(np.uint8)
+
+
+def _beyond(name: str, type_: str, value: np.float32, most: float) -> FormatError:
+    return FormatError(
+        f"weight {printable(name)!r:.80} has the value {value:g}, which is beyond {type_}: expected at most {most:g}"
+    )
+
+
+def _integers(coding: Coding, name: str, rows: _Floats) -> _Bytes:
+    """The bytes of some rows (count, inner), as (count, bytes of a row)."""
+    count, inner = rows.shape
+    if not np.isfinite(rows).all():
+        value = rows[~np.isfinite(rows)][0]
+        raise FormatError(
+            f"weight {printable(name)!r:.80} has the value {value}, expected finite numbers for {coding.dtype}"
+        )
+    block = inner if coding.block is None else coding.block
+    blocks = -(-inner // block)
+    if inner % block == 0:
+        cut = rows.reshape(count * blocks, block)
+    else:
+        filled = np.zeros((count, blocks * block), np.float32)
+        filled[:, :inner] = rows
+        cut = filled.reshape(count * blocks, block)
+    scales, codes = (_int8 if coding.dtype == "int8" else _int4)(cut)
+    whole = codes.reshape(count, -1)[:, :inner]
+    stored = whole.view(np.uint8) if coding.dtype == "int8" else _nibbles(whole)
+    out = np.zeros((count, coding.stored((count, inner))[1][1]), np.uint8)
+    end = 4 * blocks
+    out[:, :end] = scales.astype("<f4").view(np.uint8).reshape(count, end)
+    out[:, end : end + stored.shape[1]] = stored
+    return out
+
+
+def _nibbles(codes: NDArray[np.int8]) -> _Bytes:
+    """Codes of int4 (count, inner), two in a byte: of each 32 the first 16 in the lower halves."""
+    count, inner = codes.shape
+    groups = np.zeros((count, -(-inner // 32), 2, 16), np.uint8)
+    flat = groups.reshape(count, -1)
+    np.add(codes, 8, out=flat[:, :inner], casting="unsafe")
+    both: _Bytes = groups[:, :, 0] | groups[:, :, 1] << 4
+    return both.reshape(count, -1)[:, : inner // 32 * 16 + min(16, inner % 32)]
+
+
+def _int8(blocks: _Floats) -> tuple[_Floats, NDArray[np.int8]]:
+    """The scale of each block (count, size), and its codes."""
+    scales = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
+    codes = blocks / _divisors(scales)
+    return scales, np.rint(codes, out=codes).astype(np.int8)
+
+
+def _int4(blocks: _Floats) -> tuple[_Floats, NDArray[np.int8]]:
+    """As `_int8`. The scales may be negative."""
+    high, low = blocks.max(axis=1), blocks.min(axis=1)
+    largest = np.where(high >= -low, high, low)
+    best = np.full(len(blocks), np.inf, np.float32)
+    scales, codes = np.zeros_like(best), np.zeros(blocks.shape, np.int8)
+    for step in _INT4_STEPS:
+        tried = (largest / np.float32(step)).astype(np.float32)
+        values = blocks / _divisors(tried)
+        np.clip(np.rint(values, out=values), -8, 7, out=values)
+        error = values * tried[:, None] - blocks
+        sums = np.einsum("ij,ij->i", error, error)
+        better = sums < best
+        best[better], scales[better] = sums[better], tried[better]
+        codes[better] = values[better]
+    return scales, codes
+
+
+def _divisors(scales: _Floats) -> _Floats:
+    """What blocks are divided by, (count, 1): their scales, or 1 where all elements are 0 or smaller than a scale."""
+    return np.where(scales == 0, np.float32(1), scales)[:, None]
