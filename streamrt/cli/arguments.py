@@ -27,6 +27,14 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def named(text: str) -> tuple[str, str]:
+    """``NAME=TYPE``. The name may have further equals signs."""
+    name, equals, value = text.rpartition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r:.80}: expected NAME=TYPE, such as head.weight=float16")
+    return name, value
+
+
 def count(text: str) -> int:
     """A whole number above 0."""
     try:

@@ -21,7 +21,7 @@ from streamrt.cli.arrays import check_folder, check_output, load_arrays, save_ar
 from streamrt.cli.demo import demo
 from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
-from streamrt.convert import pack
+from streamrt.convert import WEIGHTS, pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
 from streamrt.errors import StreamrtError, UnsupportedModelError, printable
 from streamrt.format import unpack, verify
@@ -91,6 +91,19 @@ def _parser() -> argparse.ArgumentParser:
     command = add("pack", _pack, "turn an ONNX model, or a weights file of an older version, into a weights file")
     command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file or weights file to read")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
+    command.add_argument(
+        "--weights",
+        choices=list(WEIGHTS),
+        help="how to store the weights of dense layers and convolutions (default: as the source has them)",
+    )
+    command.add_argument(
+        "--keep",
+        metavar="NAME=TYPE",
+        type=arguments.named,
+        action="append",
+        default=[],
+        help="the type of one weight, by its name in the weights file; may be repeated",
+    )
     command.add_argument(
         "--max-memory",
         metavar="SIZE",
@@ -191,6 +204,8 @@ def _pack(args: argparse.Namespace) -> None:
     pack(
         args.source,
         args.dest,
+        weights=args.weights,
+        keep=dict(args.keep),
         progress=not args.quiet,
         max_memory=args.max_memory,
         max_seconds=args.max_seconds,

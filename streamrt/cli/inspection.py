@@ -19,10 +19,11 @@ from streamrt.plan import Plan, Tile
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A tensor of the weights file."""
+    """A tensor of the weights file. ``dtype`` is ``"F32"``, ``"F16"``, ``"BF16"``, ``"int8"`` or ``"int4"``."""
 
     name: str
     shape: Shape
+    dtype: str
     nbytes: int
 
 
@@ -202,7 +203,9 @@ def _layers(file: WeightsFile, plan: Plan) -> tuple[LayerInfo, ...]:
                 name=node.name,
                 op=node.op,
                 activation=node.activation.op if node.activation else None,
-                parameters=tuple(Parameter(tensor.name, tensor.shape, tensor.nbytes) for tensor in tensors),
+                parameters=tuple(
+                    Parameter(tensor.name, tensor.shape, tensor.dtype, tensor.nbytes) for tensor in tensors
+                ),
                 pinned=pinned,
                 streamed=sum(tensor.nbytes for tensor in tensors) - pinned,
                 tiles=len(own),
@@ -220,9 +223,13 @@ def _overlap(tensor: Tensor, plan: Plan, index: int) -> int:
 
 def _row(layer: LayerInfo) -> tuple[str, ...]:
     op = f"{layer.op} + {layer.activation}" if layer.activation else layer.op
-    parameters = ", ".join(f"{p.name} {'x'.join(map(str, p.shape)) or 'scalar'}" for p in layer.parameters)
+    parameters = ", ".join(map(_parameter, layer.parameters))
     sizes = (sum(p.nbytes for p in layer.parameters), layer.pinned, layer.streamed)
     return (layer.name, op, parameters, *(format_size(size) if size else "" for size in sizes), str(layer.tiles))
+
+
+def _parameter(p: Parameter) -> str:
+    return f"{p.name} {'x'.join(map(str, p.shape)) or 'scalar'}" + ("" if p.dtype == "F32" else f" {p.dtype}")
 
 
 def _spec(spec: TensorSpec) -> str:

@@ -4,8 +4,9 @@
 ``packing`` checks it and writes the file. This package can be imported without any of the frameworks.
 """
 
+from streamrt.convert.codings import WEIGHTS
 from streamrt.convert.layers import Layer
 from streamrt.convert.packing import pack
 from streamrt.convert.support import operators
 
-__all__ = ["Layer", "operators", "pack"]
+__all__ = ["WEIGHTS", "Layer", "operators", "pack"]

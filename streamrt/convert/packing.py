@@ -6,13 +6,18 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamrt.convert import limits
 from streamrt.convert.check import infer, settle_outputs, unknown_operators
+from streamrt.convert.codings import check_weights, choose
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.layers import Layer, read_layers
@@ -20,7 +25,7 @@ from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.weights import Array
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
-from streamrt.format import Segment, Source, is_weights_file, repack, write
+from streamrt.format import Coding, Segment, Source, WeightsFile, encoded, is_weights_file, repack, write
 from streamrt.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ def pack(
     *,
     example: Any = None,
     inputs: Sequence[int | str] | None = None,
+    weights: str | None = None,
+    keep: Mapping[str, str] | None = None,
     progress: bool = False,
     max_memory: int | str = MAX_MEMORY,
     max_seconds: float = MAX_SECONDS,
@@ -47,7 +54,8 @@ def pack(
     """Convert a model and write it as a weights file. One tensor is in memory at a time.
 
     Extents that an ONNX model leaves free stay free. If the model accepts only one size, that size is fixed, with a
-    warning. A weights file is written anew in the present version of the format, with the same values bit for bit.
+    warning. A weights file is written anew in the present version of the format, with the same values bit for bit
+    unless ``weights`` or ``keep`` says otherwise.
 
     Args:
         source: the path of an ONNX file or of a weights file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list
@@ -58,6 +66,12 @@ def pack(
         inputs: the extents of the input, with names for those that are free: ``("N", 3, 224, 224)``. A list of layers
             needs it unless the first layer is a ``Gemm``. For a torch module with one input it leaves more extents
             free than the batch: ``("N", 3, "H", "W")``.
+        weights: how to store the weights of dense layers and convolutions: ``"float32"``, ``"float16"``,
+            ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32 weights of a
+            row). Inputs, outputs and arithmetic stay float32. None stores float16 and bfloat16 weights of the source
+            as they are, unless a scale is folded into them; a weights file keeps all its types. Biases, depthwise
+            convolutions, and weights that something else reads stay float32.
+        keep: the types of single weights, by their names in the weights file: ``{"head.weight": "float16"}``.
         progress: show a progress bar.
         max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,
             beyond 3 times the model's own weights as float32. The file may have 8 times as many bytes of them.
@@ -71,15 +85,17 @@ def pack(
     Raises:
         UnsupportedModelError: streamrt cannot run the model. The text names every node and attribute that it cannot
             run. Nothing has been written.
-        FormatError: the model is malformed, its shapes do not fit together, or a weights file is damaged; nothing has
-            been written.
+        FormatError: the model is malformed, its shapes do not fit together, a weights file is damaged, or a weight is
+            beyond the type that it shall have; nothing has been written.
         LimitError: the model needs more than ``max_memory`` or ``max_seconds``; nothing has been written. It is a
             `FormatError`.
-        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large.
+        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large; ``weights`` is no type of
+            weights; or ``keep`` names no weight, or a type that does not fit it.
         WeightsIOError: a file of the model cannot be read, or has changed meanwhile; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
     """
     allowed = Limits(max_memory, max_seconds)
+    check_weights(weights, keep)
     path = Path(dest)
     with allowed.in_force():
         if isinstance(source, list | tuple):
@@ -89,7 +105,7 @@ def pack(
                 raise TypeError(f"the list has an element of type {found}, expected a list of streamrt.Layer")
             draft = read_layers(layers, inputs)
             allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
-            _pack(draft.inputs, lambda _: read_layers(layers, inputs), path, progress)
+            _pack(draft.inputs, lambda _: read_layers(layers, inputs), path, progress, weights, keep)
             return path
         if _is_torch_module(source):
             graph = _torch_source(source, example, inputs)
@@ -98,7 +114,7 @@ def pack(
         elif example is not None:
             raise TypeError("example= is for a torch module: leave it out for other sources")
         elif isinstance(source, str | os.PathLike) and is_weights_file(source):
-            repack(source, path, progress=progress)
+            repack(source, path, choose=partial(_recoded, weights=weights, keep=keep), progress=progress)
             return path
         elif isinstance(source, str | os.PathLike):
             graph = _onnx_source(Path(source))
@@ -110,8 +126,15 @@ def pack(
                 "onnx.ModelProto, a torch.nn.Module or a list of streamrt.Layer"
             )
         with contextlib.closing(graph), _as_format_error():
-            _pack(graph.inputs, graph.convert, path, progress, graph.check)
+            _pack(graph.inputs, graph.convert, path, progress, weights, keep, graph.check)
     return path
+
+
+def _recoded(file: WeightsFile, weights: str | None, keep: Mapping[str, str] | None) -> dict[str, Coding]:
+    """How each weight of a file is stored anew."""
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    present = {name: tensor.coding for name, tensor in file.tensors.items()}
+    return choose(file.graph.nodes, shapes, present, weights, keep, others=present)
 
 
 def _pack(
@@ -119,6 +142,8 @@ def _pack(
     convert: _Convert,
     dest: Path,
     progress: bool,
+    weights: str | None,
+    keep: Mapping[str, str] | None,
     check: Callable[[], None] | None = None,
 ) -> None:
     """Convert and write; ``check`` raises if a file with weights has changed since it was opened."""
@@ -128,9 +153,12 @@ def _pack(
         draft.legalise_names()
         graph = draft.graph()
         graph.check(draft.params)
+        shapes = {name: weight.shape for name, weight in draft.params.items()}
+        present = {name: weight.coding for name, weight in draft.params.items()}
+        codings = choose(draft.nodes, shapes, present, weights, keep, others={})
     if check is not None:
         check()
-    write(dest, graph, _segments(draft, check), progress=progress)
+    write(dest, graph, _segments(draft, codings, check), progress=progress)
 
 
 @contextlib.contextmanager
@@ -234,7 +262,7 @@ def _added(draft: Draft, node: DraftNode) -> int:
     return sum(draft.params[name].size for name in node.inputs if name in draft.params)
 
 
-def _segments(draft: Draft, check: Callable[[], None] | None) -> list[Segment]:
+def _segments(draft: Draft, codings: Mapping[str, Coding], check: Callable[[], None] | None) -> list[Segment]:
     """The weights in execution order: a segment for each node that is the first to read any.
 
     Small weights come first in a segment, because the first tile needs the whole bias.
@@ -246,17 +274,17 @@ def _segments(draft: Draft, check: Callable[[], None] | None) -> list[Segment]:
         names.sort(key=lambda name: draft.params[name].size)
         written.update(names)
         if names:
-            segments.append(Segment(tensors=[_source(draft, name, check) for name in names]))
+            segments.append(Segment(tensors=[_source(draft, name, codings[name], check) for name in names]))
     return segments
 
 
-def _source(draft: Draft, name: str, check: Callable[[], None] | None) -> Source:
+def _source(draft: Draft, name: str, coding: Coding, check: Callable[[], None] | None) -> Source:
     weight = draft.params[name]
 
-    def chunks() -> Iterator[Array]:
+    def chunks() -> Iterator[Array | NDArray[np.uint8]]:
         with limits.current().at(f"weight {name!r}"):
-            yield from weight.blocks()
+            yield from encoded(coding, name, weight.shape, weight.blocks())
         if check is not None:
             check()
 
-    return Source(name=name, shape=weight.shape, chunks=chunks)
+    return Source(name=name, shape=weight.shape, chunks=chunks, coding=coding)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamrt._core import Mapping
 from streamrt.convert import limits
 from streamrt.errors import FormatError
+from streamrt.format import FLOAT32, Coding
 
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
@@ -71,6 +72,12 @@ class Weight:
     def nbytes(self) -> int:
         """Bytes of the tensor in its own dtype."""
         return self.size * self.dtype.itemsize
+
+    @property
+    def coding(self) -> Coding:
+        """How the tensor can be stored without a loss: float16 and bfloat16 as they are, all others as float32."""
+        halves = {"float16": Coding("F16"), "bfloat16": Coding("BF16")}
+        return FLOAT32 if self._scale is not None else halves.get(self.dtype.name, FLOAT32)
 
     def is_float(self) -> bool:
         """Whether the elements are real numbers of a floating-point type (float16 to float64, bfloat16)."""

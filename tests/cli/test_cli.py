@@ -54,6 +54,42 @@ def test_inspect_shows_layers_and_plan(capsys: Output, name: str) -> None:
     assert "256 KiB (262144 bytes)" in out
 
 
+def test_pack_stores_weights_in_fewer_bytes(capsys: Output, tmp_path: Path) -> None:
+    dest = tmp_path / "small.safetensors"
+    names = [name for name, tensor in read_header(MLP).tensors.items() if len(tensor.shape) == 2]
+    assert run("pack", MLP, dest, "--weights", "int8", "--keep", f"{names[-1]}=float16", "-q") == 0
+    assert [read_header(dest).tensors[name].dtype for name in names] == ["int8"] * (len(names) - 1) + ["F16"]
+    capsys.readouterr()
+    assert run("inspect", dest) == 0
+    out = capsys.readouterr().out
+    assert [out.count(f" {dtype},") for dtype in ("int8", "F16", "F32")] == [len(names) - 1, 1, 0]
+    assert run("inspect", dest, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    stored = {p["name"]: (p["dtype"], p["nbytes"]) for layer in found["layers"] for p in layer["parameters"]}
+    assert stored == {name: (tensor.dtype, tensor.nbytes) for name, tensor in read_header(dest).tensors.items()}
+    assert found["weights"] == sum(nbytes for _, nbytes in stored.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--weights", "float8"], "invalid choice: 'float8'"),
+        (["--keep", "float16"], "expected NAME=TYPE"),
+        (["--keep", "=float16"], "expected NAME=TYPE"),
+    ],
+)
+def test_pack_refuses_unknown_types(capsys: Output, tmp_path: Path, options: list[str], reason: str) -> None:
+    assert run("pack", MLP, tmp_path / "small.safetensors", *options) == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_keep_names_a_weight_that_is_not_there(capsys: Output, tmp_path: Path) -> None:
+    assert run("pack", MLP, tmp_path / "small.safetensors", "--keep", "head=float16", "-q") == 1
+    assert error_line(capsys).startswith("keep: the model has no weight 'head'; it has ")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("budget", ["256KiB", "500KiB", "none"])
 def test_inspect_draws_the_plan(capsys: Output, budget: str) -> None:
     assert run("inspect", MLP, "--budget", budget) == 0

@@ -18,7 +18,7 @@ import streamrt
 from convert.support import expected, integers, make_model, onnx, random, run_packed
 from streamrt.convert import packing
 from streamrt.convert.onnx import data as onnx_data
-from streamrt.format import read_header
+from streamrt.format import read_header, values
 
 node = onnx.helper.make_node
 TensorProto = onnx.TensorProto
@@ -43,9 +43,10 @@ def save(model: Any, folder: Path) -> Path:
 
 
 def stored(path: Path, name: str = "w") -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A tensor of a weights file."""
+    """The values of a tensor of a weights file."""
     tensor = read_header(path).tensors[name]
-    return np.fromfile(path, "<f4", tensor.nbytes // 4, offset=tensor.offset).reshape(tensor.shape)
+    data = np.fromfile(path, np.uint8, tensor.nbytes, offset=tensor.offset)
+    return np.concatenate(list(values(tensor.coding, tensor.shape, [data.data]))).reshape(tensor.shape)
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "sub/weights.bin", "./weights.bin"])
@@ -447,7 +448,13 @@ def test_types_of_weights(kind: str, raw: bool, large: bool, tmp_path: Path, mon
     model = make_model([node("Gemm", ["x", "w"], ["y"], transB=1)], inputs={"x": (2, COLUMNS)})
     model.graph.initializer.append(tensor)
     for source in (model, save(model, tmp_path)):
-        np.testing.assert_array_equal(stored(streamrt.pack(source, tmp_path / "out")), exact.astype(np.float32))
+        path = streamrt.pack(source, tmp_path / "out")
+        np.testing.assert_array_equal(stored(path), exact.astype(np.float32))
+        expected = {"FLOAT16": "F16", "BFLOAT16": "BF16"}.get(kind, "F32")
+        assert read_header(path).tensors["w"].dtype == expected
+        streamrt.pack(source, path, weights="float32")
+        assert read_header(path).tensors["w"].dtype == "F32"
+        np.testing.assert_array_equal(stored(path), exact.astype(np.float32))
 
 
 @pytest.mark.parametrize("in_constant_node", [False, True])

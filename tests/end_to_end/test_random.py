@@ -137,6 +137,40 @@ def test_a_file_of_version_1_computes_the_same_and_needs_no_less(path: Path, dra
     assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
 
 
+@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    drawn=models(),
+    calls=calls(),
+    weights=st.sampled_from(["float16", "bfloat16", "int8", "int4"]),
+    io=st.sampled_from(["mmap", "pread"]),
+    verify=st.sampled_from([None, "open", "read"]),
+)
+def test_weights_in_fewer_bytes_compute_as_the_float32_that_they_mean(
+    path: Path, drawn: Drawn, calls: list[dict[str, Any]], weights: str, io: str, verify: str | None
+) -> None:
+    plain = path.with_suffix(".float32")
+    streamrt.pack(drawn.model, path, weights=weights)
+    streamrt.pack(path, plain, weights="float32")
+    zoo.evict(path)
+    asked = _asked(path, drawn, calls, exact=False)
+    with (
+        Mapping(path) as file,
+        streamrt.Model(path, asked[0].budget, io=io, verify=verify) as model,
+        streamrt.Model(plain, None) as other,
+    ):
+        for call in asked:
+            if model.budget != call.budget:
+                model.set_budget(call.budget)
+            with watched(model, file):
+                found = model(call.x, call.outputs)
+            wanted = other(call.x, call.outputs)
+            if not isinstance(found, dict):
+                found, wanted = {"": found}, {"": wanted}
+            scale = max(1.0, *(float(np.abs(value).max()) for value in evaluate(drawn.model, call.x).values()))
+            for name, values in found.items():  # a batch that is divided is rounded differently
+                np.testing.assert_allclose(values, wanted[name], rtol=0, atol=TOLERANCE * scale, err_msg=name)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A call: its input, the names of the tensors that are asked for, and the budget in bytes."""

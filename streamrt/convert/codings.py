@@ -1,0 +1,117 @@
+"""Which weights are stored in fewer bytes: `pack`'s ``weights`` and ``keep``.
+
+Weights of products (Gemm, Conv, MatMul with ``transB``) are. Their kernels decode rows in cache. Biases, scales and
+weights of depthwise convolutions stay float32: they are few, and would be decoded as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from streamrt.errors import InputError
+from streamrt.format import FLOAT32, Coding
+from streamrt.graph import Attr
+from streamrt.ops import FLOAT32 as FLOAT32_TYPE
+from streamrt.ops import Shape, traits_of
+
+#: The types of weights by the names that users give them. int8 has a scale for each row, and int4 for each 32 weights.
+WEIGHTS: Mapping[str, Coding] = {
+    "float32": FLOAT32,
+    "float16": Coding("F16"),
+    "bfloat16": Coding("BF16"),
+    "int8": Coding("int8"),
+    "int4": Coding("int4", block=32),
+}
+#: The fewest weights of a row that are stored as integers. With fewer, the scales and the filling take too much.
+_LEAST_INNER = 16
+
+
+class _Node(Protocol):
+    """A node of a draft or of a graph."""
+
+    @property
+    def op(self) -> str: ...
+    @property
+    def inputs(self) -> Sequence[str]: ...
+    @property
+    def attrs(self) -> Mapping[str, Attr]: ...
+
+
+def check_weights(weights: object, keep: object) -> None:
+    """Raise `InputError` unless these are values that `pack` takes."""
+    if weights is not None and (not isinstance(weights, str) or weights not in WEIGHTS):
+        raise InputError(f"weights: expected {_NAMES} or None, found {weights!r:.40}")
+    if keep is None:
+        return
+    if not isinstance(keep, Mapping):
+        raise InputError(f"keep: expected a mapping of names of weights to types, found {type(keep).__name__}")
+    for name, type_ in keep.items():
+        if not isinstance(type_, str) or type_ not in WEIGHTS:
+            raise InputError(f"keep: {name!r:.80}: expected {_NAMES}, found {type_!r:.40}")
+
+
+def choose(
+    nodes: Iterable[_Node],
+    shapes: Mapping[str, Shape],
+    present: Mapping[str, Coding],
+    weights: str | None,
+    keep: Mapping[str, str] | None,
+    others: Mapping[str, Coding],
+) -> dict[str, Coding]:
+    """How each weight is stored.
+
+    Args:
+        nodes: of the graph.
+        shapes: of all weights, by name.
+        present: how the source stores them.
+        weights: the type for weights of products; None keeps what the source has.
+        keep: the types of single weights.
+        others: how weights are stored that are not of products; float32 if it does not name them.
+
+    Raises:
+        InputError: ``keep`` names no weight, or a type that does not fit its shape.
+    """
+    of_products = _of_products(nodes, shapes)
+    chosen = {}
+    for name, shape in shapes.items():
+        wanted = present[name] if weights is None else WEIGHTS[weights]
+        fits = name in of_products and (not wanted.is_integer or math.prod(shape[1:]) >= _LEAST_INNER)
+        chosen[name] = wanted if fits else others.get(name, FLOAT32)
+    for name, type_ in (keep or {}).items():
+        if name not in shapes:
+            raise InputError(f"keep: the model has no weight {name!r:.80}; it has {_some(shapes)}")
+        coding = WEIGHTS[type_]
+        if len(shapes[name]) < (2 if coding.is_integer else 1):
+            raise InputError(f"keep: {name!r:.80} has shape {shapes[name]}, which cannot be {type_}: it has no rows")
+        chosen[name] = coding
+    return chosen
+
+
+def _of_products(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str]:
+    """The weights that nothing but kernels of products read."""
+    products: set[str] = set()
+    others: set[str] = set()
+    for node in nodes:
+        dtypes = traits_of(node.op).dtypes
+        for index, name in enumerate(node.inputs):
+            if name in shapes:
+                decodes = len(dtypes.get(index, (FLOAT32_TYPE,))) > 1 and _is_product(node, shapes[name])
+                (products if decodes else others).add(name)
+    return products - others
+
+
+def _is_product(node: _Node, shape: Shape) -> bool:
+    """Whether the node multiplies rows of its weights: no MatMul of another order, and no depthwise convolution."""
+    if node.op == "MatMul":
+        return bool(node.attrs.get("transB", 0))
+    return not (node.op == "Conv" and node.attrs.get("group", 1) != 1 and shape[1] == 1)
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "") if shown else "none"
+
+
+_NAMES = ", ".join(map(repr, WEIGHTS))
