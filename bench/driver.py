@@ -196,7 +196,7 @@ class Run:
                 )
                 outcome = self._step(f"{name}: checking {model}, batch {batch}", job)
                 error = outcome.values.get("error")
-                right = error is not None and error <= TOLERANCE
+                right = error is not None and error <= peers()[name].tolerance
                 status = "ok" if right else outcome.status if error is None else "wrong"
                 fields = {"model": model, "batch": batch, "error": error, "reason": outcome.reason}
                 self._write("check", peer=name, threads=threads, status=status, **fields)
@@ -278,7 +278,8 @@ class Run:
         if not turn.limit:
             values.get("facts", {}).pop("layers", None)  # T* takes the layers of the limit
         status = outcome.status
-        if status == "ok" and not values.get("error", 0.0) <= TOLERANCE:
+        tolerance = TOLERANCE if turn.limit else peers()[turn.peer].tolerance
+        if status == "ok" and not values.get("error", 0.0) <= tolerance:
             status = "wrong"
         self._write(
             "limit" if turn.limit else "timing",

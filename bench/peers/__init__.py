@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.models import Source
+from bench.process.job import TOLERANCE
 
 Array = NDArray[np.float32]
 
@@ -96,6 +97,8 @@ class Peer:
             not take part in scenarios with all weights in memory.
         environ: environment variables of its processes, with their values.
         optional: whether it takes part only where it is named: by the scenario, or by ``--peers``.
+        tolerance: the largest error of its answers that counts as right, relative to the largest absolute value of the
+            reference's. It is larger for a peer that stores weights in fewer bytes.
         profile: as ``open``, for a model that tells the times of its nodes; None for a peer that cannot.
         module: the file that it is written in; `peers` fills it in.
     """
@@ -110,6 +113,7 @@ class Peer:
     frugal: bool = False
     environ: tuple[tuple[str, str], ...] = ()
     optional: bool = False
+    tolerance: float = TOLERANCE
     profile: Callable[[Source, Path, Setting], Profiled] | None = None
     module: str = ""
 

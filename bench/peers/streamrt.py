@@ -1,12 +1,22 @@
-"""streamrt itself, packed from the same ONNX file as the other runtimes. Optional peers force an instruction set."""
+"""streamrt itself, packed from the same ONNX file as the other runtimes.
+
+Optional peers force an instruction set, or store the weights in fewer bytes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.models import Source
 from bench.peers import NodeTimes, Opened, Peer, Profiled, Setting
+
+#: Types of weights, with the largest error of answers. The networks have seeded weights, which are rounded as trained
+#: ones are, but their answers have no classes that would show how much that matters.
+_TOLERANCES: Mapping[str, float] = {"float16": 1e-2, "bfloat16": 0.1, "int8": 0.2, "int4": 1.0}
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
@@ -17,10 +27,10 @@ def packed(folder: Path) -> Path:
     return folder / "model.safetensors"
 
 
-def _prepare(source: Source, folder: Path) -> None:
+def _prepare(source: Source, folder: Path, weights: str | None = None) -> None:
     import streamrt
 
-    streamrt.pack(source.onnx, packed(folder))
+    streamrt.pack(source.onnx, packed(folder), weights=weights)
 
 
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
@@ -64,18 +74,28 @@ def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     return Profiled(model, lambda: model.stats, nodes)
 
 
-PEERS = [
-    Peer(
-        name=f"streamrt {isa}" if isa else "streamrt",
-        modules=("streamrt",),
-        packages=("streamrt", "numpy"),
-        families=frozenset({"mlp", "cnn"}),
-        prepare=_prepare,
-        open=_open,
-        profile=_profile,
-        files=lambda source, folder: [packed(folder)],
-        environ=(("STREAMRT_ISA", isa),) if isa else (),
-        optional=bool(isa),
-    )
-    for isa in (None, "avx2", "numpy")
+_STREAMRT = Peer(
+    name="streamrt",
+    modules=("streamrt",),
+    packages=("streamrt", "numpy"),
+    families=frozenset({"mlp", "cnn"}),
+    prepare=_prepare,
+    open=_open,
+    profile=_profile,
+    files=lambda source, folder: [packed(folder)],
+)
+_INSTRUCTIONS = [
+    replace(_STREAMRT, name=f"streamrt {isa}", environ=(("STREAMRT_ISA", isa),), optional=True)
+    for isa in ("avx2", "numpy")
 ]
+_WEIGHTS = [
+    replace(
+        _STREAMRT,
+        name=f"streamrt {weights}",
+        prepare=partial(_prepare, weights=weights),
+        tolerance=tolerance,
+        optional=True,
+    )
+    for weights, tolerance in _TOLERANCES.items()
+]
+PEERS = [_STREAMRT, *_INSTRUCTIONS, *_WEIGHTS]

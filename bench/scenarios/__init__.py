@@ -14,6 +14,7 @@ from bench.scenarios import (
     mlp_memory,
     mlp_verified,
     mlp_warm,
+    small_weights,
 )
 from bench.scenarios.case import Case, Scenario
 
@@ -31,6 +32,7 @@ SCENARIOS = {
         cnn_capped,
         cnn_large,
         cold_start_cnn,
+        small_weights,
         imports,
     )
 }

@@ -1,0 +1,44 @@
+"""Weights in fewer bytes than float32: the same models and budgets for every type."""
+
+from bench.scenarios.case import MIB, Case, Scenario
+
+_MLP = "mlp-12x8192"
+_NETWORKS = (
+    "vgg16",
+    "resnet50",
+    "resnet18",
+    "mobilenet_v2",
+    "densenet121",
+    "squeezenet1_1",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+)
+_TYPES = frozenset({f"streamrt {weights}" for weights in ("float16", "bfloat16", "int8", "int4")})
+
+
+def _streamed(model: str, batch: int, cap: int, budget: str) -> Case:
+    return Case("passes", ("steady", "first"), model, batch, cap, budget, cold=True)
+
+
+def _in_memory(model: str, batch: int) -> Case:
+    return Case("passes", ("steady",), model, batch)
+
+
+SCENARIO = Scenario(
+    name="small-weights",
+    title="Weights in fewer bytes",
+    says="The same models with weights in float32, float16, bfloat16, int8 and int4; the arithmetic is in float32. First "
+    "under memory caps, with the same budget for every type; then with everything in memory.",
+    cases=(
+        *(_streamed(_MLP, batch, 300 * MIB, "128MiB") for batch in (1, 64)),
+        _streamed("vgg16", 1, 256 * MIB, "128MiB"),
+        _streamed("resnet50", 1, 160 * MIB, "48MiB"),
+        *(_in_memory(_MLP, batch) for batch in (1, 4, 16, 64, 256)),
+        *(_in_memory(model, 1) for model in _NETWORKS),
+    ),
+    quick=(_streamed("mlp-12x2048", 1, 160 * MIB, "32MiB"), _in_memory("mlp-12x2048", 1)),
+    seconds=3.0,
+    limits=False,
+    peers=frozenset({"streamrt"}) | _TYPES,
+    also=_TYPES,
+)
