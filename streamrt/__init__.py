@@ -2,7 +2,8 @@
 
 `pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
 under a budget of bytes; calling it with a float32 array runs a pass. `ModelPool` serves many models under one budget.
-`verify` checks a weights file, and `unpack` gives its tensors back as plain safetensors.
+`verify` checks a weights file, `unpack` gives its tensors back as plain safetensors, and `compare` tells how much the
+answers of two models differ.
 Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 
@@ -37,13 +38,17 @@ from streamrt.report.stats import LayerStats, PassStats
 
 if TYPE_CHECKING:
     from streamrt.convert import Layer, operators, pack
+    from streamrt.engine.comparison import Comparison, Difference, LayerLoss, compare
     from streamrt.pool import Lease, ModelPool, ModelStatus, PoolStats
 
 __all__ = [
     "BudgetError",
+    "Comparison",
+    "Difference",
     "FormatError",
     "InputError",
     "Layer",
+    "LayerLoss",
     "LayerStats",
     "Lease",
     "LimitError",
@@ -62,6 +67,7 @@ __all__ = [
     "UnsupportedModelError",
     "WeightsIOError",
     "__version__",
+    "compare",
     "operators",
     "pack",
     "unpack",
@@ -71,6 +77,10 @@ __all__ = [
 #: Names that are imported when they are first used, with their modules. A process that only opens and calls a model
 #: does not need them, and importing streamrt takes 40 % less time, not counting NumPy.
 _LATER = {
+    "Comparison": "streamrt.engine.comparison",
+    "Difference": "streamrt.engine.comparison",
+    "LayerLoss": "streamrt.engine.comparison",
+    "compare": "streamrt.engine.comparison",
     "Layer": "streamrt.convert",
     "Lease": "streamrt.pool",
     "ModelPool": "streamrt.pool",

@@ -27,7 +27,7 @@ def _in_memory(model: str, batch: int) -> Case:
 SCENARIO = Scenario(
     name="small-weights",
     title="Weights in fewer bytes",
-    says="The same models with weights in float32, float16, bfloat16, int8 and int4; the arithmetic is in float32. First "
+    says="The same models with weights in float32, float16, bfloat16, int8 and int4; arithmetic is in float32. First "
     "under memory caps, with the same budget for every type; then with everything in memory.",
     cases=(
         *(_streamed(_MLP, batch, 300 * MIB, "128MiB") for batch in (1, 64)),

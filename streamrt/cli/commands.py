@@ -12,8 +12,12 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from streamrt._version import __version__
 from streamrt.cli import arguments, serving
@@ -23,8 +27,9 @@ from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
 from streamrt.convert import WEIGHTS, pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
+from streamrt.engine.comparison import compare
 from streamrt.errors import StreamrtError, UnsupportedModelError, printable
-from streamrt.format import unpack, verify
+from streamrt.format import is_weights_file, unpack, verify
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.report.picture import check_ending
@@ -103,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="the type of one weight, by its name in the weights file; may be repeated",
+    )
+    command.add_argument(
+        "--compare",
+        metavar="INPUTS",
+        type=Path,
+        help="a .npy or .npz file: run the model on it before and after, and print how much its answers differ",
     )
     command.add_argument(
         "--max-memory",
@@ -201,16 +212,31 @@ def _pack(args: argparse.Namespace) -> None:
         pass  # the error of `pack` names the missing package
     finally:
         ENDING.resume()
-    pack(
-        args.source,
-        args.dest,
-        weights=args.weights,
-        keep=dict(args.keep),
-        progress=not args.quiet,
-        max_memory=args.max_memory,
-        max_seconds=args.max_seconds,
-    )
+    options = {"progress": not args.quiet, "max_memory": args.max_memory, "max_seconds": args.max_seconds}
+    write = partial(pack, args.source, args.dest, weights=args.weights, keep=dict(args.keep), **options)
+    if args.compare is None:
+        write()
+        found = None
+    else:
+        with _unchanged(args, options) as path, Model(path) as before:
+            arrays = load_arrays(args.compare, [spec.name for spec in before.inputs])
+            before(arrays)  # raises before anything is written if they do not fit
+            write()
+            with Model(args.dest) as after:
+                found = compare(before, after, arrays)
     print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
+    if found:
+        print(found)
+
+
+@contextmanager
+def _unchanged(args: argparse.Namespace, options: Mapping[str, Any]) -> Iterator[Path]:
+    """A weights file with the weights of the source as they are: the source, or a file that is removed afterwards."""
+    if is_weights_file(args.source):
+        yield args.source
+        return
+    with TemporaryDirectory(dir=args.dest.parent, prefix=f".{args.dest.name}.") as folder:
+        yield pack(args.source, Path(folder, "model.safetensors"), **options)
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -70,6 +70,41 @@ def test_pack_stores_weights_in_fewer_bytes(capsys: Output, tmp_path: Path) -> N
     assert found["weights"] == sum(nbytes for _, nbytes in stored.values())
 
 
+def test_pack_compares_the_answers(capsys: Output, tmp_path: Path, images: np.ndarray) -> None:
+    inputs, dest = tmp_path / "inputs.npz", tmp_path / "small.safetensors"
+    np.savez(inputs, image=images)
+    assert run("pack", MLP, dest, "--weights", "int8", "--compare", inputs, "-q") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{dest}: ")
+    assert lines[1].startswith("logits: relative RMS 0.00")
+    assert lines[1].endswith(", 100.0% of the samples have the same class")
+    assert len(lines) == 2 + 3
+    assert all(" (F32 to int8): relative RMS of the weights 0.00" in line for line in lines[2:])
+    assert sorted(tmp_path.iterdir()) == [inputs, dest]
+    assert run("pack", dest, dest, "--compare", inputs, "-q") == 0  # nothing changes
+    assert "relative RMS 0, largest difference 0, 100.0% of" in capsys.readouterr().out
+
+
+@pytest.mark.extras
+def test_pack_compares_with_the_source_of_another_framework(capsys: Output, tmp_path: Path, images: np.ndarray) -> None:
+    pytest.importorskip("onnx")
+    source = Path(__file__).parents[2] / "examples" / "digits" / "digits_cnn.onnx"
+    inputs, dest = tmp_path / "inputs.npy", tmp_path / "small.safetensors"
+    np.save(inputs, images)
+    assert run("pack", source, dest, "--weights", "int4", "--compare", inputs, "-q") == 0
+    assert " (F32 to int4): relative RMS of the weights 0." in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == [inputs, dest]
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 8, 9), (64,)])
+def test_inputs_that_do_not_fit_write_nothing(capsys: Output, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    inputs = tmp_path / "inputs.npy"
+    np.save(inputs, np.zeros(shape, np.float32))
+    assert run("pack", MLP, tmp_path / "small.safetensors", "--weights", "int8", "--compare", inputs, "-q") == 1
+    assert "input 'image'" in error_line(capsys)
+    assert list(tmp_path.iterdir()) == [inputs]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
