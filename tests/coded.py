@@ -82,7 +82,7 @@ def examples(rng: np.random.Generator, shape: tuple[int, ...]) -> Iterator[Examp
     yield floats(rng, "BF16", shape)
     if len(shape) == 1:
         return
-    for type_, block, zeros in itertools.product(("int8", "int4"), (None, 16, 48), (False, True)):
+    for type_, block, zeros in itertools.product(("int8", "int4"), (None, 16, 32, 48, 96), (False, True)):
         yield integers(rng, type_, shape, block, zeros)
 
 
