@@ -14,9 +14,9 @@ from typing import Any
 from bench.models import Source
 from bench.peers import NodeTimes, Opened, Peer, Profiled, Setting
 
-#: Types of weights, with the largest error of answers. The networks have seeded weights, which are rounded as trained
-#: ones are, but their answers have no classes that would show how much that matters.
-_TOLERANCES: Mapping[str, float] = {"float16": 0.03, "bfloat16": 0.3, "int8": 0.3, "int4": 1.0}
+#: Types of weights, with the largest error of answers. Networks of seeded weights enlarge errors from layer to layer;
+#: trained ones do not. An answer of zeros has the error 1.
+_TOLERANCES: Mapping[str, float] = {"float16": 0.03, "bfloat16": 0.2, "int8": 0.2, "int4": 0.95}
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"

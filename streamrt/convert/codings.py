@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from streamrt.errors import InputError
-from streamrt.format import FLOAT32, Coding
+from streamrt.errors import FormatError, InputError
+from streamrt.format import FLOAT32, MOST_INNER, Coding
 from streamrt.graph import Attr
 from streamrt.ops import FLOAT32 as FLOAT32_TYPE
 from streamrt.ops import Shape, traits_of
@@ -77,14 +77,19 @@ def choose(
     chosen = {}
     for name, shape in shapes.items():
         wanted = present[name] if weights is None else WEIGHTS[weights]
-        fits = name in of_products and (not wanted.is_integer or math.prod(shape[1:]) >= _LEAST_INNER)
-        chosen[name] = wanted if fits else others.get(name, FLOAT32)
+        fits = not wanted.is_integer or _LEAST_INNER <= math.prod(shape[1:]) <= MOST_INNER
+        if name in of_products:
+            chosen[name] = wanted if fits else present[name]
+        else:
+            chosen[name] = others.get(name, FLOAT32)
     for name, type_ in (keep or {}).items():
         if name not in shapes:
             raise InputError(f"keep: the model has no weight {name!r:.80}; it has {_some(shapes)}")
         coding = WEIGHTS[type_]
-        if len(shapes[name]) < (2 if coding.is_integer else 1):
-            raise InputError(f"keep: {name!r:.80} has shape {shapes[name]}, which cannot be {type_}: it has no rows")
+        try:
+            coding.stored(shapes[name])
+        except FormatError as error:
+            raise InputError(f"keep: {name!r:.80}: {error}") from None
         chosen[name] = coding
     return chosen
 
@@ -104,6 +109,8 @@ def _of_products(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str
 
 def _is_product(node: _Node, shape: Shape) -> bool:
     """Whether the node multiplies rows of its weights: no MatMul of another order, and no depthwise convolution."""
+    if len(shape) < 2:
+        return False  # no such node can run
     if node.op == "MatMul":
         return bool(node.attrs.get("transB", 0))
     return not (node.op == "Conv" and node.attrs.get("group", 1) != 1 and shape[1] == 1)

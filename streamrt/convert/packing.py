@@ -69,8 +69,9 @@ def pack(
         weights: how to store the weights of dense layers and convolutions: ``"float32"``, ``"float16"``,
             ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32 weights of a
             row). Inputs, outputs and arithmetic stay float32. None stores float16 and bfloat16 weights of the source
-            as they are, unless a scale is folded into them; a weights file keeps all its types. Biases, depthwise
-            convolutions, and weights that something else reads stay float32.
+            as they are, unless a scale is folded into them. Biases, depthwise convolutions, and weights that something
+            else reads are not affected: they stay as they are in a weights file, and become float32 otherwise. Rows of
+            fewer than 16 or more than 2**22 weights do not become integers.
         keep: the types of single weights, by their names in the weights file: ``{"head.weight": "float16"}``.
         progress: show a progress bar.
         max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,

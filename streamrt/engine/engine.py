@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
@@ -104,7 +105,8 @@ class Engine:
         except BaseException:
             self.mapping.close()
             raise
-        self._params = {name: _param(tensor, memoryview(self.mapping)) for name, tensor in file.tensors.items()}
+        data = np.frombuffer(memoryview(self.mapping), np.uint8)
+        self._params = {name: _param(tensor, data) for name, tensor in file.tensors.items()}
         self.closed = False
 
     # ---------------------------------------------------------------- life
@@ -288,10 +290,10 @@ class Engine:
                 remember_disk(self.file.identity.device, self.planner.rates.disk)
 
 
-def _param(tensor: Tensor, file: memoryview) -> Param:
+def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
     """A parameter as it lies in the mapped file."""
-    data = np.frombuffer(file, np.uint8, tensor.nbytes, tensor.offset)
-    if tensor.coding == FLOAT32:
+    data = file[tensor.offset : tensor.offset + tensor.nbytes]
+    if tensor.dtype == FLOAT32.dtype:
         return data.view("<f4").reshape(tensor.shape)
     return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)
 

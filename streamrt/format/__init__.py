@@ -17,9 +17,10 @@ Container
     tensors, in the order of the header, cover the data section without hole or overlap.
 
 Layout
-    * Every tensor is ``F32``, ``F16`` or ``BF16``, or ``U8`` with the layout ``int8`` or ``int4``. It begins on a
-      64-byte boundary. An exception is padding: ``U8`` tensors of one dimension, all zeros, whose names begin with
-      ``streamrt.pad.``. Other tensors may not use that prefix.
+    * Every tensor is ``F32``, ``F16`` or ``BF16``, or ``U8`` with the layout ``int8`` or ``int4``. Only ``F32`` may
+      have no dimensions. As float32 a tensor takes at most 2**60 bytes. It begins on a 64-byte boundary. An exception
+      is padding: ``U8`` tensors of one dimension, all zeros, whose names begin with ``streamrt.pad.``. Other tensors
+      may not use that prefix.
     * All parameters of one node lie together. They form a *segment*, inside which only padding of less than 64 bytes
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
@@ -72,10 +73,11 @@ What the writer does
 
 Integers with scales
     A tensor with the layout ``int8`` or ``int4`` has two logical dimensions or more. Axis 0 is the rows; a row has the
-    elements of all other axes. The tensor is ``U8`` of shape (rows, bytes of a row). Its entry in ``streamrt.layouts``
-    may have two more keys: ``block``, a multiple of 16, and ``zeros``, 0 or 1. A row is cut into blocks of ``block``
-    elements, of which the last may be shorter. Without ``block`` a row is one block. Element k of a row, in block b, is
-    ``(code[k] - zero[b]) * scale[b]``, rounded once to float32. The bytes of a row are
+    elements of all other axes, at most 2**22. The tensor is ``U8`` of shape (rows, bytes of a row). Its entry in
+    ``streamrt.layouts`` may have two more keys: ``block``, a multiple of 16 up to 2**22, and ``zeros``, 0 or 1. A row
+    is cut into blocks of ``block`` elements, of which the last may be shorter. Without ``block`` a row is one block.
+    Element k of a row, in block b, is ``(code[k] - zero[b]) * scale[b]``, rounded once to float32. The bytes of a row
+    are
 
     * the scales of its blocks, float32; any number is valid, also a negative one and 0;
     * with ``zeros`` the zero points of its blocks, int8; without it they are 0;
@@ -102,7 +104,7 @@ the data.
 Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
-from streamrt.format.coding import FLOAT32, Coding, values
+from streamrt.format.coding import FLOAT32, MOST_INNER, Coding, values
 from streamrt.format.conversion import is_weights_file, repack, unpack
 from streamrt.format.encoding import encoded
 from streamrt.format.identity import FileIdentity
@@ -112,6 +114,7 @@ from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
     "FLOAT32",
+    "MOST_INNER",
     "Coding",
     "FileIdentity",
     "Segment",

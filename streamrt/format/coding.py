@@ -24,6 +24,10 @@ FLOATS = ("F32", "F16", "BF16")
 INTEGERS = ("int8", "int4")
 #: A block of weights that share a scale is a multiple of this number, or a whole row.
 BLOCK_STEP = 16
+#: The most elements of a row of integers. A row is decoded and encoded as a whole: 16 MiB of float32.
+MOST_INNER = 2**22
+#: Elements that are decoded at once, 4 MiB of float32; a row may have more.
+_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,15 @@ class Coding:
         Raises:
             FormatError: the coding does not fit the shape.
         """
+        if self.dtype != "F32" and not shape:
+            raise FormatError(f"{self.dtype} without dimensions, expected F32")
         if not self.is_integer:
             return self.dtype, tuple(shape)
         if len(shape) < 2:
             raise FormatError(f"{self.dtype} needs rows: shape {tuple(shape)!s:.80}, expected two dimensions or more")
         inner = math.prod(shape[1:])
+        if inner > MOST_INNER:
+            raise FormatError(f"{self.dtype} with rows of {inner} elements, expected at most 2**22")
         block = max(inner, 1) if self.block is None else self.block
         try:
             return "U8", (shape[0], row_bytes(self.dtype, inner, block, self.zeros))
@@ -81,8 +89,8 @@ class Coding:
         if unknown := layout.keys() - {"layout", "shape", "block", "zeros"}:
             raise FormatError(f"unknown keys {sorted(unknown)!r:.80}, expected layout, shape, block and zeros")
         block, zeros = layout.get("block"), layout.get("zeros", 0)
-        if block is not None and (type(block) is not int or block < BLOCK_STEP or block % BLOCK_STEP):
-            raise FormatError(f"block is {block!r:.40}, expected a multiple of {BLOCK_STEP}")
+        if block is not None and (type(block) is not int or not 0 < block <= MOST_INNER or block % BLOCK_STEP):
+            raise FormatError(f"block is {block!r:.40}, expected a multiple of {BLOCK_STEP} up to 2**22")
         if type(zeros) is not int or zeros not in (0, 1):
             raise FormatError(f"zeros is {zeros!r:.40}, expected 0 or 1")
         return cls(layout["layout"], block, bool(zeros))
@@ -92,7 +100,7 @@ FLOAT32 = Coding()
 
 
 def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -> Iterator[NDArray[np.float32]]:
-    """The elements of a tensor in row-major order, as flat float32 arrays.
+    """The elements of a tensor in row-major order, as flat float32 arrays of at most 16 MiB.
 
     Args:
         coding: how the tensor is stored.
@@ -102,13 +110,17 @@ def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -
     inner = math.prod(shape[1:]) if coding.is_integer else 1
     dtype, stored = coding.stored((1, inner))
     each = SIZES[dtype] * stored[1]
+    if not each:
+        return  # rows without elements
+    most = max(1, _AT_ONCE // inner) * each
     rest = bytearray()
     for piece in pieces:
         rest += piece
-        whole = len(rest) // each * each if each else 0
-        if whole:
-            yield _decoded(coding, inner, rest[:whole], whole // each)
-            del rest[:whole]
+        whole = len(rest) // each * each
+        for begin in range(0, whole, most):
+            data = rest[begin : min(begin + most, whole)]
+            yield _decoded(coding, inner, data, len(data) // each)
+        del rest[:whole]
 
 
 def _decoded(coding: Coding, inner: int, data: bytearray, rows: int) -> NDArray[np.float32]:

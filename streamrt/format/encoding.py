@@ -57,13 +57,19 @@ def _rows(inner: int, arrays: Iterable[_Floats]) -> Iterator[_Floats]:
     if inner == 0:
         return
     most = max(1, _AT_ONCE // inner) * inner
-    rest = np.empty(0, np.float32)
+    parts: list[_Floats] = []  # of a row that is not complete
+    size = 0
     for array in arrays:
-        flat = np.concatenate([rest, array]) if rest.size else array
-        whole = flat.size // inner * inner
+        parts.append(array)
+        size += array.size
+        if size < inner:
+            parts[-1] = array.copy()
+            continue
+        flat = np.concatenate(parts) if len(parts) > 1 else array
+        whole = size // inner * inner
         for begin in range(0, whole, most):
             yield flat[begin : min(begin + most, whole)].reshape(-1, inner)
-        rest = flat[whole:].copy()
+        parts, size = [flat[whole:].copy()], size - whole
 
 
 def _halves(name: str, array: _Floats) -> _Bytes:
@@ -130,28 +136,30 @@ def _nibbles(codes: NDArray[np.int8]) -> _Bytes:
 def _int8(blocks: _Floats) -> tuple[_Floats, NDArray[np.int8]]:
     """The scale of each block (count, size), and its codes."""
     scales = np.maximum(blocks.max(axis=1), -blocks.min(axis=1)) / np.float32(127)
-    codes = blocks / _divisors(scales)
-    return scales, np.rint(codes, out=codes).astype(np.int8)
+    codes = blocks / _divisors(scales)[:, None]
+    np.clip(np.rint(codes, out=codes), -127, 127, out=codes)  # a subnormal scale may be much rounded
+    return scales, codes.astype(np.int8)
 
 
 def _int4(blocks: _Floats) -> tuple[_Floats, NDArray[np.int8]]:
     """As `_int8`. The scales may be negative."""
     high, low = blocks.max(axis=1), blocks.min(axis=1)
     largest = np.where(high >= -low, high, low)
+    unit = blocks / _divisors(largest)[:, None]  # at most 1, so that no square overflows
     best = np.full(len(blocks), np.inf, np.float32)
     scales, codes = np.zeros_like(best), np.zeros(blocks.shape, np.int8)
-    for step in _INT4_STEPS:
-        tried = (largest / np.float32(step)).astype(np.float32)
-        values = blocks / _divisors(tried)
+    for step in map(np.float32, _INT4_STEPS):
+        values = unit * step
         np.clip(np.rint(values, out=values), -8, 7, out=values)
-        error = values * tried[:, None] - blocks
+        error = values / step
+        error -= unit
         sums = np.einsum("ij,ij->i", error, error)
         better = sums < best
-        best[better], scales[better] = sums[better], tried[better]
+        best[better], scales[better] = sums[better], (largest / step)[better]
         codes[better] = values[better]
     return scales, codes
 
 
 def _divisors(scales: _Floats) -> _Floats:
-    """What blocks are divided by, (count, 1): their scales, or 1 where all elements are 0 or smaller than a scale."""
-    return np.where(scales == 0, np.float32(1), scales)[:, None]
+    """Numbers that blocks are divided by; 1 instead of 0."""
+    return np.where(scales == 0, np.float32(1), scales)

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.coding import FLOATS, INTEGERS, Coding
+from streamrt.format.coding import FLOATS, INTEGERS, SIZES, Coding
 from streamrt.format.layout import MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE_ALIGN, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
@@ -148,7 +148,8 @@ def take_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> dict
     Raises:
         FormatError: a layout is unknown, or does not fit its tensor; or a tensor is U8 and has no layout.
     """
-    found = {name: (Coding(entry.dtype), entry.shape) for name, entry in tensors.items()}
+    plain = {dtype: Coding(dtype) for dtype in SIZES}
+    found = {name: (plain[entry.dtype], entry.shape) for name, entry in tensors.items()}
     if _LAYOUTS in metadata:
         if metadata["streamrt.format"] == "1":
             return found  # `take_extra` refuses the key
@@ -163,14 +164,19 @@ def take_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> dict
                 raise FormatError(f"{_LAYOUTS} names {name!r:.80}, expected the name of a parameter") from None
             except FormatError as error:
                 raise FormatError(f"{_LAYOUTS}: tensor {name!r:.80}: {error}") from None
-    plain = ("F32",) if metadata["streamrt.format"] == "1" else FLOATS
+    floats = ("F32",) if metadata["streamrt.format"] == "1" else FLOATS
     for name, (coding, shape) in found.items():
-        if coding.dtype != "F32" and not shape:
-            raise FormatError(f"tensor {name!r:.80}: dtype {coding.dtype} without dimensions, expected F32")
-        if coding.dtype not in (*plain, *INTEGERS):
+        if coding is plain["F32"]:
+            continue
+        if coding.dtype not in (*floats, *INTEGERS):
             raise FormatError(
-                f"tensor {name!r:.80}: dtype {coding.dtype} without a layout, expected {' or '.join(plain)}"
+                f"tensor {name!r:.80}: dtype {coding.dtype} without a layout, expected {' or '.join(floats)}"
             )
+        try:
+            coding.stored(shape)
+            byte_size("F32", shape)  # what is computed with is float32
+        except FormatError as error:
+            raise FormatError(f"tensor {name!r:.80}: {error}") from None
     return found
 
 

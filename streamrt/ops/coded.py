@@ -20,7 +20,7 @@ TYPES = (FLOAT32, "F16", "BF16", "int8", "int4")
 def decoded(lowered: Lowered, operands: Sequence[Operand | None]) -> Lowered:
     """``lowered``, which takes float32 alone, for operands that are stored in other types.
 
-    Such an operand is decoded as a whole: to scratch memory, by tiles if the node reads it by tiles.
+    Such an operand is decoded to scratch memory of its size as float32. A tiled operand is decoded a tile at a time.
     """
     scratch = Scratch(lowered.scratch)
     parts = {

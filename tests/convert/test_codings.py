@@ -11,7 +11,8 @@ import pytest
 import streamrt
 from streamrt import Layer
 from streamrt.errors import FormatError, InputError
-from streamrt.format import read_header, values
+from streamrt.format import Segment, Source, read_header, values, write
+from streamrt.graph import Graph, Node, TensorSpec
 
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "int8", "int4": "int4"}
 INPUT = ("N", 32, 9, 9)
@@ -152,7 +153,7 @@ def test_single_weights_are_kept(path: Path) -> None:
         ({"keep": {"layer0.weight": "double"}}, "keep: 'layer0.weight': expected 'float32', .*found 'double'"),
         ({"keep": {"layer0.weight": None}}, "keep: 'layer0.weight': expected"),
         ({"keep": {"head": "int8"}}, "keep: the model has no weight 'head'; it has 'layer0.* and 4 more"),
-        ({"keep": {"layer0.bias": "int8"}}, r"keep: 'layer0.bias' has shape \(40,\), which cannot be int8"),
+        ({"keep": {"layer0.bias": "int8"}}, r"keep: 'layer0.bias': int8 needs rows: shape \(40,\)"),
     ],
     ids=str,
 )
@@ -185,3 +186,32 @@ def test_a_weight_that_something_else_reads_stays_float32(path: Path) -> None:
     assert dtypes(path) == {"layer0.weight": "F32"}
     streamrt.pack([Layer("Gemm", shared), Layer("MatMul", random(31, 30), transB=1)], path, weights="int8")
     assert dtypes(path) == {"layer0.weight": "int8", "layer1.weight": "int8"}
+
+
+def test_weights_that_do_not_fit_integers_stay_as_they_are(path: Path, tmp_path: Path) -> None:
+    small = [Layer("Gemm", random(5, 9).astype(np.float16)), Layer("Gemm", random(30, 5))]
+    streamrt.pack(small, path, weights="int8")
+    assert dtypes(path) == {"layer0.weight": "F16", "layer1.weight": "F32"}
+    streamrt.pack(small, tmp_path / "halves")
+    streamrt.pack(tmp_path / "halves", tmp_path / "again", weights="int8")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+@pytest.mark.parametrize("weights", [None, "float16", "int8"])
+def test_weights_without_rows_in_a_file_that_nothing_can_run(
+    path: Path, tmp_path: Path, op: str, shape: tuple[int, ...], weights: str | None
+) -> None:
+    attrs = {"group": 2} if op == "Conv" else {}
+    graph = Graph(
+        (TensorSpec("x", ("N", 3)),), (TensorSpec("y", ("N", 4)),), (Node("node", op, ("x", "w"), ("y",), attrs),)
+    )
+    array = np.ones(shape, np.float32)
+    write(tmp_path / "source", graph, [Segment([Source.of("w", array)])])
+    streamrt.pack(tmp_path / "source", path, weights=weights)
+    assert dtypes(path) == {"w": "F32"}
+    streamrt.pack(path, path, keep={"w": "float32"})
+    if not shape:
+        with pytest.raises(InputError, match="keep: 'w': F16 without dimensions"):
+            streamrt.pack(path, path, keep={"w": "float16"})

@@ -87,11 +87,11 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
 
 def _coding(rng: random.Random, shape: Any) -> Coding:
     """How a parameter is stored: in a third of all files' parameters with rows in fewer bytes than float32."""
-    if not isinstance(shape, list | tuple) or len(shape) < 2 or rng.random() < 0.67:
+    if not isinstance(shape, list | tuple) or rng.random() < 0.67:
         return FLOAT32
-    dtype = rng.choice(["F16", "BF16", "int8", "int4"])
+    dtype = rng.choice(["F16", "BF16", "int8", "int4"] if len(shape) > 1 else ["F16", "BF16"])
     integer = dtype.startswith("int")
-    return Coding(dtype, rng.choice([None, 16, 48]) if integer else None, integer and rng.random() < 0.3)
+    return Coding(dtype, rng.choice([None, 16, 48, 64]) if integer else None, integer and rng.random() < 0.3)
 
 
 def _placed(recipe: Recipe, version: str, codings: Mapping[str, Coding]) -> list[Any]:

@@ -88,9 +88,22 @@ def layout_int8_with_a_block_that_is_true() -> bytes:
     return with_coding(INT8 | {"block": True})
 
 
-@attack("blocks of 1152921504606846976 weights, expected 1 to 2..59 - 1")
+@attack("block is 1152921504606846976, expected a multiple of 16 up to 2..22")
 def layout_int8_with_an_endless_block() -> bytes:
     return with_coding(INT8 | {"block": 2**60})
+
+
+@attack("int8 with rows of 4194305 elements, expected at most 2..22")
+def layout_int8_with_an_endless_row() -> bytes:
+    return with_coding(INT8 | {"shape": [1, 2**22 + 1]})
+
+
+@attack("tensor 'w': (shape .576460752303423488, 0. has more than 2..60 bytes|dtype F16 without a layout)")
+def half_of_a_shape_that_float32_cannot_have() -> bytes:
+    draft = Draft()
+    draft.tensors["w"] = {"dtype": "F16", "shape": [2**59, 0], "data_offsets": [0, 0]}
+    draft.tensors["streamrt.pad.1"] = {"dtype": "U8", "shape": [64], "data_offsets": [0, 64]}
+    return draft.build()
 
 
 @attack("zeros is 2, expected 0 or 1")
