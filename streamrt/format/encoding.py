@@ -77,7 +77,8 @@ def _halves(name: str, array: _Floats) -> _Bytes:
     beyond = np.isfinite(array) & (magnitude > _HALF_MAX)
     if beyond.any():
         raise _beyond(name, "float16", array[beyond][0], _HALF_MAX)
-    return array.astype("<f2").view(np.uint8)
+    with np.errstate(invalid="ignore"):  # some processors raise the flag for a NaN
+        return array.astype("<f2").view(np.uint8)
 
 
 def _bfloats(name: str, array: _Floats) -> _Bytes:

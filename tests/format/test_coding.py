@@ -61,7 +61,9 @@ def test_float16_and_bfloat16_are_the_nearest(rng: np.random.Generator) -> None:
     bits = np.concatenate([rng.integers(0, 2**32, 200_000, np.uint32), np.arange(2**16, dtype=np.uint32) << 15])
     array = bits.view(np.float32)
     small = array[~np.isfinite(array) | (np.abs(array) <= 65504)]
-    np.testing.assert_array_equal(both(Coding("F16"), small), small.astype(np.float16).astype(np.float32))
+    with np.errstate(invalid="ignore"):  # some processors raise the flag for a NaN
+        expected = small.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(both(Coding("F16"), small), expected)
     most = np.uint32(0x7F7F0000).view(np.float32)
     array = array[~np.isfinite(array) | (np.abs(array) <= most)]
     found = both(Coding("BF16"), array)

@@ -37,7 +37,9 @@ def test_every_float16_and_every_bfloat16() -> None:
     every = np.arange(2**16, dtype=np.uint16).reshape(16, -1)
     out = np.empty(every.shape, np.float32)
     Coded(every.view(np.uint8), "F16", every.shape).decode(0, 16, out)
-    np.testing.assert_array_equal(out, every.view(np.float16).astype(np.float32))
+    with np.errstate(invalid="ignore"):  # some processors raise the flag for a NaN
+        expected = every.view(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(out, expected)
     assert (np.signbit(out) == (every >> 15 == 1)).all()
     Coded(every.view(np.uint8), "BF16", every.shape).decode(0, 16, out)
     np.testing.assert_array_equal(out, (every.astype(np.uint32) << 16).view(np.float32))
