@@ -1,18 +1,9 @@
 """Weights in fewer bytes than float32: the same models and budgets for every type."""
 
+from bench.models.vision import NAMES
 from bench.scenarios.case import MIB, Case, Scenario
 
 _MLP = "mlp-12x8192"
-_NETWORKS = (
-    "vgg16",
-    "resnet50",
-    "resnet18",
-    "mobilenet_v2",
-    "densenet121",
-    "squeezenet1_1",
-    "efficientnet_b0",
-    "efficientnet_lite0",
-)
 _TYPES = frozenset({f"streamrt {weights}" for weights in ("float16", "bfloat16", "int8", "int4")})
 
 
@@ -34,7 +25,7 @@ SCENARIO = Scenario(
         _streamed("vgg16", 1, 256 * MIB, "128MiB"),
         _streamed("resnet50", 1, 160 * MIB, "48MiB"),
         *(_in_memory(_MLP, batch) for batch in (1, 4, 16, 64, 256)),
-        *(_in_memory(model, 1) for model in _NETWORKS),
+        *(_in_memory(model, 1) for model in NAMES),
     ),
     quick=(_streamed("mlp-12x2048", 1, 160 * MIB, "32MiB"), _in_memory("mlp-12x2048", 1)),
     seconds=3.0,
