@@ -260,9 +260,8 @@ def _check_budget(budget: int, layers: int, width: int) -> None:
     operand = Operand((width, width), is_param=True)
     params = {f"layer{index}.weight": operand for index in range(layers)}
     program = compile_program(_graph(layers, width), params, {"input": (1, width)})
-    entries = lay_out(
-        [[(name, operand.dtype, operand.shape)] for name in params], PAGE_ALIGN
-    )  # as if the header had one page
+    segments = [[(name, operand.dtype, operand.shape)] for name in params]
+    entries = lay_out(segments, PAGE_ALIGN)  # as if the header had one page
     extents = [Extent(PAGE_ALIGN + entry.begin, 4 * width**2) for entry in entries if not entry.is_padding]
     weights = [
         NodeWeights(tiled=(extent,), rows=lowered.rows, row_step=lowered.row_step)

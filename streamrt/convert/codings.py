@@ -1,7 +1,7 @@
 """Which weights are stored in fewer bytes: `pack`'s ``weights`` and ``keep``.
 
 Weights of products (Gemm, Conv, MatMul with ``transB``) are. Their kernels decode rows in cache. Biases, scales and
-weights of depthwise convolutions stay float32: they are few, and would be decoded as a whole.
+weights of depthwise convolutions are not: they are few, and would be decoded as a whole.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from streamrt.errors import FormatError, InputError
-from streamrt.format import FLOAT32, MOST_INNER, Coding
+from streamrt.format import MOST_INNER, UNCODED, Coding
 from streamrt.graph import Attr
-from streamrt.ops import FLOAT32 as FLOAT32_TYPE
 from streamrt.ops import Shape, traits_of
 
 #: The types of weights by the names that users give them. int8 has a scale for each row, and int4 for each 32 weights.
 WEIGHTS: Mapping[str, Coding] = {
-    "float32": FLOAT32,
+    "float32": UNCODED,
     "float16": Coding("F16"),
     "bfloat16": Coding("BF16"),
     "int8": Coding("int8"),
@@ -81,7 +80,7 @@ def choose(
         if name in of_products:
             chosen[name] = wanted if fits else present[name]
         else:
-            chosen[name] = others.get(name, FLOAT32)
+            chosen[name] = others.get(name, UNCODED)
     for name, type_ in (keep or {}).items():
         if name not in shapes:
             raise InputError(f"keep: the model has no weight {name!r:.80}; it has {_some(shapes)}")
@@ -102,7 +101,7 @@ def _of_products(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str
         dtypes = traits_of(node.op).dtypes
         for index, name in enumerate(node.inputs):
             if name in shapes:
-                decodes = len(dtypes.get(index, (FLOAT32_TYPE,))) > 1 and _is_product(node, shapes[name])
+                decodes = index in dtypes and _is_product(node, shapes[name])
                 (products if decodes else others).add(name)
     return products - others
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamrt._core import Mapping
 from streamrt.convert import limits
 from streamrt.errors import FormatError
-from streamrt.format import FLOAT32, Coding
+from streamrt.format import UNCODED, Coding
 
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
@@ -77,7 +77,7 @@ class Weight:
     def coding(self) -> Coding:
         """How the tensor can be stored without a loss: float16 and bfloat16 as they are, all others as float32."""
         halves = {"float16": Coding("F16"), "bfloat16": Coding("BF16")}
-        return FLOAT32 if self._scale is not None else halves.get(self.dtype.name, FLOAT32)
+        return UNCODED if self._scale is not None else halves.get(self.dtype.name, UNCODED)
 
     def is_float(self) -> bool:
         """Whether the elements are real numbers of a floating-point type (float16 to float64, bfloat16)."""

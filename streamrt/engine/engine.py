@@ -19,7 +19,7 @@ from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import FLOAT32, FileIdentity, Tensor, WeightsFile
+from streamrt.format import UNCODED, FileIdentity, Tensor, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
 from streamrt.host.threads import check_threads, limited
@@ -293,7 +293,7 @@ class Engine:
 def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
     """A parameter as it lies in the mapped file."""
     data = file[tensor.offset : tensor.offset + tensor.nbytes]
-    if tensor.dtype == FLOAT32.dtype:
+    if tensor.dtype == UNCODED.dtype:
         return data.view("<f4").reshape(tensor.shape)
     return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)
 

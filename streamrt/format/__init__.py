@@ -104,7 +104,7 @@ the data.
 Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
-from streamrt.format.coding import FLOAT32, MOST_INNER, Coding, values
+from streamrt.format.coding import MOST_INNER, UNCODED, Coding, values
 from streamrt.format.conversion import is_weights_file, repack, unpack
 from streamrt.format.encoding import encoded
 from streamrt.format.identity import FileIdentity
@@ -113,8 +113,8 @@ from streamrt.format.reader import WeightsFile, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
-    "FLOAT32",
     "MOST_INNER",
+    "UNCODED",
     "Coding",
     "FileIdentity",
     "Segment",

@@ -96,7 +96,8 @@ class Coding:
         return cls(layout["layout"], block, bool(zeros))
 
 
-FLOAT32 = Coding()
+#: float32, as it is computed with.
+UNCODED = Coding()
 
 
 def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -> Iterator[NDArray[np.float32]]:
@@ -124,7 +125,7 @@ def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -
 
 
 def _decoded(coding: Coding, inner: int, data: bytearray, rows: int) -> NDArray[np.float32]:
-    if coding == FLOAT32:
+    if coding == UNCODED:
         return np.frombuffer(data, "<f4")
     shape = (rows, inner) if coding.is_integer else (1, rows * inner)  # one row of floats, not one for each number
     out = np.empty(shape, np.float32)

@@ -20,7 +20,7 @@ from streamrt._core import crc32c
 from streamrt.errors import WeightsIOError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
-from streamrt.format.coding import FLOAT32, Coding, values
+from streamrt.format.coding import UNCODED, Coding, values
 from streamrt.format.encoding import encoded
 from streamrt.format.files import (
     Appender,
@@ -180,7 +180,7 @@ def _chunks(data: _Data, tensor: Tensor, coding: Coding) -> Iterator[NDArray[np.
         yield from encoded(coding, tensor.name, tensor.shape, found)
         return
     for piece in data.pieces(tensor):
-        yield np.frombuffer(piece, "<f4" if coding == FLOAT32 else np.uint8)
+        yield np.frombuffer(piece, "<f4" if coding == UNCODED else np.uint8)
 
 
 def _plain_size(tensor: Tensor) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.errors import FormatError, printable
-from streamrt.format.coding import FLOAT32, Coding
+from streamrt.format.coding import UNCODED, Coding
 
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
@@ -38,7 +38,7 @@ def encoded(coding: Coding, name: str, shape: Sequence[int], arrays: Iterable[_F
     Raises:
         FormatError: a number is beyond the type; or it is not finite, and the type has no infinities.
     """
-    if coding == FLOAT32:
+    if coding == UNCODED:
         yield from arrays
         return
     encode = {"F16": _halves, "BF16": _bfloats}.get(coding.dtype)

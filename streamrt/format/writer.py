@@ -14,7 +14,7 @@ from streamrt._core import crc32c
 from streamrt.errors import FormatError
 from streamrt.format import header as _header
 from streamrt.format import layout as _layout
-from streamrt.format.coding import FLOAT32, Coding
+from streamrt.format.coding import UNCODED, Coding
 from streamrt.format.files import Appender, Buffer, Replacement, progress_bar
 from streamrt.graph import Graph
 
@@ -36,7 +36,7 @@ class Source:
     name: str
     shape: tuple[int, ...]
     chunks: Callable[[], Iterator[NDArray[np.float32] | NDArray[np.uint8]]]
-    coding: Coding = FLOAT32
+    coding: Coding = UNCODED
 
     @classmethod
     def of(cls, name: str, array: NDArray[np.float32]) -> Self:
@@ -151,7 +151,7 @@ def _zeros(entry: _layout.Entry) -> Iterator[memoryview]:
 def _pieces(source: Source, entry: _layout.Entry) -> Iterator[memoryview]:
     """The bytes of a tensor in pieces; `FormatError` unless their number is that of its entry."""
     missing = entry.end - entry.begin
-    expected = np.dtype("<f4" if source.coding == FLOAT32 else "u1")
+    expected = np.dtype("<f4" if source.coding == UNCODED else "u1")
     for chunk in source.chunks():
         if not isinstance(chunk, np.ndarray) or chunk.dtype != expected or not chunk.flags.c_contiguous:
             raise FormatError(f"tensor {source.name!r:.80}: a chunk is not a C-contiguous array of {expected.name}")

@@ -6,12 +6,11 @@ shared. Each other module holds one family of operators.
 """
 
 from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Operand, Param, Run, Shape, size_problem
+from streamrt.ops.base import Array, Buffers, Lowered, Operand, Param, Run, Shape, size_problem
 from streamrt.ops.call import Call
 from streamrt.ops.registry import NO_SUCH_OPERATOR, Traits, lower, supported, traits_of
 
 __all__ = [
-    "FLOAT32",
     "NO_SUCH_OPERATOR",
     "Array",
     "Buffers",

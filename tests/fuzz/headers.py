@@ -23,7 +23,7 @@ from fuzz.mutate import ODD, mutate
 from fuzz.zoo import NO_GRAPH, Recipe, grow, settle
 from streamrt import BudgetError, Model, StreamrtError, WeightsIOError, verify
 from streamrt._core import crc32c
-from streamrt.format import FLOAT32, Coding
+from streamrt.format import UNCODED, Coding
 from streamrt.format.header import seal
 from streamrt.format.layout import lay_out
 
@@ -88,7 +88,7 @@ def build(rng: random.Random, recipe: Recipe) -> bytes:
 def _coding(rng: random.Random, shape: Any) -> Coding:
     """How a parameter is stored: in a third of all files' parameters with rows in fewer bytes than float32."""
     if not isinstance(shape, list | tuple) or rng.random() < 0.67:
-        return FLOAT32
+        return UNCODED
     dtype = rng.choice(["F16", "BF16", "int8", "int4"] if len(shape) > 1 else ["F16", "BF16"])
     integer = dtype.startswith("int")
     return Coding(dtype, rng.choice([None, 16, 48, 64]) if integer else None, integer and rng.random() < 0.3)
@@ -103,7 +103,7 @@ def _placed(recipe: Recipe, version: str, codings: Mapping[str, Coding]) -> list
         seen.update(fresh)
         if fresh:
             shapes = [(name, recipe.params[name]) for name in fresh]
-            segments.append([(name, *codings.get(name, FLOAT32).stored(shape)) for name, shape in shapes])
+            segments.append([(name, *codings.get(name, UNCODED).stored(shape)) for name, shape in shapes])
     return (version1.lay_out if version == "1" else lay_out)(segments, 1 << 23)
 
 
