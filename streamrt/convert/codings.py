@@ -1,7 +1,8 @@
 """Which weights are stored in fewer bytes: `pack`'s ``weights`` and ``keep``.
 
-Weights of products (Gemm, Conv, MatMul with ``transB``) are. Their kernels decode rows in cache. Biases, scales and
-weights of depthwise convolutions are not: they are few, and would be decoded as a whole.
+Weights of products (Gemm, Conv, MatMul with ``transB``) are, whose kernels decode rows in cache, and embeddings, of
+which Gather decodes the rows that it reads. Biases, scales and weights of depthwise convolutions are not: they are few,
+and would be decoded as a whole.
 """
 
 from __future__ import annotations
@@ -65,19 +66,22 @@ def choose(
         nodes: of the graph.
         shapes: of all weights, by name.
         present: how the source stores them.
-        weights: the type for weights of products; None keeps what the source has.
+        weights: the type for weights of products and for embeddings; None keeps what the source has. Integers of this
+            type stay as they are, with their scales.
         keep: the types of single weights.
-        others: how weights are stored that are not of products; float32 if it does not name them.
+        others: how weights are stored that other operators read; float32 if it does not name them.
 
     Raises:
         InputError: ``keep`` names no weight, or a type that does not fit its shape.
     """
-    of_products = _of_products(nodes, shapes)
+    decoded = _decoded_by_rows(nodes, shapes)
     chosen = {}
     for name, shape in shapes.items():
         wanted = present[name] if weights is None else WEIGHTS[weights]
+        if wanted.is_integer and wanted.dtype == present[name].dtype:
+            wanted = present[name]
         fits = not wanted.is_integer or _LEAST_INNER <= math.prod(shape[1:]) <= MOST_INNER
-        if name in of_products:
+        if name in decoded:
             chosen[name] = wanted if fits else present[name]
         else:
             chosen[name] = others.get(name, UNCODED)
@@ -93,25 +97,27 @@ def choose(
     return chosen
 
 
-def _of_products(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str]:
-    """The weights that nothing but kernels of products read."""
-    products: set[str] = set()
+def _decoded_by_rows(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str]:
+    """The weights that nothing reads as a whole."""
+    by_rows: set[str] = set()
     others: set[str] = set()
     for node in nodes:
         dtypes = traits_of(node.op).dtypes
         for index, name in enumerate(node.inputs):
             if name in shapes:
-                decodes = index in dtypes and _is_product(node, shapes[name])
-                (products if decodes else others).add(name)
-    return products - others
+                decodes = index in dtypes and _reads_rows(node, shapes[name])
+                (by_rows if decodes else others).add(name)
+    return by_rows - others
 
 
-def _is_product(node: _Node, shape: Shape) -> bool:
-    """Whether the node multiplies rows of its weights: no MatMul of another order, and no depthwise convolution."""
+def _reads_rows(node: _Node, shape: Shape) -> bool:
+    """Whether the node reads rows of its weights: no MatMul or Gather along another axis, no depthwise convolution."""
     if len(shape) < 2:
         return False  # no such node can run
     if node.op == "MatMul":
         return bool(node.attrs.get("transB", 0))
+    if node.op == "Gather":
+        return node.attrs.get("axis", 0) in (0, -len(shape))
     return not (node.op == "Conv" and node.attrs.get("group", 1) != 1 and shape[1] == 1)
 
 

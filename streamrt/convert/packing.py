@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import warnings
@@ -23,9 +24,10 @@ from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.layers import Layer, read_layers
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
+from streamrt.convert.quantized import Quantized
 from streamrt.convert.weights import Array
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
-from streamrt.format import Coding, Segment, Source, WeightsFile, encoded, is_weights_file, repack, write
+from streamrt.format import UNCODED, Coding, Segment, Source, WeightsFile, encoded, is_weights_file, repack, write
 from streamrt.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -66,12 +68,15 @@ def pack(
         inputs: the extents of the input, with names for those that are free: ``("N", 3, 224, 224)``. A list of layers
             needs it unless the first layer is a ``Gemm``. For a torch module with one input it leaves more extents
             free than the batch: ``("N", 3, "H", "W")``.
-        weights: how to store the weights of dense layers and convolutions: ``"float32"``, ``"float16"``,
-            ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32 weights of a
-            row). Inputs, outputs and arithmetic stay float32. None stores float16 and bfloat16 weights of the source
-            as they are, unless a scale is folded into them. Biases, depthwise convolutions, and weights that something
-            else reads are not affected: they stay as they are in a weights file, and become float32 otherwise. Rows of
-            fewer than 16 or more than 2**22 weights do not become integers.
+        weights: how to store the weights of dense layers and convolutions, and embeddings: ``"float32"``,
+            ``"float16"``, ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32
+            weights of a row). Inputs, outputs and arithmetic stay float32. None stores what the source has: float16 and
+            bfloat16, unless a scale is folded into them; and the integers of an ONNX model (``DequantizeLinear`` of a
+            constant, ``MatMulNBits``) with the same codes, scales and zero points, if a scale is for the tensor, for an
+            output row, or for a block of 16, 32, 48 ... weights of a row. Biases, depthwise convolutions, and weights
+            that something else reads are not affected: they stay as they are in a weights file or integers in an ONNX
+            model, and become float32 otherwise. Rows of fewer than 16 or more than 2**22 weights do not become
+            integers.
         keep: the types of single weights, by their names in the weights file: ``{"head.weight": "float16"}``.
         progress: show a progress bar.
         max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,
@@ -156,10 +161,16 @@ def _pack(
         graph.check(draft.params)
         shapes = {name: weight.shape for name, weight in draft.params.items()}
         present = {name: weight.coding for name, weight in draft.params.items()}
-        codings = choose(draft.nodes, shapes, present, weights, keep, others={})
+        others = {name: coding for name, coding in present.items() if _saves(coding, shapes[name])}
+        codings = choose(draft.nodes, shapes, present, weights, keep, others)
     if check is not None:
         check()
     write(dest, graph, _segments(draft, codings, check), progress=progress)
+
+
+def _saves(coding: Coding, shape: tuple[int, ...]) -> bool:
+    """Whether a weight of integers takes fewer bytes than float32. Short rows take more."""
+    return coding.is_integer and math.prod(coding.stored(shape)[1]) < 4 * math.prod(shape)
 
 
 @contextlib.contextmanager
@@ -284,7 +295,10 @@ def _source(draft: Draft, name: str, coding: Coding, check: Callable[[], None] |
 
     def chunks() -> Iterator[Array | NDArray[np.uint8]]:
         with limits.current().at(f"weight {name!r}"):
-            yield from encoded(coding, name, weight.shape, weight.blocks())
+            if isinstance(weight, Quantized) and coding == weight.coding != UNCODED:
+                yield from weight.stored(name)
+            else:
+                yield from encoded(coding, name, weight.shape, weight.blocks())
         if check is not None:
             check()
 

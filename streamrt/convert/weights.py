@@ -40,6 +40,7 @@ class Weight:
         scale: float64 factors, one for each index of axis 0, applied when blocks are read.
         computed: whether ``load`` makes a new array.
         depth: the number of nested calls in ``load``.
+        coding: how the tensor can be stored without a loss, if its dtype does not say it.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Weight:
         scale: NDArray[np.float64] | None = None,
         computed: bool = False,
         depth: int = 0,
+        coding: Coding | None = None,
     ) -> None:
         self._load = load
         self.shape = shape
@@ -57,6 +59,7 @@ class Weight:
         self.computed = computed
         self.depth = depth
         self._scale = scale
+        self._coding = coding
 
     @classmethod
     def of(cls, array: AnyArray) -> Weight:
@@ -74,8 +77,15 @@ class Weight:
         return self.size * self.dtype.itemsize
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether the source has the tensor in fewer bytes than its dtype says."""
+        return self._coding is not None
+
+    @property
     def coding(self) -> Coding:
         """How the tensor can be stored without a loss: float16 and bfloat16 as they are, all others as float32."""
+        if self._coding is not None:
+            return self._coding
         halves = {"float16": Coding("F16"), "bfloat16": Coding("BF16")}
         return UNCODED if self._scale is not None else halves.get(self.dtype.name, UNCODED)
 
@@ -95,12 +105,25 @@ class Weight:
                 limits.current().check_time()
                 return rearrange(array)
 
-        return Weight(load, shape, source.dtype, computed=source.computed, depth=self.depth + 1)
+        coding = source._coding
+        return Weight(load, shape, source.dtype, computed=source.computed, depth=self.depth + 1, coding=coding)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Weight:
+        """The same elements in another shape."""
+        return self.view(shape, lambda array: array.reshape(shape))
+
+    def permuted(self, axes: tuple[int, ...]) -> Weight:
+        """The tensor with its axes in another order: axis i of the result is axis ``axes[i]``."""
+        return self.view(tuple(self.shape[axis] for axis in axes), lambda array: array.transpose(axes))
 
     def transposed(self) -> Weight:
         """The transpose of a matrix."""
-        rows, columns = self.shape
-        return self.view((columns, rows), lambda array: array.T)
+        return self.permuted((1, 0))
+
+    def as_float32(self) -> Weight:
+        """The elements as float32. `coding` stays as it is, since float32 has all numbers of the smaller types."""
+        dtype = np.dtype(np.float32)
+        return Weight(self.array, self.shape, dtype, computed=True, depth=self.depth + 1, coding=self.coding)
 
     def scaled(self, factors: NDArray[np.float64]) -> Weight:
         """The tensor with index i of axis 0 multiplied by ``factors[i]``."""
@@ -140,7 +163,7 @@ class Weight:
             raise FormatError(f"a weight has shape {array.shape}, expected {self.shape}")
         per_block = BLOCK // 4
         inner = math.prod(self.shape[1:])
-        for first, flat in _row_groups(array):
+        for first, flat in row_groups(array):
             for start in range(0, flat.size, per_block):
                 with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
                     block = flat[start : start + per_block].astype(np.float32)
@@ -164,7 +187,7 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
 
 
-def _row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
+def row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:
     """Groups of rows in row-major order: the index of the first row, and a flat array of the values.
 
     An array that lies in row-major order is one group, which is a view. Rows of other arrays are copied to a strip of

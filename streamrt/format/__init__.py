@@ -104,15 +104,16 @@ the data.
 Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
-from streamrt.format.coding import MOST_INNER, UNCODED, Coding, values
+from streamrt.format.coding import BLOCK_STEP, MOST_INNER, UNCODED, Coding, values
 from streamrt.format.conversion import is_weights_file, repack, unpack
-from streamrt.format.encoding import encoded
+from streamrt.format.encoding import encoded, stored_rows
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
 from streamrt.format.reader import WeightsFile, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
+    "BLOCK_STEP",
     "MOST_INNER",
     "UNCODED",
     "Coding",
@@ -125,6 +126,7 @@ __all__ = [
     "is_weights_file",
     "read_header",
     "repack",
+    "stored_rows",
     "unpack",
     "values",
     "verify",

@@ -115,12 +115,27 @@ def _integers(coding: Coding, name: str, rows: _Floats) -> _Bytes:
         filled[:, :inner] = rows
         cut = filled.reshape(count * blocks, block)
     scales, codes = (_int8 if coding.dtype == "int8" else _int4)(cut)
-    whole = codes.reshape(count, -1)[:, :inner]
-    stored = whole.view(np.uint8) if coding.dtype == "int8" else _nibbles(whole)
-    out = np.zeros((count, coding.stored((count, inner))[1][1]), np.uint8)
-    end = 4 * blocks
-    out[:, :end] = scales.astype("<f4").view(np.uint8).reshape(count, end)
-    out[:, end : end + stored.shape[1]] = stored
+    return stored_rows(coding, scales.reshape(count, blocks), None, codes.reshape(count, -1)[:, :inner])
+
+
+def stored_rows(coding: Coding, scales: _Floats, zeros: NDArray[np.int8] | None, codes: NDArray[np.int8]) -> _Bytes:
+    """The bytes of rows of integers, as (rows, bytes of a row).
+
+    Args:
+        coding: int8 or int4.
+        scales: (rows, blocks).
+        zeros: the zero points (rows, blocks), if ``coding`` has them.
+        codes: (rows, weights of a row), from -128 to 127, or from -8 to 7.
+    """
+    parts = [np.ascontiguousarray(scales, "<f4").view(np.uint8)]
+    if zeros is not None:
+        parts.append(zeros.view(np.uint8))
+    parts.append(codes.view(np.uint8) if coding.dtype == "int8" else _nibbles(codes))
+    out = np.zeros(coding.stored(codes.shape)[1], np.uint8)
+    end = 0
+    for part in parts:
+        begin, end = end, end + part.shape[1]
+        out[:, begin:end] = part
     return out
 
 

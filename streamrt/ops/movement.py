@@ -9,8 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 import streamrt._core as _core
+from streamrt._core import Coded
 from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
@@ -191,9 +193,12 @@ def split(call: Call) -> Lowered:
     return Lowered(outputs=outputs, bind=bind, batchwise=axis != 0)
 
 
-@operator("Gather")
+@operator("Gather", traits=Traits(dtypes={0: TYPES}))
 def gather(call: Call) -> Lowered:
-    """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis."""
+    """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
+
+    Of a parameter that is stored in fewer bytes, only the rows at ``indices`` are decoded.
+    """
     call.expect((1, 1))
     x = call.shape(0)
     axis = call.axis("axis", len(x), 0)
@@ -204,7 +209,10 @@ def gather(call: Call) -> Lowered:
     out = (*x[:axis], *shape, *x[axis + 1 :])
 
     def bind(buffers: Buffers) -> Run:
-        x, y = buffers.input(0), buffers.outputs[0]
+        y, rows = buffers.outputs[0], buffers.weights(0)
+        if isinstance(rows, Coded):
+            return _decoded_rows(rows, indices, y)
+        x = buffers.input(0)
         index = (np.array(indices, np.intp) % x.shape[axis]).reshape(shape)  # at most 32 KiB
 
         def run(first: int, last: int) -> None:
@@ -213,7 +221,22 @@ def gather(call: Call) -> Lowered:
 
         return run
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=axis != 0)
+    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != 0)
+    return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
+
+
+def _decoded_rows(rows: Coded, indices: tuple[int, ...], y: Array) -> Run:
+    """Decodes the rows at ``indices`` one after the other to y; neighbours are decoded together."""
+    out = y.reshape(len(indices), -1)
+    wanted = [index % rows.shape[0] for index in indices]
+    starts = [at for at in range(len(wanted)) if at == 0 or wanted[at] != wanted[at - 1] + 1]
+    parts = [(wanted[at], wanted[end - 1] + 1, out[at:end]) for at, end in itertools.pairwise([*starts, len(wanted)])]
+
+    def run(first: int, last: int) -> None:
+        for begin, end, to in parts:
+            rows.decode(begin, end, to)
+
+    return run
 
 
 @operator("Expand")

@@ -188,6 +188,33 @@ def test_a_weight_that_something_else_reads_stays_float32(path: Path) -> None:
     assert dtypes(path) == {"layer0.weight": "int8", "layer1.weight": "int8"}
 
 
+@pytest.mark.parametrize(("attrs", "kept"), [({}, "int8"), ({"axis": -2}, "int8"), ({"axis": 1}, "F32")], ids=str)
+def test_an_embedding_that_is_tied_to_a_dense_layer(
+    path: Path, tmp_path: Path, attrs: dict[str, int], kept: str
+) -> None:
+    nodes = (
+        Node("rows", "Gather", ("w",), ("e",), {"indices": (3, 0, 7), **attrs}),
+        Node("sum", "ReduceSum", ("e",), ("s",), {"axes": (0, 1), "keepdims": 0}),
+        Node("logits", "Gemm", ("x", "w"), ("g",)),
+        Node("shifted", "Add", ("g", "s"), ("y",)),
+    )
+    graph = Graph((TensorSpec("x", ("N", 40)),), (TensorSpec("y", ("N", 20)),), nodes)
+    write(tmp_path / "source", graph, [Segment([Source.of("w", random(20, 40))])])
+    streamrt.pack(tmp_path / "source", path, weights="int8")
+    assert dtypes(path) == {"w": kept}
+    streamrt.pack(path, tmp_path / "plain", weights="float32")
+    x = random(2, 40)
+    with streamrt.Model(path) as model, streamrt.Model(tmp_path / "plain") as plain:
+        np.testing.assert_array_equal(model(x), plain(x))
+
+
+def test_integers_of_the_type_that_is_asked_for_stay_as_they_are(path: Path, tmp_path: Path) -> None:
+    streamrt.pack(layers(), path, inputs=INPUT, keep={"layer4.weight": "int4"})
+    streamrt.pack(path, tmp_path / "again", weights="int4")
+    streamrt.pack(layers(), tmp_path / "direct", inputs=INPUT, weights="int4")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "direct").read_bytes()
+
+
 def test_weights_that_do_not_fit_integers_stay_as_they_are(path: Path, tmp_path: Path) -> None:
     small = [Layer("Gemm", random(5, 9).astype(np.float16)), Layer("Gemm", random(30, 5))]
     streamrt.pack(small, path, weights="int8")

@@ -92,8 +92,21 @@ def test_other_operators_decode_a_parameter_as_a_whole() -> None:
         check("MatMul", [weights, random(40, 3)], [0])
         check("Reshape", [weights], [0], attrs={"shape": (40, 6)})
         check("Concat", [random(6, 40), weights], [1], attrs={"axis": 0})
-        check("Gather", [weights], [0], attrs={"indices": (3, 0, -1)})
+        check("Gather", [weights], [0], attrs={"indices": (3, 0, -1), "axis": 1})
         check("Where", [random(6, 40), weights, weights], [1, 2])
+
+
+def test_gather_decodes_the_rows_that_it_reads() -> None:
+    indices = (3, 4, 5, 0, -1, 0, 5, 4)
+    attrs = {"indices": indices, "indices_shape": (2, 1, 4), "axis": 0}
+    for shape in ((9, 40), (9, 2, 3)):
+        for weights in examples(np.random.default_rng(1), shape):
+            check("Gather", [weights], [0], attrs=attrs, activation=("Relu", {}))
+            damaged = weights.data.copy()
+            damaged[[1, 2, 6, 7]] = 0xFF
+            check("Gather", [weights._replace(data=damaged)], [0], attrs=attrs)
+            operand = Operand(shape, weights.dtype, is_param=True)
+            assert lower(node("Gather", 1, attrs=attrs), [operand]).scratch == 0
 
 
 def test_a_bias_and_a_scale_in_halves() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from streamrt.convert import limits
 from streamrt.convert.onnx.node import OnnxNode, converts
+from streamrt.convert.quantized import Quantized
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.graph import Attr
 
@@ -146,6 +147,13 @@ def _positive(node: OnnxNode, name: str, count: int, least: int) -> tuple[int, .
 
 
 def _transposed(weight: Weight, axes: list[_Axis], groups: int, shape: tuple[int, ...]) -> Weight:
+    if isinstance(weight, Quantized):
+        outputs, phases = np.arange(weight.shape[1]), math.prod(axis.stride for axis in axes)
+        index = np.tile(np.repeat(outputs, phases), groups)
+        made = weight.by_rows(1, index, lambda codes: _phases(codes, axes, groups), shape)
+        if made is not None:
+            return made
+
     def load() -> AnyArray:
         with limits.current().computing():
             limits.current().check_memory(2 * math.prod(shape) * weight.dtype.itemsize)

@@ -23,6 +23,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from streamrt._core import Mapping
+from streamrt.convert import limits
 from streamrt.convert.onnx.infer import first_line
 from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
 from streamrt.convert.weights import AnyArray, Weight
@@ -373,6 +374,8 @@ class TensorReader:
     ) -> Weight:
         """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
         expected = math.prod(shape) * dtype.itemsize
+        if dtype.name in ("int4", "uint4"):
+            return self._halves(path, name, offset, length, shape, dtype)
         if packed or length != expected:
             raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
         little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
@@ -390,6 +393,27 @@ class TensorReader:
 
         return Weight(load, shape, little)
 
+    def _halves(
+        self, path: Path, name: str, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Weight:
+        """As `_mapped`, for integers of 4 bits: two in a byte, the first in the lower half."""
+        size = math.prod(shape)
+        if length != (size + 1) // 2:
+            raise FormatError(
+                f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {(size + 1) // 2}"
+            )
+        stored = self._mapped(path, name, offset, length, (length,), np.dtype(np.uint8), False)
+
+        def load() -> AnyArray:
+            with limits.current().computing():
+                limits.current().check_memory(3 * size)
+                values = unpacked(stored.load())[:size].reshape(shape)
+                if dtype.name == "int4":
+                    values = (values ^ 8).astype(np.int8) - np.int8(8)
+                return values.astype(dtype)
+
+        return Weight(load, shape, dtype, computed=True, depth=1)
+
     def _opened(self, path: Path, name: str) -> Mapping:
         try:
             return self._files.open(path)
@@ -397,6 +421,14 @@ class TensorReader:
             raise FormatError(f"tensor {name!r}: {error}") from error
         except WeightsIOError as error:
             raise WeightsIOError(f"tensor {name!r}: {error}") from error
+
+
+def unpacked(stored: AnyArray) -> AnyArray:
+    """Integers of 4 bits, two in a byte of ``stored`` along its last axis, the first in the lower half; uint8."""
+    out = np.empty((*stored.shape, 2), np.uint8)
+    np.bitwise_and(stored, 15, out=out[..., 0])
+    np.right_shift(stored, 4, out=out[..., 1])
+    return out.reshape(*stored.shape[:-1], -1)
 
 
 def _sub_byte(tensor: TensorProto) -> bool:

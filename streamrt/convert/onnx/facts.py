@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +20,11 @@ from streamrt.convert import limits
 from streamrt.convert.onnx.data import to_array
 from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate, most_elements
 from streamrt.convert.onnx.infer import SHOWN, Fact, InferenceError, has_subgraph, infer_shapes
+from streamrt.convert.onnx.quantization import dequantized
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError
+from streamrt.format import UNCODED
 
 #: A folded tensor of at least this many bytes is computed when it is written, so that one is in memory at a time.
 _LAZY = 1 << 20
@@ -143,12 +144,20 @@ class Facts:
         if node.op_type in _VIEWS:
             if math.prod(shape) != first.size:
                 raise FormatError(f"{describe(node)} cannot be evaluated: shape {first.shape} to {shape}")
-            return _view(node, first, shape, lambda array: array.reshape(shape))
+            return _view(node, first, first.reshaped(shape))
         if node.op_type == "Transpose":
             axes = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), tuple(range(len(shape)))[::-1])
             if sorted(axes) != list(range(len(first.shape))):
                 raise FormatError(f"{describe(node)} cannot be evaluated: perm {axes} of shape {first.shape}")
-            return _view(node, first, shape, lambda array: array.transpose(axes))
+            return _view(node, first, first.permuted(axes))
+        if node.op_type == "Cast" and fact.dtype == np.float32 and first.coding != UNCODED:
+            _checked_depth(node, first)
+            return first.as_float32()
+        if node.op_type == "DequantizeLinear":
+            made = dequantized(node, list(self._inputs(node).values()), fact.dtype)
+            if made is not None:
+                _checked_depth(node, made)
+                return made
         if node.op_type == "ConstantOfShape":
             given = [to_array(a.t).reshape(-1) for a in node.attribute if a.name == "value"]
             fill = given[0] if given else np.zeros(1, np.float32)
@@ -236,11 +245,11 @@ def _shown(weight: Weight) -> Fact:
     return Fact(weight.dtype, weight.shape, weight.load() if weight.nbytes <= SHOWN else None)
 
 
-def _view(node: NodeProto, weight: Weight, shape: Shape, rearrange: Callable[[AnyArray], AnyArray]) -> Weight:
+def _view(node: NodeProto, weight: Weight, view: Weight) -> Weight:
     """A view of a weight; a small one is computed at once."""
-    if _checked_depth(node, weight) or weight.nbytes >= _LAZY:
-        return weight.view(shape, rearrange)
-    return Weight.of(rearrange(weight.load()))
+    if _checked_depth(node, weight) or weight.nbytes >= _LAZY or weight.is_decoded:
+        return view
+    return Weight.of(view.load())
 
 
 def _checked_depth(node: NodeProto, weight: Weight) -> int:

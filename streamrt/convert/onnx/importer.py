@@ -28,6 +28,7 @@ from streamrt.convert.onnx.functions import inlined
 from streamrt.convert.onnx.infer import Fact, schema_of
 from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx.ops import CONVERSIONS
+from streamrt.convert.onnx.quantization import nbits_problem, without_nbits
 from streamrt.convert.onnx.size import Range, count_model
 from streamrt.convert.probes import Probe, substitute
 from streamrt.convert.support import unsupported
@@ -95,6 +96,7 @@ class OnnxSource:
         self._count_own()
         if model.functions:
             nodes = self._take_constants(inlined(model, nodes), reader, {})
+        nodes = without_nbits(nodes, self._constants)
         self._nodes = _live(nodes, {output.name for output in model.graph.output})
         self._outputs = [output.name for output in model.graph.output]
         self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
@@ -218,7 +220,8 @@ def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[Unsup
 def _convert_once(node: OnnxNode) -> None:
     convert = CONVERSIONS.get(node.op)
     if node.proto.domain not in _DEFAULT_DOMAINS:
-        raise node.problem(f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'")
+        other = f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'"
+        raise node.problem(nbits_problem(node.proto, node.facts.constants) or other)
     if convert is None:
         raise node.problem(unsupported(node.op, "onnx"))
     schema = schema_of(node.op, node.opset)
