@@ -109,6 +109,7 @@ def transpose_bias_act(
 DENSE_BATCH: Final[int]
 DENSE_GROUP: Final[int]
 DENSE_CHUNK: Final[int]
+DENSE_WIDE: Final[int]
 CONV_DEPTH: Final[int]
 CONV_COLUMNS: Final[int]
 
@@ -125,6 +126,15 @@ class Coded:
     def decode(self, first: int, last: int, out: _Array) -> None: ...
 
 def dense(
+    w: _Array | Coded,
+    x: _Array,
+    y: _Array,
+    bias: _Array | None,
+    act: int,
+    alpha: float,
+    beta: float,
+) -> None: ...
+def dense_wide(
     w: _Array | Coded,
     x: _Array,
     y: _Array,

@@ -55,12 +55,15 @@ cdef extern from "kernels/kernels.h" nogil:
         SRT_DENSE_BATCH
         SRT_DENSE_GROUP
         SRT_DENSE_CHUNK
+        SRT_DENSE_WIDE
     void srt_dense(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
                    int64_t stride, const srt_activation *act)
     void srt_scale_shift_act(const float *x, const float *scale, const float *shift, float *y, int64_t n,
                              int64_t channels, int64_t size, const srt_activation *act)
     void srt_prelu(const float *x, const float *slope, bint one_slope, float *y, int64_t n, int64_t channels,
                    int64_t size)
+    void srt_dense_wide(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
+                        int64_t stride, const srt_activation *act)
     int srt_dense_most(int64_t weights)
     bint srt_gemm_pays()
     bint srt_products_pay()

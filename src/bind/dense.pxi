@@ -4,6 +4,7 @@
 DENSE_BATCH = SRT_DENSE_BATCH
 DENSE_GROUP = SRT_DENSE_GROUP
 DENSE_CHUNK = SRT_DENSE_CHUNK
+DENSE_WIDE = SRT_DENSE_WIDE
 
 
 def dense(w, x, y, bias, int act, float alpha, float beta):
@@ -42,8 +43,41 @@ def dense(w, x, y, bias, int act, float alpha, float beta):
         release(&arrays)
 
 
+def dense_wide(w, x, y, bias, int act, float alpha, float beta):
+    """As `dense`, for at most DENSE_WIDE samples, as many as y has rows.
+
+    x (inner, DENSE_WIDE): element (k, s) is feature k of sample s, and 0 if there is no such sample.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, an unknown ``act``, or arrays that overlap.
+    """
+    cdef srt_activation prepared = activation(act, alpha, beta)
+    cdef Arrays arrays
+    cdef srt_weights weights
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef const float *b
+    cdef int64_t stride, batch, rows, inner
+    arrays.count = 0
+    try:
+        rows, inner = take_weights(&arrays, w, 2, &weights, "w")
+        vx = take_input(&arrays, x, 2, "x")
+        check_shape(vx, (inner, SRT_DENSE_WIDE), "x")
+        b = take_vector(&arrays, bias, rows, "bias")
+        vy = take_rows(&arrays, y, &stride, "y")
+        batch = vy.shape[0]
+        check_shape(vy, (batch, rows), "y")
+        if batch > SRT_DENSE_WIDE:
+            raise ValueError(f"{batch} samples, expected at most {SRT_DENSE_WIDE}")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_dense_wide(&weights, floats(vx), b, <float *>vy.buf, rows, batch, stride, &prepared)
+    finally:
+        release(&arrays)
+
+
 def dense_most(weights):
-    """The largest batch for which `dense` takes less time than `Gemm`, for a number of weights.
+    """The largest batch for which `dense` or `dense_wide` takes less time than `Gemm`, for a number of weights.
 
     It is 0 if `products_pay` is false.
     """

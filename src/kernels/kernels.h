@@ -120,17 +120,25 @@ void srt_decode(const srt_weights *w, int64_t first, int64_t last, float *out);
  * In memory the groups follow each other; the last may be smaller. A group is (chunks, samples, SRT_DENSE_CHUNK), its
  * last chunk filled up with zeros. So a group is read from one place, and its samples do not push each other out of
  * the same sets of the cache. */
-enum { SRT_DENSE_BATCH = 16, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
+enum { SRT_DENSE_BATCH = 8, SRT_DENSE_GROUP = 4, SRT_DENSE_CHUNK = 16 };
 
 /* y = act(x @ transpose(w) + bias). w (rows, inner); x (batch, ceil(inner / SRT_DENSE_CHUNK) * SRT_DENSE_CHUNK) in
  * that order; batch <= SRT_DENSE_BATCH; bias (rows,) or NULL; y (batch, rows) with a row stride. */
 void srt_dense(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
                int64_t stride, const srt_activation *act);
 
+/* The most samples of srt_dense_wide: a vector of the widest instruction set, two vectors of AVX2. */
+enum { SRT_DENSE_WIDE = 16 };
+
+/* The same for batch <= SRT_DENSE_WIDE and x (inner, SRT_DENSE_WIDE): element (k, s) is feature k of sample s, and 0
+ * from sample `batch` on. It takes less time than srt_dense with more than SRT_DENSE_BATCH samples would. */
+void srt_dense_wide(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
+                    int64_t stride, const srt_activation *act);
+
 /* Whether products with weights are computed here. False with the instruction set "numpy": NumPy computes them. */
 bool srt_products_pay(void);
 
-/* The largest batch for which srt_dense takes less time than srt_gemm, for a number of weights. 0 if
+/* The largest batch for which srt_dense or srt_dense_wide takes less time than srt_gemm, for a number of weights. 0 if
  * srt_products_pay() is false. */
 int srt_dense_most(int64_t weights);
 

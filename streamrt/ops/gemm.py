@@ -50,8 +50,10 @@ class Dense:
         self._columns = min(batch, _MOST_COLUMNS)
         self._height = min(rows, max(_LEAST_ROWS, _BLOCK // self._columns))
         self._packed = self._block = self._panels = self._floats = None
-        if batch <= _core.dense_most(inner * rows):
+        if batch <= min(_core.DENSE_BATCH, _core.dense_most(inner * rows)):
             self._packed = scratch.add(batch, -(-inner // _core.DENSE_CHUNK) * _core.DENSE_CHUNK)
+        elif batch <= _core.dense_most(inner * rows):
+            self._packed = scratch.add(inner, _core.DENSE_WIDE)
         else:
             self._block = scratch.add(self._height * self._columns)
             if _core.gemm_pays():
@@ -78,7 +80,11 @@ class Dense:
         return self._bind_blocks(x.T, self._rows_for_blas(w, buffers), y, bias, self._block.of(buffers.scratch))
 
     def _bind_few(self, x: Array, w: Param, y: Array, bias: Load, packed: Array) -> Run:
-        epilogue, copies = self._epilogue, _packing(x, packed)
+        if self.batch <= _core.DENSE_BATCH:
+            kernel, copies = _core.dense, _packing(x, packed)
+        else:
+            kernel, copies = _core.dense_wide, [(packed[:, : len(x)], x.T), (packed[:, len(x) :], 0.0)]
+        epilogue = self._epilogue
         rows = w.rows if isinstance(w, Coded) else lambda first, last: w[first:last]
 
         def run(first: int, last: int) -> None:
@@ -87,7 +93,7 @@ class Dense:
                     np.copyto(target, source)
             offset = bias(first)
             part = None if offset is None else offset[first:last]
-            _core.dense(rows(first, last), packed, y[:, first:last], part, *epilogue)
+            kernel(rows(first, last), packed, y[:, first:last], part, *epilogue)
 
         return run
 

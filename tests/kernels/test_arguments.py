@@ -38,6 +38,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "bias_act": ([(3, 4), (3,)], lambda y, b: _core.bias_act(y, b, *ACT)),
     "transpose_bias_act": ([(3, 4), (4, 3), (3,)], lambda t, y, b: _core.transpose_bias_act(t, y, b, *ACT)),
     "dense": ([(5, 20), (3, 32), (3, 5), (5,)], lambda w, x, y, b: _core.dense(w, x, y, b, *ACT)),
+    "dense_wide": ([(5, 20), (20, 16), (3, 5), (5,)], lambda w, x, y, b: _core.dense_wide(w, x, y, b, *ACT)),
     "samples": (
         [(40, 20), (5, 20), (5,), (40, 5)],
         lambda *a: _core.Gemm(*a, np.ones(64, np.float32), columns(), *ACT)(0, 5),
@@ -60,7 +61,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "lrn": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.lrn(x, y, 5, 1e-4, 0.75, 1.0)),
 }
 #: Position of the output.
-OUTPUT = {"bias_act": 0, "transpose_bias_act": 1, "dense": 2}
+OUTPUT = {"bias_act": 0, "transpose_bias_act": 1, "dense": 2, "dense_wide": 2}
 SLOTS = [(name, i) for name, (shapes, _) in CALLS.items() for i in range(len(shapes))]
 INPUTS = [(name, i) for name, i in SLOTS if i != OUTPUT.get(name, len(CALLS[name][0]) - 1)]
 
@@ -84,6 +85,7 @@ def test_the_calls_are_right(name: str) -> None:
 
 #: Lengths (kernel, argument, axis) of which other values are right, too: columns, terms, and channels of `depthwise`.
 FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1), ("dense", 0, 1)}
+FREE.add(("dense_wide", 2, 0))  # samples
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS)

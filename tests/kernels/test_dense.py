@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, DENSE_BATCH, DENSE_CHUNK, DENSE_GROUP, Gemm, dense
+from streamrt._core import (
+    ACTIVATIONS,
+    CONV_COLUMNS,
+    CONV_DEPTH,
+    DENSE_BATCH,
+    DENSE_CHUNK,
+    DENSE_GROUP,
+    DENSE_WIDE,
+    Gemm,
+    dense,
+    dense_wide,
+)
 
 NONE = (ACTIVATIONS["Identity"], 0.0, 0.0)
 
@@ -21,6 +32,13 @@ def pack(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.empty(0, np.float32), *flat]).reshape(filled.shape)
 
 
+def columns(x: np.ndarray) -> np.ndarray:
+    """Samples (batch, inner) in the order in which `dense_wide` takes them."""
+    filled = np.zeros((x.shape[1], DENSE_WIDE), np.float32)
+    filled[:, : len(x)] = x.T
+    return filled
+
+
 def close(actual: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | float = 0.0) -> None:
     """Check that errors are no larger than rounding makes them in sums of products of this size."""
     exact = x.astype(np.float64) @ w.T.astype(np.float64) + bias
@@ -32,7 +50,7 @@ def close(actual: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray | f
 @pytest.mark.parametrize("inner", [0, 1, 3, 15, 16, 17, 31, 33, 1023, 1040, 2500])
 def test_dense(rng: np.random.Generator, rows: int, inner: int) -> None:
     w, bias = rng.normal(size=(rows, inner)).astype(np.float32), rng.normal(size=rows).astype(np.float32)
-    for batch in (0, 1, 2, 3, 4, 5, 7, 8, 15, DENSE_BATCH):
+    for batch in (0, 1, 2, 3, 4, 5, 7, DENSE_BATCH):
         x = rng.normal(size=(batch, inner)).astype(np.float32)
         whole = rng.normal(size=(batch, rows + 3)).astype(np.float32)
         before = whole.copy()
@@ -43,6 +61,23 @@ def test_dense(rng: np.random.Generator, rows: int, inner: int) -> None:
         close(y, x, w, bias)
         np.testing.assert_array_equal(whole[:, :1], before[:, :1])
         np.testing.assert_array_equal(whole[:, 1 + rows :], before[:, 1 + rows :])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 4, 7, 8, 9, 12, 13, 16, 31, 100])
+@pytest.mark.parametrize("inner", [0, 1, 15, 16, 17, 127, 128, 129, 255, 256, 257, 385, 2500])
+def test_dense_wide(rng: np.random.Generator, rows: int, inner: int) -> None:
+    w, bias = rng.normal(size=(rows, inner)).astype(np.float32), rng.normal(size=rows).astype(np.float32)
+    for batch in (0, 1, 7, 9, 15, DENSE_WIDE):
+        x = rng.normal(size=(batch, inner)).astype(np.float32)
+        whole = np.full((batch, rows + 3), 7, np.float32)
+        y = whole[:, 1 : 1 + rows]
+        dense_wide(w, columns(x), y, None, *NONE)
+        close(y, x, w)
+        dense_wide(w, columns(x), y, bias, ACTIVATIONS["Clip"], -1, 2)
+        exact = x.astype(np.float64) @ w.T.astype(np.float64) + bias
+        np.testing.assert_allclose(y, np.clip(exact, -1, 2), rtol=0, atol=1e-5 * (1 + np.abs(exact).max(initial=0)))
+        assert (whole[:, :1] == 7).all()
+        assert (whole[:, 1 + rows :] == 7).all()
 
 
 @pytest.mark.parametrize("act", [("Relu", 0, 0), ("Clip", -1, 2), ("LeakyRelu", 0.1, 0), ("Tanh", 0, 0)])
@@ -63,13 +98,24 @@ def test_activation(rng: np.random.Generator, act: tuple[str, float, float], wit
 
 
 def test_a_sum_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> None:
-    x, w = rng.normal(size=(9, 1100)).astype(np.float32), rng.normal(size=(40, 1100)).astype(np.float32)
-    whole = np.empty((9, 40), np.float32)
+    x, w = rng.normal(size=(7, 1100)).astype(np.float32), rng.normal(size=(40, 1100)).astype(np.float32)
+    whole = np.empty((7, 40), np.float32)
     dense(w, pack(x), whole, None, *NONE)
     for first, last in ((0, 1), (3, 8), (7, 40)):
         for batch in (1, 2, 6):
             part = np.empty((batch, last - first), np.float32)
             dense(w[first:last], pack(x[:batch]), part, None, *NONE)
+            np.testing.assert_array_equal(part, whole[:batch, first:last])
+
+
+def test_a_sum_of_many_samples_does_not_depend_on_its_neighbours(rng: np.random.Generator) -> None:
+    x, w = rng.normal(size=(16, 1100)).astype(np.float32), rng.normal(size=(40, 1100)).astype(np.float32)
+    whole = np.empty((16, 40), np.float32)
+    dense_wide(w, columns(x), whole, None, *NONE)
+    for first, last in ((0, 1), (3, 8), (7, 40)):
+        for batch in (1, 9, 15):
+            part = np.empty((batch, last - first), np.float32)
+            dense_wide(w[first:last], columns(x[:batch]), part, None, *NONE)
             np.testing.assert_array_equal(part, whole[:batch, first:last])
 
 
@@ -79,17 +125,21 @@ def test_nan_and_infinity_stay_where_they_belong(at: int) -> None:
     w[2, at], w[4, at] = np.nan, np.inf
     x[1, at] = 0
     y = np.empty((3, 8), np.float32)
-    dense(w, pack(x), y, None, *NONE)
-    assert np.isnan(y[:, 2]).all()
-    assert np.isnan(y[1, 4])
-    assert np.isinf(y[[0, 2], 4]).all()
-    assert np.isfinite(np.delete(y, [2, 4], axis=1)).all()
+    for product, order in ((dense, pack), (dense_wide, columns)):
+        product(w, order(x), y, None, *NONE)
+        assert np.isnan(y[:, 2]).all()
+        assert np.isnan(y[1, 4])
+        assert np.isinf(y[[0, 2], 4]).all()
+        assert np.isfinite(np.delete(y, [2, 4], axis=1)).all()
 
 
 def test_too_many_samples() -> None:
     x = np.ones((DENSE_BATCH + 1, DENSE_CHUNK), np.float32)
     with pytest.raises(ValueError, match=f"at most {DENSE_BATCH}"):
         dense(np.ones((4, 9), np.float32), x, np.ones((DENSE_BATCH + 1, 4), np.float32), None, *NONE)
+    x, y = np.ones((9, DENSE_WIDE), np.float32), np.ones((DENSE_WIDE + 1, 4), np.float32)
+    with pytest.raises(ValueError, match=f"at most {DENSE_WIDE}"):
+        dense_wide(np.ones((4, 9), np.float32), x, y, None, *NONE)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 9, 16, 17, 31, 33, 50, 129])

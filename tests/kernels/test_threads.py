@@ -44,6 +44,8 @@ def every_kernel() -> list[np.ndarray]:
     _core.transpose_bias_act(matrix, transposed, None, act, 0, 0)
     products = np.empty((6, 64), np.float32)
     _core.dense(matrix, rng.normal(size=(6, 4096)).astype(np.float32), products, None, act, 0, 0)
+    products_wide = np.empty((9, 64), np.float32)
+    _core.dense_wide(matrix, rng.normal(size=(4087, 16)).astype(np.float32), products_wide, None, act, 0, 0)
     filters, y4 = rng.normal(size=(24, 32, 5, 5)).astype(np.float32), np.empty((2, 24, 61, 67), np.float32)
     wide = Geometry((61, 67), (5, 5), pads=(2, 2, 2, 2)).window()
     scratch = np.empty((3, 64 * _core.CONV_DEPTH), np.float32)  # fewer seats than some tests have threads
@@ -70,7 +72,7 @@ def every_kernel() -> list[np.ndarray]:
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
-    return [*results, y, transposed, products, y4, y5, y6, y7, y8, sums, most, mean, means, maxima]
+    return [*results, y, transposed, products, products_wide, y4, y5, y6, y7, y8, sums, most, mean, means, maxima]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:

@@ -33,7 +33,8 @@ def test_gemm(batch: int, inner: int, rows: int) -> None:
 def test_few_samples_with_large_weights(batch: int, inner: int, rows: int, cuts: tuple[int, ...]) -> None:
     x, w, bias = random(batch, inner), random(rows, inner, seed=1), random(rows, seed=2)
     if batch <= _core.dense_most(inner * rows):
-        assert lowered_for("Gemm", [(batch, inner), (rows, inner)], [1]).scratch < 4 * batch * (inner + 16) + 64
+        samples = batch if batch <= _core.DENSE_BATCH else _core.DENSE_WIDE
+        assert lowered_for("Gemm", [(batch, inner), (rows, inner)], [1]).scratch < 4 * samples * (inner + 16) + 64
     actual = run("Gemm", [x, w, bias], [1, 2], cuts=cuts, activation=("Relu", {}))[0]
     assert_close(actual, np.maximum(dense(x, w, bias), 0))
 
@@ -86,7 +87,8 @@ def test_scratch_is_bounded(batch: int) -> None:
 def way(batch: int, inner: int, rows: int) -> str:
     """The way in which ``batch`` samples are multiplied: the kernel for few samples, the kernel for many, or BLAS.
 
-    The size of the scratch memory shows it. The kernel for few samples needs room for the samples, in whole chunks.
+    The size of the scratch memory shows it. The kernels for few samples need room for the samples, in whole chunks or
+    filled up to DENSE_WIDE samples.
     BLAS needs room for a number for each sample and row of weights. So ``rows`` must differ from ``inner``.
     """
     lowered = lowered_for("Gemm", [(batch, inner), (rows, inner)], [1])
@@ -94,6 +96,8 @@ def way(batch: int, inner: int, rows: int) -> str:
     bound = lowered.bind(Buffers((x, w), (y,), np.empty(lowered.scratch, np.uint8)))
     if isinstance(bound, _core.Gemm):
         return "many"
+    if batch > _core.DENSE_BATCH:
+        return "few" if lowered.scratch == 4 * inner * _core.DENSE_WIDE else "BLAS"
     chunk = _core.DENSE_CHUNK
     return "few" if lowered.scratch == 4 * batch * -(-inner // chunk) * chunk else "BLAS"
 

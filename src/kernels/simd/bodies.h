@@ -24,6 +24,7 @@ CONV_TILES(EXPORT(scaled), SCALED)
 #include "conv.h"
 #include "decode.h"
 #include "dense.h"
+#include "dense_wide.h"
 #include "depthwise.h"
 #include "lrn.h"
 #include "pointwise.h"
@@ -48,6 +49,7 @@ const srt_table EXPORT(table) = {
     .transpose = transpose,
     .decode = decode,
     .dense = dense,
+    .dense_wide = dense_wide,
     .scale_shift = scale_shift,
     .prelu = prelu,
     .conv = conv,

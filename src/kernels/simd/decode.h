@@ -29,9 +29,10 @@ V bool is_integer(const int type) {
 enum { HALF_GROUP = 16 };
 _Static_assert(HALF_GROUP % VL == 0, "a vector has codes of one half");
 
-/* Bytes of n codes; for int4, n <= HALF_GROUP or a multiple of 2 HALF_GROUP. */
+/* Bytes of n codes or floats; for int4, n <= HALF_GROUP or a multiple of 2 HALF_GROUP. */
 V int64_t bytes_of(const int type, int64_t n) {
-    return type == SRT_INT4 ? (n <= HALF_GROUP ? n : n / 2) : type == SRT_INT8 ? n : 2 * n;
+    if (type == SRT_INT4) return n <= HALF_GROUP ? n : n / 2;
+    return type == SRT_INT8 ? n : type == SRT_FLOAT32 ? 4 * n : 2 * n;
 }
 
 V const uint8_t *row_of(const srt_weights *w, int64_t row) {

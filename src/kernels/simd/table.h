@@ -133,8 +133,8 @@ typedef struct {
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
     int conv_rows; /* of a tile */
-    srt_range *unary, *bias, *transpose, *decode, *dense, *scale_shift, *prelu, *conv, *winograd, *winograd_few,
-        *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
+    srt_range *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
+        *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;
 

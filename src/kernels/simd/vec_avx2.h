@@ -169,6 +169,9 @@ enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
  * (Zen 3). */
 enum { DENSE_AHEAD = 0 };
 
+/* 6 x 2 sums, 2 vectors of samples and a weight fit 16 registers. */
+enum { WIDE_ROWS = 4 };
+
 enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 8, GEMM_PAYS = 1 };
 
 /* Two strips of a 7 x 7 window have 14 sums, which do not fit 16 registers beside the inputs. */

@@ -160,6 +160,9 @@ enum { DENSE_ROWS = 6, DENSE_BLOCK = 64 };
 /* 1 KiB of each row. */
 enum { DENSE_AHEAD = 256 };
 
+/* 24 sums, the samples and a weight fit 32 registers. */
+enum { WIDE_ROWS = 8 };
+
 enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 16, GEMM_PAYS = 1 };
 
 /* The sums of one strip depend on each other, and would not keep the processor busy. */

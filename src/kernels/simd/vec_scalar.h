@@ -165,6 +165,9 @@ enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
 /* The processor fetches 3 rows ahead by itself. */
 enum { DENSE_AHEAD = 0 };
 
+/* 2 x 4 sums, 4 vectors of samples and a weight fit 16 registers. */
+enum { WIDE_ROWS = 2 };
+
 enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 8 };
 
 /* A BLAS library uses the processor's vector instructions. */
