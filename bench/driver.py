@@ -151,7 +151,7 @@ class Run:
                 else:
                     able.append(peer)
             for case in cases:
-                yield from ((case, peer) for peer in able if peer.name == "streamrt" or not case.alone)
+                yield from ((case, peer) for peer in able if peer.name.split()[0] == "streamrt" or not case.alone)
 
     def _skip(self, name: str, reason: str) -> None:
         if (name, reason) not in self._skipped:
@@ -187,18 +187,20 @@ class Run:
         """Compare the answers of all peers to all cases that will be timed, without a cap."""
         threads = max(self._options.threads)
         for name, model in list(self._files):
+            peer = peers()[name]
             found = [
-                case for case, peer in pairs if peer.name == name and case.model == model and case.kind == "passes"
+                case for case, one in pairs if one.name == name and case.model == model and case.kind == "passes"
             ]
             for batch in sorted({case.batch for case in found}):
                 job = self._job(
-                    "check", peer=name, model=model, batches=(batch,), threads=threads, environ=peers()[name].environ
+                    "check", peer=name, model=model, batches=(batch,), threads=threads, environ=peer.environ
                 )
                 outcome = self._step(f"{name}: checking {model}, batch {batch}", job)
                 error = outcome.values.get("error")
-                right = error is not None and error <= peers()[name].tolerance
+                right = error is not None and error <= peer.tolerance
                 status = "ok" if right else outcome.status if error is None else "wrong"
                 fields = {"model": model, "batch": batch, "error": error, "reason": outcome.reason}
+                fields |= {"tolerance": peer.tolerance, "arithmetic": peer.arithmetic}
                 self._write("check", peer=name, threads=threads, status=status, **fields)
                 if not right:
                     tqdm.write(f"{name}: {model}, batch {batch}: {status}: {outcome.reason or f'error {error:.2g}'}")

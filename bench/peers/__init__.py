@@ -99,6 +99,8 @@ class Peer:
         optional: whether it takes part only where it is named: by the scenario, or by ``--peers``.
         tolerance: the largest error of its answers that counts as right, relative to the largest absolute value of the
             reference's. It is larger for a peer that stores weights in fewer bytes.
+        arithmetic: the type of the numbers that its products multiply.
+        helpers: files of code, beside its module, that ``prepare`` runs: a changed one prepares anew.
         profile: as ``open``, for a model that tells the times of its nodes; None for a peer that cannot.
         module: the file that it is written in; `peers` fills it in.
     """
@@ -114,6 +116,8 @@ class Peer:
     environ: tuple[tuple[str, str], ...] = ()
     optional: bool = False
     tolerance: float = TOLERANCE
+    arithmetic: str = "float32"
+    helpers: tuple[str, ...] = ()
     profile: Callable[[Source, Path, Setting], Profiled] | None = None
     module: str = ""
 

@@ -1,4 +1,7 @@
-"""ONNX Runtime: with its defaults, and with weights that it maps from a file and uses in the file's layout."""
+"""ONNX Runtime: with its defaults, and with weights that it maps from a file and uses in the file's layout.
+
+Optional peers have weights in fewer bytes, and its defaults.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench import onnx_weights
 from bench.models import Source, mlp
 from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The name of an event of the profile that is the time of a node ends in this.
 _KERNEL = "_kernel_time"
+#: Values of ``accuracy_level`` of MatMulNBits: the type that it computes in.
+_FLOAT32, _INT8 = 1, 4
 
 
 def _model(source: Source, folder: Path, mapped: bool) -> Path:
@@ -35,7 +41,7 @@ def _prepare(source: Source, folder: Path, mapped: bool) -> None:
         onnx.save(model, _model(source, folder, mapped), save_as_external_data=True, location="weights.bin")
 
 
-def _session(source: Source, folder: Path, setting: Setting, *, mapped: bool, profile: str | None = None) -> Any:
+def _session(model: Path, setting: Setting, *, mapped: bool = False, profile: str | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,16 +53,20 @@ def _session(source: Source, folder: Path, setting: Setting, *, mapped: bool, pr
         options.add_session_config_entry("session.disable_prepacking", "1")
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(_model(source, folder, mapped), options, ["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
 
 
 def _open(source: Source, folder: Path, setting: Setting, mapped: bool) -> Opened:
-    return Opened(_run(_session(source, folder, setting, mapped=mapped)))
+    return Opened(_run(_session(_model(source, folder, mapped), setting, mapped=mapped)))
+
+
+def _open_rewritten(source: Source, folder: Path, setting: Setting) -> Opened:
+    return Opened(_run(_session(onnx_weights.model_file(folder), setting)))
 
 
 def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     scratch = TemporaryDirectory()
-    session = _session(source, folder, setting, mapped=False, profile=f"{scratch.name}/profile")
+    session = _session(source.onnx, setting, profile=f"{scratch.name}/profile")
 
     def nodes(kept: list[None]) -> list[NodeTimes]:
         with scratch:
@@ -88,7 +98,24 @@ def _names(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, name.removeprefix("fused ").removesuffix("_nchwc"))))
 
 
-PEERS = [
+def _rewritten(name: str, coding: onnx_weights.Coding, tolerance: float, *, level: int = 0) -> Peer:
+    """A peer with rewritten weights. With a ``level`` of MatMulNBits it has no convolutions."""
+    return Peer(
+        name=f"onnxruntime {name}",
+        modules=("onnxruntime",),
+        packages=("onnxruntime", "onnx"),
+        families=frozenset({"mlp"} if level else {"mlp", "cnn"}),
+        prepare=lambda source, folder: onnx_weights.write(source.onnx, folder, coding),
+        open=_open_rewritten,
+        files=lambda source, folder: [onnx_weights.weights_file(folder)],
+        optional=True,
+        tolerance=tolerance,
+        arithmetic="int8" if level == _INT8 else "float32",
+        helpers=(onnx_weights.__file__,),
+    )
+
+
+_PEERS = [
     Peer(
         name=name,
         modules=("onnxruntime",),
@@ -102,3 +129,15 @@ PEERS = [
     )
     for name, mapped in (("onnxruntime", False), ("onnxruntime no-prepack", True))
 ]
+_REWRITTEN = [
+    _rewritten("float16", onnx_weights.float16, 0.03),
+    _rewritten("int8", onnx_weights.int8, 0.2),
+    *(
+        _rewritten(
+            f"MatMulNBits int{bits}{says}", partial(onnx_weights.blocks, bits=bits, level=level), tolerance, level=level
+        )
+        for bits, tolerance in ((8, 0.2), (4, 0.95))
+        for level, says in ((_FLOAT32, ""), (_INT8, " level 4"))
+    ),
+]
+PEERS = [*_PEERS, *_REWRITTEN]

@@ -1,14 +1,20 @@
 """OpenVINO on the CPU: an IR file whose weights are mapped, compiled for its one batch.
 
+Optional peers have weights in float16 and int8: the layers decode them, or compiling does.
+
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/optimizing-memory-usage.html
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-request/python-api-advanced-inference.html
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from bench import onnx_weights
 from bench.models import Source
 from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
 
@@ -17,13 +23,24 @@ def _ir(folder: Path) -> Path:
     return folder / "model.xml"
 
 
-def _prepare(source: Source, folder: Path) -> None:
+def _prepare(source: Source, folder: Path, *, float16: bool = False) -> None:
     import openvino
 
-    openvino.save_model(openvino.convert_model(source.onnx), _ir(folder), compress_to_fp16=False)
+    openvino.save_model(openvino.convert_model(source.onnx), _ir(folder), compress_to_fp16=float16)
 
 
-def _compiled(source: Source, folder: Path, setting: Setting, *, profile: bool = False) -> Any:
+def _prepare_int8(source: Source, folder: Path) -> None:
+    import openvino
+
+    with TemporaryDirectory(dir=folder) as scratch:
+        onnx_weights.write(source.onnx, Path(scratch), onnx_weights.int8)
+        model = openvino.convert_model(onnx_weights.model_file(Path(scratch)))
+        openvino.save_model(model, _ir(folder), compress_to_fp16=False)
+
+
+def _compiled(
+    source: Source, folder: Path, setting: Setting, *, profile: bool = False, exact_inputs: bool = False
+) -> Any:
     import openvino
 
     core = openvino.Core()
@@ -38,12 +55,13 @@ def _compiled(source: Source, folder: Path, setting: Setting, *, profile: bool =
             "INFERENCE_NUM_THREADS": setting.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "PERF_COUNT": profile,
+            **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if exact_inputs else {}),
         },
     )
 
 
-def _open(source: Source, folder: Path, setting: Setting) -> Opened:
-    compiled = _compiled(source, folder, setting)
+def _open(source: Source, folder: Path, setting: Setting, *, exact_inputs: bool = False) -> Opened:
+    compiled = _compiled(source, folder, setting, exact_inputs=exact_inputs)
 
     def run(x: Array) -> Array:
         # Nothing is copied: the answer is a view of memory that the next call overwrites.
@@ -88,15 +106,36 @@ def _names(name: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
-PEERS = [
-    Peer(
-        name="openvino",
-        modules=("openvino",),
-        packages=("openvino",),
-        families=frozenset({"mlp", "cnn"}),
-        prepare=_prepare,
-        open=_open,
-        profile=_profile,
-        files=lambda source, folder: [_ir(folder).with_suffix(".bin")],
-    )
-]
+_OPENVINO = Peer(
+    name="openvino",
+    modules=("openvino",),
+    packages=("openvino",),
+    families=frozenset({"mlp", "cnn"}),
+    prepare=_prepare,
+    open=_open,
+    profile=_profile,
+    files=lambda source, folder: [_ir(folder).with_suffix(".bin")],
+)
+_FLOAT16 = replace(
+    _OPENVINO, name="openvino float16", prepare=partial(_prepare, float16=True), optional=True, tolerance=0.03
+)
+# By default a dense layer with int8 weights rounds its inputs to int8, too.
+_DYNAMIC = replace(
+    _OPENVINO,
+    name="openvino int8 dynamic",
+    packages=("openvino", "onnx"),
+    families=frozenset({"mlp"}),
+    prepare=_prepare_int8,
+    optional=True,
+    tolerance=0.2,
+    arithmetic="int8",
+    helpers=(onnx_weights.__file__,),
+)
+_INT8 = replace(
+    _DYNAMIC,
+    name="openvino int8",
+    families=_OPENVINO.families,
+    open=partial(_open, exact_inputs=True),
+    arithmetic="float32",
+)
+PEERS = [_OPENVINO, _FLOAT16, _INT8, _DYNAMIC]

@@ -1,8 +1,9 @@
-"""PyTorch, eager: with a state dict that is loaded, or one that stays in its file and is mapped."""
+"""PyTorch, eager: with a state dict that is loaded, or one that stays in its file and is mapped; and in bfloat16."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,15 @@ def state_dict(source: Source) -> dict[str, Any]:
     return state
 
 
-def opened(module: Any, setting: Setting) -> Opened:
-    """A module with weights, ready to be called."""
+def opened(module: Any, setting: Setting, dtype: Any = None) -> Opened:
+    """A module with weights, ready to be called. It computes in ``dtype``, or in float32."""
     import torch
 
     torch.set_num_threads(setting.threads)
 
     def run(x: Array) -> Array:
         with torch.inference_mode():
-            return module(torch.from_numpy(x)).numpy()
+            return module(torch.from_numpy(x).to(dtype or torch.float32)).float().numpy()
 
     return Opened(run)
 
@@ -76,7 +77,27 @@ def _open_mapped(source: Source, folder: Path, setting: Setting) -> Opened:
     return opened(module, setting)
 
 
-PEERS = [
+def _bfloat16_file(source: Source, folder: Path) -> Path:
+    return folder / "model.pt"
+
+
+def _prepare_bfloat16(source: Source, folder: Path) -> None:
+    import torch
+
+    state = state_dict(source)
+    rounded = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    torch.save(rounded, _bfloat16_file(source, folder))
+
+
+def _open_bfloat16(source: Source, folder: Path, setting: Setting) -> Opened:
+    import torch
+
+    module = network(source, meta=True).bfloat16()
+    module.load_state_dict(torch.load(_bfloat16_file(source, folder)), assign=True)  # holds the weights once
+    return opened(module, setting, torch.bfloat16)
+
+
+_PEERS = [
     Peer(
         name=name,
         modules=("torch",),
@@ -95,3 +116,14 @@ PEERS = [
         ("torch mmap", _open_mapped, True, ()),
     )
 ]
+_BFLOAT16 = replace(
+    _PEERS[0],
+    name="torch bfloat16",
+    prepare=_prepare_bfloat16,
+    open=_open_bfloat16,
+    files=lambda source, folder: [_bfloat16_file(source, folder)],
+    optional=True,
+    tolerance=0.2,
+    arithmetic="bfloat16",
+)
+PEERS = [*_PEERS, _BFLOAT16]

@@ -83,7 +83,7 @@ def prepare(job: Job) -> dict[str, Any]:
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
     folder = _folder(job)
     made_by = [f"{package} {_version(package)}" for package in ("onnx", "torch", *peer.packages)]
-    made_by += [(model.folder / "made").read_text(), Path(peer.module).read_text()]
+    made_by += [(model.folder / "made").read_text(), *(Path(file).read_text() for file in (peer.module, *peer.helpers))]
     _once(folder / "prepared", "\n".join(made_by), lambda: peer.prepare(model, folder))
     os.sync()  # so that no file is written back while another is measured
     files = peer.files(model, folder)

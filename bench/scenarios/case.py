@@ -21,7 +21,7 @@ class Case:
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
         verify: whether streamrt compares weights with their checksums as they arrive.
-        alone: whether only streamrt is measured.
+        alone: whether only streamrt is measured, in all of its ways that take part.
     """
 
     kind: str
@@ -77,6 +77,8 @@ class Scenario:
         peers: names of the contenders that take part; None for all that are not optional.
         also: names of optional contenders that take part.
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
+        coded: whether the contenders store weights in different types, so that the report tells their errors and
+            leaves the scenario out of the table of all cases, which compares float32 with float32.
         chart: whether the report also draws its seconds against its memory, for the README.
         headlines: labels of the cases that are rows of the README; they do not depend on results.
     """
@@ -96,5 +98,6 @@ class Scenario:
     peers: frozenset[str] | None = None
     also: frozenset[str] = frozenset()
     memory: bool = False
+    coded: bool = False
     chart: bool = False
     headlines: tuple[str, ...] = ()
