@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from bench.record import Record
-from bench.report import summary
+from bench.report import coded, summary
 from bench.report.summary import US, CaseTable, Row, Spread
 from bench.scenarios import SCENARIOS
 
@@ -46,10 +46,12 @@ def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseT
         parts += [f"![{scenario.title}]({name}.png)"] if name in plots else []
         parts += _limits(measured[name])
         parts += skipped(measured[name])
+        if scenario.coded and found:
+            parts += [_CODED, grid(*coded.comparison(found))]
         for table in found:
             budget = f", streamrt's budget {table.budget / _MIB:.0f} MiB" if table.budget else ""
             threads = f"{table.threads} thread{'s' * (table.threads > 1)}"
-            parts += [f"### {table.label}, {threads}{budget}", _case(table)]
+            parts += [f"### {table.label}, {threads}{budget}", _case(table, errors=scenario.coded)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -92,7 +94,7 @@ def overview(tables: Mapping[str, list[CaseTable]]) -> str:
     for name, found in tables.items():
         most = max((table.threads for table in found), default=0)
         for table in found:
-            if table.threads != most or SCENARIOS[name].memory:
+            if table.threads != most or SCENARIOS[name].memory or SCENARIOS[name].coded:
                 continue
             measure = table.measures[0]
             us, best = table.row(US), table.best_peer()
@@ -163,6 +165,12 @@ the disk just before and after the pass. On an uneven disk it tells how well rea
 cold run each page of the weights was dropped from the page cache, and the kernel was asked whether any was left."""
 
 
+_CODED = """\
+A cell of a case is the median of the contender's time divided by that of streamrt with float32 weights, round by round:
+of a steady pass. The error is the largest of all cases, relative to the largest absolute value of the float64 answer.
+"computes in" is the type of the numbers that products multiply."""
+
+
 def circumstances(records: Collection[Record]) -> str:
     """Machine, versions and commits, one line each; several lines if the scenarios were not measured together."""
     versions, commits = {}, {}
@@ -205,14 +213,15 @@ def skipped(records: list[Record]) -> list[str]:
     return ["Not measured: " + "; ".join(found) + "."] if found else []
 
 
-def _case(table: CaseTable) -> str:
-    """A row for each contender, the fastest first."""
+def _case(table: CaseTable, *, errors: bool = False) -> str:
+    """A row for each contender, the fastest first; with ``errors``, of its answers and what it computes in."""
     us = table.row(US)
     memory = [name for name in _MEMORY if any(row.memory.get(name) is not None for row in table.rows)]
     header = ["contender"]
     for measure in table.measures:
         header += [_MEASURES[measure], "÷ streamrt", *(["÷ T*"] if measure in table.limits else [])]
     header += [f"{_MEMORY[name]}, MiB" for name in memory]
+    header += ["error", "computes in"] if errors else []
     lines = []
     for row in table.rows:
         line = [row.peer]
@@ -221,6 +230,8 @@ def _case(table: CaseTable) -> str:
         for name in memory:
             value = row.memory.get(name)
             line.append("-" if value is None else f"{value / _MIB:.0f}")
+        if errors:
+            line += ["-" if row.error is None else f"{row.error:.1e}", row.arithmetic]
         lines.append(line)
     for measure, limit in table.limits.items():
         lines.append(

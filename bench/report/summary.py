@@ -43,6 +43,8 @@ class Row:
         reason: why it did not end with ``"ok"``.
         memory: the most bytes, by kind: ``anonymous``, ``file_pages``, ``both``, ``resident``, ``cgroup_peak``, and for
             streamrt ``beyond`` its budget and an interpreter with NumPy. After opening: ``anonymous`` and ``mapped``.
+        error: the largest error of its answer, relative to the largest absolute value of the float64 answer.
+        arithmetic: the type of the numbers that its products multiply.
     """
 
     peer: str
@@ -52,6 +54,8 @@ class Row:
     status: str = "ok"
     reason: str = ""
     memory: dict[str, int | None] = field(default_factory=dict)
+    error: float | None = None
+    arithmetic: str = "float32"
 
     def spread(self, measure: str) -> Spread | None:
         """The median of the rounds and the spread of all passes; None without a time, or if it did not end well."""
@@ -118,12 +122,11 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
                 table.rows.append(row := Row(record["peer"]))
             _add(row, record, table)
     for record in records:
-        if record["kind"] == "check" and record["status"] != "ok":
+        if record["kind"] == "check":
             for table in found.values():
                 same = table.case["model"] == record["model"] and table.case["batch"] == record["batch"]
-                if same and table.case["kind"] == "passes" and table.row(record["peer"]) is None:
-                    reason = record["reason"] or f"its answer has an error of {record['error']:.1e}"
-                    table.rows.append(Row(record["peer"], status=record["status"], reason=reason))
+                if same and table.case["kind"] == "passes":
+                    _add_check(table, record)
     for table in found.values():
         measure = table.measures[0]
         table.rows.sort(key=lambda row: s.median if (s := row.spread(measure)) else float("inf"))
@@ -186,6 +189,18 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
     if row.peer == US and (facts := values.get("facts")):
         table.budget = facts.get("budget")
         table.weights = facts.get("weights")
+
+
+def _add_check(table: CaseTable, record: Record) -> None:
+    """Add the error of a contender's answer, and a row if the contender was not timed because of it."""
+    row = table.row(record["peer"])
+    if row is None:
+        if record["status"] == "ok":
+            return  # the case is not for it
+        reason = record["reason"] or f"its answer has an error of {record['error']:.1e}"
+        table.rows.append(row := Row(record["peer"], status=record["status"], reason=reason))
+    row.error = record["error"]
+    row.arithmetic = record.get("arithmetic", row.arithmetic)
 
 
 def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
