@@ -15,7 +15,9 @@ from typing import Any
 from bench import machine, models, record
 from bench.driver import Options, Run
 from bench.models.vision import NAMES, TIMM
-from bench.peers import peers
+from bench.peers import TOLERANCES, peers
+from bench.pool.models import FLOAT32
+from bench.pool.traces import TRACES
 from bench.process import spawn
 from bench.process.job import Job
 from bench.scenarios import HEADLINES, SCENARIOS
@@ -61,10 +63,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     pooling.add_argument("--simulate", action="store_true", help="simulate only: takes seconds, real runs take an hour")
     pooling.add_argument("--contenders", nargs="+", help="contenders of real runs, as 'streamrt lru' (default: all)")
+    pooling.add_argument("--traces", nargs="+", help="traces, as 'zipf 0.9' (default: all, then hits beside others)")
+    pooling.add_argument(
+        "--weights",
+        nargs="+",
+        default=[FLOAT32],
+        choices=(FLOAT32, *TOLERANCES),
+        help="types of the models' weights, with the same budget; their times are compared with those of the first",
+    )
+    pooling.add_argument("--rounds", type=_count, default=1, help="how often each trace is played (default: 1)")
     pooling.add_argument("--requests", type=_count, help="requests of a trace (default: 5000)")
     pooling.add_argument("--quick", action="store_true", help="few small models, as a test")
     pooling.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, 0.6 GB ({_CACHE})")
-    pooling.add_argument("--results", type=Path, help=f"folder of pool.jsonl ({_RESULTS}, with --quick {_QUICK})")
+    pooling.add_argument(
+        "--results",
+        type=Path,
+        help=f"folder of pool.jsonl, or with other --weights pool-weights.jsonl ({_RESULTS}, --quick: {_QUICK})",
+    )
     pooling.set_defaults(does=_pool)
 
     reporting = commands.add_parser("report", help="write tables and plots from the results")
@@ -202,6 +217,8 @@ def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, 
 def _pool(options: argparse.Namespace) -> int:
     from bench.pool import driver
 
+    if _unknown("trace", options.traces or [], TRACES):
+        return 2
     # The simulation takes its policies from the installed package, not from the uncompiled package of the checkout.
     sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
     setting = driver.QUICK if options.quick else driver.Setting()
@@ -211,9 +228,16 @@ def _pool(options: argparse.Namespace) -> int:
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     shared = {"quick": options.quick, "machine": machine.describe(data), "commit": machine.commit()}
-    with record.Recorder(results / "pool.jsonl", shared) as recorder:
-        real = () if options.simulate else tuple(options.contenders or driver.CONTENDERS)
-        failures = driver.run(setting, data, recorder, real)
+    name = "pool" if options.weights == [FLOAT32] else "pool-weights"
+    with record.Recorder(results / f"{name}.jsonl", shared) as recorder:
+        chosen = driver.Options(
+            contenders=() if options.simulate else tuple(options.contenders or driver.CONTENDERS),
+            traces=tuple(options.traces or TRACES),
+            weights=tuple(dict.fromkeys(options.weights)),
+            rounds=options.rounds,
+            beside=not options.traces,
+        )
+        failures = driver.run(setting, data, recorder, chosen)
     return 1 if failures else 0
 
 

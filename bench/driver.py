@@ -188,9 +188,7 @@ class Run:
         threads = max(self._options.threads)
         for name, model in list(self._files):
             peer = peers()[name]
-            found = [
-                case for case, one in pairs if one.name == name and case.model == model and case.kind == "passes"
-            ]
+            found = [case for case, one in pairs if one.name == name and case.model == model and case.kind == "passes"]
             for batch in sorted({case.batch for case in found}):
                 job = self._job(
                     "check", peer=name, model=model, batches=(batch,), threads=threads, environ=peer.environ

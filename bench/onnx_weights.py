@@ -1,7 +1,7 @@
 """Rewrites an ONNX model so that the weights of its products take fewer bytes, for runtimes that read ONNX.
 
 Products are convolutions and Gemms with ``transB``. Biases and the weights of depthwise convolutions stay float32, as
-in streamrt's files. Scales are a row's, or a block's of 32 weights, as streamrt's are.
+in streamrt's files.
 """
 
 from __future__ import annotations

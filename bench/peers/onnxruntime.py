@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from typing import Any
 
 from bench import onnx_weights
 from bench.models import Source, mlp
-from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
+from bench.peers import TOLERANCES, Array, NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The name of an event of the profile that is the time of a node ends in this.
 _KERNEL = "_kernel_time"
@@ -98,21 +99,27 @@ def _names(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, name.removeprefix("fused ").removesuffix("_nchwc"))))
 
 
-def _rewritten(name: str, coding: onnx_weights.Coding, tolerance: float, *, level: int = 0) -> Peer:
-    """A peer with rewritten weights. With a ``level`` of MatMulNBits it has no convolutions."""
-    return Peer(
-        name=f"onnxruntime {name}",
-        modules=("onnxruntime",),
+def _rewritten(kind: str, weights: str, coding: onnx_weights.Coding, *, level: int = 0) -> Peer:
+    """A peer with weights of the type ``weights``. With a ``level`` of MatMulNBits it has no convolutions."""
+    return replace(
+        _PEERS[0],
+        name=f"onnxruntime {kind}",
         packages=("onnxruntime", "onnx"),
-        families=frozenset({"mlp"} if level else {"mlp", "cnn"}),
+        families=frozenset({"mlp"}) if level else _PEERS[0].families,
         prepare=lambda source, folder: onnx_weights.write(source.onnx, folder, coding),
         open=_open_rewritten,
+        profile=None,
         files=lambda source, folder: [onnx_weights.weights_file(folder)],
         optional=True,
-        tolerance=tolerance,
+        tolerance=TOLERANCES[weights],
         arithmetic="int8" if level == _INT8 else "float32",
         helpers=(onnx_weights.__file__,),
     )
+
+
+def _blocks(bits: int, level: int) -> Peer:
+    name = f"MatMulNBits int{bits}" + (f" level {level}" if level == _INT8 else "")
+    return _rewritten(name, f"int{bits}", partial(onnx_weights.blocks, bits=bits, level=level), level=level)
 
 
 _PEERS = [
@@ -129,15 +136,9 @@ _PEERS = [
     )
     for name, mapped in (("onnxruntime", False), ("onnxruntime no-prepack", True))
 ]
-_REWRITTEN = [
-    _rewritten("float16", onnx_weights.float16, 0.03),
-    _rewritten("int8", onnx_weights.int8, 0.2),
-    *(
-        _rewritten(
-            f"MatMulNBits int{bits}{says}", partial(onnx_weights.blocks, bits=bits, level=level), tolerance, level=level
-        )
-        for bits, tolerance in ((8, 0.2), (4, 0.95))
-        for level, says in ((_FLOAT32, ""), (_INT8, " level 4"))
-    ),
+PEERS = [
+    *_PEERS,
+    _rewritten("float16", "float16", onnx_weights.float16),
+    _rewritten("int8", "int8", onnx_weights.int8),
+    *(_blocks(bits, level) for bits in (8, 4) for level in (_FLOAT32, _INT8)),
 ]
-PEERS = [*_PEERS, *_REWRITTEN]

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import onnx_weights
 from bench.models import Source
-from bench.peers import Array, NodeTimes, Opened, Peer, Profiled, Setting
+from bench.peers import TOLERANCES, Array, NodeTimes, Opened, Peer, Profiled, Setting
 
 
 def _ir(folder: Path) -> Path:
@@ -117,7 +117,11 @@ _OPENVINO = Peer(
     files=lambda source, folder: [_ir(folder).with_suffix(".bin")],
 )
 _FLOAT16 = replace(
-    _OPENVINO, name="openvino float16", prepare=partial(_prepare, float16=True), optional=True, tolerance=0.03
+    _OPENVINO,
+    name="openvino float16",
+    prepare=partial(_prepare, float16=True),
+    optional=True,
+    tolerance=TOLERANCES["float16"],
 )
 # By default a dense layer with int8 weights rounds its inputs to int8, too.
 _DYNAMIC = replace(
@@ -126,8 +130,9 @@ _DYNAMIC = replace(
     packages=("openvino", "onnx"),
     families=frozenset({"mlp"}),
     prepare=_prepare_int8,
+    profile=None,
     optional=True,
-    tolerance=0.2,
+    tolerance=TOLERANCES["int8"],
     arithmetic="int8",
     helpers=(onnx_weights.__file__,),
 )

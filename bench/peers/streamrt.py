@@ -5,18 +5,13 @@ Optional peers force an instruction set, or store the weights in fewer bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.models import Source
-from bench.peers import NodeTimes, Opened, Peer, Profiled, Setting
-
-#: Types of weights, with the largest error of answers. Networks of seeded weights enlarge errors from layer to layer;
-#: trained ones do not. An answer of zeros has the error 1.
-_TOLERANCES: Mapping[str, float] = {"float16": 0.03, "bfloat16": 0.2, "int8": 0.2, "int4": 0.95}
+from bench.peers import TOLERANCES, NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
@@ -96,6 +91,6 @@ _WEIGHTS = [
         tolerance=tolerance,
         optional=True,
     )
-    for weights, tolerance in _TOLERANCES.items()
+    for weights, tolerance in TOLERANCES.items()
 ]
 PEERS = [_STREAMRT, *_INSTRUCTIONS, *_WEIGHTS]

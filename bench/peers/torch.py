@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.models import Source, mlp, vision
-from bench.peers import Array, Opened, Peer, Setting
+from bench.peers import TOLERANCES, Array, Opened, Peer, Setting
 
 
 def network(source: Source, *, meta: bool = False) -> Any:
@@ -123,7 +123,7 @@ _BFLOAT16 = replace(
     open=_open_bfloat16,
     files=lambda source, folder: [_bfloat16_file(source, folder)],
     optional=True,
-    tolerance=0.2,
+    tolerance=TOLERANCES["bfloat16"],
     arithmetic="bfloat16",
 )
 PEERS = [*_PEERS, _BFLOAT16]

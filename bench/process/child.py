@@ -236,10 +236,10 @@ def pool_models(job: Job) -> dict[str, Any]:
     from bench.pool.traces import sizes
 
     wanted = sizes(*job.batches)
-    models.make(Path(job.data), wanted)
+    models.make(Path(job.data), wanted, job.weights)
     os.sync()
     found = []
-    for path in models.paths(Path(job.data), wanted):
+    for path in models.paths(Path(job.data), wanted, job.weights):
         with streamrt.Model(path, None) as model:
             found.append(sum(r.length for r in model.plan.ranges))
     return {"bytes": found}
@@ -266,8 +266,9 @@ def _pool(job: Job) -> tuple[list[Path], list[int], int]:
     from bench.pool import models
     from bench.pool.traces import sizes
 
-    files = models.paths(Path(job.data), sizes(*job.batches))
-    return files, [models.width(path) for path in files], int(job.budget or 0)
+    wanted = sizes(*job.batches)
+    widths = [models.width(path) for path in models.paths(Path(job.data), wanted)]
+    return models.paths(Path(job.data), wanted, job.weights), widths, int(job.budget or 0)
 
 
 def _installed_version(package: str) -> str | None:

@@ -29,6 +29,7 @@ class Job:
         least_passes: the fewest passes after the first that are timed.
         seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
+        weights: the type of the weights of a pool's models.
         environ: environment variables of the process, with their values.
     """
 
@@ -46,6 +47,7 @@ class Job:
     least_passes: int = 3
     seconds: float = 2.0
     most_passes: int = 200
+    weights: str = "float32"
     environ: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> str:

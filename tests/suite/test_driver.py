@@ -316,6 +316,33 @@ def test_a_case_for_streamrt_alone(measure: Measure) -> None:
     ]  # fmt: skip
 
 
+def test_a_case_for_streamrt_alone_is_for_all_of_its_ways(measure: Measure) -> None:
+    contenders = [peer("streamrt"), replace(peer("streamrt int8"), optional=True), peer("streamrtlike")]
+    lines = measure(replace(case(), alone=True), peers=contenders, rounds=1, also=frozenset({"streamrt int8"}))
+    assert turns(lines) == [(0, 1, "streamrt"), (0, 1, "streamrt int8")]
+
+
+def test_each_peer_has_its_tolerance(measure: Measure, processes: Processes) -> None:
+    """It counts before anything is timed and after every pass, and the record has it."""
+    rounded = replace(peer("A int8"), tolerance=0.5, arithmetic="int8")
+    errors = {"A": 2 * TOLERANCE, "A int8": 0.4}
+
+    def answers(job: Job, sampled: bool) -> Outcome | None:
+        if job.kind not in ("check", "passes"):
+            return None
+        return Outcome("ok", processes.well(job) | {"error": errors[job.peer]})
+
+    processes.answers = answers
+    lines = measure(case(), peers=[peer("A"), rounded], rounds=1)
+    told = ("peer", "status", "error", "tolerance", "arithmetic")
+    assert [tuple(line[name] for name in told) for line in lines if line["kind"] == "check"] == [
+        ("A", "wrong", 2 * TOLERANCE, TOLERANCE, "float32"),
+        ("A int8", "ok", 0.4, 0.5, "int8"),
+    ]
+    assert turns(lines) == [(0, 1, "A int8")]
+    assert {line["status"] for line in lines if line["kind"] == "timing"} == {"ok"}
+
+
 def test_a_scenario_for_streamrt_alone(measure: Measure, processes: Processes) -> None:
     plain, verified = case(), replace(case(), verify=True)
     lines = measure(plain, verified, peers=[peer("A"), peer("streamrt")], rounds=1, only=frozenset({"streamrt"}))

@@ -1,12 +1,20 @@
 """The benchmark of pools: its traces, and the limits with which the results are compared."""
 
+from contextlib import contextmanager
 from itertools import combinations
 
+import numpy as np
 import pytest
 
-from bench.pool import driver, limits, simulation
+import streamrt
+from bench.pool import driver, limits, models, simulation
 from bench.pool.traces import TRACES, sizes
+from bench.process.cgroup import NoCgroupError
+from bench.process.spawn import Outcome
+from bench.record import Recorder, read
 from streamrt.pool.adaptive import POLICIES
+
+SETTING = driver.Setting(models=6, total=6 << 20, requests=40, hits=10)
 
 
 @pytest.mark.parametrize("name", TRACES)
@@ -61,3 +69,100 @@ def test_no_policy_loads_less_than_every_model_once():
     once = sum(wanted[model] for model in set(trace))
     assert all(loaded >= once for loaded in found.values())
     assert found["streamrt adaptive"] < found["whole-model LRU"]
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """The jobs of all processes that were asked for. None is started; int8 takes 1/4 of the time."""
+    asked = []
+
+    def run(job, *, group=None, limit=900):
+        asked.append((job, group))
+        if job.kind == "pool-models":
+            return Outcome("ok", {"bytes": [1 << 20] * SETTING.models})
+        seconds = 0.25 if job.weights == "int8" else 1.0
+        return Outcome("ok", {"seconds": seconds, "device": 5, "hit_ratio": 0.5, "p50": 1.0, "p99": 2.0})
+
+    class Group:
+        def peak(self):
+            return 7
+
+    @contextmanager
+    def memory_cgroup(limit):
+        yield Group()
+
+    monkeypatch.setattr(driver.spawn, "run", run)
+    monkeypatch.setattr(driver, "memory_cgroup", memory_cgroup)
+    monkeypatch.setattr(driver.pagecache, "make_cold", lambda paths: None)
+    return asked
+
+
+def play(folder, **options):
+    """The failures, and the lines of the file."""
+    path = folder / "pool.jsonl"
+    with Recorder(path, {}) as recorder:
+        failures = driver.run(SETTING, folder, recorder, driver.Options(**options))
+    return failures, read([path])
+
+
+def test_types_of_weights_take_turns_with_the_same_budget(processes, tmp_path, capsys):
+    contenders = ("streamrt lru", "whole-model LRU")
+    failures, lines = play(
+        tmp_path, contenders=contenders, traces=("zipf 0.9",), weights=("float32", "int8"), rounds=2, beside=False
+    )
+    wanted = [(index, name, weights) for index in (0, 1) for name in contenders for weights in ("float32", "int8")]
+    timed = [line for line in lines if line["kind"] == "timing"]
+    assert [(line["round"], line["peer"], line["weights"]) for line in timed] == wanted
+    assert {line["trace"] for line in lines} == {"zipf 0.9"}
+    jobs = [job for job, _ in processes]
+    assert [(job.kind, job.weights) for job in jobs[:2]] == [("pool-models", "float32"), ("pool-models", "int8")]
+    assert [(job.peer, job.weights) for job in jobs[2:]] == [wanted_[1:] for wanted_ in wanted]
+    assert {job.budget for job in jobs[2:]} == {str(SETTING.total // 5)}
+    assert failures == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "takes" in line] == [
+        f"zipf 0.9: {name}: int8 takes 0.25 (0.25 - 0.25) of the time" for name in contenders
+    ]
+
+
+def test_hits_are_timed_beside_others_unless_traces_are_named(processes, tmp_path):
+    _, lines = play(tmp_path, contenders=("streamrt lru",))
+    assert [line["trace"] for line in lines if line["kind"] == "timing"] == [
+        *TRACES, "hits beside hits", "hits beside misses",
+    ]  # fmt: skip
+    processes.clear()
+    _, lines = play(tmp_path, contenders=())
+    assert {line["kind"] for line in lines} == {"simulated"}
+    assert processes == []
+
+
+def test_times_are_compared_round_by_round():
+    times = {("A", "float32"): {0: 1.0, 1: 10.0}, ("A", "int8"): {0: 0.5, 1: 2.0, 2: 9.0}, ("B", "float32"): {0: 1.0}}
+    assert list(driver.compared(times)) == ["A: int8 takes 0.35 (0.20 - 0.50) of the time"]
+    assert list(driver.compared({("A", "float32"): {}, ("A", "int8"): {0: 1.0}})) == []
+
+
+def test_a_run_that_fails_is_counted_and_one_without_a_cgroup_is_not(processes, tmp_path, monkeypatch):
+    options = {"contenders": ("streamrt lru",), "traces": ("cyclic",), "beside": False}
+    run = driver.spawn.run
+    killed = lambda job, **rest: run(job) if job.kind == "pool-models" else Outcome("killed")  # noqa: E731
+    monkeypatch.setattr(driver.spawn, "run", killed)
+    failures, lines = play(tmp_path, **options)
+    assert failures == 1
+    assert lines[-1]["status"] == "killed"
+
+    def none(limit):
+        raise NoCgroupError("no")
+
+    monkeypatch.setattr(driver, "memory_cgroup", none)
+    assert play(tmp_path, **options)[0] == 0
+
+
+def test_models_with_weights_in_fewer_bytes_are_the_same_models(tmp_path):
+    wanted = sizes(3, 900_000)
+    models.make(tmp_path, wanted, "int8")
+    for original, path in zip(models.paths(tmp_path, wanted), models.paths(tmp_path, wanted, "int8"), strict=True):
+        assert path.stat().st_size < 0.35 * original.stat().st_size
+        with streamrt.Model(original) as exact, streamrt.Model(path) as rounded:
+            x = np.ones((1, models.width(original)), np.float32)
+            difference = np.abs(exact(x) - rounded(x)).max() / np.abs(exact(x)).max()
+        assert 0 < difference < 0.1
