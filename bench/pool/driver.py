@@ -5,7 +5,7 @@ Models with weights in fewer bytes take turns with those in float32, under the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -112,7 +112,7 @@ def run(setting: Setting, data: Path, recorder: Recorder, options: Options) -> i
     return failures
 
 
-def compared(times: Mapping[tuple[str, str], Mapping[int, float]]) -> Iterator[str]:
+def compared(times: dict[tuple[str, str], dict[int, float]]) -> Iterator[str]:
     """The seconds of a trace, by contender and weights, divided round by round by those with the first weights."""
     first = {contender: seconds for (contender, _), seconds in reversed(times.items())}
     for (contender, weights), seconds in times.items():
@@ -157,8 +157,16 @@ def _measure(
     finally:
         pagecache.make_cold(files)
     values: dict[str, Any] = outcome.values | {"cgroup_peak": peak, "limits": reference, "budget": budget}
-    fields = {"trace": trace, "peer": contender, "weights": job.weights, "round": index}
-    recorder.write("timing", **fields, status=outcome.status, reason=outcome.reason, values=values)
+    recorder.write(
+        "timing",
+        trace=trace,
+        peer=contender,
+        weights=job.weights,
+        round=index,
+        status=outcome.status,
+        reason=outcome.reason,
+        values=values,
+    )
     if outcome.status == "ok":
         _tell(trace, contender, job.weights, values.get("device", 0), reference, values)
     else:

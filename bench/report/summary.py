@@ -195,7 +195,8 @@ def _add_check(table: CaseTable, record: Record) -> None:
     """Add the error of a contender's answer, and a row if the contender was not timed because of it."""
     row = table.row(record["peer"])
     if row is None:
-        if record["status"] == "ok":
+        others = table.case.get("alone") and record["peer"].split()[0] != US
+        if record["status"] == "ok" or others:
             return  # the case is not for it
         reason = record["reason"] or f"its answer has an error of {record['error']:.1e}"
         table.rows.append(row := Row(record["peer"], status=record["status"], reason=reason))

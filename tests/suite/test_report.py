@@ -248,7 +248,7 @@ def test_the_overview_without_streamrt_or_without_peers() -> None:
 
 def test_weights_in_fewer_bytes_are_compared_in_one_table(tmp_path: Path) -> None:
     """With their errors. The table of all cases leaves them out, because its streamrt has float32."""
-    other = dataclasses.replace(CASE, batch=8)
+    other, alone = dataclasses.replace(CASE, batch=8), dataclasses.replace(CASE, batch=8, cap=None, alone=True)
     check = {"case": None, "model": "mlp-2x8", "tolerance": 0.2}
     records = [
         line("check", "streamrt", batch=1, error=1e-6, arithmetic="float32", **check),
@@ -261,6 +261,7 @@ def test_weights_in_fewer_bytes_are_compared_in_one_table(tmp_path: Path) -> Non
         *[timing("streamrt int8", index, steady) for index, steady in enumerate((1.0, 1.0))],
         timing("A int8", 0, 3.0),
         timing("A int8", 0, 3.0, case=other),
+        timing("streamrt", 0, 2.0, case=alone),  # not for B, whose answer is wrong at this batch
         line("memory", "A int8", values={"resident": 10 * MIB, "cgroup_peak": None}),
         line("memory", "A int8", case=other, values={"resident": 30 * MIB, "cgroup_peak": 7 * MIB}),
     ]
@@ -269,18 +270,19 @@ def test_weights_in_fewer_bytes_are_compared_in_one_table(tmp_path: Path) -> Non
     text = (tmp_path / "README.md").read_text()
     assert cells(text.partition("## All cases")[2].partition("##")[0])[2:] == []
     section = text.partition("`small-weights`")[2]
-    compared, first, second = (cells(part) for part in section.split("\n### "))
-    assert compared[0][-2:] == [CASE.label, other.label]
+    compared, first, second, third = (cells(part) for part in section.split("\n### "))
+    assert compared[0][-3:] == [CASE.label, other.label, alone.label]
     assert compared[2:] == [
-        ["streamrt", "float32", "1.0e-06", "-", "-", "1.00", ""],
-        ["streamrt int8", "float32", "1.0e-02", "-", "-", "0.38", ""],
-        ["A int8", "int8", "3.0e-02", "30", "7", "1.50", "-"],  # streamrt has no time in the other case
-        ["B int8", "float32", "5.0e-01", "-", "-", "", "wrong"],
+        ["streamrt", "float32", "1.0e-06", "-", "-", "1.00", "", "1.00"],
+        ["streamrt int8", "float32", "1.0e-02", "-", "-", "0.38", "", ""],
+        ["A int8", "int8", "3.0e-02", "30", "7", "1.50", "-", ""],  # streamrt has no time in the other case
+        ["B int8", "float32", "5.0e-01", "-", "-", "", "wrong", ""],
     ]
     assert first[0][-2:] == ["error", "computes in"]
     assert [row[:1] + row[-2:] for row in first[2:]] == [
         ["streamrt int8", "1.0e-02", "float32"], ["streamrt", "1.0e-06", "float32"], ["A int8", "2.0e-02", "int8"],
     ]  # fmt: skip
+    assert [row[0] for row in third[2:]] == ["streamrt"]
     assert second[-1][:2] + second[-1][-2:] == ["B int8", "wrong", "5.0e-01", "float32"]
 
 
