@@ -46,6 +46,7 @@ SCENARIO = Scenario(
         _in_memory("resnet18", 1),
     ),
     seconds=3.0,
+    patience=180.0,  # the first pass of a peer may read 1.5 GiB, decode them, and lay them out anew
     limits=False,
     peers=frozenset({"streamrt"}) | _WAYS | _PEERS,
     also=_WAYS | _PEERS,
