@@ -35,6 +35,15 @@ def named(text: str) -> tuple[str, str]:
     return name, value
 
 
+def extents(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """The name of an input and its extents, from text such as ``NAME=Nx3x640x640``. A name of an extent has no x."""
+    name, _, found = text.rpartition("=")
+    parts = found.split("x")
+    if not (name and all(parts)):
+        raise argparse.ArgumentTypeError(f"{text!r:.80}: expected NAME=EXTENTS, such as images=Nx3x640x640")
+    return name, tuple(int(part) if part.isascii() and part.isdigit() and len(part) < 16 else part for part in parts)
+
+
 def count(text: str) -> int:
     """A whole number above 0."""
     try:

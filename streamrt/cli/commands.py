@@ -97,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file or weights file to read")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
     command.add_argument(
+        "--input",
+        metavar="NAME=EXTENTS",
+        type=arguments.extents,
+        action="append",
+        default=[],
+        help="the extents of an input, such as images=Nx3x640x640, where N stays free; may be repeated",
+    )
+    command.add_argument(
         "--weights",
         choices=list(WEIGHTS),
         help="how to store the weights of dense layers and convolutions (default: as the source has them)",
@@ -213,6 +221,7 @@ def _pack(args: argparse.Namespace) -> None:
     finally:
         ENDING.resume()
     options = {"progress": not args.quiet, "max_memory": args.max_memory, "max_seconds": args.max_seconds}
+    options["inputs"] = dict(args.input) or None
     write = partial(pack, args.source, args.dest, weights=args.weights, keep=dict(args.keep), **options)
     if args.compare is None:
         write()
@@ -232,7 +241,7 @@ def _pack(args: argparse.Namespace) -> None:
 @contextmanager
 def _unchanged(args: argparse.Namespace, options: Mapping[str, Any]) -> Iterator[Path]:
     """A weights file with the weights of the source as they are: the source, or a file that is removed afterwards."""
-    if is_weights_file(args.source):
+    if is_weights_file(args.source) and not args.input:
         yield args.source
         return
     with TemporaryDirectory(dir=args.dest.parent, prefix=f".{args.dest.name}.") as folder:

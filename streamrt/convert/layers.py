@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.inputs import Inputs, with_extents
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import UnsupportedModelError
 from streamrt.graph import Activation, Attr, Dims, TensorSpec
@@ -59,7 +60,7 @@ class Layer:
         return f"Layer({self.op}{', ' if shapes else ''}{shapes})"
 
 
-def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> Draft:
+def read_layers(layers: Sequence[Layer], inputs: Inputs | None) -> Draft:
     """The draft of a chain from ``"input"``, of extents ``inputs``, to ``"output"``.
 
     Raises:
@@ -69,8 +70,7 @@ def read_layers(layers: Sequence[Layer], inputs: Sequence[int | str] | None) -> 
     """
     if not layers:
         raise ValueError("the list of layers is empty, expected at least one")
-    dims: Dims = tuple(inputs) if inputs is not None else _dims_for(layers[0])
-    draft = Draft([TensorSpec(INPUT, dims)], [TensorSpec(OUTPUT, ())])
+    draft = Draft([_input_of(layers[0], inputs)], [TensorSpec(OUTPUT, ())])
     problems: list[str] = []
     stored: dict[int, str] = {}
     current = INPUT
@@ -102,6 +102,14 @@ def _suffixes(layer: Layer) -> list[str]:
     """The end of the name of each parameter of a layer, after the layer's name."""
     names = traits_of(layer.op).params
     return [*names, *(f"param{position}" for position in range(len(names), len(layer.params)))][: len(layer.params)]
+
+
+def _input_of(first: Layer, inputs: Inputs | None) -> TensorSpec:
+    if inputs is None:
+        return TensorSpec(INPUT, _dims_for(first))
+    extents = inputs.get(INPUT) if isinstance(inputs, Mapping) else inputs
+    rank = len(extents) if isinstance(extents, Sequence) else 0  # layers take any number of axes
+    return with_extents([TensorSpec(INPUT, (1,) * rank)], inputs)[0]
 
 
 def _dims_for(first: Layer) -> Dims:

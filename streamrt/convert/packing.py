@@ -21,6 +21,7 @@ from streamrt.convert.check import infer, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.rewrite import rewrite
+from streamrt.convert.inputs import Inputs, fixed
 from streamrt.convert.layers import Layer, read_layers
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
@@ -46,7 +47,7 @@ def pack(
     dest: str | os.PathLike[str],
     *,
     example: Any = None,
-    inputs: Sequence[int | str] | None = None,
+    inputs: Inputs | None = None,
     weights: str | None = None,
     keep: Mapping[str, str] | None = None,
     progress: bool = False,
@@ -65,9 +66,12 @@ def pack(
         dest: the file to write. It appears when it is complete, and replaces a file of that name.
         example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
             which stays free.
-        inputs: the extents of the input, with names for those that are free: ``("N", 3, 224, 224)``. A list of layers
-            needs it unless the first layer is a ``Gemm``. For a torch module with one input it leaves more extents
-            free than the batch: ``("N", 3, "H", "W")``.
+        inputs: the extents of inputs by name, with names for those that are free: ``{"images": ("N", 3, 224, 224)}``;
+            or the extents alone if the model has one input. They take the place of those that the source declares:
+            they fix or free extents of an ONNX model, and free more extents of a torch module than the batch. Its
+            inputs have the names of the parameters of ``forward``. A list of layers, whose input is ``"input"``, needs
+            it unless the first layer is a ``Gemm``. For a weights file it can only fix extents: the values that packing
+            computed from the others are in the file.
         weights: how to store the weights of dense layers and convolutions, and embeddings: ``"float32"``,
             ``"float16"``, ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32
             weights of a row). Inputs, outputs and arithmetic stay float32. None stores what the source has: float16 and
@@ -95,8 +99,9 @@ def pack(
             beyond the type that it shall have; nothing has been written.
         LimitError: the model needs more than ``max_memory`` or ``max_seconds``; nothing has been written. It is a
             `FormatError`.
-        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large; ``weights`` is no type of
-            weights; or ``keep`` names no weight, or a type that does not fit it.
+        InputError: ``max_memory`` or ``max_seconds`` is not a number above 0, or too large; ``inputs`` names no input,
+            or has other extents than it can have; ``weights`` is no type of weights; or ``keep`` names no weight, or a
+            type that does not fit it.
         WeightsIOError: a file of the model cannot be read, or has changed meanwhile; nothing has been written.
         ImportError: the source needs the ``onnx`` or ``torch`` package.
     """
@@ -115,17 +120,16 @@ def pack(
             return path
         if _is_torch_module(source):
             graph = _torch_source(source, example, inputs)
-        elif inputs is not None:
-            raise TypeError("inputs= is for a list of layers or a torch module: other sources have their own extents")
         elif example is not None:
             raise TypeError("example= is for a torch module: leave it out for other sources")
         elif isinstance(source, str | os.PathLike) and is_weights_file(source):
-            repack(source, path, choose=partial(_recoded, weights=weights, keep=keep), progress=progress)
+            codings = partial(_recoded, weights=weights, keep=keep)
+            repack(source, path, choose=codings, change=partial(fixed, inputs=inputs), progress=progress)
             return path
         elif isinstance(source, str | os.PathLike):
-            graph = _onnx_source(Path(source))
+            graph = _onnx_source(Path(source), inputs)
         elif type(source).__name__ == "ModelProto":
-            graph = _onnx_source(source)
+            graph = _onnx_source(source, inputs)
         else:
             raise TypeError(
                 f"cannot pack {type(source).__name__}: expected the path of an ONNX file or a weights file, an "
@@ -190,16 +194,16 @@ def _is_torch_module(source: object) -> bool:
     return torch is not None and isinstance(source, torch.nn.Module)
 
 
-def _onnx_source(source: Any) -> OnnxSource:
+def _onnx_source(source: Any, inputs: Inputs | None) -> OnnxSource:
     try:
         from streamrt.convert.onnx.importer import OnnxSource
     except ImportError as error:
         raise ImportError("packing an ONNX model needs the onnx package: pip install 'streamrt[onnx]'") from error
     with _as_format_error():
-        return OnnxSource(source)
+        return OnnxSource(source, inputs=inputs)
 
 
-def _torch_source(module: Any, example: Any, inputs: Sequence[int | str] | None) -> OnnxSource:
+def _torch_source(module: Any, example: Any, inputs: Inputs | None) -> OnnxSource:
     try:
         from streamrt.convert.torch import read_module
     except ImportError as error:

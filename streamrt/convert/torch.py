@@ -6,6 +6,7 @@ The graph is serialised without the weights, which stay in the module until they
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -15,30 +16,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from streamrt.convert.inputs import Inputs, with_extents
 from streamrt.convert.onnx.importer import OnnxSource
 from streamrt.convert.weights import Weight
-from streamrt.errors import UnsupportedModelError
+from streamrt.errors import InputError, UnsupportedModelError
+from streamrt.graph import Dims, TensorSpec
 
 #: Loggers that write while torch exports a module.
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
-def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | str] | None = None) -> OnnxSource:
+def read_module(module: torch.nn.Module, example: Any, inputs: Inputs | None = None) -> OnnxSource:
     """The ONNX graph of ``module`` in evaluation mode, traced with ``example``, a tensor or a tuple of tensors.
 
     Axis 0 of the first tensor is the batch. So is axis 0 of every other tensor with the same extent. The batch stays
     free. If the module works for one batch only, the example's batch is fixed, with a warning. If ``inputs`` is given,
-    it has the extents of the only tensor, and extents with a name are free instead.
+    the tensors that it names have its extents, of which those with a name are free; the others have the example's.
 
     Raises:
-        TypeError: the example is missing, is not made of tensors, or does not have the extents ``inputs``.
+        TypeError: the example is missing, or is not made of tensors.
+        InputError: ``inputs`` does not fit the example.
         UnsupportedModelError: torch cannot export the module, or cannot export it with these extents free.
     """
     args = example if isinstance(example, tuple) else (example,)
     if not args or not all(isinstance(arg, torch.Tensor) for arg in args):
         raise TypeError("packing a torch module needs example=, a tensor or a tuple of tensors to call it with")
     if inputs is not None:
-        return _with_free(module, args, inputs)
+        return _with_extents(module, args, inputs)
     with _evaluation(module), _quiet():
         try:
             source = _source(_export(module, *_free_batch(args)))
@@ -62,24 +66,43 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Sequence[int | st
     return source
 
 
-def _with_free(module: torch.nn.Module, args: tuple[torch.Tensor, ...], dims: Sequence[int | str]) -> OnnxSource:
-    """The module as an ONNX graph in which the extents with a name in ``dims`` are free."""
-    shape = tuple(args[0].shape)
-    fits = all(isinstance(dim, str) or dim == extent for dim, extent in zip(dims, shape, strict=False))
-    if len(args) != 1 or len(dims) != len(shape) or not fits:
-        found = ", ".join(str(tuple(arg.shape)) for arg in args)
-        raise TypeError(f"inputs= is {tuple(dims)}, expected the extents of an example of one tensor; found {found}")
-    for axis, dim in enumerate(dims):
-        if isinstance(dim, str) and args[0].shape[axis] == 1:  # tracing treats an extent of 1 as a constant
-            args = (torch.cat([args[0]] * 2, axis),)
-    free = {axis: torch.export.Dim.DYNAMIC for axis, dim in enumerate(dims) if isinstance(dim, str)}
+def _with_extents(module: torch.nn.Module, args: tuple[torch.Tensor, ...], inputs: Inputs) -> OnnxSource:
+    """The module as an ONNX graph with the extents ``inputs``."""
+    examples = [TensorSpec(name, tuple(arg.shape)) for name, arg in zip(_names(module, len(args)), args, strict=True)]
+    specs = with_extents(examples, inputs)
+    for spec, found in zip(specs, examples, strict=True):
+        if any(isinstance(dim, int) and dim != extent for dim, extent in zip(spec.dims, found.dims, strict=True)):
+            raise InputError(f"inputs: {spec.name!r:.80} has the extents {spec.dims}, but its example {found.dims}")
+    larger = [_without_ones(arg, spec.dims) for arg, spec in zip(args, specs, strict=True)]
+    dim = torch.export.Dim.DYNAMIC
+    free = tuple({axis: dim for axis, name in enumerate(spec.dims) if isinstance(name, str)} for spec in specs)
     try:
         with _evaluation(module), _quiet():
-            return _source(_export(module, args, (free,)), dims)
+            return _source(_export(module, tuple(larger), free), specs)
     except UnsupportedModelError:
         raise
     except Exception as error:
-        raise UnsupportedModelError(f"torch cannot export the module for {tuple(dims)}: {_reason(error)}") from error
+        shown = ", ".join(f"{spec.name} {spec.dims}" for spec in specs)
+        raise UnsupportedModelError(f"torch cannot export the module for {shown}: {_reason(error)}") from error
+
+
+def _names(module: torch.nn.Module, count: int) -> list[str]:
+    """The names of the first ``count`` parameters of ``forward``, as the exporter has them."""
+    names: list[str] = []
+    for name, parameter in inspect.signature(module.forward).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"{name}_{index}" for index in range(count - len(names))]
+        else:
+            names.append(name)
+    return names[:count]
+
+
+def _without_ones(arg: torch.Tensor, dims: Dims) -> torch.Tensor:
+    """The example with 2 in place of each free extent of 1, which tracing treats as a constant."""
+    for axis, dim in enumerate(dims):
+        if isinstance(dim, str) and arg.shape[axis] == 1:
+            arg = torch.cat([arg] * 2, axis)
+    return arg
 
 
 def _is_free(source: OnnxSource) -> bool:
@@ -107,8 +130,8 @@ def _export(
     return program
 
 
-def _source(program: torch.onnx.ONNXProgram, dims: Sequence[int | str] = ()) -> OnnxSource:
-    """An exported program with its weights; ``dims`` has the names of the free extents of its input."""
+def _source(program: torch.onnx.ONNXProgram, specs: Sequence[TensorSpec] = ()) -> OnnxSource:
+    """An exported program with its weights; ``specs`` has the names of the free extents of its inputs."""
     weights: dict[str, Weight] = {}
     initializers = program.model.graph.initializers
     for name in list(initializers):
@@ -117,8 +140,8 @@ def _source(program: torch.onnx.ONNXProgram, dims: Sequence[int | str] = ()) -> 
             raise UnsupportedModelError(f"torch exported the weight {name!r} without a value")
         weights[name] = Weight(tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
     proto = program.model_proto
-    if dims:
-        for found, dim in zip(proto.graph.input[0].type.tensor_type.shape.dim, dims, strict=True):
+    for value, spec in zip(proto.graph.input, specs, strict=bool(specs)):
+        for found, dim in zip(value.type.tensor_type.shape.dim, spec.dims, strict=True):
             if isinstance(dim, str):
                 found.dim_param = dim
     return OnnxSource(proto, weights)

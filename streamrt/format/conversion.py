@@ -34,6 +34,7 @@ from streamrt.format.files import (
 from streamrt.format.layout import Tensor
 from streamrt.format.reader import WeightsFile, damage, read_open
 from streamrt.format.writer import Segment, Source, write
+from streamrt.graph import Graph
 
 #: The most bytes of a piece of a tensor: progress is shown after each.
 _CHUNK = 4 << 20
@@ -54,6 +55,7 @@ def repack(
     dest: str | os.PathLike[str],
     *,
     choose: Callable[[WeightsFile], Mapping[str, Coding]] | None = None,
+    change: Callable[[WeightsFile], Graph] | None = None,
     progress: bool = False,
 ) -> None:
     """Write the model of a weights file of any version to ``dest``, in the present version.
@@ -66,6 +68,7 @@ def repack(
         source: the weights file.
         dest: the file to write. It appears when it is complete, and replaces a file of that name.
         choose: says how to store the tensors; those that it leaves out stay as they are.
+        change: gives the graph of the new file, whose nodes read the same tensors.
         progress: show a bar on stderr.
 
     Raises:
@@ -77,13 +80,14 @@ def repack(
     with _opened(name) as fd:
         file = read_open(fd, name)
         chosen = choose(file) if choose else {}
+        graph = change(file) if change else file.graph
         data = _Data(fd, file)
         place = {tensor: index for index, tensor in enumerate(file.tensors)}
         segments = []
-        for each in _layout.group(file.graph, file.tensors):
+        for each in _layout.group(graph, file.tensors):
             tensors = [file.tensors[tensor] for tensor in sorted(each.names, key=place.__getitem__)]
             segments.append(Segment([_source(data, t, chosen.get(t.name, t.coding)) for t in tensors]))
-        write(dest, file.graph, segments, metadata=file.metadata, progress=progress)
+        write(dest, graph, segments, metadata=file.metadata, progress=progress)
 
 
 def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:

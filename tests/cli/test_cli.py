@@ -111,12 +111,27 @@ def test_inputs_that_do_not_fit_write_nothing(capsys: Output, tmp_path: Path, sh
         (["--weights", "float8"], "invalid choice: 'float8'"),
         (["--keep", "float16"], "expected NAME=TYPE"),
         (["--keep", "=float16"], "expected NAME=TYPE"),
+        (["--input", "Nx3"], "expected NAME=EXTENTS, such as images=Nx3x640x640"),
+        (["--input", "image=Nx"], "expected NAME=EXTENTS"),
+        (["--input", "=Nx3"], "expected NAME=EXTENTS"),
     ],
 )
-def test_pack_refuses_unknown_types(capsys: Output, tmp_path: Path, options: list[str], reason: str) -> None:
+def test_pack_refuses_options_of_another_form(capsys: Output, tmp_path: Path, options: list[str], reason: str) -> None:
     assert run("pack", MLP, tmp_path / "small.safetensors", *options) == 2
     assert reason in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_fixes_the_extents_of_an_input(capsys: Output, tmp_path: Path) -> None:
+    (spec,) = read_header(MLP).graph.inputs
+    dest = tmp_path / "fixed.safetensors"
+    extents = "x".join(["4", *map(str, spec.dims[1:])])
+    assert run("pack", MLP, dest, "--input", f"{spec.name}={extents}", "-q") == 0
+    assert [spec.dims for spec in read_header(dest).graph.inputs] == [(4, *spec.dims[1:])]
+    capsys.readouterr()
+    assert run("pack", MLP, tmp_path / "other", "--input", f"x{extents}={extents}", "-q") == 1
+    assert error_line(capsys).startswith(f"inputs: the model has no input 'x{extents}'; it has {spec.name!r} (")
+    assert list(tmp_path.iterdir()) == [dest]
 
 
 def test_pack_keep_names_a_weight_that_is_not_there(capsys: Output, tmp_path: Path) -> None:

@@ -192,9 +192,18 @@ def test_height_and_width_may_be_free(batch: int, tmp_path: Path) -> None:
                 np.testing.assert_allclose(model(x.numpy()), module(x).numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_extents_of_two_inputs(tmp_path: Path) -> None:
+    example = (torch.randn(2, 5), torch.randn(2, 4))
+    streamrt.pack(TwoInputs(), tmp_path / "out", example=example, inputs={"left": ("N", 5), "right": ("N", 4)})
+    with streamrt.Model(tmp_path / "out", budget=None) as model:
+        assert [spec.dims for spec in model.inputs] == [("N", 5), ("N", 4)]
+    with pytest.raises(streamrt.InputError, match=r"the model has no input 'x'; it has 'left' \(2, 5\), 'right'"):
+        streamrt.pack(TwoInputs(), tmp_path / "out", example=example, inputs={"x": ("N", 5)})
+
+
 @pytest.mark.parametrize("inputs", [("N", 4, "H"), ("N", 3, "H", "W"), ()])
 def test_free_extents_of_another_shape(inputs: Any, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="inputs= is"):
+    with pytest.raises(streamrt.InputError, match="inputs: "):
         streamrt.pack(Sized(), tmp_path / "out", example=torch.randn(1, 4, 8, 8), inputs=inputs)
 
 

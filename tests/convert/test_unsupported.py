@@ -152,7 +152,6 @@ def test_a_dest_that_cannot_be_written(tmp_path: Path) -> None:
         (object(), {}),
         ([1, 2], {}),
         (make_model([node("Relu", ["x"], ["y"])]), {"example": 1}),
-        (make_model([node("Relu", ["x"], ["y"])]), {"inputs": (1,)}),
     ],
 )
 def test_wrong_arguments(source: Any, options: dict[str, Any], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
+from streamrt.convert.inputs import Inputs, with_extents
 from streamrt.convert.onnx.data import (
     SourceFiles,
     TensorReader,
@@ -49,18 +50,26 @@ class OnnxSource:
     Args:
         source: path of the file, or the model itself.
         weights: constants that the model's graph reads and does not contain, by name.
+        inputs: extents in place of those that the model declares.
 
     Raises:
+        InputError: ``inputs`` does not fit the model.
         FormatError: not an ONNX model, or a malformed one.
         UnsupportedModelError: the opset is not supported, or inputs are not float32 tensors.
         WeightsIOError: a file cannot be read.
     """
 
-    def __init__(self, source: Path | onnx.ModelProto, weights: Mapping[str, Weight] | None = None) -> None:
+    def __init__(
+        self,
+        source: Path | onnx.ModelProto,
+        weights: Mapping[str, Weight] | None = None,
+        inputs: Inputs | None = None,
+    ) -> None:
         self._files = SourceFiles()
         try:
             with limits.current().computing():
                 self._read(source, weights or {})
+                self.inputs: list[TensorSpec] = with_extents(self.inputs, inputs)
         except BaseException:
             self.close()
             raise

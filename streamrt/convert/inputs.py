@@ -1,0 +1,117 @@
+"""`pack`'s ``inputs``: extents of a model's inputs, in place of those that the source declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from streamrt.convert import limits
+from streamrt.convert.check import settle_outputs
+from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.probes import trials
+from streamrt.convert.weights import Weight
+from streamrt.errors import FormatError, InputError, printable
+from streamrt.format import WeightsFile
+from streamrt.graph import Dims, Graph, TensorSpec
+
+#: Extents of each input by its name, or of the only input. An extent with a name is free.
+Inputs = Mapping[str, Sequence[int | str]] | Sequence[int | str]
+
+
+def with_extents(specs: Sequence[TensorSpec], inputs: Inputs | None) -> list[TensorSpec]:
+    """The inputs ``specs`` with the extents ``inputs``; those that it does not name keep their own.
+
+    Raises:
+        InputError: a wrong name or number of extents, or a value that is no extent. The text lists the inputs.
+    """
+    if inputs is None:
+        return list(specs)
+    if isinstance(inputs, Mapping):
+        given = dict(inputs)
+    elif len(specs) == 1:
+        given = {specs[0].name: inputs}
+    else:
+        raise InputError(
+            f"inputs: extents without a name are for a model with one input, and it has {_listed(specs)}: give "
+            "{name: extents}"
+        )
+    if unknown := [name for name in given if name not in {spec.name for spec in specs}]:
+        raise InputError(f"inputs: the model has no input {_shown(unknown[0])}; it has {_listed(specs)}")
+    return [_changed(spec, given[spec.name], specs) if spec.name in given else spec for spec in specs]
+
+
+def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
+    """The graph of a weights file, with extents of its inputs fixed.
+
+    Raises:
+        InputError: as `with_extents`, or an extent would be free or another number.
+        FormatError: the graph cannot run with these extents.
+    """
+    graph = file.graph
+    if inputs is None:
+        return graph
+    specs = with_extents(graph.inputs, inputs)
+    values: dict[str, int | str] = {}
+    for old, new in zip(graph.inputs, specs, strict=True):
+        for before, after in zip(old.dims, new.dims, strict=True):
+            if after != before and (isinstance(before, int) or isinstance(after, str)):
+                raise InputError(
+                    f"inputs: {_shown(new.name)}: {_shown(before)} to {_shown(after)}: extents of a weights file can "
+                    f"only be fixed; it has {_listed(graph.inputs)}"
+                )
+            if after != before and values.setdefault(str(before), after) != after:
+                raise InputError(f"inputs: {_shown(before)} is {values[str(before)]} and {after}, expected one value")
+    dims = [tuple(values.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims) for spec in graph.inputs]
+    draft = Draft(
+        [replace(spec, dims=each) for spec, each in zip(graph.inputs, dims, strict=True)],
+        list(graph.outputs),
+        [DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation) for n in graph.nodes],
+        {name: Weight.of(np.broadcast_to(np.float32(0), tensor.shape)) for name, tensor in file.tensors.items()},
+    )
+    return _settled(draft).graph()
+
+
+def _settled(draft: Draft) -> Draft:
+    """The draft with the extents of its outputs."""
+    problems = []
+    for probes in trials(draft.inputs):
+        try:
+            with limits.current().computing():
+                settle_outputs(draft, probes)
+        except FormatError as error:
+            problems.append(error)
+        else:
+            return draft
+    raise problems[0]
+
+
+def _changed(spec: TensorSpec, extents: object, specs: Sequence[TensorSpec]) -> TensorSpec:
+    if isinstance(extents, str) or not isinstance(extents, Sequence):
+        found = type(extents).__name__
+        raise InputError(
+            f"inputs: {_shown(spec.name)}: expected a list of extents, such as ('N', 3, 224, 224); found {found}"
+        )
+    dims: Dims = tuple(extents)
+    for dim in dims:
+        if isinstance(dim, bool) or not ((isinstance(dim, int) and 0 < dim < 2**40) or (isinstance(dim, str) and dim)):
+            raise InputError(
+                f"inputs: {_shown(spec.name)}: the extent {_shown(dim)}, expected a number from 1 on, or a name for an "
+                "extent that is free"
+            )
+    if len(dims) != len(spec.dims):
+        raise InputError(
+            f"inputs: {_shown(spec.name)}: {len(dims)} extents, expected {len(spec.dims)}; the model has "
+            f"{_listed(specs)}"
+        )
+    return replace(spec, dims=dims)
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    shown = [f"{_shown(spec.name)} ({', '.join(str(dim)[:40] for dim in spec.dims)})" for spec in specs]
+    return printable(", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else ""))
+
+
+def _shown(value: object) -> str:
+    return printable(f"{value!r:.80}")
