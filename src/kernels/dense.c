@@ -10,19 +10,18 @@ int srt_dense_most(int64_t weights) {
     return weights >= LARGE ? table->dense_most_large : table->dense_most;
 }
 
-static void by_rows(srt_range *range, const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows,
-                    int64_t batch, int64_t stride, const srt_activation *act) {
+static void by_rows(srt_range *range, int64_t unit, const srt_weights *w, const float *x, const float *bias, float *y,
+                    int64_t rows, int64_t batch, int64_t stride, const srt_activation *act) {
     dense_job job = {.w = *w, .x = x, .bias = bias, .y = y, .rows = rows, .batch = batch, .stride = stride, .act = act};
-    int64_t units = (rows + SRT_DENSE_UNIT - 1) / SRT_DENSE_UNIT;
-    srt_parallel(units, srt_grain(SRT_DENSE_UNIT * (w->inner + batch)), range, &job);
+    srt_parallel((rows + unit - 1) / unit, srt_grain(unit * (w->inner + batch)), range, &job);
 }
 
 void srt_dense(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
                int64_t stride, const srt_activation *act) {
-    by_rows(srt_table_active()->dense, w, x, bias, y, rows, batch, stride, act);
+    by_rows(srt_table_active()->dense, SRT_DENSE_UNIT, w, x, bias, y, rows, batch, stride, act);
 }
 
 void srt_dense_wide(const srt_weights *w, const float *x, const float *bias, float *y, int64_t rows, int64_t batch,
                     int64_t stride, const srt_activation *act) {
-    by_rows(srt_table_active()->dense_wide, w, x, bias, y, rows, batch, stride, act);
+    by_rows(srt_table_active()->dense_wide, SRT_WIDE_UNIT, w, x, bias, y, rows, batch, stride, act);
 }

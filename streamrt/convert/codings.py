@@ -77,9 +77,7 @@ def choose(
     decoded = _decoded_by_rows(nodes, shapes)
     chosen = {}
     for name, shape in shapes.items():
-        wanted = present[name] if weights is None else WEIGHTS[weights]
-        if wanted.is_integer and wanted.dtype == present[name].dtype:
-            wanted = present[name]
+        wanted = present[name] if weights is None else _kept(WEIGHTS[weights], present[name])
         fits = not wanted.is_integer or _LEAST_INNER <= math.prod(shape[1:]) <= MOST_INNER
         if name in decoded:
             chosen[name] = wanted if fits else present[name]
@@ -88,13 +86,18 @@ def choose(
     for name, type_ in (keep or {}).items():
         if name not in shapes:
             raise InputError(f"keep: the model has no weight {name!r:.80}; it has {_some(shapes)}")
-        coding = WEIGHTS[type_]
+        coding = _kept(WEIGHTS[type_], present[name])
         try:
             coding.stored(shapes[name])
         except FormatError as error:
             raise InputError(f"keep: {name!r:.80}: {error}") from None
         chosen[name] = coding
     return chosen
+
+
+def _kept(wanted: Coding, present: Coding) -> Coding:
+    """``wanted``, or integers of this type as they are: rounding them anew would lose accuracy."""
+    return present if present.is_integer and present.dtype == wanted.dtype else wanted
 
 
 def _decoded_by_rows(nodes: Iterable[_Node], shapes: Mapping[str, Shape]) -> set[str]:

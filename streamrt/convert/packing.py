@@ -26,7 +26,7 @@ from streamrt.convert.layers import Layer, read_layers
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
 from streamrt.convert.probes import Probe, trials
 from streamrt.convert.quantized import Quantized
-from streamrt.convert.weights import Array
+from streamrt.convert.weights import Array, Weight
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
 from streamrt.format import UNCODED, Coding, Segment, Source, WeightsFile, encoded, is_weights_file, repack, write
 from streamrt.graph import TensorSpec
@@ -164,17 +164,19 @@ def _pack(
         graph = draft.graph()
         graph.check(draft.params)
         shapes = {name: weight.shape for name, weight in draft.params.items()}
-        present = {name: weight.coding for name, weight in draft.params.items()}
-        others = {name: coding for name, coding in present.items() if _saves(coding, shapes[name])}
+        present = {name: _smaller(weight) for name, weight in draft.params.items()}
+        others = {name: coding for name, coding in present.items() if coding.is_integer}
         codings = choose(draft.nodes, shapes, present, weights, keep, others)
     if check is not None:
         check()
     write(dest, graph, _segments(draft, codings, check), progress=progress)
 
 
-def _saves(coding: Coding, shape: tuple[int, ...]) -> bool:
-    """Whether a weight of integers takes fewer bytes than float32. Short rows take more."""
-    return coding.is_integer and math.prod(coding.stored(shape)[1]) < 4 * math.prod(shape)
+def _smaller(weight: Weight) -> Coding:
+    """How the source has a weight, unless that takes more bytes than float32, as short rows of integers do."""
+    coding = weight.coding
+    saves = not coding.is_integer or math.prod(coding.stored(weight.shape)[1]) < 4 * weight.size
+    return coding if saves else UNCODED
 
 
 @contextlib.contextmanager

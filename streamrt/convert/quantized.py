@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from streamrt.format import BLOCK_STEP, MOST_INNER, UNCODED, Coding, stored_rows
 
 #: The number that is subtracted from codes and zero points of a type, so that they are signed.
 OFFSETS = {"int8": 0, "uint8": 128, "int4": 0, "uint4": 8}
-#: Codes that are converted at once: 2 MiB as int16. A row may have more.
+#: Elements that are computed at once, 4 MiB as float32. An index of axis 0 may have more.
 _AT_ONCE = 1 << 20
-
-_Codes = NDArray[np.int8]
+#: Bytes of temporaries for each element that is computed at once.
+_TEMPORARIES = 16
 
 
 class Integers(NamedTuple):
@@ -30,9 +31,11 @@ class Integers(NamedTuple):
         codes: the codes, in the shape of the tensor.
         scales: one number; numbers along ``axis``; or, with ``block``, numbers in the shape of the codes, except that
             ``axis`` has one for each block.
-        zeros: zero points in the shape of the scales; None if all are 0.
+        zeros: zero points in the shape of the scales; None if all are ``zero``.
         axis: None for one scale.
-        block: codes along ``axis`` that share a scale, of which the last may be fewer. None if each has its own.
+        block: codes along ``axis`` that share a scale, at most all of them; the last block may have fewer. None if each
+            has its own.
+        zero: see ``zeros``.
     """
 
     kind: str
@@ -41,11 +44,68 @@ class Integers(NamedTuple):
     zeros: Weight | None = None
     axis: int | None = None
     block: int | None = None
+    zero: int = 0
 
     @property
     def depth(self) -> int:
         """The number of nested calls in `load` of a part."""
         return max(part.depth for part in (self.codes, self.scales, self.zeros) if part is not None)
+
+    @property
+    def coding(self) -> Coding:
+        """How the same codes are stored, if each row or each block of a row has a scale; else float32."""
+        shape = self.codes.shape
+        inner, block = math.prod(shape[1:]), self.block
+        by_rows = block is None and self.axis in (None, 0)
+        by_blocks = block is not None and self.axis == 1 and inner == shape[1]
+        if len(shape) < 2 or not 0 < inner <= MOST_INNER or not (by_rows or by_blocks):
+            return UNCODED
+        if block is not None and block >= inner:
+            block = None  # a block is a row
+        if block is not None and block % BLOCK_STEP:
+            return UNCODED
+        return Coding(self.kind.removeprefix("u"), block, self._has_zeros())
+
+    def _has_zeros(self) -> bool:
+        offset = OFFSETS[self.kind]
+        if self.zeros is None:
+            return self.zero != offset
+        array = np.atleast_1d(self.zeros.load())
+        if not any(array.strides):
+            array = array.reshape(-1)[:1] if array.size == 1 else array[(slice(0, 1),) * array.ndim]
+        step = max(1, _AT_ONCE * len(array) // max(1, array.size))
+        return any(bool(np.any(array[at : at + step].astype(np.int16) != offset)) for at in range(0, len(array), step))
+
+    def strips(self) -> Iterator[tuple[int, AnyArray, AnyArray, AnyArray]]:
+        """The tensor cut along axis 0: the first index, then codes, scales and zero points that broadcast."""
+        codes, scales = self.codes.load(), self.scales.load()
+        zeros = np.asarray(self.zero) if self.zeros is None else self.zeros.load()
+        inner = math.prod(codes.shape[1:])
+        height = max(1, _AT_ONCE // max(1, inner))
+        if inner > _AT_ONCE:  # fewer do not count, as in `Weight.blocks`
+            limits.current().check_memory(_TEMPORARIES * inner)
+        for start, flat in row_groups(codes):
+            group = flat.reshape(-1, *codes.shape[1:])
+            for begin in range(0, len(group), height):
+                limits.current().check_time()
+                part = group[begin : begin + height]
+                at = slice(start + begin, start + begin + len(part))
+                yield at.start, part, self._of_strip(scales, at), self._of_strip(zeros, at)
+                forget_mapped(codes)
+
+    def _of_strip(self, part: AnyArray, at: slice) -> AnyArray:
+        """Scales or zero points of the indices ``at`` of axis 0, in a shape that broadcasts with the codes."""
+        axis, block, shape = self.axis, self.block, self.codes.shape
+        if axis is None or not part.ndim:
+            return part.reshape(())
+        if block is None:
+            numbers = part.reshape(-1)[at] if axis == 0 else part.reshape(-1)
+            return numbers.reshape((-1,) + (1,) * (len(shape) - 1 - axis))
+        if axis == 0:
+            spread: AnyArray = part[np.arange(at.start, at.stop) // block]
+            return spread
+        spread = np.repeat(part[at], block, axis)
+        return spread[(slice(None),) * axis + (slice(0, shape[axis]),)]
 
 
 class Quantized(Weight):
@@ -54,46 +114,31 @@ class Quantized(Weight):
     It is a `Weight` of its elements. If its scales fit rows, `coding` has integers, and `stored` gives the bytes.
 
     Args:
-        integers: the tensor.
-        dtype: of the elements.
+        integers: the tensor, of one element or more and one axis or more.
+        dtype: of the elements. Only `load` rounds them to a type of fewer bits than float32.
         factors: see `Weight.scaled`.
     """
 
     def __init__(self, integers: Integers, dtype: np.dtype[Any], factors: NDArray[np.float64] | None = None) -> None:
-        shape, depth = integers.codes.shape, 1 + integers.depth
-        super().__init__(self._elements, shape, dtype, factors, computed=True, depth=depth)
+        load = partial(_elements, integers, dtype)  # no bound method, which would keep this object alive
+        super().__init__(load, integers.codes.shape, dtype, factors, computed=True, depth=1 + integers.depth)
         self._integers = integers
+        self._found: Coding | None = None
 
     def _with(self, **parts: Any) -> Quantized:
         return Quantized(self._integers._replace(**parts), self.dtype, self._scale)
 
     @property
-    def is_decoded(self) -> bool:
-        """True: see `Weight.is_decoded`."""
+    def is_from_fewer_bytes(self) -> bool:
+        """True: see `Weight.is_from_fewer_bytes`."""
         return True
 
     @property
     def coding(self) -> Coding:
         """Integers of the same bits, if each row or each block of a row has a scale; else float32."""
-        integers, inner = self._integers, math.prod(self.shape[1:])
-        if len(self.shape) < 2 or not 0 < inner <= MOST_INNER:
-            return UNCODED
-        block = integers.block
-        if block is None:
-            if integers.axis not in (None, 0):
-                return UNCODED
-        elif integers.axis != 1 or inner != self.shape[1]:
-            return UNCODED
-        elif block >= inner:
-            block = None
-        elif block % BLOCK_STEP:
-            return UNCODED
-        return Coding(integers.kind.removeprefix("u"), block, self._has_zeros)
-
-    @property
-    def _has_zeros(self) -> bool:
-        zeros, offset = self._integers.zeros, OFFSETS[self._integers.kind]
-        return offset != 0 if zeros is None else bool(np.any(zeros.load().astype(np.int16) != offset))
+        if self._found is None:
+            self._found = self._integers.coding
+        return self._found
 
     def as_float32(self) -> Weight:
         """The same elements, of the type float32."""
@@ -101,22 +146,27 @@ class Quantized(Weight):
 
     def reshaped(self, shape: tuple[int, ...]) -> Weight:
         """The elements in another shape. They stay integers if the axis of the scales stays an axis."""
+        if shape == self.shape:
+            return self
         if self._scale is not None and self.shape[:1] != shape[:1]:
             return super().reshaped(shape)
-        codes, axis = self._integers.codes, self._integers.axis
+        _, codes, scales, zeros, axis, block, _ = self._integers
         if axis is None:
             return self._with(codes=codes.reshaped(shape))
         before, extent = math.prod(self.shape[:axis]), self.shape[axis]
-        for new in range(len(shape)) if self._integers.block is None else ():
+        for new in range(len(shape)):
             if shape[new] == extent and math.prod(shape[:new]) == before:
-                return self._with(codes=codes.reshaped(shape), axis=new)
+                if block is not None:
+                    blocked = (*shape[:new], scales.shape[axis], *shape[new + 1 :])
+                    scales, zeros = scales.reshaped(blocked), None if zeros is None else zeros.reshaped(blocked)
+                return self._with(codes=codes.reshaped(shape), scales=scales, zeros=zeros, axis=new)
         return super().reshaped(shape)
 
     def permuted(self, axes: tuple[int, ...]) -> Weight:
         """The elements with axes in another order."""
         if self._scale is not None and axes[:1] != (0,):
             return super().permuted(axes)
-        _, codes, scales, zeros, axis, block = self._integers
+        _, codes, scales, zeros, axis, block, _ = self._integers
         if block is not None:
             scales, zeros = scales.permuted(axes), None if zeros is None else zeros.permuted(axes)
         new = None if axis is None else axes.index(axis)
@@ -127,58 +177,58 @@ class Quantized(Weight):
         limits.current().hold(factors.nbytes)
         return Quantized(self._integers, self.dtype, factors if self._scale is None else self._scale * factors)
 
-    def by_rows(
+    def as_rows(
         self,
         axis: int,
-        index: NDArray[np.intp],
+        repeats: int,
+        tiles: int,
         make: Callable[[NDArray[np.int16]], NDArray[np.int16]],
         shape: tuple[int, ...],
     ) -> Quantized | None:
-        """The elements in another order, of ``shape``: row r has the scale of index ``index[r]`` of ``axis``.
+        """The elements in another order, of ``shape``, whose rows have the scales of the indices of ``axis``.
 
         None if scales vary along another axis, or `scaled` was called.
 
         Args:
             axis: an axis of this tensor.
-            index: one for each row of the result.
+            repeats: rows of each scale that follow each other.
+            tiles: how often the scales are repeated.
             make: rearranges codes less their zero points. It may add zeros.
             shape: of the result.
         """
-        kind, codes, scales, zeros, old, block = self._integers
-        if block is not None or self._scale is not None or old not in (None, axis):
+        integers = self._integers
+        if integers.block is not None or self._scale is not None or integers.axis not in (None, axis):
             return None
-        extent = self.shape[axis]
 
-        def of_rows(part: Weight) -> AnyArray:
-            return np.broadcast_to(part.load().reshape(-1), extent)[index]
+        def of_rows(part: Weight) -> Weight:
+            def load() -> AnyArray:
+                limits.current().check_memory(2 * shape[0] * part.dtype.itemsize)
+                return np.tile(np.repeat(part.load().reshape(-1), repeats), tiles)
 
-        points = None if zeros is None else of_rows(zeros)
+            one = integers.axis is None
+            return part if one else Weight(load, shape[:1], part.dtype, computed=True, depth=part.depth + 1)
+
+        scales, zeros = of_rows(integers.scales), None if integers.zeros is None else of_rows(integers.zeros)
 
         def load() -> AnyArray:
             with limits.current().computing():
                 limits.current().check_memory(6 * math.prod(shape))
-                less = 0 if zeros is None else self._spread(zeros).astype(np.int16)
-                made = make(codes.load().astype(np.int16) - less)
-                if points is not None:
-                    made += points.astype(np.int16).reshape((-1,) + (1,) * (len(shape) - 1))
+                less = np.empty(integers.codes.shape, np.int16)
+                for first, part, _, points in integers.strips():
+                    less[first : first + len(part)] = part.astype(np.int16) - points.astype(np.int16)
+                made = make(less)
+                points = np.asarray(integers.zero) if zeros is None else zeros.load()
+                made += points.astype(np.int16).reshape((-1,) + (1,) * (len(shape) - 1))
                 return made
 
-        rows = Weight(load, shape, np.dtype(np.int16), computed=True, depth=self.depth + 1)
-        points_ = None if points is None else Weight.of(points)
-        return Quantized(Integers(kind, rows, Weight.of(of_rows(scales)), points_, axis=0), self.dtype)
+        codes = Weight(load, shape, np.dtype(np.int16), computed=True, depth=self.depth + 1)
+        new = None if integers.axis is None else 0
+        return self._with(codes=codes, scales=scales, zeros=zeros, axis=new)
 
     def blocks(self) -> Iterator[Array]:
         """The tensor in row-major order, as flat float32 arrays."""
-        coding = self.coding
-        if coding == UNCODED:
-            yield from super().blocks()
-            return
-        for codes, scales, zeros in self._rows(coding):
-            inner = codes.shape[1]
-            values = codes.astype(np.float32)
-            values -= np.repeat(zeros, coding.block or inner, axis=1)[:, :inner]
-            values *= np.repeat(scales, coding.block or inner, axis=1)[:, :inner]
-            yield values.reshape(-1)
+        for first, codes, scales, zeros in self._integers.strips():
+            yield _values(codes, self._factored(first, codes, scales), zeros).reshape(-1)
 
     def stored(self, name: str) -> Iterator[NDArray[np.uint8]]:
         """The bytes of the tensor with `coding`, in pieces; ``name`` is for errors.
@@ -186,59 +236,49 @@ class Quantized(Weight):
         Raises:
             FormatError: a scale is not finite.
         """
-        coding = self.coding
-        for codes, scales, zeros in self._rows(coding):
-            if not np.isfinite(scales).all():
-                value = scales[~np.isfinite(scales)][0]
+        coding, inner, offset = self.coding, math.prod(self.shape[1:]), OFFSETS[self._integers.kind]
+        step = coding.block or inner
+        for first, part, scales, zeros in self._integers.strips():
+            rows = len(part)
+            codes = np.subtract(part.reshape(rows, inner), offset, dtype=np.int16, casting="unsafe").astype(np.int8)
+            factored = self._factored(first, part, scales)
+            if not np.isfinite(factored).all():
+                value = factored[~np.isfinite(factored)].reshape(-1)[0]
                 raise FormatError(f"weight {printable(name)!r:.80} has the scale {value}, expected finite numbers")
-            yield stored_rows(coding, scales, zeros if coding.zeros else None, codes)
+            points = np.subtract(zeros.astype(np.int16), offset).astype(np.int8)
+            spread = [_by_rows(each, rows, inner)[:, ::step] for each in (factored, points)]
+            yield stored_rows(coding, spread[0], spread[1] if coding.zeros else None, codes)
 
-    def _rows(self, coding: Coding) -> Iterator[tuple[_Codes, Array, _Codes]]:
-        """Some rows after the other: codes (rows, inner), scales and zero points (rows, blocks)."""
-        kind, codes, scales, zeros = self._integers[:4]
-        array, inner = codes.load(), math.prod(self.shape[1:])
-        every_scale = self._of_rows(scales.load(), coding)
-        every_zero = self._of_rows(np.zeros(1, np.uint8) if zeros is None else zeros.load(), coding)
-        most = max(1, _AT_ONCE // inner)
-        for first, flat in row_groups(array):
-            rows = flat.reshape(-1, inner)
-            for begin in range(0, len(rows), most):
-                part = rows[begin : begin + most]
-                at = slice(first + begin, first + begin + len(part))
-                with np.errstate(over="ignore", invalid="ignore"):
-                    scale = every_scale[at].astype(np.float32)
-                    if self._scale is not None:
-                        scale = (scale * self._scale[at, None]).astype(np.float32)
-                yield _signed(part, kind), scale, _signed(every_zero[at], kind)
-                forget_mapped(array)
-
-    def _of_rows(self, part: AnyArray, coding: Coding) -> AnyArray:
-        """Scales or zero points as (rows, blocks)."""
-        rows, inner = self.shape[0], math.prod(self.shape[1:])
-        blocks = 1 if coding.block is None else -(-inner // coding.block)
-        return np.broadcast_to(part.reshape(1, 1) if part.size == 1 else part.reshape(rows, -1), (rows, blocks))
-
-    def _elements(self) -> AnyArray:
-        """The whole tensor in its own dtype, without the factors."""
-        with limits.current().computing():
-            limits.current().check_memory(4 * 4 * self.size)
-            limits.current().check_time()
-            values = self._integers.codes.load().astype(np.float32)
-            if self._integers.zeros is not None:
-                values -= self._spread(self._integers.zeros)
-            with np.errstate(over="ignore", invalid="ignore"):  # as ONNX has it; `stored` refuses such scales
-                values *= self._spread(self._integers.scales)
-                return values.astype(self.dtype, copy=False)
-
-    def _spread(self, part: Weight) -> Array:
-        """Scales or zero points as float32, in a shape that broadcasts with the codes."""
-        axis, block, array = self._integers.axis, self._integers.block, part.load().astype(np.float32)
-        if axis is None:
-            return array.reshape(())
-        if block is not None:
-            return np.repeat(array, block, axis)[(slice(None),) * axis + (slice(0, self.shape[axis]),)]
-        return array.reshape((-1,) + (1,) * (len(self.shape) - 1 - axis))
+    def _factored(self, first: int, codes: AnyArray, scales: AnyArray) -> Array:
+        """The scales of a strip times the factors, as float32."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._scale is None:
+                return scales.astype(np.float32)
+            factors = self._scale[first : first + len(codes)].reshape((-1,) + (1,) * (codes.ndim - 1))
+            return (scales.astype(np.float32) * factors).astype(np.float32)
 
 
-def _signed(codes: AnyArray, kind: str) -> _Codes:
-    return (codes.astype(np.int16) - OFFSETS[kind]).astype(np.int8)
+def _by_rows(part: AnyArray, rows: int, inner: int) -> AnyArray:
+    """Numbers that broadcast with rows of codes, as (rows, inner)."""
+    if part.ndim < 2 or part.shape[1:] == (1,) * (part.ndim - 1):
+        return np.broadcast_to(part.reshape(-1, 1), (rows, inner))
+    return part.reshape(rows, inner)
+
+
+def _elements(integers: Integers, dtype: np.dtype[Any]) -> AnyArray:
+    """The whole tensor."""
+    with limits.current().computing():
+        limits.current().check_memory(math.prod(integers.codes.shape) * dtype.itemsize)
+        out = np.empty(integers.codes.shape, dtype)
+        with np.errstate(over="ignore"):  # a type of fewer bits
+            for first, codes, scales, zeros in integers.strips():
+                out[first : first + len(codes)] = _values(codes, scales.astype(np.float32), zeros)
+        return out
+
+
+def _values(codes: AnyArray, scales: Array, zeros: AnyArray) -> Array:
+    values = codes.astype(np.float32)
+    values -= zeros.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # as ONNX has it; `stored` refuses such scales
+        values *= scales
+    return values

@@ -77,7 +77,7 @@ class Weight:
         return self.size * self.dtype.itemsize
 
     @property
-    def is_decoded(self) -> bool:
+    def is_from_fewer_bytes(self) -> bool:
         """Whether the source has the tensor in fewer bytes than its dtype says."""
         return self._coding is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import streamrt
 from convert.support import make_model, onnx, ops, random, run_packed
 from convert.test_quantized import stored
-from streamrt.errors import UnsupportedModelError
+from streamrt.errors import LimitError, UnsupportedModelError
 from streamrt.format import read_header
 
 node = onnx.helper.make_node
@@ -133,3 +135,61 @@ def test_matmul_of_bits_that_is_refused(
     with pytest.raises(UnsupportedModelError, match=rf"\(MatMulNBits\): {reason}"):
         streamrt.pack(model, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("weight_prepacked", 1, "attribute 'weight_prepacked' is not 0"),
+        ("mystery", 3, "attribute 'mystery' is not supported"),
+    ],
+)
+def test_attributes_that_would_change_the_weights(name: str, value: int, reason: str, tmp_path: Path) -> None:
+    model, _, _ = nbits(20, 96, 32, 4, False, changed={name: value})
+    with pytest.raises(UnsupportedModelError, match=reason):
+        streamrt.pack(model, tmp_path / "packed")
+    streamrt.pack(nbits(20, 96, 32, 4, False, changed={"weight_prepacked": 0})[0], tmp_path / "packed")
+
+
+def chain(count: int, inputs: tuple[str, ...] = ("b", "s")) -> Any:
+    """Products with the same weights, one after the other."""
+    names = ["x", *(f"t{index}" for index in range(1, count)), "y"]
+    given = {"K": 16, "N": 16, "block_size": 16, "bits": 4}
+    nodes = [
+        node("MatMulNBits", [x, *inputs], [y], domain="com.microsoft", **given) for x, y in itertools.pairwise(names)
+    ]
+    constants = {"b": np.full((16, 1, 8), 0x79, np.uint8), "s": np.full((16, 1), 0.1, np.float32)}
+    model = make_model(nodes, constants, inputs={"x": ("N", 16)}, opset=21)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return model
+
+
+def test_nodes_of_the_same_weights_share_them(tmp_path: Path) -> None:
+    streamrt.pack(chain(3), tmp_path / "packed")
+    file = read_header(tmp_path / "packed")
+    assert len(file.tensors) == 1
+    assert ops(file.graph) == ["Gemm"] * 3
+
+
+def test_names_that_are_taken(tmp_path: Path) -> None:
+    model, constants, elements = nbits(20, 96, 32, 4, False, bias=True)
+    for name in ("b.matrix", "y.matrix", "y.product"):
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("N", 3)))
+    path = streamrt.pack(model, tmp_path / "packed")
+    assert {spec.name for spec in read_header(path).graph.inputs} == {"x", "b.matrix", "y.matrix", "y.product"}
+    unused = dict.fromkeys(("b.matrix", "y.matrix", "y.product"), random(3, 3))
+    found = run_packed(path, {"x": random(3, 96), **unused})[0]
+    wanted = random(3, 96).astype(np.float64) @ elements.T + constants["c"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_the_time_for_many_nodes_is_limited(tmp_path: Path) -> None:
+    model = chain(3000)
+    for index, each in enumerate(model.graph.node):  # weights of their own
+        scales = onnx.numpy_helper.from_array(np.full((16, 1), index, np.float32), f"s{index}")
+        model.graph.initializer.append(scales)
+        each.input[2] = scales.name
+    begin = time.process_time()
+    with pytest.raises(LimitError):
+        streamrt.pack(model, tmp_path / "packed", max_seconds=0.5)
+    assert time.process_time() - begin < 10

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ import pytest
 
 import streamrt
 from convert.support import check, expected, integers, make_model, onnx, ops, random, run_packed
+from streamrt.convert.quantized import Integers, Quantized
+from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, LimitError
 from streamrt.format import read_header, values
 
@@ -414,3 +420,174 @@ def test_the_example_of_this_module_is_the_operator() -> None:
     )
     (found,) = expected(model, {"x": np.zeros((24, 40), np.float32)})
     np.testing.assert_array_equal(found, reference(parts, axis=1, block_size=16))
+
+
+def test_a_constant_that_is_given_twice(tmp_path: Path) -> None:
+    parts = {"codes": random_integers("int8", 6), "scales": np.ones(6, np.float32)}
+    nodes = [node("DequantizeLinear", ["codes", "scales", "codes"], ["w"], axis=0), node("Add", ["x", "w"], ["y"])]
+    check(make_model(nodes, parts, inputs={"x": (4, 6)}), tmp_path)
+
+
+@pytest.mark.parametrize("view", ["Identity", "Reshape", "Unsqueeze"])
+def test_views_keep_blocks(view: str, tmp_path: Path) -> None:
+    parts = quantized("int4", (24, 64), (24, 2), True)
+    constants = parts | {"shape": integers(24, 64, 1, 1), "axes": integers(2, 3)}
+    inputs = {"Identity": ["w"], "Reshape": ["w", "shape"], "Unsqueeze": ["w", "axes"]}[view]
+    product = node("Gemm", ["x", "v"], ["y"], transB=1) if view == "Identity" else node("Conv", ["x", "v"], ["y"])
+    nodes = [dequantize(parts, axis=1, block_size=32), node(view, inputs, ["v"]), product]
+    dims = (2, 64) if view == "Identity" else (2, 64, 3, 3)
+    model = make_model(nodes, {name: constants[name] for name in {*parts, *inputs[1:]}}, inputs={"x": dims})
+    check(model, tmp_path)
+    (name,) = kinds(tmp_path / "model.safetensors")
+    assert kinds(tmp_path / "model.safetensors")[name] == "int4"
+    found = stored(tmp_path / "model.safetensors", name).reshape(24, 64)
+    np.testing.assert_array_equal(found, reference(parts, axis=1, block_size=32))
+
+
+def peak_of_packing(model: Any, tmp_path: Path, options: str = "") -> tuple[str, int]:
+    """The error of packing in a process of its own, and the largest memory (bytes) beyond what its imports took."""
+    onnx.save(model, tmp_path / "model.onnx")
+    program = f"""
+import streamrt, streamrt.convert.onnx.importer
+def status(key):
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
+before = status("VmRSS")
+try:
+    streamrt.pack({str(tmp_path / "model.onnx")!r}, {str(tmp_path / "packed")!r}{options})
+    error = ""
+except Exception as raised:
+    error = type(raised).__name__
+print(error, status("VmHWM") - before)
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    *error, peak = run.stdout.split()
+    return " ".join(error), int(peak)
+
+
+MIB = 1 << 20
+
+
+def test_a_block_that_is_longer_than_its_axis_takes_no_memory(tmp_path: Path) -> None:
+    for block in (2**24, 2**62):
+        parts = {"codes": random_integers("int8", 24, 64), "scales": random(1, 64)}
+        nodes = [dequantize(parts, axis=0, block_size=block), node("Gemm", ["x", "w"], ["y"], transB=1)]
+        model = make_model(nodes, parts, inputs={"x": ("N", 64)})
+        error, peak = peak_of_packing(model, tmp_path)
+        assert (error, peak < 64 * MIB) == ("", True), peak
+        wanted = reference(parts, axis=0, block_size=24)
+        np.testing.assert_array_equal(stored(tmp_path / "packed", "w"), wanted)
+
+
+def test_transposed_convolutions_hold_no_scales_of_rows(tmp_path: Path) -> None:
+    """Strides make millions of rows of a few bytes."""
+    nodes, constants, count = [], {"s": np.ones((), np.float32)}, 40
+    for index in range(count):
+        constants |= {f"c{index}": np.ones((1, 1, 1, 1), np.int8), f"z{index}": np.zeros((), np.int8)}
+        nodes += [
+            node("DequantizeLinear", [f"c{index}", "s", f"z{index}"], [f"w{index}"]),
+            node("ConvTranspose", ["x", f"w{index}"], [f"t{index}"], strides=(1024, 1024)),
+        ]
+    nodes.append(node("Sum", [f"t{index}" for index in range(count)], ["y"]))
+    model = make_model(nodes, constants, inputs={"x": (1, 1, 1, 1)})
+    error, peak = peak_of_packing(model, tmp_path, ", max_memory='9MiB'")
+    assert (error, peak < 100 * MIB) == ("LimitError", True), peak
+
+
+@pytest.mark.parametrize("dims", [(0, 1, 1, 1), (0, 2**27, 1, 1), (0, 2**39, 1, 1)])
+def test_weights_without_elements_take_no_memory(dims: tuple[int, ...], tmp_path: Path) -> None:
+    constants = {"s": np.ones((), np.float32)}
+    nodes = [
+        node("DequantizeLinear", ["c", "s"], ["w"]),
+        node("ConvTranspose", ["x", "w"], ["y"], strides=(512, 512)),
+    ]
+    model = make_model(nodes, constants, inputs={"x": (1, "C", 5, 5)})
+    model.graph.initializer.append(TensorProto(name="c", data_type=TensorProto.INT8, dims=dims))
+    error, peak = peak_of_packing(model, tmp_path)
+    assert error in ("FormatError", "UnsupportedModelError", "LimitError")
+    assert peak < 300 * MIB
+
+
+def test_zero_points_that_are_broadcast_are_not_copied(tmp_path: Path) -> None:
+    rows = 2**26
+
+    def constant(name: str, shape: str, value: Any) -> Any:
+        return node("ConstantOfShape", [shape], [name], value=onnx.numpy_helper.from_array(np.array([value])))
+
+    nodes = [
+        constant("c", "matrix", np.int8(1)),
+        constant("z", "vector", np.int8(0)),
+        constant("s", "vector", np.float16(1)),
+        node("DequantizeLinear", ["c", "s", "z"], ["w"], axis=0),
+        node("Cast", ["w"], ["f"], to=TensorProto.FLOAT),
+        node("Gemm", ["x", "f"], ["y"], transB=1),
+    ]
+    shapes = {"matrix": integers(rows, 16), "vector": integers(rows)}
+    model = make_model(nodes, shapes, inputs={"x": ("N", 16)})
+    error, peak = peak_of_packing(model, tmp_path, ", max_memory='1MiB'")
+    assert (error, peak < 64 * MIB) == ("LimitError", True), peak
+
+
+def test_float32_of_large_integers_needs_no_more_memory_than_their_elements(tmp_path: Path) -> None:
+    """Scales of columns become float32: the limits for the model's own weights are enough."""
+    rows, columns = 2**13, 3072
+    parts = {"codes": np.ones((rows, columns), np.int8), "scales": random(columns)}
+    nodes = [dequantize(parts, axis=1), node("Gemm", ["x", "w"], ["y"], transB=1)]
+    model = make_model(nodes, parts, inputs={"x": ("N", columns)})
+    error, peak = peak_of_packing(model, tmp_path, ", max_memory='16MiB'")
+    assert (error, peak < 80 * MIB) == ("", True), peak
+
+
+def test_a_source_of_4_bits_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    nodes, constants, count = [], {}, 8
+    for index in range(count):
+        constants |= {f"c{index}": random_integers("uint4", 2048, 2048, seed=index), f"s{index}": random(2048)}
+        nodes += [
+            node("DequantizeLinear", [f"c{index}", f"s{index}"], [f"w{index}"], axis=0),
+            node("Gemm", [f"t{index}", f"w{index}"], [f"t{index + 1}"], transB=1),
+        ]
+    model = make_model(nodes, constants, inputs={"t0": ("N", 2048)}, outputs=(f"t{count}",))
+    error, peak = peak_of_packing(model, tmp_path)
+    assert (error, peak < 30 * MIB) == ("", True), peak
+
+
+def test_nothing_keeps_weights_alive() -> None:
+    codes = Weight.of(np.zeros((4, 4), np.int8))
+    weight = Quantized(Integers("int8", codes, Weight.of(np.ones((), np.float32))), np.dtype(np.float32))
+    seen = weakref.ref(weight)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        del weight
+        assert seen() is None
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "int4"])
+def test_elements_beyond_float32(weights: str, tmp_path: Path) -> None:
+    """They become infinite, as ONNX has it, without a warning. Only float32 has infinities."""
+    parts = quantized("int8", (24, 40), (24,), False)
+    parts["scales"][:] = 1e37
+    model = make_model(
+        [dequantize(parts, axis=0), node("Gemm", ["x", "w"], ["y"], transB=1)], parts, inputs={"x": ("N", 40)}
+    )
+    if weights == "float32":
+        streamrt.pack(model, tmp_path / "packed", weights=weights)
+    else:
+        with pytest.raises(FormatError, match="weight 'w' has the value"):
+            streamrt.pack(model, tmp_path / "packed", weights=weights)
+
+
+def test_keep_of_the_type_that_is_there(tmp_path: Path) -> None:
+    parts = quantized("int8", (24, 64), (24, 2), True)
+    nodes = [dequantize(parts, axis=1, block_size=32), node("Gemm", ["x", "w"], ["y"], transB=1)]
+    streamrt.pack(make_model(nodes, parts, inputs={"x": ("N", 64)}), tmp_path / "packed", keep={"w": "int8"})
+    np.testing.assert_array_equal(stored(tmp_path / "packed", "w"), reference(parts, axis=1, block_size=32))
+
+
+def test_rows_of_products_that_would_grow_become_float32(tmp_path: Path) -> None:
+    parts = quantized("uint8", (64, 1, 1, 1), (64,), True)
+    nodes = [dequantize(parts, axis=0), node("Conv", ["x", "w"], ["y"])]
+    check(make_model(nodes, parts, inputs={"x": (2, 1, 4, 4)}), tmp_path)
+    assert kinds(tmp_path / "model.safetensors") == {"w": "F32"}

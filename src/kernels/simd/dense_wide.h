@@ -19,6 +19,8 @@ _Static_assert((int)CONV_LINE >= (int)DECODE_SLACK, "decoded rows may overwrite 
 _Static_assert((int)CONV_LINE % HALF_GROUP == 0 && CONV_LINE >= 2 * WIDE_ROWS,
                "a line of each row is decoded with one");
 
+_Static_assert((int)WIDE_ROWS <= 8 && SRT_WIDE_UNIT % WIDE_ROWS == 0, "WIDE_ROWS");
+
 /* Bytes by which a row is fetched ahead of decoding: a block of int8 and more. */
 enum { WIDE_AHEAD = 256 };
 
@@ -91,7 +93,7 @@ V void wide_block(const int type, const int rows, const float *w, const float *x
 /* Each number of rows has a loop of its own: the compiler keeps sums in registers only if it knows their number. */
 #define WIDE_CASE(count)                                                                                               \
     case count:                                                                                                        \
-        wide_block(-1, count <= WIDE_ROWS ? count : 1, w, x, n, NULL, sums);                                           \
+        if (count <= WIDE_ROWS) wide_block(-1, count <= WIDE_ROWS ? count : 1, w, x, n, NULL, sums);                   \
         break;
 
 FN void wide_alone(int64_t rows, const float *w, const float *x, int64_t n, float *sums) {
@@ -157,7 +159,7 @@ V void wide_sums(const dense_job *job, int64_t row, int64_t rows, float *sums) {
 
 FN void dense_wide(const void *arguments, int64_t first, int64_t last) {
     const dense_job *job = arguments;
-    const int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows);
+    const int64_t begin = first * SRT_WIDE_UNIT, end = smaller(last * SRT_WIDE_UNIT, job->rows);
     for (int64_t row = begin, rows; row < end; row += rows) {
         _Alignas(64) float sums[WIDE_ROWS * SRT_DENSE_WIDE];
         rows = smaller(WIDE_ROWS, end - row);

@@ -45,9 +45,10 @@ typedef struct { /* a unit is a row: out row i is row first + i of w */
     float *out;
 } decode_job;
 
-enum { SRT_DENSE_UNIT = 12 }; /* rows: a multiple of DENSE_ROWS of every instruction set */
+/* Rows: multiples of DENSE_ROWS, and of WIDE_ROWS, of every instruction set. */
+enum { SRT_DENSE_UNIT = 12, SRT_WIDE_UNIT = 8 };
 
-typedef struct { /* a unit is SRT_DENSE_UNIT rows of w */
+typedef struct { /* a unit is SRT_DENSE_UNIT rows of w, or SRT_WIDE_UNIT with dense_wide */
     const float *x, *bias;
     srt_weights w;
     float *y;

@@ -14,10 +14,11 @@
  *                  and SRT_DENSE_GROUP samples they stay in the first-level cache
  *   DENSE_AHEAD    floats of a row that are fetched ahead if all samples are one group; 0: none
  *   WIDE_ROWS      rows whose sums with SRT_DENSE_WIDE samples are held in registers
- *   DENSE_MOST, DENSE_MOST_LARGE     samples up to which srt_dense or srt_dense_wide takes less time than srt_gemm:
- * with any weights, and with weights that lie in no cache GEMM_PAYS      1 if srt_gemm takes less time than a BLAS
- * library, else 0 ROLL_STRIPS    strips that depthwise convolution works on together: 1 or 2 HAS_CRC32C     1 if it
- * defines crc32c_word and crc32c_byte, else 0
+ *   DENSE_MOST, DENSE_MOST_LARGE     samples up to which srt_dense and srt_dense_wide take less time than srt_gemm
+ *                  does: with any weights, and with weights that lie in no cache
+ *   GEMM_PAYS      1 if srt_gemm takes less time than a BLAS library, else 0
+ *   ROLL_STRIPS    strips that depthwise convolution works on together: 1 or 2
+ *   HAS_CRC32C     1 if it defines crc32c_word and crc32c_byte, else 0
  *
  * The functions are declared here, so that the compiler names one that is missing or differs. vec_generic.h has some of
  * them, for instruction sets without an instruction of their own.

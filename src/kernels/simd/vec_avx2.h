@@ -169,7 +169,7 @@ enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
  * (Zen 3). */
 enum { DENSE_AHEAD = 0 };
 
-/* 6 x 2 sums, 2 vectors of samples and a weight fit 16 registers. */
+/* 4 x 2 sums, 2 vectors of samples, a weight, and the numbers that are decoded fit 16 registers. */
 enum { WIDE_ROWS = 4 };
 
 enum { DENSE_MOST = 8, DENSE_MOST_LARGE = 8, GEMM_PAYS = 1 };

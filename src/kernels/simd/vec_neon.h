@@ -195,7 +195,7 @@ enum { DENSE_ROWS = 6, DENSE_BLOCK = 32 };
 /* 1 KiB of each row: small processors may not fetch 6 rows ahead by themselves. */
 enum { DENSE_AHEAD = 256 };
 
-/* 6 x 4 sums, 4 vectors of samples and a weight fit 32 registers. */
+/* 4 x 4 sums, 4 vectors of samples, a weight, and the numbers that are decoded fit 32 registers. */
 enum { WIDE_ROWS = 4 };
 
 /* As with AVX2. */

@@ -148,9 +148,8 @@ def _positive(node: OnnxNode, name: str, count: int, least: int) -> tuple[int, .
 
 def _transposed(weight: Weight, axes: list[_Axis], groups: int, shape: tuple[int, ...]) -> Weight:
     if isinstance(weight, Quantized):
-        outputs, phases = np.arange(weight.shape[1]), math.prod(axis.stride for axis in axes)
-        index = np.tile(np.repeat(outputs, phases), groups)
-        made = weight.by_rows(1, index, lambda codes: _phases(codes, axes, groups), shape)
+        phases = math.prod(axis.stride for axis in axes)
+        made = weight.as_rows(1, phases, groups, lambda codes: _phases(codes, axes, groups), shape)
         if made is not None:
             return made
 

@@ -26,7 +26,7 @@ from streamrt._core import Mapping
 from streamrt.convert import limits
 from streamrt.convert.onnx.infer import first_line
 from streamrt.convert.onnx.size import BYTES, UNUSED, Range, check_rank, count_file, fields
-from streamrt.convert.weights import AnyArray, Weight
+from streamrt.convert.weights import AnyArray, Weight, forget_mapped
 from streamrt.errors import FormatError, WeightsIOError, printable
 from streamrt.format import FileIdentity
 
@@ -375,7 +375,7 @@ class TensorReader:
         """A weight in bytes ``offset`` to ``offset + length`` of a file, little-endian and row-major."""
         expected = math.prod(shape) * dtype.itemsize
         if dtype.name in ("int4", "uint4"):
-            return self._halves(path, name, offset, length, shape, dtype)
+            return self._of_4_bits(path, name, offset, length, shape, dtype)
         if packed or length != expected:
             raise FormatError(f"tensor {name!r}: {length} bytes of {dtype} for shape {shape}, expected {expected}")
         little = dtype.newbyteorder("<") if dtype.kind in "fiuc" else dtype
@@ -393,7 +393,7 @@ class TensorReader:
 
         return Weight(load, shape, little)
 
-    def _halves(
+    def _of_4_bits(
         self, path: Path, name: str, offset: int, length: int, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> Weight:
         """As `_mapped`, for integers of 4 bits: two in a byte, the first in the lower half."""
@@ -407,7 +407,10 @@ class TensorReader:
         def load() -> AnyArray:
             with limits.current().computing():
                 limits.current().check_memory(3 * size)
-                values = unpacked(stored.load())[:size].reshape(shape)
+                limits.current().check_time()
+                halves = stored.load()
+                values = unpacked(halves)[:size].reshape(shape)
+                forget_mapped(halves)
                 if dtype.name == "int4":
                     values = (values ^ 8).astype(np.int8) - np.int8(8)
                 return values.astype(dtype)

@@ -24,7 +24,6 @@ from streamrt.convert.onnx.quantization import dequantized
 from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError
-from streamrt.format import UNCODED
 
 #: A folded tensor of at least this many bytes is computed when it is written, so that one is in memory at a time.
 _LAZY = 1 << 20
@@ -40,6 +39,10 @@ _MAX_DEPTH = 64
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 )
+#: Operators whose result is some values of the inputs, so that it does not vary if these values do not.
+_SELECTS = frozenset(
+    ("Shape", "Gather", "Slice", "Concat", "Split", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Identity")
+)
 #: Operators of ONNX whose result has the values of the input in the same order.
 _VIEWS = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
 
@@ -53,12 +56,15 @@ class Facts:
         constants: the tensors that are the same in every run.
         by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds
             nothing.
+        guessed: the constants that are the same under all probes, although they are computed from extents that vary: a
+            comparison, for example, could be another one for other extents.
         errors: why the shapes of a node's outputs could not be inferred, by the name of its first output.
     """
 
     opset: int
     constants: dict[str, Weight]
     by_probe: tuple[dict[str, Fact], ...]
+    guessed: set[str] = field(default_factory=set)
     errors: dict[str, str] = field(default_factory=dict)
 
     def learn(self, node: NodeProto) -> None:
@@ -74,6 +80,8 @@ class Facts:
         pure = node.op_type not in _RANDOM and can_evaluate(node)
         pure = pure and not any(is_text(dtype) for name in names if (dtype := self.dtype(name)) is not None)
         if pure and names and all(name in self.constants for name in names) and self._fold(node):
+            if not self.guessed.isdisjoint(names):
+                self.guessed.update(name for name in node.output if name)
             return
         for facts in self.by_probe:
             self._infer(node, facts, pure)
@@ -82,6 +90,18 @@ class Facts:
             first = values[0]
             if first is not None and all(v is not None and np.array_equal(v, first) for v in values):
                 self.constants[name] = Weight.of(first)
+                selects = node.op_type in _SELECTS
+                if not (self.guessed.isdisjoint(names) and (selects or not any(map(self._varies, names)))):
+                    self.guessed.add(name)
+
+    def _varies(self, name: str) -> bool:
+        """Whether the value or the shape of a tensor differs between the probes."""
+        if name in self.constants:
+            return False
+        shapes, values = self.shapes(name), self.values(name)
+        if shapes is None or any(shape != shapes[0] for shape in shapes):
+            return True
+        return values is not None and not all(np.array_equal(value, values[0]) for value in values)
 
     def shapes(self, name: str) -> list[Shape] | None:
         """The shape of a tensor under each probe, or None when it is not known under one of them."""
@@ -150,11 +170,11 @@ class Facts:
             if sorted(axes) != list(range(len(first.shape))):
                 raise FormatError(f"{describe(node)} cannot be evaluated: perm {axes} of shape {first.shape}")
             return _view(node, first, first.permuted(axes))
-        if node.op_type == "Cast" and fact.dtype == np.float32 and first.coding != UNCODED:
+        if node.op_type == "Cast" and fact.dtype == np.float32 and _takes_fewer_bytes(first):
             _checked_depth(node, first)
             return first.as_float32()
         if node.op_type == "DequantizeLinear":
-            made = dequantized(node, list(self._inputs(node).values()), fact.dtype)
+            made = dequantized(node, [self.constants[name] if name else None for name in node.input], fact.dtype)
             if made is not None:
                 _checked_depth(node, made)
                 return made
@@ -247,9 +267,14 @@ def _shown(weight: Weight) -> Fact:
 
 def _view(node: NodeProto, weight: Weight, view: Weight) -> Weight:
     """A view of a weight; a small one is computed at once."""
-    if _checked_depth(node, weight) or weight.nbytes >= _LAZY or weight.is_decoded:
+    if _checked_depth(node, weight) or weight.nbytes >= _LAZY or weight.is_from_fewer_bytes:
         return view
     return Weight.of(view.load())
+
+
+def _takes_fewer_bytes(weight: Weight) -> bool:
+    """Whether the source has a weight in fewer bytes than float32."""
+    return weight.is_from_fewer_bytes or (weight.is_float() and weight.dtype.itemsize < 4)
 
 
 def _checked_depth(node: NodeProto, weight: Weight) -> int:

@@ -16,6 +16,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
 from streamrt.convert.inputs import Inputs, with_extents
+from streamrt.convert.onnx.branches import is_if, taken_branch
 from streamrt.convert.onnx.data import (
     SourceFiles,
     TensorReader,
@@ -96,16 +97,18 @@ class OnnxSource:
             check_attributes(function.node)
         problems: list[str] = []
         self.opset = _opset(model, problems)
-        reader = TensorReader(source if isinstance(source, Path) else None, self._files)
+        self._reader = reader = TensorReader(source if isinstance(source, Path) else None, self._files)
         self._constants = dict(weights) | {
             tensor.name: reader.weight(tensor, initializers.get(index))
             for index, tensor in enumerate(model.graph.initializer)
         }
-        nodes = self._take_constants(model.graph.node, reader, attributes)
+        nodes = _take_constants(model.graph.node, reader, attributes, self._constants)
         self._count_own()
         if model.functions:
-            nodes = self._take_constants(inlined(model, nodes), reader, {})
-        nodes = without_nbits(nodes, self._constants)
+            nodes = _take_constants(inlined(model, nodes), reader, {}, self._constants)
+        nodes = without_nbits(
+            nodes, self._constants, (value.name for value in (*model.graph.input, *model.graph.output))
+        )
         self._nodes = _live(nodes, {output.name for output in model.graph.output})
         self._outputs = [output.name for output in model.graph.output]
         self.inputs = _inputs(model.graph, self._constants, self._nodes, problems)
@@ -121,21 +124,6 @@ class OnnxSource:
         own = 4 * sum(weight.size for weight in self._constants.values())
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
-    def _take_constants(
-        self, nodes: Iterable[NodeProto], reader: TensorReader, ranges: dict[tuple[int, int], Range]
-    ) -> list[NodeProto]:
-        """Add the values of ``Constant`` nodes to the constants; returns the other nodes."""
-        others = []
-        for index, node in enumerate(nodes):
-            weight = None
-            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and len(node.output) == 1:
-                weight = _constant(node, index, reader, ranges)
-            if weight is None:
-                others.append(node)
-            else:
-                self._constants[node.output[0]] = weight
-        return others
-
     def convert(self, probes: Sequence[Probe]) -> Draft:
         """The draft. The probes show which values depend on dynamic extents.
 
@@ -149,13 +137,8 @@ class OnnxSource:
         )
         facts = Facts(self.opset, dict(self._constants), by_probe)
         problems = list(self._problems)
-        computed = []
-        for node in self._nodes:
-            facts.learn(node)
-            if not all(facts.is_known(name) for name in node.output if name):
-                computed.append(node)
         # Nodes that only folded nodes read are not needed any more.
-        computed = _live(computed, set(self._outputs))
+        computed = _live(self._learn(facts), set(self._outputs))
         draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
@@ -182,6 +165,45 @@ class OnnxSource:
         if problems:
             raise UnsupportedModelError(problems)
         return draft
+
+    def _learn(self, facts: Facts) -> list[NodeProto]:
+        """Learn the facts about all nodes; returns those that are computed when the model runs."""
+        computed = []
+        defined = {spec.name for spec in self.inputs}
+        names = defined.union(*((*node.input, *node.output) for node in self._nodes), self._outputs)
+        pending = self._nodes[::-1]
+        while pending:
+            node = pending.pop()
+            taken = taken_branch(node, facts, defined, names, self._reader.weight) if is_if(node) else None
+            if taken is not None:
+                names.update(name for inner in taken for name in inner.output)
+                others = _take_constants(taken, self._reader, {}, facts.constants)
+                pending += without_nbits(others, facts.constants, names)[::-1]
+                continue
+            facts.learn(node)
+            defined.update(node.output)
+            if not all(facts.is_known(name) for name in node.output if name):
+                computed.append(node)
+        return computed
+
+
+def _take_constants(
+    nodes: Iterable[NodeProto],
+    reader: TensorReader,
+    ranges: dict[tuple[int, int], Range],
+    constants: dict[str, Weight],
+) -> list[NodeProto]:
+    """Add the values of ``Constant`` nodes to ``constants``; returns the other nodes."""
+    others = []
+    for index, node in enumerate(nodes):
+        weight = None
+        if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and len(node.output) == 1:
+            weight = _constant(node, index, reader, ranges)
+        if weight is None:
+            others.append(node)
+        else:
+            constants[node.output[0]] = weight
+    return others
 
 
 def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
@@ -231,6 +253,8 @@ def _convert_once(node: OnnxNode) -> None:
     if node.proto.domain not in _DEFAULT_DOMAINS:
         other = f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'"
         raise node.problem(nbits_problem(node.proto, node.facts.constants) or other)
+    if is_if(node.proto):
+        raise node.problem("its condition depends on values of the inputs, expected one that their extents decide")
     if convert is None:
         raise node.problem(unsupported(node.op, "onnx"))
     schema = schema_of(node.op, node.opset)

@@ -1,0 +1,101 @@
+"""``If`` nodes whose condition is known: the nodes of the branch that is taken replace the node.
+
+Exporters write them where a model asks for an extent, for example before they remove an axis of length 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import numpy as np
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+
+from streamrt.convert.draft import unique
+from streamrt.convert.onnx.facts import Facts, describe
+from streamrt.convert.weights import Weight
+from streamrt.errors import FormatError
+
+
+def is_if(node: NodeProto) -> bool:
+    """Whether a node is an ``If`` of ONNX."""
+    return node.op_type == "If" and node.domain in ("", "ai.onnx")
+
+
+def taken_branch(
+    node: NodeProto,
+    facts: Facts,
+    defined: Collection[str],
+    names: Collection[str],
+    weight: Callable[[TensorProto], Weight],
+) -> list[NodeProto] | None:
+    """The nodes that replace an ``If``; None if its condition is not known. Its constants are added to ``facts``.
+
+    Args:
+        node: the node.
+        facts: the facts about the tensors that it reads.
+        defined: the tensors that are computed before it.
+        names: of all tensors, with which names inside the branch must not collide.
+        weight: reads a constant.
+
+    Raises:
+        FormatError: a malformed branch.
+    """
+    condition = facts.values(node.input[0]) if node.input and node.input[0] not in facts.guessed else None
+    if condition is None or any(value.size != 1 for value in condition):
+        return None
+    choices = {bool(np.asarray(value).reshape(())) for value in condition}
+    if len(choices) > 1:
+        return None
+    branch = _branch(node, "then_branch" if choices.pop() else "else_branch")
+    new = dict[str, str]()
+    for name in _defined(branch):
+        if not name or name in new:
+            raise FormatError(f"{describe(node)}: a branch defines {name!r:.80} twice")
+        new[name] = unique(f"{node.output[0]}.{name}", {*names, *facts.constants, *new.values()})
+    for tensor in branch.initializer:
+        facts.constants[new[tensor.name]] = weight(tensor)
+    nodes = [_renamed(inner, new) for inner in branch.node]
+    for outer, result in zip(node.output, branch.output, strict=True):
+        nodes.append(helper.make_node("Identity", [new.get(result.name, result.name)], [outer]))
+    known = {*defined, *facts.constants}
+    for inner in nodes:
+        if missing := [name for name in inner.input if name and name not in known]:
+            raise FormatError(f"{describe(node)}: a branch reads {missing[0]!r:.80}, which nothing has computed before")
+        known.update(inner.output)
+    return nodes
+
+
+def _branch(node: NodeProto, name: str) -> GraphProto:
+    found: list[GraphProto] = [a.g for a in node.attribute if a.name == name and a.type == AttributeProto.GRAPH]
+    if len(found) != 1 or len(found[0].output) != len(node.output) or not node.output:
+        raise FormatError(f"{describe(node)}: expected one {name} with {len(node.output)} outputs, at least one")
+    if found[0].input or found[0].sparse_initializer:
+        raise FormatError(f"{describe(node)}: its {name} has inputs or sparse tensors, expected neither")
+    return found[0]
+
+
+def _defined(graph: GraphProto) -> Iterator[str]:
+    """The names that a graph defines, each as often as it does."""
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def _renamed(node: NodeProto, new: Mapping[str, str]) -> NodeProto:
+    """A copy of a node with other names of tensors, also in the graphs that it has as attributes."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    _rename([copy], new)
+    return copy
+
+
+def _rename(nodes: Iterable[NodeProto], new: Mapping[str, str]) -> None:
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        for field in (node.input, node.output):
+            field[:] = [new.get(name, name) for name in field]
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                pending += graph.node
+                for result in graph.output:
+                    result.name = new.get(result.name, result.name)
