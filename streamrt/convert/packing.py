@@ -74,13 +74,14 @@ def pack(
             computed from the others are in the file.
         weights: how to store the weights of dense layers and convolutions, and embeddings: ``"float32"``,
             ``"float16"``, ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32
-            weights of a row). Inputs, outputs and arithmetic stay float32. None stores what the source has: float16 and
-            bfloat16, unless a scale is folded into them; and the integers of an ONNX model (``DequantizeLinear`` of a
-            constant, ``MatMulNBits``) with the same codes, scales and zero points, if a scale is for the tensor, for an
-            output row, or for a block of 16, 32, 48 ... weights of a row. Biases, depthwise convolutions, and weights
-            that something else reads are not affected: they stay as they are in a weights file or integers in an ONNX
-            model, and become float32 otherwise. Rows of fewer than 16 or more than 2**22 weights do not become
-            integers.
+            weights of a row). Inputs, outputs and arithmetic stay float32. The smallest of these weights, 2 % of them,
+            are stored in more bytes: as float16 with integers, else as float32. So are the weights of depthwise
+            convolutions. None stores what the source has: float16 and bfloat16, unless a scale is folded into them; and
+            the integers of an ONNX model (``DequantizeLinear`` of a constant, ``MatMulNBits``) with the same codes,
+            scales and zero points, if a scale is for the tensor, for an output row, or for a block of 16, 32, 48 ...
+            weights of a row. Biases, and weights that something else reads, are not affected: they stay as they are in
+            a weights file or integers in an ONNX model, and become float32 otherwise. Rows of fewer than 16 or more
+            than 2**22 weights do not become integers.
         keep: the types of single weights, by their names in the weights file: ``{"head.weight": "float16"}``.
         progress: show a progress bar.
         max_memory: bytes, or a size such as ``"1GiB"``. Packing may hold as many bytes of computed constants at once,
