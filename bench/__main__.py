@@ -82,6 +82,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     pooling.set_defaults(does=_pool)
 
+    comparing = commands.add_parser(
+        "accuracy", help="compare the answers of trained networks with weights in fewer bytes, and print a table"
+    )
+    comparing.add_argument("networks", nargs="*", metavar="NETWORK", help="trained networks (default: all)")
+    comparing.add_argument("--quick", action="store_true", help="few inputs, as a test")
+    comparing.add_argument("--data", type=Path, default=_CACHE, help=f"folder of temporary files, 0.2 GB ({_CACHE})")
+    comparing.add_argument("--results", type=Path, help=f"folder of accuracy.jsonl ({_RESULTS}, with --quick {_QUICK})")
+    comparing.set_defaults(does=_accuracy)
+
     reporting = commands.add_parser("report", help="write tables and plots from the results")
     reporting.add_argument("--results", type=Path, default=_RESULTS, help=f"folder of the results ({_RESULTS})")
     reporting.add_argument("--readme", type=Path, help="README whose rows and chart are written")
@@ -238,6 +247,29 @@ def _pool(options: argparse.Namespace) -> int:
             beside=not options.traces,
         )
         failures = driver.run(setting, data, recorder, chosen)
+    return 1 if failures else 0
+
+
+def _accuracy(options: argparse.Namespace) -> int:
+    from bench.accuracy import driver, table
+    from bench.accuracy.networks import NETWORKS
+
+    if _unknown("network", options.networks, NETWORKS):
+        return 2
+    results = options.results or (_QUICK if options.quick else _RESULTS)
+    data = options.data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    path = results / "accuracy.jsonl"
+    shared = _shared(_probe(data), data, quick=options.quick)
+    count = driver.QUICK if options.quick else driver.ALL
+    (threads,) = _counts(["all"])
+    with record.Recorder(path, shared) as recorder:
+        failures = driver.run(options.networks or NETWORKS, data, threads, count, recorder)
+    try:
+        print(table.report(record.read([path])))
+    except ValueError as error:
+        print(f"no table: {error}", file=sys.stderr)
+        return 1
     return 1 if failures else 0
 
 

@@ -261,6 +261,18 @@ def pool_beside(job: Job) -> dict[str, Any]:
     return dict(replay.beside(*_pool(job), job.model == "misses", job.most_passes))
 
 
+def accuracy(job: Job) -> dict[str, Any]:
+    """What weights in fewer bytes do to the answers of a trained network."""
+    import tempfile
+
+    from bench.accuracy import measure
+    from bench.accuracy.networks import NETWORKS
+
+    (count,) = job.batches
+    with tempfile.TemporaryDirectory(dir=job.data) as folder:
+        return measure.network(NETWORKS[job.model], Path(folder), count)
+
+
 def _pool(job: Job) -> tuple[list[Path], list[int], int]:
     """Files and widths of the models, and the budget."""
     from bench.pool import models
@@ -372,6 +384,7 @@ def main() -> None:
         "pool-models": pool_models,
         "pool-trace": pool_trace,
         "pool-beside": pool_beside,
+        "accuracy": accuracy,
     }
     values = does[job.kind](job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:
