@@ -468,13 +468,13 @@ MIB = 1 << 20
 
 
 def test_a_block_that_is_longer_than_its_axis_takes_no_memory(tmp_path: Path) -> None:
-    for block in (2**24, 2**62):
-        parts = {"codes": random_integers("int8", 24, 64), "scales": random(1, 64)}
-        nodes = [dequantize(parts, axis=0, block_size=block), node("Gemm", ["x", "w"], ["y"], transB=1)]
+    for block, axis in ((2**24, 0), (2**62, 0), (2**24, 1), (2**62, 1)):
+        parts = {"codes": random_integers("int8", 24, 64), "scales": random(*((1, 64), (24, 1))[axis])}
+        nodes = [dequantize(parts, axis=axis, block_size=block), node("Gemm", ["x", "w"], ["y"], transB=1)]
         model = make_model(nodes, parts, inputs={"x": ("N", 64)})
         error, peak = peak_of_packing(model, tmp_path)
         assert (error, peak < 64 * MIB) == ("", True), peak
-        wanted = reference(parts, axis=0, block_size=24)
+        wanted = reference(parts, axis=axis, block_size=parts["codes"].shape[axis])
         np.testing.assert_array_equal(stored(tmp_path / "packed", "w"), wanted)
 
 
@@ -548,6 +548,8 @@ def test_a_source_of_4_bits_is_never_in_memory_as_a_whole(tmp_path: Path) -> Non
     model = make_model(nodes, constants, inputs={"t0": ("N", 2048)}, outputs=(f"t{count}",))
     error, peak = peak_of_packing(model, tmp_path)
     assert (error, peak < 30 * MIB) == ("", True), peak
+    parts = {"codes": constants["c7"], "scales": constants["s7"]}
+    np.testing.assert_array_equal(stored(tmp_path / "packed", "w7"), reference(parts, axis=0))
 
 
 def test_nothing_keeps_weights_alive() -> None:
