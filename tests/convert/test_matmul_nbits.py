@@ -87,6 +87,7 @@ def test_matmul_of_bits(inner: int, block: int, bits: int, zeros: bool, bias: bo
     np.testing.assert_array_equal(stored(path, name), elements)
 
 
+@pytest.mark.extras
 def test_matmul_of_bits_agrees_with_onnx_runtime(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     for zeros in (False, True):
