@@ -115,7 +115,8 @@ def changed(plain: Path, path: Path, weights: str) -> list[str]:
 
     streamrt.pack(plain, path, weights=weights)
     with safe_open(plain, "np") as before, safe_open(path, "np") as after:
-        floats = [name for name in before.keys() if before.get_slice(name).get_dtype() == "F32"]  # noqa: SIM118
+        names = list(before.keys())
+        floats = [name for name in names if before.get_slice(name).get_dtype() == "F32"]
         return [name for name in floats if after.get_slice(name).get_dtype() == "U8"]
 
 

@@ -144,7 +144,10 @@ def test_times_are_compared_round_by_round():
 def test_a_run_that_fails_is_counted_and_one_without_a_cgroup_is_not(processes, tmp_path, monkeypatch):
     options = {"contenders": ("streamrt lru",), "traces": ("cyclic",), "beside": False}
     run = driver.spawn.run
-    killed = lambda job, **rest: run(job) if job.kind == "pool-models" else Outcome("killed")  # noqa: E731
+
+    def killed(job, **rest):
+        return run(job) if job.kind == "pool-models" else Outcome("killed")
+
     monkeypatch.setattr(driver.spawn, "run", killed)
     failures, lines = play(tmp_path, **options)
     assert failures == 1
