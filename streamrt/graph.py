@@ -5,8 +5,11 @@ attributes have ONNX's names. A graph differs from ONNX in three ways, so that l
 
 * A constant input of ONNX that is not a weight (``shape``, ``axes``, ``pads``, ``min``, ``starts`` ...) is an attribute
   of the same name.
-* If ONNX computes such a value from the extents of a tensor, the node has that tensor as a further input. The node's
-  attribute ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
+* If ONNX computes such a value from extents of tensors, the attribute is in `Node.sizes`. What computes it are *size
+  nodes*, which stand among the others. They are evaluated when the graph is lowered, because shapes are then numbers:
+  ``Shape``, ``Size`` and ``Constant``, and each node whose inputs are all results of size nodes (`streamrt.ops.sizes`).
+  Other nodes may read such results, too. In older files a node has the tensor as a further input, and the attribute
+  ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
 * A node may have an ``activation``: an element-wise operator applied to its first output.
 
 An input is the name of a tensor computed earlier, of an input of the graph, or of a parameter (a tensor of the weights
@@ -61,7 +64,10 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. ``name`` is unique in its graph."""
+    """One operator. ``name`` is unique in its graph.
+
+    ``sizes`` has the attributes that are computed from sizes, each with the name of the tensor that is its value.
+    """
 
     name: str
     op: str
@@ -69,6 +75,7 @@ class Node:
     outputs: tuple[str, ...]
     attrs: Mapping[str, Attr] = field(default_factory=lambda: MappingProxyType({}))
     activation: Activation | None = None
+    sizes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,7 @@ class Graph:
         for node in self.nodes:
             give_way()
             _define(node.name, names, "node")
-            for name in node.inputs:
+            for name in (*node.inputs, *node.sizes.values()):
                 if name and name not in defined:
                     raise FormatError(
                         f"node {node.name!r} reads {name!r}, which is neither a parameter, an input, "
@@ -138,6 +145,7 @@ class Graph:
             if wanted.intersection(node.outputs):
                 kept.append(node)
                 wanted.update(name for name in node.inputs if name)
+                wanted.update(node.sizes.values())
         return Graph(
             inputs=tuple(spec for spec in self.inputs if spec.name in wanted),
             outputs=tuple(known.get(name, TensorSpec(name, ())) for name in outputs),
@@ -164,7 +172,7 @@ class Graph:
             _node(n, f"graph.nodes[{i}]") for i, n in enumerate(_list(top["nodes"], "graph.nodes", _MAX_NODES))
         )
         for what, most, count in (
-            ("inputs", _MAX_INPUTS, lambda node: len(node.inputs)),
+            ("inputs", _MAX_INPUTS, lambda node: len(node.inputs) + len(node.sizes)),
             ("outputs", _MAX_OUTPUTS, lambda node: len(node.outputs)),
             ("numbers in attributes", _MAX_VALUES, _numbers),
         ):
@@ -208,6 +216,8 @@ def _node_to_json(node: Node) -> dict[str, Any]:
     data["outputs"] = list(node.outputs)
     if node.attrs:
         data["attrs"] = _attrs_to_json(node.attrs)
+    if node.sizes:
+        data["sizes"] = dict(sorted(node.sizes.items()))
     if node.activation:
         data["activation"] = {"op": node.activation.op, "attrs": _attrs_to_json(node.activation.attrs)}
     return data
@@ -278,7 +288,11 @@ def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
 
 def _node(value: object, where: str) -> Node:
     give_way()
-    data = _object(value, where, {"name", "op", "inputs", "outputs"}, frozenset({"attrs", "activation"}))
+    data = _object(value, where, {"name", "op", "inputs", "outputs"}, frozenset({"attrs", "activation", "sizes"}))
+    sizes = _sizes(data.get("sizes", {}), f"{where}.sizes")
+    attrs = _attrs(data.get("attrs", {}), f"{where}.attrs")
+    if twice := sizes.keys() & attrs.keys():
+        raise FormatError(f"{where}: attribute {min(twice)!r:.80} is given and computed, expected one of both")
     activation = None
     if "activation" in data:
         inner = _object(data["activation"], f"{where}.activation", {"op"}, frozenset({"attrs"}))
@@ -290,8 +304,9 @@ def _node(value: object, where: str) -> Node:
         op=_text(data["op"], f"{where}.op"),
         inputs=tuple(_text(n, f"{where}.inputs") for n in _list(data["inputs"], f"{where}.inputs")),
         outputs=tuple(_text(n, f"{where}.outputs") for n in _list(data["outputs"], f"{where}.outputs")),
-        attrs=_attrs(data.get("attrs", {}), f"{where}.attrs"),
+        attrs=attrs,
         activation=activation,
+        sizes=sizes,
     )
 
 
@@ -299,6 +314,14 @@ def _attrs(value: object, where: str) -> Mapping[str, Attr]:
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
     return MappingProxyType({_text(key, where): _attr(v, f"{where}.{printable(key):.80}") for key, v in value.items()})
+
+
+def _sizes(value: object, where: str) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{where}: expected an object, found {type(value).__name__}")
+    return MappingProxyType(
+        {_text(key, where): _text(name, f"{where}.{printable(key):.80}") for key, name in value.items()}
+    )
 
 
 def _attr(value: object, where: str) -> Attr:

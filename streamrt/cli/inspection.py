@@ -10,10 +10,10 @@ from typing import Any
 
 from streamrt.errors import InputError, printable
 from streamrt.format import Tensor, WeightsFile, read_header
-from streamrt.graph import TensorSpec
+from streamrt.graph import Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
-from streamrt.ops import Shape
+from streamrt.ops import Shape, sizes
 from streamrt.plan import Plan, Tile
 
 
@@ -153,7 +153,7 @@ def inspect_model(
             outputs=model.outputs,
             shapes=chosen,
             min_budget=model.min_budget(chosen),
-            layers=_layers(file, plan),
+            layers=_layers(file, sizes.run_in_passes(file.graph.nodes), plan),
             plan=plan,
         )
 
@@ -185,12 +185,12 @@ def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape])
     return chosen
 
 
-def _layers(file: WeightsFile, plan: Plan) -> tuple[LayerInfo, ...]:
-    tiles: list[list[Tile]] = [[] for _ in file.graph.nodes]
+def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[LayerInfo, ...]:
+    tiles: list[list[Tile]] = [[] for _ in nodes]
     for tile in plan.tiles:
         tiles[tile.node].append(tile)
     layers = []
-    for node, own in zip(file.graph.nodes, tiles, strict=True):
+    for node, own in zip(nodes, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
         pinned = sum(
             _overlap(tensor, plan, index)

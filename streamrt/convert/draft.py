@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from streamrt.convert import limits
@@ -28,10 +28,25 @@ class DraftNode:
     outputs: list[str]
     attrs: dict[str, Attr] = field(default_factory=dict)
     activation: Activation | None = None
+    sizes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> Iterator[str]:
+        """The names of all tensors that the node reads, or whose values are its attributes."""
+        yield from (name for name in self.inputs if name)
+        yield from self.sizes.values()
 
     def frozen(self) -> Node:
         """The node as a graph holds it, which cannot change."""
-        return Node(self.name, self.op, tuple(self.inputs), tuple(self.outputs), dict(self.attrs), self.activation)
+        return Node(
+            self.name,
+            self.op,
+            tuple(self.inputs),
+            tuple(self.outputs),
+            dict(self.attrs),
+            self.activation,
+            dict(self.sizes),
+        )
 
 
 @dataclass(slots=True)
@@ -45,7 +60,7 @@ class Draft:
 
     def readers(self) -> Counter[str]:
         """How often each tensor is read. Being an output of the graph counts as one more reading."""
-        count = Counter(name for node in self.nodes for name in node.inputs if name)
+        count = Counter(name for node in self.nodes for name in node.reads)
         count.update(spec.name for spec in self.outputs)
         return count
 
@@ -60,7 +75,7 @@ class Draft:
         for node in reversed(self.nodes):
             if wanted.intersection(node.outputs):
                 kept.append(node)
-                wanted.update(node.inputs)
+                wanted.update(node.reads)
         self.nodes = kept[::-1]
         self.params = {name: weight for name, weight in self.params.items() if name in wanted}
 
@@ -87,6 +102,7 @@ class Draft:
         for node in self.nodes:
             node.name = nodes[node.name]
             node.inputs = [new[name] if name else "" for name in node.inputs]
+            node.sizes = {attr: new[name] for attr, name in node.sizes.items()}
             node.outputs = [new[name] for name in node.outputs]
 
 

@@ -270,7 +270,7 @@ class Engine:
                 for spec in graph.outputs:
                     copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
         self.mapping.check()
-        trace = Trace(passes, session.steps, graph.nodes, prepared.plan, self.file.tensors)
+        trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
         last = self.last_call = LastCall(trace, self.mapping.io, extent, self.prefetcher.peak())
         for request, found in zip(requests, results, strict=True):

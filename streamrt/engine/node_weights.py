@@ -34,7 +34,7 @@ def node_weights(
     """
     found = []
     total = 0
-    for position, (node, low) in enumerate(zip(program.graph.nodes, program.lowered, strict=True)):
+    for position, (node, low) in enumerate(zip(program.nodes, program.lowered, strict=True)):
         whole: dict[str, Extent] = {}
         tiled: dict[str, Extent] = {}
         for index, name in enumerate(node.inputs):

@@ -2,11 +2,11 @@
 
 Read `base` first: it defines an operator. `call` is the node that it lowers, `epilogue` the activation that it may
 apply as its last step. `registry` finds operators by name. `coded`, `scratch`, `shapes`, `window` and `columns` are
-shared. Each other module holds one family of operators.
+shared. Each other module holds one family of operators. `sizes` has those that are evaluated and not run.
 """
 
-from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Lowered, Operand, Param, Run, Shape, size_problem
+from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize, sizes  # noqa: F401 (registers them)
+from streamrt.ops.base import Array, Buffers, Lowered, Operand, Param, Run, Shape, Value, size_problem
 from streamrt.ops.call import Call
 from streamrt.ops.registry import NO_SUCH_OPERATOR, Traits, lower, supported, traits_of
 
@@ -21,8 +21,10 @@ __all__ = [
     "Run",
     "Shape",
     "Traits",
+    "Value",
     "lower",
     "size_problem",
+    "sizes",
     "supported",
     "traits_of",
 ]

@@ -15,7 +15,7 @@ from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast, is_batchwise
 
 
-@operator(*ACTIVATIONS, traits=Traits(activation=True))
+@operator(*ACTIVATIONS, traits=Traits(activation=True, moves_batch=True))
 def unary(call: Call) -> Lowered:
     """``y = activation(x)``."""
     call.expect((1, 1))
@@ -31,6 +31,7 @@ def unary(call: Call) -> Lowered:
         bind=bind,
         inplace=() if call.is_param(0) else (0,),
         batchwise=len(shape) > 0,
+        batch=call.batch() or 0,
         flops=math.prod(shape),
     )
 

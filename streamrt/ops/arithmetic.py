@@ -12,7 +12,7 @@ from streamrt.ops.base import Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import same_memory
 from streamrt.ops.registry import Traits, operator
-from streamrt.ops.shapes import broadcast, is_batchwise
+from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
 
 _UNARY: dict[str, Callable[..., object]] = {
     "Abs": np.absolute,
@@ -31,7 +31,7 @@ _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
 _MOST_TERMS = 4096
 
 
-@operator(*_UNARY)
+@operator(*_UNARY, traits=Traits(moves_batch=True))
 def unary(call: Call) -> Lowered:
     """``y = f(x)``."""
     call.expect((1, 1))
@@ -50,12 +50,13 @@ def unary(call: Call) -> Lowered:
         bind=bind,
         inplace=_inplace(call, (shape,), shape),
         batchwise=len(shape) > 0,
+        batch=call.batch() or 0,
         flops=math.prod(shape),
     )
 
 
-@operator("Add", "Sub", "Mul", "Div", traits=Traits(fuses=True))
-@operator("Pow")
+@operator("Add", "Sub", "Mul", "Div", traits=Traits(fuses=True, moves_batch=True))
+@operator("Pow", traits=Traits(moves_batch=True))
 def binary(call: Call) -> Lowered:
     """``y = a op b``."""
     call.expect((2, 2))
@@ -76,11 +77,12 @@ def binary(call: Call) -> Lowered:
         bind=bind,
         inplace=_inplace(call, shapes, out),
         batchwise=is_batchwise(call, out),
+        batch=batch_of(call, out),
         flops=math.prod(out),
     )
 
 
-@operator(*_VARIADIC, traits=Traits(fuses=True))
+@operator(*_VARIADIC, traits=Traits(fuses=True, moves_batch=True))
 def variadic(call: Call) -> Lowered:
     """``y = a op b op ...``."""
     call.expect((1, _MOST_TERMS))
@@ -88,7 +90,7 @@ def variadic(call: Call) -> Lowered:
     shapes = tuple(call.shape(index) for index in range(len(call.operands)))
     out = broadcast(call, *shapes)
     if len(shapes) == 1:
-        return same_memory(call, out, batchwise=len(out) > 0)
+        return same_memory(call, out, batchwise=len(out) > 0, batch=call.batch() or 0)
 
     def bind(buffers: Buffers) -> Run:
         a, b, *rest = (buffers.input(index) for index in range(len(shapes)))
@@ -107,6 +109,7 @@ def variadic(call: Call) -> Lowered:
         # The first two terms are read before the output is written; later terms are read after.
         inplace=_inplace(call, shapes[:2], out),
         batchwise=is_batchwise(call, out),
+        batch=batch_of(call, out),
         flops=(len(shapes) - 1) * math.prod(out),
     )
 

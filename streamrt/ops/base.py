@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,11 +52,40 @@ class Operand(NamedTuple):
         shape: its extents.
         dtype: how its elements are stored, by the name that the weights file gives it. A computed tensor is `FLOAT32`.
         is_param: whether it is a parameter, which is a tensor of the weights file.
+        batch: the axis along which samples lie; None if all samples have the same values, as of a parameter. Samples
+            are the outermost part of this axis: its extent may be a multiple of their number. A tensor of windows of
+            pictures is an example.
     """
 
     shape: Shape
     dtype: str = FLOAT32
     is_param: bool = False
+    batch: int | None = 0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether all samples have the same values."""
+        return self.is_param or self.batch is None
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that is computed from sizes alone, so that it is known when a graph is lowered.
+
+    Attributes:
+        array: its elements: int64, float32, float64 or bool. Nobody writes to it.
+        from_batch: which elements are computed from the number of samples, in the array's shape; None if none are.
+        batch: an axis whose extent is a multiple of the number of samples, along which all values are equal, or None.
+    """
+
+    array: NDArray[Any]
+    from_batch: NDArray[np.bool_] | None = None
+    batch: int | None = None
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether another number of samples could give other elements or another shape."""
+        return self.from_batch is not None or self.batch is not None
 
 
 class Buffers(NamedTuple):
@@ -110,8 +139,9 @@ class Lowered:
             need.
         rows: length of the axis along which the node can be cut.
         row_step: the node is cut only at multiples of this many rows.
-        batchwise: whether sample n of each output depends only on sample n of the computed inputs. Samples lie along
-            axis 0.
+        batchwise: whether sample n of each output depends only on sample n of the inputs that are not fixed.
+        batch: the axis along which samples lie in each output, if it is ``batchwise``.
+        fixed: whether all samples have the same outputs, because no input differs between them.
         flops: floating-point operations of a run, for the planner: a multiply-add counts as two.
     """
 
@@ -125,6 +155,8 @@ class Lowered:
     rows: int = 1
     row_step: int = 1
     batchwise: bool = True
+    batch: int = 0
+    fixed: bool = False
     flops: int = 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import Operand, Shape, size_problem
+from streamrt.ops.base import Operand, Shape, Value, size_problem
 
 _FLT_MAX = float(np.finfo(np.float32).max)
 
@@ -20,14 +21,25 @@ class Call:
     Every accessor raises `FormatError`, which names the node, if the value in the file does not fit.
     """
 
-    def __init__(self, node: Node, operands: Sequence[Operand | None], exact: bool = False) -> None:
+    def __init__(
+        self,
+        node: Node,
+        operands: Sequence[Operand | None],
+        exact: bool = False,
+        *,
+        samples: int = 0,
+        sizes: Mapping[str, Value] = MappingProxyType({}),
+    ) -> None:
         self.node = node
+        #: The samples of the whole graph, which may be a part of an axis' extent; 0 if they are not known.
+        self.samples = samples
         #: Whether the operator may use no algorithm that is faster but rounds more.
         self.exact = exact
         #: The inputs; None is an input left out.
         self.operands = tuple(operands)
         #: Whether the operator applies the node's activation itself.
         self.fused = False
+        self._sizes = sizes
         self._seen: set[str] = set()
 
     def fail(self, reason: str) -> FormatError:
@@ -64,6 +76,16 @@ class Call:
         if not self.is_param(index):
             raise self.fail(f"input {index} must be a parameter, not computed")
         return shape
+
+    def batch(self, index: int = 0) -> int | None:
+        """The axis of input ``index`` along which samples lie; None if it is fixed or left out."""
+        operand = self.operands[index] if index < len(self.operands) else None
+        return None if operand is None or operand.fixed else operand.batch
+
+    def from_batch(self, name: str, count: int) -> tuple[bool, ...]:
+        """Which of the ``count`` numbers of an attribute are computed from the number of samples."""
+        found = self._sizes[name].from_batch if name in self._sizes else None
+        return (False,) * count if found is None else tuple(map(bool, found.reshape(-1)))
 
     def computed(self, index: int) -> Shape:
         """The shape of input ``index``, which must not be a parameter."""
@@ -151,6 +173,13 @@ class Call:
         ):
             raise self.fail(f"attribute {name!r} is {value!r:.80}, expected {count} finite numbers")
         return tuple(map(float, value))
+
+    def numbers(self, name: str) -> tuple[int, ...] | tuple[float, ...]:
+        """A list of integers or of floating-point numbers."""
+        value = self._get(name, None)
+        if not isinstance(value, tuple):
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected a list of numbers")
+        return value
 
     def text(self, name: str, default: str, choices: tuple[str, ...]) -> str:
         """One of ``choices``."""

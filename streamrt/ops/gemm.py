@@ -179,7 +179,7 @@ def gemm(call: Call) -> Lowered:
     return _dense(call)
 
 
-@operator("MatMul", traits=Traits(fuses=True, row_axis=-1, dtypes={1: TYPES}))
+@operator("MatMul", traits=Traits(fuses=True, row_axis=-1, moves_batch=True, dtypes={1: TYPES}))
 def matmul(call: Call) -> Lowered:
     """NumPy's matmul. With ``transB=1`` it is a Gemm over the last axis of x, which may have any axes before that."""
     if call.flag("transB", False):
@@ -223,7 +223,8 @@ def _dense(call: Call) -> Lowered:
         scratch=scratch.nbytes,
         tiled=(1,),
         rows=w[0],
-        batchwise=len(x) > 1,
+        batchwise=(call.batch() or 0) < len(x) - 1,
+        batch=call.batch() or 0,
         flops=dense.flops,
     )
 
@@ -238,17 +239,17 @@ def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
 
 
 def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
-    """Whether axis 0 of the output is axis 0 of every computed input.
+    """Whether axis 0 of the output is axis 0 of every input that is not fixed.
 
     Axis 0 of the output is axis 0 of a left operand with as many axes: its rows, or its batch of matrices. It is axis 0
-    of a right operand only if that is a batch of matrices. A parameter must not vary along axis 0 of the output.
+    of a right operand only if that is a batch of matrices. A fixed input must not vary along axis 0 of the output.
     """
-    if not out:
+    if not out or not {call.batch(0), call.batch(1)} <= {0, None}:
         return False
     left_spans = len(a) >= 2 and len(a) >= len(b) and a[0] == out[0]
     right_spans = len(b) >= 3 and len(b) >= len(a) and b[0] == out[0]
     left_varies = len(a) >= max(2, len(b)) and (len(a) == 2 or a[0] != 1)
     right_varies = len(b) >= 3 and len(b) >= len(a) and b[0] != 1
-    left = not left_varies if call.is_param(0) else left_spans
-    right = not right_varies if call.is_param(1) else right_spans
+    left = not left_varies if call.batch(0) is None else left_spans
+    right = not right_varies if call.batch(1) is None else right_spans
     return left and right

@@ -13,9 +13,9 @@ import numpy as np
 
 from streamrt.ops.base import Buffers, Lowered, Run
 from streamrt.ops.call import Call
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
-from streamrt.ops.shapes import broadcast, is_batchwise
+from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
 
 _BINARY: dict[str, Callable[..., object]] = {
     "And": np.logical_and,
@@ -31,7 +31,7 @@ _BINARY: dict[str, Callable[..., object]] = {
 _MOST_INDICES = 2**24
 
 
-@operator(*_BINARY)
+@operator(*_BINARY, traits=Traits(moves_batch=True))
 def binary(call: Call) -> Lowered:
     """``y = 1 if a op b else 0``."""
     call.expect((2, 2))
@@ -47,7 +47,9 @@ def binary(call: Call) -> Lowered:
         return run
 
     # Not in place: NumPy would copy an input that overlaps an output of another type.
-    return Lowered(outputs=(out,), bind=bind, batchwise=is_batchwise(call, out), flops=math.prod(out))
+    return Lowered(
+        outputs=(out,), bind=bind, batchwise=is_batchwise(call, out), batch=batch_of(call, out), flops=math.prod(out)
+    )
 
 
 @operator("Not")
@@ -67,7 +69,7 @@ def not_(call: Call) -> Lowered:
     return Lowered(outputs=(shape,), bind=bind, batchwise=len(shape) > 0, flops=math.prod(shape))
 
 
-@operator("Where")
+@operator("Where", traits=Traits(moves_batch=True))
 def where(call: Call) -> Lowered:
     """``y = a where condition != 0 else b``."""
     call.expect((3, 3))
@@ -86,7 +88,12 @@ def where(call: Call) -> Lowered:
         return run
 
     return Lowered(
-        outputs=(out,), bind=bind, scratch=math.prod(condition), batchwise=is_batchwise(call, out), flops=math.prod(out)
+        outputs=(out,),
+        bind=bind,
+        scratch=math.prod(condition),
+        batchwise=is_batchwise(call, out),
+        batch=batch_of(call, out),
+        flops=math.prod(out),
     )
 
 

@@ -24,7 +24,7 @@ _FAR = 2**62
 _MOST_PARTS = 4096
 
 
-def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
+def same_memory(call: Call, out: Shape, batchwise: bool, batch: int = 0) -> Lowered:
     """A result with the values of input 0 in the same order.
 
     It is a view of the input. It is a copy if the node has an activation, or if the input is a parameter: parameters do
@@ -32,29 +32,29 @@ def same_memory(call: Call, out: Shape, batchwise: bool) -> Lowered:
     """
     epilogue = epilogue_of(call)
     if epilogue == IDENTITY and not call.is_param(0):
-        return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise)
+        return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise, batch=batch)
 
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)
         return lambda first, last: _core.unary(x, y, *epilogue)
 
     inplace = () if call.is_param(0) or call.shape(0) != out else (0,)
-    return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise)
+    return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise, batch=batch)
 
 
 def _nothing(buffers: Buffers) -> Run:
     return lambda first, last: None
 
 
-@operator("Identity")
+@operator("Identity", traits=Traits(moves_batch=True))
 def identity(call: Call) -> Lowered:
     """``y = x``."""
     call.expect((1, 1))
     shape = call.shape(0)
-    return same_memory(call, shape, batchwise=len(shape) > 0)
+    return same_memory(call, shape, batchwise=len(shape) > 0, batch=call.batch() or 0)
 
 
-@operator("Reshape")
+@operator("Reshape", traits=Traits(moves_batch=True, extents=("shape",)))
 def reshape(call: Call) -> Lowered:
     """The same values in another shape.
 
@@ -78,9 +78,33 @@ def reshape(call: Call) -> Lowered:
     if out.count(-1) > 1 or (total % known if -1 in out else total != known):
         raise call.fail(f"an input of shape {x} cannot take shape {wanted!s:.200}")
     shape = tuple(total // known if extent == -1 else extent for extent in out)
-    # An extent that is a number does not change with the batch.
-    follows = len(wanted) > 0 and (wanted[0] in (0, -1) or 0 in taken) and keeps_batch(call, taken)
-    return same_memory(call, shape, batchwise=follows and len(x) > 0 and shape[0] == x[0])
+    if taken:
+        follows = (wanted[0] in (0, -1) or 0 in taken) and keeps_batch(call, taken) and call.batch() == 0
+        return same_memory(call, shape, batchwise=follows and len(x) > 0 and shape[0] == x[0])
+    batch = _batch_after(call, wanted, shape)
+    return same_memory(call, shape, batchwise=batch is not None, batch=batch or 0)
+
+
+def _batch_after(call: Call, wanted: tuple[int, ...], out: Shape) -> int | None:
+    """The axis of ``out`` along which samples lie after a Reshape to ``wanted``; None if they lie along none.
+
+    As many elements lie before this axis as before the input's, and a sample is a whole number of its positions. The
+    extent must follow the number of samples: it is computed from it, is the input's (0), or is what remains (-1). No
+    other extent may.
+    """
+    x, batch, computed = call.shape(0), call.batch(), call.from_batch("shape", len(wanted))
+    if batch is None or not x:
+        return None
+    before = math.prod(x[:batch])
+    for axis, (extent, given) in enumerate(zip(out, wanted, strict=True)):
+        follows = computed[axis] or given == -1 or (given == 0 and axis == batch)
+        fits = extent == x[batch] or (call.samples > 0 and extent % call.samples == 0)
+        others = any(
+            computed[other] or (number == 0 and other == batch) for other, number in enumerate(wanted) if other != axis
+        )
+        if follows and fits and not others and math.prod(out[:axis]) == before:
+            return axis
+    return None
 
 
 @operator("Flatten")
@@ -91,27 +115,28 @@ def flatten(call: Call) -> Lowered:
     axis = call.int_("axis", 1, -len(x), len(x))
     axis += len(x) if axis < 0 else 0
     out = (math.prod(x[:axis]), math.prod(x[axis:]))
-    return same_memory(call, out, batchwise=axis > 0 and out[0] == x[0])
+    return same_memory(call, out, batchwise=axis > 0 and (out[0] == x[0] or call.samples > 0))
 
 
-@operator("Squeeze")
+@operator("Squeeze", traits=Traits(moves_batch=True))
 def squeeze(call: Call) -> Lowered:
     """Removes ``axes``, which have extent 1 (default: all axes of extent 1)."""
     call.expect((1, 1))
-    x = call.shape(0)
+    x, batch = call.shape(0), call.batch() or 0
     if call.has("axes"):
         axes = call.axes("axes", len(x))
-        batchwise = len(x) > 0 and 0 not in axes
+        batchwise = len(x) > 0 and batch not in axes
     else:
         axes = tuple(axis for axis, extent in enumerate(x) if extent == 1)
-        # Whether axis 0 is removed depends on the batch.
+        # Whether the batch's axis is removed depends on the batch.
         batchwise = False
     if any(x[axis] != 1 for axis in axes):
         raise call.fail(f"axes {axes} of an input of shape {x} are not all of extent 1")
-    return same_memory(call, tuple(e for axis, e in enumerate(x) if axis not in axes), batchwise)
+    out = tuple(extent for axis, extent in enumerate(x) if axis not in axes)
+    return same_memory(call, out, batchwise, batch - sum(axis < batch for axis in axes))
 
 
-@operator("Unsqueeze")
+@operator("Unsqueeze", traits=Traits(moves_batch=True))
 def unsqueeze(call: Call) -> Lowered:
     """Inserts axes of extent 1, so that they are ``axes`` of the output."""
     call.expect((1, 1))
@@ -122,10 +147,11 @@ def unsqueeze(call: Call) -> Lowered:
     axes = call.axes("axes", rank)
     extents = iter(x)
     out = tuple(1 if axis in axes else next(extents) for axis in range(rank))
-    return same_memory(call, out, batchwise=len(x) > 0 and 0 not in axes)
+    kept = [axis for axis in range(rank) if axis not in axes]
+    return same_memory(call, out, batchwise=len(x) > 0, batch=kept[call.batch() or 0] if x else 0)
 
 
-@operator("Transpose")
+@operator("Transpose", traits=Traits(moves_batch=True))
 def transpose(call: Call) -> Lowered:
     """Axis i of the output is axis ``perm[i]`` of the input (default: reversed)."""
     call.expect((1, 1))
@@ -134,14 +160,14 @@ def transpose(call: Call) -> Lowered:
     if len(set(perm)) != len(perm):
         raise call.fail(f"attribute 'perm' is {perm}, expected each axis once")
     out = tuple(x[axis] for axis in perm)
-    batchwise = len(x) > 0 and perm[0] == 0
+    batchwise, batch = len(x) > 0, perm.index(call.batch() or 0) if x else 0
     moved = [axis for axis in perm if x[axis] != 1]
     if moved == sorted(moved):
-        return same_memory(call, out, batchwise)
-    return copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise)
+        return same_memory(call, out, batchwise, batch)
+    return copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise, batch)
 
 
-@operator("Slice")
+@operator("Slice", traits=Traits(moves_batch=True))
 def slice_(call: Call) -> Lowered:
     """Every ``steps``-th value from ``starts`` to ``ends`` (clipped to the input) along ``axes``."""
     call.expect((1, 1))
@@ -158,6 +184,7 @@ def slice_(call: Call) -> Lowered:
         raise call.fail("attribute 'steps' has a 0, expected other integers")
     window = [slice(None)] * len(x)
     out = list(x)
+    batch = call.batch() or 0
     batchwise = len(x) > 0
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         step = max(-x[axis], min(step, x[axis]))  # a longer step takes one value, too; now strides cannot overflow
@@ -165,14 +192,14 @@ def slice_(call: Call) -> Lowered:
         out[axis] = len(ranged)
         # A slice that runs back to the first value ends at -1, which NumPy would read as the last position.
         window[axis] = slice(ranged.start, ranged.stop if ranged.stop >= 0 else None, step)
-        batchwise &= axis != 0 or (start == 0 and step == 1 and end >= x[0])
+        batchwise &= axis != batch or (start == 0 and step == 1 and end >= x[batch])
     key = tuple(window)
     if all(step > 0 for step in steps) and tuple(out) == x:
-        return same_memory(call, x, batchwise)
-    return copies(tuple(out), lambda x, y: [(y, x[key])], batchwise)
+        return same_memory(call, x, batchwise, batch)
+    return copies(tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
 
 
-@operator("Split")
+@operator("Split", traits=Traits(moves_batch=True))
 def split(call: Call) -> Lowered:
     """Consecutive parts along ``axis``, of the extents ``split``."""
     call.expect((1, 1), (1, _MOST_PARTS))
@@ -190,10 +217,11 @@ def split(call: Call) -> Lowered:
         return _copy_all([(y, x[key]) for y, key in zip(buffers.outputs, named, strict=True)])
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
-    return Lowered(outputs=outputs, bind=bind, batchwise=axis != 0)
+    batch = call.batch() or 0
+    return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch)
 
 
-@operator("Gather", traits=Traits(dtypes={0: TYPES}))
+@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}))
 def gather(call: Call) -> Lowered:
     """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
 
@@ -221,7 +249,9 @@ def gather(call: Call) -> Lowered:
 
         return run
 
-    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != 0)
+    batch = call.batch() or 0
+    after = batch if batch < axis else batch - 1 + len(shape)
+    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after)
     return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
 
 
@@ -239,22 +269,46 @@ def _decoded_rows(rows: Coded, indices: tuple[int, ...], y: Array) -> Run:
     return run
 
 
-@operator("Expand")
+@operator("Expand", traits=Traits(moves_batch=True, extents=("shape",)))
 def expand(call: Call) -> Lowered:
     """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
     x = call.shape(0)
     wanted = call.ints("shape", low=1, high=2**40)
     taken = borrowed(call, len(wanted))
     out = broadcast(call, x, tuple(taken.get(axis, extent) for axis, extent in enumerate(wanted)))
-    # A number as the extent of axis 0 does not change with the batch.
-    batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
-    batchwise &= keeps_batch(call, taken) and (len(wanted) == len(x) or not taken)
+    if taken:
+        # A number as the extent of axis 0 does not change with the batch.
+        batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
+        batchwise &= keeps_batch(call, taken) and len(wanted) == len(x) and call.batch() == 0
+        batch = 0
+    else:
+        batchwise, batch = _batch_expanded(call, wanted, out)
     if out == x:
-        return same_memory(call, x, batchwise)
-    return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise)
+        return same_memory(call, x, batchwise, batch)
+    return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise, batch)
 
 
-@operator("Concat", traits=Traits(fuses=True))
+def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bool, int]:
+    """Whether the result of an Expand to ``wanted`` has whole samples along an axis, and along which."""
+    x, own = call.shape(0), call.batch()
+    computed = [
+        axis + len(out) - len(wanted) for axis, flag in enumerate(call.from_batch("shape", len(wanted))) if flag
+    ]
+    if own is None:  # the same for all samples: repeated for each
+        if len(computed) != 1:
+            return False, 0
+        source = computed[0] - (len(out) - len(x))
+        return source < 0 or x[source] == 1, computed[0]
+    if not x:
+        return False, 0
+    batch = own + len(out) - len(x)
+    asked = batch - (len(out) - len(wanted))
+    # A number as the extent of the batch does not change with the batch.
+    kept = asked < 0 or wanted[asked] == 1 or computed == [batch]
+    return kept and computed in ([], [batch]) and out[batch] == x[own], batch
+
+
+@operator("Concat", traits=Traits(fuses=True, moves_batch=True))
 def concat(call: Call) -> Lowered:
     """The inputs one after the other along ``axis``."""
     call.expect((1, _MOST_PARTS))
@@ -263,6 +317,7 @@ def concat(call: Call) -> Lowered:
     axis = call.axis("axis", len(x))
     if any(len(s) != len(x) or s[:axis] != x[:axis] or s[axis + 1 :] != x[axis + 1 :] for s in shapes):
         raise call.fail(f"inputs of shapes {shapes!s:.200}, expected equal extents along all axes except {axis}")
+    batches = {call.batch(index) for index in range(len(shapes))}
     ends = list(itertools.accumulate(shape[axis] for shape in shapes))
     keys = [_along(axis, slice(end - shape[axis], end)) for shape, end in zip(shapes, ends, strict=True)]
 
@@ -275,12 +330,13 @@ def concat(call: Call) -> Lowered:
         outputs=((*x[:axis], ends[-1], *x[axis + 1 :]),),
         joins=math.prod(x[:axis]) == 1,
         bind=bind,
-        # The extent of a parameter does not change with the batch.
-        batchwise=axis != 0 and not any(operand.is_param for operand in call.operands if operand),
+        # The extent of a fixed input does not change with the batch.
+        batchwise=axis not in batches and None not in batches and len(batches) == 1,
+        batch=call.batch() or 0,
     )
 
 
-@operator("Pad")
+@operator("Pad", traits=Traits(moves_batch=True))
 def pad(call: Call) -> Lowered:
     """Adds values around the input. ``pads`` has the number before each axis, then the number after each axis.
 
@@ -307,9 +363,10 @@ def pad(call: Call) -> Lowered:
     if most and any(p > m for sides in (before, after) for p, m in zip(sides, most, strict=True)):
         raise call.fail(f"pads {pads} in mode {mode!r} are more than an input of shape {x} can fill")
     out = tuple(map(sum, zip(before, kept, after, strict=True)))
-    batchwise = rank > 0 and begins[0] == 0 == ends[0]
+    batch = call.batch() or 0
+    batchwise = rank > 0 and begins[batch] == 0 == ends[batch]
     if out == x and not any(pads):
-        return same_memory(call, out, batchwise)
+        return same_memory(call, out, batchwise, batch)
 
     def bind(buffers: Buffers) -> Run:
         inside, y = buffers.input(0)[crop], buffers.outputs[0]
@@ -317,7 +374,7 @@ def pad(call: Call) -> Lowered:
             return _pad_constant(inside, y, before, value)
         return _pad_from_input(inside, y, before, after, mode)
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise)
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch)
 
 
 def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
@@ -365,13 +422,15 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, part)
 
 
-def copies(out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool) -> Lowered:
+def copies(
+    out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool, batch: int = 0
+) -> Lowered:
     """A node with one input and one output that copies ``source`` to ``target`` for each pair of their views."""
 
     def bind(buffers: Buffers) -> Run:
         return _copy_all(pairs(buffers.input(0), buffers.outputs[0]))
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise)
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch)
 
 
 def _copy_all(pairs: list[tuple[Array, Array]]) -> Run:

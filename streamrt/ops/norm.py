@@ -86,7 +86,7 @@ def instance_normalization(call: Call) -> Lowered:
     )
 
 
-@operator("LayerNormalization")
+@operator("LayerNormalization", traits=Traits(moves_batch=True))
 def layer_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, with mean and var over all axes from ``axis`` on.
 
@@ -126,7 +126,8 @@ def layer_normalization(call: Call) -> Lowered:
         bind=bind,
         scratch=scratch.nbytes,
         inplace=_own(call),
-        batchwise=axis > 0,
+        batchwise=axis > (call.batch() or 0),
+        batch=call.batch() or 0,
         flops=8 * math.prod(x),
     )
 
@@ -181,7 +182,7 @@ def lrn(call: Call) -> Lowered:
     return Lowered(outputs=(x,), bind=bind, flops=math.prod(x) * min(size, x[1]))
 
 
-@operator("Softmax", "LogSoftmax")
+@operator("Softmax", "LogSoftmax", traits=Traits(moves_batch=True))
 def softmax(call: Call) -> Lowered:
     """``exp(x) / sum(exp(x))`` along ``axis``, or its logarithm.
 
@@ -203,7 +204,8 @@ def softmax(call: Call) -> Lowered:
         outputs=(x,),
         bind=bind,
         inplace=_own(call),
-        batchwise=axis != 0,
+        batchwise=not axis <= (call.batch() or 0) < end,
+        batch=call.batch() or 0,
         flops=3 * math.prod(x),
     )
 

@@ -20,7 +20,7 @@ _FUNCTIONS = {
 }
 
 
-@operator(*_FUNCTIONS, traits=Traits(fuses=True))
+@operator(*_FUNCTIONS, traits=Traits(fuses=True, moves_batch=True))
 def reduce(call: Call) -> Lowered:
     """The mean, sum, maximum or minimum along ``axes`` (default: all), which stay with extent 1 if ``keepdims``."""
     call.expect((1, 1))
@@ -47,4 +47,11 @@ def reduce(call: Call) -> Lowered:
 
         return run
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=len(x) > 0 and 0 not in axes, flops=math.prod(x))
+    batch = call.batch() or 0
+    return Lowered(
+        outputs=(out,),
+        bind=bind,
+        batchwise=len(x) > 0 and batch not in axes,
+        batch=batch if keepdims else batch - sum(axis < batch for axis in axes),
+        flops=math.prod(x),
+    )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
 
 import streamrt._core as _core
-from streamrt.graph import Node
-from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run
+from streamrt.errors import FormatError, printable
+from streamrt.graph import Attr, Node
+from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run, Value
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import epilogue_of
@@ -18,6 +22,9 @@ _MAX_SCRATCH = 2**46
 
 #: The reason in the error for a node whose operator is not registered.
 NO_SUCH_OPERATOR = 'no such operator in this version of streamrt; streamrt.operators("layers") lists all that there are'
+
+#: The most numbers of a computed attribute: as many as a file may have in one.
+_MAX_NUMBERS = 4096
 
 Lower = Callable[[Call], Lowered]
 
@@ -34,6 +41,10 @@ class Traits:
         row_axis: an axis of the output along which index i uses only row i of input 1, a parameter, and adds element i
             of input 2, an optional parameter. None if the operator has no such inputs.
         params: names of its parameters, from input 1 on.
+        moves_batch: whether the operator takes samples along any axis, and says along which they lie in its outputs
+            (`Lowered.batch`). Of all other operators they lie along axis 0, of inputs and outputs.
+        extents: the attributes that are extents of its result. They may be computed from the number of samples; if any
+            other attribute is, the operator does not work sample by sample.
         dtypes: the types that the operator takes for a parameter, by index of the input. Parameters of other types, and
             those that are not listed, are decoded to float32 in scratch memory (`streamrt.ops.coded`).
     """
@@ -42,6 +53,8 @@ class Traits:
     fuses: bool = False
     row_axis: int | None = None
     params: tuple[str, ...] = ("weight", "bias")
+    moves_batch: bool = False
+    extents: tuple[str, ...] = ()
     dtypes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -64,8 +77,17 @@ def traits_of(op: str) -> Traits:
     return _OPERATORS[op][1] if op in _OPERATORS else Traits()
 
 
-def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -> Lowered:
-    """Lower ``node`` for these inputs; None is an input left out. For ``exact`` see `Call.exact`.
+def lower(
+    node: Node,
+    operands: Sequence[Operand | None],
+    exact: bool = False,
+    *,
+    samples: int = 0,
+    sizes: Mapping[str, Value] = MappingProxyType({}),
+) -> Lowered:
+    """Lower ``node`` for these inputs; None is an input left out. For ``exact`` and ``samples`` see `Call`.
+
+    ``sizes`` has the values of the attributes that are computed from sizes (`Node.sizes`).
 
     Raises:
         FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
@@ -79,7 +101,11 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
         operand if operand is None or other is None else operand._replace(dtype=FLOAT32)
         for operand, other in zip(operands, foreign, strict=True)
     ]
-    call = Call(node, as_taken, exact)
+    if sizes:
+        node = replace(
+            node, attrs={**node.attrs, **{name: _attribute(node, name, value) for name, value in sizes.items()}}
+        )
+    call = Call(node, as_taken, exact, samples=samples, sizes=sizes)
     if function is None:
         raise call.fail(NO_SUCH_OPERATOR)
     for index, operand in enumerate(operands):
@@ -97,10 +123,29 @@ def lower(node: Node, operands: Sequence[Operand | None], exact: bool = False) -
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()
-    if all(call.is_param(index) for index in range(len(operands))):
-        # Without a computed input no axis of the output is the batch.
-        lowered = replace(lowered, batchwise=False)
-    return lowered
+    return _with_batch(call, traits, sizes, lowered)
+
+
+def _attribute(node: Node, name: str, value: Value) -> Attr:
+    """A value as an attribute: a number, or a list if it has an axis."""
+    array = value.array
+    if array.ndim > 1 or array.size > _MAX_NUMBERS:
+        raise FormatError(
+            f"node {node.name!r} ({printable(node.op):.80}): attribute {name!r:.80} is computed and has shape "
+            f"{array.shape}, expected a number or a list of at most {_MAX_NUMBERS}"
+        )
+    numbers = array.astype(np.int64 if array.dtype.kind == "b" else array.dtype).tolist()
+    return tuple(numbers) if array.ndim else numbers
+
+
+def _with_batch(call: Call, traits: Traits, sizes: Mapping[str, Value], lowered: Lowered) -> Lowered:
+    """``lowered``, with how its outputs depend on samples as far as the operator need not say it."""
+    axes = {operand.batch for operand in call.operands if operand is not None and not operand.fixed}
+    computed = [name for name, value in sizes.items() if value.depends_on_batch]
+    if not axes and not computed:
+        return replace(lowered, batchwise=True, fixed=True)
+    whole = all(name in traits.extents for name in computed) and (traits.moves_batch or axes == {0})
+    return lowered if whole else replace(lowered, batchwise=False)
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:

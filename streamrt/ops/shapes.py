@@ -43,16 +43,25 @@ def keeps_batch(call: Call, found: dict[int, int]) -> bool:
 
 
 def is_batchwise(call: Call, out: Shape) -> bool:
-    """Whether sample n of ``out``, to which the inputs broadcast, depends only on sample n of each computed input.
+    """Whether sample n of ``out``, to which the inputs broadcast, depends only on sample n of each input.
 
-    Samples lie along axis 0. A computed input must have the output's axis 0; a parameter must not vary along it.
+    Samples lie along axis `batch_of` of the output. Fixed inputs must not vary along it.
     """
-    if not out:
+    axis = batch_of(call, out)
+    if axis >= len(out):
         return False
-    for shape, _, is_param in filter(None, call.operands):
-        spans = len(shape) == len(out)
-        if is_param and spans and shape[0] != 1:
+    for operand in filter(None, call.operands):
+        own = axis - (len(out) - len(operand.shape))
+        if operand.fixed and own >= 0 and operand.shape[own] != 1:
             return False
-        if not is_param and not (spans and shape[0] == out[0]):
+        if not operand.fixed and (operand.batch != own or operand.shape[own] != out[axis]):
             return False
     return True
+
+
+def batch_of(call: Call, out: Shape) -> int:
+    """The axis along which samples lie in ``out``, to which the inputs broadcast; 0 if all inputs are fixed."""
+    for operand in filter(None, call.operands):
+        if not operand.fixed and operand.batch is not None:
+            return operand.batch + len(out) - len(operand.shape)
+    return 0

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.errors import FormatError
-from streamrt.graph import Graph
+from streamrt.errors import FormatError, printable
+from streamrt.graph import Graph, Node
 from streamrt.host.yielding import give_way
-from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Shape, lower, size_problem
+from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Shape, Value, lower, size_problem, sizes
 from streamrt.program.placement import nbytes, place
 
 
@@ -25,8 +25,12 @@ class Program:
 
     Attributes:
         graph: the graph, or the part of it that computes the requested outputs.
+        nodes: the nodes that a pass runs: those of the graph without its size nodes.
+        sizes: the size nodes, if results of theirs are read during a pass.
+        constants: the types of these results, by name. They lie in the arena.
         shapes: the shape of every tensor by name, parameters included.
-        lowered: the lowering of each node, in the order of the graph.
+        lowered: the lowering of each of the ``nodes``.
+        batchwise: whether sample n of every output depends on sample n of every input only; samples lie along axis 0.
         offsets: where each computed tensor begins in the arena, bytes.
         scratch: where the scratch memory of each node begins in the arena, bytes.
         workspace: size of the arena, bytes.
@@ -34,19 +38,16 @@ class Program:
     """
 
     graph: Graph
+    nodes: tuple[Node, ...]
+    sizes: tuple[Node, ...]
+    constants: tuple[str, ...]
     shapes: Mapping[str, Shape]
     lowered: tuple[Lowered, ...]
+    batchwise: bool
     offsets: Mapping[str, int]
     scratch: tuple[int, ...]
     workspace: int
     lean: bool
-
-    @property
-    def batchwise(self) -> bool:
-        """Whether sample n of every output depends on sample n of every input only; samples lie along axis 0."""
-        ends = [self.shapes[spec.name] for spec in (*self.graph.inputs, *self.graph.outputs)]
-        extents = {shape[0] if shape else None for shape in ends}
-        return len(extents) == 1 and None not in extents and all(low.batchwise for low in self.lowered)
 
     @property
     def flops(self) -> int:
@@ -66,14 +67,15 @@ class Program:
         return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
 
     def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> list[Run]:
-        """The function that runs each node.
+        """The function that runs each of the ``nodes``.
 
         Args:
             memory: the arena, ``workspace`` bytes.
             params: all parameters by name, as they lie in the weights file.
         """
+        self._place_constants(memory)
         runs = []
-        for node, low, start in zip(self.graph.nodes, self.lowered, self.scratch, strict=True):
+        for node, low, start in zip(self.nodes, self.lowered, self.scratch, strict=True):
             give_way()
             runs.append(
                 low.bind(
@@ -85,6 +87,17 @@ class Program:
                 )
             )
         return runs
+
+    def _place_constants(self, memory: NDArray[np.uint8]) -> None:
+        """Compute the constants again, so that they need no memory beside the arena between calls."""
+        values: dict[str, Value] = {}
+        meter = sizes.Meter()
+        for node in self.sizes:
+            give_way()
+            inputs = [values.get(name) or Operand(self.shapes[name]) if name else None for name in node.inputs]
+            values.update(zip(node.outputs, sizes.evaluate(node, inputs, meter), strict=True))
+        for name in self.constants:
+            np.copyto(self.tensor(memory, name), values[name].array, casting="unsafe")
 
     def _input(self, name: str, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> Param | None:
         if not name:
@@ -116,13 +129,91 @@ def compile_program(
     for name, shape in inputs.items():
         if problem := size_problem(shape):
             raise FormatError(f"input {name!r} {problem}")
-    operands = {**params, **{name: Operand(shape) for name, shape in inputs.items()}}
-    lowered = []
-    for node in graph.nodes:
-        give_way()
-        low = lower(node, [operands[name] if name else None for name in node.inputs], exact or lean)
-        operands.update((name, Operand(shape)) for name, shape in zip(node.outputs, low.outputs, strict=True) if name)
-        lowered.append(low)
-    shapes = {name: operand.shape for name, operand in operands.items()}
-    offsets, scratch, workspace = place(graph, params, shapes, lowered, join=not lean)
-    return Program(graph, shapes, tuple(lowered), offsets, scratch, workspace, lean)
+    return _Compiler(graph, params, inputs, exact or lean).program(params, lean)
+
+
+class _Compiler:
+    """Lowers the nodes of a graph one after the other, and evaluates its size nodes."""
+
+    def __init__(self, graph: Graph, params: Mapping[str, Operand], inputs: Mapping[str, Shape], plain: bool) -> None:
+        self.graph = graph
+        self.operands = {**params, **{name: Operand(shape) for name, shape in inputs.items()}}
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Node] = []
+        self.sizes: list[Node] = []
+        self.lowered: list[Lowered] = []
+        self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
+        self._plain = plain
+        self._meter = sizes.Meter()
+        first = {shape[0] if shape else 0 for shape in inputs.values()}
+        #: The samples of a call, if all inputs have as many; else 0.
+        self.samples = first.pop() if len(first) == 1 else 0
+        self.whole = self.samples > 0  # whether all nodes so far work sample by sample
+        for node in graph.nodes:
+            give_way()
+            if sizes.is_size_node(node, self.values):
+                self._evaluate(node)
+            else:
+                self._lower(node)
+        for spec in graph.outputs:
+            self._operand(spec.name)
+
+    def _evaluate(self, node: Node) -> None:
+        inputs = [self.values.get(name) or self.operands[name] if name else None for name in node.inputs]
+        found = sizes.evaluate(node, inputs, self._meter)
+        self.values.update((name, value) for name, value in zip(node.outputs, found, strict=True) if name)
+        self.sizes.append(node)
+
+    def _lower(self, node: Node) -> None:
+        given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}
+        operands = [self._operand(name) if name else None for name in node.inputs]
+        low = lower(node, operands, self._plain, samples=self.samples, sizes=given)
+        made = [Operand(shape, batch=None if low.fixed else low.batch) for shape in low.outputs]
+        self.operands.update((name, operand) for name, operand in zip(node.outputs, made, strict=True) if name)
+        self.nodes.append(node)
+        self.lowered.append(low)
+        self.whole &= low.batchwise
+
+    def _value(self, node: Node, attribute: str, tensor: str) -> Value:
+        if tensor not in self.values:
+            raise FormatError(
+                f"node {node.name!r} ({printable(node.op):.80}): attribute {attribute!r:.80} is {tensor!r:.80}, "
+                "expected a tensor that is computed from sizes alone"
+            )
+        return self.values[tensor]
+
+    def _operand(self, name: str) -> Operand:
+        """A tensor as a node that runs in a pass sees it. A value becomes a constant in the arena."""
+        value = self.values.get(name)
+        if value is not None and name not in self.constants:
+            if problem := size_problem(value.array.shape):
+                raise FormatError(f"tensor {name!r}, which is computed from sizes and read as data, {problem}")
+            self.constants[name] = None
+            self.operands[name] = Operand(value.array.shape, batch=value.batch)
+            # A number that depends on the samples is data here: each part of a batch would have another.
+            self.whole &= value.from_batch is None
+        return self.operands[name]
+
+    def program(self, params: Mapping[str, Operand], lean: bool) -> Program:
+        """The finished program."""
+        shapes = {name: operand.shape for name, operand in self.operands.items()}
+        ends = [*self.graph.inputs, *self.graph.outputs]
+        by_sample = all(
+            shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
+        )
+        offsets, scratch, workspace = place(
+            self.graph, self.nodes, tuple(self.constants), params, shapes, self.lowered, join=not lean
+        )
+        return Program(
+            graph=self.graph,
+            nodes=tuple(self.nodes),
+            sizes=tuple(self.sizes) if self.constants else (),
+            constants=tuple(self.constants),
+            shapes=shapes,
+            lowered=tuple(self.lowered),
+            batchwise=self.whole and by_sample,
+            offsets=offsets,
+            scratch=scratch,
+            workspace=workspace,
+            lean=lean,
+        )

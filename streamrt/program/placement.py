@@ -36,16 +36,23 @@ def nbytes(shape: Shape) -> int:
 
 
 def place(
-    graph: Graph, params: Container[str], shapes: Mapping[str, Shape], lowered: Sequence[Lowered], join: bool
+    graph: Graph,
+    nodes: Sequence[Node],
+    constants: Sequence[str],
+    params: Container[str],
+    shapes: Mapping[str, Shape],
+    lowered: Sequence[Lowered],
+    join: bool,
 ) -> tuple[dict[str, int], tuple[int, ...], int]:
     """Where each computed tensor and each node's scratch begins in the arena, bytes, and the bytes of the arena.
 
-    With ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
+    ``nodes`` run in a pass, and each has its ``lowered`` form. ``constants`` stay in the arena from pass to pass. With
+    ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
     the arena larger or smaller.
     """
-    last_use = {name: step for step, node in enumerate(graph.nodes) for name in node.inputs}
-    last_use |= {spec.name: len(graph.nodes) for spec in graph.outputs}
-    parts = _within_outputs(graph, shapes, lowered) if join else {}
+    last_use = {name: step for step, node in enumerate(nodes) for name in node.inputs}
+    last_use |= {name: len(nodes) for name in (*(spec.name for spec in graph.outputs), *constants)}
+    parts = _within_outputs(nodes, shapes, lowered) if join else {}
 
     home: dict[str, _Place] = {}
     block_of: dict[str, int] = {}  # of the tensors that are no part of another one
@@ -65,9 +72,9 @@ def place(
         home[name] = place
         last[place.block] = max(last[place.block], last_use.get(name, step))
 
-    for spec in graph.inputs:
-        settle(spec.name, -1)
-    for step, (node, low) in enumerate(zip(graph.nodes, lowered, strict=True)):
+    for name in (*(spec.name for spec in graph.inputs), *constants):
+        settle(name, -1)
+    for step, (node, low) in enumerate(zip(nodes, lowered, strict=True)):
         for index, name in enumerate(node.outputs):
             if name:
                 alone = index > 0 or name in parts
@@ -84,15 +91,15 @@ def place(
     )
 
 
-def _within_outputs(graph: Graph, shapes: Mapping[str, Shape], lowered: Sequence[Lowered]) -> dict[str, _Part]:
+def _within_outputs(nodes: Sequence[Node], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]) -> dict[str, _Part]:
     """The tensors that are computed within another one, so that the node which joins them has nothing to copy.
 
     The last joining node is handled first. In a chain in which each node appends to the output of the one before, all
     outputs then lie at the beginning of the last node's output.
     """
-    makers = {node.outputs[0]: low for node, low in zip(graph.nodes, lowered, strict=True)}
+    makers = {node.outputs[0]: low for node, low in zip(nodes, lowered, strict=True)}
     parts: dict[str, _Part] = {}
-    for node, low in zip(reversed(graph.nodes), reversed(lowered), strict=True):
+    for node, low in zip(reversed(nodes), reversed(lowered), strict=True):
         if not low.joins:
             continue
         output = node.outputs[0]

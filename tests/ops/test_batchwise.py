@@ -99,11 +99,9 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Add, a parameter gives the batch": ("Add", [(3,), (4, 3)], [1], {}),
     "Add of other ranks": ("Add", [(4, 4), (4,)], [], {}),
     "Add of a computed batch of 1": ("Add", [(4, 3), (1, 3)], [], {}),
-    "Add of parameters": ("Add", [(4, 3), (4, 3)], [0, 1], {}),
     "Add of scalars": ("Add", [(), ()], [], {}),
     "PRelu, a slope for each sample": ("PRelu", [(4, 3), (4, 1)], [1], {}),
     "Relu of a scalar": ("Relu", [()], [], {}),
-    "Relu of a parameter": ("Relu", [(4,)], [0], {}),
     "Softmax": ("Softmax", [(4, 3)], [], {"axis": 0}),
     "Softmax from the back": ("LogSoftmax", [(4, 3)], [], {"axis": -2}),
     "Softmax of a vector": ("Softmax", [(4,)], [], {}),
@@ -121,9 +119,6 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Flatten merging": ("Flatten", [(4, 3)], [], {"axis": 2}),
     "Squeeze": ("Squeeze", [(1, 4)], [], {"axes": (0,)}),
     "Squeeze all axes of 1": ("Squeeze", [(4, 1)], [], {}),
-    "Unsqueeze": ("Unsqueeze", [(4, 3)], [], {"axes": (0,)}),
-    "Transpose": ("Transpose", [(4, 3)], [], {}),
-    "Transpose from the back": ("Transpose", [(4, 3, 2)], [], {"perm": (2, 1, 0)}),
     "Slice": ("Slice", [(4, 3)], [], {"starts": (0,), "ends": (2,)}),
     "Slice backwards": ("Slice", [(4, 3)], [], {"starts": (-1,), "ends": (-(2**62),), "steps": (-1,)}),
     "Slice from the end": ("Slice", [(4, 3)], [], {"starts": (-4,), "ends": (4,)}),
@@ -147,11 +142,27 @@ NOT_BATCHWISE: dict[str, Case] = {
     "ReduceMean of a scalar": ("ReduceMean", [()], [], {}),
 }
 
+#: The case, and the axis of the output along which samples lie.
+MOVED: dict[str, tuple[Case, int]] = {
+    "Transpose": (("Transpose", [(4, 3)], [], {}), 1),
+    "Transpose from the back": (("Transpose", [(4, 3, 2)], [], {"perm": (2, 1, 0)}), 2),
+    "Unsqueeze": (("Unsqueeze", [(4, 3)], [], {"axes": (0,)}), 1),
+    "Unsqueeze twice": (("Unsqueeze", [(4, 3)], [], {"axes": (0, 2)}), 1),
+    "Expand, more axes": (("Expand", [(4, 1)], [], {"shape": (2, 1, 3)}), 1),
+    "Expand, more axes of fewer": (("Expand", [(4,)], [], {"shape": (2, 1)}), 1),
+}
+FIXED: dict[str, Case] = {
+    "Add of parameters": ("Add", [(4, 3), (4, 3)], [0, 1], {}),
+    "Relu of a parameter": ("Relu", [(4,)], [0], {}),
+    "Transpose of a parameter": ("Transpose", [(4, 3)], [0], {}),
+}
+
 
 @pytest.mark.parametrize("case", BATCHWISE.values(), ids=BATCHWISE)
 def test_parts_of_a_batch_give_the_whole(case: Case) -> None:
     op, shapes, params, attrs = case
-    assert lowered_for(op, shapes, params, attrs=attrs).batchwise
+    lowered = lowered_for(op, shapes, params, attrs=attrs)
+    assert (lowered.batchwise, lowered.batch, lowered.fixed) == (True, 0, False)
     inputs = [np.abs(random(*shape, seed=i)) for i, shape in enumerate(shapes)]
     whole = run(op, inputs, params, attrs=attrs)[0]
     for size in (1, 3):
@@ -166,3 +177,20 @@ def test_parts_of_a_batch_give_the_whole(case: Case) -> None:
 def test_operators_that_mix_samples(case: Case) -> None:
     op, shapes, params, attrs = case
     assert not lowered_for(op, shapes, params, attrs=attrs).batchwise
+
+
+@pytest.mark.parametrize("case", MOVED.values(), ids=MOVED)
+def test_samples_along_another_axis(case: tuple[Case, int]) -> None:
+    (op, shapes, params, attrs), axis = case
+    lowered = lowered_for(op, shapes, params, attrs=attrs)
+    assert (lowered.batchwise, lowered.batch, lowered.fixed) == (True, axis, False)
+    inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    whole = run(op, inputs, params, attrs=attrs)[0]
+    parts = [run(op, [x[n : n + 1] for x in inputs], params, attrs=attrs)[0] for n in range(4)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis), whole)
+
+
+@pytest.mark.parametrize("case", FIXED.values(), ids=FIXED)
+def test_the_same_for_all_samples(case: Case) -> None:
+    op, shapes, params, attrs = case
+    assert lowered_for(op, shapes, params, attrs=attrs).fixed

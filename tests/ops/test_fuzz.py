@@ -156,8 +156,8 @@ def test_refused_or_within_bounds(node: Any, activation: Any, data: st.DataObjec
     assert max(sizes) < 2**40
     assert all(shapes[i] == out and i not in params for i in lowered.inplace)
     assert all(shapes[i][0] == lowered.rows for i in lowered.tiled)
-    if lowered.batchwise:
-        assert all(shape[0] == out[0] for i, shape in enumerate(shapes) if i not in params)
+    if lowered.batchwise and not lowered.fixed:
+        assert all(shape[0] == out[lowered.batch] for i, shape in enumerate(shapes) if i not in params)
     if max(*sizes, lowered.scratch // 4) <= _SMALL:
         inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
         cuts = sorted(data.draw(st.sets(st.integers(1, lowered.rows - 1)))) if lowered.rows > 1 else []
