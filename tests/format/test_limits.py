@@ -106,6 +106,23 @@ def test_a_large_network_opens(tmp_path: Path) -> None:
     assert planner.prepare(file.graph, {"x": (1, 4)}).program.workspace == 64
 
 
+@pytest.mark.parametrize("op", ["Neg", "Sin", "NonZero", "Not", "CumSum"])
+def test_values_computed_from_sizes_take_little_memory(op: str) -> None:
+    numbers = [
+        node(i, "Constant", [], [name], value=[n], shape=[])
+        for i, (name, n) in enumerate(zip("abc", (0, 2**22, 1), strict=True))
+    ]
+    chain = [node(3 + i, op, [f"v{i}", *["a"] * (op == "CumSum")], [f"v{i + 1}"]) for i in range(50)]
+    made = graph([*numbers, node(99, "Range", ["a", "b", "c"], ["v0"]), *chain], ["v50"], dims=(2**22,))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="a value computed from sizes would have 4194304 elements"):
+            compile_program(Graph.from_json(made), {}, {"x": (1, 4)})
+        assert tracemalloc.get_traced_memory()[1] < 128 * MIB
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("dims", [[2**39] * 8, [2**39, 2**21]])
 def test_an_unread_input_that_is_too_large(tmp_path: Path, dims: list[int]) -> None:
     made = graph([node(0, "Relu", ["x"], ["y"])], ["y"])

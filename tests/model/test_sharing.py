@@ -189,8 +189,7 @@ def test_calls_that_cannot_be_put_together_run_alone(large):
             prepared = prepare(graph, shapes)
             if shapes["input"][0] == 4:
                 return prepared
-            lowered = tuple(replace(low, batchwise=False) for low in prepared.program.lowered)
-            return replace(prepared, program=replace(prepared.program, lowered=lowered))
+            return replace(prepared, program=replace(prepared.program, batchwise=False))
 
         model._engine.planner.prepare = dependent
         passes = count_passes(model)

@@ -64,7 +64,11 @@ def range_(call: SizeCall) -> Array:
     span = (end - first, step)
     count = -(-span[0] // span[1]) if all(isinstance(n, int) for n in span) else math.ceil(span[0] / span[1])
     call.take(max(0, count))
-    return np.asarray(np.arange(max(0, count)) * step + first, np.result_type(start, limit, delta))
+    dtype = np.result_type(start, limit, delta)
+    numbers = np.arange(max(0, count), dtype=np.int64 if dtype.kind == "i" else np.float64)
+    numbers *= step
+    numbers += first
+    return numbers.astype(dtype, copy=False)
 
 
 @size_operator("Tile", batch=Batch.MOVED)
