@@ -32,8 +32,20 @@ Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
 #: A fixed extent is an integer. A dynamic extent has a name; equal names mean equal extents.
 Dims = tuple[int | str, ...]
 
-#: The types that an output of a graph can have, by their NumPy names.
-OUTPUT_TYPES = ("float32", "int64", "bool")
+#: The types that an input or output of a graph can have, by their NumPy names. No integer is larger than an int64.
+TYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint32",
+    "uint16",
+    "uint8",
+    "bool",
+)
 
 # Limits that keep opening and planning a hostile file within 2 s and 160 MiB: docs/design.md has the reasons.
 # The time grows with each count of nodes, outputs, inputs and values, and with the square of the outputs.
@@ -82,8 +94,9 @@ class Node:
 class TensorSpec:
     """Name, extents and type of an input or output of a graph.
 
-    Inputs and all tensors inside are float32. An output may be of truth values (``"bool"``) or of indices
-    (``"int64"``): the graph computes them as float32 numbers, which are converted at the end.
+    ``dtype`` is one of `TYPES`. All tensors inside are float32 or int64: an input of integers becomes int64, and one of
+    floating-point numbers or truth values float32. An output is converted to its type at the end. A tensor inside the
+    graph that is made an output (`Graph.subgraph`) has no extents and the type ``""``: the type that it is computed in.
     """
 
     name: str
@@ -148,7 +161,7 @@ class Graph:
                 wanted.update(node.sizes.values())
         return Graph(
             inputs=tuple(spec for spec in self.inputs if spec.name in wanted),
-            outputs=tuple(known.get(name, TensorSpec(name, ())) for name in outputs),
+            outputs=tuple(known.get(name, TensorSpec(name, (), "")) for name in outputs),
             nodes=tuple(reversed(kept)),
         )
 
@@ -184,12 +197,9 @@ class Graph:
                         f"node {node.name!r}: {total} {what} of all nodes up to this one, more than the {most} allowed"
                     )
         return cls(
-            inputs=tuple(
-                _spec(s, f"graph.inputs[{i}]", ("float32",)) for i, s in enumerate(_list(top["inputs"], "graph.inputs"))
-            ),
+            inputs=tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs"))),
             outputs=tuple(
-                _spec(s, f"graph.outputs[{i}]", OUTPUT_TYPES)
-                for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
+                _spec(s, f"graph.outputs[{i}]") for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
             ),
             nodes=nodes,
         )
@@ -266,11 +276,11 @@ def _unicode(text: str, where: str) -> str:
     return text
 
 
-def _spec(value: object, where: str, types: tuple[str, ...]) -> TensorSpec:
+def _spec(value: object, where: str) -> TensorSpec:
     data = _object(value, where, {"name", "dims"}, frozenset({"dtype"}))
     dtype = data.get("dtype", "float32")
-    if dtype not in types:
-        raise FormatError(f"{where}.dtype: {dtype!r:.80}, expected one of {types}")
+    if dtype not in TYPES:
+        raise FormatError(f"{where}.dtype: {dtype!r:.80}, expected one of {', '.join(TYPES)}")
     dims = _list(data["dims"], f"{where}.dims", _MAX_RANK)
     for dim in dims:
         if isinstance(dim, str) and 0 < len(_unicode(dim, f"{where}.dims")) <= _MAX_NAME:

@@ -19,7 +19,7 @@ from streamrt.plan import Plan, Tile
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A tensor of the weights file. ``dtype`` is ``"F32"``, ``"F16"``, ``"BF16"``, ``"int8"`` or ``"int4"``."""
+    """A tensor of the weights file. Its ``dtype`` is "F32", "F16", "BF16", "I64", "int8" or "int4"."""
 
     name: str
     shape: Shape
@@ -83,7 +83,7 @@ class Inspection:
             "path": self.path,
             "size": self.size,
             "weights": self.weights,
-            "inputs": [{"name": spec.name, "dims": list(spec.dims)} for spec in self.inputs],
+            "inputs": [{"name": spec.name, "dims": list(spec.dims), "dtype": spec.dtype} for spec in self.inputs],
             "outputs": [{"name": spec.name, "dims": list(spec.dims), "dtype": spec.dtype} for spec in self.outputs],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "min_budget": self.min_budget,

@@ -13,7 +13,7 @@ from streamrt.convert.draft import Draft
 from streamrt.convert.probes import Probe, Shape, generalise, one_sample, substitute
 from streamrt.convert.support import unsupported
 from streamrt.errors import FormatError, LimitError
-from streamrt.ops import Operand, lower, supported
+from streamrt.ops import FLOAT32, INT64, Operand, computed_type, lower, supported
 
 #: Extents of small inputs, tried in this order until the model accepts one.
 _SMALL = (1, 2, 8, 32)
@@ -49,14 +49,19 @@ def infer(draft: Draft, probe: Probe) -> Shapes:
 
 def _add_shapes(shapes: Shapes, draft: Draft, probe: Probe) -> None:
     """Add the shape of every tensor to ``shapes``, up to the node that fails."""
-    shapes |= {name: weight.shape for name, weight in draft.params.items()}
-    shapes |= {spec.name: substitute(spec.dims, probe) for spec in draft.inputs}
+    operands = {
+        name: Operand(weight.shape, INT64 if weight.coding.dtype == INT64 else FLOAT32, is_param=True)
+        for name, weight in draft.params.items()
+    }
+    for spec in draft.inputs:
+        operands[spec.name] = Operand(substitute(spec.dims, probe), computed_type(spec.dtype))
+    shapes |= {name: operand.shape for name, operand in operands.items()}
     for node in draft.nodes:
         with limits.current().at(f"node {node.name!r} ({node.op})"):
             limits.current().check_time()
-        operands = [Operand(shapes[name], is_param=name in draft.params) if name else None for name in node.inputs]
-        lowered = lower(node.frozen(), operands)
-        shapes.update(zip(node.outputs, lowered.outputs, strict=True))
+        lowered = lower(node.frozen(), [operands[name] if name else None for name in node.inputs])
+        for index, (name, shape) in enumerate(zip(node.outputs, lowered.outputs, strict=True)):
+            shapes[name], operands[name] = shape, Operand(shape, lowered.dtype(index))
 
 
 def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:

@@ -9,7 +9,7 @@ are few:
 * Weights of depthwise convolutions, whose rows are too short for a scale. They are decoded to scratch memory. They stay
   float32 unless other weights are integers.
 
-Biases and scales stay float32.
+Biases and scales stay float32, and integers int64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Protocol
 
 from streamrt.errors import FormatError, InputError
-from streamrt.format import MOST_INNER, UNCODED, Coding
+from streamrt.format import INT64, MOST_INNER, UNCODED, Coding
 from streamrt.graph import Attr
 from streamrt.ops import Shape, traits_of
 
@@ -96,6 +96,9 @@ def choose(
     small = _smallest({name: math.prod(shapes[name]) for name in by_rows}) if weights in _LARGER else ()
     chosen = {}
     for name, shape in shapes.items():
+        if present[name] == INT64:
+            chosen[name] = INT64
+            continue
         wanted = present[name] if weights is None else _kept(WEIGHTS[weights], present[name])
         if wanted != present[name] and name in small:
             wanted = larger
@@ -110,6 +113,8 @@ def choose(
         if name not in shapes:
             raise InputError(f"keep: the model has no weight {name!r:.80}; it has {_some(shapes)}")
         coding = _kept(WEIGHTS[type_], present[name])
+        if present[name] == INT64:
+            raise InputError(f"keep: {name!r:.80}: it is int64, and stays so")
         try:
             coding.stored(shapes[name])
         except FormatError as error:

@@ -95,7 +95,7 @@ class Draft:
         names += self.params
         names += [name for node in self.nodes for name in node.outputs]
         new = _legal(names)
-        self.inputs = [TensorSpec(new[spec.name], spec.dims) for spec in self.inputs]
+        self.inputs = [replace(spec, name=new[spec.name]) for spec in self.inputs]
         self.outputs = [replace(spec, name=new[spec.name]) for spec in self.outputs]
         self.params = {new[name]: weight for name, weight in self.params.items()}
         nodes = _legal([node.name for node in self.nodes])

@@ -13,7 +13,7 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.probes import trials
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, InputError, printable
-from streamrt.format import WeightsFile
+from streamrt.format import INT64, Tensor, WeightsFile
 from streamrt.graph import Dims, Graph, TensorSpec
 
 #: Extents of each input by its name, or of the only input. An extent with a name is free.
@@ -68,9 +68,15 @@ def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
         [replace(spec, dims=each) for spec, each in zip(graph.inputs, dims, strict=True)],
         list(graph.outputs),
         [DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation) for n in graph.nodes],
-        {name: Weight.of(np.broadcast_to(np.float32(0), tensor.shape)) for name, tensor in file.tensors.items()},
+        {name: _placeholder(tensor) for name, tensor in file.tensors.items()},
     )
     return _settled(draft).graph()
+
+
+def _placeholder(tensor: Tensor) -> Weight:
+    """A weight of the shape and the type of ``tensor``, whose values nobody reads."""
+    weight = Weight.of(np.broadcast_to(np.float32(0), tensor.shape))
+    return weight.as_integers() if tensor.coding == INT64 else weight
 
 
 def _settled(draft: Draft) -> Draft:

@@ -28,7 +28,18 @@ from streamrt.convert.probes import Probe, trials
 from streamrt.convert.quantized import Quantized
 from streamrt.convert.weights import Array, Weight
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
-from streamrt.format import UNCODED, Coding, Segment, Source, WeightsFile, encoded, is_weights_file, repack, write
+from streamrt.format import (
+    INT64,
+    UNCODED,
+    Coding,
+    Segment,
+    Source,
+    WeightsFile,
+    encoded,
+    is_weights_file,
+    repack,
+    write,
+)
 from streamrt.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -166,7 +177,7 @@ def _pack(
         graph.check(draft.params)
         shapes = {name: weight.shape for name, weight in draft.params.items()}
         present = {name: _smaller(weight) for name, weight in draft.params.items()}
-        others = {name: coding for name, coding in present.items() if coding.is_integer}
+        others = {name: coding for name, coding in present.items() if coding.is_integer or coding == INT64}
         codings = choose(draft.nodes, shapes, present, weights, keep, others)
     if check is not None:
         check()
@@ -304,6 +315,8 @@ def _source(draft: Draft, name: str, coding: Coding, check: Callable[[], None] |
         with limits.current().at(f"weight {name!r}"):
             if isinstance(weight, Quantized) and coding == weight.coding != UNCODED:
                 yield from weight.stored(name)
+            elif coding == INT64:
+                yield from (block.view(np.uint8) for block in weight.integer_blocks())
             else:
                 yield from encoded(coding, name, weight.shape, weight.blocks())
         if check is not None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from streamrt._core import Mapping
 from streamrt.convert import limits
 from streamrt.errors import FormatError
-from streamrt.format import UNCODED, Coding
+from streamrt.format import INT64, UNCODED, Coding
+from streamrt.graph import TYPES
 
 Array = NDArray[np.float32]
 AnyArray = NDArray[Any]
@@ -31,7 +32,7 @@ _PIECE = 4096
 
 
 class Weight:
-    """A tensor that is read when it is needed, as float32.
+    """A tensor that is read when it is needed, as float32 or int64.
 
     Args:
         load: returns the whole tensor in its own dtype and memory order; called each time that the tensor is read.
@@ -172,6 +173,18 @@ class Weight:
                 yield block
                 forget_mapped(array)
 
+    def as_integers(self) -> Weight:
+        """A tensor of integers of any size, to be stored as int64."""
+        return Weight(self._load, self.shape, self.dtype, None, self.computed, self.depth, INT64)
+
+    def integer_blocks(self) -> Iterator[NDArray[np.int64]]:
+        """The tensor in row-major order as flat int64 arrays of at most `BLOCK` bytes."""
+        array = self.load()
+        for _, flat in row_groups(array):
+            for start in range(0, flat.size, BLOCK // 8):
+                yield flat[start : start + BLOCK // 8].astype("<i8")
+                forget_mapped(array)
+
 
 def _scaled(block: Array, begin: int, inner: int, scale: NDArray[np.float64]) -> Array:
     """A block that begins at element ``begin`` of a tensor, with each row of ``inner`` elements times its factor."""
@@ -185,6 +198,11 @@ def _scaled(block: Array, begin: int, inner: int, scale: NDArray[np.float64]) ->
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype is a floating-point type, which is stored as float32."""
     return dtype.name in ("float16", "float32", "float64", "bfloat16")
+
+
+def is_integer(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is an integer type of which int64 holds every number."""
+    return dtype.kind in "iu" and dtype.name in TYPES
 
 
 def row_groups(array: AnyArray) -> Iterator[tuple[int, AnyArray]]:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.engine.face import Face
-from streamrt.engine.inputs import Inputs
+from streamrt.engine.inputs import Given, Inputs
 from streamrt.errors import InputError, WeightsIOError, printable
 from streamrt.format import Tensor, values
-from streamrt.ops import Array
 
 #: The most tensors that are asked for in one call: each is held until the call ends.
 _TOGETHER = 8
@@ -88,7 +87,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(first: Face, second: Face, inputs: Array | Inputs) -> Comparison:
+def compare(first: Face, second: Face, inputs: Given | Inputs) -> Comparison:
     """Compare the answers of two models with the same graph, such as one model with weights of different types.
 
     Tensors inside the graphs are asked for, eight at a time. Both models need memory for them within their budgets.
@@ -104,8 +103,8 @@ def compare(first: Face, second: Face, inputs: Array | Inputs) -> Comparison:
     """
     graph, other = first._engine.file.graph, second._engine.file.graph
     if [(n.name, n.op, n.outputs) for n in graph.nodes] != [(n.name, n.op, n.outputs) for n in other.nodes] or [
-        (s.name, s.dims) for s in graph.inputs
-    ] != [(s.name, s.dims) for s in other.inputs]:
+        (s.name, s.dims, s.dtype) for s in graph.inputs
+    ] != [(s.name, s.dims, s.dtype) for s in other.inputs]:
         raise InputError("the two models have different graphs: expected the same nodes, inputs and outputs")
     changed = _changed(first, second)
     ends = [spec.name for spec in graph.outputs]
@@ -182,7 +181,7 @@ def _pairs(
 
 
 def _values(
-    first: Face, second: Face, inputs: Array | Inputs, names: Sequence[str]
+    first: Face, second: Face, inputs: Given | Inputs, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
     """The values of tensors in both models."""
     for begin in range(0, len(names), _TOGETHER):

@@ -19,7 +19,7 @@ from streamrt.engine.session import Session
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import UNCODED, FileIdentity, Tensor, WeightsFile
+from streamrt.format import INT64, UNCODED, FileIdentity, Tensor, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
 from streamrt.host.threads import check_threads, limited
@@ -293,8 +293,8 @@ class Engine:
 def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
     """A parameter as it lies in the mapped file."""
     data = file[tensor.offset : tensor.offset + tensor.nbytes]
-    if tensor.dtype == UNCODED.dtype:
-        return data.view("<f4").reshape(tensor.shape)
+    if tensor.coding in (UNCODED, INT64):
+        return data.view("<f4" if tensor.coding == UNCODED else "<i8").reshape(tensor.shape)
     return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)
 
 
@@ -303,6 +303,9 @@ def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, 
     found = [(spec, prepared.program.shapes[spec.name]) for spec in prepared.graph.outputs]
     divided = len(requests) > 1 or prepared.plan.micro_batch
     return [
-        {spec.name: np.empty((request.samples, *shape[1:]) if divided else shape, spec.dtype) for spec, shape in found}
+        {
+            spec.name: np.empty((request.samples, *shape[1:]) if divided else shape, prepared.program.output_type(spec))
+            for spec, shape in found
+        }
         for request in requests
     ]

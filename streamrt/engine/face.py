@@ -7,12 +7,11 @@ from contextlib import nullcontext
 from typing import Any
 
 from streamrt.engine.engine import Engine
-from streamrt.engine.inputs import Inputs, Shapes, check_inputs, requested_graph, resolve_shapes
+from streamrt.engine.inputs import Given, Inputs, Shapes, check_inputs, requested_graph, resolve_shapes
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
 from streamrt.host.memory import MemoryUse, anonymous_bytes
-from streamrt.ops import Array
 from streamrt.plan import Plan
 from streamrt.report.stats import PassStats
 
@@ -31,12 +30,12 @@ class Face:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Name and extents of every input, float32. An extent that is a name is free; typically it is the batch."""
+        """Name, extents and type of every input. An extent that is a name is free; typically it is the batch."""
         return self._engine.file.graph.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Name, extents and type of every output: bool for comparisons, int64 for ArgMax, float32 for others."""
+        """Name, extents and type of every output."""
         return self._engine.file.graph.outputs
 
     @property
@@ -61,13 +60,13 @@ class Face:
         session = self._engine.session
         return session.prepared.plan if session else self.plan_for()
 
-    def __call__(self, x: Array | Inputs, outputs: Sequence[str] | None = None) -> Any:
+    def __call__(self, x: Given | Inputs, outputs: Sequence[str] | None = None) -> Any:
         """Run the model.
 
         Args:
-            x: the input, or a dictionary of inputs by name for a model with several; float32 arrays.
+            x: the input, or a dictionary of inputs by name for a model with several; arrays of the types in `inputs`.
             outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
-                Only the weights that these tensors need are read. Tensors inside the graph are float32.
+                Only the weights that these tensors need are read. Tensors inside the graph are float32 or int64.
 
         Returns:
             A new array, or a dictionary of new arrays by name when there are several outputs.
@@ -81,7 +80,7 @@ class Face:
         return self._serve(self._request(x, outputs))
 
     def call_together(
-        self, batches: Sequence[Array | Inputs], outputs: Sequence[str] | None = None
+        self, batches: Sequence[Given | Inputs], outputs: Sequence[str] | None = None
     ) -> list[Any | Exception]:
         """Run several calls at once, in as few passes as their shapes allow.
 
@@ -111,7 +110,7 @@ class Face:
         return [request if isinstance(request, Exception) else next(errors) or _unpacked(request) for request in asked]
 
     def predict(
-        self, batches: Iterable[Array | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
+        self, batches: Iterable[Given | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
     ) -> Iterator[Any]:
         """Run the model on many batches. One pass serves the number of batches that gives the most samples a second.
 
@@ -196,7 +195,7 @@ class Face:
                 anonymous=anonymous_bytes(),
             )
 
-    def _request(self, x: Array | Inputs, outputs: Sequence[str] | None) -> Request:
+    def _request(self, x: Given | Inputs, outputs: Sequence[str] | None) -> Request:
         self._permit()
         graph = requested_graph(self._engine.file.graph, outputs)
         return Request(graph, check_inputs(x, self.inputs, graph.inputs))

@@ -15,10 +15,11 @@ from streamrt.ops import Array, Shape
 
 #: The most inputs that an error's text names, so that it stays short.
 _SHOWN = 20
-Inputs = Mapping[str, Array]
-Shapes = Shape | Mapping[str, Shape]
-#: An array that a caller gets, of the output's type.
+#: An array that a caller gives or gets, of the input's or output's type.
+Given = NDArray[Any]
 Result = NDArray[Any]
+Inputs = Mapping[str, Given]
+Shapes = Shape | Mapping[str, Shape]
 A = TypeVar("A", bound=NDArray[Any])
 T = TypeVar("T")
 
@@ -40,22 +41,22 @@ def requested_graph(graph: Graph, outputs: Sequence[str] | None) -> Graph:
         raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
 
-def check_inputs(x: Array | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Array]:
+def check_inputs(x: Given | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Given]:
     """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
 
     Raises:
         InputError: a name, shape or dtype does not fit; the text says which was expected.
     """
     given = _by_name(x, specs)
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Given] = {}
     for spec in needed:
         if spec.name not in given:
             raise InputError(f"input {spec.name!r} is missing; the model has {describe(specs)}")
         array = given[spec.name]
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+        if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
             found = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            hint = "numpy.asarray(x, numpy.float32) makes one"
-            raise InputError(f"input {spec.name!r}: expected a NumPy array of float32, found {found}; {hint}")
+            hint = f"numpy.asarray(x, {spec.dtype!r}) makes one"
+            raise InputError(f"input {spec.name!r}: expected a NumPy array of {spec.dtype}, found {found}; {hint}")
         arrays[spec.name] = array
     check_shapes({name: array.shape for name, array in arrays.items()}, needed)
     return arrays
@@ -117,16 +118,17 @@ def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
     return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
 
 
-def copy_in(parts: Sequence[Array], begin: int, target: Array) -> None:
+def copy_in(parts: Sequence[Given], begin: int, target: Array) -> None:
     """Fill ``target`` with rows of ``parts``, joined along the first axis, from row ``begin`` on.
 
-    Rows of ``target`` behind the last row of ``parts`` become zero.
+    ``parts`` may have another type: NumPy converts a few thousand values at a time. Rows of ``target`` behind the last
+    row of ``parts`` become zero.
     """
     if len(parts) == 1 and target.shape == parts[0].shape:
-        np.copyto(target, parts[0])
+        np.copyto(target, parts[0], casting="unsafe")
         return
     for part, rows, covered in _overlaps(parts, begin, target):
-        np.copyto(target[covered], part[rows])
+        np.copyto(target[covered], part[rows], casting="unsafe")
     target[max(0, sum(map(len, parts)) - begin) :] = 0
 
 
@@ -150,9 +152,13 @@ def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A,
 
 
 def describe(specs: Sequence[TensorSpec]) -> str:
-    """Names and extents, for error texts."""
-    shown = ", ".join(f"{spec.name!r:.80} {_dims(spec)}" for spec in specs[:_SHOWN]) or "no inputs"
+    """Names, extents and types other than float32, for error texts."""
+    shown = ", ".join(f"{spec.name!r:.80} {_dims(spec)}{_type(spec)}" for spec in specs[:_SHOWN]) or "no inputs"
     return shown if len(specs) <= _SHOWN else f"{shown} and {len(specs) - _SHOWN} more"
+
+
+def _type(spec: TensorSpec) -> str:
+    return "" if spec.dtype == "float32" else f" {spec.dtype}"
 
 
 def _dims(spec: TensorSpec) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamrt.engine.programs import Programs
 from streamrt.errors import FormatError, printable
-from streamrt.ops import NO_SUCH_OPERATOR, supported
+from streamrt.ops import INT64, NO_SUCH_OPERATOR, computed_type, supported
 from streamrt.program.compile import Program
 
 #: Sizes that are tried for all free extents of the inputs: first sizes of a batch or a length, then of images.
@@ -21,8 +21,8 @@ def first_program(programs: Programs) -> Program | None:
     tells whether the graph runs.
 
     Raises:
-        FormatError: the graph cannot be lowered, has an unknown operator, or computes outputs of other extents than
-            it declares.
+        FormatError: the graph cannot be lowered, has an unknown operator, or computes outputs of other extents or
+            types than it declares.
     """
     graph = programs.file.graph
     free = any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims)
@@ -49,3 +49,5 @@ def _check_outputs(program: Program) -> None:
         fixed = [found == dim for found, dim in zip(shape, spec.dims, strict=False) if isinstance(dim, int)]
         if len(shape) != len(spec.dims) or not all(fixed):
             raise FormatError(f"output {spec.name!r} is declared as {spec.dims}, and computed as {shape}")
+        if spec.name in program.integers and computed_type(spec.dtype) != INT64 and spec.dtype != "bool":
+            raise FormatError(f"output {spec.name!r} is declared as {spec.dtype}, and computed as int64")

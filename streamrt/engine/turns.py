@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 
-from streamrt.engine.inputs import Result, batch_of
+from streamrt.engine.inputs import Given, Result, batch_of
 from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
-from streamrt.ops import Array
 
 #: After a shared pass, wait until as many requests have come again: callers need a moment to call again, and a request
 #: that comes too late waits for a whole pass. Wait at most 2 % of the last pass, which costs little, and at most 20 ms.
@@ -36,7 +35,7 @@ class Request:
         arrays: its inputs by name, checked.
     """
 
-    def __init__(self, graph: Graph, arrays: Mapping[str, Array]) -> None:
+    def __init__(self, graph: Graph, arrays: Mapping[str, Given]) -> None:
         self.graph = graph
         self.arrays = arrays
         self.results: dict[str, Result] | None = None

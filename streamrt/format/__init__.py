@@ -17,10 +17,10 @@ Container
     tensors, in the order of the header, cover the data section without hole or overlap.
 
 Layout
-    * Every tensor is ``F32``, ``F16`` or ``BF16``, or ``U8`` with the layout ``int8`` or ``int4``. Only ``F32`` may
-      have no dimensions. As float32 a tensor takes at most 2**60 bytes. It begins on a 64-byte boundary. An exception
-      is padding: ``U8`` tensors of one dimension, all zeros, whose names begin with ``streamrt.pad.``. Other tensors
-      may not use that prefix.
+    * Every tensor is ``F32``, ``F16``, ``BF16`` or ``I64``, or ``U8`` with the layout ``int8`` or ``int4``. Only
+      ``F32`` and ``I64`` may have no dimensions. ``I64`` is for operators that compute with int64. As float32 a tensor
+      takes at most 2**60 bytes. It begins on a 64-byte boundary. An exception is padding: ``U8`` tensors of one
+      dimension, all zeros, whose names begin with ``streamrt.pad.``. Other tensors may not use that prefix.
     * All parameters of one node lie together. They form a *segment*, inside which only padding of less than 64 bytes
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
       nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
@@ -61,6 +61,7 @@ What the writer does
         them.
     ``streamrt.graph``
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
+        An input or output has a ``dtype``, one of `streamrt.graph.TYPES`, unless it is float32.
         It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
         lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
     ``streamrt.layouts``
@@ -104,7 +105,7 @@ the data.
 Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
-from streamrt.format.coding import BLOCK_STEP, MOST_INNER, UNCODED, Coding, values
+from streamrt.format.coding import BLOCK_STEP, INT64, MOST_INNER, UNCODED, Coding, values
 from streamrt.format.conversion import is_weights_file, repack, unpack
 from streamrt.format.encoding import encoded, stored_rows
 from streamrt.format.identity import FileIdentity
@@ -114,6 +115,7 @@ from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
     "BLOCK_STEP",
+    "INT64",
     "MOST_INNER",
     "UNCODED",
     "Coding",

@@ -17,9 +17,9 @@ from streamrt._core import Coded, row_bytes
 from streamrt.errors import FormatError
 
 #: Bytes of an element, by the names that safetensors gives to types. Padding is U8, and so are rows of integers.
-SIZES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
-#: The types that are floating-point numbers, by the names that safetensors gives them.
-FLOATS = ("F32", "F16", "BF16")
+SIZES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
+#: The types whose elements are stored one by one, by the names that safetensors gives them.
+SINGLES = ("F32", "F16", "BF16", "I64")
 #: The types whose rows are scales and codes, by the names of their layouts.
 INTEGERS = ("int8", "int4")
 #: A block of weights that share a scale is a multiple of this number, or a whole row.
@@ -35,7 +35,7 @@ class Coding:
     """How a tensor is stored.
 
     Attributes:
-        dtype: one of `FLOATS` or `INTEGERS`.
+        dtype: one of `SINGLES` or `INTEGERS`.
         block: for integers the weights of a row that share a scale; None if a row is one block. Otherwise None.
         zeros: for integers whether each block has a zero point. Otherwise False.
     """
@@ -55,8 +55,8 @@ class Coding:
         Raises:
             FormatError: the coding does not fit the shape.
         """
-        if self.dtype != "F32" and not shape:
-            raise FormatError(f"{self.dtype} without dimensions, expected F32")
+        if self.dtype not in ("F32", "I64") and not shape:
+            raise FormatError(f"{self.dtype} without dimensions, expected F32 or I64")
         if not self.is_integer:
             return self.dtype, tuple(shape)
         if len(shape) < 2:
@@ -98,10 +98,12 @@ class Coding:
 
 #: float32, as it is computed with.
 UNCODED = Coding()
+#: int64, for operators on integers.
+INT64 = Coding("I64")
 
 
 def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -> Iterator[NDArray[np.float32]]:
-    """The elements of a tensor in row-major order, as flat float32 arrays of at most 16 MiB.
+    """The elements of a tensor in row-major order, as flat float32 arrays of at most 16 MiB; integers are rounded.
 
     Args:
         coding: how the tensor is stored.
@@ -127,6 +129,8 @@ def values(coding: Coding, shape: Sequence[int], pieces: Iterable[memoryview]) -
 def _decoded(coding: Coding, inner: int, data: bytearray, rows: int) -> NDArray[np.float32]:
     if coding == UNCODED:
         return np.frombuffer(data, "<f4")
+    if coding == INT64:
+        return np.frombuffer(data, "<i8").astype(np.float32)
     shape = (rows, inner) if coding.is_integer else (1, rows * inner)  # one row of floats, not one for each number
     out = np.empty(shape, np.float32)
     Coded(data, coding.dtype, shape, coding.block, coding.zeros).decode(0, shape[0], out)

@@ -14,7 +14,7 @@ from typing import Any
 
 from streamrt._core import crc32c
 from streamrt.errors import FormatError
-from streamrt.format.coding import FLOATS, INTEGERS, SIZES, Coding
+from streamrt.format.coding import INTEGERS, SINGLES, SIZES, Coding
 from streamrt.format.layout import MAX_BYTES, MAX_TENSORS, PAD_PREFIX, PAGE_ALIGN, Entry, byte_size, round_up
 from streamrt.format.marks import count_marks
 from streamrt.graph import Graph
@@ -164,7 +164,7 @@ def take_layouts(metadata: dict[str, str], tensors: Mapping[str, Entry]) -> dict
                 raise FormatError(f"{_LAYOUTS} names {name!r:.80}, expected the name of a parameter") from None
             except FormatError as error:
                 raise FormatError(f"{_LAYOUTS}: tensor {name!r:.80}: {error}") from None
-    floats = ("F32",) if metadata["streamrt.format"] == "1" else FLOATS
+    floats = ("F32",) if metadata["streamrt.format"] == "1" else SINGLES
     for name, (coding, shape) in found.items():
         if coding is plain["F32"]:
             continue
@@ -338,7 +338,7 @@ def _entry(name: str, value: object) -> Entry:
         if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
             raise FormatError("expected an object of dtype, shape and data_offsets")
         dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-        expected = ("U8",) if name.startswith(PAD_PREFIX) else (*FLOATS, "U8")
+        expected = ("U8",) if name.startswith(PAD_PREFIX) else (*SINGLES, "U8")
         if dtype not in expected:
             raise FormatError(f"dtype {dtype!r:.40}, expected {' or '.join(expected)}")
         if not isinstance(shape, list):

@@ -5,13 +5,43 @@ apply as its last step. `registry` finds operators by name. `coded`, `scratch`, 
 shared. Each other module holds one family of operators. `sizes` has those that are evaluated and not run.
 """
 
-from streamrt.ops import activation, arithmetic, conv, gemm, logic, movement, norm, pooling, reduce, resize, sizes  # noqa: F401 (registers them)
-from streamrt.ops.base import Array, Buffers, Lowered, Operand, Param, Run, Shape, Value, size_problem
+from streamrt.ops import (  # noqa: F401 (registers them)
+    activation,
+    arithmetic,
+    cast,
+    conv,
+    gemm,
+    logic,
+    movement,
+    norm,
+    pooling,
+    reduce,
+    resize,
+    sizes,
+)
+from streamrt.ops.base import (
+    FLOAT32,
+    INT64,
+    NUMPY_TYPES,
+    Array,
+    Buffers,
+    Lowered,
+    Operand,
+    Param,
+    Run,
+    Shape,
+    Value,
+    computed_type,
+    size_problem,
+)
 from streamrt.ops.call import Call
 from streamrt.ops.registry import NO_SUCH_OPERATOR, Traits, lower, supported, traits_of
 
 __all__ = [
+    "FLOAT32",
+    "INT64",
     "NO_SUCH_OPERATOR",
+    "NUMPY_TYPES",
     "Array",
     "Buffers",
     "Call",
@@ -22,6 +52,7 @@ __all__ = [
     "Shape",
     "Traits",
     "Value",
+    "computed_type",
     "lower",
     "size_problem",
     "sizes",

@@ -19,7 +19,7 @@ apply it as a last step asks `epilogue_of` for it. Views and tiled operators mus
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 from streamrt._core import Coded
 
 Shape = tuple[int, ...]
-#: The type of every computed tensor.
-FLOAT32 = "F32"
+#: The types of computed tensors, by the names that the weights file gives them. Truth values are 1 and 0 in float32.
+FLOAT32, INT64 = "F32", "I64"
+#: The NumPy types of computed tensors.
+NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {FLOAT32: np.dtype(np.float32), INT64: np.dtype(np.int64)}
 Array = NDArray[np.float32]
 #: A parameter as it is stored.
 Param = Array | Coded
@@ -50,7 +52,8 @@ class Operand(NamedTuple):
 
     Attributes:
         shape: its extents.
-        dtype: how its elements are stored, by the name that the weights file gives it. A computed tensor is `FLOAT32`.
+        dtype: how its elements are stored, by the name that the weights file gives it. A computed tensor is `FLOAT32`
+            or `INT64`.
         is_param: whether it is a parameter, which is a tensor of the weights file.
         batch: the axis along which samples lie; None if all samples have the same values, as of a parameter. Samples
             are the outermost part of this axis: its extent may be a multiple of their number. A tensor of windows of
@@ -89,7 +92,9 @@ class Value:
 
 
 class Buffers(NamedTuple):
-    """The memory of one node. Every array is float32 and C-contiguous; ``None`` is an input left out.
+    """The memory of one node. Every array is C-contiguous; ``None`` is an input left out.
+
+    Arrays are float32. An input of type `INT64` is an int64 array, and so is an output of that type.
 
     A parameter that is stored in another type is `Coded`. Only inputs for which the operator's traits have such types
     can be.
@@ -108,6 +113,10 @@ class Buffers(NamedTuple):
         assert array is not None
         assert not isinstance(array, Coded)
         return array
+
+    def integers(self, index: int) -> NDArray[np.int64]:
+        """The array of an int64 input that is there."""
+        return self.input(index).view(np.int64)
 
     def optional(self, index: int) -> Array | None:
         """The array of an input, or None if it was left out."""
@@ -131,7 +140,7 @@ class Lowered:
         view_of: index of the input whose memory ``outputs[0]`` shares, byte for byte (as in Reshape). ``run`` then does
             nothing.
         inplace: indices of the inputs whose memory ``outputs[0]`` may take over, because the kernel gives the same
-            result if both are one buffer. Only inputs of the output's shape.
+            result if both are one buffer. Only inputs of the output's shape and type.
         joins: whether ``outputs[0]`` is the inputs one after the other, byte for byte. ``run`` copies only the inputs
             that were not computed there already.
         tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows`` long. Every other
@@ -143,6 +152,7 @@ class Lowered:
         batch: the axis along which samples lie in each output, if it is ``batchwise``.
         fixed: whether all samples have the same outputs, because no input differs between them.
         flops: floating-point operations of a run, for the planner: a multiply-add counts as two.
+        dtypes: type of each output, `FLOAT32` or `INT64`; empty if all are float32.
     """
 
     outputs: tuple[Shape, ...]
@@ -158,6 +168,16 @@ class Lowered:
     batch: int = 0
     fixed: bool = False
     flops: int = 0
+    dtypes: tuple[str, ...] = ()
+
+    def dtype(self, index: int) -> str:
+        """The type of output ``index``."""
+        return self.dtypes[index] if self.dtypes else FLOAT32
+
+
+def computed_type(dtype: str) -> str:
+    """The type of the tensor that holds values of a NumPy type: `INT64` for integers, else `FLOAT32`."""
+    return INT64 if np.dtype(dtype).kind in "iu" else FLOAT32
 
 
 @lru_cache(4096)  # a graph may read one tensor thousands of times

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import Operand, Shape, Value, size_problem
+from streamrt.ops.base import FLOAT32, INT64, Operand, Shape, Value, size_problem
 
 _FLT_MAX = float(np.finfo(np.float32).max)
 
@@ -69,6 +69,13 @@ class Call:
         operand = self.operands[index]
         assert operand is not None
         return operand
+
+    def dtype(self, *indices: int) -> str:
+        """The type that all inputs ``indices`` have, which must be there; of all inputs if none is named."""
+        found = [self.operand(index).dtype for index in indices or range(len(self.operands))]
+        if len(set(found)) != 1:
+            raise self.fail(f"inputs of types {', '.join(map(type_name, found)):.80}, expected one type")
+        return found[0]
 
     def param(self, index: int) -> Shape:
         """The shape of input ``index``, which must be a parameter."""
@@ -209,3 +216,8 @@ class Call:
         if value is None:
             raise self.fail(f"attribute {name!r} is missing")
         return value
+
+
+def type_name(dtype: str) -> str:
+    """The NumPy name of a type of computed tensors; other types keep the name that the weights file gives them."""
+    return {FLOAT32: "float32", INT64: "int64"}.get(dtype, dtype)

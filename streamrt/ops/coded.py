@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from streamrt._core import Coded
-from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Operand, Param, Run
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Operand, Param, Run
 from streamrt.ops.scratch import Scratch
 
 #: The types of weights that products decode themselves.
@@ -26,7 +26,7 @@ def decoded(lowered: Lowered, operands: Sequence[Operand | None]) -> Lowered:
     parts = {
         index: (scratch.add(operand.shape[0], math.prod(operand.shape[1:])), operand)
         for index, operand in enumerate(operands)
-        if operand is not None and operand.dtype != FLOAT32
+        if operand is not None and operand.dtype not in (FLOAT32, INT64)
     }
     if not parts:
         return lowered

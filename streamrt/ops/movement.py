@@ -10,7 +10,8 @@ import numpy as np
 
 import streamrt._core as _core
 from streamrt._core import Coded
-from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
+from streamrt.errors import InputError
+from streamrt.ops.base import FLOAT32, INT64, MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
@@ -22,6 +23,10 @@ from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 _FAR = 2**62
 #: The most parts of a Split or a Concat: as many as a node can have names.
 _MOST_PARTS = 4096
+#: The traits of operators that move values of any type.
+MOVES = Traits(moves_batch=True, integers=True)
+#: As `MOVES`, for operators to which a shape is given.
+RESHAPES = Traits(moves_batch=True, extents=("shape",), integers=True)
 
 
 def same_memory(call: Call, out: Shape, batchwise: bool, batch: int = 0) -> Lowered:
@@ -30,23 +35,25 @@ def same_memory(call: Call, out: Shape, batchwise: bool, batch: int = 0) -> Lowe
     It is a view of the input. It is a copy if the node has an activation, or if the input is a parameter: parameters do
     not lie in the arena.
     """
-    epilogue = epilogue_of(call)
+    epilogue, dtypes = epilogue_of(call), (call.operand(0).dtype,)
     if epilogue == IDENTITY and not call.is_param(0):
-        return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise, batch=batch)
+        return Lowered(outputs=(out,), bind=_nothing, view_of=0, batchwise=batchwise, batch=batch, dtypes=dtypes)
 
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)
+        if epilogue == IDENTITY:
+            return _copy_all([(y, x)])
         return lambda first, last: _core.unary(x, y, *epilogue)
 
     inplace = () if call.is_param(0) or call.shape(0) != out else (0,)
-    return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise, batch=batch)
+    return Lowered(outputs=(out,), bind=bind, inplace=inplace, batchwise=batchwise, batch=batch, dtypes=dtypes)
 
 
 def _nothing(buffers: Buffers) -> Run:
     return lambda first, last: None
 
 
-@operator("Identity", traits=Traits(moves_batch=True))
+@operator("Identity", traits=MOVES)
 def identity(call: Call) -> Lowered:
     """``y = x``."""
     call.expect((1, 1))
@@ -54,7 +61,7 @@ def identity(call: Call) -> Lowered:
     return same_memory(call, shape, batchwise=len(shape) > 0, batch=call.batch() or 0)
 
 
-@operator("Reshape", traits=Traits(moves_batch=True, extents=("shape",)))
+@operator("Reshape", traits=RESHAPES)
 def reshape(call: Call) -> Lowered:
     """The same values in another shape.
 
@@ -107,7 +114,7 @@ def _batch_after(call: Call, wanted: tuple[int, ...], out: Shape) -> int | None:
     return None
 
 
-@operator("Flatten")
+@operator("Flatten", traits=MOVES)
 def flatten(call: Call) -> Lowered:
     """Two axes: all axes before ``axis`` as one, and the others as one."""
     call.expect((1, 1))
@@ -118,7 +125,7 @@ def flatten(call: Call) -> Lowered:
     return same_memory(call, out, batchwise=axis > 0 and (out[0] == x[0] or call.samples > 0))
 
 
-@operator("Squeeze", traits=Traits(moves_batch=True))
+@operator("Squeeze", traits=MOVES)
 def squeeze(call: Call) -> Lowered:
     """Removes ``axes``, which have extent 1 (default: all axes of extent 1)."""
     call.expect((1, 1))
@@ -136,7 +143,7 @@ def squeeze(call: Call) -> Lowered:
     return same_memory(call, out, batchwise, batch - sum(axis < batch for axis in axes))
 
 
-@operator("Unsqueeze", traits=Traits(moves_batch=True))
+@operator("Unsqueeze", traits=MOVES)
 def unsqueeze(call: Call) -> Lowered:
     """Inserts axes of extent 1, so that they are ``axes`` of the output."""
     call.expect((1, 1))
@@ -151,7 +158,7 @@ def unsqueeze(call: Call) -> Lowered:
     return same_memory(call, out, batchwise=len(x) > 0, batch=kept[call.batch() or 0] if x else 0)
 
 
-@operator("Transpose", traits=Traits(moves_batch=True))
+@operator("Transpose", traits=MOVES)
 def transpose(call: Call) -> Lowered:
     """Axis i of the output is axis ``perm[i]`` of the input (default: reversed)."""
     call.expect((1, 1))
@@ -164,10 +171,10 @@ def transpose(call: Call) -> Lowered:
     moved = [axis for axis in perm if x[axis] != 1]
     if moved == sorted(moved):
         return same_memory(call, out, batchwise, batch)
-    return copies(out, lambda x, y: [(y, x.transpose(perm))], batchwise, batch)
+    return copies(call, out, lambda x, y: [(y, x.transpose(perm))], batchwise, batch)
 
 
-@operator("Slice", traits=Traits(moves_batch=True))
+@operator("Slice", traits=MOVES)
 def slice_(call: Call) -> Lowered:
     """Every ``steps``-th value from ``starts`` to ``ends`` (clipped to the input) along ``axes``."""
     call.expect((1, 1))
@@ -196,10 +203,10 @@ def slice_(call: Call) -> Lowered:
     key = tuple(window)
     if all(step > 0 for step in steps) and tuple(out) == x:
         return same_memory(call, x, batchwise, batch)
-    return copies(tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
+    return copies(call, tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
 
 
-@operator("Split", traits=Traits(moves_batch=True))
+@operator("Split", traits=MOVES)
 def split(call: Call) -> Lowered:
     """Consecutive parts along ``axis``, of the extents ``split``."""
     call.expect((1, 1), (1, _MOST_PARTS))
@@ -217,19 +224,22 @@ def split(call: Call) -> Lowered:
         return _copy_all([(y, x[key]) for y, key in zip(buffers.outputs, named, strict=True)])
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
-    batch = call.batch() or 0
-    return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch)
+    batch, dtypes = call.batch() or 0, (call.operand(0).dtype,) * len(outputs)
+    return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch, dtypes=dtypes)
 
 
-@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}))
+@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}, integers=True))
 def gather(call: Call) -> Lowered:
     """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
 
-    Of a parameter that is stored in fewer bytes, only the rows at ``indices`` are decoded.
+    Instead of these attributes it may have input 1, int64 indices of any shape. A negative index counts from the end.
+    Of a parameter that is stored in fewer bytes, only the rows at the indices are decoded.
     """
-    call.expect((1, 1))
+    call.expect((1, 2))
     x = call.shape(0)
     axis = call.axis("axis", len(x), 0)
+    if len(call.operands) == 2:
+        return _gather_computed(call, axis)
     indices = call.ints("indices", low=-x[axis], high=x[axis] - 1)
     shape = call.ints("indices_shape", (len(indices),), 1)
     if math.prod(shape) != len(indices):
@@ -251,8 +261,60 @@ def gather(call: Call) -> Lowered:
 
     batch = call.batch() or 0
     after = batch if batch < axis else batch - 1 + len(shape)
-    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after)
+    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after, dtypes=_gathered_type(call))
     return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
+
+
+def _gather_computed(call: Call, axis: int) -> Lowered:
+    """A Gather whose input 1 has the indices."""
+    x, shape = call.shape(0), call.shape(1)
+    if call.operand(1).dtype != INT64:
+        raise call.fail(f"input 1 ({call.node.inputs[1]!r:.80}) is float32, expected int64 indices")
+
+    def bind(buffers: Buffers) -> Run:
+        y, rows, index = buffers.outputs[0], buffers.weights(0), buffers.integers(1)
+        extent = x[axis]
+
+        def check() -> None:
+            for found in (index.min(), index.max()):
+                if not -extent <= found < extent:
+                    raise InputError(
+                        f"node {call.node.name!r} (Gather): input 1 ({call.node.inputs[1]!r:.80}) has the index "
+                        f"{found}, expected {-extent} to {extent - 1}: axis {axis} of input 0 has extent {extent}"
+                    )
+
+        if isinstance(rows, Coded):
+            wanted, out = index.reshape(-1), y.reshape(index.size, -1)
+
+            def decode(first: int, last: int) -> None:
+                check()
+                for at in range(len(wanted)):
+                    row = int(wanted[at]) % extent
+                    rows.decode(row, row + 1, out[at : at + 1])
+
+            return decode
+        data = buffers.input(0)
+
+        def run(first: int, last: int) -> None:
+            check()
+            # In the default mode, NumPy writes to a temporary copy first. This mode lets -1 count from the end.
+            np.take(data, index, axis, out=y, mode="wrap")
+
+        return run
+
+    lowered = Lowered(
+        outputs=((*x[:axis], *shape, *x[axis + 1 :]),),
+        bind=bind,
+        # Sample n of the output is of index n, or of sample n of the data.
+        batchwise=(axis == 0 and call.is_param(0) and len(shape) > 0) or (axis > 0 and call.is_param(1)),
+        dtypes=_gathered_type(call),
+    )
+    return lowered if axis == 0 else decoded(lowered, (call.operand(0), None))
+
+
+def _gathered_type(call: Call) -> tuple[str]:
+    """The type of the output: integers stay, and numbers in fewer bytes are decoded."""
+    return (INT64 if call.operand(0).dtype == INT64 else FLOAT32,)
 
 
 def _decoded_rows(rows: Coded, indices: tuple[int, ...], y: Array) -> Run:
@@ -269,7 +331,7 @@ def _decoded_rows(rows: Coded, indices: tuple[int, ...], y: Array) -> Run:
     return run
 
 
-@operator("Expand", traits=Traits(moves_batch=True, extents=("shape",)))
+@operator("Expand", traits=RESHAPES)
 def expand(call: Call) -> Lowered:
     """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
     x = call.shape(0)
@@ -285,7 +347,7 @@ def expand(call: Call) -> Lowered:
         batchwise, batch = _batch_expanded(call, wanted, out)
     if out == x:
         return same_memory(call, x, batchwise, batch)
-    return copies(out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise, batch)
+    return copies(call, out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise, batch)
 
 
 def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bool, int]:
@@ -308,7 +370,7 @@ def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bo
     return kept and computed in ([], [batch]) and out[batch] == x[own], batch
 
 
-@operator("Concat", traits=Traits(fuses=True, moves_batch=True))
+@operator("Concat", traits=Traits(fuses=True, moves_batch=True, integers=True))
 def concat(call: Call) -> Lowered:
     """The inputs one after the other along ``axis``."""
     call.expect((1, _MOST_PARTS))
@@ -333,10 +395,11 @@ def concat(call: Call) -> Lowered:
         # The extent of a fixed input does not change with the batch.
         batchwise=axis not in batches and None not in batches and len(batches) == 1,
         batch=call.batch() or 0,
+        dtypes=(call.dtype(),),
     )
 
 
-@operator("Pad", traits=Traits(moves_batch=True))
+@operator("Pad", traits=MOVES)
 def pad(call: Call) -> Lowered:
     """Adds values around the input. ``pads`` has the number before each axis, then the number after each axis.
 
@@ -349,7 +412,8 @@ def pad(call: Call) -> Lowered:
     rank = len(x)
     pads = call.ints("pads", count=2 * rank)
     mode = call.text("mode", "constant", ("constant", "edge", "reflect", "wrap"))
-    value = call.float_("value", 0.0)
+    dtype = call.operand(0).dtype
+    value = call.int_("value", 0, -_FAR, _FAR) if dtype == INT64 else call.float_("value", 0.0)
     begins, ends = pads[:rank], pads[rank:]
     crop = tuple(
         slice(max(0, -begin), extent - max(0, -end)) for extent, begin, end in zip(x, begins, ends, strict=True)
@@ -374,7 +438,7 @@ def pad(call: Call) -> Lowered:
             return _pad_constant(inside, y, before, value)
         return _pad_from_input(inside, y, before, after, mode)
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch)
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,))
 
 
 def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
@@ -423,14 +487,18 @@ def _along(axis: int, part: slice) -> tuple[slice, ...]:
 
 
 def copies(
-    out: Shape, pairs: Callable[[Array, Array], list[tuple[Array, Array]]], batchwise: bool, batch: int = 0
+    call: Call,
+    out: Shape,
+    pairs: Callable[[Array, Array], list[tuple[Array, Array]]],
+    batchwise: bool,
+    batch: int = 0,
 ) -> Lowered:
     """A node with one input and one output that copies ``source`` to ``target`` for each pair of their views."""
 
     def bind(buffers: Buffers) -> Run:
         return _copy_all(pairs(buffers.input(0), buffers.outputs[0]))
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch)
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(call.operand(0).dtype,))
 
 
 def _copy_all(pairs: list[tuple[Array, Array]]) -> Run:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Buffers, Lowered, Run
+from streamrt.ops.base import INT64, Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.registry import Traits, operator
 
@@ -17,14 +17,23 @@ _FUNCTIONS = {
     "ReduceSum": (None, np.add),
     "ReduceMax": (_core.row_max, np.maximum),
     "ReduceMin": (None, np.minimum),
+    "ReduceProd": (None, np.multiply),
 }
 
 
-@operator(*_FUNCTIONS, traits=Traits(fuses=True, moves_batch=True))
+@operator("ReduceMean", traits=Traits(fuses=True, moves_batch=True))
+@operator(
+    *(name for name in _FUNCTIONS if name != "ReduceMean"), traits=Traits(fuses=True, moves_batch=True, integers=True)
+)
 def reduce(call: Call) -> Lowered:
-    """The mean, sum, maximum or minimum along ``axes`` (default: all), which stay with extent 1 if ``keepdims``."""
+    """The mean, sum, product, maximum or minimum along ``axes`` (default: all).
+
+    The axes stay with extent 1 if ``keepdims``.
+    """
     call.expect((1, 1))
     kernel, function = _FUNCTIONS[call.node.op]
+    dtype = call.dtype(0)
+    kernel = None if dtype == INT64 else kernel
     x = call.shape(0)
     axes = call.axes("axes", len(x), ()) or tuple(range(len(x)))
     keepdims = call.flag("keepdims", True)
@@ -54,4 +63,34 @@ def reduce(call: Call) -> Lowered:
         batchwise=len(x) > 0 and batch not in axes,
         batch=batch if keepdims else batch - sum(axis < batch for axis in axes),
         flops=math.prod(x),
+        dtypes=(dtype,),
     )
+
+
+@operator("CumSum", traits=Traits(moves_batch=True, integers=True))
+def cumsum(call: Call) -> Lowered:
+    """The sums of the values up to each one along ``axis``, or from each one on if ``reverse``.
+
+    With ``exclusive`` a sum leaves its own value out.
+    """
+    call.expect((1, 1))
+    x, dtype = call.shape(0), call.dtype(0)
+    axis = call.axis("axis", len(x))
+    exclusive, reverse = call.flag("exclusive", False), call.flag("reverse", False)
+
+    def bind(buffers: Buffers) -> Run:
+        source, target = (np.moveaxis(array, axis, 0) for array in (buffers.input(0), buffers.outputs[0]))
+        if reverse:
+            source, target = source[::-1], target[::-1]
+
+        def run(first: int, last: int) -> None:
+            if exclusive:
+                target[0] = 0
+                np.add.accumulate(source[:-1], 0, out=target[1:])
+            else:
+                np.add.accumulate(source, 0, out=target)
+
+        return run
+
+    batch = call.batch() or 0
+    return Lowered(outputs=(x,), bind=bind, batchwise=axis != batch, batch=batch, flops=math.prod(x), dtypes=(dtype,))

@@ -11,8 +11,8 @@ import numpy as np
 import streamrt._core as _core
 from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import FLOAT32, Buffers, Lowered, Operand, Run, Value
-from streamrt.ops.call import Call
+from streamrt.ops.base import FLOAT32, INT64, Buffers, Lowered, Operand, Run, Value
+from streamrt.ops.call import Call, type_name
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import epilogue_of
 
@@ -23,6 +23,8 @@ _MAX_SCRATCH = 2**46
 #: The reason in the error for a node whose operator is not registered.
 NO_SUCH_OPERATOR = 'no such operator in this version of streamrt; streamrt.operators("layers") lists all that there are'
 
+#: The types of operands.
+_ALL = (*TYPES, INT64)
 #: The most numbers of a computed attribute: as many as a file may have in one.
 _MAX_NUMBERS = 4096
 
@@ -47,6 +49,7 @@ class Traits:
             other attribute is, the operator does not work sample by sample.
         dtypes: the types that the operator takes for a parameter, by index of the input. Parameters of other types, and
             those that are not listed, are decoded to float32 in scratch memory (`streamrt.ops.coded`).
+        integers: whether inputs may be int64. The operator checks which types its inputs may have together.
     """
 
     activation: bool = False
@@ -56,6 +59,7 @@ class Traits:
     moves_batch: bool = False
     extents: tuple[str, ...] = ()
     dtypes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    integers: bool = False
 
 
 _OPERATORS: dict[str, tuple[Lower, Traits]] = {}
@@ -94,7 +98,7 @@ def lower(
     """
     function, traits = _OPERATORS.get(node.op, (None, Traits()))
     foreign = [
-        None if operand is None or operand.dtype in traits.dtypes.get(index, (FLOAT32,)) else operand
+        None if operand is None or operand.dtype in (*traits.dtypes.get(index, (FLOAT32,)), INT64) else operand
         for index, operand in enumerate(operands)
     ]
     as_taken = [
@@ -111,15 +115,18 @@ def lower(
     for index, operand in enumerate(operands):
         if operand is not None:
             call.check(f"input {index}", operand.shape)
-            if operand.dtype not in TYPES:
+            if operand.dtype not in (_ALL if traits.integers else TYPES):
+                expected = "float32" if operand.dtype == INT64 else " or ".join(_ALL)
                 raise call.fail(
-                    f"input {index} ({node.inputs[index]!r:.80}) is {operand.dtype}, expected {' or '.join(TYPES)}"
+                    f"input {index} ({node.inputs[index]!r:.80}) is {type_name(operand.dtype)}, expected {expected}"
                 )
     lowered = decoded(function(call), foreign)
     for index, shape in enumerate(lowered.outputs):
         call.check(f"output {index}", shape)
     if lowered.scratch >= _MAX_SCRATCH:
         raise call.fail(f"it needs {lowered.scratch} bytes of scratch memory, expected less than 2**46 (64 TiB)")
+    if node.activation is not None and INT64 in lowered.dtypes:
+        raise call.fail(f"its result is int64, and activation {printable(node.activation.op):.80} expects float32")
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()

@@ -53,7 +53,7 @@ def depth_to_space(call: Call) -> Lowered:
     def pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
         return [(y.reshape(out[0], channels, *apart), x.reshape(inside).transpose(perm))]
 
-    return copies(out, pairs, batchwise=True)
+    return copies(call, out, pairs, batchwise=True)
 
 
 @operator("SpaceToDepth")
@@ -74,7 +74,7 @@ def space_to_depth(call: Call) -> Lowered:
         source = x.reshape(*x.shape[:2], *apart).transpose(perm)
         return [(y.reshape(source.shape), source)]
 
-    return copies(out, pairs, batchwise=True)
+    return copies(call, out, pairs, batchwise=True)
 
 
 def _blocks(call: Call) -> tuple[Shape, Shape]:

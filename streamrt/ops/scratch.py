@@ -1,4 +1,4 @@
-"""Dividing a node's scratch memory into float32 arrays; and the bias, which tiled nodes keep there."""
+"""Dividing a node's scratch memory into arrays; and the bias, which tiled nodes keep there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Shape
+from streamrt.ops.base import FLOAT32, NUMPY_TYPES, Array, Buffers, Shape
 
 #: Every part begins on a multiple of this, bytes: a cache line. The scratch memory itself does, too.
 _ALIGNMENT = 64
-#: Bytes of an element: all parts are float32.
-_FLOAT = 4
-
 #: ``load(first)``: the whole bias (rows,), for the tile that begins at row ``first``; None if the node has no bias.
 Load = Callable[[int], Array | None]
 
@@ -27,11 +24,13 @@ class Part:
 
     offset: int
     shape: Shape
+    dtype: str = FLOAT32
 
     def of(self, memory: NDArray[np.uint8]) -> Array:
         """The array in ``memory``, the node's scratch memory."""
-        nbytes = math.prod(self.shape) * _FLOAT
-        return memory[self.offset : self.offset + nbytes].view(np.float32).reshape(self.shape)
+        dtype = NUMPY_TYPES[self.dtype]
+        nbytes = math.prod(self.shape) * dtype.itemsize
+        return memory[self.offset : self.offset + nbytes].view(dtype).reshape(self.shape)
 
 
 class Scratch:
@@ -40,11 +39,11 @@ class Scratch:
     def __init__(self, nbytes: int = 0) -> None:
         self.nbytes = nbytes
 
-    def add(self, *shape: int) -> Part:
+    def add(self, *shape: int, dtype: str = FLOAT32) -> Part:
         """Add a part for an array of ``shape``."""
         offset = -(-self.nbytes // _ALIGNMENT) * _ALIGNMENT
-        self.nbytes = offset + math.prod(shape) * _FLOAT
-        return Part(offset, shape)
+        self.nbytes = offset + math.prod(shape) * NUMPY_TYPES[dtype].itemsize
+        return Part(offset, shape, dtype)
 
 
 class Bias:

@@ -13,9 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.errors import FormatError, printable
-from streamrt.graph import Graph, Node
+from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.host.yielding import give_way
-from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Shape, Value, lower, size_problem, sizes
+from streamrt.ops import (
+    FLOAT32,
+    INT64,
+    NUMPY_TYPES,
+    Array,
+    Buffers,
+    Lowered,
+    Operand,
+    Param,
+    Run,
+    Shape,
+    Value,
+    computed_type,
+    lower,
+    size_problem,
+    sizes,
+)
 from streamrt.program.placement import nbytes, place
 
 
@@ -29,6 +45,7 @@ class Program:
         sizes: the size nodes, if results of theirs are read during a pass.
         constants: the types of these results, by name. They lie in the arena.
         shapes: the shape of every tensor by name, parameters included.
+        integers: the names of the computed tensors that are int64; the others are float32.
         lowered: the lowering of each of the ``nodes``.
         batchwise: whether sample n of every output depends on sample n of every input only; samples lie along axis 0.
         offsets: where each computed tensor begins in the arena, bytes.
@@ -42,6 +59,7 @@ class Program:
     sizes: tuple[Node, ...]
     constants: tuple[str, ...]
     shapes: Mapping[str, Shape]
+    integers: frozenset[str]
     lowered: tuple[Lowered, ...]
     batchwise: bool
     offsets: Mapping[str, int]
@@ -58,13 +76,17 @@ class Program:
     def transfer_bytes(self) -> int:
         """Bytes of all inputs and outputs in the types that the caller gives and gets."""
         ends = (*self.graph.inputs, *self.graph.outputs)
-        return sum(math.prod(self.shapes[spec.name]) * np.dtype(spec.dtype).itemsize for spec in ends)
+        return sum(math.prod(self.shapes[spec.name]) * np.dtype(self.output_type(spec)).itemsize for spec in ends)
+
+    def output_type(self, spec: TensorSpec) -> str:
+        """The NumPy type of an output that a caller gets. A tensor inside the graph declares none."""
+        return "int64" if not spec.dtype and spec.name in self.integers else spec.dtype or "float32"
 
     def tensor(self, memory: NDArray[np.uint8], name: str) -> Array:
-        """The array of a computed tensor in the arena ``memory``."""
-        shape = self.shapes[name]
+        """The array of a computed tensor in the arena ``memory``, float32 or int64."""
+        operand = Operand(self.shapes[name], INT64 if name in self.integers else FLOAT32)
         start = self.offsets[name]
-        return memory[start : start + nbytes(shape)].view(np.float32).reshape(shape)
+        return memory[start : start + nbytes(operand)].view(NUMPY_TYPES[operand.dtype]).reshape(operand.shape)
 
     def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> list[Run]:
         """The function that runs each of the ``nodes``.
@@ -137,7 +159,9 @@ class _Compiler:
 
     def __init__(self, graph: Graph, params: Mapping[str, Operand], inputs: Mapping[str, Shape], plain: bool) -> None:
         self.graph = graph
-        self.operands = {**params, **{name: Operand(shape) for name, shape in inputs.items()}}
+        dtypes = {spec.name: computed_type(spec.dtype) for spec in graph.inputs}
+        given = {name: Operand(shape, dtypes.get(name, FLOAT32)) for name, shape in inputs.items()}
+        self.operands = {**params, **given}
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
         self.sizes: list[Node] = []
@@ -168,8 +192,10 @@ class _Compiler:
         given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}
         operands = [self._operand(name) if name else None for name in node.inputs]
         low = lower(node, operands, self._plain, samples=self.samples, sizes=given)
-        made = [Operand(shape, batch=None if low.fixed else low.batch) for shape in low.outputs]
-        self.operands.update((name, operand) for name, operand in zip(node.outputs, made, strict=True) if name)
+        batch = None if low.fixed else low.batch
+        for index, (name, shape) in enumerate(zip(node.outputs, low.outputs, strict=True)):
+            if name:
+                self.operands[name] = Operand(shape, low.dtype(index), batch=batch)
         self.nodes.append(node)
         self.lowered.append(low)
         self.whole &= low.batchwise
@@ -189,7 +215,8 @@ class _Compiler:
             if problem := size_problem(value.array.shape):
                 raise FormatError(f"tensor {name!r}, which is computed from sizes and read as data, {problem}")
             self.constants[name] = None
-            self.operands[name] = Operand(value.array.shape, batch=value.batch)
+            dtype = INT64 if value.array.dtype.kind == "i" else FLOAT32
+            self.operands[name] = Operand(value.array.shape, dtype, batch=value.batch)
             # A number that depends on the samples is data here: each part of a batch would have another.
             self.whole &= value.from_batch is None
         return self.operands[name]
@@ -202,7 +229,7 @@ class _Compiler:
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
         offsets, scratch, workspace = place(
-            self.graph, self.nodes, tuple(self.constants), params, shapes, self.lowered, join=not lean
+            self.graph, self.nodes, tuple(self.constants), params, self.operands, self.lowered, join=not lean
         )
         return Program(
             graph=self.graph,
@@ -210,6 +237,9 @@ class _Compiler:
             sizes=tuple(self.sizes) if self.constants else (),
             constants=tuple(self.constants),
             shapes=shapes,
+            integers=frozenset(
+                name for name, tensor in self.operands.items() if tensor.dtype == INT64 and not tensor.is_param
+            ),
             lowered=tuple(self.lowered),
             batchwise=self.whole and by_sample,
             offsets=offsets,

@@ -9,11 +9,8 @@ from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from streamrt.graph import Graph, Node
-from streamrt.ops import Lowered, Shape
+from streamrt.ops import NUMPY_TYPES, Lowered, Operand
 from streamrt.program import arena
-
-#: Bytes of an element: all computed tensors are float32.
-_FLOAT = 4
 
 
 class _Place(NamedTuple):
@@ -30,9 +27,9 @@ class _Part(NamedTuple):
     offset: int
 
 
-def nbytes(shape: Shape) -> int:
+def nbytes(tensor: Operand) -> int:
     """Bytes of a computed tensor."""
-    return math.prod(shape) * _FLOAT
+    return math.prod(tensor.shape) * NUMPY_TYPES[tensor.dtype].itemsize
 
 
 def place(
@@ -40,7 +37,7 @@ def place(
     nodes: Sequence[Node],
     constants: Sequence[str],
     params: Container[str],
-    shapes: Mapping[str, Shape],
+    tensors: Mapping[str, Operand],
     lowered: Sequence[Lowered],
     join: bool,
 ) -> tuple[dict[str, int], tuple[int, ...], int]:
@@ -52,7 +49,7 @@ def place(
     """
     last_use = {name: step for step, node in enumerate(nodes) for name in node.inputs}
     last_use |= {name: len(nodes) for name in (*(spec.name for spec in graph.outputs), *constants)}
-    parts = _within_outputs(nodes, shapes, lowered) if join else {}
+    parts = _within_outputs(nodes, tensors, lowered) if join else {}
 
     home: dict[str, _Place] = {}
     block_of: dict[str, int] = {}  # of the tensors that are no part of another one
@@ -65,7 +62,7 @@ def place(
             part = parts.get(name, _Part(name, 0))
             if part.whole not in block_of:
                 block_of[part.whole] = len(sizes)
-                sizes.append(nbytes(shapes[part.whole]))
+                sizes.append(nbytes(tensors[part.whole]))
                 first.append(step)
                 last.append(step)
             place = _Place(block_of[part.whole], part.offset)
@@ -81,17 +78,19 @@ def place(
                 shared = None if alone else _shared_input(node, low, step, home, last, params)
                 settle(name, step, None if shared is None else home[shared])
 
-    tensors = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
+    blocks = [arena.Block(*block) for block in zip(sizes, first, last, strict=True)]
     scratch = [arena.Block(low.scratch, step, step) for step, low in enumerate(lowered)]
-    offsets, workspace = arena.arrange([*tensors, *scratch])
+    offsets, workspace = arena.arrange([*blocks, *scratch])
     return (
         {name: offsets[place.block] + place.offset for name, place in home.items()},
-        tuple(offsets[len(tensors) :]),
+        tuple(offsets[len(blocks) :]),
         workspace,
     )
 
 
-def _within_outputs(nodes: Sequence[Node], shapes: Mapping[str, Shape], lowered: Sequence[Lowered]) -> dict[str, _Part]:
+def _within_outputs(
+    nodes: Sequence[Node], tensors: Mapping[str, Operand], lowered: Sequence[Lowered]
+) -> dict[str, _Part]:
     """The tensors that are computed within another one, so that the node which joins them has nothing to copy.
 
     The last joining node is handled first. In a chain in which each node appends to the output of the one before, all
@@ -103,7 +102,7 @@ def _within_outputs(nodes: Sequence[Node], shapes: Mapping[str, Shape], lowered:
         if not low.joins:
             continue
         output = node.outputs[0]
-        begins = list(itertools.accumulate((nbytes(shapes[name]) for name in node.inputs), initial=0))[:-1]
+        begins = list(itertools.accumulate((nbytes(tensors[name]) for name in node.inputs), initial=0))[:-1]
         known = parts.get(node.inputs[0])
         if known and output not in parts:
             there = [_Part(known.whole, known.offset + begin) for begin in begins]

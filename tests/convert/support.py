@@ -41,17 +41,28 @@ def make_model(
     inputs: Mapping[str, Dims] | None = None,
     outputs: Sequence[str] = ("y",),
     opset: int = NEWEST,
+    types: Mapping[str, str] | None = None,
 ) -> Any:
-    """A model of float32 inputs (default: ``x`` of shape (2, 3, 8, 8)); constants are initializers."""
+    """A model with inputs (default: ``x`` of shape (2, 3, 8, 8)) of ``types``, float32 if it does not name them.
+
+    Constants are initializers.
+    """
     inputs = {"x": (2, 3, 8, 8)} if inputs is None else inputs
     graph = helper.make_graph(
         list(nodes),
         "test",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, _elements((types or {}).get(name, "float32")), dims)
+            for name, dims in inputs.items()
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _elements(dtype: str) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def expected(model: Any, feeds: Mapping[str, Array]) -> list[Array]:

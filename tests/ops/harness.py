@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ops.allocations import bounded
 from streamrt.graph import Activation, Node
-from streamrt.ops import Array, Buffers, Lowered, Operand, lower
+from streamrt.ops import FLOAT32, INT64, NUMPY_TYPES, Array, Buffers, Lowered, Operand, lower
 
 _GUARD = 256
 _ALIGNMENT = 64
@@ -40,41 +40,57 @@ def node(
 
 
 def lowered_for(
-    op: str, shapes: Sequence[tuple[int, ...] | None], params: Sequence[int] = (), **kwargs: Any
+    op: str,
+    shapes: Sequence[tuple[int, ...] | None],
+    params: Sequence[int] = (),
+    integers: Sequence[int] = (),
+    **kwargs: Any,
 ) -> Lowered:
-    """The lowering of an operator; ``params`` are the inputs that are parameters."""
-    operands = [None if shape is None else Operand(shape, is_param=i in params) for i, shape in enumerate(shapes)]
+    """The lowering of an operator; ``params`` are the inputs that are parameters, ``integers`` those that are int64."""
+    operands = [
+        None if shape is None else Operand(shape, INT64 if i in integers else FLOAT32, is_param=i in params)
+        for i, shape in enumerate(shapes)
+    ]
     return lower(node(op, len(shapes), **kwargs), operands)
 
 
 def run(
     op: str,
-    inputs: Sequence[Array | None],
+    inputs: Sequence[NDArray[Any] | None],
     params: Sequence[int] = (),
     *,
     cuts: Sequence[int] = (),
     inplace: int | None = None,
     **kwargs: Any,
-) -> list[Array]:
-    """The outputs of an operator that is cut into tiles at the rows ``cuts``.
+) -> list[NDArray[Any]]:
+    """The outputs of an operator that is cut into tiles at the rows ``cuts``. Inputs are float32 or int64.
 
     With ``inplace``, the first output is written to the memory of that input.
     """
     shapes = [None if x is None else x.shape for x in inputs]
-    lowered = lowered_for(op, shapes, params, **kwargs)
+    integers = [index for index, x in enumerate(inputs) if x is not None and x.dtype == np.int64]
+    lowered = lowered_for(op, shapes, params, integers, **kwargs)
+    types = [NUMPY_TYPES[lowered.dtype(index)] for index in range(len(lowered.outputs))]
     arrays = [None if x is None else _guarded(x.nbytes, x) for x in inputs]
-    outputs = [_guarded(int(np.prod(shape)) * 4) for shape in lowered.outputs]
+    outputs = [
+        _guarded(int(np.prod(shape)) * dtype.itemsize) for shape, dtype in zip(lowered.outputs, types, strict=True)
+    ]
     if lowered.view_of is not None:
         assert inplace is None
         inplace = lowered.view_of
     elif inplace is not None:
         assert inplace in lowered.inplace
     if inplace is not None:
+        given = inputs[inplace]
+        assert given is not None
+        assert given.dtype == types[0]
         outputs[0] = arrays[inplace]
     scratch = _guarded(lowered.scratch)
     bound = Buffers(
-        inputs=tuple(_array(a, s) for a, s in zip(arrays, shapes, strict=True)),
-        outputs=tuple(_array(o, s) for o, s in zip(outputs, lowered.outputs, strict=True)),
+        inputs=tuple(
+            None if a is None or x is None else _array(a, x.shape, x.dtype) for a, x in zip(arrays, inputs, strict=True)
+        ),
+        outputs=tuple(_array(o, s, t) for o, s, t in zip(outputs, lowered.outputs, types, strict=True)),
         scratch=scratch[_GUARD : _GUARD + lowered.scratch],
     )
     with bounded("binding"):
@@ -86,7 +102,7 @@ def run(
             if x is not None:
                 bound.input(index)[...] = x
         for output in bound.outputs if inplace is None else bound.outputs[1:]:
-            output.fill(np.nan)
+            _spoil(output)
         edges = (0, *cuts, lowered.rows)
         for first, last in itertools.pairwise(edges):
             _hide(bound, inputs, params, lowered.tiled, first, last)
@@ -118,7 +134,12 @@ def assert_close(actual: Array, expected: NDArray[Any]) -> None:
 
 
 def _hide(
-    bound: Buffers, inputs: Sequence[Array | None], params: Sequence[int], tiled: Sequence[int], first: int, last: int
+    bound: Buffers,
+    inputs: Sequence[NDArray[Any] | None],
+    params: Sequence[int],
+    tiled: Sequence[int],
+    first: int,
+    last: int,
 ) -> None:
     """Fill parameters with NaN where the tile from ``first`` to ``last`` may not read them."""
     for index in params:
@@ -127,13 +148,18 @@ def _hide(
             continue
         target = bound.input(index)
         if index in tiled:
-            target.fill(np.nan)
+            _spoil(target)
             target[first:last] = value[first:last]
         elif first > 0:
-            target.fill(np.nan)
+            _spoil(target)
 
 
-def _guarded(nbytes: int, x: Array | None = None) -> NDArray[np.uint8]:
+def _spoil(array: NDArray[Any]) -> None:
+    """Fill an array with NaN, or with the least integer."""
+    array.fill(np.nan if array.dtype.kind == "f" else np.iinfo(array.dtype).min)
+
+
+def _guarded(nbytes: int, x: NDArray[Any] | None = None) -> NDArray[np.uint8]:
     """Memory of ``nbytes``, aligned, between two guards."""
     raw = np.empty(nbytes + 2 * _GUARD + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
@@ -144,8 +170,6 @@ def _guarded(nbytes: int, x: Array | None = None) -> NDArray[np.uint8]:
     return memory
 
 
-def _array(memory: NDArray[np.uint8] | None, shape: tuple[int, ...] | None) -> Any:
-    if memory is None or shape is None:
-        return None
-    nbytes = int(np.prod(shape)) * 4
-    return memory[_GUARD : _GUARD + nbytes].view(np.float32).reshape(shape)
+def _array(memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    return memory[_GUARD : _GUARD + nbytes].view(dtype).reshape(shape)

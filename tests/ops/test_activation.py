@@ -92,6 +92,7 @@ PRODUCERS: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]
     "Transpose": ("Transpose", [(2, 3)], [], {}),
     "ReduceMean": ("ReduceMean", [(2, 3)], [], {"axes": (0,)}),
     "ReduceSum": ("ReduceSum", [(2, 3)], [], {"axes": (1,)}),
+    "ReduceProd": ("ReduceProd", [(2, 3)], [], {"axes": (1,)}),
     "ReduceMax": ("ReduceMax", [(2, 3)], [], {"axes": (1,)}),
     "ReduceMin": ("ReduceMin", [(2, 3)], [], {}),
     "Tanh": ("Tanh", [(2, 3)], [], {}),

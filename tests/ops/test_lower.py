@@ -21,7 +21,7 @@ CANONICAL = [
     "LRN", "Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt", "Pow", "Max",
     "Min", "Where", "InstanceNormalization", "LayerNormalization", "LpPool", "GlobalLpPool", "Gather", "Expand",
     "Resize", "DepthToSpace", "SpaceToDepth", "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Not", "Or", "Xor", "ArgMax", "ArgMin",
+    "Not", "Or", "Xor", "ArgMax", "ArgMin", "Cast", "CumSum", "Mod", "ReduceProd",
 ]
 # fmt: on
 

@@ -1,4 +1,7 @@
-"""Lowering, binding and running allocate nothing that grows with the model. Such memory must be scratch memory."""
+"""Lowering, binding and running allocate nothing that grows with the model. Such memory must be scratch memory.
+
+The harness measures operators on int64 (`test_integers`).
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,10 @@ CASES: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]]] =
     "Reshape of weights": ("Reshape", [(64, 64, 64)], [0], {"shape": (-1,)}),
     "Squeeze": ("Squeeze", [(2, 1, 64, 64, 64)], [], {"axes": (1,)}),
     "Unsqueeze": ("Unsqueeze", [(2, 64, 64, 64)], [], {"axes": (1,)}),
+    "Cast to truth values": ("Cast", [(2, 64, 64, 64)], [], {"to": "bool"}),
+    "CumSum": ("CumSum", [(2, 64, 64, 64)], [], {"axis": 1, "exclusive": 1, "reverse": 1}),
+    "Mod": ("Mod", [(2, 64, 64, 64), (64, 1, 64)], [], {"fmod": 1}),
+    "ReduceProd": ("ReduceProd", [(2, 64, 64, 64)], [], {"axes": (1, 3)}),
     "ArgMax": ("ArgMax", [(512, 512)], [], {"axis": 1}),
     "ArgMax of channels": ("ArgMax", [(2, 64, 64, 64)], [], {"axis": 1}),
     "ArgMin, the last": ("ArgMin", [(2, 64, 64, 64)], [], {"axis": 3, "select_last_index": 1}),

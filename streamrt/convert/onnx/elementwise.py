@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from streamrt.convert.onnx.node import OnnxNode, converts
-from streamrt.convert.weights import Weight
+from streamrt.convert.weights import Weight, is_integer
 from streamrt.graph import Attr
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -15,14 +15,28 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 @converts("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Mish")
 def plain_activation(node: OnnxNode) -> None:
-    """Activations without attributes."""
-    node.emit(node.op, [node.operand(0)])
+    """Activations without attributes. A Relu of integers is a maximum."""
+    if node.op == "Relu" and is_integer(node.dtype(0)):
+        node.emit("Max", [node.operand(0, integers=True), _integer(node, "zero", 0)])
+    else:
+        node.emit(node.op, [node.operand(0)])
 
 
-@converts("Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt")
+@converts("Ceil", "Exp", "Floor", "Log", "Reciprocal", "Softplus", "Sqrt")
 def function(node: OnnxNode) -> None:
     """Functions of one value, without attributes."""
     node.emit(node.op, [node.operand(0)])
+
+
+@converts("Abs", "Sign")
+def number(node: OnnxNode) -> None:
+    """Functions of a number or an integer. The least integer has no absolute value of its type, and stays."""
+    node.emit_sum(node.op, [node.operand(0, integers=True)])
+
+
+def _integer(node: OnnxNode, what: str, value: int) -> str:
+    """The name of a new weight: one int64."""
+    return node.new_weight(f"{node.proto.output[0]}.{what}", Weight.of(np.asarray(value, np.int64)).as_integers())
 
 
 @converts("Selu")
@@ -42,7 +56,8 @@ def pow_(node: OnnxNode) -> None:
         return
     exponent = node.constant(1, "exponent", most=None)
     if exponent.size == 1 and float(exponent.reshape(())) == 2.0 and exponent.ndim <= node.rank(0):
-        node.emit("Mul", [node.operand(0), node.operand(0)])
+        x = node.operand(0, integers=True)
+        node.emit_sum("Mul", [x, x])
     elif exponent.dtype.kind in "iu":
         name = node.new_weight(f"{node.proto.output[0]}.exponent", Weight.of(exponent))
         node.emit("Pow", [node.operand(0), name])
@@ -72,6 +87,9 @@ def gelu(node: OnnxNode) -> None:
 @converts("Clip")
 def clip(node: OnnxNode) -> None:
     """Bounds are attributes up to opset 10, and inputs after that. An infinite bound is left out."""
+    if is_integer(node.dtype(0)):
+        _clip_integers(node)
+        return
     attrs: dict[str, Attr] = {}
     for index, name in enumerate(("min", "max"), 1):
         if node.opset < 11:
@@ -86,6 +104,20 @@ def clip(node: OnnxNode) -> None:
     node.emit("Clip", [node.operand(0)], attrs)
 
 
+def _clip_integers(node: OnnxNode) -> None:
+    """A Clip of integers is a maximum and a minimum, whose bounds are weights."""
+    x = node.operand(0, integers=True)
+    bounds = [(op, index) for op, index in (("Max", 1), ("Min", 2)) if node.given(index)]
+    for op, index in bounds:
+        bound = node.constant(index, op.lower())
+        if bound.size != 1:
+            raise node.problem(f"input {index} has shape {bound.shape}, expected one number")
+        limit = _integer(node, op.lower(), int(bound.reshape(())))
+        x = node.emit(op, [x, limit], outputs=None if index == bounds[-1][1] else [node.temporary("raised")])
+    if not bounds:
+        node.emit("Identity", [x])
+
+
 @converts("PRelu")
 def prelu(node: OnnxNode) -> None:
     """The slope must be constant; it becomes a weight."""
@@ -96,12 +128,23 @@ def prelu(node: OnnxNode) -> None:
 @converts("Add", "Sub", "Mul", "Div")
 def arithmetic(node: OnnxNode) -> None:
     """Arithmetic of two tensors, one of which may be a weight."""
-    node.emit(node.op, [node.operand(0), node.operand(1)])
+    node.emit_sum(node.op, [node.operand(0, integers=True), node.operand(1, integers=True)])
+
+
+@converts("Mod")
+def mod(node: OnnxNode) -> None:
+    """The remainder of integers, or with ``fmod`` of any numbers."""
+    fmod = node.flag("fmod")
+    inputs = [node.operand(index, integers=True) for index in range(2)]
+    node.emit("Mod", inputs, {"fmod": 1} if fmod else {})
 
 
 @converts("Neg")
 def neg(node: OnnxNode) -> None:
     """It becomes a product with -1, which can be folded. Keras writes PRelu as ``relu(x) - slope * relu(-x)``."""
+    if is_integer(node.dtype(0)):
+        node.emit_sum("Mul", [node.operand(0, integers=True), _integer(node, "minus", -1)])
+        return
     minus = node.new_weight(f"{node.proto.output[0]}.minus", Weight.of(np.asarray(-1.0, np.float32)))
     node.emit("Mul", [node.operand(0), minus])
 
@@ -109,8 +152,11 @@ def neg(node: OnnxNode) -> None:
 @converts("Sum", "Max", "Min")
 def variadic(node: OnnxNode) -> None:
     """With one input it does nothing."""
-    inputs = [node.operand(index) for index in range(node.count())]
-    node.emit(node.op if len(inputs) > 1 else "Identity", inputs)
+    inputs = [node.operand(index, integers=True) for index in range(node.count())]
+    if len(inputs) == 1:
+        node.emit("Identity", inputs)
+    else:
+        node.emit_sum(node.op, inputs)
 
 
 @converts("Identity")

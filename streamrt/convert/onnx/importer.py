@@ -7,6 +7,7 @@ The steps: find the constants and where they lie; remove nodes that no output ne
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,17 @@ from streamrt.convert.onnx.quantization import nbits_problem, without_nbits
 from streamrt.convert.onnx.size import Range, count_model
 from streamrt.convert.probes import Probe, substitute
 from streamrt.convert.support import unsupported
-from streamrt.convert.weights import Weight, is_float
+from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, UnsupportedModelError
-from streamrt.graph import OUTPUT_TYPES, TensorSpec
+from streamrt.graph import TYPES, TensorSpec
 from streamrt.ops.base import MAX_RANK
 
 #: The oldest opset that is read: before opset 7, operators broadcast by other rules.
 OLDEST_OPSET = 7
 #: The two names of the domain of ONNX's own operators.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+#: The types that an input can have, by the numbers of TensorProto.DataType.
+_INPUT_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)): name for name in TYPES}
 
 
 class OnnxSource:
@@ -56,7 +59,7 @@ class OnnxSource:
     Raises:
         InputError: ``inputs`` does not fit the model.
         FormatError: not an ONNX model, or a malformed one.
-        UnsupportedModelError: the opset is not supported, or inputs are not float32 tensors.
+        UnsupportedModelError: the opset is not supported, or inputs are no tensors of a type that is.
         WeightsIOError: a file cannot be read.
     """
 
@@ -132,7 +135,7 @@ class OnnxSource:
             FormatError: a malformed model, or shapes that do not fit together.
         """
         by_probe = tuple(
-            {spec.name: Fact(np.dtype(np.float32), substitute(spec.dims, probe)) for spec in self.inputs}
+            {spec.name: Fact(np.dtype(spec.dtype), substitute(spec.dims, probe)) for spec in self.inputs}
             for probe in probes
         )
         facts = Facts(self.opset, dict(self._constants), by_probe)
@@ -158,9 +161,9 @@ class OnnxSource:
             if facts.is_known(name)
         ]
         problems += [
-            f"output {spec.name!r} is {spec.dtype}, expected one of {OUTPUT_TYPES}"
+            f"output {spec.name!r} is {spec.dtype}, expected one of {', '.join(TYPES)}"
             for spec in draft.outputs
-            if spec.dtype not in OUTPUT_TYPES and spec.name not in doubtful
+            if spec.dtype not in TYPES and spec.name not in doubtful
         ]
         if problems:
             raise UnsupportedModelError(problems)
@@ -218,9 +221,9 @@ def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list
 
 
 def _output(name: str, facts: Facts) -> TensorSpec:
-    """An output without its extents, which are found later. All floating-point types become float32."""
+    """An output without its extents, which are found later. NumPy has no bfloat16, so that becomes float32."""
     dtype = facts.dtype(name)
-    return TensorSpec(name, (), "float32" if dtype is None or is_float(dtype) else dtype.name)
+    return TensorSpec(name, (), "float32" if dtype is None or dtype.name == "bfloat16" else dtype.name)
 
 
 def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:
@@ -348,9 +351,10 @@ def _inputs(
         if value.name in constants:
             continue
         tensor = value.type.tensor_type
-        if not value.type.HasField("tensor_type") or tensor.elem_type != onnx.TensorProto.FLOAT:
+        dtype = _INPUT_TYPES.get(tensor.elem_type) if value.type.HasField("tensor_type") else None
+        if dtype is None:
             kind = type_name(tensor.elem_type) if tensor.elem_type else "no tensor"
-            problems.append(f"input {value.name!r} is {kind}, expected FLOAT (float32)")
+            problems.append(f"input {value.name!r} is {kind}, expected one of {', '.join(TYPES)}")
         if not tensor.HasField("shape"):
             problems.append(f"input {value.name!r} has no shape")
         if len(tensor.shape.dim) > MAX_RANK:
@@ -363,9 +367,9 @@ def _inputs(
                 dims.append(dim.dim_param)
             else:
                 dims.append(dim.dim_value if dim.dim_value > 0 else f"{value.name}_{axis}")
-        specs.append(TensorSpec(value.name, tuple(dims)))
+        specs.append(TensorSpec(value.name, tuple(dims), dtype or "float32"))
     fixed = _fixed_extents(specs, constants, nodes)
-    return [TensorSpec(s.name, tuple(fixed.get(d, d) if isinstance(d, str) else d for d in s.dims)) for s in specs]
+    return [replace(s, dims=tuple(fixed.get(d, d) if isinstance(d, str) else d for d in s.dims)) for s in specs]
 
 
 def _fixed_extents(specs: list[TensorSpec], constants: dict[str, Weight], nodes: list[NodeProto]) -> dict[str, int]:

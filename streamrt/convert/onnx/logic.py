@@ -1,26 +1,27 @@
-"""Conversion of the ONNX operators on truth values and indices, which are float32 in a graph."""
+"""Conversion of the ONNX operators on truth values, which are float32 in a graph, on indices, and between types."""
 
 from __future__ import annotations
 
 import numpy as np
+from onnx.helper import np_dtype_to_tensor_dtype
 
 from streamrt.convert.onnx.data import type_name
 from streamrt.convert.onnx.node import OnnxNode, converts
-from streamrt.convert.weights import Weight, is_float
-from streamrt.graph import Attr
+from streamrt.convert.weights import Weight, is_float, is_integer
+from streamrt.graph import TYPES, Attr
 
 #: Numbers of TensorProto.DataType: FLOAT, FLOAT16, DOUBLE and BFLOAT16.
 _FLOATS = (1, 10, 11, 16)
 #: BOOL of TensorProto.DataType.
 _BOOL = 9
-#: INT32 and INT64 of TensorProto.DataType, which hold every index.
-_INTEGERS = (6, 7)
+#: The integer types of a graph, by the numbers of TensorProto.DataType.
+_INTEGERS: dict[int, str] = {np_dtype_to_tensor_dtype(np.dtype(name)): name for name in TYPES if "int" in name}
 
 
 @converts("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def comparison(node: OnnxNode) -> None:
-    """Comparison of two tensors of real numbers, one of which may be a weight."""
-    node.emit(node.op, [node.operand(0), node.operand(1)])
+    """Comparison of two tensors of real numbers or truth values, one of which may be a weight."""
+    node.emit(node.op, [node.any_operand(0), node.any_operand(1)])
 
 
 @converts("And", "Or", "Xor")
@@ -38,7 +39,7 @@ def not_(node: OnnxNode) -> None:
 @converts("Where")
 def where(node: OnnxNode) -> None:
     """The condition may be computed or constant."""
-    node.emit("Where", [_truth(node, 0, "condition"), node.operand(1), node.operand(2)])
+    node.emit("Where", [_truth(node, 0, "condition"), node.any_operand(1), node.any_operand(2)])
 
 
 @converts("ArgMax", "ArgMin")
@@ -47,25 +48,31 @@ def arg(node: OnnxNode) -> None:
     attrs: dict[str, Attr] = {
         "axis": node.axis(node.int_("axis", 0), node.rank(0)),
         "keepdims": int(node.flag("keepdims", True)),
+        "to": "int64",
     }
     if node.flag("select_last_index"):
         attrs["select_last_index"] = 1
-    node.emit(node.op, [node.operand(0)], attrs)
+    node.emit(node.op, [node.operand(0, integers=True)], attrs)
 
 
 @converts("Cast")
 def cast(node: OnnxNode) -> None:
-    """All floating-point types are float32 in a graph, and so are truth values and indices."""
+    """All floating-point types are float32 in a graph, and all integers int64. Truth values are float32."""
     node.ignore("saturate", "round_mode")
     target, given = node.int_("to"), node.any_operand(0)
     source = node.dtype(0)
-    if target == _BOOL and source != np.bool_:
-        is_zero = node.emit("Not", [given], outputs=[node.temporary("zero")])
-        node.emit("Not", [is_zero])
-    elif target == _BOOL or target in _FLOATS or (target in _INTEGERS and not is_float(source)):
+    if target not in (_BOOL, *_FLOATS, *_INTEGERS):
+        raise node.attribute_problem("to", f"is {type_name(target)}, expected one of {', '.join(TYPES)}")
+    if target in _INTEGERS:
+        to = _INTEGERS[target]
+        same = is_integer(source) and np.can_cast(source, to)
+    else:
+        to = "bool" if target == _BOOL else "float32"
+        same = source == np.bool_ or (to == "float32" and is_float(source))
+    if same:
         node.emit("Identity", [given])
     else:
-        raise node.attribute_problem("to", f"is {type_name(target)} and the input {source}, expected float32")
+        node.emit("Cast", [given], {"to": to})
 
 
 def _truth(node: OnnxNode, index: int, what: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from streamrt.convert import limits
 from streamrt.convert.onnx.extents import extents, lender, matching
-from streamrt.convert.onnx.node import LEAST, MOST, OnnxNode, converts
+from streamrt.convert.onnx.node import LEAST, MOST, MOST_VALUES, OnnxNode, converts
 from streamrt.convert.onnx.strided import before, permutation_of
 from streamrt.convert.probes import Shape
+from streamrt.convert.weights import is_integer
 from streamrt.graph import Attr
 
 
@@ -105,10 +106,18 @@ def expand(node: OnnxNode) -> None:
 
 @converts("Gather")
 def gather(node: OnnxNode) -> None:
-    """Indices must be constant. A single index becomes a Slice and a removal of its axis."""
+    """A single constant index becomes a Slice and a removal of its axis. Many constant indices become a weight."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
+    if not node.facts.is_known(node.input(1)):
+        if not is_integer(node.dtype(1)):
+            raise node.problem(f"input 1 ({node.input(1)!r}) is {node.dtype(1)}, expected integers")
+        node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
+        return
     if rank == 1 and _transposes(node):
+        return
+    if node.is_constant(1) and math.prod(node.shapes(1)[0]) > MOST_VALUES:
+        node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
         return
     indices = node.constant(1, "indices")
     if indices.ndim == 0:
@@ -256,6 +265,7 @@ def pad(node: OnnxNode) -> None:
     """Pads are an attribute up to opset 10, and an input after that. From opset 18 on they may omit some axes."""
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     rank = node.rank(0)
+    value: int | float
     if node.opset < 11:
         pads, value, axes = node.ints("pads"), node.float_("value", 0.0, finite=False), None
     else:
@@ -268,11 +278,14 @@ def pad(node: OnnxNode) -> None:
     for i, axis in enumerate(axes):
         full[axis], full[rank + axis] = pads[i], pads[len(axes) + i]
     if not any(full):
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [node.any_operand(0)])
         return
     attrs: dict[str, Attr] = {"pads": tuple(full), "mode": mode}
     if mode == "constant":
         if math.isnan(value):
             raise node.problem("the padding value is NaN, expected a number")
+        if is_integer(node.dtype(0)):
+            given = node.integers(2, "constant_value")
+            value = given[0] if given else 0
         attrs["value"] = value
-    node.emit("Pad", [node.operand(0)], attrs)
+    node.emit("Pad", [node.any_operand(0)], attrs)

@@ -18,7 +18,7 @@ from onnx.helper import get_attribute_value
 from streamrt.convert.draft import Draft, DraftNode, unique
 from streamrt.convert.onnx.facts import Facts
 from streamrt.convert.probes import Shape
-from streamrt.convert.weights import AnyArray, Weight, is_float
+from streamrt.convert.weights import AnyArray, Weight, is_float, is_integer
 from streamrt.graph import Attr
 
 #: The largest integer of an attribute. In a Slice it means "up to the end"; ONNX uses larger integers for that, too.
@@ -273,22 +273,34 @@ class OnnxNode:
 
     # Results
 
-    def operand(self, index: int) -> str:
-        """The name of an input in the draft. A constant becomes a weight."""
-        name = self.input(index)
-        if name in self.facts.constants:
+    def operand(self, index: int, integers: bool = False) -> str:
+        """The name of an input in the draft. A constant becomes a weight.
+
+        It is float32, or with ``integers`` it may be an integer type. Integers of all sizes are int64 in a graph.
+        """
+        name, dtype = self.input(index), self.dtype(index)
+        weight = self.facts.constants.get(name)
+        if weight is not None and integers and is_integer(dtype):
+            return self._derived(index, "int64", weight, Weight.as_integers)
+        if weight is not None:
             return self.derived(index, "an operand", "", lambda weight: weight)
         if self.facts.is_known(name):
             raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
-        dtype = self.dtype(index)
-        if not is_float(dtype):
-            raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32")
+        if not is_float(dtype) and not (integers and is_integer(dtype)):
+            raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32{' or integers' * integers}")
         return name
 
     def any_operand(self, index: int) -> str:
-        """As `operand`, for an input that may also be computed truth values or indices."""
+        """As `operand`, for an input that may be integers or truth values."""
+        if self.dtype(index) != np.bool_:
+            return self.operand(index, integers=True)
         name = self.input(index)
-        return self.operand(index) if self.facts.is_known(name) else name
+        weight = self.facts.constants.get(name)
+        if weight is not None:
+            return self._derived(index, "truth", weight, lambda weight: weight)
+        if self.facts.is_known(name):
+            raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
+        return name
 
     def dtype(self, index: int) -> np.dtype[Any]:
         """The type of an input in the ONNX model; float32 if it is not known."""
@@ -300,7 +312,9 @@ class OnnxNode:
         It is the constant's name, unless that is taken. Nodes that need the same ``change`` of the same constant share
         the weight.
         """
-        weight = self.weight(index, what)
+        return self._derived(index, change, self.weight(index, what), make)
+
+    def _derived(self, index: int, change: str, weight: Weight, make: Callable[[Weight], Weight]) -> str:
         key = (self.input(index), change)
         if key not in self._context.derived:
             self._context.derived[key] = self.new_weight(key[0], make(weight))
@@ -331,6 +345,14 @@ class OnnxNode:
         self._context.nodes.add(name)
         self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}))
         return outputs[0]
+
+    def emit_sum(self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None) -> str:
+        """As `emit`, for an operator whose result may be beyond the node's type. Integers then wrap, as in ONNX."""
+        dtype = self.facts.dtype(self.proto.output[0])
+        if dtype is None or dtype.kind not in "iu" or dtype.itemsize == 8:
+            return self.emit(op, inputs, attrs)
+        whole = self.emit(op, inputs, attrs, [self.temporary("whole")])
+        return self.emit("Cast", [whole], {"to": dtype.name})
 
     def only_first_output(self, why: str) -> None:
         """Refuse a node if an output other than the first is read."""

@@ -6,14 +6,25 @@ from streamrt.convert.onnx.node import OnnxNode, converts
 from streamrt.graph import Attr
 
 
-@converts("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+@converts("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")
 def reduce(node: OnnxNode) -> None:
     """Reductions that graphs have, too. Models from Keras use them for global pooling of NHWC tensors."""
-    attrs = _attrs(node)
+    attrs, x = _attrs(node), node.operand(0, integers=node.op != "ReduceMean")
     if attrs is None:
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [x])
     else:
-        node.emit(node.op, [node.operand(0)], attrs)
+        node.emit_sum(node.op, [x], attrs)
+
+
+@converts("CumSum")
+def cumsum(node: OnnxNode) -> None:
+    """The axis must be constant."""
+    axes = node.integers(1, "axis")
+    if axes is None or len(axes) != 1:
+        raise node.problem(f"axis is {axes}, expected one number")
+    attrs: dict[str, Attr] = {"axis": node.axis(axes[0], node.rank(0))}
+    attrs |= {name: 1 for name in ("exclusive", "reverse") if node.flag(name)}
+    node.emit_sum("CumSum", [node.operand(0, integers=True)], attrs)
 
 
 @converts("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")

@@ -88,10 +88,10 @@ def graph_without_its_output() -> bytes:
     return draft.build()
 
 
-@attack("outputs\\[0\\].dtype: 'float64', expected one of")
+@attack("outputs\\[0\\].dtype: 'bfloat16', expected one of")
 def graph_with_an_output_of_another_type() -> bytes:
     draft = Draft()
-    draft.graph["outputs"][0]["dtype"] = "float64"
+    draft.graph["outputs"][0]["dtype"] = "bfloat16"
     return draft.build()
 
 
@@ -102,8 +102,8 @@ def graph_with_a_type_that_is_no_text() -> bytes:
     return draft.build()
 
 
-@attack("inputs\\[0\\].dtype: 'int64', expected one of")
+@attack("inputs\\[0\\].dtype: 'uint64', expected one of")
 def graph_with_an_input_of_another_type() -> bytes:
     draft = Draft()
-    draft.graph["inputs"][0]["dtype"] = "int64"
+    draft.graph["inputs"][0]["dtype"] = "uint64"
     return draft.build()

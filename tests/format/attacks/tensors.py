@@ -45,7 +45,7 @@ def dtype_is_a_list() -> bytes:
     return with_tensor("w", dtype=["F32"])
 
 
-@attack("dtype 'F64', expected F32 or F16 or BF16 or U8")
+@attack("dtype 'F64', expected F32 or F16 or BF16 or I64 or U8")
 def dtype_that_no_operator_runs() -> bytes:
     return with_tensor("w", dtype="F64", shape=[2, 3])
 
