@@ -27,10 +27,9 @@ try:
 except ImportError as error:
     raise ImportError(f"streamrt.ray needs the package {error.name}: pip install 'streamrt[ray]'") from error
 
-from streamrt.engine.inputs import Result
+from streamrt.engine.inputs import Given, Result
 from streamrt.errors import InputError, ModelClosedError, UnknownModelError
 from streamrt.host.budget import parse_size
-from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.serve.app import make_app
 from streamrt.serve.batching import Results
@@ -190,11 +189,11 @@ class _Replica:
         """The handle of a model. Ray calls this once for each handle that it keeps. It must not wait for anything."""
         return Handle(self._service.pool, name)
 
-    async def infer(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Result]:
+    async def infer(self, inputs: Mapping[str, Given], outputs: Sequence[str] | None = None) -> dict[str, Result]:
         """Run the model that `DeploymentHandle.options(multiplexed_model_id=...)` names.
 
         Args:
-            inputs: float32 arrays by name.
+            inputs: arrays by name, of the types of the model.
             outputs: names of the outputs that are wanted; None stands for all.
 
         Returns:

@@ -10,26 +10,28 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from streamrt.engine.inputs import Given
 from streamrt.errors import InputError, printable
 from streamrt.format.files import Replacement
-from streamrt.ops import Array
+from streamrt.graph import TensorSpec
 
 
-def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
-    """The arrays of a file, as float32, by the name of the model's input.
+def load_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Given]:
+    """The arrays of a file, in the types of the model's inputs, by their names.
 
     If the model has one input, the file may be a .npy file, or a .npz file with one array of any name.
 
     Args:
         path: a .npy or .npz file of real numbers. Python objects are refused: nothing is unpickled.
-        names: of the model's inputs.
+        specs: the model's inputs. Floating-point inputs take any numbers, integers only integers that fit.
 
     Raises:
-        InputError: the file has another format, or its arrays are not real numbers.
+        InputError: the file has another format, or its arrays are not real numbers, or do not fit the input's type.
         OSError: the file cannot be read.
     """
+    names = [spec.name for spec in specs]
+    types = {spec.name: np.dtype(spec.dtype) for spec in specs}
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
@@ -48,10 +50,11 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
         )
     if len(found) == len(names) == 1:
         found = {names[0]: next(iter(found.values()))}
-    return {name: _float32(array, f"{path}: {name!r}") for name, array in found.items()}
+    plain = np.dtype(np.float32)  # for names that the model does not have, which the call refuses
+    return {name: _as_type(array, types.get(name, plain), f"{path}: {name!r}") for name, array in found.items()}
 
 
-def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, Given]) -> None:
     """Write a .npz file with every array under its name, or a .npy file with the only array.
 
     The file appears when it is complete.
@@ -97,7 +100,7 @@ def check_folder(path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, f"the folder {str(path.parent)!r} does not exist", str(path))
 
 
-def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
+def _write_npz(file: IO[bytes], arrays: Mapping[str, Given]) -> None:
     """Write a .npz file. `np.savez` takes names as keywords, and would take an output named "file" for its argument."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
@@ -109,8 +112,19 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names))
 
 
-def _float32(array: NDArray[Any], what: str) -> Array:
+def _as_type(array: Given, dtype: np.dtype[Any], what: str) -> Given:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{what}: expected real numbers, found {array.dtype}")
-    with np.errstate(over="ignore"):  # float64 numbers that are too large for float32 become infinite
-        return np.asarray(array, dtype=np.float32)
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):  # numbers that are too large for the type become infinite
+            return np.asarray(array, dtype)
+    if array.dtype.kind not in ("b" if dtype.kind == "b" else "biu"):
+        raise InputError(f"{what}: the model's input is {dtype}, found {array.dtype}")
+    if dtype.kind != "b" and array.dtype.kind != "b" and array.size:
+        limits = np.iinfo(dtype)
+        least, most = int(array.min()), int(array.max())
+        if least < limits.min or most > limits.max:
+            raise InputError(
+                f"{what}: the model's input is {dtype}, from {limits.min} to {limits.max}; found {least} to {most}"
+            )
+    return np.asarray(array, dtype)

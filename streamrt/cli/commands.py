@@ -228,7 +228,7 @@ def _pack(args: argparse.Namespace) -> None:
         found = None
     else:
         with _unchanged(args, options) as path, Model(path) as before:
-            arrays = load_arrays(args.compare, [spec.name for spec in before.inputs])
+            arrays = load_arrays(args.compare, before.inputs)
             before(arrays)  # raises before anything is written if they do not fit
             write()
             with Model(args.dest) as after:
@@ -261,7 +261,7 @@ def _run(args: argparse.Namespace) -> None:
             check_folder(file)
         if args.plot:
             check_ending(args.plot)
-        arrays = load_arrays(args.input, [spec.name for spec in model.inputs])
+        arrays = load_arrays(args.input, model.inputs)
         for _ in range(args.repeat):
             result = model(arrays)
             if args.stats:

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from streamrt.engine.inputs import Result
+from streamrt.engine.inputs import Given, Result
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
-from streamrt.ops import Array
 from streamrt.pool import ModelPool
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.lease import Lease
@@ -52,7 +51,7 @@ class Job:
         future: gets the results by name, or an error.
     """
 
-    inputs: Mapping[str, Array]
+    inputs: Mapping[str, Given]
     outputs: tuple[str, ...]
     samples: int
     version: str | None
@@ -108,7 +107,7 @@ class Batcher:
     def submit(
         self,
         name: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Given],
         outputs: Sequence[str],
         samples: int,
         version: str | None = None,

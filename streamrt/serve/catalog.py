@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from streamrt.engine.inputs import batch_of
+from streamrt.engine.inputs import Given, batch_of
 from streamrt.errors import StreamrtError, UnknownModelError
 from streamrt.format import FileIdentity, read_header
 from streamrt.graph import TensorSpec
-from streamrt.ops import Array
 from streamrt.pool import ModelPool, ModelStatus, State
 from streamrt.pool.entry import pause_after
 from streamrt.pool.failure import anew, strip
@@ -42,7 +41,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     version: str
 
-    def samples(self, inputs: Mapping[str, Array]) -> int:
+    def samples(self, inputs: Mapping[str, Given]) -> int:
         """How many samples the inputs have; 1 for a model without an axis for samples."""
         return batch_of({name: array.shape for name, array in inputs.items()}, self.inputs) or 1
 

@@ -31,8 +31,9 @@ _DIGITS = 3
 #: string take four bytes for each character, and the string has grown.
 _NARROW, _WIDE = 3, 14
 _WIDE_ONES = re.compile(rb"[\xc4-\xff]|\\u")
-#: Bytes of a number in the flat list and in the array that are made from nested lists.
-_FLAT = 16
+#: Bytes of a number in the flat list that is made from nested lists, in an array of 8 bytes a number, and in the array
+#: of the input's type.
+_FLAT = 24
 
 
 @dataclass(frozen=True, slots=True)

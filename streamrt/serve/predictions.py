@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamrt.engine.inputs import Result, describe
+import numpy as np
+
+from streamrt.engine.inputs import Given, Result, describe
 from streamrt.graph import TensorSpec
-from streamrt.ops import Array
-from streamrt.serve.protocol import ProtocolError, kind_of, parse_json, to_array, to_floats, to_lists
+from streamrt.serve.protocol import ProtocolError, kind_of, parse_json, to_array, to_lists, to_numbers
 
 
-def parse_prediction(body: bytes | bytearray, specs: Sequence[TensorSpec], max_json: int) -> dict[str, Array]:
-    """The inputs of a model with inputs ``specs``, as float32 arrays by name, with the shapes of the lists in ``body``.
+def parse_prediction(body: bytes | bytearray, specs: Sequence[TensorSpec], max_json: int) -> dict[str, Given]:
+    """The inputs of a model with inputs ``specs``, as arrays of their types by name, with the shapes of the lists.
 
     Raises:
         ProtocolError: the body is not JSON, or not of this form.
@@ -25,7 +26,8 @@ def parse_prediction(body: bytes | bytearray, specs: Sequence[TensorSpec], max_j
         raise ProtocolError(
             f"expected a JSON object with a list of numbers for each of {describe(specs)}, found {kind_of(found)}"
         )
-    return {name: _array(data, name) for name, data in found.items()}
+    types = {spec.name: np.dtype(spec.dtype) for spec in specs}
+    return {name: _array(data, name, types.get(name, np.dtype(np.float32))) for name, data in found.items()}
 
 
 def encode_prediction(results: Mapping[str, Result]) -> bytes:
@@ -39,6 +41,6 @@ def encode_prediction(results: Mapping[str, Result]) -> bytes:
     return json.dumps(told, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _array(data: Any, name: str) -> Array:
-    shape, numbers = to_floats(data, name)
-    return to_array(numbers, shape, name)
+def _array(data: Any, name: str, dtype: np.dtype[Any]) -> Given:
+    shape, numbers = to_numbers(data, name, dtype)
+    return to_array(numbers, shape, name, dtype)

@@ -18,14 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from streamrt.engine.inputs import Result
-from streamrt.ops import Array, Shape
+from streamrt.engine.inputs import Given, Result
+from streamrt.graph import TYPES
+from streamrt.ops import Shape
 from streamrt.serve.parsing import weigh
 
 #: Names of dtypes in the protocol, by their names in a model.
-DATATYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
+DATATYPES = {
+    "float32": "FP32",
+    "float64": "FP64",
+    "float16": "FP16",
+    **{dtype: dtype.upper() for dtype in TYPES if "int" in dtype},
+    "bool": "BOOL",
+}
+#: The inverse of `DATATYPES`, with the order of bytes of binary data.
+_DTYPES = {datatype: np.dtype(dtype).newbyteorder("<") for dtype, datatype in DATATYPES.items()}
 
-_FLOAT = np.dtype("<f4")
 _MAX_DIMS = 32  # of a tensor, as in NumPy 1 and in the weights file
 _MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
 _MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
@@ -73,13 +81,14 @@ class InferRequest:
     """A parsed request.
 
     Attributes:
-        inputs: float32 arrays by name. Arrays of binary data are views of the body, unaligned and maybe not writable.
+        inputs: arrays by name. Arrays of binary data are views of the body, unaligned and maybe not writable, except
+            truth values.
         outputs: outputs that are wanted; None stands for all, in the order of the model.
         id: text that the response repeats, or None.
         binary: whether outputs are wanted as binary data, unless an output says otherwise.
     """
 
-    inputs: Mapping[str, Array]
+    inputs: Mapping[str, Given]
     outputs: tuple[Output, ...] | None = None
     id: str | None = None
     binary: bool = False
@@ -224,11 +233,11 @@ def to_lists(array: Result, name: str) -> Any:
     return array.tolist()
 
 
-def to_floats(data: Any, name: str) -> tuple[Shape, list[Any]]:
+def to_numbers(data: Any, name: str, dtype: np.dtype[Any]) -> tuple[Shape, list[Any]]:
     """The shape of nested lists of numbers, and the numbers in row-major order.
 
     Raises:
-        ProtocolError: an item is not a number, numbers stand beside lists, or lists of one level differ in length.
+        ProtocolError: an item is not of ``dtype``, items stand beside lists, or lists of one level differ in length.
     """
     if type(data) is not list:
         raise ProtocolError(f"input {name!r}: expected a list of numbers, found {kind_of(data)}")
@@ -242,60 +251,97 @@ def to_floats(data: Any, name: str) -> tuple[Shape, list[Any]]:
             raise ProtocolError(f"input {name!r}: expected lists of one length at each level, found {_few(lengths)}")
         shape.append(lengths.pop())
         data = list(chain.from_iterable(data))
-    if others := set(map(type, data)) - {int, float}:
-        found = ", ".join(sorted(_KINDS[kind] for kind in others))
-        raise ProtocolError(f"input {name!r}: expected numbers, found {found}")
+    expected, types = _ITEMS[dtype.kind]
+    if others := set(map(type, data)) - types:
+        kinds = {int: "a whole number", float: "a number with a fraction"} if types == {int} else _KINDS
+        found = ", ".join(sorted(kinds.get(kind, _KINDS[kind]) for kind in others))
+        raise ProtocolError(f"input {name!r}: expected {expected}, found {found}")
     return tuple(shape), data
 
 
-def to_array(numbers: Sequence[float], shape: Shape, name: str) -> Array:
-    """A float32 array of these numbers. Their count is compared with the shape before the array is made.
+#: What the items of a list are, by the kind of the dtype: a text and the Python types of parsed values.
+_ITEMS: dict[str, tuple[str, set[type]]] = {
+    "f": ("numbers", {int, float}),
+    "i": ("whole numbers", {int}),
+    "u": ("whole numbers", {int}),
+    "b": ("true or false", {bool}),
+}
+
+
+def to_array(numbers: Sequence[Any], shape: Shape, name: str, dtype: np.dtype[Any]) -> Given:
+    """An array of these numbers. Their count is compared with the shape before the array is made.
 
     Raises:
-        ProtocolError: the shape has another number of elements, or a number is beyond float32.
+        ProtocolError: the shape has another number of elements, or a number is beyond the type.
     """
     if len(numbers) != (count := math.prod(shape)):
         raise ProtocolError(f"input {name!r}: expected {count} numbers for shape {list(shape)}, found {len(numbers)}")
+    if dtype.kind in "iu":
+        return _to_integers(numbers, name, dtype).reshape(shape)
     try:
         with np.errstate(over="ignore"):
-            array = np.array(numbers, np.float32)
+            array = np.array(numbers, dtype)
     except OverflowError:  # an integer beyond float64
         array = None
     if array is None or not np.isfinite(array).all():
-        raise ProtocolError(f"input {name!r}: expected numbers of at most 3.4e38, found a number beyond float32")
+        most = np.finfo(dtype).max
+        raise ProtocolError(
+            f"input {name!r}: expected numbers of at most {most:.2g}, found a number beyond {dtype.name}"
+        )
     return array.reshape(shape)
 
 
-def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Array]:
+def _to_integers(numbers: Sequence[int], name: str, dtype: np.dtype[Any]) -> Given:
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    try:
+        wide = np.array(numbers, np.int64)
+    except OverflowError:
+        wide = None
+    if wide is None or wide.min(initial=0) < least or wide.max(initial=0) > most:
+        raise ProtocolError(f"input {name!r}: expected whole numbers from {least} to {most}, as {dtype.name} has")
+    return wide.astype(dtype, copy=False)
+
+
+def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Given]:
     """The input tensors. ``rest`` is the binary data behind the JSON; tensors must use all of it."""
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Given] = {}
     begin = 0
     for tensor in _list(request, "inputs"):
         name = _name(tensor, "an input")
         if name in arrays:
             raise ProtocolError(f"input {name!r}: expected one tensor of this name, found two")
         parameters = _parameters(tensor, f"input {name!r}")
-        if (datatype := tensor.get("datatype")) != "FP32":
-            raise ProtocolError(f"input {name!r}: expected datatype FP32, found {datatype!r:.40}")
+        dtype = _dtype(tensor.get("datatype"), name)
         shape = _shape(tensor, name)
         size = parameters.get("binary_data_size")
         if size is None:
-            arrays[name] = to_array(to_floats(tensor.get("data"), name)[1], shape, name)
+            arrays[name] = to_array(to_numbers(tensor.get("data"), name, dtype)[1], shape, name, dtype)
             continue
         if "data" in tensor:
             raise ProtocolError(f"input {name!r}: expected data or binary_data_size, found both")
-        wanted = math.prod(shape) * _FLOAT.itemsize
+        wanted = math.prod(shape) * dtype.itemsize
         if type(size) is not int or size != wanted:
             raise ProtocolError(
                 f"input {name!r}: expected {wanted} bytes for shape {list(shape)}, found binary_data_size {size!r:.40}"
             )
         if size > len(rest) - begin:
             raise ProtocolError(f"input {name!r}: expected {size} bytes of binary data, found {len(rest) - begin}")
-        arrays[name] = np.frombuffer(rest[begin : begin + size], _FLOAT).reshape(shape)
+        data = rest[begin : begin + size]
+        # A truth value is any byte; NumPy expects 0 or 1.
+        array = np.frombuffer(data, np.uint8) != 0 if dtype.kind == "b" else np.frombuffer(data, dtype)
+        arrays[name] = array.reshape(shape)
         begin += size
     if begin != len(rest):
         raise ProtocolError(f"expected {begin} bytes of binary data behind the JSON, found {len(rest)}")
     return arrays
+
+
+def _dtype(datatype: Any, name: str) -> np.dtype[Any]:
+    found = _DTYPES.get(datatype) if isinstance(datatype, str) else None
+    if found is None:
+        more = ": send bfloat16 as FP32" if datatype == "BF16" else ""
+        raise ProtocolError(f"input {name!r}: expected datatype {' or '.join(_DTYPES)}, found {datatype!r:.40}{more}")
+    return found
 
 
 def _outputs(request: Mapping[str, Any]) -> tuple[Output, ...] | None:

@@ -8,6 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+import numpy as np
+
 from streamrt.engine.inputs import check_inputs, describe
 from streamrt.errors import InputError
 from streamrt.pool import ModelPool
@@ -16,7 +18,7 @@ from streamrt.serve.batching import Batcher, QueueFullError, Results
 from streamrt.serve.catalog import Catalog, ModelSpec
 from streamrt.serve.folder import Folder
 from streamrt.serve.metrics import Metrics
-from streamrt.serve.protocol import InferRequest
+from streamrt.serve.protocol import DATATYPES, InferRequest
 from streamrt.serve.settings import Settings
 
 T = TypeVar("T")
@@ -120,6 +122,11 @@ class Service:
         Raises:
             InputError: a name, a shape or a dtype is wrong, or there are more samples than a pass may have.
         """
+        for tensor in spec.inputs:
+            array = request.inputs.get(tensor.name)
+            if isinstance(array, np.ndarray) and array.dtype.name in DATATYPES.keys() - {tensor.dtype}:
+                expected, found = DATATYPES[tensor.dtype], DATATYPES[array.dtype.name]
+                raise InputError(f"input {tensor.name!r}: expected datatype {expected}, found {found}")
         check_inputs(request.inputs, spec.inputs, spec.inputs)
         if (samples := spec.samples(request.inputs)) > self.settings.max_batch:
             raise InputError(

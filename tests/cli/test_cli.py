@@ -301,6 +301,39 @@ def two_ends(tmp_path: Path) -> Path:
     return path
 
 
+def test_run_with_inputs_of_other_types(tmp_path: Path, capsys: Output) -> None:
+    from streamrt.format import write
+    from streamrt.graph import Graph, Node, TensorSpec
+
+    specs = tuple(TensorSpec(name, ("batch", 2), dtype) for name, dtype in (("ids", "uint8"), ("mask", "bool")))
+    nodes = (
+        Node("cast", "Cast", ("ids",), ("f",), {"to": "float32"}),
+        Node("where", "Where", ("mask", "f", "mask"), ("y",)),
+    )
+    path, x = tmp_path / "m.safetensors", tmp_path / "x.npz"
+    write(path, Graph(specs, (TensorSpec("y", ("batch", 2)),), nodes), [])
+    assert run("inspect", path) == 0
+    assert "ids (batch, 2) uint8; mask (batch, 2) bool" in capsys.readouterr().out
+    assert run("inspect", path, "--json") == 0
+    assert [spec["dtype"] for spec in json.loads(capsys.readouterr().out)["inputs"]] == ["uint8", "bool"]
+    np.savez(x, ids=np.array([[255, 0]]), mask=np.array([[True, False]]))
+    assert run("run", path, x, tmp_path / "y.npy") == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), [[255, 0]])
+    for ids, mask, words in (
+        (
+            np.array([[256, 0]]),
+            np.array([[True, False]]),
+            "'ids': the model's input is uint8, from 0 to 255; found 0 to",
+        ),
+        (np.array([[1.5, 0]]), np.array([[True, False]]), "'ids': the model's input is uint8, found float64"),
+        (np.array([[1, 0]]), np.array([[1, 0]]), "'mask': the model's input is bool, found int64"),
+        (np.array([["a", "b"]]), np.array([[True, False]]), "'ids': expected real numbers"),
+    ):
+        np.savez(x, ids=ids, mask=mask)
+        assert run("run", path, x, tmp_path / "y.npy") == 1
+        assert words in error_line(capsys)
+
+
 def test_verify(tmp_path: Path, capsys: Output) -> None:
     assert run("verify", MLP, "--quiet") == 0
     assert "every checksum is right" in capsys.readouterr().out

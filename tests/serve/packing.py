@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from streamrt.format import write
-from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.graph import TYPES, Graph, Node, TensorSpec
 
 
 def _spec(name: str, dtype: str = "float32") -> TensorSpec:
@@ -30,3 +30,12 @@ def kinds(folder: Path) -> Path:
     outputs = (_spec("positive"), _spec("above", "bool"), TensorSpec("best", ("batch",), "int64"))
     write(folder / "kinds.safetensors", Graph((_spec("x"),), outputs, nodes), [])
     return folder / "kinds.safetensors"
+
+
+def types(folder: Path) -> Path:
+    """``types``: an input of each type, by its name, (batch, 2); each is an output, named with ``_out``."""
+    specs = [_spec(dtype, dtype) for dtype in TYPES]
+    nodes = tuple(Node(f"copy_{s.name}", "Transpose", (s.name,), (f"{s.name}_out",), {"perm": (0, 1)}) for s in specs)
+    outputs = tuple(_spec(f"{dtype}_out", dtype) for dtype in TYPES)
+    write(folder / "types.safetensors", Graph(tuple(specs), outputs, nodes), [])
+    return folder / "types.safetensors"

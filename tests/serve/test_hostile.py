@@ -166,7 +166,9 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "another output": (infer(GOOD | {"outputs": [{"name": "secret"}]}), 400, "no output is named ['secret']"),
     "another rank": (infer({"inputs": [tensor(shape=[16])]}), 400, "expected shape (N, 16), found (16,)"),
     "another width": (infer({"inputs": [tensor(shape=[2, 8])]}), 400, "expected shape (N, 16), found (2, 8)"),
-    "another type": (infer({"inputs": [tensor(datatype="INT64")]}), 400, "expected datatype FP32"),
+    "another type": (
+        infer({"inputs": [tensor(datatype="INT64", data=[1] * 16)]}), 400,
+        "input 'input': expected datatype FP32, found INT64"),
     "shared memory": (
         infer({"inputs": [tensor(parameters={"shared_memory_region": "/dev/mem"})]}), 400, "shared memory is not"),
     "an answer that is no JSON": (infer({"inputs": [tensor(data=[3e38] * 16)]}), 406, "infinite or NaN"),

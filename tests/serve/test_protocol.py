@@ -14,9 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from streamrt.graph import TensorSpec
+from streamrt.graph import TYPES, TensorSpec
 from streamrt.serve.predictions import encode_prediction, parse_prediction
 from streamrt.serve.protocol import (
+    DATATYPES,
     InferRequest,
     Output,
     ProtocolError,
@@ -84,6 +85,37 @@ def test_valid_requests_arrive_unchanged(
         assert found.inputs[name].shape == array.shape
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("is_binary", [True, False])
+def test_every_type_arrives_and_is_sent(dtype: str, is_binary: bool) -> None:
+    if dtype == "bool":
+        array = np.array([[True, False, True]])
+    elif dtype.startswith("float"):
+        array = np.array([[0.5, -1.25, 3]], dtype)
+    else:
+        array = np.array([[np.iinfo(dtype).min, np.iinfo(dtype).max, 7]], dtype)
+    told: dict[str, Any] = {"name": "x", "shape": [1, 3], "datatype": DATATYPES[dtype]}
+    more = {"parameters": {"binary_data_size": array.nbytes}} if is_binary else {"data": array.tolist()}
+    text = json.dumps({"inputs": [told | more]}).encode()
+    found = parse_request(text + array.tobytes() * is_binary, len(text) if is_binary else None, LIMIT)
+    assert found.inputs["x"].dtype == dtype
+    np.testing.assert_array_equal(found.inputs["x"], array)
+    sent = encode_response("m", "1", InferRequest({}, binary=is_binary), {"y": array})
+    (output,) = json.loads(sent.body[: sent.header_length])["outputs"]
+    assert output["datatype"] == DATATYPES[dtype]
+    if is_binary:
+        assert sent.body[sent.header_length :] == array.tobytes()
+    else:
+        assert output["data"] == array.ravel().tolist()
+
+
+def test_a_truth_value_is_any_byte() -> None:
+    tensor = {"name": "x", "shape": [4], "datatype": "BOOL", "parameters": {"binary_data_size": 4}}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    array = parse_request(text + b"\x00\x01\x02\xff", len(text), LIMIT).inputs["x"]
+    np.testing.assert_array_equal(array.astype(np.float32), [0, 1, 1, 1])
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
@@ -91,7 +123,7 @@ values = st.recursive(
 )
 keys = ["inputs", "outputs", "id", "parameters", "name", "shape", "datatype", "data", "binary_data_size", "binary_data"]
 likely = st.recursive(
-    values | st.sampled_from(["FP32", "x", 0, 1, 4, 2**31, 2**63, 2**64, -1]),
+    values | st.sampled_from(["FP32", "INT64", "UINT8", "BOOL", "x", 0, 1, 4, 2**31, 2**63, 2**64, -1]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(keys), inner, max_size=6),
     max_leaves=20,
 )
@@ -106,7 +138,7 @@ def refused_or_bounded(body: bytes, length: int | None) -> None:
     assert isinstance(found, InferRequest)
     assert sum(array.nbytes for array in found.inputs.values()) <= 4 * len(body)
     for array in found.inputs.values():
-        assert array.dtype == np.float32
+        assert array.dtype in TYPES
         assert array.size == math.prod(array.shape) > 0
 
 
@@ -161,8 +193,22 @@ HOSTILE: list[tuple[Any, str]] = [
     ({"inputs": [tensor(name="")]}, "expected a name"),
     ({"inputs": [tensor(name="n" * 1025)]}, "expected a name"),
     ({"inputs": [tensor(name=["x"])]}, "expected a name"),
-    ({"inputs": [without("datatype")]}, "expected datatype FP32, found None"),
-    ({"inputs": [tensor(datatype="BYTES")]}, "expected datatype FP32, found 'BYTES'"),
+    ({"inputs": [without("datatype")]}, "expected datatype FP32 or FP64 or FP16 or INT64 or"),
+    ({"inputs": [tensor(datatype="BYTES")]}, "or BOOL, found 'BYTES'"),
+    ({"inputs": [tensor(datatype="BF16")]}, "or BOOL, found 'BF16': send bfloat16 as FP32"),
+    ({"inputs": [tensor(datatype="UINT64")]}, "or BOOL, found 'UINT64'"),
+    ({"inputs": [tensor(datatype="INT64", data=[1.5, 2])]}, "expected whole numbers, found a number with a fraction"),
+    ({"inputs": [tensor(datatype="INT64", data=[True, 2])]}, "expected whole numbers, found a boolean"),
+    ({"inputs": [tensor(datatype="INT64", data=[2**63, 2])]}, "expected whole numbers from -9223372036854775808 to"),
+    ({"inputs": [tensor(datatype="UINT8", data=[256, 2])]}, "expected whole numbers from 0 to 255, as uint8 has"),
+    ({"inputs": [tensor(datatype="UINT8", data=[-1, 2])]}, "expected whole numbers from 0 to 255, as uint8 has"),
+    ({"inputs": [tensor(datatype="BOOL", data=[1, 0])]}, "expected true or false, found a number"),
+    ({"inputs": [tensor(datatype="FP16", data=[1e6, 0])]}, "at most 6.6e+04, found a number beyond float16"),
+    ({"inputs": [tensor(datatype="FP64", data=[10**400, 0])]}, "beyond float64"),
+    (
+        {"inputs": [{"name": "x", "shape": [2], "datatype": "INT64", "parameters": {"binary_data_size": 8}}]},
+        "expected 16 bytes for shape [2], found binary_data_size 8",
+    ),
     ({"inputs": [tensor(datatype={"a": "b" * 9999})]}, "expected datatype FP32"),
     ({"inputs": [without("shape")]}, "whole numbers above 0, found null"),
     ({"inputs": [tensor(shape=2)]}, "expected a shape"),
