@@ -12,7 +12,7 @@ from streamrt.ops.call import Call
 from streamrt.ops.epilogue import ACTIVATIONS, activation_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
-from streamrt.ops.shapes import broadcast, is_batchwise
+from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
 
 
 @operator(*ACTIVATIONS, traits=Traits(activation=True, moves_batch=True))
@@ -36,7 +36,7 @@ def unary(call: Call) -> Lowered:
     )
 
 
-@operator("PRelu", traits=Traits(params=("slope",)))
+@operator("PRelu", traits=Traits(params=("slope",), moves_batch=True))
 def prelu(call: Call) -> Lowered:
     """``y = x where x >= 0 else slope * x``; the slope broadcasts to the shape of ``x``."""
     call.expect((2, 2))
@@ -69,6 +69,7 @@ def prelu(call: Call) -> Lowered:
         scratch=scratch.nbytes,
         inplace=() if call.is_param(0) else (0,),
         batchwise=is_batchwise(call, shape),
+        batch=batch_of(call, shape),
         flops=math.prod(shape),
     )
 

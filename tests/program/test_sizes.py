@@ -55,7 +55,8 @@ GRID = Graph(
         node("Squeeze", ["width list"], "width"),
         node("Constant", [], "zero", value=(0,), shape=()),
         node("Constant", [], "one", value=(1,), shape=()),
-        node("Range", ["zero", "width", "one"], "columns"),
+        node("Range", ["zero", "width", "one"], "positions"),
+        node("Cast", ["positions"], "columns", to="float32"),
         node("Relu", ["x"], "positive"),
         node("Add", ["positive", "columns"], "y"),
     ),
@@ -68,7 +69,8 @@ MEAN = Graph(
         node("Shape", ["x"], "shape"),
         number("first", 0),
         node("Gather", ["shape", "first"], "count"),
-        node("Div", ["x", "count"], "y"),
+        node("Cast", ["count"], "divisor", to="float32"),
+        node("Div", ["x", "divisor"], "y"),
     ),
 )
 
@@ -120,6 +122,25 @@ def test_values_that_are_data_are_constants_in_the_arena(tmp_path: Path) -> None
             np.testing.assert_array_equal(model(x), np.maximum(x, 0) + np.arange(5, dtype=np.float32))
         small = np.ascontiguousarray(x[..., :3])
         np.testing.assert_array_equal(model(small), np.maximum(small, 0) + np.arange(3, dtype=np.float32))
+
+
+def test_a_constant_outlives_the_nodes_that_read_it(tmp_path: Path) -> None:
+    graph = Graph(
+        (IMAGE,),
+        (TensorSpec("y", ("N", 3, "H", "W")),),
+        (
+            node("Shape", ["x"], "shape"),
+            node("ConstantOfShape", ["shape"], "ones", value=1.0),
+            node("Add", ["x", "ones"], "sum"),
+            node("Transpose", ["sum"], "turned", perm=(0, 1, 3, 2)),
+            node("Transpose", ["turned"], "back", perm=(0, 1, 3, 2)),
+            node("Exp", ["back"], "y"),
+        ),
+    )
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    with streamrt.Model(saved(graph, tmp_path / "m")) as model:
+        for _ in range(3):
+            np.testing.assert_allclose(model(x), np.exp(x + 1), rtol=1e-6)
 
 
 def test_the_number_of_samples_as_data(tmp_path: Path) -> None:
