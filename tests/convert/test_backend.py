@@ -1,9 +1,13 @@
 """The test cases that the `onnx` package brings: each operator alone, and whole networks.
 
-A case is used if all its operators are converted or folded, some input or output is float32, and all outputs are
-float32, truth values or indices. `EXCLUDED` has the exceptions with reasons. The first float32 input is the model's
-input. All others become constants, as they are in a trained model. No model can have an output that is a constant. Such
-an output is therefore added to one more input, which is zeros.
+A case counts if its inputs are inputs of the packed model. Inputs that streamrt requires to be constant, and that
+trained models have as constants, become constants (`CONSTANTS`): weights, shapes, axes. Such cases are counted apart.
+A case that does not count has a reason. It is found from the case (an operator without conversion, a type that no input
+can have, an output that is known when packing), or it is in `EXCLUDED`.
+
+Cases that do not count because of types or known outputs are still run where that is possible (`test_folded`). The
+first float32 input is then the model's input, and all others are constants. No model can have an output that is a
+constant. Such an output is therefore added to one more input, which is zeros.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import pytest
 
 import streamrt
 from convert.support import onnx, ops, random, run_packed
+from streamrt import graph as graphs
 from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.format import read_header
 from streamrt.ops import supported
@@ -26,9 +32,44 @@ from streamrt.ops import supported
 #: Operators without a conversion that are computed when packing: from the extents of an input, or from constants.
 MEASURED, FOLDED = {"Shape", "Size"}, {"ConstantOfShape", "Range"}
 OPERATORS = CONVERSIONS.keys() | MEASURED | FOLDED
+#: The types of inputs and outputs of a model, by NumPy's names.
+INPUT_TYPES: tuple[str, ...] = getattr(graphs, "INPUT_TYPES", ("float32",))
+OUTPUT_TYPES = graphs.OUTPUT_TYPES
 
-#: A part of the name of each case that is refused, and the reason.
-EXCLUDED = {
+#: Inputs that must be constants, by operator: trained models have them as constants.
+CONSTANTS: dict[str, set[int]] = {
+    "BatchNormalization": {1, 2, 3, 4},
+    "Clip": {1, 2},
+    "ConstantOfShape": {0},
+    "Conv": {1, 2},
+    "ConvTranspose": {1, 2},
+    "Dropout": {2},
+    "Expand": {1},
+    "Gather": {1},
+    "InstanceNormalization": {1, 2},
+    "LayerNormalization": {1, 2},
+    "PRelu": {1},
+    "Pad": {1, 2, 3},
+    "Range": {0, 1, 2},
+    "ReduceL1": {1},
+    "ReduceL2": {1},
+    "ReduceLogSum": {1},
+    "ReduceMax": {1},
+    "ReduceMean": {1},
+    "ReduceMin": {1},
+    "ReduceSum": {1},
+    "ReduceSumSquare": {1},
+    "Reshape": {1},
+    "Resize": {1, 2, 3},
+    "Slice": {1, 2, 3, 4},
+    "Split": {1},
+    "Squeeze": {1},
+    "Unsqueeze": {1},
+    "Upsample": {1},
+}
+
+#: A part of the name of each case that does not run although its operators and types are supported, and the reason.
+EXCLUDED: dict[str, str] = {
     "pool_3d": "windows have one or two axes",
     "convtranspose_3d": "windows have one or two axes",
     "training": "it is about training",
@@ -55,7 +96,9 @@ EXCLUDED = {
     "not_smaller": "Resize keeps no aspect ratio",
 }
 #: The cases that must run. A newer onnx package may have more.
-AT_LEAST = 596
+AT_LEAST = {"with all inputs": 354, "with some inputs as constants": 197}
+#: The cases that do not count, and that run with constants in place of all inputs except one.
+AT_LEAST_FOLDED = 45
 
 #: Operators of classic CNNs, besides convolutions, pooling and plain arithmetic.
 OF_CLASSIC_NETWORKS = {
@@ -82,24 +125,78 @@ def can_be_output(value: Any) -> bool:
 
 
 @functools.cache
-def node_cases() -> dict[str, Any]:
-    """The cases that are used, by name."""
+def all_cases() -> dict[str, Any]:
+    """All cases, by name."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings(action="ignore"):  # the cases of other operators overflow on purpose
         cases = collect_testcases(None)
+    return {case.name.removeprefix("test_"): case for case in cases if case.model is not None}
+
+
+@functools.cache
+def node_cases() -> dict[str, Any]:
+    """The cases that count."""
+    return {name: case for name, case in all_cases().items() if reason(name) is None}
+
+
+@functools.cache
+def folded_cases() -> dict[str, Any]:
+    """The cases that do not count, and that run with constants in place of all inputs except one."""
     return {
-        case.name.removeprefix("test_"): case
-        for case in cases
-        if case.model is not None
+        name: case
+        for name, case in all_cases().items()
+        if reason(name) is not None
+        and not any(word in name for word in EXCLUDED)
         and any(map(is_float, [*case.model.graph.input, *case.model.graph.output]))
         and all(map(can_be_output, case.model.graph.output))
-        and {node.op_type for node in case.model.graph.node} <= OPERATORS
+        and unsupported_operator(case.model.graph) is None
     }
 
 
-def is_excluded(name: str) -> bool:
-    return any(word in name for word in EXCLUDED)
+def type_of(value: Any) -> str:
+    """NumPy's name of the type of an input or output, or what it is if it is no tensor of numbers."""
+    number = value.type.tensor_type.elem_type
+    if not number:
+        return "no tensor"
+    return "text" if number == onnx.TensorProto.STRING else str(onnx.helper.tensor_dtype_to_np_dtype(number))
+
+
+def unsupported_operator(graph: Any) -> str | None:
+    """The first operator, by name, that has no conversion."""
+    foreign = {node.op_type for node in graph.node if node.domain not in ("", "ai.onnx")}
+    return min(foreign | ({node.op_type for node in graph.node} - OPERATORS), default=None)
+
+
+@functools.cache
+def reason(name: str) -> str | None:
+    """Why a case does not count; None if it does."""
+    graph = all_cases()[name].model.graph
+    op = unsupported_operator(graph)
+    if op is not None:
+        return f"operator {op}"
+    constants = constant_inputs(graph)
+    given = [value for value in graph.input if value.name not in constants]
+    foreign = sorted({type_of(value) for value in given} - set(INPUT_TYPES))
+    if foreign:
+        return f"an input of type {', '.join(foreign)}"
+    foreign = sorted({type_of(value) for value in graph.output} - set(OUTPUT_TYPES))
+    if foreign:
+        return f"an output of type {', '.join(foreign)}"
+    if known_outputs(graph, {value.name for value in given}):
+        return "an output is known when packing"
+    return next((why for word, why in EXCLUDED.items() if word in name), None)
+
+
+def constant_inputs(graph: Any) -> set[str]:
+    """The inputs that `CONSTANTS` asks for, also through nodes between the input and the operator."""
+    wanted: set[str] = set()
+    for node in reversed(graph.node):
+        indices = CONSTANTS.get(node.op_type, set())
+        if node.op_type not in MEASURED and wanted.intersection(node.output):
+            indices = set(range(len(node.input)))
+        wanted.update(name for index, name in enumerate(node.input) if index in indices and name)
+    return {value.name for value in graph.input if value.name in wanted}
 
 
 def as_array(value: Any) -> np.ndarray:
@@ -114,9 +211,9 @@ def given_input(graph: Any) -> str | None:
     return next((value.name for value in graph.input if is_float(value) and value.name in read), None)
 
 
-def known_outputs(graph: Any, given: str | None) -> list[Any]:
-    """The outputs that do not depend on the values of the given input."""
-    computed = {given}
+def known_outputs(graph: Any, given: set[str]) -> list[Any]:
+    """The outputs that do not depend on the values of the given inputs."""
+    computed = set(given)
     for node in graph.node:
         if node.op_type not in MEASURED and any(name and name in computed for name in node.input):
             computed.update(node.output)
@@ -138,15 +235,14 @@ def add_to_zeros(graph: Any, output: Any) -> str:
     return zeros
 
 
-def run_case(case: Any, folder: Path) -> None:
-    """Pack, run, and compare with the outputs of the case."""
+def run_case(case: Any, folder: Path, given: set[str]) -> None:
+    """Pack a case whose inputs are ``given``, run it, and compare with its outputs. Other inputs become constants."""
     inputs, outputs = case.data_sets[0]
     model = onnx.ModelProto.FromString(case.model.SerializeToString())
-    given = given_input(model.graph)
     known = {value.name for value in known_outputs(model.graph, given)}
     feeds: dict[str, Any] = {}
     for value, array in zip(model.graph.input, inputs, strict=True):
-        if value.name == given:
+        if value.name in given:
             feeds[value.name] = as_array(array)
         elif value.type.tensor_type.elem_type:
             made = isinstance(array, onnx.TensorProto)
@@ -164,30 +260,76 @@ def run_case(case: Any, folder: Path) -> None:
         np.testing.assert_allclose(found, wanted, rtol=case.rtol, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in node_cases() if not is_excluded(name)])
+def given_inputs(graph: Any) -> set[str]:
+    return {value.name for value in graph.input} - constant_inputs(graph)
+
+
+@pytest.mark.parametrize("name", node_cases())
 def test_node(name: str, tmp_path: Path) -> None:
-    run_case(node_cases()[name], tmp_path)
+    case = all_cases()[name]
+    run_case(case, tmp_path, given_inputs(case.model.graph))
 
 
-@pytest.mark.parametrize("name", [name for name in node_cases() if is_excluded(name)])
+@pytest.mark.parametrize("name", [name for name in all_cases() if reason(name) in EXCLUDED.values()])
 def test_excluded_cases_are_refused(name: str, tmp_path: Path) -> None:
+    case = all_cases()[name]
     with pytest.raises(streamrt.StreamrtError):
-        run_case(node_cases()[name], tmp_path)
+        run_case(case, tmp_path, given_inputs(case.model.graph))
+
+
+@pytest.mark.parametrize("name", folded_cases())
+def test_folded(name: str, tmp_path: Path) -> None:
+    case = all_cases()[name]
+    given = given_input(case.model.graph)
+    run_case(case, tmp_path, set() if given is None else {given})
+
+
+def counts() -> dict[str, int]:
+    """How many cases count, in two classes."""
+    apart = sum(bool(constant_inputs(case.model.graph)) for case in node_cases().values())
+    return dict(zip(AT_LEAST, (len(node_cases()) - apart, apart), strict=True))
 
 
 @pytest.mark.parametrize("name", ["shape", "size"])
 def test_a_value_that_is_known_when_packing_cannot_be_an_output(name: str, tmp_path: Path) -> None:
     """This is why `run_case` adds zeros to such outputs."""
     with pytest.raises(streamrt.UnsupportedModelError, match="does not depend on the values of any input"):
-        streamrt.pack(node_cases()[name].model, tmp_path / "out.safetensors")
+        streamrt.pack(all_cases()[name].model, tmp_path / "out.safetensors")
 
 
 def test_enough_cases_run() -> None:
-    count = sum(not is_excluded(name) for name in node_cases())
-    print(f"{count} cases run")  # `pytest -rP` shows it
-    assert count >= AT_LEAST, f"{count} cases run"
+    found = counts()
+    why = Counter(filter(None, map(reason, all_cases())))
+    print(*(f"{count:5} {what}" for what, count in (*found.items(), *why.most_common())), sep="\n")  # shown with -rP
+    assert all(found[which] >= least for which, least in AT_LEAST.items()), found
+    assert len(folded_cases()) >= AT_LEAST_FOLDED
     for word in EXCLUDED:
-        assert any(word in name for name in node_cases()), word
+        assert any(word in name for name in all_cases()), word
+
+
+def left_as_input(graph: Any, op: str, index: int) -> set[str]:
+    """The inputs that a node reads as input ``index`` and that must be constants for no other reason."""
+    names = {node.input[index] for node in graph.node if node.op_type == op and len(node.input) > index}
+    others = {
+        name
+        for node in graph.node
+        for position, name in enumerate(node.input)
+        if position in CONSTANTS.get(node.op_type, set()) and (node.op_type, position) != (op, index)
+    }
+    return {value.name for value in graph.input if value.name in names - others and type_of(value) in INPUT_TYPES}
+
+
+@pytest.mark.parametrize("op", CONSTANTS)
+def test_inputs_that_must_be_constants_are_refused_as_inputs(op: str, tmp_path: Path) -> None:
+    """No input is a constant in these tests that need not be one."""
+    for index in CONSTANTS[op]:
+        for case in node_cases().values():
+            graph = case.model.graph
+            freed = left_as_input(graph, op, index)
+            if freed:
+                with pytest.raises(streamrt.StreamrtError):
+                    run_case(case, tmp_path, given_inputs(graph) | freed)
+                break
 
 
 def test_every_operator_has_a_conversion() -> None:
@@ -196,7 +338,7 @@ def test_every_operator_has_a_conversion() -> None:
 
 def test_every_operator_runs_in_some_case() -> None:
     """This fails if the rule in the module's docstring selects too few cases."""
-    runs = [case.model.graph for name, case in node_cases().items() if not is_excluded(name)]
+    runs = [case.model.graph for case in (*node_cases().values(), *folded_cases().values())]
     assert OF_CLASSIC_NETWORKS <= OPERATORS
     assert OPERATORS - {node.op_type for graph in runs for node in graph.node} <= WITHOUT_A_CASE.keys()
 
