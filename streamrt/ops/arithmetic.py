@@ -17,14 +17,26 @@ from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
 
 _UNARY: dict[str, Callable[..., object]] = {
     "Abs": np.absolute,
+    "Acos": np.arccos,
+    "Acosh": np.arccosh,
+    "Asin": np.arcsin,
+    "Asinh": np.arcsinh,
+    "Atan": np.arctan,
+    "Atanh": np.arctanh,
     "Ceil": np.ceil,
+    "Cos": np.cos,
+    "Cosh": np.cosh,
     "Exp": np.exp,
     "Floor": np.floor,
     "Log": np.log,
     "Reciprocal": np.reciprocal,
+    "Round": np.rint,
     "Sign": np.sign,
+    "Sin": np.sin,
+    "Sinh": np.sinh,
     "Softplus": partial(np.logaddexp, np.float32(0)),
     "Sqrt": np.sqrt,
+    "Tan": np.tan,
 }
 #: Of these, the functions that int64 has, too. Sums and products that are too large wrap, as in other runtimes.
 _UNARY_INTEGER = ("Abs", "Sign")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.ops.base import FLOAT32, INT64, Buffers, Lowered, Run
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
@@ -58,13 +59,40 @@ def binary(call: Call) -> Lowered:
 def not_(call: Call) -> Lowered:
     """``y = 1 if x == 0 else 0``."""
     call.expect((1, 1))
+    return _test(call, np.logical_not)
+
+
+@operator("IsNaN")
+def is_nan(call: Call) -> Lowered:
+    """``y = 1 if x is no number else 0``."""
+    call.expect((1, 1))
+    return _test(call, np.isnan)
+
+
+@operator("IsInf")
+def is_inf(call: Call) -> Lowered:
+    """``y = 1 if x is infinite else 0``, of the signs for which ``detect_positive`` and ``detect_negative`` are 1."""
+    call.expect((1, 1))
+    positive, negative = call.flag("detect_positive", True), call.flag("detect_negative", True)
+    if positive and negative:
+        return _test(call, np.isinf)
+    if not positive and not negative:
+        return _test(call, _never)
+    return _test(call, partial(np.equal, np.float32(np.inf if positive else -np.inf)))
+
+
+def _never(x: Array, out: Array) -> None:
+    out.fill(0)
+
+
+def _test(call: Call, function: Callable[..., object]) -> Lowered:
     shape = call.shape(0)
 
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0), buffers.outputs[0]
 
         def run(first: int, last: int) -> None:
-            np.logical_not(x, out=y)
+            function(x, out=y)
 
         return run
 

@@ -59,19 +59,36 @@ def instance_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, with mean and var of each channel of each sample."""
     call.expect((3, 3))
     x = call.shape(0)
-    samples, channels, positions = _channels(call, x)
     if len(x) < 3:
         raise call.fail(f"an input of shape {x}, expected at least 3 axes")
+    return _of_groups(call, x[1])
+
+
+@operator("GroupNormalization", traits=Traits(fuses=True))
+def group_normalization(call: Call) -> Lowered:
+    """As InstanceNormalization, with mean and var of each of ``num_groups`` groups of neighbouring channels."""
+    call.expect((3, 3))
+    channels = _channels(call, call.shape(0))[1]
+    groups = call.int_("num_groups", low=1)
+    if channels % groups:
+        raise call.fail(f"{channels} channels, expected a multiple of {groups} groups")
+    return _of_groups(call, groups)
+
+
+def _of_groups(call: Call, groups: int) -> Lowered:
+    x = call.shape(0)
+    samples, channels, positions = _channels(call, x)
     for index in (1, 2):
         if call.param(index) != (channels,):
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({channels},)")
     scratch = Scratch()
-    moments = _Moments(call.float_("epsilon", 1e-5), samples * channels, positions, scratch)
+    rows, columns = samples * groups, channels // groups * positions
+    moments = _Moments(call.float_("epsilon", 1e-5), rows, columns, scratch)
 
     def bind(buffers: Buffers) -> Run:
-        shape = (samples, channels, positions)
-        source, target = buffers.input(0).reshape(-1, positions), buffers.outputs[0].reshape(-1, positions)
-        scale, bias, by_channel = buffers.input(1), buffers.input(2), target.reshape(shape)
+        source, target = buffers.input(0).reshape(rows, columns), buffers.outputs[0].reshape(rows, columns)
+        scale, bias = buffers.input(1), buffers.input(2)
+        by_channel = target.reshape(samples, channels, positions)
         normalise = moments.bind(buffers, source, target)
 
         def run(first: int, last: int) -> None:

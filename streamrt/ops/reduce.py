@@ -28,7 +28,7 @@ _FUNCTIONS = {
 def reduce(call: Call) -> Lowered:
     """The mean, sum, product, maximum or minimum along ``axes`` (default: all).
 
-    The axes stay with extent 1 if ``keepdims``.
+    With ``keepdims`` the axes stay, with extent 1.
     """
     call.expect((1, 1))
     kernel, function = _FUNCTIONS[call.node.op]
@@ -65,32 +65,3 @@ def reduce(call: Call) -> Lowered:
         flops=math.prod(x),
         dtypes=(dtype,),
     )
-
-
-@operator("CumSum", traits=Traits(moves_batch=True, integers=True))
-def cumsum(call: Call) -> Lowered:
-    """The sums of the values up to each one along ``axis``, or from each one on if ``reverse``.
-
-    With ``exclusive`` a sum leaves its own value out.
-    """
-    call.expect((1, 1))
-    x, dtype = call.shape(0), call.dtype(0)
-    axis = call.axis("axis", len(x))
-    exclusive, reverse = call.flag("exclusive", False), call.flag("reverse", False)
-
-    def bind(buffers: Buffers) -> Run:
-        source, target = (np.moveaxis(array, axis, 0) for array in (buffers.input(0), buffers.outputs[0]))
-        if reverse:
-            source, target = source[::-1], target[::-1]
-
-        def run(first: int, last: int) -> None:
-            if exclusive:
-                target[0] = 0
-                np.add.accumulate(source[:-1], 0, out=target[1:])
-            else:
-                np.add.accumulate(source, 0, out=target)
-
-        return run
-
-    batch = call.batch() or 0
-    return Lowered(outputs=(x,), bind=bind, batchwise=axis != batch, batch=batch, flops=math.prod(x), dtypes=(dtype,))

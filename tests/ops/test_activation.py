@@ -70,6 +70,7 @@ PRODUCERS: dict[str, tuple[str, list[tuple[int, ...]], list[int], dict[str, Any]
     "Conv depthwise": ("Conv", [(2, 3, 5, 5), (3, 1, 3, 3), (3,)], [1, 2], {"group": 3}),
     "BatchNormalization": ("BatchNormalization", [(2, 3, 4), (3,), (3,), (3,), (3,)], [1, 2, 3, 4], {}),
     "InstanceNormalization": ("InstanceNormalization", [(2, 3, 4), (3,), (3,)], [1, 2], {}),
+    "GroupNormalization": ("GroupNormalization", [(2, 4, 3), (4,), (4,)], [1, 2], {"num_groups": 2}),
     "LRN": ("LRN", [(2, 3, 4)], [], {"size": 3}),
     "Add": ("Add", [(2, 3, 4), (3, 1)], [1], {}),
     "Sub": ("Sub", [(2, 3, 4), (3, 1)], [1], {}),

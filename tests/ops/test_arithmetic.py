@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,14 +11,26 @@ from streamrt.errors import FormatError
 FUNCTIONS = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power}
 UNARY = {
     "Abs": np.abs,
+    "Acos": np.arccos,
+    "Acosh": np.arccosh,
+    "Asin": np.arcsin,
+    "Asinh": np.arcsinh,
+    "Atan": np.arctan,
+    "Atanh": np.arctanh,
     "Ceil": np.ceil,
+    "Cos": np.cos,
+    "Cosh": np.cosh,
     "Exp": np.exp,
     "Floor": np.floor,
     "Log": np.log,
     "Reciprocal": np.reciprocal,
+    "Round": np.rint,
     "Sign": np.sign,
+    "Sin": np.sin,
+    "Sinh": np.sinh,
     "Softplus": lambda x: np.logaddexp(0, x),
     "Sqrt": np.sqrt,
+    "Tan": np.tan,
 }
 SHAPES = [
     ((2, 3, 4), (2, 3, 4)),
@@ -49,10 +63,28 @@ def test_unary(op: str, shape: tuple[int, ...]) -> None:
     x = np.asarray(3 * random(*shape))
     if op in ("Log", "Sqrt"):
         x = np.abs(x)
+    elif op in ("Acos", "Asin", "Atanh"):
+        x = np.sin(x)
+    elif op == "Acosh":
+        x = 1 + np.abs(x)
+    elif op == "Round":
+        x = np.round(2 * x) / 2  # halves are rounded to even numbers
     expected = np.asarray(UNARY[op](x.astype(np.float64)))
     assert_close(run(op, [x])[0], expected)
     assert_close(run(op, [x], inplace=0)[0], expected)
     assert_close(run(op, [x], [0])[0], expected)
+
+
+@pytest.mark.parametrize(("fmod", "function"), [(0, np.remainder), (1, np.fmod)])
+@pytest.mark.parametrize(("a", "b"), SHAPES)
+def test_remainder(fmod: int, function: Any, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    """Its sign is the divisor's, or with ``fmod`` the dividend's."""
+    x, y = 3 * random(*a), random(*b, seed=1)
+    expected = np.asarray(function(x, y))  # in float64 a multiple of the divisor may not be one
+    np.testing.assert_array_equal(run("Mod", [x, y], attrs={"fmod": fmod})[0], expected)
+    for index in lowered_for("Mod", [a, b]).inplace:
+        np.testing.assert_array_equal(run("Mod", [x, y], attrs={"fmod": fmod}, inplace=index)[0], expected)
+    np.testing.assert_array_equal(run("Mod", [np.float32([-5]), np.float32([3])])[0], [1])
 
 
 def test_softplus_does_not_overflow() -> None:

@@ -81,6 +81,16 @@ BATCHWISE: dict[str, Case] = {
     "SpaceToDepth": ("SpaceToDepth", [(4, 2, 4, 4)], [], {"blocksize": (2, 2)}),
     "ReduceMean": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1,)}),
     "ReduceMax": ("ReduceMax", [(4, 5, 2)], [], {"axes": (1,)}),
+    "GroupNormalization": ("GroupNormalization", [(4, 6, 2), (6,), (6,)], [1, 2], {"num_groups": 2}),
+    "CumSum": ("CumSum", [(4, 3)], [], {"axis": 1}),
+    "TopK": ("TopK", [(4, 5)], [], {"k": 3}),
+    "Hardmax": ("Hardmax", [(4, 3, 2)], [], {"axis": 1}),
+    "Hardmax coerced": ("Hardmax", [(4, 3, 2)], [], {"axis": 1, "coerce": 1}),
+    "Tile": ("Tile", [(4, 3)], [], {"repeats": (1, 2)}),
+    "Trilu": ("Trilu", [(4, 3, 3)], [], {}),
+    "OneHot": ("OneHot", [(4, 3)], [], {"depth": 2, "axis": 1}),
+    "Mod": ("Mod", [(4, 3), (3,)], [1], {}),
+    "IsNaN": ("IsNaN", [(4, 3)], [], {}),
     "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
 }
 NOT_BATCHWISE: dict[str, Case] = {
@@ -139,6 +149,15 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Resize to another's batch": ("Resize", [(2, 1, 3), (4, 1)], [], {"sizes": (0, 0, 0), "extents": (0, -1, -1)}),
     "ReduceMean": ("ReduceMean", [(4, 3)], [], {"axes": (0,)}),
     "ReduceMean of all": ("ReduceMean", [(4, 3)], [], {}),
+    "CumSum": ("CumSum", [(4, 3)], [], {"axis": 0}),
+    "TopK": ("TopK", [(4, 3)], [], {"k": 2, "axis": 0}),
+    "Hardmax": ("Hardmax", [(4, 3)], [], {"axis": 0}),
+    "Tile": ("Tile", [(4, 3)], [], {"repeats": (2, 1)}),
+    "Trilu": ("Trilu", [(4, 3)], [], {}),
+    "OneHot": ("OneHot", [(4, 3)], [], {"depth": 2, "axis": 0}),
+    "ReverseSequence": ("ReverseSequence", [(3, 4)], [], {"sequence_lens": (1, 2, 3, 3)}),
+    "GatherElements": ("GatherElements", [(4, 3)], [], {"indices": (0, 1, 2), "indices_shape": (1, 3)}),
+    "ScatterND": ("ScatterND", [(4, 3), (1, 3)], [], {"indices": (0,), "indices_shape": (1, 1)}),
     "ReduceMean of a scalar": ("ReduceMean", [()], [], {}),
 }
 

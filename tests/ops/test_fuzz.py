@@ -21,7 +21,7 @@ _odd = st.sampled_from(
 )
 _few = st.integers(1, 3)
 #: Operators whose result may be NaN though no input is.
-_NAN = ("Div", "BatchNormalization", "Log", "Sqrt", "Pow")
+_NAN = ("Div", "BatchNormalization", "Log", "Sqrt", "Pow", "Acos", "Acosh", "Asin", "Atanh")
 
 
 @st.composite
@@ -58,7 +58,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [x, (*x[:-2], last, draw(_few))], [draw(st.integers(0, 2))], {}
         case "BatchNormalization":
             return [x, *[x[1:2]] * 4], [1, 2, 3, 4], {}
-        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal":
+        case "PRelu" | "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Pow" | "And" | "Or" | "Xor" | "Equal":
             return [x, broadcast], [draw(st.integers(0, 2))], {}
         case "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual":
             return [x, broadcast], [draw(st.integers(0, 2))], {}
@@ -73,6 +73,29 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [x, x[1:2], x[1:2]], [1, 2], {}
         case "LayerNormalization":
             return [x, x[axis:]], [1], {"axis": axis}
+        case "GroupNormalization":
+            return [x, x[1:2], x[1:2]], [1, 2], {"num_groups": draw(_few)}
+        case "CumSum" | "CumProd":
+            return [x], [], {"axis": axis, "exclusive": draw(st.integers(0, 1)), "reverse": draw(st.integers(0, 1))}
+        case "TopK":
+            return [x], [], {"axis": axis, "k": draw(_few), "largest": draw(st.integers(0, 1))}
+        case "ReverseSequence":
+            return [(4, *x)], [], {"sequence_lens": ints(x[0], 0, 4)}
+        case "Tile":
+            return [x], [], {"repeats": ints(rank, 1, 3)}
+        case "Trilu":
+            return [x], [], {"k": draw(st.integers(-6, 6)), "upper": draw(st.integers(0, 1))}
+        case "OneHot":
+            return [x], [], {"axis": axis, "depth": draw(_few)}
+        case "GatherElements" | "ScatterElements":
+            shape = (*x[:axis], 2, *x[axis:][1:]) if axis >= 0 else (*x[: axis + rank], 2, *x[axis + rank + 1 :])
+            updates = [shape] if op == "ScatterElements" else []
+            attrs = {"axis": axis, "indices_shape": shape, "indices": ints(math.prod(shape), -1, 0)}
+            return [x, *updates], [], attrs
+        case "GatherND" | "ScatterND":
+            count = draw(st.integers(1, rank))
+            updates = [(2, *x[count:])] if op == "ScatterND" else []
+            return [x, *updates], [], {"indices_shape": (2, count), "indices": ints(2 * count, -1, 0)}
         case "Gather":
             return [x], [], {"axis": axis, "indices": ints(draw(_few), -1, 0)}
         case "Expand":
@@ -89,7 +112,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [(*x[:1], 12, *x[-2:])], [], {"blocksize": ints(2, 1, 2)}
         case "Concat":
             return [x, x], [], {"axis": axis}
-        case "Softmax" | "LogSoftmax":
+        case "Softmax" | "LogSoftmax" | "Hardmax":
             return [x], [], {"axis": axis, "coerce": draw(st.integers(0, 1))}
         case "Flatten":
             return [x], [], {"axis": axis}
@@ -106,7 +129,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             return [(*x, 1)], [], {"axes": (draw(st.sampled_from([-1, rank])),)}
         case "Unsqueeze":
             return [x], [], {"axes": (axis,)}
-        case "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin":
+        case "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd":
             return [x], [], {"axes": (axis,), "keepdims": draw(st.integers(0, 1))}
         case "Split":
             return [x], [], {"axis": axis, "split": (x[axis],)}

@@ -65,6 +65,21 @@ def test_arg(op: str, shape: tuple[int, ...], axis: int, keepdims: int, last: in
     np.testing.assert_array_equal(run(op, [x], attrs=attrs)[0], expected.astype(np.float32))
 
 
+ODD = np.array([0, -0.0, 1, np.inf, -np.inf, np.nan, -np.nan, 3e38], np.float32)
+
+
+def test_no_number() -> None:
+    np.testing.assert_array_equal(run("IsNaN", [ODD])[0], np.isnan(ODD))
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("negative", [0, 1])
+def test_infinity(positive: int, negative: int) -> None:
+    attrs = {"detect_positive": positive, "detect_negative": negative}
+    wanted = (np.isposinf(ODD) & bool(positive)) | (np.isneginf(ODD) & bool(negative))
+    np.testing.assert_array_equal(run("IsInf", [ODD], attrs=attrs)[0], wanted)
+
+
 def test_nan_is_the_largest() -> None:
     assert run("ArgMax", [np.array([1, np.nan, 3], np.float32)], attrs={"keepdims": 0})[0] == 1
 
@@ -75,6 +90,8 @@ def test_nan_is_the_largest() -> None:
         ("Greater", [(2, 3), (2,)], {}),
         ("Greater", [(2, 3)], {}),
         ("Not", [(2,)], {"axis": 0}),
+        ("IsNaN", [(2,), (2,)], {}),
+        ("IsInf", [(2,)], {"detect_positive": 2}),
         ("Where", [(2, 3), (2, 3)], {}),
         ("Where", [(4,), (2, 3), (2, 3)], {}),
         ("ArgMax", [()], {}),

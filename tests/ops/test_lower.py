@@ -21,7 +21,10 @@ CANONICAL = [
     "LRN", "Abs", "Ceil", "Exp", "Floor", "Log", "Reciprocal", "Sign", "Softplus", "Sqrt", "Pow", "Max",
     "Min", "Where", "InstanceNormalization", "LayerNormalization", "LpPool", "GlobalLpPool", "Gather", "Expand",
     "Resize", "DepthToSpace", "SpaceToDepth", "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-    "Not", "Or", "Xor", "ArgMax", "ArgMin", "Cast", "CumSum", "Mod", "ReduceProd",
+    "Not", "Or", "Xor", "ArgMax", "ArgMin", "Cast",
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Round", "Sin", "Sinh", "Tan", "Mod", "IsNaN",
+    "IsInf", "ReduceProd", "GroupNormalization", "CumSum", "CumProd", "TopK", "Hardmax", "ReverseSequence", "Tile",
+    "Trilu", "OneHot", "GatherElements", "GatherND", "ScatterElements", "ScatterND",
 ]
 # fmt: on
 

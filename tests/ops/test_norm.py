@@ -37,6 +37,29 @@ def test_instance_normalization(shape: tuple[int, ...], epsilon: float | None) -
     assert_close(run("InstanceNormalization", [x, scale, bias], [1, 2], attrs=attrs, inplace=0)[0], expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 6), (2, 6, 7), (3, 6, 2, 3)])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_normalization(shape: tuple[int, ...], groups: int) -> None:
+    x, scale, bias = 3 + random(*shape), random(6, seed=1), random(6, seed=2)
+    wide = x.astype(np.float64).reshape(shape[0], groups, -1)
+    apart = wide - wide.mean(axis=2, keepdims=True)
+    normal = (apart / np.sqrt(wide.var(axis=2, keepdims=True) + 0.01)).reshape(shape)
+    column = (6,) + (1,) * (len(shape) - 2)
+    expected = normal * scale.reshape(column) + bias.reshape(column)
+    for inplace in (None, 0):
+        attrs = {"num_groups": groups, "epsilon": 0.01}
+        found = run("GroupNormalization", [x, scale, bias], [1, 2], attrs=attrs, inplace=inplace)[0]
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "groups"), [([(2, 6), (6,), (6,)], 4), ([(2, 6), (6,), (6,)], 0), ([(2, 6), (2,), (2,)], 2)]
+)
+def test_groups_that_do_not_fit(shapes: list[tuple[int, ...]], groups: int) -> None:
+    with pytest.raises(FormatError, match="under_test"):
+        lowered_for("GroupNormalization", shapes, [1, 2], attrs={"num_groups": groups})
+
+
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, -2])
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("has_bias", [False, True])

@@ -9,7 +9,7 @@ from ops.harness import assert_close, lowered_for, random, run
 from streamrt.errors import FormatError
 
 
-@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"])
 @pytest.mark.parametrize("axes", [None, (), (0,), (1,), (3,), (-1, -2), (0, 2), (1, 3), (2, 0, 1), (3, 2, 1, 0)])
 @pytest.mark.parametrize("keepdims", [None, 0, 1])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 5), (1, 1, 7, 1)])
@@ -17,7 +17,8 @@ def test_reduction(op: str, shape: tuple[int, ...], axes: tuple[int, ...] | None
     x = random(*shape)
     attrs: dict[str, Any] = {} if axes is None else {"axes": axes}
     attrs |= {} if keepdims is None else {"keepdims": keepdims}
-    reduce = {"ReduceMean": np.mean, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}[op]
+    functions = {"ReduceMean": np.mean, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min}
+    reduce = (functions | {"ReduceProd": np.prod})[op]
     expected = reduce(x.astype(np.float64), axis=axes or None, keepdims=keepdims != 0)
     assert_close(run(op, [x], attrs=attrs)[0], np.asarray(expected))
 

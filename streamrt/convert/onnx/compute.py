@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -205,6 +206,31 @@ def instance_normalization(node: OnnxNode) -> None:
     node.emit("InstanceNormalization", [node.operand(i) for i in range(3)], {"epsilon": node.float_("epsilon", 1e-5)})
 
 
+@converts("GroupNormalization")
+def group_normalization(node: OnnxNode) -> None:
+    """Before opset 21 scale and bias have a value for each group, after that for each channel."""
+    node.ignore("stash_type")
+    groups, channels = node.int_("num_groups"), {shape[1] for shape in node.shapes(0) if len(shape) > 1}
+    if len(channels) != 1 or groups < 1 or (count := channels.pop()) % groups:
+        raise node.problem(f"{groups} groups of an input of shape {node.shapes(0)[0]}, expected a divisor of axis 1")
+    inputs = [node.operand(0)]
+    for index, what in enumerate(("scale", "bias"), 1):
+        weight = node.weight(index, what)
+        times = count // groups if node.opset < 21 else 1
+        if weight.shape != (count // times,):
+            raise node.problem(f"{what} has shape {weight.shape}, expected ({count // times},)")
+        if times > 1:
+            inputs.append(node.derived(index, what, f"{times} times each", partial(_each_repeated, times)))
+        else:
+            inputs.append(node.operand(index))
+    node.emit("GroupNormalization", inputs, {"num_groups": groups, "epsilon": node.float_("epsilon", 1e-5)})
+
+
+def _each_repeated(times: int, weight: Weight) -> Weight:
+    limits.current().hold(8 * weight.size * times)
+    return Weight.of(np.repeat(weight.float64(), times))
+
+
 @converts("LayerNormalization")
 def layer_normalization(node: OnnxNode) -> None:
     """Statistics are float32; ``stash_type``, which can ask for another type, is ignored."""
@@ -236,9 +262,9 @@ def lrn(node: OnnxNode) -> None:
     )
 
 
-@converts("Softmax", "LogSoftmax")
+@converts("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: OnnxNode) -> None:
-    """Before opset 13 the sum is over all axes from ``axis`` on: ``coerce`` is set, unless ``axis`` is the last."""
+    """Before opset 13 all axes from ``axis`` on are one: ``coerce`` is set, unless ``axis`` is the last."""
     old = node.opset < 13
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 1 if old else -1), rank)

@@ -22,7 +22,8 @@ def plain_activation(node: OnnxNode) -> None:
         node.emit(node.op, [node.operand(0)])
 
 
-@converts("Ceil", "Exp", "Floor", "Log", "Reciprocal", "Softplus", "Sqrt")
+@converts("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Sin", "Sinh", "Tan")
+@converts("Ceil", "Exp", "Floor", "Log", "Reciprocal", "Round", "Softplus", "Sqrt")
 def function(node: OnnxNode) -> None:
     """Functions of one value, without attributes."""
     node.emit(node.op, [node.operand(0)])

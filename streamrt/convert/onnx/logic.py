@@ -36,6 +36,19 @@ def not_(node: OnnxNode) -> None:
     node.emit("Not", [_truth(node, 0, "X")])
 
 
+@converts("IsNaN")
+def is_nan(node: OnnxNode) -> None:
+    """The operator is the same in all opsets."""
+    node.emit("IsNaN", [node.operand(0)])
+
+
+@converts("IsInf")
+def is_inf(node: OnnxNode) -> None:
+    """Infinities of both signs, or of one."""
+    attrs: dict[str, Attr] = {name: 0 for name in ("detect_positive", "detect_negative") if not node.flag(name, True)}
+    node.emit("IsInf", [node.operand(0)], attrs)
+
+
 @converts("Where")
 def where(node: OnnxNode) -> None:
     """The condition may be computed or constant."""
@@ -59,10 +72,25 @@ def arg(node: OnnxNode) -> None:
 def cast(node: OnnxNode) -> None:
     """All floating-point types are float32 in a graph, and all integers int64. Truth values are float32."""
     node.ignore("saturate", "round_mode")
-    target, given = node.int_("to"), node.any_operand(0)
-    source = node.dtype(0)
-    if target not in (_BOOL, *_FLOATS, *_INTEGERS):
+    target = node.int_("to")
+    if not _cast(node, target):
         raise node.attribute_problem("to", f"is {type_name(target)}, expected one of {', '.join(TYPES)}")
+
+
+@converts("CastLike")
+def cast_like(node: OnnxNode) -> None:
+    """As Cast, to the type of input 1, whose values are not used."""
+    node.ignore("saturate", "round_mode")
+    target = np_dtype_to_tensor_dtype(node.dtype(1))
+    if not _cast(node, target):
+        raise node.problem(f"the type of input 1 is {type_name(target)}, expected one of {', '.join(TYPES)}")
+
+
+def _cast(node: OnnxNode, target: int) -> bool:
+    """Add a Cast to a type of ONNX; returns False if the graph has no such type."""
+    given, source = node.any_operand(0), node.dtype(0)
+    if target not in (_BOOL, *_FLOATS, *_INTEGERS):
+        return False
     if target in _INTEGERS:
         to = _INTEGERS[target]
         same = is_integer(source) and np.can_cast(source, to)
@@ -73,6 +101,7 @@ def cast(node: OnnxNode) -> None:
         node.emit("Identity", [given])
     else:
         node.emit("Cast", [given], {"to": to})
+    return True
 
 
 def _truth(node: OnnxNode, index: int, what: str) -> str:

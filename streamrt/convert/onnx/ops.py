@@ -8,8 +8,11 @@ from streamrt.convert.onnx import (  # noqa: F401 (registers them)
     compute,
     conv_transpose,
     elementwise,
+    formulas,
+    indexed,
     logic,
     movement,
+    order,
     reduce,
     resize,
 )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from streamrt.convert.onnx.node import OnnxNode, converts
 from streamrt.graph import Attr
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 @converts("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")
@@ -16,32 +20,44 @@ def reduce(node: OnnxNode) -> None:
         node.emit_sum(node.op, [x], attrs)
 
 
-@converts("CumSum")
-def cumsum(node: OnnxNode) -> None:
-    """The axis must be constant."""
-    axes = node.integers(1, "axis")
-    if axes is None or len(axes) != 1:
-        raise node.problem(f"axis is {axes}, expected one number")
-    attrs: dict[str, Attr] = {"axis": node.axis(axes[0], node.rank(0))}
-    attrs |= {name: 1 for name in ("exclusive", "reverse") if node.flag(name)}
-    node.emit_sum("CumSum", [node.operand(0, integers=True)], attrs)
-
-
 @converts("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 def norm(node: OnnxNode) -> None:
     """Reductions that become a ReduceSum and a function before or after it."""
     attrs, x = _attrs(node), node.operand(0)
-    if attrs is None:
-        raise node.attribute_problem("noop_with_empty_axes", "is 1, and no axes are given")
+    after = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(node.op)
     match node.op:
         case "ReduceL1":
-            x = node.emit("Abs", [x], outputs=[node.temporary("absolute")])
+            x = node.emit("Abs", [x], outputs=None if attrs is None else [node.temporary("absolute")])
         case "ReduceL2" | "ReduceSumSquare":
-            x = node.emit("Mul", [x, x], outputs=[node.temporary("squares")])
-    after = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(node.op)
-    total = node.emit("ReduceSum", [x], attrs, [node.temporary("sum")] if after else None)
+            squares = None if attrs is None and not after else [node.temporary("squares")]
+            x = node.emit("Mul", [x, x], outputs=squares)
+    if attrs is not None:
+        x = node.emit("ReduceSum", [x], attrs, [node.temporary("sum")] if after else None)
     if after:
-        node.emit(after, [total])
+        node.emit(after, [x])
+
+
+@converts("ReduceLogSumExp")
+def log_sum_exp(node: OnnxNode) -> None:
+    """The largest value is subtracted before Exp and added after Log, so that nothing overflows."""
+    attrs, x = _attrs(node), node.operand(0)
+    if attrs is None:
+        node.emit("Identity", [x])
+        return
+    kept = attrs | {"keepdims": 1}
+    largest = node.emit("ReduceMax", [x], kept, [node.temporary("largest")])
+    # The difference of two infinite numbers is none.
+    largest = node.emit("Clip", [largest], {"min": -_FLOAT_MAX, "max": _FLOAT_MAX}, [node.temporary("finite")])
+    below = node.emit("Sub", [x, largest], outputs=[node.temporary("below")])
+    powers = node.emit("Exp", [below], outputs=[node.temporary("powers")])
+    total = node.emit("ReduceSum", [powers], kept, [node.temporary("sum")])
+    logarithm = node.emit("Log", [total], outputs=[node.temporary("logarithm")])
+    if attrs["keepdims"]:
+        node.emit("Add", [logarithm, largest])
+        return
+    axes = attrs.get("axes", tuple(range(node.rank(0))))
+    result = node.emit("Add", [logarithm, largest], outputs=[node.temporary("kept")])
+    node.emit("Squeeze", [result], {"axes": axes})
 
 
 def _attrs(node: OnnxNode) -> dict[str, Attr] | None:

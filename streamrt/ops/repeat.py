@@ -1,0 +1,103 @@
+"""Operators that repeat values, or keep a part of them and fill the rest."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from streamrt.ops.base import MAX_RANK, Buffers, Lowered, Run
+from streamrt.ops.call import Call
+from streamrt.ops.movement import copies, same_memory
+from streamrt.ops.registry import operator
+from streamrt.ops.scratch import Scratch
+
+#: The largest absolute value of ``k``: as many rows as a tensor can have.
+_FAR = 2**40
+#: The largest depth of a OneHot: float32 holds every integer up to here.
+_MOST_DEPTH = 2**24
+
+
+@operator("Tile")
+def tile(call: Call) -> Lowered:
+    """The input ``repeats[i]`` times along axis i."""
+    call.expect((1, 1))
+    x = call.shape(0)
+    repeats = call.ints("repeats", low=1, high=2**40, count=len(x))
+    out = tuple(extent * times for extent, times in zip(x, repeats, strict=True))
+    batchwise = len(x) > 0 and repeats[0] == 1
+    if out == x:
+        return same_memory(call, x, batchwise)
+    apart = tuple(part for pair in zip(repeats, x, strict=True) for part in pair)
+    single = tuple(part for extent in x for part in (1, extent))
+    return copies(out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise)
+
+
+@operator("Trilu")
+def trilu(call: Call) -> Lowered:
+    """The upper triangle of each matrix (``upper`` is 0: the lower), from diagonal ``k`` on, and 0 elsewhere.
+
+    Diagonal 0 is the main diagonal; positive diagonals lie above it.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    if len(x) < 2:
+        raise call.fail(f"an input of shape {x}, expected at least 2 axes")
+    upper, k = call.flag("upper", True), call.int_("k", 0, -_FAR, _FAR)
+    rows, columns = x[-2:]
+    inplace = () if call.is_param(0) else (0,)
+
+    def bind(buffers: Buffers) -> Run:
+        source, target = buffers.input(0), buffers.outputs[0]
+
+        def run(first: int, last: int) -> None:
+            if target.ctypes.data != source.ctypes.data:
+                np.copyto(target, source)
+            for row in range(rows):
+                edge = row + k if upper else row + k + 1
+                edge = min(max(edge, 0), columns)
+                target[..., row, slice(0, edge) if upper else slice(edge, None)] = 0
+
+        return run
+
+    return Lowered(outputs=(x,), bind=bind, inplace=inplace, batchwise=len(x) > 2, flops=math.prod(x))
+
+
+@operator("OneHot")
+def one_hot(call: Call) -> Lowered:
+    """``on_value`` at each index along the new axis ``axis`` of extent ``depth``, and ``off_value`` elsewhere.
+
+    Negative indices count from the end. An index out of range marks nothing.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    if len(x) >= MAX_RANK:
+        raise call.fail(f"an input of shape {x}, expected fewer than {MAX_RANK} axes")
+    axis = call.axis("axis", len(x) + 1, -1)
+    depth = call.int_("depth", low=1, high=_MOST_DEPTH)
+    on, off = call.float_("on_value", 1.0), call.float_("off_value", 0.0)
+    out = (*x[:axis], depth, *x[axis:])
+    call.check("the result", out)
+    scratch = Scratch()
+    at_part, marked_part = scratch.add(*x), scratch.add(-(-math.prod(x) // 4))  # a byte for each truth value
+
+    def bind(buffers: Buffers) -> Run:
+        indices, target = buffers.input(0), np.moveaxis(buffers.outputs[0], axis, 0)
+        at = at_part.of(buffers.scratch)
+        marked = marked_part.of(buffers.scratch).view(np.bool_)[: math.prod(x)].reshape(x)
+
+        def run(first: int, last: int) -> None:
+            # at = index + depth where the index is negative
+            np.less(indices, 0, out=marked)
+            np.multiply(marked, np.float32(depth), out=at)
+            np.add(at, indices, out=at)
+            target.fill(off)
+            for index in range(depth):
+                np.equal(at, index, out=marked)
+                np.copyto(target[index], on, where=marked)
+
+        return run
+
+    return Lowered(
+        outputs=(out,), bind=bind, scratch=scratch.nbytes, batchwise=axis != 0 and len(x) > 0, flops=math.prod(out)
+    )
