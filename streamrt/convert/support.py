@@ -6,10 +6,14 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Literal
 
+from streamrt.convert.refused import REFUSED
 from streamrt.ops import supported
 
 #: Letters of a name that are compared with the operators' names. The name in a hostile file may have many millions.
 _LONGEST = 64
+
+#: The document about all operators, from the top folder of a checkout.
+DOCUMENT = "docs/operators.md"
 
 Source = Literal["onnx", "layers"]
 
@@ -37,13 +41,15 @@ def operators(source: Source = "onnx") -> list[str]:
 
 
 def unsupported(op: str, source: Source) -> str:
-    """The text of the error for operator ``op``, with similar names and how to list all operators."""
+    """The text of the error for operator ``op``: the reason or similar names, and where all operators are listed."""
     return _unsupported(op[:_LONGEST], source)
 
 
 @lru_cache(256)  # a model may have thousands of nodes of one operator
 def _unsupported(op: str, source: Source) -> str:
     near = get_close_matches(op, operators(source), 3)
-    hint = f" (near: {', '.join(near)})" if near else ""
-    argument = "" if source == "onnx" else f'"{source}"'
-    return f"the operator is not supported{hint}; streamrt.operators({argument}) lists those that are"
+    hint = f" (near: {', '.join(near)})" if near and op not in REFUSED else ""
+    if source == "layers":
+        return f'the operator is not supported{hint}; streamrt.operators("layers") lists those that are'
+    reason = f": {REFUSED[op]}" if op in REFUSED else hint
+    return f"the operator is not supported{reason}; {DOCUMENT} and streamrt.operators() list those that are"

@@ -81,6 +81,11 @@ def traits_of(op: str) -> Traits:
     return _OPERATORS[op][1] if op in _OPERATORS else Traits()
 
 
+def lowering_of(op: str) -> Lower:
+    """The function that lowers an operator, which must be registered; its docstring says what the operator computes."""
+    return _OPERATORS[op][0]
+
+
 def lower(
     node: Node,
     operands: Sequence[Operand | None],

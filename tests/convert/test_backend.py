@@ -1,9 +1,9 @@
 """The test cases that the `onnx` package brings: each operator alone, and whole networks.
 
 A case counts if its inputs are inputs of the packed model. Inputs that streamrt requires to be constant, and that
-trained models have as constants, become constants (`CONSTANTS`): weights, shapes, axes. Such cases are counted apart.
-A case that does not count has a reason. It is found from the case (an operator without conversion, a type that no input
-can have, an output that is known when packing), or it is in `EXCLUDED`.
+trained models have as constants, become constants (`CONSTANT_INPUTS`): weights, shapes, axes. Such cases are counted
+apart. A case that does not count has a reason. It is found from the case (an operator without conversion, a type that
+no input can have, an output that is known when packing), or it is in `EXCLUDED`.
 
 Cases that do not count because of types or known outputs are still run where that is possible (`test_folded`). The
 first float32 input is then the model's input, and all others are constants. No model can have an output that is a
@@ -25,7 +25,9 @@ import pytest
 import streamrt
 from convert.support import onnx, ops, random, run_packed
 from streamrt import graph as graphs
+from streamrt.convert.onnx.constants import CONSTANT_INPUTS
 from streamrt.convert.onnx.ops import CONVERSIONS
+from streamrt.convert.refused import REFUSED
 from streamrt.format import read_header
 from streamrt.ops import supported
 
@@ -35,54 +37,6 @@ OPERATORS = CONVERSIONS.keys() | MEASURED | FOLDED
 #: The types of inputs and outputs of a model, by NumPy's names.
 INPUT_TYPES: tuple[str, ...] = getattr(graphs, "INPUT_TYPES", ("float32",))
 OUTPUT_TYPES = graphs.OUTPUT_TYPES
-
-#: Inputs that must be constants, by operator: trained models have them as constants.
-CONSTANTS: dict[str, set[int]] = {
-    "BatchNormalization": {1, 2, 3, 4},
-    "CenterCropPad": {1},
-    "Clip": {1, 2},
-    "ConstantOfShape": {0},
-    "Conv": {1, 2},
-    "ConvTranspose": {1, 2},
-    "CumProd": {1},
-    "CumSum": {1},
-    "Dropout": {2},
-    "Expand": {1},
-    "Gather": {1},
-    "GatherElements": {1},
-    "GatherND": {1},
-    "GroupNormalization": {1, 2},
-    "InstanceNormalization": {1, 2},
-    "LayerNormalization": {1, 2},
-    "OneHot": {1, 2},
-    "PRelu": {1},
-    "Pad": {1, 2, 3},
-    "Range": {0, 1, 2},
-    "ReduceL1": {1},
-    "ReduceL2": {1},
-    "ReduceLogSum": {1},
-    "ReduceLogSumExp": {1},
-    "ReduceMax": {1},
-    "ReduceMean": {1},
-    "ReduceMin": {1},
-    "ReduceProd": {1},
-    "ReduceSum": {1},
-    "ReduceSumSquare": {1},
-    "Reshape": {1},
-    "Resize": {1, 2, 3},
-    "ReverseSequence": {1},
-    "Scatter": {1},
-    "ScatterElements": {1},
-    "ScatterND": {1},
-    "Slice": {1, 2, 3, 4},
-    "Split": {1},
-    "Squeeze": {1},
-    "Tile": {1},
-    "TopK": {1},
-    "Trilu": {1},
-    "Unsqueeze": {1},
-    "Upsample": {1},
-}
 
 #: A part of the name of each case that does not run although its operators and types are supported, and the reason.
 EXCLUDED: dict[str, str] = {
@@ -136,6 +90,16 @@ WITHOUT_A_CASE = {
     "Not": "its cases have truth values alone, which no input can be",
     "Xor": "its cases have truth values alone, which no input can be",
 }
+
+
+@functools.cache
+def constant_indices(op: str) -> set[int]:
+    """The indices of the inputs that must be constants."""
+    schemas = [s for s in onnx.defs.get_all_schemas_with_history() if s.domain == "" and s.name == op]
+    if not schemas:  # an operator of another domain
+        return set()
+    names = [given.name for given in max(schemas, key=lambda s: (not s.deprecated, s.since_version)).inputs]
+    return set(map(names.index, CONSTANT_INPUTS.get(op, ())))
 
 
 def is_float(value: Any) -> bool:
@@ -197,7 +161,7 @@ def reason(name: str) -> str | None:
     graph = all_cases()[name].model.graph
     op = unsupported_operator(graph)
     if op is not None:
-        return f"operator {op}"
+        return f"operator {op}" + (f": {REFUSED[op]}" if op in REFUSED else "")
     constants = constant_inputs(graph)
     given = [value for value in graph.input if value.name not in constants]
     foreign = sorted({type_of(value) for value in given} - set(INPUT_TYPES))
@@ -212,10 +176,10 @@ def reason(name: str) -> str | None:
 
 
 def constant_inputs(graph: Any) -> set[str]:
-    """The inputs that `CONSTANTS` asks for, also through nodes between the input and the operator."""
+    """The inputs that must be constants, also through nodes between the input and the operator."""
     wanted: set[str] = set()
     for node in reversed(graph.node):
-        indices = CONSTANTS.get(node.op_type, set())
+        indices = constant_indices(node.op_type)
         if node.op_type not in MEASURED and wanted.intersection(node.output):
             indices = set(range(len(node.input)))
         wanted.update(name for index, name in enumerate(node.input) if index in indices and name)
@@ -337,15 +301,15 @@ def left_as_input(graph: Any, op: str, index: int) -> set[str]:
         name
         for node in graph.node
         for position, name in enumerate(node.input)
-        if position in CONSTANTS.get(node.op_type, set()) and (node.op_type, position) != (op, index)
+        if position in constant_indices(node.op_type) and (node.op_type, position) != (op, index)
     }
     return {value.name for value in graph.input if value.name in names - others and type_of(value) in INPUT_TYPES}
 
 
-@pytest.mark.parametrize("op", CONSTANTS)
+@pytest.mark.parametrize("op", CONSTANT_INPUTS)
 def test_inputs_that_must_be_constants_are_refused_as_inputs(op: str, tmp_path: Path) -> None:
     """No input is a constant in these tests that need not be one."""
-    for index in CONSTANTS[op]:
+    for index in constant_indices(op):
         for case in node_cases().values():
             graph = case.model.graph
             freed = left_as_input(graph, op, index)
@@ -353,6 +317,11 @@ def test_inputs_that_must_be_constants_are_refused_as_inputs(op: str, tmp_path: 
                 with pytest.raises(streamrt.StreamrtError):
                     run_case(case, tmp_path, given_inputs(graph) | freed)
                 break
+
+
+def test_operators_are_supported_or_refused() -> None:
+    assert REFUSED.keys().isdisjoint(OPERATORS)
+    assert {node.op_type for case in all_cases().values() for node in case.model.graph.node} & REFUSED.keys()
 
 
 def test_every_operator_has_a_conversion() -> None:

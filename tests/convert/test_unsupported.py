@@ -44,7 +44,7 @@ def test_everything_is_listed(tmp_path: Path) -> None:
             ("'conv' (Conv)", "'auto_pad'"),
             ("'conv' (Conv)", "'strides'"),
             ("'conv' (Conv)", "'dilations'"),
-            ("'sig' (Sig)", "operator is not supported (near: Sign, Sin, Sigmoid); streamrt.operators() lists"),
+            ("'sig' (Sig)", "operator is not supported (near: Sign, Sin, Sigmoid); docs/operators.md"),
             ("'pad' (Pad)", "'mode'", "sideways"),
             ("'pool' (MaxPool)", "'indices'"),
             ("'custom' (Custom)", "com.example"),
@@ -161,6 +161,12 @@ def test_a_dest_that_cannot_be_written(tmp_path: Path) -> None:
 def test_wrong_arguments(source: Any, options: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         streamrt.pack(source, tmp_path / "out", **options)
+
+
+def test_an_operator_whose_result_depends_on_data(tmp_path: Path) -> None:
+    (line,) = problems(make_model([node("NonZero", ["x"], ["y"], name="where")]), tmp_path)
+    assert line.startswith("node 'where' (NonZero): the operator is not supported: the shape of its result depends on")
+    assert "docs/operators.md" in line
 
 
 def test_nodes_behind_an_unknown_operator_are_checked_too(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md",
-    "docs/design.md", "docs/measurements.md", "docs/pool.md", "docs/serving.md",
+    "docs/design.md", "docs/measurements.md", "docs/operators.md", "docs/pool.md", "docs/serving.md",
 )  # fmt: skip
 
 

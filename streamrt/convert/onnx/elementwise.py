@@ -168,7 +168,7 @@ def identity(node: OnnxNode) -> None:
 
 @converts("Constant")
 def constant(node: OnnxNode) -> None:
-    """Refuse sparse and textual values. Arrays of numbers have become weights before."""
+    """Sparse and textual values are refused. Arrays of numbers have become weights before."""
     raise node.problem("its value is sparse or text, expected an array of numbers")
 
 

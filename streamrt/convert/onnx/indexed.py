@@ -8,7 +8,7 @@ from streamrt.graph import Attr
 
 @converts("Tile")
 def tile(node: OnnxNode) -> None:
-    """The repeats must be constant."""
+    """The input several times along each axis."""
     repeats = node.integers(1, "repeats")
     if repeats is None or len(repeats) != node.rank(0):
         raise node.problem(f"repeats are {repeats}, expected one for each axis")
@@ -20,7 +20,7 @@ def tile(node: OnnxNode) -> None:
 
 @converts("Trilu")
 def trilu(node: OnnxNode) -> None:
-    """The diagonal must be constant."""
+    """The upper or the lower triangle of each matrix, from diagonal ``k`` on."""
     diagonal = node.integers(1, "k") or (0,)
     if len(diagonal) != 1:
         raise node.problem(f"k is {diagonal}, expected one number")
@@ -31,7 +31,7 @@ def trilu(node: OnnxNode) -> None:
 
 @converts("OneHot")
 def one_hot(node: OnnxNode) -> None:
-    """Depth and values must be constant; the indices are computed."""
+    """A value at each index along a new axis, and another value elsewhere. The indices may be computed."""
     depth, values = node.scalar(1, "depth"), node.numbers(2, "values")
     if depth is None or values is None or len(values) != 2:
         raise node.problem(f"depth is {depth} and values are {values}, expected a number and two")
@@ -46,27 +46,27 @@ def one_hot(node: OnnxNode) -> None:
 
 @converts("GatherElements")
 def gather_elements(node: OnnxNode) -> None:
-    """The indices must be constant."""
+    """Single values along an axis; no more than 4096 indices."""
     node.emit("GatherElements", [node.any_operand(0)], _indices(node) | _axis(node))
 
 
 @converts("GatherND")
 def gather_nd(node: OnnxNode) -> None:
-    """The indices must be constant."""
+    """Slices at tuples of indices; no more than 4096 indices."""
     batch: dict[str, Attr] = {"batch_dims": count} if (count := node.int_("batch_dims", 0)) else {}
     node.emit("GatherND", [node.any_operand(0)], _indices(node) | batch)
 
 
 @converts("ScatterElements", "Scatter")
 def scatter_elements(node: OnnxNode) -> None:
-    """The indices must be constant. Up to opset 10 the operator is named Scatter and has no reduction."""
+    """Single values are replaced along an axis; no more than 4096 indices. Scatter is its name up to opset 10."""
     attrs = _indices(node) | _axis(node) | _reduction(node)
     node.emit("ScatterElements", [node.any_operand(0), node.any_operand(2)], attrs)
 
 
 @converts("ScatterND")
 def scatter_nd(node: OnnxNode) -> None:
-    """The indices must be constant."""
+    """Slices are replaced at tuples of indices; no more than 4096 indices."""
     node.emit("ScatterND", [node.any_operand(0), node.any_operand(2)], _indices(node) | _reduction(node))
 
 

@@ -209,7 +209,10 @@ def split(node: OnnxNode) -> None:
 
 @converts("Slice")
 def slice_(node: OnnxNode) -> None:
-    """Bounds are attributes up to opset 9, and inputs after that. An end that is the end of the axis becomes `MOST`."""
+    """Bounds are attributes up to opset 9, and inputs after that.
+
+    An end that is the end of the axis becomes `MOST`.
+    """
     shapes = node.shapes(0)
     rank = len(shapes[0])
     if node.opset < 10:

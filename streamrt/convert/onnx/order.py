@@ -8,7 +8,7 @@ from streamrt.graph import Attr
 
 @converts("CumSum", "CumProd")
 def accumulated(node: OnnxNode) -> None:
-    """The axis must be constant."""
+    """The sum or the product of the values up to each position."""
     axes = node.integers(1, "axis")
     if axes is None or len(axes) != 1:
         raise node.problem(f"axis is {axes}, expected one number")
@@ -19,7 +19,7 @@ def accumulated(node: OnnxNode) -> None:
 
 @converts("TopK")
 def top_k(node: OnnxNode) -> None:
-    """``k`` must be constant. It is an attribute up to opset 9, and an input after that. Results are sorted."""
+    """``k`` is an attribute up to opset 9, and an input after that. Results are always sorted."""
     node.ignore("sorted")
     count = (node.int_("k"),) if node.opset < 10 else node.integers(1, "k")
     if count is None or len(count) != 1:
@@ -32,7 +32,7 @@ def top_k(node: OnnxNode) -> None:
 
 @converts("ReverseSequence")
 def reverse_sequence(node: OnnxNode) -> None:
-    """The lengths must be constant."""
+    """The first values of each sample in reverse order."""
     lengths, rank = node.integers(1, "sequence_lens"), node.rank(0)
     if lengths is None:
         raise node.problem("input 1 (sequence_lens) is missing")
