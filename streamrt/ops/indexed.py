@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.registry import operator
+from streamrt.ops.registry import Traits, operator
 
 #: What an update does to the value at its position.
 _REDUCTIONS = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 Indices = NDArray[np.int64]
 
 
-@operator("GatherElements")
+@operator("GatherElements", traits=Traits(integers=True))
 def gather_elements(call: Call) -> Lowered:
     """At each position of ``indices``, the value at that position, with the index in place of its position on ``axis``.
 
@@ -32,7 +32,7 @@ def gather_elements(call: Call) -> Lowered:
     return _gathered(call, indices.shape, _positions(call, x, indices), (math.prod(x),), ())
 
 
-@operator("GatherND")
+@operator("GatherND", traits=Traits(integers=True))
 def gather_nd(call: Call) -> Lowered:
     """The slices at ``indices``, whose last axis has an index for each of the first axes of the input.
 
@@ -65,10 +65,10 @@ def _gathered(call: Call, out: Shape, at: Indices, rows: Shape, inner: Shape) ->
 
         return run
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=False)
+    return Lowered(outputs=(out,), bind=bind, batchwise=False, dtypes=(call.dtype(0),))
 
 
-@operator("ScatterElements")
+@operator("ScatterElements", traits=Traits(integers=True))
 def scatter_elements(call: Call) -> Lowered:
     """Input 0 with the updates (input 1) at the positions that GatherElements reads: see `_scattered`."""
     call.expect((2, 2))
@@ -79,7 +79,7 @@ def scatter_elements(call: Call) -> Lowered:
     return _scattered(call, _positions(call, x, indices), ())
 
 
-@operator("ScatterND")
+@operator("ScatterND", traits=Traits(integers=True))
 def scatter_nd(call: Call) -> Lowered:
     """Input 0 with the updates (input 1) at the slices that GatherND reads: see `_scattered`."""
     call.expect((2, 2))
@@ -114,7 +114,9 @@ def _scattered(call: Call, at: Indices, inner: Shape) -> Lowered:
         return run
 
     inplace = () if call.is_param(0) else (0,)
-    return Lowered(outputs=(x,), bind=bind, inplace=inplace, batchwise=False, flops=math.prod(x))
+    return Lowered(
+        outputs=(x,), bind=bind, inplace=inplace, batchwise=False, flops=math.prod(x), dtypes=(call.dtype(0, 1),)
+    )
 
 
 def _writer(reduction: str, rows: Array, updates: Array, at: Indices) -> Callable[[], None]:

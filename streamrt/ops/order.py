@@ -7,14 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.ops.base import Array, Buffers, Lowered, Run
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 
 _ACCUMULATED = {"CumSum": (np.add, 0), "CumProd": (np.multiply, 1)}
-#: The largest extent whose indices can be found: float32 holds every integer up to here.
-_MOST_INDICES = 2**24
+#: The largest extent whose indices can be found. A key of a value has 32 bits for its index.
+_MOST_INDICES = 2**31 - 1
 #: The most samples of a ReverseSequence: as many as an attribute can have numbers.
 _MOST_LENGTHS = 4096
 #: All bits of a float32 except the sign.
@@ -77,7 +77,7 @@ def top_k(call: Call) -> Lowered:
     k = call.int_("k", low=1, high=extent)
     largest = call.flag("largest", True)
     if extent > _MOST_INDICES:
-        raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that float32 can count")
+        raise call.fail(f"axis {axis} has extent {extent}, more than the {_MOST_INDICES} that are allowed")
     others = (*x[:axis], *x[axis + 1 :])
     scratch = Scratch()
     # A key has the index of a value in its lower 32 bits, and in its upper 32 bits a number that orders values.
@@ -114,6 +114,7 @@ def top_k(call: Call) -> Lowered:
 
     return Lowered(
         outputs=(out, out)[: len(call.node.outputs)],
+        dtypes=(FLOAT32, INT64)[: len(call.node.outputs)],
         bind=bind,
         scratch=scratch.nbytes,
         batchwise=axis != 0,

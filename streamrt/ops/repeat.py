@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from streamrt.ops.base import MAX_RANK, Buffers, Lowered, Run
+from streamrt.ops.base import MAX_RANK, NUMPY_TYPES, Buffers, Lowered, Run
 from streamrt.ops.call import Call
-from streamrt.ops.movement import copies, same_memory
-from streamrt.ops.registry import operator
+from streamrt.ops.movement import MOVES, copies, same_memory
+from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 
 #: The largest absolute value of ``k``: as many rows as a tensor can have.
@@ -18,22 +18,23 @@ _FAR = 2**40
 _MOST_DEPTH = 2**24
 
 
-@operator("Tile")
+@operator("Tile", traits=MOVES)
 def tile(call: Call) -> Lowered:
     """The input ``repeats[i]`` times along axis i."""
     call.expect((1, 1))
     x = call.shape(0)
     repeats = call.ints("repeats", low=1, high=2**40, count=len(x))
     out = tuple(extent * times for extent, times in zip(x, repeats, strict=True))
-    batchwise = len(x) > 0 and repeats[0] == 1
+    batch = call.batch() or 0
+    batchwise = len(x) > 0 and repeats[batch] == 1
     if out == x:
-        return same_memory(call, x, batchwise)
+        return same_memory(call, x, batchwise, batch)
     apart = tuple(part for pair in zip(repeats, x, strict=True) for part in pair)
     single = tuple(part for extent in x for part in (1, extent))
-    return copies(out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise)
+    return copies(call, out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise, batch)
 
 
-@operator("Trilu")
+@operator("Trilu", traits=MOVES)
 def trilu(call: Call) -> Lowered:
     """The upper triangle of each matrix (``upper`` is 0: the lower), from diagonal ``k`` on, and 0 elsewhere.
 
@@ -60,10 +61,19 @@ def trilu(call: Call) -> Lowered:
 
         return run
 
-    return Lowered(outputs=(x,), bind=bind, inplace=inplace, batchwise=len(x) > 2, flops=math.prod(x))
+    batch = call.batch() or 0
+    return Lowered(
+        outputs=(x,),
+        bind=bind,
+        inplace=inplace,
+        batchwise=batch < len(x) - 2,
+        batch=batch,
+        flops=math.prod(x),
+        dtypes=(call.dtype(0),),
+    )
 
 
-@operator("OneHot")
+@operator("OneHot", traits=Traits(integers=True))
 def one_hot(call: Call) -> Lowered:
     """``on_value`` at each index along the new axis ``axis`` of extent ``depth``, and ``off_value`` elsewhere.
 
@@ -79,7 +89,12 @@ def one_hot(call: Call) -> Lowered:
     out = (*x[:axis], depth, *x[axis:])
     call.check("the result", out)
     scratch = Scratch()
-    at_part, marked_part = scratch.add(*x), scratch.add(-(-math.prod(x) // 4))  # a byte for each truth value
+    dtype = call.dtype(0)
+    number = NUMPY_TYPES[dtype].type(depth)
+    at_part, marked_part = (
+        scratch.add(*x, dtype=dtype),
+        scratch.add(-(-math.prod(x) // 4)),
+    )  # a byte for each truth value
 
     def bind(buffers: Buffers) -> Run:
         indices, target = buffers.input(0), np.moveaxis(buffers.outputs[0], axis, 0)
@@ -89,7 +104,7 @@ def one_hot(call: Call) -> Lowered:
         def run(first: int, last: int) -> None:
             # at = index + depth where the index is negative
             np.less(indices, 0, out=marked)
-            np.multiply(marked, np.float32(depth), out=at)
+            np.multiply(marked, number, out=at)
             np.add(at, indices, out=at)
             target.fill(off)
             for index in range(depth):

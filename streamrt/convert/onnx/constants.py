@@ -17,7 +17,6 @@ CONSTANT_INPUTS: dict[str, tuple[str, ...]] = {
     "CumSum": ("axis",),
     "Dropout": ("training_mode",),
     "Expand": ("shape",),
-    "Gather": ("indices",),
     "GatherElements": ("indices",),
     "GatherND": ("indices",),
     "GroupNormalization": ("scale", "bias"),

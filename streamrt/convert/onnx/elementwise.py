@@ -51,9 +51,12 @@ def selu(node: OnnxNode) -> None:
 
 @converts("Pow")
 def pow_(node: OnnxNode) -> None:
-    """A square becomes a product; models often write normalisation with it. A constant exponent may be an integer."""
+    """A square becomes a product; models often write normalisation with it. An exponent may be an integer."""
     if not node.is_constant(1):
-        node.emit("Pow", [node.operand(0), node.operand(1)])
+        exponent_name = node.operand(1, integers=True)
+        if is_integer(node.dtype(1)):
+            exponent_name = node.emit("Cast", [exponent_name], {"to": "float32"}, [node.temporary("exponent")])
+        node.emit("Pow", [node.operand(0), exponent_name])
         return
     exponent = node.constant(1, "exponent", most=None)
     if exponent.size == 1 and float(exponent.reshape(())) == 2.0 and exponent.ndim <= node.rank(0):

@@ -13,7 +13,8 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
 @converts("ReduceMean", "ReduceSum", "ReduceProd", "ReduceMax", "ReduceMin")
 def reduce(node: OnnxNode) -> None:
     """Reductions that graphs have, too. Models from Keras use them for global pooling of NHWC tensors."""
-    attrs, x = _attrs(node), node.operand(0, integers=node.op != "ReduceMean")
+    truths = node.op in ("ReduceMax", "ReduceMin") and node.dtype(0) == np.bool_
+    attrs, x = _attrs(node), node.any_operand(0) if truths else node.operand(0, integers=node.op != "ReduceMean")
     if attrs is None:
         node.emit("Identity", [x])
     else:
