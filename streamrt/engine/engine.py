@@ -16,6 +16,7 @@ from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.session import Session
+from streamrt.engine.tables import Tables
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
@@ -97,12 +98,18 @@ class Engine:
         self._verify = verify
         self._grow = grow
         self._while_planning = while_planning or nullcontext()
-        self.mapping = WeightsMapping(file.path, io)
+        self._tables = Tables(file, verify=verify)
+        try:
+            self.mapping = WeightsMapping(file.path, io)
+        except BaseException:
+            self._tables.close()
+            raise
         try:
             if FileIdentity(*self.mapping.identity) != file.identity:
                 raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened: open it again")
             self.prefetcher = Prefetcher(self.mapping)
         except BaseException:
+            self._tables.close()
             self.mapping.close()
             raise
         data = np.frombuffer(memoryview(self.mapping), np.uint8)
@@ -156,6 +163,7 @@ class Engine:
             self.prefetcher.close()
             self.session = None
             self._params = {}
+            self._tables.close()
             self.mapping.retire()
 
     # ---------------------------------------------------------------- requests
@@ -217,7 +225,7 @@ class Engine:
             self.session = None
             with self._while_planning:
                 verifier = Verifier(self.file, prepared.plan, memoryview(self.mapping)) if self._verify else None
-                self.session = Session(prepared, self._params, self.prefetcher, verifier)
+                self.session = Session(prepared, self._params, self.prefetcher, verifier, self._tables.by_name)
         return self.session
 
     def keep_only(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:

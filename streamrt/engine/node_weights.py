@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from streamrt.engine.tables import fits
 from streamrt.errors import FormatError
 from streamrt.format import WeightsFile
 from streamrt.host.rates import Rates
@@ -37,9 +38,11 @@ def node_weights(
     for position, (node, low) in enumerate(zip(program.nodes, program.lowered, strict=True)):
         whole: dict[str, Extent] = {}
         tiled: dict[str, Extent] = {}
+        indexed: dict[str, Extent] = {}
         for index, name in enumerate(node.inputs):
             if tensor := file.tensors.get(name):
-                (tiled if index in low.tiled else whole)[name] = Extent(tensor.offset, tensor.nbytes)
+                kind = tiled if index in low.tiled else indexed if index in low.indexed and fits(tensor) else whole
+                kind[name] = Extent(tensor.offset, tensor.nbytes)
         size = sum(extent.length for extent in (*whole.values(), *tiled.values()))
         total += size
         if total > _MAX_READ:
@@ -53,6 +56,7 @@ def node_weights(
                 row_step=low.row_step,
                 seconds=estimate if seconds is None else seconds[position],
                 call_rows=_CALL_ROWS if tiled else 0,
+                indexed=tuple(indexed.values()),
             )
         )
     return found

@@ -9,7 +9,7 @@ from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.engine.workspace import new_workspace
-from streamrt.ops import Array, Param, Run
+from streamrt.ops import Array, Param, Run, Table
 from streamrt.plan import Plan
 from streamrt.program.compile import Program
 from streamrt.report.trace import PassTrace
@@ -26,13 +26,19 @@ class Session:
         params: parameters by name, as they lie in the mapped file.
         prefetcher: gets the plan's ranges as its schedule.
         verifier: checks ranges as they arrive, if given.
+        tables: parameters of which single rows are read if the plan says so (`Plan.by_index`).
 
     Raises:
         MemoryError: there is no memory for the workspace.
     """
 
     def __init__(
-        self, prepared: Prepared, params: Mapping[str, Param], prefetcher: Prefetcher, verifier: Verifier | None = None
+        self,
+        prepared: Prepared,
+        params: Mapping[str, Param],
+        prefetcher: Prefetcher,
+        verifier: Verifier | None = None,
+        tables: Mapping[str, Table] | None = None,
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
@@ -40,7 +46,7 @@ class Session:
         self._program = program
         self._prefetcher = prefetcher
         self._verifier = verifier
-        self._steps = _steps(program, plan, program.bind(self._memory, params))
+        self._steps = _steps(program, plan, program.bind(self._memory, params, tables if plan.by_index else None))
         #: The node of each step of a pass, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}

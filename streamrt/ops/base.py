@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,37 @@ FLOAT32, INT64 = "F32", "I64"
 #: The NumPy types of computed tensors.
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {FLOAT32: np.dtype(np.float32), INT64: np.dtype(np.int64)}
 Array = NDArray[np.float32]
+
+
+class Table(Protocol):
+    """A parameter that is not in memory, of which a pass reads single rows."""
+
+    def gather(self, index: NDArray[np.int64], out: Array, scratch: NDArray[np.uint8]) -> None:
+        """Copy rows to ``out``, decoded.
+
+        Args:
+            index: the rows; each is within the table, or counts from its end. It has one axis.
+            out: (len(index), elements of a row), float32 or int64.
+            scratch: the node's scratch memory, `table_scratch` bytes.
+
+        Raises:
+            WeightsIOError: a row cannot be read, or does not match its checksum.
+        """
+
+
+#: Rows of a table that are read ahead, so that a disk has several requests at a time.
+TABLE_AHEAD = 16
+
+
+def table_scratch(inner: int) -> int:
+    """Bytes of scratch for a node that reads rows of ``inner`` elements of a `Table`.
+
+    A row may be stored in as many bytes as float32 takes. The scratch also stands for the pages of the file, of 4096
+    bytes, in which `TABLE_AHEAD` rows lie until they were copied.
+    """
+    return TABLE_AHEAD * (4 * inner + 2 * 4096)
+
+
 #: A parameter as it is stored.
 Param = Array | Coded
 #: ``run(first, last)``: compute output rows ``first`` to ``last``.
@@ -103,7 +134,7 @@ class Buffers(NamedTuple):
     of a node to the last one, not longer.
     """
 
-    inputs: tuple[Param | None, ...]
+    inputs: tuple[Param | Table | None, ...]
     outputs: tuple[Array, ...]
     scratch: NDArray[np.uint8]
 
@@ -111,7 +142,7 @@ class Buffers(NamedTuple):
         """The array of an input that is there."""
         array = self.inputs[index]
         assert array is not None
-        assert not isinstance(array, Coded)
+        assert isinstance(array, np.ndarray)
         return array
 
     def integers(self, index: int) -> NDArray[np.int64]:
@@ -125,8 +156,14 @@ class Buffers(NamedTuple):
     def weights(self, index: int) -> Param:
         """A parameter that is there, as it is stored."""
         weights = self.inputs[index]
-        assert weights is not None
+        assert isinstance(weights, (np.ndarray, Coded))
         return weights
+
+    def rows(self, index: int) -> Param | Table:
+        """An input that is there, of which the node reads rows."""
+        rows = self.inputs[index]
+        assert rows is not None
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +183,7 @@ class Lowered:
         tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows`` long. Every other
             parameter is read only by the call with ``first == 0``, which copies to scratch the values that later tiles
             need.
+        indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
         row_step: the node is cut only at multiples of this many rows.
         batchwise: whether sample n of each output depends only on sample n of the inputs that are not fixed.
@@ -169,6 +207,7 @@ class Lowered:
     fixed: bool = False
     flops: int = 0
     dtypes: tuple[str, ...] = ()
+    indexed: tuple[int, ...] = ()
 
     def dtype(self, index: int) -> str:
         """The type of output ``index``."""

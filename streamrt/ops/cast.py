@@ -13,7 +13,7 @@ from streamrt.ops.movement import same_memory
 from streamrt.ops.registry import Traits, operator
 
 
-@operator("Cast", traits=Traits(integers=True))
+@operator("Cast", traits=Traits(moves_batch=True, integers=True))
 def cast(call: Call) -> Lowered:
     """The input as the type ``to``: a type of a graph's inputs, such as "int32".
 
@@ -28,7 +28,7 @@ def cast(call: Call) -> Lowered:
     bits = 8 * np.dtype(to).itemsize
     is_cut = target == INT64 and bits < 64
     if source == target and to != "bool" and not is_cut:
-        return same_memory(call, x, batchwise=len(x) > 0)
+        return same_memory(call, x, batchwise=len(x) > 0, batch=call.batch() or 0)
 
     def bind(buffers: Buffers) -> Run:
         given, y = buffers.input(0), buffers.outputs[0]
@@ -44,7 +44,15 @@ def cast(call: Call) -> Lowered:
         return run
 
     inplace = (0,) if source == target and target == INT64 and not call.is_param(0) else ()
-    return Lowered(outputs=(x,), bind=bind, inplace=inplace, batchwise=len(x) > 0, flops=math.prod(x), dtypes=(target,))
+    return Lowered(
+        outputs=(x,),
+        bind=bind,
+        inplace=inplace,
+        batchwise=len(x) > 0,
+        batch=call.batch() or 0,
+        flops=math.prod(x),
+        dtypes=(target,),
+    )
 
 
 def _cut(y: Array, bits: int, signed: bool) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from streamrt._core import Coded
-from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Operand, Param, Run
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Operand, Param, Run, Table
 from streamrt.ops.scratch import Scratch
 
 #: The types of weights that products decode themselves.
@@ -57,6 +57,6 @@ def decoded(lowered: Lowered, operands: Sequence[Operand | None]) -> Lowered:
     return replace(lowered, bind=bind, scratch=scratch.nbytes)
 
 
-def _decoder(coded: Param | None, floats: Array) -> Run:
+def _decoder(coded: Param | Table | None, floats: Array) -> Run:
     assert isinstance(coded, Coded)
     return lambda first, last: coded.decode(first, last, floats[first:last])

@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 import streamrt._core as _core
 from streamrt._core import Coded
 from streamrt.errors import InputError
-from streamrt.ops.base import FLOAT32, INT64, MAX_RANK, Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.base import FLOAT32, INT64, MAX_RANK, Array, Buffers, Lowered, Run, Shape, Table, table_scratch
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
@@ -228,7 +229,7 @@ def split(call: Call) -> Lowered:
     return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch, dtypes=dtypes)
 
 
-@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}, integers=True))
+@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}, integers=True, table=0))
 def gather(call: Call) -> Lowered:
     """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
 
@@ -271,9 +272,13 @@ def _gather_computed(call: Call, axis: int) -> Lowered:
     if call.operand(1).dtype != INT64:
         raise call.fail(f"input 1 ({call.node.inputs[1]!r:.80}) is float32, expected int64 indices")
 
+    extent, inner = x[axis], math.prod(x[axis + 1 :])
+    count = math.prod(shape)
+    # Few rows are read as a whole, as they take less memory than reading them one by one.
+    is_table = axis == 0 and call.is_param(0) and 4 * math.prod(x) > table_scratch(inner)
+
     def bind(buffers: Buffers) -> Run:
-        y, rows, index = buffers.outputs[0], buffers.weights(0), buffers.integers(1)
-        extent = x[axis]
+        y, rows, index = buffers.outputs[0], buffers.rows(0), buffers.integers(1)
 
         def check() -> None:
             for found in (index.min(), index.max()):
@@ -283,17 +288,9 @@ def _gather_computed(call: Call, axis: int) -> Lowered:
                         f"{found}, expected {-extent} to {extent - 1}: axis {axis} of input 0 has extent {extent}"
                     )
 
-        if isinstance(rows, Coded):
-            wanted, out = index.reshape(-1), y.reshape(index.size, -1)
-
-            def decode(first: int, last: int) -> None:
-                check()
-                for at in range(len(wanted)):
-                    row = int(wanted[at]) % extent
-                    rows.decode(row, row + 1, out[at : at + 1])
-
-            return decode
-        data = buffers.input(0)
+        if not isinstance(rows, np.ndarray):
+            return _gather_rows(rows, extent, index.reshape(-1), y.reshape(count, inner), buffers.scratch, check)
+        data = rows
 
         def run(first: int, last: int) -> None:
             check()
@@ -302,14 +299,48 @@ def _gather_computed(call: Call, axis: int) -> Lowered:
 
         return run
 
+    data_batch, index_batch = call.batch(0), call.batch(1)
+    if data_batch is None:  # sample n of the output is of sample n of the indices
+        batch, is_batchwise = axis + (index_batch or 0), len(shape) > 0
+    else:
+        batch = data_batch if data_batch < axis else data_batch - 1 + len(shape)
+        is_batchwise = index_batch is None and axis != data_batch
     lowered = Lowered(
         outputs=((*x[:axis], *shape, *x[axis + 1 :]),),
         bind=bind,
-        # Sample n of the output is of index n, or of sample n of the data.
-        batchwise=(axis == 0 and call.is_param(0) and len(shape) > 0) or (axis > 0 and call.is_param(1)),
+        scratch=table_scratch(inner) if is_table else 0,
+        indexed=(0,) if is_table else (),
+        batchwise=is_batchwise,
+        batch=batch,
         dtypes=_gathered_type(call),
     )
     return lowered if axis == 0 else decoded(lowered, (call.operand(0), None))
+
+
+def _gather_rows(
+    rows: Coded | Table,
+    extent: int,
+    index: NDArray[np.int64],
+    out: Array,
+    scratch: NDArray[np.uint8],
+    check: Callable[[], None],
+) -> Run:
+    """Copies rows that are decoded, or that are not in memory, to ``out``, a row for each index."""
+    if not isinstance(rows, Coded):
+
+        def read(first: int, last: int) -> None:
+            check()
+            rows.gather(index, out, scratch)
+
+        return read
+
+    def decode(first: int, last: int) -> None:
+        check()
+        for at in range(len(index)):
+            row = int(index[at]) % extent
+            rows.decode(row, row + 1, out[at : at + 1])
+
+    return decode
 
 
 def _gathered_type(call: Call) -> tuple[str]:

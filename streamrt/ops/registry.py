@@ -50,6 +50,7 @@ class Traits:
         dtypes: the types that the operator takes for a parameter, by index of the input. Parameters of other types, and
             those that are not listed, are decoded to float32 in scratch memory (`streamrt.ops.coded`).
         integers: whether inputs may be int64. The operator checks which types its inputs may have together.
+        table: an input of which a node with a further input reads single rows (`Lowered.indexed`), or None.
     """
 
     activation: bool = False
@@ -60,6 +61,7 @@ class Traits:
     extents: tuple[str, ...] = ()
     dtypes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     integers: bool = False
+    table: int | None = None
 
 
 _OPERATORS: dict[str, tuple[Lower, Traits]] = {}

@@ -97,22 +97,43 @@ def make_plan(
         BudgetError: not even one of the smallest tiles fits beside the workspace.
     """
     tilings = _worthwhile(nodes, huge)
-    room = 0 if budget is None else budget - workspace
+    pinned = _pinned(_with_tables(nodes), tilings, file_size, workspace, budget)
+    if isinstance(pinned, Plan):
+        return pinned
+    if any(node.indexed for node in nodes):
+        rest = [replace(node, indexed=()) for node in nodes]
+        plan = make_plan(
+            rest,
+            file_size=file_size,
+            workspace=workspace,
+            budget=budget,
+            huge=huge,
+            rate=rate,
+            thorough=thorough,
+        )
+        return replace(plan, by_index=True)
+    assert budget is not None  # without one everything stays
+    task = _Task(nodes, sum(node.seconds for node in nodes), file_size, budget - workspace, rate, thorough)
+    # `_shortest` has freed its candidates before the plan is simulated, which takes as much memory as one candidate.
+    found = _shortest(task, workspace, budget, tilings, pinned)
+    if isinstance(found, int):
+        raise too_small(budget, workspace, window=min(found, pinned))
+    return replace(found, seconds=simulated_seconds(found, nodes, file_size, rate))
+
+
+def _pinned(
+    nodes: Sequence[NodeWeights], tilings: Sequence[Tiling], file_size: int, workspace: int, budget: int | None
+) -> Plan | int:
+    """The plan that pins everything. If that does not fit, the bytes of all weights in the smallest granules."""
+    total = 0
     for granule in dict.fromkeys(tiling.granule for tiling in tilings):
         cut = _whole(nodes, tilings, granule, file_size)
-        if budget is None or cut.held(cut.ranges) <= room:
-            everything = (True,) * len(cut.ranges)
-            pinned = _finish(cut, everything, 0, workspace, budget)
-            return replace(pinned, seconds=sum(node.seconds for node in nodes))
-    assert budget is not None  # without one everything stays
-    task = _Task(nodes, sum(node.seconds for node in nodes), file_size, room, rate, thorough)
-    # `_shortest` has freed its candidates before the plan is simulated, which takes as much memory as one candidate.
-    total = cut.held(cut.ranges)
-    del cut  # a cut into 2**16 tiles takes 40 MiB
-    plan = _shortest(task, workspace, budget, tilings, total)
-    if isinstance(plan, int):
-        raise too_small(budget, workspace, window=min(plan, total))
-    return replace(plan, seconds=simulated_seconds(plan, nodes, file_size, rate))
+        total = cut.held(cut.ranges)
+        if budget is None or total <= budget - workspace:
+            plan = _finish(cut, (True,) * len(cut.ranges), 0, workspace, budget)
+            return replace(plan, seconds=sum(node.seconds for node in nodes))
+        del cut  # a cut into 2**16 tiles takes 40 MiB
+    return total
 
 
 def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling], total: int) -> Plan | int:
@@ -208,8 +229,13 @@ def too_small(budget: int, workspace: int, window: int) -> BudgetError:
 def all_weights(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """Bytes that all weights take when everything is pinned, in the largest granules that the file allows."""
     tilings = _worthwhile(nodes, huge)
-    cut = _whole(nodes, tilings, tilings[0].granule, file_size)
+    cut = _whole(_with_tables(nodes), tilings, tilings[0].granule, file_size)
     return cut.held(cut.ranges)
+
+
+def _with_tables(nodes: Sequence[NodeWeights]) -> list[NodeWeights]:
+    """The nodes with their tables as weights that are read as a whole."""
+    return [replace(node, whole=(*node.whole, *node.indexed), indexed=()) if node.indexed else node for node in nodes]
 
 
 def _worthwhile(nodes: Sequence[NodeWeights], huge: bool) -> list[Tiling]:

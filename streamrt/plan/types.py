@@ -32,6 +32,7 @@ class NodeWeights:
     Attributes:
         whole: extents that the node's first tile reads as a whole.
         tiled: extents that are read by rows; each has ``rows`` rows of equal length.
+        indexed: extents of tables, of which a pass reads single rows without the plan unless everything is pinned.
         rows: rows of the node's output.
         row_step: tiles are cut at multiples of this row.
         seconds: time to compute all rows with the weights in memory, measured or estimated.
@@ -44,6 +45,7 @@ class NodeWeights:
     row_step: int = 1
     seconds: float = 0.0
     call_rows: int = 0
+    indexed: tuple[Extent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Plan:
         seconds: simulated time of a pass with all pinned ranges in memory, by the speeds that are known.
         overhead: seconds of processing for each byte of ranges of this size, beside those of the disk.
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
+        by_index: whether rows of tables are read one by one, and no range has a table (`NodeWeights.indexed`).
     """
 
     tiles: tuple[Tile, ...]
@@ -97,6 +100,7 @@ class Plan:
     seconds: float = 0.0
     overhead: float = 0.0
     share: float = 1.0
+    by_index: bool = False
 
     @property
     def total(self) -> int:

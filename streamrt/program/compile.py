@@ -26,6 +26,7 @@ from streamrt.ops import (
     Param,
     Run,
     Shape,
+    Table,
     Value,
     computed_type,
     lower,
@@ -88,21 +89,27 @@ class Program:
         start = self.offsets[name]
         return memory[start : start + nbytes(operand)].view(NUMPY_TYPES[operand.dtype]).reshape(operand.shape)
 
-    def bind(self, memory: NDArray[np.uint8], params: Mapping[str, Param]) -> list[Run]:
+    def bind(
+        self, memory: NDArray[np.uint8], params: Mapping[str, Param], tables: Mapping[str, Table] | None = None
+    ) -> list[Run]:
         """The function that runs each of the ``nodes``.
 
         Args:
             memory: the arena, ``workspace`` bytes.
             params: all parameters by name, as they lie in the weights file.
+            tables: parameters of which nodes read single rows (`Lowered.indexed`), in place of ``params``.
         """
         self._place_constants(memory)
         runs = []
         for node, low, start in zip(self.nodes, self.lowered, self.scratch, strict=True):
             give_way()
+            inputs: list[Param | Table | None] = [self._input(name, memory, params) for name in node.inputs]
+            for index in low.indexed:
+                inputs[index] = (tables or {}).get(node.inputs[index], inputs[index])
             runs.append(
                 low.bind(
                     Buffers(
-                        inputs=tuple(self._input(name, memory, params) for name in node.inputs),
+                        inputs=tuple(inputs),
                         outputs=tuple(self.tensor(memory, name) for name in node.outputs if name),
                         scratch=memory[start : start + low.scratch],
                     )
