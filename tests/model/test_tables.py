@@ -66,7 +66,7 @@ def some_ids(count: int = 4) -> NDArray[np.int64]:
 def open_descriptors(path: Path) -> int:
     """How many descriptors of this process are of the file."""
     return sum(
-        os.path.samestat(os.stat(entry), path.stat()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()
+        os.path.samestat(entry.stat(), path.stat()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()
     )
 
 
