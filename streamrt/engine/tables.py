@@ -43,8 +43,8 @@ class Tables:
     """
 
     def __init__(self, file: WeightsFile, *, verify: bool) -> None:
-        names = _names(file)
         self._fd = -1
+        names = _names(file)
         if names:
             try:
                 self._fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -59,6 +59,9 @@ class Tables:
         self.by_name: Mapping[str, FileTable] = {
             name: FileTable(self._fd, file, file.tensors[name], verify=verify) for name in names
         }
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the descriptor. Closing again does nothing."""
