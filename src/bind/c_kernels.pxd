@@ -19,19 +19,21 @@ cdef extern from "kernels/kernels.h" nogil:
     enum:
         SRT_ACTIVATION_COUNT
         SRT_WINDOW_MAX
+        SRT_WINDOW_AXES
     ctypedef struct srt_activation:
         pass
     ctypedef struct srt_window:
-        int64_t kernel[2]
-        int64_t stride[2]
-        int64_t dilation[2]
-        int64_t before[2]
-        int64_t after[2]
-        int64_t input[2]
-        int64_t output[2]
+        int64_t kernel[3]
+        int64_t stride[3]
+        int64_t dilation[3]
+        int64_t before[3]
+        int64_t after[3]
+        int64_t input[3]
+        int64_t output[3]
     srt_activation srt_activation_make(int code, float alpha, float beta)
     const char *srt_activation_name(int code)
     const char *srt_window_check(const srt_window *window)
+    int64_t srt_volume(const int64_t *extents)
     void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act)
     void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const float *bias,
                       const srt_activation *act)
@@ -116,8 +118,8 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                        int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                        const srt_activation *act)
-    void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window)
-    void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bint count_padding)
+    void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window)
+    void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bint count_padding)
     void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)

@@ -17,7 +17,7 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
         if shift is not None:
             raise ValueError("a shift needs a scale")
         return 0
-    for axis in range(2):
+    for axis in range(SRT_WINDOW_AXES):
         if (c.window.kernel[axis] != 1 or c.window.stride[axis] != 1 or c.window.before[axis] != 0
                 or c.window.output[axis] != c.window.input[axis]):
             raise ValueError("a scale needs a window of 1 x 1 with stride 1 and without padding")
@@ -36,11 +36,12 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
 cdef class Convolution(Kernel):
     """A convolution in groups of channels, each with its own part of the weights. Checked once, then run often.
 
-    x (N, G * C, H, W); w (G * OC, C, KH, KW), float32 or `Coded`; bias (G * OC,) or None; y (N, G * OC, OH, OW).
-    residual, of y's shape or None, is added before ``act``, and may be y.
+    x (N, G * C, [D,] H, W); w (G * OC, C, [KD,] KH, KW), float32 or `Coded`; bias (G * OC,) or None;
+    y (N, G * OC, [OD,] OH, OW). Arrays have a depth if the window has one. residual, of y's shape or None, is added
+    before ``act``, and may be y.
 
     scratch (S, F) is used during calls. At most S threads take part, with F floats each. F is at least CONV_COLUMNS
-    times the smaller of CONV_DEPTH and C * KH * KW. A larger F is faster, up to half of a core's own cache.
+    times the smaller of CONV_DEPTH and C * KD * KH * KW. A larger F is faster, up to half of a core's own cache.
 
     ``winograd`` selects Winograd's algorithm, whose errors are about 4 times those of a product. F is then at least
     `winograd_seat`, which must not be 0.
@@ -48,7 +49,7 @@ cdef class Convolution(Kernel):
     sums (M,) or None, used during calls: with `conv_sums` floats two threads share small maps better.
 
     With scale (G * C,) or (N, G * C), the input is min(high, max(low, x * scale + shift)), shift (G * C,) or None. The
-    window must then be 1 x 1 with stride 1 and without padding.
+    window must then be 1 x 1, or 1 x 1 x 1, with stride 1 and without padding.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, a scale with another
@@ -71,24 +72,24 @@ cdef class Convolution(Kernel):
         self.window, self.act = window, activation(act, alpha, beta)
         self.kernel = srt_winograd if winograd else srt_conv
         c.window, c.act, c.low, c.high = &window.window, &self.act, low, high
-        vx = take_input(arrays, x, 4, "x")
-        check_planes(vx, 2, c.window.input, "x")
-        rows, channels, *window_of_w = take_weights(arrays, w, 4, &c.w, "w")
-        if window_of_w != [c.window.kernel[0], c.window.kernel[1]]:
-            raise ValueError(f"w has shape {(rows, channels, *window_of_w)}, expected planes of "
-                             f"{c.window.kernel[0]} x {c.window.kernel[1]}")
+        vx = take_input(arrays, x, 2 + window.axes, "x")
+        check_extents(vx, 2, window, c.window.input, "x")
+        rows, channels, *window_of_w = take_weights(arrays, w, 2 + window.axes, &c.w, "w")
+        if tuple(window_of_w) != window.extents(c.window.kernel):
+            raise ValueError(f"w has shape {(rows, channels, *window_of_w)}, expected windows of "
+                             f"{window.extents(c.window.kernel)}")
         if groups < 1 or rows % groups != 0 or vx.shape[1] != channels * <object>groups:
             raise ValueError(f"x has shape {shape_of(vx)} and w {(rows, channels, *window_of_w)}, which do not fit in "
                              f"{groups} groups")
         c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, channels, rows // groups
         c.x, c.bias = floats(vx), take_vector(arrays, bias, rows, "bias")
         take_scaling(arrays, scale, shift, c)
-        vy = take_output(arrays, y, 4, "y")
-        check_shape(vy, (vx.shape[0], rows, c.window.output[0], c.window.output[1]), "y")
+        vy = take_output(arrays, y, 2 + window.axes, "y")
+        check_shape(vy, (vx.shape[0], rows, *window.extents(c.window.output)), "y")
         check_overlap(arrays, False)
         c.y, c.residual = <float *>vy.buf, NULL
         if residual is not None:
-            vs = take_input(arrays, residual, 4, "residual")
+            vs = take_input(arrays, residual, 2 + window.axes, "residual")
             check_same(vs, vy)
             c.residual = floats(vs)
             if c.residual != floats(vy) and overlap(vs, vy):
@@ -98,8 +99,7 @@ cdef class Convolution(Kernel):
         if sums is not None:
             vs = take_output(arrays, sums, 1, "sums")
             check_overlap(arrays, False)
-            least = conv_sums(c.n, c.groups, <object>c.channels * c.window.kernel[0] * c.window.kernel[1], c.outputs,
-                              window)
+            least = conv_sums(c.n, c.groups, <object>c.channels * srt_volume(c.window.kernel), c.outputs, window)
             if vs.shape[0] < least:
                 raise ValueError(f"sums has {vs.shape[0]} elements, expected at least {least}")
             c.sums = <float *>vs.buf
@@ -111,13 +111,12 @@ cdef class Convolution(Kernel):
             least = winograd_seat(c.n, c.channels, c.outputs, self.window)
             if least == 0 or scale is not None:
                 raise ValueError(
-                    "winograd needs a 3 x 3 window with stride and dilation 1, no scale, and a size at which it is "
-                    "faster: use it where winograd_seat is not 0"
+                    "winograd needs a 3 x 3 window over planes with stride and dilation 1, no scale, and a size at "
+                    "which it is faster: use it where winograd_seat is not 0"
                 )
             return least
-        # in Python's integers, because the product of three lengths of a hostile window may overflow
-        taps = <object>c.window.kernel[0] * <object>c.window.kernel[1]
-        return columns_of(<object>c.channels * taps)
+        # in Python's integers, because the taps of a hostile window may be many
+        return columns_of(<object>c.channels * <object>srt_volume(c.window.kernel))
 
     cdef int compute(self, int64_t first, int64_t last) except -1:
         cdef srt_convolution c = self.bound
@@ -146,7 +145,7 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
     Raises:
         ValueError: a number out of range, or 2**40 or more positions of all samples.
     """
-    positions = <object>n * <object>window.window.output[0] * <object>window.window.output[1]
+    positions = <object>n * <object>srt_volume(window.window.output)
     if n < 0 or channels < 0 or outputs < 0 or positions >= 2**40:
         raise ValueError(f"{n} samples, {channels} channels, {outputs} outputs and {positions} positions, "
                          f"expected no negative number, and fewer than 2**40 positions")
@@ -159,7 +158,7 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
 cdef class Depthwise(Kernel):
     """A convolution where output channel j reads one input channel, j // m. Checked once, then run often.
 
-    x (N, C, H, W); w (C * m, KH, KW); bias (C * m,) or None; y (N, C * m, OH, OW).
+    x (N, C, [D,] H, W); w (C * m, [KD,] KH, KW); bias (C * m,) or None; y (N, C * m, [OD,] OH, OW).
 
     Raises:
         ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or
@@ -176,16 +175,16 @@ cdef class Depthwise(Kernel):
         cdef Py_buffer *vw
         cdef Py_buffer *vy
         self.window, self.act = window, activation(act, alpha, beta)
-        vx = take_input(&self.arrays, x, 4, "x")
-        check_planes(vx, 2, window.window.input, "x")
-        vw = take_input(&self.arrays, w, 3, "w")
-        check_planes(vw, 1, window.window.kernel, "w")
+        vx = take_input(&self.arrays, x, 2 + window.axes, "x")
+        check_extents(vx, 2, window, window.window.input, "x")
+        vw = take_input(&self.arrays, w, 1 + window.axes, "w")
+        check_extents(vw, 1, window, window.window.kernel, "w")
         self.n, self.channels, self.outputs = vx.shape[0], vx.shape[1], vw.shape[0]
         if self.outputs != 0 if self.channels == 0 else self.outputs % self.channels != 0:
             raise ValueError(f"w has {self.outputs} channels, expected a multiple of the {self.channels} of x")
         self.bias = take_vector(&self.arrays, bias, self.outputs, "bias")
-        vy = take_output(&self.arrays, y, 4, "y")
-        check_shape(vy, (self.n, self.outputs, window.window.output[0], window.window.output[1]), "y")
+        vy = take_output(&self.arrays, y, 2 + window.axes, "y")
+        check_shape(vy, (self.n, self.outputs, *window.extents(window.window.output)), "y")
         check_overlap(&self.arrays, False)
 
     cdef int compute(self, int64_t first, int64_t last) except -1:

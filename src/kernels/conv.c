@@ -39,18 +39,18 @@ _Static_assert(SRT_LEAST_SETS % DEPTH == 0 && DEPTH % 32 == 0,
 
 /* Whether sums are made in two parts. It depends on the shape alone, because it changes the rounding. */
 static bool is_halved(int64_t inner, int64_t outputs, const srt_window *w) {
-    return w->output[0] * w->output[1] <= SMALL_MAP && inner >= LONG_SUM && inner <= 2 * SRT_CONV_DEPTH &&
+    return srt_volume(w->output) <= SMALL_MAP && inner >= LONG_SUM && inner <= 2 * SRT_CONV_DEPTH &&
            inner / TERMS_PER_OUTPUT >= outputs;
 }
 
 int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *w) {
-    return n == 1 && groups == 1 && is_halved(inner, outputs, w) ? outputs * w->output[0] * w->output[1] : 0;
+    return n == 1 && groups == 1 && is_halved(inner, outputs, w) ? outputs * srt_volume(w->output) : 0;
 }
 
 void srt_conv(const srt_convolution *c) {
     const srt_window *window = c->window;
-    const int64_t inner = c->channels * window->kernel[0] * window->kernel[1];
-    const int64_t positions = window->output[0] * window->output[1];
+    const int64_t inner = c->channels * srt_volume(window->kernel);
+    const int64_t positions = srt_volume(window->output);
     if (c->n == 0 || c->first == c->last || positions == 0) return;
     conv_job job = {.of = *c, .inner = inner, .parts = 1};
     const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);

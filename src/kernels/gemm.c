@@ -8,8 +8,11 @@ bool srt_gemm_pays(void) {
 
 void srt_gemm(const srt_product_of_samples *g) {
     if (g->batch == 0) return;
-    const srt_window samples = {
-        .kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .input = {1, g->batch}, .output = {1, g->batch}};
+    const srt_window samples = {.kernel = {1, 1, 1},
+                                .stride = {1, 1, 1},
+                                .dilation = {1, 1, 1},
+                                .input = {1, g->batch, 1},
+                                .output = {1, g->batch, 1}};
     const srt_activation none = srt_activation_make(SRT_IDENTITY, 0, 0);
     const int64_t height = g->room / g->batch;
     for (int64_t row = 0, rows; row < g->rows; row += rows) {

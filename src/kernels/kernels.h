@@ -49,20 +49,31 @@ srt_activation srt_activation_make(int code, float alpha, float beta);
 /* The operator's name, a static string; NULL when code is out of range. */
 const char *srt_activation_name(int code);
 
-/* A window that slides over a plane, for convolution and pooling. Index 0 is vertical, 1 horizontal.
+/* A window that slides over a plane or a volume, for convolution and pooling. Index 0 is vertical, 1 horizontal, and 2
+ * is depth: the axis of the planes of a volume, which lie one behind the other. A plane has the lengths 1 along it.
  * Output row o and kernel row k read input row o * stride - before + k * dilation; rows outside are padding. */
+enum { SRT_WINDOW_AXES = 3 };
 typedef struct {
-    int64_t kernel[2], stride[2], dilation[2];
-    int64_t before[2], after[2]; /* padding */
-    int64_t input[2], output[2];
+    int64_t kernel[SRT_WINDOW_AXES], stride[SRT_WINDOW_AXES], dilation[SRT_WINDOW_AXES];
+    int64_t before[SRT_WINDOW_AXES], after[SRT_WINDOW_AXES]; /* padding */
+    int64_t input[SRT_WINDOW_AXES], output[SRT_WINDOW_AXES];
 } srt_window;
 
 /* The largest length in a window, 2^30 - 1: sums of a few products of two lengths fit an int64_t. */
 enum { SRT_WINDOW_MAX = 0x3fffffff };
 
-/* NULL for a valid window, else a static string that names the fault: a length out of range, or an output whose last
- * window begins beyond the padded input. */
+/* The most taps, output positions, and elements of a volume that is padded along its depth: sums of a few such numbers
+ * fit an int64_t. A plane has fewer. */
+#define SRT_VOLUME_MAX ((int64_t)1 << 60)
+
+/* NULL for a valid window, else a static string that names the fault: a length out of range, too large a volume, or an
+ * output whose last window begins beyond the padded input. */
 const char *srt_window_check(const srt_window *window);
+
+/* The elements of a volume of these extents. Of a valid window: its taps, the elements of its input and its output. */
+static inline int64_t srt_volume(const int64_t extents[SRT_WINDOW_AXES]) {
+    return extents[0] * extents[1] * extents[2];
+}
 
 /* y = act(x), n elements. x may be y. */
 void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act);
@@ -168,13 +179,13 @@ void srt_scale_shift_act(const float *x, const float *scale, const float *shift,
 /* y = x < 0 ? slope * x : x. x, y (n, channels, size); slope (channels,), or one for all. x may be y. */
 void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int64_t n, int64_t channels, int64_t size);
 
-/* A convolution: output channels first..last of y (n, groups * outputs, oh, ow) from x (n, groups * channels, h, w),
- * the weights w (groups * outputs, channels, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's shape or
- * NULL, is added before the activation, and may be y.
+/* A convolution: output channels first..last of y (n, groups * outputs, od, oh, ow) from x (n, groups * channels, d, h,
+ * w), the weights w (groups * outputs, channels, kd, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's
+ * shape or NULL, is added before the activation, and may be y. A plane is a volume of depth 1.
  *
  * With `scale`, the input is min(high, max(low, x * scale + shift)), with a scale and a shift for each channel: scale
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
- * be 1 x 1 with stride 1 and without padding. For srt_conv only.
+ * be 1 x 1 x 1 with stride 1 and without padding. For srt_conv only.
  *
  * With `across`, x is (n, oh * ow, channels), and the window is 1 x 1: each row is an output position. Without groups
  * and scale. For srt_conv only.
@@ -199,7 +210,7 @@ typedef struct {
 
 /* A convolution as a product. A row of weights is multiplied in equal parts of at most SRT_CONV_DEPTH terms. Scratch
  * memory holds the columns of a multiple of SRT_CONV_COLUMNS output positions, up to 72 KiB for each SRT_CONV_COLUMNS.
- * Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kh * kw and
+ * Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kd * kh * kw and
  * SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
@@ -209,10 +220,10 @@ void srt_conv(const srt_convolution *c);
  * memory. inner: terms of a sum; outputs: channels of one group. */
 int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window);
 
-/* A convolution with a window of 3 x 3 and stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are about 4
- * times those of srt_conv. A value that is infinite, or so large that a sum overflows, may give NaN in all outputs of
- * the tiles that read it. seat is at least srt_winograd_seat(...) for this shape and SRT_MAX_THREADS; other numbers
- * of samples may share it. */
+/* A convolution of planes with a window of 3 x 3, stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are
+ * about 4 times those of srt_conv. A value that is infinite, or so large that a sum overflows, may give NaN in all
+ * outputs of the tiles that read it. seat is at least srt_winograd_seat(...) for this shape and SRT_MAX_THREADS; other
+ * numbers of samples may share it. */
 void srt_winograd(const srt_convolution *c);
 
 /* Floats of scratch memory for each of `threads` threads with which srt_winograd is faster than srt_conv; 0 if it is
@@ -221,18 +232,18 @@ void srt_winograd(const srt_convolution *c);
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads);
 
 /* A convolution where each output channel reads one input channel. Output channels first..last of
- * y (n, channels * multiplier, oh, ow) from x (n, channels, h, w), w (channels * multiplier, kh, kw) and
+ * y (n, channels * multiplier, od, oh, ow) from x (n, channels, d, h, w), w (channels * multiplier, kd, kh, kw) and
  * bias (channels * multiplier,) or NULL; output channel j reads input channel j / multiplier. */
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
                    int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
                    const srt_activation *act);
 
-/* x (planes, h, w), y (planes, oh, ow). A window that lies entirely in the padding gives -infinity. */
-void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window);
+/* x (volumes, d, h, w), y (volumes, od, oh, ow). A window that lies entirely in the padding gives -infinity. */
+void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window);
 
 /* As ONNX's AveragePool: the divisor is the number of elements of the window that lie in the input, or, with
  * count_padding, in the padded input. A window without such elements gives 0. */
-void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bool count_padding);
+void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bool count_padding);
 
 /* x (rows, cols), y (rows,). The mean of no elements is NaN. Up to 512 elements are added in float32, and these sums
  * in float64. The result is about as exact as a sum in float64 alone. */

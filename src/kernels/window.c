@@ -1,9 +1,15 @@
-/* window.c - windows, and the kernels that slide them over planes. These are shared out by planes, and by bands of rows
- * if planes are few: see kernels.h. */
+/* window.c - windows, and the kernels that slide them over volumes. These are shared out by volumes, and by bands of
+ * rows if volumes are few: see kernels.h. A plane is a volume of depth 1. */
 #include "simd/table.h"
 
+/* Whether a volume has at most SRT_VOLUME_MAX elements. Lengths are at most 3 * SRT_WINDOW_MAX, so that the product of
+ * a plane's fits. */
+static bool is_possible(int64_t height, int64_t width, int64_t depth) {
+    return depth <= 1 || height * width <= SRT_VOLUME_MAX / depth;
+}
+
 const char *srt_window_check(const srt_window *w) {
-    for (int axis = 0; axis < 2; axis++) {
+    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++) {
         if (w->kernel[axis] < 1 || w->stride[axis] < 1 || w->dilation[axis] < 1)
             return "kernel, strides and dilations must be at least 1";
         if (w->before[axis] < 0 || w->after[axis] < 0 || w->input[axis] < 0 || w->output[axis] < 0)
@@ -16,31 +22,37 @@ const char *srt_window_check(const srt_window *w) {
             (w->output[axis] - 1) * w->stride[axis] >= w->input[axis] + w->before[axis] + w->after[axis])
             return "the last window begins beyond the padded input";
     }
+    if (!is_possible(w->kernel[0], w->kernel[1], w->kernel[2]) ||
+        !is_possible(w->input[0], w->input[1], w->input[2] + w->before[2] + w->after[2]) ||
+        !is_possible(w->output[0], w->output[1], w->output[2]))
+        return "no kernel, padded input or output may have over 2**60 elements";
     return NULL;
 }
 
-/* Elements that one output row reads. A kernel that is larger than the input reads no more than the input. */
+/* Elements that an output row of all planes of a volume reads. A kernel that is larger than the input reads no more
+ * than the input. */
 static int64_t row_cost(const srt_window *w) {
     int64_t taps = 1;
-    for (int axis = 0; axis < 2; axis++) taps *= w->kernel[axis] < w->input[axis] ? w->kernel[axis] : w->input[axis];
+    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
+        taps *= w->kernel[axis] < w->input[axis] ? w->kernel[axis] : w->input[axis];
     int64_t cost;
-    return __builtin_mul_overflow(taps, w->output[1], &cost) ? INT64_MAX : cost;
+    return __builtin_mul_overflow(taps, w->output[1] * w->output[2], &cost) ? INT64_MAX : cost;
 }
 
 /* Units for each thread, so that threads end at about the same time. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* Slides the window over `planes` planes. Planes are cut into bands only if they are few: a core also fetches rows
+/* Slides the window over `volumes` volumes. Volumes are cut into bands only if they are few: a core also fetches rows
  * behind its band, and so takes them from the core that writes them. */
-static void slide(srt_range *run, window_job *job, int64_t planes) {
+static void slide(srt_range *run, window_job *job, int64_t volumes) {
     const srt_window *w = job->window;
     const int64_t rows = w->output[0];
-    if (planes == 0 || rows == 0 || w->output[1] == 0) return;
-    const int64_t wanted = ((int64_t)srt_threads() * UNITS_PER_THREAD - 1) / planes + 1;
+    if (volumes == 0 || srt_volume(w->output) == 0) return;
+    const int64_t wanted = ((int64_t)srt_threads() * UNITS_PER_THREAD - 1) / volumes + 1;
     job->bands = wanted < rows ? wanted : rows;
-    job->planes = planes;
+    job->volumes = volumes;
     const int64_t row = row_cost(w) / 4, each = rows / job->bands;
-    srt_parallel(planes * job->bands, srt_grain(row > INT64_MAX / each ? INT64_MAX : row * each), run, job);
+    srt_parallel(volumes * job->bands, srt_grain(row > INT64_MAX / each ? INT64_MAX : row * each), run, job);
 }
 
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
@@ -61,12 +73,12 @@ void srt_depthwise(const float *x, const float *w, const float *bias, float *y, 
     slide(srt_table_active()->depthwise, &job, n * job.span);
 }
 
-void srt_max_pool(const float *x, float *y, int64_t planes, const srt_window *window) {
+void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window) {
     window_job job = {.x = x, .y = y, .window = window};
-    slide(srt_table_active()->max_pool, &job, planes);
+    slide(srt_table_active()->max_pool, &job, volumes);
 }
 
-void srt_average_pool(const float *x, float *y, int64_t planes, const srt_window *window, bool count_padding) {
+void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bool count_padding) {
     window_job job = {.x = x, .y = y, .window = window, .count_padding = count_padding};
-    slide(srt_table_active()->average_pool, &job, planes);
+    slide(srt_table_active()->average_pool, &job, volumes);
 }

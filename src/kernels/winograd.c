@@ -68,6 +68,7 @@ static int64_t most_lanes(int64_t channels, int64_t threads) {
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *w, int64_t threads) {
     for (int axis = 0; axis < 2; axis++)
         if (w->kernel[axis] != 3 || w->stride[axis] != 1 || w->dilation[axis] != 1) return 0;
+    if (w->kernel[2] != 1 || w->before[2] != 0 || w->input[2] != 1 || w->output[2] != 1) return 0; /* not a plane */
     if (channels > LEAST) return 0;
     const int64_t tiles = n * tiles_of(w), few = few_of(tiles), whole = whole_lanes(tiles);
     /* whether the algorithm is used may not depend on the number of threads */

@@ -2,8 +2,8 @@
 
 * If the window is the whole input, it is a Gemm.
 * If each group has one input channel, it is a compiled loop over the windows (depthwise).
-* If the window is 3x3 with stride 1, it is Winograd's algorithm, unless the map is too small or the result must be
-  exact.
+* If the window of a plane is 3x3 with stride 1, it is Winograd's algorithm, unless the map is too small or the result
+  must be exact.
 * Otherwise it is a compiled product with the windows as columns, a block of columns at a time.
 
 With the instruction set "numpy" NumPy computes it instead: see `streamrt.ops.conv_numpy`. For NumPy and for depthwise
@@ -40,18 +40,18 @@ _Tensor = TypeVar("_Tensor", Array, Param)
 
 @operator("Conv", traits=Traits(fuses=True, row_axis=1, dtypes={1: TYPES}))
 def conv(call: Call) -> Lowered:
-    """Convolution of x (N, C, [H,] W) with weights (OC, C / group, [KH,] KW) and an optional bias (OC,).
+    """Convolution of x (N, C, [[D,] H,] W) with weights (OC, C / group, [[KD,] KH,] KW) and an optional bias (OC,).
 
     The optional input 3, of the output's shape, is added before the activation, as in ONNX Runtime's FusedConv.
 
-    If the window is 1x1 with stride 1 and no padding, x can be scaled first: to ``x * scale + shift``, limited to
-    ``input_min`` to ``input_max``. The scale is input 4, a parameter (C,) or computed (N, C, [1,] 1). The shift is
+    If the window is one value with stride 1 and no padding, x can be scaled first: to ``x * scale + shift``, limited to
+    ``input_min`` to ``input_max``. The scale is input 4, a parameter (C,) or computed (N, C, [[1,] 1,] 1). The shift is
     input 5, an optional parameter (C,).
     """
     call.expect((2, 6))
     x, w = call.computed(0), call.param(1)
-    if len(x) not in (3, 4) or len(w) != len(x):
-        raise call.fail(f"an input of shape {x} and weights of shape {w}, expected both with 3 or 4 axes")
+    if len(x) not in (3, 4, 5) or len(w) != len(x):
+        raise call.fail(f"an input of shape {x} and weights of shape {w}, expected both with 3, 4 or 5 axes")
     groups = call.int_("group", 1, 1)
     if x[1] != w[1] * groups or w[0] % groups:
         raise call.fail(
@@ -129,12 +129,11 @@ class _Scaling:
             if call.optional(5) is not None:
                 raise call.fail("input 5 (shift) is there and input 4 (scale) is left out, expected both")
             return None
-        alike = geometry.kernel == geometry.strides == (1, 1) and not any(geometry.pads)
         expected = (x[1],) if call.is_param(4) else (*x[:2], *(1,) * (len(x) - 2))
-        if not alike or shape != expected:
+        if not geometry.is_pointwise or shape != expected:
             raise call.fail(
                 f"input 4 has shape {shape}, expected {expected}; the windows are {geometry.kernel} with strides "
-                f"{geometry.strides} and pads {geometry.pads}, expected 1 x 1 with stride 1 and no padding"
+                f"{geometry.strides} and pads {geometry.pads}, expected one value with stride 1 and no padding"
             )
         shift = call.bias(5, x[1])
         low, high = call.float_("input_min", -math.inf), call.float_("input_max", math.inf)
@@ -148,8 +147,8 @@ class _Scaling:
         return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
-def _planes(array: _Tensor, extents: tuple[int, int]) -> _Tensor:
-    """An input, weights or an output with one or two spatial axes, as a tensor with two of these extents."""
+def _planes(array: _Tensor, extents: Shape) -> _Tensor:
+    """An input, weights or an output as a tensor with the spatial extents of a geometry."""
     return array.reshape(*array.shape[:2], *extents)
 
 

@@ -6,6 +6,7 @@ fit in scratch memory. The columns of a 1x1 window with stride 1 are the input i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import Array
+from streamrt.ops.base import Array, Shape
 from streamrt.ops.epilogue import Epilogue
 from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.window import Geometry
@@ -35,8 +36,8 @@ class Scaling(NamedTuple):
 class Arrays(NamedTuple):
     """The arrays of a convolution.
 
-    x (N, G * C, H, W), w (G * OC, C, KH, KW), bias (G * OC,) or None, residual of y's shape or None, and
-    y (N, G * OC, OH, OW). ``scratch`` is the node's scratch memory. The residual may be y.
+    x (N, G * C, [D,] H, W), w (G * OC, C, [KD,] KH, KW), bias (G * OC,) or None, residual of y's shape or None, and
+    y (N, G * OC, [OD,] OH, OW). ``scratch`` is the node's scratch memory. The residual may be y.
     """
 
     x: Array
@@ -48,14 +49,17 @@ class Arrays(NamedTuple):
     scaling: Scaling | None
 
 
+#: Along one axis: a tap's index, outputs, and the inputs that it reads for them.
+_Tap = tuple[int, slice, slice]
+
+
 class _Block(NamedTuple):
-    """Products that are computed together: the output channels and the windows."""
+    """Products that are computed together: the output channels, and the outputs along each spatial axis."""
 
     sample: int
     channels: slice
     groups: slice
-    rows: range
-    cols: range
+    outputs: tuple[range, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,7 @@ class MatmulConvolution:
         groups: groups of channels.
         channels: input channels of a group.
         outputs: output channels of a group.
-        height: the most output rows of a block; with several rows they are whole.
-        width: the most output columns of a block.
+        extents: the most outputs of a block along each spatial axis; with several rows they are whole, and so on.
         together: the most groups of a block.
         columns: memory for the columns of a block; None if they are the input itself.
         products: memory for the products of a block; None if they are written to the output.
@@ -78,8 +81,7 @@ class MatmulConvolution:
     groups: int
     channels: int
     outputs: int
-    height: int
-    width: int
+    extents: Shape
     together: int
     columns: Part | None
     products: Part | None
@@ -97,17 +99,18 @@ class MatmulConvolution:
         scratch: Scratch,
     ) -> MatmulConvolution:
         """Choose the blocks. The memory that they need is added to ``scratch``."""
-        alike = geometry.kernel == geometry.strides == (1, 1) and not any(geometry.pads)
-        inner = 0 if alike and not scaled else channels * geometry.taps
+        inner = 0 if geometry.is_pointwise and not scaled else channels * geometry.taps
         rows = outputs if residual else 0
-        windows = max(1, _BLOCK // max(inner, rows, 1))
-        width = min(geometry.output[1], windows)
-        height = max(1, min(geometry.output[0], windows // geometry.output[1]))
-        together = max(1, min(groups, windows // (height * width)))
-        size = together * height * width
+        room = max(1, _BLOCK // max(inner, rows, 1))
+        extents: Shape = ()
+        for extent in reversed(geometry.output):
+            extents = (max(1, min(extent, room)), *extents)
+            room //= extent
+        together = max(1, min(groups, room))
+        size = together * math.prod(extents)
         columns = scratch.add(inner * size) if inner else None
         products = scratch.add(rows * size) if rows else None
-        return cls(geometry, groups, channels, outputs, height, width, together, columns, products)
+        return cls(geometry, groups, channels, outputs, extents, together, columns, products)
 
     def run(self, arrays: Arrays, epilogue: Epilogue, first: int, last: int) -> None:
         """Compute the output channels ``first`` to ``last`` of all samples."""
@@ -115,14 +118,11 @@ class MatmulConvolution:
             self._compute(arrays, epilogue, block)
 
     def _blocks(self, samples: int, first: int, last: int) -> Iterator[_Block]:
-        high, wide = self.geometry.output
         for sample in range(samples):
             for channels in self._spans(first, last):
                 groups = slice(channels.start // self.outputs, -(-channels.stop // self.outputs))
-                for row in range(0, high, self.height):
-                    rows = range(row, min(row + self.height, high))
-                    for col in range(0, wide, self.width):
-                        yield _Block(sample, channels, groups, rows, range(col, min(col + self.width, wide)))
+                for outputs in _boxes(self.geometry.output, self.extents):
+                    yield _Block(sample, channels, groups, outputs)
 
     def _spans(self, first: int, last: int) -> Iterator[slice]:
         """The ranges of output channels that are multiplied together: a part of one group, or whole groups."""
@@ -136,9 +136,10 @@ class MatmulConvolution:
             first = end
 
     def _compute(self, arrays: Arrays, epilogue: Epilogue, block: _Block) -> None:
-        groups, count = block.groups.stop - block.groups.start, len(block.rows) * len(block.cols)
-        begin = block.rows.start * self.geometry.output[1] + block.cols.start
-        windows = slice(begin, begin + count)  # in a plane of outputs
+        groups, begin = block.groups.stop - block.groups.start, 0
+        for outputs, extent in zip(block.outputs, self.geometry.output, strict=True):
+            begin = begin * extent + outputs.start
+        windows = slice(begin, begin + math.prod(map(len, block.outputs)))  # of a channel's outputs
         matrices = arrays.w[block.channels].reshape(groups, -1, self.channels * self.geometry.taps)
         rows = arrays.y[block.sample, block.channels].reshape(-1, self.geometry.positions)[:, windows]
         y = arrays.y[block.sample, block.channels].reshape(groups, -1, self.geometry.positions)[:, :, windows]
@@ -159,7 +160,7 @@ class MatmulConvolution:
         if self.columns is None:
             return x.reshape(groups, self.channels, -1)[:, :, windows]
         count = windows.stop - windows.start
-        shape = (len(x), *self.geometry.kernel, len(block.rows), len(block.cols))
+        shape = (len(x), *self.geometry.kernel, *map(len, block.outputs))
         columns = self.columns.of(arrays.scratch)[: len(x) * self.geometry.taps * count]
         if arrays.scaling:
             _scale(x.reshape(len(x), -1)[:, windows], arrays.scaling, block.sample, channels, columns)
@@ -168,17 +169,36 @@ class MatmulConvolution:
         return columns.reshape(groups, -1, count)
 
     def _copy(self, x: Array, block: _Block, columns: Array) -> None:
-        """Copy the inputs of windows. x: (C, H, W); columns: (C, KH, KW, rows, cols), where padding is zero."""
+        """Copy the inputs of windows. x: (C, [D,] H, W); columns: (C, kernel, outputs), where padding is zero."""
         geometry = self.geometry
-        top, left = geometry.pads[:2]
         if any(geometry.pads):
             columns.fill(0.0)
-        for i in range(geometry.kernel[0]):
-            down = _tap(block.rows, geometry.strides[0], i * geometry.dilations[0] - top, geometry.input[0])
-            for j in range(geometry.kernel[1]):
-                right = _tap(block.cols, geometry.strides[1], j * geometry.dilations[1] - left, geometry.input[1])
-                if down and right:
-                    np.copyto(columns[:, i, j, down[0], right[0]], x[:, down[1], right[1]])
+        for taps in _taps(geometry, block.outputs):
+            at, outputs, inputs = zip(*taps, strict=True)
+            np.copyto(columns[:, *at, *outputs], x[:, *inputs])
+
+
+def _boxes(extents: Shape, most: Shape) -> Iterator[tuple[range, ...]]:
+    """Cut positions into boxes with at most ``most`` positions along each axis."""
+    if not extents:
+        yield ()
+        return
+    for first in range(0, extents[0], most[0]):
+        for others in _boxes(extents[1:], most[1:]):
+            yield (range(first, min(first + most[0], extents[0])), *others)
+
+
+def _taps(geometry: Geometry, outputs: tuple[range, ...], axis: int = 0) -> Iterator[tuple[_Tap, ...]]:
+    """The taps that read inputs, and not padding alone, for some outputs: along each axis from ``axis`` on."""
+    if axis == len(outputs):
+        yield ()
+        return
+    for k in range(geometry.kernel[axis]):
+        offset = k * geometry.dilations[axis] - geometry.pads[axis]
+        inside = _tap(outputs[axis], geometry.strides[axis], offset, geometry.input[axis])
+        if inside is not None:
+            for others in _taps(geometry, outputs, axis + 1):
+                yield ((k, *inside), *others)
 
 
 def _tap(outputs: range, stride: int, offset: int, extent: int) -> tuple[slice, slice] | None:

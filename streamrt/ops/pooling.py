@@ -17,7 +17,7 @@ from streamrt.ops.scratch import Scratch
 from streamrt.ops.window import Geometry
 
 #: A kernel: input, output, window and scratch memory. Each channel is pooled by itself, so samples and channels are one
-#: axis: (planes, height, width).
+#: axis: (planes, height, width), or (volumes, depth, height, width).
 Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
 
 
@@ -39,7 +39,7 @@ def lp_pooling(call: Call) -> Lowered:
     """The norm of each window: ``sum(abs(x) ** p) ** (1 / p)``. The sum is a depthwise convolution with ones."""
     p = call.int_("p", 2, 1)
     shape, scratch = call.ints("kernel_shape", low=1), Scratch()
-    powers, ones = scratch.add(*call.shape(0)), scratch.add(*(1, 1, *shape)[-3:])
+    powers, ones = scratch.add(*call.shape(0)), scratch.add(1, *((1,) if len(shape) == 1 else ()), *shape)
 
     def kernel(x: Array, y: Array, window: _core.Window, memory: NDArray[np.uint8]) -> None:
         terms, weights = powers.of(memory).reshape(x.shape), ones.of(memory)
@@ -100,8 +100,8 @@ def _root(x: Array, p: int) -> None:
 def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
-    if len(x) not in (3, 4):
-        raise call.fail(f"an input of shape {x}, expected 3 or 4 axes")
+    if len(x) not in (3, 4, 5):
+        raise call.fail(f"an input of shape {x}, expected 3 to 5 axes")
     shape = call.ints("kernel_shape", low=1, count=len(x) - 2)
     geometry = Geometry.read(call, x[2:], shape, ceil=call.flag("ceil_mode", False))
     if any(pad >= size for pad, size in zip(geometry.pads, geometry.kernel * 2, strict=True)):

@@ -80,8 +80,8 @@ def space_to_depth(call: Call) -> Lowered:
 def _blocks(call: Call) -> tuple[Shape, Shape]:
     call.expect((1, 1))
     x = call.shape(0)
-    if len(x) not in (3, 4):
-        raise call.fail(f"an input of shape {x}, expected 3 or 4 axes")
+    if len(x) not in (3, 4, 5):
+        raise call.fail(f"an input of shape {x}, expected 3 to 5 axes")
     return x, call.ints("blocksize", low=1, count=len(x) - 2)
 
 

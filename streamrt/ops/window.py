@@ -1,10 +1,11 @@
 """Geometry of sliding windows, for convolution and pooling.
 
-The geometry always has two dimensions: an operator with one spatial axis has height 1.
+The geometry has two or three dimensions: an operator with one spatial axis has height 1.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import streamrt._core as _core
@@ -14,17 +15,18 @@ from streamrt.ops.call import Call
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where windows lie. Pairs are (height, width), pads are (top, left, bottom, right).
+    """Where windows lie: lengths along (height, width) or (depth, height, width).
 
-    ``spatial`` has the output's extents along the operator's one or two spatial axes; ``output`` has them as a pair.
+    Pads are before the input along each axis, then behind it. ``spatial`` has the output's extents along the operator's
+    spatial axes; ``output`` has also the height 1 of an operator with one.
     """
 
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    input: tuple[int, int]
-    output: tuple[int, int]
+    kernel: Shape
+    strides: Shape
+    dilations: Shape
+    pads: Shape
+    input: Shape
+    output: Shape
     spatial: Shape
     window: _core.Window
 
@@ -39,8 +41,8 @@ class Geometry:
             FormatError: attributes are out of range, or no window fits.
         """
         rank = len(extents)
-        if rank not in (1, 2):
-            raise call.fail(f"{rank} spatial dimensions, expected 1 or 2")
+        if rank not in (1, 2, 3):
+            raise call.fail(f"{rank} spatial dimensions, expected 1 to 3")
         ones = (1,) * rank
         strides = call.ints("strides", ones, 1, count=rank)
         dilations = call.ints("dilations", ones, 1, count=rank)
@@ -53,30 +55,35 @@ class Geometry:
         spatial = tuple(count for count, _, _ in along)
         if min(spatial) < 1:
             raise call.fail(f"a window of {kernel} does not fit an input of extents {extents}")
-        top_left = _pair(tuple(begin for _, begin, _ in along), 0)
-        bottom_right = _pair(tuple(end for _, _, end in along), 0)
-        pairs = (_pair(kernel, 1), _pair(strides, 1), _pair(dilations, 1), (*top_left, *bottom_right))
-        ends = (_pair(extents, 1), _pair(spatial, 1))
+        before = _high(tuple(begin for _, begin, _ in along), 0)
+        behind = _high(tuple(end for _, _, end in along), 0)
+        lengths = (_high(kernel, 1), _high(strides, 1), _high(dilations, 1), (*before, *behind))
+        ends = (_high(extents, 1), _high(spatial, 1))
         try:
-            window = _core.Window(*pairs, *ends)
+            window = _core.Window(*lengths, *ends)
         except (ValueError, OverflowError) as error:
             raise call.fail(str(error)) from None
-        return cls(*pairs, *ends, spatial, window)
+        return cls(*lengths, *ends, spatial, window)
 
     @property
     def positions(self) -> int:
-        """The number of windows in a plane."""
-        return self.output[0] * self.output[1]
+        """The number of windows of a channel."""
+        return math.prod(self.output)
 
     @property
     def taps(self) -> int:
         """The number of values in a window."""
-        return self.kernel[0] * self.kernel[1]
+        return math.prod(self.kernel)
 
     @property
     def covers_input(self) -> bool:
         """Whether there is one window, which is the whole input."""
         return self.kernel == self.input and not any(self.pads)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each window is one value, and the windows are all values of the input."""
+        return set(self.kernel) == set(self.strides) == {1} and not any(self.pads)
 
 
 def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str, ceil: bool) -> tuple[int, int, int]:
@@ -95,5 +102,6 @@ def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str
     return count, begin, end
 
 
-def _pair(values: Shape, fill: int) -> tuple[int, int]:
-    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
+def _high(values: Shape, fill: int) -> Shape:
+    """Lengths along the spatial axes, with one for the height if there is only a width."""
+    return (fill, *values) if len(values) == 1 else values

@@ -15,6 +15,7 @@ from streamrt._core import ACTIVATIONS
 
 ACT = (ACTIVATIONS["Relu"], 0.0, 0.0)
 WINDOW = Geometry((4, 5), (3, 3), pads=(1, 1, 1, 1)).window()
+VOLUME = Geometry((3, 4, 5), (2, 3, 3), pads=(0, 1, 1, 0, 1, 1)).window()
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,16 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
         [(2, 3, 4, 5), (6, 3, 3), (6,), (2, 6, 4, 5)],
         lambda x, w, b, y: depthwise(x, w, b, y, WINDOW, 0, 6, *ACT),
     ),
+    "conv of volumes": (
+        [(2, 4, 3, 4, 5), (6, 2, 2, 3, 3), (6,), (2, 6, 2, 4, 5), (2, 6, 2, 4, 5)],
+        lambda *a: conv(*a, VOLUME, 2, 0, 6, np.ones((1, _core.CONV_COLUMNS * 2 * 18), np.float32), *ACT),
+    ),
+    "depthwise of volumes": (
+        [(2, 3, 3, 4, 5), (6, 2, 3, 3), (6,), (2, 6, 2, 4, 5)],
+        lambda x, w, b, y: depthwise(x, w, b, y, VOLUME, 0, 6, *ACT),
+    ),
+    "max_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: _core.max_pool(x, y, VOLUME)),
+    "average_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: _core.average_pool(x, y, VOLUME, True)),
     "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.max_pool(x, y, WINDOW)),
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.average_pool(x, y, WINDOW, True)),
     "row_mean": ([(3, 4), (3,)], _core.row_mean),
@@ -85,7 +96,7 @@ def test_the_calls_are_right(name: str) -> None:
 
 #: Lengths (kernel, argument, axis) of which other values are right, too: columns, terms, and channels of `depthwise`.
 FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1), ("dense", 0, 1)}
-FREE.add(("dense_wide", 2, 0))  # samples
+FREE |= {("dense_wide", 2, 0), ("depthwise of volumes", 0, 1)}  # samples, channels
 
 
 @pytest.mark.parametrize(("name", "slot"), SLOTS)

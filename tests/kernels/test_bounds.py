@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kernels.calls import conv, depthwise, winograd
-from kernels.geometry import GEOMETRIES, Geometry
+from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
 
@@ -47,13 +47,13 @@ class Fenced:
 
 
 def run_windows(fenced: Fenced, geometry: Geometry) -> None:
-    window, (oh, ow), (kh, kw) = geometry.window(), geometry.output, geometry.kernel
-    x = fenced(1, 2, *geometry.input)
-    w, y, scratch = fenced(17, 2, kh, kw), fenced(1, 17, oh, ow), fenced(1, 32 * min(2 * kh * kw, _core.CONV_DEPTH))
-    conv(x, w, fenced(17), fenced(1, 17, oh, ow), y, window, 1, 0, 17, scratch, ACTIVATIONS["Tanh"], 0, 0)
-    depthwise(x, fenced(2, kh, kw), fenced(2), fenced(1, 2, oh, ow), window, 0, 2, ACTIVATIONS["Tanh"], 0, 0)
-    _core.max_pool(x[0], fenced(2, oh, ow), window)
-    _core.average_pool(x[0], fenced(2, oh, ow), window, True)
+    window, output, kernel, act = geometry.window(), geometry.output, geometry.kernel, (ACTIVATIONS["Tanh"], 0, 0)
+    x, w, y = fenced(1, 2, *geometry.input), fenced(17, 2, *kernel), fenced(1, 17, *output)
+    scratch = fenced(1, 32 * min(2 * int(np.prod(kernel)), _core.CONV_DEPTH))
+    conv(x, w, fenced(17), fenced(1, 17, *output), y, window, 1, 0, 17, scratch, *act)
+    depthwise(x, fenced(2, *kernel), fenced(2), fenced(1, 2, *output), window, 0, 2, *act)
+    _core.max_pool(x[0], fenced(2, *output), window)
+    _core.average_pool(x[0], fenced(2, *output), window, True)
 
 
 def run_pointwise(fenced: Fenced) -> None:
@@ -166,7 +166,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
     if child == 0:
         code = 1
         try:
-            for geometry in [*GEOMETRIES, *WIDE]:
+            for geometry in [*GEOMETRIES, *VOLUMES, *WIDE]:
                 run_windows(Fenced(at_end), geometry)
             run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
             run_pointwise(Fenced(at_end))

@@ -102,6 +102,7 @@ def convolve(w: Coded | Floats, x: Floats, geometry: Geometry, groups: int, colu
         (Geometry((14, 14), (1, 1)), 1, 512, 64),
         (Geometry((17, 19), (3, 3), (2, 2), pads=(1, 0, 1, 0)), 3, 5, 7),
         (Geometry((9, 41), (5, 3), pads=(2, 1, 2, 1)), 1, 40, 31),
+        (Geometry((4, 5, 7), (3, 3, 3), (1, 2, 1), pads=(1,) * 6), 2, 23, 17),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kernels.calls import conv
-from kernels.geometry import GEOMETRIES, Geometry
+from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS, CONV_COLUMNS, CONV_DEPTH, Convolution, conv_sums
 
@@ -18,20 +19,20 @@ Floats = NDArray[np.float32]
 
 
 def reference(geometry: Geometry, x: Floats, w: Floats, groups: int) -> NDArray[np.float64]:
-    """The sums, without bias: (n, outputs, oh, ow)."""
-    n, channels = len(x), w.shape[1]
-    windows = geometry.gather(x, 0).reshape(n, groups, channels, *geometry.output, *geometry.kernel)
-    parts = w.reshape(groups, -1, channels, *geometry.kernel).astype(np.float64)
-    return np.einsum("ngchwij,gocij->ngohw", windows, parts).reshape(n, len(w), *geometry.output)
+    """The sums, without bias: (n, outputs, [od,] oh, ow)."""
+    n, channels, taps = len(x), w.shape[1], math.prod(geometry.kernel)
+    windows = geometry.taps(x, 0).reshape(n, groups, channels, math.prod(geometry.output), taps)
+    parts = w.reshape(groups, -1, channels, taps).astype(np.float64)
+    return np.einsum("ngcpk,gock->ngop", windows, parts).reshape(n, len(w), *geometry.output)
 
 
 def scratch(geometry: Geometry, channels: int, panels: int, seats: int = 2) -> Floats:
     """Scratch memory full of NaN: a column that was not laid out makes the result NaN."""
-    depth = min(CONV_DEPTH, channels * geometry.kernel[0] * geometry.kernel[1])
+    depth = min(CONV_DEPTH, channels * math.prod(geometry.kernel))
     return np.full((seats, panels * CONV_COLUMNS * depth), np.nan, np.float32)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("geometry", [*GEOMETRIES, *VOLUMES], ids=str)
 @pytest.mark.parametrize(("groups", "channels", "outputs"), [(1, 3, 5), (3, 2, 17), (1, 40, 31)])
 def test_every_geometry(rng: np.random.Generator, geometry: Geometry, groups: int, channels: int, outputs: int) -> None:
     x = rng.normal(size=(2, groups * channels, *geometry.input)).astype(np.float32)
@@ -42,7 +43,7 @@ def test_every_geometry(rng: np.random.Generator, geometry: Geometry, groups: in
     y = np.full(sums.shape, 7, np.float32)
     rest = scratch(geometry, channels, panels=3)
     conv(x, w, bias, None, y, geometry.window(), groups, 0, len(w), rest, RELU, 0, 0)
-    np.testing.assert_allclose(y, np.maximum(sums + bias[:, None, None], 0), atol=3e-6 * size)
+    np.testing.assert_allclose(y, np.maximum(sums + bias.reshape(-1, *(1,) * geometry.axes), 0), atol=3e-6 * size)
 
     y[:] = 7  # a tile that begins and ends within a group
     conv(x, w, None, None, y, geometry.window(), groups, 1, len(w) - 2, rest[:1], SWISH, 1, 0)
@@ -188,6 +189,21 @@ def test_nan_reaches_the_outputs_that_read_it_and_no_others(rng: np.random.Gener
     assert (np.isnan(y[0]) == touched).all()
 
 
+@pytest.mark.parametrize("panels", [1, 2, 5])
+@pytest.mark.parametrize("extents", [(3, 4, 5), (6, 7, 7), (2, 9, 30), (5, 3, 67)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_blocks_of_volumes(rng: np.random.Generator, extents: tuple[int, ...], stride: int, panels: int) -> None:
+    """Blocks begin and end within a plane. Sums have more than one part, some of which begin within a channel."""
+    geometry = Geometry(extents, (3, 3, 3), (stride,) * 3, pads=(1,) * 6)
+    x = rng.normal(size=(1, 2 * 25, *extents)).astype(np.float32)
+    w = rng.normal(size=(2 * 15, 25, 3, 3, 3)).astype(np.float32)
+    y = np.full((1, 2 * 15, *geometry.output), 7, np.float32)
+    residual = rng.normal(size=y.shape).astype(np.float32)
+    conv(x, w, None, residual, y, geometry.window(), 2, 0, len(w), scratch(geometry, 25, panels), IDENTITY, 0, 0)
+    expected = reference(geometry, x, w, 2) + residual
+    np.testing.assert_allclose(y, expected, atol=3e-6 * np.abs(expected).max())
+
+
 def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) -> None:
     geometry = Geometry((3, 4), (41, 37), pads=(20, 18, 20, 18))  # 1517 taps of each channel
     x = rng.normal(size=(1, 2, 3, 4)).astype(np.float32)
@@ -198,29 +214,39 @@ def test_a_kernel_that_is_far_larger_than_its_input(rng: np.random.Generator) ->
 
 
 @pytest.mark.parametrize("each", [False, True])
-@pytest.mark.parametrize("extents", [(1, 1), (2, 10), (7, 7), (4, 12), (13, 5)], ids=str)
+@pytest.mark.parametrize("extents", [(1, 1), (2, 10), (7, 7), (4, 12), (13, 5), (3, 4, 5)], ids=str)
 @pytest.mark.parametrize(("groups", "channels"), [(1, 9), (3, 5), (1, CONV_DEPTH + 40)])
 def test_a_scaled_input(
-    rng: np.random.Generator, groups: int, channels: int, extents: tuple[int, int], each: bool
+    rng: np.random.Generator, groups: int, channels: int, extents: tuple[int, ...], each: bool
 ) -> None:
-    geometry = Geometry(extents, (1, 1))
+    ones = (1,) * len(extents)
+    geometry = Geometry(extents, ones)
     x = rng.normal(size=(2, groups * channels, *extents)).astype(np.float32)
-    w = rng.normal(size=(groups * 17, channels, 1, 1)).astype(np.float32)
+    w = rng.normal(size=(groups * 17, channels, *ones)).astype(np.float32)
     scale = rng.normal(size=(2, groups * channels) if each else groups * channels).astype(np.float32)
     shift = rng.normal(size=groups * channels).astype(np.float32)
     columns, y = scratch(geometry, channels, 2), np.full((2, groups * 17, *extents), 7, np.float32)
     for added, low, high in ((shift, -0.5, 1.5), (None, -np.inf, np.inf)):
-        inputs = x * scale[..., None, None] + (0 if added is None else added[:, None, None])
+        inputs = x * scale.reshape(*scale.shape, *ones) + (0 if added is None else added.reshape(-1, *ones))
         expected = reference(geometry, inputs.clip(low, high).astype(np.float32), w, groups)
         scaling = {"scale": scale, "shift": added, "low": low, "high": high}
         conv(x, w, None, None, y, geometry.window(), groups, 0, len(w), columns, IDENTITY, 0, 0, **scaling)
         np.testing.assert_allclose(y, expected, atol=6e-6 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("kwargs", [{"kernel": (3, 3), "pads": (1, 1, 1, 1)}, {"kernel": (1, 1), "strides": (2, 2)}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"kernel": (3, 3), "pads": (1, 1, 1, 1)},
+        {"kernel": (1, 1), "strides": (2, 2)},
+        {"kernel": (3, 1, 1), "pads": (1, 0, 0, 1, 0, 0)},
+        {"kernel": (1, 1, 1), "strides": (2, 1, 1)},
+    ],
+)
 def test_a_scale_with_other_windows_than_1x1(kwargs: Any) -> None:
-    geometry = Geometry((5, 5), **kwargs)
-    x, w, y = np.ones((1, 3, 5, 5), "f"), np.ones((4, 3, *geometry.kernel), "f"), np.ones((1, 4, *geometry.output), "f")
+    geometry = Geometry((5,) * len(kwargs["kernel"]), **kwargs)
+    x, y = np.ones((1, 3, *geometry.input), "f"), np.ones((1, 4, *geometry.output), "f")
+    w = np.ones((4, 3, *geometry.kernel), "f")
     scale = np.ones(3, "f")
     with pytest.raises(ValueError, match="a scale needs a window of 1 x 1"):
         conv(x, w, None, None, y, geometry.window(), 1, 0, 4, scratch(geometry, 3, 2), IDENTITY, 0, 0, scale=scale)

@@ -123,6 +123,9 @@ def test_nan_reaches_the_tiles_that_read_it_and_no_others(
         (1, 2**20, 512, Geometry((56, 56), (3, 3), pads=(1, 1, 1, 1))),
         (0, 64, 64, Geometry((56, 56), (3, 3), pads=(1, 1, 1, 1))),
         (1, 0, 64, Geometry((56, 56), (3, 3), pads=(1, 1, 1, 1))),
+        (1, 64, 64, Geometry((2, 56, 56), (1, 3, 3), pads=(0, 1, 1, 0, 1, 1))),
+        (1, 64, 64, Geometry((1, 56, 56), (3, 3, 3), pads=(1,) * 6)),
+        (1, 64, 64, Geometry((1, 56, 56), (1, 3, 3), (2, 1, 1), pads=(1,) * 6)),
     ],
     ids=str,
 )

@@ -68,6 +68,8 @@ BATCHWISE: dict[str, Case] = {
     "ArgMax": ("ArgMax", [(4, 3, 2)], [], {"axis": 1, "keepdims": 0}),
     "InstanceNormalization": ("InstanceNormalization", [(4, 3, 2), (3,), (3,)], [1, 2], {}),
     "LayerNormalization": ("LayerNormalization", [(4, 3, 2), (2,), (2,)], [1, 2], {}),
+    "Conv of volumes": ("Conv", [(4, 3, 2, 3, 5), (2, 3, 1, 2, 3)], [1], {}),
+    "AveragePool of volumes": ("AveragePool", [(4, 3, 2, 3, 5)], [], {"kernel_shape": (2, 2, 1)}),
     "LpPool": ("LpPool", [(4, 3, 5)], [], {"kernel_shape": (2,)}),
     "GlobalLpPool": ("GlobalLpPool", [(4, 3, 5)], [], {}),
     "Gather": ("Gather", [(4, 3, 2)], [], {"axis": 1, "indices": (2, 0)}),

@@ -39,6 +39,24 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "1-D SAME_UPPER": ((1, 4, 19), (6, 4, 4), {"auto_pad": "SAME_UPPER"}),
     "1-D depthwise": ((2, 4, 19), (4, 1, 5), {"group": 4, "pads": (2, 2)}),
     "1-D pointwise": ((2, 4, 19), (6, 4, 1), {}),
+    "3-D": ((2, 3, 5, 7, 9), (8, 3, 3, 3, 3), {"pads": (1,) * 6}),
+    "3-D asymmetric pads": ((1, 2, 4, 7, 8), (5, 2, 3, 3, 4), {"pads": (0, 2, 1, 2, 3, 1)}),
+    "3-D strides": ((2, 3, 9, 13, 10), (4, 3, 3, 3, 2), {"strides": (2, 2, 3)}),
+    "3-D dilations": ((1, 3, 7, 13, 15), (4, 3, 2, 3, 2), {"dilations": (3, 2, 4), "pads": (1, 1, 0, 0, 1, 0)}),
+    "3-D SAME_UPPER": ((1, 3, 5, 10, 13), (4, 3, 2, 3, 4), {"auto_pad": "SAME_UPPER", "strides": (1, 2, 2)}),
+    "3-D SAME_LOWER": ((1, 3, 5, 10, 13), (4, 3, 2, 3, 4), {"auto_pad": "SAME_LOWER", "strides": (2, 2, 2)}),
+    "3-D VALID": ((1, 3, 5, 10, 13), (4, 3, 2, 3, 4), {"auto_pad": "VALID", "strides": (1, 1, 2)}),
+    "3-D pointwise": ((2, 6, 3, 5, 7), (9, 6, 1, 1, 1), {}),
+    "3-D pointwise strided": ((2, 6, 4, 5, 7), (9, 6, 1, 1, 1), {"strides": (2, 1, 2)}),
+    "3-D along the depth": ((1, 6, 7, 5, 4), (9, 6, 3, 1, 1), {"pads": (1, 0, 0, 1, 0, 0)}),
+    "3-D in planes": ((1, 6, 4, 9, 8), (9, 6, 1, 3, 3), {"pads": (0, 1, 1, 0, 1, 1)}),
+    "3-D groups": ((2, 6, 4, 8, 7), (9, 2, 3, 3, 3), {"group": 3, "pads": (1,) * 6}),
+    "3-D depthwise": ((2, 5, 4, 9, 8), (5, 1, 3, 3, 3), {"group": 5, "pads": (1,) * 6}),
+    "3-D depthwise in planes": ((1, 5, 4, 9, 8), (5, 1, 1, 3, 3), {"group": 5, "pads": (0, 1, 1, 0, 1, 1)}),
+    "3-D depthwise strided": ((2, 3, 6, 9, 8), (6, 1, 3, 3, 3), {"group": 3, "strides": (2, 2, 2), "pads": (1,) * 6}),
+    "3-D window is the input": ((3, 4, 2, 3, 4), (9, 4, 2, 3, 4), {}),
+    "3-D one plane": ((1, 16, 1, 24, 24), (16, 16, 1, 3, 3), {"pads": (0, 1, 1, 0, 1, 1)}),
+    "3-D many blocks of columns": ((1, 24, 9, 20, 31), (6, 24, 3, 3, 3), {"pads": (1,) * 6}),
     "many blocks of columns": ((2, 64, 40, 31), (6, 64, 3, 3), {"pads": (1, 1, 1, 1)}),
     "many blocks of columns in groups": ((1, 96, 70, 64), (6, 48, 3, 3), {"pads": (1, 1, 1, 1), "group": 2}),
 }
@@ -76,6 +94,13 @@ def test_a_fourth_input_is_added(case: Any) -> None:
         assert_close(actual, np.maximum(run("Conv", [x, w], [1], attrs=attrs)[0] + residual, 0))
 
 
+def test_taps_as_far_apart_as_they_may_be() -> None:
+    """Only the tap in the middle lies in the input."""
+    x, w, far = random(2, 2, 2, 3, 4), random(3, 2, 3, 3, 3, seed=1), 2**30 - 1
+    found = run("Conv", [x, w], [1], attrs={"pads": (far,) * 6, "dilations": (far,) * 3})[0]
+    assert_close(found, np.einsum("ncdhw,oc->nodhw", x, w[:, :, 1, 1, 1]))
+
+
 def test_a_fourth_input_may_be_left_out() -> None:
     x, w = random(2, 3, 5, 5), random(4, 3, 3, 3, seed=1)
     expected = run("Conv", [x, w], [1])[0]
@@ -94,6 +119,8 @@ def test_scratch_is_bounded() -> None:
     assert huge.scratch < 3 << 20
     long = lowered_for("Conv", [(1, 2**16, 20, 20), (8, 2**16, 3, 3)], [1])
     assert long.scratch < 3 << 20
+    volumes = lowered_for("Conv", [(1, 64, 200, 200, 200), (64, 64, 3, 3, 3), (64,)], [1, 2])
+    assert volumes.scratch < 3 << 20
 
 
 @pytest.fixture

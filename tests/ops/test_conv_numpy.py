@@ -41,7 +41,7 @@ def test_tiles_of_any_blocks_agree_with_onnx(case: Any, block: None, monkeypatch
 
 
 @pytest.mark.parametrize("inplace", [None, 3])
-@pytest.mark.parametrize("name", ["3x3", "groups", "depthwise", "1x1", "1x1 in groups", "1-D"])
+@pytest.mark.parametrize("name", ["3x3", "groups", "depthwise", "1x1", "1x1 in groups", "1-D", "3-D", "3-D groups"])
 def test_a_residual_is_added(name: str, inplace: int | None, block: None) -> None:
     x_shape, w_shape, attrs = CASES[name]
     x, w, bias = random(*x_shape), random(*w_shape, seed=1), random(w_shape[0], seed=2)
@@ -68,3 +68,5 @@ def test_scratch_is_bounded() -> None:
     assert huge.scratch < 3 << 20
     long = lowered_for("Conv", [(1, 2**16, 20, 20), (8, 2**16, 3, 3)], [1])
     assert long.scratch < 3 << 20
+    volumes = lowered_for("Conv", [(1, 64, 200, 200, 200), (64, 64, 3, 3, 3), (64,)], [1, 2])
+    assert volumes.scratch < 3 << 20

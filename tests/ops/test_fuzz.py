@@ -31,7 +31,7 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
     def ints(count: int, low: int, high: int) -> tuple[int, ...]:
         return tuple(draw(st.integers(low, high)) for _ in range(count))
 
-    x = ints(draw(st.integers(3, 4) if op in ("Conv", "MaxPool", "AveragePool", "LpPool") else st.integers(1, 5)), 1, 6)
+    x = ints(draw(st.integers(3, 5) if op in ("Conv", "MaxPool", "AveragePool", "LpPool") else st.integers(1, 5)), 1, 6)
     rank, last = len(x), x[-1]
     axis = draw(st.integers(-rank, rank - 1))
     broadcast = tuple(draw(st.sampled_from([1, extent])) for extent in x[draw(st.integers(0, rank)) :])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ NONE = np.array([], np.float32)
         ((1, 1, 4, 4), (1, 1, 1, 9)),
         ((1, 3, 5), (1, 3, 8)),
         ((2, 2, 1, 1), (2, 2, 3, 3)),
+        ((1, 2, 3, 4, 2), (1, 2, 6, 3, 4)),
     ],
 )
 def test_resize(
@@ -66,14 +68,18 @@ def test_depth_to_space(mode: str | None) -> None:
     np.testing.assert_array_equal(run("DepthToSpace", [x], attrs=attrs | {"blocksize": (2, 2)})[0], expected)
 
 
-@pytest.mark.parametrize("blocks", [(2, 3), (1, 2), (3, 1)])
-def test_blocks_that_are_no_squares(blocks: tuple[int, int]) -> None:
-    x = random(2, 12, 3, 5)
-    found = run("DepthToSpace", [x], attrs={"blocksize": blocks, "mode": "CRD"})[0]
-    channels = 12 // (blocks[0] * blocks[1])
+@pytest.mark.parametrize("blocks", [(2, 3), (1, 2), (3, 1), (2, 1, 3), (2, 3, 2)])
+def test_blocks_that_are_no_squares(blocks: tuple[int, ...]) -> None:
+    extents = (3, 5, 2)[: len(blocks)]
+    x = random(2, 12, *extents)
+    attrs = {"blocksize": blocks, "mode": "CRD"}
+    found = run("DepthToSpace", [x], attrs=attrs)[0]
+    channels = 12 // math.prod(blocks)
     for at in np.ndindex(*blocks):
-        part = x.reshape(2, channels, *blocks, 3, 5)[:, :, at[0], at[1]]
-        np.testing.assert_array_equal(found[:, :, at[0] :: blocks[0], at[1] :: blocks[1]], part)
+        part = x.reshape(2, channels, *blocks, *extents)[:, :, *at]
+        steps = tuple(slice(first, None, step) for first, step in zip(at, blocks, strict=True))
+        np.testing.assert_array_equal(found[:, :, *steps], part)
+    np.testing.assert_array_equal(run("SpaceToDepth", [found], attrs=attrs)[0], x)
 
 
 @pytest.mark.parametrize("mode", [None, "DCR", "CRD"])
@@ -108,6 +114,9 @@ def test_space_to_depth_is_the_opposite(mode: str | None) -> None:
         ("DepthToSpace", (1, 6, 2, 2), {"blocksize": (2, 2)}),
         ("DepthToSpace", (1, 4, 2, 2), {"blocksize": (2, 2), "mode": "RDC"}),
         ("DepthToSpace", (1, 4), {"blocksize": ()}),
+        ("DepthToSpace", (1, 8, 2, 2, 2), {"blocksize": (2, 2)}),
+        ("SpaceToDepth", (1, 4, 2, 2, 3), {"blocksize": (2, 2, 2)}),
+        ("DepthToSpace", (1, 16, 2, 2, 2, 2), {"blocksize": (2, 2, 2, 2)}),
         ("SpaceToDepth", (1, 4, 2, 3), {"blocksize": (2, 2)}),
         ("SpaceToDepth", (1, 4, 2, 2), {"blocksize": (0, 2)}),
     ],

@@ -10,24 +10,30 @@
 #include "panel.h"
 #include "span.h"
 
-/* The inputs of a tap: output row o reads input row o * stride + down, output column o input column o * stride + right.
- */
+/* The inputs of a tap: output row o reads input row o * stride + down, output column o column o * stride + right, and
+ * output plane o plane o * stride + back. */
 typedef struct {
-    int64_t down, right;
-    span rows, cols; /* the outputs whose input is not padding */
+    int64_t down, right, back;
+    span rows, cols, planes; /* the outputs whose input is not padding */
 } tap_place;
 
 V tap_place place_of(const srt_window *w, int64_t tap) {
-    int64_t down = tap / w->kernel[1] * w->dilation[0] - w->before[0];
-    int64_t right = tap % w->kernel[1] * w->dilation[1] - w->before[1];
-    return (tap_place){down, right, valid_outputs(down, w->stride[0], w->input[0], w->output[0]),
-                       valid_outputs(right, w->stride[1], w->input[1], w->output[1])};
+    const int64_t row = tap / w->kernel[1], depth = w->kernel[2] > 1 ? row / w->kernel[0] : 0;
+    const int64_t down = (row - depth * w->kernel[0]) * w->dilation[0] - w->before[0];
+    const int64_t right = tap % w->kernel[1] * w->dilation[1] - w->before[1];
+    const int64_t back = depth * w->dilation[2] - w->before[2];
+    return (tap_place){down,
+                       right,
+                       back,
+                       valid_outputs(down, w->stride[0], w->input[0], w->output[0]),
+                       valid_outputs(right, w->stride[1], w->input[1], w->output[1]),
+                       valid_outputs(back, w->stride[2], w->input[2], w->output[2])};
 }
 
-/* Lanes of a vector of columns whose inputs lie one step apart in a plane: those of one output row, or all lanes if the
+/* Lanes of a vector of columns whose inputs lie one step apart in memory: those of one output row, or all lanes if the
  * next row's inputs continue with the same step. */
 typedef struct {
-    int64_t from;       /* the element of the plane at lane 0, which may be outside */
+    int64_t from;       /* the element of the volume at lane 0, which may be outside */
     uint32_t inside;    /* lanes that are read; the others are padding, or belong to another piece */
     uint32_t low, high; /* with stride 2: the masks of load_even_mask */
 } column_piece;
@@ -45,25 +51,28 @@ V column_piece piece_of(int64_t from, int64_t first, int64_t last) {
                           bits(2 * first - VL + 1, 2 * last - VL)};
 }
 
-/* Lanes lane..lane + n of one vector of a panel: output positions of one row, the first at (row, col). */
+/* Lanes lane..lane + n of one vector of a panel: output positions of one row, the first at (plane, row, col). */
 typedef struct {
     int32_t vector, lane, n;
-    int64_t row, col;
-    column_piece all; /* the elements that they read for a tap at (0, 0), as if no input were padding */
+    int64_t plane, row, col;
+    column_piece all; /* the elements that they read for a tap at (0, 0, 0), as if no input were padding */
 } run;
 
 /* Sets runs to those of the columns at..at + n, counted row by row, and returns their number. n <= WIDEST. */
 V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
-    int64_t row = at / w->output[1], col = at - row * w->output[1];
+    int64_t row = at / w->output[1], col = at - row * w->output[1], plane = 0;
+    if (w->output[2] > 1) plane = row / w->output[0], row -= plane * w->output[0];
     int count = 0;
     for (int64_t to = 0, length; to < n; to += length) {
         const int64_t lane = to % VL;
         length = smaller(smaller(w->output[1] - col, n - to), VL - lane);
-        const int64_t from = row * w->stride[0] * w->input[1] + (col - lane) * w->stride[1];
-        runs[count++] =
-            (run){(int32_t)(to / VL), (int32_t)lane, (int32_t)length, row, col, piece_of(from, lane, lane + length)};
+        const int64_t line = plane * w->stride[2] * w->input[0] + row * w->stride[0]; /* of all planes */
+        const int64_t from = line * w->input[1] + (col - lane) * w->stride[1];
+        const column_piece all = piece_of(from, lane, lane + length);
+        runs[count++] = (run){(int32_t)(to / VL), (int32_t)lane, (int32_t)length, plane, row, col, all};
         col += length;
         if (col == w->output[1]) row++, col = 0;
+        if (row == w->output[0]) plane++, row = 0;
     }
     return count;
 }
@@ -82,9 +91,10 @@ typedef struct {
 } place_table;
 
 /* Sets *piece to the lanes of a run whose input is not padding for a tap. False: there are none. moved: elements
- * from the inputs of a tap at (0, 0) to those of this tap. */
+ * from the inputs of a tap at (0, 0, 0) to those of this tap. */
 V bool inside_piece(const tap_place *tap, const run *r, int64_t moved, column_piece *piece) {
     if (r->row < tap->rows.first || r->row >= tap->rows.last) return false;
+    if (r->plane < tap->planes.first || r->plane >= tap->planes.last) return false;
     *piece = r->all;
     piece->from += moved;
     if (r->col >= tap->cols.first && r->col + r->n <= tap->cols.last) return true;
@@ -97,11 +107,13 @@ V bool inside_piece(const tap_place *tap, const run *r, int64_t moved, column_pi
 
 /* Finds the place of a tap for the panel of some runs. Its pieces begin at pieces[used]; returns the index behind them.
  */
-V int32_t find_place(const tap_place *tap, int64_t width, const run *runs, int count, place *to, column_piece *pieces,
-                     int32_t used) {
-    const bool any = tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last;
-    const int64_t moved = any ? tap->down * width + tap->right : 0; /* it may overflow if no output is inside */
-    int vector = 0;                                                 /* the one whose pieces are being found */
+V int32_t find_place(const srt_window *w, const tap_place *tap, const run *runs, int count, place *to,
+                     column_piece *pieces, int32_t used) {
+    const bool any =
+        tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last && tap->planes.first < tap->planes.last;
+    int64_t moved = 0; /* it may overflow if no output is inside */
+    if (any) moved = (tap->back * w->input[0] + tap->down) * w->input[1] + tap->right;
+    int vector = 0; /* the one whose pieces are being found */
     to->begin[0] = used;
     for (int k = 0; any && k < count; k++) {
         for (; vector < runs[k].vector; vector++) to->begin[vector + 1] = used;
@@ -125,8 +137,7 @@ FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, i
     for (int64_t j = 0; j < panels; j++, at += PANEL) {
         run runs[WIDEST];
         const int parts = runs_of(w, at, panel_of(end - at), runs);
-        for (int64_t i = 0; i < count; i++, to++)
-            used = find_place(&taps[i], w->input[1], runs, parts, to, table->pieces, used);
+        for (int64_t i = 0; i < count; i++, to++) used = find_place(w, &taps[i], runs, parts, to, table->pieces, used);
     }
 }
 
@@ -136,7 +147,7 @@ V void copy_lanes(const float *from, int64_t stride, uint32_t inside, float *y) 
         if (inside >> lane & 1) y[lane] = from[lane * stride];
 }
 
-/* Lays out `count` taps of one panel for one channel. x: the channel's plane; y: (count, vectors * VL). */
+/* Lays out `count` taps of one panel for one channel. x: the channel's volume; y: (count, vectors * VL). */
 V void fill_taps(const int vectors, const int64_t stride, const place_table *table, const place *at, int64_t count,
                  const float *x, float *y) {
     const vf zero = splat(0.0f);
@@ -180,9 +191,9 @@ V void fill_places(int64_t vectors, int64_t stride, const place_table *table, co
 }
 
 /* The elements of a plane, in whole rows, that some taps read for the columns at..at + n. Empty if windows leave out
- * rows. */
+ * rows, and for volumes: the rows of several planes lie apart. */
 V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
-    if (w->stride[0] > w->kernel[0]) return (span){0, 0};
+    if (w->stride[0] > w->kernel[0] || w->input[2] > 1 || w->output[2] > 1) return (span){0, 0};
     const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
     span rows = {w->input[0], 0};
     for (int64_t i = 0; i < count; i++) {
@@ -201,12 +212,12 @@ V int64_t fetch_plane(const float *plane, int64_t from, int64_t to) {
     return from;
 }
 
-/* Lays out rows first..last of the panels of columns at..at + n. x: the planes of all channels; out: panel after panel,
+/* Lays out rows first..last of the panels of columns at..at + n. x: all channels; out: panel after panel,
  * each (last - first, PANEL), the last as wide as its vectors. Columns behind the last are zeros. Panels of the same
  * channel are filled in order, because their inputs are neighbours. */
 FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, int64_t first, int64_t last,
                     float *out) {
-    const int64_t taps = w->kernel[0] * w->kernel[1], plane = w->input[0] * w->input[1];
+    const int64_t taps = srt_volume(w->kernel), volume = srt_volume(w->input);
     const int64_t panels = panels_of(n), depth = last - first;
     if (depth == 0) return;                                     /* without channels there may be any number of taps */
     place_table table;                                          /* large: only the places in use are set */
@@ -230,10 +241,10 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
                 int64_t ahead = read.first; /* in the plane of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
                     const int64_t to = read.first + (j + 1 - panel) * (read.last - read.first) / count;
-                    ahead = row + taps < last ? fetch_plane(x + (channel + 1) * plane, ahead, to) : ahead;
+                    ahead = row + taps < last ? fetch_plane(x + (channel + 1) * volume, ahead, to) : ahead;
                     const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
                     fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,
-                                x + channel * plane, out + j * depth * PANEL + (row + begin - first) * vectors * VL);
+                                x + channel * volume, out + j * depth * PANEL + (row + begin - first) * vectors * VL);
                 }
             }
         }

@@ -87,7 +87,7 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
 
 /* Whether rows of the matrix of columns are channels of the input, so that they need not be laid out. */
 V bool conv_is_pointwise(const srt_window *w) {
-    for (int axis = 0; axis < 2; axis++)
+    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
         if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
             return false;
     return true;
@@ -119,7 +119,7 @@ V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across,
 /* Adds the two parts of the sums up: rows begin..end of y, columns at..at + n. */
 V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int64_t n) {
     const srt_convolution *c = &job->of;
-    const int64_t positions = c->window->output[0] * c->window->output[1];
+    const int64_t positions = srt_volume(c->window->output);
     const vf low = splat(c->act->low), high = splat(c->act->high), zero = splat(0.0f);
     for (int64_t row = begin; row < end; row++) {
         float *y = c->y + row * positions + at;
@@ -140,14 +140,14 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                    int64_t part, int64_t parts, bool ready, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
-    const int64_t positions = w->output[0] * w->output[1];
+    const int64_t positions = srt_volume(w->output);
     const int64_t n = at / job->width + 1 == job->blocks ? positions - at : job->width;
     const int64_t from = group * c->outputs > c->first ? group * c->outputs : c->first;
     const int64_t rows = smaller((group + 1) * c->outputs, c->last) - from;
     const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
     const int64_t channels =
         sample * c->groups * c->channels + group * c->channels; /* channels of x before the group's */
-    const float *x = c->x + channels * w->input[0] * w->input[1];
+    const float *x = c->x + channels * srt_volume(w->input);
     const float *scale = c->scale ? c->scale + (c->each ? channels : group * c->channels) : NULL;
     const float *shift = c->shift ? c->shift + group * c->channels : NULL;
     const int64_t place = sample * c->groups * c->outputs * positions + at;

@@ -1,4 +1,5 @@
-/* depthwise.h - convolution of one plane with one square window. Each input is read once, for all its outputs.
+/* depthwise.h - convolution of one channel with one window. With a square window each input is read once, for all its
+ * outputs.
  *
  * A strip of columns is computed from top to bottom. The sums of all outputs that read an input row are in registers;
  * with stride 1 there are as many as the window has rows. If a plane is at most half a vector wide, channels lie across
@@ -112,10 +113,10 @@ enum { SMALL_PLANE = 64, SMALL_PADDED = (SMALL_PLANE + ROWS_MOST - 1) * ROWS_MOS
 /* Planes whose rows would leave half of the lanes of a vector empty, with outputs of the same size, and without padding
  * that no window reads. Channels lie across the lanes instead. */
 V bool is_small(const srt_window *w) {
-    for (int axis = 0; axis < 2; axis++)
+    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
         if (w->stride[axis] != 1 || w->output[axis] != w->input[axis] || w->before[axis] >= w->kernel[axis])
             return false;
-    return 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
+    return w->input[2] == 1 && 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
 }
 
 /* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats. Lanes from n on are zero. */
@@ -178,8 +179,9 @@ FN void small_planes(const window_plane *p, const float *biases, int64_t n, floa
 
 typedef void depthwise_plane(const window_plane *p);
 
-/* The loop for a window; NULL if the window has no loop of its own. */
+/* The loop for a window; NULL if the window has no loop of its own. The loops read one input plane. */
 V depthwise_plane *roll_for(const srt_window *w) {
+    if (w->kernel[2] != 1 || w->before[2] != 0 || w->after[2] != 0) return NULL;
     for (int axis = 0; axis < 2; axis++)
         if (w->dilation[axis] != 1 || w->stride[axis] != w->stride[0] || w->kernel[axis] != w->kernel[0]) return NULL;
     const bool once = w->stride[0] == 1;
@@ -200,14 +202,14 @@ FN void any_plane(const window_plane *p) {
     window_rows(p, DEPTHWISE);
 }
 
-/* The plane of output channel `channel` of a sample. */
+/* The first plane of output channel `channel` of a sample, if it reads the first input plane. */
 V window_plane plane_at(const window_job *job, int64_t sample, int64_t channel) {
     const srt_window *w = job->window;
-    const int64_t plane = sample * job->channels_in_total + channel;
+    const int64_t volume = sample * job->channels_in_total + channel;
     return (window_plane){
-        .x = job->x + (job->multiplier == 1 ? plane : plane / job->multiplier) * w->input[0] * w->input[1],
-        .y = job->y + plane * w->output[0] * w->output[1],
-        .weights = job->w + channel * w->kernel[0] * w->kernel[1],
+        .x = job->x + (job->multiplier == 1 ? volume : volume / job->multiplier) * srt_volume(w->input),
+        .y = job->y + volume * srt_volume(w->output),
+        .weights = job->w + channel * srt_volume(w->kernel),
         .bias = job->bias ? job->bias[channel] : 0.0f,
         .window = w,
         .last = w->output[0],
@@ -224,8 +226,8 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     float padded[SMALL_PADDED * VL];
     const int64_t wide = w->output[1] + w->kernel[1] - 1, high = w->output[0] + w->kernel[0] - 1;
     if (small) memset(padded, 0, sizeof *padded * (size_t)(high * wide * VL));
-    const int64_t samples = job->planes / job->span;
-    int64_t band = first / job->planes, place = first % job->planes;
+    const int64_t samples = job->volumes / job->span;
+    int64_t band = first / job->volumes, place = first % job->volumes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
     for (int64_t n; first < last; first += n) {
         window_plane p = plane_at(job, sample, channel);
@@ -234,14 +236,17 @@ FN void depthwise(const void *arguments, int64_t first, int64_t last) {
             n = smaller(smaller(VL, last - first), job->first + job->span - channel);
             p.last = band == 0 ? w->output[0] : 0;
             if (band == 0) small_planes(&p, job->bias ? job->bias + channel : NULL, n, padded);
+            if (job->act->separate) activate(p.y, p.y, n * p.last * w->output[1], job->act);
         } else {
+            const window_plane channel_of = p;
             p.first = band * w->output[0] / job->bands;
             p.last = (band + 1) * w->output[0] / job->bands;
-            plane_of(&p);
-        }
-        if (job->act->separate) {
-            float *y = p.y + p.first * w->output[1];
-            activate(y, y, n * (p.last - p.first) * w->output[1], job->act);
+            for (int64_t depth = 0; depth < w->output[2]; depth++) {
+                plane_at_depth(&p, channel_of.x, channel_of.y, channel_of.weights, depth);
+                plane_of(&p);
+                float *y = p.y + p.first * w->output[1];
+                if (job->act->separate) activate(y, y, (p.last - p.first) * w->output[1], job->act);
+            }
         }
         /* the next unit, without divisions: they would take as long as a small plane */
         channel += n;

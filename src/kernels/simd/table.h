@@ -90,10 +90,10 @@ typedef struct { /* a unit is a share of the output channels of one group, in a 
     int64_t few;                  /* 4 or 8, and at least the number of tiles; 0 if there are more tiles */
 } winograd_job;
 
-typedef struct { /* a unit is a band of output rows of a plane: the first bands of all planes come first */
+typedef struct { /* a unit is a band of rows of a volume's output planes: the first bands of all volumes come first */
     const float *x, *w, *bias;
     float *y;
-    int64_t bands, planes;
+    int64_t bands, volumes;
     int64_t multiplier;
     int64_t first, span;       /* output channels first..first + span of each sample */
     int64_t channels_in_total; /* output channels of a sample */

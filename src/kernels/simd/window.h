@@ -1,8 +1,8 @@
-/* window.h - a window that slides over planes: depthwise convolution, max and average pooling.
+/* window.h - a window that slides over volumes: depthwise convolution, max and average pooling.
  *
  * Neighbouring outputs of a row are computed together, a vector at a time. Each tap of the kernel adds the vector of
  * inputs at its distance. Lanes in the padding are masked, so that borders need no code of their own. Masks depend on
- * the columns only, and are made once for all rows.
+ * the columns only, and are made once for all rows. The planes of a volume are computed one after the other.
  */
 #ifndef STREAMRT_WINDOW_H
 #define STREAMRT_WINDOW_H
@@ -30,15 +30,18 @@ typedef struct {
     vmask low, high;
 } window_tap;
 
+/* An output plane. Its window has `deep` planes that lie in the input. */
 typedef struct {
-    const float *x;       /* (h, w): the input plane */
+    const float *x;       /* the first of the input planes (h, w) that it reads; the next are `apart` elements apart */
     float *y;             /* (oh, ow): the output plane */
-    const float *weights; /* (kh, kw), depthwise only */
+    const float *weights; /* (deep, kh, kw), depthwise only */
     float bias;
     const srt_window *window;
     int64_t first, last; /* output rows */
-    vf low, high;        /* clamp */
+    int64_t deep, apart;
+    vf low, high; /* clamp */
     bool count_padding;
+    float counted; /* for average pooling: planes of the window that count */
 } window_plane;
 
 /* The taps of the window at output o whose inputs lie in `from`..`to`. */
@@ -51,6 +54,19 @@ V int64_t window_count(const srt_window *w, int axis, int64_t o, bool count_padd
     span s = count_padding ? window_taps_inside(w, axis, o, -w->before[axis], w->input[axis] + w->after[axis])
                            : window_taps_inside(w, axis, o, 0, w->input[axis]);
     return s.last - s.first;
+}
+
+/* Makes p the output plane at `depth` of a volume. x, y: the volumes; weights (kd, kh, kw), depthwise only. */
+V void plane_at_depth(window_plane *p, const float *x, float *y, const float *weights, int64_t depth) {
+    const srt_window *w = p->window;
+    const int64_t plane = w->input[0] * w->input[1];
+    const span taps = window_taps_inside(w, 2, depth, 0, w->input[2]);
+    p->y = y + depth * w->output[0] * w->output[1];
+    p->deep = taps.last - taps.first;
+    if (p->deep == 0) return;
+    p->x = x + (depth * w->stride[2] - w->before[2] + taps.first * w->dilation[2]) * plane;
+    p->apart = p->deep > 1 ? w->dilation[2] * plane : 0; /* it may overflow if no second plane is inside */
+    if (weights) p->weights = weights + taps.first * w->kernel[0] * w->kernel[1];
 }
 
 V vf read_tap(const float *row, const window_tap *tap, window_access access, int64_t stride, int64_t width, vf fill) {
@@ -103,24 +119,26 @@ V void strip_rows(const window_plane *p, const window_strip *strip, window_kind 
         span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
         int64_t top = o * w->stride[0] - w->before[0];
         vf total = kind == DEPTHWISE ? splat(p->bias) : fill;
-        for (int64_t i = rows.first; i < rows.last; i++) {
-            const float *row = p->x + (top + i * w->dilation[0]) * w->input[1];
-            const float *weights = kind == DEPTHWISE ? p->weights + i * w->kernel[1] + strip->cols.first : NULL;
-            vf line = fill; /* for average pooling: a sum of short sums rounds less than one long sum */
-            for (int64_t j = 0; j < count; j++) {
-                vf v = strip_tap(p, strip, access, row, j, fill);
-                if (kind == DEPTHWISE)
-                    total = muladd(v, splat(weights[j]), total);
-                else if (kind == MAX_POOL)
-                    total = max_nan(total, v);
-                else
-                    line += v;
+        for (int64_t depth = 0; depth < p->deep; depth++)
+            for (int64_t i = rows.first; i < rows.last; i++) {
+                const float *row = p->x + depth * p->apart + (top + i * w->dilation[0]) * w->input[1];
+                const int64_t tap = (depth * w->kernel[0] + i) * w->kernel[1] + strip->cols.first;
+                const float *weights = kind == DEPTHWISE ? p->weights + tap : NULL;
+                vf line = fill; /* for average pooling: a sum of short sums rounds less than one long sum */
+                for (int64_t j = 0; j < count; j++) {
+                    vf v = strip_tap(p, strip, access, row, j, fill);
+                    if (kind == DEPTHWISE)
+                        total = muladd(v, splat(weights[j]), total);
+                    else if (kind == MAX_POOL)
+                        total = max_nan(total, v);
+                    else
+                        line += v;
+                }
+                if (kind == AVERAGE_POOL) total += line;
             }
-            if (kind == AVERAGE_POOL) total += line;
-        }
         if (kind == AVERAGE_POOL) {
-            float height = (float)window_count(w, 0, o, p->count_padding);
-            total = total / vmax(splat(1.0f), strip->counts * height);
+            const float height = (float)window_count(w, 0, o, p->count_padding);
+            total = total / vmax(splat(1.0f), strip->counts * (height * p->counted));
         }
         strip_store(p, strip, o, kind == DEPTHWISE ? clamp(total, p->low, p->high) : total);
     }
@@ -189,16 +207,19 @@ V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) 
     row_inside(k, 2, at, width, inside);
     for (int64_t o = p->first; o < p->last; o++) {
         const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
-        const float *row = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * width + at;
+        const float *top = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * width + at;
         vf v[ROWS_MOST], q[ROWS_MOST];
 #pragma GCC unroll 8
         for (int j = 0; j < k; j++) v[j] = nothing;
-        for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * width)
+        for (int64_t depth = 0; depth < p->deep; depth++) {
+            const float *row = top + depth * p->apart;
+            for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * width)
 #pragma GCC unroll 8
-            for (int j = 0; j < k; j++) {
-                const float *from = row + row_vector(2, j);
-                v[j] = max_nan(v[j], whole ? load(from) : load_mask(from, inside[j], nothing));
-            }
+                for (int j = 0; j < k; j++) {
+                    const float *from = row + row_vector(2, j);
+                    v[j] = max_nan(v[j], whole ? load(from) : load_mask(from, inside[j], nothing));
+                }
+        }
         row_columns(k, 2, v, q);
 #pragma GCC unroll 8
         for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
@@ -222,21 +243,24 @@ FN void max_plane(const window_plane *p) {
 
 V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
     const srt_window *w = job->window;
-    const int64_t input = w->input[0] * w->input[1], output = w->output[0] * w->output[1];
+    const int64_t input = srt_volume(w->input), output = srt_volume(w->output);
     for (; first < last; first++) {
-        const int64_t band = first / job->planes, plane = first % job->planes;
+        const int64_t band = first / job->volumes, volume = first % job->volumes;
         window_plane p = {
-            .x = job->x + plane * input,
-            .y = job->y + plane * output,
+            .x = job->x + volume * input,
             .window = w,
             .first = band * w->output[0] / job->bands,
             .last = (band + 1) * w->output[0] / job->bands,
             .count_padding = job->count_padding,
         };
-        if (kind == MAX_POOL)
-            max_plane(&p);
-        else
-            window_rows(&p, kind);
+        for (int64_t depth = 0; depth < w->output[2]; depth++) {
+            plane_at_depth(&p, job->x + volume * input, job->y + volume * output, NULL, depth);
+            p.counted = (float)window_count(w, 2, depth, job->count_padding);
+            if (kind == MAX_POOL)
+                max_plane(&p);
+            else
+                window_rows(&p, kind);
+        }
     }
 }
 
