@@ -38,6 +38,15 @@ TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
     "output_shape, smaller": ((1, 2, 3, 3), (2, 3, 3, 3), {"strides": [3, 2], "output_shape": [7, 6]}),
     "output_shape": ((1, 2, 3, 3), (2, 3, 3, 3), {"strides": [3, 2], "output_shape": [10, 8]}),
     "1-D": ((2, 3, 7), (3, 4, 4), {"strides": [3], "pads": [1, 2], "output_padding": [1]}),
+    "3-D": ((2, 3, 2, 3, 4), (3, 2, 2, 2, 2), {"strides": [2, 2, 2]}),
+    "3-D, strides that differ": (
+        (1, 4, 3, 2, 3),
+        (4, 2, 3, 4, 2),
+        {"strides": [2, 3, 1], "pads": [1, 0, 1, 0, 2, 0], "output_padding": [1, 2, 0], "group": 2},
+    ),
+    "3-D dilated": ((1, 2, 3, 3, 2), (2, 3, 2, 3, 2), {"strides": [1, 2, 2], "dilations": [2, 1, 3]}),
+    "3-D SAME_LOWER": ((1, 2, 3, 2, 3), (2, 2, 3, 3, 4), {"strides": [2, 1, 2], "auto_pad": "SAME_LOWER"}),
+    "3-D output_shape": ((1, 2, 2, 3, 3), (2, 2, 2, 3, 3), {"strides": [2, 3, 2], "output_shape": [4, 10, 6]}),
 }
 
 
@@ -158,7 +167,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"k": np.ones(4, np.float32)},
         "attribute 'antialias'",
     ),
-    "3-D": (node("ConvTranspose", ["x", "w"], ["y"]), {"w": random(3, 2, 2, 2, 2)}, "1-D and 2-D"),
+    "4-D": (node("ConvTranspose", ["x", "w"], ["y"]), {"w": random(3, 2, 2, 2, 2, 2)}, "1-D, 2-D and 3-D"),
     "computed weights": (node("ConvTranspose", ["x", "x"], ["y"]), {}, "is computed"),
     "group": (node("ConvTranspose", ["x", "w"], ["y"], group=2), {"w": random(3, 2, 2, 2)}, "attribute 'group'"),
 }

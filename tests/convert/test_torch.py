@@ -146,6 +146,31 @@ def test_a_decoder(tmp_path: Path) -> None:
     check(module, tmp_path)
 
 
+def test_layers_of_volumes(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv3d(3, 8, 3, stride=2, padding=1),
+        nn.InstanceNorm3d(8, affine=True),
+        nn.ReLU(),
+        nn.ConvTranspose3d(8, 6, 4, stride=(2, 1, 2), padding=1, output_padding=(0, 0, 1), groups=2),
+        nn.GroupNorm(3, 6),
+        nn.Upsample(scale_factor=(2, 1, 2), mode="nearest"),
+        nn.ConstantPad3d((1, 2, 0, 1, 2, 0), 0.5),
+        nn.Conv3d(6, 6, (3, 3, 2), groups=6),
+        nn.AvgPool3d((2, 3, 2), stride=2, padding=(0, 1, 1), ceil_mode=True, count_include_pad=False),
+        nn.BatchNorm3d(6),
+        nn.LPPool3d(2, (1, 2, 2)),
+        nn.Upsample(size=(7, 6, 9), mode="trilinear", align_corners=False),
+        nn.LayerNorm((6, 9)),
+        nn.Conv3d(6, 4, 1),
+        nn.MaxPool3d(3, stride=2, padding=1, dilation=(1, 2, 1)),
+        nn.AdaptiveMaxPool3d(1),
+    )
+    module[9].running_mean.normal_()
+    module[9].running_var.uniform_(0.5, 1.5)
+    pack(module, tmp_path, torch.randn(1, 3, 6, 8, 10))
+    check(module, tmp_path)
+
+
 @pytest.mark.parametrize("module", [nn.Softplus(2, 1), nn.Softshrink(), nn.Hardshrink(), nn.Threshold(0.1, 20)])
 def test_piecewise_activations(module: Any, tmp_path: Path) -> None:
     pack(module, tmp_path, torch.randn(2, 3, 5))
@@ -217,10 +242,15 @@ def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
+class Sampled(nn.Module):  # type: ignore[misc, name-defined]
+    def forward(self, x: Any, places: Any) -> Any:
+        columns = nn.functional.grid_sample(x, places).flatten(2)
+        return nn.functional.fold(columns, (4, 4), (2, 2), stride=2)
+
+
 def test_operators_without_a_conversion_are_listed(tmp_path: Path) -> None:
-    module = nn.Sequential(nn.ConvTranspose3d(3, 3, 2), nn.Softshrink(), nn.MaxPool3d(2))
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"ConvTranspose[\s\S]*MaxPool"):
-        pack(module, tmp_path, torch.randn(1, 3, 4, 4, 4))
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"GridSample[\s\S]*Col2Im"):
+        pack(Sampled(), tmp_path, (torch.randn(1, 12, 4, 4), torch.randn(1, 2, 2, 2)))
     assert not (tmp_path / "out").exists()
 
 

@@ -57,7 +57,8 @@ def test_everything_is_listed(tmp_path: Path) -> None:
 
 VALUES = {"s": random(3), "b": random(3), "m": random(3), "v": random(3) ** 2}
 CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "3-D convolution": (node("Conv", ["x", "w"], ["y"]), {"w": random(4, 3, 2, 2, 2)}, "1-D and 2-D"),
+    "4-D convolution": (node("Conv", ["x", "w"], ["y"]), {"w": random(4, 3, 2, 2, 2, 2)}, "1-D, 2-D and 3-D"),
+    "4-D pooling": (node("MaxPool", ["x"], ["y"], kernel_shape=[2] * 4), {}, "1-D, 2-D and 3-D"),
     "computed weights": (node("Conv", ["x", "x"], ["y"]), {}, "input 1 (W, 'x') is computed"),
     "kernel_shape": (
         node("Conv", ["x", "w"], ["y"], kernel_shape=[2, 2]),

@@ -38,7 +38,7 @@ def seeded(name: str) -> Any:
     is_segmentation = models.get_model_builder(name).__module__.startswith(models.segmentation.__name__)
     if is_segmentation:
         arguments |= {"weights_backbone": None}
-    model = _with_statistics(models.get_model(name, **arguments))
+    model = with_statistics(models.get_model(name, **arguments))
     return segmenter(model) if is_segmentation else model
 
 
@@ -63,17 +63,17 @@ def seeded_body(name: str) -> Any:
     from torchvision import models
 
     torch.manual_seed(0)
-    return _with_statistics(models.get_model(name, weights=None, weights_backbone=None).backbone)
+    return with_statistics(models.get_model(name, weights=None, weights_backbone=None).backbone)
 
 
-def _with_statistics(model: Any) -> Any:
+def with_statistics(model: Any) -> Any:
     """``model`` in evaluation mode, with random statistics instead of the 0 and 1 of an untrained network."""
     import torch
     from torchvision.ops import FrozenBatchNorm2d
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d | FrozenBatchNorm2d):
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d | FrozenBatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.75, 1.25)
                 module.weight.uniform_(0.75, 1.25)

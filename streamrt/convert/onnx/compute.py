@@ -103,11 +103,11 @@ def matmul(node: OnnxNode) -> None:
 
 @converts("Conv")
 def conv(node: OnnxNode) -> None:
-    """2-D and 1-D convolution with constant weights."""
+    """1-D, 2-D and 3-D convolution with constant weights."""
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
-    if spatial not in (1, 2):
-        raise node.problem(f"weights of shape {weight.shape}, expected 3 or 4 axes: only 1-D and 2-D convolutions")
+    if spatial not in (1, 2, 3):
+        raise node.problem(f"weights of shape {weight.shape}, expected 3 to 5 axes: only 1-D, 2-D and 3-D convolutions")
     attrs = _windows(node, spatial)
     attrs.update(group=node.int_("group", 1), kernel_shape=weight.shape[2:])
     if (given := node.ints("kernel_shape")) is not None and given != weight.shape[2:]:
@@ -142,8 +142,8 @@ def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
 def pooling(node: OnnxNode) -> None:
     """Pooling; with a window of one value it does nothing. MaxPool's optional output of indices is not supported."""
     kernel = node.ints("kernel_shape")
-    if kernel is None or len(kernel) not in (1, 2):
-        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
+    if kernel is None or len(kernel) not in (1, 2, 3):
+        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D, 2-D and 3-D pooling")
     attrs = _windows(node, len(kernel))
     attrs["kernel_shape"] = kernel
     if node.flag("ceil_mode"):
@@ -164,8 +164,8 @@ def pooling(node: OnnxNode) -> None:
 def lp_pool(node: OnnxNode) -> None:
     """The norm of each window."""
     kernel = node.ints("kernel_shape")
-    if kernel is None or len(kernel) not in (1, 2):
-        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D and 2-D pooling")
+    if kernel is None or len(kernel) not in (1, 2, 3):
+        raise node.attribute_problem("kernel_shape", f"is {kernel}: only 1-D, 2-D and 3-D pooling")
     attrs = _windows(node, len(kernel)) | {"kernel_shape": kernel, "p": node.int_("p", 2)}
     if node.flag("ceil_mode"):
         attrs["ceil_mode"] = 1

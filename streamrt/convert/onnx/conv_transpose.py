@@ -66,11 +66,11 @@ class _Axis:
 
 @converts("ConvTranspose")
 def conv_transpose(node: OnnxNode) -> None:
-    """2-D and 1-D transposed convolution with constant weights (input channels, output channels of a group, window)."""
+    """Transposed convolution with constant weights (input channels, output channels of a group, window)."""
     weight = node.weight(1, "W")
     spatial = len(weight.shape) - 2
-    if spatial not in (1, 2):
-        raise node.problem(f"weights of shape {weight.shape}, expected 3 or 4 axes: only 1-D and 2-D convolutions")
+    if spatial not in (1, 2, 3):
+        raise node.problem(f"weights of shape {weight.shape}, expected 3 to 5 axes: only 1-D, 2-D and 3-D convolutions")
     groups = node.int_("group", 1)
     if groups < 1 or weight.shape[0] % groups:
         raise node.attribute_problem("group", f"is {groups}, but the weights have shape {weight.shape}")
