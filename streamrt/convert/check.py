@@ -1,102 +1,90 @@
-"""Shapes of a draft. They are found by lowering its nodes, as a run does.
+"""Shapes of a draft for an example. They are found by lowering its nodes, as a run does.
 
-So a graph that cannot run is refused when it is packed, and the extents of its outputs are those that a run will have.
+So a graph that cannot run is refused when it is packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
-from streamrt.convert.probes import Probe, Shape, generalise, one_sample, substitute
+from streamrt.convert.examples import Example, one_sample, substitute
 from streamrt.convert.support import unsupported
-from streamrt.errors import FormatError, LimitError
-from streamrt.ops import FLOAT32, INT64, Operand, computed_type, lower, supported
-
-#: Extents of small inputs, tried in this order until the model accepts one.
-_SMALL = (1, 2, 8, 32)
-Shapes = dict[str, Shape]
+from streamrt.errors import FormatError
+from streamrt.graph import Dims, TensorSpec
+from streamrt.ops import FLOAT32, INT64, Operand, computed_type, supported
+from streamrt.program.compile import Program, compile_program
 
 
-def infer(draft: Draft, probe: Probe) -> Shapes:
-    """The shape of every tensor under a probe.
+def lowered(draft: Draft, example: Example) -> Program:
+    """The draft as a program for an example.
 
     Raises:
         FormatError: attributes or shapes do not fit an operator, or it takes too long. If the same node fails with one
-            sample, the text has the shapes of one sample, since nobody asked for the probe's batch.
+            sample, the text has the shapes of one sample, since nobody asked for the example's batch.
     """
-    shapes: Shapes = {}
     try:
-        _add_shapes(shapes, draft, probe)
-    except LimitError:
-        raise
+        return _compile(draft, example)
     except FormatError as error:
         problem = error
-    else:
-        return shapes
-    one, shapes_of_one = one_sample(draft.inputs, probe), Shapes()
     try:
-        _add_shapes(shapes_of_one, draft, one)
-    except LimitError:
-        pass
+        _compile(draft, one_sample(draft.inputs, example))
     except FormatError as error:
-        if shapes_of_one.keys() == shapes.keys():
+        if _node_of(error) == _node_of(problem):
             problem = error
     raise problem
 
 
-def _add_shapes(shapes: Shapes, draft: Draft, probe: Probe) -> None:
-    """Add the shape of every tensor to ``shapes``, up to the node that fails."""
-    operands = {
+def _compile(draft: Draft, example: Example) -> Program:
+    limits.current().check_time()
+    params = {
         name: Operand(weight.shape, INT64 if weight.coding.dtype == INT64 else FLOAT32, is_param=True)
         for name, weight in draft.params.items()
     }
-    for spec in draft.inputs:
-        operands[spec.name] = Operand(substitute(spec.dims, probe), computed_type(spec.dtype))
-    shapes |= {name: operand.shape for name, operand in operands.items()}
-    for node in draft.nodes:
-        with limits.current().at(f"node {node.name!r} ({node.op})"):
-            limits.current().check_time()
-        lowered = lower(node.frozen(), [operands[name] if name else None for name in node.inputs])
-        for index, (name, shape) in enumerate(zip(node.outputs, lowered.outputs, strict=True)):
-            shapes[name], operands[name] = shape, Operand(shape, lowered.dtype(index))
+    inputs = {spec.name: substitute(spec.dims, example) for spec in draft.inputs}
+    program = compile_program(draft.graph(), params, inputs)
+    limits.current().check_time()
+    return program
 
 
-def settle_outputs(draft: Draft, probes: Sequence[Probe]) -> None:
-    """Give the outputs of a draft their extents.
+def _node_of(error: FormatError) -> str:
+    """The beginning of an error's text, which names the node."""
+    return str(error).partition("): ")[0]
 
-    Probes are large. An extent that is the same under all of them, such as 4 for ``x[:4]``, is still free if a small
-    input gives another extent.
 
-    Raises:
-        FormatError: as `infer`.
+def settle_outputs(draft: Draft, program: Program, example: Example) -> None:
+    """Give the outputs of a draft their extents. ``program`` is the draft for an example.
+
+    Extents that a source has stated stay, if they agree with the program. So does the type, unless it was not known:
+    integers then are int64.
     """
-    found = [infer(draft, probe) for probe in probes]
-    probes = list(probes)
-    for probe in _small(probes):
-        try:
-            small = infer(draft, probe)
-        except FormatError:
-            continue  # the model needs larger inputs
-        if all(
-            len(small[spec.name]) == len(found[0][spec.name]) for spec in draft.outputs
-        ):  # a Squeeze without axes removes further axes from a small input
-            found.append(small)
-            probes.append(probe)
-            break
     draft.outputs = [
-        replace(spec, dims=generalise(spec.name, [shapes[spec.name] for shapes in found], probes))
+        replace(spec, dims=_settled(draft, spec, program, example), dtype=_settled_type(spec, program))
         for spec in draft.outputs
     ]
 
 
-def _small(probes: Sequence[Probe]) -> Iterator[Probe]:
-    """Probes with a small value for every extent that differs between ``probes``."""
-    free = [name for name, value in probes[0].items() if any(probe[name] != value for probe in probes)]
-    for extent in _SMALL if free else ():
-        yield probes[0] | dict.fromkeys(free, extent)
+def _settled_type(spec: TensorSpec, program: Program) -> str:
+    is_stated = spec.name not in program.integers or computed_type(spec.dtype) == INT64 or spec.dtype == "bool"
+    return spec.dtype if is_stated else "int64"
+
+
+def _settled(draft: Draft, spec: TensorSpec, program: Program, example: Example) -> Dims:
+    shape = program.shapes[spec.name]
+    if not example:
+        return shape
+    if len(spec.dims) == len(shape):
+        return tuple(
+            dim if (example.get(dim, extent) if isinstance(dim, str) else dim) == extent else f"{spec.name}_{axis}"
+            for axis, (dim, extent) in enumerate(zip(spec.dims, shape, strict=True))
+        )
+    free = tuple(f"{spec.name}_{axis}" for axis in range(len(shape)))
+    batch = draft.inputs[0].dims[:1]
+    if program.batchwise and all(spec.dims[:1] == batch for spec in draft.inputs) and isinstance(batch[0], str):
+        # Samples do not depend on their number, so that it gives no other extent.
+        return (*batch, *(shape[1:] if len(example) == 1 else free[1:]))
+    return free
 
 
 def unknown_operators(draft: Draft) -> list[str]:

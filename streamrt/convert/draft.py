@@ -51,59 +51,95 @@ class DraftNode:
 
 @dataclass(slots=True)
 class Draft:
-    """Nodes in execution order and the weights that they read, by name."""
+    """Nodes in execution order and the weights that they read, by name.
+
+    Size nodes are apart, because no pass runs them: they read shapes of tensors, and no values.
+
+    Attributes:
+        inputs: the inputs of the graph.
+        outputs: the outputs of the graph.
+        nodes: the nodes that a pass runs.
+        params: the weights.
+        size_nodes: the size nodes, in an order in which each follows those that it reads.
+        dims: extents of tensors that hold for all sizes, by name. An extent that is not known is None.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     nodes: list[DraftNode] = field(default_factory=list)
     params: dict[str, Weight] = field(default_factory=dict)
+    size_nodes: list[DraftNode] = field(default_factory=list)
+    dims: dict[str, tuple[int | str | None, ...]] = field(default_factory=dict)
 
     def readers(self) -> Counter[str]:
-        """How often each tensor is read. Being an output of the graph counts as one more reading."""
+        """How often the values of each tensor are read. Being an output of the graph counts as one more reading."""
         count = Counter(name for node in self.nodes for name in node.reads)
         count.update(spec.name for spec in self.outputs)
         return count
 
     def producers(self) -> dict[str, DraftNode]:
-        """The node that computes each tensor."""
+        """The node that computes each tensor in a pass."""
         return {name: node for node in self.nodes for name in node.outputs}
+
+    def measured(self) -> set[str]:
+        """The tensors whose shape is read."""
+        return {name for node in self.size_nodes for name in node.inputs}
+
+    def replace_measured(self, old: str, new: str) -> None:
+        """Let size nodes that read the shape of ``old`` read that of ``new``, which is the same."""
+        for node in self.size_nodes:
+            node.inputs = [new if name == old else name for name in node.inputs]
+
+    def ordered(self) -> list[DraftNode]:
+        """All nodes in execution order: each size node stands behind the nodes whose results it measures."""
+        ready = {name: index + 1 for index, node in enumerate(self.nodes) for name in node.outputs}
+        places: list[list[DraftNode]] = [[] for _ in range(len(self.nodes) + 1)]
+        for node in self.size_nodes:
+            place = max((ready.get(name, 0) for name in node.inputs), default=0)
+            ready.update((name, place) for name in node.outputs)
+            places[place].append(node)
+        rest = [[node, *after] for node, after in zip(self.nodes, places[1:], strict=True)]
+        return [*places[0], *(node for group in rest for node in group)]
 
     def prune(self) -> None:
         """Drop nodes that no output depends on, and weights that no node reads."""
         wanted = {spec.name for spec in self.outputs}
-        kept = []
-        for node in reversed(self.nodes):
+        kept = set[int]()
+        for node in reversed(self.ordered()):
             if wanted.intersection(node.outputs):
-                kept.append(node)
+                kept.add(id(node))
                 wanted.update(node.reads)
-        self.nodes = kept[::-1]
+        self.nodes = [node for node in self.nodes if id(node) in kept]
+        self.size_nodes = [node for node in self.size_nodes if id(node) in kept]
         self.params = {name: weight for name, weight in self.params.items() if name in wanted}
 
     def new_param(self, name: str, weight: Weight) -> str:
         """Add a weight, and return its name: ``name``, or a similar name if that is taken."""
-        name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs})
+        sizes = {name for node in self.size_nodes for name in node.outputs}
+        name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs} | sizes)
         self.params[name] = weight
         return name
 
     def graph(self) -> Graph:
         """The finished graph."""
-        return Graph(tuple(self.inputs), tuple(self.outputs), tuple(node.frozen() for node in self.nodes))
+        return Graph(tuple(self.inputs), tuple(self.outputs), tuple(node.frozen() for node in self.ordered()))
 
     def legalise_names(self) -> None:
         """Replace the names of tensors and nodes that a weights file cannot hold."""
         names = [spec.name for spec in self.inputs]
         names += self.params
-        names += [name for node in self.nodes for name in node.outputs]
+        names += [name for node in self.ordered() for name in node.outputs]
         new = _legal(names)
         self.inputs = [replace(spec, name=new[spec.name]) for spec in self.inputs]
         self.outputs = [replace(spec, name=new[spec.name]) for spec in self.outputs]
         self.params = {new[name]: weight for name, weight in self.params.items()}
-        nodes = _legal([node.name for node in self.nodes])
-        for node in self.nodes:
+        ordered = self.ordered()
+        nodes = _legal([node.name for node in ordered])
+        for node in ordered:
             node.name = nodes[node.name]
             node.inputs = [new[name] if name else "" for name in node.inputs]
             node.sizes = {attr: new[name] for attr, name in node.sizes.items()}
-            node.outputs = [new[name] for name in node.outputs]
+            node.outputs = [new[name] if name else "" for name in node.outputs]
 
 
 def unique(name: str, taken: Iterable[str]) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from streamrt.convert import limits
-from streamrt.convert.check import settle_outputs
+from streamrt.convert.check import lowered, settle_outputs
 from streamrt.convert.draft import Draft, DraftNode
-from streamrt.convert.probes import trials
+from streamrt.convert.examples import examples
+from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, InputError, printable
 from streamrt.format import INT64, Tensor, WeightsFile
@@ -63,11 +64,20 @@ def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
                 )
             if after != before and values.setdefault(str(before), after) != after:
                 raise InputError(f"inputs: {_shown(before)} is {values[str(before)]} and {after}, expected one value")
-    dims = [tuple(values.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims) for spec in graph.inputs]
+    inner, outer = (
+        [
+            replace(spec, dims=tuple(values.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims))
+            for spec in ends
+        ]
+        for ends in (graph.inputs, graph.outputs)
+    )
     draft = Draft(
-        [replace(spec, dims=each) for spec, each in zip(graph.inputs, dims, strict=True)],
-        list(graph.outputs),
-        [DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation) for n in graph.nodes],
+        inner,
+        outer,
+        [
+            DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation, dict(n.sizes))
+            for n in graph.nodes
+        ],
         {name: _placeholder(tensor) for name, tensor in file.tensors.items()},
     )
     return _settled(draft).graph()
@@ -82,10 +92,10 @@ def _placeholder(tensor: Tensor) -> Weight:
 def _settled(draft: Draft) -> Draft:
     """The draft with the extents of its outputs."""
     problems = []
-    for probes in trials(draft.inputs):
+    for example in examples(draft.inputs):
         try:
             with limits.current().computing():
-                settle_outputs(draft, probes)
+                settle_outputs(draft, lowered(draft, example), example)
         except FormatError as error:
             problems.append(error)
         else:
@@ -101,7 +111,8 @@ def _changed(spec: TensorSpec, extents: object, specs: Sequence[TensorSpec]) -> 
         )
     dims: Dims = tuple(extents)
     for dim in dims:
-        if isinstance(dim, bool) or not ((isinstance(dim, int) and 0 < dim < 2**40) or (isinstance(dim, str) and dim)):
+        is_name = isinstance(dim, str) and dim and SEPARATOR not in dim
+        if isinstance(dim, bool) or not ((isinstance(dim, int) and 0 < dim < 2**40) or is_name):
             raise InputError(
                 f"inputs: {_shown(spec.name)}: the extent {_shown(dim)}, expected a number from 1 on, or a name for an "
                 "extent that is free"

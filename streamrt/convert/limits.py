@@ -78,16 +78,6 @@ class Limits:
         self._own += nbytes
 
     @contextlib.contextmanager
-    def trial(self) -> Iterator[None]:
-        """If the ``with`` statement fails, stop counting the memory that it held."""
-        held = self._held
-        try:
-            yield
-        except BaseException:
-            self._held = held
-            raise
-
-    @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Count the time inside the ``with`` statement."""
         if self._since is not None:

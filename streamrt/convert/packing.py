@@ -6,25 +6,23 @@ import contextlib
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.convert import limits
-from streamrt.convert.check import infer, settle_outputs, unknown_operators
+from streamrt.convert.check import lowered, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose
 from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.examples import examples
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.inputs import Inputs, fixed
 from streamrt.convert.layers import Layer, read_layers
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS, Limits
-from streamrt.convert.probes import Probe, trials
 from streamrt.convert.quantized import Quantized
 from streamrt.convert.weights import Array, Weight
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
@@ -40,17 +38,12 @@ from streamrt.format import (
     repack,
     write,
 )
-from streamrt.graph import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
     from streamrt.convert.onnx.importer import OnnxSource
-
-_Kept = TypeVar("_Kept", UnsupportedModelError, FormatError)
-#: Converts a source to a draft; the probes show which values depend on dynamic extents.
-_Convert = Callable[[Sequence[Probe]], Draft]
 
 
 def pack(
@@ -67,8 +60,8 @@ def pack(
 ) -> Path:
     """Convert a model and write it as a weights file. One tensor is in memory at a time.
 
-    Extents that an ONNX model leaves free stay free. If the model accepts only one size, that size is fixed, with a
-    warning. A weights file is written anew in the present version of the format, with the same values bit for bit
+    Extents that an ONNX model leaves free stay free. The graph is lowered for example sizes, and refused if it fits
+    none of them. A weights file is written anew in the present version of the format, with the same values bit for bit
     unless ``weights`` or ``keep`` says otherwise.
 
     Args:
@@ -128,7 +121,7 @@ def pack(
                 raise TypeError(f"the list has an element of type {found}, expected a list of streamrt.Layer")
             draft = read_layers(layers, inputs)
             allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
-            _pack(draft.inputs, lambda _: read_layers(layers, inputs), path, progress, weights, keep)
+            _pack(lambda: draft, path, progress, weights, keep)
             return path
         if _is_torch_module(source):
             graph = _torch_source(source, example, inputs)
@@ -148,7 +141,7 @@ def pack(
                 "onnx.ModelProto, a torch.nn.Module or a list of streamrt.Layer"
             )
         with contextlib.closing(graph), _as_format_error():
-            _pack(graph.inputs, graph.convert, path, progress, weights, keep, graph.check)
+            _pack(graph.convert, path, progress, weights, keep, graph.check)
     return path
 
 
@@ -160,8 +153,7 @@ def _recoded(file: WeightsFile, weights: str | None, keep: Mapping[str, str] | N
 
 
 def _pack(
-    inputs: Sequence[TensorSpec],
-    convert: _Convert,
+    convert: Callable[[], Draft],
     dest: Path,
     progress: bool,
     weights: str | None,
@@ -169,8 +161,9 @@ def _pack(
     check: Callable[[], None] | None = None,
 ) -> None:
     """Convert and write; ``check`` raises if a file with weights has changed since it was opened."""
-    draft = _try(inputs, convert)
     with limits.current().computing():
+        draft = convert()
+        _fold(draft)
         _check_size(draft)
         draft.legalise_names()
         graph = draft.graph()
@@ -225,58 +218,27 @@ def _torch_source(module: Any, example: Any, inputs: Inputs | None) -> OnnxSourc
     return read_module(module, example, inputs)
 
 
-def _try(inputs: Sequence[TensorSpec], convert: _Convert) -> Draft:
-    """The folded draft for the first probes that the model accepts.
+def _fold(draft: Draft) -> None:
+    """Rewrite a draft. It is lowered before and after, so that a graph that cannot run is refused.
 
-    If it accepts none, the most useful error is raised: the shortest list of problems, else a `LimitError`, else the
-    first error.
+    Raises:
+        UnsupportedModelError: an operator is not supported.
+        FormatError: the graph runs with none of the examples. A `LimitError` is raised rather than another error, else
+            the error of the first example.
     """
-    unsupported: list[UnsupportedModelError] = []
-    malformed: list[FormatError] = []
-    for probes in trials(inputs):
-        try:
-            with limits.current().trial(), limits.current().computing():
-                draft = _converted(convert, probes)
-            _fix_extents(draft, probes)
-            return draft
-        except UnsupportedModelError as error:
-            unsupported.append(_without_frames(error))
-        except FormatError as error:
-            malformed.append(_without_frames(error))
-    if unsupported:
-        raise min(unsupported, key=lambda error: len(error.problems))
-    raise next((error for error in malformed if isinstance(error, LimitError)), malformed[0])
-
-
-def _without_frames(error: _Kept) -> _Kept:
-    """The error and its causes without their frames, which would keep the arrays of a trial alive."""
-    behind: BaseException | None = error
-    while behind is not None:
-        behind.__traceback__ = None
-        behind = behind.__cause__ or behind.__context__
-    return error
-
-
-def _converted(convert: _Convert, probes: Sequence[Probe]) -> Draft:
-    draft = convert(probes)
     if problems := unknown_operators(draft):
         raise UnsupportedModelError(problems)
-    rewrite(draft, infer(draft, probes[0]))
-    settle_outputs(draft, probes)
-    return draft
-
-
-def _fix_extents(draft: Draft, probes: Sequence[Probe]) -> None:
-    """Fix the extents for which only one value works, and warn."""
-    fixed = {name: value for name, value in probes[0].items() if all(probe[name] == value for probe in probes)}
-    if not fixed:
+    refused: list[FormatError] = []
+    for example in examples(draft.inputs):
+        try:
+            program = lowered(draft, example)
+        except FormatError as error:
+            refused.append(error.with_traceback(None))
+            continue
+        rewrite(draft, program.shapes)
+        settle_outputs(draft, lowered(draft, example), example)
         return
-    draft.inputs = [
-        replace(spec, dims=tuple(fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims))
-        for spec in draft.inputs
-    ]
-    inputs = ", ".join(f"{spec.name!r} {spec.dims}" for spec in draft.inputs)
-    warnings.warn(f"the model accepts only one of the sizes that were tried, which is fixed: {inputs}", stacklevel=5)
+    raise next((error for error in refused if isinstance(error, LimitError)), refused[0])
 
 
 def _check_size(draft: Draft) -> None:

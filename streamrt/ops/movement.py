@@ -19,9 +19,9 @@ from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
-#: The largest absolute value of starts, ends and steps: graphs hold no larger integers. ONNX writes such numbers to say
-#: "up to the end of the axis".
-_FAR = 2**62
+#: The largest absolute value of starts, ends and steps, which may be any int64 if they are computed. ONNX writes such
+#: numbers to say "up to the end of the axis".
+_FAR = 2**63
 #: The most parts of a Split or a Concat: as many as a node can have names.
 _MOST_PARTS = 4096
 #: The traits of operators that move values of any type.

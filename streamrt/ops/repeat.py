@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from streamrt.ops.base import MAX_RANK, NUMPY_TYPES, Buffers, Lowered, Run
+from streamrt.ops.base import MAX_RANK, NUMPY_TYPES, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import MOVES, copies, same_memory
 from streamrt.ops.registry import Traits, operator
@@ -18,20 +19,29 @@ _FAR = 2**40
 _MOST_DEPTH = 2**24
 
 
-@operator("Tile", traits=MOVES)
+@operator("Tile", traits=replace(MOVES, extents=("repeats",)))
 def tile(call: Call) -> Lowered:
     """The input ``repeats[i]`` times along axis i."""
     call.expect((1, 1))
     x = call.shape(0)
     repeats = call.ints("repeats", low=1, high=2**40, count=len(x))
     out = tuple(extent * times for extent, times in zip(x, repeats, strict=True))
-    batch = call.batch() or 0
-    batchwise = len(x) > 0 and repeats[batch] == 1
+    batchwise, batch = _batch_tiled(call, repeats)
     if out == x:
         return same_memory(call, x, batchwise, batch)
     apart = tuple(part for pair in zip(repeats, x, strict=True) for part in pair)
     single = tuple(part for extent in x for part in (1, extent))
     return copies(call, out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise, batch)
+
+
+def _batch_tiled(call: Call, repeats: Shape) -> tuple[bool, int]:
+    """Whether the result of a Tile has whole samples along an axis, and along which."""
+    x, own = call.shape(0), call.batch()
+    computed = [axis for axis, flag in enumerate(call.from_batch("repeats", len(repeats))) if flag]
+    if own is not None:
+        return len(x) > 0 and repeats[own] == 1 and not computed, own
+    # The same for all samples: repeated for each.
+    return len(computed) == 1 and x[computed[0]] == 1, computed[0] if computed else 0
 
 
 @operator("Trilu", traits=MOVES)

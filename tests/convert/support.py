@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import streamrt
 from streamrt.format import read_header
-from streamrt.graph import Graph
+from streamrt.graph import Graph, Node
+from streamrt.ops.sizes import is_size_node
 
 onnx = pytest.importorskip("onnx")
 
@@ -101,5 +102,17 @@ def check(
 
 
 def ops(graph: Graph) -> list[str]:
-    """The operators in order, a fused activation after a plus sign."""
-    return [node.op + (f"+{node.activation.op}" if node.activation else "") for node in graph.nodes]
+    """The operators that a pass runs, in order, a fused activation after a plus sign."""
+    return [node.op + (f"+{node.activation.op}" if node.activation else "") for node in run_nodes(graph)]
+
+
+def run_nodes(graph: Graph) -> list[Node]:
+    """The nodes that a pass runs: those that are not size nodes."""
+    values: dict[str, Any] = {}
+    found = []
+    for node in graph.nodes:
+        if is_size_node(node, values):
+            values.update(dict.fromkeys(node.outputs))
+        else:
+            found.append(node)
+    return found

@@ -1,4 +1,4 @@
-"""Models for images of any size: extents that they compute become extents of a tensor."""
+"""Models for inputs of any size: extents that they compute are computed again in each run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import streamrt
-from convert.support import check, integers, make_model, onnx, ops, random
+from convert.support import check, integers, make_model, onnx, ops, random, run_nodes
 from streamrt.graph import Graph
 
 node = onnx.helper.make_node
@@ -52,8 +52,7 @@ def test_channel_shuffle(tmp_path: Path) -> None:
     model = make_model(nodes, INDICES | {"two": integers(2), "minus": integers(-1)}, inputs=ANY)
     graph = check_sizes(model, tmp_path)
     assert ops(graph) == ["Reshape", "Transpose", "Reshape"]
-    assert [n.attrs.get("extents") for n in graph.nodes] == [(-1, -1, -1, 2, 3), None, (-1, -1, 3, 4)]
-    assert all(len(n.inputs) == 1 for n in graph.nodes)
+    assert [dict(n.sizes) for n in run_nodes(graph)] == [{"shape": "apart"}, {}, {"shape": "together"}]
 
 
 def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:
@@ -70,12 +69,14 @@ def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:
     ]
     graph = check_sizes(make_model(nodes, INDICES | W | {"minus": integers(-1)}, inputs=ANY), tmp_path)
     assert ops(graph) == ["Conv+Relu", "Reshape", "Softmax", "Reshape", "Mul"]
-    assert graph.nodes[3].inputs == ("s", "r")
+    flat, back = (n for n in run_nodes(graph) if n.op == "Reshape")
+    assert flat.attrs["shape"] == (0, 4, -1)  # one extent remains, so that nothing is computed
+    assert dict(back.sizes) == {"shape": "shape"}
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_resize_to_the_size_of_the_input(mode: str, tmp_path: Path) -> None:
-    """Half of an odd size is rounded, and twice the half is another size. Only the third set of probes shows it."""
+    """Half of an odd size is rounded, and twice the half is another size."""
     nodes = [
         HALVED,
         *extents_of("half", "h"),
@@ -84,8 +85,8 @@ def test_resize_to_the_size_of_the_input(mode: str, tmp_path: Path) -> None:
         node("Resize", ["half", "", "", "sizes"], ["y"], mode=mode),
     ]
     graph = check_sizes(make_model(nodes, INDICES | W, inputs=ANY), tmp_path)
-    assert graph.nodes[1].inputs == ("half", "x")
-    assert graph.nodes[1].attrs["extents"] == (-1, -1, 2, 3)
+    assert ops(graph) == ["Conv", "Resize"]
+    assert run_nodes(graph)[1].sizes.keys() == {"sizes"}
 
 
 def test_resize_to_twice_the_size(tmp_path: Path) -> None:
@@ -96,11 +97,11 @@ def test_resize_to_twice_the_size(tmp_path: Path) -> None:
         node("Resize", ["half", "", "", "sizes"], ["y"], mode="nearest"),
     ]
     graph = check_sizes(make_model(nodes, W | {"factors": integers(1, 1, 2, 2)}, inputs=ANY), tmp_path)
-    assert graph.nodes[1].inputs == ("half",)
-    assert graph.nodes[1].attrs["scales"] == (1.0, 1.0, 2.0, 2.0)
+    assert run_nodes(graph)[1].inputs == ("half",)
+    assert run_nodes(graph)[1].sizes.keys() == {"sizes"}
 
 
-def test_a_pyramid_takes_the_tensor_that_is_kept_anyway(tmp_path: Path) -> None:
+def test_a_pyramid(tmp_path: Path) -> None:
     nodes = [
         node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         node("Relu", ["c"], ["large"]),
@@ -113,7 +114,7 @@ def test_a_pyramid_takes_the_tensor_that_is_kept_anyway(tmp_path: Path) -> None:
     ]
     graph = check_sizes(make_model(nodes, INDICES | W, inputs=ANY), tmp_path)
     assert ops(graph) == ["Conv+Relu", "Conv+Relu", "Resize", "Add"]
-    assert graph.nodes[2].inputs == ("small", "large")
+    assert run_nodes(graph)[2].inputs == ("small",)
 
 
 def test_expand_of_pooled_values(tmp_path: Path) -> None:
@@ -125,18 +126,18 @@ def test_expand_of_pooled_values(tmp_path: Path) -> None:
         node("Concat", ["x", "wide"], ["y"], axis=1),
     ]
     graph = check_sizes(make_model(nodes, INDICES, inputs=ANY), tmp_path)
-    assert graph.nodes[1].inputs == ("p", "x")
+    assert run_nodes(graph)[1].inputs == ("p",)
 
 
 @pytest.mark.parametrize(
-    ("last", "dims", "more"),
+    ("last", "dims", "more", "out"),
     [
-        (node("Resize", ["x", "", "", "sum"], ["y"], mode="nearest"), ("N", 4, "H", "W"), (0, 0, 7, 9)),
-        (node("Expand", ["x", "sum"], ["y"]), ("N", 4, 1, "W"), (0, 0, 7, 0)),
+        (node("Resize", ["x", "", "", "sum"], ["y"]), ("N", 4, "H", "W"), (0, 0, 7, 9), ("N", 4, "y_2", "y_3")),
+        (node("Expand", ["x", "sum"], ["y"]), ("N", 4, 1, "W"), (0, 0, 7, 0), ("N", 4, "y_2", "W")),
     ],
 )
-def test_extents_that_no_tensor_has_are_fixed_with_a_warning(
-    last: Any, dims: tuple[Any, ...], more: tuple[int, ...], tmp_path: Path
+def test_extents_that_no_tensor_has(
+    last: Any, dims: tuple[Any, ...], more: tuple[int, ...], out: tuple[Any, ...], tmp_path: Path
 ) -> None:
     nodes = [
         node("Shape", ["x"], ["s"]),
@@ -147,14 +148,16 @@ def test_extents_that_no_tensor_has_are_fixed_with_a_warning(
         last,
     ]
     constants = {"more": integers(*more), "last": integers(3), "zeros": integers(0, 0), "zero": integers(0)}
-    with pytest.warns(UserWarning, match="only one of the sizes that were tried, which is fixed: 'x' "):
-        path = streamrt.pack(make_model(nodes, constants, inputs={"x": dims}), tmp_path / "out")
-    with streamrt.Model(path) as model:
-        assert model.inputs[0].dims == ("N", *(224 if isinstance(dim, str) else dim for dim in dims[1:]))
+    model = make_model(nodes, constants, inputs={"x": dims})
+    for n, c, h, w in SIZES:
+        check(model, tmp_path, {"x": random(n, c, h if isinstance(dims[2], str) else 1, w)})
+    with streamrt.Model(tmp_path / "model.safetensors") as packed:
+        assert packed.inputs[0].dims == dims
+        assert packed.outputs[0].dims == out
 
 
 def test_a_model_that_takes_only_even_sizes(tmp_path: Path) -> None:
-    """The sum refuses odd sizes, so the probes are even."""
+    """The sum refuses odd sizes; the examples are even."""
     nodes = [
         node("MaxPool", ["x"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
         node("Resize", ["p", "", "scales"], ["up"], mode="nearest"),

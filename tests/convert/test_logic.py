@@ -122,15 +122,18 @@ def test_types_that_are_refused(nodes: list[Any], message: str, tmp_path: Path) 
         streamrt.pack(make_model(nodes), tmp_path / "out")
 
 
-def test_a_condition_that_follows_the_batch_is_refused(tmp_path: Path) -> None:
+def test_a_condition_that_follows_the_batch(tmp_path: Path) -> None:
     nodes = [
         node("Shape", ["x"], ["s"], end=1),
         node("Greater", ["s", "thirty"], ["t"]),
         node("Where", ["t", "x", "zero"], ["y"]),
     ]
     model = make_model(nodes, ZERO | {"thirty": integers(30)}, inputs={"x": ("N", 3)})
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"condition.* depends on the extents"):
-        streamrt.pack(model, tmp_path / "out")
+    for batch in (30, 31):
+        check(model, tmp_path, {"x": random(batch, 3)})
+        with streamrt.Model(tmp_path / "model.safetensors") as packed:
+            packed(random(batch, 3))
+            assert not packed._engine.session.prepared.program.batchwise
 
 
 def test_the_type_of_an_output_is_kept_in_the_file(tmp_path: Path) -> None:

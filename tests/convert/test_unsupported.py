@@ -79,7 +79,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], str]] = {
         "attribute 'training_mode'",
     ),
     "integer weights": (node("Gemm", ["x", "w"], ["y"]), {"w": integers(2)}, "int64"),
-    "computed bound": (node("Clip", ["x", "x"], ["y"]), {}, "input 1 (min, 'x') is computed"),
+    "computed bound": (node("Clip", ["x", "x"], ["y"]), {}, "input 1 (min, 'x') is computed and has shape"),
     "infinite alpha": (node("Elu", ["x"], ["y"], alpha=float("inf")), {}, "attribute 'alpha'"),
     "cast": (node("Cast", ["x"], ["y"], to=onnx.TensorProto.UINT64), {}, "attribute 'to' is UINT64"),
     "computed condition": (node("Where", ["x", "x", "x"], ["y"]), {}, "input 0 (condition, 'x') is float32"),

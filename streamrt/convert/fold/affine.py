@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
-from streamrt.convert.probes import Shape
 from streamrt.convert.weights import Weight
-from streamrt.ops import traits_of
+from streamrt.ops import Shape, traits_of
 
 #: A float64 factor and shift for each output row or channel.
 Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -30,6 +29,7 @@ def fold_affine(draft: Draft, shapes: Mapping[str, Shape]) -> None:
                 continue
             product, (factor, shift) = found
             _apply(draft, product, factor, shift)
+        draft.replace_measured(product.outputs[0], node.outputs[0])
         product.outputs = list(node.outputs)
         producers[node.outputs[0]] = product
         kept.pop()

@@ -9,6 +9,7 @@ The steps, in this order:
 5. A sum becomes a part of the convolution that computes the last of its terms.
 6. An element-wise activation becomes the last step of the node that computes its input.
 7. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
+8. Size nodes that compute the same become one (`shared`).
 
 An intermediate result that is an output of the graph stays one.
 """
@@ -23,16 +24,20 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
 from streamrt.convert.fold.scaled import fuse_scalings
+from streamrt.convert.fold.shared import share_size_nodes
 from streamrt.convert.fold.spelled import recognise_activations
-from streamrt.convert.probes import Shape
 from streamrt.graph import Activation, Attr
-from streamrt.ops import traits_of
+from streamrt.ops import Shape, traits_of
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
-    """Fold ``draft`` in place. ``shapes`` holds the shape of every tensor for some extents of the inputs."""
+    """Fold ``draft`` in place. ``shapes`` has the shape of every tensor for an example of the inputs' extents.
+
+    The result computes the same for all extents. From ``shapes`` come ranks and extents of weights, and an equality
+    only where the extents that hold for all sizes (`Draft.dims`) do not contradict it.
+    """
     _drop_identities(draft)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
@@ -42,6 +47,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     _fuse_residuals(draft, shapes)
     _fuse_activations(draft)
     fuse_scalings(draft, shapes)
+    share_size_nodes(draft)
     draft.prune()
 
 
@@ -71,10 +77,13 @@ def _drop_identities(draft: Draft) -> None:
             instead[source] = target
             for other in kept:
                 other.inputs = [target if name == source else name for name in other.inputs]
+            draft.replace_measured(source, target)
             instead.update({name: target for name, by in instead.items() if by == source})
         else:
             kept.append(node)
     draft.nodes = kept
+    for node in draft.size_nodes:
+        node.inputs = [instead.get(name, name) for name in node.inputs]
 
 
 def _skip_reshapes(draft: Draft) -> None:
@@ -82,7 +91,7 @@ def _skip_reshapes(draft: Draft) -> None:
     producers = draft.producers()
     for node in draft.nodes:
         while node.op == "Reshape" and (earlier := producers.get(node.inputs[0])) is not None:
-            if earlier.op != "Reshape" or earlier.activation or "extents" in node.attrs or "extents" in earlier.attrs:
+            if earlier.op != "Reshape" or earlier.activation or node.sizes or earlier.sizes:
                 break
             shape = _combined_shape(node.attrs["shape"], earlier.attrs["shape"])
             if shape is None:
@@ -105,11 +114,13 @@ def _combined_shape(shape: Attr, earlier: Attr) -> tuple[int, ...] | None:
 
 def _merge_pads(draft: Draft) -> None:
     """Make padding before a convolution or pooling its attribute ``pads``, if the result stays the same."""
-    readers, producers = draft.readers(), draft.producers()
+    readers, producers, measured = draft.readers(), draft.producers(), draft.measured()
     for node in draft.nodes:
         limits.current().check_time()
         pad = producers.get(node.inputs[0]) if node.inputs else None
-        if pad is None or pad.op != "Pad" or pad.activation or readers[pad.outputs[0]] != 1:
+        if pad is None or pad.op != "Pad" or pad.activation or readers[pad.outputs[0]] != 1 or pad.sizes:
+            continue
+        if pad.outputs[0] in measured:
             continue
         merged = _merged_pads(node, pad)
         if merged is None:
@@ -158,23 +169,36 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
         return  # batches that are equal under a probe may differ in a run
     readers, producers = draft.readers(), draft.producers()
     position = {name: index for index, node in enumerate(draft.nodes) for name in node.outputs}
+    computed = producers.keys() | {spec.name for spec in draft.inputs}
     kept: list[DraftNode] = []
     for node in draft.nodes:
         kept.append(node)
-        if node.op != "Add" or node.activation or len({shapes[name] for name in (*node.inputs, *node.outputs)}) != 1:
+        if node.op != "Add" or node.activation or not _are_equal(draft, shapes, *node.inputs, *node.outputs):
             continue
         if all(extent == 1 for extent in shapes[node.outputs[0]][2:]):
             continue  # the convolution is a Gemm
         first, last = sorted(node.inputs, key=lambda name: position.get(name, -1))
         product = producers.get(last)
-        if product is None or first in draft.params or readers[last] != 1 or not _takes_residual(product, draft):
+        if product is None or first not in computed or readers[last] != 1 or not _takes_residual(product, draft):
             continue
         product.inputs += [""] * (3 - len(product.inputs)) + [first]
+        draft.replace_measured(last, node.outputs[0])
         product.outputs = list(node.outputs)
         producers[node.outputs[0]] = product
         position[node.outputs[0]] = position[last]
         kept.pop()
     draft.nodes = kept
+
+
+def _are_equal(draft: Draft, shapes: Mapping[str, Shape], *names: str) -> bool:
+    """Whether tensors have equal shapes for the example, and no extent is a number for all sizes in one of them alone.
+
+    Such an extent could be 1 in one and larger in another tensor for other sizes.
+    """
+    if len({shapes[name] for name in names}) != 1:
+        return False
+    known = [draft.dims[name] for name in names if name in draft.dims]
+    return all(len({isinstance(dim, int) for dim in dims}) == 1 for dims in zip(*known, strict=True))
 
 
 def _takes_residual(node: DraftNode, draft: Draft) -> bool:
@@ -199,6 +223,7 @@ def _fuse_activations(draft: Draft) -> None:
             and readers[node.inputs[0]] == 1
         ):
             producer.activation = Activation(node.op, dict(node.attrs))
+            draft.replace_measured(node.inputs[0], node.outputs[0])
             producer.outputs = list(node.outputs)
             producers[node.outputs[0]] = producer
         else:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import normalisation
-from streamrt.convert.probes import Shape
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
+from streamrt.ops import Shape
 from streamrt.ops.epilogue import limits_of
 
 
@@ -47,6 +47,7 @@ def fuse_scalings(draft: Draft, shapes: Mapping[str, Shape]) -> None:
             source, scaling = gate[0], [gate[1]]
         else:
             continue
+        draft.replace_measured(before.outputs[0], source)
         node.inputs = [source, *node.inputs[1:], *[""] * (4 - len(node.inputs)), *scaling]
         node.attrs |= ends
         gone.append(before)
@@ -77,6 +78,9 @@ def _gate(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) -> tuple[s
     for x, gate in (tuple(node.inputs), tuple(reversed(node.inputs))):
         shape = shapes[x]
         computed = x not in draft.params and gate not in draft.params
+        dims = draft.dims.get(gate, shapes[gate])
+        if any(dim != 1 for dim in dims[2:]):
+            continue  # with other sizes the gate may not be a number for each channel
         if computed and shape == shapes[node.outputs[0]] and shapes[gate] == shape[:2] + (1,) * (len(shape) - 2):
             return x, gate
     return None

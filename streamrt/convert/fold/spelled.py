@@ -15,8 +15,8 @@ import math
 from collections.abc import Mapping
 
 from streamrt.convert.draft import Draft, DraftNode
-from streamrt.convert.probes import Shape
 from streamrt.graph import Attr
+from streamrt.ops import Shape
 
 #: Treat two constants as the same up to this relative difference: models have them in float32, or with four decimals.
 _TOLERANCE = 1e-4

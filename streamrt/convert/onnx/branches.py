@@ -1,13 +1,13 @@
-"""``If`` nodes whose condition is known: the nodes of the branch that is taken replace the node.
+"""``If`` nodes whose condition is a constant: the nodes of the branch that is taken replace the node.
 
-Exporters write them where a model asks for an extent, for example before they remove an axis of length 1.
+Exporters write them where a model asks for an extent, for example before they remove an axis of length 1. An extent
+that is free does not decide, because a file has the nodes of one branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
 from streamrt.convert.draft import unique
@@ -28,7 +28,7 @@ def taken_branch(
     names: Collection[str],
     weight: Callable[[TensorProto], Weight],
 ) -> list[NodeProto] | None:
-    """The nodes that replace an ``If``; None if its condition is not known. Its constants are added to ``facts``.
+    """The nodes that replace an ``If``; None if its condition is no constant. Its constants are added to ``facts``.
 
     Args:
         node: the node.
@@ -40,13 +40,10 @@ def taken_branch(
     Raises:
         FormatError: a malformed branch.
     """
-    condition = facts.values(node.input[0]) if node.input and node.input[0] not in facts.guessed else None
-    if condition is None or any(value.size != 1 for value in condition):
+    condition = facts.value(node.input[0]) if node.input else None
+    if condition is None or condition.size != 1:
         return None
-    choices = {bool(np.asarray(value).reshape(())) for value in condition}
-    if len(choices) > 1:
-        return None
-    branch = _branch(node, "then_branch" if choices.pop() else "else_branch")
+    branch = _branch(node, "then_branch" if condition.reshape(()) else "else_branch")
     new = dict[str, str]()
     for name in _defined(branch):
         if not name or name in new:

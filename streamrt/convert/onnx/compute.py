@@ -210,9 +210,10 @@ def instance_normalization(node: OnnxNode) -> None:
 def group_normalization(node: OnnxNode) -> None:
     """Before opset 21 scale and bias have a value for each group, after that for each channel."""
     node.ignore("stash_type")
-    groups, channels = node.int_("num_groups"), {shape[1] for shape in node.shapes(0) if len(shape) > 1}
-    if len(channels) != 1 or groups < 1 or (count := channels.pop()) % groups:
-        raise node.problem(f"{groups} groups of an input of shape {node.shapes(0)[0]}, expected a divisor of axis 1")
+    groups, dims = node.int_("num_groups"), node.dims(0)
+    count = dims[1] if len(dims) > 1 else None
+    if not isinstance(count, int) or groups < 1 or count % groups:
+        raise node.problem(f"{groups} groups of an input of shape {dims}, expected a divisor of axis 1")
     inputs = [node.operand(0)]
     for index, what in enumerate(("scale", "bias"), 1):
         weight = node.weight(index, what)

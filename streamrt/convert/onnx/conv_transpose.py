@@ -122,10 +122,10 @@ def _axes(node: OnnxNode, kernel: tuple[int, ...]) -> list[_Axis]:
     for i in range(count):
         reach = (kernel[i] - 1) * dilations[i] + 1
         if wanted is not None:
-            extents = {shape[2 + i] for shape in node.shapes(0)}
-            if len(extents) != 1 or len(wanted) not in (count, count + 2):
-                raise node.attribute_problem("output_shape", f"is {wanted}, and the input's extents are {extents}")
-            total = strides[i] * (extents.pop() - 1) + added[i] + reach - wanted[len(wanted) - count + i]
+            extent = node.dims(0)[2 + i]
+            if not isinstance(extent, int) or len(wanted) not in (count, count + 2):
+                raise node.attribute_problem("output_shape", f"is {wanted}, and the input's extents {node.dims(0)}")
+            total = strides[i] * (extent - 1) + added[i] + reach - wanted[len(wanted) - count + i]
         elif auto.startswith("SAME"):
             total = added[i] + reach - strides[i]
         else:

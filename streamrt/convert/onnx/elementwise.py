@@ -90,14 +90,26 @@ def gelu(node: OnnxNode) -> None:
 
 @converts("Clip")
 def clip(node: OnnxNode) -> None:
-    """Bounds are attributes up to opset 10, and inputs after that. An infinite bound is left out."""
+    """Bounds are attributes up to opset 10, and inputs after that. An infinite bound is left out.
+
+    A bound that is computed is applied by Max or Min.
+    """
     if is_integer(node.dtype(0)):
         _clip_integers(node)
         return
     attrs: dict[str, Attr] = {}
+    computed: list[tuple[str, int]] = []
     for index, name in enumerate(("min", "max"), 1):
         if node.opset < 11:
             bound = node.float_(name, finite=False) if node.has(name) else None
+        elif node.given(index) and not node.is_constant(index):
+            if any(dim != 1 for dim in node.dims(index)):
+                raise node.problem(
+                    f"input {index} ({name}, {node.input(index)!r}) is computed and has shape {node.dims(index)}, "
+                    "expected one number"
+                )
+            computed.append(("Max" if name == "min" else "Min", index))
+            continue
         else:
             bound = node.scalar(index, name)
         if bound is None or (bound <= -_FLOAT_MAX if name == "min" else bound >= _FLOAT_MAX):
@@ -105,7 +117,15 @@ def clip(node: OnnxNode) -> None:
         if not math.isfinite(bound):
             raise node.problem(f"{name} is {bound}, expected a finite number")
         attrs[name] = bound
-    node.emit("Clip", [node.operand(0)], attrs)
+    x = node.operand(0)
+    if attrs and computed and computed[0][0] == "Max":  # the lower bound comes first
+        x = node.emit("Max", [x, node.operand(1)], outputs=[node.temporary("bounded")])
+        computed = computed[1:]
+    if attrs or not computed:
+        x = node.emit("Clip", [x], attrs, [node.temporary("clipped")] if computed else None)
+    for position, (op, index) in enumerate(computed):
+        last = position == len(computed) - 1
+        x = node.emit(op, [x, node.operand(index)], outputs=None if last else [node.temporary("bounded")])
 
 
 def _clip_integers(node: OnnxNode) -> None:

@@ -19,9 +19,9 @@ from onnx.reference import ReferenceEvaluator
 
 from streamrt.convert import limits
 from streamrt.convert.onnx.infer import first_line, schema_of
-from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray
 from streamrt.errors import FormatError
+from streamrt.ops import Shape
 
 _BOOL = np.dtype(np.bool_)
 

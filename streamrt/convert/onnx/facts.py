@@ -1,15 +1,19 @@
-"""Types, shapes and values of the tensors of an ONNX graph, as far as they are known before it runs.
+"""Types, extents and values of the tensors of an ONNX graph, as far as they are known before it runs.
 
 Nodes are visited in order. A node that depends only on constants is folded. A small result is computed at once, a large
-result when the weight is written, so that packing holds one large tensor at a time. The shapes of all other tensors
-come from ONNX's inference, once for each probe (see `streamrt.convert.probes`). Values that a model computes from
-shapes (``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) are computed for each probe, too.
+result when the weight is written, so that packing holds one large tensor at a time. The extents of all other tensors
+come from ONNX's inference: an extent is a number, the name of a free extent of an input that it equals, or not known.
+
+Values that a model computes from extents (``Shape``, ``Gather``, ``Concat`` ... ``Reshape``) are known element by
+element (`streamrt.convert.onnx.partial`). If all elements are numbers, the value is a constant. Otherwise it is a *size
+value*, which is computed when a graph is lowered, because extents are numbers then (`streamrt.ops.sizes`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +23,20 @@ from onnx import NodeProto
 from streamrt.convert import limits
 from streamrt.convert.onnx.data import to_array
 from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate, most_elements
-from streamrt.convert.onnx.infer import SHOWN, Fact, InferenceError, has_subgraph, infer_shapes
+from streamrt.convert.onnx.extents import DECIDED_BY_VALUES, Inputs, refined
+from streamrt.convert.onnx.infer import SHOWN, Extents, Fact, InferenceError, has_subgraph, infer_shapes, numbers_of
+from streamrt.convert.onnx.partial import Partial, compute, constant_of, partial_of
 from streamrt.convert.onnx.quantization import dequantized
-from streamrt.convert.probes import Shape
+from streamrt.convert.onnx.ramp import Ramp, ramp_of
 from streamrt.convert.weights import AnyArray, Weight
 from streamrt.errors import FormatError
+from streamrt.ops import Shape, sizes
 
 #: A folded tensor of at least this many bytes is computed when it is written, so that one is in memory at a time.
 _LAZY = 1 << 20
-#: The most bytes of a value that is computed from extents of the inputs. They are many because exporters write
-#: transposes as indices, one for each value of a tensor.
-_KNOWN = 16 << 20
+#: The most elements of a constant from which a size value is computed: as many numbers as an attribute can have. A
+#: larger constant is a weight.
+MOST_ELEMENTS = 4096
 #: The most elements of a folded tensor: more than any weight has, and few enough for a hostile model.
 _MAX_ELEMENTS = 2**34
 #: The most constants in a chain of which each is computed from the one before when it is written: calls are nested.
@@ -38,10 +45,6 @@ _MAX_DEPTH = 64
 #: Operators whose result is random, so that it is not a constant.
 _RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
-)
-#: Operators whose result is some values of the inputs, so that it does not vary if these values do not.
-_SELECTS = frozenset(
-    ("Shape", "Gather", "Slice", "Concat", "Split", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Identity")
 )
 #: Operators of ONNX whose result has the values of the input in the same order.
 _VIEWS = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
@@ -54,17 +57,19 @@ class Facts:
     Attributes:
         opset: version of the default operator set.
         constants: the tensors that are the same in every run.
-        by_probe: for each probe the facts about all other tensors, by name. A tensor is missing if inference finds
-            nothing.
-        guessed: the constants that are the same under all probes, although they are computed from extents that vary: a
-            comparison, for example, could be another one for other extents.
+        tensors: types and extents of all other tensors, by name. A tensor is missing if inference finds nothing.
+        partial: the values of size values, as far as they are known. Of a value that is missing nothing is known.
+        sizes: the names of the size values.
+        ramps: the size values that are ramps.
         errors: why the shapes of a node's outputs could not be inferred, by the name of its first output.
     """
 
     opset: int
     constants: dict[str, Weight]
-    by_probe: tuple[dict[str, Fact], ...]
-    guessed: set[str] = field(default_factory=set)
+    tensors: dict[str, Fact]
+    partial: dict[str, Partial] = field(default_factory=dict)
+    sizes: set[str] = field(default_factory=set)
+    ramps: dict[str, Ramp] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
     def learn(self, node: NodeProto) -> None:
@@ -80,57 +85,97 @@ class Facts:
         pure = node.op_type not in _RANDOM and can_evaluate(node)
         pure = pure and not any(is_text(dtype) for name in names if (dtype := self.dtype(name)) is not None)
         if pure and names and all(name in self.constants for name in names) and self._fold(node):
-            if not self.guessed.isdisjoint(names):
-                self.guessed.update(name for name in node.output if name)
             return
-        for facts in self.by_probe:
-            self._infer(node, facts, pure)
+        self._infer(node)
+        if pure and names and (node.op_type in ("Shape", "Size") or all(map(self.is_known, names))):
+            self._measure(node)
+
+    def _measure(self, node: NodeProto) -> None:
+        """Learn the values of the outputs of a node that depend on extents and constants only."""
+        values: dict[str, Partial] = {}
+        if node.op_type in ("Shape", "Size"):
+            dims = self.dims(node.input[0])
+            if dims is not None:
+                values[node.output[0]] = _measured(node, dims)
+        elif all(self._is_small(name) for name in node.input if name):
+            values = self._computed_in_part(node)
+        is_size = node.op_type in sizes.supported() and all(
+            self.constants[name].size <= MOST_ELEMENTS for name in node.input if name in self.constants
+        )
         for name in node.output:
-            values = [facts[name].value if name in facts else None for facts in self.by_probe]
-            first = values[0]
-            if first is not None and all(v is not None and np.array_equal(v, first) for v in values):
-                self.constants[name] = Weight.of(first)
-                selects = node.op_type in _SELECTS
-                if not (self.guessed.isdisjoint(names) and (selects or not any(map(self._varies, names)))):
-                    self.guessed.add(name)
+            dtype = self.dtype(name)
+            known = constant_of(values[name], dtype) if name in values and dtype is not None else None
+            if known is not None:
+                limits.current().hold(known.nbytes)
+                self.constants[name] = Weight.of(known)
+            elif name and is_size and (dtype is None or not is_text(dtype)):
+                self.sizes.add(name)
+                if name in values:
+                    self.partial[name] = values[name]
+                elif (ramp := self._ramp(node)) is not None:
+                    self.ramps[name] = ramp
 
-    def _varies(self, name: str) -> bool:
-        """Whether the value or the shape of a tensor differs between the probes."""
-        if name in self.constants:
-            return False
-        shapes, values = self.shapes(name), self.values(name)
-        if shapes is None or any(shape != shapes[0] for shape in shapes):
-            return True
-        return values is not None and not all(np.array_equal(value, values[0]) for value in values)
+    def _ramp(self, node: NodeProto) -> Ramp | None:
+        """The first output of a node, if it is a ramp."""
+        inputs = [self.ramps.get(name) or (self.value(name) if name in self.constants else None) for name in node.input]
+        limit = self.partial.get(node.input[1]) if node.op_type == "Range" and len(node.input) == 3 else None
+        element = None if limit is None or limit.size != 1 else limit.reshape(-1)[0]
+        return ramp_of(node, inputs, element if isinstance(element, str) else None)
 
-    def shapes(self, name: str) -> list[Shape] | None:
-        """The shape of a tensor under each probe, or None when it is not known under one of them."""
+    def _is_small(self, name: str) -> bool:
+        """Whether some elements of a known value are known, and there are few of them."""
+        return name in self.partial or (name in self.constants and self.constants[name].size <= MOST_ELEMENTS)
+
+    def _computed_in_part(self, node: NodeProto) -> dict[str, Partial]:
+        counts = {}
+        for name in node.output:
+            shape = self.tensors[name].shape if name in self.tensors else None
+            if name and (shape is None or math.prod(shape) > MOST_ELEMENTS):
+                return {}
+            if name and shape is not None:
+                counts[name] = math.prod(shape), self.tensors[name].dtype.itemsize
+        names = {name for name in node.input if name}
+        dtypes = {name: dtype for name in names if (dtype := self.dtype(name)) is not None}
+        if len(dtypes) < len(names):
+            return {}
+        values = {name: value for name in names if (value := self.value_in_part(name)) is not None}
+
+        def evaluated(feeds: Mapping[str, AnyArray], name: str) -> AnyArray:
+            weights = {given: Weight.of(array) for given, array in feeds.items()}
+            return _evaluate(node, self.opset, weights, name, *counts[name])
+
+        return compute(node, values, dtypes, evaluated)
+
+    def dims(self, name: str) -> Extents | None:
+        """The extents of a tensor, or None if their number is not known."""
         if name in self.constants:
-            return [self.constants[name].shape] * len(self.by_probe)
-        found = [facts[name].shape if name in facts else None for facts in self.by_probe]
-        shapes = [shape for shape in found if shape is not None]
-        return shapes if len(shapes) == len(found) else None
+            return self.constants[name].shape
+        return self.tensors[name].dims if name in self.tensors else None
 
     def is_known(self, name: str) -> bool:
-        """Whether a tensor is a constant, or depends only on the extents of the inputs."""
-        return name in self.constants or all(name in facts and facts[name].value is not None for facts in self.by_probe)
+        """Whether a tensor is a constant or a size value."""
+        return name in self.constants or name in self.sizes
 
-    def values(self, name: str) -> list[AnyArray] | None:
-        """The value of a known tensor under each probe; None if the tensor is not known."""
+    def value_in_part(self, name: str) -> Partial | None:
+        """The elements of a small constant or of a size value, as far as they are known; None if none of them is."""
         if name in self.constants:
-            weight = self.constants[name]
-            if weight.computed:
-                limits.current().check_memory(weight.nbytes)
-            return [weight.load()] * len(self.by_probe)
-        found = [facts[name].value if name in facts else None for facts in self.by_probe]
-        values = [value for value in found if value is not None]
-        return values if len(values) == len(found) else None
+            return partial_of(self.constants[name].load()) if self._is_small(name) else None
+        return self.partial.get(name)
+
+    def value(self, name: str) -> AnyArray | None:
+        """The value of a constant; None if the tensor is not constant."""
+        if name not in self.constants:
+            return None
+        weight = self.constants[name]
+        if weight.computed:
+            limits.current().check_memory(weight.nbytes)
+        return weight.load()
 
     def dtype(self, name: str) -> np.dtype[Any] | None:
         """The type of a tensor's elements, or None when it is not known."""
         if name in self.constants:
             return self.constants[name].dtype
-        fact = self.by_probe[0].get(name)
+        fact = self.tensors.get(name)
         return None if fact is None else fact.dtype
 
     def _fold(self, node: NodeProto) -> bool:
@@ -209,13 +254,14 @@ class Facts:
     def _inputs(self, node: NodeProto) -> dict[str, Weight]:
         return {name: self.constants[name] for name in node.input if name}
 
-    def _infer(self, node: NodeProto, facts: dict[str, Fact], pure: bool) -> None:
+    def _infer(self, node: NodeProto) -> None:
+        """Learn types and extents of the outputs of a node."""
         known = {}
         for name in node.input:
             if name in self.constants:
                 known[name] = _shown(self.constants[name])
-            elif name in facts:
-                known[name] = facts[name]
+            elif name in self.tensors:
+                known[name] = self.tensors[name]
         if len(known) != len({name for name in node.input if name}):
             return
         try:
@@ -223,32 +269,13 @@ class Facts:
         except InferenceError as error:
             self.errors.setdefault(node.output[0], str(error))
             return
-        facts.update(inferred)
-        values: dict[str, AnyArray] = {}
-        pure = pure and not any(is_text(fact.dtype) for fact in inferred.values())
-        if node.op_type in ("Shape", "Size") and (shape := known[node.input[0]].shape) is not None:
-            values[node.output[0]] = _measure(node, shape)
-        elif pure and known and all(fact.value is not None for fact in known.values()):
-            values = self._values(node, known, inferred)
-        for name, value in values.items():
-            limits.current().hold(value.nbytes)
-            facts[name] = Fact(value.dtype, value.shape, value)
-
-    def _values(self, node: NodeProto, known: dict[str, Fact], inferred: dict[str, Fact]) -> dict[str, AnyArray]:
-        """The values of the outputs, computed from the inputs' values; empty if they are large or of unknown size."""
-        sizes = {}
-        for name in node.output:
-            fact = inferred.get(name)
-            if fact is not None and fact.shape is not None:
-                sizes[name] = math.prod(fact.shape), fact.dtype.itemsize
-            elif name and (most := _most_elements(node, known)) is not None:
-                sizes[name] = most, 8
-            elif name:
-                return {}
-        if any(elements * itemsize > _KNOWN for elements, itemsize in sizes.values()):
-            return {}
-        weights = {name: Weight.of(fact.value) for name, fact in known.items() if fact.value is not None}
-        return {name: _evaluate(node, self.opset, weights, name, *size) for name, size in sizes.items()}
+        first = node.output[0]
+        if first in inferred and node.op_type in DECIDED_BY_VALUES:
+            dims = [known[name].dims if name else None for name in node.input]
+            values = [self.value_in_part(name) if name else None for name in node.input]
+            better = refined(Inputs(node, dims, values), inferred[first].dims, self.opset)
+            inferred[first] = Fact(inferred[first].dtype, better)
+        self.tensors.update(inferred)
 
 
 def is_text(dtype: np.dtype[Any]) -> bool:
@@ -316,9 +343,10 @@ def _evaluate(
         return value if value.base is None or value.nbytes >= _LAZY else value.copy()
 
 
-def _measure(node: NodeProto, shape: Shape) -> AnyArray:
+def _measured(node: NodeProto, dims: Extents) -> Partial:
     """The value of a ``Shape`` or ``Size`` node."""
     if node.op_type == "Size":
-        return np.asarray(math.prod(shape), np.int64)
+        shape = numbers_of(dims)
+        return np.array(None if shape is None else math.prod(shape), object)
     bounds = {attribute.name: attribute.i for attribute in node.attribute}
-    return np.asarray(shape[bounds.get("start", 0) : bounds.get("end", len(shape))], np.int64)
+    return np.array(dims[bounds.get("start", 0) : bounds.get("end", len(dims))], object)

@@ -107,12 +107,12 @@ def center_crop_pad(node: OnnxNode) -> None:
         raise node.problem(f"shape is {wanted}, expected an extent for each of the axes {axes}")
     starts, ends, cropped, pads = [], [], [], [0] * (2 * rank)
     for axis, extent in zip(axes, wanted, strict=True):
-        before = {shape[axis] for shape in node.shapes(0)}
-        if before == {extent}:
+        before = node.dims(0)[axis]
+        if before == extent:
             continue
-        if len(before) != 1:
+        if not isinstance(before, int):
             raise node.problem(f"the extent of axis {axis} is not fixed, expected a number")
-        missing = extent - before.pop()
+        missing = extent - before
         if missing < 0:
             cropped.append(axis)
             starts.append(-missing // 2)

@@ -6,7 +6,7 @@ The steps: find the constants and where they lie; remove nodes that no output ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +33,9 @@ from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, Uns
 from streamrt.convert.onnx.ops import CONVERSIONS
 from streamrt.convert.onnx.quantization import nbits_problem, without_nbits
 from streamrt.convert.onnx.size import Range, count_model
-from streamrt.convert.probes import Probe, substitute
+from streamrt.convert.onnx.sizes import convert_size
 from streamrt.convert.support import unsupported
+from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, UnsupportedModelError
 from streamrt.graph import TYPES, TensorSpec
@@ -49,7 +50,7 @@ _INPUT_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name)): name for n
 
 
 class OnnxSource:
-    """An ONNX model, ready to be converted for any probes.
+    """An ONNX model, ready to be converted.
 
     Args:
         source: path of the file, or the model itself.
@@ -127,25 +128,24 @@ class OnnxSource:
         own = 4 * sum(weight.size for weight in self._constants.values())
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
-    def convert(self, probes: Sequence[Probe]) -> Draft:
-        """The draft. The probes show which values depend on dynamic extents.
+    def convert(self) -> Draft:
+        """The draft.
 
         Raises:
             UnsupportedModelError: some nodes or attributes have no conversion; the text lists all of them.
             FormatError: a malformed model, or shapes that do not fit together.
         """
-        by_probe = tuple(
-            {spec.name: Fact(np.dtype(spec.dtype), substitute(spec.dims, probe)) for spec in self.inputs}
-            for probe in probes
-        )
-        facts = Facts(self.opset, dict(self._constants), by_probe)
+        given = {spec.name: Fact(np.dtype(spec.dtype), spec.dims) for spec in self.inputs}
+        facts = Facts(self.opset, dict(self._constants), given)
         problems = list(self._problems)
         # Nodes that only folded nodes read are not needed any more.
         computed = _live(self._learn(facts), set(self._outputs))
-        draft = Draft(list(self.inputs), [_output(name, facts) for name in self._outputs])
+        names = {dim for spec in self.inputs for dim in spec.dims}
+        draft = Draft(list(self.inputs), [_output(name, facts, names) for name in self._outputs])
+        draft.dims = {name: fact.dims for name, fact in facts.tensors.items() if fact.dims is not None}
         wanted = {name for node in computed for name in node.input} | set(self._outputs)
         tensors = {name for node in computed for name in node.output} | {spec.name for spec in self.inputs}
-        context = Context(facts, draft, wanted, tensors, _reads(computed, self._outputs))
+        context = Context(facts, draft, wanted, tensors)
         doubtful: set[str] = set()  # tensors that depend on nodes that were refused
         for index, proto in enumerate(computed):
             with limits.current().at(describe(proto)):
@@ -185,7 +185,7 @@ class OnnxSource:
                 continue
             facts.learn(node)
             defined.update(node.output)
-            if not all(facts.is_known(name) for name in node.output if name):
+            if not all(name in facts.constants for name in node.output if name):
                 computed.append(node)
         return computed
 
@@ -209,21 +209,20 @@ def _take_constants(
     return others
 
 
-def _reads(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> dict[str, list[int]]:
-    """The positions of the nodes that read each tensor. Outputs of the graph are read after the last node."""
-    reads: dict[str, list[int]] = {}
-    for position, node in enumerate(nodes):
-        for name in node.input:
-            reads.setdefault(name, []).append(position)
-    for name in outputs:
-        reads.setdefault(name, []).append(len(nodes))
-    return reads
+def _output(name: str, facts: Facts, names: Collection[str | int]) -> TensorSpec:
+    """An output. NumPy has no bfloat16, so that becomes float32.
 
-
-def _output(name: str, facts: Facts) -> TensorSpec:
-    """An output without its extents, which are found later. NumPy has no bfloat16, so that becomes float32."""
-    dtype = facts.dtype(name)
-    return TensorSpec(name, (), "float32" if dtype is None or dtype.name == "bfloat16" else dtype.name)
+    An extent that is no number and none of ``names`` is free.
+    """
+    dtype, dims = facts.dtype(name), facts.dims(name) or ()
+    return TensorSpec(
+        name,
+        tuple(
+            dim if isinstance(dim, int) or (isinstance(dim, str) and dim in names) else f"{name}_{axis}"
+            for axis, dim in enumerate(dims)
+        ),
+        "float32" if dtype is None or dtype.name == "bfloat16" else dtype.name,
+    )
 
 
 def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[UnsupportedNodeError], bool]:
@@ -257,7 +256,12 @@ def _convert_once(node: OnnxNode) -> None:
         other = f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'"
         raise node.problem(nbits_problem(node.proto, node.facts.constants) or other)
     if is_if(node.proto):
+        if node.proto.input and node.facts.is_known(node.proto.input[0]):
+            raise node.problem("its condition depends on the extents of the model's inputs: fix them with inputs=")
         raise node.problem("its condition depends on values of the inputs, expected one that their extents decide")
+    if all(name in node.facts.sizes or name in node.facts.constants for name in node.proto.output if name):
+        convert_size(node)
+        return
     if convert is None:
         raise node.problem(unsupported(node.op, "onnx"))
     schema = schema_of(node.op, node.opset)
@@ -363,7 +367,8 @@ def _inputs(
             )
         dims: list[int | str] = []
         for axis, dim in enumerate(tensor.shape.dim):
-            if any(character.isalpha() for character in dim.dim_param) and dim.dim_param != "None":
+            named = any(character.isalpha() for character in dim.dim_param) and SEPARATOR not in dim.dim_param
+            if named and dim.dim_param != "None":
                 dims.append(dim.dim_param)
             else:
                 dims.append(dim.dim_value if dim.dim_value > 0 else f"{value.name}_{axis}")

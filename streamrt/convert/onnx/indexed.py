@@ -9,6 +9,9 @@ from streamrt.graph import Attr
 @converts("Tile")
 def tile(node: OnnxNode) -> None:
     """The input several times along each axis."""
+    if node.is_size(1):
+        node.emit("Tile", [node.any_operand(0)], sizes={"repeats": node.size_list(1)})
+        return
     repeats = node.integers(1, "repeats")
     if repeats is None or len(repeats) != node.rank(0):
         raise node.problem(f"repeats are {repeats}, expected one for each axis")

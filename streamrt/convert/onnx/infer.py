@@ -8,7 +8,7 @@ values that are known to abort it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TypeProto
 
-from streamrt.convert.probes import Shape
 from streamrt.convert.weights import AnyArray
 from streamrt.format.layout import MAX_DIMS
+from streamrt.ops import Shape
 
 #: The most bytes of a constant that is given to shape inference, which reads extents and axes from small constants.
 SHOWN = 64 << 10
@@ -36,13 +36,30 @@ _TERM = rb"[A-Za-z ]*(?:\.\.\.[A-Za-z ]*)?"
 _EQUATION = re.compile(_TERM + rb"(?:," + _TERM + rb")*(?:->" + _TERM + rb")?")
 
 
+#: An extent: a number, the name of a free extent of an input that it equals, a product of such names and a number
+#: (`streamrt.convert.terms`), or None if it is not known.
+Extent = int | str | None
+Extents = tuple[Extent, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Facts about a tensor under one probe. Only small tensors have a ``value``."""
+    """Facts about a tensor: its type, its extents if their number is known, and its value if it is a small constant."""
 
     dtype: np.dtype[Any]
-    shape: Shape | None
+    dims: Extents | None
     value: AnyArray | None = None
+
+    @property
+    def shape(self) -> Shape | None:
+        """The extents, if all of them are numbers."""
+        return None if self.dims is None else numbers_of(self.dims)
+
+
+def numbers_of(dims: Extents) -> Shape | None:
+    """``dims`` if all of them are numbers, else None."""
+    found = tuple(dim for dim in dims if isinstance(dim, int))
+    return found if len(found) == len(dims) else None
 
 
 class InferenceError(Exception):
@@ -50,7 +67,7 @@ class InferenceError(Exception):
 
 
 def infer_shapes(node: NodeProto, opset: int, known: Mapping[str, Fact]) -> dict[str, Fact]:
-    """Types and shapes of the outputs of a node; ``known`` has the facts about all its inputs.
+    """Types and extents of the outputs of a node; ``known`` has the facts about all its inputs.
 
     Raises:
         InferenceError: the node is malformed, or does not fit its inputs.
@@ -77,14 +94,15 @@ def _inferred(node: NodeProto, schema: onnx.defs.OpSchema, version: int, known: 
         if fact.value is not None and fact.value.nbytes <= SHOWN
     }
     imports = [onnx.helper.make_opsetid("", version)]
+    names = {dim for fact in known.values() for dim in fact.dims or () if isinstance(dim, str)}
     found = {}
     for name, proto in onnx.shape_inference.infer_node_outputs(
         schema, node, types, data, opset_imports=imports
     ).items():
         if proto.HasField("tensor_type") and proto.tensor_type.elem_type:
-            shape = _shape(proto)
-            _check_shape(name, shape)
-            found[name] = Fact(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type)), shape)
+            dims = _dims(proto, names)
+            _check_dims(name, dims)
+            found[name] = Fact(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(proto.tensor_type.elem_type)), dims)
     return found
 
 
@@ -146,18 +164,18 @@ def _check(node: NodeProto, schema: onnx.defs.OpSchema, known: Mapping[str, Fact
         if attribute is not None and attribute.type != _TYPES.get(expected.type):
             raise InferenceError(f"attribute {name!r} is of the wrong type")
     for name, fact in known.items():
-        _check_shape(name, fact.shape)
+        _check_dims(name, fact.dims)
     _check_values(node, given, known)
 
 
 def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: Mapping[str, Fact]) -> None:
-    shapes = [known[name].shape if name in known else None for name in node.input]
-    first = shapes[0] if shapes else None
+    dims = [known[name].dims if name in known else None for name in node.input]
+    first = dims[0] if dims else None
     rank = None if first is None else len(first)
     match node.op_type:
         case "ConstantOfShape" | "Expand" | "Reshape" | "Tile":
-            shape = shapes[_SHAPE_INPUTS[node.op_type]] if len(shapes) > _SHAPE_INPUTS[node.op_type] else None
-            if shape is not None and (len(shape) > 1 or any(extent > MAX_DIMS for extent in shape)):
+            shape = dims[_SHAPE_INPUTS[node.op_type]] if len(dims) > _SHAPE_INPUTS[node.op_type] else None
+            if shape is not None and (len(shape) > 1 or any(isinstance(dim, int) and dim > MAX_DIMS for dim in shape)):
                 raise InferenceError(f"the shape input has shape {shape}, expected one axis of at most {MAX_DIMS}")
         case "GatherND" if "batch_dims" in given and rank is not None:
             if not 0 <= given["batch_dims"].i < max(1, rank):
@@ -173,22 +191,25 @@ def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: M
             raise InferenceError(f"attribute {name!r} is {tuple(given[name].ints)[:8]}, expected numbers above 0")
 
 
-def _check_shape(name: str, shape: Shape | None) -> None:
-    """Raise `InferenceError` for a shape that no tensor may have."""
-    if shape is None:
+def _check_dims(name: str, dims: Extents | None) -> None:
+    """Raise `InferenceError` for extents that no tensor may have."""
+    if dims is None:
         return
-    if len(shape) > MAX_DIMS:
-        raise InferenceError(f"{name!r} would have {len(shape)} axes, expected no more than {MAX_DIMS}")
-    if shape and min(shape) < 0:
-        raise InferenceError(f"{name!r} would have shape {shape}, expected no extent below 0")
+    if len(dims) > MAX_DIMS:
+        raise InferenceError(f"{name!r} would have {len(dims)} axes, expected no more than {MAX_DIMS}")
+    if any(isinstance(dim, int) and dim < 0 for dim in dims):
+        raise InferenceError(f"{name!r} would have shape {dims}, expected no extent below 0")
 
 
 def _type_proto(fact: Fact) -> TypeProto:
-    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(fact.dtype), fact.shape)
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(fact.dtype), fact.dims)
 
 
-def _shape(proto: TypeProto) -> Shape | None:
+def _dims(proto: TypeProto, names: Collection[str]) -> Extents | None:
+    """The extents of a type; ``names`` are those that an extent can have."""
     if not proto.tensor_type.HasField("shape"):
         return None
-    dims = proto.tensor_type.shape.dim
-    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param if dim.dim_param in names else None
+        for dim in proto.tensor_type.shape.dim
+    )

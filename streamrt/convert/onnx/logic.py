@@ -106,7 +106,7 @@ def _cast(node: OnnxNode, target: int) -> bool:
 
 def _truth(node: OnnxNode, index: int, what: str) -> str:
     """The name of an input of truth values; a constant becomes a weight."""
-    if node.facts.is_known(node.input(index)):
+    if node.is_constant(index):
         values = node.constant(index, what, most=None)
         if values.dtype == np.bool_:
             return node.new_weight(f"{node.input(index)}.truth", Weight.of(values))

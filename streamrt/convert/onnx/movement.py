@@ -1,17 +1,23 @@
-"""Conversion of the ONNX operators that move values. Values that a model computes from shapes become constants here."""
+"""Conversion of the ONNX operators that move values.
+
+Values that decide where elements go are attributes. If a model computes them from extents, they are size values.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from streamrt.convert import limits
-from streamrt.convert.onnx.extents import extents, lender, matching
+from streamrt.convert.onnx.infer import Extent, Extents, numbers_of
 from streamrt.convert.onnx.node import LEAST, MOST, MOST_VALUES, OnnxNode, converts
 from streamrt.convert.onnx.strided import before, permutation_of
-from streamrt.convert.probes import Shape
-from streamrt.convert.weights import is_integer
+from streamrt.convert.weights import AnyArray, is_integer
 from streamrt.graph import Attr
+from streamrt.ops import Shape
 
 
 @converts("Flatten")
@@ -26,82 +32,55 @@ def flatten(node: OnnxNode) -> None:
 
 @converts("Reshape")
 def reshape(node: OnnxNode) -> None:
-    """The target shape may be computed from shapes.
+    """The target shape may be computed from extents.
 
-    An extent that varies becomes 0 (the input's extent), -1 (the extent that remains), or the extent of another tensor.
+    An extent that is no number becomes 0 (the input's extent) or -1 (the extent that remains) if that is all, because
+    such a target is known without the values.
     """
     allowzero = node.flag("allowzero")
-    targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    _emit_reshape(node, targets, node.out_shapes(), allowzero)
+    x, wanted = node.any_operand(0), node.elements(1, "shape")
+    if not node.is_size(1):
+        attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in wanted else {}
+        node.emit("Reshape", [x], {"shape": tuple(int(v) for v in wanted), **attrs})
+        return
+    target = _target(wanted, node.dims(0), node.out_dims(), allowzero)
+    if target is not None:
+        node.emit("Reshape", [x], {"shape": target})
+    else:
+        attrs = {"allowzero": 1} if allowzero else {}
+        node.emit("Reshape", [x], attrs, sizes={"shape": node.size_list(1)})
 
 
-def _emit_reshape(
-    node: OnnxNode,
-    targets: Sequence[Shape],
-    outputs: Sequence[Shape],
-    allowzero: bool = False,
-    names: list[str] | None = None,
-) -> str:
-    """Add a Reshape. ``targets`` has its target under each probe, ``outputs`` the shape of the result."""
-    x = node.any_operand(0)
-    if len({len(target) for target in targets}) != 1:
-        raise node.problem("the rank of the result depends on the extents of the model's inputs")
-    if all(target == targets[0] for target in targets):
-        shape = list(targets[0])
-        attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in shape else {}
-        return node.emit("Reshape", [x], {"shape": tuple(shape), **attrs}, names)
-    shapes = node.shapes(0)
-    dims: list[int] = []
-    loose: dict[int, list[int]] = {}  # extents that vary and are not the input's
-    for axis in range(len(targets[0])):
-        found = [out[axis] for out in outputs]
-        if len(set(found)) == 1 and found[0] > 0:
-            dims.append(found[0])
+def _target(wanted: Sequence[Any], x: Extents, out: Extents, allowzero: bool) -> Shape | None:
+    """The target shape of a Reshape as numbers; None if more than one of its extents depends on extents of inputs."""
+    target = []
+    for axis, (element, extent) in enumerate(zip(wanted, out, strict=True)):
+        if isinstance(extent, int) and extent > 0:
+            target.append(extent)
+        elif (extent is not None and axis < len(x) and x[axis] == extent) or (element == 0 and not allowzero):
+            target.append(0)
         else:
-            dims.append(0)
-            if any(axis >= len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)):
-                loose[axis] = found
-    inputs, taken = [x], {}
-    if len(loose) > 1:  # one can be -1
-        taken = matching(shapes, loose)
-        if len(taken) < len(loose) - 1:
-            lent = lender(node, loose, all_but=1)
-            if lent is None:
-                raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
-            inputs, taken = [x, lent[0]], lent[1]
-    for axis in loose.keys() - taken.keys():
-        dims[axis] = -1
-    attrs = {"shape": tuple(dims)}
-    if taken:
-        attrs["extents"] = extents(len(dims), taken)
-    return node.emit("Reshape", inputs, attrs, names)
+            target.append(-1)
+    return tuple(target) if target.count(-1) < 2 else None
 
 
 @converts("Expand")
 def expand(node: OnnxNode) -> None:
     """An Expand that changes no shape does nothing."""
-    shapes = node.shapes(0)
-    if shapes == node.out_shapes():
+    x, out = node.dims(0), node.out_dims()
+    if x == out and None not in x:
         node.emit("Identity", [node.any_operand(0)])
         return
-    targets = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(1, "shape")]
-    inputs, wanted, loose = [node.any_operand(0)], [], {}
-    count = len(targets[0])
-    for axis in range(-count, 0):
-        found = [target[axis] for target in targets]
-        wanted.append(found[0] if len(set(found)) == 1 else 1)
-        if len(set(found)) > 1 and any(
-            -axis > len(shape) or shape[axis] != extent for shape, extent in zip(shapes, found, strict=True)
-        ):
-            loose[count + axis] = found
-    attrs: dict[str, Attr] = {"shape": tuple(wanted)}
-    if loose:
-        lent = lender(node, loose)
-        if lent is None:
-            raise node.problem(f"extents {sorted(loose)} of the result depend on the model's inputs")
-        inputs.append(lent[0])
-        attrs["extents"] = extents(count, lent[1])
-    node.emit("Expand", inputs, attrs)
+    wanted = node.elements(1, "shape")
+    before = (1,) * (len(wanted) - len(x)) + x[max(0, len(x) - len(wanted)) :]
+    kept = [isinstance(e, int) or (e is not None and e == dim) for e, dim in zip(wanted, before, strict=True)]
+    if all(kept):
+        shape = tuple(element if isinstance(element, int) else 1 for element in wanted)
+        node.emit("Expand", [node.any_operand(0)], {"shape": shape})
+    else:
+        same = [element is not None and element == dim for element, dim in zip(wanted, before, strict=True)]
+        at = [len(wanted) if is_same else axis for axis, is_same in enumerate(same)]
+        node.emit("Expand", [node.any_operand(0)], sizes={"shape": rearranged(node, 1, at, np.array([1]))})
 
 
 @converts("Gather")
@@ -109,14 +88,15 @@ def gather(node: OnnxNode) -> None:
     """A single constant index becomes a Slice and a removal of its axis. Many constant indices become a weight."""
     rank = node.rank(0)
     axis = node.axis(node.int_("axis", 0), rank)
-    if not node.facts.is_known(node.input(1)):
+    if not node.is_constant(1):
         if not is_integer(node.dtype(1)):
             raise node.problem(f"input 1 ({node.input(1)!r}) is {node.dtype(1)}, expected integers")
-        node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
+        if not (rank == 1 and _transposes_samples(node)):
+            node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
         return
     if rank == 1 and _transposes(node):
         return
-    if node.is_constant(1) and math.prod(node.shapes(1)[0]) > MOST_VALUES:
+    if node.facts.constants[node.input(1)].size > MOST_VALUES:
         node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
         return
     indices = node.constant(1, "indices")
@@ -134,19 +114,40 @@ def gather(node: OnnxNode) -> None:
 
 def _transposes(node: OnnxNode) -> bool:
     """Write a Gather from a flat tensor as a Transpose if the two are equal; returns whether it did."""
-    indices = node.values(1, "indices", most=None)
-    # The comparison holds three arrays as large as the indices.
-    limits.current().check_memory(max(3 * 8 * index.size for index in indices))
-    perm = permutation_of(indices, [shape[0] for shape in node.shapes(0)])
-    if perm is None:
+    extent, indices = node.dims(0)[0], node.constant(1, "indices", most=None)
+    if not isinstance(extent, int):
         return False
-    shapes = [before(index.shape, perm) for index in indices]
-    if perm == tuple(range(len(perm))):
-        _emit_reshape(node, shapes, shapes)
-    else:
-        apart = _emit_reshape(node, shapes, shapes, names=[node.temporary("apart")])
+    # The comparison holds three arrays as large as the indices.
+    limits.current().check_memory(3 * 8 * indices.size)
+    perm = permutation_of(indices, extent)
+    if perm is not None:
+        _emit_transposed(node, before(indices.shape, perm), perm)
+    return perm is not None
+
+
+def _transposes_samples(node: OnnxNode) -> bool:
+    """As `_transposes`, for each sample of a flat tensor."""
+    ramp = node.facts.ramps.get(node.input(1))
+    flat = node.maker(0)
+    if ramp is None or flat is None or flat.op != "Reshape":
+        return False
+    dims = node.facts.dims(flat.inputs[0])
+    numbers = [dim for dim in dims or () if isinstance(dim, int)]
+    if dims is None or [dim for dim in dims if not isinstance(dim, int)] != [ramp.count]:
+        return False
+    inside = ramp.inside[0]
+    perm = permutation_of(inside, ramp.step) if math.prod(numbers) == ramp.step else None
+    if perm is not None:
+        _emit_transposed(node, (-1, *before(inside.shape, perm)), (0, *(axis + 1 for axis in perm)))
+    return perm is not None
+
+
+def _emit_transposed(node: OnnxNode, shape: Shape, perm: Shape) -> None:
+    """A Reshape to ``shape`` and a Transpose."""
+    plain = perm == tuple(range(len(perm)))
+    apart = node.emit("Reshape", [node.any_operand(0)], {"shape": shape}, None if plain else [node.temporary("apart")])
+    if not plain:
         node.emit("Transpose", [apart], {"perm": perm})
-    return True
 
 
 @converts("Transpose")
@@ -163,10 +164,10 @@ def transpose(node: OnnxNode) -> None:
 def squeeze(node: OnnxNode) -> None:
     """Axes are an attribute up to opset 12, and an input after that. By default all axes of extent 1 are removed."""
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
-    shapes = node.shapes(0)
+    dims = node.dims(0)
     if axes is None:
-        axes = tuple(axis for axis, extents in enumerate(zip(*shapes, strict=True)) if set(extents) == {1})
-    node.emit("Squeeze", [node.any_operand(0)], {"axes": node.axes(axes, len(shapes[0]))})
+        axes = tuple(axis for axis, dim in enumerate(dims) if dim == 1)
+    node.emit("Squeeze", [node.any_operand(0)], {"axes": node.axes(axes, len(dims))})
 
 
 @converts("Unsqueeze")
@@ -191,76 +192,86 @@ def concat(node: OnnxNode) -> None:
 
 @converts("Split")
 def split(node: OnnxNode) -> None:
-    """Sizes are an attribute (up to opset 12), an input, or equal. They are taken from the inferred shapes."""
+    """Sizes are an attribute (up to opset 12), an input, or equal. If they are numbers, inference knows them."""
     node.ignore("split", "num_outputs")
     axis = node.axis(node.int_("axis", 0), node.rank(0))
-    if node.opset >= 13 and node.given(1):
-        node.constant(1, "split")
-    sizes = []
-    for index, name in enumerate(node.proto.output):
-        extents = {shape[axis] for shape in node.out_shapes(index)}
-        if len(extents) != 1:
-            raise node.problem(f"the size of output {name!r} depends on the extents of the model's inputs")
-        sizes.append(extents.pop())
-    if 0 in sizes:
-        raise node.problem(f"a part of size 0 in {sizes}, expected all sizes above 0")
-    node.emit("Split", [node.any_operand(0)], {"axis": axis, "split": tuple(sizes)}, list(node.proto.output))
+    x, names = node.any_operand(0), list(node.proto.output)
+    sizes = [dims[axis] for name in names if (dims := node.facts.dims(name)) is not None]
+    found = numbers_of(tuple(sizes))
+    if found is not None and len(found) == len(names):
+        if 0 in found:
+            raise node.problem(f"a part of size 0 in {list(found)}, expected all sizes above 0")
+        node.emit("Split", [x], {"axis": axis, "split": found}, names)
+    elif node.opset >= 13 and node.is_size(1):
+        node.emit("Split", [x], {"axis": axis}, names, {"split": node.size_list(1)})
+    elif node.has("split") or (node.opset >= 13 and node.given(1)):
+        given = node.ints("split") if node.opset < 13 else node.integers(1, "split")
+        node.emit("Split", [x], {"axis": axis, "split": given or ()}, names)
+    else:
+        node.emit("Split", [x], {"axis": axis}, names, {"split": _equal_parts(node, axis, len(names))})
+
+
+def _equal_parts(node: OnnxNode, axis: int, count: int) -> str:
+    """A size value: the extents of ``count`` parts of an axis. The last part has the rest."""
+
+    def number(value: int) -> str:
+        return node.size_constant(np.array([value]))
+
+    extent = node.size_node("Shape", [node.any_operand(0)], {"start": axis, "end": axis + 1})
+    part = node.size_node("Div", [node.size_node("Add", [extent, number(count - 1)]), number(count)])
+    rest = node.size_node("Sub", [extent, node.size_node("Mul", [part, number(count - 1)])])
+    parts = node.size_node("Expand", [part, number(count - 1)])
+    return node.size_node("Concat", [parts, rest], {"axis": 0})
 
 
 @converts("Slice")
 def slice_(node: OnnxNode) -> None:
-    """Bounds are attributes up to opset 9, and inputs after that.
+    """Bounds are attributes up to opset 9, and inputs after that. An end that is the end of the axis becomes `MOST`.
 
-    An end that is the end of the axis becomes `MOST`.
+    Bounds and steps may depend on extents.
     """
-    shapes = node.shapes(0)
-    rank = len(shapes[0])
+    dims = node.dims(0)
     if node.opset < 10:
         starts, ends, axes, steps = node.ints("starts"), node.ints("ends"), node.ints("axes"), None
         if starts is None or ends is None:
             raise node.problem("attributes 'starts' and 'ends' are missing")
-        bounds = [[starts, ends]] * len(shapes)
+        bounds: list[Sequence[Any]] = [starts, ends]
     else:
-        both = zip(node.values(1, "starts"), node.values(2, "ends"), strict=True)
-        bounds = [[tuple(int(v) for v in value.reshape(-1)) for value in pair] for pair in both]
-        axes, steps = node.integers(3, "axes"), node.integers(4, "steps")
-    count = len(bounds[0][0])
-    axes = tuple(range(count)) if axes is None else tuple(node.axis(axis, rank) for axis in axes)
-    steps = (1,) * count if steps is None else steps
-    lengths = {len(axes), len(steps), *(len(values) for pair in bounds for values in pair)}
-    if lengths != {count} or 0 in steps:
+        bounds = [node.elements(1, "starts"), node.elements(2, "ends")]
+        axes, steps = node.integers(3, "axes"), node.elements(4, "steps") if node.given(4) else None
+    count = len(bounds[0])
+    axes = tuple(range(count)) if axes is None else tuple(node.axis(axis, len(dims)) for axis in axes)
+    bounds.append((1,) * count if steps is None else steps)
+    if {len(axes), *map(len, bounds)} != {count} or 0 in bounds[2]:
         raise node.problem(
-            f"starts and ends {bounds[0]}, axes {axes} and steps {steps} do not fit together: expected as many of "
+            f"starts and ends {bounds[:2]}, axes {axes} and steps {bounds[2]} do not fit together: expected as many of "
             "each, and no step of 0"
         )
-    result: list[list[int]] = [[], []]
-    for which, values in enumerate(result):
-        for i, axis in enumerate(axes):
-            found = [pair[which][i] for pair in bounds]
-            values.append(_bound(node, found, [shape[axis] for shape in shapes]))
-    kept = [i for i in range(count) if (result[0][i], result[1][i], steps[i]) != (0, MOST, 1)]
+    numbers = [
+        [_bound(element, dims[axis]) for element, axis in zip(elements, axes, strict=True)] for elements in bounds
+    ]
+    kept = [i for i in range(count) if tuple(found[i] for found in numbers) != (0, MOST, 1)]
     if not kept:
         node.emit("Identity", [node.any_operand(0)])
         return
-    attrs: dict[str, Attr] = {
-        "starts": tuple(result[0][i] for i in kept),
-        "ends": tuple(result[1][i] for i in kept),
-        "axes": tuple(axes[i] for i in kept),
-    }
-    if any(steps[i] != 1 for i in kept):
-        attrs["steps"] = tuple(max(LEAST, min(MOST, steps[i])) for i in kept)
-    node.emit("Slice", [node.any_operand(0)], attrs)
+    attrs: dict[str, Attr] = {}
+    sizes: dict[str, str] = {}
+    if any(None in found for found in numbers):
+        kept = list(range(count))  # a size value has the bounds of all axes
+    for index, (name, found) in enumerate(zip(("starts", "ends", "steps"), numbers, strict=True), 1):
+        if None in found:
+            sizes[name] = node.size_list(index if index < 3 else 4)
+        elif name != "steps" or any(found[i] != 1 for i in kept):
+            attrs[name] = tuple(value for i in kept if (value := found[i]) is not None)
+    attrs["axes"] = tuple(axes[i] for i in kept)
+    node.emit("Slice", [node.any_operand(0)], attrs, sizes=sizes)
 
 
-def _bound(node: OnnxNode, found: list[int], extents: list[int]) -> int:
-    """A start or an end as a constant, from its value and the extent of its axis under each probe."""
-    if len(set(found)) == 1:
-        return max(LEAST, min(MOST, found[0]))
-    if all(value >= extent for value, extent in zip(found, extents, strict=True)):
+def _bound(element: Any, extent: Extent) -> int | None:
+    """A start, an end or a step as a number; None if it depends on extents and is not the extent of its axis."""
+    if isinstance(element, str) and element == extent:
         return MOST
-    if len({value - extent for value, extent in zip(found, extents, strict=True)}) == 1:
-        return found[0] - extents[0]  # counted from the end
-    raise node.problem("a start or end depends on the extents of the model's inputs, expected a constant")
+    return max(LEAST, min(MOST, element)) if isinstance(element, int) else None
 
 
 @converts("Pad")
@@ -268,27 +279,51 @@ def pad(node: OnnxNode) -> None:
     """Pads are an attribute up to opset 10, and an input after that. From opset 18 on they may omit some axes."""
     mode = node.text("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     rank = node.rank(0)
+    attrs: dict[str, Attr] = {"mode": mode}
+    sizes: dict[str, str] = {}
+    axes = None
     value: int | float
     if node.opset < 11:
-        pads, value, axes = node.ints("pads"), node.float_("value", 0.0, finite=False), None
+        pads: Sequence[Any] | None = node.ints("pads")
+        value = node.float_("value", 0.0, finite=False)
     else:
-        pads, value = node.integers(1, "pads"), node.scalar(2, "constant_value") or 0.0
-        axes = node.integers(3, "axes")
+        pads, axes = node.elements(1, "pads"), node.integers(3, "axes")
+        if mode == "constant" and node.is_size(2):
+            value, sizes["value"] = 0.0, node.size_number(2)
+        else:
+            value = node.scalar(2, "constant_value") or 0.0
     axes = tuple(range(rank)) if axes is None else tuple(node.axis(axis, rank) for axis in axes)
     if pads is None or len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
         raise node.problem(f"pads are {pads}, expected two for each of the axes {axes}")
-    full = [0] * (2 * rank)
-    for i, axis in enumerate(axes):
-        full[axis], full[rank + axis] = pads[i], pads[len(axes) + i]
-    if not any(full):
-        node.emit("Identity", [node.any_operand(0)])
-        return
-    attrs: dict[str, Attr] = {"pads": tuple(full), "mode": mode}
-    if mode == "constant":
+    if mode == "constant" and not sizes:
         if math.isnan(value):
             raise node.problem("the padding value is NaN, expected a number")
         if is_integer(node.dtype(0)):
             given = node.integers(2, "constant_value")
             value = given[0] if given else 0
         attrs["value"] = value
-    node.emit("Pad", [node.any_operand(0)], attrs)
+    # For each axis, before and after it, the position of its number in ``pads``, or the position after the last one.
+    at = [2 * len(axes)] * (2 * rank)
+    for i, axis in enumerate(axes):
+        at[axis], at[rank + axis] = i, len(axes) + i
+    if node.opset >= 11 and node.is_size(1):
+        sizes["pads"] = rearranged(node, 1, at, np.array([0]))
+    else:
+        full = tuple(int([*pads, 0][position]) for position in at)
+        if not any(full):
+            node.emit("Identity", [node.any_operand(0)])
+            return
+        attrs["pads"] = full
+    node.emit("Pad", [node.any_operand(0)], attrs, sizes=sizes)
+
+
+def rearranged(node: OnnxNode, index: int, at: Sequence[int], last: AnyArray) -> str:
+    """A size value: the elements of an input, and after them ``last``, at the positions ``at``.
+
+    ``last`` is a number that keeps an extent. It is better than the extent itself, which may be the number of samples.
+    """
+    given = node.size_list(index)
+    if list(at) == list(range(len(at))):
+        return given
+    whole = node.size_node("Concat", [given, node.size_constant(last)], {"axis": 0})
+    return node.size_node("Gather", [whole, node.size_constant(np.array(at, np.int64))])

@@ -7,7 +7,7 @@ problems at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnx.helper import get_attribute_value
 
 from streamrt.convert.draft import Draft, DraftNode, unique
 from streamrt.convert.onnx.facts import Facts
-from streamrt.convert.probes import Shape
+from streamrt.convert.onnx.infer import Extents, numbers_of
 from streamrt.convert.weights import AnyArray, Weight, is_float, is_integer
 from streamrt.graph import Attr
 
@@ -25,6 +25,8 @@ from streamrt.graph import Attr
 MOST = 2**31 - 1
 #: The smallest integer of an attribute.
 LEAST = -(2**31)
+#: The largest integer of a graph.
+_FAR = 2**62
 #: The most values of an attribute that is a list: the limit of a graph.
 MOST_VALUES = 4096
 
@@ -54,7 +56,6 @@ class Context:
         wanted: the names of all tensors that are read.
         tensors: the names of all tensors of the draft, including tensors that are not added yet.
         nodes: the names of the nodes of the draft.
-        reads: for each tensor the positions of the nodes that read it. Outputs of the graph are read after all nodes.
         derived: the name of the weight that a constant became, by the constant's name and the change made to it.
     """
 
@@ -62,7 +63,6 @@ class Context:
     draft: Draft
     wanted: set[str]
     tensors: set[str]
-    reads: dict[str, list[int]] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
     derived: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -76,7 +76,6 @@ class OnnxNode:
         self.facts = context.facts
         self.opset = context.facts.opset
         self.name = proto.name or f"{proto.op_type}_{index}"
-        self._index = index
         self._context = context
         self._attributes = {attribute.name: attribute for attribute in proto.attribute}
         self._seen: set[str] = set()
@@ -185,51 +184,45 @@ class OnnxNode:
             raise self.problem(f"input {index} ({what}, {name!r}) is {weight.dtype}, expected floating-point numbers")
         return weight
 
-    def shapes(self, index: int) -> list[Shape]:
-        """The shape of an input under each probe."""
-        return self._known_shapes(self.input(index))
+    def dims(self, index: int) -> Extents:
+        """The extents of an input."""
+        return self._known_dims(self.input(index))
 
     def rank(self, index: int) -> int:
         """The number of axes of an input."""
-        return len(self.shapes(index)[0])
+        return len(self.dims(index))
 
-    def out_shapes(self, index: int = 0) -> list[Shape]:
-        """The shape of an output under each probe."""
-        return self._known_shapes(self.proto.output[index])
+    def out_dims(self, index: int = 0) -> Extents:
+        """The extents of an output."""
+        return self._known_dims(self.proto.output[index])
 
-    def _known_shapes(self, name: str) -> list[Shape]:
-        shapes = self.facts.shapes(name)
-        if shapes is None:
+    def _known_dims(self, name: str) -> Extents:
+        dims = self.facts.dims(name)
+        if dims is None:
             why = self.facts.errors.get(self.proto.output[0])
             reason = f"the shape of {name!r} cannot be inferred{f': {why}' if why else ''}"
             raise UnknownShapeError(str(self.problem(reason)))
-        return shapes
+        return dims
 
-    def computed_before(self) -> Iterator[str]:
-        """The names of all tensors that are computed when the node runs, and of the graph's inputs."""
-        draft = self._context.draft
-        yield from (spec.name for spec in draft.inputs)
-        yield from (name for node in draft.nodes for name in node.outputs if name)
+    def is_size(self, index: int) -> bool:
+        """Whether an input is there and a size value."""
+        return self.given(index) and self.proto.input[index] in self.facts.sizes
 
-    def cost_of_keeping(self, name: str) -> tuple[bool, bool, int]:
-        """The cost of reading a tensor in this node, which can be compared: see `streamrt.convert.onnx.extents`."""
-        reads = self._context.reads.get(name, [])
-        shapes = self._known_shapes(name)
-        return len(reads) < 2, max(reads, default=0) < self._index, math.prod(shapes[0])
-
-    def values(self, index: int, what: str, most: int | None = MOST_VALUES) -> list[AnyArray]:
-        """The value, under each probe, of an input that must not depend on the values of the model's inputs.
-
-        It may have at most ``most`` elements.
-        """
+    def elements(self, index: int, what: str) -> list[Any]:
+        """The elements of an input that is a constant or a size value: each is a number, a name or None."""
         name = self.input(index)
-        found = max((math.prod(shape) for shape in self.facts.shapes(name) or ()), default=0)
-        if most is not None and found > most:
-            raise self.problem(f"input {index} ({what}, {name!r}) has {found} values, expected no more than {most}")
-        values = self.facts.values(name)
-        if values is None:
-            raise self.problem(f"input {index} ({what}, {name!r}) is computed, expected a constant")
-        return values
+        if name not in self.facts.sizes:
+            return list(self.constant(index, what).reshape(-1).tolist())
+        value = self.facts.value_in_part(name)
+        if value is not None:
+            return list(value.reshape(-1))
+        shape = numbers_of(self._known_dims(name))
+        if shape is None or math.prod(shape) > MOST_VALUES:
+            raise self.problem(
+                f"input {index} ({what}, {name!r}) has shape {self._known_dims(name)}, expected a known number of "
+                f"elements, no more than {MOST_VALUES}"
+            )
+        return [None] * math.prod(shape)
 
     def scalar(self, index: int, what: str) -> float | None:
         """A constant number, or None when the input is left out."""
@@ -252,14 +245,26 @@ class OnnxNode:
             return None
         return tuple(float(v) for v in self.constant(index, what).reshape(-1))
 
+    def maker(self, index: int) -> DraftNode | None:
+        """The node of the draft that computes an input in a pass, if there is one."""
+        name = self.input(index)
+        return next((node for node in reversed(self._context.draft.nodes) if name in node.outputs), None)
+
     def constant(self, index: int, what: str, most: int | None = MOST_VALUES) -> AnyArray:
-        """The value of an input that must not depend on the extents of the model's inputs."""
-        first, *others = self.values(index, what, most)
-        if not all(other is first or np.array_equal(first, other) for other in others):
+        """The value of an input that must be a constant. It may have at most ``most`` elements."""
+        name = self.input(index)
+        if name in self.facts.sizes:
             raise self.problem(
                 f"input {index} ({what}) depends on the extents of the model's inputs, expected a constant"
             )
-        return first
+        if name not in self.facts.constants:
+            raise self.problem(f"input {index} ({what}, {name!r}) is computed, expected a constant")
+        size = self.facts.constants[name].size
+        if most is not None and size > most:
+            raise self.problem(f"input {index} ({what}, {name!r}) has {size} values, expected no more than {most}")
+        value = self.facts.value(name)
+        assert value is not None
+        return value
 
     def axis(self, value: int, rank: int) -> int:
         """``value`` counted from the front."""
@@ -284,8 +289,6 @@ class OnnxNode:
             return self._derived(index, "int64", weight, Weight.as_integers)
         if weight is not None:
             return self.derived(index, "an operand", "", lambda weight: weight)
-        if self.facts.is_known(name):
-            raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
         if not is_float(dtype) and not (integers and is_integer(dtype)):
             raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32{' or integers' * integers}")
         return name
@@ -298,8 +301,6 @@ class OnnxNode:
         weight = self.facts.constants.get(name)
         if weight is not None:
             return self._derived(index, "truth", weight, lambda weight: weight)
-        if self.facts.is_known(name):
-            raise self.problem(f"input {index} ({name!r}) depends on the extents of the model's inputs")
         return name
 
     def dtype(self, index: int) -> np.dtype[Any]:
@@ -336,14 +337,19 @@ class OnnxNode:
         return name
 
     def emit(
-        self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None, outputs: list[str] | None = None
+        self,
+        op: str,
+        inputs: list[str],
+        attrs: dict[str, Attr] | None = None,
+        outputs: list[str] | None = None,
+        sizes: dict[str, str] | None = None,
     ) -> str:
         """Add a node to the draft; returns the name of its first output. By default it has this node's first output."""
         if outputs is None:
             outputs = [self.proto.output[0]]
         name = unique(self.name, self._context.nodes)
         self._context.nodes.add(name)
-        self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}))
+        self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}, sizes=sizes or {}))
         return outputs[0]
 
     def emit_sum(self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None) -> str:
@@ -353,6 +359,63 @@ class OnnxNode:
             return self.emit(op, inputs, attrs)
         whole = self.emit(op, inputs, attrs, [self.temporary("whole")])
         return self.emit("Cast", [whole], {"to": dtype.name})
+
+    # Size values
+
+    def emit_size(self, op: str, inputs: list[str], attrs: dict[str, Attr], outputs: list[str]) -> str:
+        """Add a size node; returns the name of its first output."""
+        name = unique(self.name, self._context.nodes)
+        self._context.nodes.add(name)
+        self._context.draft.size_nodes.append(DraftNode(name, op, inputs, outputs, attrs))
+        return outputs[0]
+
+    def size(self, index: int) -> str:
+        """The name of an input that is a size value or a small constant, which becomes a size node."""
+        name = self.input(index)
+        if name in self.facts.sizes:
+            return name
+        key = name, "size"
+        if key not in self._context.derived:
+            self._context.derived[key] = self.size_constant(self.constant(index, "a size"), name)
+        return self._context.derived[key]
+
+    def size_constant(self, value: AnyArray, name: str = "") -> str:
+        """Add a size node with a constant value; returns the name of its output."""
+        if value.dtype.kind == "f" and not np.all(finite := np.isfinite(value)):
+            # A file has finite numbers only: the others are quotients with 0.
+            over = self.size_constant(np.where(finite, value, np.sign(np.nan_to_num(value))).astype(value.dtype))
+            made = self._reserve(name) if name else self.temporary("constant")
+            return self.emit_size("Div", [over, self.size_constant(finite.astype(value.dtype))], {}, [made])
+        kinds = {"b": "bool", "i": "int64", "u": "int64", "f": "float64" if value.dtype == np.float64 else "float32"}
+        dtype = kinds.get(value.dtype.kind, "float32")
+        flat = value.reshape(-1)
+        # Larger integers are bounds that mean "up to the end".
+        numbers = flat.astype(np.float64) if "float" in dtype else np.clip(flat.astype(np.int64), -_FAR, _FAR)
+        attrs: dict[str, Attr] = {"value": tuple(numbers.tolist())}
+        if value.ndim != 1:
+            attrs["shape"] = value.shape
+        if dtype != "int64":
+            attrs["dtype"] = dtype
+        made = self._reserve(name) if name else self.temporary("constant")
+        return self.emit_size("Constant", [], attrs, [made])
+
+    def size_node(self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None) -> str:
+        """Add a size node between others; returns the name of its output."""
+        return self.emit_size(op, inputs, attrs or {}, [self.temporary("size")])
+
+    def size_list(self, index: int) -> str:
+        """As `size`, with one axis."""
+        name = self.size(index)
+        if self.facts.dims(self.input(index)) is not None and self.rank(index) == 1:
+            return name
+        return self.size_node("Reshape", [name, self.size_constant(np.array([-1]))])
+
+    def size_number(self, index: int) -> str:
+        """As `size`, without axes."""
+        name = self.size(index)
+        if self.facts.dims(self.input(index)) == ():
+            return name
+        return self.size_node("Reshape", [name, self.size_constant(np.zeros(0, np.int64))])
 
     def only_first_output(self, why: str) -> None:
         """Refuse a node if an output other than the first is read."""

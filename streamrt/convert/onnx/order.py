@@ -21,13 +21,16 @@ def accumulated(node: OnnxNode) -> None:
 def top_k(node: OnnxNode) -> None:
     """``k`` is an attribute up to opset 9, and an input after that. Results are always sorted."""
     node.ignore("sorted")
-    count = (node.int_("k"),) if node.opset < 10 else node.integers(1, "k")
-    if count is None or len(count) != 1:
-        raise node.problem(f"k is {count}, expected one number")
-    attrs: dict[str, Attr] = {"axis": node.axis(node.int_("axis", -1), node.rank(0)), "k": count[0]}
+    attrs: dict[str, Attr] = {"axis": node.axis(node.int_("axis", -1), node.rank(0))}
+    sizes = {"k": node.size_number(1)} if node.opset >= 10 and node.is_size(1) else {}
+    if not sizes:
+        count = (node.int_("k"),) if node.opset < 10 else node.integers(1, "k")
+        if count is None or len(count) != 1:
+            raise node.problem(f"k is {count}, expected one number")
+        attrs["k"] = count[0]
     if not node.flag("largest", True):
         attrs["largest"] = 0
-    node.emit("TopK", [node.operand(0)], attrs, list(node.proto.output))
+    node.emit("TopK", [node.operand(0)], attrs, list(node.proto.output), sizes)
 
 
 @converts("ReverseSequence")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from streamrt.convert.onnx.extents import extents, lender
+import numpy as np
+
+from streamrt.convert.onnx.movement import rearranged
 from streamrt.convert.onnx.node import OnnxNode, converts
 from streamrt.graph import Attr
 
@@ -22,8 +25,10 @@ def space(node: OnnxNode) -> None:
 @converts("Upsample")
 def upsample(node: OnnxNode) -> None:
     """It became Resize in opset 10. It has only scales: an attribute up to opset 8, an input after that."""
-    scales = node.floats("scales") if node.opset < 9 else node.numbers(1, "scales")
-    _emit(node, {"scales": _checked(node, scales, node.rank(0))} | _as_before(node))
+    if node.opset < 9:
+        _emit(node, {"scales": _checked(node, node.floats("scales"), node.rank(0))} | _as_before(node))
+    else:
+        _by_scales(node, 1, tuple(range(node.rank(0))), _as_before(node))
 
 
 @converts("Resize")
@@ -31,7 +36,7 @@ def resize(node: OnnxNode) -> None:
     """Modes are nearest and linear. Sizes and scales are inputs; from opset 18 on they may omit some axes."""
     rank = node.rank(0)
     if node.opset < 11:
-        _emit(node, {"scales": _checked(node, node.numbers(1, "scales"), rank)} | _as_before(node))
+        _by_scales(node, 1, tuple(range(rank)), _as_before(node))
         return
     node.text("keep_aspect_ratio_policy", "stretch", ("stretch",))
     node.ignore("extrapolation_value", "cubic_coeff_a", "exclude_outside")
@@ -47,15 +52,10 @@ def resize(node: OnnxNode) -> None:
     }
     given = node.ints("axes")
     axes = tuple(range(rank)) if given is None else tuple(node.axis(axis, rank) for axis in given)
-    inputs = [node.operand(0)]
     if node.given(3):
-        inputs += _sizes(node, axes, rank, attrs)
+        _by_sizes(node, axes, attrs)
     else:
-        scales = [1.0] * rank
-        for axis, scale in zip(axes, _checked(node, node.numbers(2, "scales"), len(axes)), strict=True):
-            scales[axis] = scale
-        attrs["scales"] = tuple(scales)
-    _emit(node, attrs, inputs)
+        _by_scales(node, 2, axes, attrs)
 
 
 def _as_before(node: OnnxNode) -> dict[str, Attr]:
@@ -75,44 +75,53 @@ def _checked(node: OnnxNode, scales: tuple[float, ...] | None, count: int) -> tu
     return scales
 
 
-def _sizes(node: OnnxNode, axes: tuple[int, ...], rank: int, attrs: dict[str, Attr]) -> list[str]:
-    """Add the new extents to ``attrs``; returns the tensor from which extents are taken, if any.
-
-    An extent is 0 (the input's extent), a number, or the extent of another tensor. If all extents that change are
-    multiples of the input's extents, they become scales.
-    """
-    wanted = [tuple(int(v) for v in value.reshape(-1)) for value in node.values(3, "sizes")]
-    if any(len(sizes) != len(axes) for sizes in wanted):
-        raise node.problem(f"sizes are {wanted[0]}, expected one for each of the axes {axes}")
-    result = [0] * rank
-    loose, scales = {}, [1.0] * rank
-    for position, axis in enumerate(axes):
-        found, before = [sizes[position] for sizes in wanted], [shape[axis] for shape in node.shapes(0)]
-        if min(found) < 1:
-            raise node.problem(f"the new extent of axis {axis} is {min(found)}, expected at least 1")
-        if found == before:
-            continue
-        if len(set(found)) == 1:
-            result[axis] = found[0]
-            continue
-        loose[axis] = found
-        scales[axis] = float(found[0] // before[0])
-        if any(extent != old * scales[axis] for extent, old in zip(found, before, strict=True)):
-            scales[axis] = 0.0
-    if loose and min(scales) > 0 and not any(result):
-        attrs["scales"] = tuple(scales)
-        return []
-    attrs["sizes"] = tuple(result)
-    if not loose:
-        return []
-    lent = lender(node, loose)
-    if lent is None:
-        raise node.problem(f"the new extents of axes {sorted(loose)} depend on the extents of the model's inputs")
-    attrs["extents"] = extents(rank, lent[1])
-    return [lent[0]]
+def _by_scales(node: OnnxNode, index: int, axes: tuple[int, ...], attrs: dict[str, Attr]) -> None:
+    """Resize ``axes`` by the scales in an input. The other axes have scale 1."""
+    if node.is_size(index):
+        _expect_count(node, index, "scales", axes)
+        one = np.ones(1, np.float32)
+        _emit(node, attrs, {"scales": rearranged(node, index, _positions(node.rank(0), axes), one)})
+        return
+    scales = [1.0] * node.rank(0)
+    for axis, scale in zip(axes, _checked(node, node.numbers(index, "scales"), len(axes)), strict=True):
+        scales[axis] = scale
+    _emit(node, attrs | {"scales": tuple(scales)})
 
 
-def _emit(node: OnnxNode, attrs: dict[str, Attr], inputs: list[str] | None = None) -> None:
+def _by_sizes(node: OnnxNode, axes: tuple[int, ...], attrs: dict[str, Attr]) -> None:
+    """Resize ``axes`` to the extents in input 3. In the attribute, 0 keeps an extent."""
+    wanted, dims = _expect_count(node, 3, "sizes", axes), node.dims(0)
+    sizes, at = [0] * len(dims), _positions(len(dims), axes)
+    computed = False
+    for axis, extent in zip(axes, wanted, strict=True):
+        if isinstance(extent, int) and extent < 1:
+            raise node.problem(f"the new extent of axis {axis} is {extent}, expected at least 1")
+        if extent is not None and extent == dims[axis]:
+            at[axis] = len(axes)
+        elif isinstance(extent, int):
+            sizes[axis] = extent
+        else:
+            computed = True
+    if computed:
+        _emit(node, attrs, {"sizes": rearranged(node, 3, at, np.array([0]))})
+    else:
+        _emit(node, attrs | {"sizes": tuple(sizes)})
+
+
+def _expect_count(node: OnnxNode, index: int, what: str, axes: tuple[int, ...]) -> list[Any]:
+    """The elements of an input, one for each axis."""
+    found = node.elements(index, what)
+    if len(found) != len(axes):
+        raise node.problem(f"{what} are {found}, expected one for each of the axes {axes}")
+    return found
+
+
+def _positions(rank: int, axes: tuple[int, ...]) -> list[int]:
+    """For each axis its position in ``axes``, or the position after the last one."""
+    return [axes.index(axis) if axis in axes else len(axes) for axis in range(rank)]
+
+
+def _emit(node: OnnxNode, attrs: dict[str, Attr], sizes: dict[str, str] | None = None) -> None:
     if attrs["mode"] == "linear":
         attrs.pop("nearest_mode")
-    node.emit("Resize", inputs or [node.operand(0)], attrs)
+    node.emit("Resize", [node.operand(0)], attrs, sizes=sizes)
