@@ -268,7 +268,7 @@ class Engine:
         session = self.activate(prepared)
         results = _results(requests, prepared)
         self.mapping.check()
-        passes = []
+        passes, rows_before = [], self._tables.read
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in begins(samples, prepared.plan.micro_batch):
                 rouse()  # worker threads wake up while the inputs are copied
@@ -280,7 +280,9 @@ class Engine:
         self.mapping.check()
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
-        last = self.last_call = LastCall(trace, self.mapping.io, extent, self.prefetcher.peak())
+        last = self.last_call = LastCall(
+            trace, self.mapping.io, extent, self.prefetcher.peak(), self._tables.read - rows_before
+        )
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):

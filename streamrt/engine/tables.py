@@ -44,6 +44,7 @@ class Tables:
 
     def __init__(self, file: WeightsFile, *, verify: bool) -> None:
         self._fd = -1
+        self.by_name: Mapping[str, FileTable] = {}
         names = _names(file)
         if names:
             try:
@@ -56,12 +57,15 @@ class Tables:
             if FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) != file.identity:
                 self.close()
                 raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened: open it again")
-        self.by_name: Mapping[str, FileTable] = {
-            name: FileTable(self._fd, file, file.tensors[name], verify=verify) for name in names
-        }
+        self.by_name = {name: FileTable(self._fd, file, file.tensors[name], verify=verify) for name in names}
 
     def __del__(self) -> None:
         self.close()
+
+    @property
+    def read(self) -> int:
+        """Bytes of rows that were read since the file was opened."""
+        return sum(table.read for table in self.by_name.values())
 
     def close(self) -> None:
         """Close the descriptor. Closing again does nothing."""
@@ -91,6 +95,9 @@ class FileTable:
         file: has the checksums.
         tensor: the table.
         verify: as for `Tables`.
+
+    Attributes:
+        read: bytes of rows that were read.
     """
 
     def __init__(self, fd: int, file: WeightsFile, tensor: Tensor, *, verify: bool) -> None:
@@ -98,6 +105,7 @@ class FileTable:
         self._file = file
         self._tensor = tensor
         self._verify = verify
+        self.read = 0
         self._buffer = memoryview(bytearray(_PIECE if verify else 0))
         self._rows = tensor.shape[0]
         self._row_bytes = tensor.nbytes // max(1, self._rows)
@@ -126,6 +134,7 @@ class FileTable:
                 if self._verify:
                     self._check(offset, offset + size, checked)
                 self._read(target[place * size : (place + 1) * size], offset)
+                self.read += size
             if decoder:
                 decoder.decode(0, len(rows), out[begin : begin + len(rows)])
             for row in rows:

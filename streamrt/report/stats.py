@@ -64,6 +64,7 @@ class PassStats:
         bytes_streamed: weights that came in through the window.
         bytes_pinned: weights that were brought in to stay.
         bytes_read: bytes that the device delivered of both; the rest was in the page cache already.
+        bytes_by_index: rows of tables that were read one by one, besides; without what checksums took.
         peak_weights: the most bytes of weights that were held at any moment.
         workspace: bytes of activations and scratch.
     """
@@ -77,12 +78,13 @@ class PassStats:
     bytes_streamed: int
     bytes_pinned: int
     bytes_read: int
+    bytes_by_index: int
     peak_weights: int
     workspace: int
     _trace: Trace = field(repr=False, compare=False)
 
     @classmethod
-    def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int) -> Self:
+    def of(cls, trace: Trace, *, io: str, samples: int, peak_weights: int, by_index: int = 0) -> Self:
         """Add up a call's trace. The part of each layer is added up later, by `layers`."""
         items = [item for done in trace.passes for item in done.items]
         # An item that was in memory before the pass began brought nothing in.
@@ -97,6 +99,7 @@ class PassStats:
             bytes_streamed=sum(item.length for item in items if not item.pinned),
             bytes_pinned=sum(item.length for item in brought if item.pinned),
             bytes_read=sum(item.bytes_read for item in items),
+            bytes_by_index=by_index,
             peak_weights=peak_weights,
             workspace=trace.plan.workspace,
             _trace=trace,
@@ -203,7 +206,8 @@ class PassStats:
             f"computed {self.compute * 1e3:.1f} ms, stalled {self.stall * 1e3:.1f} ms, "
             f"{self.overlap:.0%} of reading overlapped; "
             f"streamed {format_size(self.bytes_streamed)}, newly pinned {format_size(self.bytes_pinned)}, "
-            f"{format_size(self.bytes_read)} of it from the device ({self.io}); "
+            f"{format_size(self.bytes_read)} of it from the device ({self.io})"
+            f"{f', rows of tables {format_size(self.bytes_by_index)}' if self.bytes_by_index else ''}; "
             f"held at most {format_size(self.peak_weights + self.workspace)}"
         )
 
@@ -216,12 +220,19 @@ class LastCall:
     io: str
     samples: int
     peak_weights: int
+    by_index: int
     _stats: PassStats | None = None
 
     def stats(self) -> PassStats:
         """The sums; the same object every time."""
         if self._stats is None:
-            self._stats = PassStats.of(self.trace, io=self.io, samples=self.samples, peak_weights=self.peak_weights)
+            self._stats = PassStats.of(
+                self.trace,
+                io=self.io,
+                samples=self.samples,
+                peak_weights=self.peak_weights,
+                by_index=self.by_index,
+            )
         return self._stats
 
 

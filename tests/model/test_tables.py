@@ -13,9 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 import streamrt
+from model import zoo
 from streamrt.engine import tables
 from streamrt.format import UNCODED, Coding, Segment, Source, encoded, read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.host.budget import format_size
 
 ROWS, INNER, OUT = 60_000, 96, 256
 ROW_BYTES = 4 * INNER
@@ -108,20 +110,26 @@ def test_rows_are_those_of_the_table_in_memory(
             np.testing.assert_array_equal(expected["rows"], random(ROWS, INNER)[ids])
 
 
-def test_a_pass_reads_its_rows_alone(embedding: Callable[[str], Path], counted: list[int]) -> None:
-    path, ids = embedding("float32"), some_ids()
-    file = read_header(path)
+def test_a_pass_reads_its_rows_alone(embedding: Callable[[str], Path], counted: list[int], tmp_path: Path) -> None:
+    path, ids = tmp_path / "model", some_ids()
+    path.write_bytes(embedding("float32").read_bytes())
+    zoo.evict(path)
+    table = read_header(path).tensors["table"]
     with streamrt.Model(path, "1MiB") as model:
         counted.clear()  # the header
+        mapping = model._engine.mapping
+        before = mapping.resident(table.offset + (2 << 20), table.nbytes - (4 << 20))  # not what lies beside the table
         model(ids)
         assert counted == [ROW_BYTES] * ids.size
-        mapping, table = model._engine.mapping, file.tensors["table"]
-        # Pages of other weights that lie in the last granule may stay.
-        assert mapping.resident(table.offset, table.nbytes - (2 << 20)) == 0
+        assert model.stats.bytes_by_index == ids.size * ROW_BYTES
+        assert f"rows of tables {format_size(ids.size * ROW_BYTES)}" in str(model.stats)
+        assert mapping.resident(table.offset + (2 << 20), table.nbytes - (4 << 20)) <= before
     with streamrt.Model(path, budget=None) as model:
         counted.clear()
         model(ids)
         assert counted == []
+        assert model.stats.bytes_by_index == 0
+        assert "rows of tables" not in str(model.stats)
 
 
 def test_a_table_is_kept_in_memory_if_all_weights_are(embedding: Callable[[str], Path]) -> None:

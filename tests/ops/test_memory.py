@@ -152,7 +152,9 @@ def test_nothing_that_grows_is_allocated(case: Any, activation: Any) -> None:
     op, shapes, params, attrs = case
     with bounded("lowering"):
         lowered = lowered_for(op, shapes, params, attrs=attrs, activation=activation)
-    inputs = tuple(None if shape is None else np.abs(random(*shape, seed=i)) for i, shape in enumerate(shapes))
+    inputs = tuple(
+        None if shape is None else np.asarray(np.abs(random(*shape, seed=i))) for i, shape in enumerate(shapes)
+    )
     outputs = tuple(np.empty(shape, np.float32) for shape in lowered.outputs)
     scratch = np.empty(lowered.scratch, np.uint8)
     with bounded("binding"):
