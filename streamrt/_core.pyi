@@ -180,6 +180,46 @@ class Gemm(Kernel):
     ) -> Gemm: ...
 
 @final
+class Matrices(Kernel):
+    def __new__(
+        cls,
+        a: _Array,
+        b: _Array,
+        y: _Array,
+        transposed: bool,
+        scratch: _Array,
+        act: int,
+        alpha: float,
+        beta: float,
+    ) -> Matrices: ...
+
+def attention_rows(pieces: int, rows: int, keys: int, room: int) -> int: ...
+
+@final
+class Attention(Kernel):
+    def __new__(
+        cls,
+        q: _Array,
+        k: _Array,
+        v: _Array,
+        mask: _Array | None,
+        y: _Array,
+        scores: _Array,
+        scaled: _Array | None,
+        unused: _Array,
+        scratch: _Array,
+        *,
+        scale: float,
+        cap: float,
+        truth: bool,
+        causal: bool,
+        offset: int,
+        left: int,
+        right: int,
+        zeros: bool,
+    ) -> Attention: ...
+
+@final
 class Convolution(Kernel):
     def __new__(
         cls,

@@ -111,6 +111,53 @@ cdef extern from "kernels/kernels.h" nogil:
         int64_t seat
         float *sums
         const srt_activation *act
+    ctypedef struct srt_matrices:
+        const float *a
+        const float *b
+        float *y
+        int64_t n
+        int64_t groups
+        int64_t rows
+        int64_t inner
+        int64_t columns
+        bint transposed
+        float *scratch
+        int64_t seats
+        int64_t seat
+        const srt_activation *act
+    void srt_matmul(const srt_matrices *m)
+    ctypedef struct srt_attention_job:
+        const float *q
+        const float *k
+        const float *v
+        const float *mask
+        float *y
+        int64_t n
+        int64_t heads
+        int64_t shared
+        int64_t queries
+        int64_t keys
+        int64_t inner
+        int64_t width
+        int64_t steps[4]
+        int64_t masked
+        bint truth
+        bint causal
+        bint zeros
+        int64_t offset
+        int64_t left
+        int64_t right
+        float scale
+        float cap
+        float *scores
+        int64_t room
+        float *scaled
+        float *unused
+        float *scratch
+        int64_t seats
+        int64_t seat
+    void srt_attention(const srt_attention_job *a)
+    int64_t srt_attention_rows(int64_t pieces, int64_t rows, int64_t keys, int64_t room)
     int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs, const srt_window *window)
     void srt_conv(const srt_convolution *c)
     void srt_winograd(const srt_convolution *c)

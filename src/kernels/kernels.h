@@ -187,8 +187,8 @@ void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
  * be 1 x 1 x 1 with stride 1 and without padding. For srt_conv only.
  *
- * With `across`, x is (n, oh * ow, channels), and the window is 1 x 1: each row is an output position. Without groups
- * and scale. For srt_conv only.
+ * With `across`, x is (n, groups, oh * ow, channels), and the window is 1 x 1: each row is an output position. Without
+ * scale. For srt_conv only.
  *
  * scratch (seats, seat): at most `seats` threads take part, each with `seat` floats. sums: NULL, or
  * srt_conv_sums(...) floats for srt_conv. */
@@ -214,6 +214,55 @@ typedef struct {
  * SRT_CONV_DEPTH). */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
+
+/* Products of computed matrices: y (n, groups, rows, columns) = act(a @ b). All samples share a (groups, rows, inner).
+ * b is (n, groups, inner, columns), or with `transposed` (n, groups, columns, inner). columns <= SRT_WINDOW_MAX.
+ * scratch as for srt_conv with sums of `inner` terms. */
+typedef struct {
+    const float *a, *b;
+    float *y;
+    int64_t n, groups, rows, inner, columns;
+    bool transposed;
+    float *scratch;
+    int64_t seats, seat;
+    const srt_activation *act;
+} srt_matrices;
+void srt_matmul(const srt_matrices *m);
+
+/* Attention: y = softmax(cap(scale * q @ transpose(k)) + mask) @ v, where cap(x) is cap * tanh(x / cap).
+ *
+ * Heads of keys: k (n, heads, keys, inner), v (n, heads, keys, width). A head of keys has `shared` heads of queries:
+ * q (n, heads, shared, queries, inner), y (n, heads, shared, queries, width). All extents but n are positive; keys and
+ * width <= SRT_WINDOW_MAX.
+ *
+ * The element of the mask for a sample, a head of queries, a query and a key lies at the sum of the indices times
+ * `steps`. The last step is 0 or 1. NULL: no mask. Only the first `masked` keys have elements; others are not used.
+ * `truth`: elements are truth values; a key whose element is 0 is not used. Query i lies at the place i + offset of
+ * the keys. It uses keys up to this place if `causal`, and from `left` keys before it to `right` keys behind it, if
+ * these are not -1. A query whose mask is -infinity for every key that it may use, or that may use no key, gives 0 with
+ * `zeros`, else NaN.
+ *
+ * scores: memory for `room` numbers, at least keys. scaled: NULL if scale is 1 and cap is 0, else memory for
+ * srt_attention_rows(...) * inner floats. unused: memory for srt_attention_rows(...) floats. scratch as for srt_conv
+ * with sums of the largest of inner and keys. */
+typedef struct {
+    const float *q, *k, *v, *mask;
+    float *y;
+    int64_t n, heads, shared, queries, keys, inner, width;
+    int64_t steps[4], masked;
+    bool truth, causal, zeros;
+    int64_t offset, left, right; /* at most SRT_WINDOW_MAX; offset >= 0 */
+    float scale, cap;            /* cap 0: none */
+    float *scores;
+    int64_t room;
+    float *scaled, *unused;
+    float *scratch;
+    int64_t seats, seat;
+} srt_attention_job;
+void srt_attention(const srt_attention_job *a);
+
+/* Rows of scores, which are queries of all heads, that are computed together. At most room / keys, and at least 1. */
+int64_t srt_attention_rows(int64_t pieces, int64_t rows, int64_t keys, int64_t room);
 
 /* Floats of memory with which two threads compute the two parts of a sum at the same time, each from channels that it
  * computed itself. 0 if that is not faster; it is faster on small maps. Results are the same with and without this

@@ -195,6 +195,13 @@ class Call:
             raise self.fail(f"attribute {name!r} is {value!r:.80}, expected one of {choices}")
         return value
 
+    def string(self, name: str, most: int) -> str:
+        """A text of at most ``most`` characters."""
+        value = self._get(name, None)
+        if not isinstance(value, str) or len(value) > most:
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected a text of at most {most} characters")
+        return value
+
     def has(self, name: str) -> bool:
         """Whether the attribute is there."""
         return name in self.node.attrs

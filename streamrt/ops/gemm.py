@@ -1,4 +1,4 @@
-"""Products with a matrix of weights (Gemm, and MatMul with ``transB``), and of any two tensors (MatMul).
+"""Products with a matrix of weights: Gemm, and MatMul with ``transB``.
 
 Weights are (rows, inner). A tile is a range of rows, which are outputs. For few samples a special kernel reads the
 weights once, as they lie. For more samples the product is a 1 x 1 convolution with samples as positions. BLAS computes
@@ -17,14 +17,13 @@ import numpy as np
 
 import streamrt._core as _core
 from streamrt._core import Coded
-from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Param, Run, Shape
+from streamrt.ops.base import FLOAT32, Array, Buffers, Lowered, Param, Run
 from streamrt.ops.call import Call
-from streamrt.ops.coded import TYPES, decoded
+from streamrt.ops.coded import TYPES
 from streamrt.ops.columns import columns, threads_for
 from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Load, Scratch
-from streamrt.ops.shapes import broadcast
 
 #: The most floats in a block of the product: 1 MiB, so that the block is still in cache when it is transposed.
 _BLOCK = 2**18
@@ -176,34 +175,11 @@ def gemm(call: Call) -> Lowered:
     call.expect((2, 3))
     if len(call.shape(0)) != 2:
         raise call.fail(f"input 0 has shape {call.shape(0)}, expected two axes")
-    return _dense(call)
+    return dense(call)
 
 
-@operator("MatMul", traits=Traits(fuses=True, row_axis=-1, moves_batch=True, dtypes={1: TYPES}))
-def matmul(call: Call) -> Lowered:
-    """NumPy's matmul. With ``transB=1`` it is a Gemm over the last axis of x, which may have any axes before that."""
-    if call.flag("transB", False):
-        call.expect((2, 3))
-        return _dense(call)
-    call.expect((2, 2))
-    a, b = call.shape(0), call.shape(1)
-    if not a or not b:
-        raise call.fail(f"inputs of shapes {a} and {b}, expected at least one axis each")
-    out, flops = _product(call, a, b)
-
-    def bind(buffers: Buffers) -> Run:
-        left, right, y = buffers.input(0), buffers.input(1), buffers.outputs[0]
-
-        def run(first: int, last: int) -> None:
-            np.matmul(left, right, out=y)
-
-        return run
-
-    lowered = Lowered(outputs=(out,), bind=bind, batchwise=_is_batchwise(call, a, b, out), flops=flops)
-    return decoded(lowered, (None, call.operand(1)))
-
-
-def _dense(call: Call) -> Lowered:
+def dense(call: Call) -> Lowered:
+    """A product with rows of weights, for an input with any leading axes."""
     x, w = call.computed(0), call.param(1)
     if not x or len(w) != 2 or w[1] != x[-1]:
         raise call.fail(f"weights of shape {w} and an input of shape {x}, expected (rows, inner) and (..., inner)")
@@ -227,29 +203,3 @@ def _dense(call: Call) -> Lowered:
         batch=call.batch() or 0,
         flops=dense.flops,
     )
-
-
-def _product(call: Call, a: Shape, b: Shape) -> tuple[Shape, int]:
-    """The shape of ``a @ b`` and its floating-point operations."""
-    rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
-    if a[-1] != (b[-2] if len(b) > 1 else b[0]):
-        raise call.fail(f"inputs of shapes {a} and {b} cannot be multiplied: expected equal inner extents")
-    out = broadcast(call, a[:-2], b[:-2]) + rows + columns
-    return out, 2 * math.prod(out) * a[-1]
-
-
-def _is_batchwise(call: Call, a: Shape, b: Shape, out: Shape) -> bool:
-    """Whether axis 0 of the output is axis 0 of every input that is not fixed.
-
-    Axis 0 of the output is axis 0 of a left operand with as many axes: its rows, or its batch of matrices. It is axis 0
-    of a right operand only if that is a batch of matrices. A fixed input must not vary along axis 0 of the output.
-    """
-    if not out or not {call.batch(0), call.batch(1)} <= {0, None}:
-        return False
-    left_spans = len(a) >= 2 and len(a) >= len(b) and a[0] == out[0]
-    right_spans = len(b) >= 3 and len(b) >= len(a) and b[0] == out[0]
-    left_varies = len(a) >= max(2, len(b)) and (len(a) == 2 or a[0] != 1)
-    right_varies = len(b) >= 3 and len(b) >= len(a) and b[0] != 1
-    left = not left_varies if call.batch(0) is None else left_spans
-    right = not right_varies if call.batch(1) is None else right_spans
-    return left and right

@@ -149,6 +149,44 @@ def layer_normalization(call: Call) -> Lowered:
     )
 
 
+@operator("RMSNormalization", traits=Traits(params=("scale",)))
+def rms_normalization(call: Call) -> Lowered:
+    """``x / sqrt(mean(x * x) + epsilon) * scale``, with the mean over all axes from ``axis`` on."""
+    call.expect((2, 2))
+    x, scale_shape = call.shape(0), call.shape(1)
+    axis = call.axis("axis", len(x), -1)
+    if broadcast(call, scale_shape, x[axis:]) != x[axis:]:
+        raise call.fail(f"input 1 has shape {scale_shape}, which does not broadcast to {x[axis:]}")
+    epsilon = call.float_("epsilon", 1e-5)
+    rows, inner = math.prod(x[:axis]), math.prod(x[axis:])
+    scratch = Scratch()
+    squares_part, roots_part = scratch.add(rows, inner), scratch.add(rows)
+
+    def bind(buffers: Buffers) -> Run:
+        source, target = buffers.input(0).reshape(rows, inner), buffers.outputs[0]
+        scale, flat = buffers.input(1), target.reshape(rows, inner)
+        squares, roots = squares_part.of(buffers.scratch), roots_part.of(buffers.scratch)
+
+        def run(first: int, last: int) -> None:
+            np.square(source, out=squares)
+            _core.row_mean(squares, roots)
+            np.add(roots, epsilon, out=roots)
+            np.sqrt(roots, out=roots)
+            np.divide(source, roots[:, None], out=flat)
+            np.multiply(target, scale, out=target)
+
+        return run
+
+    return Lowered(
+        outputs=(x,),
+        bind=bind,
+        scratch=scratch.nbytes,
+        inplace=_own(call),
+        batchwise=axis > 0 and call.is_param(1),
+        flops=5 * math.prod(x),
+    )
+
+
 class _Moments:
     """Normalises rows to mean 0 and variance 1, in two passes over them: a single pass would lose digits."""
 

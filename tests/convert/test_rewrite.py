@@ -118,8 +118,19 @@ def test_matmul_of_a_sequence_keeps_its_bias(tmp_path: Path) -> None:
 
 
 SIXTH = np.float32(1 / 6)
+TANH = {
+    "three": np.float32(3),
+    "small": np.float32(0.044715),
+    "root": np.float32((2 / np.pi) ** 0.5),
+    "one": np.float32(1),
+    "half": np.float32(0.5),
+}
 SPELLED = {
     "Swish": ([node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "c"], ["y"])], {}),
+    "Swish of a multiple": (
+        [node("Mul", ["c", "k"], ["d"]), node("Sigmoid", ["d"], ["g"]), node("Mul", ["g", "c"], ["y"])],
+        {"k": np.float32(1.702)},
+    ),
     "Mish": ([node("Softplus", ["c"], ["s"]), node("Tanh", ["s"], ["g"]), node("Mul", ["c", "g"], ["y"])], {}),
     "HardSwish": ([node("HardSigmoid", ["c"], ["g"], alpha=1 / 6, beta=0.5), node("Mul", ["c", "g"], ["y"])], {}),
     "HardSwish of clip, divided last": (
@@ -168,6 +179,33 @@ SPELLED = {
         ],
         {"root": np.float32(0.5**0.5), "one": np.float32(1), "half": np.float32(0.5)},
     ),
+    "Gelu, by tanh": (
+        [
+            node("Pow", ["c", "three"], ["cube"]),
+            node("Mul", ["cube", "small"], ["t"]),
+            node("Add", ["c", "t"], ["a"]),
+            node("Mul", ["a", "root"], ["r"]),
+            node("Tanh", ["r"], ["e"]),
+            node("Add", ["one", "e"], ["f"]),
+            node("Mul", ["c", "half"], ["h"]),
+            node("Mul", ["h", "f"], ["y"]),
+        ],
+        TANH,
+    ),
+    "Gelu, by tanh and products": (
+        [
+            node("Mul", ["c", "c"], ["square"]),
+            node("Mul", ["square", "c"], ["cube"]),
+            node("Mul", ["small", "cube"], ["t"]),
+            node("Add", ["t", "c"], ["a"]),
+            node("Mul", ["root", "a"], ["r"]),
+            node("Tanh", ["r"], ["e"]),
+            node("Add", ["e", "one"], ["f"]),
+            node("Mul", ["f", "c"], ["p"]),
+            node("Mul", ["p", "half"], ["y"]),
+        ],
+        TANH,
+    ),
 }
 
 
@@ -182,6 +220,13 @@ def test_a_product_that_is_no_activation_stays(tmp_path: Path) -> None:
     nodes = [conv(), node("Sigmoid", ["c"], ["g"]), node("Mul", ["g", "k"], ["h"]), node("Mul", ["h", "c"], ["y"])]
     graph = check(make_model(nodes, CONV | {"k": np.float32(2)}), tmp_path)
     assert "Swish" not in " ".join(ops(graph))
+
+
+def test_a_cube_of_another_tensor_is_no_gelu(tmp_path: Path) -> None:
+    nodes, constants = SPELLED["Gelu, by tanh"]
+    other = node("Pow", ["d", "three"], ["cube"])
+    nodes = [conv(), node("Relu", ["c"], ["d"]), other, *nodes[1:]]
+    assert "Gelu" not in " ".join(ops(check(make_model(nodes, CONV | constants), tmp_path)))
 
 
 def pad(value: float | None, amounts: tuple[int, ...], **attributes: Any) -> tuple[Any, dict[str, Any]]:

@@ -49,6 +49,33 @@ class Fault:
 FAULTS = (
     # ---------------------------------------------------------------- kernels
     Fault(
+        "attention-causal",
+        "kernels",
+        "src/kernels/attention.c",
+        "to = smaller(to, place + 1);",
+        "to = smaller(to, place + 2);",
+        "a query uses the key behind its place",
+        _KERNELS,
+    ),
+    Fault(
+        "attention-head",
+        "kernels",
+        "src/kernels/attention.c",
+        "row / a->queries % (a->heads * a->shared)",
+        "row / a->queries % a->heads",
+        "heads that share keys get the masks of other heads",
+        _KERNELS,
+    ),
+    Fault(
+        "attention-block",
+        "kernels",
+        "src/kernels/attention.c",
+        "const mask_job job = {.of = a, .first = row};",
+        "const mask_job job = {.of = a, .first = piece * a->shared * a->queries};",
+        "a block of queries gets the mask of the first queries of its head",
+        _KERNELS,
+    ),
+    Fault(
         "wide-scale",
         "kernels",
         "src/kernels/simd/dense_wide.h",
@@ -597,6 +624,24 @@ FAULTS = (
         "        if total > most:\n            break\n        found.update(equal)",
         "        found.update(equal)\n        if total > most:\n            break",
         "more than 2 % of the weights stay larger",
+        ("tests/convert",),
+    ),
+    Fault(
+        "attention-mask",
+        "convert",
+        "streamrt/convert/fold/attention.py",
+        "if set(ahead) - {1} and ahead != scores[:-3]:",
+        "if ahead and ahead != scores[:-3]:",
+        "attention with one mask for all samples stays several nodes",
+        ("tests/convert",),
+    ),
+    Fault(
+        "attention-readers",
+        "convert",
+        "streamrt/convert/fold/attention.py",
+        "node.activation is None and self._readers[name] == 1",
+        "node.activation is None",
+        "scores that another node reads are left out",
         ("tests/convert",),
     ),
     Fault(

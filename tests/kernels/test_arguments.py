@@ -33,6 +33,22 @@ def columns() -> np.ndarray:
     return np.ones((1, _core.CONV_COLUMNS * 20), np.float32)
 
 
+def attention(*args: np.ndarray, room: int = 14, scale: float = 0.5, offset: int = 0) -> _core.Attention:
+    """Bind an `Attention` to arrays, and to the least memory for blocks of two rows."""
+    memory = [np.ones(size, np.float32) for size in (room, 2 * 20, 2)]
+    options = {
+        "scale": scale,
+        "cap": 0.0,
+        "truth": False,
+        "causal": True,
+        "offset": offset,
+        "left": -1,
+        "right": -1,
+        "zeros": True,
+    }
+    return _core.Attention(*args, *memory, columns(), **options)
+
+
 #: A call of each kernel: the shapes of its array arguments, by position, and how to call it with them.
 CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "unary": ([(6,), (6,)], lambda x, y: _core.unary(x, y, *ACT)),
@@ -68,6 +84,18 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.average_pool(x, y, WINDOW, True)),
     "row_mean": ([(3, 4), (3,)], _core.row_mean),
     "row_max": ([(3, 4), (3,)], _core.row_max),
+    "matmul": (
+        [(2, 3, 20), (4, 2, 20, 5), (4, 2, 3, 5)],
+        lambda a, b, y: _core.Matrices(a, b, y, False, columns(), *ACT)(0, 1),
+    ),
+    "matmul transposed": (
+        [(2, 3, 20), (4, 2, 5, 20), (4, 2, 3, 5)],
+        lambda a, b, y: _core.Matrices(a, b, y, True, columns(), *ACT)(0, 1),
+    ),
+    "attention": (
+        [(3, 3, 4, 5, 20), (3, 3, 7, 20), (3, 3, 7, 6), (3, 12, 5, 7), (3, 3, 4, 5, 6)],
+        lambda *a: attention(*a)(0, 1),
+    ),
     "softmax": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.softmax(x, y, False)),
     "lrn": ([(2, 3, 4), (2, 3, 4)], lambda x, y: _core.lrn(x, y, 5, 1e-4, 0.75, 1.0)),
 }
@@ -107,6 +135,8 @@ def test_wrong_lengths(name: str, slot: int) -> None:
             shape = list(args[slot].shape)
             shape[axis] = wrong
             args[slot] = np.ones(shape, np.float32)
+            if (name, slot, axis) == ("attention", 3, 3) and wrong == length - 1:
+                continue  # later keys are not used
             if (name, slot, axis) in FREE or (name, slot, wrong) == ("prelu", 1, 1):
                 continue
             refused(name, args)
@@ -280,3 +310,41 @@ def test_size_of_lrn_and_maximum_of_nothing() -> None:
         _core.lrn(x, x.copy(), 0, 1, 1, 1)
     with pytest.raises(ValueError, match="rows that are not empty"):
         _core.row_max(np.empty((2, 0), np.float32), np.empty(2, np.float32))
+
+
+def test_attention_refuses_memory_and_numbers_that_do_not_fit() -> None:
+    args = arrays("attention")
+    enough = {"scores": 14, "scaled": 40, "unused": 2}
+    options = {
+        "scale": 0.5,
+        "cap": 0.0,
+        "truth": False,
+        "causal": False,
+        "offset": 0,
+        "left": -1,
+        "right": -1,
+        "zeros": True,
+    }
+    for name, size in {"scores": 6, "scaled": 39, "unused": 1}.items():
+        memory = [np.ones(size if other == name else right, np.float32) for other, right in enough.items()]
+        with pytest.raises(ValueError, match=rf"{name} has {size} elements"):
+            _core.Attention(*args, *memory, columns(), **options)
+    memory = [np.ones(right, np.float32) for right in enough.values()]
+    with pytest.raises(ValueError, match="scaled is None"):
+        _core.Attention(*args, memory[0], None, memory[2], columns(), **options)
+    with pytest.raises(ValueError, match="scratch has shape"):
+        _core.Attention(*args, *memory, columns()[:, :-1].copy(), **options)
+    for wrong in (-1, 2**30):
+        with pytest.raises(ValueError, match="offset"):
+            attention(*args, offset=wrong)
+    for side in ("left", "right"):
+        with pytest.raises(ValueError, match="windows"):
+            _core.Attention(*args, *memory, columns(), **options | {side: 2**30})
+    for index in range(len(memory)):
+        shared = memory.copy()
+        shared[index] = args[0].reshape(-1)
+        with pytest.raises(ValueError, match="overlaps"):
+            _core.Attention(*args, *shared, columns(), **options)
+    for numbers in ((0, 1, 1, 1), (1, 0, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0)):
+        with pytest.raises(ValueError, match="positive"):
+            _core.attention_rows(*numbers)

@@ -102,6 +102,41 @@ def run_products(fenced: Fenced) -> None:
         _core.set_threads(before)
 
 
+def run_matrices(fenced: Fenced) -> None:
+    act = (ACTIVATIONS["Tanh"], 0, 0)
+    for groups, rows, inner, columns in ((1, 5, 7, 1), (3, 17, 33, 18), (2, 31, 600, 49), (1, 4, 1200, 66)):
+        panels = 32 * min(inner, _core.CONV_DEPTH)
+        for transposed in (False, True):
+            b = fenced(2, groups, columns, inner) if transposed else fenced(2, groups, inner, columns)
+            a, y = fenced(groups, rows, inner), fenced(2, groups, rows, columns)
+            _core.Matrices(a, b, y, transposed, fenced(1, panels), *act)(0, 1)
+    for heads, shared, queries, inner, keys, width, room in (
+        (1, 1, 1, 1, 1, 1, 1),
+        (3, 2, 5, 33, 17, 9, 40),
+        (2, 1, 9, 16, 50, 33, 1000),
+    ):
+        rows = _core.attention_rows(2 * heads, shared * queries, keys, room)
+        _core.Attention(
+            fenced(2, heads, shared, queries, inner),
+            fenced(2, heads, keys, inner),
+            fenced(2, heads, keys, width),
+            fenced(2, heads * shared, 1, keys),
+            fenced(2, heads, shared, queries, width),
+            fenced(room),
+            fenced(rows * inner),
+            fenced(rows),
+            fenced(1, 32 * max(inner, keys)),
+            scale=0.5,
+            cap=2.0,
+            truth=False,
+            causal=True,
+            offset=1,
+            left=3,
+            right=0,
+            zeros=True,
+        )(0, 1)
+
+
 def weights_in(fenced: Fenced, coding: tuple[str, int | None, bool], *shape: int) -> _core.Coded:
     """Weights of any bytes. They end at a fence only if they are whole floats."""
     dtype, block, zeros = coding
@@ -172,6 +207,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
             run_pointwise(Fenced(at_end))
             run_winograd(Fenced(at_end))
             run_products(Fenced(at_end))
+            run_matrices(Fenced(at_end))
             run_coded(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)

@@ -80,8 +80,24 @@ def every_kernel() -> list[np.ndarray]:
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)
     _core.row_max(matrix, maxima)
+    y10, y11 = np.empty((2, 3, 40, 61), np.float32), np.empty((2, 2, 3, 40, 30), np.float32)
+    parts = rng.normal(size=(3, 40, 67)).astype(np.float32)
+    _core.Matrices(parts, rng.normal(size=(2, 3, 67, 61)).astype(np.float32), y10, False, scratch, swish, 1, 0)(0, 1)
+    heads = [rng.normal(size=size).astype(np.float32) for size in ((2, 2, 3, 40, 67), (2, 2, 99, 67), (2, 2, 99, 30))]
+    memory = [np.empty(size, np.float32) for size in (99 * 100, 100 * 67, 100)]
+    options = {
+        "scale": 0.1,
+        "cap": 0.0,
+        "truth": False,
+        "causal": True,
+        "offset": 9,
+        "left": 20,
+        "right": 30,
+        "zeros": True,
+    }
+    _core.Attention(*heads, None, y11, *memory, scratch, **options)(0, 1)
     pooled = [sums, most, mean, deepest, averages, means, maxima]
-    return [*results, y, transposed, products, products_wide, y4, y5, y6, y7, y8, y9, *pooled]
+    return [*results, y, transposed, products, products_wide, y4, y5, y6, y7, y8, y9, y10, y11, *pooled]
 
 
 def assert_same(left: list[np.ndarray], right: list[np.ndarray]) -> None:

@@ -25,6 +25,7 @@ CANONICAL = [
     "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cos", "Cosh", "Round", "Sin", "Sinh", "Tan", "Mod", "IsNaN",
     "IsInf", "ReduceProd", "GroupNormalization", "CumSum", "CumProd", "TopK", "Hardmax", "ReverseSequence", "Tile",
     "Trilu", "OneHot", "GatherElements", "GatherND", "ScatterElements", "ScatterND",
+    "Attention", "Einsum", "RMSNormalization", "RotaryEmbedding",
 ]
 # fmt: on
 

@@ -164,3 +164,21 @@ def test_softmax_of_large_values_is_finite() -> None:
 def test_attributes_that_do_not_fit(op: str, shapes: list[Any], params: list[int], attrs: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="under_test"):
         lowered_for(op, shapes, params, attrs=attrs)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("parameter", [True, False], ids=["parameter", "computed"])
+def test_rms_normalization(axis: int, parameter: bool) -> None:
+    x, scale = 3 * random(4, 5, 6) + 1, random(6, seed=1)
+    exact = x.astype(np.float64)
+    axes = tuple(range(axis % 3, 3))
+    exact = exact / np.sqrt(np.mean(exact * exact, axis=axes, keepdims=True) + 0.1) * scale
+    (y,) = run("RMSNormalization", [x, scale], [1] if parameter else [], attrs={"axis": axis, "epsilon": 0.1})
+    assert_close(y, exact)
+    (y,) = run("RMSNormalization", [x, scale], [1], inplace=0, attrs={"axis": axis, "epsilon": 0.1})
+    assert_close(y, exact)
+
+
+def test_a_scale_that_does_not_fit_the_axes() -> None:
+    with pytest.raises(FormatError, match="broadcast"):
+        lowered_for("RMSNormalization", [(4, 5, 6), (5,)], [1])

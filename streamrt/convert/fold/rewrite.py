@@ -4,12 +4,13 @@ The steps, in this order:
 
 1. Nodes that do nothing are removed. Two successive Reshapes become one.
 2. Activations that are spelled out in arithmetic become one node (`spelled`).
-3. Padding becomes an attribute of the convolution or pooling after it.
-4. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
-5. A sum becomes a part of the convolution that computes the last of its terms.
-6. An element-wise activation becomes the last step of the node that computes its input.
-7. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
-8. Size nodes that compute the same become one (`shared`).
+3. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
+4. Padding becomes an attribute of the convolution or pooling after it.
+5. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
+6. A sum becomes a part of the convolution that computes the last of its terms.
+7. An element-wise activation becomes the last step of the node that computes its input.
+8. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
+9. Size nodes that compute the same become one (`shared`).
 
 An intermediate result that is an output of the graph stays one.
 """
@@ -23,6 +24,7 @@ import numpy as np
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
+from streamrt.convert.fold.attention import fold_transposes, recognise_attention
 from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.shared import share_size_nodes
 from streamrt.convert.fold.spelled import recognise_activations
@@ -41,6 +43,8 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     _drop_identities(draft)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
+    recognise_attention(draft, shapes)
+    fold_transposes(draft)
     draft.prune()
     _merge_pads(draft)
     fold_affine(draft, shapes)

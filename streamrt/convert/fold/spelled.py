@@ -2,10 +2,11 @@
 
 A product is split into its factors; their order does not matter. These products are activations:
 
-* ``x * sigmoid(x)`` is Swish,
+* ``x * sigmoid(a * x)`` is Swish,
 * ``x * tanh(softplus(x))`` is Mish,
 * ``x * hard_sigmoid(x)`` and ``x * clip(x + 3, 0, 6) / 6`` are HardSwish,
 * ``x * (1 + erf(x / sqrt(2))) / 2`` is Gelu,
+* ``x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) / 2`` is Gelu approximated by tanh,
 * ``clip(x + 3, 0, 6) / 6`` alone is HardSigmoid.
 """
 
@@ -53,8 +54,10 @@ class _Finder:
             maker = self._producers.get(gate)
             if maker is None:
                 continue
-            if maker.op == "Sigmoid" and maker.inputs[0] == x and _close(constant, 1):
-                return "Swish", {"alpha": 1.0}, x
+            if maker.op == "Sigmoid" and not maker.activation and _close(constant, 1):
+                alpha, inner = self._factors(maker.inputs[0], depth=2)
+                if inner == [x]:
+                    return "Swish", {"alpha": alpha}, x
             if maker.op == "Tanh" and self._softplus(maker.inputs[0]) == x and _close(constant, 1):
                 return "Mish", {}, x
             if self._hard_sigmoid(gate) == x and _close(constant, 1):
@@ -63,6 +66,8 @@ class _Finder:
                 return "HardSwish", {}, x
             if self._one_plus_erf(gate) == x and _close(constant, 0.5):
                 return "Gelu", {"approximate": "none"}, x
+            if self._one_plus_tanh(gate) == x and _close(constant, 0.5):
+                return "Gelu", {"approximate": "tanh"}, x
         return None
 
     def _factors(self, name: str, depth: int) -> tuple[float, list[str]]:
@@ -115,6 +120,31 @@ class _Finder:
             return None
         constant, factors = self._factors(node.inputs[0], depth=2)
         return factors[0] if len(factors) == 1 and _close(constant, math.sqrt(0.5)) else None
+
+    def _one_plus_tanh(self, name: str) -> str | None:
+        """x, if the tensor is ``1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))``."""
+        inner = self._plus(name, 1.0)
+        node = self._producers.get(inner) if inner is not None else None
+        if node is None or node.op != "Tanh":
+            return None
+        constant, factors = self._factors(node.inputs[0], depth=2)
+        if len(factors) != 1 or not _close(constant, math.sqrt(2 / math.pi)):
+            return None
+        node = self._producers.get(factors[0])
+        if node is None or node.op != "Add" or node.activation:
+            return None
+        for x, cubic in (tuple(node.inputs), tuple(reversed(node.inputs))):
+            constant, powers = self._factors(cubic, depth=3)
+            if _close(constant, 0.044715) and (powers == [x] * 3 or (len(powers) == 1 and self._cube(powers[0]) == x)):
+                return x
+        return None
+
+    def _cube(self, name: str) -> str | None:
+        """x, if the tensor is ``x ** 3``."""
+        node = self._producers.get(name)
+        if node is None or node.op != "Pow" or node.activation or self._number(node.inputs[1]) != 3:
+            return None
+        return node.inputs[0]
 
     def _plus(self, name: str, number: float) -> str | None:
         """x, if the tensor is ``x + number``."""

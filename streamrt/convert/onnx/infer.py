@@ -183,6 +183,11 @@ def _check_values(node: NodeProto, given: Mapping[str, AttributeProto], known: M
         case "LayerNormalization" | "RMSNormalization" if "axis" in given and rank is not None:
             if not -rank <= given["axis"].i < rank:
                 raise InferenceError(f"attribute 'axis' is {given['axis'].i} for {rank} axes")
+        case "Attention" | "RotaryEmbedding":
+            for name in ("q_num_heads", "kv_num_heads", "num_heads", "rotary_embedding_dim"):
+                least = 1 if name.endswith("v_num_heads") or name.startswith("q") else 0
+                if name in given and given[name].i < least:
+                    raise InferenceError(f"attribute {name!r} is {given[name].i}, expected at least {least}")
         case "Split" if "num_outputs" in given:
             if given["num_outputs"].i != len(node.output):
                 raise InferenceError(f"attribute 'num_outputs' is {given['num_outputs'].i} of {len(node.output)}")

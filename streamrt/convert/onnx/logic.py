@@ -7,7 +7,7 @@ from onnx.helper import np_dtype_to_tensor_dtype
 
 from streamrt.convert.onnx.data import type_name
 from streamrt.convert.onnx.node import OnnxNode, converts
-from streamrt.convert.weights import Weight, is_float, is_integer
+from streamrt.convert.weights import is_float, is_integer
 from streamrt.graph import TYPES, Attr
 
 #: Numbers of TensorProto.DataType: FLOAT, FLOAT16, DOUBLE and BFLOAT16.
@@ -27,13 +27,13 @@ def comparison(node: OnnxNode) -> None:
 @converts("And", "Or", "Xor")
 def binary(node: OnnxNode) -> None:
     """Logic of two truth values."""
-    node.emit(node.op, [_truth(node, 0, "A"), _truth(node, 1, "B")])
+    node.emit(node.op, [node.truth(0, "A"), node.truth(1, "B")])
 
 
 @converts("Not")
 def not_(node: OnnxNode) -> None:
     """The operator is the same in all opsets."""
-    node.emit("Not", [_truth(node, 0, "X")])
+    node.emit("Not", [node.truth(0, "X")])
 
 
 @converts("IsNaN")
@@ -52,7 +52,7 @@ def is_inf(node: OnnxNode) -> None:
 @converts("Where")
 def where(node: OnnxNode) -> None:
     """The condition may be computed or constant."""
-    node.emit("Where", [_truth(node, 0, "condition"), node.any_operand(1), node.any_operand(2)])
+    node.emit("Where", [node.truth(0, "condition"), node.any_operand(1), node.any_operand(2)])
 
 
 @converts("ArgMax", "ArgMin")
@@ -102,14 +102,3 @@ def _cast(node: OnnxNode, target: int) -> bool:
     else:
         node.emit("Cast", [given], {"to": to})
     return True
-
-
-def _truth(node: OnnxNode, index: int, what: str) -> str:
-    """The name of an input of truth values; a constant becomes a weight."""
-    if node.is_constant(index):
-        values = node.constant(index, what, most=None)
-        if values.dtype == np.bool_:
-            return node.new_weight(f"{node.input(index)}.truth", Weight.of(values))
-    elif node.facts.dtype(node.input(index)) in (None, np.bool_):
-        return node.any_operand(index)
-    raise node.problem(f"input {index} ({what}, {node.input(index)!r}) is {node.dtype(index)}, expected truth values")

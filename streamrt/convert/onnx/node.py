@@ -132,6 +132,11 @@ class OnnxNode:
             raise self.attribute_problem(name, f"is {value!r:.80}, expected one of {choices}")
         return str(value)
 
+    def string(self, name: str) -> str:
+        """A string attribute with any value."""
+        value = self._attribute(name, AttributeProto.STRING, None)
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
     def expect_attributes(self, names: Collection[str]) -> None:
         """Refuse attributes that are not among ``names``."""
         for name in sorted(self._attributes.keys() - names):
@@ -169,6 +174,22 @@ class OnnxNode:
     def count(self) -> int:
         """The number of inputs."""
         return len(self.proto.input)
+
+    def reads_output(self, index: int) -> bool:
+        """Whether another node, or the model's caller, reads output ``index``."""
+        return index < len(self.proto.output) and self.proto.output[index] in self._context.wanted
+
+    def truth(self, index: int, what: str) -> str:
+        """The name in the draft of an input of truth values; a constant becomes a weight."""
+        if self.is_constant(index):
+            values = self.constant(index, what, most=None)
+            if values.dtype == np.bool_:
+                return self.new_weight(f"{self.input(index)}.truth", Weight.of(values))
+        elif self.facts.dtype(self.input(index)) in (None, np.bool_):
+            return self.any_operand(index)
+        raise self.problem(
+            f"input {index} ({what}, {self.input(index)!r}) is {self.dtype(index)}, expected truth values"
+        )
 
     def is_constant(self, index: int) -> bool:
         """Whether an input is there and a constant."""

@@ -5,6 +5,7 @@ that moved from attributes to inputs, other defaults and other meanings.
 """
 
 from streamrt.convert.onnx import (  # noqa: F401 (registers them)
+    attention,
     compute,
     conv_transpose,
     elementwise,
