@@ -14,7 +14,7 @@ from streamrt.graph import Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.ops import Shape, sizes
-from streamrt.plan import Plan, Tile
+from streamrt.plan import Plan, Range, Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class LayerInfo:
         activation: the activation that is fused into the node, or None.
         parameters: the weights that the node reads.
         pinned: bytes of the weights that stay in memory.
-        streamed: bytes of the weights that every pass reads.
+        streamed: bytes of the weights that every pass reads, each time that the node reads them.
         tiles: number of pieces in which the node runs.
     """
 
@@ -192,12 +192,10 @@ def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[Layer
     layers = []
     for node, own in zip(nodes, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
-        pinned = sum(
-            _overlap(tensor, plan, index)
-            for index in sorted({index for tile in own for index in range(tile.begin, tile.end)})
-            if plan.ranges[index].pinned
-            for tensor in tensors
-        )
+        ranges = [plan.ranges[index] for index in {index for tile in own for index in range(tile.begin, tile.end)}]
+        # A pinned range is in memory once. A streamed range is read as often as the node reads it.
+        pinned = {r for r in ranges if r.pinned}
+        streamed = [r for r in ranges if not r.pinned]
         layers.append(
             LayerInfo(
                 name=node.name,
@@ -206,17 +204,16 @@ def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[Layer
                 parameters=tuple(
                     Parameter(tensor.name, tensor.shape, tensor.dtype, tensor.nbytes) for tensor in tensors
                 ),
-                pinned=pinned,
-                streamed=sum(tensor.nbytes for tensor in tensors) - pinned,
+                pinned=sum(_overlap(tensor, r) for tensor in tensors for r in pinned),
+                streamed=sum(_overlap(tensor, r) for tensor in tensors for r in streamed),
                 tiles=len(own),
             )
         )
     return tuple(layers)
 
 
-def _overlap(tensor: Tensor, plan: Plan, index: int) -> int:
-    """Bytes of ``tensor`` in a range of the plan; the ranges of a node do not overlap each other."""
-    piece = plan.ranges[index]
+def _overlap(tensor: Tensor, piece: Range) -> int:
+    """Bytes of ``tensor`` in a range of the plan; different ranges of a node do not overlap each other."""
     first = max(tensor.offset, piece.offset)
     return max(0, min(tensor.offset + tensor.nbytes, piece.offset + piece.length) - first)
 

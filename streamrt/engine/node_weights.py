@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamrt.engine.tables import fits
 from streamrt.errors import FormatError
@@ -11,7 +12,7 @@ from streamrt.host.rates import Rates
 from streamrt.plan import Extent, NodeWeights
 from streamrt.program.compile import Program
 
-#: The most bytes of weights that a pass may read, 1 TiB; weights that several nodes read count for each node. Reading
+#: The most bytes of weights that a pass may read, 1 TiB; weights that are read several times count each time. Reading
 #: more takes minutes, and planning it takes more memory than opening a file may take.
 _MAX_READ = 2**40
 #: The cost of one kernel call, in rows: a streamed tile counts as 20 rows more than it has. Measured with rows of 8192
@@ -43,17 +44,15 @@ def node_weights(
             if tensor := file.tensors.get(name):
                 kind = tiled if index in low.tiled else indexed if index in low.indexed and fits(tensor) else whole
                 kind[name] = Extent(tensor.offset, tensor.nbytes)
-        size = sum(extent.length for extent in (*whole.values(), *tiled.values()))
+        weights = NodeWeights(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step, passes=low.passes)
+        size = weights.read
         total += size
         if total > _MAX_READ:
             raise FormatError(f"node {node.name!r}: up to here a pass reads {total} bytes, more than 2**40")
         estimate = low.flops / rates.flops + size / rates.memory
         found.append(
-            NodeWeights(
-                whole=tuple(whole.values()),
-                tiled=tuple(tiled.values()),
-                rows=low.rows,
-                row_step=low.row_step,
+            replace(
+                weights,
                 seconds=estimate if seconds is None else seconds[position],
                 call_rows=_CALL_ROWS if tiled else 0,
                 indexed=tuple(indexed.values()),

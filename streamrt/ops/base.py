@@ -180,11 +180,13 @@ class Lowered:
             result if both are one buffer. Only inputs of the output's shape and type.
         joins: whether ``outputs[0]`` is the inputs one after the other, byte for byte. ``run`` copies only the inputs
             that were not computed there already.
-        tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows`` long. Every other
-            parameter is read only by the call with ``first == 0``, which copies to scratch the values that later tiles
-            need.
+        tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows / passes`` long. Every
+            other parameter is read only by the call with ``first == 0``, which copies to scratch the values that later
+            tiles need.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
+        passes: how often the node reads all tiled parameters, one time after the other, as a recurrent layer does for
+            each step. Row r of the node needs their row ``r % (rows / passes)``. A tile may reach over several passes.
         row_step: the node is cut only at multiples of this many rows.
         batchwise: whether sample n of each output depends only on sample n of the inputs that are not fixed.
         batch: the axis along which samples lie in each output, if it is ``batchwise``.
@@ -201,6 +203,7 @@ class Lowered:
     joins: bool = False
     tiled: tuple[int, ...] = ()
     rows: int = 1
+    passes: int = 1
     row_step: int = 1
     batchwise: bool = True
     batch: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from streamrt.errors import BudgetError
@@ -146,12 +146,12 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
     cut: Cut | None = None
     windows: list[int] = []  # the smallest of each cut
     work = 0
-    for tiling in tilings:
+    for tiling, held in _variants(task, tilings):
         speed = read_rate(task.rate, tiling.overhead)
         if max(task.compute, (total - task.room) / speed) >= shortest or (found and work > _MOST_WORK):
             continue
         before, cut = None if tiling.apart else cut, None  # frees a cut that is not compared
-        cut = _cut(task.nodes, tiling, task.file_size)
+        cut = _cut(task.nodes, tiling, task.file_size, held)
         windows.append(cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
@@ -175,15 +175,25 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
     return replace(plan, overhead=best.overhead, share=best.share)
 
 
+def _variants(task: _Task, tilings: Iterable[Tiling]) -> Iterator[tuple[Tiling, int]]:
+    """Each tiling, without and with room for the weights that a node would otherwise read in every pass, in bytes."""
+    sizes = (sum(e.length for e in node.tiled) for node in task.nodes if node.passes > 1)
+    held = max((size for size in sizes if size <= task.room), default=0)
+    for tiling in tilings:
+        yield tiling, 0
+        if held > tiling.tile_bytes:
+            yield tiling, held
+
+
 def _windows(task: _Task, cut: Cut, tiling: Tiling, shortest: float) -> Iterator[_Candidate]:
     """A candidate for each window with which a pass may take less than ``shortest`` seconds."""
-    pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared)
+    pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared, cut.first)
     speed = read_rate(task.rate, tiling.overhead)
     enough = math.inf  # a window with which computing never waits: a larger window only leaves less memory to pin
     for ahead, share in _AHEAD:
         window = max(cut.run_of(ahead), cut.least)
         rate = speed * share
-        least = max(task.compute, (sum(cut.added) - (task.room - window)) / rate)
+        least = max(task.compute, pipeline.least_read(task.room - window) / rate)
         if window >= enough or window > task.room or least >= shortest:
             continue
         choice = spread(pipeline, task.room - window, window, rate, head=task.thorough)
@@ -250,13 +260,13 @@ def _whole(nodes: Sequence[NodeWeights], tilings: Sequence[Tiling], granule: int
     """The cut with which everything is pinned.
 
     Its ranges are small, so that little is counted twice when parts of them are in memory already. `_merged` makes
-    large tiles again.
+    large tiles again. Weights that are read in several passes stay, so they need no tiles.
     """
-    return Cut(nodes, max(HUGE, tilings[-1].tile_bytes), granule, file_size)
+    return Cut(nodes, max(HUGE, tilings[-1].tile_bytes), granule, file_size, held=math.inf)
 
 
-def _cut(nodes: Sequence[NodeWeights], tiling: Tiling, file_size: int) -> Cut:
-    return Cut(nodes, tiling.tile_bytes, tiling.granule, file_size, tiling.apart)
+def _cut(nodes: Sequence[NodeWeights], tiling: Tiling, file_size: int, held: int = 0) -> Cut:
+    return Cut(nodes, tiling.tile_bytes, tiling.granule, file_size, tiling.apart, held)
 
 
 def _finish(

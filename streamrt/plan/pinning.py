@@ -62,7 +62,7 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
             _simulated(pipeline, _last(pipeline, room), window, rate),
         ]
     )
-    least = max(pipeline.compute, (sum(pipeline.added) - room) / rate)
+    least = max(pipeline.compute, pipeline.least_read(room) / rate)
     work = pipeline.work
     improved = True
     while improved and work < _WORK and best.seconds > least * _CLOSE:
@@ -83,8 +83,9 @@ def _changes(choice: Choice, pipeline: Pipeline, room: int) -> Iterator[list[boo
     pinned = choice.pinned
     free = room - pipeline.bytes_of(pinned)
     stalls = choice.outcome.stalls
-    waited = sorted((i for i, stays in enumerate(pinned) if not stays), key=lambda i: -stalls[i])
-    stay = [i for i, stays in enumerate(pinned) if stays]
+    once = [i for i, first in enumerate(pipeline.first) if i == first]
+    waited = sorted((i for i in once if not pinned[i]), key=lambda i: -stalls[i])
+    stay = [i for i in once if pinned[i]]
     step = max(1, len(stay) // _LOOKED_AT)
     for index in waited[:_LOOKED_AT]:
         if pipeline.bytes_more(pinned, index) <= free:
@@ -102,7 +103,8 @@ def _with(pinned: Sequence[bool], index: int, stays: bool) -> list[bool]:
 
 
 def _simulated(pipeline: Pipeline, pinned: Sequence[bool], window: int, rate: float) -> Choice:
-    return Choice(tuple(pinned), pipeline.run(pinned, window, rate))
+    pinned = tuple(pinned[index] for index in pipeline.first)
+    return Choice(pinned, pipeline.run(pinned, window, rate))
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
@@ -122,9 +124,10 @@ def _evenly(pipeline: Pipeline, room: int) -> list[bool]:
     passed = used = 0
     for index, size in enumerate(added):
         passed += size
-        more = pipeline.bytes_more(pinned, index)
-        if (used + more) * total <= passed * room:
-            pinned[index] = True
+        first = pipeline.first[index]
+        more = 0 if pinned[first] else pipeline.bytes_more(pinned, first)
+        if not pinned[first] and (used + more) * total <= passed * room:
+            pinned[first] = True
             used += more
     return _filled(pinned, pipeline, room)
 
@@ -165,6 +168,8 @@ def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
                 pinned[index] = not streams
                 credit -= added[index] if streams else 0
             credit = min(window, credit + seconds * rate)
+    for index, first in enumerate(pipeline.first):
+        pinned[first] |= pinned[index]
     return pinned
 
 
@@ -179,7 +184,8 @@ def _last(pipeline: Pipeline, room: int) -> list[bool]:
 def _filled(pinned: list[bool], pipeline: Pipeline, room: int, *, backwards: bool = False) -> list[bool]:
     """Pin more ranges wherever they fit, from the first on, or from the last on."""
     used = pipeline.bytes_of(pinned)
-    for index in reversed(range(len(pinned))) if backwards else range(len(pinned)):
+    once = [index for index, first in enumerate(pipeline.first) if index == first]
+    for index in reversed(once) if backwards else once:
         size = pipeline.bytes_more(pinned, index)
         if not pinned[index] and used + size <= room:
             pinned[index] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -15,7 +16,10 @@ _PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds of a pass among many, and the seconds for which computing waited for each range."""
+    """Seconds of a pass among many, and the seconds for which computing waited for each range.
+
+    Waiting for a later reading of a range counts for the first reading.
+    """
 
     seconds: float
     stalls: Sequence[float]
@@ -59,29 +63,43 @@ class Pipeline:
         sizes: bytes that each range takes in memory.
         shared: of these, bytes that the range before it takes, too: the granule that both cover. One more follows, 0.
         added: bytes of each range that the range before it does not take.
+        first: as in `Cut`. All readings of a range stay in memory, or none; a pinned set says it for the first one.
         steps: for each tile, the ranges that it is the first to need, its computing time in seconds, and the ranges
             that it is the last to need.
         compute: seconds of computing of all steps, without calls.
     """
 
     def __init__(
-        self, tiles: Sequence[Tile], sizes: Sequence[int], nodes: Sequence[NodeWeights], shared: Sequence[int] = ()
+        self,
+        tiles: Sequence[Tile],
+        sizes: Sequence[int],
+        nodes: Sequence[NodeWeights],
+        shared: Sequence[int] = (),
+        first: Sequence[int] = (),
     ) -> None:
-        first: dict[int, int] = {}
+        begins: dict[int, int] = {}
         last: dict[int, int] = {}
         for position, tile in enumerate(tiles):
             for index in range(tile.begin, tile.end):
-                first.setdefault(index, position)
+                begins.setdefault(index, position)
                 last[index] = position
         needs: list[list[int]] = [[] for _ in tiles]
         done: list[list[int]] = [[] for _ in tiles]
         for index in range(len(sizes)):
-            needs[first[index]].append(index)
+            needs[begins[index]].append(index)
             done[last[index]].append(index)
         self.sizes = sizes
         self.shared = [*shared, 0] if shared else [0] * (len(sizes) + 1)
         self.added = [size - common for size, common in zip(sizes, self.shared, strict=False)]
+        self.first = first or range(len(sizes))
         self._common = [(index, common) for index, common in enumerate(self.shared) if common]
+        # As `_common`, for ranges that are read for the first time, with the first reading of the range before.
+        self._once = [(i, self.first[i - 1], common) for i, common in self._common if self.first[i] == i]
+        # The sizes of first readings; 0 for later ones.
+        self._own = [size if self.first[i] == i else 0 for i, size in enumerate(sizes)] if first else sizes
+        # How often each range is read that is read more than once, the most often first, and its size.
+        readings = Counter(first) if first else {}
+        self._repeated = sorted(((n, sizes[i]) for i, n in readings.items() if n > 1), reverse=True)
         self.steps = [
             (needs[position], nodes[tile.node].seconds * (tile.last - tile.first) / max(1, nodes[tile.node].rows), ends)
             for position, (tile, ends) in enumerate(zip(tiles, done, strict=True))
@@ -96,17 +114,27 @@ class Pipeline:
 
     def bytes_of(self, pinned: Sequence[bool]) -> int:
         """Bytes that the pinned ranges take. What neighbours share counts once."""
-        twice = sum(common for index, common in self._common if pinned[index - 1] and pinned[index])
-        return sum(compress(self.sizes, pinned)) - twice
+        twice = sum(common for index, before, common in self._once if pinned[before] and pinned[index])
+        return sum(compress(self._own, pinned)) - twice
 
     def bytes_more(self, pinned: Sequence[bool], index: int) -> int:
-        """Bytes that pinning one range takes beside what its pinned neighbours take."""
+        """Bytes that pinning one range, by its first reading, takes beside what its pinned neighbours take."""
+        first = self.first
         more = self.sizes[index]
-        if index > 0 and pinned[index - 1]:
+        if index > 0 and pinned[first[index - 1]]:
             more -= self.shared[index]
-        if index + 1 < len(pinned) and pinned[index + 1]:
+        if index + 1 < len(pinned) and first[index + 1] == index + 1 and pinned[index + 1]:
             more -= self.shared[index + 1]
         return more
+
+    def least_read(self, room: int) -> int:
+        """The fewest bytes that a pass reads, whichever ranges are pinned in ``room`` bytes."""
+        kept, left = 0, room
+        for readings, size in self._repeated:
+            part = max(0, min(size, left))
+            kept += readings * part
+            left -= part
+        return sum(self.added) - kept - left
 
     def run(self, pinned: Sequence[bool], window: int, rate: float) -> Outcome:
         """Simulate passes with these ranges pinned, and the others read at ``rate`` bytes a second.
@@ -171,6 +199,7 @@ class Pipeline:
         ``sizes`` are the bytes of each range that have to be read, and ``freed`` those that its release frees.
         """
         stalls = [0.0] * len(sizes)
+        first = self.first
         released, reading, number = progress.released, progress.reading, progress.number
         held, oldest, disk, clock = progress.held, progress.oldest, progress.disk, progress.clock
         for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
@@ -189,7 +218,7 @@ class Pipeline:
                 released.append(clock)  # replaced at the end of the step that releases it
                 disk += sizes[index] / rate
                 if disk > clock:
-                    stalls[index] += disk - clock
+                    stalls[first[index]] += disk - clock
                     clock = disk
             clock += seconds + call if streams else seconds
             for index in ends:

@@ -58,6 +58,8 @@ _SHORT = 4
 _MOST_TILES = 1024
 #: With more tiles than this in a pass, planning takes seconds. This limits tiles of 2 MiB granules, too.
 _FAR_TOO_MANY = 2**16
+#: The least filling of tiles that are repeated is 1/2: for each pass there are at least two, of which one is full.
+_FILLING = 2
 
 
 class Cut:
@@ -69,16 +71,26 @@ class Cut:
         ranges: in the order in which the tiles need them.
         footprints: bytes of the granules of each range.
         shared: of these, bytes of the granules that the range before it covers, too.
+        first: for each range, the index of the first range with the same bytes. The others are later readings of it:
+            see `NodeWeights.repeats`.
     """
 
     def __init__(
-        self, nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, file_size: int, apart: bool = False
+        self,
+        nodes: Sequence[NodeWeights],
+        tile_bytes: int,
+        granule: int,
+        file_size: int,
+        apart: bool = False,
+        held: float = 0,
     ) -> None:
         self.granule = granule
         self._file_size = file_size
-        self.tiles, self.ranges = _cut(nodes, tile_bytes, granule, apart)
+        self.tiles, self.ranges = _cut(nodes, tile_bytes, granule, apart, held)
         self.footprints = footprints(self.ranges, granule, file_size)
         self.shared = shared(self.ranges, granule, file_size)
+        earliest: dict[Range, int] = {}
+        self.first = [earliest.setdefault(r, index) for index, r in enumerate(self.ranges)]
 
     def held(self, ranges: Iterable[Range]) -> int:
         """Bytes of the granules that cover ``ranges``; a granule that several share counts once."""
@@ -126,37 +138,45 @@ def _span(r: Range, granule: int, file_size: int) -> tuple[int, int]:
 
 def smallest_tiling(nodes: Sequence[NodeWeights]) -> Tiling:
     """The smallest tiles that are worth planning for."""
-    total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
+    total = sum(node.read * (1 if node.passes == 1 else _FILLING) for node in nodes)
     pages = [tiling for tiling in TILINGS if tiling.granule == PAGE]
     smallest = next((tiling for tiling in pages if tiling.tile_bytes * _MOST_TILES <= total), pages[-1])
     few = [tiling for tiling in TILINGS if tiling.tile_bytes * _FAR_TOO_MANY >= total]
     return max(smallest, few[-1] if few else TILINGS[0], key=lambda tiling: tiling.tile_bytes)
 
 
-def _cut(nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, apart: bool) -> tuple[list[Tile], list[Range]]:
+def _cut(
+    nodes: Sequence[NodeWeights], tile_bytes: int, granule: int, apart: bool, held: float
+) -> tuple[list[Tile], list[Range]]:
     """Divide every node into tiles of about ``tile_bytes``, and the file into the ranges that they need.
 
     Neighbours in the file share a range as long as its granules stay within ``tile_bytes``, unless they are ``apart``.
+    A node with several passes over its weights is one tile if they have at most ``held`` bytes, or fit in a tile. Else
+    its tiles and ranges are repeated for each pass.
     """
-    joined = 0 if apart else tile_bytes
-    total = sum(extent.length for node in nodes for extent in (*node.whole, *node.tiled))
-    halved = apart and 2 * total <= tile_bytes * _FAR_TOO_MANY
+    halved = apart and 2 * sum(node.read for node in nodes) <= tile_bytes * _FAR_TOO_MANY
     tiles: list[Tile] = []
     ranges: list[Range] = []
+    behind = 0  # the number of ranges up to the last one that is repeated
     for index, node in enumerate(nodes):
         give_way()
-        for first, last, extents in _slices(node, tile_bytes, granule, halved):
+        repeats = node.repeats(max(held, tile_bytes))
+        joined = 0 if apart or repeats or len(ranges) == behind else tile_bytes  # so that all readings are alike
+        single = node.passes > 1 and not repeats
+        for first, last, groups in _slices(node, tile_bytes, granule, halved, single):
             begin = len(ranges)
-            for run in _runs(extents):
+            for run in (run for group in groups for run in _runs(group)):
                 begin = min(begin, _add(ranges, run, joined, granule))
             tiles.append(Tile(index, first, last, begin, len(ranges)))
+        if repeats:
+            behind = len(ranges)
     return tiles, ranges
 
 
 def _runs(extents: Iterable[Extent]) -> list[Extent]:
     """The extents of a tile, in ascending order; neighbours are joined."""
     runs: list[Extent] = []
-    for extent in extents:
+    for extent in sorted(extents, key=lambda e: e.offset):
         if runs and extent.offset - runs[-1].end <= PAGE:
             end = max(runs[-1].end, extent.end)
             runs[-1] = Extent(runs[-1].offset, end - runs[-1].offset)
@@ -184,32 +204,47 @@ def _joins(r: Range, run: Extent, joined: int, granule: int) -> bool:
     return run.offset - end <= PAGE and run.end <= r.offset // granule * granule + joined
 
 
-def _slices(node: NodeWeights, tile_bytes: int, granule: int, halved: bool) -> Iterable[tuple[int, int, list[Extent]]]:
-    """First row, last row and extents of each tile of a node.
+def _slices(
+    node: NodeWeights, tile_bytes: int, granule: int, halved: bool, single: bool
+) -> Iterable[tuple[int, int, list[list[Extent]]]]:
+    """First row, last row and extents of each tile of a node. A ``single`` tile has all rows of all passes.
+
+    Extents are in groups, which share no range.
+    """
+    whole = [extent for extent in node.whole if extent.length]
+    rows = node.rows // node.passes
+    row_bytes = sum(extent.length for extent in node.tiled) // rows if rows else 0
+    if single or not row_bytes:
+        yield 0, node.rows, [[*whole, *(node.tiled if row_bytes else ())]]
+        return
+    ends = list(_ends(node, rows, row_bytes, tile_bytes, granule, halved))
+    for number in range(node.passes):
+        for first, last in pairwise((0, *ends)):
+            part = [Extent(e.offset + first * e.length // rows, (last - first) * e.length // rows) for e in node.tiled]
+            own = whole if number == first == 0 else []
+            groups = [own + part] if node.passes == 1 else [own, part]
+            yield number * rows + first, number * rows + last, groups
+
+
+def _ends(node: NodeWeights, rows: int, row_bytes: int, tile_bytes: int, granule: int, halved: bool) -> Iterable[int]:
+    """The row behind each tile of a pass over a node's ``rows``.
 
     Tiles are cut at multiples of ``tile_bytes``, counted from the granule in which the node's weights begin. So they
     end where granules of the file end, as far as rows do.
     """
-    whole = sorted((extent for extent in node.whole if extent.length), key=lambda e: e.offset)  # so neighbours join
-    row_bytes = sum(extent.length for extent in node.tiled) // node.rows if node.rows else 0
-    if not row_bytes:
-        yield 0, node.rows, whole
-        return
     rows_begin = node.tiled[0].offset
-    begin = min((e.offset for e in whole if 0 <= rows_begin - e.offset <= tile_bytes), default=rows_begin)
+    before = (e.offset for e in node.whole if e.length and 0 <= rows_begin - e.offset <= tile_bytes)
+    begin = min(before, default=rows_begin)
     start = begin // granule * granule
     size = tile_bytes // 2 if halved and start < begin else tile_bytes
     first, tile = 0, 0
-    while first < node.rows:
+    while first < rows:
         tile += 1
         fits = (start + tile * size - rows_begin) // row_bytes
         last = max(fits // node.row_step * node.row_step, first + node.row_step)
-        last = min(last, node.rows)
+        last = min(last, rows)
         behind = rows_begin + last * row_bytes
-        if first == 0 and behind - begin <= size // _SHORT and last < node.rows and behind < start + granule:
+        if first == 0 and behind - begin <= size // _SHORT and last < rows and behind < start + granule:
             continue  # the next tile needs this granule anyway
-        rows = [
-            Extent(e.offset + first * e.length // node.rows, (last - first) * e.length // node.rows) for e in node.tiled
-        ]
-        yield first, last, sorted((whole if first == 0 else []) + rows, key=lambda e: e.offset)
+        yield last
         first = last

@@ -31,12 +31,13 @@ class NodeWeights:
 
     Attributes:
         whole: extents that the node's first tile reads as a whole.
-        tiled: extents that are read by rows; each has ``rows`` rows of equal length.
+        tiled: extents that are read by rows, in each pass over them; each has ``rows / passes`` rows of equal length.
         indexed: extents of tables, of which a pass reads single rows without the plan unless everything is pinned.
-        rows: rows of the node's output.
+        rows: rows that the node computes in all passes.
         row_step: tiles are cut at multiples of this row.
         seconds: time to compute all rows with the weights in memory, measured or estimated.
         call_rows: the cost of one kernel call, in rows. Each streamed tile counts as this many rows more.
+        passes: how often the rows of ``tiled`` are read, one time after the other.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -46,6 +47,16 @@ class NodeWeights:
     seconds: float = 0.0
     call_rows: int = 0
     indexed: tuple[Extent, ...] = ()
+    passes: int = 1
+
+    def repeats(self, held: float) -> bool:
+        """Whether the weights are too large to be held, in ``held`` bytes, from one pass over them to the next."""
+        return self.passes > 1 and sum(e.length for e in self.tiled) > held
+
+    @property
+    def read(self) -> int:
+        """Bytes that the node reads if nothing stays in memory between its passes."""
+        return sum(e.length for e in self.whole) + self.passes * sum(e.length for e in self.tiled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,7 @@ class _Growth:
 
 def _pinned(plan: Plan) -> list[Item]:
     """The pinned ranges of a plan, as a schedule."""
-    return [(r.offset, r.length, True) for r in plan.ranges if r.pinned]
+    return [(r.offset, r.length, True) for r in dict.fromkeys(plan.ranges) if r.pinned]  # some are read several times
 
 
 def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:

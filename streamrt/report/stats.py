@@ -22,7 +22,7 @@ class LayerStats:
         op: its operator.
         parameters: bytes of the parameters that it reads.
         shared: whether another node needs one of its ranges, too.
-        weights: bytes of the ranges of the file that count for it.
+        weights: bytes of the ranges of the file that count for it. Each reading counts, if it reads them several times.
         compute: time that it computed.
         stall: time that it waited for its ranges.
         read_seconds: time that the prefetch thread spent on its ranges.

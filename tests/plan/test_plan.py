@@ -31,10 +31,13 @@ MIB = 1 << 20
 def layout(nodes, seconds=(), version=1):
     """Nodes of (bytes read as a whole, rows, bytes of a row) at their offsets in a weights file, and its size.
 
+    A fourth number is that of the passes over the rows.
+
     In version 1 segments begin on boundaries. In version 2 they may begin anywhere; here all do, which is the worst.
     """
     offset, found = HUGE, []
-    for index, (whole, rows, row_bytes) in enumerate(nodes):
+    for index, (whole, rows, row_bytes, *passes) in enumerate(nodes):
+        count = passes[0] if passes else 1
         total = whole + rows * row_bytes
         unit = 64 if version == 2 else HUGE if total >= MIB else PAGE
         offset = -(-offset // unit) * unit
@@ -43,8 +46,9 @@ def layout(nodes, seconds=(), version=1):
             NodeWeights(
                 (Extent(offset, whole),) if whole else (),
                 (Extent(begin, rows * row_bytes),) if rows and row_bytes else (),
-                max(rows, 1),
+                max(rows, 1) * count,
                 seconds=seconds[index % len(seconds)] if seconds else 0.0,
+                passes=count,
             )
         )
         offset = begin + rows * row_bytes
@@ -122,9 +126,14 @@ def check_covers(plan, nodes):
         rows[tile.node] = tile.last
         node = nodes[tile.node]
         needed = list(node.whole) if tile.first == 0 else []
-        for e in node.tiled:
-            row = e.length // node.rows
-            needed.append(Extent(e.offset + tile.first * row, (tile.last - tile.first) * row))
+        own = node.rows // node.passes
+        first = tile.first
+        while first < tile.last:
+            last = min(tile.last, (first // own + 1) * own)
+            for e in node.tiled:
+                row = e.length // own
+                needed.append(Extent(e.offset + first % own * row, (last - first) * row))
+            first = last
         for e in needed:
             reached = e.offset
             for r in sorted(plan.ranges[tile.begin : tile.end], key=lambda r: r.offset):
