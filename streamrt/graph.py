@@ -1,7 +1,7 @@
 """The graph of a model: nodes in execution order, and the rules for their names and attributes.
 
 A graph has names and attributes. It has no shapes (`streamrt.ops` infers them), no files and no memory. Operators and
-attributes have ONNX's names. A graph differs from ONNX in three ways, so that lowering never needs values of tensors:
+attributes have ONNX's names. A graph differs from ONNX in four ways, so that lowering never needs values of tensors:
 
 * A constant input of ONNX that is not a weight (``shape``, ``axes``, ``pads``, ``min``, ``starts`` ...) is an attribute
   of the same name.
@@ -11,6 +11,7 @@ attributes have ONNX's names. A graph differs from ONNX in three ways, so that l
   Other nodes may read such results, too. In older files a node has the tensor as a further input, and the attribute
   ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
 * A node may have an ``activation``: an element-wise operator applied to its first output.
+* A recurrent node has one direction, and its input is multiplied with W already (`streamrt.ops.recurrent`).
 
 An input is the name of a tensor computed earlier, of an input of the graph, or of a parameter (a tensor of the weights
 file). It is ``""`` for an optional input left out.

@@ -20,6 +20,7 @@ from streamrt.ops import (  # noqa: F401 (registers them)
     norm,
     order,
     pooling,
+    recurrent,
     reduce,
     repeat,
     resize,

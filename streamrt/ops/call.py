@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -201,6 +201,14 @@ class Call:
         if not isinstance(value, str) or len(value) > most:
             raise self.fail(f"attribute {name!r} is {value!r:.80}, expected a text of at most {most} characters")
         return value
+
+    def texts(self, name: str, default: tuple[str, ...], choices: Container[str]) -> tuple[str, ...]:
+        """As many of ``choices`` as ``default`` has, which the file separates by commas."""
+        value = self._get(name, ",".join(default))
+        texts = tuple(value.split(",")) if isinstance(value, str) else ()
+        if len(texts) != len(default) or not all(text in choices for text in texts):
+            raise self.fail(f"attribute {name!r} is {value!r:.80}, expected {len(default)} names such as {default}")
+        return texts
 
     def has(self, name: str) -> bool:
         """Whether the attribute is there."""

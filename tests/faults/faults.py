@@ -291,6 +291,34 @@ FAULTS = (
         "with few samples a block's scale is used for two chunks of the next block",
         _KERNELS,
     ),
+    # ---------------------------------------------------------------- operators and their conversion
+    Fault(
+        "peephole-order",
+        "ops",
+        "streamrt/ops/recurrent.py",
+        "activate(leave, weights[1])",
+        "activate(leave, weights[2])",
+        "the output gate of an LSTM has the peephole of the forget gate",
+        ("tests/ops",),
+    ),
+    Fault(
+        "between-gates",
+        "ops",
+        "streamrt/ops/recurrent.py",
+        "if last >= middle:",
+        "if last > middle:",
+        "a tile that ends with the reset gate of a GRU does not reset the state",
+        ("tests/ops",),
+    ),
+    Fault(
+        "directions-along",
+        "convert",
+        "streamrt/convert/onnx/recurrent.py",
+        "along = 1 + axis if index == 0 else axis",
+        "along = 1 if index == 0 else axis",
+        "with samples first, the outputs of two directions follow each other in time",
+        ("tests/convert",),
+    ),
     # ---------------------------------------------------------------- planner, program, engine
     Fault(
         "span-end",

@@ -100,6 +100,13 @@ class Writer:
                     self.node("Add", [outputs[0] + "m", inputs[2]], [outputs[0]])
             else:
                 self.node("Gemm", inputs, outputs, transB=1)
+        elif op in ("GRU", "LSTM", "RNN"):
+            rows, hidden = self.params[inputs[1]]
+            matrix = self.fresh()
+            self.node("Reshape", [inputs[1], self.ints(1, rows, hidden)], [matrix])
+            given = [inputs[0], self.weight(1, rows, rows), matrix]
+            given += [self.weight(1, 2 * rows)] * (len(inputs) > 2)
+            self.node(op, given, outputs, hidden_size=hidden, **attrs)
         else:
             for at, name in enumerate(inputs):
                 if op in _TAKE_TRUTH or (op == "Where" and at == 0):

@@ -18,7 +18,8 @@ _BINARY = ("Add", "Sub", "Mul", "Div", "Pow", "PRelu", "And", "Or", "Xor", "Equa
 _BINARY += ("Less", "LessOrEqual")
 _POOLS = ("MaxPool", "AveragePool", "LpPool")
 #: Operators to choose from. Those that fit few tensors, or have much code, are there more often.
-_CHOICE = [*OPERATORS, *(("Conv", "Gemm", "MatMul", *_POOLS, "DepthToSpace", "SpaceToDepth") * 5), "BatchNormalization"]
+_CHOICE = [*OPERATORS, *(("Conv", "Gemm", "MatMul", *_POOLS, "DepthToSpace", "SpaceToDepth", "GRU", "LSTM") * 5)]
+_CHOICE += ["BatchNormalization"]
 #: Errors of reading a recipe whose graph is wrong.
 NO_GRAPH = (FormatError, AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 _WEIGHTED = ("Conv", "Gemm", "MatMul", "MatMul")
@@ -270,6 +271,13 @@ def _node(growing: _Growing, op: str, source: str, x: Shape) -> tuple[list[str],
                 {"starts": ints(1, -3, 2), "ends": ints(1, 2, 9), "axes": (axis,), "steps": ints(1, 1, 2)},
                 1,
             )
+        case "GRU" | "LSTM" | "RNN":
+            hidden = max(1, last // {"GRU": 3, "LSTM": 4, "RNN": 1}[op])
+            attrs = {"layout": rng.randint(0, 1), "direction": rng.choice(["forward", "reverse"])}
+            if op == "GRU":
+                attrs["linear_before_reset"] = rng.randint(0, 1)
+            bias = [param(last)] if rng.random() < 0.5 else []
+            return [source, param(last, hidden), *bias], attrs, rng.randint(1, 3 if op == "LSTM" else 2)
         case "Pad":
             pads = [rng.randint(0, 2) if i % rank else 0 for i in range(2 * rank)] if rank else []
             return [source], {"pads": tuple(pads), "mode": rng.choice(["constant", "edge", "reflect", "wrap"])}, 1

@@ -105,7 +105,7 @@ def run(
             _spoil(output)
         edges = (0, *cuts, lowered.rows)
         for first, last in itertools.pairwise(edges):
-            _hide(bound, inputs, params, lowered.tiled, first, last)
+            _hide(bound, inputs, params, lowered, first, last)
             with bounded("running"), np.errstate(all="ignore"):
                 run_tile(first, last)
         results.append([np.array(output) for output in bound.outputs])
@@ -119,6 +119,11 @@ def run(
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other, err_msg="the second pass differs from the first")
     return results[0]
+
+
+def rows_read(lowered: Lowered, first: int, last: int) -> NDArray[np.int64]:
+    """The rows of tiled parameters that the tile from ``first`` to ``last`` may read."""
+    return np.unique(np.arange(first, last) % (lowered.rows // lowered.passes))
 
 
 def random(*shape: int, seed: int = 0) -> Array:
@@ -137,7 +142,7 @@ def _hide(
     bound: Buffers,
     inputs: Sequence[NDArray[Any] | None],
     params: Sequence[int],
-    tiled: Sequence[int],
+    lowered: Lowered,
     first: int,
     last: int,
 ) -> None:
@@ -147,9 +152,10 @@ def _hide(
         if value is None:
             continue
         target = bound.input(index)
-        if index in tiled:
+        if index in lowered.tiled:
+            rows = rows_read(lowered, first, last)
             _spoil(target)
-            target[first:last] = value[first:last]
+            target[rows] = value[rows]
         elif first > 0:
             _spoil(target)
 

@@ -106,6 +106,8 @@ BATCHWISE: dict[str, Case] = {
     "OneHot": ("OneHot", [(4, 3)], [], {"depth": 2, "axis": 1}),
     "Mod": ("Mod", [(4, 3), (3,)], [1], {}),
     "IsNaN": ("IsNaN", [(4, 3)], [], {}),
+    "LSTM": ("LSTM", [(4, 5, 12), (12, 3), (12,), (4, 1, 3), (4, 1, 3)], [1, 2], {"layout": 1}),
+    "GRU": ("GRU", [(4, 5, 9), (9, 3)], [1], {"layout": 1, "direction": "reverse"}),
     "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
 }
 NOT_BATCHWISE: dict[str, Case] = {
@@ -191,6 +193,8 @@ NOT_BATCHWISE: dict[str, Case] = {
     "ReverseSequence": ("ReverseSequence", [(3, 4)], [], {"sequence_lens": (1, 2, 3, 3)}),
     "GatherElements": ("GatherElements", [(4, 3)], [], {"indices": (0, 1, 2), "indices_shape": (1, 3)}),
     "ScatterND": ("ScatterND", [(4, 3), (1, 3)], [], {"indices": (0,), "indices_shape": (1, 1)}),
+    "RNN, steps first": ("RNN", [(4, 5, 3), (3, 3)], [1], {}),
+    "RNN, a first state for each sample": ("RNN", [(4, 5, 3), (3, 3), None, (4, 1, 3)], [1, 3], {"layout": 1}),
     "ReduceMean of a scalar": ("ReduceMean", [()], [], {}),
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from coded import Example, examples
-from ops.harness import node, random, run
+from ops.harness import node, random, rows_read, run
 from streamrt._core import Coded
 from streamrt.ops import Array, Buffers, Operand, lower
 
@@ -42,7 +42,8 @@ def run_coded(
         for index, (x, data) in enumerate(zip(inputs, stored, strict=True)):
             if isinstance(x, Example):
                 data.fill(0xFF)
-                rows = slice(first, last) if index in lowered.tiled else slice(None) if first == 0 else slice(0)
+                tile = rows_read(lowered, first, last)
+                rows = tile if index in lowered.tiled else slice(None) if first == 0 else slice(0)
                 data[rows] = x.data[rows]
         run_tile(first, last)
     return list(buffers.outputs)

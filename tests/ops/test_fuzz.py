@@ -136,6 +136,16 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "Slice":
             attrs = {name: ints(1, -7, 7) for name in ("starts", "ends", "steps")}
             return [x], [], attrs | {"axes": (axis,)}
+        case "GRU" | "LSTM" | "RNN":
+            gates, hidden = {"GRU": 3, "LSTM": 4, "RNN": 1}[op], draw(_few)
+            steps, samples, layout = draw(_few), draw(_few), draw(st.integers(0, 1))
+            attrs = {"layout": layout, "direction": draw(st.sampled_from(["forward", "reverse"]))}
+            if op == "GRU":
+                attrs["linear_before_reset"] = draw(st.integers(0, 1))
+            rows, sequence = gates * hidden, (samples, steps) if layout else (steps, samples)
+            state = (samples, 1, hidden) if layout else (1, samples, hidden)
+            shapes = [(*sequence, rows), (rows, hidden), (rows,), *[state] * draw(st.integers(0, 1 + (op == "LSTM")))]
+            return shapes, [1, 2], attrs
         case "Pad":
             mode = draw(st.sampled_from(["constant", "edge", "reflect", "wrap"]))
             return [x], [], {"pads": ints(2 * rank, -2, 3), "mode": mode}
@@ -178,7 +188,7 @@ def test_refused_or_within_bounds(node: Any, activation: Any, data: st.DataObjec
     sizes = [math.prod(shape) for shape in (*shapes, out)]
     assert max(sizes) < 2**40
     assert all(shapes[i] == out and i not in params for i in lowered.inplace)
-    assert all(shapes[i][0] == lowered.rows for i in lowered.tiled)
+    assert all(shapes[i][0] * lowered.passes == lowered.rows for i in lowered.tiled)
     if lowered.batchwise and not lowered.fixed:
         assert all(shape[0] == out[lowered.batch] for i, shape in enumerate(shapes) if i not in params)
     if max(*sizes, lowered.scratch // 4) <= _SMALL:

@@ -26,6 +26,7 @@ CANONICAL = [
     "IsInf", "ReduceProd", "GroupNormalization", "CumSum", "CumProd", "TopK", "Hardmax", "ReverseSequence", "Tile",
     "Trilu", "OneHot", "GatherElements", "GatherND", "ScatterElements", "ScatterND",
     "Attention", "Einsum", "RMSNormalization", "RotaryEmbedding",
+    "GRU", "LSTM", "RNN",
 ]
 # fmt: on
 

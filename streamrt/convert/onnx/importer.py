@@ -390,6 +390,8 @@ def _fixed_extents(specs: list[TensorSpec], constants: dict[str, Weight], nodes:
             dim, extent = shape[1], weight[1] * attributes.get("group", 1)
         elif node.op_type in ("Gemm", "MatMul") and len(weight) == 2 and shape and not attributes.get("transA"):
             dim, extent = shape[-1], weight[1 if attributes.get("transB") else 0]
+        elif node.op_type in ("GRU", "LSTM", "RNN") and len(shape) == len(weight) == 3:
+            dim, extent = shape[2], weight[2]
         else:
             continue
         if isinstance(dim, str):

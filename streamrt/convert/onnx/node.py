@@ -137,6 +137,11 @@ class OnnxNode:
         value = self._attribute(name, AttributeProto.STRING, None)
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
+    def texts(self, name: str) -> tuple[str, ...] | None:
+        """A list of strings, or None when it is not given."""
+        value = self._attribute(name, AttributeProto.STRINGS, ())
+        return tuple(v.decode("utf-8", "replace") for v in value) if self.has(name) else None
+
     def expect_attributes(self, names: Collection[str]) -> None:
         """Refuse attributes that are not among ``names``."""
         for name in sorted(self._attributes.keys() - names):
@@ -372,6 +377,11 @@ class OnnxNode:
         self._context.nodes.add(name)
         self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}, sizes=sizes or {}))
         return outputs[0]
+
+    def is_wanted(self, index: int) -> bool:
+        """Whether output ``index`` is there and read."""
+        name = self.proto.output[index] if index < len(self.proto.output) else ""
+        return name != "" and name in self._context.wanted
 
     def emit_sum(self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None) -> str:
         """As `emit`, for an operator whose result may be beyond the node's type. Integers then wrap, as in ONNX."""
