@@ -24,6 +24,7 @@ from streamrt.ops import (  # noqa: F401 (registers them)
     reduce,
     repeat,
     resize,
+    sampling,
     sizes,
 )
 from streamrt.ops.base import (

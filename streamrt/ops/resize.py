@@ -16,6 +16,8 @@ from streamrt.ops.movement import copies, same_memory
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.shapes import borrowed, keeps_batch
+from streamrt.ops.weighted import Taps, cubic, weighted
+from streamrt.ops.weighted import linear as linear_kernel
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 #: Maps positions along an axis of the result to positions along that axis of the input, which may lie between values.
@@ -24,6 +26,8 @@ Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 #: Positions that are computed at once: 8 KiB as float64, so that the memory does not grow with the axis.
 _PART = 1024
+#: The most values that a value of the result is made of along an axis. It bounds the time for few values of a result.
+_MOST_TAPS = 4096
 _NEAREST: dict[str, Rounded] = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
     "round_prefer_ceil": lambda at: np.floor(at + 0.5),
@@ -90,12 +94,17 @@ def resize(call: Call) -> Lowered:
     """Resampling to ``sizes`` (one for each axis; 0 keeps it) or by ``scales``, axis by axis.
 
     Sizes may also be extents of another input (see `borrowed`). A value of the result is the nearest value of the
-    input, or in mode ``linear`` is interpolated between two. Beyond the border it is the value at the border.
-    ``coordinate_transformation_mode`` and ``nearest_mode`` are ONNX's.
+    input, or is interpolated between two (``linear``) or four (``cubic``) values. With ``antialias`` it is a mean of
+    all values near it. Beyond the border it is the value at the border. ``coordinate_transformation_mode``,
+    ``nearest_mode``, ``cubic_coeff_a`` and ``exclude_outside`` are ONNX's.
     """
     x = call.shape(0)
     taken = borrowed(call, len(x))
-    linear = call.text("mode", "nearest", ("nearest", "linear")) == "linear"
+    mode = call.text("mode", "nearest", ("nearest", "linear", "cubic"))
+    linear = mode != "nearest"
+    antialias, exclude = call.flag("antialias", False), call.flag("exclude_outside", False)
+    kernel = partial(cubic, call.float_("cubic_coeff_a", -0.75)) if mode == "cubic" else linear_kernel
+    is_weighted = mode == "cubic" or (linear and antialias)
     coordinates = call.text("coordinate_transformation_mode", "half_pixel", _COORDINATES)
     nearest = call.text("nearest_mode", "round_prefer_floor", tuple(_NEAREST))
     if call.has("sizes"):
@@ -116,7 +125,14 @@ def resize(call: Call) -> Lowered:
         return same_memory(call, x, batchwise)
     call.check("the result", out)
     scratch, shape, steps = Scratch(), x, []
-    table = _Table(scratch, max(out[axis] for axis in axes), linear)
+    table = _Table(scratch, max(out[axis] for axis in axes), 1 + is_weighted if linear else 0)
+    taps = {
+        axis: Taps(kernel, 2 if mode == "cubic" else 1, scales[axis], antialias, exclude)
+        for axis in axes
+        if is_weighted
+    }
+    if any(tap.end - tap.first > _MOST_TAPS for tap in taps.values()):
+        raise call.fail(f"scales {scales} with antialias, expected no scale below {4 / _MOST_TAPS}")
     for axis in axes:
         shape = (*shape[:axis], out[axis], *shape[axis + 1 :])
         between = scratch.add(*shape) if axis != axes[-1] else None
@@ -128,7 +144,9 @@ def resize(call: Call) -> Lowered:
         source, runs = buffers.input(0), []
         for step in steps:
             target = buffers.outputs[0] if step.between is None else step.between.of(buffers.scratch)
-            if step.other is None:
+            if step.axis in taps:
+                runs.append(_weigh(step, taps[step.axis], table, source, target, buffers))
+            elif step.other is None:
                 runs.append(_take(step, table, source, target, buffers, _NEAREST[nearest]))
             else:
                 runs.append(_interpolate(step, table, source, target, step.other.of(buffers.scratch), buffers))
@@ -145,7 +163,8 @@ def resize(call: Call) -> Lowered:
         bind=bind,
         scratch=scratch.nbytes,
         batchwise=batchwise,
-        flops=(4 if linear else 1) * math.prod(out),
+        flops=(4 if linear else 1) * math.prod(out)
+        + sum(2 * (tap.end - tap.first) for tap in taps.values()) * math.prod(out),
     )
 
 
@@ -176,18 +195,17 @@ class _Table:
     It is computed for each axis in every run, one part after the other, so that its memory does not grow with the axis.
     """
 
-    def __init__(self, scratch: Scratch, most: int, linear: bool) -> None:
+    def __init__(self, scratch: Scratch, most: int, shares: int) -> None:
         self._index = scratch.add(2 * most)  # 64 bits each
-        self._share = scratch.add(most) if linear else None
+        self._shares = [scratch.add(most) for _ in range(shares)]
 
     def indices(self, step: _Axis, buffers: Buffers) -> NDArray[np.intp]:
         """The indices of the source values, (count,)."""
         return self._index.of(buffers.scratch).view(np.intp)[: step.count]
 
-    def shares(self, step: _Axis, buffers: Buffers) -> Array:
-        """The weight of the second of two values, (count,)."""
-        assert self._share is not None
-        return self._share.of(buffers.scratch)[: step.count]
+    def shares(self, step: _Axis, buffers: Buffers, which: int = 0) -> Array:
+        """Weights of values, (count,)."""
+        return self._shares[which].of(buffers.scratch)[: step.count]
 
 
 def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array | None = None) -> None:
@@ -243,6 +261,15 @@ def _interpolate(
         np.add(target, other, out=target)
 
     return run
+
+
+def _weigh(
+    step: _Axis, taps: Taps, table: _Table, source: Array, target: Array, buffers: Buffers
+) -> Callable[[], None]:
+    assert step.other is not None
+    other, index = step.other.of(buffers.scratch), table.indices(step, buffers)
+    weight, total = (table.shares(step, buffers, which) for which in (0, 1))
+    return weighted(taps, step.axis, step.positions, source, target, other, index, weight, total)
 
 
 def _above(at: NDArray[np.float64]) -> NDArray[np.float64]:

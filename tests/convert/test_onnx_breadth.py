@@ -184,6 +184,29 @@ def test_one_hot_of_computed_indices(opset: int, tmp_path: Path) -> None:
     assert ops(check(make_model(nodes, constants, opset=opset), tmp_path)) == ["ArgMax", "OneHot"]
 
 
+@pytest.mark.parametrize(("opset", "modes"), [(16, ("bilinear", "bicubic")), (OPSETS[-1], ("linear", "cubic"))])
+def test_grid_sample(opset: int, modes: tuple[str, ...], tmp_path: Path) -> None:
+    """Modes have other names up to opset 19."""
+    for mode in ("nearest", *modes):
+        sample = node("GridSample", ["x", "g"], ["y"], mode=mode, padding_mode="border", align_corners=1)
+        model = make_model([sample], inputs={"x": (2, 3, 5, 6), "g": (2, 3, 4, 2)}, opset=opset)
+        check(model, tmp_path)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18, OPSETS[-1]])
+@pytest.mark.parametrize("antialias", [0, 1])
+def test_cubic_resize(antialias: int, opset: int, tmp_path: Path) -> None:
+    attributes: dict[str, Any] = {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1}
+    attributes |= {"antialias": antialias} if opset >= 18 else {}
+    resize = node("Resize", ["x", "", "", "k"], ["y"], **attributes)
+    model = make_model([resize], {"k": integers(1, 2, 5, 11)}, inputs={"x": (1, 2, 8, 6)}, opset=opset)
+    if opset < 13:  # the region is not optional
+        model.graph.node[0].input[1:3] = ["none", "none"]
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.float32), "none"))
+    newest = make_model([resize], {"k": integers(1, 2, 5, 11)}, inputs={"x": (1, 2, 8, 6)})
+    check(model, tmp_path, same_as=newest)
+
+
 @pytest.mark.parametrize("to", ["FLOAT", "BOOL"])
 def test_cast_like(to: str, tmp_path: Path) -> None:
     """The values of the second input are not read: a constant of another shape is enough."""

@@ -161,12 +161,6 @@ def test_a_size_that_follows_the_input_is_kept(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "cubic": (node("Resize", ["x", "", "k"], ["y"], mode="cubic"), {"k": np.ones(4, np.float32)}, "'mode' is 'cubic'"),
-    "antialias": (
-        node("Resize", ["x", "", "k"], ["y"], mode="linear", antialias=1),
-        {"k": np.ones(4, np.float32)},
-        "attribute 'antialias'",
-    ),
     "4-D": (node("ConvTranspose", ["x", "w"], ["y"]), {"w": random(3, 2, 2, 2, 2, 2)}, "1-D, 2-D and 3-D"),
     "computed weights": (node("ConvTranspose", ["x", "x"], ["y"]), {}, "is computed"),
     "group": (node("ConvTranspose", ["x", "w"], ["y"], group=2), {"w": random(3, 2, 2, 2)}, "attribute 'group'"),

@@ -108,6 +108,7 @@ BATCHWISE: dict[str, Case] = {
     "IsNaN": ("IsNaN", [(4, 3)], [], {}),
     "LSTM": ("LSTM", [(4, 5, 12), (12, 3), (12,), (4, 1, 3), (4, 1, 3)], [1, 2], {"layout": 1}),
     "GRU": ("GRU", [(4, 5, 9), (9, 3)], [1], {"layout": 1, "direction": "reverse"}),
+    "GridSample": ("GridSample", [(4, 3, 5, 5), (4, 2, 2, 2)], [], {}),
     "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
 }
 NOT_BATCHWISE: dict[str, Case] = {
@@ -190,6 +191,7 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Tile": ("Tile", [(4, 3)], [], {"repeats": (2, 1)}),
     "Trilu": ("Trilu", [(4, 3)], [], {}),
     "OneHot": ("OneHot", [(4, 3)], [], {"depth": 2, "axis": 0}),
+    "GridSample, a grid for each sample": ("GridSample", [(4, 3, 5, 5), (4, 2, 2, 2)], [1], {}),
     "ReverseSequence": ("ReverseSequence", [(3, 4)], [], {"sequence_lens": (1, 2, 3, 3)}),
     "GatherElements": ("GatherElements", [(4, 3)], [], {"indices": (0, 1, 2), "indices_shape": (1, 3)}),
     "ScatterND": ("ScatterND", [(4, 3), (1, 3)], [], {"indices": (0,), "indices_shape": (1, 1)}),

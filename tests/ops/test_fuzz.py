@@ -101,9 +101,15 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
         case "Expand":
             lent = {"extents": (*range(-1, rank - 1),)} if draw(st.booleans()) else {}
             return [broadcast, *([x] if lent else [])], [], lent | {"shape": x}
+        case "GridSample":
+            space = draw(st.integers(2, 3))
+            modes = {"mode": draw(st.sampled_from(["linear", "nearest", "cubic"]))}
+            modes |= {"padding_mode": draw(st.sampled_from(["zeros", "border", "reflection"]))}
+            return [(2, 3, *ints(space, 1, 4)), (2, *ints(space, 1, 4), space)], [], modes
         case "Resize":
             sized = draw(st.booleans())
-            modes = {"mode": draw(st.sampled_from(["linear", "nearest"]))}
+            modes: dict[str, Any] = {"mode": draw(st.sampled_from(["linear", "nearest", "cubic"]))}
+            modes |= {"antialias": draw(st.integers(0, 1))}
             if sized and draw(st.booleans()):
                 lent = {"sizes": (0,) * rank, "extents": (*range(-1, rank - 1),)}
                 return [x, ints(rank, 1, 9)], [], modes | lent

@@ -27,6 +27,7 @@ CANONICAL = [
     "Trilu", "OneHot", "GatherElements", "GatherND", "ScatterElements", "ScatterND",
     "Attention", "Einsum", "RMSNormalization", "RotaryEmbedding",
     "GRU", "LSTM", "RNN",
+    "GridSample",
 ]
 # fmt: on
 

@@ -55,6 +55,21 @@ def test_resize_by_scales(mode: str, coordinates: str, scales: tuple[float, ...]
     assert_close(run("Resize", [x], attrs=attrs | {"scales": scales})[0], expected)
 
 
+@pytest.mark.parametrize("coordinates", ["half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric"])
+@pytest.mark.parametrize(("mode", "antialias"), [("cubic", 0), ("cubic", 1), ("linear", 1)])
+@pytest.mark.parametrize("exclude", [0, 1])
+@pytest.mark.parametrize(("shape", "sizes"), [((1, 2, 7, 9), (1, 2, 3, 4)), ((2, 1, 4, 6), (2, 1, 9, 2))])
+def test_weighted_sums(
+    shape: tuple[int, ...], sizes: tuple[int, ...], exclude: int, mode: str, antialias: int, coordinates: str
+) -> None:
+    attrs: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    attrs |= {"antialias": antialias, "exclude_outside": exclude}
+    attrs |= {"cubic_coeff_a": -0.5} if mode == "cubic" and exclude else {}
+    x = random(*shape)
+    expected = onnx_run("Resize", [x, NONE, NONE, np.array(sizes, np.int64)], attrs, opset=19)[0]
+    assert_close(run("Resize", [x], attrs=attrs | {"sizes": sizes})[0], expected)
+
+
 def test_a_resize_to_the_same_size_is_a_view() -> None:
     for attrs in ({"sizes": (0, 0, 4)}, {"scales": (1.0, 1.0, 1.0)}):
         assert lowered_for("Resize", [(2, 3, 4)], attrs=attrs).view_of == 0
@@ -107,7 +122,9 @@ def test_space_to_depth_is_the_opposite(mode: str | None) -> None:
         ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, 0.1)}),
         ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, 1e38)}),
         ("Resize", (1, 2, 4), {"scales": (1.0, 1.0, float("nan"))}),
-        ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "mode": "cubic"}),
+        ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "mode": "quintic"}),
+        ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "mode": "cubic", "antialias": 2}),
+        ("Resize", (1, 2, 2**20), {"sizes": (0, 0, 8), "mode": "cubic", "antialias": 1}),
         ("Resize", (1, 2, 4), {"sizes": (0, 0, 8), "coordinate_transformation_mode": "tf_crop_and_resize"}),
         ("DepthToSpace", (1, 4, 2, 2), {}),
         ("DepthToSpace", (1, 4, 2, 2), {"blocksize": 2}),

@@ -22,6 +22,19 @@ def space(node: OnnxNode) -> None:
     node.emit(node.op, [node.operand(0)], attrs)
 
 
+@converts("GridSample")
+def grid_sample(node: OnnxNode) -> None:
+    """Maps with two or three spatial axes at computed positions."""
+    new = {"bilinear": "linear", "bicubic": "cubic"}  # since opset 20
+    mode = node.text("mode", "linear", ("linear", "nearest", "cubic", *new))
+    attrs: dict[str, Attr] = {
+        "mode": new.get(mode, mode),
+        "padding_mode": node.text("padding_mode", "zeros", ("zeros", "border", "reflection")),
+        "align_corners": int(node.flag("align_corners")),
+    }
+    node.emit("GridSample", [node.operand(0), node.operand(1)], attrs)
+
+
 @converts("Upsample")
 def upsample(node: OnnxNode) -> None:
     """It became Resize in opset 10. It has only scales: an attribute up to opset 8, an input after that."""
@@ -33,23 +46,27 @@ def upsample(node: OnnxNode) -> None:
 
 @converts("Resize")
 def resize(node: OnnxNode) -> None:
-    """Modes are nearest and linear. Sizes and scales are inputs; from opset 18 on they may omit some axes."""
+    """Sizes and scales are inputs; from opset 18 on they may omit some axes. No regions, and no aspect ratios."""
     rank = node.rank(0)
     if node.opset < 11:
         _by_scales(node, 1, tuple(range(rank)), _as_before(node))
         return
     node.text("keep_aspect_ratio_policy", "stretch", ("stretch",))
     node.ignore("extrapolation_value", "cubic_coeff_a", "exclude_outside")
-    if node.flag("antialias"):
-        raise node.attribute_problem("antialias", "is 1, expected 0")
     choices = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
     attrs: dict[str, Attr] = {
-        "mode": node.text("mode", "nearest", ("nearest", "linear")),
+        "mode": node.text("mode", "nearest", ("nearest", "linear", "cubic")),
         "coordinate_transformation_mode": node.text("coordinate_transformation_mode", "half_pixel", choices),
         "nearest_mode": node.text(
             "nearest_mode", "round_prefer_floor", ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
         ),
     }
+    if node.flag("antialias"):
+        attrs["antialias"] = 1
+    if attrs["mode"] == "cubic":
+        attrs["cubic_coeff_a"] = node.float_("cubic_coeff_a", -0.75)
+    if node.flag("exclude_outside") and (attrs["mode"] == "cubic" or "antialias" in attrs):
+        attrs["exclude_outside"] = 1  # linear interpolation between two values gives the value at the border anyway
     given = node.ints("axes")
     axes = tuple(range(rank)) if given is None else tuple(node.axis(axis, rank) for axis in given)
     if node.given(3):
@@ -122,6 +139,6 @@ def _positions(rank: int, axes: tuple[int, ...]) -> list[int]:
 
 
 def _emit(node: OnnxNode, attrs: dict[str, Attr], sizes: dict[str, str] | None = None) -> None:
-    if attrs["mode"] == "linear":
+    if attrs["mode"] != "nearest":
         attrs.pop("nearest_mode")
     node.emit("Resize", [node.operand(0)], attrs, sizes=sizes)
