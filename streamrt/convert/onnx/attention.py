@@ -72,10 +72,10 @@ def _refuse(node: OnnxNode) -> None:
 
 def _extent(node: OnnxNode, index: int, axis: int) -> int:
     """An extent of an input that does not depend on the model's inputs."""
-    extents = {shape[axis] for shape in node.shapes(index)}
-    if len(extents) != 1:
+    extent = node.dims(index)[axis]
+    if not isinstance(extent, int):
         raise node.problem(f"axis {axis} of input {index} depends on the extents of the model's inputs")
-    return extents.pop()
+    return extent
 
 
 def _apart(node: OnnxNode, index: int, heads: int) -> str:
@@ -97,11 +97,9 @@ def _with_past(node: OnnxNode, index: int, present: str) -> str:
 
 def _mask(node: OnnxNode) -> tuple[str, bool]:
     """The mask in the draft, and whether it has truth values."""
-    keys = [shape[2 if len(shape) == 4 else 1] for shape in node.shapes(1)]
-    past = [shape[2] for shape in node.shapes(4)] if node.given(4) else [0] * len(keys)
-    for shape, new, old in zip(node.shapes(3), keys, past, strict=True):
-        if shape and shape[-1] == 1 < new + old:
-            raise node.problem(f"the mask has shape {shape}, expected an element for each of the {new + old} keys")
+    keys, mask = node.dims(1)[2 if node.rank(1) == 4 else 1], node.dims(3)
+    if mask and mask[-1] == 1 and (keys != 1 or node.given(4)):
+        raise node.problem(f"the mask has shape {mask}, expected an element for each of the {keys} keys")
     is_truth = node.dtype(3) == np.bool_
     return (node.truth(3, "attn_mask") if is_truth else node.operand(3)), is_truth
 
@@ -115,9 +113,9 @@ def rotary_embedding(node: OnnxNode) -> None:
     if rank == 3:
         attrs["num_heads"] = heads
     for index in (1, 2):
-        pairs = {shape[-1] for shape in node.shapes(index) if shape}
-        if size and pairs != {size // 2}:
-            raise node.attribute_problem("rotary_embedding_dim", f"is {size}, but input {index} has {pairs} pairs")
+        dims = node.dims(index)
+        if size and dims and isinstance(dims[-1], int) and dims[-1] != size // 2:
+            raise node.attribute_problem("rotary_embedding_dim", f"is {size}, but input {index} has {dims[-1]} pairs")
     if node.given(3):
         positions = node.constant(3, "position_ids", most=None)
         angles = [

@@ -31,6 +31,10 @@ _FAR = 2**62
 MOST_VALUES = 4096
 
 
+#: Operators whose result has only values of input 0.
+_FILLS = frozenset(("Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"))
+
+
 class UnsupportedNodeError(Exception):
     """A problem of converting a node; its text is one line of the list that users see.
 
@@ -250,6 +254,28 @@ class OnnxNode:
             )
         return [None] * math.prod(shape)
 
+    def is_filled(self, index: int, wanted: int | str | None) -> bool:
+        """Whether all elements of an input are a number, or the extent of that name. None is no element's value."""
+        name = self.input(index)
+        if name in self.facts.constants:
+            value = self.facts.value(name)
+            return value is not None and isinstance(wanted, int) and bool(np.all(value == wanted))
+        return wanted is not None and name in self.facts.sizes and self._is_filled(name, wanted)
+
+    def _is_filled(self, name: str, wanted: int | str) -> bool:
+        value = self.facts.value_in_part(name) if name in self.facts.sizes else None
+        if value is not None:
+            return all(element == wanted for element in value.reshape(-1))
+        maker = next((node for node in self._context.draft.size_nodes if name in node.outputs), None)
+        if maker is None:
+            return False
+        if maker.op == "ConstantOfShape":
+            return maker.attrs.get("value", 0) == wanted
+        if maker.op == "Constant":
+            numbers = maker.attrs["value"]
+            return isinstance(numbers, tuple) and all(number == wanted for number in numbers)
+        return maker.op in _FILLS and self._is_filled(maker.inputs[0], wanted)
+
     def scalar(self, index: int, what: str) -> float | None:
         """A constant number, or None when the input is left out."""
         if not self.given(index):
@@ -377,11 +403,6 @@ class OnnxNode:
         self._context.nodes.add(name)
         self._context.draft.nodes.append(DraftNode(name, op, inputs, outputs, attrs or {}, sizes=sizes or {}))
         return outputs[0]
-
-    def is_wanted(self, index: int) -> bool:
-        """Whether output ``index`` is there and read."""
-        name = self.proto.output[index] if index < len(self.proto.output) else ""
-        return name != "" and name in self._context.wanted
 
     def emit_sum(self, op: str, inputs: list[str], attrs: dict[str, Attr] | None = None) -> str:
         """As `emit`, for an operator whose result may be beyond the node's type. Integers then wrap, as in ONNX."""

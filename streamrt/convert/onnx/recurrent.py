@@ -62,7 +62,7 @@ def recurrent(node: OnnxNode) -> None:
         own = attrs | functions[index] | ({"direction": each} if each != "forward" else {})
         node.emit(node.op, _trimmed(inputs), own, _trimmed(outputs[index]))
     for index in range(1 + states):
-        if len(directions) > 1 and node.is_wanted(index):
+        if len(directions) > 1 and node.reads_output(index):
             along = 1 + axis if index == 0 else axis
             node.emit("Concat", [names[index] for names in outputs], {"axis": along}, [node.proto.output[index]])
 
@@ -85,7 +85,7 @@ def _attributes(node: OnnxNode) -> dict[str, Attr]:
 
 def _outputs(node: OnnxNode, count: int, part: str) -> list[str]:
     """The names of the outputs; of temporaries if they are a ``part`` of the outputs. Output 0 needs a name."""
-    names = [str(node.proto.output[index]) if node.is_wanted(index) else "" for index in range(count)]
+    names = [str(node.proto.output[index]) if node.reads_output(index) else "" for index in range(count)]
     if part:
         names = [name and node.temporary(f"{part}{index}") for index, name in enumerate(names)]
     return [names[0] or node.temporary("steps"), *names[1:]]
@@ -153,9 +153,8 @@ def _check_lengths(node: OnnxNode, by_sample: bool) -> None:
     """Refuse sequences that end before the last step."""
     if not node.given(_LENGTHS):
         return
-    wanted = [shape[1 if by_sample else 0] if len(shape) == 3 else 0 for shape in node.shapes(0)]
-    lengths = node.values(_LENGTHS, "sequence_lens", most=None)
-    if not all(np.all(found == steps) for found, steps in zip(lengths, wanted, strict=True)):
+    steps = node.dims(0)[1 if by_sample else 0] if node.rank(0) == 3 else None
+    if not node.is_filled(_LENGTHS, steps):
         raise node.problem(
             f"input {_LENGTHS} (sequence_lens) has sequences that end before the last step, expected none: leave it out"
         )
@@ -163,7 +162,7 @@ def _check_lengths(node: OnnxNode, by_sample: bool) -> None:
 
 def _initial(node: OnnxNode, index: int, directions: int, axis: int) -> Sequence[str]:
     """The first state of each direction. It has no name if it is zero, as it is if it is left out."""
-    if not node.given(index) or _is_zero(node, index):
+    if not node.given(index) or node.is_filled(index, 0):  # exporters write as many zeros as the batch needs
         return [""] * directions
     if directions == 1:
         return [node.operand(index)]
@@ -185,12 +184,6 @@ def _part(node: OnnxNode, index: int, direction: int, axis: int) -> str:
         return weight.view((*weight.shape[:axis], 1, *weight.shape[axis + 1 :]), lambda array: array[at])
 
     return node.derived(index, "an initial state", f"direction {direction} along axis {axis}", make)
-
-
-def _is_zero(node: OnnxNode, index: int) -> bool:
-    """Whether an input is zeros. Exporters write as many as the batch needs."""
-    values = node.facts.values(node.input(index))
-    return values is not None and not any(np.any(value) for value in values)
 
 
 def _product(node: OnnxNode, direction: int, sizes: _Sizes, after: bool) -> tuple[str, str]:
