@@ -9,7 +9,6 @@ from __future__ import annotations
 CONSTANT_INPUTS: dict[str, tuple[str, ...]] = {
     "BatchNormalization": ("scale", "B", "input_mean", "input_var"),
     "CenterCropPad": ("shape",),
-    "Clip": ("min", "max"),
     "ConstantOfShape": ("input",),
     "Conv": ("W", "B"),
     "ConvTranspose": ("W", "B"),

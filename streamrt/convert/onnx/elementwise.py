@@ -129,14 +129,16 @@ def clip(node: OnnxNode) -> None:
 
 
 def _clip_integers(node: OnnxNode) -> None:
-    """A Clip of integers is a maximum and a minimum, whose bounds are weights."""
+    """A Clip of integers is a maximum and a minimum. Constant bounds become weights."""
     x = node.operand(0, integers=True)
     bounds = [(op, index) for op, index in (("Max", 1), ("Min", 2)) if node.given(index)]
     for op, index in bounds:
-        bound = node.constant(index, op.lower())
-        if bound.size != 1:
-            raise node.problem(f"input {index} has shape {bound.shape}, expected one number")
-        limit = _integer(node, op.lower(), int(bound.reshape(())))
+        if any(dim != 1 for dim in node.dims(index)):
+            raise node.problem(f"input {index} has shape {node.dims(index)}, expected one number")
+        if node.is_constant(index):
+            limit = _integer(node, op.lower(), int(node.constant(index, op.lower()).reshape(())))
+        else:
+            limit = node.operand(index, integers=True)
         x = node.emit(op, [x, limit], outputs=None if index == bounds[-1][1] else [node.temporary("raised")])
     if not bounds:
         node.emit("Identity", [x])
