@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode, unique
-from streamrt.convert.probes import Shape
+from streamrt.ops import Shape
 
 
 def recognise_attention(draft: Draft, shapes: Mapping[str, Shape]) -> None:
