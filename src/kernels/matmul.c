@@ -5,8 +5,11 @@
 
 void srt_matmul(const srt_matrices *m) {
     if (m->groups == 0 || m->rows == 0) return;
-    const srt_window columns = {
-        .kernel = {1, 1}, .stride = {1, 1}, .dilation = {1, 1}, .input = {1, m->columns}, .output = {1, m->columns}};
+    const srt_window columns = {.kernel = {1, 1, 1},
+                                .stride = {1, 1, 1},
+                                .dilation = {1, 1, 1},
+                                .input = {1, m->columns, 1},
+                                .output = {1, m->columns, 1}};
     const srt_convolution sums = {.x = m->b,
                                   .w = srt_weights_make(m->a, SRT_FLOAT32, m->inner, 0, false),
                                   .y = m->y,
