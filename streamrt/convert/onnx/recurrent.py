@@ -154,6 +154,8 @@ def _check_lengths(node: OnnxNode, by_sample: bool) -> None:
     if not node.given(_LENGTHS):
         return
     steps = node.dims(0)[1 if by_sample else 0] if node.rank(0) == 3 else None
+    if not (node.is_constant(_LENGTHS) or node.is_size(_LENGTHS)):
+        node.constant(_LENGTHS, "sequence_lens")  # raises
     if not node.is_filled(_LENGTHS, steps):
         raise node.problem(
             f"input {_LENGTHS} (sequence_lens) has sequences that end before the last step, expected none: leave it out"
