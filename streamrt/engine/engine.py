@@ -98,18 +98,13 @@ class Engine:
         self._verify = verify
         self._grow = grow
         self._while_planning = while_planning or nullcontext()
-        self._tables = Tables(file, verify=verify)
-        try:
-            self.mapping = WeightsMapping(file.path, io)
-        except BaseException:
-            self._tables.close()
-            raise
+        self.mapping = WeightsMapping(file.path, io)
         try:
             if FileIdentity(*self.mapping.identity) != file.identity:
                 raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened: open it again")
+            self._tables = Tables(file, verify=verify)
             self.prefetcher = Prefetcher(self.mapping)
         except BaseException:
-            self._tables.close()
             self.mapping.close()
             raise
         data = np.frombuffer(memoryview(self.mapping), np.uint8)
@@ -279,10 +274,9 @@ class Engine:
                     copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
         self.mapping.check()
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
+        rows = self._tables.read - rows_before
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)
-        last = self.last_call = LastCall(
-            trace, self.mapping.io, extent, self.prefetcher.peak(), self._tables.read - rows_before
-        )
+        last = self.last_call = LastCall(trace, self.mapping.io, extent, self.prefetcher.peak(), rows)
         for request, found in zip(requests, results, strict=True):
             request.results = found
         if any(done.items.brought for done in passes):
@@ -310,12 +304,8 @@ def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
 
 def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:
     """New arrays for the outputs of each request. In a shared or divided batch the first axis is the batch."""
-    found = [(spec, prepared.program.shapes[spec.name]) for spec in prepared.graph.outputs]
-    divided = len(requests) > 1 or prepared.plan.micro_batch
-    return [
-        {
-            spec.name: np.empty((request.samples, *shape[1:]) if divided else shape, prepared.program.output_type(spec))
-            for spec, shape in found
-        }
-        for request in requests
-    ]
+    program, divided = prepared.program, len(requests) > 1 or prepared.plan.micro_batch
+    found = [(spec.name, program.shapes[spec.name], program.output_type(spec)) for spec in prepared.graph.outputs]
+    shaped = [(name, shape[1:] if divided else shape, dtype) for name, shape, dtype in found]
+    starts = [(request.samples,) if divided else () for request in requests]
+    return [{name: np.empty((*start, *shape), dtype) for name, shape, dtype in shaped} for start in starts]

@@ -37,8 +37,8 @@ class Session:
         prepared: Prepared,
         params: Mapping[str, Param],
         prefetcher: Prefetcher,
-        verifier: Verifier | None = None,
-        tables: Mapping[str, Table] | None = None,
+        verifier: Verifier | None,
+        tables: Mapping[str, Table],
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
