@@ -116,7 +116,13 @@ def rotary_embedding(node: OnnxNode) -> None:
         dims = node.dims(index)
         if size and dims and isinstance(dims[-1], int) and dims[-1] != size // 2:
             raise node.attribute_problem("rotary_embedding_dim", f"is {size}, but input {index} has {dims[-1]} pairs")
-    if node.given(3):
+    if node.given(3) and not all(node.is_constant(index) for index in (1, 2, 3)):
+        ids = node.operand(3, integers=True)
+        angles = [
+            node.emit("Gather", [node.operand(index), ids], {}, [node.temporary(what)])
+            for index, what in ((1, "cos"), (2, "sin"))
+        ]
+    elif node.given(3):
         positions = node.constant(3, "position_ids", most=None)
         angles = [
             node.derived(index, what, f"positions of {node.input(3)}", lambda cache: _rows(node, cache, positions))

@@ -41,7 +41,6 @@ CONSTANT_INPUTS: dict[str, tuple[str, ...]] = {
     "Reshape": ("shape",),
     "Resize": ("roi", "scales", "sizes"),
     "ReverseSequence": ("sequence_lens",),
-    "RotaryEmbedding": ("position_ids",),
     "Scatter": ("indices",),
     "ScatterElements": ("indices",),
     "ScatterND": ("indices",),
