@@ -78,7 +78,7 @@ def pack(
             computed from the others are in the file.
         weights: how to store the weights of dense layers and convolutions, and embeddings: ``"float32"``,
             ``"float16"``, ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32
-            weights of a row). Inputs, outputs and arithmetic stay float32. The smallest of these weights, 2 % of them,
+            weights of a row). Arithmetic stays float32. The smallest of these weights, 2 % of them,
             are stored in more bytes: as float16 with integers, else as float32. So are the weights of depthwise
             convolutions. None stores what the source has: float16 and bfloat16, unless a scale is folded into them; and
             the integers of an ONNX model (``DequantizeLinear`` of a constant, ``MatMulNBits``) with the same codes,
