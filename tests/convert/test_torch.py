@@ -242,15 +242,15 @@ def test_names_of_weights_are_the_modules(tmp_path: Path) -> None:
     assert set(read_header(tmp_path / "out").tensors) == {"left.weight", "left.bias", "right.weight", "right.bias"}
 
 
-class Sampled(nn.Module):  # type: ignore[misc, name-defined]
-    def forward(self, x: Any, places: Any) -> Any:
-        columns = nn.functional.grid_sample(x, places).flatten(2)
-        return nn.functional.fold(columns, (4, 4), (2, 2), stride=2)
+class Folded(nn.Module):  # type: ignore[misc, name-defined]
+    def forward(self, x: Any) -> Any:
+        once = nn.functional.fold(x, (4, 4), (2, 2), stride=2)
+        return nn.functional.fold(once.flatten(2).repeat(1, 4, 1), (8, 8), (2, 2), stride=2)
 
 
 def test_operators_without_a_conversion_are_listed(tmp_path: Path) -> None:
-    with pytest.raises(streamrt.UnsupportedModelError, match=r"GridSample[\s\S]*Col2Im"):
-        pack(Sampled(), tmp_path, (torch.randn(1, 12, 4, 4), torch.randn(1, 2, 2, 2)))
+    with pytest.raises(streamrt.UnsupportedModelError, match=r"Col2Im[\s\S]*Col2Im"):
+        pack(Folded(), tmp_path, torch.randn(1, 12, 4))
     assert not (tmp_path / "out").exists()
 
 

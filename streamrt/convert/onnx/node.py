@@ -32,7 +32,9 @@ MOST_VALUES = 4096
 
 
 #: Operators whose result has only values of input 0.
-_FILLS = frozenset(("Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Transpose", "Unsqueeze"))
+_FILLS = frozenset(
+    ("Cast", "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze")
+)
 
 
 class UnsupportedNodeError(Exception):
@@ -274,7 +276,8 @@ class OnnxNode:
         if maker.op == "Constant":
             numbers = maker.attrs["value"]
             return isinstance(numbers, tuple) and all(number == wanted for number in numbers)
-        return maker.op in _FILLS and self._is_filled(maker.inputs[0], wanted)
+        sources = maker.inputs if maker.op == "Concat" else maker.inputs[:1] if maker.op in _FILLS else []
+        return bool(sources) and all(self._is_filled(source, wanted) for source in sources)
 
     def scalar(self, index: int, what: str) -> float | None:
         """A constant number, or None when the input is left out."""
