@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamrt.engine.programs import Programs
 from streamrt.errors import FormatError, printable
-from streamrt.ops import INT64, NO_SUCH_OPERATOR, computed_type, supported
+from streamrt.ops import INT64, NO_SUCH_OPERATOR, computed_type, sizes, supported
 from streamrt.program.compile import Program
 
 #: Sizes that are tried for all free extents of the inputs: first sizes of a batch or a length, then of images.
@@ -36,7 +36,7 @@ def first_program(programs: Programs) -> Program | None:
         else:
             _check_outputs(program)
             return program
-    known = supported()
+    known = supported() | sizes.supported()
     if unknown := next((node for node in graph.nodes if node.op not in known), None):
         where = f"{programs.file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
         raise FormatError(f"{where}: {NO_SUCH_OPERATOR}")

@@ -14,7 +14,8 @@ from streamrt.ops import NO_SUCH_OPERATOR
 
 def test_the_error_names_file_and_node(tmp_path: Path) -> None:
     path = tmp_path / "strange.safetensors"
-    nodes = (Node("plain", "Relu", ("x",), ("h",), {}), Node("odd", "Frob\x1b[2J", ("h",), ("y",), {}))
+    size = Node("size", "Shape", ("x",), ("s",), {})
+    nodes = (size, Node("plain", "Relu", ("x",), ("h",), {}), Node("odd", "Frob\x1b[2J", ("h",), ("y",), {}))
     specs = (TensorSpec("x", ("N", 4)),), (TensorSpec("y", ("N", 4)),)
     write(path, Graph(*specs, nodes), [])
     with pytest.raises(streamrt.FormatError) as caught:
