@@ -7,14 +7,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt._core import Coded
-from streamrt.errors import InputError
-from streamrt.ops.base import FLOAT32, INT64, MAX_RANK, Array, Buffers, Lowered, Run, Shape, Table, table_scratch
+from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
@@ -229,139 +225,6 @@ def split(call: Call) -> Lowered:
     return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch, dtypes=dtypes)
 
 
-@operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}, integers=True, table=0))
-def gather(call: Call) -> Lowered:
-    """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
-
-    Instead of these attributes it may have input 1, int64 indices of any shape. A negative index counts from the end.
-    Of a parameter that is stored in fewer bytes, only the rows at the indices are decoded.
-    """
-    call.expect((1, 2))
-    x = call.shape(0)
-    axis = call.axis("axis", len(x), 0)
-    if len(call.operands) == 2:
-        return _gather_computed(call, axis)
-    indices = call.ints("indices", low=-x[axis], high=x[axis] - 1)
-    shape = call.ints("indices_shape", (len(indices),), 1)
-    if math.prod(shape) != len(indices):
-        raise call.fail(f"{len(indices)} indices, expected as many as shape {shape!s:.200} has elements")
-    out = (*x[:axis], *shape, *x[axis + 1 :])
-
-    def bind(buffers: Buffers) -> Run:
-        y, rows = buffers.outputs[0], buffers.weights(0)
-        if isinstance(rows, Coded):
-            return _decoded_rows(rows, indices, y)
-        x = buffers.input(0)
-        index = (np.array(indices, np.intp) % x.shape[axis]).reshape(shape)  # at most 32 KiB
-
-        def run(first: int, last: int) -> None:
-            # In the default mode, NumPy writes to a temporary copy first.
-            np.take(x, index, axis, out=y, mode="clip")
-
-        return run
-
-    batch = call.batch() or 0
-    after = batch if batch < axis else batch - 1 + len(shape)
-    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after, dtypes=_gathered_type(call))
-    return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
-
-
-def _gather_computed(call: Call, axis: int) -> Lowered:
-    """A Gather whose input 1 has the indices."""
-    x, shape = call.shape(0), call.shape(1)
-    if call.operand(1).dtype != INT64:
-        raise call.fail(f"input 1 ({call.node.inputs[1]!r:.80}) is float32, expected int64 indices")
-
-    extent, inner = x[axis], math.prod(x[axis + 1 :])
-    count = math.prod(shape)
-    # Few rows are read as a whole, as they take less memory than reading them one by one.
-    is_table = axis == 0 and call.is_param(0) and 4 * math.prod(x) > table_scratch(inner)
-
-    def bind(buffers: Buffers) -> Run:
-        y, rows, index = buffers.outputs[0], buffers.rows(0), buffers.integers(1)
-
-        def check() -> None:
-            for found in (index.min(), index.max()):
-                if not -extent <= found < extent:
-                    raise InputError(
-                        f"node {call.node.name!r} (Gather): input 1 ({call.node.inputs[1]!r:.80}) has the index "
-                        f"{found}, expected {-extent} to {extent - 1}: axis {axis} of input 0 has extent {extent}"
-                    )
-
-        if not isinstance(rows, np.ndarray):
-            return _gather_rows(rows, extent, index.reshape(-1), y.reshape(count, inner), buffers.scratch, check)
-        data = rows
-
-        def run(first: int, last: int) -> None:
-            check()
-            # In the default mode, NumPy writes to a temporary copy first. This mode lets -1 count from the end.
-            np.take(data, index, axis, out=y, mode="wrap")
-
-        return run
-
-    data_batch, index_batch = call.batch(0), call.batch(1)
-    if data_batch is None:  # sample n of the output is of sample n of the indices
-        batch, is_batchwise = axis + (index_batch or 0), len(shape) > 0
-    else:
-        batch = data_batch if data_batch < axis else data_batch - 1 + len(shape)
-        is_batchwise = index_batch is None and axis != data_batch
-    lowered = Lowered(
-        outputs=((*x[:axis], *shape, *x[axis + 1 :]),),
-        bind=bind,
-        scratch=table_scratch(inner) if is_table else 0,
-        indexed=(0,) if is_table else (),
-        batchwise=is_batchwise,
-        batch=batch,
-        dtypes=_gathered_type(call),
-    )
-    return lowered if axis == 0 else decoded(lowered, (call.operand(0), None))
-
-
-def _gather_rows(
-    rows: Coded | Table,
-    extent: int,
-    index: NDArray[np.int64],
-    out: Array,
-    scratch: NDArray[np.uint8],
-    check: Callable[[], None],
-) -> Run:
-    """Copies rows that are decoded, or that are not in memory, to ``out``, a row for each index."""
-    if not isinstance(rows, Coded):
-
-        def read(first: int, last: int) -> None:
-            check()
-            rows.gather(index, out, scratch)
-
-        return read
-
-    def decode(first: int, last: int) -> None:
-        check()
-        for at in range(len(index)):
-            row = int(index[at]) % extent
-            rows.decode(row, row + 1, out[at : at + 1])
-
-    return decode
-
-
-def _gathered_type(call: Call) -> tuple[str]:
-    """The type of the output: integers stay, and numbers in fewer bytes are decoded."""
-    return (INT64 if call.operand(0).dtype == INT64 else FLOAT32,)
-
-
-def _decoded_rows(rows: Coded, indices: tuple[int, ...], y: Array) -> Run:
-    """Decodes the rows at ``indices`` one after the other to y; neighbours are decoded together."""
-    out = y.reshape(len(indices), -1)
-    wanted = [index % rows.shape[0] for index in indices]
-    starts = [at for at in range(len(wanted)) if at == 0 or wanted[at] != wanted[at - 1] + 1]
-    parts = [(wanted[at], wanted[end - 1] + 1, out[at:end]) for at, end in itertools.pairwise([*starts, len(wanted)])]
-
-    def run(first: int, last: int) -> None:
-        for begin, end, to in parts:
-            rows.decode(begin, end, to)
-
-    return run
-
-
 @operator("Expand", traits=RESHAPES)
 def expand(call: Call) -> Lowered:
     """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
@@ -428,89 +291,6 @@ def concat(call: Call) -> Lowered:
         batch=call.batch() or 0,
         dtypes=(call.dtype(),),
     )
-
-
-@operator("Pad", traits=MOVES)
-def pad(call: Call) -> Lowered:
-    """Adds values around the input. ``pads`` has the number before each axis, then the number after each axis.
-
-    A negative number removes values; this comes first. The mode says which values are added: ``constant`` adds
-    ``value``, ``edge`` the border, ``reflect`` the values next to the border in reverse order, and ``wrap`` the values
-    at the other end.
-    """
-    call.expect((1, 1))
-    x = call.shape(0)
-    rank = len(x)
-    pads = call.ints("pads", count=2 * rank)
-    mode = call.text("mode", "constant", ("constant", "edge", "reflect", "wrap"))
-    dtype = call.operand(0).dtype
-    value = call.int_("value", 0, -_FAR, _FAR) if dtype == INT64 else call.float_("value", 0.0)
-    begins, ends = pads[:rank], pads[rank:]
-    crop = tuple(
-        slice(max(0, -begin), extent - max(0, -end)) for extent, begin, end in zip(x, begins, ends, strict=True)
-    )
-    kept = tuple(part.stop - part.start for part in crop)
-    if any(extent < 1 for extent in kept):
-        raise call.fail(f"pads {pads} leave nothing of an input of shape {x}, expected 1 value or more on each axis")
-    before = tuple(max(0, begin) for begin in begins)
-    after = tuple(max(0, end) for end in ends)
-    most = {"reflect": tuple(extent - 1 for extent in kept), "wrap": kept}.get(mode)
-    if most and any(p > m for sides in (before, after) for p, m in zip(sides, most, strict=True)):
-        raise call.fail(f"pads {pads} in mode {mode!r} are more than an input of shape {x} can fill")
-    out = tuple(map(sum, zip(before, kept, after, strict=True)))
-    batch = call.batch() or 0
-    batchwise = rank > 0 and begins[batch] == 0 == ends[batch]
-    if out == x and not any(pads):
-        return same_memory(call, out, batchwise, batch)
-
-    def bind(buffers: Buffers) -> Run:
-        inside, y = buffers.input(0)[crop], buffers.outputs[0]
-        if mode == "constant":
-            return _pad_constant(inside, y, before, value)
-        return _pad_from_input(inside, y, before, after, mode)
-
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,))
-
-
-def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
-    middle = tuple(slice(b, b + extent) for b, extent in zip(before, x.shape, strict=True))
-    borders = []
-    for axis, part in enumerate(middle):
-        borders += [y[(*middle[:axis], side)] for side in (slice(0, part.start), slice(part.stop, None))]
-    borders = [border for border in borders if border.size]
-    inside = y[middle]
-
-    def run(first: int, last: int) -> None:
-        np.copyto(inside, x)
-        for border in borders:
-            border.fill(value)
-
-    return run
-
-
-def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
-    # Along each axis the output has up to three stretches: padding, input, padding. Each comes from a stretch of the
-    # input. A block is one stretch of each axis, and is copied from the input.
-    stretches = []
-    for extent, b, a in zip(x.shape, before, after, strict=True):
-        sources = {
-            "edge": (slice(0, 1), slice(extent - 1, extent)),
-            "reflect": (slice(b, 0, -1), slice(extent - 2, extent - 2 - a if a < extent - 1 else None, -1)),
-            "wrap": (slice(extent - b, extent), slice(0, a)),
-        }[mode]
-        along = [(slice(b, b + extent), slice(0, extent))]
-        if b:
-            along.append((slice(0, b), sources[0]))
-        if a:
-            along.append((slice(b + extent, b + extent + a), sources[1]))
-        stretches.append(along)
-
-    def run(first: int, last: int) -> None:
-        # Views are made during the run: with 8 axes there would be 3**8 = 6561 of them to keep.
-        for block in itertools.product(*stretches):
-            np.copyto(y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)])
-
-    return run
 
 
 def _along(axis: int, part: slice) -> tuple[slice, ...]:

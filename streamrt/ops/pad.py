@@ -1,0 +1,98 @@
+"""Pad: values around a tensor, or fewer values."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from streamrt.ops.base import INT64, Array, Buffers, Lowered, Run, Shape
+from streamrt.ops.call import Call
+from streamrt.ops.movement import MOVES, same_memory
+from streamrt.ops.registry import operator
+
+#: The largest absolute value of a number that is added to integers.
+_MOST = 2**63
+
+
+@operator("Pad", traits=MOVES)
+def pad(call: Call) -> Lowered:
+    """Adds values around the input. ``pads`` has the number before each axis, then the number after each axis.
+
+    A negative number removes values; this comes first. The mode says which values are added: ``constant`` adds
+    ``value``, ``edge`` the border, ``reflect`` the values next to the border in reverse order, and ``wrap`` the values
+    at the other end.
+    """
+    call.expect((1, 1))
+    x = call.shape(0)
+    rank = len(x)
+    pads = call.ints("pads", count=2 * rank)
+    mode = call.text("mode", "constant", ("constant", "edge", "reflect", "wrap"))
+    dtype = call.operand(0).dtype
+    value = call.int_("value", 0, -_MOST, _MOST) if dtype == INT64 else call.float_("value", 0.0)
+    begins, ends = pads[:rank], pads[rank:]
+    crop = tuple(
+        slice(max(0, -begin), extent - max(0, -end)) for extent, begin, end in zip(x, begins, ends, strict=True)
+    )
+    kept = tuple(part.stop - part.start for part in crop)
+    if any(extent < 1 for extent in kept):
+        raise call.fail(f"pads {pads} leave nothing of an input of shape {x}, expected 1 value or more on each axis")
+    before = tuple(max(0, begin) for begin in begins)
+    after = tuple(max(0, end) for end in ends)
+    most = {"reflect": tuple(extent - 1 for extent in kept), "wrap": kept}.get(mode)
+    if most and any(p > m for sides in (before, after) for p, m in zip(sides, most, strict=True)):
+        raise call.fail(f"pads {pads} in mode {mode!r} are more than an input of shape {x} can fill")
+    out = tuple(map(sum, zip(before, kept, after, strict=True)))
+    batch = call.batch() or 0
+    batchwise = rank > 0 and begins[batch] == 0 == ends[batch]
+    if out == x and not any(pads):
+        return same_memory(call, out, batchwise, batch)
+
+    def bind(buffers: Buffers) -> Run:
+        inside, y = buffers.input(0)[crop], buffers.outputs[0]
+        if mode == "constant":
+            return _pad_constant(inside, y, before, value)
+        return _pad_from_input(inside, y, before, after, mode)
+
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,))
+
+
+def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
+    middle = tuple(slice(b, b + extent) for b, extent in zip(before, x.shape, strict=True))
+    borders = []
+    for axis, part in enumerate(middle):
+        borders += [y[(*middle[:axis], side)] for side in (slice(0, part.start), slice(part.stop, None))]
+    borders = [border for border in borders if border.size]
+    inside = y[middle]
+
+    def run(first: int, last: int) -> None:
+        np.copyto(inside, x)
+        for border in borders:
+            border.fill(value)
+
+    return run
+
+
+def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
+    # Along each axis the output has up to three stretches: padding, input, padding. Each comes from a stretch of the
+    # input. A block is one stretch of each axis, and is copied from the input.
+    stretches = []
+    for extent, b, a in zip(x.shape, before, after, strict=True):
+        sources = {
+            "edge": (slice(0, 1), slice(extent - 1, extent)),
+            "reflect": (slice(b, 0, -1), slice(extent - 2, extent - 2 - a if a < extent - 1 else None, -1)),
+            "wrap": (slice(extent - b, extent), slice(0, a)),
+        }[mode]
+        along = [(slice(b, b + extent), slice(0, extent))]
+        if b:
+            along.append((slice(0, b), sources[0]))
+        if a:
+            along.append((slice(b + extent, b + extent + a), sources[1]))
+        stretches.append(along)
+
+    def run(first: int, last: int) -> None:
+        # Views are made during the run: with 8 axes there would be 3**8 = 6561 of them to keep.
+        for block in itertools.product(*stretches):
+            np.copyto(y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)])
+
+    return run
