@@ -23,6 +23,8 @@ static const struct {
     [SRT_ERF] = {"Erf", 10},
     [SRT_SWISH] = {"Swish", 5},
     [SRT_MISH] = {"Mish", 5},
+    [SRT_QUANTIZE_DEQUANTIZE_8] = {"QuantizeDequantize8", 2},
+    [SRT_QUANTIZE_DEQUANTIZE_16] = {"QuantizeDequantize16", 2},
 };
 
 const char *srt_activation_name(int code) {

@@ -29,8 +29,11 @@ typedef enum {
     SRT_GELU,      /* x (1 + erf(x / sqrt 2)) / 2 */
     SRT_GELU_TANH, /* x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
     SRT_ERF,
-    SRT_SWISH, /* x sigmoid(alpha x) */
-    SRT_MISH,  /* x tanh(log(1 + exp(x))) */
+    SRT_SWISH,                  /* x sigmoid(alpha x) */
+    SRT_MISH,                   /* x tanh(log(1 + exp(x))) */
+    SRT_QUANTIZE_DEQUANTIZE_8,  /* alpha min(beta + 255, max(beta, x / alpha)), which is rounded to whole multiples of
+                                 * alpha, half to even; |beta| < 2^16 */
+    SRT_QUANTIZE_DEQUANTIZE_16, /* the same with 65535 */
     SRT_ACTIVATION_COUNT,
 } srt_activation_code;
 

@@ -27,7 +27,7 @@ class Integers(NamedTuple):
     """Integers with scales: an element is ``(code - zero) * scale``, rounded once to float32.
 
     Attributes:
-        kind: the type of the codes and of the zero points: a key of `OFFSETS`.
+        kind: the type of the codes and of the zero points. The weights file has only those of `OFFSETS`.
         codes: the codes, in the shape of the tensor.
         scales: one number; numbers along ``axis``; or, with ``block``, numbers in the shape of the codes, except that
             ``axis`` has one for each block.
@@ -58,7 +58,7 @@ class Integers(NamedTuple):
         inner, block = math.prod(shape[1:]), self.block
         by_rows = block is None and self.axis in (None, 0)
         by_blocks = block is not None and self.axis == 1 and inner == shape[1]
-        if len(shape) < 2 or not 0 < inner <= MOST_INNER or not (by_rows or by_blocks):
+        if self.kind not in OFFSETS or len(shape) < 2 or not 0 < inner <= MOST_INNER or not (by_rows or by_blocks):
             return UNCODED
         if block is not None and block >= inner:
             block = None  # a block is a row
@@ -130,8 +130,8 @@ class Quantized(Weight):
 
     @property
     def is_from_fewer_bytes(self) -> bool:
-        """True: see `Weight.is_from_fewer_bytes`."""
-        return True
+        """See `Weight.is_from_fewer_bytes`. An integer of more than 8 bits is not stored as such."""
+        return self._integers.kind in OFFSETS
 
     @property
     def coding(self) -> Coding:

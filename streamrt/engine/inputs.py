@@ -133,12 +133,16 @@ def copy_in(parts: Sequence[Given], begin: int, target: Array) -> None:
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
-    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on. ``parts`` may have another type."""
-    if len(parts) == 1 and source.shape == parts[0].shape:
-        np.copyto(parts[0], source, casting="unsafe")
-        return
-    for part, rows, covered in _overlaps(parts, begin, source):
-        np.copyto(part[rows], source[covered], casting="unsafe")
+    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on.
+
+    ``parts`` may have another type. If that is integers, NaN becomes any of them.
+    """
+    with np.errstate(invalid="ignore"):
+        if len(parts) == 1 and source.shape == parts[0].shape:
+            np.copyto(parts[0], source, casting="unsafe")
+            return
+        for part, rows, covered in _overlaps(parts, begin, source):
+            np.copyto(part[rows], source[covered], casting="unsafe")
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:

@@ -22,6 +22,7 @@ from streamrt.ops import (  # noqa: F401 (registers them)
     order,
     pad,
     pooling,
+    quantize,
     recurrent,
     reduce,
     repeat,

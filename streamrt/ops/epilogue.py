@@ -33,11 +33,13 @@ class _Kind:
 
     Attributes:
         attrs: the attributes that are the kernel's alpha and beta, in this order, with ONNX's defaults.
+        numbers: gives the kernel's alpha and beta instead.
         kernel: gives the name of the kernel in ``_core.ACTIVATIONS``, by default the operator's name.
         clamp: gives the range from alpha and beta, if the activation only limits values to a range.
     """
 
     attrs: Mapping[str, float] = field(default_factory=dict)
+    numbers: Callable[[Call], tuple[float, float]] | None = None
     kernel: Callable[[Call], str] = lambda call: call.node.op
     clamp: Callable[[float, float], tuple[float, float]] | None = None
 
@@ -46,6 +48,33 @@ def _gelu(call: Call) -> str:
     return {"none": "Gelu", "tanh": "GeluTanh"}[call.text("approximate", "none", ("none", "tanh"))]
 
 
+def _step_and_lowest(call: Call) -> tuple[float, float]:
+    """The step of the values of a QuantizeDequantizeLinear, and the least value in steps."""
+    scale, zero_point = call.float_("scale", 1.0), call.int_("zero_point", 0)
+    least, most = QUANTIZED[_quantized_type(call)]
+    if not 0 < scale < math.inf:
+        raise call.fail(f"attribute 'scale' is {scale}, expected a finite number above 0")
+    if not least <= zero_point <= most:
+        raise call.fail(f"attribute 'zero_point' is {zero_point}, expected an integer from {least} to {most}")
+    return scale, float(least - zero_point)
+
+
+def _quantized_type(call: Call) -> str:
+    return call.text("dtype", "uint8", tuple(QUANTIZED))
+
+
+def _quantize_dequantize(call: Call) -> str:
+    least, most = QUANTIZED[_quantized_type(call)]
+    return f"QuantizeDequantize{(most - least).bit_length()}"
+
+
+#: The least and the largest integer of the types to which activations are quantised.
+QUANTIZED: Mapping[str, tuple[int, int]] = {
+    "uint8": (0, 2**8 - 1),
+    "int8": (-(2**7), 2**7 - 1),
+    "uint16": (0, 2**16 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+}
 _KINDS: Mapping[str, _Kind] = {
     "Clip": _Kind({"min": -math.inf, "max": math.inf}, clamp=lambda low, high: (low, high)),
     "Elu": _Kind({"alpha": 1.0}),
@@ -55,6 +84,7 @@ _KINDS: Mapping[str, _Kind] = {
     "HardSwish": _Kind(),
     "LeakyRelu": _Kind({"alpha": 0.01}),
     "Mish": _Kind(),
+    "QuantizeDequantizeLinear": _Kind(numbers=_step_and_lowest, kernel=_quantize_dequantize),
     "Relu": _Kind(clamp=lambda alpha, beta: (0.0, math.inf)),
     "Sigmoid": _Kind(),
     "Swish": _Kind({"alpha": 1.0}),
@@ -99,6 +129,8 @@ def activation_of(call: Call) -> Epilogue:
     if kind is None:
         raise call.fail(f"not an element-wise activation, expected one of {', '.join(ACTIVATIONS)}")
     code = _core.ACTIVATIONS[kind.kernel(call)]
+    if kind.numbers is not None:
+        return Epilogue(code, *kind.numbers(call))
     alpha, beta = (*(call.float_(name, default) for name, default in kind.attrs.items()), 0.0, 0.0)[:2]
     return Epilogue(code, alpha, beta)
 

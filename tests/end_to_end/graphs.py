@@ -16,8 +16,11 @@ from streamrt.ops import supported, traits_of
 
 Shape = tuple[int, ...]
 
-#: All operators that can be the activation of another node, and Softplus, which is always a node of its own.
-_ACTIVATIONS = (*sorted(op for op in supported() if traits_of(op).activation), "Softplus")
+#: Operators of ONNX that can be the activation of another node, and Softplus, which is always a node of its own.
+_ACTIVATIONS = (
+    *sorted(op for op in supported() - {"QuantizeDequantizeLinear"} if traits_of(op).activation),
+    "Softplus",
+)
 #: Attributes of activations that differ from ONNX's defaults. An activation that is not listed has the defaults.
 _ATTRIBUTES: dict[str, dict[str, float]] = {
     "Elu": {"alpha": 0.7},

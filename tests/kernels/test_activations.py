@@ -37,6 +37,8 @@ REFERENCE: dict[str, tuple[Callable[[F64], F64], float, float, float, float]] = 
     "Erf": (erf, 0, 0, 1e-6, 0),
     "Swish": (lambda x: x * sigmoid(1.7 * x), 1.7, 0, 1e-5, 1e-37),
     "Mish": (lambda x: x * np.tanh(np.logaddexp(0, x)), 0, 0, 1e-6, 1e-42),
+    "QuantizeDequantize8": (lambda x: 0.0625 * np.clip(np.rint(x / 0.0625), -100, 155), 0.0625, -100, 0, 0),
+    "QuantizeDequantize16": (lambda x: 0.0625 * np.clip(np.rint(x / 0.0625), -300, 65235), 0.0625, -300, 0, 0),
 }
 
 
@@ -88,6 +90,20 @@ def test_in_place_and_of_any_shape(name: str, rng: np.random.Generator) -> None:
     expected = apply(name, x)
     unary(x, x, ACTIVATIONS[name], *REFERENCE[name][1:3])
     np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in REFERENCE if name.startswith("Quantize")])
+def test_steps_are_those_of_float32_arithmetic(name: str, rng: np.random.Generator) -> None:
+    """Halves go to even numbers, and a division that float32 rounds is rounded before."""
+    levels = {"QuantizeDequantize8": 255, "QuantizeDequantize16": 65535}[name]
+    for scale in (1.0, 0.1, 3.7e-3, 1e-30, 1e30):
+        for low in (-levels, -levels // 2, -1, 0):
+            step = np.float32(scale)
+            whole = rng.integers(low - 3, low + levels + 4, 1000)
+            x = (step * np.concatenate([whole, whole + 0.5, rng.normal(0, 1.5, 1000) * levels])).astype(np.float32)
+            y = np.empty_like(x)
+            unary(x, y, ACTIVATIONS[name], scale, low)
+            np.testing.assert_array_equal(y, np.clip(np.rint(x / step), low, low + levels) * step)
 
 
 def test_nothing_beyond_the_end_is_written() -> None:

@@ -45,6 +45,17 @@ CASES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "Mish": ("Mish", {}, lambda x: x * np.tanh(np.log1p(np.exp(x)))),
     "Swish": ("Swish", {}, lambda x: x * sigmoid(x)),
     "Swish alpha": ("Swish", {"alpha": 1.75}, lambda x: x * sigmoid(1.75 * x)),
+    "QuantizeDequantizeLinear": ("QuantizeDequantizeLinear", {}, lambda x: np.clip(np.rint(x), 0, 255)),
+    "QuantizeDequantizeLinear int8": (
+        "QuantizeDequantizeLinear",
+        {"scale": 0.03125, "zero_point": 100, "dtype": "int8"},
+        lambda x: np.clip(np.rint(x * 32), -228, 27) / 32,
+    ),
+    "QuantizeDequantizeLinear int16": (
+        "QuantizeDequantizeLinear",
+        {"scale": 2.0**-14, "zero_point": -7, "dtype": "int16"},
+        lambda x: np.clip(np.rint(x * 2**14), -(2**15) + 7, 2**15 + 6) / 2**14,
+    ),
 }
 
 
@@ -119,6 +130,7 @@ def test_every_activation_has_a_case() -> None:
     assert {op for op, _, _ in CASES.values()} == {op for op in supported() if traits_of(op).activation}
     calls = [Call(node(op, 1, attrs), ()) for op, attrs, _ in CASES.values()]
     assert {activation_of(call).act for call in calls} | {IDENTITY.act} == set(ACTIVATIONS.values())
+    assert traits_of("QuantizeDequantizeLinear").activation
 
 
 def test_every_operator_that_fuses_has_a_case() -> None:
@@ -158,6 +170,15 @@ def test_prelu(slope: tuple[int, ...]) -> None:
         ("Clip", {"min": (0.0,)}),
         ("Gelu", {"approximate": "fast"}),
         ("Relu", {"alpha": 0.5}),
+        ("QuantizeDequantizeLinear", {"scale": 0.0}),
+        ("QuantizeDequantizeLinear", {"scale": -1.0}),
+        ("QuantizeDequantizeLinear", {"scale": math.inf}),
+        ("QuantizeDequantizeLinear", {"scale": math.nan}),
+        ("QuantizeDequantizeLinear", {"zero_point": 256}),
+        ("QuantizeDequantizeLinear", {"zero_point": -1}),
+        ("QuantizeDequantizeLinear", {"zero_point": 128, "dtype": "int8"}),
+        ("QuantizeDequantizeLinear", {"zero_point": 0.0}),
+        ("QuantizeDequantizeLinear", {"dtype": "int32"}),
         ("Softmax", {}),
         ("Softsign", {}),
     ],

@@ -109,6 +109,8 @@ BATCHWISE: dict[str, Case] = {
     "LSTM": ("LSTM", [(4, 5, 12), (12, 3), (12,), (4, 1, 3), (4, 1, 3)], [1, 2], {"layout": 1}),
     "GRU": ("GRU", [(4, 5, 9), (9, 3)], [1], {"layout": 1, "direction": "reverse"}),
     "GridSample": ("GridSample", [(4, 3, 5, 5), (4, 2, 2, 2)], [], {}),
+    "QuantizeLinear": ("QuantizeLinear", [(4, 3, 2), (3,), (3,)], [1, 2], {"axis": 1}),
+    "DequantizeLinear": ("DequantizeLinear", [(4, 3), ()], [1], {}),
     "ReduceMean without axes kept": ("ReduceMean", [(4, 5, 2)], [], {"axes": (1, 2), "keepdims": 0}),
 }
 NOT_BATCHWISE: dict[str, Case] = {
@@ -176,6 +178,8 @@ NOT_BATCHWISE: dict[str, Case] = {
     "Greater, a parameter for each sample": ("Greater", [(4, 3), (4, 1)], [1], {}),
     "ArgMax": ("ArgMax", [(4, 3)], [], {}),
     "LayerNormalization": ("LayerNormalization", [(4, 3), (4, 3)], [1], {"axis": 0}),
+    "QuantizeLinear, a scale for each sample": ("QuantizeLinear", [(4, 3), (4,)], [1], {"axis": 0}),
+    "DequantizeLinear of a scalar": ("DequantizeLinear", [(), ()], [1], {}),
     "Gather": ("Gather", [(4, 3)], [], {"indices": (0, 1, 2, 3)}),
     "Expand": ("Expand", [(1, 3)], [], {"shape": (4, 1)}),
     "Expand to a number": ("Expand", [(4, 1)], [], {"shape": (4, 3)}),

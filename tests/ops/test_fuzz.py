@@ -96,6 +96,9 @@ def _likely(draw: st.DrawFn, op: str) -> tuple[list[tuple[int, ...]], list[int],
             count = draw(st.integers(1, rank))
             updates = [(2, *x[count:])] if op == "ScatterND" else []
             return [x, *updates], [], {"indices_shape": (2, count), "indices": ints(2 * count, -1, 0)}
+        case "QuantizeLinear" | "DequantizeLinear":
+            scale = draw(st.sampled_from([(), (1,), (x[axis],)]))
+            return [x, *[scale] * draw(st.integers(1, 2))], [1, 2], {"axis": axis}
         case "Gather":
             return [x], [], {"axis": axis, "indices": ints(draw(_few), -1, 0)}
         case "Expand":

@@ -28,6 +28,7 @@ CANONICAL = [
     "Attention", "Einsum", "RMSNormalization", "RotaryEmbedding",
     "GRU", "LSTM", "RNN",
     "GridSample",
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeDequantizeLinear",
 ]
 # fmt: on
 

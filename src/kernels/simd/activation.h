@@ -19,6 +19,13 @@
         }                                                                                                              \
     } while (0)
 
+/* scale times the whole number from low to high that is nearest to v / scale, half to even. Between -2^22 and 2^22 a
+ * float plus 1.5 * 2^23 has no bits for a fraction, so that the sum is rounded to a whole number. */
+V vf stepped(vf v, vf scale, vf low, vf high) {
+    const vf whole = splat(12582912.0f);
+    return scale * (clamp(v / scale, low, high) + whole - whole);
+}
+
 FN void activate(const float *x, float *y, int64_t n, const srt_activation *act) {
     const vf alpha = splat(act->alpha), beta = splat(act->beta), low = splat(act->low), high = splat(act->high);
     const vf zero = splat(0.0f), one = splat(1.0f);
@@ -55,6 +62,12 @@ FN void activate(const float *x, float *y, int64_t n, const srt_activation *act)
         break;
     case SRT_MISH:
         MAP(x, y, n, gate(v, tanh_softplus_of(v)));
+        break;
+    case SRT_QUANTIZE_DEQUANTIZE_8:
+        MAP(x, y, n, stepped(v, alpha, beta, beta + splat(255.0f)));
+        break;
+    case SRT_QUANTIZE_DEQUANTIZE_16:
+        MAP(x, y, n, stepped(v, alpha, beta, beta + splat(65535.0f)));
         break;
     default:
         MAP(x, y, n, clamp(v, low, high));

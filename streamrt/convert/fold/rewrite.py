@@ -2,7 +2,8 @@
 
 The steps, in this order:
 
-1. Nodes that do nothing are removed. Two successive Reshapes become one.
+1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`). Two successive Reshapes
+   become one.
 2. Activations that are spelled out in arithmetic become one node (`spelled`).
 3. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
 4. Padding becomes an attribute of the convolution or pooling after it.
@@ -25,6 +26,7 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
 from streamrt.convert.fold.attention import fold_transposes, recognise_attention
+from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.shared import share_size_nodes
 from streamrt.convert.fold.spelled import recognise_activations
@@ -40,6 +42,9 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     The result computes the same for all extents. From ``shapes`` come ranks and extents of weights, and an equality
     only where the extents that hold for all sizes (`Draft.dims`) do not contradict it.
     """
+    shapes = dict(shapes)
+    _drop_identities(draft)
+    fuse_quantization(draft, shapes)
     _drop_identities(draft)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)

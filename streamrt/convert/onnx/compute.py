@@ -11,6 +11,7 @@ from streamrt.convert import limits
 from streamrt.convert.onnx.node import OnnxNode, converts
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
+from streamrt.ops import Shape
 
 
 @converts("Gemm")
@@ -92,31 +93,40 @@ def matmul(node: OnnxNode) -> None:
         weight = node.weight(1, "B")
         rank = node.rank(0)
         if len(weight.shape) == 2 and rank >= 2:
-            inputs = [node.operand(0), node.derived(1, "B", "transposed", Weight.transposed)]
-            if rank == 2:
-                node.emit("Gemm", inputs)
-            else:
-                node.emit("MatMul", inputs, {"transB": 1})
+            emit_product(node, node.operand(0), node.derived(1, "B", "transposed", Weight.transposed))
             return
     node.emit("MatMul", [node.operand(0), node.operand(1)])
+
+
+def emit_product(node: OnnxNode, x: str, weights: str) -> None:
+    """The product of input 0, which is called ``x``, and the transpose of a matrix of weights (rows, inner)."""
+    if node.rank(0) == 2:
+        node.emit("Gemm", [x, weights])
+    else:
+        node.emit("MatMul", [x, weights], {"transB": 1})
 
 
 @converts("Conv")
 def conv(node: OnnxNode) -> None:
     """1-D, 2-D and 3-D convolution with constant weights."""
-    weight = node.weight(1, "W")
-    spatial = len(weight.shape) - 2
-    if spatial not in (1, 2, 3):
-        raise node.problem(f"weights of shape {weight.shape}, expected 3 to 5 axes: only 1-D, 2-D and 3-D convolutions")
-    attrs = _windows(node, spatial)
-    attrs.update(group=node.int_("group", 1), kernel_shape=weight.shape[2:])
-    if (given := node.ints("kernel_shape")) is not None and given != weight.shape[2:]:
-        raise node.attribute_problem("kernel_shape", f"is {given}, but the weights have shape {weight.shape}")
+    attrs = conv_attributes(node, node.weight(1, "W").shape)
     inputs = [node.operand(0), node.operand(1)]
     if node.given(2):
         node.weight(2, "B")
         inputs.append(node.operand(2))
     node.emit("Conv", inputs, attrs)
+
+
+def conv_attributes(node: OnnxNode, weights: Shape) -> dict[str, Attr]:
+    """The attributes of a convolution with weights of this shape."""
+    spatial = len(weights) - 2
+    if spatial not in (1, 2, 3):
+        raise node.problem(f"weights of shape {weights}, expected 3 to 5 axes: only 1-D, 2-D and 3-D convolutions")
+    attrs = _windows(node, spatial)
+    attrs.update(group=node.int_("group", 1), kernel_shape=weights[2:])
+    if (given := node.ints("kernel_shape")) is not None and given != weights[2:]:
+        raise node.attribute_problem("kernel_shape", f"is {given}, but the weights have shape {weights}")
+    return attrs
 
 
 def _windows(node: OnnxNode, spatial: int) -> dict[str, Attr]:
@@ -154,10 +164,11 @@ def pooling(node: OnnxNode) -> None:
     else:
         node.ignore("storage_order")  # it changes only the indices
         node.only_first_output("Indices")
+    x = node.exact_operand(0) if node.op == "MaxPool" else node.operand(0)
     if set(kernel) == {1} and not attrs.keys() & {"strides", "pads"}:
-        node.emit("Identity", [node.operand(0)])
+        node.emit("Identity", [x])
     else:
-        node.emit(node.op, [node.operand(0)], attrs)
+        node.emit(node.op, [x], attrs)
 
 
 @converts("LpPool")

@@ -188,7 +188,7 @@ def variadic(node: OnnxNode) -> None:
 @converts("Identity")
 def identity(node: OnnxNode) -> None:
     """Folding removes it, unless it is between an input and an output of the graph."""
-    node.emit("Identity", [node.any_operand(0)])
+    node.emit("Identity", node.moved_operands(0))
 
 
 @converts("Constant")

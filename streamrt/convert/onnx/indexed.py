@@ -10,15 +10,15 @@ from streamrt.graph import Attr
 def tile(node: OnnxNode) -> None:
     """The input several times along each axis."""
     if node.is_size(1):
-        node.emit("Tile", [node.any_operand(0)], sizes={"repeats": node.size_list(1)})
+        node.emit("Tile", node.moved_operands(0), sizes={"repeats": node.size_list(1)})
         return
     repeats = node.integers(1, "repeats")
     if repeats is None or len(repeats) != node.rank(0):
         raise node.problem(f"repeats are {repeats}, expected one for each axis")
     if set(repeats) <= {1}:
-        node.emit("Identity", [node.any_operand(0)])
+        node.emit("Identity", node.moved_operands(0))
     else:
-        node.emit("Tile", [node.any_operand(0)], {"repeats": repeats})
+        node.emit("Tile", node.moved_operands(0), {"repeats": repeats})
 
 
 @converts("Trilu")
@@ -29,7 +29,7 @@ def trilu(node: OnnxNode) -> None:
         raise node.problem(f"k is {diagonal}, expected one number")
     # A tensor has fewer than 2**40 rows.
     attrs: dict[str, Attr] = {"k": max(-(2**40), min(diagonal[0], 2**40)), "upper": int(node.flag("upper", True))}
-    node.emit("Trilu", [node.any_operand(0)], attrs)
+    node.emit("Trilu", node.moved_operands(0), attrs)
 
 
 @converts("OneHot")
@@ -50,27 +50,34 @@ def one_hot(node: OnnxNode) -> None:
 @converts("GatherElements")
 def gather_elements(node: OnnxNode) -> None:
     """Single values along an axis; no more than 4096 indices."""
-    node.emit("GatherElements", [node.any_operand(0)], _indices(node) | _axis(node))
+    node.emit("GatherElements", node.moved_operands(0), _indices(node) | _axis(node))
 
 
 @converts("GatherND")
 def gather_nd(node: OnnxNode) -> None:
     """Slices at tuples of indices; no more than 4096 indices."""
     batch: dict[str, Attr] = {"batch_dims": count} if (count := node.int_("batch_dims", 0)) else {}
-    node.emit("GatherND", [node.any_operand(0)], _indices(node) | batch)
+    node.emit("GatherND", node.moved_operands(0), _indices(node) | batch)
 
 
 @converts("ScatterElements", "Scatter")
 def scatter_elements(node: OnnxNode) -> None:
     """Single values are replaced along an axis; no more than 4096 indices. Scatter is its name up to opset 10."""
     attrs = _indices(node) | _axis(node) | _reduction(node)
-    node.emit("ScatterElements", [node.any_operand(0), node.any_operand(2)], attrs)
+    node.emit("ScatterElements", _data_and_updates(node, attrs), attrs)
 
 
 @converts("ScatterND")
 def scatter_nd(node: OnnxNode) -> None:
     """Slices are replaced at tuples of indices; no more than 4096 indices."""
-    node.emit("ScatterND", [node.any_operand(0), node.any_operand(2)], _indices(node) | _reduction(node))
+    attrs = _indices(node) | _reduction(node)
+    node.emit("ScatterND", _data_and_updates(node, attrs), attrs)
+
+
+def _data_and_updates(node: OnnxNode, attrs: dict[str, Attr]) -> list[str]:
+    if "reduction" in attrs:
+        return [node.any_operand(0), node.any_operand(2)]
+    return node.moved_operands(0, 2)
 
 
 def _indices(node: OnnxNode) -> dict[str, Attr]:

@@ -52,7 +52,7 @@ def is_inf(node: OnnxNode) -> None:
 @converts("Where")
 def where(node: OnnxNode) -> None:
     """The condition may be computed or constant."""
-    node.emit("Where", [node.truth(0, "condition"), node.any_operand(1), node.any_operand(2)])
+    node.emit("Where", [node.truth(0, "condition"), *node.moved_operands(1, 2)])
 
 
 @converts("ArgMax", "ArgMin")
@@ -88,9 +88,12 @@ def cast_like(node: OnnxNode) -> None:
 
 def _cast(node: OnnxNode, target: int) -> bool:
     """Add a Cast to a type of ONNX; returns False if the graph has no such type."""
-    given, source = node.any_operand(0), node.dtype(0)
     if target not in (_BOOL, *_FLOATS, *_INTEGERS):
         return False
+    if target in _FLOATS and node.is_exact(0):
+        node.emit("Identity", [node.float_operand(0)])
+        return True
+    given, source = node.any_operand(0), node.dtype(0)
     if target in _INTEGERS:
         to = _INTEGERS[target]
         same = is_integer(source) and np.can_cast(source, to)

@@ -27,7 +27,7 @@ def flatten(node: OnnxNode) -> None:
     axis = node.int_("axis", 1)
     if not -rank <= axis <= rank:
         raise node.attribute_problem("axis", f"is {axis} for a tensor with {rank} axes, expected {-rank} to {rank}")
-    node.emit("Flatten", [node.any_operand(0)], {"axis": axis + rank if axis < 0 else axis})
+    node.emit("Flatten", node.moved_operands(0), {"axis": axis + rank if axis < 0 else axis})
 
 
 @converts("Reshape")
@@ -38,7 +38,7 @@ def reshape(node: OnnxNode) -> None:
     such a target is known without the values.
     """
     allowzero = node.flag("allowzero")
-    x, wanted = node.any_operand(0), node.elements(1, "shape")
+    (x,), wanted = node.moved_operands(0), node.elements(1, "shape")
     if not node.is_size(1):
         attrs: dict[str, Attr] = {"allowzero": 1} if allowzero and 0 in wanted else {}
         node.emit("Reshape", [x], {"shape": tuple(int(v) for v in wanted), **attrs})
@@ -69,18 +69,18 @@ def expand(node: OnnxNode) -> None:
     """An Expand that changes no shape does nothing."""
     x, out = node.dims(0), node.out_dims()
     if x == out and None not in x:
-        node.emit("Identity", [node.any_operand(0)])
+        node.emit("Identity", node.moved_operands(0))
         return
     wanted = node.elements(1, "shape")
     before = (1,) * (len(wanted) - len(x)) + x[max(0, len(x) - len(wanted)) :]
     kept = [isinstance(e, int) or (e is not None and e == dim) for e, dim in zip(wanted, before, strict=True)]
     if all(kept):
         shape = tuple(element if isinstance(element, int) else 1 for element in wanted)
-        node.emit("Expand", [node.any_operand(0)], {"shape": shape})
+        node.emit("Expand", node.moved_operands(0), {"shape": shape})
     else:
         same = [element is not None and element == dim for element, dim in zip(wanted, before, strict=True)]
         at = [len(wanted) if is_same else axis for axis, is_same in enumerate(same)]
-        node.emit("Expand", [node.any_operand(0)], sizes={"shape": rearranged(node, 1, at, np.array([1]))})
+        node.emit("Expand", node.moved_operands(0), sizes={"shape": rearranged(node, 1, at, np.array([1]))})
 
 
 @converts("Gather")
@@ -92,24 +92,24 @@ def gather(node: OnnxNode) -> None:
         if not is_integer(node.dtype(1)):
             raise node.problem(f"input 1 ({node.input(1)!r}) is {node.dtype(1)}, expected integers")
         if not (rank == 1 and _transposes_samples(node)):
-            node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
+            node.emit("Gather", [*node.moved_operands(0), node.operand(1, integers=True)], {"axis": axis})
         return
     if rank == 1 and _transposes(node):
         return
     if node.facts.constants[node.input(1)].size > MOST_VALUES:
-        node.emit("Gather", [node.any_operand(0), node.operand(1, integers=True)], {"axis": axis})
+        node.emit("Gather", [*node.moved_operands(0), node.operand(1, integers=True)], {"axis": axis})
         return
     indices = node.constant(1, "indices")
     if indices.ndim == 0:
         index = int(indices)
         attrs: dict[str, Attr] = {"starts": (index,), "ends": (index + 1 if index != -1 else MOST,), "axes": (axis,)}
-        part = node.emit("Slice", [node.any_operand(0)], attrs, [node.temporary("part")])
+        part = node.emit("Slice", node.moved_operands(0), attrs, [node.temporary("part")])
         node.emit("Squeeze", [part], {"axes": (axis,)})
         return
     attrs = {"axis": axis, "indices": tuple(int(index) for index in indices.reshape(-1))}
     if indices.ndim != 1:
         attrs["indices_shape"] = indices.shape
-    node.emit("Gather", [node.any_operand(0)], attrs)
+    node.emit("Gather", node.moved_operands(0), attrs)
 
 
 def _transposes(node: OnnxNode) -> bool:
@@ -145,7 +145,7 @@ def _transposes_samples(node: OnnxNode) -> bool:
 def _emit_transposed(node: OnnxNode, shape: Shape, perm: Shape) -> None:
     """A Reshape to ``shape`` and a Transpose."""
     plain = perm == tuple(range(len(perm)))
-    apart = node.emit("Reshape", [node.any_operand(0)], {"shape": shape}, None if plain else [node.temporary("apart")])
+    apart = node.emit("Reshape", node.moved_operands(0), {"shape": shape}, None if plain else [node.temporary("apart")])
     if not plain:
         node.emit("Transpose", [apart], {"perm": perm})
 
@@ -157,7 +157,7 @@ def transpose(node: OnnxNode) -> None:
     perm = node.ints("perm") or tuple(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
         raise node.attribute_problem("perm", f"is {perm} for a tensor with {rank} axes, expected each axis once")
-    node.emit("Transpose", [node.any_operand(0)], {"perm": perm})
+    node.emit("Transpose", node.moved_operands(0), {"perm": perm})
 
 
 @converts("Squeeze")
@@ -167,7 +167,7 @@ def squeeze(node: OnnxNode) -> None:
     dims = node.dims(0)
     if axes is None:
         axes = tuple(axis for axis, dim in enumerate(dims) if dim == 1)
-    node.emit("Squeeze", [node.any_operand(0)], {"axes": node.axes(axes, len(dims))})
+    node.emit("Squeeze", node.moved_operands(0), {"axes": node.axes(axes, len(dims))})
 
 
 @converts("Unsqueeze")
@@ -176,13 +176,13 @@ def unsqueeze(node: OnnxNode) -> None:
     axes = node.ints("axes") if node.opset < 13 else node.integers(1, "axes")
     if axes is None:
         raise node.problem("no axes are given, expected at least one")
-    node.emit("Unsqueeze", [node.any_operand(0)], {"axes": node.axes(axes, node.rank(0) + len(axes))})
+    node.emit("Unsqueeze", node.moved_operands(0), {"axes": node.axes(axes, node.rank(0) + len(axes))})
 
 
 @converts("Concat")
 def concat(node: OnnxNode) -> None:
     """With one input it does nothing."""
-    inputs = [node.any_operand(index) for index in range(node.count())]
+    inputs = node.moved_operands(*range(node.count()))
     if len(inputs) == 1:
         node.emit("Identity", inputs)
         node.ignore("axis")
@@ -195,7 +195,7 @@ def split(node: OnnxNode) -> None:
     """Sizes are an attribute (up to opset 12), an input, or equal. If they are numbers, inference knows them."""
     node.ignore("split", "num_outputs")
     axis = node.axis(node.int_("axis", 0), node.rank(0))
-    x, names = node.any_operand(0), list(node.proto.output)
+    (x,), names = node.moved_operands(0), list(node.proto.output)
     sizes = [dims[axis] for name in names if (dims := node.facts.dims(name)) is not None]
     found = numbers_of(tuple(sizes))
     if found is not None and len(found) == len(names):
@@ -217,7 +217,7 @@ def _equal_parts(node: OnnxNode, axis: int, count: int) -> str:
     def number(value: int) -> str:
         return node.size_constant(np.array([value]))
 
-    extent = node.size_node("Shape", [node.any_operand(0)], {"start": axis, "end": axis + 1})
+    extent = node.size_node("Shape", node.moved_operands(0), {"start": axis, "end": axis + 1})
     part = node.size_node("Div", [node.size_node("Add", [extent, number(count - 1)]), number(count)])
     rest = node.size_node("Sub", [extent, node.size_node("Mul", [part, number(count - 1)])])
     parts = node.size_node("Expand", [part, number(count - 1)])
@@ -252,7 +252,7 @@ def slice_(node: OnnxNode) -> None:
     ]
     kept = [i for i in range(count) if tuple(found[i] for found in numbers) != (0, MOST, 1)]
     if not kept:
-        node.emit("Identity", [node.any_operand(0)])
+        node.emit("Identity", node.moved_operands(0))
         return
     attrs: dict[str, Attr] = {}
     sizes: dict[str, str] = {}
@@ -264,7 +264,7 @@ def slice_(node: OnnxNode) -> None:
         elif name != "steps" or any(found[i] != 1 for i in kept):
             attrs[name] = tuple(value for i in kept if (value := found[i]) is not None)
     attrs["axes"] = tuple(axes[i] for i in kept)
-    node.emit("Slice", [node.any_operand(0)], attrs, sizes=sizes)
+    node.emit("Slice", node.moved_operands(0), attrs, sizes=sizes)
 
 
 def _bound(element: Any, extent: Extent) -> int | None:
@@ -301,6 +301,8 @@ def pad(node: OnnxNode) -> None:
         if is_integer(node.dtype(0)):
             given = node.integers(2, "constant_value")
             value = given[0] if given else 0
+            if node.is_exact(0):
+                value = float(value)
         attrs["value"] = value
     # For each axis, before and after it, the position of its number in ``pads``, or the position after the last one.
     at = [2 * len(axes)] * (2 * rank)
@@ -311,10 +313,10 @@ def pad(node: OnnxNode) -> None:
     else:
         full = tuple(int([*pads, 0][position]) for position in at)
         if not any(full):
-            node.emit("Identity", [node.any_operand(0)])
+            node.emit("Identity", node.moved_operands(0))
             return
         attrs["pads"] = full
-    node.emit("Pad", [node.any_operand(0)], attrs, sizes=sizes)
+    node.emit("Pad", node.moved_operands(0), attrs, sizes=sizes)
 
 
 def rearranged(node: OnnxNode, index: int, at: Sequence[int], last: AnyArray) -> str:

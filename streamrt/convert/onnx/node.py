@@ -62,7 +62,8 @@ class Context:
         wanted: the names of all tensors that are read.
         tensors: the names of all tensors of the draft, including tensors that are not added yet.
         nodes: the names of the nodes of the draft.
-        derived: the name of the weight that a constant became, by the constant's name and the change made to it.
+        derived: the name of the tensor that another one became, by the other one's name and the change made to it.
+        exact: the tensors of integers that are float32 in the draft. Other integers are int64.
     """
 
     facts: Facts
@@ -71,6 +72,7 @@ class Context:
     tensors: set[str]
     nodes: set[str] = field(default_factory=set)
     derived: dict[tuple[str, str], str] = field(default_factory=dict)
+    exact: set[str] = field(default_factory=set)
 
 
 class OnnxNode:
@@ -341,12 +343,12 @@ class OnnxNode:
         name, dtype = self.input(index), self.dtype(index)
         weight = self.facts.constants.get(name)
         if weight is not None and integers and is_integer(dtype):
-            return self._derived(index, "int64", weight, Weight.as_integers)
+            return self.shared(index, "int64", weight.as_integers)
         if weight is not None:
             return self.derived(index, "an operand", "", lambda weight: weight)
         if not is_float(dtype) and not (integers and is_integer(dtype)):
             raise self.problem(f"input {index} ({name!r}) is {dtype}, expected float32{' or integers' * integers}")
-        return name
+        return self._cast(name, "int64") if name in self._context.exact else name
 
     def any_operand(self, index: int) -> str:
         """As `operand`, for an input that may be integers or truth values."""
@@ -355,8 +357,54 @@ class OnnxNode:
         name = self.input(index)
         weight = self.facts.constants.get(name)
         if weight is not None:
-            return self._derived(index, "truth", weight, lambda weight: weight)
+            return self.shared(index, "truth", lambda: weight)
         return name
+
+    def float_operand(self, index: int) -> str:
+        """As `operand`, for an input that may be integers: as float32 numbers."""
+        name = self.input(index)
+        if not is_integer(self.dtype(index)):
+            return self.operand(index)
+        weight = self.facts.constants.get(name)
+        if weight is not None:
+            return self.shared(index, "float32", lambda: weight)
+        return name if name in self._context.exact else self._cast(name, "float32")
+
+    def exact_operand(self, index: int) -> str:
+        """As `operand`, for an input of an operator on float32 that may be integers of 8 or 16 bits, as its outputs."""
+        if self.dtype(index).name not in ("int8", "uint8", "int16", "uint16"):
+            return self.operand(index)
+        self.mark_exact()
+        return self.float_operand(index)
+
+    def moved_operands(self, *indices: int) -> list[str]:
+        """As `any_operand`, for inputs whose values become those of the outputs without a change.
+
+        If one of them is integers that are float32 in the draft, all of them and the outputs are.
+        """
+        if not any(map(self.is_exact, indices)):
+            return [self.any_operand(index) for index in indices]
+        self.mark_exact()
+        return [self.float_operand(index) for index in indices]
+
+    def is_exact(self, index: int) -> bool:
+        """Whether an input is integers that are float32 in the draft."""
+        return self.input(index) in self._context.exact
+
+    def mark_exact(self) -> None:
+        """State that the outputs are float32 in the draft, also those that are integers of up to 32 bits."""
+        for name in self.proto.output:
+            dtype = self.facts.dtype(name)
+            if dtype is not None and is_integer(dtype) and dtype.itemsize < 8:
+                self._context.exact.add(name)
+
+    def _cast(self, name: str, to: str) -> str:
+        """The name of a tensor as another type. Nodes that need the same one share it."""
+        key = name, f"a Cast to {to}"
+        if key not in self._context.derived:
+            made = self._reserve(f"{name}.{to}")
+            self._context.derived[key] = self.emit("Cast", [name], {"to": to}, [made])
+        return self._context.derived[key]
 
     def dtype(self, index: int) -> np.dtype[Any]:
         """The type of an input in the ONNX model; float32 if it is not known."""
@@ -368,12 +416,14 @@ class OnnxNode:
         It is the constant's name, unless that is taken. Nodes that need the same ``change`` of the same constant share
         the weight.
         """
-        return self._derived(index, change, self.weight(index, what), make)
+        weight = self.weight(index, what)
+        return self.shared(index, change, lambda: make(weight))
 
-    def _derived(self, index: int, change: str, weight: Weight, make: Callable[[Weight], Weight]) -> str:
+    def shared(self, index: int, change: str, make: Callable[[], Weight]) -> str:
+        """As `derived`, for a constant of any type, which ``make`` reads itself."""
         key = (self.input(index), change)
         if key not in self._context.derived:
-            self._context.derived[key] = self.new_weight(key[0], make(weight))
+            self._context.derived[key] = self.new_weight(key[0], make())
         return self._context.derived[key]
 
     def new_weight(self, name: str, weight: Weight) -> str:

@@ -44,4 +44,4 @@ def reverse_sequence(node: OnnxNode) -> None:
         "time_axis": node.axis(node.int_("time_axis", 0), rank),
         "sequence_lens": lengths,
     }
-    node.emit("ReverseSequence", [node.any_operand(0)], attrs)
+    node.emit("ReverseSequence", node.moved_operands(0), attrs)

@@ -19,23 +19,27 @@ from streamrt.convert.draft import unique
 from streamrt.convert.onnx.data import unpacked
 from streamrt.convert.quantized import OFFSETS, Integers, Quantized
 from streamrt.convert.weights import AnyArray, Weight, forget_mapped, is_float
+from streamrt.ops import Shape
 
 _DOMAIN = "com.microsoft"
 _KINDS = {4: "uint4", 8: "uint8"}
+#: The types of which a ``DequantizeLinear`` of constants is a weight.
+_DEQUANTIZED = (*OFFSETS, "int16", "uint16", "int32")
 
 
 def dequantized(node: NodeProto, inputs: Sequence[Weight | None], dtype: np.dtype[Any]) -> Weight | None:
-    """The result of a ``DequantizeLinear`` of constants, of type ``dtype``; None if it is no integers of 4 or 8 bits.
+    """The result of a ``DequantizeLinear`` of constants, of type ``dtype``; None if it is no integers of 4 to 32 bits.
 
-    It is also None if shapes do not fit together, so that the reference implementation finds the reason.
+    It is also None if shapes do not fit together, so that the reference implementation finds the reason. Integers of
+    more than 8 bits, such as biases, become float32 in a weights file.
     """
     codes, scales, zeros = [*inputs, None, None][:3]
     given = {attribute.name: attribute.i for attribute in node.attribute}
-    if codes is None or scales is None or codes.dtype.name not in OFFSETS or not codes.size or not codes.shape:
+    if codes is None or scales is None or codes.dtype.name not in _DEQUANTIZED or not codes.size or not codes.shape:
         return None
     if not scales.is_float() or not is_float(dtype):
         return None
-    if zeros is not None and (zeros.dtype != codes.dtype or zeros.shape != scales.shape):
+    if zeros is not None and (zeros.dtype != codes.dtype or not _alike(zeros.shape, scales.shape)):
         return None
     rank, axis, block = len(codes.shape), given.get("axis", 1), given.get("block_size", 0)
     integers = Integers(codes.dtype.name, codes, scales, zeros)
@@ -51,6 +55,11 @@ def dequantized(node: NodeProto, inputs: Sequence[Weight | None], dtype: np.dtyp
     elif block < 0 or scales.shape != (extent,):
         return None
     return Quantized(integers._replace(axis=axis, block=min(block, extent) or None), dtype)
+
+
+def _alike(zeros: Shape, scales: Shape) -> bool:
+    """Whether zero points fit scales. Of two tensors of one element, one may have an axis."""
+    return zeros == scales or (math.prod(zeros) == math.prod(scales) == 1 and max(len(zeros), len(scales)) == 1)
 
 
 def without_nbits(

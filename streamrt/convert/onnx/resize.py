@@ -19,7 +19,7 @@ def space(node: OnnxNode) -> None:
     attrs: dict[str, Attr] = {"blocksize": (size, size)}
     if node.text("mode", "DCR", ("DCR", "CRD")) == "CRD":
         attrs["mode"] = "CRD"
-    node.emit(node.op, [node.operand(0)], attrs)
+    node.emit(node.op, [node.exact_operand(0)], attrs)
 
 
 @converts("GridSample")
@@ -139,6 +139,9 @@ def _positions(rank: int, axes: tuple[int, ...]) -> list[int]:
 
 
 def _emit(node: OnnxNode, attrs: dict[str, Attr], sizes: dict[str, str] | None = None) -> None:
-    if attrs["mode"] != "nearest":
+    if attrs["mode"] == "nearest":
+        x = node.exact_operand(0)
+    else:
+        x = node.operand(0)
         attrs.pop("nearest_mode")
-    node.emit("Resize", [node.operand(0)], attrs, sizes=sizes)
+    node.emit("Resize", [x], attrs, sizes=sizes)
