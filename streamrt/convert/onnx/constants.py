@@ -29,6 +29,8 @@ CONSTANT_INPUTS: dict[str, tuple[str, ...]] = {
     "PRelu": ("slope",),
     "Pad": ("pads", "constant_value", "axes"),
     "RNN": ("W", "R", "B", "sequence_lens"),
+    "QLinearConv": ("x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "B"),
+    "QLinearMatMul": ("a_scale", "a_zero_point", "b_scale", "b_zero_point", "y_scale", "y_zero_point"),
     "QuantizeLinear": ("y_scale", "y_zero_point"),
     "Range": ("start", "limit", "delta"),
     "ReduceL1": ("axes",),

@@ -31,6 +31,7 @@ from streamrt.convert.onnx.functions import inlined
 from streamrt.convert.onnx.infer import Fact, schema_of
 from streamrt.convert.onnx.node import Context, OnnxNode, UnknownShapeError, UnsupportedNodeError
 from streamrt.convert.onnx.ops import CONVERSIONS
+from streamrt.convert.onnx.qlinear import Expansion, why_kept
 from streamrt.convert.onnx.quantization import nbits_problem, without_nbits
 from streamrt.convert.onnx.size import Range, count_model
 from streamrt.convert.onnx.sizes import convert_size
@@ -175,8 +176,12 @@ class OnnxSource:
         defined = {spec.name for spec in self.inputs}
         names = defined.union(*((*node.input, *node.output) for node in self._nodes), self._outputs)
         pending = self._nodes[::-1]
+        expansion = Expansion(facts.constants, self.opset, names, self._nodes, self._outputs)
         while pending:
             node = pending.pop()
+            if parts := expansion.of(node):
+                pending += parts[::-1]
+                continue
             taken = taken_branch(node, facts, defined, names, self._reader.weight) if is_if(node) else None
             if taken is not None:
                 names.update(name for inner in taken for name in inner.output)
@@ -254,7 +259,10 @@ def _convert_once(node: OnnxNode) -> None:
     convert = CONVERSIONS.get(node.op)
     if node.proto.domain not in _DEFAULT_DOMAINS:
         other = f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'"
-        raise node.problem(nbits_problem(node.proto, node.facts.constants) or other)
+        constants = node.facts.constants
+        raise node.problem(
+            nbits_problem(node.proto, constants) or why_kept(node.proto, constants, node.facts.opset) or other
+        )
     if is_if(node.proto):
         if node.proto.input and node.facts.is_known(node.proto.input[0]):
             raise node.problem("its condition depends on the extents of the model's inputs: fix them with inputs=")

@@ -23,6 +23,8 @@ from streamrt.ops import Shape
 
 #: The most bytes of a constant that is given to shape inference, which reads extents and axes from small constants.
 SHOWN = 64 << 10
+#: The opset from which on ONNX quantises to 16 bits. ONNX Runtime's quantizer does so in older models, too.
+_OF_16_BITS = 21
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _TYPES = {
     getattr(onnx.defs.OpSchema.AttrType, name): getattr(AttributeProto, name)
@@ -72,6 +74,8 @@ def infer_shapes(node: NodeProto, opset: int, known: Mapping[str, Fact]) -> dict
     Raises:
         InferenceError: the node is malformed, or does not fit its inputs.
     """
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        opset = max(opset, _OF_16_BITS)
     schema = schema_of(node.op_type, opset)
     if schema is None:
         raise InferenceError(f"the onnx package {onnx.__version__} does not know the operator: install a newer one")

@@ -14,6 +14,7 @@ from streamrt.convert.onnx import (  # noqa: F401 (registers them)
     logic,
     movement,
     order,
+    qlinear,
     quantize,
     recurrent,
     reduce,
