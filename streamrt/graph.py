@@ -56,7 +56,7 @@ _MAX_OUTPUTS = 2 * _MAX_NODES
 #: The most inputs of all nodes together: five a node.
 _MAX_INPUTS = 50_000
 #: The most numbers in attributes that are lists, of all nodes together.
-_MAX_VALUES = 2**18
+MAX_VALUES = 2**18
 #: The most axes of an input or output of the graph: the value of `streamrt.ops.base.MAX_RANK`.
 _MAX_RANK = 8
 #: Extents, and elements of a tensor, are fewer than this, so that sums of sizes stay within 64 bits.
@@ -188,7 +188,7 @@ class Graph:
         for what, most, count in (
             ("inputs", _MAX_INPUTS, lambda node: len(node.inputs) + len(node.sizes)),
             ("outputs", _MAX_OUTPUTS, lambda node: len(node.outputs)),
-            ("numbers in attributes", _MAX_VALUES, _numbers),
+            ("numbers in attributes", MAX_VALUES, _numbers),
         ):
             total = 0
             for node in nodes:

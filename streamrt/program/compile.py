@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.errors import FormatError, printable
-from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.graph import MAX_VALUES, Graph, Node, TensorSpec
 from streamrt.host.yielding import give_way
 from streamrt.ops import (
     FLOAT32,
@@ -176,6 +176,7 @@ class _Compiler:
         self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
         self._plain = plain
         self._meter = sizes.Meter()
+        self._numbers = 0  # in computed attributes
         first = {shape[0] if shape else 0 for shape in inputs.values()}
         #: The samples of a call, if all inputs have as many; else 0.
         self.samples = first.pop() if len(first) == 1 else 0
@@ -213,7 +214,14 @@ class _Compiler:
                 f"node {node.name!r} ({printable(node.op):.80}): attribute {attribute!r:.80} is {tensor!r:.80}, "
                 "expected a tensor that is computed from sizes alone"
             )
-        return self.values[tensor]
+        value = self.values[tensor]
+        self._numbers += value.array.size
+        if self._numbers > MAX_VALUES:
+            raise FormatError(
+                f"node {node.name!r}: {self._numbers} numbers in computed attributes of all nodes up to this one, more "
+                f"than the {MAX_VALUES} allowed"
+            )
+        return value
 
     def _operand(self, name: str) -> Operand:
         """A tensor as a node that runs in a pass sees it. A value becomes a constant in the arena."""

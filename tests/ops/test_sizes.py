@@ -154,9 +154,25 @@ def test_a_constant() -> None:
     assert found.array.tolist() == [[1.5], [2.0]]
 
 
+def empty(*shape: int) -> Value:
+    """A value without elements, of which one axis is long."""
+    return Value(np.broadcast_to(np.int64(0), shape))
+
+
 @pytest.mark.parametrize(
     ("op", "inputs", "attrs"),
     [
+        ("MatMul", [empty(2**14, 0), empty(0, 2**14)], {}),
+        ("ReduceSum", [empty(2**33, 0), [1]], {}),
+        ("OneHot", [empty(0), 2**40, [0, 1]], {}),
+        ("GatherElements", [empty(2**40, 0), empty(2**40, 0)], {"axis": 1}),
+        ("ScatterElements", [empty(2**40, 0)] * 3, {"axis": 1}),
+        ("Trilu", [empty(0, 2**20, 2**20)], {}),
+        ("ConstantOfShape", [[2**40, 0]], {}),
+        ("Reshape", [empty(0), [2**40, 0]], {"allowzero": 1}),
+        ("Sum", [np.zeros(2**12, np.int64)] + [1] * 4095, {}),
+        ("Constant", [], {"value": (), "shape": (2**30, 0)}),
+        ("Constant", [], {"value": (1e300,)}),
         ("ConstantOfShape", [[10**6, 10**6]], {}),
         ("ConstantOfShape", [[2**62] * 4], {}),
         ("ConstantOfShape", [[-1]], {}),

@@ -214,11 +214,26 @@ def test_hostile_graphs_are_refused() -> None:
     refused(with_nodes(*many, node("Reshape", ["x"], "y", {"shape": "long"})), "list of at most 4096")
     grid = [number("n", 2, 2), node("ConstantOfShape", ["n"], "grid", dtype="int64", value=1)]
     refused(with_nodes(*grid, node("Reshape", ["x"], "y", {"shape": "grid"})), "a number or a list")
+    flat = [number("n", 4096), node("ConstantOfShape", ["n"], "zeros", dtype="int64", value=0)]
+    gathers = [node("Gather", ["x"], f"y{i}" if i else "y", {"indices": "zeros"}, axis=3) for i in range(65)]
+    refused(with_nodes(*flat, *gathers), "266240 numbers in computed attributes")
     empty = [number("n", 0), node("ConstantOfShape", ["n"], "nothing")]
     refused(with_nodes(*empty, node("Add", ["x", "nothing"], "y")), "read as data")
     huge = [number("n", 2**40), node("ConstantOfShape", ["n"], "much")]
     refused(with_nodes(*huge, node("Add", ["x", "much"], "y")), "elements")
     refused(with_nodes(node("Shape", ["x"], "s"), node("Softmax", ["s"], "y")), "computed from sizes")
+
+
+def test_a_graph_that_runs_with_no_size_that_is_tried(tmp_path: Path) -> None:
+    graph = Graph(
+        (TensorSpec("x", ("N", "L")),),
+        (TensorSpec("y", (1, 21)),),
+        (number("shape", 1, 21), node("Reshape", ["x"], "y", {"shape": "shape"})),
+    )
+    write(tmp_path / "m", graph, [])
+    x = np.arange(21, dtype=np.float32).reshape(3, 7)
+    with streamrt.Model(tmp_path / "m") as model:
+        np.testing.assert_array_equal(model(x), x.reshape(1, 21))
 
 
 def test_an_attribute_is_given_or_computed() -> None:

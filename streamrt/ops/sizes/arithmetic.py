@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
 
-from streamrt.ops.sizes.registry import Array, Batch, SizeCall, size_operator
+from streamrt.ops.sizes.registry import Array, Batch, SizeCall, size_operator, weight
 
 _UNARY: dict[str, Callable[..., Array]] = {
     "Abs": np.abs,
@@ -85,7 +84,9 @@ def variadic(call: SizeCall) -> Array:
     """``y = a op b op ...``."""
     call.expect((1, 4096))
     arrays = [call.array(index) for index in range(len(call.arrays))]
-    call.take_shape(np.broadcast_shapes(*(array.shape for array in arrays)))
+    shape = np.broadcast_shapes(*(array.shape for array in arrays))
+    for _ in arrays:  # each may be added to a sum that has the whole shape already
+        call.take_shape(shape)
     return reduce(_VARIADIC[call.node.op], arrays)
 
 
@@ -117,6 +118,6 @@ def matmul(call: SizeCall) -> Array:
     a, b = call.array(0), call.array(1)
     if not a.ndim or not b.ndim:
         raise call.fail(f"inputs of shapes {a.shape} and {b.shape}, expected an axis or more")
-    rows, columns = math.prod(a.shape[:-1]), math.prod(b.shape) // max(1, b.shape[-2] if b.ndim > 1 else b.shape[0])
-    call.take(rows * columns * a.shape[-1])
+    rows, columns = weight(a.shape[:-1]), weight((*b.shape[:-2], *b.shape[-1:])) if b.ndim > 1 else 1
+    call.take(rows * columns * max(1, a.shape[-1]))
     return np.asarray(np.matmul(a, b))

@@ -31,6 +31,11 @@ _MOST_OF_ONE = 2**22
 MOST_ELEMENTS = 2**23
 
 
+def weight(shape: Shape) -> int:
+    """Elements of ``shape``, where an empty axis counts as one: NumPy makes indices and sums for the others."""
+    return math.prod(max(1, extent) for extent in shape)
+
+
 class Meter:
     """Counts the elements that size nodes of one graph read and write."""
 
@@ -88,7 +93,7 @@ class SizeCall(Call):
         """`take` the elements of ``shape``, which is checked and returned."""
         if len(shape) > MAX_RANK or any(extent < 0 for extent in shape):
             raise self.fail(f"a result of shape {shape!s:.200}, expected up to {MAX_RANK} axes and no extent below 0")
-        self.take(math.prod(shape))
+        self.take(weight(shape))
         return shape
 
 
@@ -182,7 +187,7 @@ def evaluate(node: Node, inputs: Sequence[Value | Operand | None], meter: Meter)
 
 def _computed(operator: _Operator, call: SizeCall) -> list[Array]:
     for array in call.arrays:
-        call.take(0 if array is None else array.size)
+        call.take(0 if array is None else weight(array.shape))
     try:
         with np.errstate(all="ignore"):
             made = operator.compute(call)
@@ -196,8 +201,11 @@ def _computed(operator: _Operator, call: SizeCall) -> list[Array]:
 def _plain(call: SizeCall, made: Any) -> Array:
     """An array of one of the types that values have."""
     array: Array = np.asarray(made)
-    if array.ndim > MAX_RANK:
-        raise call.fail(f"a result of {array.ndim} axes, expected up to {MAX_RANK}")
+    if array.ndim > MAX_RANK or weight(array.shape) > _MOST_OF_ONE:
+        raise call.fail(
+            f"a result of shape {array.shape}, expected up to {MAX_RANK} axes and {_MOST_OF_ONE} elements, where an "
+            "empty axis counts as one"
+        )
     if array.dtype.kind in "iu" and array.dtype != np.int64:
         return array.astype(np.int64)
     if array.dtype.kind == "f" and array.dtype not in (np.float32, np.float64):
@@ -235,7 +243,12 @@ def _constant(call: SizeCall) -> Value:
     call.finish()
     if math.prod(shape) != len(given) or len(shape) > MAX_RANK:
         raise call.fail(f"{len(given)} numbers, expected as many as shape {shape!s:.200} has elements")
-    return Value(np.array(given, dtype).reshape(shape))
+    try:
+        with np.errstate(over="ignore"):
+            array: Array = np.array(given, dtype)
+    except OverflowError:
+        raise call.fail("a number is beyond int64") from None
+    return Value(_plain(call, array.reshape(shape)))
 
 
 def _with_batch(
