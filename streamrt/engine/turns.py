@@ -50,6 +50,14 @@ class Request:
         """Whether it has results or an error."""
         return self.results is not None or self.error is not None
 
+    def take_error(self) -> Exception | None:
+        """The error, which the request forgets: tracebacks have frames that refer to requests, and no cycle may stay.
+
+        Nor may the frame of the thread's turn keep the error, so that no local variable has it there.
+        """
+        error, self.error = self.error, None
+        return error
+
     def is_like(self, other: Request) -> bool:
         """Whether both ask for the same outputs, with inputs that differ in the number of samples alone."""
         outputs, others = (tuple(spec.name for spec in request.graph.outputs) for request in (self, other))
@@ -138,10 +146,7 @@ class Turns:
         finally:
             for request in requests:
                 request.abandoned = not request.served
-        errors = [request.error for request in requests]
-        for request in requests:  # tracebacks have frames that refer to the requests: no cycle may stay
-            request.error = None
-        return errors
+        return [request.take_error() for request in requests]
 
     def _serve_in_turn(
         self, enough: Callable[[], bool], most: Callable[[Request], int], run: Callable[[Sequence[Request]], None]

@@ -1,5 +1,6 @@
 """Faults while a model is open give a typed error, no crash and no hang, and if possible the model still works."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -7,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +262,7 @@ def test_opening_and_closing_leaves_nothing(small, io):
     for _ in range(20):
         with Model(small.path, "800KiB", io=io) as model:
             model(x)
-    before, held = used(), anonymous()
+    held, before = anonymous(), used()  # models of other tests are collected first
     for _ in range(1000):
         with Model(small.path, "800KiB", io=io) as model:
             model(x)
@@ -268,6 +270,22 @@ def test_opening_and_closing_leaves_nothing(small, io):
     # If each opening leaked a page of weights or workspace, twice as much would be left. The heap grows a little, and
     # the kernel counts pages in batches.
     assert anonymous() - held < 2 << 20
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the model is not closed
+@pytest.mark.parametrize("io", ["mmap", "pread"])
+def test_a_model_is_freed_at_once_after_a_call_that_failed(small, io):
+    def fail():
+        model = Model(small.path, "1KiB", io=io)
+        with contextlib.suppress(streamrt.BudgetError):
+            model(zoo.random_input(1, 64))
+        return weakref.ref(model)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_files_that_are_not_models(tmp_path, small):
