@@ -119,7 +119,7 @@ def one_hot(call: Call) -> Lowered:
             target.fill(off)
             for index in range(depth):
                 np.equal(at, index, out=marked)
-                np.copyto(target[index], on, where=marked)
+                np.copyto(target[index, ...], on, where=marked)  # an array also of a single number
 
         return run
 

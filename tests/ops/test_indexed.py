@@ -48,6 +48,10 @@ def test_one_hot(axis: int, depth: int) -> None:
     np.testing.assert_array_equal(run("OneHot", [x], attrs=attrs)[0], expected)
 
 
+def test_one_hot_of_a_number() -> None:
+    np.testing.assert_array_equal(run("OneHot", [np.array(1, np.float32)], attrs={"depth": 3})[0], [0, 1, 0])
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_gather_elements(axis: int) -> None:
     x = random(3, 4, 5)
