@@ -115,6 +115,28 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "'big'.*max_memory=",
     ),
+    "indices that grow along the batch": (
+        make_model(
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Gather", ["shape", "zero"], ["count"]),
+                node("Range", ["zero", "count", "one"], ["r0"]),
+                *(
+                    step
+                    for i in range(3)
+                    for step in (
+                        node("Unsqueeze", [f"r{i}", f"axis{i}"], [f"u{i}"]),
+                        node("Add", [f"u{i}", "many"], [f"r{i + 1}"], name="big"),
+                    )
+                ),
+                *uses("r3"),
+            ],
+            {"zero": int64(0), "one": int64(1), "many": np.arange(4096)}
+            | {f"axis{i}": integers(i + 1) for i in range(3)},
+            inputs={"x": ("N", 4)},
+        ),
+        "'big'.*max_memory=",
+    ),
     "list of pads": (
         make_model(
             [node("ConstantOfShape", ["s"], ["c"]), node("Pad", ["x", "c"], ["y"], name="big")], {"s": integers(2**33)}

@@ -5,13 +5,16 @@ Exporters compute indices so for a view of a tensor with other strides, where ax
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import NodeProto
 
+from streamrt.convert import limits
 from streamrt.convert.weights import AnyArray
+from streamrt.ops import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def _add(node: NodeProto, ramp: Ramp, constants: list[AnyArray]) -> Ramp | None:
     other = constants[0]
     if other.dtype.kind != "i" or other.ndim > ramp.inside.ndim or (other.ndim == ramp.inside.ndim and len(other) != 1):
         return None
+    _hold(np.broadcast_shapes(ramp.inside.shape, other.shape))
     return Ramp(ramp.count, ramp.step, ramp.inside + other)
 
 
@@ -67,7 +71,13 @@ def _mul(node: NodeProto, ramp: Ramp, constants: list[AnyArray]) -> Ramp | None:
     if other.dtype.kind != "i" or other.size != 1 or other.ndim > ramp.inside.ndim:
         return None
     factor = int(other.reshape(()))
+    _hold(ramp.inside.shape)
     return Ramp(ramp.count, ramp.step * factor, ramp.inside * factor)
+
+
+def _hold(shape: Shape) -> None:
+    """Count int64 values of ``shape`` against the limits: sums with constants of other axes multiply their number."""
+    limits.current().hold(8 * math.prod(shape))
 
 
 def _unsqueeze(node: NodeProto, ramp: Ramp, constants: list[AnyArray]) -> Ramp | None:
