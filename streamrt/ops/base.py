@@ -110,11 +110,14 @@ class Value:
         array: its elements: int64, float32, float64 or bool. Nobody writes to it.
         from_batch: which elements are computed from the number of samples, in the array's shape; None if none are.
         batch: an axis whose extent is a multiple of the number of samples, along which all values are equal, or None.
+        resized: whether other extents may be computed from the number of samples, too. Then all elements count as
+            computed from it.
     """
 
     array: NDArray[Any]
     from_batch: NDArray[np.bool_] | None = None
     batch: int | None = None
+    resized: bool = False
 
     @property
     def depends_on_batch(self) -> bool:

@@ -107,6 +107,9 @@ def conv(call: Call) -> Lowered:
         inplace=(3,) if residual else (),
         tiled=(1,),
         rows=w[0],
+        batchwise=all(
+            call.batch(index) == call.batch(0) or call.is_param(index) for index in (3, 4) if call.optional(index)
+        ),
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
     )
     return lowered if takes_coded else decoded(lowered, (None, call.operand(1)))

@@ -119,7 +119,10 @@ def flatten(call: Call) -> Lowered:
     axis = call.int_("axis", 1, -len(x), len(x))
     axis += len(x) if axis < 0 else 0
     out = (math.prod(x[:axis]), math.prod(x[axis:]))
-    return same_memory(call, out, batchwise=axis > 0 and (out[0] == x[0] or call.samples > 0))
+    own = call.batch() or 0
+    # Samples must be the outermost part of axis 0 of the result.
+    whole = own < axis and math.prod(x[:own]) == 1 and (out[0] == x[own] or call.samples > 0)
+    return same_memory(call, out, batchwise=whole)
 
 
 @operator("Squeeze", traits=MOVES)

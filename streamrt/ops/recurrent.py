@@ -129,7 +129,7 @@ class _Layer:
             tiled=(1,),
             rows=self.steps * self.rows,
             passes=self.steps,
-            batchwise=self.by_sample and not any(call.is_param(index) for index in initial),
+            batchwise=self.by_sample and all(call.batch(i) == 0 for i in (0, *initial) if call.optional(i) is not None),
             flops=self.steps * (self._flops + 8 * self.samples * self.rows),
         )
 

@@ -76,7 +76,7 @@ def grid_sample(call: Call) -> Lowered:
         outputs=(out,),
         bind=bind,
         scratch=scratch.nbytes,
-        batchwise=not call.is_param(0) and not call.is_param(1),
+        batchwise=call.batch(0) == call.batch(1) == 0,
         flops=2 * math.prod(out) * {"nearest": 1, "linear": 2, "cubic": 4}[mode] ** rank,
     )
 

@@ -247,3 +247,96 @@ def test_an_attribute_is_given_or_computed() -> None:
 def test_a_part_of_a_graph_has_the_size_nodes_that_it_needs() -> None:
     part = TOKENS.subgraph(["columns"])
     assert [each.outputs[0] for each in part.nodes] == ["shape", "first", "count", "rest", "flat", "columns"]
+
+
+#: Extents of values, which follow from the number of samples: nodes that compute such an extent as ``count``.
+HIDDEN = {
+    "a range": [node("Range", ["zero", "samples", "one"], "range"), node("Shape", ["range"], "count")],
+    "the size of a range": [node("Range", ["zero", "samples", "one"], "range"), node("Size", ["range"], "count")],
+    "a mask with one more axis": [
+        node("ConstantOfShape", ["shape"], "mask", value=1.0),
+        node("Unsqueeze", ["mask", "first"], "masks"),
+        node("Shape", ["masks"], "shape of masks"),
+        number("second", 1),
+        node("Gather", ["shape of masks", "second"], "count"),
+    ],
+    "masks with samples along two axes": [
+        node("ConstantOfShape", ["first two"], "mask", value=1.0),
+        node("Transpose", ["mask"], "turned"),
+        node("Add", ["mask", "turned"], "sum"),
+        node("Shape", ["sum"], "shape of sums"),
+        node("Gather", ["shape of sums", "first"], "count"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_extents_of_values_follow_from_the_number_of_samples(name: str) -> None:
+    start = [
+        node("Shape", ["x"], "shape"),
+        number("first", 0),
+        node("Constant", [], "zero", value=(0,), shape=()),
+        node("Constant", [], "one", value=(1,), shape=()),
+        node("Gather", ["shape", "zero"], "samples"),
+        node("Gather", ["shape", "first"], "list"),
+        number("one more", 1),
+        node("Concat", ["list", "one more"], "first two", axis=0),
+        *HIDDEN[name],
+    ]
+    output = (TensorSpec("y", ("N", 3, "H", "W")),)
+    as_data = [node("Cast", ["count"], "number", to="float32"), node("Mul", ["x", "number"], "y")]
+    assert not compiled(Graph((IMAGE,), output, (*start, *as_data)), 4, 3, 4, 4).batchwise
+    if name != "the size of a range":
+        as_attribute = [
+            node("Slice", ["x"], "part", {"ends": "count"}, starts=(0,), axes=(3,)),
+            node("ReduceSum", ["part"], "y", axes=(3,)),
+        ]
+        assert not compiled(Graph((IMAGE,), output, (*start, *as_attribute)), 3, 3, 4, 4).batchwise
+
+
+def test_the_product_of_extents_of_a_sample_keeps_samples_apart() -> None:
+    nodes = (
+        node("Shape", ["x"], "shape"),
+        number("first", 0),
+        number("second", 2),
+        node("Slice", ["shape", "first", "second"], "two"),
+        node("ReduceProd", ["two"], "rows", keepdims=1),
+        number("rest", 20),
+        node("Concat", ["rows", "rest"], "target", axis=0),
+        node("Reshape", ["x"], "flat", {"shape": "target"}),
+        node("Softmax", ["flat"], "computed"),
+        node("Reshape", ["computed"], "y", {"shape": "shape"}),
+    )
+    assert compiled(Graph((IMAGE,), (TensorSpec("y", ("N", 3, "H", "W")),), nodes), 2, 3, 4, 5).batchwise
+
+
+@pytest.mark.parametrize("axis", [1, 2, -1])
+def test_flat_axes_are_whole_samples(axis: int) -> None:
+    """Axes that are joined with an axis before the samples mix samples, even if the result has as many rows."""
+    nodes = (node("Transpose", ["x"], "turned", perm=(1, 0, 2, 3)), node("Flatten", ["turned"], "y", axis=axis))
+    assert not compiled(Graph((IMAGE,), (TensorSpec("y", ("M", "K")),), nodes), 3, 3, 2, 2).batchwise
+    back = (*nodes[:1], node("Flatten", ["turned"], "flat", axis=axis), node("Reshape", ["flat"], "y", shape=(-1, 12)))
+    assert not compiled(Graph((IMAGE,), (TensorSpec("y", ("N", 12)),), back), 4, 3, 2, 2).batchwise
+
+
+def test_a_tensor_that_all_calls_share_has_no_part_for_each_sample() -> None:
+    """It is computed from parameters alone, and its axis 0 is as long as the batch."""
+    state = node("Exp", ["state"], "h")
+    rnn = Graph(
+        (TensorSpec("x", ("N", 5, 3)),),
+        (TensorSpec("y", ("N", 5, 1, 3)),),
+        (state, Node("rnn", "RNN", ("x", "r", "", "h"), ("y",), {"layout": 1})),
+    )
+    assert not compiled(rnn, 4, 5, 3, r=(3, 3), state=(4, 1, 3)).batchwise
+    sample = Graph(
+        (IMAGE,),
+        (TensorSpec("y", ("N", 3, 2, 2)),),
+        (state, node("GridSample", ["x", "h"], "y")),
+    )
+    assert not compiled(sample, 4, 3, 4, 5, state=(4, 2, 2, 2)).batchwise
+    conv = Graph(
+        (IMAGE,),
+        (TensorSpec("y", ("N", 3, "H", "W")),),
+        (state, node("Conv", ["x", "w", "", "h"], "y")),
+    )
+    assert not compiled(conv, 4, 3, 4, 5, w=(3, 3, 1, 1), state=(4, 3, 4, 5)).batchwise

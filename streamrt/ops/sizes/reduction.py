@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamrt.ops.sizes.registry import Array, SizeCall, size_operator
+from streamrt.ops.sizes.registry import Array, Batch, SizeCall, size_operator
 
 _REDUCTIONS: dict[str, Callable[..., Array]] = {
     "ReduceMax": np.max,
@@ -17,7 +17,7 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
 }
 
 
-@size_operator(*_REDUCTIONS)
+@size_operator(*_REDUCTIONS, batch=Batch.COMBINED)
 def reduce(call: SizeCall) -> Array:
     """The sum, product ... along the axes in input 1 (default: all), which stay with extent 1 if ``keepdims``."""
     call.expect((1, 2))
@@ -31,7 +31,7 @@ def reduce(call: SizeCall) -> Array:
     return np.asarray(result).astype(x.dtype)
 
 
-@size_operator("ArgMax", "ArgMin")
+@size_operator("ArgMax", "ArgMin", batch=Batch.COMBINED)
 def arg(call: SizeCall) -> Array:
     """The index of the largest (smallest) element along ``axis``, the first of equal ones."""
     call.expect((1, 1))
@@ -41,7 +41,7 @@ def arg(call: SizeCall) -> Array:
     return np.asarray(function(x, axis=axis, keepdims=keepdims))
 
 
-@size_operator("CumSum")
+@size_operator("CumSum", batch=Batch.COMBINED)
 def cum_sum(call: SizeCall) -> Array:
     """Sums of the elements up to each position along the axis that is input 1."""
     call.expect((2, 2))

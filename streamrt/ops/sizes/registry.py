@@ -104,8 +104,10 @@ class Batch(Enum):
     MOVED = 1
     #: As the elements of all inputs, broadcast.
     ELEMENTWISE = 2
-    #: Each as any element of an input.
+    #: Each as any element of an input, and so does the shape.
     ALL = 3
+    #: Each as any element of an input, while the shape depends on no element of input 0.
+    COMBINED = 4
 
 
 Compute = Callable[[SizeCall], "Array | Sequence[Array]"]
@@ -219,10 +221,10 @@ def _measured(node: Node, inputs: Sequence[Value | Operand | None]) -> Value:
         raise call.fail(f"{len(inputs)} inputs and {len(node.outputs)} outputs, expected one of each")
     given = inputs[0]
     if isinstance(given, Value):
-        shape, batch = given.array.shape, given.batch
+        shape, batch, resized = given.array.shape, given.batch, given.resized
     else:
-        shape, batch = given.shape, None if given.fixed else given.batch
-    flags = np.array([axis == batch for axis in range(len(shape))], np.bool_)
+        shape, batch, resized = given.shape, None if given.fixed else given.batch, False
+    flags = np.array([resized or axis == batch for axis in range(len(shape))], np.bool_)
     if node.op == "Size":
         call.finish()
         return Value(np.array(math.prod(shape), np.int64), np.array(True) if flags.any() else None)
@@ -256,6 +258,8 @@ def _with_batch(
 ) -> list[Value]:
     """The results, with how they depend on the number of samples."""
     given = [value for value in values if value is not None]
+    if any(value.resized for value in given):
+        return [_resized(array) for array in arrays]
     if operator.batch is Batch.ELEMENTWISE:
         return [_elementwise(given, arrays[0])]
     moved = given if operator.every else given[:1]
@@ -267,7 +271,13 @@ def _with_batch(
         return [Value(a, f if f.any() else None) for a, f in zip(arrays, found, strict=True)]
     if call.node.op in ("ConstantOfShape", "Expand"):
         return [_extended(values, arrays[0])]
-    return [Value(array, np.broadcast_to(np.True_, array.shape)) for array in arrays]
+    if operator.batch is Batch.COMBINED and plain and not any(v.depends_on_batch for v in given[1:]):
+        return [Value(array, np.broadcast_to(np.True_, array.shape)) for array in arrays]
+    return [_resized(array) for array in arrays]
+
+
+def _resized(array: Array) -> Value:
+    return Value(array, np.broadcast_to(np.True_, array.shape), resized=True)
 
 
 def _flags(value: Value) -> NDArray[np.bool_]:
@@ -287,7 +297,7 @@ def _elementwise(values: Sequence[Value], array: Array) -> Value:
     for value in values:
         own = axis - (array.ndim - value.array.ndim)
         if axes or (value.batch is None and own >= 0 and value.array.shape[own] != 1):
-            return Value(array, np.broadcast_to(np.True_, array.shape))
+            return _resized(array)
     return Value(array, flags, axis)
 
 
@@ -301,4 +311,4 @@ def _extended(values: Sequence[Value | None], array: Array) -> Value:
         own = axis - (0 if source is None else array.ndim - source.array.ndim)
         if source is None or own < 0 or source.array.shape[own] == 1:
             return Value(array, None, axis)
-    return Value(array, np.broadcast_to(np.True_, array.shape))
+    return _resized(array)
