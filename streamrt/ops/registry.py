@@ -159,7 +159,8 @@ def _with_batch(call: Call, traits: Traits, sizes: Mapping[str, Value], lowered:
     if not axes and not computed:
         return replace(lowered, batchwise=True, fixed=True)
     whole = all(name in traits.extents for name in computed) and (traits.moves_batch or axes == {0})
-    return lowered if whole else replace(lowered, batchwise=False)
+    # Samples that mix lie along no axis. Operators that follow may count on an axis that is there.
+    return lowered if whole and lowered.batchwise else replace(lowered, batchwise=False, batch=0)
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:

@@ -340,3 +340,15 @@ def test_a_tensor_that_all_calls_share_has_no_part_for_each_sample() -> None:
         (state, node("Conv", ["x", "w", "", "h"], "y")),
     )
     assert not compiled(conv, 4, 3, 4, 5, w=(3, 3, 1, 1), state=(4, 3, 4, 5)).batchwise
+
+
+def test_no_samples_lie_along_an_axis_that_is_gone() -> None:
+    nodes = (
+        node("Transpose", ["x"], "turned", perm=(1, 2, 3, 0)),
+        node("ReduceMax", ["turned"], "largest", axes=(2, 3), keepdims=0),
+        node("Tile", ["largest"], "tiled", repeats=(1, 2)),
+        node("Expand", ["tiled"], "y", shape=(2, 1, 1)),
+    )
+    program = compiled(Graph((IMAGE,), (TensorSpec("y", (2, 3, "H")),), nodes), 2, 3, 4, 5)
+    assert program.shapes["y"] == (2, 3, 8)
+    assert not program.batchwise
