@@ -142,6 +142,11 @@ class Draft:
             node.outputs = [new[name] if name else "" for name in node.outputs]
 
 
+def may_differ(*tensors: tuple[int | str | None, ...]) -> bool:
+    """Whether tensors with these extents (`Draft.dims`) have an axis that is a number in one, or has two names."""
+    return any(len({dim for dim in dims if dim is not None}) > 1 for dims in zip(*tensors, strict=False))
+
+
 def unique(name: str, taken: Iterable[str]) -> str:
     """``name``, or the first of ``name.1``, ``name.2`` ... that is not taken."""
     if name not in taken:

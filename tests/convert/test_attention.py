@@ -158,6 +158,21 @@ def test_two_free_batches_may_differ_in_a_run(tmp_path: Path) -> None:
     assert ops(graph) == ["MatMul", "Softmax", "MatMul"]
 
 
+@pytest.mark.parametrize("other", ["B", 24])
+def test_heads_that_may_differ_in_a_run(other: Any, tmp_path: Path) -> None:
+    """One head of values may broadcast. A batch that is a number for all sizes is that of the example by chance."""
+    values = ("n", other, 7, 6) if other == "B" else (other, 3, 7, 6)
+    inputs = {"q": ("n", "A", 5, 8), "k": ("n", "A", 7, 8), "v": values}
+    samples, heads = (4, 1) if other == "B" else (1, 3)
+    feeds = {
+        "q": random(samples, 3, 5, 8),
+        "k": random(samples, 3, 7, 8, seed=1),
+        "v": random(samples if other == "B" else 24, heads, 7, 6, seed=2),
+    }
+    graph = check(make_model(attention(product()), inputs=inputs), tmp_path, feeds)
+    assert ops(graph) == ["MatMul", "Softmax", "MatMul"]
+
+
 def test_a_product_reads_a_transposed_operand_as_it_lies(tmp_path: Path) -> None:
     model = make_model(attention(product(to="y"))[:2], inputs={"q": (2, 3, 5, 8), "k": (2, 3, 7, 8)})
     graph = check(model, tmp_path)

@@ -157,6 +157,26 @@ def test_zeros_as_many_as_the_batch_needs(tmp_path: Path, op: str) -> None:
         compare(run_packed(path, {"x": values["x"]}), wanted(op, values)[:1])
 
 
+def test_both_directions_begin_with_a_number_for_each_sample(tmp_path: Path) -> None:
+    values = values_of("GRU", 2, given="b")
+    make = onnx.helper.make_node
+    half = onnx.numpy_helper.from_array(np.array([0.5], np.float32))
+    nodes = [
+        make("Shape", ["x"], ["shape"], start=1, end=2),
+        make("Concat", ["two", "shape", "hidden"], ["extents"], axis=0),
+        make("ConstantOfShape", ["extents"], ["h"], value=half),
+        node_of("GRU", {*values, "h"}, direction="bidirectional"),
+    ]
+    constants = {"two": np.array([2], np.int64), "hidden": np.array([HIDDEN], np.int64)}
+    constants |= {name: value for name, value in values.items() if name != "x"}
+    model = make_model(nodes, constants, inputs={"x": ["T", "N", FEATURES]}, outputs=["y"])
+    path = streamrt.pack(model, tmp_path / "out.safetensors")
+    for samples in (SAMPLES, 1):
+        values["x"] = random(STEPS, samples, FEATURES)
+        values["h"] = np.full((2, samples, HIDDEN), 0.5, np.float32)
+        compare(run_packed(path, {"x": values["x"]}), wanted("GRU", values, direction="bidirectional")[:1])
+
+
 def test_only_outputs_that_are_read_are_computed(tmp_path: Path) -> None:
     values = values_of("LSTM", 2, given="b")
     constants = {name: value for name, value in values.items() if name != "x"}

@@ -127,3 +127,9 @@ def test_gates_of_a_batch_that_may_differ_stay(tmp_path: Path) -> None:
     with streamrt.Model(path, None) as model:
         same = {"x": x, "z": np.repeat(z, 4, axis=0)}
         np.testing.assert_allclose(model({"x": x, "z": z}), model(same), atol=1e-5)
+
+
+def test_gates_of_a_batch_that_is_that_of_the_example_stay(tmp_path: Path) -> None:
+    nodes = [node("Mul", ["x", "g"], ["n"]), conv("n")]
+    model = make_model(nodes, {"p": PARAMS["p"]}, inputs={"x": ("n", 3, 8, 8), "g": (24, 3, 1, 1)})
+    assert ops(check(model, tmp_path, {"x": random(1, 3, 8, 8), "g": random(24, 3, 1, 1)})) == ["Mul", "Conv"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from streamrt.convert import limits
-from streamrt.convert.draft import Draft, DraftNode, unique
+from streamrt.convert.draft import Draft, DraftNode, may_differ, unique
 from streamrt.ops import Shape
 
 
@@ -91,6 +91,11 @@ class _Finder:
             (*lead, scores[-1]),
         ):
             return False
+        dims = [self._draft.dims.get(name, ()) for name in (found.queries, found.keys[0], values)]
+        if found.keys[1] is not None and dims[1]:
+            dims[1] = tuple(dims[1][axis] for axis in found.keys[1])
+        if may_differ(*(each[: len(lead)] for each in dims if each)):
+            return False  # one of them could broadcast for other sizes
         if found.queries in self._draft.params or found.keys[0] in self._draft.params or values in self._draft.params:
             return False
         for name in found.mask:

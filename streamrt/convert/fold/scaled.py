@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 
 from streamrt.convert import limits
-from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.draft import Draft, DraftNode, may_differ
 from streamrt.convert.fold.affine import normalisation
 from streamrt.convert.weights import Weight
 from streamrt.graph import Attr
@@ -79,7 +79,7 @@ def _gate(draft: Draft, node: DraftNode, shapes: Mapping[str, Shape]) -> tuple[s
         shape = shapes[x]
         computed = x not in draft.params and gate not in draft.params
         dims = draft.dims.get(gate, shapes[gate])
-        if any(dim != 1 for dim in dims[2:]):
+        if any(dim != 1 for dim in dims[2:]) or may_differ(draft.dims.get(x, shape)[:2], dims[:2]):
             continue  # with other sizes the gate may not be a number for each channel
         if computed and shape == shapes[node.outputs[0]] and shapes[gate] == shape[:2] + (1,) * (len(shape) - 2):
             return x, gate

@@ -171,10 +171,9 @@ def _initial(node: OnnxNode, index: int, directions: int, axis: int) -> Sequence
     if not node.is_constant(index):
         names = [node.temporary(f"initial{index}.{direction}") for direction in range(directions)]
         if node.is_size(index):
-            ones = node.size_constant(np.ones(directions, np.int64))
-            node.emit_size("Split", [node.size(index), ones], {"axis": axis}, names)
-            return names
-        node.emit("Split", [node.operand(index)], {"axis": axis, "split": (1,) * directions}, names)
+            node.emit_size("Split", [node.size(index)], {"axis": axis}, names)
+        else:
+            node.emit("Split", [node.operand(index)], {"axis": axis, "split": (1,) * directions}, names)
         return names
     shape = node.weight(index, "an initial state").shape
     if len(shape) != 3 or shape[axis] != directions:
