@@ -158,9 +158,18 @@ def _with_batch(call: Call, traits: Traits, sizes: Mapping[str, Value], lowered:
     computed = [name for name, value in sizes.items() if value.depends_on_batch]
     if not axes and not computed:
         return replace(lowered, batchwise=True, fixed=True)
-    whole = all(name in traits.extents for name in computed) and (traits.moves_batch or axes == {0})
+    whole = all(name in traits.extents and _follows(call, sizes[name]) for name in computed)
+    whole &= traits.moves_batch or axes == {0}
     # Samples that mix lie along no axis. Operators that follow may count on an axis that is there.
     return lowered if whole and lowered.batchwise else replace(lowered, batchwise=False, batch=0)
+
+
+def _follows(call: Call, value: Value) -> bool:
+    """Whether the numbers of an attribute that are computed from the number of samples are multiples of it."""
+    if value.resized or value.batch is not None:
+        return False
+    numbers = value.array[value.from_batch]
+    return bool(np.all(numbers > 0) and np.all(numbers % max(1, call.samples) == 0))
 
 
 def _activated(call: Call, lowered: Lowered) -> Lowered:

@@ -234,6 +234,8 @@ class _Compiler:
             self.operands[name] = Operand(value.array.shape, dtype, batch=value.batch)
             # A number that depends on the samples is data here: each part of a batch would have another.
             self.whole &= value.from_batch is None
+            if value.batch is not None:
+                self.whole &= value.array.shape[value.batch] % max(1, self.samples) == 0
         return self.operands[name]
 
     def program(self, params: Mapping[str, Operand], lean: bool) -> Program:

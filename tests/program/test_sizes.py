@@ -265,7 +265,7 @@ HIDDEN = {
         node("Transpose", ["mask"], "turned"),
         node("Add", ["mask", "turned"], "sum"),
         node("Shape", ["sum"], "shape of sums"),
-        node("Gather", ["shape of sums", "first"], "count"),
+        node("Gather", ["shape of sums", "one more"], "count"),
     ],
 }
 
@@ -352,3 +352,35 @@ def test_no_samples_lie_along_an_axis_that_is_gone() -> None:
     program = compiled(Graph((IMAGE,), (TensorSpec("y", (2, 3, "H")),), nodes), 2, 3, 4, 5)
     assert program.shapes["y"] == (2, 3, 8)
     assert not program.batchwise
+
+
+def test_extents_that_are_no_multiple_of_the_number_of_samples() -> None:
+    output = (TensorSpec("y", ("N", "K")),)
+    start = (
+        node("Reshape", ["x"], "flat", shape=(0, -1)),
+        node("Shape", ["x"], "shape"),
+        number("first", 0),
+        node("Gather", ["shape", "first"], "count"),
+    )
+    square = (
+        *start,
+        node("Mul", ["count", "count"], "rows"),
+        number("column", 1),
+        node("Concat", ["rows", "column"], "repeated", axis=0),
+        node("Expand", ["token"], "tokens", {"shape": "repeated"}),
+        number("rest", -1),
+        node("Concat", ["count", "rest"], "by sample", axis=0),
+        node("Reshape", ["tokens"], "own", {"shape": "by sample"}),
+        node("ReduceSum", ["own"], "sums", axes=(1,), keepdims=1),
+        node("Mul", ["flat", "sums"], "y"),
+    )
+    assert not compiled(Graph((IMAGE,), output, square), 4, 3, 2, 2, token=(1, 1)).batchwise
+    half = (
+        *start,
+        number("two", 2),
+        node("Div", ["count", "two"], "rows"),
+        number("columns", 12),
+        node("Concat", ["rows", "columns"], "repeated", axis=0),
+        node("Expand", ["flat"], "y", {"shape": "repeated"}),
+    )
+    assert not compiled(Graph((IMAGE,), output, half), 3, 3, 2, 2).batchwise

@@ -260,6 +260,9 @@ def _with_batch(
     given = [value for value in values if value is not None]
     if any(value.resized for value in given):
         return [_resized(array) for array in arrays]
+    powers = sum(value.from_batch is not None for value in given) > 1 and call.node.op in ("Mul", "Pow")
+    if powers:  # not proportional to the number of samples
+        return [_resized(array) for array in arrays]
     if operator.batch is Batch.ELEMENTWISE:
         return [_elementwise(given, arrays[0])]
     moved = given if operator.every else given[:1]
