@@ -115,6 +115,19 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "'big'.*max_memory=",
     ),
+    "values known in part": (
+        make_model(
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Concat", ["shape", "many"], ["v0"], axis=0),
+                *(node("Identity", [f"v{i}"], [f"v{i + 1}"], name="big") for i in range(1700)),
+                *uses("v1700"),
+            ],
+            {"many": np.arange(4094)},
+            inputs={"x": ("N", 4)},
+        ),
+        "'big'.*max_memory=",
+    ),
     "indices that grow along the batch": (
         make_model(
             [

@@ -37,6 +37,8 @@ _LAZY = 1 << 20
 #: The most elements of a constant from which a size value is computed: as many numbers as an attribute can have. A
 #: larger constant is a weight.
 MOST_ELEMENTS = 4096
+#: Bytes that an element takes of a value known in part: a reference, and an object of Python.
+_PARTIAL_BYTES = 40
 #: The most elements of a folded tensor: more than any weight has, and few enough for a hostile model.
 _MAX_ELEMENTS = 2**34
 #: The most constants in a chain of which each is computed from the one before when it is written: calls are nested.
@@ -111,6 +113,7 @@ class Facts:
             elif name and is_size and (dtype is None or not is_text(dtype)):
                 self.sizes.add(name)
                 if name in values:
+                    limits.current().hold(_PARTIAL_BYTES * values[name].size)
                     self.partial[name] = values[name]
                 elif (ramp := self._ramp(node)) is not None:
                     self.ramps[name] = ramp
