@@ -57,13 +57,13 @@ class Table(Protocol):
 TABLE_AHEAD = 16
 
 
-def table_scratch(inner: int) -> int:
-    """Bytes of scratch for a node that reads rows of ``inner`` elements of a `Table`.
+def table_scratch(row_bytes: int) -> int:
+    """Bytes of scratch for a node that reads rows of at most ``row_bytes`` stored bytes of a `Table`.
 
-    A row may be stored in as many bytes as float32 takes. The scratch also stands for the pages of the file, of 4096
-    bytes, in which `TABLE_AHEAD` rows lie until they were copied.
+    A row is stored in no more bytes than it takes in the arena, as float32 or int64. The scratch also stands for the
+    pages of the file, of 4096 bytes, in which `TABLE_AHEAD` rows lie until they were copied.
     """
-    return TABLE_AHEAD * (4 * inner + 2 * 4096)
+    return TABLE_AHEAD * (row_bytes + 2 * 4096)
 
 
 #: A parameter as it is stored.

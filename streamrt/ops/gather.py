@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamrt._core import Coded
 from streamrt.errors import InputError
-from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Run, Table, table_scratch
+from streamrt.ops.base import FLOAT32, INT64, NUMPY_TYPES, Array, Buffers, Lowered, Run, Table, table_scratch
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.registry import Traits, operator
@@ -63,7 +63,9 @@ def _gather_computed(call: Call, axis: int) -> Lowered:
     extent, inner = x[axis], math.prod(x[axis + 1 :])
     count = math.prod(shape)
     # Few rows are read as a whole, as they take less memory than reading them one by one.
-    is_table = axis == 0 and call.is_param(0) and 4 * math.prod(x) > table_scratch(inner)
+    itemsize = NUMPY_TYPES[_gathered_type(call)[0]].itemsize
+    room = table_scratch(itemsize * inner)
+    is_table = axis == 0 and call.is_param(0) and itemsize * math.prod(x) > room
 
     def bind(buffers: Buffers) -> Run:
         y, rows, index = buffers.outputs[0], buffers.rows(0), buffers.integers(1)
@@ -96,7 +98,7 @@ def _gather_computed(call: Call, axis: int) -> Lowered:
     lowered = Lowered(
         outputs=((*x[:axis], *shape, *x[axis + 1 :]),),
         bind=bind,
-        scratch=table_scratch(inner) if is_table else 0,
+        scratch=room if is_table else 0,
         indexed=(0,) if is_table else (),
         batchwise=is_batchwise,
         batch=batch,

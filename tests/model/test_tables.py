@@ -18,6 +18,7 @@ from streamrt.engine import tables
 from streamrt.format import UNCODED, Coding, Segment, Source, encoded, read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.host.budget import format_size
+from streamrt.ops import Operand, lower
 
 ROWS, INNER, OUT = 60_000, 96, 256
 ROW_BYTES = 4 * INNER
@@ -282,6 +283,13 @@ def test_a_table_of_integers(tmp_path: Path) -> None:
     with streamrt.Model(tmp_path / "m", "1MiB") as model:
         np.testing.assert_array_equal(model(ids), table[ids])
         assert model.plan.by_index
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F32", 4), ("I64", 8)])
+def test_the_budget_has_room_for_the_pages_of_the_rows(dtype: str, size: int) -> None:
+    node = Node("embed", "Gather", ("table", "ids"), ("y",))
+    lowered = lower(node, [Operand((1000, 5000), dtype, is_param=True), Operand((4,), "I64")])
+    assert lowered.scratch >= tables.TABLE_AHEAD * size * 5000
 
 
 def test_a_small_table_is_an_ordinary_weight(tmp_path: Path) -> None:
