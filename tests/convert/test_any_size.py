@@ -12,11 +12,10 @@ import pytest
 
 import streamrt
 from convert.support import Array, random
+from markers import needs
 
 pytestmark = pytest.mark.extras
-torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-runtime = pytest.importorskip("onnxruntime")
+torch, torchvision, runtime = needs("torch", "torchvision", "onnxruntime")
 
 nn, F = torch.nn, torch.nn.functional
 BATCH = {0: "N"}

@@ -67,11 +67,16 @@ def test_casts(source: str, target: str, tmp_path: Path) -> None:
     check(model, tmp_path, {"x": x}, [x.astype(target)])
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "int8", "uint8", "uint16", "uint32"])
-@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs"])
+WRAPPING = [
+    (op, dtype)
+    for op in ("Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs")
+    for dtype in ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32")
+    if op != "Neg" or not dtype.startswith("u")  # ONNX has no Neg of unsigned integers
+]
+
+
+@pytest.mark.parametrize(("op", "dtype"), WRAPPING)
 def test_arithmetic_wraps_as_its_type_does(op: str, dtype: str, tmp_path: Path) -> None:
-    if op in ("Neg",) and dtype.startswith("u"):
-        pytest.skip("ONNX has no Neg of unsigned integers")
     names = ["x"] if op in ("Neg", "Abs") else ["x", "k"]
     x, k = sample(dtype, 4, 50), sample(dtype, 50, seed=1)
     function: Any = {
