@@ -199,6 +199,38 @@ def test_windows_folded_into_the_batch(first: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(model(x), whole)
 
 
+@pytest.mark.parametrize(
+    ("shape", "nodes"),
+    [
+        ((2, 2), (node("Transpose", ["x"], "t", perm=(1, 0)), node("Flatten", ["t"], "y", axis=1))),
+        ((3, 2, 2), (node("Gather", ["x"], "t", indices=(0,), indices_shape=()), node("Transpose", ["t"], "y"))),
+        (
+            (3, 4, 4),
+            (
+                number("one", 1),
+                node("Squeeze", ["one"], "at"),
+                node("Gather", ["x", "at"], "t"),
+                node("Transpose", ["t"], "y", perm=(1, 0)),
+            ),
+        ),
+        (
+            (2, 4),
+            (
+                node("Shape", ["x"], "s"),
+                number("zero", 0),
+                node("Gather", ["s", "zero"], "n"),
+                node("ConstantOfShape", ["n"], "ones", dtype="int64", value=1),
+                node("Tile", ["x"], "y", {"repeats": "ones"}),
+            ),
+        ),
+    ],
+    ids=["flattened", "one sample", "one sample, computed", "as many repeats as samples"],
+)
+def test_samples_that_are_mixed(shape: tuple[int, ...], nodes: tuple[Node, ...]) -> None:
+    graph = Graph((TensorSpec("x", ("N", "H", "W")[: len(shape)]),), (TensorSpec("y", ("A", "B")),), nodes)
+    assert not compiled(graph, *shape).batchwise
+
+
 def refused(graph: Graph, match: str) -> None:
     with pytest.raises(FormatError, match=match):
         compiled(graph, 2, 3, 4, 5)
