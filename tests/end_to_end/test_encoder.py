@@ -12,12 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 import streamrt
+from convert.support import ReferenceEvaluator, TensorProto, helper, numpy_helper
 from streamrt.format import read_header
-
-onnx = pytest.importorskip("onnx")
-
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from onnx.reference import ReferenceEvaluator  # noqa: E402
 
 WORDS, WIDTH, HEADS, LENGTH, LAYERS = 20_000, 64, 4, 12, 2
 SIZE = WIDTH // HEADS
