@@ -1,4 +1,4 @@
-"""Plants the faults of faults.py, one at a time, and tells which test catches each. README.md tells how to run it."""
+"""Plants the faults of planted.py, one at a time, and tells which test catches each. README.md tells how to run it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from faults import FAULTS, Fault
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from faults.fault import Fault
+from faults.planted import FAULTS
 
 ROOT = Path(__file__).parents[2]
 #: Seconds after which a run of tests is ended: a fault may make them wait for ever.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from faults.faults import FAULTS, Fault
+from faults.fault import Fault
+from faults.planted import FAULTS
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,42 @@
+"""A planted fault, and the folders of tests that should catch the faults of a room."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+KERNELS = ("tests/kernels", "tests/ops")
+PLAN = ("tests/plan", "tests/end_to_end", "tests/model")
+ENGINE = ("tests/end_to_end", "tests/model")
+FORMAT = ("tests/format",)
+POOL = ("tests/pool",)
+CORE = ("tests/core", "tests/end_to_end")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault.
+
+    Attributes:
+        name: unique, for ``--only``.
+        room: the part of the package that has the fault, for ``--room``.
+        file: its path from the top folder of the checkout.
+        before: text that is in the file exactly once.
+        after: text that takes its place.
+        why: what goes wrong.
+        tests: folders in which it should be caught; they run first.
+    """
+
+    name: str
+    room: str
+    file: str
+    before: str
+    after: str
+    why: str
+    tests: tuple[str, ...]
+
+    @property
+    def isa(self) -> str | None:
+        """The instruction set without which no test can see the fault."""
+        found = re.search(r"/vec_(\w+)\.h$", self.file)
+        return found and found[1]

@@ -1,0 +1,35 @@
+"""Faults of the room core."""
+
+from __future__ import annotations
+
+from faults.fault import CORE, Fault
+
+FAULTS = (
+    Fault(
+        "window-unchecked",
+        "core",
+        "src/io/prefetch.c",
+        "need <= plan->window - p->held_streamed;",
+        "need <= plan->window;",
+        "up to two windows of streamed weights are held",
+        CORE,
+    ),
+    Fault(
+        "released-first",
+        "core",
+        "src/io/prefetch.c",
+        " && !reads_before_release(p)",
+        "",
+        "a granule that the next range needs is released and read again",
+        CORE,
+    ),
+    Fault(
+        "mapped-again",
+        "core",
+        "src/os_linux.c",
+        "        unmap_pages(fd, base, offset, length, blocks);\n        posix_fadvise",
+        "        if (attempt == 1) unmap_pages(fd, base, offset, length, blocks);\n        posix_fadvise",
+        "pages that a fault maps again during their release stay in the page cache",
+        CORE,
+    ),
+)
