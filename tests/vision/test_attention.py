@@ -66,18 +66,18 @@ def clip() -> Any:
     return of_timm("vit_base_patch32_clip_224", depth=2, embed_dim=128, num_heads=4, img_size=96)
 
 
-#: By name: what makes it, the size of its images, the number of Attention nodes, and whether the batch stays free.
-NETWORKS: dict[str, tuple[Callable[[], Any], int, int, bool]] = {
-    "vit": (vit, 64, 0, False),
-    "swin": (swin, 64, 2, True),
-    "swin_v2": (swin_v2, 64, 0, True),
-    "maxvit": (maxvit, 64, 4, True),
-    "deit": (lambda: of_timm("deit_tiny_patch16_224", depth=2, img_size=64), 64, 2, False),
-    "clip": (clip, 96, 2, False),
-    "mixer": (mixer, 64, 0, True),
-    "gmlp": (gmlp, 64, 0, True),
-    "convnextv2": (lambda: of_timm("convnextv2_atto"), 64, 0, True),
-    "coatnet": (lambda: of_timm("coatnet_nano_rw_224", img_size=64), 64, 9, True),
+#: By name: what makes it, the size of its images, and the number of Attention nodes.
+NETWORKS: dict[str, tuple[Callable[[], Any], int, int]] = {
+    "vit": (vit, 64, 0),
+    "swin": (swin, 64, 2),
+    "swin_v2": (swin_v2, 64, 0),
+    "maxvit": (maxvit, 64, 4),
+    "deit": (lambda: of_timm("deit_tiny_patch16_224", depth=2, img_size=64), 64, 2),
+    "clip": (clip, 96, 2),
+    "mixer": (mixer, 64, 0),
+    "gmlp": (gmlp, 64, 0),
+    "convnextv2": (lambda: of_timm("convnextv2_atto"), 64, 0),
+    "coatnet": (lambda: of_timm("coatnet_nano_rw_224", img_size=64), 64, 9),
 }
 
 
@@ -85,7 +85,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], int, int, bool]] = {
     "name", [n if n in ("swin", "clip") else pytest.param(n, marks=pytest.mark.variants) for n in NETWORKS]
 )
 def test_the_same_as_torch(name: str, tmp_path: Path) -> None:
-    make, size, attentions, is_free = NETWORKS[name]
+    make, size, attentions = NETWORKS[name]
     torch.manual_seed(0)
     network = make().eval()
     for parameter in network.parameters():
@@ -93,11 +93,10 @@ def test_the_same_as_torch(name: str, tmp_path: Path) -> None:
             torch.nn.init.normal_(parameter, std=0.1)
     x = torch.randn(2, 3, size, size)
     path = tmp_path / "out.safetensors"
-    # Class tokens are expanded to the batch, which must be fixed.
-    streamrt.pack(network, path, example=x, inputs=None if is_free else tuple(x.shape))
+    streamrt.pack(network, path, example=x)
     graph = read_header(path).graph
     assert ops(graph).count("Attention") == attentions
-    assert isinstance(graph.inputs[0].dims[0], str) == is_free
+    assert isinstance(graph.inputs[0].dims[0], str)
     with torch.no_grad():
         wanted = network(x).numpy()
     with streamrt.Model(path) as model:
