@@ -221,9 +221,15 @@ def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[
 
 def smallest_window(nodes: Sequence[NodeWeights], file_size: int, *, huge: bool = True) -> int:
     """Bytes of weights that must be in memory at once with the smallest tiles."""
-    *larger, _, least = _worthwhile(nodes, huge)  # the last tiling has the tiles of the one before it, or smaller tiles
-    cuts = (_cut(nodes, tiling, file_size) for tiling in (*larger, least))
-    return min(min(cut.least, cut.held(cut.ranges)) for cut in cuts)
+    *larger, _, smallest = _worthwhile(nodes, huge)  # the last tiling has the tiles of the one before it, or smaller
+    largest = max((sum(extent.length for extent in node.tiled) for node in nodes), default=0)
+    least: float = math.inf
+    for tiling in (smallest, *reversed(larger)):
+        # The largest node fills over half of a tile, or is one: larger tiles than twice the window cannot make it less.
+        if min(tiling.tile_bytes, largest) < 2 * least:
+            cut = _cut(nodes, tiling, file_size)
+            least = min(least, cut.least, cut.held(cut.ranges))
+    return int(least)
 
 
 def too_small(budget: int, workspace: int, window: int) -> BudgetError:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Weights are granted and given up in steps of 1/8 of a model. Every amount needs a plan of its own, so the steps are
-#: few.
+#: Weights are granted and given up in steps of 1/8 of a model, or in larger steps (`Needs.step`). Every amount needs a
+#: plan of its own, so the steps are few.
 STEPS = 8
 #: Weights leave at most 1/16 of the budget free for windows and workspaces. More would push out too many weights.
 SLACK_SHARE = 16
@@ -29,6 +29,7 @@ class Needs:
         least: the smallest window.
         window: a window through which it streams at a good speed.
         spare: the part of the workspace that it can do without if it may be slower.
+        step: fewer bytes than these are not worth a plan, or a new binding of kernels, of their own.
     """
 
     weights: int
@@ -36,6 +37,7 @@ class Needs:
     least: int
     window: int
     spare: int = 0
+    step: int = 1
 
     @property
     def minimum(self) -> int:
@@ -54,16 +56,20 @@ class Needs:
 
     def floor(self, size: int) -> int:
         """The largest amount of weights that may be granted and is not above ``size`` bytes."""
-        step = max(1, self.weights // STEPS)
+        step = self._grant_step
         return self.weights if size >= self.weights else max(0, min(size // step, STEPS - 1)) * step
 
     def ceil(self, size: int) -> int:
         """The smallest amount of weights that may be granted and is not below ``size`` bytes, or all weights."""
         floor = self.floor(size)
-        return floor if floor == size else self.floor(min(self.weights, floor + max(1, self.weights // STEPS)))
+        return floor if floor == size else self.floor(min(self.weights, floor + self._grant_step))
+
+    @property
+    def _grant_step(self) -> int:
+        return max(self.step, self.weights // STEPS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Holding:
     """Bytes that a model holds of the budget.
 
@@ -85,6 +91,11 @@ class Holding:
     def total(self) -> int:
         """Bytes of weights and working memory."""
         return self.pinned + self.working
+
+    @property
+    def worthy(self) -> int:
+        """Bytes that it does not give to a model that is worth less: weights, and a workspace that is small."""
+        return self.pinned + (0 if self.streams or self.working >= self.needs.step else self.working)
 
     @property
     def streams(self) -> bool:
@@ -169,7 +180,7 @@ def decide(
     idle = sorted((other for other, holding in others.items() if not holding.fixed), key=worth)
     mobile = [other for other in idle if not others[other].kept]
     willing = [other for other in mobile if admits(other)]
-    better = 0 if mine.kept else sum(others[other].pinned for other in set(mobile).difference(willing))
+    better = 0 if mine.kept else sum(others[other].worthy for other in set(mobile).difference(willing))
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with all memory of idle models
         # Take no more from better models than the smallest window needs. Take no room for further weights from them.
@@ -178,7 +189,8 @@ def decide(
         pinned = min(pinned, needs.floor(room - needs.minimum), had)
         working = min(needs.comfort, room - pinned, max(streaming, room - better - pinned))
     if pinned + working <= mine.total:  # it holds enough already
-        pinned, working = mine.pinned, mine.working
+        pinned = max(pinned, mine.pinned)
+        working = mine.total - pinned
     free = budget - sum(holding.total for holding in holdings.values())
     shrinks = make_room(others, idle, willing, pinned + working - mine.total - free)
     return None if shrinks is None else Grant(pinned, working, shrinks)
@@ -192,8 +204,8 @@ def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:
     comfort = needs.comfort
     had = needs.ceil(mine.pinned)  # the model keeps the weights that it has
     pinned = max(needs.floor(max(0, room - max(slack, comfort))), had if had + comfort <= room else mine.pinned)
-    if pinned + comfort >= needs.full:  # pinning all weights takes no more memory than a window
-        return needs.weights, needs.workspace
+    if pinned + comfort >= needs.full and needs.full <= max(room, needs.workspace + needs.least):
+        return pinned, needs.full - pinned  # having all weights takes no more memory than a window
     # The window becomes smaller before other models give up weights that are worth more.
     return pinned, max(needs.workspace + needs.least, min(comfort, room - pinned))
 
@@ -204,8 +216,8 @@ def make_room(
     """The shrinks of ``idle`` models that give ``wanted`` bytes; None if all of them together hold less.
 
     Windows of streaming models come first, since nothing in them is used again. Then comes all memory of ``willing``
-    models. Then come the workspaces of the others, whose next call has to bind kernels to new memory. The weights of
-    the others come last. Within each group the order is that of ``idle``.
+    models. Then come the workspaces of the others, if they are large enough: their next call has to bind kernels to new
+    memory. The weights of the others come last. Within each group the order is that of ``idle``.
     """
     left: dict[str, Shrink] = {}
 
@@ -228,7 +240,8 @@ def make_room(
     for name in willing:
         take(name, weights=True)
     for name in others:
-        take(name, weights=False)
+        if holdings[name].working >= holdings[name].needs.step:
+            take(name, weights=False)
     for name in others:
         take(name, weights=not holdings[name].kept)
     return tuple(left.values()) if wanted <= 0 else None

@@ -224,9 +224,7 @@ class Keeper:
     def _note_request(self, entry: Entry) -> None:
         """Tell the policy of a request, once the model's size is known. Lock held."""
         assert entry.needs
-        if entry.resident:
-            pinned = entry.resident.pinned if entry.leases else entry.pinned
-            entry.hits += pinned == entry.needs.weights
+        entry.hits += entry.resident is not None and entry.resident.complete
         self.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
     def _grant(self, entry: Entry) -> bool:
@@ -255,6 +253,7 @@ class Keeper:
         self._slack.note(grant.working + sum(holding.working for holding in others))
         if entry.resident and not grant.shrinks and grant.total == entry.budget:
             self.ledger.take(entry.name, grant.total - held)
+            entry.pinned = grant.pinned
             self._lend(entry)
             return True
         self.ledger.take(entry.name, min(self.ledger.free, max(0, grant.total - held)))
@@ -291,10 +290,12 @@ class Keeper:
         assert resident
         assert needs
         resident.lent = False
-        entry.pinned = min(resident.pinned, self.ledger.held(entry.name))
         entry.count_loaded()
-        if resident.complete:  # in smaller granules all weights may take fewer bytes than assumed
-            needs = entry.needs = replace(needs, weights=entry.pinned)
+        pinned = min(resident.pinned, self.ledger.held(entry.name))
+        # A model may have all its weights in its window: then only those that it was granted to keep are pinned.
+        entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
+        if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
+            needs = entry.needs = replace(needs, weights=pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
         if workspace > needs.workspace:  # the next call may need as much
             more = workspace - needs.workspace
@@ -305,12 +306,13 @@ class Keeper:
     def _holdings(self, entry: Entry) -> dict[str, Holding]:
         """The holdings of all models that hold memory, and of ``entry``."""
         found = {}
-        for name, other in self.entries.items():
-            held = self.ledger.held(name)
-            if (held or other is entry) and other.needs:
+        for name in {**dict.fromkeys(self.ledger.holders), entry.name: None}:
+            other = self.entries[str(name)]
+            if other.needs:
+                held = self.ledger.held(name)
                 fixed = other.busy or other.leases > 0 or other.unloading
                 pinned = min(other.pinned, held)
-                found[name] = Holding(other.needs, pinned, held - pinned, fixed, other.pin)
+                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, other.pin)
         return found
 
     def capacity(self, entry: Entry) -> int:
@@ -564,7 +566,7 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
     resident, needs = victim.resident, victim.needs
     assert resident
     assert needs
-    most = shrink.pinned if shrink.pinned < victim.pinned else None
+    most = shrink.pinned if shrink.pinned < resident.pinned else None
     kept = _rested(resident, most, needs.least) if shrink.pinned else 0
     if kept == 0 or kept > shrink.pinned:  # close it: the memory is promised to the model that waits for it
         with suppress(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, KeysView
 
 
 class Ledger:
@@ -30,6 +30,11 @@ class Ledger:
     def free(self) -> int:
         """Bytes that no holder has."""
         return self.budget - self._total
+
+    @property
+    def holders(self) -> KeysView[Hashable]:
+        """Those that hold any bytes."""
+        return self._held.keys()
 
     def held(self, holder: Hashable) -> int:
         """Bytes of one holder."""

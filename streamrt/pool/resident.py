@@ -17,13 +17,16 @@ from streamrt.format import verify as verify_file
 from streamrt.host.processors import usable_threads
 from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
-from streamrt.plan import Plan
+from streamrt.plan import HUGE, Plan
 from streamrt.pool.admission import STEPS, Needs
 from streamrt.pool.lease import Lease, Term
 
 #: Bytes of a window through which large models stream at full speed: 8 MiB. For a model below 64 MiB the window has 1/8
 #: of its weights, which is one step of a grant.
 _WINDOW = 8 << 20
+#: A model of up to 8 MiB is read as a whole: planning a part of it takes longer than reading the rest, and single pages
+#: arrive at 1/3 of the speed of blocks.
+_SMALL = 8 << 20
 #: How many budgets are tried to find a plan that pins no more weights than the model may keep. Each try makes a plan,
 #: which takes milliseconds.
 _TRIES = 3
@@ -61,7 +64,9 @@ class Known:
         """The model's needs by its header."""
         weights, workspace, least, minimum = self._any.needs()
         spare = workspace + min(least, weights) - minimum
-        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), max(0, spare))
+        if weights <= _SMALL:
+            return Needs(weights, workspace, least, window=weights, spare=max(0, spare), step=weights)
+        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), max(0, spare), HUGE)
 
     def planner(self, budget: int) -> Planner:
         """The planner for a budget, in bytes."""
@@ -337,8 +342,9 @@ class WeightsFiles:
         check_options(threads, io, verify)
         self._open = partial(ResidentModel, threads=threads, io=io, verify=verify)
         self._threads = threads or usable_threads()
-        self._lock = threading.Lock()  # guards the next line
+        self._lock = threading.Lock()  # guards the next two lines
         self._known: OrderedDict[str, Known] = OrderedDict()
+        self._parts = 0  # of all of them
 
     def measure(self, path: str) -> tuple[Needs, FileIdentity]:
         """The model's needs by its header, and the identity of the file.
@@ -367,6 +373,7 @@ class WeightsFiles:
         """The `Known` of a file, for the caller alone."""
         with self._lock:
             known = self._known.pop(path, None)
+            self._parts -= known.parts if known else 0
         if known is None or not known.file.identity.is_at(path):
             file = read_header(path)
             known = Known(file, rates_of(file.identity.device, self._threads))
@@ -374,9 +381,11 @@ class WeightsFiles:
 
     def _give_back(self, known: Known) -> None:
         with self._lock:
+            before = self._known.pop(known.file.path, None)
             self._known[known.file.path] = known
-            while sum(known.parts for known in self._known.values()) > _PARTS:
-                self._known.popitem(last=False)
+            self._parts += known.parts - (before.parts if before else 0)
+            while self._parts > _PARTS:
+                self._parts -= self._known.popitem(last=False)[1].parts
 
 
 class StaleHeaderError(WeightsIOError):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import _thread
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Protocol
 
 from streamrt.host.yielding import guest
+from streamrt.pool.workers import Workers
 
 #: Seconds of the longest single wait: one day. Python's locks refuse to wait for 300 years or for infinity.
 LONGEST_WAIT = 86400.0
@@ -28,6 +29,9 @@ class Condition(AbstractContextManager[object], Protocol):
 class Runtime:
     """The clock, locks and threads of the process."""
 
+    def __init__(self) -> None:
+        self._workers = Workers()
+
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
         return time.monotonic()
@@ -37,14 +41,14 @@ class Runtime:
         return threading.Condition()
 
     def spawn(self, work: Callable[[], None]) -> None:
-        """Run ``work`` in a thread of its own, which gives way to calls and does not keep the process from ending.
+        """Run ``work`` in a thread that gives way to calls, and does not keep the process from ending.
 
-        Unlike `threading.Thread.start` this does not wait until the thread runs, since its caller may have a lock.
+        No other work runs in that thread meanwhile.
 
         Raises:
             RuntimeError: no thread can be started.
         """
-        _thread.start_new_thread(_as_guest, (work,))
+        self._workers.run(partial(_as_guest, work))
 
 
 def _as_guest(work: Callable[[], None]) -> None:

@@ -57,15 +57,20 @@ class LedgerMachine(RuleBasedStateMachine):
 TestLedger = LedgerMachine.TestCase
 
 
+def needed(weights, least, window, workspace, spare, step):
+    """`Needs`; if ``step`` is None, of a model whose window has all weights."""
+    window, step = (weights, weights) if step is None else (window, step)
+    return Needs(weights, workspace, min(least, weights), window, min(spare, workspace), step)
+
+
 needs = st.builds(
-    lambda weights, least, window, workspace, spare: Needs(
-        weights, workspace, min(least, weights), window, min(spare, workspace)
-    ),
+    needed,
     st.integers(1, 400),
     st.integers(1, 40),
     st.integers(1, 60),
     st.integers(0, 60),
     st.sampled_from([0, 0, 20]),
+    st.sampled_from([None, 1, 30]),
 )
 
 
@@ -187,14 +192,15 @@ def test_better_models_give_weights_only_for_a_window_that_could_not_be_smaller(
 
 
 def could_be_had(situation):
-    """Bytes: free, in idle windows, the rest of worse models, and all working memory plus worse models' weights."""
+    """Bytes: free, in idle windows, the rest of worse models, and large working memory plus worse models' weights."""
     budget, holdings, name, worths = situation
     others = {other: holding for other, holding in holdings.items() if other != name and not holding.fixed}
     worse = [holding for other, holding in others.items() if not holding.kept and worths[name] > worths[other]]
     free = budget - sum(holding.total for holding in holdings.values())
     windows = sum(holding.working for holding in others.values() if holding.streams)
     rest = sum(holding.total if not holding.streams else holding.pinned for holding in worse)
-    working = sum(holding.working for holding in others.values())
+    large = (h.working for h in others.values() if h.streams or h in worse or h.working >= h.needs.step)
+    working = sum(large)
     return free, windows, rest, working + sum(holding.pinned for holding in worse)
 
 
@@ -230,8 +236,8 @@ def test_models_give_at_most_a_step_too_much(situation):
         wanted = max(0, grant.total - holdings[name].total - free)
         largest = max(
             [
-                max(holdings[shrink.name].working, holdings[shrink.name].needs.weights // STEPS + STEPS)
-                for shrink in grant.shrinks
+                max(holding.working, holding.needs.step, holding.needs.weights // STEPS + STEPS)
+                for holding in (holdings[shrink.name] for shrink in grant.shrinks)
             ],
             default=0,
         )
@@ -275,6 +281,31 @@ def test_a_first_request_beside_better_models_streams_and_takes_no_weights():
     assert better == Grant(500, 10, (shrink_to("good", 448),))
 
 
+def test_a_small_model_has_all_weights_in_its_window_and_keeps_them_if_it_is_worth_more():
+    small = Needs(50, 10, 5, window=50, step=50)
+    holdings = {"good": Holding(Needs(900, 10, 5, 20, step=900), 900, 10), "new": Holding(small)}
+    assert decide(1000, 62, holdings, "new", lambda other: 1, lambda other: False) == Grant(0, 60, ())
+    assert decide(980, 60, holdings, "new", lambda other: 1, lambda other: False) == Grant(0, 60, ())
+    assert decide(950, 60, holdings, "new", lambda other: 1, lambda other: False) == Grant(0, 40, ())  # it streams
+    holdings["new"] = Holding(small, 0, 60)  # still there when it is requested again
+    assert decide(980, 60, holdings, "new", lambda other: 1, lambda other: False) == Grant(0, 60, ())
+    assert decide(980, 60, holdings, "new", lambda other: 1, lambda other: True) == Grant(50, 10, ())
+
+
+def test_the_weights_in_a_window_go_first_and_small_workspaces_are_not_worth_taking():
+    small, large = Needs(50, 10, 5, window=50, step=50), Needs(800, 10, 5, 20, step=20)
+    holdings = {
+        "kept": Holding(small, 50, 10),
+        "large": Holding(large, 800, 10),
+        "window": Holding(small, 0, 60),
+    }
+    idle = list(holdings)
+    assert make_room(holdings, idle, idle, 60) == (shrink_to("window", 0),)
+    assert make_room(holdings, idle, [], 61) == (shrink_to("window", 0), shrink_to("kept", 50))
+    assert make_room(holdings, idle, [], 71) == (shrink_to("window", 0), shrink_to("kept", 0))
+    assert make_room(holdings, ["large"], [], 30) == (shrink_to("large", 700),)  # steps of 1/8
+
+
 def shrink_to(name, pinned):
     from streamrt.pool.admission import Shrink
 
@@ -287,11 +318,11 @@ def test_part_of_a_model_is_given_up_and_the_rest_stays():
     assert grant == Grant(100, 0, (shrink_to("old", 700),))
 
 
-@given(st.integers(1, 10_000), st.integers(0, 12_000))
-def test_amounts_of_weights_are_eighths_or_all(weights, size):
-    needed = Needs(weights, 0, 1, 1)
+@given(st.integers(1, 10_000), st.integers(0, 12_000), st.sampled_from([1, 500, 10_000]))
+def test_amounts_of_weights_are_steps_or_all(weights, size, least):
+    needed = Needs(weights, 0, 1, 1, step=least)
     floor, ceil = needed.floor(size), needed.ceil(size)
-    step = max(1, weights // STEPS)
+    step = max(least, weights // STEPS)
     assert floor <= size
     assert floor <= ceil <= weights
     assert floor == weights or floor % step == 0

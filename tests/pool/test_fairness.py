@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 import streamrt
-from pool.world import KIB, make, needs
+from pool.world import KIB, make, needs, whole
 from streamrt.pool import State
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.policy import Lru
@@ -169,6 +169,22 @@ def test_the_first_request_for_a_model_streams_and_evicts_no_model(policy):
         assert status(pool, name).held <= held[name]
     assert pool.stats().bytes_given_up == 0
     assert files.peak <= 96 * KIB
+
+
+def test_a_small_model_beside_better_models_is_read_once_and_makes_room_first():
+    """Its window has all weights, which stay until the memory is needed. It stays for good once it is worth more."""
+    world, files, pool = make(100, {"a": whole(74), "b": whole(20), "c": whole(20), "d": needs(500)}, policy="gdsf")
+    log = []
+    for at in range(5):
+        user(world, pool, "a", log, at=3.0 * at, hold=0.5)
+    user(world, pool, "d", log, at=20.0)  # from now on not all models fit in the budget
+    for at, name in enumerate("bbcb"):
+        user(world, pool, name, log, at=30.0 + 3 * at, hold=0.5)
+    world.run()
+    assert [status(pool, name).hits for name in "abc"] == [4, 1, 0]
+    assert [status(pool, name).loads for name in "abc"] == [1, 2, 1]  # c took the memory of b, and b that of c
+    assert status(pool, "a").held == 75 * KIB
+    assert files.peak <= 100 * KIB
 
 
 def test_a_model_that_is_requested_often_is_admitted():
@@ -454,9 +470,8 @@ def test_a_thousand_mixed_requests(policy, seed):
     r = random.Random(seed)
     budget = 256
     models = {
-        f"m{i}": needs(r.choice([1, 4, 20, 60, 300, 900]), r.choice([1, 5, 40]), r.choice([1, 4, 16]))
-        for i in range(12)
-    }
+        f"m{i}": needs(r.choice([1, 4, 20, 60, 300, 900]), r.choice([1, 5, 40]), r.choice([1, 4, 16])) for i in range(8)
+    } | {f"m{i}": whole(r.choice([4, 20, 60, 100]), r.choice([1, 5, 40]), r.choice([1, 4])) for i in range(8, 12)}
     world, files, pool = make(budget, models, policy=policy, timeout=15.0)
     files.failing["m3.file"] = 2
     outcomes = Counter()

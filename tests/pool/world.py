@@ -304,10 +304,15 @@ class FakeFiles:
         return model
 
 
-def needs(weights, workspace=1, least=1, window=None):
+def needs(weights, workspace=1, least=1, window=None, step=0):
     """`Needs` from numbers in KiB."""
     window = max(least, weights // 8) if window is None else window
-    return Needs(weights * KIB, workspace * KIB, least * KIB, window * KIB)
+    return Needs(weights * KIB, workspace * KIB, least * KIB, window * KIB, step=max(1, step * KIB))
+
+
+def whole(weights, workspace=1, least=1):
+    """The needs of a model whose window has all weights, from numbers in KiB."""
+    return needs(weights, workspace, least, window=weights, step=weights)
 
 
 def make(budget, models, **options):

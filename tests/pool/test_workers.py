@@ -1,0 +1,101 @@
+"""Threads that wait for work run each piece of it by itself, and end when there is none."""
+
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+
+from streamrt.pool.workers import Workers
+
+
+def threads():
+    """How many threads the process has."""
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+def ended(count, seconds=10.0):
+    """Whether the process has ``count`` threads, within some seconds."""
+    until = time.monotonic() + seconds
+    while threads() != count and time.monotonic() < until:
+        time.sleep(0.005)
+    return threads() == count
+
+
+def test_work_of_one_caller_runs_in_one_thread():
+    workers, ran = Workers(), []
+    for number in range(50):
+        done = threading.Event()
+
+        def work(number=number, done=done):
+            ran.append((number, threading.get_ident()))
+            done.set()
+
+        workers.run(work)
+        assert done.wait(10)
+        time.sleep(0.001)  # the thread becomes idle
+    assert [number for number, _ in ran] == list(range(50))
+    assert len({thread for _, thread in ran}) < 25
+
+
+def test_work_at_the_same_time_runs_in_several_threads():
+    workers, together = Workers(), threading.Barrier(8)
+    for _ in range(3):
+        for _ in range(7):
+            workers.run(together.wait)
+        together.wait(10)  # fails unless all run at the same time
+
+
+def test_threads_end_and_hold_nothing_while_they_wait():
+    class Thing:
+        pass
+
+    before = threads()
+    workers, thing, gone = Workers(patience=0.2), Thing(), threading.Event()
+    watched = weakref.ref(thing, lambda _: gone.set())
+    for _ in range(5):
+        workers.run(lambda thing=thing: None)
+    del thing
+    assert gone.wait(10), watched()
+    assert ended(before)
+
+
+def test_all_work_runs_though_threads_end_all_the_time():
+    workers, ran, last = Workers(patience=0.0005), [], threading.Semaphore(0)
+    for number in range(2000):
+        workers.run(lambda number=number: (ran.append(number), last.release()))
+        time.sleep(0.0005 * (number % 3 == 0))
+    for _ in range(2000):
+        assert last.acquire(timeout=10)
+    assert sorted(ran) == list(range(2000))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a fork beside threads is the subject
+def test_a_child_process_has_threads_of_its_own():
+    workers, done = Workers(), threading.Event()
+    workers.run(done.set)
+    assert done.wait(10)
+    time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        there = threading.Event()
+        workers.run(there.set)
+        os._exit(0 if there.wait(10) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_error_ends_the_thread_alone(monkeypatch):
+    workers, met, done = Workers(), [], threading.Event()
+    monkeypatch.setattr("sys.unraisablehook", lambda raised: (met.append(raised.exc_value), done.set()))
+
+    def work():
+        raise ValueError("broken")
+
+    workers.run(work)
+    assert done.wait(10)
+    assert [str(error) for error in met] == ["broken"]
+    after = threading.Event()
+    workers.run(after.set)
+    assert after.wait(10)
