@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,16 @@ def test_an_error_ends_the_thread_alone(monkeypatch):
     after = threading.Event()
     workers.run(after.set)
     assert after.wait(10)
+
+
+def test_work_given_to_a_thread_that_is_about_to_end_is_done():
+    workers, late = Workers(patience=0.001), threading.Event()
+
+    class Line(deque):
+        def remove(self, worker):
+            worker.give(late.set)
+            raise ValueError
+
+    workers._idle = Line()
+    workers.run(lambda: None)
+    assert late.wait(10)
