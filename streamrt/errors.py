@@ -18,6 +18,7 @@ __all__ = [
     "LimitError",
     "ModelClosedError",
     "ModelTooLargeError",
+    "PinError",
     "PoolBusyError",
     "StreamrtError",
     "UnknownModelError",
@@ -127,6 +128,22 @@ class WeightsIOError(StreamrtError, OSError):
 
 class ModelTooLargeError(BudgetError):
     """A model cannot run in the budget of its pool. ``minimum`` is the smallest budget of a pool, in bytes."""
+
+
+class PinError(ModelTooLargeError):
+    """A model cannot be pinned beside the models that are pinned already.
+
+    ``needed`` is its weights and the largest workspace of all of them. ``there`` is the pool's budget less the weights
+    of the others. Both are bytes.
+    """
+
+    def __init__(self, message: str, minimum: int, needed: int, there: int) -> None:
+        super().__init__(message, minimum)
+        self.needed = needed
+        self.there = there
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, int, int, int]]:  # type: ignore[override]
+        return type(self), (str(self), self.minimum, self.needed, self.there)
 
 
 class PoolBusyError(StreamrtError, TimeoutError):

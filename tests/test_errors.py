@@ -9,11 +9,12 @@ from streamrt import errors
 ERRORS = [
     errors.BudgetError("too small", 4096),
     errors.ModelTooLargeError("too large", 8192),
+    errors.PinError("does not fit", 8192, 4096, 1024),
     errors.UnsupportedModelError(["one", "two"]),
     *(
         getattr(errors, name)("why")
         for name in errors.__all__
-        if name not in ("BudgetError", "ModelTooLargeError", "UnsupportedModelError")
+        if name not in ("BudgetError", "ModelTooLargeError", "PinError", "UnsupportedModelError")
     ),
 ]
 

@@ -54,17 +54,15 @@ def test_shortened_leaves_out_the_middle(filling: str) -> None:
     assert shortened(shown) == shown
 
 
-SINGLE = [
-    getattr(kinds, name)
-    for name in kinds.__all__
-    if name not in ("BudgetError", "ModelTooLargeError", "FormatError", "LimitError", "UnsupportedModelError")
-]
+OTHERS = ("BudgetError", "ModelTooLargeError", "PinError", "FormatError", "LimitError", "UnsupportedModelError")
+SINGLE = [getattr(kinds, name) for name in kinds.__all__ if name not in OTHERS]
 
 
 @pytest.mark.parametrize("again", [lambda error: error, copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_the_text_of_every_error(again: Any) -> None:
     text = f"the model 'a{EVIL}'{'x' * 10_000}: why"
     made = [kind(text) for kind in SINGLE] + [kinds.BudgetError(text, 7), kinds.ModelTooLargeError(text, 7)]
+    made.append(kinds.PinError(text, 7, 5, 3))
     made += [kind(text.replace("\n", "")) for kind in (FormatError, kinds.LimitError)]  # these may have several lines
     made += [UnsupportedModelError(text)]
     for error in map(again, made):

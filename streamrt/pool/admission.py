@@ -78,7 +78,7 @@ class Holding:
         pinned: weights that stay between calls.
         working: window and workspace, which an idle model can do without.
         fixed: whether it can give nothing now, because it is leased or a thread is changing it.
-        kept: whether it never gives weights, because it was registered with ``pin``.
+        kept: whether it never gives weights, because it is pinned.
     """
 
     needs: Needs
@@ -152,6 +152,14 @@ class Slack:
         return 0 if fits else min(int(self._taken), self._budget // SLACK_SHARE)
 
 
+def needed_to_pin(needs: Needs, others: Iterable[Needs]) -> int:
+    """Bytes that a model needs to be pinned, beside the weights of ``others`` that are pinned already.
+
+    These are its weights, and the largest workspace of all of them. So each of them can run while all weights stay.
+    """
+    return needs.weights + max(needs.workspace, *(other.workspace for other in others), 0)
+
+
 def decide(
     budget: int,
     slack: int,
@@ -159,6 +167,7 @@ def decide(
     name: str,
     worth: Callable[[str], float],
     admits: Callable[[str], bool],
+    whole: bool = False,
 ) -> Grant | None:
     """The grant of the model ``name``; None if it has to wait until a leased model gives memory back.
 
@@ -169,13 +178,14 @@ def decide(
         name: the requested model, which is idle.
         worth: gives the worth of a byte of a model's weights, by the model's name.
         admits: whether ``name`` may take weights from the model of another name.
+        whole: whether to wait until there is room for all of its weights, instead of streaming some.
     """
     mine = holdings[name]
     needs = mine.needs
     others = {other: holding for other, holding in holdings.items() if other != name}
     room = budget - sum(holding.total for holding in others.values() if holding.fixed)
     room -= sum(holding.pinned for holding in others.values() if holding.kept and not holding.fixed)
-    if needs.minimum > room:
+    if (needs.full if whole else needs.minimum) > room:
         return None
     idle = sorted((other for other, holding in others.items() if not holding.fixed), key=worth)
     mobile = [other for other in idle if not others[other].kept]

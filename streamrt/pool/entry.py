@@ -43,6 +43,8 @@ class ModelStatus:
         state: see `State`.
         reason: type and text of the error with which it failed; empty if it did not.
         pin: whether its weights are to stay in memory.
+        kept: whether the pool keeps memory for that. It does not if the file of a pinned model was replaced by one that
+            does not fit beside other pinned models.
         leases: the number of leases now.
         held: bytes of the budget that it holds.
         weights: bytes of all of its weights; None until its header has been read.
@@ -50,6 +52,7 @@ class ModelStatus:
         hits: requests that found all weights in memory.
         loads: how often it was opened.
         bytes_loaded: weights brought into memory for it.
+        identity: of the file that is open; None while none is open.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ModelStatus:
     state: State
     reason: str
     pin: bool
+    kept: bool
     leases: int
     held: int
     weights: int | None
@@ -64,6 +68,7 @@ class ModelStatus:
     hits: int
     loads: int
     bytes_loaded: int
+    identity: FileIdentity | None
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +96,7 @@ class Entry:
         name: under which it was registered.
         path: of its weights file.
         pin: whether its weights are to stay in memory.
+        reserved: the needs for which the pool keeps memory, because it is pinned; None if it is not, or does not fit.
         needs: bytes that it needs, by its header; None until the header has been read.
         identity: of the file from which the header was read.
         resident: the open model, or None.
@@ -116,6 +122,7 @@ class Entry:
     name: str
     path: str
     pin: bool = False
+    reserved: Needs | None = None
     needs: Needs | None = None
     identity: FileIdentity | None = None
     resident: Resident | None = None

@@ -22,13 +22,14 @@ from functools import partial
 from streamrt.errors import (
     ModelClosedError,
     ModelTooLargeError,
+    PinError,
     PoolBusyError,
     StreamrtError,
     UnknownModelError,
     WeightsIOError,
 )
 from streamrt.host.budget import format_size
-from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
+from streamrt.pool.admission import Grant, Holding, Needs, Shrink, Slack, decide, make_room, needed_to_pin
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
@@ -41,6 +42,8 @@ _REPLACED = 3
 #: A workspace that a call needed is granted from the start the next time, up to 1/4 of the budget: one large call must
 #: not make a model take all memory for ever.
 _WORKSPACE_SHARE = 4
+#: Seconds after which a request that waits asks its user again whether the lease is still wanted.
+_ASK_AGAIN = 0.1
 
 
 @dataclass(eq=False)
@@ -50,10 +53,12 @@ class _Asker:
     Attributes:
         flight: the load that it waits for, if any.
         counted: whether the policy knows of the request.
+        whole: whether it waits until all weights have room, because the model is pinned.
     """
 
     flight: Flight | None = None
     counted: bool = False
+    whole: bool = False
 
 
 class Keeper:
@@ -117,12 +122,16 @@ class Keeper:
 
     # ---------------------------------------------------------------- getting a lease
 
-    def acquire(self, name: str, timeout: float | None) -> Entry:
+    def acquire(
+        self, name: str, timeout: float | None, wanted: Callable[[], bool] | None = None, whole: bool = False
+    ) -> Entry:
         """Wait until the model can be leased, and count a lease.
 
         Args:
             name: of the model.
             timeout: seconds to wait; None is the pool's.
+            wanted: as for `ModelPool.lease`.
+            whole: wait until all weights have room, if the model is pinned and they can have it.
 
         Raises:
             Exception: as `ModelPool.lease`.
@@ -130,15 +139,17 @@ class Keeper:
         self.require_open()
         limit = self._timeout if timeout is None else timeout
         deadline = self._runtime.now() + limit
-        asker = _Asker()
+        asker = _Asker(whole=whole)
         with self.changed:
             entry = self.entry(name)
             entry.requests += 1
             try:
                 while not self._lease_now(entry, asker):
+                    if wanted is not None and not wanted():
+                        raise PoolBusyError(f"the lease of the model {name!r:.80} is not wanted any more")
                     what = "is loading" if asker.flight else "waits for memory, all of which is leased"
                     reason = f"the model {name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
-                    self._wait(deadline, reason)
+                    self._wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
                 return entry
             finally:
                 self._leave_line(asker)
@@ -147,8 +158,8 @@ class Keeper:
                 elif asker.flight:
                     asker.flight.waiters -= 1
 
-    def _wait(self, deadline: float, reason: str) -> None:
-        """Wait for a change. Lock held.
+    def _wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT) -> None:
+        """Wait for a change, for at most ``longest`` seconds. Lock held.
 
         Raises:
             PoolBusyError: the deadline has passed; its text is ``reason``.
@@ -157,7 +168,7 @@ class Keeper:
         if left <= 0:
             self.busy += 1
             raise PoolBusyError(reason)
-        self.changed.wait(min(left, LONGEST_WAIT))
+        self.changed.wait(min(left, longest))
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
         """Lease a model if that is possible now; otherwise begin to load it, or wait for memory. Lock held."""
@@ -195,13 +206,17 @@ class Keeper:
         if not asker.counted:
             asker.counted = True
             self._note_request(entry)
+        whole = asker.whole and entry.reserved is not None and entry.needs.full <= self.capacity(entry)
+        if entry.leases and whole and entry.pinned < entry.needs.weights:
+            self._leave_line(asker)  # it gets more weights once it is idle
+            return False
         if entry.leases:
             entry.leases += 1
             return True
         if asker not in self._line:
             self._line.append(asker)
         if self._line[0] is asker:
-            if self._grant(entry):
+            if self._grant(entry, whole):
                 return True
             if entry.busy:  # its load has begun
                 self._leave_line(asker)
@@ -227,7 +242,7 @@ class Keeper:
         entry.hits += entry.resident is not None and entry.resident.complete
         self.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
-    def _grant(self, entry: Entry) -> bool:
+    def _grant(self, entry: Entry, whole: bool) -> bool:
         """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held."""
         needs = entry.needs
         assert needs
@@ -245,7 +260,8 @@ class Keeper:
             holdings,
             entry.name,
             self.policy.worth,
-            lambda other: entry.pin or self.policy.admits(entry.name, other),
+            lambda other: entry.reserved is not None or self.policy.admits(entry.name, other),
+            whole,
         )
         if grant is None:
             return False
@@ -296,6 +312,7 @@ class Keeper:
         entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
         if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
             needs = entry.needs = replace(needs, weights=pinned)
+            entry.reserved = entry.reserved and replace(entry.reserved, weights=pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
         if workspace > needs.workspace:  # the next call may need as much
             more = workspace - needs.workspace
@@ -312,13 +329,51 @@ class Keeper:
                 held = self.ledger.held(name)
                 fixed = other.busy or other.leases > 0 or other.unloading
                 pinned = min(other.pinned, held)
-                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, other.pin)
+                kept = other.reserved is not None
+                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, kept)
         return found
 
     def capacity(self, entry: Entry) -> int:
-        """The most bytes that ``entry`` can ever have: all but the weights of models that were registered to stay."""
-        others = (other for other in self.entries.values() if other.pin and other is not entry and not other.removed)
-        return self.ledger.budget - sum(other.needs.weights for other in others if other.needs)
+        """The most bytes that ``entry`` can ever have: all but the weights of other models that are pinned."""
+        return self.ledger.budget - sum(needs.weights for needs in self._reserved(entry))
+
+    # ---------------------------------------------------------------- pins (lock held)
+
+    def pin(self, entry: Entry, needs: Needs) -> None:
+        """Keep memory for all weights of a model from now on.
+
+        Args:
+            entry: the model.
+            needs: of its file.
+
+        Raises:
+            PinError: it does not fit beside the models that are pinned already.
+        """
+        entry.reserved = None
+        needed, there = needed_to_pin(needs, self._reserved(entry)), self.capacity(entry)
+        if needed > there:
+            raise does_not_fit(entry, needed, self.ledger.budget, there)
+        entry.pin, entry.reserved = True, needs
+
+    def unpin(self, entry: Entry) -> None:
+        """Make a model ordinary again."""
+        entry.pin, entry.reserved = False, None
+        self._pin_again()
+        self.changed.notify_all()
+
+    def _pin_again(self) -> None:
+        """Keep memory for pinned models that did not fit before, if they do now."""
+        for entry in self.entries.values():
+            if entry.pin and entry.needs and not entry.reserved and not entry.removed:
+                with suppress(PinError):
+                    self.pin(entry, entry.needs)
+                    with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
+                        self._runtime.spawn(partial(self.preload, entry.name, Future()))
+
+    def _reserved(self, entry: Entry) -> list[Needs]:
+        """The needs of all pinned models but ``entry``."""
+        others = (other for other in self.entries.values() if other is not entry and not other.removed)
+        return [other.reserved for other in others if other.reserved]
 
     def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
         """Mark the models of ``shrinks`` as being changed by this thread, or as free again."""
@@ -347,6 +402,10 @@ class Keeper:
         with self.changed:
             if error is None:
                 entry.needs, entry.identity = measured
+                if entry.pin:  # its file may have been replaced
+                    with suppress(PinError):
+                        self.pin(entry, entry.needs)
+                    self._pin_again()
             self._land(entry, error)
 
     def _load(self, entry: Entry, grant: Grant, flight: Flight) -> None:
@@ -497,6 +556,7 @@ class Keeper:
         self.policy.forget(entry.name)
         for name in self.past:
             self.past[name] += getattr(entry, name)
+        self._pin_again()
 
     def _grow(self, entry: Entry, minimum: int) -> int:
         """Raise the budget of ``entry`` to at least ``minimum`` bytes during a call, in its thread; returns the budget.
@@ -533,7 +593,8 @@ class Keeper:
         """Lease a model and bring in the weights that it was granted. ``future`` gets None, or the error."""
         error: BaseException | None = None
         try:
-            entry = self.acquire(name, None)  # the name may belong to another model since the prefetch was requested
+            # The name may belong to another model since the prefetch was requested.
+            entry = self.acquire(name, None, whole=True)
             with self.changed:
                 entry.preloading += 1
             try:
@@ -580,6 +641,18 @@ def no_thread(name: str) -> StreamrtError:
     return StreamrtError(
         f"no thread can be started to load the model {name!r:.80}: end some threads of this process or of the system, "
         "or raise their limit (ulimit -u)"
+    )
+
+
+def does_not_fit(entry: Entry, needed: int, budget: int, there: int) -> PinError:
+    """The error of a model that cannot be pinned, where a pool of ``budget`` bytes has ``there`` for it."""
+    smallest = budget - there + needed
+    return PinError(
+        f"to be pinned, the model {entry.name!r:.80} needs {needed} bytes, and {there} are there beside the models "
+        f"that are pinned already: the smallest budget that works is {smallest} bytes ({format_size(smallest)})",
+        smallest,
+        needed,
+        there,
     )
 
 

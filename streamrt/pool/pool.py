@@ -16,7 +16,7 @@ from streamrt.host.budget import Budget, parse_budget
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus
 from streamrt.pool.failure import told
-from streamrt.pool.keeper import Keeper, no_thread, too_large
+from streamrt.pool.keeper import Keeper, no_thread
 from streamrt.pool.lease import Lease
 from streamrt.pool.policy import PolicyFactory
 from streamrt.pool.resident import Files, WeightsFiles
@@ -78,29 +78,71 @@ class ModelPool:
     def register(self, name: str, path: str | os.PathLike[str], pin: bool = False) -> None:
         """Add a model. Its file is first read when the model is requested, unless it is pinned.
 
-        With ``pin`` its weights are to stay in memory. The file's header is then read now, and loading begins at once
-        in another thread; `index` tells whether it succeeded.
+        With ``pin`` its weights are to stay in memory, as with `pin`. The file's header is then read now, and loading
+        begins at once in another thread; `index` tells whether it succeeded.
 
         Raises:
             InputError: a model has this name already, or the name is not a text, or is empty.
-            ModelTooLargeError: ``pin``, and the model does not fit beside the models that are pinned already.
+            PinError: ``pin``, and the model does not fit beside the models that are pinned already.
             FormatError, WeightsIOError: ``pin``, and the file is not a weights file, or cannot be read.
             ModelClosedError: the pool is closed, or was made before a fork.
         """
         if not isinstance(name, str) or not name:
             raise InputError(f"name: expected a text that is not empty, found {name!r:.40}")
-        entry = Entry(name, os.fspath(path), pin)
+        entry = Entry(name, os.fspath(path))
         if pin:
             entry.needs, entry.identity = self._files.measure(entry.path)
         with self._keeper.changed:
             self._keeper.require_open()
             if name in self._keeper.entries:
                 raise InputError(f"the pool has a model named {name!r:.80} already: unregister it, or use another name")
-            if entry.needs and entry.needs.full > (most := self._keeper.capacity(entry)):
-                raise too_large(entry, entry.needs.full, self.budget, most)
+            if entry.needs:
+                self._keeper.pin(entry, entry.needs)
             self._keeper.entries[name] = entry
         if pin:
             self.prefetch(name)
+
+    def pin(self, name: str) -> Future[None]:
+        """Keep all weights of a model in memory from now on: they are loaded, and no other model takes their memory.
+
+        Other models get the rest of the budget. A pinned model that is unloaded, or whose file was replaced, stays
+        pinned: the next lease loads it again. If its new file does not fit beside other pinned models, it is served as
+        an ordinary model until it fits (`ModelStatus.kept`).
+
+        Returns:
+            As `prefetch`. If loading fails or takes too long, the model is pinned nevertheless, and leases load it.
+
+        Raises:
+            PinError: it does not fit beside the models that are pinned already.
+            FormatError, WeightsIOError: its file is not a weights file, or cannot be read.
+            UnknownModelError, ModelClosedError: see `unregister`.
+        """
+        keeper = self._keeper
+        while True:
+            keeper.require_open()
+            with keeper.changed:
+                entry = keeper.entry(name)
+                needs = entry.needs
+            if needs is None:
+                needs, identity = self._files.measure(entry.path)
+                with keeper.changed:
+                    if entry.needs is None and not entry.busy:
+                        entry.needs, entry.identity = needs, identity
+            with keeper.changed:
+                if keeper.entry(name) is entry:
+                    keeper.pin(entry, entry.needs or needs)
+                    break
+        return self.prefetch(name)
+
+    def unpin(self, name: str) -> None:
+        """Make a pinned model an ordinary one. Its weights stay in memory until others need it.
+
+        Raises:
+            UnknownModelError, ModelClosedError: see `unregister`.
+        """
+        self._keeper.require_open()
+        with self._keeper.changed:
+            self._keeper.unpin(self._keeper.entry(name))
 
     def unregister(self, name: str, wait: bool = True) -> None:
         """Remove a model. It gets no new leases, and its memory is given back when its leases have ended.
@@ -171,12 +213,16 @@ class ModelPool:
                 bytes_loaded=keeper.past["loaded"] + sum(entry.loaded for entry in entries),
                 bytes_given_up=keeper.given_up,
                 busy=keeper.busy,
+                pins=sum(entry.reserved is not None for entry in entries),
+                pinned=sum(min(entry.pinned, keeper.ledger.held(entry.name)) for entry in entries if entry.reserved),
             )
 
     # ---------------------------------------------------------------- leases
 
     @contextmanager
-    def lease(self, name: str, timeout: float | None = None) -> Iterator[Lease]:
+    def lease(
+        self, name: str, timeout: float | None = None, *, wanted: Callable[[], bool] | None = None
+    ) -> Iterator[Lease]:
         """A context in which the model of this name can be called. All leases of a model share its memory.
 
         A leased model is never evicted. Keep leases short: other models cannot have its memory meanwhile.
@@ -184,11 +230,14 @@ class ModelPool:
         Args:
             name: of a registered model.
             timeout: seconds to wait for memory or for a load to end; None is the pool's timeout.
+            wanted: tells whether anybody still wants the lease. It is asked every 0.1 s while the lease waits, under
+                the pool's lock, so it must not wait for anything.
 
         Raises:
             InputError: ``timeout`` is not a number.
             UnknownModelError: no model has this name.
-            PoolBusyError: the timeout has passed. All memory is leased, or the model is still loading.
+            PoolBusyError: the timeout has passed. All memory is leased, or the model is still loading. Or ``wanted``
+                has said no.
             ModelTooLargeError: not even the smallest window fits beside the pinned models. ``minimum`` is the smallest
                 budget of a pool that is enough.
             FormatError, WeightsIOError: it cannot be loaded. The load is tried again after a pause, which grows with
@@ -198,7 +247,7 @@ class ModelPool:
         """
         if timeout is not None and math.isnan(timeout):
             raise InputError(f"timeout: expected seconds, found {timeout}")
-        entry = self._keeper.acquire(name, timeout)
+        entry = self._keeper.acquire(name, timeout, wanted)
         end: Callable[[], None] | None = None
         error: BaseException | None = None
         try:
@@ -273,6 +322,7 @@ class ModelPool:
             state=entry.state,
             reason="" if entry.error is None else told(entry.error),
             pin=entry.pin,
+            kept=entry.reserved is not None,
             leases=entry.leases,
             held=self._keeper.ledger.held(entry.name),
             weights=entry.needs.weights if entry.needs else None,
@@ -280,4 +330,5 @@ class ModelPool:
             hits=entry.hits,
             loads=entry.loads,
             bytes_loaded=entry.loaded,
+            identity=entry.identity if entry.resident else None,
         )

@@ -24,6 +24,8 @@ class PoolStats:
         bytes_loaded: weights brought into memory.
         bytes_given_up: weights that models gave up for others.
         busy: requests that ended with a `PoolBusyError`.
+        pins: pinned models for which the pool keeps memory.
+        pinned: bytes of their weights in memory now.
     """
 
     budget: int
@@ -40,6 +42,8 @@ class PoolStats:
     bytes_loaded: int
     bytes_given_up: int
     busy: int
+    pins: int
+    pinned: int
 
     @property
     def hit_ratio(self) -> float:

@@ -7,6 +7,7 @@ numbers choose the task that goes on, so that a case runs the same each time.
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 from collections import Counter, deque
@@ -217,8 +218,13 @@ class History:
             raise Finding("the ledger is wrong", f"{held}, total {ledger.total} of {ledger.budget}")
         if unknown := held.keys() - entries.keys():
             raise Finding("bytes are held by a model that is not registered", f"{unknown}")
+        reserved = [entry.reserved for entry in entries.values() if entry.reserved and not entry.removed]
+        if reserved and sum(n.weights for n in reserved) + max(n.workspace for n in reserved) > ledger.budget:
+            raise Finding("pins that do not fit", f"{reserved} of {ledger.budget}")
         for name, entry in entries.items():
             resident = entry.resident
+            if entry.reserved and not entry.pin:
+                raise Finding("memory is kept for a model that is not pinned", name)
             if entry.leases < 0 or (entry.leases and resident is None):
                 raise Finding("leases of a model that is not open", f"{name}: {entry.leases}")
             if resident and resident.closed and not entry.busy:
@@ -278,8 +284,16 @@ class History:
     def _unload(self, name, wait):
         self.pool.unload(name, wait)
 
+    def _pin(self, name, wait):
+        self._await(name, self.pool.pin(name), wait)
+
+    def _unpin(self, name):
+        self.pool.unpin(name)
+
     def _prefetch(self, name, wait):
-        future = self.pool.prefetch(name)
+        self._await(name, self.pool.prefetch(name), wait)
+
+    def _await(self, name, future, wait):
         until = self.world.now() + self.timeout + _CLOSING
         while wait and not future.done():
             if self.world.now() > until:
@@ -288,11 +302,14 @@ class History:
         if wait:
             future.result()
 
-    def _lease(self, name, timeout, seconds, grow, inside, ends):
+    def _lease(self, name, timeout, seconds, grow, inside, ends, patience=None):
         began, had = self.world.now(), False
         limit = self.timeout if timeout is None else timeout
+        wanted = None if patience is None else lambda: self.world.now() < began + patience
+        limit = min(limit, math.inf if patience is None else patience)
+        slack = 1e-6 if patience is None else 0.1 + 1e-6
         try:
-            with self.pool.lease(name, timeout) as lease:
+            with self.pool.lease(name, timeout, wanted=wanted) as lease:
                 had = True
                 self.leases[lease.model] += 1
                 try:
@@ -305,7 +322,7 @@ class History:
             raise
         finally:
             late = self.world.now() - began - limit
-            if not had and late > 1e-6 and not self.world.over:
+            if not had and late > slack and not self.world.over:
                 raise Finding("a lease ends after its deadline", f"{name}: {late} s late")
 
     def _use(self, lease, seconds, grow, inside, ends):
@@ -383,6 +400,7 @@ def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: in
     name, file = rng.choice(names), rng.choice([*files])
     kinds = ["lease"] * 40 + ["prefetch"] * 10 + ["sleep"] * 10 + ["unload"] * 6 + ["unregister"] * 5
     kinds += ["register"] * 8 + ["fail"] * 8 + ["change"] * 5 + ["scarce"] + ["interrupt"] * 2
+    kinds += ["pin"] * 6 + ["unpin"] * 3
     if depth:
         kinds = ["lease"] * 4 + ["prefetch", "sleep", "unload", "unregister", "register"]
     wait = not depth and rng.random() < 0.5  # a task that holds a lease would wait for itself
@@ -391,9 +409,15 @@ def _step(rng: random.Random, names: str, files: dict[str, list[int]], depth: in
             inside = [_step(rng, names, files, 1)] if not depth and rng.random() < 0.15 else []
             grow = rng.choice([0] * 8 + [1, 20, 200])
             ends = rng.choice(["well"] * 8 + ["planned", "unreadable"])
-            return ["lease", name, rng.choice([None, 0, 0.1, 2, 10]), rng.choice([0, 0.1, 1, 3]), grow, inside, ends]
+            patience = rng.choice([None] * 9 + [0, 0.3, 2])
+            timeout, seconds = rng.choice([None, 0, 0.1, 2, 10]), rng.choice([0, 0.1, 1, 3])
+            return ["lease", name, timeout, seconds, grow, inside, ends, patience]
         case "prefetch":
             return ["prefetch", name, wait]
+        case "pin":
+            return ["pin", name, wait]
+        case "unpin":
+            return ["unpin", name]
         case "sleep":
             return ["sleep", rng.choice([0, 0.1, 1, 10, 100])]
         case "unload":
