@@ -146,10 +146,9 @@ class Slack:
         """Note the ``working`` bytes of working memory that all leased models together have after a grant."""
         self._taken = max(self._taken * _FADE, working)
 
-    def size(self, everybody: Iterable[Needs]) -> int:
-        """The bytes to leave; 0 if the budget has room for all models."""
-        fits = sum(needs.full for needs in everybody) <= self._budget
-        return 0 if fits else min(int(self._taken), self._budget // SLACK_SHARE)
+    def size(self, full: int) -> int:
+        """The bytes to leave; 0 if the budget has room for all models, with which nothing streams in ``full`` bytes."""
+        return 0 if full <= self._budget else min(int(self._taken), self._budget // SLACK_SHARE)
 
 
 def needed_to_pin(needs: Needs, others: Iterable[Needs]) -> int:

@@ -30,6 +30,7 @@ from streamrt.errors import (
 )
 from streamrt.host.budget import format_size
 from streamrt.pool.admission import Grant, Holding, Needs, Shrink, Slack, decide, make_room, needed_to_pin
+from streamrt.pool.entries import Entries
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
@@ -90,7 +91,7 @@ class Keeper:
         self.policy = policy
         self.files = files
         self.changed = runtime.condition()
-        self.entries: dict[str, Entry] = {}
+        self.entries = Entries()
         self.closed = False
         self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)
         self.failures = self.evictions = self.given_up = self.busy = 0
@@ -253,10 +254,9 @@ class Keeper:
         if needs.minimum > (most := self.capacity(entry)):
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
         holdings = self._holdings(entry)
-        known = [other.needs for other in self.entries.values() if other.needs]
         grant = decide(
             self.ledger.budget,
-            self._slack.size(known),
+            self._slack.size(self.entries.full),
             holdings,
             entry.name,
             self.policy.worth,
@@ -311,12 +311,13 @@ class Keeper:
         # A model may have all its weights in its window: then only those that it was granted to keep are pinned.
         entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
         if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
-            needs = entry.needs = replace(needs, weights=pinned)
+            needs = replace(needs, weights=pinned)
+            self.entries.know(entry, needs)
             entry.reserved = entry.reserved and replace(entry.reserved, weights=pinned)
         workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
         if workspace > needs.workspace:  # the next call may need as much
             more = workspace - needs.workspace
-            entry.needs = replace(needs, workspace=workspace, spare=needs.spare + more)
+            self.entries.know(entry, replace(needs, workspace=workspace, spare=needs.spare + more))
 
     # ---------------------------------------------------------------- holdings (lock held)
 
@@ -353,18 +354,20 @@ class Keeper:
         needed, there = needed_to_pin(needs, self._reserved(entry)), self.capacity(entry)
         if needed > there:
             raise does_not_fit(entry, needed, self.ledger.budget, there)
-        entry.pin, entry.reserved = True, needs
+        entry.reserved = needs
+        self.entries.pin(entry, True)
 
     def unpin(self, entry: Entry) -> None:
         """Make a model ordinary again."""
-        entry.pin, entry.reserved = False, None
+        entry.reserved = None
+        self.entries.pin(entry, False)
         self._pin_again()
         self.changed.notify_all()
 
     def _pin_again(self) -> None:
         """Keep memory for pinned models that did not fit before, if they do now."""
-        for entry in self.entries.values():
-            if entry.pin and entry.needs and not entry.reserved and not entry.removed:
+        for entry in list(self.entries.pinned.values()):
+            if entry.needs and not entry.reserved and not entry.removed:
                 with suppress(PinError):
                     self.pin(entry, entry.needs)
                     with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
@@ -372,7 +375,7 @@ class Keeper:
 
     def _reserved(self, entry: Entry) -> list[Needs]:
         """The needs of all pinned models but ``entry``."""
-        others = (other for other in self.entries.values() if other is not entry and not other.removed)
+        others = (other for other in self.entries.pinned.values() if other is not entry and not other.removed)
         return [other.reserved for other in others if other.reserved]
 
     def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
@@ -401,10 +404,11 @@ class Keeper:
             error = strip(raised)
         with self.changed:
             if error is None:
-                entry.needs, entry.identity = measured
+                needs, entry.identity = measured
+                self.entries.know(entry, needs)
                 if entry.pin:  # its file may have been replaced
                     with suppress(PinError):
-                        self.pin(entry, entry.needs)
+                        self.pin(entry, needs)
                     self._pin_again()
             self._land(entry, error)
 
@@ -463,10 +467,12 @@ class Keeper:
         entry.flight, entry.busy = None, False
         if isinstance(error, StaleHeaderError) and entry.replaced < _REPLACED:
             entry.replaced += 1
-            entry.needs, error = None, None  # its header is read again
+            error = None
+            self.entries.know(entry, None)  # its header is read again
         if error is not None:
             self.failures += 1
-            entry.needs = None if entry.resident is None else entry.needs
+            if entry.resident is None:
+                self.entries.know(entry, None)
             entry.fail(error, self._runtime.now())
         elif flight.granted:
             entry.forget_failure()
@@ -545,14 +551,14 @@ class Keeper:
         with self.changed:
             self._forget_open(entry)
             self.ledger.give_back(entry.name, self.ledger.held(entry.name))
-            entry.needs = None  # a user may unload a model because its file was replaced
+            self.entries.know(entry, None)  # a user may unload a model because its file was replaced
             entry.busy = False
             self.policy.evicted(entry.name)
             self.settle(entry)
             self.changed.notify_all()
 
     def _remove(self, entry: Entry) -> None:
-        del self.entries[entry.name]
+        self.entries.remove(entry)
         self.policy.forget(entry.name)
         for name in self.past:
             self.past[name] += getattr(entry, name)

@@ -98,7 +98,7 @@ class ModelPool:
                 raise InputError(f"the pool has a model named {name!r:.80} already: unregister it, or use another name")
             if entry.needs:
                 self._keeper.pin(entry, entry.needs)
-            self._keeper.entries[name] = entry
+            self._keeper.entries.add(entry)
         if pin:
             self.prefetch(name)
 
@@ -127,7 +127,8 @@ class ModelPool:
                 needs, identity = self._files.measure(entry.path)
                 with keeper.changed:
                     if entry.needs is None and not entry.busy:
-                        entry.needs, entry.identity = needs, identity
+                        entry.identity = identity
+                        keeper.entries.know(entry, needs)
             with keeper.changed:
                 if keeper.entry(name) is entry:
                     keeper.pin(entry, entry.needs or needs)

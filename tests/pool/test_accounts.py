@@ -250,14 +250,14 @@ def test_when_all_fits_all_is_pinned():
     spare = Slack(budget)
     for name in NAMES:
         spare.note(60)
-        size = spare.size([holding.needs for holding in holdings.values()])
+        size = spare.size(sum(holding.needs.full for holding in holdings.values()))
         grant = decide(budget, size, holdings, name, lambda other: 0, lambda other: False)
         assert grant == Grant(100, 10, ())
         holdings[name] = replace(holdings[name], pinned=100, working=10)
 
 
 def test_slack_is_the_working_memory_of_recent_requests():
-    spare, everybody = Slack(1600), [Needs(2000, 10, 5, 20)]
+    spare, everybody = Slack(1600), 2010
     assert spare.size(everybody) == 0
     spare.note(50)
     spare.note(30)
@@ -267,7 +267,7 @@ def test_slack_is_the_working_memory_of_recent_requests():
     assert spare.size(everybody) == 30
     spare.note(1000)
     assert spare.size(everybody) == 1600 // SLACK_SHARE
-    assert spare.size([Needs(1500, 10, 5, 20)]) == 0  # the budget has room for all
+    assert spare.size(1510) == 0  # the budget has room for all
 
 
 def test_a_first_request_beside_better_models_streams_and_takes_no_weights():
