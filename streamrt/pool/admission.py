@@ -7,6 +7,7 @@ little memory from other models.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -176,20 +177,30 @@ def decide(
         holdings: of all models that hold memory, and of ``name``, by name.
         name: the requested model, which is idle.
         worth: gives the worth of a byte of a model's weights, by the model's name.
-        admits: whether ``name`` may take weights from the model of another name.
+        admits: whether ``name`` may take weights from the model of another name. If so, it may take them from all
+            models that are worth less, too.
         whole: whether to wait until there is room for all of its weights, instead of streaming some.
     """
     mine = holdings[name]
     needs = mine.needs
-    others = {other: holding for other, holding in holdings.items() if other != name}
-    room = budget - sum(holding.total for holding in others.values() if holding.fixed)
-    room -= sum(holding.pinned for holding in others.values() if holding.kept and not holding.fixed)
+    room, free = budget, budget - mine.total
+    idle: list[str] = []
+    for other, holding in holdings.items():
+        if other == name:
+            continue
+        free -= holding.total
+        if holding.fixed:
+            room -= holding.total
+        else:
+            room -= holding.pinned if holding.kept else 0
+            idle.append(other)
     if (needs.full if whole else needs.minimum) > room:
         return None
-    idle = sorted((other for other, holding in others.items() if not holding.fixed), key=worth)
-    mobile = [other for other in idle if not others[other].kept]
-    willing = [other for other in mobile if admits(other)]
-    better = 0 if mine.kept else sum(others[other].worthy for other in set(mobile).difference(willing))
+    idle.sort(key=worth)
+    mobile = [other for other in idle if not holdings[other].kept]
+    few = bisect_left(mobile, True, key=lambda other: not admits(other))
+    willing = mobile[:few]
+    better = 0 if mine.kept else sum(holdings[other].worthy for other in mobile[few:])
     pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
     if pinned + working > room:  # even with all memory of idle models
         # Take no more from better models than the smallest window needs. Take no room for further weights from them.
@@ -200,8 +211,7 @@ def decide(
     if pinned + working <= mine.total:  # it holds enough already
         pinned = max(pinned, mine.pinned)
         working = mine.total - pinned
-    free = budget - sum(holding.total for holding in holdings.values())
-    shrinks = make_room(others, idle, willing, pinned + working - mine.total - free)
+    shrinks = make_room(holdings, idle, willing, pinned + working - mine.total - free)
     return None if shrinks is None else Grant(pinned, working, shrinks)
 
 
@@ -229,6 +239,8 @@ def make_room(
     memory. The weights of the others come last. Within each group the order is that of ``idle``.
     """
     left: dict[str, Shrink] = {}
+    if wanted <= 0:
+        return ()
 
     def take(name: str, weights: bool) -> None:
         nonlocal wanted
@@ -243,14 +255,11 @@ def make_room(
 
     generous = set(willing)
     others = [name for name in idle if name not in generous]
-    for name in idle:
-        if holdings[name].streams:
-            take(name, weights=False)
-    for name in willing:
-        take(name, weights=True)
-    for name in others:
-        if holdings[name].working >= holdings[name].needs.step:
-            take(name, weights=False)
-    for name in others:
-        take(name, weights=not holdings[name].kept)
+    windows = [name for name in idle if holdings[name].streams]
+    large = [name for name in others if holdings[name].working >= holdings[name].needs.step]
+    for names, weights in ((windows, False), (willing, True), (large, False), (others, True)):
+        for name in names:
+            if wanted <= 0:
+                return tuple(left.values())
+            take(name, weights and not holdings[name].kept)
     return tuple(left.values()) if wanted <= 0 else None

@@ -21,7 +21,10 @@ class Policy(Protocol):
         """The worth of one of its bytes now. The model with the least worth gives memory first."""
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """Whether ``newcomer``, the model that was requested last, may take memory from ``resident``."""
+        """Whether ``newcomer``, the model that was requested last, may take memory from ``resident``.
+
+        If so, it may take memory from all models that are worth less, too.
+        """
 
     def evicted(self, name: str) -> None:
         """Note that none of the model's weights is in memory any more."""
