@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from streamrt._core import Mapping
-from streamrt.cli.disk import drop_cache, in_memory, sequential_speed
 from streamrt.cli.ending import ENDING
 from streamrt.errors import InputError, StreamrtError
 from streamrt.format import Segment, Source, read_header, write
@@ -32,6 +31,7 @@ from streamrt.format.layout import PAGE_ALIGN, lay_out
 from streamrt.graph import Activation, Graph, Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.host.cgroups import PROC
+from streamrt.host.disk import drop_cache, in_memory, sequential_speed
 from streamrt.host.memory import anonymous_bytes
 from streamrt.model import Model
 from streamrt.ops import Array, Operand

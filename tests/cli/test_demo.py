@@ -19,7 +19,7 @@ import pytest
 
 from streamrt import BudgetError, Model, cli, pack
 from streamrt.cli import commands, demo
-from streamrt.cli.disk import drop_cache, in_memory, sequential_speed
+from streamrt.host.disk import drop_cache, in_memory, sequential_speed
 
 Output = pytest.CaptureFixture[str]
 
