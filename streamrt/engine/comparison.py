@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class Comparison:
 
     outputs: tuple[Difference, ...]
     layers: tuple[LayerLoss, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with all of the above."""
+        return asdict(self)
 
     def __str__(self) -> str:
         lines = []

@@ -36,11 +36,10 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
         InputError: matplotlib does not know the ending.
         OSError: the file cannot be written.
     """
-    check_ending(path)
+    figure = figure_class(path)(figsize=(12, 3.6), layout="constrained")
     spans = list(trace.spans())
     begin = min((done.start for done in trace.passes), default=0)
     lanes = list(dict.fromkeys(lane for lane, *_ in _SERIES))
-    figure = _figure_class()(figsize=(12, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for lane, label, colour, kind, pinned in _SERIES:
         bars = [_bar(span, begin) for span in spans if (span.kind, span.pinned) == (kind, pinned)]
@@ -57,32 +56,40 @@ def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     axes.set_xlabel("ms from the beginning of the first pass; before 0: read during the call before")
     figure.suptitle(title, fontsize="medium", wrap=True)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:] or None)
-    with Replacement(os.fspath(path)) as file:
-        file.write(picture.getbuffer(), 0)
-        file.commit()
+    save(figure, path)
 
 
-def check_ending(path: str | os.PathLike[str]) -> None:
-    """Check, before any work is done, that `draw` knows the ending of ``path``. A file without an ending is a PNG.
+def figure_class(path: str | os.PathLike[str]) -> Any:
+    """The class of matplotlib's figures, which can be saved at ``path``. A file without an ending is a PNG.
+
+    Call it before any work is done, to check that a picture can be drawn.
 
     Raises:
         ImportError: matplotlib is not installed (the extra ``plot``).
         InputError: matplotlib does not know the ending.
     """
-    known = sorted(f".{name}" for name in _figure_class()().canvas.get_supported_filetypes())
-    ending = Path(path).suffix
-    if ending and ending.lower() not in known:
-        raise InputError(f"{os.fspath(path)}: expected the name of a file that ends in one of {', '.join(known)}")
-
-
-def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure  # without pyplot: no state, no window
     except ImportError as error:
         raise ImportError("drawing needs matplotlib: pip install 'streamrt[plot]'") from error
+    known = sorted(f".{name}" for name in Figure().canvas.get_supported_filetypes())
+    ending = Path(path).suffix
+    if ending and ending.lower() not in known:
+        raise InputError(f"{os.fspath(path)}: expected the name of a file that ends in one of {', '.join(known)}")
     return Figure
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure of matplotlib. The file appears when it is complete.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=Path(path).suffix[1:] or None)
+    with Replacement(os.fspath(path)) as file:
+        file.write(picture.getbuffer(), 0)
+        file.commit()
 
 
 def _layers(trace: Trace, spans: Sequence[Span]) -> Iterator[tuple[int, str]]:

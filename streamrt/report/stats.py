@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 from streamrt.errors import printable
 from streamrt.host.budget import format_size
@@ -48,6 +48,10 @@ class LayerStats:
     def bound_by(self) -> str:
         """``"reading"`` if it waited longer than it computed, else ``"computing"``."""
         return _bound_by(self.stall, self.compute)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with all of the above."""
+        return {**asdict(self), "overlap": self.overlap, "bound_by": self.bound_by}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,11 @@ class PassStats:
     def bound_by(self) -> str:
         """``"reading"`` if the passes waited longer than they computed, else ``"computing"``."""
         return _bound_by(self.stall, self.compute)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with all of the above, except the layers."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "_trace"}
+        return {**own, "compute": self.compute, "overlap": self.overlap, "bound_by": self.bound_by}
 
     def to_markdown(self) -> str:
         """A table with a row for every layer that read or computed, and a last row for the call.
