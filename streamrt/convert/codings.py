@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Protocol
 
 from streamrt.errors import FormatError, InputError
-from streamrt.format import INT64, MOST_INNER, UNCODED, Coding
+from streamrt.format import INT64, MOST_INNER, UNCODED, Coding, WeightsFile
 from streamrt.graph import Attr
 from streamrt.ops import Shape, traits_of
 
@@ -121,6 +121,17 @@ def choose(
             raise InputError(f"keep: {name!r:.80}: {error}") from None
         chosen[name] = coding
     return chosen
+
+
+def recoded(file: WeightsFile, weights: str | None, keep: Mapping[str, str] | None = None) -> dict[str, Coding]:
+    """How `pack` stores each weight of a weights file anew.
+
+    Raises:
+        InputError: see `choose`.
+    """
+    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+    present = {name: tensor.coding for name, tensor in file.tensors.items()}
+    return choose(file.graph.nodes, shapes, present, weights, keep, others=present)
 
 
 def _kept(wanted: Coding, present: Coding) -> Coding:

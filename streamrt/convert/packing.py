@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamrt.convert import limits
 from streamrt.convert.check import lowered, settle_outputs, unknown_operators
-from streamrt.convert.codings import check_weights, choose
+from streamrt.convert.codings import check_weights, choose, recoded
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.examples import examples
 from streamrt.convert.fold.rewrite import rewrite
@@ -32,7 +32,6 @@ from streamrt.format import (
     Coding,
     Segment,
     Source,
-    WeightsFile,
     encoded,
     is_weights_file,
     repack,
@@ -128,7 +127,7 @@ def pack(
         elif example is not None:
             raise TypeError("example= is for a torch module: leave it out for other sources")
         elif isinstance(source, str | os.PathLike) and is_weights_file(source):
-            codings = partial(_recoded, weights=weights, keep=keep)
+            codings = partial(recoded, weights=weights, keep=keep)
             repack(source, path, choose=codings, change=partial(fixed, inputs=inputs), progress=progress)
             return path
         elif isinstance(source, str | os.PathLike):
@@ -143,13 +142,6 @@ def pack(
         with contextlib.closing(graph), _as_format_error():
             _pack(graph.convert, path, progress, weights, keep, graph.check)
     return path
-
-
-def _recoded(file: WeightsFile, weights: str | None, keep: Mapping[str, str] | None) -> dict[str, Coding]:
-    """How each weight of a file is stored anew."""
-    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    present = {name: tensor.coding for name, tensor in file.tensors.items()}
-    return choose(file.graph.nodes, shapes, present, weights, keep, others=present)
 
 
 def _pack(

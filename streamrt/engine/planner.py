@@ -175,14 +175,14 @@ class Planner:
             self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
             self._latest = None
 
-    def min_budget(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
-        """The smallest budget that is enough, in bytes.
+    def min_budget(self, graph: Graph, shapes: Mapping[str, Shape], *, divided: bool = True) -> int:
+        """The smallest budget that is enough, in bytes; unless ``divided``, one that has room for the whole batch.
 
         Raises:
             InputError, FormatError: as `prepare`.
         """
         program = self._fitting(graph, shapes)
-        divisible = program.batchwise and batch_of(shapes, graph.inputs) > 1
+        divisible = divided and program.batchwise and batch_of(shapes, graph.inputs) > 1
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
         # Take the least: a lean program may need more than the other, and one sample may need more than two.

@@ -106,7 +106,7 @@ Of the compiled core this package uses ``crc32c``, and what decodes weights.
 """
 
 from streamrt.format.coding import BLOCK_STEP, INT64, MOST_INNER, UNCODED, Coding, values
-from streamrt.format.conversion import is_weights_file, repack, unpack
+from streamrt.format.conversion import is_weights_file, repack, stored_as, unpack
 from streamrt.format.encoding import encoded, stored_rows
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
@@ -128,6 +128,7 @@ __all__ = [
     "is_weights_file",
     "read_header",
     "repack",
+    "stored_as",
     "stored_rows",
     "unpack",
     "values",

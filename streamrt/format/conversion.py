@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,12 +83,32 @@ def repack(
         chosen = choose(file) if choose else {}
         graph = change(file) if change else file.graph
         data = _Data(fd, file)
-        place = {tensor: index for index, tensor in enumerate(file.tensors)}
-        segments = []
-        for each in _layout.group(graph, file.tensors):
-            tensors = [file.tensors[tensor] for tensor in sorted(each.names, key=place.__getitem__)]
-            segments.append(Segment([_source(data, t, chosen.get(t.name, t.coding)) for t in tensors]))
+        segments = [
+            Segment([_source(data, t, chosen.get(t.name, t.coding)) for t in tensors])
+            for tensors in _segments(file, graph)
+        ]
         write(dest, graph, segments, metadata=file.metadata, progress=progress)
+
+
+def stored_as(file: WeightsFile, codings: Mapping[str, Coding]) -> WeightsFile:
+    """The header that `repack` would write if tensors were stored as ``codings``, without checksums.
+
+    The header is taken to be as long as that of ``file``. If it takes another number of pages, all offsets differ by
+    these pages.
+    """
+    segments = [
+        [(tensor.name, *codings[tensor.name].stored(tensor.shape)) for tensor in tensors]
+        for tensors in _segments(file, file.graph)
+    ]
+    entries = _layout.lay_out(segments, file.data_offset)
+    tensors = {}
+    for entry in entries:
+        if not entry.is_padding:
+            place = file.data_offset + entry.begin, entry.end - entry.begin
+            coding, shape = codings[entry.name], file.tensors[entry.name].shape
+            tensors[entry.name] = Tensor(entry.name, coding.dtype, shape, *place, coding.block, coding.zeros)
+    size = file.data_offset + (entries[-1].end if entries else 0)
+    return replace(file, size=size, version="2", huge=True, tensors=tensors, checksum="", block_crcs=())
 
 
 def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, progress: bool = False) -> None:
@@ -137,6 +158,15 @@ def _opened(name: str) -> Iterator[int]:
             yield fd
         finally:
             drop_cache(fd, 0, 0)
+
+
+def _segments(file: WeightsFile, graph: Graph) -> list[list[Tensor]]:
+    """The tensors of each segment of a file for ``graph``, in the order of ``file``."""
+    place = {tensor: index for index, tensor in enumerate(file.tensors)}
+    return [
+        [file.tensors[tensor] for tensor in sorted(each.names, key=place.__getitem__)]
+        for each in _layout.group(graph, file.tensors)
+    ]
 
 
 class _Data:
