@@ -3,7 +3,7 @@
 `pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
 under a budget of bytes; calling it with an array runs a pass. `ModelPool` serves many models under one budget.
 `verify` checks a weights file, `unpack` gives its tensors back as plain safetensors, and `compare` tells how much the
-answers of two models differ.
+answers of two models differ. `tune` measures a model under several budgets, and `fits` tells what fits into a memory.
 Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 
@@ -41,11 +41,14 @@ if TYPE_CHECKING:
     from streamrt.convert import Layer, operators, pack
     from streamrt.engine.comparison import Comparison, Difference, LayerLoss, compare
     from streamrt.pool import Lease, ModelPool, ModelStatus, PoolStats
+    from streamrt.tuning import Fit, Fits, Tuning, TuningPoint, fits, tune
 
 __all__ = [
     "BudgetError",
     "Comparison",
     "Difference",
+    "Fit",
+    "Fits",
     "FormatError",
     "InputError",
     "Layer",
@@ -65,13 +68,17 @@ __all__ = [
     "PoolBusyError",
     "PoolStats",
     "StreamrtError",
+    "Tuning",
+    "TuningPoint",
     "UnknownModelError",
     "UnsupportedModelError",
     "WeightsIOError",
     "__version__",
     "compare",
+    "fits",
     "operators",
     "pack",
+    "tune",
     "unpack",
     "verify",
 ]
@@ -83,13 +90,19 @@ _LATER = {
     "Difference": "streamrt.engine.comparison",
     "LayerLoss": "streamrt.engine.comparison",
     "compare": "streamrt.engine.comparison",
+    "Fit": "streamrt.tuning",
+    "Fits": "streamrt.tuning",
     "Layer": "streamrt.convert",
     "Lease": "streamrt.pool",
     "ModelPool": "streamrt.pool",
     "ModelStatus": "streamrt.pool",
     "PoolStats": "streamrt.pool",
+    "Tuning": "streamrt.tuning",
+    "TuningPoint": "streamrt.tuning",
+    "fits": "streamrt.tuning",
     "operators": "streamrt.convert",
     "pack": "streamrt.convert",
+    "tune": "streamrt.tuning",
 }
 
 
