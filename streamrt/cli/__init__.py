@@ -1,4 +1,4 @@
-"""The command line: ``streamrt pack``, ``inspect``, ``run``, ``verify``, ``unpack``, ``serve``, ``demo``."""
+"""The command line: `commands` has the commands, and a file each has those with more options."""
 
 from streamrt.cli.commands import main
 

@@ -8,6 +8,11 @@ import math
 from streamrt.errors import InputError
 from streamrt.host.budget import parse_budget, parse_size
 
+#: Mean and standard deviation of the channels of ImageNet's pictures, of values from 0 to 1. Most classifiers were
+#: trained with them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 def budget(text: str) -> int | str | None:
     """A budget as `streamrt.Model` takes it: bytes, ``"auto"``, or None for ``none``."""
@@ -25,6 +30,56 @@ def size(text: str) -> int:
         return parse_size(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def budgets(text: str) -> list[int | str | None]:
+    """Budgets with commas between them."""
+    return [budget(part) for part in text.split(",")]
+
+
+def percent(text: str) -> float:
+    """A share of 1, from text such as ``10`` or ``10%``: a number from 0 to below 100."""
+    try:
+        found = float(text.removesuffix("%"))
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < 100:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected percent, a number from 0 to below 100")
+    return found / 100
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Height and width, from ``HEIGHTxWIDTH``, or from one number for both; each from 1 to 65535."""
+    height, _, width = text.partition("x")
+    parts = (height, width if "x" in text else height)
+    if not all(part.isascii() and part.isdigit() and len(part) <= 5 and 0 < int(part) < 2**16 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r:.40}: expected HEIGHTxWIDTH, such as 224x224")
+    return int(parts[0]), int(parts[1])
+
+
+def _channels(text: str, imagenet: tuple[float, ...], above_0: bool) -> tuple[float, ...]:
+    if text == "imagenet":
+        return imagenet
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) not in (1, 3) or not all(math.isfinite(part) and (part > 0 or not above_0) for part in found):
+        what = "numbers above 0" if above_0 else "numbers"
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.60}: expected 1 or 3 {what} with commas between them, or 'imagenet'"
+        )
+    return found
+
+
+def mean(text: str) -> tuple[float, ...]:
+    """The mean of each channel, of values from 0 to 1: one or three numbers, or ``imagenet``."""
+    return _channels(text, IMAGENET_MEAN, above_0=False)
+
+
+def std(text: str) -> tuple[float, ...]:
+    """The standard deviation of each channel: as `mean`, above 0."""
+    return _channels(text, IMAGENET_STD, above_0=True)
 
 
 def named(text: str) -> tuple[str, str]:

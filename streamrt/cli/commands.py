@@ -1,4 +1,4 @@
-"""The command line: ``streamrt pack | inspect | run | verify | unpack | serve | demo``.
+"""The command line: ``streamrt pack | inspect | tune | run | verify | unpack | completion | serve | demo``.
 
 Results go to stdout. An error is one line on stderr and exit code 1; wrong usage is exit code 2. ``--debug`` shows
 tracebacks. Ctrl-C ends a command with exit code 130, SIGTERM with 143; incomplete files are removed. ``serve`` first
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,19 +19,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from streamrt._version import __version__
-from streamrt.cli import arguments, serving
-from streamrt.cli.arrays import check_folder, check_output, load_arrays, save_arrays
+from streamrt.cli import arguments, running, serving, tuning
+from streamrt.cli.arrays import load_arrays
+from streamrt.cli.completion import SHELLS, completion
 from streamrt.cli.demo import demo
 from streamrt.cli.ending import ENDING, Terminated
 from streamrt.cli.inspection import inspect_model
+from streamrt.cli.output import print_json, terminal_width
 from streamrt.convert import WEIGHTS, pack
 from streamrt.convert.limits import MAX_MEMORY, MAX_SECONDS
 from streamrt.engine.comparison import compare
 from streamrt.errors import StreamrtError, UnsupportedModelError, printable
-from streamrt.format import is_weights_file, unpack, verify
+from streamrt.format import is_weights_file, read_header, unpack, verify
 from streamrt.host.budget import format_size
 from streamrt.model import Model
-from streamrt.report.picture import check_ending
 
 _BUDGET_HELP = (
     "the most memory for weights and activations: a size such as 512MiB, 'auto' (the free memory) or 'none' (no limit)"
@@ -44,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = False
     try:
         with ENDING:
-            args = (parser := _parser()).parse_args(argv)
+            args, rest = (parser := _parser()).parse_known_args(argv)
+            # argparse gives a list of files only those that stand together, before or behind an option.
+            if rest and (not hasattr(args, "files") or any(text.startswith("-") for text in rest)):
+                parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            args.files = [*getattr(args, "files", []), *map(Path, rest)]
             debug = args.debug
             if args.command is None:
                 parser.print_help(sys.stderr)
@@ -138,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"processor time for converting the model; each 32 MiB of its weights adds 1 s (default {MAX_SECONDS} s)",
     )
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
 
     command = add("inspect", _inspect, "show the layers of a model, and which of its weights a budget keeps in memory")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
@@ -153,38 +158,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
 
-    command = add("run", _run, "run a model on arrays from a file, and write its outputs to another")
-    command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
-    command.add_argument(
-        "input", metavar="INPUT", type=Path, help="a .npy file, or a .npz file with one array for each input"
-    )
-    command.add_argument("output", metavar="OUTPUT", type=Path, help="the .npy or .npz file to write")
-    command.add_argument(
-        "--budget", metavar="SIZE", type=arguments.budget, default="auto", help=f"{_BUDGET_HELP} (default auto)"
-    )
-    command.add_argument(
-        "--repeat", metavar="N", type=arguments.count, default=1, help="run the model N times (default 1)"
-    )
-    command.add_argument("--stats", action="store_true", help="print what each run read, computed and waited for")
-    command.add_argument("--layers", action="store_true", help="print a Markdown table of the layers of the last run")
-    command.add_argument(
-        "--plot",
-        metavar="FILE",
-        type=Path,
-        help="draw reading and computing of the last run over time (.png, .svg, .pdf; needs the extra plot)",
-    )
-    command.add_argument(
-        "--trace", metavar="FILE", type=Path, help="write the last run as a .json file for ui.perfetto.dev"
-    )
+    command = add("tune", tuning.run, "find a budget: measure a model under budgets from the least to all weights")
+    tuning.add_options(command)
+
+    command = add("run", running.run, "run a model on arrays or pictures from files, and write or print its answers")
+    running.add_options(command, _BUDGET_HELP)
 
     command = add("verify", _verify, "check every byte of a weights file against its checksums")
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
 
     command = add("unpack", _unpack, "write the tensors of a weights file as plain safetensors, without its graph")
     command.add_argument("model", metavar="FILE", type=Path, help="a weights file")
     command.add_argument("dest", metavar="DEST", type=Path, help="the safetensors file to write")
     command.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    command.add_argument("--json", action="store_true", help="print JSON, with sizes in bytes")
+
+    command = add(
+        "completion", _completion, "print a script with which a shell completes streamrt's commands and options"
+    )
+    command.add_argument("shell", choices=SHELLS, help="the shell: `source <(streamrt completion bash)` in ~/.bashrc")
+    command.set_defaults(parser=parser)
 
     command = add("serve", serving.run, "serve the models of a folder over HTTP, under one budget")
     serving.add_options(command)
@@ -233,6 +228,11 @@ def _pack(args: argparse.Namespace) -> None:
             write()
             with Model(args.dest) as after:
                 found = compare(before, after, arrays)
+    if args.json:
+        file = read_header(args.dest)
+        written = {"weights": sum(tensor.nbytes for tensor in file.tensors.values()), "checksum": file.checksum}
+        print_json("pack", _file(args.dest) | written | {"comparison": found and found.to_json()})
+        return
     print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
     if found:
         print(found)
@@ -250,40 +250,35 @@ def _unchanged(args: argparse.Namespace, options: Mapping[str, Any]) -> Iterator
 
 def _inspect(args: argparse.Namespace) -> None:
     found = inspect_model(args.model, budget=args.budget, batch=args.batch, shapes=dict(args.shape))
-    print(json.dumps(found.to_json(), indent=2) if args.json else found)
-
-
-def _run(args: argparse.Namespace) -> None:
-    with Model(args.model, budget=args.budget) as model:
-        names = [spec.name for spec in model.outputs]
-        check_output(args.output, names)
-        for file in filter(None, (args.plot, args.trace)):
-            check_folder(file)
-        if args.plot:
-            check_ending(args.plot)
-        arrays = load_arrays(args.input, model.inputs)
-        for _ in range(args.repeat):
-            result = model(arrays)
-            if args.stats:
-                print(model.stats)
-        stats = model.stats
-    save_arrays(args.output, result if isinstance(result, dict) else {names[0]: result})
-    if stats and args.layers:
-        print(stats.to_markdown())
-    if stats and args.trace:
-        stats.to_perfetto(args.trace)
-    if stats and args.plot:
-        stats.plot(args.plot)
+    if args.json:
+        print_json("inspect", found.to_json())
+    else:
+        print(found.to_text(terminal_width()))
 
 
 def _verify(args: argparse.Namespace) -> None:
     verify(args.model, progress=not args.quiet)
-    print(f"{printable(str(args.model))}: {format_size(args.model.stat().st_size)}, every checksum is right")
+    if args.json:
+        print_json("verify", _file(args.model) | {"intact": True})
+    else:
+        print(f"{printable(str(args.model))}: {format_size(args.model.stat().st_size)}, every checksum is right")
 
 
 def _unpack(args: argparse.Namespace) -> None:
     unpack(args.model, args.dest, progress=not args.quiet)
-    print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
+    if args.json:
+        print_json("unpack", _file(args.dest))
+    else:
+        print(f"{printable(str(args.dest))}: {format_size(args.dest.stat().st_size)}")
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """The part of a JSON object that describes a file."""
+    return {"path": str(path), "size": path.stat().st_size}
+
+
+def _completion(args: argparse.Namespace) -> None:
+    print(completion(args.parser, args.shell))
 
 
 def _demo(args: argparse.Namespace) -> None:

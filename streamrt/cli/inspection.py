@@ -15,6 +15,16 @@ from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.ops import Shape, sizes
 from streamrt.plan import Plan, Range, Tile
+from streamrt.report.table import facts, shorten, table
+
+#: Lengths of names that are tried, the longest first, until the table fits into the terminal.
+_LENGTHS = (64, 48, 40, 32, 28, 24, 20, 17, 14, 12, 10, 8)
+#: The columns that are left where the table fits with none of these lengths: without "pinned" and "tiles".
+_FEWER = (0, 1, 2, 3, 5)
+#: The length of all parameters of a layer, in names: two names with their shapes.
+_CELL = 4
+#: Columns of the names of facts.
+_FACT_NAMES = len("smallest budget") + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +109,16 @@ class Inspection:
             "layers": [asdict(layer) for layer in self.layers],
         }
 
-    def __str__(self) -> str:
+    def to_text(self, width: int | None = None) -> str:
+        """A table of the layers, and facts; in ``width`` columns where that is possible.
+
+        Names that are too long are shortened in the middle: no more than necessary, and all columns alike. Without a
+        width nothing is shortened.
+        """
         plan = self.plan
-        rows: list[tuple[str, ...]] = [("layer", "operator", "parameters", "size", "pinned", "streamed", "tiles")]
-        rows += [_row(layer) for layer in self.layers]
         batch = f"micro-batches of {plan.micro_batch}" if plan.micro_batch else "the whole batch at once"
-        facts = [
+        picture = drawn(plan, 64 if width is None else max(16, min(64, width - _FACT_NAMES)))
+        rows = [
             ("file", f"{self.path} ({format_size(self.size)})"),
             ("weights", f"{format_size(self.weights)} in {len(self.layers)} layers"),
             ("inputs", "; ".join(_spec(spec) for spec in self.inputs)),
@@ -115,10 +129,13 @@ class Inspection:
             ("holds", f"{format_size(plan.total)}: {format_size(plan.pinned_bytes)} pinned, {format_size(plan.window)} "
                       f"window, {format_size(plan.workspace)} workspace"),
             ("reads per pass", format_size(plan.streamed_bytes)),
-            ("from end to end", f"{drawn(plan)} (# pinned, . streamed, + both)"),
+            ("from end to end", f"{picture} (# pinned, . streamed, + both)"),
             ("runs", batch),
         ]  # fmt: skip
-        return "\n".join([*_table(rows, right=(3, 4, 5, 6)), "", *_table(facts)])
+        return "\n".join([*_layer_lines(self.layers, width), "", *facts(rows, width)])
+
+    def __str__(self) -> str:
+        return self.to_text()
 
 
 def inspect_model(
@@ -143,7 +160,7 @@ def inspect_model(
     """
     file = read_header(path)
     with Model(path, budget=budget) as model:
-        chosen = _shapes(model.inputs, batch, shapes or {})
+        chosen = shapes_of(model.inputs, batch, shapes or {})
         plan = model.plan_for(chosen)
         return Inspection(
             path=os.fspath(path),
@@ -171,7 +188,12 @@ def drawn(plan: Plan, width: int = 64) -> str:
     return "".join("#" if share > 0.75 else "." if share < 0.25 else "+" for share in pinned) if total else ""
 
 
-def _shapes(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape]) -> dict[str, Shape]:
+def shapes_of(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    """The shape of each input: a given one, or the input's own with ``batch`` as its first extent if that is free.
+
+    Raises:
+        InputError: ``given`` names no input, or not one that has further free extents.
+    """
     if unknown := given.keys() - {spec.name for spec in specs}:
         raise InputError(f"no input is named {sorted(unknown)}; the model has {', '.join(map(_spec, specs))}")
     chosen = {}
@@ -218,15 +240,33 @@ def _overlap(tensor: Tensor, piece: Range) -> int:
     return max(0, min(tensor.offset + tensor.nbytes, piece.offset + piece.length) - first)
 
 
-def _row(layer: LayerInfo) -> tuple[str, ...]:
-    op = f"{layer.op} + {layer.activation}" if layer.activation else layer.op
-    parameters = ", ".join(map(_parameter, layer.parameters))
+def _layer_lines(layers: Sequence[LayerInfo], width: int | None) -> list[str]:
+    """The table of the layers. Names are shortened to the largest of a few lengths with which it fits."""
+    titles = ("layer", "operator", "parameters", "size", "pinned", "streamed", "tiles")
+    lines = table([titles, *(_row(layer, None) for layer in layers)], right=(3, 4, 5, 6))
+    for columns in (range(len(titles)), _FEWER):
+        for longest in _LENGTHS:
+            if width is None or max(map(len, lines)) <= width:
+                return lines
+            rows = [titles, *(_row(layer, longest) for layer in layers)]
+            lines = table([[row[index] for index in columns] for row in rows], right=range(3, len(columns)))
+    return lines
+
+
+def _row(layer: LayerInfo, longest: int | None) -> tuple[str, ...]:
+    def name(text: str) -> str:
+        return text if longest is None else shorten(printable(text), longest)
+
+    op = f"{name(layer.op)} + {name(layer.activation)}" if layer.activation else name(layer.op)
+    parameters = ", ".join(f"{name(p.name)} {_stored(p)}" for p in layer.parameters)
+    if longest is not None:
+        parameters = shorten(parameters, longest * _CELL)
     sizes = (sum(p.nbytes for p in layer.parameters), layer.pinned, layer.streamed)
-    return (layer.name, op, parameters, *(format_size(size) if size else "" for size in sizes), str(layer.tiles))
+    return (name(layer.name), op, parameters, *(format_size(size) if size else "" for size in sizes), str(layer.tiles))
 
 
-def _parameter(p: Parameter) -> str:
-    return f"{p.name} {'x'.join(map(str, p.shape)) or 'scalar'}" + ("" if p.dtype == "F32" else f" {p.dtype}")
+def _stored(p: Parameter) -> str:
+    return ("x".join(map(str, p.shape)) or "scalar") + ("" if p.dtype == "F32" else f" {p.dtype}")
 
 
 def _spec(spec: TensorSpec) -> str:
@@ -235,16 +275,3 @@ def _spec(spec: TensorSpec) -> str:
 
 def _extents(dims: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, dims))})"
-
-
-def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> list[str]:
-    """Lines with aligned columns; the columns in ``right`` are aligned to the right."""
-    clean = [tuple(map(printable, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*clean, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if index in right else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in clean
-    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 DOCUMENTS = (
-    "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md",
+    "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md", "docs/command-line.md",
     "docs/design.md", "docs/measurements.md", "docs/operators.md", "docs/pool.md", "docs/serving.md",
 )  # fmt: skip
 

@@ -1,0 +1,65 @@
+"""``streamrt inspect`` on a terminal: its text fits, and names keep both ends. Elsewhere nothing is cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.terminal import on_terminal
+from streamrt.cli.inspection import inspect_model
+from streamrt.format import Segment, Source, write
+from streamrt.graph import Graph, Node, TensorSpec
+
+NAME = "model.backbone.stages.{}.blocks.depthwise_convolution_with_a_name"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose names are longer than a terminal."""
+    tensors = ["x", *(f"{NAME.format(index)}.output_tensor_0" for index in range(2)), "y"]
+    nodes, segments = [], []
+    for index in range(3):
+        name = NAME.format(index)
+        weight = np.full((64, 64), 0.1, np.float32)
+        nodes.append(Node(name, "Gemm", (tensors[index], f"{name}.weight"), (tensors[index + 1],)))
+        segments.append(Segment([Source(f"{name}.weight", weight.shape, lambda weight=weight: iter([weight]))]))
+    dest = tmp_path_factory.mktemp("a folder with a name " + "of many words " * 6) / "model.safetensors"
+    ends = [TensorSpec(name, ("batch", 64)) for name in "xy"]
+    write(dest, Graph((ends[0],), (ends[1],), tuple(nodes)), segments)
+    return dest
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 132])
+def test_the_table_fits_into_the_terminal(path: Path, columns: int) -> None:
+    out = on_terminal("inspect", path, "--budget", "64KiB", stream="stdout", columns=columns)
+    lines = out.split("\n")
+    assert max(map(len, lines)) <= columns
+    rows = lines[1:4]
+    assert [row.split()[0][0] for row in rows] == ["m", "m", "m"]
+    assert all(".." in row.split()[0] and row.split()[0].endswith("e") for row in rows)
+    assert all("64x64" in row for row in rows) or columns == 60
+    assert "(65536 bytes)" in out
+
+
+def test_names_are_shortened_no_more_than_necessary(path: Path) -> None:
+    found = inspect_model(path)
+    whole = max(map(len, found.to_text().split("\n")))
+    assert found.to_text(whole) == found.to_text()
+    for width in range(70, whole, 10):
+        text = found.to_text(width)
+        longest = max(map(len, text.split("\n")))
+        assert longest <= width
+        assert longest > width - 30
+    assert ".." not in found.to_text()
+
+
+def test_nothing_is_cut_in_a_pipe(path: Path) -> None:
+    command = [sys.executable, "-m", "streamrt", "inspect", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "40"})
+    assert done.stdout == f"{inspect_model(path)}\n"
+    assert f"{NAME.format(2)}.weight 64x64" in done.stdout
