@@ -224,7 +224,7 @@ class Tuner:
         run, engine = self._runs[budget], self._model._engine
         end, last = time.monotonic() + seconds, 0.0
         self._model.set_budget(budget)
-        for count in range(_WARMING + self._calls):
+        for _ in range(_WARMING + self._calls):
             begin = time.monotonic()
             if begin + last > end and (run.calls or not needed):
                 break
@@ -233,8 +233,8 @@ class Tuner:
             stats, session = self._model.stats, engine.session
             assert stats is not None
             assert session is not None
-            if count == 0 or stats.bytes_pinned or session.prepared is not run.prepared:
-                run.prepared, run.calls = session.prepared, []  # this call differs from later ones
+            if session.prepared is not run.prepared:  # the first call with this plan, which pins weights
+                run.prepared, run.calls = session.prepared, []
                 continue
             run.calls.append(
                 _Call(stats.seconds, stats.stall, stats.read_seconds, stats.bytes_streamed, stats.bytes_read)

@@ -31,6 +31,12 @@ def test_probabilities_stay_as_they_are() -> None:
     assert [each.index for each in found] == [2, 3, 1, 0, 4]  # of equal values the first
 
 
+def test_all_samples_have_probabilities_or_none_has() -> None:
+    first, second = ranking({"y": np.float32([[0.5, 0.5], [3, 1]])}, NAMES[:2])
+    assert first[0].share == pytest.approx(0.5)
+    assert second[0].share == pytest.approx(1 / (1 + np.exp(-2)), rel=1e-5)
+
+
 @pytest.mark.parametrize("row", [[0.1, 0.2, 0.3], [1.2, -0.1, -0.1], [0, 0, 0], [1, 1, 1]])
 def test_numbers_that_are_no_probabilities(row: list[float]) -> None:
     (found,) = ranking({"y": np.float32([row])}, NAMES[:3])

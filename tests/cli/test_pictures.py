@@ -83,6 +83,13 @@ def test_a_picture_of_the_models_size_is_taken_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(last[0], pixels)
 
 
+def test_the_centre_of_a_picture_that_needs_no_scaling(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = load(tmp_path / "a.png", spec("N", 224, 224, 3, dtype="uint8"))
+    np.testing.assert_array_equal(found[0], pixels[16:240, 16:240])
+
+
 def test_a_size_that_is_not_square_covers_the_picture(tmp_path: Path) -> None:
     """The left part of the picture is black and the right part white: the crop is in the middle."""
     pixels = np.zeros((100, 400), np.uint8)

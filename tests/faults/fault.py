@@ -10,6 +10,8 @@ PLAN = ("tests/plan", "tests/end_to_end", "tests/model")
 ENGINE = ("tests/end_to_end", "tests/model")
 FORMAT = ("tests/format",)
 POOL = ("tests/pool",)
+TUNING = ("tests/tuning",)
+CLI = ("tests/cli",)
 CORE = ("tests/core", "tests/end_to_end")
 
 

@@ -6,10 +6,11 @@ A fault is small and plausible: a bound that is off by one, a term that is left 
 
 from __future__ import annotations
 
-from faults.rooms import convert, core, engine, kernels, ops, plan, pool, program
+from faults.rooms import cli, convert, core, engine, kernels, ops, plan, pool, program, tuning
 from faults.rooms import format as file_format
 
 FAULTS = (
+    *cli.FAULTS,
     *convert.FAULTS,
     *core.FAULTS,
     *engine.FAULTS,
@@ -19,4 +20,5 @@ FAULTS = (
     *plan.FAULTS,
     *pool.FAULTS,
     *program.FAULTS,
+    *tuning.FAULTS,
 )

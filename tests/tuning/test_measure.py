@@ -97,6 +97,7 @@ def test_after_the_time_only_the_ends_are_measured(packed: zoo.Packed) -> None:
     measured = [point for point in found.points if point.seconds is not None]
     assert measured == [found.points[0], found.points[-1]]
     assert {point.calls for point in measured} == {1}
+    assert measured[-1].bytes_read == 0  # the call that brought weights in is not counted
     left = [point for point in found.points if point.seconds is None]
     assert len(left) >= 3
     assert all(point.predicted > 0 and point.bound_by is point.bytes_read is None for point in left)
