@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamrt.engine.inputs import Given
 from streamrt.errors import InputError, printable
+from streamrt.format.files import open_regular
 from streamrt.host.budget import format_size
 
 #: The most bytes of a file of labels: a million classes with names of 60 bytes.
@@ -38,7 +39,7 @@ def load_labels(path: Path) -> list[str]:
         InputError: the file is too large, or not UTF-8.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(str(path)) as fd, open(fd, "rb", closefd=False) as file:
         data = file.read(_MOST_BYTES + 1)
     if len(data) > _MOST_BYTES:
         raise InputError(f"{path}: expected labels of at most {format_size(_MOST_BYTES)}")

@@ -10,6 +10,7 @@ A picture is hostile until it is decoded: its size is checked before any pixel i
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from streamrt.engine.inputs import describe
 from streamrt.errors import InputError
+from streamrt.format.files import open_regular
 from streamrt.graph import TensorSpec
 from streamrt.host.budget import format_size
 
@@ -66,6 +68,8 @@ def load_pictures(
     """
     spec, channels, last = _input_of(specs)
     height, width = size or _size_of(spec, last)
+    if height * width > _MOST_PIXELS:
+        raise InputError(f"pictures of {height} x {width} pixels: expected at most {_MOST_PIXELS} pixels")
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "u" and (mean or std):
         raise InputError(f"input {spec.name!r} takes values from 0 to 255 ({dtype}): leave out --mean and --std")
@@ -100,8 +104,6 @@ def _size_of(spec: TensorSpec, last: bool) -> tuple[int, int]:
     height, width = spec.dims[1:3] if last else spec.dims[2:4]
     if not (isinstance(height, int) and isinstance(width, int)):
         raise InputError(f"input {describe([spec])} leaves the size of pictures free: say it with --size HEIGHTxWIDTH")
-    if height * width > _MOST_PIXELS:
-        raise InputError(f"input {describe([spec])}: expected pictures of at most {_MOST_PIXELS} pixels")
     return height, width
 
 
@@ -115,10 +117,9 @@ def _decoded(path: Path, channels: int) -> Image:
         from PIL import Image
     except ImportError as error:
         raise ImportError("pictures need Pillow: pip install 'streamrt[image]'") from error
-    length = path.stat().st_size
-    if length > _MOST_BYTES:
-        raise InputError(f"{path}: {format_size(length)}, expected a picture of at most {format_size(_MOST_BYTES)}")
-    with path.open("rb") as file, warnings.catch_warnings():
+    with open_regular(str(path)) as fd, open(fd, "rb", closefd=False) as file, warnings.catch_warnings():
+        if (length := os.fstat(fd).st_size) > _MOST_BYTES:
+            raise InputError(f"{path}: {format_size(length)}, expected a picture of at most {format_size(_MOST_BYTES)}")
         warnings.simplefilter("ignore")  # the size is checked here, and other warnings are of no use to a caller
         try:
             with Image.open(file, formats=("JPEG", "PNG")) as picture:  # reads the head

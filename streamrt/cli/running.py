@@ -24,7 +24,7 @@ from streamrt.report.stats import PassStats
 _EPILOG = """\
 Pictures (.jpg, .jpeg, .png) make a batch. The shorter side is scaled to 1/0.875 of the model's size, bilinear, and the
 centre is cropped, as torchvision and timm do it for evaluation; a picture of the model's size is taken as it is. Values
-are 0 to 1, less --mean, divided by --std. OUTPUT may be left out with --labels, --json or --stats.
+are 0 to 1, less --mean, divided by --std. The output may be left out with --labels, --json or --stats.
 """
 
 
@@ -34,11 +34,11 @@ def add_options(command: argparse.ArgumentParser, budget_help: str) -> None:
     command.add_argument("model", metavar="MODEL", type=Path, help="a weights file")
     command.add_argument(
         "files",
-        metavar="INPUT [INPUT ...] [OUTPUT]",
+        metavar="FILE",
         nargs="+",
         type=Path,
         help="the inputs: a .npy file, a .npz file with one array for each input, or pictures, one for each sample; "
-        "then the .npy or .npz file to write",
+        "and behind them the output, the .npy or .npz file to write",
     )
     command.add_argument(
         "--budget", metavar="SIZE", type=arguments.budget, default="auto", help=f"{budget_help} (default auto)"
@@ -162,10 +162,10 @@ def _split(args: argparse.Namespace) -> tuple[list[Path], Path | None]:
     sources = list(args.files)
     output = sources.pop() if len(sources) > 1 and not is_picture(sources[-1]) else None
     if output is None and not (args.labels or args.json or args.stats or args.layers or args.trace or args.plot):
-        args.usage_error("the answers go nowhere: expected OUTPUT, a .npy or .npz file, or --labels or --json")
+        args.usage_error("the answers go nowhere: expected an output, a .npy or .npz file, or --labels or --json")
     pictures = [is_picture(path) for path in sources]
     if len(sources) > 1 and not all(pictures):
-        args.usage_error(f"expected one .npy or .npz file, or pictures ({', '.join(ENDINGS)}), before OUTPUT")
+        args.usage_error(f"expected one .npy or .npz file, or pictures ({', '.join(ENDINGS)}), before the output")
     for name in ("size", "mean", "std"):
         if getattr(args, name) is not None and not pictures[0]:
             args.usage_error(f"--{name} is for pictures: the input is an array")

@@ -331,8 +331,8 @@ class Tuner:
 
 
 def _made(spec: TensorSpec, shape: Shape) -> Given:
-    """An input: random numbers from -1 to 1, or zeros, which are indices of any table, or True."""
+    """An input: random numbers from 0 to 1, or zeros, which are indices of any table, or True."""
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
-        return np.random.default_rng(0).uniform(-1, 1, shape).astype(dtype)
+        return np.random.default_rng(0).random(shape, np.float32).astype(dtype, copy=False)
     return np.full(shape, dtype.kind == "b", dtype)

@@ -476,7 +476,7 @@ def test_without_a_command_all_commands_are_shown(capsys: Output) -> None:
 def test_version_and_help(capsys: Output) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"streamrt {streamrt.__version__}\n"
-    for command in ("pack", "inspect", "run", "verify", "unpack", "serve", "demo"):
+    for command in ("pack", "inspect", "tune", "run", "verify", "unpack", "completion", "serve", "demo"):
         assert run(command, "--help") == 0
         assert f"usage: streamrt {command}" in capsys.readouterr().out
 

@@ -87,5 +87,7 @@ def test_files_that_are_no_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(labels, "_MOST_BYTES", 4)
     with pytest.raises(InputError, match="expected labels of at most 4 B"):
         load_labels(tmp_path / "labels")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OSError, match="No such file"):
         load_labels(tmp_path / "missing")
+    with pytest.raises(OSError, match="a directory, expected a file"):
+        load_labels(tmp_path)

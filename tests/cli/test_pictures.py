@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import sys
 import zlib
@@ -126,7 +127,8 @@ def test_types_and_numbers_for_all_channels(tmp_path: Path, dtype: str) -> None:
         (spec("N", 3, 8, 8, dtype="int64"), {}, "float or uint8"),
         (spec("N", 3, 8, 8) * 2, {}, "one input"),
         (spec("N", 3, "H", "W"), {}, "say it with --size HEIGHTxWIDTH"),
-        (spec("N", 3, 10**6, 10**6), {}, "at most 67108864 pixels"),
+        (spec("N", 3, 10**6, 10**6), {}, "pictures of 1000000 x 1000000 pixels: expected at most 67108864 pixels"),
+        (spec("N", 3, "H", "W"), {"size": (65535, 1025)}, "expected at most 67108864 pixels"),
         (spec("N", 3, 8, 8, dtype="uint8"), {"mean": (0.5,)}, "leave out --mean and --std"),
         (spec("N", 1, 8, 8), {"mean": (0.1, 0.2, 0.3)}, "--mean has 3 numbers, but input 'image' has 1 channels"),
     ],
@@ -212,6 +214,12 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
         file.truncate(pictures._MOST_BYTES + 1)
     with pytest.raises(InputError, match="expected a picture of at most 256 MiB"):
         load(path, spec("N", 3, 8, 8))
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(OSError, match="not a regular file"):
+        load(tmp_path / "a.png", spec("N", 3, 8, 8))
 
 
 def test_a_missing_picture(tmp_path: Path, capsys: Output) -> None:

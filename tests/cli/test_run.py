@@ -131,10 +131,10 @@ def test_json_of_outputs_without_numbers(tmp_path: Path, capsys: Output) -> None
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (["m", "x.npy"], "the answers go nowhere: expected OUTPUT"),
+        (["m", "x.npy"], "the answers go nowhere: expected an output"),
         (["m", "x.jpg"], "the answers go nowhere"),
         (["m", "x.jpg", "y.jpg"], "the answers go nowhere"),
-        (["m"], "the following arguments are required: INPUT"),
+        (["m"], "the following arguments are required: FILE"),
         (["m", "x.npy", "z.npy", "y.npy"], "expected one .npy or .npz file, or pictures"),
         (["m", "x.npy", "x.jpg", "y.npy"], "expected one .npy or .npz file, or pictures"),
         (["m", "x.jpg", "x.npy", "y.npy"], "expected one .npy or .npz file, or pictures"),

@@ -32,6 +32,13 @@ def convert(weight: NDArray[np.float32], bias: NDArray[np.float32]) -> Path:
         raise SystemExit("\n".join(error.problems)) from error
 
 
+def budget_of(path: Path) -> int:
+    found: streamrt.Tuning = streamrt.tune(path, budgets=["1MiB", None], calls=1)
+    knee: streamrt.TuningPoint | None = found.knee
+    sizes = [row.size for row in streamrt.fits(path, "1MiB").rows if row.fits]
+    return knee.budget if knee and knee.seconds else min(sizes)
+
+
 def pooled(path: Path, image: NDArray[np.float32]) -> int:
     with streamrt.ModelPool("64MiB") as pool:
         pool.register("model", path)
@@ -43,4 +50,4 @@ def pooled(path: Path, image: NDArray[np.float32]) -> int:
 
 if __name__ == "__main__":
     path = convert(np.eye(4, dtype=np.float32), np.zeros(4, np.float32))
-    print(classify(path, np.ones((1, 4), np.float32)), pooled(path, np.ones((1, 4), np.float32)))
+    print(budget_of(path), classify(path, np.ones((1, 4), np.float32)), pooled(path, np.ones((1, 4), np.float32)))
