@@ -1,1 +1,1 @@
-"""Reports of a call: times of reading and computing (`trace`), sums of them (`stats`), and a picture (`picture`)."""
+"""Reports of a call: times (`trace`), sums of them (`stats`), and a picture (`picture`). `table` is for any report."""

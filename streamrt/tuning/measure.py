@@ -160,7 +160,14 @@ class Tuner:
         self._model.close()
 
     def run(self, seconds: float = 60.0, *, progress: bool = False) -> None:
-        """Measure all budgets, then some close to the knee, until ``seconds`` have passed."""
+        """Measure all budgets, then some close to the knee, until ``seconds`` have passed.
+
+        Raises:
+            InputError: ``seconds`` is below 0, or not a number.
+            WeightsIOError: see `Model`.
+        """
+        if not seconds >= 0:  # NaN, too
+            raise InputError(f"seconds: expected a number from 0 on, found {seconds!r:.40}")
         from tqdm import tqdm  # here, as importing it takes as long as importing the rest of this room
 
         end = time.monotonic() + seconds

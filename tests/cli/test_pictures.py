@@ -173,7 +173,11 @@ def jpeg(image: Image.Image) -> bytes:
         (jpeg(photo(64, 64))[:-300], "expected a JPEG or PNG picture"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "expected a JPEG or PNG picture"),
     ],
-)
+    ids=[
+        "one column too many", "2**62 pixels", "too long once scaled", "no pixels", "no deflate stream", "no width",
+        "16 bits", "empty", "GIF", "signature only", "cut short", "JPEG without a frame",
+    ],
+)  # fmt: skip
 def test_hostile_pictures_give_a_typed_error(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)

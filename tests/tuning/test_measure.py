@@ -177,6 +177,8 @@ def test_integers_and_masks(tmp_path: Path) -> None:
         ({"calls": True}, "calls: expected"),
         ({"within": 1.0}, "within: expected"),
         ({"within": "10%"}, "within: expected"),
+        ({"seconds": -1.0}, "seconds: expected"),
+        ({"seconds": float("nan")}, "seconds: expected"),
         ({"budgets": []}, "budgets: expected a list"),
         ({"budgets": "64MiB"}, "budgets: expected a list"),
         ({"budgets": ["lots"]}, "size 'lots'"),
