@@ -59,6 +59,15 @@ cdef class Report:
                 return True
         return False
 
+    @property
+    def stall(self):
+        """Nanoseconds that ``wait`` waited for all items."""
+        cdef int64_t total = 0
+        cdef size_t i
+        for i in range(self.count):
+            total += self.records[i].stall
+        return total
+
 
 @cython.final
 @cython.no_gc_clear  # the mapping must exist until __dealloc__ has stopped the thread

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import monotonic_ns
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from streamrt.host.rates import remember_disk
 from streamrt.host.threads import check_threads, limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Param, Shape
-from streamrt.report.stats import LastCall, PassStats
+from streamrt.report.stats import LastCall, PassStats, Spent
 from streamrt.report.trace import Trace
 
 #: Take the disk's speed from a call if the call read over 64 MiB, and over 90 % of its streamed bytes, from the device.
@@ -92,6 +93,7 @@ class Engine:
         self.session: Session | None = None
         self.last_call: LastCall | None = None
         self.loaded, self.reading = 0, 0.0
+        self._preparing = self._stalled = self._passing = 0  # nanoseconds of all calls; see `spent`
         self.lent = True
         self._pid = os.getpid()
         self._threads = threads
@@ -161,6 +163,11 @@ class Engine:
             self._tables.close()
             self.mapping.retire()
 
+    @property
+    def spent(self) -> Spent:
+        """Seconds that calls took since the file was opened."""
+        return Spent(self._preparing * 1e-9, self._stalled * 1e-9, (self._passing - self._stalled) * 1e-9)
+
     # ---------------------------------------------------------------- requests
 
     def serve(self, requests: Sequence[Request]) -> None:
@@ -188,12 +195,16 @@ class Engine:
         samples and ``resident``, the samples that one caller asked to run together.
         """
         self.require_callable()
-        prepared = self.prepare(request.graph, request.shapes)
-        if not (request.samples and prepared.program.batchwise):
-            return request.samples
-        if not prepared.plan.streamed_bytes:
-            return max(request.samples, resident)
-        return self.planner.samples_together(request.graph, request.shapes)
+        began = monotonic_ns()
+        try:
+            prepared = self.prepare(request.graph, request.shapes)
+            if not (request.samples and prepared.program.batchwise):
+                return request.samples
+            if not prepared.plan.streamed_bytes:
+                return max(request.samples, resident)
+            return self.planner.samples_together(request.graph, request.shapes)
+        finally:
+            self._preparing += monotonic_ns() - began
 
     # ---------------------------------------------------------------- passes; the caller has the turn
 
@@ -253,6 +264,7 @@ class Engine:
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests of like shapes in one pass over the weights, or in several if the plan divides the batch."""
         self.require_callable()
+        began = monotonic_ns()
         graph, shapes = requests[0].graph, requests[0].shapes
         samples = sum(request.samples for request in requests)
         if len(requests) > 1:
@@ -261,6 +273,7 @@ class Engine:
         if len(requests) > 1 and not prepared.program.batchwise:
             raise StreamrtError("these samples cannot be put together")  # `Turns` then runs each request by itself
         session = self.activate(prepared)
+        self._preparing += monotonic_ns() - began
         results = _results(requests, prepared)
         self.mapping.check()
         passes, rows_before = [], self._tables.read
@@ -273,6 +286,9 @@ class Engine:
                 for spec in graph.outputs:
                     copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
         self.mapping.check()
+        for done in passes:
+            self._stalled += done.items.stall
+            self._passing += done.end - done.start
         trace = Trace(passes, session.steps, prepared.program.nodes, prepared.plan, self.file.tensors)
         rows = self._tables.read - rows_before
         extent = samples or next((shape[0] for shape in shapes.values() if shape), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from streamrt.engine.engine import Engine
 from streamrt.engine.face import Face
 from streamrt.errors import ModelClosedError
+from streamrt.report.stats import Spent
 
 
 class Term:
@@ -35,6 +36,11 @@ class Lease(Face):
     def __init__(self, engine: Engine, term: Term) -> None:
         super().__init__(engine, term.require)
         self._term = term
+
+    @property
+    def spent(self) -> Spent:
+        """Seconds that calls of this model took since the pool opened it, calls of other leases included."""
+        return self._engine.spent
 
     def __repr__(self) -> str:
         state = "ended" if self._term.ended else "open"

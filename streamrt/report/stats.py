@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from streamrt.errors import printable
 from streamrt.host.budget import format_size
@@ -219,6 +219,24 @@ class PassStats:
             f"{f', rows of tables {format_size(self.bytes_by_index)}' if self.bytes_by_index else ''}; "
             f"held at most {format_size(self.peak_weights + self.workspace)}"
         )
+
+
+class Spent(NamedTuple):
+    """Seconds that all calls of an open model took so far. Unlike `PassStats`, they are added up during each call.
+
+    Attributes:
+        prepare: planned, waited for memory that the plan needs, and bound kernels to memory.
+        stall: waited for weights during passes.
+        compute: computed.
+    """
+
+    prepare: float = 0.0
+    stall: float = 0.0
+    compute: float = 0.0
+
+    def since(self, before: Spent) -> Spent:
+        """The seconds that were spent after ``before``."""
+        return Spent(self.prepare - before.prepare, self.stall - before.stall, self.compute - before.compute)
 
 
 @dataclass(slots=True)

@@ -107,3 +107,35 @@ def test_a_disk_that_was_measured_is_known_to_models_that_are_opened_later(pool,
         other.register("m", path)
         with other.lease("m") as lease:
             assert lease._engine.planner.rates.disk == 2 * known
+
+
+def test_a_lease_tells_the_seconds_that_its_calls_took(tmp_path):
+    """Of all passes of a call, unlike ``stats``: requests of other shapes run in passes of their own."""
+    packed = zoo.mlp(tmp_path, 256, 1024, 1024, 64)
+    with ModelPool(packed.weights // 3) as pool:
+        pool.register("m", packed.path)
+        with pool.lease("m") as lease:
+            assert lease.spent == (0, 0, 0)
+            lease(zoo.random_input(2, 256))
+            first, stats = lease.spent, lease.stats
+            assert stats.bytes_streamed > 0
+            assert first.stall == pytest.approx(stats.stall)
+            assert first.compute == pytest.approx(stats.compute)
+            assert first.prepare > 0
+            engine, calls = pool._keeper.entries["m"].resident.engine, []
+            run = engine._run_together
+
+            def noted(requests):
+                run(requests)
+                calls.append(lease.stats)
+
+            engine._run_together = noted
+            found = lease.call_together([{"x": zoo.random_input(1, 256)}] * 2 + [zoo.random_input(1, 256)] * 3)
+            assert [isinstance(y, Exception) for y in found] == [True] * 2 + [False] * 3
+            lease.call_together([zoo.random_input(1, 256)], outputs=[lease.outputs[0].name])
+            spent = lease.spent.since(first)
+            assert len(calls) >= 2
+            assert spent.stall == pytest.approx(sum(call.stall for call in calls))
+            assert spent.compute == pytest.approx(sum(call.compute for call in calls))
+        with pool.lease("m") as again:
+            assert again.spent.compute > first.compute

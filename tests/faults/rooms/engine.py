@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faults.fault import ENGINE, Fault
+from faults.fault import ENGINE, POOL, Fault
 
 FAULTS = (
     Fault(
@@ -58,5 +58,14 @@ FAULTS = (
         "for begin in (tensor.offset,):",
         "the block behind a table whose rows are read one by one is not compared with its checksum",
         ("tests/model",),
+    ),
+    Fault(
+        "stall-is-computing",
+        "engine",
+        "streamrt/engine/engine.py",
+        "(self._passing - self._stalled) * 1e-9",
+        "self._passing * 1e-9",
+        "the time in which a call waited for weights counts as computing, too",
+        POOL,
     ),
 )
