@@ -21,7 +21,7 @@ def make_app(service: Service) -> Starlette:
     """The application that serves ``service``, and closes it when the application shuts down."""
 
     async def metrics(request: Request) -> Response:
-        text = await service.call(service.metrics.text)
+        text = await service.call(service.metrics.text, request.query_params.getlist("name[]"))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @asynccontextmanager

@@ -48,6 +48,7 @@ class Job:
         version: of the model against which the request was checked; None allows any.
         due: time until which the request is held back, in monotonic seconds.
         deadline: time after which it is too late to begin, in monotonic seconds.
+        arrived: time at which it was queued, in monotonic seconds.
         future: gets the results by name, or an error.
     """
 
@@ -57,7 +58,29 @@ class Job:
     version: str | None
     due: float
     deadline: float
+    arrived: float
     future: Future[Results] = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What was measured of a pass; times in seconds.
+
+    Attributes:
+        model: name of the model.
+        samples: of all its requests.
+        queued: for each request, from its arrival until a thread took it.
+        load: until the model could run: its lease, with opening and memory that others give up, and its plan.
+        read: computing waited for weights.
+        compute: it computed; 0 if the pass failed.
+    """
+
+    model: str
+    samples: int
+    queued: Sequence[float]
+    load: float
+    read: float
+    compute: float
 
 
 class Batcher:
@@ -70,7 +93,7 @@ class Batcher:
         max_delay: seconds that a request is held back, so that others can share its pass.
         max_queue: the most requests that wait; at most 50 % of them may wait for one model.
         timeout: the most seconds from `submit` to the start of the computation.
-        observe: called for every pass with the number of its requests and of its samples.
+        observe: called for every pass that began, when it has ended and before its requests have their results.
     """
 
     def __init__(
@@ -82,7 +105,7 @@ class Batcher:
         max_delay: float,
         max_queue: int,
         timeout: float,
-        observe: Callable[[int, int], None] = lambda requests, samples: None,
+        observe: Callable[[Pass], None] = lambda done: None,
     ) -> None:
         self._pool = pool
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
@@ -129,7 +152,7 @@ class Batcher:
             QueueFullError, ShuttingDownError: the request is not queued.
         """
         now = monotonic()
-        job = Job(inputs, tuple(outputs), samples, version, now + self._max_delay, now + self._timeout)
+        job = Job(inputs, tuple(outputs), samples, version, now + self._max_delay, now + self._timeout, now)
         with self._changed:
             if self._closed:
                 raise ShuttingDownError("the server is shutting down")
@@ -220,11 +243,17 @@ class Batcher:
                     job.future.set_exception(anew(error))
 
     def _call(self, name: str, jobs: Sequence[Job]) -> None:
-        outputs = jobs[0].outputs
+        outputs, taken = jobs[0].outputs, monotonic()
         with self._lease(name, jobs[0].version, min(job.deadline for job in jobs)) as model:
-            self._observe(len(jobs), sum(job.samples for job in jobs))
+            leased, before = monotonic() - taken, model.spent
             everything = outputs == tuple(spec.name for spec in model.outputs)
-            found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
+            try:
+                found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
+            finally:
+                spent = model.spent.since(before)
+                queued = [taken - job.arrived for job in jobs]
+                samples = sum(job.samples for job in jobs)
+                self._observe(Pass(name, samples, queued, leased + spent.prepare, spent.stall, spent.compute))
             for job, result in zip(jobs, found, strict=True):
                 if isinstance(result, Exception):
                     job.future.set_exception(strip(result))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import monotonic
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -53,7 +54,10 @@ async def run_model(
         request.state.id = parsed.id
         outputs = service.check(spec, parsed)
         results = await _outcome(request, service.infer(name, spec, parsed, outputs), service.settings.timeout)
-        return await service.call(encode, parsed, spec, results)
+        began = monotonic()
+        response = await service.call(encode, parsed, spec, results)
+        service.metrics.encoded(name, monotonic() - began)
+        return response
 
 
 async def _outcome(request: Request, results: Future[Results], seconds: float) -> Results:

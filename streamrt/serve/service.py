@@ -54,7 +54,7 @@ class Service:
         )
         self.catalog = Catalog(folder, self.pool)
         self.gate = Gate(settings.max_held)
-        self.metrics = Metrics(self.pool.stats, lambda: self.batcher.waiting, lambda: self.gate.held)
+        self.metrics = Metrics(self.pool, self.catalog.has, lambda: self.batcher.waiting, lambda: self.gate.held)
         self.batcher = Batcher(
             self.pool,
             workers=settings.workers,
@@ -62,7 +62,7 @@ class Service:
             max_delay=settings.max_delay,
             max_queue=settings.max_queue,
             timeout=settings.timeout,
-            observe=self.metrics.batched,
+            observe=self.metrics.passed,
         )
         self._readers = ThreadPoolExecutor(_READERS, "streamrt-serve-reader")
         self._changer = ThreadPoolExecutor(1, "streamrt-serve-changer")

@@ -16,7 +16,8 @@ from model.zoo import eventually
 from serve.packing import two
 from streamrt.errors import InputError, PoolBusyError, UnknownModelError, WeightsIOError
 from streamrt.graph import TensorSpec
-from streamrt.serve.batching import Batcher, QueueFullError, ShuttingDownError
+from streamrt.report.stats import Spent
+from streamrt.serve.batching import Batcher, Pass, QueueFullError, ShuttingDownError
 
 DEFAULTS: dict[str, Any] = {"workers": 1, "max_batch": 8, "max_delay": 0.0, "max_queue": 100, "timeout": 60.0}
 
@@ -33,6 +34,7 @@ class World:
         self.lease_errors: list[Exception] = []
         self.seen: list[BaseException] = []
         self.outputs = (TensorSpec("y", ("n",)), TensorSpec("z", ("n",)))
+        self.spent = Spent(100.0, 10.0, 1.0)
         self._lock = threading.Lock()
 
     @contextmanager
@@ -57,6 +59,7 @@ class World:
         name = self.name
         self.calls.append((name, [batch["x"] for batch in batches], outputs))
         assert self.gate.wait(60)
+        self.spent = Spent(*(total + more for total, more in zip(self.spent, (4.0, 2.0, 1.0), strict=True)))
         found: list[Any] = []
         for batch in batches:
             x = batch["x"]
@@ -102,8 +105,8 @@ def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:
 
 
 def test_requests_that_wait_during_a_pass_share_the_next_pass(world: World) -> None:
-    observed = []
-    with batching(world, observe=lambda requests, samples: observed.append((requests, samples))) as batcher:
+    observed: list[Pass] = []
+    with batching(world, observe=observed.append) as batcher:
         first = held_up(world, batcher)
         others = [ask(batcher, x, samples=2) for x in (1, 2, 3)]
         assert batcher.waiting == 3
@@ -111,8 +114,35 @@ def test_requests_that_wait_during_a_pass_share_the_next_pass(world: World) -> N
         assert first.result(60) == {"y": 0, "z": 0}
         assert [other.result(60)["y"] for other in others] == [2, 4, 6]
     assert world.calls == [("m", [0], None), ("m", [1, 2, 3], None)]
-    assert observed == [(1, 1), (3, 6)]
+    assert [(done.model, len(done.queued), done.samples) for done in observed] == [("m", 1, 1), ("m", 3, 6)]
     assert batcher.waiting == 0
+
+
+def test_the_times_of_a_pass_are_those_since_the_pass_before(world: World) -> None:
+    """The first request waits for nothing, and its lease takes 0.2 s; the second waits while the first is served."""
+    observed: list[Pass] = []
+    lease, results = world.lease, []
+
+    @contextmanager
+    def slow(name: str, timeout: float) -> Iterator[Any]:
+        time.sleep(0.2)
+        with lease(name, timeout) as found:
+            yield found
+
+    world.lease = slow  # type: ignore[method-assign]
+    with batching(world, observe=observed.append) as batcher:
+        first = held_up(world, batcher)
+        second = ask(batcher, 1)
+        second.add_done_callback(lambda done: results.append(len(observed)))
+        time.sleep(0.3)
+        world.gate.set()
+        first.result(60)
+        second.result(60)
+    assert [(done.read, done.compute) for done in observed] == [(2.0, 1.0), (2.0, 1.0)]
+    assert all(4.2 <= done.load < 30 for done in observed)
+    assert observed[0].queued[0] < 0.2
+    assert observed[1].queued[0] >= 0.3
+    assert results == [2]  # a client that has its answer finds it in the metrics
 
 
 def test_a_pass_has_at_most_max_batch_samples(world: World) -> None:

@@ -114,7 +114,7 @@ def test_metrics(repository: Path) -> None:
         assert found['streamrt_requests_total{model="two",outcome="ok"}'] == 3
         assert found['streamrt_requests_total{model="two",outcome="refused"}'] == 1
         assert found['streamrt_requests_total{model="",outcome="refused"}'] == 20
-        assert len([name for name in found if name.startswith("streamrt_requests_total")]) == 3
+        assert len([name for name in found if name.startswith("streamrt_requests_total")]) == 5 + 1
         assert found["streamrt_request_seconds_count"] == 24
         assert found["streamrt_batch_requests_count"] == found["streamrt_batch_samples_sum"] == 3
         assert found["streamrt_queue_length"] == 0
