@@ -97,6 +97,7 @@ class Options(BaseModel):
             Path(self.repository),
             budget=self.budget,
             max_queue=2 * self.max_ongoing_requests,
+            page=False,  # each of its readings would be of another replica
             **self.model_dump(include=shared),
         )
 

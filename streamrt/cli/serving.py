@@ -109,6 +109,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--token-file", metavar="FILE", type=Path, help="the file with the token for --control; needs --control"
     )
     command.add_argument(
+        "--no-page",
+        dest="page",
+        action="store_false",
+        help="serve no page at /, which shows the metrics to people",
+    )
+    command.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -134,4 +140,5 @@ def run(args: argparse.Namespace) -> None:
         raise ImportError(f"serving needs the package {error.name}: pip install 'streamrt[serve]'") from error
 
     token = read_token(args.token_file) if args.control else None
-    serve(Settings(args.folder, token=token, **{name: getattr(args, name) for name in _OPTIONS}), args.log_level)
+    options = {name: getattr(args, name) for name in _OPTIONS}
+    serve(Settings(args.folder, page=args.page, token=token, **options), args.log_level)

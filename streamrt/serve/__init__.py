@@ -4,6 +4,7 @@ From a request to its answer::
 
     app          the application
     v2, mms      routes of the Open Inference Protocol, and of multi-model-server
+    page         the page at ``/``, which reads the metrics
     http         bodies, errors, and the log of requests
     connection   deadlines for clients
     access       the token, and the bytes that requests may hold

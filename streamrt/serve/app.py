@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from streamrt.serve.http import Routes, no_route
 from streamrt.serve.mms import MultiModelServer
+from streamrt.serve.page import Page
 from streamrt.serve.service import Service
 from streamrt.serve.v2 import OpenInference
 
@@ -35,6 +36,8 @@ def make_app(service: Service) -> Starlette:
     OpenInference(service).add_to(routes)
     MultiModelServer(service).add_to(routes)
     routes.add("/metrics", "GET", metrics)
+    if service.settings.page:
+        Page().add_to(routes)
     handlers = {HTTPException: no_route, Exception: no_route}
     app = Starlette(routes=routes.table, lifespan=lifespan, exception_handlers=handlers)
     app.router.redirect_slashes = False

@@ -32,6 +32,7 @@ class Settings:
         body_timeout: the most seconds until a request's head has arrived; again until its body has arrived; and again
             until the client has taken the answer.
         grace: the most seconds that requests in flight go on after SIGTERM.
+        page: whether there is a page for people at ``/``. It shows what the metrics show.
         token: the token that repository and registration calls need; None refuses these calls.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     max_held: int = 512 * _MIB
     body_timeout: float = 60.0
     grace: float = 30.0
+    page: bool = True
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ needed = {
     "streamrt/data/digits_mlp.safetensors",
     "streamrt/data/digits_cnn.safetensors",
     "streamrt/data/digits_test.npz",
+    "streamrt/serve/page.html",
 }
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     names = set(wheel.namelist())
