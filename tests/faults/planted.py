@@ -6,7 +6,7 @@ A fault is small and plausible: a bound that is off by one, a term that is left 
 
 from __future__ import annotations
 
-from faults.rooms import cli, convert, core, engine, kernels, ops, plan, pool, program, tuning
+from faults.rooms import cli, convert, core, engine, kernels, metrics, ops, plan, pool, program, tuning
 from faults.rooms import format as file_format
 
 FAULTS = (
@@ -16,6 +16,7 @@ FAULTS = (
     *engine.FAULTS,
     *file_format.FAULTS,
     *kernels.FAULTS,
+    *metrics.FAULTS,
     *ops.FAULTS,
     *plan.FAULTS,
     *pool.FAULTS,
