@@ -141,13 +141,13 @@ POOLS = [(64, 112, 3, 2), (64, 224, 2, 2), (192, 28, 3, 1), (512, 14, 2, 2)]
 @pytest.mark.parametrize(("planes", "size", "kernel", "stride"), POOLS)
 def test_max_pool(benchmark: Benchmark, planes: int, size: int, kernel: int, stride: int) -> None:
     y = np.empty((planes, size // stride, size // stride), np.float32)
-    benchmark(_core.max_pool, normal(planes, size, size), y, same_window(size, kernel, stride))
+    benchmark(_core.MaxPool(normal(planes, size, size), y, same_window(size, kernel, stride)), 0, 1)
 
 
 @pytest.mark.parametrize(("planes", "size", "kernel", "stride"), POOLS)
 def test_average_pool(benchmark: Benchmark, planes: int, size: int, kernel: int, stride: int) -> None:
     y = np.empty((planes, size // stride, size // stride), np.float32)
-    benchmark(_core.average_pool, normal(planes, size, size), y, same_window(size, kernel, stride), False)
+    benchmark(_core.AveragePool(normal(planes, size, size), y, same_window(size, kernel, stride), False), 0, 1)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(2048, 49), (64, 12544)])

@@ -70,8 +70,8 @@ class Prefetcher:
     def report(self) -> Report: ...
     def close(self) -> None: ...
 
-# ---- kernels (all other files of src/bind): arrays are float32 and C-contiguous, except that a y of dense layers may
-# have gaps between its rows
+# ---- kernels (all other files of src/bind): arrays are float32 and C-contiguous, except that a y of dense layers and
+# the planes of a Sliding may have gaps between their rows
 
 _Array: TypeAlias = NDArray[np.float32]
 
@@ -96,6 +96,7 @@ class Window:
         input: Sequence[int],  # noqa: A002
         output: Sequence[int],
     ) -> Self: ...
+    def rows_read(self, first: int, last: int) -> tuple[int, int]: ...
 
 def unary(x: _Array, y: _Array, act: int, alpha: float, beta: float) -> None: ...
 def bias_act(y: _Array, bias: _Array | None, act: int, alpha: float, beta: float) -> None: ...
@@ -221,8 +222,29 @@ class Attention(Kernel):
         zeros: bool,
     ) -> Attention: ...
 
+@disjoint_base
+class Sliding(Kernel): ...
+
 @final
-class Convolution(Kernel):
+class Band(Kernel):
+    def __new__(
+        cls,
+        kernel: Sliding,
+        first: int,
+        last: int,
+        held: tuple[int, int],
+        *,
+        x: int = 0,
+        y: int = 0,
+        residual: int = 0,
+    ) -> Band: ...
+
+@final
+class MoveRows(Kernel):
+    def __new__(cls, x: _Array, source: int, target: int, count: int) -> MoveRows: ...
+
+@final
+class Convolution(Sliding):
     def __new__(
         cls,
         x: _Array,
@@ -246,7 +268,7 @@ class Convolution(Kernel):
     ) -> Convolution: ...
 
 @final
-class Depthwise(Kernel):
+class Depthwise(Sliding):
     def __new__(
         cls,
         x: _Array,
@@ -259,8 +281,14 @@ class Depthwise(Kernel):
         beta: float,
     ) -> Depthwise: ...
 
-def max_pool(x: _Array, y: _Array, window: Window) -> None: ...
-def average_pool(x: _Array, y: _Array, window: Window, count_include_pad: bool) -> None: ...
+@final
+class MaxPool(Sliding):
+    def __new__(cls, x: _Array, y: _Array, window: Window) -> MaxPool: ...
+
+@final
+class AveragePool(Sliding):
+    def __new__(cls, x: _Array, y: _Array, window: Window, count_include_pad: bool) -> AveragePool: ...
+
 def row_mean(x: _Array, y: _Array) -> None: ...
 def row_max(x: _Array, y: _Array) -> None: ...
 def softmax(x: _Array, y: _Array, log: bool) -> None: ...

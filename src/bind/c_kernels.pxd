@@ -32,7 +32,23 @@ cdef extern from "kernels/kernels.h" nogil:
         int64_t output[3]
     srt_activation srt_activation_make(int code, float alpha, float beta)
     const char *srt_activation_name(int code)
+    ctypedef struct srt_steps:
+        int64_t row
+        int64_t plane
+    ctypedef struct srt_band:
+        int64_t first
+        int64_t last
+        int64_t start "from"
+        int64_t end "to"
+        srt_steps x
+        srt_steps y
+        srt_steps residual
     const char *srt_window_check(const srt_window *window)
+    srt_band srt_whole(const srt_window *window)
+    void srt_rows_read(const srt_window *window, int64_t first, int64_t last, int64_t *start, int64_t *end)
+    const char *srt_band_check(const srt_window *window, const srt_band *band)
+    void srt_move_rows(float *x, srt_steps steps, int64_t planes, int64_t width, int64_t start, int64_t to,
+                       int64_t count)
     int64_t srt_volume(const int64_t *extents)
     void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act)
     void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const float *bias,
@@ -98,6 +114,7 @@ cdef extern from "kernels/kernels.h" nogil:
         int64_t channels
         int64_t outputs
         const srt_window *window
+        srt_band band
         int64_t first
         int64_t last
         const float *scale
@@ -163,10 +180,11 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_winograd(const srt_convolution *c)
     int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads)
     void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
-                       int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
-                       const srt_activation *act)
-    void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window)
-    void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bint count_padding)
+                       int64_t multiplier, const srt_window *window, const srt_band *band, int64_t first,
+                       int64_t last, const srt_activation *act)
+    void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band)
+    void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
+                          bint count_padding)
     void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)

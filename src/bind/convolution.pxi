@@ -33,12 +33,12 @@ cdef int take_scaling(Arrays *arrays, scale, shift, srt_convolution *c) except -
 
 
 @cython.final
-cdef class Convolution(Kernel):
+cdef class Convolution(Sliding):
     """A convolution in groups of channels, each with its own part of the weights. Checked once, then run often.
 
     x (N, G * C, [D,] H, W); w (G * OC, C, [KD,] KH, KW), float32 or `Coded`; bias (G * OC,) or None;
     y (N, G * OC, [OD,] OH, OW). Arrays have a depth if the window has one. residual, of y's shape or None, is added
-    before ``act``, and may be y.
+    before ``act``, and may be y. x, y and residual may hold some of the rows: see `Sliding`.
 
     scratch (S, F) is used during calls. At most S threads take part, with F floats each. F is at least CONV_COLUMNS
     times the smaller of CONV_DEPTH and C * KD * KH * KW. A larger F is faster, up to half of a core's own cache.
@@ -59,7 +59,6 @@ cdef class Convolution(Kernel):
     cdef srt_convolution bound
     cdef srt_activation act
     cdef convolution kernel
-    cdef Window window
 
     def __cinit__(self, x, w, bias, residual, y, Window window not None, int groups, scratch, int act, float alpha,
                   float beta, *, bint winograd=False, sums=None, scale=None, shift=None, float low=-INFINITY,
@@ -72,8 +71,7 @@ cdef class Convolution(Kernel):
         self.window, self.act = window, activation(act, alpha, beta)
         self.kernel = srt_winograd if winograd else srt_conv
         c.window, c.act, c.low, c.high = &window.window, &self.act, low, high
-        vx = take_input(arrays, x, 2 + window.axes, "x")
-        check_extents(vx, 2, window, c.window.input, "x")
+        vx = take_planes(arrays, x, 2, window, c.window.input, False, &self.x, "x")
         rows, channels, *window_of_w = take_weights(arrays, w, 2 + window.axes, &c.w, "w")
         if tuple(window_of_w) != window.extents(c.window.kernel):
             raise ValueError(f"w has shape {(rows, channels, *window_of_w)}, expected windows of "
@@ -84,15 +82,17 @@ cdef class Convolution(Kernel):
         c.n, c.groups, c.channels, c.outputs = vx.shape[0], groups, channels, rows // groups
         c.x, c.bias = floats(vx), take_vector(arrays, bias, rows, "bias")
         take_scaling(arrays, scale, shift, c)
-        vy = take_output(arrays, y, 2 + window.axes, "y")
-        check_shape(vy, (vx.shape[0], rows, *window.extents(c.window.output)), "y")
+        vy = take_planes(arrays, y, 2, window, c.window.output, True, &self.y, "y")
+        check_channels(vy, (vx.shape[0], rows), "y")
         check_overlap(arrays, False)
         c.y, c.residual = <float *>vy.buf, NULL
         if residual is not None:
-            vs = take_input(arrays, residual, 2 + window.axes, "residual")
-            check_same(vs, vy)
+            vs = take_planes(arrays, residual, 2, window, c.window.output, False, &self.residual, "residual")
+            check_channels(vs, (vx.shape[0], rows), "residual")
             c.residual = floats(vs)
-            if c.residual != floats(vy) and overlap(vs, vy):
+            self.has_residual = True
+            self.in_place = c.residual == floats(vy) and same_steps(&self.residual.steps, &self.y.steps)
+            if not self.in_place and overlap(vs, vy):
                 raise ValueError("the output overlaps an input")
         take_scratch(arrays, scratch, self._seat(winograd, scale), &c.scratch, &c.seats, &c.seat)
         c.sums = NULL
@@ -118,10 +118,14 @@ cdef class Convolution(Kernel):
         # in Python's integers, because the taps of a hostile window may be many
         return columns_of(<object>c.channels * <object>srt_volume(c.window.kernel))
 
-    cdef int compute(self, int64_t first, int64_t last) except -1:
+    cdef int compute_band(self, int64_t first, int64_t last, const bound_band *at) except -1:
         cdef srt_convolution c = self.bound
         check_range(first, last, c.groups * c.outputs)
-        c.first, c.last = first, last
+        c.first, c.last, c.band = first, last, at.band
+        c.x += at.x
+        c.y += at.y
+        if c.residual != NULL:
+            c.residual += at.residual
         with nogil:
             self.kernel(&c)
         return 0
@@ -155,10 +159,11 @@ def winograd_seat(int64_t n, int64_t channels, int64_t outputs, Window window no
 
 
 @cython.final
-cdef class Depthwise(Kernel):
+cdef class Depthwise(Sliding):
     """A convolution where output channel j reads one input channel, j // m. Checked once, then run often.
 
-    x (N, C, [D,] H, W); w (C * m, [KD,] KH, KW); bias (C * m,) or None; y (N, C * m, [OD,] OH, OW).
+    x (N, C, [D,] H, W); w (C * m, [KD,] KH, KW); bias (C * m,) or None; y (N, C * m, [OD,] OH, OW). x and y may hold
+    some of the rows: see `Sliding`.
 
     Raises:
         ValueError: wrong shapes, dtype or layout, a range beyond the channels, an unknown ``act``, or
@@ -166,7 +171,6 @@ cdef class Depthwise(Kernel):
     """
 
     cdef srt_activation act
-    cdef Window window
     cdef const float *bias
     cdef int64_t n, channels, outputs
 
@@ -175,24 +179,23 @@ cdef class Depthwise(Kernel):
         cdef Py_buffer *vw
         cdef Py_buffer *vy
         self.window, self.act = window, activation(act, alpha, beta)
-        vx = take_input(&self.arrays, x, 2 + window.axes, "x")
-        check_extents(vx, 2, window, window.window.input, "x")
+        vx = take_planes(&self.arrays, x, 2, window, window.window.input, False, &self.x, "x")
         vw = take_input(&self.arrays, w, 1 + window.axes, "w")
         check_extents(vw, 1, window, window.window.kernel, "w")
         self.n, self.channels, self.outputs = vx.shape[0], vx.shape[1], vw.shape[0]
         if self.outputs != 0 if self.channels == 0 else self.outputs % self.channels != 0:
             raise ValueError(f"w has {self.outputs} channels, expected a multiple of the {self.channels} of x")
         self.bias = take_vector(&self.arrays, bias, self.outputs, "bias")
-        vy = take_output(&self.arrays, y, 2 + window.axes, "y")
-        check_shape(vy, (self.n, self.outputs, *window.extents(window.window.output)), "y")
+        vy = take_planes(&self.arrays, y, 2, window, window.window.output, True, &self.y, "y")
+        check_channels(vy, (self.n, self.outputs), "y")
         check_overlap(&self.arrays, False)
 
-    cdef int compute(self, int64_t first, int64_t last) except -1:
+    cdef int compute_band(self, int64_t first, int64_t last, const bound_band *at) except -1:
         cdef Py_buffer *y = &self.arrays.view[self.arrays.count - 1]
         check_range(first, last, self.outputs)
         if first < last:
             with nogil:
-                srt_depthwise(floats(&self.arrays.view[0]), floats(&self.arrays.view[1]), self.bias, <float *>y.buf,
-                              self.n, self.channels, self.outputs // self.channels, &self.window.window, first, last,
-                              &self.act)
+                srt_depthwise(floats(&self.arrays.view[0]) + at.x, floats(&self.arrays.view[1]), self.bias,
+                              <float *>y.buf + at.y, self.n, self.channels, self.outputs // self.channels,
+                              &self.window.window, &at.band, first, last, &self.act)
         return 0

@@ -42,11 +42,14 @@ cdef class Kernel:
         self.run(first, last)
 
     cdef int run(self, int64_t first, int64_t last) except -1:
+        self.copy_kept(first)
+        return self.compute(first, last)
+
+    cdef void copy_kept(self, int64_t first) noexcept:
         cdef int i
         if first == 0:
             for i in range(0, self.kept.count, 2):
                 memcpy(self.kept.view[i + 1].buf, self.kept.view[i].buf, self.kept.view[i].len)
-        return self.compute(first, last)
 
     cdef int compute(self, int64_t first, int64_t last) except -1:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Windows that slide over planes and volumes, and pooling."""
+"""Windows that slide over planes and volumes."""
 
 
 @cython.final
@@ -39,6 +39,19 @@ cdef class Window:
                 f"input={input}, output={output}"
             )
 
+    def rows_read(self, int64_t first, int64_t last):
+        """The input rows (from, to) that the output rows ``first`` to ``last`` read, from the first to the last.
+
+        Rows in the padding are left out. Both numbers are equal if all windows lie in the padding.
+
+        Raises:
+            ValueError: the output has no such rows.
+        """
+        cdef int64_t start = 0, end = 0
+        check_range(first, last, self.window.output[0])
+        srt_rows_read(&self.window, first, last, &start, &end)
+        return start, end
+
     # Lengths that fit the C structure. srt_window_check finds other faults.
     @staticmethod
     def _lengths(name, values, count):
@@ -66,52 +79,3 @@ cdef int check_extents(Py_buffer *view, int axis, Window window, const int64_t *
         raise ValueError(f"{name} has shape {shape_of(view)}, expected {'planes' if window.axes == 2 else 'volumes'} "
                          f"of {' x '.join([str(extent) for extent in expected])}")
     return 0
-
-
-# Takes the arrays of pooling: x (planes, h, w), y (planes, oh, ow), with a depth for volumes.
-cdef int take_planes(Arrays *arrays, object x, object y, Window window) except -1:
-    cdef Py_buffer *vx = take_input(arrays, x, 1 + window.axes, "x")
-    check_extents(vx, 1, window, window.window.input, "x")
-    cdef Py_buffer *vy = take_output(arrays, y, 1 + window.axes, "y")
-    check_extents(vy, 1, window, window.window.output, "y")
-    if vx.shape[0] != vy.shape[0]:
-        raise ValueError(f"x has {vx.shape[0]} planes and y {vy.shape[0]}, expected the same")
-    return check_overlap(arrays, False)
-
-
-def max_pool(x, y, Window window not None):
-    """The largest element of each window: x (P, [D,] H, W), y (P, [OD,] OH, OW).
-
-    Padding does not count; a window with only padding gives -infinity. A window with a NaN gives NaN.
-
-    Raises:
-        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
-    """
-    cdef Arrays arrays
-    arrays.count = 0
-    try:
-        take_planes(&arrays, x, y, window)
-        with nogil:
-            srt_max_pool(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0], &window.window)
-    finally:
-        release(&arrays)
-
-
-def average_pool(x, y, Window window not None, bint count_include_pad):
-    """The mean of each window as ONNX defines it: x (P, [D,] H, W), y (P, [OD,] OH, OW).
-
-    With ``count_include_pad`` padding counts as zeros. Elements behind the padding, which ceil_mode allows, do not
-    count. A window with only padding gives 0.
-
-    Raises:
-        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
-    """
-    cdef Arrays arrays
-    arrays.count = 0
-    try:
-        take_planes(&arrays, x, y, window)
-        with nogil:
-            srt_average_pool(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
-                             &window.window, count_include_pad)
-    finally:
-        release(&arrays)

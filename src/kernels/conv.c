@@ -1,5 +1,6 @@
 /* conv.c - a convolution is shared out by blocks of output positions, and by output channels if blocks are few: see
  * kernels.h. */
+#include "band.h"
 #include "sharing.h"
 #include "simd/table.h"
 
@@ -47,29 +48,58 @@ int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs,
     return n == 1 && groups == 1 && is_halved(inner, outputs, w) ? outputs * srt_volume(w->output) : 0;
 }
 
+/* Whether rows of the matrix of columns are channels of the input, so that they need not be laid out. */
+static bool is_pointwise(const srt_window *w) {
+    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
+        if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
+            return false;
+    return true;
+}
+
+/* Whether the rows of a band lie next to each other, so that columns of a panel can be those of several rows. */
+static bool is_one_line(const srt_convolution *c, bool in_place) {
+    const int64_t width = c->window->output[1];
+    return c->band.last - c->band.first == 1 ||
+           (c->band.y.row == width && (c->residual == NULL || c->band.residual.row == width) &&
+            (!in_place || c->band.x.row == width));
+}
+
 void srt_conv(const srt_convolution *c) {
-    const srt_window *window = c->window;
+    const srt_window *window = c->window, of_band = srt_band_window(window, &c->band);
     const int64_t inner = c->channels * srt_volume(window->kernel);
-    const int64_t positions = srt_volume(window->output);
-    if (c->n == 0 || c->first == c->last || positions == 0) return;
-    conv_job job = {.of = *c, .inner = inner, .parts = 1};
+    if (c->n == 0 || c->first == c->last || srt_volume(of_band.output) == 0) return;
+    conv_job job = {.of = *c, .in_place = !c->across && is_pointwise(window), .inner = inner, .parts = 1};
+    job.of.window = &of_band;
+    job.lines = is_one_line(c, job.in_place) ? 1 : of_band.output[0];
+    const int64_t positions = job.positions = srt_volume(of_band.output) / job.lines;
+    /* The columns behind the last whole vector of a picture are dot products, if they are few. Others are not, though
+     * they are the last of their band: their sums are added up in another order. */
+    const srt_table *table = srt_table_active();
+    const int64_t left = srt_volume(window->output) % table->lanes;
+    job.dots = srt_volume(window->output) - (left <= table->dots ? left : 0) - c->band.first * window->output[1];
+    const int64_t dots = positions * job.lines - job.dots;        /* in the band; negative: none */
+    const int64_t ends = dots < 0 ? 0 : smaller(dots, positions); /* in its last line */
     const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
     if (inner > 0) job.parts = two ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
     const int64_t threads = smaller(c->seats, srt_threads());
-    const bool halved = threads > 1 && c->sums && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
+    const bool halved =
+        threads > 1 && c->sums && job.lines == 1 && srt_conv_sums(c->n, c->groups, inner, c->outputs, window) > 0;
     const int64_t once = halved ? depth : inner; /* terms of a sum that a unit adds up */
-    const int64_t rest = positions > STEP && positions % STEP <= LAST ? positions % STEP : 0;
+    /* Dot products have a vector of columns of their own. If they follow whole vectors, as in a picture, there is room
+     * for it. Otherwise there are STEP columns more, and no other columns are left. */
+    const bool inside = ends > 0 && (dots > ends || (positions - ends) % table->lanes != 0);
+    const int64_t over = positions % STEP;
+    const int64_t rest = positions > STEP && over <= LAST && (!inside || ends >= over) ? over : 0;
     const int64_t widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
                                       : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
     const int64_t rows = smaller(c->last - c->first, c->outputs); /* of one group at most */
     const bool again = job.parts > 1 && !halved;
-    const srt_table *table = srt_table_active();
     const srt_product product = {
-        .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs),
+        .pieces = halved ? job.parts : c->n * ((c->last - 1) / c->outputs + 1 - c->first / c->outputs) * job.lines,
         .columns = positions - rest,
         .step = STEP,
-        .widest = rest > 0 ? widest - STEP : widest,
+        .widest = rest > 0 || inside ? widest - STEP : widest,
         .rows = rows,
         .tile = table->conv_rows < LEAST_ROWS ? LEAST_ROWS / table->conv_rows * table->conv_rows : table->conv_rows,
         .most = halved ? MOST_UNITS : INT64_MAX,

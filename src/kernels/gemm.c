@@ -25,6 +25,7 @@ void srt_gemm(const srt_product_of_samples *g) {
                                       .channels = g->w.inner,
                                       .outputs = rows,
                                       .window = &samples,
+                                      .band = srt_whole(&samples),
                                       .last = rows,
                                       .across = true,
                                       .scratch = g->scratch,

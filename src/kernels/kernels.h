@@ -1,8 +1,9 @@
 /* kernels.h - the loops of a pass. NumPy computes the matrix products that are not here.
  *
  * Rules for every function here:
- * - Arrays are float32, row-major, and contiguous unless a row stride (in elements) is named. Shapes stand beside the
- *   pointers. The caller has checked shapes and sizes. No function fails, allocates memory or keeps a pointer.
+ * - Arrays are float32, row-major, and contiguous unless a row stride (in elements) or a band is named. Shapes stand
+ *   beside the pointers. The caller has checked shapes and sizes. No function fails, allocates memory or keeps a
+ *   pointer.
  * - Any thread may call. A large job is shared with the workers of parallel.h. Results are the same bits for any number
  *   of threads. They may differ in the last bits between instruction sets, because only some fuse multiply and add.
  * - Inputs and outputs must not overlap. "x may be y" allows the same array for both.
@@ -77,6 +78,38 @@ const char *srt_window_check(const srt_window *window);
 static inline int64_t srt_volume(const int64_t extents[SRT_WINDOW_AXES]) {
     return extents[0] * extents[1] * extents[2];
 }
+
+/* How far apart a tensor's rows lie, in elements. The elements of a row lie next to each other. Planes are those of all
+ * channels of all samples, in this order. All planes of a volume count as one plane here. */
+typedef struct {
+    int64_t row, plane; /* from a row, or a plane, to the next */
+} srt_steps;
+
+/* A band: the output rows first..last of all planes, which a kernel computes from the input rows from..to. No other row
+ * need be in memory. A pointer to the input is the address of row `from` of its first plane. Pointers to the output and
+ * to a residual are those of their rows `first`. Rows that the windows read and that lie in the picture are within
+ * from..to; all rows outside of from..to count as padding. A band of volumes has all rows, and no gaps. */
+typedef struct {
+    int64_t first, last;
+    int64_t from, to;
+    srt_steps x, y, residual; /* a row is at least as long as its elements, and at most SRT_WINDOW_MAX */
+} srt_band;
+
+/* The band that has all rows, without gaps. */
+srt_band srt_whole(const srt_window *window);
+
+/* Sets *from and *to to the input rows that the output rows first..last of a valid window read, from the first to the
+ * last. They are equal if all these windows lie in the padding. 0 <= first <= last <= output[0]. */
+void srt_rows_read(const srt_window *window, int64_t first, int64_t last, int64_t *from, int64_t *to);
+
+/* NULL for a valid band of a valid window, else a static string that names the fault: rows out of range, an input row
+ * that is read and not in memory, steps out of range, or a band of volumes. The caller knows the sizes of its arrays.
+ */
+const char *srt_band_check(const srt_window *window, const srt_band *band);
+
+/* Moves `count` rows of each plane up within memory: row from + i of x to row to + i, to <= from. x: row 0 of the first
+ * of `planes` planes with rows of `width` elements. */
+void srt_move_rows(float *x, srt_steps steps, int64_t planes, int64_t width, int64_t from, int64_t to, int64_t count);
 
 /* y = act(x), n elements. x may be y. */
 void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act);
@@ -182,16 +215,17 @@ void srt_scale_shift_act(const float *x, const float *scale, const float *shift,
 /* y = x < 0 ? slope * x : x. x, y (n, channels, size); slope (channels,), or one for all. x may be y. */
 void srt_prelu(const float *x, const float *slope, bool one_slope, float *y, int64_t n, int64_t channels, int64_t size);
 
-/* A convolution: output channels first..last of y (n, groups * outputs, od, oh, ow) from x (n, groups * channels, d, h,
- * w), the weights w (groups * outputs, channels, kd, kh, kw) and bias (groups * outputs,) or NULL. residual, of y's
- * shape or NULL, is added before the activation, and may be y. A plane is a volume of depth 1.
+/* A convolution: a band of the output channels first..last of y (n, groups * outputs, od, oh, ow) from
+ * x (n, groups * channels, d, h, w), the weights w (groups * outputs, channels, kd, kh, kw) and bias (groups *
+ * outputs,) or NULL. residual, of y's shape or NULL, is added before the activation, and may be y. A plane is a volume
+ * of depth 1.
  *
  * With `scale`, the input is min(high, max(low, x * scale + shift)), with a scale and a shift for each channel: scale
  * (groups * channels,), or with `each` (n, groups * channels); shift (groups * channels,) or NULL. The window must then
  * be 1 x 1 x 1 with stride 1 and without padding. For srt_conv only.
  *
  * With `across`, x is (n, groups, oh * ow, channels), and the window is 1 x 1: each row is an output position. Without
- * scale. For srt_conv only.
+ * scale. The band has all rows, without gaps. For srt_conv only.
  *
  * scratch (seats, seat): at most `seats` threads take part, each with `seat` floats. sums: NULL, or
  * srt_conv_sums(...) floats for srt_conv. */
@@ -201,7 +235,8 @@ typedef struct {
     float *y;
     int64_t n, groups, channels, outputs; /* channels and outputs of one group */
     const srt_window *window;
-    int64_t first, last;
+    srt_band band;
+    int64_t first, last; /* output channels */
     const float *scale, *shift;
     bool each, across;
     float low, high;
@@ -214,7 +249,8 @@ typedef struct {
 /* A convolution as a product. A row of weights is multiplied in equal parts of at most SRT_CONV_DEPTH terms. Scratch
  * memory holds the columns of a multiple of SRT_CONV_COLUMNS output positions, up to 72 KiB for each SRT_CONV_COLUMNS.
  * Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kd * kh * kw and
- * SRT_CONV_DEPTH). */
+ * SRT_CONV_DEPTH). A row has the same bits in every band. Bands whose rows of y, of the residual, or with a window of
+ * 1 x 1 of x, have gaps take longer: each row is a product of its own. */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
 
@@ -275,7 +311,8 @@ int64_t srt_conv_sums(int64_t n, int64_t groups, int64_t inner, int64_t outputs,
 /* A convolution of planes with a window of 3 x 3, stride and dilation 1, by Winograd's F(4 x 4, 3 x 3). Errors are
  * about 4 times those of srt_conv. A value that is infinite, or so large that a sum overflows, may give NaN in all
  * outputs of the tiles that read it. seat is at least srt_winograd_seat(...) for this shape and SRT_MAX_THREADS; other
- * numbers of samples may share it. */
+ * numbers of samples may share it. Tiles begin at the band's first row. So a row has the same bits in every band that
+ * begins at a multiple of 4 rows, and ends at one or with the picture; in other bands it has other errors. */
 void srt_winograd(const srt_convolution *c);
 
 /* Floats of scratch memory for each of `threads` threads with which srt_winograd is faster than srt_conv; 0 if it is
@@ -283,19 +320,22 @@ void srt_winograd(const srt_convolution *c);
  * number works with any number of threads. channels and outputs are those of one group. */
 int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const srt_window *window, int64_t threads);
 
-/* A convolution where each output channel reads one input channel. Output channels first..last of
+/* A convolution where each output channel reads one input channel. A band of the output channels first..last of
  * y (n, channels * multiplier, od, oh, ow) from x (n, channels, d, h, w), w (channels * multiplier, kd, kh, kw) and
- * bias (channels * multiplier,) or NULL; output channel j reads input channel j / multiplier. */
+ * bias (channels * multiplier,) or NULL; output channel j reads input channel j / multiplier. A row has the same bits
+ * in every band, here and in pooling. */
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
-                   int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
+                   int64_t multiplier, const srt_window *window, const srt_band *band, int64_t first, int64_t last,
                    const srt_activation *act);
 
-/* x (volumes, d, h, w), y (volumes, od, oh, ow). A window that lies entirely in the padding gives -infinity. */
-void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window);
+/* A band of y (volumes, od, oh, ow) from x (volumes, d, h, w). A window that lies entirely in the padding gives
+ * -infinity. */
+void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band);
 
 /* As ONNX's AveragePool: the divisor is the number of elements of the window that lie in the input, or, with
  * count_padding, in the padded input. A window without such elements gives 0. */
-void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bool count_padding);
+void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
+                      bool count_padding);
 
 /* x (rows, cols), y (rows,). The mean of no elements is NaN. Up to 512 elements are added in float32, and these sums
  * in float64. The result is about as exact as a sum in float64 alone. */

@@ -18,6 +18,7 @@ void srt_matmul(const srt_matrices *m) {
                                   .channels = m->inner,
                                   .outputs = m->rows,
                                   .window = &columns,
+                                  .band = srt_whole(&columns),
                                   .last = m->groups * m->rows,
                                   .across = m->transposed,
                                   .scratch = m->scratch,

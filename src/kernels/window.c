@@ -1,5 +1,6 @@
 /* window.c - windows, and the kernels that slide them over volumes. These are shared out by volumes, and by bands of
  * rows if volumes are few: see kernels.h. A plane is a volume of depth 1. */
+#include "band.h"
 #include "simd/table.h"
 
 /* Whether a volume has at most SRT_VOLUME_MAX elements. Lengths are at most 3 * SRT_WINDOW_MAX, so that the product of
@@ -42,12 +43,16 @@ static int64_t row_cost(const srt_window *w) {
 /* Units for each thread, so that threads end at about the same time. */
 enum { UNITS_PER_THREAD = 8 };
 
-/* Slides the window over `volumes` volumes. Volumes are cut into bands only if they are few: a core also fetches rows
- * behind its band, and so takes them from the core that writes them. */
-static void slide(srt_range *run, window_job *job, int64_t volumes) {
-    const srt_window *w = job->window;
+/* Slides the window over a band of `volumes` volumes. Each thread's share of it is cut into bands of rows only if the
+ * volumes are few: a core also fetches rows behind its band, and so takes them from the core that writes them. */
+static void slide(srt_range *run, window_job *job, const srt_window *window, const srt_band *band, int64_t volumes) {
+    const srt_window of_band = srt_band_window(window, band), *w = &of_band;
     const int64_t rows = w->output[0];
     if (volumes == 0 || srt_volume(w->output) == 0) return;
+    job->window = w;
+    job->picture = window;
+    job->x_steps = band->x;
+    job->y_steps = band->y;
     const int64_t wanted = ((int64_t)srt_threads() * UNITS_PER_THREAD - 1) / volumes + 1;
     job->bands = wanted < rows ? wanted : rows;
     job->volumes = volumes;
@@ -56,7 +61,7 @@ static void slide(srt_range *run, window_job *job, int64_t volumes) {
 }
 
 void srt_depthwise(const float *x, const float *w, const float *bias, float *y, int64_t n, int64_t channels,
-                   int64_t multiplier, const srt_window *window, int64_t first, int64_t last,
+                   int64_t multiplier, const srt_window *window, const srt_band *band, int64_t first, int64_t last,
                    const srt_activation *act) {
     window_job job = {
         .x = x,
@@ -67,18 +72,18 @@ void srt_depthwise(const float *x, const float *w, const float *bias, float *y, 
         .first = first,
         .span = last - first,
         .channels_in_total = channels * multiplier,
-        .window = window,
         .act = act,
     };
-    slide(srt_table_active()->depthwise, &job, n * job.span);
+    slide(srt_table_active()->depthwise, &job, window, band, n * job.span);
 }
 
-void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window) {
-    window_job job = {.x = x, .y = y, .window = window};
-    slide(srt_table_active()->max_pool, &job, volumes);
+void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band) {
+    window_job job = {.x = x, .y = y};
+    slide(srt_table_active()->max_pool, &job, window, band, volumes);
 }
 
-void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, bool count_padding) {
-    window_job job = {.x = x, .y = y, .window = window, .count_padding = count_padding};
-    slide(srt_table_active()->average_pool, &job, volumes);
+void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
+                      bool count_padding) {
+    window_job job = {.x = x, .y = y, .count_padding = count_padding};
+    slide(srt_table_active()->average_pool, &job, window, band, volumes);
 }

@@ -1,5 +1,6 @@
 /* winograd.c - Winograd's convolution is shared out by blocks of tiles, and by output channels if blocks are few: see
  * kernels.h. */
+#include "band.h"
 #include "sharing.h"
 #include "simd/table.h"
 
@@ -88,10 +89,12 @@ int64_t srt_winograd_seat(int64_t n, int64_t channels, int64_t outputs, const sr
 }
 
 void srt_winograd(const srt_convolution *c) {
-    const int64_t tiles = c->n * tiles_of(c->window);
+    const srt_window of_band = srt_band_window(c->window, &c->band);
+    const int64_t tiles = c->n * tiles_of(&of_band);
     if (tiles == 0 || c->first == c->last) return;
-    const int64_t few = few_of(tiles);
+    const int64_t few = few_of(c->n * tiles_of(c->window)); /* of the picture, because it changes the rounding */
     winograd_job job = {.of = *c, .tiles = tiles, .depth = smaller(c->channels, SRT_WINOGRAD_DEPTH), .few = few};
+    job.of.window = &of_band;
     const srt_product product = {
         .pieces = (c->last - 1) / c->outputs + 1 - c->first / c->outputs,
         .columns = few ? few : tiles,

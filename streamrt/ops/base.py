@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt._core import Coded
+from streamrt._core import Coded, Window
 
 Shape = tuple[int, ...]
 #: The types of computed tensors, by the names that the weights file gives them. Truth values are 1 and 0 in float32.
@@ -186,6 +186,9 @@ class Lowered:
         tiled: indices of the parameters that ``run`` reads by rows: axis 0 of each is ``rows / passes`` long. Every
             other parameter is read only by the call with ``first == 0``, which copies to scratch the values that later
             tiles need.
+        window: the window of a `streamrt._core.Sliding`, if ``bind`` returns one that computes bands; else None.
+            ``bind`` then also takes inputs and outputs (N, C, R, W) with room for some of the rows. They may have gaps
+            between rows and between planes. Bands are `streamrt._core.Band` objects of the kernel.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
         passes: how often the node reads all tiled parameters, one time after the other, as a recurrent layer does for
@@ -214,6 +217,7 @@ class Lowered:
     flops: int = 0
     dtypes: tuple[str, ...] = ()
     indexed: tuple[int, ...] = ()
+    window: Window | None = None
 
     def dtype(self, index: int) -> str:
         """The type of output ``index``."""

@@ -54,7 +54,7 @@ def decoded(lowered: Lowered, operands: Sequence[Operand | None]) -> Lowered:
 
         return run
 
-    return replace(lowered, bind=bind, scratch=scratch.nbytes)
+    return replace(lowered, bind=bind, scratch=scratch.nbytes, window=None)
 
 
 def _decoder(coded: Param | Table | None, floats: Array) -> Run:

@@ -19,12 +19,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Lowered, Param, Run, Shape
+from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.columns import columns, threads_for
@@ -33,9 +33,7 @@ from streamrt.ops.epilogue import Epilogue, epilogue_of
 from streamrt.ops.gemm import Dense
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Part, Scratch
-from streamrt.ops.window import Geometry
-
-_Tensor = TypeVar("_Tensor", Array, Param)
+from streamrt.ops.window import Geometry, with_axes
 
 
 @operator("Conv", traits=Traits(fuses=True, row_axis=1, dtypes={1: TYPES}))
@@ -69,7 +67,7 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
     scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
-    takes_coded = True
+    takes_coded, in_bands = True, False
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
             batch=x[0],
@@ -89,6 +87,7 @@ def conv(call: Call) -> Lowered:
             bind, takes_coded = partial(_bind_numpy, blocks, bias, scaling, epilogue), False
         elif w[1] == 1 and groups > 1 and not residual and not scaling:
             bind, takes_coded = partial(_bind_depthwise, geometry, bias, epilogue), False
+            in_bands = len(x) == 4
         else:
             inner, outputs = w[1] * geometry.taps, w[0] // groups
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
@@ -100,6 +99,7 @@ def conv(call: Call) -> Lowered:
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = scratch.add(halves) if halves else None
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, panels, sums, epilogue)
+            in_bands = len(x) == 4
     lowered = Lowered(
         outputs=(output,),
         bind=bind,
@@ -111,6 +111,7 @@ def conv(call: Call) -> Lowered:
             call.batch(index) == call.batch(0) or call.is_param(index) for index in (3, 4) if call.optional(index)
         ),
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
+        window=geometry.window if in_bands else None,
     )
     return lowered if takes_coded else decoded(lowered, (None, call.operand(1)))
 
@@ -150,11 +151,6 @@ class _Scaling:
         return {"scale": scale, "shift": self.shift.kept(buffers), "low": self.low, "high": self.high}
 
 
-def _planes(array: _Tensor, extents: Shape) -> _Tensor:
-    """An input, weights or an output as a tensor with the spatial extents of a geometry."""
-    return array.reshape(*array.shape[:2], *extents)
-
-
 def _bind_numpy(
     blocks: MatmulConvolution, bias: Bias, scaling: _Scaling | None, epilogue: Epilogue, buffers: Buffers
 ) -> Run:
@@ -163,11 +159,11 @@ def _bind_numpy(
     if scaling:
         extra["scale"] = np.atleast_2d(extra["scale"])
     arrays = Arrays(
-        x=_planes(buffers.input(0), blocks.geometry.input),
-        w=_planes(buffers.input(1), blocks.geometry.kernel),
+        x=with_axes(buffers.input(0), blocks.geometry.input),
+        w=with_axes(buffers.input(1), blocks.geometry.kernel),
         bias=bias.kept(buffers),
         residual=_residual(buffers, blocks.geometry),
-        y=_planes(buffers.outputs[0], blocks.geometry.output),
+        y=with_axes(buffers.outputs[0], blocks.geometry.output),
         scratch=buffers.scratch,
         scaling=Scaling(**extra) if scaling else None,
     )
@@ -184,7 +180,7 @@ def _bind_numpy(
 def _residual(buffers: Buffers, geometry: Geometry) -> Array | None:
     """Input 3, as planes; None if it is left out."""
     residual = buffers.optional(3)
-    return None if residual is None else _planes(residual, geometry.output)
+    return None if residual is None else with_axes(residual, geometry.output)
 
 
 def _kept(bias: Bias, scaling: _Scaling | None) -> tuple[Bias, ...]:
@@ -194,9 +190,9 @@ def _kept(bias: Bias, scaling: _Scaling | None) -> tuple[Bias, ...]:
 
 def _bind_depthwise(geometry: Geometry, bias: Bias, epilogue: Epilogue, buffers: Buffers) -> Run:
     """A convolution in which each group has one input channel: a loop over windows instead of a matrix product."""
-    x = _planes(buffers.input(0), geometry.input)
-    filters = _planes(buffers.input(1), geometry.kernel)[:, 0]
-    y = _planes(buffers.outputs[0], geometry.output)
+    x = with_axes(buffers.input(0), geometry.input)
+    filters = with_axes(buffers.input(1), geometry.kernel)[:, 0]
+    y = with_axes(buffers.outputs[0], geometry.output)
     kernel = _core.Depthwise(x, filters, bias.kept(buffers), y, geometry.window, *epilogue)
     bias.keep_for(kernel, buffers)
     return kernel
@@ -214,9 +210,9 @@ def _bind_product(
     buffers: Buffers,
 ) -> Run:
     """A convolution as a product of rows of weights with columns of the input, or by Winograd's algorithm."""
-    x = _planes(buffers.input(0), geometry.input)
-    w = _planes(buffers.weights(1), geometry.kernel)
-    y = _planes(buffers.outputs[0], geometry.output)
+    x = with_axes(buffers.input(0), geometry.input)
+    w = with_axes(buffers.weights(1), geometry.kernel)
+    y = with_axes(buffers.outputs[0], geometry.output)
     extra = scaling.bind(buffers) if scaling else {}
     residual = _residual(buffers, geometry)
     kernel = _core.Convolution(

@@ -14,24 +14,24 @@ from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
-from streamrt.ops.window import Geometry
+from streamrt.ops.window import Geometry, with_axes
 
-#: A kernel: input, output, window and scratch memory. Each channel is pooled by itself, so samples and channels are one
-#: axis: (planes, height, width), or (volumes, depth, height, width).
-Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], None]
+#: Binds a kernel: input, output, window and scratch memory. The arrays have samples, channels, and the axes of a
+#: geometry: (N, C, height, width), or (N, C, depth, height, width).
+Planes = Callable[[Array, Array, _core.Window, NDArray[np.uint8]], Run]
 
 
 @operator("MaxPool", traits=Traits(fuses=True))
 def max_pooling(call: Call) -> Lowered:
     """The largest value in each window. Padding does not count."""
-    return _pooling(call, lambda x, y, window, memory: _core.max_pool(x, y, window))
+    return _pooling(call, lambda x, y, window, memory: _core.MaxPool(x, y, window))
 
 
 @operator("AveragePool", traits=Traits(fuses=True))
 def average_pooling(call: Call) -> Lowered:
     """The mean of the values in each window. Padding counts, as zeros, only with ``count_include_pad``."""
     include = call.flag("count_include_pad", False)
-    return _pooling(call, lambda x, y, window, memory: _core.average_pool(x, y, window, include))
+    return _pooling(call, lambda x, y, window, memory: _core.AveragePool(x, y, window, include))
 
 
 @operator("LpPool")
@@ -41,14 +41,21 @@ def lp_pooling(call: Call) -> Lowered:
     shape, scratch = call.ints("kernel_shape", low=1), Scratch()
     powers, ones = scratch.add(*call.shape(0)), scratch.add(1, *((1,) if len(shape) == 1 else ()), *shape)
 
-    def kernel(x: Array, y: Array, window: _core.Window, memory: NDArray[np.uint8]) -> None:
+    def bind(x: Array, y: Array, window: _core.Window, memory: NDArray[np.uint8]) -> Run:
         terms, weights = powers.of(memory).reshape(x.shape), ones.of(memory)
-        _power(x, p, terms)
-        weights.fill(1.0)
-        _core.Depthwise(terms[:, None], weights, None, y[:, None], window, *IDENTITY)(0, 1)
-        _root(y, p)
+        # Each plane is the one channel of a sample.
+        source, target = terms.reshape(-1, 1, *x.shape[2:]), y.reshape(-1, 1, *y.shape[2:])
+        kernel = _core.Depthwise(source, weights, None, target, window, *IDENTITY)
 
-    return _pooling(call, kernel, scratch.nbytes)
+        def run(first: int, last: int) -> None:
+            _power(x, p, terms)
+            weights.fill(1.0)
+            kernel(0, 1)
+            _root(y, p)
+
+        return run
+
+    return _pooling(call, bind, scratch.nbytes, in_bands=False)
 
 
 @operator("GlobalMaxPool", traits=Traits(fuses=True))
@@ -97,7 +104,7 @@ def _root(x: Array, p: int) -> None:
         np.power(x, np.float32(1 / p), out=x)
 
 
-def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
+def _pooling(call: Call, kernel: Planes, scratch: int = 0, in_bands: bool = True) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) not in (3, 4, 5):
@@ -108,18 +115,18 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0) -> Lowered:
         raise call.fail(
             f"pads {geometry.pads} for a window of {shape}, expected smaller pads: a window would hold only padding"
         )
-    planes = x[0] * x[1]
 
     def bind(buffers: Buffers) -> Run:
-        source = buffers.input(0).reshape(planes, *geometry.input)
-        target = buffers.outputs[0].reshape(planes, *geometry.output)
-        return lambda first, last: kernel(source, target, geometry.window, buffers.scratch)
+        source = with_axes(buffers.input(0), geometry.input)
+        target = with_axes(buffers.outputs[0], geometry.output)
+        return kernel(source, target, geometry.window, buffers.scratch)
 
     return Lowered(
         outputs=((*x[:2], *geometry.spatial),),
         bind=bind,
         scratch=scratch,
-        flops=planes * geometry.positions * geometry.taps,
+        flops=x[0] * x[1] * geometry.positions * geometry.taps,
+        window=geometry.window if in_bands and len(x) == 4 else None,
     )
 
 

@@ -188,7 +188,8 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
 
         return run
 
-    return replace(lowered, bind=bind, joins=False)  # the activation must not change inputs that lie within the output
+    # The activation must not change inputs that lie within the output.
+    return replace(lowered, bind=bind, joins=False, window=None)
 
 
 def supported() -> frozenset[str]:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import streamrt._core as _core
-from streamrt.ops.base import Shape
+from streamrt.ops.base import Array, Param, Shape
 from streamrt.ops.call import Call
+
+Tensor = TypeVar("Tensor", Array, Param)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,14 @@ class Geometry:
     def is_pointwise(self) -> bool:
         """Whether each window is one value, and the windows are all values of the input."""
         return set(self.kernel) == set(self.strides) == {1} and not any(self.pads)
+
+
+def with_axes(array: Tensor, extents: Shape) -> Tensor:
+    """An input, weights or an output as a tensor with the spatial axes of a geometry.
+
+    An array that has these axes is returned as it is, whatever its extents: it may have room for some of the rows.
+    """
+    return array if len(array.shape) == 2 + len(extents) else array.reshape(*array.shape[:2], *extents)
 
 
 def _along(extent: int, reach: int, stride: int, begin: int, end: int, auto: str, ceil: bool) -> tuple[int, int, int]:

@@ -14,12 +14,13 @@ static float x[ROOM], w[ROOM], y[ROOM], scratch[ROOM]; /* zeros: no loop depends
 
 /* A square window with the padding that keeps the map's size, but for the stride. */
 static srt_window window_of(int64_t kernel, int64_t stride, int64_t side) {
-    srt_window window = {.kernel = {kernel, kernel},
-                         .stride = {stride, stride},
-                         .dilation = {1, 1},
+    srt_window window = {.kernel = {kernel, kernel, 1},
+                         .stride = {stride, stride, 1},
+                         .dilation = {1, 1, 1},
                          .before = {kernel / 2, kernel / 2},
                          .after = {kernel / 2, kernel / 2},
-                         .input = {side, side}};
+                         .input = {side, side, 1},
+                         .output = {0, 0, 1}};
     window.output[0] = window.output[1] = (side + 2 * (kernel / 2) - kernel) / stride + 1;
     return window;
 }
@@ -30,7 +31,7 @@ static void convolve(int64_t channels, int64_t outputs, int64_t kernel, int64_t 
     const int64_t seat = winograd ? srt_winograd_seat(1, channels, outputs, &window, 1) : 8 * 32 * SRT_CONV_DEPTH;
     if (seat == 0 || seat > ROOM) abort();
     const srt_convolution c = {.x = x,
-                               .w = w,
+                               .w = srt_weights_make(w, SRT_FLOAT32, channels * kernel * kernel, 0, false),
                                .bias = w,
                                .y = y,
                                .n = 1,
@@ -38,6 +39,7 @@ static void convolve(int64_t channels, int64_t outputs, int64_t kernel, int64_t 
                                .channels = channels,
                                .outputs = outputs,
                                .window = &window,
+                               .band = srt_whole(&window),
                                .last = outputs,
                                .low = -INFINITY,
                                .high = INFINITY,
@@ -51,17 +53,20 @@ static void convolve(int64_t channels, int64_t outputs, int64_t kernel, int64_t 
 static void depthwise(int64_t kernel, int64_t stride, int64_t side) {
     const srt_window window = window_of(kernel, stride, side);
     const srt_activation relu = srt_activation_make(SRT_RELU, 0, 0);
-    srt_depthwise(x, w, w, y, 1, 16, 1, &window, 0, 16, &relu);
+    const srt_band whole = srt_whole(&window);
+    srt_depthwise(x, w, w, y, 1, 16, 1, &window, &whole, 0, 16, &relu);
 }
 
 static void dense(int64_t batch) {
     const srt_activation relu = srt_activation_make(SRT_RELU, 0, 0);
-    srt_dense(w, x, w, y, 250, 1024, batch, 250, &relu);
+    const srt_weights weights = srt_weights_make(w, SRT_FLOAT32, 1024, 0, false);
+    srt_dense(&weights, x, w, y, 250, batch, 250, &relu);
 }
 
 static void layer(const char *name) {
     const srt_activation sigmoid = srt_activation_make(SRT_SIGMOID, 0, 0);
     const srt_window pool = window_of(3, 2, 56);
+    const srt_band whole = srt_whole(&pool);
     if (strcmp(name, "pointwise-28") == 0) convolve(64, 64, 1, 1, 28, false);
     if (strcmp(name, "pointwise-7") == 0) convolve(320, 128, 1, 1, 7, false);
     if (strcmp(name, "conv-3x3-stride-2") == 0) convolve(32, 32, 3, 2, 28, false);
@@ -72,7 +77,7 @@ static void layer(const char *name) {
     if (strcmp(name, "depthwise-3x3-7") == 0) depthwise(3, 1, 7);
     if (strcmp(name, "dense-1") == 0) dense(1);
     if (strcmp(name, "dense-4") == 0) dense(4);
-    if (strcmp(name, "max-pool") == 0) srt_max_pool(x, y, 16, &pool);
+    if (strcmp(name, "max-pool") == 0) srt_max_pool(x, y, 16, &pool, &whole);
     if (strcmp(name, "sigmoid") == 0) srt_unary(x, y, 1 << 14, &sigmoid);
     if (strcmp(name, "softmax") == 0) srt_softmax(x, y, 16, 1000, 1, false);
     if (strcmp(name, "crc32c") == 0) y[0] = (float)srt_crc32c(x, 1 << 20, 0);

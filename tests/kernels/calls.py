@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamrt._core import Convolution, Depthwise, Window
+from streamrt._core import AveragePool, Convolution, Depthwise, MaxPool, Window
 
 
 def conv(
@@ -32,3 +32,13 @@ def winograd(*args: Any) -> None:
 def depthwise(x: Any, w: Any, bias: Any, y: Any, window: Window, first: int, last: int, *act: Any) -> None:
     """Bind and run a `Depthwise`."""
     Depthwise(x, w, bias, y, window, *act)(first, last)
+
+
+def max_pool(x: Any, y: Any, window: Window) -> None:
+    """Bind and run a `MaxPool`."""
+    MaxPool(x, y, window)(0, 1)
+
+
+def average_pool(x: Any, y: Any, window: Window, count_include_pad: bool) -> None:
+    """Bind and run an `AveragePool`."""
+    AveragePool(x, y, window, count_include_pad)(0, 1)

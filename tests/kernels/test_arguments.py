@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.calls import conv, depthwise
+from kernels.calls import average_pool, conv, depthwise, max_pool
 from kernels.geometry import Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -78,10 +78,10 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
         [(2, 3, 3, 4, 5), (6, 2, 3, 3), (6,), (2, 6, 2, 4, 5)],
         lambda x, w, b, y: depthwise(x, w, b, y, VOLUME, 0, 6, *ACT),
     ),
-    "max_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: _core.max_pool(x, y, VOLUME)),
-    "average_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: _core.average_pool(x, y, VOLUME, True)),
-    "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.max_pool(x, y, WINDOW)),
-    "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: _core.average_pool(x, y, WINDOW, True)),
+    "max_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: max_pool(x, y, VOLUME)),
+    "average_pool of volumes": ([(3, 3, 4, 5), (3, 2, 4, 5)], lambda x, y: average_pool(x, y, VOLUME, True)),
+    "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: max_pool(x, y, WINDOW)),
+    "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: average_pool(x, y, WINDOW, True)),
     "row_mean": ([(3, 4), (3,)], _core.row_mean),
     "row_max": ([(3, 4), (3,)], _core.row_max),
     "matmul": (
@@ -240,9 +240,9 @@ def test_channels_of_depthwise_must_divide() -> None:
 def test_window_is_checked_against_the_planes() -> None:
     other = Geometry((5, 4), (3, 3), pads=(1, 1, 1, 1)).window()
     with pytest.raises(ValueError, match="planes"):
-        _core.max_pool(*arrays("max_pool"), other)
+        max_pool(*arrays("max_pool"), other)
     with pytest.raises(TypeError):
-        _core.max_pool(*arrays("max_pool"), None)
+        max_pool(*arrays("max_pool"), None)
 
 
 @pytest.mark.parametrize("groups", [-1, 0, 3, 4, 2**31 - 1])

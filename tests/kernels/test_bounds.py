@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from kernels.calls import conv, depthwise, winograd
+from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
 from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -52,8 +52,8 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     scratch = fenced(1, 32 * min(2 * int(np.prod(kernel)), _core.CONV_DEPTH))
     conv(x, w, fenced(17), fenced(1, 17, *output), y, window, 1, 0, 17, scratch, *act)
     depthwise(x, fenced(2, *kernel), fenced(2), fenced(1, 2, *output), window, 0, 2, *act)
-    _core.max_pool(x[0], fenced(2, *output), window)
-    _core.average_pool(x[0], fenced(2, *output), window, True)
+    max_pool(x[0], fenced(2, *output), window)
+    average_pool(x[0], fenced(2, *output), window, True)
 
 
 def run_pointwise(fenced: Fenced) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from kernels.calls import conv, depthwise, winograd
+from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
 from kernels.geometry import Geometry
 from streamrt import _core
 
@@ -67,15 +67,15 @@ def every_kernel() -> list[np.ndarray]:
     sums, most, mean = np.empty_like(x), np.empty((64, 61, 67), np.float32), np.empty((64, 61, 67), np.float32)
     weights = rng.normal(size=(32, 3, 3)).astype(np.float32)
     depthwise(x, weights, per_channel, sums, window, 0, 32, swish, 1, 0)
-    _core.max_pool(x.reshape(64, 61, 67), most, window)
-    _core.average_pool(x.reshape(64, 61, 67), mean, window, True)
+    max_pool(x.reshape(64, 61, 67), most, window)
+    average_pool(x.reshape(64, 61, 67), mean, window, True)
     volumes = x.reshape(8, 8, 61, 67)
     over = Geometry((8, 61, 67), (3, 3, 3), pads=(1,) * 6).window()
     blocks, y9 = rng.normal(size=(24, 4, 3, 3, 3)).astype(np.float32), np.empty((2, 24, 8, 61, 67), np.float32)
     conv(volumes.reshape(2, 4, 8, 61, 67), blocks, None, None, y9, over, 1, 0, 24, scratch, swish, 1, 0)
     deepest, averages = np.empty_like(volumes), np.empty_like(volumes)
-    _core.max_pool(volumes, deepest, over)
-    _core.average_pool(volumes[:1], averages[:1], over, False)  # one volume is shared out by bands of rows
+    max_pool(volumes, deepest, over)
+    average_pool(volumes[:1], averages[:1], over, False)  # one volume is shared out by bands of rows
     averages[1:] = 0
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
     _core.row_mean(matrix, means)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels.calls import depthwise
+from kernels.calls import average_pool, depthwise, max_pool
 from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
-from streamrt._core import ACTIVATIONS, Window, average_pool, max_pool
+from streamrt._core import ACTIVATIONS, Window
 
 RELU, IDENTITY, SWISH = ACTIVATIONS["Relu"], ACTIVATIONS["Identity"], ACTIVATIONS["Swish"]
 

@@ -58,8 +58,9 @@ typedef struct {
     column_piece all; /* the elements that they read for a tap at (0, 0, 0), as if no input were padding */
 } run;
 
-/* Sets runs to those of the columns at..at + n, counted row by row, and returns their number. n <= WIDEST. */
-V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
+/* Sets runs to those of the columns at..at + n, counted row by row, and returns their number. n <= WIDEST. Input rows
+ * are `pitch` elements apart, here and below. */
+V int runs_of(const srt_window *w, int64_t pitch, int64_t at, int64_t n, run runs[WIDEST]) {
     int64_t row = at / w->output[1], col = at - row * w->output[1], plane = 0;
     if (w->output[2] > 1) plane = row / w->output[0], row -= plane * w->output[0];
     int count = 0;
@@ -67,7 +68,7 @@ V int runs_of(const srt_window *w, int64_t at, int64_t n, run runs[WIDEST]) {
         const int64_t lane = to % VL;
         length = smaller(smaller(w->output[1] - col, n - to), VL - lane);
         const int64_t line = plane * w->stride[2] * w->input[0] + row * w->stride[0]; /* of all planes */
-        const int64_t from = line * w->input[1] + (col - lane) * w->stride[1];
+        const int64_t from = line * pitch + (col - lane) * w->stride[1];
         const column_piece all = piece_of(from, lane, lane + length);
         runs[count++] = (run){(int32_t)(to / VL), (int32_t)lane, (int32_t)length, plane, row, col, all};
         col += length;
@@ -107,12 +108,12 @@ V bool inside_piece(const tap_place *tap, const run *r, int64_t moved, column_pi
 
 /* Finds the place of a tap for the panel of some runs. Its pieces begin at pieces[used]; returns the index behind them.
  */
-V int32_t find_place(const srt_window *w, const tap_place *tap, const run *runs, int count, place *to,
+V int32_t find_place(const srt_window *w, int64_t pitch, const tap_place *tap, const run *runs, int count, place *to,
                      column_piece *pieces, int32_t used) {
     const bool any =
         tap->rows.first < tap->rows.last && tap->cols.first < tap->cols.last && tap->planes.first < tap->planes.last;
     int64_t moved = 0; /* it may overflow if no output is inside */
-    if (any) moved = (tap->back * w->input[0] + tap->down) * w->input[1] + tap->right;
+    if (any) moved = (tap->back * w->input[0] + tap->down) * pitch + tap->right;
     int vector = 0; /* the one whose pieces are being found */
     to->begin[0] = used;
     for (int k = 0; any && k < count; k++) {
@@ -130,14 +131,15 @@ V int32_t find_place(const srt_window *w, const tap_place *tap, const run *runs,
 }
 
 /* Finds the places of `count` taps for `panels` panels from column `at` on. Columns from `end` on do not exist. */
-FN void find_places(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t end, int64_t panels,
-                    place_table *table) {
+FN void find_places(const srt_window *w, int64_t pitch, const tap_place *taps, int64_t count, int64_t at, int64_t end,
+                    int64_t panels, place_table *table) {
     place *to = table->places;
     int32_t used = 0;
     for (int64_t j = 0; j < panels; j++, at += PANEL) {
         run runs[WIDEST];
-        const int parts = runs_of(w, at, panel_of(end - at), runs);
-        for (int64_t i = 0; i < count; i++, to++) used = find_place(w, &taps[i], runs, parts, to, table->pieces, used);
+        const int parts = runs_of(w, pitch, at, panel_of(end - at), runs);
+        for (int64_t i = 0; i < count; i++, to++)
+            used = find_place(w, pitch, &taps[i], runs, parts, to, table->pieces, used);
     }
 }
 
@@ -191,9 +193,9 @@ V void fill_places(int64_t vectors, int64_t stride, const place_table *table, co
 }
 
 /* The elements of a plane, in whole rows, that some taps read for the columns at..at + n. Empty if windows leave out
- * rows, and for volumes: the rows of several planes lie apart. */
-V span rows_read(const srt_window *w, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
-    if (w->stride[0] > w->kernel[0] || w->input[2] > 1 || w->output[2] > 1) return (span){0, 0};
+ * rows, if there are gaps between rows, and for volumes: the rows of several planes lie apart. */
+V span rows_read(const srt_window *w, int64_t pitch, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
+    if (w->stride[0] > w->kernel[0] || pitch > w->input[1] || w->input[2] > 1 || w->output[2] > 1) return (span){0, 0};
     const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
     span rows = {w->input[0], 0};
     for (int64_t i = 0; i < count; i++) {
@@ -212,12 +214,12 @@ V int64_t fetch_plane(const float *plane, int64_t from, int64_t to) {
     return from;
 }
 
-/* Lays out rows first..last of the panels of columns at..at + n. x: all channels; out: panel after panel,
- * each (last - first, PANEL), the last as wide as its vectors. Columns behind the last are zeros. Panels of the same
- * channel are filled in order, because their inputs are neighbours. */
-FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, int64_t first, int64_t last,
-                    float *out) {
-    const int64_t taps = srt_volume(w->kernel), volume = srt_volume(w->input);
+/* Lays out rows first..last of the panels of columns at..at + n. x: all channels, with rows that lie apart; out: panel
+ * after panel, each (last - first, PANEL), the last as wide as its vectors. Columns behind the last are zeros. Panels
+ * of the same channel are filled in order, because their inputs are neighbours. */
+FN void fill_panels(const srt_window *w, srt_steps steps, int64_t at, int64_t n, const float *x, int64_t first,
+                    int64_t last, float *out) {
+    const int64_t taps = srt_volume(w->kernel), pitch = steps.row, volume = steps.plane;
     const int64_t panels = panels_of(n), depth = last - first;
     if (depth == 0) return;                                     /* without channels there may be any number of taps */
     place_table table;                                          /* large: only the places in use are set */
@@ -231,9 +233,9 @@ FN void fill_panels(const srt_window *w, int64_t at, int64_t n, const float *x, 
         for (int64_t i = 0; i < some; i++) tap_places[i] = place_of(w, tap + i);
         for (int64_t panel = 0, count; panel < panels; panel += count) {
             count = smaller(together, panels - panel);
-            find_places(w, tap_places, some, at + panel * PANEL, at + n, count, &table);
+            find_places(w, pitch, tap_places, some, at + panel * PANEL, at + n, count, &table);
             const int64_t columns = panel + count < panels ? count * PANEL : n - panel * PANEL;
-            const span read = rows_read(w, tap_places, some, at + panel * PANEL, columns);
+            const span read = rows_read(w, pitch, tap_places, some, at + panel * PANEL, columns);
             for (int64_t channel = first / taps; channel * taps + tap < last; channel++) {
                 const int64_t row = channel * taps + tap; /* the matrix's row of the first tap */
                 const int64_t begin = first > row ? smaller(first - row, some) : 0;

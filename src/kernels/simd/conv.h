@@ -85,25 +85,17 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     }
 }
 
-/* Whether rows of the matrix of columns are channels of the input, so that they need not be laid out. */
-V bool conv_is_pointwise(const srt_window *w) {
-    for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
-        if (w->kernel[axis] != 1 || w->stride[axis] != 1 || w->before[axis] != 0 || w->output[axis] != w->input[axis])
-            return false;
-    return true;
-}
-
 /* Lays out the last columns of a block, each by itself: first as a panel of one vector in `room`, unless it is `ready`,
  * then in `ends`. */
-V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across, const float *x, int64_t at,
-                      int64_t first, bool ready, float *room, float (*ends)[CONV_ENDS]) {
+V void conv_fill_ends(const conv_block *block, const srt_convolution *c, const float *x, int64_t at, int64_t first,
+                      bool ready, float *room, float (*ends)[CONV_ENDS]) {
     const int64_t depth = block->depth;
     if (ready)
         ;
-    else if (across)
+    else if (c->across)
         fill_across(x, block->inner, block->last, depth, room);
     else
-        fill_panels(w, at, block->last, x, first, first + depth, room);
+        fill_panels(c->window, c->band.x, at, block->last, x, first, first + depth, room);
     for (int64_t i = 0; i < block->last; i++) {
         for (int64_t k = 0; k < depth; k++) ends[i][k] = room[k * VL + i];
         store(ends[i] + depth, splat(0.0f));
@@ -119,11 +111,10 @@ V void conv_fill_ends(const conv_block *block, const srt_window *w, bool across,
 /* Adds the two parts of the sums up: rows begin..end of y, columns at..at + n. */
 V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int64_t n) {
     const srt_convolution *c = &job->of;
-    const int64_t positions = srt_volume(c->window->output);
     const vf low = splat(c->act->low), high = splat(c->act->high), zero = splat(0.0f);
     for (int64_t row = begin; row < end; row++) {
-        float *y = c->y + row * positions + at;
-        const float *sums = c->sums + row * positions + at;
+        float *y = c->y + row * c->band.y.plane + at;
+        const float *sums = c->sums + row * job->positions + at;
         for (int64_t i = 0; i < n; i += VL) {
             const vmask some = lanes(0, n - i);
             const vf all = load_mask(sums + i, some, zero) + load_mask(y + i, some, zero);
@@ -133,28 +124,38 @@ V void conv_add(const conv_job *job, int64_t begin, int64_t end, int64_t at, int
     }
 }
 
-/* Computes the parts part..parts of the sums of a block of positions, for the shares first..last of its output
- * channels. ready: whether `columns` has the columns of the block, which is a single part. Returns whether it has them
- * afterwards, if the block is a single part: the first tile of a 1x1 window lays them out, and shares may be empty. */
-V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t at, int64_t first, int64_t last,
-                   int64_t part, int64_t parts, bool ready, float *columns) {
+/* Computes the parts part..parts of the sums of a block of positions, which begins at position `at` of a line, for the
+ * shares first..last of its output channels. ready: whether `columns` has the columns of the block, which is a single
+ * part. Returns whether it has them afterwards, if the block is a single part: the first tile of a 1x1 window lays them
+ * out, and shares may be empty. */
+V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t line, int64_t at, int64_t first,
+                   int64_t last, int64_t part, int64_t parts, bool ready, float *columns) {
     const srt_convolution *c = &job->of;
     const srt_window *w = c->window;
-    const int64_t positions = srt_volume(w->output);
-    const int64_t n = at / job->width + 1 == job->blocks ? positions - at : job->width;
+    const srt_band *band = &c->band;
+    const int64_t n = at / job->width + 1 == job->blocks ? job->positions - at : job->width;
+    const int64_t place = line * job->positions + at; /* of the block in the band */
     const int64_t from = group * c->outputs > c->first ? group * c->outputs : c->first;
     const int64_t rows = smaller((group + 1) * c->outputs, c->last) - from;
     const int64_t begin = from + first * rows / job->shares, end = from + last * rows / job->shares;
     const int64_t channels =
         sample * c->groups * c->channels + group * c->channels; /* channels of x before the group's */
-    const float *x = c->x + channels * srt_volume(w->input);
+    const float *x = c->x + channels * band->x.plane;
     const float *scale = c->scale ? c->scale + (c->each ? channels : group * c->channels) : NULL;
     const float *shift = c->shift ? c->shift + group * c->channels : NULL;
-    const int64_t place = sample * c->groups * c->outputs * positions + at;
-    const bool in_place = !c->across && conv_is_pointwise(w);
+    const int64_t planes = sample * c->groups * c->outputs; /* of y before the sample's */
+    float *y = c->y + planes * band->y.plane + line * band->y.row + at;
+    const float *residual =
+        c->residual ? c->residual + planes * band->residual.plane + line * band->residual.row + at : NULL;
     const float *rows_of_x = x + at * job->inner; /* with `across` */
-    const int64_t ends = n % VL <= DOTS ? n % VL : 0, whole = n - ends;
+    const float *x_at = job->in_place ? x + (line - w->before[0]) * band->x.row + at : NULL;
+    const int64_t behind = place + n - job->dots, ends = behind > 0 ? smaller(behind, n) : 0, whole = n - ends;
     float laid_out[DOTS][CONV_ENDS];
+    if (part == 0 && residual && band->residual.plane != band->y.plane) { /* a tile adds numbers that lie like y */
+        for (int64_t row = begin; row < end; row++)
+            memcpy(y + row * band->y.plane, residual + row * band->residual.plane, (size_t)n * sizeof *y);
+        residual = y;
+    }
     for (; part < parts; part++) {
         const bool apart = job->arrived && part > 0; /* in memory of its own, to be added later */
         const int64_t k = part * job->inner / job->parts, depth = (part + 1) * job->inner / job->parts - k;
@@ -167,18 +168,17 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
                             .depth = depth,
                             .columns = columns,
                             .height = depth,
-                            .y = (apart ? c->sums : c->y) + place,
-                            .stride = positions,
+                            .y = apart ? c->sums + at : y,
+                            .stride = apart ? job->positions : band->y.plane,
                             .panels = panels_of(whole),
                             .bias = part == 0 ? c->bias : NULL,
-                            .start = apart         ? NULL
-                                     : part > 0    ? c->y + place
-                                     : c->residual ? c->residual + place
-                                                   : NULL,
+                            .start = apart      ? NULL
+                                     : part > 0 ? y
+                                                : residual,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
-                            .x = in_place && !ready ? x + k * positions + at : NULL,
-                            .plane = positions,
+                            .x = job->in_place && !ready ? x_at + k * band->x.plane : NULL,
+                            .plane = band->x.plane,
                             .scale = scale ? scale + k : NULL,
                             .shift = shift ? shift + k : NULL,
                             .least = splat(c->low),
@@ -190,17 +190,16 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t a
             ;
         else if (c->across)
             fill_across(rows_of_x + k, job->inner, whole, depth, columns);
-        else if (!in_place)
-            fill_panels(w, at, whole, x, k, k + depth, columns);
+        else if (!job->in_place)
+            fill_panels(w, band->x, place, whole, x, k, k + depth, columns);
         const float *rest = c->across ? rows_of_x + whole * job->inner + k : x;
-        if (ends) conv_fill_ends(&block, w, c->across, rest, at + whole, k, ready, columns + whole * depth, laid_out);
+        float *room = columns + (whole + VL - 1) / VL * VL * depth; /* a vector of columns behind the panels */
+        if (ends) conv_fill_ends(&block, c, rest, place + whole, k, ready, room, laid_out);
         conv_block_rows(&block, begin, end, from + rows, whole);
     }
     if (job->arrived == NULL && c->act->separate)
-        for (int64_t row = begin; row < end; row++) {
-            float *y = c->y + place + row * positions;
-            activate(y, y, n, c->act);
-        }
+        for (int64_t row = begin; row < end; row++)
+            activate(y + row * band->y.plane, y + row * band->y.plane, n, c->act);
     for (int64_t share = first; job->arrived && share < last; share++) {
         _Atomic int32_t *arrived = &job->arrived[at / job->width * job->shares + share];
         if (atomic_fetch_add(arrived, 1) + 1 == job->parts)
@@ -217,12 +216,13 @@ FN void conv(const void *arguments, int64_t first, int64_t last) {
     for (int64_t shares; first < last; first += shares) {
         int64_t block = first / job->shares, share = first - block * job->shares;
         shares = smaller(job->shares - share, last - first);
-        const int64_t plane = block / job->blocks, at = (block - plane * job->blocks) * job->width;
+        const int64_t piece = block / job->blocks, at = (block - piece * job->blocks) * job->width;
+        const int64_t plane = piece / job->lines, line = piece - plane * job->lines;
         const int64_t sample = job->arrived ? 0 : plane / groups;
         const int64_t group = job->arrived ? 0 : job->of.first / job->of.outputs + plane % groups;
         const int64_t part = job->arrived ? plane : 0, parts = job->arrived ? plane + 1 : job->parts;
         const bool done =
-            conv_shares(job, sample, group, at, share, share + shares, part, parts, *laid == block, columns);
+            conv_shares(job, sample, group, line, at, share, share + shares, part, parts, *laid == block, columns);
         *laid = done && parts - part == 1 ? block : -1; /* otherwise the columns are those of the last part */
     }
 }

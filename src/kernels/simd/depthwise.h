@@ -37,7 +37,8 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
     const int live = (k - 1) / stride; /* outputs that begin before the first output ends */
     /* copies, because the compiler has to assume that writing outputs changes the originals */
     const int64_t first = p->first + live, last = p->last + live;
-    const int64_t height = w->input[0], width = w->input[1], above = w->before[0], across = w->output[1];
+    const int64_t height = w->input[0], width = w->input[1], above = w->before[0];
+    const int64_t x_row = p->x_row, y_row = p->y_row;
     const vf low = p->low, high = p->high, bias = splat(p->bias);
     float by[ROWS_MOST * ROWS_MOST];
     int64_t at[ROLL_STRIPS];
@@ -51,18 +52,18 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
         there[t] = first_lanes(n - t * VL);
         for (int i = 0; i <= live; i++) sum[t][i] = bias;
     }
-    float *y = p->y + p->first * across + column;
+    float *y = p->y + p->first * y_row + column;
     for (int64_t o = p->first, i = o * stride - above; o < last; o++) {
 #pragma GCC unroll 2
         for (int phase = 0; phase < stride; phase++, i++) {
             if (i >= 0 && i < height)
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++)
-                    roll_row(k, stride, phase, masked, p->x + i * width + at[t], inside[t], by, sum[t]);
+                    roll_row(k, stride, phase, masked, p->x + i * x_row + at[t], inside[t], by, sum[t]);
             if (phase == (k - 1) % stride && o >= first) {
 #pragma GCC unroll 2
                 for (int t = 0; t < strips; t++) store_first(y + t * VL, there[t], clamp(sum[t][live], low, high));
-                y += across;
+                y += y_row;
             }
         }
 #pragma GCC unroll 2
@@ -110,8 +111,8 @@ ROLL(7, 2)
  * those of a plane that is one position wide. */
 enum { SMALL_PLANE = 64, SMALL_PADDED = (SMALL_PLANE + ROWS_MOST - 1) * ROWS_MOST };
 
-/* Planes whose rows would leave half of the lanes of a vector empty, with outputs of the same size, and without padding
- * that no window reads. Channels lie across the lanes instead. */
+/* Pictures whose rows would leave half of the lanes of a vector empty, with outputs of the same size, and without
+ * padding that no window reads. Channels lie across the lanes instead. */
 V bool is_small(const srt_window *w) {
     for (int axis = 0; axis < SRT_WINDOW_AXES; axis++)
         if (w->stride[axis] != 1 || w->output[axis] != w->input[axis] || w->before[axis] >= w->kernel[axis])
@@ -119,10 +120,11 @@ V bool is_small(const srt_window *w) {
     return w->input[2] == 1 && 2 * w->output[1] <= VL && w->output[0] <= SMALL_PLANE / w->output[1];
 }
 
-/* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats. Lanes from n on are zero. */
-V void to_lanes(const float *rows, int64_t n, int64_t count, float *out) {
+/* Sets out (count, VL) to the transpose of n <= VL rows of `count` floats, which lie `pitch` floats apart. Lanes from n
+ * on are zero. */
+V void to_lanes(const float *rows, int64_t pitch, int64_t n, int64_t count, float *out) {
     if (n < VL) memset(out, 0, sizeof *out * (size_t)(count * VL));
-    transpose_block(rows, count, n, count, out, VL);
+    transpose_block(rows, pitch, n, count, out, VL);
 }
 
 /* Computes a row of `count` outputs of VL channels. x: its first input, in rows of `pitch` vectors; w (taps, VL). */
@@ -131,11 +133,11 @@ V void small_row(const int count, const srt_window *window, const float *x, int6
     vf sum[VL / 2];
 #pragma GCC unroll 8
     for (int c = 0; c < count; c++) sum[c] = bias;
-    for (int64_t i = 0; i < window->kernel[0]; i++)
+    for (int64_t i = 0; i < window->kernel[0]; i++, x += pitch * VL)
         for (int64_t j = 0; j < window->kernel[1]; j++, w += VL) {
             const vf by = load(w);
 #pragma GCC unroll 8
-            for (int c = 0; c < count; c++) sum[c] = muladd(load(x + (i * pitch + j + c) * VL), by, sum[c]);
+            for (int c = 0; c < count; c++) sum[c] = muladd(load(x + (j + c) * VL), by, sum[c]);
         }
 #pragma GCC unroll 8
     for (int c = 0; c < count; c++) store(y + c * VL, clamp(sum[c], p->low, p->high));
@@ -146,20 +148,25 @@ V void small_row(const int count, const srt_window *window, const float *x, int6
         if (2 * count <= VL) small_row(2 * count <= VL ? count : 1, w, from, pitch, weights, p, bias, to);             \
         break;
 
-/* Computes n <= VL planes of neighbouring channels, each with an input plane of its own. p: the first plane; biases:
- * theirs, or NULL; padded: inputs with their padding, which is zero. */
-FN void small_planes(const window_plane *p, const float *biases, int64_t n, float *padded) {
+/* Computes a band of n <= VL planes of neighbouring channels, each with an input plane of its own. p: the first plane;
+ * biases: theirs, or NULL; padded: the inputs that the band reads, with their padding, which is zero. */
+FN void small_planes(const window_job *job, const window_plane *p, const float *biases, int64_t n, float *padded) {
     const srt_window *w = p->window;
+    const srt_steps x = job->x_steps;
     const int64_t height = w->output[0], width = w->output[1], taps = w->kernel[0] * w->kernel[1];
-    const int64_t pitch = width + w->kernel[1] - 1, positions = height * width;
+    const int64_t pitch = width + w->kernel[1] - 1, above = w->before[0];
+    const int64_t top = above < 0 ? -above : 0, end = smaller(w->input[0], height + w->kernel[0] - 1 - above);
     float dense[SMALL_PLANE * VL], weights[ROWS_MOST * ROWS_MOST * VL];
     const vf bias = biases ? load_mask(biases, lanes(0, n), splat(0.0f)) : splat(0.0f);
-    to_lanes(p->weights, n, taps, weights);
-    to_lanes(p->x, n, positions, dense);
-    for (int64_t row = 0; row < height; row++)
-        for (int64_t col = 0; col < width; col++)
-            store(padded + ((row + w->before[0]) * pitch + w->before[1] + col) * VL,
-                  load(dense + (row * width + col) * VL));
+    to_lanes(p->weights, taps, n, taps, weights);
+    const int64_t together = x.row == width ? end - top : 1; /* rows without gaps */
+    for (int64_t row = top; row < end; row += together)
+        to_lanes(p->x + row * x.row, x.plane, n, together * width, dense + (row - top) * width * VL);
+    const float *next = dense;
+    for (int64_t row = top; row < end; row++) {
+        float *to = padded + ((row + above) * pitch + w->before[1]) * VL;
+        for (int64_t col = 0; col < width; col++, to += VL, next += VL) store(to, load(next));
+    }
     for (int64_t row = 0; row < height; row++) {
         const float *from = padded + row * pitch * VL;
         float *to = dense + row * width * VL;
@@ -174,7 +181,10 @@ FN void small_planes(const window_plane *p, const float *biases, int64_t n, floa
             SMALL_CASE(8)
         }
     }
-    transpose_block(dense, VL, positions, n, p->y, positions);
+    const srt_steps y = job->y_steps;
+    const int64_t lines = y.row == width ? 1 : height; /* pieces without gaps */
+    for (int64_t line = 0; line < lines; line++)
+        transpose_block(dense + line * width * VL, VL, height / lines * width, n, p->y + line * y.row, y.plane);
 }
 
 typedef void depthwise_plane(const window_plane *p);
@@ -202,50 +212,60 @@ FN void any_plane(const window_plane *p) {
     window_rows(p, DEPTHWISE);
 }
 
-/* The first plane of output channel `channel` of a sample, if it reads the first input plane. */
-V window_plane plane_at(const window_job *job, int64_t sample, int64_t channel) {
-    const srt_window *w = job->window;
-    const int64_t volume = sample * job->channels_in_total + channel;
-    return (window_plane){
-        .x = job->x + (job->multiplier == 1 ? volume : volume / job->multiplier) * srt_volume(w->input),
-        .y = job->y + volume * srt_volume(w->output),
-        .weights = job->w + channel * srt_volume(w->kernel),
-        .bias = job->bias ? job->bias[channel] : 0.0f,
-        .window = w,
-        .last = w->output[0],
-        .low = splat(job->act->low),
-        .high = splat(job->act->high),
-    };
+/* Applies an activation to the rows first..last of planes of y. */
+FN void activate_rows(const window_job *job, float *y, int64_t planes, int64_t first, int64_t last) {
+    const int64_t width = job->window->output[1], height = last - first;
+    const srt_steps steps = job->y_steps;
+    /* rows and planes without gaps between them */
+    const int64_t rows = steps.row == width ? height : 1;
+    const int64_t together = rows == height && steps.plane == height * width ? planes : 1;
+    for (int64_t plane = 0; plane < planes; plane += together)
+        for (int64_t row = first; row < last; row += rows) {
+            float *from = y + plane * steps.plane + row * steps.row;
+            activate(from, from, together * rows * width, job->act);
+        }
 }
 
 FN void depthwise(const void *arguments, int64_t first, int64_t last) {
     const window_job *job = arguments;
     const srt_window *w = job->window;
+    const srt_steps x_steps = job->x_steps, y_steps = job->y_steps;
     depthwise_plane *roll = roll_for(w), *plane_of = roll ? roll : any_plane;
-    const bool small = roll && job->multiplier == 1 && is_small(w);
+    const bool small = roll && job->multiplier == 1 && is_small(job->picture);
     float padded[SMALL_PADDED * VL];
     const int64_t wide = w->output[1] + w->kernel[1] - 1, high = w->output[0] + w->kernel[0] - 1;
     if (small) memset(padded, 0, sizeof *padded * (size_t)(high * wide * VL));
-    const int64_t samples = job->volumes / job->span;
+    const int64_t samples = job->volumes / job->span, taps = srt_volume(w->kernel);
     int64_t band = first / job->volumes, place = first % job->volumes;
     int64_t sample = place / job->span, channel = job->first + place % job->span;
+    window_plane p = {
+        .window = w,
+        .x_row = x_steps.row,
+        .y_row = y_steps.row,
+        .low = splat(job->act->low),
+        .high = splat(job->act->high),
+    };
     for (int64_t n; first < last; first += n) {
-        window_plane p = plane_at(job, sample, channel);
+        const int64_t volume = sample * job->channels_in_total + channel;
+        const float *x = job->x + (job->multiplier == 1 ? volume : volume / job->multiplier) * x_steps.plane;
+        const float *weights = job->w + channel * taps, *biases = job->bias ? job->bias + channel : NULL;
+        float *y = job->y + volume * y_steps.plane;
         n = 1;
         if (small) { /* planes are not cut: the units of their first bands have all rows */
             n = smaller(smaller(VL, last - first), job->first + job->span - channel);
-            p.last = band == 0 ? w->output[0] : 0;
-            if (band == 0) small_planes(&p, job->bias ? job->bias + channel : NULL, n, padded);
-            if (job->act->separate) activate(p.y, p.y, n * p.last * w->output[1], job->act);
+            if (band == 0) {
+                p.x = x, p.y = y, p.weights = weights, p.last = w->output[0];
+                small_planes(job, &p, biases, n, padded);
+                if (job->act->separate) activate_rows(job, y, n, 0, p.last);
+            }
         } else {
-            const window_plane channel_of = p;
+            p.bias = biases ? *biases : 0.0f;
             p.first = band * w->output[0] / job->bands;
             p.last = (band + 1) * w->output[0] / job->bands;
             for (int64_t depth = 0; depth < w->output[2]; depth++) {
-                plane_at_depth(&p, channel_of.x, channel_of.y, channel_of.weights, depth);
+                plane_at_depth(&p, x, y, weights, depth);
                 plane_of(&p);
-                float *y = p.y + p.first * w->output[1];
-                if (job->act->separate) activate(y, y, (p.last - p.first) * w->output[1], job->act);
+                if (job->act->separate) activate_rows(job, p.y, 1, p.first, p.last);
             }
         }
         /* the next unit, without divisions: they would take as long as a small plane */

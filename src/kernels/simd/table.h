@@ -65,11 +65,14 @@ typedef struct { /* a unit is an element; element i belongs to channel i / size 
 } channel_job;
 
 /* A unit is a share of the output channels of one group, in a block of positions of one sample. If two threads compute
- * the parts of a sum, a unit is one part of that; the units of all first parts come first. */
+ * the parts of a sum, a unit is one part of that; the units of all first parts come first, and there is one line. */
 typedef struct {
-    srt_convolution of;
+    srt_convolution of;       /* its window is that of the band: see band.h */
+    bool in_place;            /* rows of the matrix of columns are channels of the input, and need not be laid out */
+    int64_t lines, positions; /* of the band: pieces whose outputs lie next to each other, and the outputs of one */
+    int64_t dots;             /* outputs of the band, in order, before those whose sums are dot products */
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
-    int64_t width, blocks;    /* positions of a block; number of blocks */
+    int64_t width, blocks;    /* positions of a block; number of blocks of a line */
     int64_t shares;           /* of a block */
     int64_t *laid;            /* by seat: the block, counted over all units, whose columns are laid out; or -1 */
     _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if one thread computes all parts of a share */
@@ -82,7 +85,7 @@ enum { SRT_WINOGRAD_ROWS = SRT_MOST_ROWS, SRT_WINOGRAD_DEPTH = 128 };
 enum { SRT_FEW_TILES = 8 };
 
 typedef struct { /* a unit is a share of the output channels of one group, in a block of tiles of 4 x 4 outputs */
-    srt_convolution of;
+    srt_convolution of;           /* its window is that of the band: see band.h */
     int64_t tiles, width, blocks; /* tiles of all samples; tiles of a block; number of blocks */
     int64_t shares;               /* units of a block */
     int64_t *laid;                /* by seat: the block, over all units, whose inputs are transformed; or -1 */
@@ -95,9 +98,10 @@ typedef struct { /* a unit is a band of rows of a volume's output planes: the fi
     float *y;
     int64_t bands, volumes;
     int64_t multiplier;
-    int64_t first, span;       /* output channels first..first + span of each sample */
-    int64_t channels_in_total; /* output channels of a sample */
-    const srt_window *window;
+    int64_t first, span;                /* output channels first..first + span of each sample */
+    int64_t channels_in_total;          /* output channels of a sample */
+    const srt_window *window, *picture; /* of the band, and of the whole planes: see band.h */
+    srt_steps x_steps, y_steps;
     const srt_activation *act;
     bool count_padding;
 } window_job;
@@ -133,7 +137,8 @@ typedef struct {
     bool (*available)(void);          /* whether this processor and operating system run it */
     int dense_most, dense_most_large; /* samples */
     bool gemm_pays;
-    int conv_rows; /* of a tile */
+    int conv_rows;   /* of a tile */
+    int lanes, dots; /* of a vector; the most columns behind the last whole vector that are dot products */
     srt_range *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
         *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */

@@ -39,7 +39,8 @@ typedef struct {
     const srt_window *window;
     int64_t first, last; /* output rows */
     int64_t deep, apart;
-    vf low, high; /* clamp */
+    int64_t x_row, y_row; /* elements from one row to the next */
+    vf low, high;         /* clamp */
     bool count_padding;
     float counted; /* for average pooling: planes of the window that count */
 } window_plane;
@@ -59,9 +60,9 @@ V int64_t window_count(const srt_window *w, int axis, int64_t o, bool count_padd
 /* Makes p the output plane at `depth` of a volume. x, y: the volumes; weights (kd, kh, kw), depthwise only. */
 V void plane_at_depth(window_plane *p, const float *x, float *y, const float *weights, int64_t depth) {
     const srt_window *w = p->window;
-    const int64_t plane = w->input[0] * w->input[1];
+    const int64_t plane = w->input[0] * p->x_row;
     const span taps = window_taps_inside(w, 2, depth, 0, w->input[2]);
-    p->y = y + depth * w->output[0] * w->output[1];
+    p->y = y + depth * w->output[0] * p->y_row;
     p->deep = taps.last - taps.first;
     if (p->deep == 0) return;
     p->x = x + (depth * w->stride[2] - w->before[2] + taps.first * w->dilation[2]) * plane;
@@ -97,7 +98,7 @@ typedef struct {
 } window_strip;
 
 V void strip_store(const window_plane *p, const window_strip *strip, int64_t o, vf v) {
-    float *y = p->y + o * p->window->output[1] + strip->column;
+    float *y = p->y + o * p->y_row + strip->column;
     store_first(y, first_lanes(strip->n), v);
 }
 
@@ -121,7 +122,7 @@ V void strip_rows(const window_plane *p, const window_strip *strip, window_kind 
         vf total = kind == DEPTHWISE ? splat(p->bias) : fill;
         for (int64_t depth = 0; depth < p->deep; depth++)
             for (int64_t i = rows.first; i < rows.last; i++) {
-                const float *row = p->x + depth * p->apart + (top + i * w->dilation[0]) * w->input[1];
+                const float *row = p->x + depth * p->apart + (top + i * w->dilation[0]) * p->x_row;
                 const int64_t tap = (depth * w->kernel[0] + i) * w->kernel[1] + strip->cols.first;
                 const float *weights = kind == DEPTHWISE ? p->weights + tap : NULL;
                 vf line = fill; /* for average pooling: a sum of short sums rounds less than one long sum */
@@ -199,7 +200,7 @@ V void window_rows(const window_plane *p, window_kind kind) {
  * neighbouring columns. So even and odd columns are sorted once, and not for every row of the window. */
 V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) {
     const srt_window *w = p->window;
-    const int64_t width = w->input[1], across = w->output[1], at = column * 2 - w->before[1];
+    const int64_t width = w->input[1], at = column * 2 - w->before[1];
     const vf nothing = splat(-INFINITY);
     const bool whole = row_is_whole(k, 2, at, width);
     const vfirst there = first_lanes(n);
@@ -207,13 +208,13 @@ V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) 
     row_inside(k, 2, at, width, inside);
     for (int64_t o = p->first; o < p->last; o++) {
         const span rows = window_taps_inside(w, 0, o, 0, w->input[0]);
-        const float *top = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * width + at;
+        const float *top = p->x + (o * w->stride[0] - w->before[0] + rows.first * w->dilation[0]) * p->x_row + at;
         vf v[ROWS_MOST], q[ROWS_MOST];
 #pragma GCC unroll 8
         for (int j = 0; j < k; j++) v[j] = nothing;
         for (int64_t depth = 0; depth < p->deep; depth++) {
             const float *row = top + depth * p->apart;
-            for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * width)
+            for (int64_t i = rows.first; i < rows.last; i++, row += w->dilation[0] * p->x_row)
 #pragma GCC unroll 8
                 for (int j = 0; j < k; j++) {
                     const float *from = row + row_vector(2, j);
@@ -223,7 +224,7 @@ V void max_strip(const int k, const window_plane *p, int64_t column, int64_t n) 
         row_columns(k, 2, v, q);
 #pragma GCC unroll 8
         for (int j = 1; j < k; j++) q[0] = max_nan(q[0], q[j]);
-        store_first(p->y + o * across + column, there, q[0]);
+        store_first(p->y + o * p->y_row + column, there, q[0]);
     }
 }
 
@@ -243,18 +244,21 @@ FN void max_plane(const window_plane *p) {
 
 V void pool(const window_job *job, int64_t first, int64_t last, window_kind kind) {
     const srt_window *w = job->window;
-    const int64_t input = srt_volume(w->input), output = srt_volume(w->output);
+    const srt_steps x_steps = job->x_steps, y_steps = job->y_steps;
     for (; first < last; first++) {
         const int64_t band = first / job->volumes, volume = first % job->volumes;
+        const float *x = job->x + volume * x_steps.plane;
         window_plane p = {
-            .x = job->x + volume * input,
+            .x = x,
             .window = w,
             .first = band * w->output[0] / job->bands,
             .last = (band + 1) * w->output[0] / job->bands,
+            .x_row = x_steps.row,
+            .y_row = y_steps.row,
             .count_padding = job->count_padding,
         };
         for (int64_t depth = 0; depth < w->output[2]; depth++) {
-            plane_at_depth(&p, job->x + volume * input, job->y + volume * output, NULL, depth);
+            plane_at_depth(&p, x, job->y + volume * y_steps.plane, NULL, depth);
             p.counted = (float)window_count(w, 2, depth, job->count_padding);
             if (kind == MAX_POOL)
                 max_plane(&p);

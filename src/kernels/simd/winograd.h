@@ -61,7 +61,7 @@ static const int64_t load_at[LOADS] = {0, VL, 2 * VL, 3 * VL, 4 * VL, 4 * VL + 1
 /* The tiles of a panel in one row of tiles of one sample: lanes slot..slot + count, count <= VL. */
 typedef struct {
     int64_t slot, count;
-    int64_t x, y;        /* the first tile's first element in the inputs, padding included, and in the outputs */
+    int64_t x, y, start; /* the first tile's first element in the inputs, padding included, the outputs, the residual */
     int64_t top, end;    /* rows of its inputs that are not padding */
     int64_t rows, cols;  /* outputs that exist */
     vmask inside[LOADS]; /* for each load of a row: the columns that are not padding */
@@ -76,6 +76,7 @@ typedef struct {
 /* Sets the panel to the tiles at..at + n, counted over all samples. */
 FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *panel) {
     const srt_window *w = job->of.window;
+    const srt_band *band = &job->of.band;
     const int64_t height = w->input[0], width = w->input[1];
     const int64_t down = (w->output[0] + OUT - 1) / OUT, across = (w->output[1] + OUT - 1) / OUT;
     panel->n = n;
@@ -87,8 +88,10 @@ FN void find_strips(const winograd_job *job, int64_t at, int64_t n, tile_panel *
         tile_strip *s = &panel->strip[panel->count++];
         s->slot = slot;
         s->count = smaller(smaller(across - col, n - slot), VL);
-        s->x = sample * job->of.groups * job->of.channels * height * width + top * width + left;
-        s->y = (sample * job->of.groups * job->of.outputs * w->output[0] + row * OUT) * w->output[1] + col * OUT;
+        const int64_t planes = sample * job->of.groups * job->of.outputs;
+        s->x = sample * job->of.groups * job->of.channels * band->x.plane + top * band->x.row + left;
+        s->y = planes * band->y.plane + row * OUT * band->y.row + col * OUT;
+        s->start = planes * band->residual.plane + row * OUT * band->residual.row + col * OUT;
         s->top = top < 0 ? -top : 0;
         s->end = smaller(SIDE, height - top);
         s->rows = smaller(OUT, w->output[0] - row * OUT);
@@ -108,7 +111,7 @@ enum { GATHER = PANEL + VL };
 
 /* Copies input (i, j) of every tile of a strip to gathered[i * SIDE + j][slot], a lane for each tile. x: the plane.
  * Overwrites lanes behind the strip. */
-V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*gathered)[GATHER]) {
+V void gather_strip(const tile_strip *s, const float *x, int64_t pitch, float (*gathered)[GATHER]) {
     for (int64_t i = 0; i < SIDE; i++) {
         float (*to)[GATHER] = gathered + i * SIDE;
         vf v[LOADS], q[SIDE];
@@ -116,7 +119,7 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
             for (int j = 0; j < SIDE; j++) store(to[j] + s->slot, splat(0.0f));
             continue;
         }
-        const float *row = x + s->x + i * width;
+        const float *row = x + s->x + i * pitch;
 #pragma GCC unroll 6
         for (int j = 0; j < LOADS; j++)
             v[j] = s->whole[j] ? load(row + load_at[j]) : load_mask(row + load_at[j], s->inside[j], splat(0.0f));
@@ -137,10 +140,10 @@ V void gather_strip(const tile_strip *s, const float *x, int64_t width, float (*
  * vectors, in the order of the channels. x: the planes of all channels of the first sample. */
 V void transform_panel(const int vectors, const winograd_job *job, const tile_panel *panel, const float *x,
                        int64_t across, float *out, int64_t step) {
-    const int64_t width = job->of.window->input[1], plane = job->of.window->input[0] * width;
+    const int64_t pitch = job->of.band.x.row, plane = job->of.band.x.plane;
     float gathered[PRODUCTS][GATHER] = {{0}}; /* zeros, because arithmetic is slow with some numbers of unused lanes */
     for (int64_t c = 0; c < job->of.channels; c++, x += plane, out += across) {
-        for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, width, gathered);
+        for (int64_t i = 0; i < panel->count; i++) gather_strip(&panel->strip[i], x, pitch, gathered);
         for (int v = 0; v < vectors; v++) {
             vf d[SIDE][SIDE];
 #pragma GCC unroll 6
@@ -251,21 +254,23 @@ V void transform_sums(int64_t n, const float *sums, int64_t step, float (*out)[O
 
 /* Writes the result of transform_sums, for one channel, to y. */
 V void write_tiles(const winograd_job *job, const tile_panel *panel, int64_t row, float (*tiles)[OUT * PANEL + VL]) {
-    const int64_t width = job->of.window->output[1], plane = job->of.window->output[0] * width;
+    const srt_steps to = job->of.band.y, start = job->of.band.residual;
     const vf bias = splat(job->of.bias ? job->of.bias[row] : 0.0f), zero = splat(0.0f);
     const vf low = splat(job->of.act->low), high = splat(job->of.act->high);
     for (int64_t k = 0; k < panel->count; k++) {
         const tile_strip *s = &panel->strip[k];
         for (int64_t i = 0; i < s->rows; i++) {
-            const int64_t at = s->y + row * plane + i * width;
+            float *y = job->of.y + s->y + row * to.plane + i * to.row;
+            const float *residual =
+                job->of.residual ? job->of.residual + s->start + row * start.plane + i * start.row : NULL;
             const float *from = tiles[i] + OUT * s->slot;
             for (int64_t c = 0; c < s->cols; c += VL) {
                 const vmask some = lanes(0, s->cols - c);
                 vf v = load(from + c) + bias;
-                if (job->of.residual) v += load_mask(job->of.residual + at + c, some, zero);
-                store_first(job->of.y + at + c, first_lanes(s->cols - c), clamp(v, low, high));
+                if (residual) v += load_mask(residual + c, some, zero);
+                store_first(y + c, first_lanes(s->cols - c), clamp(v, low, high));
             }
-            if (job->of.act->separate) activate(job->of.y + at, job->of.y + at, s->cols, job->of.act);
+            if (job->of.act->separate) activate(y, y, s->cols, job->of.act);
         }
     }
 }
@@ -325,7 +330,7 @@ V span rows_of_shares(const winograd_job *job, int64_t group, int64_t first, int
 
 /* The planes of a group's channels in the first sample. */
 V const float *planes_of(const winograd_job *job, int64_t group) {
-    return job->of.x + group * job->of.channels * job->of.window->input[0] * job->of.window->input[1];
+    return job->of.x + group * job->of.channels * job->of.band.x.plane;
 }
 
 /* Computes the shares first..last of one block of tiles. ready: whether `scratch` has its transformed inputs. */
