@@ -235,16 +235,17 @@ def to_json(value: object) -> bytes:
     return text.encode()
 
 
-def from_json(text: str, what: str, *, numbers: str) -> object:
+def from_json(text: str, what: str, *, numbers: str, most_marks: int = _MAX_MARKS) -> object:
     """Parse JSON with unique keys.
 
     Args:
         text: the JSON text.
         what: the name of the text in errors.
         numbers: ``"integers"``, or ``"any"`` to allow floats and infinities, too.
+        most_marks: the most braces, brackets, colons and commas.
 
     Raises:
-        FormatError: it is not JSON of this kind, has more marks than `_MAX_MARKS` or an integer of over 19 digits.
+        FormatError: it is not JSON of this kind, has more marks than ``most_marks`` or an integer of over 19 digits.
     """
 
     def integer(digits: str) -> int:
@@ -268,7 +269,7 @@ def from_json(text: str, what: str, *, numbers: str) -> object:
             result[key] = value
         return result
 
-    _check_marks(text, what)
+    _check_marks(text, what, most_marks)
     try:
         return json.loads(text, object_pairs_hook=unique, parse_int=integer, parse_float=real, parse_constant=real)
     except FormatError:
@@ -301,10 +302,10 @@ def check_name(name: str) -> None:
         raise FormatError(f"a tensor is named {name!r:.80}, expected 1 to {MAX_NAME} bytes other than {METADATA}")
 
 
-def _check_marks(text: str, what: str) -> None:
+def _check_marks(text: str, what: str, most: int = _MAX_MARKS) -> None:
     marks = count_marks(text).total
-    if marks > _MAX_MARKS:
-        raise FormatError(f"{what} holds {marks} braces, brackets, colons and commas, more than {_MAX_MARKS} allowed")
+    if marks > most:
+        raise FormatError(f"{what} holds {marks} braces, brackets, colons and commas, more than {most} allowed")
 
 
 def _check_identity(head: bytearray) -> None:

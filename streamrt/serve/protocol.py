@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from streamrt.engine.inputs import Given, Result
+from streamrt.format.parsing import weigh
 from streamrt.graph import TYPES
 from streamrt.ops import Shape
-from streamrt.serve.parsing import weigh
 
 #: Names of dtypes in the protocol, by their names in a model.
 DATATYPES = {

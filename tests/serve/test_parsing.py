@@ -16,8 +16,8 @@ import pytest
 
 from model import zoo
 from serve.process import Server
+from streamrt.format.parsing import weigh
 from streamrt.serve.access import Gate, OverloadedError
-from streamrt.serve.parsing import weigh
 from streamrt.serve.protocol import ProtocolError, parse_json, parse_request, weigh_json
 
 SIZE = 100_000
