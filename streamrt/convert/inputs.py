@@ -43,6 +43,38 @@ def with_extents(specs: Sequence[TensorSpec], inputs: Inputs | None) -> list[Ten
     return [_changed(spec, given[spec.name], specs) if spec.name in given else spec for spec in specs]
 
 
+def bound(specs: Sequence[TensorSpec], inputs: Inputs | None) -> list[TensorSpec]:
+    """The inputs ``specs`` of a graph that is right for other values of its free extents, but of no other extents.
+
+    ``inputs`` fixes free extents, or gives them other names, wherever they occur.
+
+    Raises:
+        InputError: as `with_extents`, or an extent that is not free would change, or extents that are equal differ.
+    """
+    found: dict[str, int | str] = {}
+    for old, new in zip(specs, with_extents(specs, inputs), strict=True):
+        for before, after in zip(old.dims, new.dims, strict=True):
+            if after == before:
+                continue
+            if isinstance(before, int):
+                raise InputError(
+                    f"inputs: {_shown(new.name)}: {_shown(before)} to {_shown(after)}: only extents that the program "
+                    f"leaves free can change; it has {_listed(specs)}"
+                )
+            if found.setdefault(before, after) != after:
+                raise InputError(f"inputs: {_shown(before)} is {found[before]} and {after}, expected one value")
+    values = {dim: found.get(dim, dim) for spec in specs for dim in spec.dims if isinstance(dim, str)}
+    names = [value for value in values.values() if isinstance(value, str)]
+    if len(set(names)) < len(names):
+        raise InputError(f"inputs: two free extents have one name; the program has {_listed(specs)}")
+    return [_replaced(spec, values) for spec in specs]
+
+
+def _replaced(spec: TensorSpec, values: Mapping[str, int | str]) -> TensorSpec:
+    """The tensor with other values for its free extents."""
+    return replace(spec, dims=tuple(values.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims))
+
+
 def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
     """The graph of a weights file, with extents of its inputs fixed.
 
@@ -64,13 +96,7 @@ def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
                 )
             if after != before and values.setdefault(str(before), after) != after:
                 raise InputError(f"inputs: {_shown(before)} is {values[str(before)]} and {after}, expected one value")
-    inner, outer = (
-        [
-            replace(spec, dims=tuple(values.get(dim, dim) if isinstance(dim, str) else dim for dim in spec.dims))
-            for spec in ends
-        ]
-        for ends in (graph.inputs, graph.outputs)
-    )
+    inner, outer = ([_replaced(spec, values) for spec in ends] for ends in (graph.inputs, graph.outputs))
     draft = Draft(
         inner,
         outer,

@@ -64,6 +64,16 @@ class Limits:
         self._since: float | None = None  # when `computing` was entered; None outside
         self._where = "the model"
 
+    @property
+    def max_memory(self) -> int:
+        """Bytes beyond 3 times the model's own weights."""
+        return self._max_memory
+
+    @property
+    def max_seconds(self) -> float:
+        """Seconds beyond one for each 32 MiB of the model's own weights."""
+        return self._max_seconds
+
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Inside the ``with`` statement, let `current` return these limits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import os
 import sys
@@ -19,6 +20,7 @@ from streamrt.convert.check import lowered, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose, recoded
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.examples import examples
+from streamrt.convert.exported.archive import is_exported
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.inputs import Inputs, fixed
 from streamrt.convert.layers import Layer, read_layers
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def pack(
-    source: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module | Sequence[Layer],
+    source: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module | torch.export.ExportedProgram | Sequence[Layer],
     dest: str | os.PathLike[str],
     *,
     example: Any = None,
@@ -122,22 +124,27 @@ def pack(
             allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
             _pack(lambda: draft, path, progress, weights, keep)
             return path
-        if _is_torch_module(source):
-            graph = _torch_source(source, example, inputs)
+        if kind := _torch_kind(source):
+            if kind == "program" and example is not None:
+                raise TypeError("an exported program has its own shapes: leave example= out")
+            graph = _torch_source(source, kind, example, inputs)
         elif example is not None:
             raise TypeError("example= is for a torch module: leave it out for other sources")
         elif isinstance(source, str | os.PathLike) and is_weights_file(source):
             codings = partial(recoded, weights=weights, keep=keep)
             repack(source, path, choose=codings, change=partial(fixed, inputs=inputs), progress=progress)
             return path
+        elif isinstance(source, str | os.PathLike) and is_exported(source):
+            graph = _exported_source(Path(source), inputs)
         elif isinstance(source, str | os.PathLike):
             graph = _onnx_source(Path(source), inputs)
         elif type(source).__name__ == "ModelProto":
             graph = _onnx_source(source, inputs)
         else:
             raise TypeError(
-                f"cannot pack {type(source).__name__}: expected the path of an ONNX file or a weights file, an "
-                "onnx.ModelProto, a torch.nn.Module or a list of streamrt.Layer"
+                f"cannot pack {type(source).__name__}: expected the path of an ONNX file, a .pt2 file or a weights "
+                "file, an onnx.ModelProto, a torch.nn.Module, a torch.export.ExportedProgram or a list of "
+                "streamrt.Layer"
             )
         with contextlib.closing(graph), _as_format_error():
             _pack(graph.convert, path, progress, weights, keep, graph.check)
@@ -177,7 +184,7 @@ def _smaller(weight: Weight) -> Coding:
 
 
 @contextlib.contextmanager
-def _as_format_error() -> Iterator[None]:
+def _as_format_error(what: str = "the ONNX model") -> Iterator[None]:
     """Turn an exception of another package into a `FormatError`: a malformed model can cause any exception."""
     try:
         yield
@@ -185,12 +192,17 @@ def _as_format_error() -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise FormatError(f"the ONNX model cannot be converted: {type(error).__name__}: {text}") from error
+        raise FormatError(f"{what} cannot be converted: {type(error).__name__}: {text}") from error
 
 
-def _is_torch_module(source: object) -> bool:
-    torch = sys.modules.get("torch")  # without it in memory, ``source`` cannot be a torch module
-    return torch is not None and isinstance(source, torch.nn.Module)
+def _torch_kind(source: object) -> str:
+    """``"module"`` or ``"program"`` for an object of torch; empty for others."""
+    torch = sys.modules.get("torch")  # without it in memory, ``source`` cannot be an object of torch
+    if torch is None:
+        return ""
+    if isinstance(source, torch.nn.Module):
+        return "module"
+    return "program" if isinstance(source, torch.export.ExportedProgram) else ""
 
 
 def _onnx_source(source: Any, inputs: Inputs | None) -> OnnxSource:
@@ -202,12 +214,24 @@ def _onnx_source(source: Any, inputs: Inputs | None) -> OnnxSource:
         return OnnxSource(source, inputs=inputs)
 
 
-def _torch_source(module: Any, example: Any, inputs: Inputs | None) -> OnnxSource:
+def _exported_source(path: Path, inputs: Inputs | None) -> OnnxSource:
     try:
-        from streamrt.convert.torch import read_module
+        from streamrt.convert.exported.source import read_exported
+    except ImportError as error:
+        raise ImportError("packing a .pt2 file needs the onnx package: pip install 'streamrt[torch]'") from error
+    for package in ("torch", "onnxscript"):  # another process imports them
+        if importlib.util.find_spec(package) is None:
+            raise ImportError(f"packing a .pt2 file needs the {package} package: pip install 'streamrt[torch]'")
+    with _as_format_error("the exported program"):
+        return read_exported(path, inputs)
+
+
+def _torch_source(source: Any, kind: str, example: Any, inputs: Inputs | None) -> OnnxSource:
+    try:
+        from streamrt.convert.torch import read_module, read_program
     except ImportError as error:
         raise ImportError("packing a torch module needs the onnx package too: pip install 'streamrt[torch]'") from error
-    return read_module(module, example, inputs)
+    return read_program(source, inputs) if kind == "program" else read_module(source, example, inputs)
 
 
 def _fold(draft: Draft) -> None:

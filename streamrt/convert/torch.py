@@ -1,4 +1,4 @@
-"""A torch module as an ONNX graph, made by torch's own exporter, with the batch left free.
+"""A torch module or an exported program as an ONNX graph, made by torch's own exporter. A module's batch is left free.
 
 The graph is serialised without the weights, which stay in the module until they are written.
 """
@@ -10,10 +10,11 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import torch
 
 from streamrt.convert.inputs import Inputs, with_extents
@@ -24,6 +25,8 @@ from streamrt.graph import Dims, TensorSpec
 
 #: Loggers that write while torch exports a module.
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+#: The most elements of a weight that the exporter's optimiser may compute with.
+_SMALL = 1024
 
 
 def read_module(module: torch.nn.Module, example: Any, inputs: Inputs | None = None) -> OnnxSource:
@@ -43,7 +46,7 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Inputs | None = N
         raise TypeError("packing a torch module needs example=, a tensor or a tuple of tensors to call it with")
     if inputs is not None:
         return _with_extents(module, args, inputs)
-    with _evaluation(module), _quiet():
+    with _evaluation(module), quiet():
         try:
             source = _source(_export(module, *_free_batch(args)))
             # The exporter may fix the example's batch without a warning.
@@ -51,12 +54,12 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Inputs | None = N
         except UnsupportedModelError:
             raise
         except Exception as error:  # tracing can raise anything
-            reason = _reason(error)
+            reason = cause(error)
         if reason:
             try:
                 source = _source(_export(module, args, None))
             except Exception as error:
-                raise UnsupportedModelError(f"torch cannot export the module: {_reason(error)}") from error
+                raise UnsupportedModelError(f"torch cannot export the module: {cause(error)}") from error
     if reason:
         warnings.warn(
             f"the batch is fixed at {args[0].shape[0]}, as in the example: the module cannot be exported "
@@ -64,6 +67,40 @@ def read_module(module: torch.nn.Module, example: Any, inputs: Inputs | None = N
             stacklevel=4,
         )
     return source
+
+
+def read_program(program: torch.export.ExportedProgram, inputs: Inputs | None = None) -> OnnxSource:
+    """The ONNX graph of an exported program. The extents that it leaves free stay free; ``inputs`` may fix them.
+
+    Raises:
+        InputError: ``inputs`` does not fit the program.
+        UnsupportedModelError: torch cannot export the program, or it changes its weights.
+    """
+    try:
+        with torch.no_grad(), quiet():
+            source = _source(onnx_program(program))
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # decompositions can raise anything
+        raise UnsupportedModelError(f"torch cannot export the program: {cause(error)}") from error
+    source.bind(inputs)
+    return source
+
+
+def onnx_program(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    """What torch's exporter makes of an exported program.
+
+    Raises:
+        UnsupportedModelError: the program changes its weights when it runs.
+        Exception: torch cannot export it.
+    """
+    changed = [*program.graph_signature.buffers_to_mutate.values()]
+    if changed:
+        raise UnsupportedModelError(
+            f"the program changes the weight {changed[0]!r} when it runs, as layers in training do: call module.eval() "
+            "before torch.export.export"
+        )
+    return _export(program)
 
 
 def _with_extents(module: torch.nn.Module, args: tuple[torch.Tensor, ...], inputs: Inputs) -> OnnxSource:
@@ -77,13 +114,13 @@ def _with_extents(module: torch.nn.Module, args: tuple[torch.Tensor, ...], input
     dim = torch.export.Dim.DYNAMIC
     free = tuple({axis: dim for axis, name in enumerate(spec.dims) if isinstance(name, str)} for spec in specs)
     try:
-        with _evaluation(module), _quiet():
+        with _evaluation(module), quiet():
             return _source(_export(module, tuple(larger), free), specs)
     except UnsupportedModelError:
         raise
     except Exception as error:
         shown = ", ".join(f"{spec.name} {spec.dims}" for spec in specs)
-        raise UnsupportedModelError(f"torch cannot export the module for {shown}: {_reason(error)}") from error
+        raise UnsupportedModelError(f"torch cannot export the module for {shown}: {cause(error)}") from error
 
 
 def _names(module: torch.nn.Module, count: int) -> list[str]:
@@ -123,22 +160,46 @@ def _free_batch(args: tuple[torch.Tensor, ...]) -> tuple[tuple[torch.Tensor, ...
 
 
 def _export(
-    module: torch.nn.Module, args: tuple[torch.Tensor, ...], dynamic: tuple[dict[int, Any], ...] | None
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    args: tuple[torch.Tensor, ...] = (),
+    dynamic: tuple[dict[int, Any], ...] | None = None,
 ) -> torch.onnx.ONNXProgram:
-    program = torch.onnx.export(module, args, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    program = torch.onnx.export(model, args, dynamo=True, dynamic_shapes=dynamic, verbose=False, optimize=False)
     assert program is not None
     return program
 
 
-def _source(program: torch.onnx.ONNXProgram, specs: Sequence[TensorSpec] = ()) -> OnnxSource:
-    """An exported program with its weights; ``specs`` has the names of the free extents of its inputs."""
-    weights: dict[str, Weight] = {}
+def take_weights(program: torch.onnx.ONNXProgram) -> list[tuple[onnx_ir.Value, Any]]:
+    """Optimise a graph and remove its weights: the values of the graph that stand for them, and their tensors.
+
+    The optimiser would copy a weight to transpose it. So it does not see the tensors of large weights.
+    """
     initializers = program.model.graph.initializers
-    for name in list(initializers):
-        tensor = initializers.pop(name).const_value
+    taken = _take(initializers, _SMALL)
+    program.optimize()
+    return taken + _take(initializers, -1)
+
+
+def _take(initializers: MutableMapping[str, onnx_ir.Value], most: int) -> list[tuple[onnx_ir.Value, Any]]:
+    """Remove the tensors of more than ``most`` elements."""
+    taken = []
+    for name, value in list(initializers.items()):
+        tensor = value.const_value
         if tensor is None:
             raise UnsupportedModelError(f"torch exported the weight {name!r} without a value")
-        weights[name] = Weight(tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
+        if tensor.size > most:
+            del initializers[name]
+            value.const_value = None
+            taken.append((value, tensor))
+    return taken
+
+
+def _source(program: torch.onnx.ONNXProgram, specs: Sequence[TensorSpec] = ()) -> OnnxSource:
+    """An exported program with its weights; ``specs`` has the names of the free extents of its inputs."""
+    weights = {
+        str(value.name): Weight(tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
+        for value, tensor in take_weights(program)
+    }
     proto = program.model_proto
     for value, spec in zip(proto.graph.input, specs, strict=bool(specs)):
         for found, dim in zip(value.type.tensor_type.shape.dim, spec.dims, strict=True):
@@ -161,7 +222,7 @@ def _evaluation(module: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the exporter's output, warnings and logs inside the ``with`` statement."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
@@ -180,7 +241,7 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _reason(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """The first line of the innermost cause, at most 300 characters."""
     while error.__cause__ is not None:
         error = error.__cause__

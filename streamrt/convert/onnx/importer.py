@@ -16,7 +16,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 
 from streamrt.convert import limits
 from streamrt.convert.draft import Draft
-from streamrt.convert.inputs import Inputs, with_extents
+from streamrt.convert.inputs import Inputs, bound, with_extents
 from streamrt.convert.onnx.branches import is_if, taken_branch
 from streamrt.convert.onnx.data import (
     SourceFiles,
@@ -57,6 +57,7 @@ class OnnxSource:
         source: path of the file, or the model itself.
         weights: constants that the model's graph reads and does not contain, by name.
         inputs: extents in place of those that the model declares.
+        files: files that the weights read; closed and checked with the model's own.
 
     Raises:
         InputError: ``inputs`` does not fit the model.
@@ -70,8 +71,9 @@ class OnnxSource:
         source: Path | onnx.ModelProto,
         weights: Mapping[str, Weight] | None = None,
         inputs: Inputs | None = None,
+        files: SourceFiles | None = None,
     ) -> None:
-        self._files = SourceFiles()
+        self._files = files or SourceFiles()
         try:
             with limits.current().computing():
                 self._read(source, weights or {})
@@ -79,6 +81,14 @@ class OnnxSource:
         except BaseException:
             self.close()
             raise
+
+    def bind(self, inputs: Inputs | None) -> None:
+        """Fix and rename free extents of the inputs, which are all that the graph leaves free.
+
+        Raises:
+            InputError: ``inputs`` does not fit the model; the text lists its inputs.
+        """
+        self.inputs = bound(self.inputs, inputs)
 
     def close(self) -> None:
         """Close the files; weights cannot be read any more."""

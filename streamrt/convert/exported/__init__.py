@@ -1,0 +1,1 @@
+"""Exported programs of torch: `.pt2` files."""
