@@ -3,6 +3,7 @@
 Each model has a queue, and at most one thread at a time: requests that arrive while a pass runs share the next pass.
 A free thread takes the model whose oldest request has waited the longest, and leases it from the pool. It takes as
 many requests of that model as `max_batch` samples allow. `Lease.call_together` joins the requests whose shapes agree.
+A request whose future is cancelled before its pass begins leaves its queue, or the batch that waits for a lease.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
 from streamrt.engine.inputs import Given, Result
@@ -50,6 +52,7 @@ class Job:
         deadline: time after which it is too late to begin, in monotonic seconds.
         arrived: time at which it was queued, in monotonic seconds.
         future: gets the results by name, or an error.
+        begun: whether its pass has begun, or it has an error. Only the thread that took it uses this.
     """
 
     inputs: Mapping[str, Given]
@@ -60,6 +63,17 @@ class Job:
     deadline: float
     arrived: float
     future: Future[Results] = field(default_factory=Future)
+    begun: bool = False
+
+    def begin(self) -> bool:
+        """Note that its pass begins; False if it was cancelled before."""
+        self.begun = self.begun or (not self.future.cancelled() and self.future.set_running_or_notify_cancel())
+        return self.begun
+
+    def fail(self, error: BaseException) -> None:
+        """Give it an error, unless it was cancelled."""
+        if self.begin():
+            self.future.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +160,7 @@ class Batcher:
 
         Returns:
             The results by name, or the error of a lease or a call. A future that is cancelled before its pass begins
-            is not served.
+            is not served, and leaves the queue at once.
 
         Raises:
             QueueFullError, ShuttingDownError: the request is not queued.
@@ -165,7 +179,29 @@ class Batcher:
             self._queues.setdefault(name, deque()).append(job)
             self._waiting += 1
             self._changed.notify()
+        job.future.add_done_callback(partial(self._withdraw, name))  # a reference to the job would make a cycle
         return job.future
+
+    def _withdraw(self, name: str, future: Future[Results]) -> None:
+        """Take a request whose future was cancelled out of its queue. A thread that took it drops it itself."""
+        if not future.cancelled():
+            return
+        with self._changed:
+            queue = self._queues.get(name, deque())
+            found = next((job for job in queue if job.future is future), None)
+            if found is None:
+                return
+            queue.remove(found)
+            self._waiting -= 1
+            if not queue:
+                del self._queues[name]
+                self._changed.notify_all()  # `close` and `drain` wait for empty queues
+
+    def drain(self, name: str) -> None:
+        """Return when no request waits for the model of this name, and none is computed."""
+        with self._changed:
+            while name in self._queues or name in self._busy:
+                self._changed.wait()
 
     def close(self) -> None:
         """Refuse new requests, serve the requests that wait, and end the threads. Idempotent."""
@@ -181,9 +217,7 @@ class Batcher:
         while taken := self._take():
             name, jobs = taken
             try:
-                jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-                if jobs:
-                    self._serve(name, jobs)
+                self._serve(name, jobs)
             finally:
                 with self._changed:
                     self._busy.discard(name)
@@ -240,12 +274,15 @@ class Batcher:
             strip(error)  # its frames hold the arrays of all jobs
             for job in jobs:
                 if not job.future.done():
-                    job.future.set_exception(anew(error))
+                    job.fail(anew(error))
 
     def _call(self, name: str, jobs: Sequence[Job]) -> None:
         outputs, taken = jobs[0].outputs, monotonic()
-        with self._lease(name, jobs[0].version, min(job.deadline for job in jobs)) as model:
+        with self._lease(name, jobs) as model:
             leased, before = monotonic() - taken, model.spent
+            jobs = [job for job in jobs if job.begin()]
+            if not jobs:
+                return
             everything = outputs == tuple(spec.name for spec in model.outputs)
             try:
                 found = model.call_together([job.inputs for job in jobs], None if everything else outputs)
@@ -264,23 +301,39 @@ class Batcher:
                     raise anew(result)  # so that the pool closes a model whose file has changed
 
     def _in_time(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs that may still begin; the others end with an error."""
+        """The jobs that may still begin; the others end with an error, unless they were cancelled."""
         now = monotonic()
         for job in jobs:
             if job.deadline <= now:
-                job.future.set_exception(PoolBusyError(too_late(self._timeout)))
-        return [job for job in jobs if job.deadline > now]
+                job.fail(PoolBusyError(too_late(self._timeout)))
+        return [job for job in jobs if job.deadline > now and not job.future.cancelled()]
 
     @contextmanager
-    def _lease(self, name: str, version: str | None, deadline: float) -> Iterator[Lease]:
-        """A lease of a model of this version. A model that is open from a file of another version is closed first."""
+    def _lease(self, name: str, jobs: Sequence[Job]) -> Iterator[Lease]:
+        """A lease of the version that ``jobs`` were checked against. A model of another version is closed first.
+
+        It is given up when all of ``jobs`` are cancelled.
+        """
+        version, deadline = jobs[0].version, min(job.deadline for job in jobs)
+        wanted = partial(_wanted, jobs)
         for _ in range(2):
-            with self._pool.lease(name, max(0.0, deadline - monotonic())) as model:
+            with self._pool.lease(name, max(0.0, deadline - monotonic()), wanted=wanted) as model:
                 if version is None or model.checksum == version:
                     yield model
                     return
             self._pool.unload(name, wait=False)
         raise ReplacedError(f"the file of the model {name!r:.140} was replaced while the request waited: send it again")
+
+
+def _wanted(jobs: Sequence[Job]) -> bool:
+    """Whether a job is left. The arrays of cancelled ones are dropped, since their memory counts as free."""
+    left = False
+    for job in jobs:
+        if job.future.cancelled():
+            job.inputs = {}
+        else:
+            left = True
+    return left
 
 
 def too_late(seconds: float) -> str:

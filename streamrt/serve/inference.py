@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -47,39 +49,97 @@ async def run_model(
         spec = await service.call(service.catalog.spec, name, version_in(request))
         body = await read_body(service, request, held, service.settings.max_body, "--max-body")
         text = memoryview(body)[:json_length]
-        weight = await service.call(weigh_json, text, service.settings.max_json) if len(text) > _SMALL else 0
-        async with service.parsing(weight):
-            parsed = await service.call(parse, body, spec)
-        del body, text  # frees the body, unless tensors are views of it
-        request.state.id = parsed.id
-        outputs = service.check(spec, parsed)
-        results = await _outcome(request, service.infer(name, spec, parsed, outputs), service.settings.timeout)
+        with Watch(request) as watch:
+            try:
+                weight = await service.call(weigh_json, text, service.settings.max_json) if len(text) > _SMALL else 0
+                async with AsyncExitStack() as stack:
+                    async with watch.required():  # another text may be parsed for long
+                        await stack.enter_async_context(service.parsing(weight))
+                    parsed = await service.call(parse, body, spec)
+                del body, text  # frees the body, unless tensors are views of it
+                request.state.id = parsed.id
+                outputs = service.check(spec, parsed)
+                watch.require()
+                results = await _outcome(watch, service.infer(name, spec, parsed, outputs), service.settings.timeout)
+            except WithdrawnError:
+                service.metrics.withdrawn()
+                raise
         began = monotonic()
         response = await service.call(encode, parsed, spec, results)
         service.metrics.encoded(name, monotonic() - began)
         return response
 
 
-async def _outcome(request: Request, results: Future[Results], seconds: float) -> Results:
-    """The results. The request is given up if the client disconnects, or if no thread has begun it in time."""
+async def _outcome(watch: Watch, results: Future[Results], seconds: float) -> Results:
+    """The results. The request is given up if its client goes, or if no thread has begun it in time.
+
+    A pass that has begun is finished, whether its client waits or not. Until then the request holds its memory.
+    """
     ended = asyncio.wrap_future(results)
-    gone = asyncio.ensure_future(_gone(request))
-    waiting: set[asyncio.Future[Any]] = {ended, gone}
+    waiting: set[asyncio.Future[Any]] = {ended, watch.gone}
     try:
-        done, _ = await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not done and results.cancel():  # every worker is busy
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done() and results.cancel():  # every worker is busy
+            watch.require()
             raise PoolBusyError(too_late(seconds))
-        if not done:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
+        await asyncio.wait({ended})
+        if watch.gone.done():
+            ended.exception()  # so that asyncio does not log it
             raise ClientDisconnect
         return ended.result()
     finally:
         ended.cancel()
-        gone.cancel()
+
+
+class WithdrawnError(ClientDisconnect):
+    """The client has gone before a pass began with its request, which is not computed."""
+
+
+class Watch:
+    """Watches whether the client of a request is there, from the moment when the request's body was read.
+
+    Attributes:
+        gone: is done when the client has gone.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.gone = asyncio.ensure_future(_gone(request))
+
+    def require(self) -> None:
+        """Raise `WithdrawnError` if the client has gone."""
+        if self.gone.done():
+            raise WithdrawnError
+
+    @asynccontextmanager
+    async def required(self) -> AsyncIterator[None]:
+        """A context that ends with `WithdrawnError` as soon as the client goes."""
+        self.require()
+        try:
+            async with asyncio.timeout(None) as scope:
+                end = partial(_end, scope)
+                self.gone.add_done_callback(end)
+                try:
+                    yield
+                finally:
+                    self.gone.remove_done_callback(end)
+        except TimeoutError:
+            if scope.expired():
+                raise WithdrawnError from None
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.gone.cancel()
 
 
 async def _gone(request: Request) -> None:
     """Return when the client disconnects. The body was read, so no other message can arrive."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _end(scope: asyncio.Timeout, gone: asyncio.Future[None]) -> None:
+    with suppress(RuntimeError):  # the scope has ended just now
+        scope.reschedule(0.0)

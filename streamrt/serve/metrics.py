@@ -98,6 +98,11 @@ class Metrics:
         self._batch_samples = Histogram(
             "streamrt_batch_samples", "Samples of a pass.", buckets=_COUNTS, registry=self._registry
         )
+        self._withdrawn = Counter(
+            "streamrt_withdrawn_requests",
+            "Inference requests that were not computed, because their clients had gone before a pass began with them.",
+            registry=self._registry,
+        )
         queue = Gauge("streamrt_queue_length", "Requests that wait for a pass.", registry=self._registry)
         queue.set_function(waiting)
         bodies = Gauge(
@@ -135,6 +140,14 @@ class Metrics:
         """Count the seconds from the results of a request to the bytes of its answer."""
         self._of(model).encode.observe(seconds)
 
+    def tell(self, name: str, text: str, value: Callable[[], float], *, counter: bool = False) -> None:
+        """Add a metric whose value is asked for at each scrape: a gauge, or a counter that something else counts."""
+        self._registry.register(_Told(f"streamrt_{name}", text, value, counter))
+
+    def withdrawn(self) -> None:
+        """Count an inference request whose client has gone before a pass began with it."""
+        self._withdrawn.inc()
+
     def forget(self, model: str) -> None:
         """Drop the series of a model that is no longer served."""
         with self._lock:
@@ -170,6 +183,17 @@ class Metrics:
             return self._series[label]
 
 
+class _Told(Collector):
+    """One metric that something else counts."""
+
+    def __init__(self, name: str, text: str, value: Callable[[], float], counter: bool) -> None:
+        self._name, self._text, self._value, self._counter = name, text, value, counter
+
+    def collect(self) -> Iterator[Metric]:
+        kind = CounterMetricFamily if self._counter else GaugeMetricFamily
+        yield kind(self._name, self._text, self._value())
+
+
 class _PoolCollector(Collector):
     """Reads the metrics of the pool when they are asked for.
 
@@ -191,6 +215,8 @@ class _PoolCollector(Collector):
             ("models", "Models that are served.", stats.models),
             ("models_open", "Models that are open.", stats.open),
             ("leases", "Leases that have not ended.", stats.leases),
+            ("pinned_models", "Pinned models for which the pool keeps memory.", stats.pins),
+            ("pinned_bytes", "Bytes of the weights of pinned models in memory.", stats.pinned),
         ):
             yield GaugeMetricFamily(f"streamrt_pool_{name}", text, value)
         for name, text, value in (

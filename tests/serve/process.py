@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +18,20 @@ TOKEN = "a-token-of-the-tests-0123456789"
 
 
 class Server:
-    """``streamrt serve`` in a process. A thread reads its log as it is written, and keeps it."""
+    """``streamrt serve`` in a process. A thread reads its log as it is written, and keeps it.
 
-    def __init__(self, folder: Path, *options: object, token: str | None = None, procs: Path | None = None) -> None:
+    Attributes:
+        reading: while it is cleared, nobody reads the log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: object,
+        token: str | None = None,
+        procs: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "streamrt", "serve", str(folder), "--port", "0", *map(str, options)]
         if token is not None:
             command.append("--control")
@@ -27,12 +39,17 @@ class Server:
             command = ["sh", "-c", f'echo $$ > "{procs}" && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             command,
-            env=os.environ | ({"STREAMRT_SERVE_TOKEN": token} if token else {}) | {"MALLOC_ARENA_MAX": "1"},
+            env=os.environ
+            | ({"STREAMRT_SERVE_TOKEN": token} if token else {})
+            | {"MALLOC_ARENA_MAX": "1"}
+            | dict(environment or {}),
             cwd=folder,
             stderr=subprocess.PIPE,
             text=True,
         )
         self.log: list[dict[str, Any]] = []
+        self.reading = threading.Event()
+        self.reading.set()
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -50,6 +67,7 @@ class Server:
                 self.log.append({"event": "not JSON", "line": line})
             if self.log[-1].get("event") == "listening":
                 self._listening.set()
+            self.reading.wait()
         self._listening.set()
 
     def ask(
@@ -68,6 +86,21 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.headers, error.read()
+
+    def connect(self) -> socket.socket:
+        """A new connection."""
+        host, port = self.address.split(":")
+        return socket.create_connection((host, int(port)), timeout=60)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, by its name without ``streamrt_`` and with its labels."""
+        wanted = f"streamrt_{name} "
+        (line,) = [line for line in self.ask("/metrics")[2].decode().splitlines() if line.startswith(wanted)]
+        return float(line.rpartition(" ")[2])
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of the log about this event."""
+        return [line for line in self.log if line.get("event") == event]
 
     def stop(self) -> int:
         """Send SIGTERM, wait for the end, and return the exit code."""
@@ -90,6 +123,7 @@ class Server:
             return self.process.wait(60)
         finally:
             self.process.kill()
+            self.reading.set()
             self._reader.join()
             assert self.process.stderr
             self.process.stderr.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,14 +32,23 @@ class World:
         self.running: set[str] = set()
         self.leases: list[float] = []
         self.lease_errors: list[Exception] = []
+        self.granted = threading.Event()  # leases wait for it
+        self.granted.set()
+        self.waits = 0  # leases that wait now
         self.seen: list[BaseException] = []
         self.outputs = (TensorSpec("y", ("n",)), TensorSpec("z", ("n",)))
         self.spent = Spent(100.0, 10.0, 1.0)
         self._lock = threading.Lock()
 
     @contextmanager
-    def lease(self, name: str, timeout: float) -> Iterator[Any]:
+    def lease(self, name: str, timeout: float, *, wanted: Callable[[], bool]) -> Iterator[Any]:
         self.leases.append(timeout)
+        self.waits += 1
+        while not self.granted.wait(0.01):
+            if not wanted():
+                self.waits -= 1
+                raise PoolBusyError("not wanted")
+        self.waits -= 1
         if self.lease_errors:
             raise self.lease_errors.pop(0)
         with self._lock:
@@ -88,6 +97,7 @@ def batching(world: Any, **options: Any) -> Iterator[Batcher]:
     finally:
         if isinstance(world, World):
             world.gate.set()
+            world.granted.set()
         batcher.close()
 
 
@@ -292,6 +302,86 @@ def test_a_cancelled_request_is_not_served(world: World) -> None:
         world.gate.set()
         assert futures[1].result(60)["y"] == 4
     assert world.calls[1][1] == [2]
+
+
+def test_a_cancelled_request_leaves_the_queue_at_once(world: World) -> None:
+    with batching(world, max_queue=4) as batcher:
+        held_up(world, batcher)
+        futures = [ask(batcher, x) for x in (1, 2)]
+        with pytest.raises(QueueFullError):
+            ask(batcher, 3)
+        assert futures[0].cancel()
+        assert batcher.waiting == 1
+        futures.append(ask(batcher, 4))  # its place is free
+        alone = ask(batcher, 5, "other")
+        alone.cancel()
+        assert batcher.waiting == 2
+        world.gate.set()
+        assert [future.result(60)["y"] for future in futures[1:]] == [4, 8]
+    assert [call[:2] for call in world.calls] == [("m", [0]), ("m", [2, 4])]
+
+
+def test_a_request_that_is_cancelled_while_its_batch_waits_for_the_model_is_not_served(world: World) -> None:
+    observed = []
+    with batching(world, observe=lambda *numbers: observed.append(numbers), max_batch=3, max_delay=60) as batcher:
+        world.granted.clear()
+        futures = [ask(batcher, 0, samples=3)]
+        eventually(lambda: world.waits == 1)
+        assert futures[0].cancel()  # nobody wants the lease any more
+        eventually(lambda: world.waits == 0)
+        futures = [ask(batcher, x) for x in (1, 2, 3)]
+        eventually(lambda: world.waits == 1)
+        assert batcher.waiting == 0
+        assert futures[0].cancel()
+        world.granted.set()
+        assert [future.result(60)["y"] for future in futures[1:]] == [4, 6]
+    assert world.calls == [("m", [2, 3], None)]
+    assert observed == [(2, 2)]
+
+
+def test_a_request_that_has_begun_is_finished(world: World) -> None:
+    with batching(world) as batcher:
+        future = held_up(world, batcher)
+        assert not future.cancel()
+        world.gate.set()
+        assert future.result(60)["y"] == 0
+
+
+@pytest.mark.parametrize("error", [UnknownModelError("gone"), PoolBusyError("all memory is leased")])
+def test_a_cancelled_request_gets_no_error_in_its_place(world: World, error: Exception) -> None:
+    """An error that is set after a request was cancelled would end the thread."""
+    with batching(world, max_batch=2, max_delay=60, timeout=0.3) as batcher:
+        world.granted.clear()
+        futures = [ask(batcher, x) for x in (1, 2)]
+        eventually(lambda: world.waits == 1)
+        futures[0].cancel()
+        time.sleep(0.3)
+        world.lease_errors = [error]
+        world.granted.set()
+        assert type(futures[1].exception(60)) is type(error)
+    with batching(world, max_batch=1) as batcher:
+        assert ask(batcher, 4).result(60)["y"] == 8
+
+
+def test_draining_waits_for_the_requests_of_one_model(world: World) -> None:
+    with batching(world, workers=2) as batcher:
+        batcher.drain("m")
+        held_up(world, batcher)
+        futures = [ask(batcher, x) for x in (1, 2)]
+        ended = threading.Event()
+
+        def drain() -> None:
+            batcher.drain("m")
+            assert all(future.done() for future in futures)
+            ended.set()
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        batcher.drain("other")
+        assert not ended.wait(0.05)
+        world.gate.set()
+        assert ended.wait(60)
+        thread.join()
 
 
 def test_closing_serves_waiting_requests_and_refuses_new_ones(world: World) -> None:
