@@ -48,7 +48,8 @@ class Options(BaseModel):
         repository: absolute path of the folder of weights files, the same on every node.
         budget: of each replica: bytes, or a text such as ``"512MiB"``. Ray places a replica on a node with this much
             free memory.
-        policy, threads, io, verify, timeout, max_batch, max_delay: as `streamrt.serve.settings.Settings`.
+        policy, threads, io, verify, pin, timeout, max_batch, max_delay: as `streamrt.serve.settings.Settings`.
+        rescan: seconds after which a replica searches the folder for new, replaced and removed files, again and again.
         replicas: number of replicas.
         cpus: number of processors that Ray reserves for each replica.
         max_ongoing_requests: the most requests in one replica; further requests go to other replicas, where the model
@@ -69,6 +70,8 @@ class Options(BaseModel):
     threads: int | None = Field(None, ge=1)
     io: str = "auto"
     verify: str | None = None
+    pin: tuple[str, ...] = ()
+    rescan: float = Field(10.0, gt=0)
     timeout: float = Field(30.0, ge=0)
     max_batch: int = Field(32, ge=1)
     max_delay: float = Field(0.0, ge=0)
@@ -92,7 +95,7 @@ class Options(BaseModel):
 
     def settings(self) -> Settings:
         """Settings of the server in a replica. Its queue has room for all requests that Ray sends; Ray limits these."""
-        shared = {"policy", "threads", "io", "verify", "timeout", "max_batch", "max_delay"}
+        shared = {"policy", "threads", "io", "verify", "pin", "rescan", "timeout", "max_batch", "max_delay"}
         return Settings(
             Path(self.repository),
             budget=self.budget,
@@ -145,6 +148,8 @@ class Handle:
 
 
 def _unload(pool: ModelPool, name: str) -> None:
+    if any(status.pin for status in pool.index() if status.name == name):
+        return
     with suppress(UnknownModelError, ModelClosedError):
         pool.unload(name, wait=False)
 
@@ -181,7 +186,7 @@ class _Replica:
 
     def __init__(self, settings: Settings) -> None:
         self._service = _Service(settings, self.model)
-        self._service.catalog.register_all()
+        self._service.start()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return make_app(self._service)  # the application closes the service when the replica ends

@@ -84,6 +84,14 @@ _OPTIONS = {
     "body_timeout": _seconds(
         "the most time for a request's head to arrive, for its body to arrive, and for its answer to be taken"
     ),
+    "idle_timeout": _seconds("how long a connection without a request is kept"),
+    "max_connections": _count("the most open connections; further ones get 503"),
+    "rescan": _Option(
+        "how often the folder is searched for new, replaced and removed files (default: only on SIGHUP, and when a "
+        "client asks for the index)",
+        arguments.seconds_above_0,
+        "SECONDS",
+    ),
     "grace": _seconds("how long requests in flight may go on after SIGTERM"),
 }
 
@@ -100,9 +108,16 @@ def add_options(command: argparse.ArgumentParser) -> None:
         )
         command.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{option.text}{shown}", **read)
     command.add_argument(
+        "--pin",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="keep all weights of the model of this name in memory; may be given several times",
+    )
+    command.add_argument(
         "--control",
         action="store_true",
-        help="allow calls that list, load, unload and register models, to clients that send the token from "
+        help="allow calls that list, load, unload, pin and register models, to clients that send the token from "
         f"--token-file or from the environment variable {TOKEN_VARIABLE}",
     )
     command.add_argument(
@@ -141,4 +156,5 @@ def run(args: argparse.Namespace) -> None:
 
     token = read_token(args.token_file) if args.control else None
     options = {name: getattr(args, name) for name in _OPTIONS}
-    serve(Settings(args.folder, page=args.page, token=token, **options), args.log_level)
+    settings = Settings(args.folder, page=args.page, token=token, pin=tuple(args.pin), **options)
+    serve(settings, args.log_level)

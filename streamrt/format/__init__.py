@@ -110,7 +110,7 @@ from streamrt.format.conversion import is_weights_file, repack, stored_as, unpac
 from streamrt.format.encoding import encoded, stored_rows
 from streamrt.format.identity import FileIdentity
 from streamrt.format.layout import Tensor
-from streamrt.format.reader import WeightsFile, read_header, verify
+from streamrt.format.reader import WeightsFile, check_end, read_header, verify
 from streamrt.format.writer import Segment, Source, write
 
 __all__ = [
@@ -124,6 +124,7 @@ __all__ = [
     "Source",
     "Tensor",
     "WeightsFile",
+    "check_end",
     "encoded",
     "is_weights_file",
     "read_header",

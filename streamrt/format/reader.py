@@ -103,6 +103,24 @@ def verify(path: str | os.PathLike[str], progress: bool = False) -> WeightsFile:
     return file
 
 
+def check_end(file: WeightsFile) -> None:
+    """Compare the checksum of the last block of the data, which a file that is still being written usually lacks.
+
+    Raises:
+        FormatError: the block is damaged, or not written yet.
+        WeightsIOError: the file is missing, is not a regular file, ends early, or could not be read.
+    """
+    if not file.block_crcs:
+        return
+    last = len(file.block_crcs) - 1
+    begin = file.data_offset + last * file.block_size
+    block = memoryview(bytearray(file.size - begin))
+    with open_regular(file.path) as fd:
+        read_exactly(fd, file.path, block, begin)
+    if crc32c(block) != file.block_crcs[last]:
+        raise damage(file, [last])
+
+
 def damage(file: WeightsFile, blocks: list[int]) -> FormatError:
     """The error to raise for damaged checksum blocks, given by their numbers in ascending order."""
     return FormatError(f"{printable(file.path)}: the data is damaged (CRC-32C): {_describe(file, blocks)}")

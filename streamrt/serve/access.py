@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import threading
 import zlib
@@ -19,6 +20,8 @@ TOKEN_VARIABLE = "STREAMRT_SERVE_TOKEN"
 _SHORTEST, _LONGEST = 16, 1024
 #: Bytes that every request counts for beside its body: its objects and buffers. Answers up to this size do not count.
 LEAST_HELD = 64 << 10
+#: Refused connections that stay open until their clients have read the answer. Each takes a file descriptor for 1 s.
+_LINGERING = 64
 #: The content encodings that a body may have, with zlib's window bits for each.
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -156,6 +159,56 @@ class Gate:
             f"requests and answers hold {self._held} bytes, and {count} more would exceed {self._most} "
             "(--max-held): try again later"
         )
+
+
+class Connections:
+    """Bounds the number of open connections. All methods run on the event loop; any thread may read the counts.
+
+    Args:
+        most: connections that may be open.
+
+    Attributes:
+        refused: connections that were refused so far.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.refused = 0
+        self._open: set[object] = set()
+        self._lingering: set[object] = set()  # refused connections that are read for a moment
+        self._told = -math.inf  # when a refusal was logged last
+
+    @property
+    def count(self) -> int:
+        """Connections that are open now, without refused ones."""
+        return len(self._open)
+
+    def enter(self, connection: object) -> bool:
+        """Count a new connection; False if it is one too many."""
+        if len(self._open) >= self.most:
+            self.refused += 1
+            return False
+        self._open.add(connection)
+        return True
+
+    def leave(self, connection: object) -> None:
+        """Note that a connection is closed, whether it was counted or refused."""
+        self._open.discard(connection)
+        self._lingering.discard(connection)
+
+    def linger(self, connection: object) -> bool:
+        """Whether a refused connection may stay open until its client has read the answer."""
+        if len(self._lingering) >= _LINGERING:
+            return False
+        self._lingering.add(connection)
+        return True
+
+    def is_news(self, now: float) -> bool:
+        """Whether a refusal at this time is to be logged. One a second is, so that refusals do not fill the log."""
+        if now - self._told < 1.0:
+            return False
+        self._told = now
+        return True
 
 
 def decompress(body: bytes | bytearray, encoding: str, limit: int) -> bytes | bytearray:

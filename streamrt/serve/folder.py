@@ -5,6 +5,7 @@ A client's text becomes part of a path only if it matches a pattern that allows 
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from streamrt.errors import InputError, UnknownModelError
 
 _SUFFIX = ".safetensors"
+#: Errors for a file that is not there; others, such as EIO, may pass.
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
@@ -44,6 +47,10 @@ def model_of(file: object) -> str:
     if name is None:
         raise InputError(f"expected the name of a file of the repository, which ends in {_SUFFIX}, found {file!r:.140}")
     return check_name(name)
+
+
+def _missing(name: str) -> UnknownModelError:
+    return UnknownModelError(f"the repository has no model named {name!r}")
 
 
 class Folder:
@@ -81,11 +88,19 @@ class Folder:
             found = (self._path / file).resolve(strict=True)
             inside = found.parent == self._path and not found.name.startswith(".")
             regular = stat.S_ISREG(found.stat().st_mode)
-        except (OSError, RuntimeError):  # the file is missing, or links form a cycle
-            inside = regular = False
+        except (OSError, RuntimeError) as error:  # the file is missing, or links form a cycle
+            raise _missing(name) from error
         if not (inside and regular):
-            raise UnknownModelError(f"the repository has no model named {name!r}")
+            raise _missing(name)
         return found
+
+    def has_lost(self, file: str) -> bool:
+        """Whether the folder has no file of this name that may be served. An error of the disk does not tell that."""
+        try:
+            self.path(file)
+        except UnknownModelError as error:
+            return not (isinstance(error.__cause__, OSError) and error.__cause__.errno not in _MISSING)
+        return False
 
     def place(self, file: str) -> Path:
         """The path of the file of this name, with links not followed: they may lead to another file later.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import sys
@@ -10,17 +11,17 @@ from types import FrameType
 import uvicorn
 
 from streamrt.serve.app import make_app
-from streamrt.serve.connection import connection_within
-from streamrt.serve.logs import log, set_up
+from streamrt.serve.connection import connections_within
+from streamrt.serve.logs import log, logging_to
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
 
-#: Seconds that an idle connection is kept. Load balancers usually keep connections for 60 s, and must close first.
-_KEEP_ALIVE = 75
 #: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
 _MAX_HEAD = 64 << 10
 #: Connections that may wait to be accepted: uvicorn's default.
 _BACKLOG = 2048
+#: File descriptors beside those of connections: for the weights files of open models, and for the process itself.
+_OTHER_FILES = 256
 
 
 def serve(settings: Settings, level: str = "info") -> None:
@@ -30,13 +31,24 @@ def serve(settings: Settings, level: str = "info") -> None:
         InputError: a setting is wrong.
         OSError: the folder cannot be read, or the server cannot listen at the address.
     """
-    set_up(sys.stderr, level)
-    service = Service(settings)
+    with logging_to(sys.stderr.fileno(), level) as written:
+        service = Service(settings)
+        service.metrics.tell(
+            "lost_log_lines", "Lines that the log had no room for.", lambda: written.lost, counter=True
+        )
+        _serve(service)
+        log.info("ended")
+
+
+def _serve(service: Service) -> None:
+    settings = service.settings
     server = _Server(configure(service), service)
     # Without this, a SIGTERM before uvicorn runs would end the process. uvicorn raises its signals again at its end.
     before = signal.signal(signal.SIGTERM, server.handle_exit)
+    before_hangup = signal.signal(signal.SIGHUP, server.handle_hangup)
     try:
-        count = service.catalog.register_all()
+        _allow_files(settings.max_connections + _OTHER_FILES)
+        count = service.start()
         with _listen(settings.host, settings.port) as listener:
             host, port = listener.getsockname()[:2]
             fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}
@@ -49,14 +61,14 @@ def serve(settings: Settings, level: str = "info") -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
         service.close()
-    log.info("ended")
+        signal.signal(signal.SIGHUP, before_hangup)
 
 
 def configure(service: Service) -> uvicorn.Config:
     """How uvicorn serves ``service``."""
     return uvicorn.Config(
         make_app(service),
-        http=connection_within(service.settings.body_timeout),
+        http=connections_within(service.settings.body_timeout, service.connections),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -66,7 +78,7 @@ def configure(service: Service) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_keep_alive=service.settings.idle_timeout,  # type: ignore[arg-type]  # uvicorn says int, asyncio takes both
         timeout_graceful_shutdown=max(1, round(service.settings.grace)),
         h11_max_incomplete_event_size=_MAX_HEAD,
     )
@@ -83,6 +95,24 @@ class _Server(uvicorn.Server):
         """SIGTERM or SIGINT has arrived."""
         self._service.draining = True
         super().handle_exit(sig, frame)
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """SIGHUP has arrived: the folder may have other files."""
+        self._service.refresher.ask()
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process's soft limit on open files to ``count``, or log that it cannot have so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        except (OSError, ValueError):  # a sandbox may refuse it
+            allowed = soft
+    if allowed < count:
+        fields = {"limit": allowed, "wanted": count, "reason": "--max-connections and models take more (ulimit -n)"}
+        log.warning("few files may be open", extra={"fields": fields})
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -104,6 +104,7 @@ class MultiModelServer:
                 "batchSize": self._settings.max_batch,
                 "maxBatchDelay": round(self._settings.max_delay * 1000),
                 "workers": [{"id": "0", "status": status.state.value, "gpu": False, "memoryUsage": status.held}],
+                "pinned": status.kept,
                 "weights": status.weights,
                 "requests": status.requests,
                 "hits": status.hits,
@@ -115,7 +116,7 @@ class MultiModelServer:
     async def unregister(self, request: Request) -> Response:
         """Stop serving a model."""
         name = model_in(request)
-        await self._service.change(self._service.unregister, name)
+        await self._service.change(self._service.catalog.unregister, name)
         return JSONResponse({"status": f'Model "{name}" unregistered'})
 
 

@@ -13,12 +13,15 @@ import numpy as np
 from streamrt.engine.inputs import check_inputs, describe
 from streamrt.errors import InputError
 from streamrt.pool import ModelPool
-from streamrt.serve.access import Gate, OverloadedError
+from streamrt.pool.failure import told
+from streamrt.serve.access import Connections, Gate, OverloadedError
 from streamrt.serve.batching import Batcher, QueueFullError, Results
 from streamrt.serve.catalog import Catalog, ModelSpec
 from streamrt.serve.folder import Folder
+from streamrt.serve.logs import log
 from streamrt.serve.metrics import Metrics
 from streamrt.serve.protocol import DATATYPES, InferRequest
+from streamrt.serve.refreshing import Refresher
 from streamrt.serve.settings import Settings
 
 T = TypeVar("T")
@@ -52,9 +55,14 @@ class Service:
             io=settings.io,
             verify=settings.verify,
         )
-        self.catalog = Catalog(folder, self.pool)
+        self.catalog = Catalog(folder, self.pool, self._drain)
         self.gate = Gate(settings.max_held)
         self.metrics = Metrics(self.pool, self.catalog.has, lambda: self.batcher.waiting, lambda: self.gate.held)
+        self.connections = Connections(settings.max_connections)
+        self.metrics.tell("connections", "Open connections.", lambda: self.connections.count)
+        self.metrics.tell(
+            "refused_connections", "Connections beyond the limit.", lambda: self.connections.refused, counter=True
+        )
         self.batcher = Batcher(
             self.pool,
             workers=settings.workers,
@@ -64,10 +72,23 @@ class Service:
             timeout=settings.timeout,
             observe=self.metrics.passed,
         )
+        self.refresher = Refresher(self.catalog.refresh, settings.rescan)
         self._readers = ThreadPoolExecutor(_READERS, "streamrt-serve-reader")
         self._changer = ThreadPoolExecutor(1, "streamrt-serve-changer")
         self._parsing = asyncio.Lock()
         self._changes = 0  # calls of `change` that have not ended; used on the event loop only
+
+    def start(self) -> int:
+        """Serve every model of the folder, and pin those that the settings name; returns the number of models.
+
+        Raises:
+            UnknownModelError: the folder has no model of a name that is to be pinned.
+            PinError, FormatError, WeightsIOError: such a model cannot be pinned.
+        """
+        count = self.catalog.register_all()
+        for name in self.settings.pin:
+            self.catalog.pin(name).add_done_callback(_log_failure)
+        return count
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread that may block for some milliseconds; returns its result."""
@@ -152,15 +173,21 @@ class Service:
         """
         return self.batcher.submit(name, request.inputs, outputs, spec.samples(request.inputs), spec.version)
 
-    def unregister(self, name: str) -> None:
-        """Stop serving a model, and drop its metrics: see `Catalog.unregister`."""
-        self.catalog.unregister(name)
+    def _drain(self, name: str) -> None:
+        """Wait for the requests for a model that is no longer served, and drop its metrics."""
+        self.batcher.drain(name)
         self.metrics.forget(name)
 
     def close(self) -> None:
         """Serve the requests that wait, then end all threads and close the pool."""
         self.draining = True
+        self.refresher.close()
         self.batcher.close()
         self._changer.shutdown(cancel_futures=True)
         self._readers.shutdown(cancel_futures=True)
         self.pool.close()
+
+
+def _log_failure(loaded: Future[None]) -> None:
+    if error := loaded.exception():
+        log.error("a pinned model was not loaded", extra={"fields": {"error": told(error)}})

@@ -20,6 +20,7 @@ class Settings:
         folder: the folder of weights files; no file outside of it is served.
         host, port: the address to listen at; port 0 takes any free port.
         budget, policy, threads, io, verify: of the pool, see `streamrt.ModelPool`.
+        pin: names of models whose weights stay in memory.
         timeout: the most seconds from a request's arrival to the start of its computation. Waiting and loading count.
         workers: how many models may compute, or wait for memory, at the same time; each takes a thread.
         max_batch: the most samples of one pass, and so of one request.
@@ -31,6 +32,10 @@ class Settings:
         max_held: the most bytes of bodies, of JSON while it is parsed, and of answers that are being sent, together.
         body_timeout: the most seconds until a request's head has arrived; again until its body has arrived; and again
             until the client has taken the answer.
+        idle_timeout: seconds after which a connection without a request is closed.
+        max_connections: the most open connections; further ones get 503.
+        rescan: seconds after which the folder is compared with the models that are served, again and again; None does
+            that only on SIGHUP and for the index.
         grace: the most seconds that requests in flight go on after SIGTERM.
         page: whether there is a page for people at ``/``. It shows what the metrics show.
         token: the token that repository and registration calls need; None refuses these calls.
@@ -44,6 +49,7 @@ class Settings:
     threads: int | None = None
     io: str = "auto"
     verify: str | None = None
+    pin: tuple[str, ...] = ()
     timeout: float = 30.0
     workers: int = 4
     max_batch: int = 32
@@ -53,6 +59,9 @@ class Settings:
     max_json: int = 8 * _MIB
     max_held: int = 512 * _MIB
     body_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    max_connections: int = 1000
+    rescan: float | None = None
     grace: float = 30.0
     page: bool = True
     token: str | None = field(default=None, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -50,6 +51,8 @@ class OpenInference:
         routes.add("/v2/repository/index", "POST", self.index, control=True)
         routes.add("/v2/repository/models/{model}/load", "POST", self.load, control=True)
         routes.add("/v2/repository/models/{model}/unload", "POST", self.unload, control=True)
+        routes.add("/v2/repository/models/{model}/pin", "POST", self.pin, control=True)
+        routes.add("/v2/repository/models/{model}/unpin", "POST", self.unpin, control=True)
 
     async def server_metadata(self, request: Request) -> Response:
         """Name, version and extensions of the server."""
@@ -108,10 +111,11 @@ class OpenInference:
     # ---- the repository
 
     async def index(self, request: Request) -> Response:
-        """All models: those that are served, and other files of the folder."""
+        """All models: those that are served, and other files of the folder. New files are served from now on."""
         only_ready = (await self._body(request)).get("ready", False)
         if type(only_ready) is not bool:
             raise InputError(f"ready: expected true or false, found {kind_of(only_ready)}")
+        await asyncio.wrap_future(self._service.refresher.ask())
         entries = await self._service.call(self._service.catalog.index)
         return JSONResponse(
             [
@@ -131,7 +135,20 @@ class OpenInference:
     async def unload(self, request: Request) -> Response:
         """Stop serving a model, until it is loaded again."""
         await self._body(request)
-        await self._service.change(self._service.unregister, model_in(request))
+        await self._service.change(self._service.catalog.unregister, model_in(request))
+        return JSONResponse({})
+
+    async def pin(self, request: Request) -> Response:
+        """Serve a model, and keep all of its weights in memory. They are there when this answers."""
+        await self._body(request)
+        pinned = await self._service.change(self._service.catalog.pin, model_in(request))
+        await asyncio.wrap_future(pinned)
+        return JSONResponse({})
+
+    async def unpin(self, request: Request) -> Response:
+        """Make a pinned model an ordinary one."""
+        await self._body(request)
+        await self._service.change(self._service.catalog.unpin, model_in(request))
         return JSONResponse({})
 
     async def _body(self, request: Request) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def main(repository: str, budget: str, models: str, port: str, scratch: str) -> 
         _temp_dir=scratch,
         _node_ip_address="127.0.0.1",
     )
-    options = Options(repository=repository, budget=budget, replicas=2, models_per_replica=int(models), threads=1)
+    options = Options(
+        repository=repository, budget=budget, replicas=2, models_per_replica=int(models), threads=1, rescan=0.5
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
     handle = serve.run(application(options), name="streamrt", route_prefix="/")
     tell("ready")

@@ -199,6 +199,32 @@ def test_concurrent_callers_get_their_own_answers_within_the_budget(
         assert stats["bytes_loaded"] > BUDGET  # there was no room for all models
 
 
+def test_replicas_see_new_files_without_a_restart(
+    two_replicas: Cluster, client: Client, repository: Path, tmp_path: Path
+) -> None:
+    packed = zoo.mlp(tmp_path, 64, 1024, 512, seed=77)
+    expected, whole = packed.answer(zoo.random_input(3, 64)), packed.path.read_bytes()
+    new = repository / "new.safetensors"
+
+    def statuses() -> set[int]:
+        return {ask(client, "new", header=False).status for _ in range(8)}  # any replica gets each of them
+
+    assert statuses() == {404}
+    new.write_bytes(whole[: len(whole) // 2])
+    time.sleep(2)
+    assert statuses() == {404}
+    new.write_bytes(whole)
+    wait_until(lambda: statuses() == {200}, "both replicas serve the new file")
+    zoo.assert_close(output(ask(client, "new")), expected)
+    np.save(tmp_path / "x.npy", zoo.random_input(3, 64))
+    zoo.assert_close(np.array(two_replicas.ask("new", tmp_path / "x.npy")["output"], np.float32), expected)
+    new.unlink()
+    wait_until(lambda: statuses() == {404}, "no replica serves the file that is gone")
+    wait_until(
+        lambda: {stats["models"] for stats in two_replicas.stats().values()} == {len(MODELS)}, "its memory is free"
+    )
+
+
 HOSTILE = [
     ("POST", "/v2/models/..%2F..%2Fetc%2Fpasswd/infer", b"{}", {}, 404),
     ("POST", "/v2/models/%2Fetc%2Fpasswd/infer", b"{}", {}, 404),
