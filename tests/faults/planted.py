@@ -6,7 +6,7 @@ A fault is small and plausible: a bound that is off by one, a term that is left 
 
 from __future__ import annotations
 
-from faults.rooms import cli, convert, core, engine, kernels, metrics, ops, plan, pool, program, tuning
+from faults.rooms import cli, convert, core, engine, kernels, metrics, ops, plan, pool, program, serve, tuning
 from faults.rooms import format as file_format
 
 FAULTS = (
@@ -21,5 +21,6 @@ FAULTS = (
     *plan.FAULTS,
     *pool.FAULTS,
     *program.FAULTS,
+    *serve.FAULTS,
     *tuning.FAULTS,
 )
