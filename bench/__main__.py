@@ -16,7 +16,9 @@ from bench import machine, models, record
 from bench.driver import Options, Run
 from bench.models.vision import NAMES, TIMM
 from bench.peers import TOLERANCES, peers
+from bench.pool.contenders import CONTENDERS
 from bench.pool.models import FLOAT32
+from bench.pool.sets import QUICK, SETS, SMALL
 from bench.pool.traces import TRACES
 from bench.process import spawn
 from bench.process.job import Job
@@ -61,9 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     pooling = commands.add_parser(
         "pool", help="measure the bytes that pools of models load on traces of requests, and the time of requests"
     )
-    pooling.add_argument("--simulate", action="store_true", help="simulate only: takes seconds, real runs take an hour")
+    pooling.add_argument("--simulate", action="store_true", help="simulate only: takes seconds, real runs take hours")
+    pooling.add_argument(
+        "--set",
+        choices=(*SETS, "both"),
+        default=SMALL.name,
+        help=f"the models and their budget (default: {SMALL.name})",
+    )
+    pooling.add_argument("--hits", action="store_true", help="measure only the cost of hits, without traces")
     pooling.add_argument("--contenders", nargs="+", help="contenders of real runs, as 'streamrt lru' (default: all)")
-    pooling.add_argument("--traces", nargs="+", help="traces, as 'zipf 0.9' (default: all, then hits beside others)")
+    pooling.add_argument("--traces", nargs="+", help="traces, as 'zipf 0.9' (default: all, then the cost of hits)")
     pooling.add_argument(
         "--weights",
         nargs="+",
@@ -71,15 +80,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=(FLOAT32, *TOLERANCES),
         help="types of the models' weights, with the same budget; their times are compared with those of the first",
     )
-    pooling.add_argument("--rounds", type=_count, default=1, help="how often each trace is played (default: 1)")
-    pooling.add_argument("--requests", type=_count, help="requests of a trace (default: 5000)")
-    pooling.add_argument("--quick", action="store_true", help="few small models, as a test")
-    pooling.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, 0.6 GB ({_CACHE})")
+    pooling.add_argument("--rounds", type=_count, help="how often each trace is played (default: 3, with --quick 1)")
+    pooling.add_argument("--requests", type=_count, help="requests of a trace (default: 5000, of large models 300)")
     pooling.add_argument(
-        "--results",
-        type=Path,
-        help=f"folder of pool.jsonl, or with other --weights pool-weights.jsonl ({_RESULTS}, --quick: {_QUICK})",
+        "--quick", action="store_true", help="one round of some traces with few small models, as a test"
     )
+    pooling.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 12 GB ({_CACHE})")
+    pooling.add_argument("--results", type=Path, help=f"folder of pool-SET.jsonl ({_RESULTS}, with --quick {_QUICK})")
     pooling.set_defaults(does=_pool)
 
     comparing = commands.add_parser(
@@ -224,29 +231,45 @@ def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, 
 
 
 def _pool(options: argparse.Namespace) -> int:
-    from bench.pool import driver
+    from bench.pool import driver, table
 
-    if _unknown("trace", options.traces or [], TRACES):
+    unknown = _unknown("trace", options.traces or [], TRACES)
+    if _unknown("contender", options.contenders or [], CONTENDERS) or unknown:
         return 2
-    # The simulation takes its policies from the installed package, not from the uncompiled package of the checkout.
-    sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
-    setting = driver.QUICK if options.quick else driver.Setting()
-    if options.requests:
-        setting = replace(setting, requests=options.requests)
-    results = options.results or (_QUICK if options.quick else _RESULTS)
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
-    shared = {"quick": options.quick, "machine": machine.describe(data), "commit": machine.commit()}
-    name = "pool" if options.weights == [FLOAT32] else "pool-weights"
-    with record.Recorder(results / f"{name}.jsonl", shared) as recorder:
-        chosen = driver.Options(
-            contenders=() if options.simulate else tuple(options.contenders or driver.CONTENDERS),
-            traces=tuple(options.traces or TRACES),
-            weights=tuple(dict.fromkeys(options.weights)),
-            rounds=options.rounds,
-            beside=not options.traces,
-        )
-        failures = driver.run(setting, data, recorder, chosen)
+    shared = _shared(_probe(data), data, quick=options.quick)
+    # The simulation takes its policies from the installed package, not from the uncompiled package of the checkout.
+    sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
+    chosen = [QUICK] if options.quick else list(SETS.values()) if options.set == "both" else [SETS[options.set]]
+    usual = driver.QUICK if options.quick else driver.Options()
+    part = driver.Options(
+        contenders=() if options.simulate else tuple(options.contenders or usual.contenders),
+        traces=() if options.hits else tuple(options.traces or usual.traces),
+        weights=tuple(dict.fromkeys(options.weights)),
+        rounds=options.rounds or usual.rounds,
+        hits=options.hits or not options.traces,
+        seconds=usual.seconds,
+    )
+    results = options.results or (_QUICK if options.quick else _RESULTS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children and cgroups are removed
+    end = "-simulated" if options.simulate else ""
+    failures, paths = 0, [results / f"pool-{models.name}{end}.jsonl" for models in chosen]
+    try:
+        for models, path in zip(chosen, paths, strict=True):
+            if options.requests:
+                models = replace(models, requests=options.requests)
+            with record.Recorder(path, shared) as recorder:
+                failures += driver.run(models, data, recorder, part)
+            print(path)
+    except KeyboardInterrupt:
+        print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
+        return 130
+    if not options.simulate:
+        try:
+            print(table.report(record.read(paths)))
+        except ValueError as error:
+            print(f"no table: {error}", file=sys.stderr)
     return 1 if failures else 0
 
 

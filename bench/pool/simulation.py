@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.pool import limits
+from bench.pool.contenders import WHOLE
+
+#: The best fixed set of bytes in hindsight.
+BEST = "best fixed set"
 
 
 def simulate(trace: Sequence[int], sizes: Sequence[int], budget: int) -> dict[str, int]:
@@ -13,8 +17,8 @@ def simulate(trace: Sequence[int], sizes: Sequence[int], budget: int) -> dict[st
     from streamrt.pool.shadow import Shadow
 
     found = {
-        "best fixed set": limits.best_fixed(trace, sizes, budget),
-        "whole-model LRU": limits.whole_lru(trace, sizes, budget),
+        BEST: limits.best_fixed(trace, sizes, budget),
+        WHOLE: limits.whole_lru(trace, sizes, budget),
     }
     for name, make in POLICIES.items():
         shadow = Shadow(budget, make(budget))

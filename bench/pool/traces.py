@@ -79,10 +79,3 @@ TRACES: dict[str, Callable[[int, int, int], Trace]] = {
 
 #: Traces on which keeping a fixed set of bytes is optimal. A pool should come close to it.
 STATIONARY = ("zipf 0.6", "zipf 0.9", "zipf 1.2", "cyclic")
-
-
-def sizes(models: int, total: int, seed: int = 1) -> list[int]:
-    """Bytes of each model: lognormal with sigma 1, about ``total`` together."""
-    r = random.Random(seed)
-    drawn = [r.lognormvariate(0, 1) for _ in range(models)]
-    return [max(1, int(size * total / sum(drawn))) for size in drawn]

@@ -48,6 +48,15 @@ class Cgroup:
         return int(dict(line for line in lines if len(line) == 2).get(key, 0))
 
 
+def own_peak() -> int | None:
+    """The most bytes ever charged to the group that this process is in; None if the kernel does not tell."""
+    try:
+        version, path = _own_group(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mountinfo").read_text())
+    except NoCgroupError:
+        return None
+    return Cgroup(path, version).peak()
+
+
 @contextlib.contextmanager
 def memory_cgroup(limit: int | None) -> Iterator[Cgroup]:
     """A group limited to ``limit`` bytes, or without a limit for None; removed at the end.

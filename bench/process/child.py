@@ -229,36 +229,11 @@ def limit(job: Job) -> dict[str, Any]:
     return {"value": LIMITS[job.peer](job.file, job.threads)}
 
 
-def pool_models(job: Job) -> dict[str, Any]:
-    """Make the models of a pool; the bytes of weights of each."""
-    import streamrt
-    from bench.pool import models
-    from bench.pool.traces import sizes
+def pool(job: Job) -> dict[str, Any]:
+    """A task of a pool's benchmark."""
+    from bench.pool.tasks import TASKS
 
-    wanted = sizes(*job.batches)
-    models.make(Path(job.data), wanted, job.weights)
-    os.sync()
-    found = []
-    for path in models.paths(Path(job.data), wanted, job.weights):
-        with streamrt.Model(path, None) as model:
-            found.append(sum(r.length for r in model.plan.ranges))
-    return {"bytes": found}
-
-
-def pool_trace(job: Job) -> dict[str, Any]:
-    """Play a trace of requests to a pool, or to `bench.pool.replay.WholeModels`."""
-    from bench.pool import replay, traces
-
-    count, _ = job.batches
-    trace = traces.TRACES[job.model](count, job.most_passes, 7)
-    return dict(replay.replay(job.peer, *_pool(job), trace))
-
-
-def pool_beside(job: Job) -> dict[str, Any]:
-    """Time hits beside hits, or hits beside misses."""
-    from bench.pool import replay
-
-    return dict(replay.beside(*_pool(job), job.model == "misses", job.most_passes))
+    return TASKS[job.kind](job)
 
 
 def accuracy(job: Job) -> dict[str, Any]:
@@ -271,16 +246,6 @@ def accuracy(job: Job) -> dict[str, Any]:
     (count,) = job.batches
     with tempfile.TemporaryDirectory(dir=job.data) as folder:
         return measure.network(NETWORKS[job.model], Path(folder), count)
-
-
-def _pool(job: Job) -> tuple[list[Path], list[int], int]:
-    """Files and widths of the models, and the budget."""
-    from bench.pool import models
-    from bench.pool.traces import sizes
-
-    wanted = sizes(*job.batches)
-    widths = [models.width(path) for path in models.paths(Path(job.data), wanted)]
-    return models.paths(Path(job.data), wanted, job.weights), widths, int(job.budget or 0)
 
 
 def _installed_version(package: str) -> str | None:
@@ -381,12 +346,9 @@ def main() -> None:
         "import": import_,
         "open": open_,
         "limit": limit,
-        "pool-models": pool_models,
-        "pool-trace": pool_trace,
-        "pool-beside": pool_beside,
         "accuracy": accuracy,
     }
-    values = does[job.kind](job)
+    values = (pool if job.kind.startswith("pool-") else does[job.kind])(job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:
         json.dump(values, answer)
     # This skips the peers' destructors: some take seconds or crash, and none is measured.

@@ -30,6 +30,8 @@ class Job:
         seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
         weights: the type of the weights of a pool's models.
+        sizes: the number of a pool's models, and the least and the most bytes of one (`bench.pool.models.sizes`).
+        registered: models that are registered with a pool.
         environ: environment variables of the process, with their values.
     """
 
@@ -48,6 +50,8 @@ class Job:
     seconds: float = 2.0
     most_passes: int = 200
     weights: str = "float32"
+    sizes: tuple[int, ...] = ()
+    registered: int = 0
     environ: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> str:
@@ -56,4 +60,4 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
-        return cls(**fields | {name: tuple(fields[name]) for name in ("batches", "modules", "environ")})
+        return cls(**fields | {name: tuple(fields[name]) for name in ("batches", "modules", "sizes", "environ")})

@@ -41,11 +41,12 @@ def make_cold(paths: Iterable[Path]) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        left = cached_bytes(paths)
-        if left == 0:
+        left = {path: size for path in paths if (size := _cached(path))}
+        if not left:
             return
         time.sleep(0.05)  # a process that has them mapped may be ending
-    raise NotColdError(f"{left} bytes of {', '.join(path.name for path in paths)} stay in the page cache")
+    others = f" and {len(left) - 1} other files" if len(left) > 1 else ""
+    raise NotColdError(f"{sum(left.values())} bytes of {next(iter(left)).name}{others} stay in the page cache")
 
 
 def _cached(path: Path) -> int:

@@ -74,11 +74,19 @@ def memory_of(pid: int | str) -> tuple[int, int]:
 
 
 def run(
-    job: Job, *, group: Cgroup | None = None, limit: float = 900, sampler: Callable[[int], None] | None = None
+    job: Job,
+    *,
+    group: Cgroup | None = None,
+    limit: float = 900,
+    sampler: Callable[[int], None] | None = None,
+    python: Path | None = None,
 ) -> Outcome:
-    """Run ``job`` in a new interpreter, in ``group`` from its first instruction on, for at most ``limit`` seconds."""
+    """Run ``job`` in a new interpreter, in ``group`` from its first instruction on, for at most ``limit`` seconds.
+
+    ``python`` is the interpreter of another environment; None is the interpreter of this process.
+    """
     read, write = os.pipe()
-    command = [sys.executable, "-P", str(_CHILD), str(write), job.to_json()]
+    command = [str(python or sys.executable), "-P", str(_CHILD), str(write), job.to_json()]
     if group:  # a shell enters the group and becomes the interpreter, so that its start is charged to the group
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group.procs), *command]
     kills = _kills(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import record
+from bench.pool.sets import QUICK, SETS
 from bench.report import chart, markdown, plots, summary
 from bench.scenarios import HEADLINES, SCENARIOS
 
@@ -20,8 +21,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     Raises:
         FileNotFoundError: the folder has no results.
     """
-    measured = _measured(results)
-    if not measured:
+    measured, pools = _measured(results), _pools(results)
+    if not measured and not pools:
         raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
     tables = {name: summary.tables(records) for name, records in measured.items()}
     written = []
@@ -32,7 +33,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
         if readme and SCENARIOS[name].chart and any(any(chart.points([table])) for table in found):
             written.append(chart.draw(found, readme.parent / "docs" / CHART))
     report = results / "README.md"
-    report.write_text(markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}))
+    text = markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}, pools)
+    report.write_text(text + _pool_tables(pools))
     written.append(report)
     if readme:
         shown = measured | _measured(results / HEADLINES)
@@ -50,3 +52,17 @@ def _measured(results: Path) -> dict[str, list[record.Record]]:
             if name not in measured and path.exists() and (records := record.read([path])):
                 measured[name] = records
     return measured
+
+
+def _pools(results: Path) -> list[record.Record]:
+    """The lines of all sets of models of pools that have results in this folder."""
+    return record.read(path for name in (*SETS, QUICK.name) if (path := results / f"pool-{name}.jsonl").exists())
+
+
+def _pool_tables(records: list[record.Record]) -> str:
+    from bench.pool import table  # here, because it imports this package
+
+    try:
+        return f"\n{table.report(records)}\n"
+    except ValueError:  # they were only simulated
+        return ""

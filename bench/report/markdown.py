@@ -32,9 +32,14 @@ _MEMORY = {
 _MIB = 1 << 20
 
 
-def report(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], plots: Collection[str]) -> str:
-    """The whole report: method, machine, limits, and every row of every case."""
-    everything = [record for records in measured.values() for record in records]
+def report(
+    measured: Mapping[str, list[Record]],
+    tables: Mapping[str, list[CaseTable]],
+    plots: Collection[str],
+    others: Collection[Record] = (),
+) -> str:
+    """The report: method, machine, limits, and every row of every case. Tables of ``others`` are made elsewhere."""
+    everything = [record for records in (*measured.values(), others) for record in records]
     parts = ["# Results", _PREFACE, circumstances(everything), "## All cases", overview(tables)]
     several = len(machines(everything)) > 1
     for name, found in tables.items():
