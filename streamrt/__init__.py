@@ -1,9 +1,10 @@
 """Run neural networks whose weights do not fit in memory, at the speed of the disk.
 
-`pack` converts an ONNX file, a torch module or a list of `Layer` into a weights file, once. `Model` opens that file
-under a budget of bytes; calling it with an array runs a pass. `ModelPool` serves many models under one budget.
-`verify` checks a weights file, `unpack` gives its tensors back as plain safetensors, and `compare` tells how much the
-answers of two models differ. `tune` measures a model under several budgets, and `fits` tells what fits into a memory.
+`pack` converts an ONNX file, a module or an exported program of torch, or a list of `Layer` into a weights file, once.
+`Model` opens that file under a budget of bytes; calling it with an array runs a pass. `ModelPool` serves many models
+under one budget. `verify` checks a weights file, `unpack` gives its tensors back as plain safetensors, and `compare`
+tells how much the answers of two models differ. `tune` measures a model under several budgets, and `fits` tells what
+fits into a memory.
 Errors of files, models, inputs and budgets are a `StreamrtError`. ``streamrt --help`` lists commands for the shell.
 """
 

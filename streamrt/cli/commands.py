@@ -97,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    command = add("pack", _pack, "turn an ONNX model, or a weights file of an older version, into a weights file")
-    command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX file or weights file to read")
+    command = add(
+        "pack", _pack, "turn an ONNX model, a .pt2 file of torch, or an older weights file into a weights file"
+    )
+    command.add_argument("source", metavar="SOURCE", type=Path, help="the ONNX, .pt2 or weights file to read")
     command.add_argument("dest", metavar="DEST", type=Path, help="the weights file to write (.safetensors)")
     command.add_argument(
         "--input",

@@ -66,8 +66,9 @@ def pack(
     unless ``weights`` or ``keep`` says otherwise.
 
     Args:
-        source: the path of an ONNX file or of a weights file, an ``onnx.ModelProto``, a ``torch.nn.Module``, or a list
-            of `Layer`.
+        source: the path of an ONNX file, of a ``.pt2`` file (``torch.export.save``) or of a weights file, an
+            ``onnx.ModelProto``, a ``torch.nn.Module``, a ``torch.export.ExportedProgram``, or a list of `Layer`. No
+            code of a file runs: another process exports the checked program of a ``.pt2`` file.
         dest: the file to write. It appears when it is complete, and replaces a file of that name.
         example: for a torch module, the tensor or tuple of tensors that it is called with. Axis 0 of each is the batch,
             which stays free.
@@ -76,7 +77,7 @@ def pack(
             they fix or free extents of an ONNX model, and free more extents of a torch module than the batch. Its
             inputs have the names of the parameters of ``forward``. A list of layers, whose input is ``"input"``, needs
             it unless the first layer is a ``Gemm``. For a weights file it can only fix extents: the values that packing
-            computed from the others are in the file.
+            computed from the others are in the file. It can fix and rename those that a program leaves free.
         weights: how to store the weights of dense layers and convolutions, and embeddings: ``"float32"``,
             ``"float16"``, ``"bfloat16"``, ``"int8"`` (a scale for each output row) or ``"int4"`` (a scale for each 32
             weights of a row). Arithmetic stays float32. The smallest of these weights, 2 % of them,
@@ -93,7 +94,7 @@ def pack(
             beyond 3 times the model's own weights as float32. The file may have 8 times as many bytes of them.
         max_seconds: seconds of processor time that converting and computing may take in the calling thread, at most
             1,000,000. Each 32 MiB of the model's own weights adds one second. Exporting a torch module, reading and
-            writing do not count.
+            writing do not count. Exporting a ``.pt2`` file may take 12 to 60 times as long, by its nodes.
 
     Returns:
         The path of the file.

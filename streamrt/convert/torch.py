@@ -10,7 +10,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from streamrt.graph import Dims, TensorSpec
 
 #: Loggers that write while torch exports a module.
 _NOISY = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
-#: The most elements of a weight that the exporter's optimiser may compute with.
+#: The most elements of a constant that the exporter's optimiser may compute with.
 _SMALL = 1024
 
 
@@ -94,13 +94,15 @@ def onnx_program(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgra
         UnsupportedModelError: the program changes its weights when it runs.
         Exception: torch cannot export it.
     """
-    changed = [*program.graph_signature.buffers_to_mutate.values()]
-    if changed:
+    found = _export(program)
+    # Only the program that torch's exporter made of it has the weights that operators write into.
+    assert found.exported_program is not None
+    if found.exported_program.graph_signature.buffers_to_mutate:
         raise UnsupportedModelError(
-            f"the program changes the weight {changed[0]!r} when it runs, as layers in training do: call module.eval() "
-            "before torch.export.export"
+            "the program changes its weights when it runs, as layers in training do: call module.eval() before "
+            "torch.export.export"
         )
-    return _export(program)
+    return found
 
 
 def _with_extents(module: torch.nn.Module, args: tuple[torch.Tensor, ...], inputs: Inputs) -> OnnxSource:
@@ -172,22 +174,26 @@ def _export(
 def take_weights(program: torch.onnx.ONNXProgram) -> list[tuple[onnx_ir.Value, Any]]:
     """Optimise a graph and remove its weights: the values of the graph that stand for them, and their tensors.
 
-    The optimiser would copy a weight to transpose it. So it does not see the tensors of large weights.
+    The optimiser sees no parameter, buffer or large constant: it would copy them, and give the copies other names.
     """
+    exported = program.exported_program
+    names = exported.state_dict.keys() if exported is not None else ()
     initializers = program.model.graph.initializers
-    taken = _take(initializers, _SMALL)
+    taken = _take(initializers, lambda name, size: name in names or size > _SMALL)
     program.optimize()
-    return taken + _take(initializers, -1)
+    return taken + _take(initializers, lambda name, size: True)
 
 
-def _take(initializers: MutableMapping[str, onnx_ir.Value], most: int) -> list[tuple[onnx_ir.Value, Any]]:
-    """Remove the tensors of more than ``most`` elements."""
+def _take(
+    initializers: MutableMapping[str, onnx_ir.Value], is_taken: Callable[[str, int], bool]
+) -> list[tuple[onnx_ir.Value, Any]]:
+    """Remove tensors, chosen by their names and sizes."""
     taken = []
     for name, value in list(initializers.items()):
         tensor = value.const_value
         if tensor is None:
             raise UnsupportedModelError(f"torch exported the weight {name!r} without a value")
-        if tensor.size > most:
+        if is_taken(name, tensor.size):
             del initializers[name]
             value.const_value = None
             taken.append((value, tensor))

@@ -19,7 +19,7 @@ pytest.importorskip("onnx")
 
 from convert.exported_files import ROOT, Archive, named, node, symbol, tensor
 from streamrt.convert.exported.program import Extent
-from streamrt.convert.exported.source import checked
+from streamrt.convert.exported.source import checked, graph_names
 from streamrt.convert.limits import Limits
 from streamrt.convert.onnx.data import SourceFiles
 from streamrt.errors import FormatError, LimitError, StreamrtError, UnsupportedModelError
@@ -53,6 +53,17 @@ def test_the_file_that_attacks_start_from_is_good(path: Path) -> None:
     for stored, wanted in zip(tensors, (archive.weight, archive.bias), strict=True):
         np.testing.assert_array_equal(stored.weight(path, files).load(), wanted)
     files.close()
+
+
+def test_names_of_weights_in_the_graph(path: Path) -> None:
+    archive = Archive()
+    for name in ("x", "x_", "y"):
+        archive.weights[name] = archive.payload("weight_0", tensor(3, 4))
+        archive.graph["inputs"].append(named(f"p_{name}"))
+        archive.signature["input_specs"].append({"parameter": {"arg": {"name": f"p_{name}"}, "parameter_name": name}})
+    archive.weights["x"]["tensor_meta"] = tensor(3, 3)
+    archive.weights["x_"]["tensor_meta"] = tensor(2, 2)
+    assert graph_names(*read(archive.write(path))) == ["l.weight", "l.bias", "x__", "x_", "l.weight"]
 
 
 class Evil:
@@ -210,7 +221,7 @@ def test_a_malformed_program(keys: str, value: Any, reason: str, path: Path) -> 
         (f"{SPECS}.2", {"token": {"arg": {"name": "t"}}}, "an input of the program is a token"),
         (f"{SPECS}.2.user_input.arg", {"as_sym_int": {"as_name": "x"}}, "is sym_int, expected a tensor"),
         ("graph.tensor_values.x.dtype", 10, "input 'x' has type 10"),
-        ("signature.output_specs.0", {"buffer_mutation": {"buffer_name": "b"}}, "Call module.eval\\(\\) before"),
+        ("signature.output_specs.0", {"buffer_mutation": {"buffer_name": "b"}}, "call module.eval\\(\\) before"),
         ("signature.output_specs.0", {"user_output": {"arg": {"as_none": True}}}, "is none, expected a tensor"),
     ],
 )

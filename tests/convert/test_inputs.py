@@ -12,6 +12,7 @@ import pytest
 import streamrt
 from convert.support import expected, integers, make_model, onnx, random
 from streamrt import Layer
+from streamrt.convert.inputs import bound
 from streamrt.errors import FormatError, InputError
 from streamrt.format import Segment, Source, read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
@@ -150,3 +151,38 @@ def test_extents_that_a_weights_file_cannot_run_with(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="conv"):
         streamrt.pack(tmp_path / "source", tmp_path / "packed", inputs=("N", 3, 4, 4))
     assert not (tmp_path / "packed").exists()
+
+
+PROGRAM = [TensorSpec("a", ("s0", 3, "s1")), TensorSpec("b", ("s0", 4))]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "dims"),
+    [
+        (None, [("s0", 3, "s1"), ("s0", 4)]),
+        ({"b": (5, 4)}, [(5, 3, "s1"), (5, 4)]),
+        ({"a": ("N", 3, 7)}, [("N", 3, 7), ("N", 4)]),
+        ({"a": ("s1", 3, "s0")}, [("s1", 3, "s0"), ("s1", 4)]),
+    ],
+)
+def test_extents_of_a_program_change_wherever_they_occur(inputs: Any, dims: Any) -> None:
+    assert [spec.dims for spec in bound(PROGRAM, inputs)] == dims
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (
+            {"a": ("s0", 4, "s1")},
+            r"3 to 4: only extents that the program leaves free can change; it has 'a' \(s0, 3, s1\)",
+        ),
+        ({"a": ("s0", "C", "s1")}, "3 to 'C': only extents"),
+        ({"a": (2, 3, 7), "b": (4, 4)}, "'s0' is 2 and 4, expected one value"),
+        ({"a": ("s0", 3, "s0")}, "two free extents have one name"),
+        ({"a": ("N", 3, "N")}, "two free extents have one name"),
+        ((2, 4), "extents without a name are for a model with one input"),
+    ],
+)
+def test_extents_that_a_program_cannot_have(inputs: Any, reason: str) -> None:
+    with pytest.raises(streamrt.InputError, match=reason):
+        bound(PROGRAM, inputs)

@@ -54,7 +54,7 @@ def export(
     seconds = limit.max_seconds * min(_SECONDS + _NODE_SECONDS * len(program.nodes), _MOST)
     memory = limit.max_memory + _MEMORY
     request = {
-        "file": str(path),
+        "file": os.path.realpath(path),
         "identity": files.open(path).identity,
         "seconds": math.ceil(seconds) if seconds < 2**31 else None,
         "memory": memory if memory < 2**62 else None,

@@ -158,7 +158,7 @@ class _Reader:
         if kind != "user_output":
             raise UnsupportedModelError(
                 f"an output of the program is a {kind:.40}: it changes its weights when it runs, as layers in training "
-                "do. Call module.eval() before torch.export.export"
+                "do: call module.eval() before torch.export.export"
             )
         found, tensor = union(Fields(value, "user value", self._where).get("arg"), f"{self._where}: an output")
         if found != "as_tensor":

@@ -41,7 +41,7 @@ def read_exported(path: Path, inputs: Inputs | None = None) -> OnnxSource:
         with limits.current().computing():
             program, tensors = checked(path, files)
             files.check()
-        names = _names(program, tensors)
+        names = graph_names(program, tensors)
         model = export(program, names, tensors, path, files)
         files.check()
         weights = {name: tensor.weight(path, files) for name, tensor in zip(names, tensors, strict=True)}
@@ -85,12 +85,18 @@ def _read(archive: Archive) -> tuple[Program, list[StoredTensor]]:
     return program, read_tensors(archive, _MODEL, program.weights)
 
 
-def _names(program: Program, tensors: Sequence[StoredTensor]) -> list[str]:
-    """The names of the weights in the graph, one for all weights that have the same values in the file."""
+def graph_names(program: Program, tensors: Sequence[StoredTensor]) -> list[str]:
+    """The names of the weights in the graph, one for all weights that have the same values in the file.
+
+    A weight with the name of an input gets another name.
+    """
     first: dict[StoredTensor, str] = {}
     inputs = {spec.name for spec in program.inputs}
+    taken = inputs.union(program.weights)
     for name, tensor in zip(program.weights, tensors, strict=True):
-        while name in inputs:
-            name += "_"
+        if name in inputs:
+            while name in taken:
+                name += "_"
+            taken.add(name)
         first.setdefault(tensor, name)
     return [first[tensor] for tensor in tensors]

@@ -65,13 +65,15 @@ def onnx_model(request: dict[str, Any]) -> bytes:
         module = _Program(request)
         program = torch.export.export(module, args, dynamic_shapes=(free,) if args else None, strict=False)
         found = onnx_program(program)
-        taken = {str(value.name): (value, tensor) for value, tensor in take_weights(found)}
-    graph = found.model.graph
-    _make_room(graph, {*weights, *(name for name, _, _ in inputs)}, [value for value, _ in taken.values()])
+        graph = found.model.graph
+        stored = {id(graph.initializers[name].const_value): name for name in graph.initializers}
+        taken = take_weights(found)
+    _make_room(graph, {*weights, *(name for name, _, _ in inputs)}, [value for value, _ in taken])
     names = {f"w{number}": name for number, name in enumerate(weights)}
-    for old, (value, tensor) in taken.items():
-        if old in names:
-            value.name = names[old]
+    for value, tensor in taken:
+        name = names.get(stored.get(id(tensor), ""))
+        if name is not None:
+            value.name = name
         else:  # a number of the program, or computed by the optimiser
             value.const_value = tensor
             graph.initializers.add(value)
