@@ -14,18 +14,17 @@ from bench.pool.inside import Registered, percentiles
 
 _CALLERS = 4
 _ROUNDS = 5  # stretches of each kind, which take turns
-#: Seconds of a stretch: some thousand requests of a thread, so that its 99th percentile is no single request.
-SECONDS = 1.0
 
 Caller = Callable[[], None]
 
 
-def together(registered: Registered, seconds: float = SECONDS) -> dict[str, Any]:
+def together(registered: Registered, seconds: float) -> dict[str, Any]:
     """Throughput of hits, and how misses of the fourth thread delay the hits of the other three.
 
     Each thread has one of the four models of medium size, and each call computes with one thread. Stretches of four
     kinds take turns: a `Model` for each thread; hits of all; hits of three and misses of the fourth; hits of three
-    alone. Results are medians over the differences, or ratios, of stretches of the same turn.
+    alone. Results are medians over the differences, or ratios, of stretches of the same turn. A stretch takes
+    ``seconds``.
     """
     hot = registered.medium(_CALLERS)
     large = [index for index in registered.by_size()[registered.models // 2 :] if index not in hot]

@@ -44,7 +44,8 @@ class Options:
         weights: types of the models' weights.
         rounds: how often each contender plays each trace with each type of weights.
         hits: whether the rows about hits are measured, too, with the first type of weights.
-        seconds: of a stretch in which four threads make requests.
+        seconds: of a stretch in which four threads make requests. In one second each makes some thousand, so that the
+            99th percentile is no single request.
     """
 
     contenders: tuple[str, ...] = CONTENDERS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.process import spawn
+from bench.process import cgroup, spawn
 from bench.process.cgroup import Cgroup, NoCgroupError, _delegating, _own_group
 from bench.process.job import Job
 
@@ -119,3 +119,18 @@ def test_a_group_of_v2_is_made_where_children_have_the_memory_controller(tmp_pat
     (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
     with pytest.raises(NoCgroupError, match="not enabled"):
         _delegating(own)
+
+
+def test_the_peak_of_the_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(own: str, mounts: str) -> tuple[int, Path]:
+        return 2, tmp_path
+
+    def none(own: str, mounts: str) -> tuple[int, Path]:
+        raise NoCgroupError("no hierarchy")
+
+    monkeypatch.setattr(cgroup, "_own_group", own)
+    assert cgroup.own_peak() is None  # a kernel that does not tell
+    (tmp_path / "memory.peak").write_text("4096\n")
+    assert cgroup.own_peak() == 4096
+    monkeypatch.setattr(cgroup, "_own_group", none)
+    assert cgroup.own_peak() is None
