@@ -6,8 +6,10 @@ The server is imported only when it runs, because it needs the packages of the e
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,9 @@ def _seconds(text: str) -> _Option:
 _OPTIONS = {
     "host": _Option("the address to listen at", metavar="ADDRESS"),
     "port": _Option("the port to listen at; 0 takes any free one", arguments.port, "PORT"),
+    "grpc_port": _Option(
+        "also listen for gRPC, at this port; 0 takes any free one (needs the extra grpc)", arguments.port, "PORT"
+    ),
     "budget": _Option(
         "the most memory for weights and activations of all models: a size such as 512MiB, or 'auto' (the free memory)",
         arguments.budget,
@@ -143,18 +148,28 @@ def run(args: argparse.Namespace) -> None:
 
     Raises:
         SystemExit: wrong usage.
-        ImportError: the extra ``serve`` is not installed.
+        ImportError: the extra ``serve`` is not installed, or ``grpc`` for ``--grpc-port``.
         Exception: an error of `streamrt.serve.main.serve`.
     """
     if args.token_file and not args.control:
         args.usage_error("--token-file needs --control: the token is only for the calls that --control allows")
     ENDING.restore()  # asyncio and the server have handlers of their own, and there are no files to remove
-    try:
+    with _packages("serve"):
         from streamrt.serve.main import serve
-    except ImportError as error:
-        raise ImportError(f"serving needs the package {error.name}: pip install 'streamrt[serve]'") from error
+    if args.grpc_port is not None:
+        with _packages("grpc"):
+            import_module("streamrt.serve.rpc.server")
 
     token = read_token(args.token_file) if args.control else None
     options = {name: getattr(args, name) for name in _OPTIONS}
     settings = Settings(args.folder, page=args.page, token=token, pin=tuple(args.pin), **options)
     serve(settings, args.log_level)
+
+
+@contextmanager
+def _packages(extra: str) -> Iterator[None]:
+    """A context in which packages of an extra are imported. The error about a missing one names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"serving needs the package {error.name}: pip install 'streamrt[{extra}]'") from error

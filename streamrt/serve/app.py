@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -18,8 +18,8 @@ from streamrt.serve.service import Service
 from streamrt.serve.v2 import OpenInference
 
 
-def make_app(service: Service) -> Starlette:
-    """The application that serves ``service``, and closes it when the application shuts down."""
+def make_app(service: Service, drained: Callable[[], Awaitable[None]] | None = None) -> Starlette:
+    """The application that serves ``service``, and closes it when the application shuts down, after ``drained``."""
 
     async def metrics(request: Request) -> Response:
         text = await service.call(service.metrics.text, request.query_params.getlist("name[]"))
@@ -30,6 +30,8 @@ def make_app(service: Service) -> Starlette:
         try:
             yield
         finally:
+            if drained is not None:
+                await drained()
             await asyncio.to_thread(service.close)
 
     routes = Routes(service)

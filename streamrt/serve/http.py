@@ -133,7 +133,7 @@ class Routes:
             with ExitStack() as stack:
                 try:
                     if control:
-                        self._authorize(request)
+                        authorize(self._service.settings.token, request.headers.get("authorization"))
                     response = await handler(request)
                     if len(response.body) > LEAST_HELD:
                         stack.enter_context(self._service.gate.answer(len(response.body)))
@@ -153,16 +153,25 @@ class Routes:
 
         self.table.append(Route(path, _Endpoint(handle), methods=[method]))
 
-    def _authorize(self, request: Request) -> None:
-        token = self._service.settings.token
-        if token is None:
-            raise HTTPException(
-                403, "repository and registration calls are off: start the server with --control and a token"
-            )
-        if not is_authorized(request.headers.get("authorization"), token):
-            found = "another one" if "authorization" in request.headers else "none"
-            text = f"expected the bearer token of the server (Authorization: Bearer TOKEN), found {found}"
-            raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
+
+def authorize(token: str | None, header: str | None) -> None:
+    """Check that a client may make control calls.
+
+    Args:
+        token: of the server; None if it allows no such calls.
+        header: ``Authorization`` of the request, if any.
+
+    Raises:
+        HTTPException: 403 or 401, it may not.
+    """
+    if token is None:
+        raise HTTPException(
+            403, "repository and registration calls are off: start the server with --control and a token"
+        )
+    if not is_authorized(header, token):
+        found = "none" if header is None else "another one"
+        text = f"expected the bearer token of the server (Authorization: Bearer TOKEN), found {found}"
+        raise HTTPException(401, text, {"WWW-Authenticate": "Bearer"})
 
 
 class _Endpoint:
@@ -210,23 +219,31 @@ def _log(request: Request, status: int, seconds: float, model: str, route: str) 
     log.info("request", extra={"fields": fields})
 
 
+def told(error: Exception) -> tuple[int, str, str]:
+    """The status code of an error, and its name and its text for the client.
+
+    An error of the server or a model is logged, and gets a general text.
+    """
+    if isinstance(error, HTTPException):
+        return error.status_code, "HTTPException", error.detail
+    status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
+    if status == 500:
+        log_failure(error)
+        return status, type(error).__name__, "the model or the server failed: the server's log has the reason"
+    return status, type(error).__name__, str(error)
+
+
 def failure(request: Request, error: Exception) -> Response:
     """The answer to a request that ended with ``error``."""
     headers: dict[str, str] = {}
+    status, kind, text = told(error)
     if isinstance(error, HTTPException):
-        status, kind, text = error.status_code, "HTTPException", error.detail
         headers.update(error.headers or {})
         if status == 404:
             text += ": expected /ping, /metrics, /v2, or a path below /v2, /predictions or /models"
         elif status == 405:  # the router names the methods of one route; other routes have the same path
             headers["Allow"] = ", ".join(_methods(request))
             text += f": expected {headers['Allow']}, found {request.method!r:.40}"
-    else:
-        kind = type(error).__name__
-        status = next((code for known, code in _TOLD.items() if isinstance(error, known)), 500)
-        text = str(error) if status != 500 else "the model or the server failed: the server's log has the reason"
-        if status == 500:
-            log_failure(error)
     if status == 503:
         headers["Retry-After"] = _RETRY_AFTER
     if request.scope["path"].startswith("/v2"):  # request.url would raise for an invalid Host header

@@ -60,7 +60,8 @@ async def run_model(
                 request.state.id = parsed.id
                 outputs = service.check(spec, parsed)
                 watch.require()
-                results = await _outcome(watch, service.infer(name, spec, parsed, outputs), service.settings.timeout)
+                queued = service.infer(name, spec, parsed, outputs)
+                results = await outcome(queued, service.settings.timeout, watch)
             except WithdrawnError:
                 service.metrics.withdrawn()
                 raise
@@ -70,23 +71,34 @@ async def run_model(
         return response
 
 
-async def _outcome(watch: Watch, results: Future[Results], seconds: float) -> Results:
+async def outcome(results: Future[Results], seconds: float, watch: Watch | None = None) -> Results:
     """The results. The request is given up if its client goes, or if no thread has begun it in time.
 
     A pass that has begun is finished, whether its client waits or not. Until then the request holds its memory.
+
+    Args:
+        results: of a request that was queued.
+        seconds: until a thread must have begun it.
+        watch: tells whether the client is there. Without it, the task that waits is cancelled when the client goes.
     """
     ended = asyncio.wrap_future(results)
-    waiting: set[asyncio.Future[Any]] = {ended, watch.gone}
+    waiting: set[asyncio.Future[Any]] = {ended, watch.gone} if watch else {ended}
     try:
         await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done() and results.cancel():  # every worker is busy
-            watch.require()
+            if watch:
+                watch.require()
             raise PoolBusyError(too_late(seconds))
         await asyncio.wait({ended})
-        if watch.gone.done():
+        if watch and watch.gone.done():
             ended.exception()  # so that asyncio does not log it
             raise ClientDisconnect
         return ended.result()
+    except asyncio.CancelledError:
+        if not results.cancel():
+            await asyncio.wait({ended})
+            ended.exception()
+        raise
     finally:
         ended.cancel()
 

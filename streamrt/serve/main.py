@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -15,6 +16,9 @@ from streamrt.serve.connection import connections_within
 from streamrt.serve.logs import log, logging_to
 from streamrt.serve.service import Service
 from streamrt.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from streamrt.serve.rpc.server import RpcServer  # it needs the extra `grpc`
 
 #: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
 _MAX_HEAD = 64 << 10
@@ -42,7 +46,8 @@ def serve(settings: Settings, level: str = "info") -> None:
 
 def _serve(service: Service) -> None:
     settings = service.settings
-    server = _Server(configure(service), service)
+    rpc = _rpc_server(service)
+    server = _Server(configure(service, rpc), service, rpc)
     # Without this, a SIGTERM before uvicorn runs would end the process. uvicorn raises its signals again at its end.
     before = signal.signal(signal.SIGTERM, server.handle_exit)
     before_hangup = signal.signal(signal.SIGHUP, server.handle_hangup)
@@ -50,6 +55,9 @@ def _serve(service: Service) -> None:
         _allow_files(settings.max_connections + _OTHER_FILES)
         count = service.start()
         with _listen(settings.host, settings.port) as listener:
+            if rpc is not None and settings.grpc_port is not None:
+                with _listen(settings.host, settings.grpc_port, "--grpc-port") as tried:  # tells why it cannot
+                    rpc.host = tried.getsockname()[0]
             host, port = listener.getsockname()[:2]
             fields = {"host": host, "port": port, "models": count, "budget": service.pool.budget}
             log.info("listening", extra={"fields": fields})
@@ -64,10 +72,10 @@ def _serve(service: Service) -> None:
         signal.signal(signal.SIGHUP, before_hangup)
 
 
-def configure(service: Service) -> uvicorn.Config:
-    """How uvicorn serves ``service``."""
+def configure(service: Service, rpc: RpcServer | None = None) -> uvicorn.Config:
+    """How uvicorn serves ``service``, beside ``rpc`` if there is one."""
     return uvicorn.Config(
-        make_app(service),
+        make_app(service, None if rpc is None else rpc.stopped),
         http=connections_within(service.settings.body_timeout, service.connections),
         ws="none",
         loop="asyncio",
@@ -84,12 +92,43 @@ def configure(service: Service) -> uvicorn.Config:
     )
 
 
-class _Server(uvicorn.Server):
-    """A server that notifies the service when a signal ends it."""
+def _rpc_server(service: Service) -> RpcServer | None:
+    """The server for gRPC, if there is a port for it."""
+    if service.settings.grpc_port is None:
+        return None
+    from streamrt.serve.rpc.server import RpcServer
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    return RpcServer(service, service.settings.host, service.settings.grpc_port)
+
+
+class _Server(uvicorn.Server):
+    """A server that notifies the service when a signal ends it, and that serves gRPC, too, if it is given ``rpc``."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, rpc: RpcServer | None = None) -> None:
         super().__init__(config)
         self._service = service
+        self._rpc = rpc
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal arrives.
+
+        Raises:
+            OSError: the server cannot listen for gRPC.
+        """
+        if self._rpc is None:
+            await super().serve(sockets)
+            return
+        await self._rpc.start()
+        try:
+            await super().serve(sockets)
+        finally:
+            await self._rpc.abort()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in flight. Those of gRPC end beside those of HTTP, and before the service is closed."""
+        if self._rpc is not None:
+            self._rpc.begin_stop()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT has arrived."""
@@ -115,7 +154,7 @@ def _allow_files(count: int) -> None:
         log.warning("few files may be open", extra={"fields": fields})
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that listens.
 
     It is made with TCP named as its protocol, because only then asyncio switches Nagle's algorithm off.
@@ -135,6 +174,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        text = f"cannot listen at {host} (--host), port {port} (--port): {error.strerror}"
+        text = f"cannot listen at {host} (--host), port {port} ({option}): {error.strerror}"
         raise OSError(error.errno, text) from error
     return listener

@@ -3,6 +3,8 @@
 Pure: no HTTP, no model, no file. Any request may be hostile. Sizes are compared before an array is made, as Python's
 integers, which do not overflow. Binary data is not copied: arrays are views of the body.
 
+`read_request` checks requests of both forms, JSON and gRPC (`streamrt.serve.rpc.codec`).
+
 See the protocol's ``specification/protocol/inference_rest.md`` (github.com/kserve/open-inference-protocol), and for
 binary data ``docs/protocol/extension_binary_data.md`` (github.com/triton-inference-server/server).
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -34,7 +36,8 @@ DATATYPES = {
 #: The inverse of `DATATYPES`, with the order of bytes of binary data.
 _DTYPES = {datatype: np.dtype(dtype).newbyteorder("<") for dtype, datatype in DATATYPES.items()}
 
-_MAX_DIMS = 32  # of a tensor, as in NumPy 1 and in the weights file
+#: The most axes of a tensor, as in NumPy 1 and in the weights file.
+MAX_DIMS = 32
 _MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
 _MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
 #: Bytes that the values of a JSON text may take once parsed: 12 for each byte of `max_json`, and 1 MiB. Flat lists of
@@ -135,9 +138,7 @@ def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
     try:
         return json.loads(str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError:
-        raise ProtocolError(
-            f"the JSON is nested too deeply: a tensor has at most {_MAX_DIMS} levels of lists"
-        ) from None
+        raise ProtocolError(f"the JSON is nested too deeply: a tensor has at most {MAX_DIMS} levels of lists") from None
     except ProtocolError:
         raise
     except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
@@ -174,12 +175,33 @@ def parse_request(body: bytes | bytearray, header_length: int | None, max_json: 
             f"Inference-Header-Content-Length: expected at most {len(view)}, as the body has, found {header_length}"
         )
     request = _object(parse_json(view[:header_length], max_json), "the request")
+    rest = _Rest(view[len(view) if header_length is None else header_length :])
+    found = read_request(request, rest.contents)
+    rest.finish()
+    return found
+
+
+#: Makes the array of an input. The arguments are the tensor of the request, its name, its dtype and its shape, which
+#: were checked. It compares the number of elements with the shape before it makes an array.
+Contents = Callable[[Mapping[str, Any], str, np.dtype[Any], Shape], Given]
+
+
+def read_request(request: Mapping[str, Any], contents: Contents) -> InferRequest:
+    """Check an inference request that has been parsed, in the form and with the names that it has as JSON.
+
+    Args:
+        request: the request. Beside what the protocol names, its tensors may have what ``contents`` reads.
+        contents: called for each input, in the order of the request.
+
+    Raises:
+        ProtocolError: it is not an inference request, or has a parameter that is not supported.
+    """
     parameters = _parameters(request, "the request")
     found = request.get("id")
     if found is not None and not (isinstance(found, str) and len(found) <= _MAX_NAME):
         raise ProtocolError(f"id: expected a string of at most {_MAX_NAME} characters, found {_shown(found)}")
     return InferRequest(
-        inputs=_inputs(request, view[len(view) if header_length is None else header_length :]),
+        inputs=_inputs(request, contents),
         outputs=_outputs(request),
         id=found,
         binary=_flag(parameters, "binary_data_output", "the request") or False,
@@ -201,11 +223,7 @@ def encode_response(model: str, version: str, request: InferRequest, results: Ma
     outputs, binary = [], []
     for output in request.outputs or map(Output, results):
         array = results[output.name]
-        told: dict[str, Any] = {
-            "name": output.name,
-            "shape": list(array.shape),
-            "datatype": DATATYPES[array.dtype.name],
-        }
+        told = tensor_of(output.name, array)
         if request.binary if output.binary is None else output.binary:
             data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
             told["parameters"] = {"binary_data_size": len(data)}
@@ -218,6 +236,11 @@ def encode_response(model: str, version: str, request: InferRequest, results: Ma
         response["id"] = request.id
     text = json.dumps(response, allow_nan=False, separators=(",", ":")).encode()
     return Encoded(b"".join([text, *binary]), len(text) if binary else None)
+
+
+def tensor_of(name: str, array: Result) -> dict[str, Any]:
+    """Name, shape and datatype of an output, by the protocol's names."""
+    return {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name]}
 
 
 def to_lists(array: Result, name: str) -> Any:
@@ -243,9 +266,9 @@ def to_numbers(data: Any, name: str, dtype: np.dtype[Any]) -> tuple[Shape, list[
         raise ProtocolError(f"input {name!r}: expected a list of numbers, found {kind_of(data)}")
     shape = [len(data)]
     while data and type(data[0]) is list:
-        if len(shape) == _MAX_DIMS or set(map(type, data)) != {list}:
+        if len(shape) == MAX_DIMS or set(map(type, data)) != {list}:
             raise ProtocolError(
-                f"input {name!r}: expected at most {_MAX_DIMS} levels of lists, and numbers only at the last level"
+                f"input {name!r}: expected at most {MAX_DIMS} levels of lists, and numbers only at the last level"
             )
         if len(lengths := set(map(len, data))) != 1:
             raise ProtocolError(f"input {name!r}: expected lists of one length at each level, found {_few(lengths)}")
@@ -274,10 +297,9 @@ def to_array(numbers: Sequence[Any], shape: Shape, name: str, dtype: np.dtype[An
     Raises:
         ProtocolError: the shape has another number of elements, or a number is beyond the type.
     """
-    if len(numbers) != (count := math.prod(shape)):
-        raise ProtocolError(f"input {name!r}: expected {count} numbers for shape {list(shape)}, found {len(numbers)}")
+    check_count(len(numbers), shape, name)
     if dtype.kind in "iu":
-        return _to_integers(numbers, name, dtype).reshape(shape)
+        return to_integers(numbers, name, dtype).reshape(shape)
     try:
         with np.errstate(over="ignore"):
             array = np.array(numbers, dtype)
@@ -291,10 +313,25 @@ def to_array(numbers: Sequence[Any], shape: Shape, name: str, dtype: np.dtype[An
     return array.reshape(shape)
 
 
-def _to_integers(numbers: Sequence[int], name: str, dtype: np.dtype[Any]) -> Given:
+def check_count(found: int, shape: Shape, name: str) -> None:
+    """Compare a number of elements with a shape.
+
+    Raises:
+        ProtocolError: the shape has another number of elements.
+    """
+    if found != (count := math.prod(shape)):
+        raise ProtocolError(f"input {name!r}: expected {count} numbers for shape {list(shape)}, found {found}")
+
+
+def to_integers(numbers: Sequence[int] | Given, name: str, dtype: np.dtype[Any]) -> Given:
+    """A flat array of whole numbers.
+
+    Raises:
+        ProtocolError: a number is beyond the type.
+    """
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     try:
-        wide = np.array(numbers, np.int64)
+        wide = np.asarray(numbers, np.int64)
     except OverflowError:
         wide = None
     if wide is None or wide.min(initial=0) < least or wide.max(initial=0) > most:
@@ -302,21 +339,25 @@ def _to_integers(numbers: Sequence[int], name: str, dtype: np.dtype[Any]) -> Giv
     return wide.astype(dtype, copy=False)
 
 
-def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Given]:
-    """The input tensors. ``rest`` is the binary data behind the JSON; tensors must use all of it."""
-    arrays: dict[str, Given] = {}
-    begin = 0
-    for tensor in _list(request, "inputs"):
-        name = _name(tensor, "an input")
-        if name in arrays:
-            raise ProtocolError(f"input {name!r}: expected one tensor of this name, found two")
-        parameters = _parameters(tensor, f"input {name!r}")
-        dtype = _dtype(tensor.get("datatype"), name)
-        shape = _shape(tensor, name)
-        size = parameters.get("binary_data_size")
+def from_binary(data: memoryview, shape: Shape, dtype: np.dtype[Any]) -> Given:
+    """An array of binary data with the number of bytes that shape and type have; a view, except of truth values."""
+    # A truth value is any byte; NumPy expects 0 or 1.
+    array = np.frombuffer(data, np.uint8) != 0 if dtype.kind == "b" else np.frombuffer(data, dtype)
+    return array.reshape(shape)
+
+
+class _Rest:
+    """The binary data behind the JSON of a body. Inputs take it in their order, and must take all of it."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._begin = 0
+
+    def contents(self, tensor: Mapping[str, Any], name: str, dtype: np.dtype[Any], shape: Shape) -> Given:
+        """The array of an input, from its part of the binary data or from its lists; see `Contents`."""
+        size = (tensor.get("parameters") or {}).get("binary_data_size")
         if size is None:
-            arrays[name] = to_array(to_numbers(tensor.get("data"), name, dtype)[1], shape, name, dtype)
-            continue
+            return to_array(to_numbers(tensor.get("data"), name, dtype)[1], shape, name, dtype)
         if "data" in tensor:
             raise ProtocolError(f"input {name!r}: expected data or binary_data_size, found both")
         wanted = math.prod(shape) * dtype.itemsize
@@ -324,15 +365,27 @@ def _inputs(request: Mapping[str, Any], rest: memoryview) -> dict[str, Given]:
             raise ProtocolError(
                 f"input {name!r}: expected {wanted} bytes for shape {list(shape)}, found binary_data_size {size!r:.40}"
             )
-        if size > len(rest) - begin:
-            raise ProtocolError(f"input {name!r}: expected {size} bytes of binary data, found {len(rest) - begin}")
-        data = rest[begin : begin + size]
-        # A truth value is any byte; NumPy expects 0 or 1.
-        array = np.frombuffer(data, np.uint8) != 0 if dtype.kind == "b" else np.frombuffer(data, dtype)
-        arrays[name] = array.reshape(shape)
-        begin += size
-    if begin != len(rest):
-        raise ProtocolError(f"expected {begin} bytes of binary data behind the JSON, found {len(rest)}")
+        begin, left = self._begin, len(self._data) - self._begin
+        if size > left:
+            raise ProtocolError(f"input {name!r}: expected {size} bytes of binary data, found {left}")
+        self._begin += size
+        return from_binary(self._data[begin : begin + size], shape, dtype)
+
+    def finish(self) -> None:
+        """Check that no data is left."""
+        if self._begin != len(self._data):
+            raise ProtocolError(f"expected {self._begin} bytes of binary data behind the JSON, found {len(self._data)}")
+
+
+def _inputs(request: Mapping[str, Any], contents: Contents) -> dict[str, Given]:
+    arrays: dict[str, Given] = {}
+    for tensor in _list(request, "inputs"):
+        name = _name(tensor, "an input")
+        if name in arrays:
+            raise ProtocolError(f"input {name!r}: expected one tensor of this name, found two")
+        _parameters(tensor, f"input {name!r}")
+        dtype = _dtype(tensor.get("datatype"), name)
+        arrays[name] = contents(tensor, name, dtype, _shape(tensor, name))
     return arrays
 
 
@@ -361,11 +414,11 @@ def _shape(tensor: Mapping[str, Any], name: str) -> Shape:
     shape = tensor.get("shape")
     if not (
         type(shape) is list
-        and len(shape) <= _MAX_DIMS
+        and len(shape) <= MAX_DIMS
         and all(type(extent) is int and 0 < extent <= _MAX_EXTENT for extent in shape)
     ):
         raise ProtocolError(
-            f"input {name!r}: expected a shape of at most {_MAX_DIMS} whole numbers above 0, found {_shown(shape)}"
+            f"input {name!r}: expected a shape of at most {MAX_DIMS} whole numbers above 0, found {_shown(shape)}"
         )
     return tuple(shape)
 
@@ -422,7 +475,7 @@ def _shown(found: Any) -> str:
     """A value for the text of an error. A large or deep value is described instead of converted."""
     if isinstance(found, str):
         return f"a string of {len(found)} characters"
-    if isinstance(found, dict) or (isinstance(found, list) and (len(found) > _MAX_DIMS or not _flat(found))):
+    if isinstance(found, dict) or (isinstance(found, list) and (len(found) > MAX_DIMS or not _flat(found))):
         return kind_of(found)
     return json.dumps(found)[:80]
 

@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         folder: the folder of weights files; no file outside of it is served.
         host, port: the address to listen at; port 0 takes any free port.
+        grpc_port: the port to listen at for gRPC, if any.
         budget, policy, threads, io, verify: of the pool, see `streamrt.ModelPool`.
         pin: names of models whose weights stay in memory.
         timeout: the most seconds from a request's arrival to the start of its computation. Waiting and loading count.
@@ -44,6 +45,7 @@ class Settings:
     folder: Path
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     budget: Budget = "auto"
     policy: str = "adaptive"
     threads: int | None = None

@@ -8,15 +8,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from streamrt._version import __version__
 from streamrt.errors import InputError
-from streamrt.graph import TensorSpec
+from streamrt.serve import answers
 from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import Routes, model_in, read_body, version_in
 from streamrt.serve.inference import run_model
 from streamrt.serve.protocol import (
-    DATATYPES,
     InferRequest,
     encode_response,
     kind_of,
@@ -56,8 +54,7 @@ class OpenInference:
 
     async def server_metadata(self, request: Request) -> Response:
         """Name, version and extensions of the server."""
-        extensions = ["binary_tensor_data"] + ["model_repository"] * (self._settings.token is not None)
-        return JSONResponse({"name": "streamrt", "version": __version__, "extensions": extensions})
+        return JSONResponse(answers.server_metadata(self._service))
 
     async def live(self, request: Request) -> Response:
         """Whether the server is alive: always true in an answer."""
@@ -70,26 +67,13 @@ class OpenInference:
 
     async def model_metadata(self, request: Request) -> Response:
         """Inputs and outputs of a model, even if it is not in memory."""
-        name = model_in(request)
-        spec = await self._service.call(self._service.catalog.spec, name, version_in(request))
-        return JSONResponse(
-            {
-                "name": name,
-                "versions": [spec.version],
-                "platform": "streamrt",
-                "inputs": [_tensor(tensor) for tensor in spec.inputs],
-                "outputs": [_tensor(tensor) for tensor in spec.outputs],
-            }
-        )
+        return JSONResponse(await answers.model_metadata(self._service, model_in(request), version_in(request)))
 
     async def model_ready(self, request: Request) -> Response:
         """Whether requests for a model are served. The model need not be in memory."""
-        catalog, name, version = self._service.catalog, model_in(request), version_in(request)
-        entry = await self._service.call(catalog.entry, name)
-        if version is not None and entry.state == "READY":
-            await self._service.call(catalog.spec, name, version)
-        ready = entry.state == "READY" and not self._service.draining
-        return JSONResponse({"name": entry.name, "ready": ready}, 200 if ready else 503)
+        name = model_in(request)
+        ready = await answers.model_ready(self._service, name, version_in(request))
+        return JSONResponse({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Run a model."""
@@ -115,27 +99,18 @@ class OpenInference:
         only_ready = (await self._body(request)).get("ready", False)
         if type(only_ready) is not bool:
             raise InputError(f"ready: expected true or false, found {kind_of(only_ready)}")
-        await asyncio.wrap_future(self._service.refresher.ask())
-        entries = await self._service.call(self._service.catalog.index)
-        return JSONResponse(
-            [
-                {"name": entry.name, "state": entry.state, "reason": entry.reason}
-                for entry in entries
-                if entry.state == "READY" or not only_ready
-            ]
-        )
+        return JSONResponse(await answers.index(self._service, only_ready))
 
     async def load(self, request: Request) -> Response:
         """Serve a model, and read its weights at once."""
-        if (await self._body(request)).get("parameters"):
-            raise InputError("parameters: expected none, since a model is loaded from its file without changes")
-        await self._service.change(self._service.catalog.load, model_in(request))
+        has_parameters = bool((await self._body(request)).get("parameters"))
+        await answers.load(self._service, model_in(request), has_parameters)
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
         """Stop serving a model, until it is loaded again."""
         await self._body(request)
-        await self._service.change(self._service.catalog.unregister, model_in(request))
+        await answers.unload(self._service, model_in(request))
         return JSONResponse({})
 
     async def pin(self, request: Request) -> Response:
@@ -159,8 +134,3 @@ class OpenInference:
         if type(found) is not dict or not isinstance(found.get("parameters", {}), dict):
             raise InputError("expected a JSON object, with parameters as an object")
         return found
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    shape = [dim if isinstance(dim, int) else -1 for dim in spec.dims]
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}

@@ -534,6 +534,7 @@ def test_as_a_module() -> None:
 SERVE_USAGE = [
     ["serve"],
     ["serve", "folder", "--port", "70000"],
+    ["serve", "folder", "--grpc-port", "-1"],
     ["serve", "folder", "--max-batch", "0"],
     ["serve", "folder", "--policy", "random"],
     ["serve", "folder", "--io", "rdma"],
@@ -594,6 +595,27 @@ def test_nothing_but_serving_needs_its_packages(run_python) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "streamrt: error: serving needs the package uvicorn: pip install 'streamrt[serve]'\n"
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("package", ["grpc", "google.protobuf"])
+def test_only_a_port_for_grpc_needs_its_packages(run_python, package: str) -> None:
+    pytest.importorskip("starlette")
+    done = run_python(
+        """
+        import sys
+        sys.modules[sys.argv[1]] = None
+        import streamrt.cli
+        assert streamrt.cli.main(["serve", "missing"]) == 1
+        assert streamrt.cli.main(["serve", "missing", "--grpc-port", "0"]) == 1
+        """,
+        package,
+    )
+    assert done.returncode == 0, done.stderr
+    without, with_port = done.stderr.splitlines()
+    assert "missing: No such file or directory" in without
+    assert with_port.startswith(f"streamrt: error: serving needs the package {package}")
+    assert with_port.endswith(": pip install 'streamrt[grpc]'")
 
 
 def test_importing_streamrt_imports_no_server(run_python) -> None:

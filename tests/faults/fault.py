@@ -13,6 +13,7 @@ POOL = ("tests/pool",)
 SERVE = ("tests/serve",)
 TUNING = ("tests/tuning",)
 CLI = ("tests/cli",)
+RPC = ("tests/serve/rpc",)
 CORE = ("tests/core", "tests/end_to_end")
 
 

@@ -12,6 +12,8 @@ needed = {
     "streamrt/data/digits_cnn.safetensors",
     "streamrt/data/digits_test.npz",
     "streamrt/serve/page.html",
+    "streamrt/serve/rpc/open_inference.proto",
+    "streamrt/serve/rpc/open_inference.binpb",
 }
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     names = set(wheel.namelist())

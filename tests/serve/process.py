@@ -50,13 +50,13 @@ class Server:
         self.log: list[dict[str, Any]] = []
         self.reading = threading.Event()
         self.reading.set()
+        self._last = "listening for gRPC" if "--grpc-port" in command else "listening"
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         assert self._listening.wait(60)
-        started = [line for line in self.log if line.get("event") == "listening"]
-        assert started, self.log
-        self.address = f"127.0.0.1:{started[0]['port']}"
+        self.address = self._listens("listening")
+        self.grpc_address = self._listens("listening for gRPC") if "--grpc-port" in command else ""
 
     def _read(self) -> None:
         assert self.process.stderr
@@ -65,10 +65,15 @@ class Server:
                 self.log.append(json.loads(line))
             except ValueError:
                 self.log.append({"event": "not JSON", "line": line})
-            if self.log[-1].get("event") == "listening":
+            if self.log[-1].get("event") == self._last:
                 self._listening.set()
             self.reading.wait()
         self._listening.set()
+
+    def _listens(self, event: str) -> str:
+        ports = [line["port"] for line in self.log if line.get("event") == event]
+        assert ports, self.log
+        return f"127.0.0.1:{ports[0]}"
 
     def ask(
         self,

@@ -10,5 +10,6 @@ for command in (
     ["clang-format", "--version"],
     ["cython-lint", "--version"],
     ["pytest", "-q", "-p", "no:cacheprovider", "-m", "extras", "tests/convert", "tests/serve/test_conformance.py"],
+    ["pytest", "-q", "-p", "no:cacheprovider", "-m", "extras", "tests/serve/rpc/test_conformance.py"],
 ):
     subprocess.run(command, cwd=root, check=True)

@@ -1,0 +1,169 @@
+"""Parts of the server for gRPC, in this process: room for messages, closing connections, and where it listens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from markers import needs
+from serve import packing
+from serve.process import Server
+from streamrt.serve.access import Gate, OverloadedError
+
+pytestmark = pytest.mark.extras
+needs("grpc", "google.protobuf", "starlette", "prometheus_client")
+
+from streamrt.serve import main  # noqa: E402
+from streamrt.serve.rpc import peers  # noqa: E402
+from streamrt.serve.rpc.intake import Intake  # noqa: E402
+from streamrt.serve.settings import Settings  # noqa: E402
+
+
+def test_room_is_counted_before_a_message_arrives() -> None:
+    gate = Gate(100)
+    order: list[str] = []
+
+    async def take(intake: Intake, name: str, over: asyncio.Event) -> None:
+        async with intake.room():
+            order.append(name)
+            await over.wait()
+
+    async def run() -> None:
+        intake, over = Intake(gate, 40, 60.0), {name: asyncio.Event() for name in "abcd"}
+        tasks = {name: asyncio.create_task(take(intake, name, over[name])) for name in "abcd"}
+        await asyncio.sleep(0.01)
+        assert (order, gate.held) == (["a", "b"], 80)
+        over["b"].set()  # c takes its place, and d waits behind c
+        await asyncio.sleep(0.01)
+        assert (order, gate.held) == (["a", "b", "c"], 80)
+        tasks["d"].cancel()
+        tasks["d2"] = asyncio.create_task(take(intake, "d2", over["d"]))
+        await asyncio.sleep(0.01)
+        for event in over.values():
+            event.set()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        assert (order, gate.held) == (["a", "b", "c", "d2"], 0)
+
+    asyncio.run(run())
+
+
+def test_room_that_no_message_makes() -> None:
+    """Bytes that are held otherwise are given back when their requests are served. Nobody waits for that."""
+    gate = Gate(200 << 10)
+
+    async def run() -> None:
+        intake = Intake(gate, 150 << 10, 0.05)
+        with gate.hold():
+            with pytest.raises(OverloadedError, match="--max-held"):
+                async with intake.room():
+                    pass
+            assert gate.held == 64 << 10
+        async with intake.room():
+            text = r"other messages took all room \(--max-held\) while they arrived, for 0.05 s \(--timeout\)"
+            with pytest.raises(OverloadedError, match=text):
+                async with intake.room():
+                    pass
+        with pytest.raises(KeyError):
+            async with intake.room():
+                raise KeyError
+        async with intake.room():
+            assert gate.held == 150 << 10
+
+    asyncio.run(run())
+    assert gate.held == 0
+
+
+def test_a_message_that_ends_makes_room_only_for_the_line() -> None:
+    """The room that an ended message leaves may be taken meanwhile. Then the next call is refused."""
+    gate = Gate(100)
+
+    async def run() -> None:
+        intake = Intake(gate, 60, 60.0)
+        async with intake.room():
+            waiting = asyncio.create_task(intake.room().__aenter__())
+            await asyncio.sleep(0.01)
+        gate.take(50)
+        with pytest.raises(OverloadedError):
+            await waiting
+        gate.take(-50)
+
+    asyncio.run(run())
+    assert gate.held == 0
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:127.0.0.1:4711", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:4711", "::1"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:4711", "fe80::1%eth0"),
+        ("", ""),
+        ("unix:", ""),
+    ],
+)
+def test_the_address_of_a_client(peer: str, host: str) -> None:
+    assert peers.host_of(peer) == host
+
+
+@pytest.mark.parametrize(
+    ("listens", "connects", "peer"),
+    [
+        ("127.0.0.1", "127.0.0.1", "ipv4:127.0.0.1:{}"),
+        ("::1", "::1", "ipv6:%5B::1%5D:{}"),
+        ("::", "127.0.0.1", "ipv4:127.0.0.1:{}"),  # a socket for both versions of IP
+        ("::", "127.0.0.1", "ipv6:%5B::ffff:127.0.0.1%5D:{}"),
+    ],
+)
+def test_the_connection_of_one_client_is_closed(listens: str, connects: str, peer: str) -> None:
+    family = socket.AF_INET6 if ":" in listens else socket.AF_INET
+    with ExitStack() as stack:
+        listener = stack.enter_context(
+            socket.create_server((listens, 0), family=family, dualstack_ipv6=listens == "::")
+        )
+        clients = [
+            stack.enter_context(socket.create_connection((connects, listener.getsockname()[1]), 60)) for _ in range(3)
+        ]
+        accepted = [stack.enter_context(closing(listener.accept()[0])) for _ in range(3)]
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        assert peers.close(peer.format(clients[1].getsockname()[1])) == 1
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        assert clients[1].recv(1) == b""
+        for client, other in zip(clients, accepted, strict=True):
+            if client is not clients[1]:
+                other.sendall(b"x")
+                assert client.recv(1) == b"x"
+        assert peers.close("ipv4:127.0.0.1:1") == 0
+
+
+def test_a_port_that_is_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(tmp_path, port=0, grpc_port=port, budget="1MiB")
+        text = rf"cannot listen at 127.0.0.1 \(--host\), port {port} \(--grpc-port\): Address already in use"
+        with pytest.raises(OSError, match=text):
+            main.serve(settings, "error")
+
+
+def test_a_port_of_another_server(tmp_path: Path) -> None:
+    """By default two servers of grpcio share a port, and each gets some of the connections."""
+    packing.two(tmp_path)
+    with Server(tmp_path, "--budget", "1MiB", "--grpc-port", "0") as server:
+        port = server.grpc_address.partition(":")[2]
+        settings = Settings(tmp_path, port=0, grpc_port=int(port), budget="1MiB")
+        with pytest.raises(OSError, match="--grpc-port"):
+            main.serve(settings, "error")
+
+
+def test_an_address_of_version_6(tmp_path: Path) -> None:
+    grpc = needs("grpc")[0]
+    packing.two(tmp_path)
+    with Server(tmp_path, "--budget", "1MiB", "--grpc-port", "0", "--host", "::1") as server:
+        port = server.grpc_address.partition(":")[2]
+        with grpc.insecure_channel(f"[::1]:{port}") as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", timeout=60) == b"\x08\x01"
+        assert [line["client"] for line in server.log if line["event"] == "request"] == ["::1"]
