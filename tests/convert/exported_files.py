@@ -68,7 +68,12 @@ class Archive:
                     bias=named("p_b"),
                 )
             ],
-            "tensor_values": {"x": tensor(symbol(), 4)},
+            "tensor_values": {
+                "p_w": tensor(3, 4),
+                "p_b": tensor(3),
+                "x": tensor(symbol(), 4),
+                "y": tensor(symbol(), 3),
+            },
             "sym_int_values": {},
             "sym_bool_values": {},
             "is_single_tensor_return": False,

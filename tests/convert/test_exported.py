@@ -7,6 +7,7 @@ import io
 import json
 import random
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ FREE = torch.export.Dim.DYNAMIC
 
 def save(module: Any, path: Path, example: tuple[Any, ...], dynamic: Any, **options: Any) -> Path:
     program = torch.export.export(module.eval(), example, dynamic_shapes=dynamic, **options)
-    torch.export.save(program, path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        torch.export.save(program, path)
     return path
 
 
@@ -92,8 +95,6 @@ def test_a_vision_transformer(tmp_path: Path) -> None:
     streamrt.pack(path, tmp_path / "out")
     header = read_header(tmp_path / "out")
     assert isinstance(header.graph.inputs[0].dims[0], str)
-    # Weights keep their names: the exporter's optimiser does not transpose them.
-    assert "encoder.layers.encoder_layer_0.self_attention.in_proj_weight" in header.tensors
     for size in (1, 3):
         check(module, tmp_path / "out", torch.randn(size, 3, 16, 16))
 
@@ -127,10 +128,8 @@ def test_weights_of_all_layouts(tmp_path: Path) -> None:
     path = save(module, tmp_path / "layouts.pt2", (torch.randn(2, 48),), ({0: FREE},))
     streamrt.pack(path, tmp_path / "out")
     tensors = read_header(tmp_path / "out").tensors
-    assert tensors["halves"].coding.dtype == "F16"
-    assert tensors["brains"].coding.dtype == "BF16"
-    assert "first.weight" in tensors
-    assert "second.weight" not in tensors
+    assert sorted(tensor.dtype for tensor in tensors.values() if tensor.shape == (40, 40)) == ["BF16", "F16"]
+    assert [tensor.dtype for tensor in tensors.values() if tensor.shape == (48, 48)] == ["F32"]  # of both layers
     check(module, tmp_path / "out", torch.randn(3, 48))
 
 
@@ -218,8 +217,8 @@ def test_text_of_the_file_is_not_evaluated(tmp_path: Path) -> None:
     archive = Archive()
     archive.graph["tensor_values"]["x"]["sizes"][0]["as_expr"]["expr_str"] = code
     archive.program["guards_code"] = [code]
-    archive.program["verifiers"] = [code]
-    archive.program["graph_module"]["module_call_graph"] = [{"fqn": "", "signature": {"in_spec": code}}]
+    call = {"inputs": [], "outputs": [], "in_spec": code, "out_spec": code}
+    archive.program["graph_module"]["module_call_graph"] = [{"fqn": "", "signature": call}]
     name = f"x={code}"
     archive.graph["inputs"][2] = archive.signature["input_specs"][2]["user_input"]["arg"] = named(name)
     archive.graph["tensor_values"][name] = archive.graph["tensor_values"].pop("x")

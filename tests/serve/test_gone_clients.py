@@ -95,7 +95,7 @@ def test_a_waiting_request_ends_with_its_connection(
     found: list[Any] = []
     occupant = threading.Thread(target=lambda: found.append(infer(server, "slow")))
     occupant.start()
-    zoo.eventually(lambda: server.metric("batch_requests_count") == 1)  # its pass has begun
+    zoo.eventually(lambda: server.metric("pool_leases") == 1)  # its pass has begun
     held = server.metric("request_bytes")
     client = server.connect()
     client.sendall(post())
@@ -119,7 +119,7 @@ def test_a_request_that_has_begun_is_finished_and_holds_its_memory_until_then(
 ) -> None:
     with server.connect() as client:
         client.sendall(post())
-        zoo.eventually(lambda: server.metric("batch_requests_count") == 1)
+        zoo.eventually(lambda: server.metric("pool_leases") == 1)
     time.sleep(0.1)
     assert server.metric("request_bytes") > 0
     assert not [line for line in server.log if line.get("status") == 499]

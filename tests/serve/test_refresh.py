@@ -351,7 +351,7 @@ def test_requests_in_progress_of_a_removed_model_are_finished(
         found: list[tuple[int, str]] = []
         threads = [threading.Thread(target=lambda: found.append(infer(server, made, "m"))) for _ in range(4)]
         threads[0].start()
-        zoo.eventually(lambda: server.metric("batch_requests_count") == 1)
+        zoo.eventually(lambda: server.metric("pool_leases") == 1)  # its pass has begun
         for thread in threads[1:]:
             thread.start()
         zoo.eventually(lambda: server.metric("queue_length") == 3)

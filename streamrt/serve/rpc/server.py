@@ -38,8 +38,8 @@ class RpcServer:
         self._server: aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Listen, and serve.
+    async def start(self) -> int:
+        """Listen, and serve; returns the port.
 
         Raises:
             OSError: the address is in use.
@@ -49,12 +49,13 @@ class RpcServer:
             handlers=[OpenInference(self._service).handlers()], options=list(_options(self._service.settings).items())
         )
         try:
-            bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            bound: int = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
         except RuntimeError as error:  # its text has no reason
             raise OSError(f"cannot listen at {host} (--host), port {port} (--grpc-port)") from error
         await server.start()
         self._server = server
         log.info("listening for gRPC", extra={"fields": {"host": host, "port": bound}})
+        return bound
 
     def begin_stop(self) -> None:
         """Accept no more calls, and give those in flight their time (`grace`)."""
