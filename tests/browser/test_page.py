@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -147,8 +147,11 @@ def test_the_page_tells_when_the_server_is_gone(repository: Path) -> None:
 
 
 @contextmanager
-def stub(names: list[str], *, policy: bool) -> Iterator[tuple[str, Metrics]]:
-    """A server of the page with metrics of models that have any names; without the policy, scripts could run."""
+def stub(names: list[str], *, policy: bool = True, more: Callable[[], str] = str) -> Iterator[tuple[str, Metrics]]:
+    """A server of the page with metrics of models that have any names; without the policy, scripts could run.
+
+    ``more`` tells metrics that are sent besides, at each reading.
+    """
     from streamrt.serve.page import Page
 
     page = Page()
@@ -165,7 +168,7 @@ def stub(names: list[str], *, policy: bool) -> Iterator[tuple[str, Metrics]]:
                     body = resources.files("streamrt.serve").joinpath("page.html").read_bytes()
                     headers = {"Content-Type": "text/html"} | (page.headers if policy else {})
                 elif path == "/metrics":
-                    body = metrics.text()
+                    body = metrics.text() + more().encode()
                 else:
                     body = json.dumps({"version": "<b>9</b>", "extensions": ["model_repository"]}).encode()
                 self.answer(200, headers, body)
@@ -217,7 +220,7 @@ def test_hostile_names_stay_text(policy: bool) -> None:
 
 
 def test_all_other_models_have_one_row() -> None:
-    with stub([f"m{index}" for index in range(60)], policy=True) as (address, metrics), Browser() as browser:
+    with stub([f"m{index}" for index in range(60)]) as (address, metrics), Browser() as browser:
         loaded(browser, address)
         rows = browser.value(ROWS)
         assert len(rows) == 51
@@ -230,7 +233,7 @@ def test_all_other_models_have_one_row() -> None:
 
 
 def test_a_server_that_starts_anew_counts_from_0() -> None:
-    with stub(["m"], policy=True) as (address, metrics), Browser() as browser:
+    with stub(["m"]) as (address, metrics), Browser() as browser:
         for _ in range(9):
             metrics.answered("m", 200, 0.1)
         loaded(browser, address)
@@ -239,6 +242,21 @@ def test_a_server_that_starts_anew_counts_from_0() -> None:
             metrics.answered("m", 503, 0.1)
         browser.until("document.querySelector('.count span').textContent === '4'")
         assert text(browser, "failed") == "4"
+
+
+def test_a_hit_that_is_counted_after_its_lease_is_no_restart() -> None:
+    """Between the two counts the model seems to have one miss more."""
+    counts = [(100, 50), (101, 50), (101, 51), (102, 51)]
+
+    def more() -> str:
+        leases, hits = counts.pop(0) if len(counts) > 1 else counts[0]
+        return f'streamrt_model_leases_total{{model="m"}} {leases}\nstreamrt_model_hits_total{{model="m"}} {hits}\n'
+
+    with stub(["m"], more=more) as (address, _), Browser() as browser:
+        loaded(browser, address)
+        for _ in range(3):  # readings at once, of which the page makes one after the other
+            browser.value("refresh()")
+        assert browser.value(ROWS)[0][4] == "1"
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (390, True), (800, True), (1600, False)])
