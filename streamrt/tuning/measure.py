@@ -41,6 +41,7 @@ class _Call:
     reading: float
     streamed: int
     read: int
+    computed: list[float]  # by node, of one pass
 
 
 @dataclass(slots=True)
@@ -148,7 +149,6 @@ class Tuner:
         except BaseException:
             model.close()
             raise
-        self._speeds: Speeds | None = None  # of computing, from the first budget; its disk is not used
         self._rates = model._engine.planner.rates  # before anything was measured: computing speeds are relative to them
 
     def __enter__(self) -> Self:
@@ -243,24 +243,26 @@ class Tuner:
             if session.prepared is not run.prepared:  # the first call with this plan, which pins weights
                 run.prepared, run.calls = session.prepared, []
                 continue
-            run.calls.append(
-                _Call(stats.seconds, stats.stall, stats.read_seconds, stats.bytes_streamed, stats.bytes_read)
-            )
-            if self._speeds is None:
-                self._learn(run.prepared)
+            assert engine.last_call is not None
+            times = (stats.seconds, stats.stall, stats.read_seconds)
+            run.calls.append(_Call(*times, stats.bytes_streamed, stats.bytes_read, engine.last_call.trace.computed()))
             if len(run.calls) == self._calls:
                 break
 
-    def _learn(self, prepared: Prepared) -> None:
-        """Take the speeds of computing from the last call, the first that was measured: it streams least."""
-        engine = self._model._engine
-        last = engine.last_call
-        assert last is not None
-        computed = last.trace.computed()
-        passes = len(last.trace.passes)
-        stats = last.stats()
-        rest = max(0.0, (stats.seconds - stats.stall) / passes - sum(computed))
-        self._speeds = Speeds(0.0, computing_speeds(engine.file, prepared, self._rates, computed), rest)
+    def _speeds(self) -> Speeds:
+        """The speeds that calls have shown: of the disk, and of computing, under the largest budget that was measured.
+
+        Of each node the median counts, so that a call that was disturbed counts for nothing.
+        """
+        disk = self._disk() or self._rates.disk
+        run = next((run for _, run in sorted(self._runs.items(), reverse=True) if run.calls), None)
+        if run is None:
+            return Speeds(disk)
+        computed = [median(seconds) for seconds in zip(*(call.computed for call in run.calls), strict=True)]
+        passes = passes_of(run.prepared)
+        rest = median((call.seconds - call.stall) / passes - sum(call.computed) for call in run.calls)
+        nodes = computing_speeds(self._model._engine.file, run.prepared, self._rates, computed)
+        return Speeds(disk, nodes, max(0.0, rest))
 
     def _disk(self) -> float | None:
         """Bytes a second of the disk: the median over the budgets under which weights stream."""
@@ -273,8 +275,7 @@ class Tuner:
         return median(found) if found else None
 
     def _points(self) -> tuple[TuningPoint, ...]:
-        speeds = self._speeds or Speeds(0.0)
-        speeds = Speeds(self._disk() or self._rates.disk, speeds.nodes, speeds.rest)
+        speeds = self._speeds()
         return tuple(self._point(budget, self._runs[budget], speeds) for budget in sorted(self._runs))
 
     def _point(self, budget: int, run: _Run, speeds: Speeds) -> TuningPoint:

@@ -13,6 +13,7 @@ import pytest
 import streamrt
 from model import zoo
 from streamrt.errors import BudgetError, InputError
+from streamrt.report.trace import Trace
 from streamrt.tuning import Tuner, measure
 
 
@@ -66,6 +67,19 @@ def test_weights_from_the_page_cache_are_not_taken_for_the_disk(packed: zoo.Pack
     assert point.bytes_read < 0.5 * point.bytes_streamed
     assert point.bound_by != "disk"
     assert "1 of 1 budgets weights came from the page cache" in found.notes[0]
+
+
+def test_a_call_that_was_disturbed_does_not_change_predictions(
+    packed: zoo.Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = itertools.count(1), Trace.computed
+
+    def computed(self: Trace) -> list[float]:
+        return [1000.0 if next(calls) == 1 else 0.5 for _ in real(self)]
+
+    monkeypatch.setattr(Trace, "computed", computed)
+    found = streamrt.tune(packed.path, calls=3, budgets=[None], seconds=300)
+    assert found.points[0].predicted == pytest.approx(2.0, rel=0.01)  # four layers
 
 
 def test_given_budgets_in_any_order(packed: zoo.Packed) -> None:
