@@ -56,6 +56,47 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     average_pool(x[0], fenced(2, *output), window, True)
 
 
+def planes_of(fenced: Fenced, channels: int, rows: int, width: int, gap: int) -> np.ndarray:
+    """Planes with gaps between their rows. The gap at the fence is left out of the array."""
+    memory = fenced(1, channels, rows, width + gap)
+    return memory[..., gap:] if fenced.at_end else memory[..., :width]
+
+
+def run_bands(fenced: Fenced, geometry: Geometry, gap: int) -> None:
+    """Arrays have the rows of a band alone."""
+    window, (height, width), act = geometry.window(), geometry.output, (ACTIVATIONS["Tanh"], 0, 0)
+    scratch = (1, 32 * min(2 * int(np.prod(geometry.kernel)), _core.CONV_DEPTH))
+    for first, last in ((0, min(1, height)), (height // 3, height // 3 + min(2, height)), (height // 2, height)):
+        held = window.rows_read(first, last)
+        if held[0] == held[1] or first == last:
+            continue
+        x = planes_of(fenced, 2, held[1] - held[0], geometry.input[1], gap)
+        y, residual = planes_of(fenced, 17, last - first, width, gap), planes_of(fenced, 17, last - first, width, gap)
+        w = fenced(17, 2, *geometry.kernel)
+        convolution = _core.Convolution(x, w, fenced(17), residual, y, window, 1, fenced(*scratch), *act)
+        _core.Band(convolution, first, last, held)(0, 17)
+        y = planes_of(fenced, 2, last - first, width, gap)
+        _core.Band(_core.Depthwise(x, fenced(2, *geometry.kernel), None, y, window, *act), first, last, held)(0, 2)
+        _core.Band(_core.MaxPool(x, y, window), first, last, held)(0, 1)
+        _core.Band(_core.AveragePool(x, y, window, True), first, last, held)(0, 1)
+        _core.MoveRows(y, last - first - 1, 0, 1)(0, 1)
+
+
+def run_winograd_bands(fenced: Fenced) -> None:
+    for channels, outputs, extents, gap in ((64, 40, (30, 29), 0), (150, 33, (18, 35), 3), (128, 200, (7, 7), 0)):
+        geometry, act = Geometry(extents, (3, 3), pads=(1, 1, 1, 1)), (ACTIVATIONS["Tanh"], 0, 0)
+        window, (height, width) = geometry.window(), geometry.output
+        seat = _core.winograd_seat(1, channels, outputs, window)
+        assert seat > 0
+        for first, last in ((0, 4), (4, 7), (3, 6), (height - 3, height)):
+            held = window.rows_read(first, last)
+            x = planes_of(fenced, channels, held[1] - held[0], width, gap)
+            y, w = planes_of(fenced, outputs, last - first, width, gap), fenced(outputs, channels, 3, 3)
+            residual = planes_of(fenced, outputs, last - first, width, gap)
+            kernel = _core.Convolution(x, w, None, residual, y, window, 1, fenced(1, seat), *act, winograd=True)
+            _core.Band(kernel, first, last, held)(0, outputs)
+
+
 def run_pointwise(fenced: Fenced) -> None:
     for extents, columns in product(((1, 16), (4, 5), (6, 8), (8, 10)), (32, 64, 96)):
         window = Geometry(extents, (1, 1)).window()
@@ -206,6 +247,9 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
             run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
             run_pointwise(Fenced(at_end))
             run_winograd(Fenced(at_end))
+            for geometry, gap in product([*GEOMETRIES, *WIDE], (0, 5)):
+                run_bands(Fenced(at_end), geometry, gap)
+            run_winograd_bands(Fenced(at_end))
             run_products(Fenced(at_end))
             run_matrices(Fenced(at_end))
             run_coded(Fenced(at_end))
