@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ from streamrt.serve.settings import Settings
 if TYPE_CHECKING:
     from streamrt.serve.rpc.server import RpcServer  # it needs the extra `grpc`
 
+#: The descriptor of standard error, which `sys.stderr` may not have if a program replaced it.
+_STDERR = 2
 #: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
 _MAX_HEAD = 64 << 10
 #: Connections that may wait to be accepted: uvicorn's default.
@@ -35,7 +36,7 @@ def serve(settings: Settings, level: str = "info") -> None:
         InputError: a setting is wrong.
         OSError: the folder cannot be read, or the server cannot listen at the address.
     """
-    with logging_to(sys.stderr.fileno(), level) as written:
+    with logging_to(_STDERR, level) as written:
         service = Service(settings)
         service.metrics.tell(
             "lost_log_lines", "Lines that the log had no room for.", lambda: written.lost, counter=True
