@@ -59,6 +59,7 @@ class TimedRuntime(Runtime):
     """The runtime of a pool, with conditions that measure; ``held`` has the seconds of all of them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.held: list[float] = []
 
     def condition(self) -> Condition:
