@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from convert.exported_files import ROOT, Archive, named, node, symbol, tensor
+from streamrt.convert.exported.archive import is_exported
 from streamrt.convert.exported.program import Extent
 from streamrt.convert.exported.source import checked, graph_names
 from streamrt.convert.limits import Limits
@@ -64,6 +65,18 @@ def test_names_of_weights_in_the_graph(path: Path) -> None:
     archive.weights["x"]["tensor_meta"] = tensor(3, 3)
     archive.weights["x_"]["tensor_meta"] = tensor(2, 2)
     assert graph_names(*read(archive.write(path))) == ["l.weight", "l.bias", "x__", "x_", "l.weight"]
+
+
+def test_files_are_recognised_by_their_content_or_their_name(tmp_path: Path) -> None:
+    assert is_exported(Archive().write(tmp_path / "program"))
+    for name, wanted in (("other.onnx", False), ("other.pt2", True)):
+        (tmp_path / name).write_bytes(b"\x08\x07 another file")
+        assert is_exported(tmp_path / name) is wanted
+    with pytest.raises(FormatError, match="other.pt2: not a zip archive: "):
+        read(tmp_path / "other.pt2")
+    (tmp_path / "folder.pt2").mkdir()
+    os.mkfifo(tmp_path / "pipe.pt2")
+    assert not any(is_exported(tmp_path / name) for name in ("folder.pt2", "pipe.pt2", "missing.pt2", "a\0.pt2"))
 
 
 class Evil:

@@ -1,4 +1,4 @@
-"""The extra `torch` alone: a module is packed and run."""
+"""The extra `torch` alone: a module and an exported program are packed and run."""
 
 import numpy as np
 import torch
@@ -11,5 +11,8 @@ module = torch.nn.Sequential(
 ).eval()
 x = torch.randn(2, 3, 8, 8)
 streamrt.pack(module, "module.safetensors", example=x)
-with streamrt.Model("module.safetensors", "1MiB") as model:
-    np.testing.assert_allclose(model(x.numpy()), module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+torch.export.save(torch.export.export(module, (x,)), "module.pt2")
+streamrt.pack("module.pt2", "program.safetensors")
+for name in ("module.safetensors", "program.safetensors"):
+    with streamrt.Model(name, "1MiB") as model:
+        np.testing.assert_allclose(model(x.numpy()), module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
