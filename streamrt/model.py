@@ -7,8 +7,9 @@ import warnings
 from types import TracebackType
 from typing import Self
 
-from streamrt.engine.engine import Engine, check_options
+from streamrt.engine.engine import Engine
 from streamrt.engine.face import Face
+from streamrt.engine.options import check_options
 from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.format import read_header

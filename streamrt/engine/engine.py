@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 
 from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
-from streamrt.engine.inputs import Result, copy_in, copy_out, with_batch
+from streamrt.engine.inputs import copy_in, copy_out, with_batch
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
+from streamrt.engine.results import new_results
 from streamrt.engine.session import Session
 from streamrt.engine.tables import Tables
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
-from streamrt.errors import BudgetError, InputError, ModelClosedError, StreamrtError, WeightsIOError
+from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
 from streamrt.format import INT64, UNCODED, FileIdentity, Tensor, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
-from streamrt.host.threads import check_threads, limited
+from streamrt.host.threads import limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Param, Shape
 from streamrt.report.stats import LastCall, PassStats, Spent
@@ -34,15 +35,6 @@ from streamrt.report.trace import Trace
 #: Fewer bytes take too short a time to measure, and bytes from the page cache would make the disk look too fast.
 _TELLING = 64 << 20
 _TELLING_SHARE = 0.9
-
-
-def check_options(threads: object, io: object, verify: object) -> None:
-    """Raise `InputError` unless these are values that `Model` takes."""
-    check_threads(threads)
-    if io not in ("auto", "mmap", "pread"):
-        raise InputError(f"io: expected 'auto', 'mmap' or 'pread', found {io!r:.40}")
-    if verify not in (None, "open", "read"):
-        raise InputError(f"verify: expected 'open', 'read' or None, found {verify!r:.40}")
 
 
 class Engine:
@@ -274,7 +266,7 @@ class Engine:
             raise StreamrtError("these samples cannot be put together")  # `Turns` then runs each request by itself
         session = self.activate(prepared)
         self._preparing += monotonic_ns() - began
-        results = _results(requests, prepared)
+        results = new_results(requests, prepared)
         self.mapping.check()
         passes, rows_before = [], self._tables.read
         with limited(self._threads), np.errstate(all="ignore"):
@@ -316,12 +308,3 @@ def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
     if tensor.coding in (UNCODED, INT64):
         return data.view("<f4" if tensor.coding == UNCODED else "<i8").reshape(tensor.shape)
     return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)
-
-
-def _results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:
-    """New arrays for the outputs of each request. In a shared or divided batch the first axis is the batch."""
-    program, divided = prepared.program, len(requests) > 1 or prepared.plan.micro_batch
-    found = [(spec.name, program.shapes[spec.name], program.output_type(spec)) for spec in prepared.graph.outputs]
-    shaped = [(name, shape[1:] if divided else shape, dtype) for name, shape, dtype in found]
-    starts = [(request.samples,) if divided else () for request in requests]
-    return [{name: np.empty((*start, *shape), dtype) for name, shape, dtype in shaped} for start in starts]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from streamrt.engine.engine import Engine, check_options
+from streamrt.engine.engine import Engine
+from streamrt.engine.options import check_options
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError

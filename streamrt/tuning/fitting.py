@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from streamrt.convert.codings import recoded
-from streamrt.engine.engine import check_options
 from streamrt.engine.inputs import Shapes, batch_of, resolve_shapes, with_batch
+from streamrt.engine.options import check_options
 from streamrt.engine.planner import Planner
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, InputError

@@ -131,10 +131,10 @@ def random(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-def assert_close(actual: Array, expected: NDArray[Any]) -> None:
-    """Equal shapes, and values within float32 accuracy of the largest magnitude."""
+def assert_close(actual: Array, expected: NDArray[Any], least: float = 1.0) -> None:
+    """Equal shapes, and values within float32 accuracy of the largest magnitude, or of ``least`` if that is larger."""
     assert actual.shape == expected.shape
-    scale = max(1.0, float(np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)))
+    scale = max(least, float(np.nanmax(np.abs(np.where(np.isfinite(expected), expected, 0.0)), initial=0.0)))
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-6 * scale)
 
 

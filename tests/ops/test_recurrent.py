@@ -100,7 +100,7 @@ def compare(op: str, inputs: list[Any], params: list[int], attrs: dict[str, Any]
     wanted = expected(op, inputs, attrs)
     found = run(op, inputs, params, cuts=cuts, attrs=attrs, outputs=len(wanted))
     for one, other in zip(found, wanted, strict=True):
-        assert_close(one, other)
+        assert_close(one, other, least=2.0)  # sums before activations are about 10: 4e-6 are four of their last places
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
