@@ -37,7 +37,7 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
     try:
         with open_regular(os.fsdecode(path)) as fd:
             return os.pread(fd, 4, 0) in MAGIC or str(path).endswith(".pt2")
-    except (FormatError, OSError):
+    except (OSError, ValueError):
         return False
 
 
