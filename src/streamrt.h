@@ -136,8 +136,8 @@ srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t 
 
 /* Gives the memory of the range back. MMAP removes it from the page tables, then from the page cache unless another
  * process uses it. A hint. If the cache keeps pages, the call tries again for 3 ms, or for 0.1 ms if the cache kept the
- * last release too. */
-void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length);
+ * last release too. False: the cache has kept pages, or the kernel does not tell. */
+bool srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length);
 
 /* ---------------------------------------------------------------- prefetch.c: the prefetch thread
  *
@@ -147,8 +147,8 @@ void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length)
  * Memory is counted in granules: pieces of the file of srt_page_size() or SRT_BLOCK bytes; the last piece ends with the
  * file. A granule is held while an item that covers it is being read, ready or in use. If a pinned item covers it, it
  * is held from its first reading until the schedule changes. Items may overlap. A granule that is not held has been
- * released. The window limits the bytes of held granules that no pinned item covers. An item that is larger than the
- * window is let in alone.
+ * released; if the page cache has kept it, the thread tries again while it has nothing else to do. The window limits
+ * the bytes of held granules that no pinned item covers. An item that is larger than the window is let in alone.
  *
  * One thread at a time may call these functions, except srt_prefetcher_stop, which any thread may call at any time.
  * All functions return SRT_STOPPED after srt_prefetcher_stop, and SRT_FORKED in the child of a fork, before they check

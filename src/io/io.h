@@ -30,7 +30,7 @@ typedef struct srt_io_table {
     srt_status (*open)(srt_mapping *mapping); /* sets base; fd, size, page_size and identity are set */
     void (*advise)(srt_mapping *mapping, bool blocks);
     srt_status (*populate)(srt_mapping *mapping, uint64_t offset, uint64_t length);
-    void (*release)(srt_mapping *mapping, uint64_t offset, uint64_t length);
+    bool (*release)(srt_mapping *mapping, uint64_t offset, uint64_t length);
 } srt_io_table;
 
 extern const srt_io_table srt_io_mmap, srt_io_pread;

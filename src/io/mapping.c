@@ -135,6 +135,6 @@ srt_status srt_mapping_populate(srt_mapping *mapping, uint64_t offset, uint64_t 
     return mapping->io->populate(mapping, offset, length);
 }
 
-void srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
-    mapping->io->release(mapping, offset, length);
+bool srt_mapping_release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+    return mapping->io->release(mapping, offset, length);
 }

@@ -63,11 +63,12 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     return SRT_OK;
 }
 
-static void release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+static bool release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     bool blocks = atomic_load_explicit(&mapping->blocks, memory_order_relaxed);
     bool patient = !atomic_load_explicit(&mapping->kept, memory_order_relaxed);
     bool gone = os_release(mapping->fd, mapping->base, offset, length, blocks, patient);
     atomic_store_explicit(&mapping->kept, !gone, memory_order_relaxed);
+    return gone;
 }
 
 const srt_io_table srt_io_mmap = {"mmap", open_mmap, advise, populate, release};

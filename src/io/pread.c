@@ -52,8 +52,9 @@ static srt_status populate(srt_mapping *mapping, uint64_t offset, uint64_t lengt
     return SRT_OK;
 }
 
-static void release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
+static bool release(srt_mapping *mapping, uint64_t offset, uint64_t length) {
     os_drop(mapping->base + offset, length, atomic_load_explicit(&mapping->blocks, memory_order_relaxed));
+    return true;
 }
 
 const srt_io_table srt_io_pread = {"pread", open_pread, advise, populate, release};

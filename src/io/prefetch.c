@@ -42,19 +42,60 @@ struct srt_prefetcher {
     srt_status failure;                        /* SRT_OK, or why reading stopped */
     int failure_errno;
     size_t culprit; /* index of the item that failed */
+
+    /* Of the thread, like the granule table. */
+    uint64_t kept_start, kept_end; /* the page cache kept pages of this range that were released; empty if both are 0 */
+    unsigned attempts;             /* to release them again, since the range last grew */
+    bool gone;                     /* some release has succeeded, so the kernel tells what the cache keeps */
 };
+
+/* Attempts to release a range again that the page cache kept, and ns before the first attempt. Each pause is twice the
+ * one before: 2 s together. Pages are kept while something uses them, for example a processor that its host has
+ * stopped for some ms. */
+#define RELEASES_AGAIN 8
+#define FIRST_PAUSE ((int64_t)8000000)
 
 /* ---------------------------------------------------------------- granules */
 
 /* Releases granules first..last, which are not held. The kernel releases only whole folios. So the range is extended
  * over neighbours that are not held either, up to the boundaries of blocks, which no folio crosses. */
-static void release_run(const srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
+static void release_run(srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
     size_t block = (size_t)(SRT_BLOCK / plan->granule);
     while (first % block != 0 && !is_held(plan->granules[first - 1])) first--;
     while (last % block != 0 && last < plan->granule_count && !is_held(plan->granules[last])) last++;
     uint64_t start = first * plan->granule;
     uint64_t end = (last - 1) * plan->granule + granule_bytes(plan, last - 1);
-    srt_mapping_release(p->mapping, start, end - start);
+    if (srt_mapping_release(p->mapping, start, end - start)) {
+        p->gone = true;
+        return;
+    }
+    p->kept_start = p->kept_end == 0 || start < p->kept_start ? start : p->kept_start;
+    p->kept_end = end > p->kept_end ? end : p->kept_end;
+    p->attempts = 0;
+}
+
+/* Releases those of the granules first..last that are not held. Returns their bytes. */
+static uint64_t release_free(srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
+    uint64_t freed = 0;
+    for (size_t g = first, run; g < last; g++) {
+        for (run = g; run < last && !is_held(plan->granules[run]); run++) freed += granule_bytes(plan, run);
+        if (run > g) release_run(p, plan, g, run);
+        g = run; /* a granule that is held, or the end: the loop may skip it */
+    }
+    return freed;
+}
+
+static bool is_kept(const srt_prefetcher *p) {
+    return p->kept_end > 0 && p->gone;
+}
+
+/* Releases the range again that the page cache kept, except what is held by now. */
+static void release_again(srt_prefetcher *p, const schedule *plan) {
+    uint64_t start = p->kept_start, end = p->kept_end;
+    unsigned attempts = p->attempts + 1;
+    p->kept_start = p->kept_end = 0;
+    release_free(p, plan, (size_t)(start / plan->granule), (size_t)((end + plan->granule - 1) / plan->granule));
+    p->attempts = attempts;
 }
 
 /* Bytes that holding an item would add to those in the window. */
@@ -78,20 +119,21 @@ static void hold(srt_prefetcher *p, const item *it) {
 /* Undoes hold for a streamed item, and releases what is no longer held. Lock held, but free meanwhile. */
 static void let_go(srt_prefetcher *p, const item *it) {
     const schedule *plan = p->plan;
-    uint64_t freed = 0;
     pthread_mutex_unlock(&p->lock);
     for (size_t g = it->first; g < it->last; g++)
         if (!(plan->granules[g] & PINNED) && (--plan->granules[g] & USERS) == 0) plan->granules[g] = 0;
-    for (size_t g = it->first, run; g < it->last; g++) {
-        for (run = g; run < it->last && !is_held(plan->granules[run]); run++) freed += granule_bytes(plan, run);
-        if (run > g) release_run(p, plan, g, run);
-        g = run; /* a granule that is held, or the end: the loop may skip it */
-    }
+    uint64_t freed = release_free(p, plan, it->first, it->last);
     pthread_mutex_lock(&p->lock);
     p->held_streamed -= freed;
 }
 
 /* ---------------------------------------------------------------- the thread */
+
+/* The time in ns nanoseconds from now, for a condition of a prefetcher. */
+static struct timespec deadline(int64_t ns) {
+    int64_t end = os_now() + ns;
+    return (struct timespec){.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
+}
 
 /* Tells the thread that something has changed. Lock held. */
 static void wake(srt_prefetcher *p) {
@@ -239,6 +281,21 @@ static void read_item(srt_prefetcher *p, size_t index) {
     pthread_mutex_lock(&p->lock);
 }
 
+/* Waits until a caller changes something. Meanwhile pages that the cache has kept are released again. */
+static void rest(srt_prefetcher *p) {
+    p->idle = true;
+    pthread_cond_broadcast(&p->news);
+    if (!is_kept(p) || p->attempts == RELEASES_AGAIN) {
+        pthread_cond_wait(&p->work, &p->lock);
+        return;
+    }
+    struct timespec until = deadline(FIRST_PAUSE << p->attempts);
+    if (pthread_cond_timedwait(&p->work, &p->lock, &until) == 0) return;
+    pthread_mutex_unlock(&p->lock);
+    release_again(p, p->plan);
+    pthread_mutex_lock(&p->lock);
+}
+
 static void *run(void *argument) {
     srt_prefetcher *p = argument;
     os_name_thread("streamrt-fetch");
@@ -253,9 +310,7 @@ static void *run(void *argument) {
         } else if (choose(p, &index)) {
             read_item(p, index);
         } else {
-            p->idle = true;
-            pthread_cond_broadcast(&p->news);
-            pthread_cond_wait(&p->work, &p->lock);
+            rest(p);
         }
     }
     p->parked = true;
@@ -303,6 +358,7 @@ static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
             run = g + 1;
         }
     }
+    if (old && is_kept(p)) release_again(p, old);
     for (size_t i = 0; new && i < new->count; i++) {
         item *it = &new->items[i];
         it->populated = it->pinned;
@@ -383,8 +439,8 @@ srt_status srt_prefetcher_wait(srt_prefetcher *p, size_t index, int64_t timeout,
     p->in_pass = true;
     status = look(p, it, index, culprit);
     if (status == SRT_TIMEOUT && timeout > 0) {
-        int64_t start = os_now(), end = start + timeout;
-        struct timespec until = {.tv_sec = end / 1000000000, .tv_nsec = end % 1000000000};
+        int64_t start = os_now();
+        struct timespec until = deadline(timeout);
         while (status == SRT_TIMEOUT && pthread_cond_timedwait(&p->news, &p->lock, &until) == 0)
             status = look(p, it, index, culprit);
         if (status != SRT_STOPPED) p->plan->records[p->pass % 3][index].stall += os_now() - start;
@@ -522,7 +578,7 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
     int error = pthread_mutex_init(&p->lock, NULL);
     error = error ? error : pthread_condattr_init(&monotonic);
     error = error ? error : pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    error = error ? error : pthread_cond_init(&p->work, NULL);
+    error = error ? error : pthread_cond_init(&p->work, &monotonic);
     error = error ? error : pthread_cond_init(&p->news, &monotonic);
     if (error) { /* on Linux these calls do not fail, and own nothing that would leak here */
         free(p);

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.files import BLOCK, PAGE, MakeFile
+from core.files import BLOCK, PAGE, MakeFile, until
 from streamrt._core import Mapping, Prefetcher
 from streamrt.host.memory import anonymous_bytes
 
@@ -240,5 +240,5 @@ def test_a_thousand_prefetchers_leave_nothing_behind(make_file: MakeFile, io: st
     before, held = resources(), anonymous_bytes()
     for i in range(1000):
         cycle(i % 2 == 0)
-    assert resources() == before
+    until(lambda: resources() == before)  # the kernel lists a thread for a moment after it was joined
     assert anonymous_bytes() - held < LEFT or SANITIZED

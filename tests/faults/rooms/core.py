@@ -32,4 +32,22 @@ FAULTS = (
         "pages that a fault maps again during their release stay in the page cache",
         CORE,
     ),
+    Fault(
+        "kept-forgotten",
+        "core",
+        "src/io/prefetch.c",
+        "    if (!is_kept(p) || p->attempts == RELEASES_AGAIN) {",
+        "    if (true) {",
+        "pages that the page cache keeps at their release stay in it while the thread is idle",
+        CORE,
+    ),
+    Fault(
+        "kept-at-the-end",
+        "core",
+        "src/io/prefetch.c",
+        "    if (old && is_kept(p)) release_again(p, old);\n",
+        "",
+        "pages that the page cache keeps at their release stay in it after the prefetcher stops",
+        CORE,
+    ),
 )
