@@ -415,10 +415,15 @@ def last_scale(model: Any) -> float:
     return float(onnx.numpy_helper.to_array(scales[made.input[1]]).reshape(()))
 
 
-def check_network(source: Path, x: Array, folder: Path, most: float) -> None:
-    """Compare with ONNX Runtime with all memory and with the least; the weights must have one byte each."""
+def check_network(source: Path, x: Array, folder: Path, most: float, precise: bool = True) -> None:
+    """Compare with ONNX Runtime with all memory and with the least; the weights must have one byte each.
+
+    Unless ONNX Runtime is ``precise``, its sums of two products saturate at 16 bits on processors without VNNI.
+    """
     runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", str(int(precise)))
+    session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     (wanted,) = session.run(None, {"x": x})
     path = streamrt.pack(source, folder / "packed")
     file = read_header(path)
@@ -469,7 +474,8 @@ def test_static_quantisation(network: str, form: str, types: str, per_channel: b
     )
     x = rng.standard_normal((3, *shape)).astype(np.float32)
     step = last_scale(onnx.load(tmp_path / "quantised.onnx"))
-    check_network(tmp_path / "quantised.onnx", x, tmp_path, 1.001 * step)
+    precise = (form, types) != ("QOperator", "S8S8")  # ONNX Runtime has no precise QGemm for int8 activations
+    check_network(tmp_path / "quantised.onnx", x, tmp_path, 1.001 * step, precise)
 
 
 @pytest.mark.extras
