@@ -54,13 +54,14 @@ def stats(handle: Any) -> dict[str, Any]:
 
 
 def infer(handle: Any, model: str, file: str, *outputs: str) -> Any:
-    """The results of a call between deployments, or the text of the error."""
-    x = np.load(Path(file))
+    """The types and values of the results of a call between deployments, or the error; ``file`` has the inputs."""
+    with np.load(Path(file)) as arrays:
+        inputs = dict(arrays)
     try:
-        found = handle.options(multiplexed_model_id=model).infer.remote({"input": x}, outputs or None).result()
+        found = handle.options(multiplexed_model_id=model).infer.remote(inputs, outputs or None).result()
     except Exception as error:
         return {"error": type(error).__name__, "cause": type(getattr(error, "cause", None)).__name__}
-    return {name: array.tolist() for name, array in found.items()}
+    return {name: [str(array.dtype), array.tolist()] for name, array in found.items()}
 
 
 def tell(value: Any) -> None:

@@ -21,6 +21,8 @@ import pytest
 import streamrt
 from loadbalancer.client import Answer, Client, binary, free_ports, infer_path, output, wait_until
 from model import zoo
+from serve import packing
+from streamrt.graph import TYPES
 
 pytestmark = [
     pytest.mark.slow,
@@ -216,8 +218,8 @@ def test_replicas_see_new_files_without_a_restart(
     new.write_bytes(whole)
     wait_until(lambda: statuses() == {200}, "both replicas serve the new file")
     zoo.assert_close(output(ask(client, "new")), expected)
-    np.save(tmp_path / "x.npy", zoo.random_input(3, 64))
-    zoo.assert_close(np.array(two_replicas.ask("new", tmp_path / "x.npy")["output"], np.float32), expected)
+    np.savez(tmp_path / "x.npz", input=zoo.random_input(3, 64))
+    zoo.assert_close(np.array(two_replicas.ask("new", tmp_path / "x.npz")["output"][1], np.float32), expected)
     new.unlink()
     wait_until(lambda: statuses() == {404}, "no replica serves the file that is gone")
     wait_until(
@@ -274,13 +276,38 @@ def test_another_model_than_the_header_names_is_refused(client: Client) -> None:
 
 
 def test_deployments_call_models_with_arrays(two_replicas: Cluster, expected: dict[str, Any], tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", zoo.random_input(3, 64))
-    np.save(tmp_path / "wrong.npy", zoo.random_input(3, 65))
-    found = two_replicas.ask("m2", tmp_path / "x.npy")
-    zoo.assert_close(np.array(found["output"], np.float32), expected["m2"])
-    assert two_replicas.ask("m2", tmp_path / "wrong.npy")["cause"] == "InputError"
-    assert two_replicas.ask("m2", tmp_path / "x.npy", "nothing")["cause"] == "InputError"
-    assert two_replicas.ask("nobody", tmp_path / "x.npy")["cause"] == "UnknownModelError"
+    right, wrong = tmp_path / "right.npz", tmp_path / "wrong.npz"
+    np.savez(right, input=zoo.random_input(3, 64))
+    np.savez(wrong, input=zoo.random_input(3, 65))
+    dtype, values = two_replicas.ask("m2", right)["output"]
+    assert dtype == "float32"
+    zoo.assert_close(np.array(values, np.float32), expected["m2"])
+    assert two_replicas.ask("m2", wrong)["cause"] == "InputError"
+    assert two_replicas.ask("m2", right, "nothing")["cause"] == "InputError"
+    assert two_replicas.ask("nobody", right)["cause"] == "UnknownModelError"
+
+
+def test_inputs_and_outputs_of_all_types(
+    two_replicas: Cluster, client: Client, repository: Path, tmp_path: Path
+) -> None:
+    path = repository / "types.safetensors"
+    packing.types(repository)
+    samples = {dtype: np.array([[1, 0], [7, 100]]).astype(dtype) for dtype in TYPES}
+    samples["int64"] = samples["int64"] << 50
+    np.savez(tmp_path / "x.npz", **samples)
+
+    def found() -> set[int]:
+        return {client.request("GET", "/v2/models/types").status for _ in range(8)}
+
+    wait_until(lambda: found() == {200}, "both replicas serve the new file")
+    told = two_replicas.ask("types", tmp_path / "x.npz")
+    assert told == {f"{dtype}_out": [dtype, array.tolist()] for dtype, array in samples.items()}
+    answer = client.request(
+        "POST", "/predictions/types", json.dumps({dtype: array.tolist() for dtype, array in samples.items()}).encode()
+    )
+    assert answer.status == 200, answer
+    assert json.loads(answer.body) == {f"{dtype}_out": array.tolist() for dtype, array in samples.items()}
+    path.unlink()
 
 
 def test_the_pool_unloads_models_that_ray_drops_and_loads_delay_no_request(
