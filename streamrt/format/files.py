@@ -80,8 +80,8 @@ class Replacement:
 
     If the filesystem allows it, the file has no name until then, so that a process that is killed leaves nothing
     behind. On other filesystems its name begins with a dot. All names are looked up in the folder that was opened when
-    the object was entered. The file has the permissions 0666, less the umask. `commit` makes the content durable before
-    the name.
+    the object was entered. The file has the permissions of the file that it replaces, or 0666 less the umask. `commit`
+    makes the content durable before the name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -95,12 +95,14 @@ class Replacement:
         try:
             with os_errors(self.path):
                 self._folder_fd = os.open(self._folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                self._check_dest()
+                replaced = self._check_dest()
                 self._fd = self._open_nameless()
                 if self._fd < 0:
                     self._named = True
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                     self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder_fd)
+                if replaced is not None:
+                    os.fchmod(self._fd, replaced)
         except BaseException:
             self._discard()
             raise
@@ -175,16 +177,18 @@ class Replacement:
         self._named = True
         os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=self._folder_fd, follow_symlinks=True)
 
-    def _check_dest(self) -> None:
+    def _check_dest(self) -> int | None:
+        """The permissions of the file that has the name, None if there is none."""
         # A device or a FIFO is never meant to be replaced by a file.
         if not self._name:
             raise WeightsIOError(errno.EISDIR, "a folder, expected the name of a file", self.path)
         try:
             mode = os.stat(self._name, dir_fd=self._folder_fd).st_mode
         except FileNotFoundError:
-            return
+            return None
         if not stat.S_ISREG(mode):
             raise WeightsIOError(errno.EEXIST, "exists and is not a regular file", self.path)
+        return mode & 0o777
 
     def _discard(self) -> None:
         if self._named:

@@ -38,7 +38,10 @@ class Workers:
             worker = self._idle.pop()
         except IndexError:
             # Unlike `threading.Thread.start` this does not wait until the thread runs: the caller may have a lock.
-            _thread.start_new_thread(self._serve, (work,))
+            try:
+                _thread.start_new_thread(self._serve, (work,))
+            except MemoryError as error:
+                raise RuntimeError("there is no memory for a new thread") from error
         else:
             worker.give(work)
 

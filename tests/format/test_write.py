@@ -218,6 +218,16 @@ def test_permissions_follow_the_umask(path: Path, umask: int, mode: int) -> None
 
 
 @pytest.mark.usefixtures("nameless")
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_a_file_keeps_its_permissions_when_it_is_replaced(path: Path, mode: int) -> None:
+    write(path, *dense(3, 2)[:2])
+    path.chmod(mode)
+    write(path, *dense(3, 2, seed=1)[:2])
+    assert path.stat().st_mode & 0o777 == mode
+    verify(path)
+
+
+@pytest.mark.usefixtures("nameless")
 def test_a_reader_keeps_the_file_that_is_replaced(path: Path) -> None:
     write(path, *dense(3, 2)[:2])
     old = read_header(path)

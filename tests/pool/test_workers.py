@@ -113,3 +113,12 @@ def test_work_given_to_a_thread_that_is_about_to_end_is_done():
     workers._idle = Line()
     workers.run(lambda: None)
     assert late.wait(10)
+
+
+def test_a_thread_for_which_there_is_no_memory_is_one_that_cannot_start(monkeypatch):
+    def start(function, arguments):
+        raise MemoryError
+
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    with pytest.raises(RuntimeError, match="no memory for a new thread"):
+        Workers().run(print)

@@ -212,4 +212,13 @@ FAULTS = (
         "another number takes the place of a fixed extent of a weights file",
         ("tests/convert",),
     ),
+    Fault(
+        "permissions-lost",
+        "format",
+        "streamrt/format/files.py",
+        "                if replaced is not None:\n",
+        "                if replaced is None:\n",
+        "a file that only its owner may read is replaced by one that everybody may read",
+        FORMAT,
+    ),
 )

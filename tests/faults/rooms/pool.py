@@ -185,4 +185,13 @@ FAULTS = (
         "a lease that nobody wants waits until its deadline",
         POOL,
     ),
+    Fault(
+        "no-memory-for-a-thread",
+        "pool",
+        "streamrt/pool/workers.py",
+        "            except MemoryError as error:",
+        "            except NotImplementedError as error:",
+        "a thread for which there is no memory leaves its model busy for ever",
+        POOL,
+    ),
 )
