@@ -4,6 +4,7 @@ STREAMRT_SANITIZE=address,undefined (or thread) compiles it under those sanitize
 """
 
 import os
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ def parts_of(source: str) -> list[int] | list[None]:
     return list(range(PARTS)) if Path(source).parent.name == "simd" else [None]
 
 
+# One module is for CPython 3.11 and all later ones, because it uses no more than the stable ABI of 3.11. Free-threaded
+# CPython cannot load such a module, and gets one of its own.
+stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
 here = Path(__file__).parent
 paths = [path.relative_to(here) for path in (here / "src").rglob("*.c") if path.stem != "_core"]
 # The kernels of an instruction set take the longest. They come first, so that other files compile beside the last of
@@ -75,8 +79,11 @@ core = Extension(
     include_dirs=["src"],
     extra_compile_args=flags,
     extra_link_args=link,
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if stable else [],
+    py_limited_api=stable,
 )
 setup(
     cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable else {},
     ext_modules=cythonize([core], build_dir="build", include_path=["src"], compiler_directives={"language_level": 3}),
 )

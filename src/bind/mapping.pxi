@@ -5,7 +5,9 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef extern from "Python.h":
-    int PyErr_ResourceWarning(object source, Py_ssize_t stack_level, const char *format, ...) except -1
+    # PyErr_ResourceWarning would keep a reference to an object that is about to be freed. The stable ABI has no __del__
+    # for types of Cython, which could save the object.
+    int PyErr_WarnFormat(object category, Py_ssize_t stack_level, const char *format, ...) except -1
 
 
 def _force_populate_mode():
@@ -23,6 +25,7 @@ _force_populate_mode()
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ reads the path
 cdef class Mapping:
     """A whole regular file in memory, read-only. Supports the buffer protocol.
 
@@ -80,13 +83,13 @@ cdef class Mapping:
         cdef const srt_identity *identity = srt_mapping_identity(self.mapping)
         self.identity = (identity.device, identity.inode, identity.size, identity.mtime)
 
-    def __del__(self):
-        if self.mapping != NULL:
-            PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
-
     def __dealloc__(self):
-        with nogil:
-            srt_mapping_close(self.mapping)
+        try:
+            if self.mapping != NULL:
+                PyErr_WarnFormat(ResourceWarning, 1, "unclosed %R", <void *>self)
+        finally:  # the warning may be an error
+            with nogil:
+                srt_mapping_close(self.mapping)
 
     def __repr__(self):
         state = "closed" if self.mapping == NULL else f"{self.size} bytes"

@@ -97,15 +97,15 @@ cdef class Prefetcher:
         mapping.exports += 1
         self.closed = False
 
-    def __del__(self):
-        if not self.closed:
-            PyErr_ResourceWarning(self, 1, "unclosed %R", <void *>self)
-
     def __dealloc__(self):
-        with nogil:
-            srt_prefetcher_free(self.prefetcher)
-        if not self.closed:
-            self.mapping.end_use()
+        try:
+            if not self.closed:
+                PyErr_WarnFormat(ResourceWarning, 1, "unclosed %R", <void *>self)
+        finally:  # the warning may be an error
+            with nogil:
+                srt_prefetcher_free(self.prefetcher)
+            if not self.closed:
+                self.mapping.end_use()
 
     def __repr__(self):
         return f"<Prefetcher of {self.mapping.path!r}, {len(self.items)} items{', closed' if self.closed else ''}>"

@@ -3,7 +3,7 @@
 A kernel pushes the interpreter's code and data out of the caches of its core. Python then runs several times as slowly.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 
 
 @cython.final
@@ -42,7 +42,7 @@ def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None)
     cdef Py_ssize_t i, count = len(steps)
     cdef Step step
     cdef bytes times = PyBytes_FromStringAndSize(NULL, count * 2 * sizeof(int64_t))
-    cdef int64_t *time = <int64_t *>PyBytes_AS_STRING(times)
+    cdef int64_t *time = <int64_t *>PyBytes_AsString(times)
     for i in range(count):
         step = steps[i]
         for index in step.waits:

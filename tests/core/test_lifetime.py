@@ -242,3 +242,27 @@ def test_a_thousand_prefetchers_leave_nothing_behind(make_file: MakeFile, io: st
         cycle(i % 2 == 0)
     until(lambda: resources() == before)  # the kernel lists a thread for a moment after it was joined
     assert anonymous_bytes() - held < LEFT or SANITIZED
+
+
+FORGOTTEN = """
+import os, sys, warnings
+from pathlib import Path
+from streamrt._core import Mapping, Prefetcher
+warnings.simplefilter("error")
+descriptors = len(os.listdir("/proc/self/fd"))
+mapping = Mapping(sys.argv[1])
+prefetcher = Prefetcher(mapping)
+prefetcher.schedule([(0, 4096, False)], 4096, os.sysconf("SC_PAGESIZE"))
+prefetcher.wait(0)
+del prefetcher
+del mapping
+print(Path("/proc/self/maps").read_text().count(sys.argv[1]), len(os.listdir("/proc/self/fd")) - descriptors)
+"""
+
+
+def test_objects_that_are_forgotten_are_freed_even_if_warnings_are_errors(
+    make_file: MakeFile, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = run_python(FORGOTTEN, make_file(SIZE))
+    assert done.stdout == "0 0\n", done.stderr
+    assert all(f"ResourceWarning: unclosed <{name} of" in done.stderr for name in ("Mapping", "Prefetcher"))

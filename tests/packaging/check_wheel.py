@@ -1,4 +1,7 @@
-"""``python check_wheel.py WHEEL``: fails unless the wheel holds all files that the package needs, and no sources."""
+"""``python check_wheel.py WHEEL``: fails unless the wheel holds all files that the package needs, and no sources.
+
+It must also be for all versions of CPython from 3.11 on, and have 5 MB or less.
+"""
 
 import sys
 import zipfile
@@ -27,4 +30,9 @@ if sources:
     sys.exit(f"the wheel holds sources: {sorted(sources)}")
 if extra := {name for name in top if name != "streamrt" and not name.endswith(".dist-info")}:
     sys.exit(f"the wheel would install {sorted(extra)} beside the package")
-print(f"{Path(sys.argv[1]).name}: {len(names)} files, none missing and none too many")
+path = Path(sys.argv[1])
+if "-cp311-abi3-" not in path.name:
+    sys.exit(f"{path.name} is not for the stable ABI of CPython 3.11")
+if (size := path.stat().st_size) > 5_000_000:
+    sys.exit(f"the wheel has {size} bytes, expected at most 5000000")
+print(f"{path.name}: {len(names)} files, none missing and none too many")
