@@ -19,7 +19,7 @@ def graph_is_a_list() -> bytes:
 
 @attack("streamrt.graph is nested too deeply")
 def graph_nested_deeply() -> bytes:
-    return with_metadata("streamrt.graph", '{"inputs":' + "[" * 2500)
+    return with_metadata("streamrt.graph", '{"inputs":' + "[" * 100_000)
 
 
 @attack("streamrt.graph holds NaN")
