@@ -120,7 +120,7 @@ class ResidentModel:
         self._kept: list[Item] = []  # the ranges of that plan that are in memory
         file = verify_file(known.file.path) if verify == "open" else known.file
         if file.identity != known.file.identity:
-            raise StaleHeaderError(f"{file.path}: the file was replaced since its header was read: read it again")
+            raise _stale(file.path)
         self.engine = Engine(
             file,
             known.planner(budget),
@@ -367,8 +367,13 @@ class WeightsFiles:
         """
         known = self._take(path)
         if known.file.identity != identity:
-            raise StaleHeaderError(f"{path}: the file was replaced since its header was read: read it again")
-        return self._open(known, budget, self._give_back)
+            raise _stale(path)
+        try:
+            return self._open(known, budget, self._give_back)
+        except WeightsIOError as error:
+            if identity.is_at(path):
+                raise
+            raise _stale(path) from error  # it was replaced while it was being opened
 
     def _take(self, path: str) -> Known:
         """The `Known` of a file, for the caller alone."""
@@ -391,3 +396,7 @@ class WeightsFiles:
 
 class StaleHeaderError(WeightsIOError):
     """The file was replaced since its header was read: read it again."""
+
+
+def _stale(path: str) -> StaleHeaderError:
+    return StaleHeaderError(f"{path}: the file was replaced since its header was read: read it again")

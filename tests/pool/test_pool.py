@@ -15,6 +15,7 @@ from markers import thorough
 from model import zoo
 from model.zoo import eventually
 from streamrt import Layer, ModelPool, pack
+from streamrt.engine import engine
 from streamrt.pool import State
 
 MIB = 1 << 20
@@ -387,6 +388,34 @@ def test_another_file_under_the_same_name_is_served_after_unloading(files, tmp_p
         with pool.lease("m") as model:
             assert model.inputs[0].dims[1] == 512
             zoo.assert_close(model(zoo.random_input(1, 512)), files["m512"].answer(zoo.random_input(1, 512)))
+
+
+@pytest.mark.parametrize("comes", ["another", "none"])
+def test_a_file_that_is_replaced_at_the_moment_when_it_is_mapped(tmp_path, monkeypatch, comes):
+    """The next header is read at once. Without a file there is an error, which says so."""
+    (tmp_path / "new").mkdir()
+    old, new = zoo.mlp(tmp_path, 16, 64, 16), zoo.mlp(tmp_path / "new", 16, 64, 16, seed=1)
+    x, real = zoo.random_input(1, 16), engine.WeightsMapping
+
+    def replace_and_map(path, io):
+        with suppress(FileNotFoundError):
+            new.path.replace(old.path)
+        return real(path, io)
+
+    def remove_and_map(path, io):
+        old.path.unlink()
+        return real(path, io)
+
+    with ModelPool("1MiB") as pool:
+        pool.register("m", old.path)
+        monkeypatch.setattr(engine, "WeightsMapping", replace_and_map if comes == "another" else remove_and_map)
+        if comes == "another":
+            with pool.lease("m") as model:
+                zoo.assert_close(model(x), new.answer(x))
+        else:
+            with pytest.raises(streamrt.WeightsIOError, match="No such file"), pool.lease("m"):
+                pass
+        assert pool.stats().failures == (comes == "none")
 
 
 def test_a_wait_for_leased_memory_ends(files):

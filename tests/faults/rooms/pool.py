@@ -194,4 +194,13 @@ FAULTS = (
         "a thread for which there is no memory leaves its model busy for ever",
         POOL,
     ),
+    Fault(
+        "replaced-fails",
+        "pool",
+        "streamrt/pool/resident.py",
+        "            if identity.is_at(path):\n",
+        "            if path:\n",
+        "a file that is replaced while it is opened is a failure, after which the model is not served for a while",
+        POOL,
+    ),
 )
