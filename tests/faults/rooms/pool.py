@@ -203,4 +203,13 @@ FAULTS = (
         "a file that is replaced while it is opened is a failure, after which the model is not served for a while",
         POOL,
     ),
+    Fault(
+        "remembers-removed",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "self.policy.forget(entry.name)",
+        "self.policy.evicted(entry.name)",
+        "something of every model that was ever registered is remembered",
+        POOL,
+    ),
 )
