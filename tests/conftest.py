@@ -88,10 +88,19 @@ def run_limited(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> 
 
 
 @pytest.fixture(scope="session")
-def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[float], dict[str, str]]:
-    """Environment of a process whose prefetch thread reads at most ``speed`` bytes per second."""
+def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
+    """Environment of a process whose prefetch thread reads at most ``speed`` bytes per second.
+
+    With a second argument, a path, all prefetch threads of the process together read at most that much, and only while
+    there is a file at that path.
+    """
     preload = _build_shim("slow_reads", tmp_path_factory.mktemp("shims"))
-    return lambda speed: preload | {"SLOW_READS_BYTES_PER_SECOND": str(speed)}
+
+    def environment(speed: float, switch: Path | None = None) -> dict[str, str]:
+        found = preload | {"SLOW_READS_BYTES_PER_SECOND": str(speed)}
+        return found | ({"SLOW_READS_SWITCH": str(switch)} if switch else {})
+
+    return environment
 
 
 @pytest.fixture(scope="session")

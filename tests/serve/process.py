@@ -10,7 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,14 @@ TOKEN = "a-token-of-the-tests-0123456789"
 
 class Server:
     """``streamrt serve`` in a process. A thread reads its log as it is written, and keeps it.
+
+    Args:
+        folder: with the models.
+        options: of the command line.
+        token: for control calls; None allows none.
+        procs: the file of a cgroup that the process enters.
+        environment: more variables.
+        program: arguments of Python that stand for ``streamrt``.
 
     Attributes:
         reading: while it is cleared, nobody reads the log.
@@ -31,8 +39,9 @@ class Server:
         token: str | None = None,
         procs: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "streamrt"),
     ) -> None:
-        command = [sys.executable, "-m", "streamrt", "serve", str(folder), "--port", "0", *map(str, options)]
+        command = [sys.executable, *program, "serve", str(folder), "--port", "0", *map(str, options)]
         if token is not None:
             command.append("--control")
         if procs is not None:  # the process enters the cgroup of this file before it imports anything

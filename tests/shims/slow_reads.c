@@ -3,15 +3,20 @@
  * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ. In a process that must
  * do without (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no earlier than the imagined
  * disk would have delivered. Other calls are not changed.
+ *
+ * SLOW_READS_SWITCH is a path. With it, reads are slow only while a file is there, and one disk serves all threads: a
+ * read begins when those before it have ended.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
@@ -23,9 +28,20 @@ static double now(void) {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
+static _Atomic int64_t busy_until; /* nanoseconds: when the one disk has ended its last read */
+
+/* When the one disk ends a read that is asked for at `start`. */
+static double in_line(double start, double seconds) {
+    int64_t asked = (int64_t)(1e9 * start), before = atomic_load(&busy_until), end;
+    do end = (before > asked ? before : asked) + (int64_t)(1e9 * seconds);
+    while (!atomic_compare_exchange_weak(&busy_until, &before, end));
+    return 1e-9 * end;
+}
+
 static void sleep_until(double start, double bytes) {
-    const char *speed = getenv("SLOW_READS_BYTES_PER_SECOND");
-    double left = speed ? start + bytes / atof(speed) - now() : 0;
+    const char *speed = getenv("SLOW_READS_BYTES_PER_SECOND"), *path = getenv("SLOW_READS_SWITCH");
+    if (!speed || (path && access(path, F_OK) != 0)) return;
+    double seconds = bytes / atof(speed), left = (path ? in_line(start, seconds) : start + seconds) - now();
     if (left > 0) nanosleep(&(struct timespec){(time_t)left, (long)((left - (time_t)left) * 1e9)}, NULL);
 }
 

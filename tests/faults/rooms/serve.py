@@ -167,4 +167,22 @@ FAULTS = (
         "a file that was not complete is never tried again",
         SERVE,
     ),
+    Fault(
+        "changed-kept",
+        "serve",
+        "streamrt/serve/batching.py",
+        "                    raise anew(result)  # so that",
+        "                    pass  # so that",
+        "a model whose file was cut short stays open, and fails after the file was repaired, too",
+        SERVE,
+    ),
+    Fault(
+        "version-unchecked",
+        "serve",
+        "streamrt/serve/batching.py",
+        "if version is None or model.checksum == version:",
+        "if version is None or model.checksum:",
+        "an answer of the old file has the version of the new one",
+        SERVE,
+    ),
 )
