@@ -203,4 +203,5 @@ def test_the_address_that_it_listens_at(tmp_path: Path, host: str) -> None:
         with grpc.insecure_channel(f"[{found}]:{port}" if ":" in found else f"{found}:{port}") as channel:
             live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
             assert live(b"", timeout=60) == b"\x08\x01"
-        assert [line["client"] for line in server.log if line["event"] == "request"] == [found]
+    # The log is whole now: its lines are written by another thread.
+    assert [line["client"] for line in server.log if line["event"] == "request"] == [found]
