@@ -23,6 +23,8 @@ from bench.pool.traces import TRACES
 from bench.process import spawn
 from bench.process.job import Job
 from bench.scenarios import HEADLINES, SCENARIOS
+from bench.serve.rows import WIRES
+from bench.serve.servers import SERVERS
 
 _HERE = Path(__file__).parent
 _RESULTS = _HERE / "results"
@@ -89,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     pooling.add_argument("--results", type=Path, help=f"folder of pool-SET.jsonl ({_RESULTS}, with --quick {_QUICK})")
     pooling.set_defaults(does=_pool)
 
+    _add_serving(
+        commands.add_parser("serve", help="measure servers with clients on loopback: streamrt, MLServer and LitServe")
+    )
+
     comparing = commands.add_parser(
         "accuracy", help="compare the answers of trained networks with weights in fewer bytes, and print a table"
     )
@@ -103,6 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     reporting.add_argument("--readme", type=Path, help="README whose rows and chart are written")
     reporting.set_defaults(does=_report)
     return parser
+
+
+def _add_serving(serving: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command that measures servers."""
+    serving.add_argument("--rows", nargs="+", metavar="ROW", help="rows, as '50 models' (default: all)")
+    serving.add_argument("--servers", nargs="+", default=SERVERS, choices=SERVERS, help="servers (default: all)")
+    serving.add_argument("--wires", nargs="+", default=WIRES, choices=WIRES, help="forms of tensors (default: both)")
+    serving.add_argument(
+        "--connections", nargs="+", type=_count, help="connections (default: 1 8 64, with --quick 1 8)"
+    )
+    serving.add_argument("--seconds", type=_count, help="seconds of a timed stretch (default: 5, with --quick 0.4)")
+    serving.add_argument("--rounds", type=_count, help="how often each server is measured (default: 3, with --quick 1)")
+    serving.add_argument("--quick", action="store_true", help="one round with small networks, as a test")
+    serving.add_argument(
+        "--data",
+        type=Path,
+        default=_CACHE,
+        help=f"folder of the models, and of environments for MLServer and LitServe, 3 GB ({_CACHE})",
+    )
+    serving.add_argument("--results", type=Path, help=f"folder of serve.jsonl ({_RESULTS}, with --quick {_QUICK})")
+    serving.set_defaults(does=_serve)
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
@@ -270,6 +297,43 @@ def _pool(options: argparse.Namespace) -> int:
             print(table.report(record.read(paths)))
         except ValueError as error:
             print(f"no table: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from bench.serve import driver, table
+
+    usual = driver.QUICK if options.quick else driver.FULL
+    rows = {row.name: row for row in usual.rows}
+    if _unknown("row", options.rows or [], rows):
+        return 2
+    data = options.data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    installed = _probe(data)
+    part = driver.Options(
+        rows=tuple(rows[name] for name in options.rows or rows),
+        servers=tuple(dict.fromkeys(options.servers)),
+        wires=tuple(dict.fromkeys(options.wires)),
+        connections=tuple(dict.fromkeys(options.connections or usual.connections)),
+        rounds=options.rounds or usual.rounds,
+        seconds=options.seconds or usual.seconds,
+        least=usual.least,
+    )
+    runtime = installed["peers"]["onnxruntime"].get("versions", {}).get("onnxruntime")
+    path = (options.results or (_QUICK if options.quick else _RESULTS)) / "serve.jsonl"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: servers and cgroups are removed
+    try:
+        with record.Recorder(path, _shared(installed, data, quick=options.quick)) as recorder:
+            failures = driver.run(part, data, recorder, runtime)
+    except KeyboardInterrupt:
+        print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
+        return 130
+    print(path)
+    try:
+        print(table.report(record.read([path])))
+    except ValueError as error:
+        print(f"no table: {error}", file=sys.stderr)
+        return 1
     return 1 if failures else 0
 
 

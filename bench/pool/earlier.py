@@ -36,24 +36,24 @@ def interpreter(data: Path) -> Path:
     made_by = "\n".join([COMMIT, sys.version, *shared])
     if mark.exists() and mark.read_text() == made_by and python.exists():
         return python
-    _do("git", "-C", str(_ROOT), "cat-file", "-e", f"{COMMIT}^{{commit}}", what=f"this clone has no commit {COMMIT}")
+    do("git", "-C", str(_ROOT), "cat-file", "-e", f"{COMMIT}^{{commit}}", what=f"this clone has no commit {COMMIT}")
     print(f"building streamrt of commit {COMMIT} in {folder}; this is done once, and takes some minutes", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     source = folder / "streamrt.tar.gz"
-    _do("git", "-C", str(_ROOT), "archive", "--prefix=streamrt/", "-o", str(source), COMMIT, what="git archive failed")
-    _do(sys.executable, "-m", "venv", str(folder), what="no environment can be made")
-    _do(str(python), "-m", *_PIP, str(source), what="the package cannot be built")
+    do("git", "-C", str(_ROOT), "archive", "--prefix=streamrt/", "-o", str(source), COMMIT, what="git archive failed")
+    do(sys.executable, "-m", "venv", str(folder), what="no environment can be made")
+    do(str(python), "-m", *_PIP, str(source), what="the package cannot be built")
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text("".join(f"{entry}\n" for entry in shared))
-    found = _do(str(python), "-P", "-c", "import streamrt; print(streamrt.__file__)", what="it cannot be imported")
+    found = do(str(python), "-P", "-c", "import streamrt; print(streamrt.__file__)", what="it cannot be imported")
     if not Path(found.strip()).is_relative_to(folder):
         raise NotMadeError(f"{python} imports {found.strip()}, which is another package")
     mark.write_text(made_by)
     return python
 
 
-def _do(*command: str, what: str) -> str:
+def do(*command: str, what: str) -> str:
     """The output of a command.
 
     Raises:

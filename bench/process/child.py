@@ -236,6 +236,13 @@ def pool(job: Job) -> dict[str, Any]:
     return TASKS[job.kind](job)
 
 
+def serve(job: Job) -> dict[str, Any]:
+    """A task of a server's benchmark."""
+    from bench.serve.tasks import TASKS
+
+    return TASKS[job.kind](job)
+
+
 def accuracy(job: Job) -> dict[str, Any]:
     """What weights in fewer bytes do to the answers of a trained network."""
     import tempfile
@@ -348,7 +355,8 @@ def main() -> None:
         "limit": limit,
         "accuracy": accuracy,
     }
-    values = (pool if job.kind.startswith("pool-") else does[job.kind])(job)
+    family, _, _ = job.kind.partition("-")
+    values = ({"pool": pool, "serve": serve}.get(family) or does[job.kind])(job)
     with os.fdopen(int(sys.argv[1]), "w") as answer:
         json.dump(values, answer)
     # This skips the peers' destructors: some take seconds or crash, and none is measured.

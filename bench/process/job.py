@@ -20,7 +20,7 @@ class Job:
         peer: a peer's name, or a limit's.
         model: a source's name.
         modules: modules that the peer imports.
-        file: the file that a limit of the disk reads, or that is read between passes.
+        file: the file that a limit of the disk reads, or that is read between passes; or what a client is told.
         batches: samples of a call; the kind ``"source"`` makes answers for several, every other kind has one.
         threads: threads that may compute.
         budget: bytes, as streamrt takes them; other peers have no budget.

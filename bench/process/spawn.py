@@ -94,7 +94,7 @@ def run(
         start = time.monotonic()
         process = subprocess.Popen(
             command,
-            env=_environment(job.threads) | dict(job.environ) | {"STREAMRT_BENCH_SPAWNED": repr(start)},
+            env=environment(job.threads) | dict(job.environ) | {"STREAMRT_BENCH_SPAWNED": repr(start)},
             pass_fds=[write],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -155,8 +155,8 @@ def _attend(
     return bytes(answered), bytes(complained[-20000:]), False
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """The child's environment: all BLAS libraries get ``threads``, and no `_FOREIGN` variable is passed on."""
+def environment(threads: int) -> dict[str, str]:
+    """A child's environment: all BLAS libraries get ``threads``, and no `_FOREIGN` variable is passed on."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[name] = str(threads)

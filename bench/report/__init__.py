@@ -21,8 +21,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     Raises:
         FileNotFoundError: the folder has no results.
     """
-    measured, pools = _measured(results), _pools(results)
-    if not measured and not pools:
+    measured, pools, servers = _measured(results), _pools(results), _servers(results)
+    if not measured and not pools and not servers:
         raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
     tables = {name: summary.tables(records) for name, records in measured.items()}
     written = []
@@ -33,8 +33,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
         if readme and SCENARIOS[name].chart and any(any(chart.points([table])) for table in found):
             written.append(chart.draw(found, readme.parent / "docs" / CHART))
     report = results / "README.md"
-    text = markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}, pools)
-    report.write_text(text + _pool_tables(pools))
+    text = markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}, pools + servers)
+    report.write_text(text + _pool_tables(pools) + _server_tables(servers))
     written.append(report)
     if readme:
         shown = measured | _measured(results / HEADLINES)
@@ -57,6 +57,20 @@ def _measured(results: Path) -> dict[str, list[record.Record]]:
 def _pools(results: Path) -> list[record.Record]:
     """The lines of all sets of models of pools that have results in this folder."""
     return record.read(path for name in (*SETS, QUICK.name) if (path := results / f"pool-{name}.jsonl").exists())
+
+
+def _servers(results: Path) -> list[record.Record]:
+    """The lines about servers, if this folder has them."""
+    return record.read(path for path in [results / "serve.jsonl"] if path.exists())
+
+
+def _server_tables(records: list[record.Record]) -> str:
+    from bench.serve import table  # here, because it imports this package
+
+    try:
+        return f"\n{table.report(records)}\n"
+    except ValueError:  # nothing was measured
+        return ""
 
 
 def _pool_tables(records: list[record.Record]) -> str:

@@ -1,0 +1,139 @@
+"""The tables of the servers' benchmark as Markdown, from the lines of results and nothing else."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+
+from bench.record import Record
+from bench.report.markdown import grid, seconds
+from bench.report.summary import Spread
+from bench.serve.bars import MEASURES, Bar, bars, part
+from bench.serve.figures import Figures, Place, figures
+from bench.serve.rows import FLOOR
+from bench.serve.servers import SERVERS, US
+
+_MIB = 1 << 20
+_SAYS = """\
+A cell is the median over the rounds, and in brackets the least and the most. Every measurement is a fresh server and a
+fresh client on loopback; each connection has one request of one sample at a time. Times are the client's. Memory is
+that of all processes of the server after the run, shared pages counted once (PSS). "÷ model" divides by the samples a
+second of the model called directly, in batches of the size that formed. "client" is the client's processor time as a
+share of the time: near 100 % the client is the limit. Several models are asked for by Zipf's law; streamrt's budget is
+a third of their weights, and the peers have none. Where servers are capped, each is in a memory cgroup of the budget
+and 400 MiB. The peers' batches have at most a sample of each connection, and 32, and wait for at most 10 ms; with
+several models MLServer does not batch."""
+_PLACE = ("row", "form", "connections")
+_NAMES = {"rate": "a second", "p50": "p50", "p99": "p99", "memory": "MiB"}
+_BARS = "The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round."
+
+
+def report(records: Iterable[Record]) -> str:
+    """The tables of a run.
+
+    Raises:
+        ValueError: nothing was measured.
+    """
+    records = list(records)
+    found = figures(records)
+    if not any(rounds for servers in found.runs.values() for rounds in servers.values()):
+        raise ValueError("no run of a server ended well")
+    parts = ["## Servers", textwrap.fill(_SAYS, 120)]
+    if any(record["quick"] for record in records):
+        parts.append("**A quick run: small networks and short stretches, to see that everything works.**")
+    for row, described in found.rows.items():
+        parts += [f"### {row}", _described(described), _times(found, row)]
+    parts += _verdicts(bars(found))
+    versions = [f"{server}: {text}" for server, text in found.versions.items()]
+    for title, lines in (("Versions", versions), ("Different", found.notes), ("Not measured", list(found.missing))):
+        if lines:
+            parts.append(f"{title}: {'; '.join(lines)}.")
+    return "\n\n".join(parts)
+
+
+def _described(row: Record) -> str:
+    models = f"{row['models']} models" if row["models"] > 1 else "One model"
+    budget = f", streamrt's budget {row['budget'] / _MIB:.0f} MiB" if row["budget"] else ""
+    return f"{models}, {row['weights'] / _MIB:.0f} MiB of weights{budget}."
+
+
+def _times(found: Figures, row: str) -> str:
+    header = ["server", "form", "connections", "a second", "p50", "p99", "MiB", "batch", "÷ model", "client"]
+    lines = []
+    for place, servers in found.runs.items():
+        if place[0] == row:
+            lines += [_line(found, place, server) for server in (*SERVERS, FLOOR) if server in servers]
+    return grid(header, lines)
+
+
+def _line(found: Figures, place: Place, server: str) -> list[str]:
+    _, wire, connections = place
+    about = [server, wire, str(connections)]
+    if not found.runs[place][server]:
+        return [*about, found.ended[place, server], *[""] * 6]
+    if server == FLOOR:
+        rate = found.spread(place, FLOOR, lambda values: max(values["rates"].values()))
+        call = found.spread(place, FLOOR, itemgetter("call"))
+        return [*about, _range(rate, _rate), _range(call, seconds), *[""] * 5]
+    cells = [
+        _range(found.spread(place, server, lambda values, name=name: values.get(name)), text)
+        for name, text in (("rate", _rate), ("p50", seconds), ("p99", seconds), ("memory", _mebibytes))
+    ]
+    batch = _range(found.spread(place, server, lambda values: values.get("batch")), "{:.1f}".format)
+    ratio = found.compared(place, (US, FLOOR), part) if server == US else None
+    client = _range(found.spread(place, server, itemgetter("client")), "{:.0%}".format)
+    return [*about, *cells, batch, _range(ratio, "{:.2f}".format), client]
+
+
+def _verdicts(every: list[Bar]) -> list[str]:
+    count = Counter(bar.verdict for bar in every)
+    says = f"{_BARS} {count['met']} are met, {count['missed']} missed, {count['not measured']} not measured."
+    by: dict[tuple[Place, str], list[Bar]] = {}
+    for bar in every:
+        by.setdefault((bar.place, bar.peer), []).append(bar)
+    ahead = [[*_about(place), peer, *map(_cell, of)] for (place, peer), of in by.items() if peer]
+    over = [[*_about(bar.place), bar.name, _cell(bar)] for bar in every if not bar.peer]
+    parts = ["### Bars of servers", textwrap.fill(says, 120)]
+    if ahead:
+        parts.append(
+            grid([*_PLACE, "÷", *(f"{_NAMES[name]} {_limit(more)}" for name, more in MEASURES.items())], ahead)
+        )
+    return [*parts, grid([*_PLACE, "bar", ""], over)] if over else parts
+
+
+def _about(place: Place) -> list[str]:
+    return [place[0], place[1], str(place[2])]
+
+
+def _limit(more: bool) -> str:
+    return "≥ 1" if more else "≤ 1"
+
+
+def _cell(bar: Bar) -> str:
+    """What was measured and the verdict; the limit, too, where the model itself gives it."""
+    text = _signed if bar.unit == "s" else "{:.2f}".format
+    limit = "" if bar.peer else f" {'≥' if bar.least else '≤'} {text(bar.limit)}"
+    measured = _range(bar.measured, text) if bar.measured else bar.ended or "-"
+    return f"{measured}{limit} {f'**{bar.verdict}**' if bar.verdict == 'missed' else bar.verdict}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"-{seconds(-value)}" if value < 0 else seconds(value)
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / _MIB:.0f}"
+
+
+def _range(spread: Spread | None, text: Callable[[float], str]) -> str:
+    if spread is None:
+        return "-"
+    if spread.count == 1:
+        return text(spread.median)
+    return f"{text(spread.median)} ({text(spread.least)} - {text(spread.most)})"
