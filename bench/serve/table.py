@@ -113,6 +113,8 @@ def _limit(more: bool) -> str:
 
 def _cell(bar: Bar) -> str:
     """What was measured and the verdict; the limit, too, where the model itself gives it."""
+    if bar.verdict == "not measured":
+        return bar.ended or bar.verdict
     text = _signed if bar.unit == "s" else "{:.2f}".format
     limit = "" if bar.peer else f" {'≥' if bar.least else '≤'} {text(bar.limit)}"
     measured = _range(bar.measured, text) if bar.measured else bar.ended or "-"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.process.cgroup import NoCgroupError
+from bench.process.cgroup import NoCgroupError, memory_cgroup
 from bench.process.spawn import Outcome
 from bench.record import Record, Recorder, read
 from bench.serve import bars, client, driver, process, servers, table, wire
@@ -192,6 +192,20 @@ def test_a_server_that_is_never_ready_is_given_up() -> None:
         process.serving(start, process.free_port(), group=None, threads=1, limit=0.2),
     ):
         pass
+
+
+def test_a_server_without_memory_is_killed() -> None:
+    code = "x = bytearray(1 << 28); x[::4096] = bytes([1]) * (1 << 16)"
+    start = Start([sys.executable, "-c", f"import time; {code}; time.sleep(60)"], ["/"])
+    try:
+        with (
+            memory_cgroup(64 << 20) as group,
+            pytest.raises(process.KilledError, match="no memory was left"),
+            process.serving(start, process.free_port(), group=group, threads=1, limit=60),
+        ):
+            pass
+    except NoCgroupError as error:
+        pytest.skip(str(error))
 
 
 # -------------------------------------------------------------------- rows and starts
