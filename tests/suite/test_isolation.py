@@ -33,7 +33,7 @@ def in_checkout(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 def test_the_driver_imports_no_measured_package(checkout: Path) -> None:
     code = """
-import sys, bench.__main__, bench.driver, bench.layers.driver, bench.layers.table
+import sys, bench.__main__, bench.driver, bench.layers.driver, bench.layers.table, bench.serve.driver, bench.serve.table
 from pathlib import Path
 from bench.models import source
 from bench.peers import peers
