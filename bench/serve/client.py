@@ -34,13 +34,19 @@ class Played:
         seconds: of the timed stretch.
         busy: the client's processor time in it, in seconds.
         times: of each request that was answered in it, from its first byte sent to the last byte received.
+        cycles: the sum of the times from one answer of a connection to its next.
         failed: answers with each other status than 200.
     """
 
     seconds: float = 0.0
     busy: float = 0.0
     times: list[float] = field(default_factory=list)
+    cycles: float = 0.0
     failed: dict[int, int] = field(default_factory=dict)
+
+    def rate(self, connections: int) -> float:
+        """Answers a second. It is taken from whole cycles: answers come in batches, of which a stretch may cut one."""
+        return connections * len(self.times) / self.cycles
 
 
 class Connection:
@@ -55,6 +61,7 @@ class Connection:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=patience)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.began = 0.0
+        self.answered = 0.0  # when the last answer was complete; 0 before the first
         self._unsent = memoryview(b"")
         self._received = bytearray()
         self._length: int | None = None  # of the whole answer, once its head is here
@@ -137,7 +144,8 @@ def play(
 ) -> Played:
     """Warm up for a quarter of ``seconds``, and then time for ``seconds`` and until there are ``least`` answers.
 
-    The stretch ends after ``patience`` seconds in any case. What is not answered then does not count.
+    There are at least four answers for each connection, too. The stretch ends after ``patience`` seconds in any case.
+    What is not answered then does not count.
 
     Raises:
         OSError: a connection failed.
@@ -153,7 +161,7 @@ def play(
                 _next(selector, connection, next(requests))
             _stretch(selector, requests, Played(), seconds / 4, connections, patience)
             busy = time.process_time()
-            _stretch(selector, requests, found, seconds, least, patience)
+            _stretch(selector, requests, found, seconds, max(least, 4 * connections), patience)
             found.busy = time.process_time() - busy
     finally:
         for connection in open_:
@@ -178,6 +186,8 @@ def _stretch(
                 selector.modify(key.fileobj, selectors.EVENT_READ, connection)
             if events & selectors.EVENT_READ and connection.receive():
                 heard = perf_counter()
+                found.cycles += heard - (connection.answered or connection.began)
+                connection.answered = heard
                 if connection.status == 200:
                     found.times.append(heard - connection.began)
                 else:

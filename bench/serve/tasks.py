@@ -91,7 +91,7 @@ def ask(job: Job) -> dict[str, Any]:
     found = {"error": error, "count": len(played.times), "failed": played.failed, "seconds": played.seconds}
     if not played.times:
         return found
-    found |= {"rate": len(played.times) / played.seconds, "client": played.busy / played.seconds}
+    found |= {"rate": played.rate(told.connections), "client": played.busy / played.seconds}
     if before and after and after[1] > before[1]:
         found["batch"] = (after[0] - before[0]) / (after[1] - before[1])
     return found | percentiles(played.times)

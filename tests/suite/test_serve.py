@@ -44,10 +44,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *arguments: object) -> None:
+        """Say nothing: a stretch ends with requests that are not answered."""
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_port
@@ -127,6 +133,8 @@ def test_a_stretch(port: int, connections: int) -> None:
     assert found.failed == {}
     assert all(0 < seconds < found.seconds + 1 for seconds in found.times)
     assert found.seconds >= 0.1
+    assert sum(found.times) <= found.cycles <= (found.seconds + 1) * connections
+    assert found.rate(connections) == connections * len(found.times) / found.cycles
 
 
 def test_refusals_are_counted(port: int) -> None:
