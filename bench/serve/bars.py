@@ -56,7 +56,7 @@ class Bar:
 
 
 def bars(found: Figures) -> list[Bar]:
-    """The bars of every place where streamrt was measured; where it did not end well, none is met."""
+    """The bars of every place where streamrt was measured; where a round of it did not end well, none is met."""
     places = [place for place, servers in found.runs.items() if US in servers]
     return [bar for place in places for bar in (*_ahead(found, place), *_over_call(found, place))]
 
@@ -65,9 +65,10 @@ def _ahead(found: Figures, place: Place) -> Iterator[Bar]:
     """At least as good as each peer that was tried there."""
     for peer in SERVERS:
         if peer != US and peer in found.runs[place]:
-            ended = found.ended.get((place, peer), "") if found.runs[place][US] else ""
+            well = (place, US) not in found.ended
+            ended = found.ended.get((place, peer), "") if well else ""
             for name, more in MEASURES.items():
-                measured = found.compared(place, (US, peer), partial(_ratio, name=name))
+                measured = found.compared(place, (US, peer), partial(_ratio, name=name)) if well else None
                 yield Bar(place, name, 1.0, measured, least=more, peer=peer, ended=ended)
 
 
@@ -77,6 +78,8 @@ def _ratio(ours: Values, theirs: Values, *, name: str) -> float:
 
 def _over_call(found: Figures, place: Place) -> Iterator[Bar]:
     """Against the model called directly."""
+    if (place, US) in found.ended:
+        return
     row, wire, connections = place
     model = found.rows[row]["model"] if found.rows[row]["models"] == 1 else ""
     if connections == 1 and wire == BINARY and model in _LARGE:
@@ -97,5 +100,9 @@ def part(ours: Values, floor: Values) -> float | None:
     """A server's speed divided by that of the model in batches of the size that formed."""
     if "batch" not in ours:
         return None
-    of_model = max(floor["rates"].items(), key=lambda pair: int(pair[0]))[1]
-    return float(ours["rate"] / of_model)
+    return float(ours["rate"] / of_batches(floor))
+
+
+def of_batches(floor: Values) -> float:
+    """Samples a second of the model in the largest batches."""
+    return float(max(floor["rates"].items(), key=lambda pair: int(pair[0]))[1])

@@ -34,19 +34,20 @@ class Played:
         seconds: of the timed stretch.
         busy: the client's processor time in it, in seconds.
         times: of each request that was answered in it, from its first byte sent to the last byte received.
-        cycles: the sum of the times from one answer of a connection to its next.
+        cycles: by connection, the times from each of its answers to the next.
         failed: answers with each other status than 200.
     """
 
     seconds: float = 0.0
     busy: float = 0.0
     times: list[float] = field(default_factory=list)
-    cycles: float = 0.0
+    cycles: dict[int, list[float]] = field(default_factory=dict)
     failed: dict[int, int] = field(default_factory=dict)
 
-    def rate(self, connections: int) -> float:
+    @property
+    def rate(self) -> float:
         """Answers a second. It is taken from whole cycles: answers come in batches, of which a stretch may cut one."""
-        return connections * len(self.times) / self.cycles
+        return sum(len(cycles) / sum(cycles) for cycles in self.cycles.values())
 
 
 class Connection:
@@ -186,7 +187,8 @@ def _stretch(
                 selector.modify(key.fileobj, selectors.EVENT_READ, connection)
             if events & selectors.EVENT_READ and connection.receive():
                 heard = perf_counter()
-                found.cycles += heard - (connection.answered or connection.began)
+                cycle = heard - (connection.answered or connection.began)
+                found.cycles.setdefault(key.fd, []).append(cycle)
                 connection.answered = heard
                 if connection.status == 200:
                     found.times.append(heard - connection.began)

@@ -127,8 +127,9 @@ def _await(
 ) -> None:
     waiting = list(start.ready)
     while waiting:
-        _killed(group, kills)
-        if process.poll() is not None:
+        ended = process.poll() is not None
+        _killed(group, kills)  # after the question whether it has ended: the group counts a kill before that
+        if ended:
             raise NotServingError(f"it ended with status {process.returncode}: {_last(log)}")
         if time.monotonic() > deadline:
             raise NotServingError(f"it was not ready in time: {_last(log)}")

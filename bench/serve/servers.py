@@ -23,6 +23,8 @@ SERVERS = (US, MLSERVER, LITSERVE)
 MOST = 32
 #: Seconds for which a peer's batch waits to be complete; its manual's example has 10 ms.
 _WAIT = 0.01
+#: streamrt's manual asks for one arena of the C library's allocator. The peers get it, too, as memory is compared.
+_ARENA = {"MALLOC_ARENA_MAX": "1"}
 _PROGRAMS = Path(__file__).with_name("programs")
 #: Why a server has no row for a form of tensors.
 LACKS = {(MLSERVER, BINARY): "over HTTP it has no binary tensors, only over gRPC"}
@@ -71,8 +73,7 @@ def _streamrt(row: Row, port: int, data: Path) -> Start:
     command = [sys.executable, "-P", "-m", "streamrt", "serve", str(models.packed(row, data)), "--port", str(port)]
     if row.over:
         command += ["--budget", str(models.weights(row, data) // row.over)]
-    # The manual starts it with one arena.
-    return Start(command, ["/v2/health/ready"], {"MALLOC_ARENA_MAX": "1"}, "/metrics")
+    return Start(command, ["/v2/health/ready"], _ARENA, "/metrics")
 
 
 def _mlserver(files: dict[str, str], batching: dict[str, Any], port: int, scratch: Path, python: Path) -> Start:
@@ -86,7 +87,7 @@ def _mlserver(files: dict[str, str], batching: dict[str, Any], port: int, scratc
         implementation = {"implementation": "mlserver_runtime.OnnxModel", "parameters": {"uri": path}}
         (folder / "model-settings.json").write_text(json.dumps({"name": name} | implementation | batching))
     # A model's code may be anywhere on the path of MLServer's processes.
-    environ = {"PYTHONPATH": str(_PROGRAMS)}
+    environ = _ARENA | {"PYTHONPATH": str(_PROGRAMS)}
     ready = [f"/v2/models/{name}/ready" for name in files]
     return Start([str(python.with_name("mlserver")), "start", str(scratch)], ready, environ)
 
@@ -98,4 +99,4 @@ def _litserve(
         batching = batching | {"batch_timeout": _WAIT}
     settings = scratch / "settings.json"
     settings.write_text(json.dumps({"models": files, "port": port, "binary": binary, "batching": batching}))
-    return Start([str(python), "-P", str(_PROGRAMS / "litserve_app.py"), str(settings)], ["/health"])
+    return Start([str(python), "-P", str(_PROGRAMS / "litserve_app.py"), str(settings)], ["/health"], _ARENA)

@@ -10,7 +10,7 @@ from operator import itemgetter
 from bench.record import Record
 from bench.report.markdown import grid, seconds
 from bench.report.summary import Spread
-from bench.serve.bars import MEASURES, Bar, bars, part
+from bench.serve.bars import MEASURES, Bar, bars, of_batches, part
 from bench.serve.figures import Figures, Place, figures
 from bench.serve.rows import FLOOR
 from bench.serve.servers import SERVERS, US
@@ -24,7 +24,7 @@ second of the model called directly, in batches of the size that formed. "client
 share of the time: near 100 % the client is the limit. Several models are asked for by Zipf's law; streamrt's budget is
 a third of their weights, and the peers have none. Where servers are capped, each is in a memory cgroup of the budget
 and 400 MiB. The peers' batches have at most a sample of each connection, and 32, and wait for at most 10 ms; with
-several models MLServer does not batch."""
+several models MLServer does not batch. Each server's processes have one arena of the C library's allocator."""
 _PLACE = ("row", "form", "connections")
 _NAMES = {"rate": "a second", "p50": "p50", "p99": "p99", "memory": "MiB"}
 _BARS = "The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round."
@@ -74,7 +74,7 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
     if not found.runs[place][server]:
         return [*about, found.ended[place, server], *[""] * 6]
     if server == FLOOR:
-        rate = found.spread(place, FLOOR, lambda values: max(values["rates"].values()))
+        rate = found.spread(place, FLOOR, of_batches)
         call = found.spread(place, FLOOR, itemgetter("call"))
         return [*about, _range(rate, _rate), _range(call, seconds), *[""] * 5]
     cells = [

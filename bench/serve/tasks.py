@@ -91,7 +91,7 @@ def ask(job: Job) -> dict[str, Any]:
     found = {"error": error, "count": len(played.times), "failed": played.failed, "seconds": played.seconds}
     if not played.times:
         return found
-    found |= {"rate": played.rate(told.connections), "client": played.busy / played.seconds}
+    found |= {"rate": played.rate, "client": played.busy / played.seconds}
     if before and after and after[1] > before[1]:
         found["batch"] = (after[0] - before[0]) / (after[1] - before[1])
     return found | percentiles(played.times)
@@ -131,7 +131,7 @@ def _check(told: Client, requests: list[bytes], wanted: list[NDArray[np.float64]
 
 
 def _order(count: int) -> list[int]:
-    """The requests of a stretch: models by Zipf's law, and the samples of a model in turn."""
+    """The requests of a stretch: models by Zipf's law, and the samples in turn, whichever the model."""
     r = random.Random(_SEED)
     ranks = [*range(count)]
     r.shuffle(ranks)

@@ -25,7 +25,7 @@ _force_populate_mode()
 
 
 @cython.final
-@cython.no_gc_clear  # __dealloc__ reads the path
+@cython.no_gc_clear  # __dealloc__ tells the size
 cdef class Mapping:
     """A whole regular file in memory, read-only. Supports the buffer protocol.
 

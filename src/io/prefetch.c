@@ -51,9 +51,10 @@ struct srt_prefetcher {
 
 /* Attempts to release a range again that the page cache kept, and ns before the first attempt. Each pause is twice the
  * one before: 2 s together. Pages are kept while something uses them, for example a processor that its host has
- * stopped for some ms. */
+ * stopped for some ms. An attempt takes no more than some blocks, since callers may wait for its end. */
 #define RELEASES_AGAIN 8
 #define FIRST_PAUSE ((int64_t)8000000)
+#define RELEASED_AT_ONCE (16 * SRT_BLOCK)
 
 /* ---------------------------------------------------------------- granules */
 
@@ -89,13 +90,20 @@ static bool is_kept(const srt_prefetcher *p) {
     return p->kept_end > 0 && p->gone;
 }
 
-/* Releases the range again that the page cache kept, except what is held by now. */
+/* Releases the first part of the range again that the page cache kept, except what is held by now. */
 static void release_again(srt_prefetcher *p, const schedule *plan) {
     uint64_t start = p->kept_start, end = p->kept_end;
-    unsigned attempts = p->attempts + 1;
+    uint64_t stop = end - start > RELEASED_AT_ONCE ? start + RELEASED_AT_ONCE : end;
+    unsigned attempts = p->attempts;
     p->kept_start = p->kept_end = 0;
-    release_free(p, plan, (size_t)(start / plan->granule), (size_t)((end + plan->granule - 1) / plan->granule));
-    p->attempts = attempts;
+    release_free(p, plan, (size_t)(start / plan->granule), (size_t)((stop + plan->granule - 1) / plan->granule));
+    if (p->kept_end > 0) {
+        p->kept_end = end;
+        p->attempts = attempts + 1;
+    } else if (stop < end) {
+        p->kept_start = stop;
+        p->kept_end = end;
+    }
 }
 
 /* Bytes that holding an item would add to those in the window. */
@@ -285,7 +293,7 @@ static void read_item(srt_prefetcher *p, size_t index) {
 static void rest(srt_prefetcher *p) {
     p->idle = true;
     pthread_cond_broadcast(&p->news);
-    if (!is_kept(p) || p->attempts == RELEASES_AGAIN) {
+    if (!is_kept(p) || p->attempts >= RELEASES_AGAIN) {
         pthread_cond_wait(&p->work, &p->lock);
         return;
     }

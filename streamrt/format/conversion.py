@@ -63,7 +63,7 @@ def repack(
 
     Names, graph and metadata stay the same, and so do all values, bit for bit, unless ``choose`` stores them in another
     way. At most a checksum block and a chunk are in memory, and a row of integers. ``dest`` may be ``source``. The new
-    file has the permissions 0666 less the umask. A link is replaced, not followed.
+    file has the permissions of the file that it replaces, or 0666 less the umask. A link is replaced, not followed.
 
     Args:
         source: the weights file.
@@ -117,7 +117,8 @@ def unpack(source: str | os.PathLike[str], dest: str | os.PathLike[str], *, prog
     The tensors have their names, logical shapes and values, in the order of the file. Floats keep their type, and
     integers with scales become float32. Padding and streamrt's own metadata are left out; other metadata stays. At most
     a checksum block, a chunk and a row of integers are in memory.
-    ``dest`` may be ``source``. The new file has the permissions 0666 less the umask. A link is replaced, not followed.
+    ``dest`` may be ``source``. The new file has the permissions of the file that it replaces, or 0666 less the umask.
+    A link is replaced, not followed.
 
     Args:
         source: the weights file, of any version.

@@ -75,13 +75,27 @@ def drop_cache(fd: int, offset: int, length: int) -> None:
         os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
+def _take_access(fd: int, other: os.stat_result) -> None:
+    """Give a new file the group and the permissions of another one. The group stays if this process may not change it.
+
+    Raises:
+        OSError: the permissions cannot be changed.
+    """
+    now = os.fstat(fd)
+    if now.st_gid != other.st_gid:
+        with contextlib.suppress(OSError):
+            os.fchown(fd, -1, other.st_gid)
+    if (mode := stat.S_IMODE(other.st_mode) & 0o777) != stat.S_IMODE(now.st_mode):
+        os.fchmod(fd, mode)
+
+
 class Replacement:
     """A file written beside ``dest``. It takes the name ``dest`` when it is complete, and is removed otherwise.
 
     If the filesystem allows it, the file has no name until then, so that a process that is killed leaves nothing
     behind. On other filesystems its name begins with a dot. All names are looked up in the folder that was opened when
-    the object was entered. The file has the permissions of the file that it replaces, or 0666 less the umask. `commit`
-    makes the content durable before the name.
+    the object was entered. The file has the group and the permissions of the file that it replaces; without one, its
+    permissions are 0666 less the umask. `commit` makes the content durable before the name.
     """
 
     def __init__(self, dest: str) -> None:
@@ -102,7 +116,7 @@ class Replacement:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                     self._fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder_fd)
                 if replaced is not None:
-                    os.fchmod(self._fd, replaced)
+                    _take_access(self._fd, replaced)
         except BaseException:
             self._discard()
             raise
@@ -177,18 +191,18 @@ class Replacement:
         self._named = True
         os.link(f"/proc/self/fd/{fd}", self._temporary, dst_dir_fd=self._folder_fd, follow_symlinks=True)
 
-    def _check_dest(self) -> int | None:
-        """The permissions of the file that has the name, None if there is none."""
+    def _check_dest(self) -> os.stat_result | None:
+        """The status of the file that has the name, None if there is none."""
         # A device or a FIFO is never meant to be replaced by a file.
         if not self._name:
             raise WeightsIOError(errno.EISDIR, "a folder, expected the name of a file", self.path)
         try:
-            mode = os.stat(self._name, dir_fd=self._folder_fd).st_mode
+            status = os.stat(self._name, dir_fd=self._folder_fd)
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise WeightsIOError(errno.EEXIST, "exists and is not a regular file", self.path)
-        return mode & 0o777
+        return status
 
     def _discard(self) -> None:
         if self._named:

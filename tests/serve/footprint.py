@@ -49,7 +49,8 @@ def at_rest(server: Server, folder: Path) -> tuple[Footprint, int]:
     """The footprint once it does not change for 0.5 s, and bytes of anonymous memory. Closes all models."""
     let_go(server, folder)
     found = Footprint.of(server.process.pid)
-    while True:
+    for _ in range(120):
         time.sleep(0.5)  # more than the patience of the pool's threads in `serve.impatient`
         if found == (found := Footprint.of(server.process.pid)):
             return found, anonymous(server.process.pid)
+    raise AssertionError(f"after a minute it still changes: {found}")

@@ -133,8 +133,10 @@ def test_a_stretch(port: int, connections: int) -> None:
     assert found.failed == {}
     assert all(0 < seconds < found.seconds + 1 for seconds in found.times)
     assert found.seconds >= 0.1
-    assert sum(found.times) <= found.cycles <= (found.seconds + 1) * connections
-    assert found.rate(connections) == connections * len(found.times) / found.cycles
+    cycles = [cycle for of_one in found.cycles.values() for cycle in of_one]
+    assert len(found.cycles) == connections
+    assert len(cycles) == len(found.times)
+    assert sum(found.times) <= sum(cycles) <= (found.seconds + 1) * connections
 
 
 def test_refusals_are_counted(port: int) -> None:
@@ -371,8 +373,17 @@ def test_a_killed_peer_is_behind_and_one_that_lacks_a_form_is_not_measured() -> 
     for status, verdict in (("killed", "met"), ("lacks", "not measured"), ("error", "not measured")):
         records = lines({(US, 0): ("ok", VALUES), (MLSERVER, 0): (status, {})}, "mlp-2x64", JSON, 8)
         assert set(verdicts(bars.bars(figures(records))).values()) == {verdict}
-    records = lines({(US, 0): ("error", {}), (MLSERVER, 0): ("killed", {})}, "mlp-2x64", JSON, 8)
+    for ours in ({(US, 0): ("error", {})}, {(US, 0): ("ok", VALUES), (US, 1): ("wrong", {})}):
+        records = lines(ours | {(MLSERVER, 0): ("killed", {})}, "mlp-2x64", JSON, 8)
+        assert set(verdicts(bars.bars(figures(records))).values()) == {"not measured"}
+    rounds = {(server, at): ("ok", VALUES) for server in (US, MLSERVER) for at in range(2)}
+    records = lines(rounds | {(US, 1): ("killed", {})}, "mlp-2x64", JSON, 8)
     assert set(verdicts(bars.bars(figures(records))).values()) == {"not measured"}
+
+
+def test_the_rate_is_that_of_all_connections() -> None:
+    assert client.Played(cycles={3: [0.1, 0.3], 4: [0.5]}).rate == pytest.approx(7.0)
+    assert client.Played(cycles={3: [0.1] * 8}).rate == pytest.approx(10.0)  # others got no answer
 
 
 @pytest.mark.parametrize(("p50", "verdict"), [(0.1007, "met"), (0.1009, "missed")])

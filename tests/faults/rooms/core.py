@@ -36,7 +36,7 @@ FAULTS = (
         "kept-forgotten",
         "core",
         "src/io/prefetch.c",
-        "    if (!is_kept(p) || p->attempts == RELEASES_AGAIN) {",
+        "    if (!is_kept(p) || p->attempts >= RELEASES_AGAIN) {",
         "    if (true) {",
         "pages that the page cache keeps at their release stay in it while the thread is idle",
         CORE,
