@@ -50,9 +50,10 @@ struct srt_prefetcher {
 };
 
 /* Attempts to release a range again that the page cache kept, and ns before the first attempt. Each pause is twice the
- * one before: 2 s together. Pages are kept while something uses them, for example a processor that its host has
- * stopped for some ms. An attempt takes no more than some blocks, since callers may wait for its end. */
-#define RELEASES_AGAIN 8
+ * one before: 33 s together. Pages are kept while something uses them, for example a processor that its host has
+ * stopped for some ms, or a journal for some seconds. An attempt takes no more than some blocks, since callers may wait
+ * for its end. */
+#define RELEASES_AGAIN 12
 #define FIRST_PAUSE ((int64_t)8000000)
 #define RELEASED_AT_ONCE (16 * SRT_BLOCK)
 

@@ -33,12 +33,17 @@ def _pattern() -> NDArray[np.uint8]:
     return ((at + 7 * (at // PAGE)) % 251).astype(np.uint8)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Waits until another thread or the kernel has made the condition true, but at most 60 s."""
+def until(condition: Callable[[], bool], state: Callable[[], object] = str) -> None:
+    """Waits until another thread or the kernel has made the condition true, but at most 60 s; then tells the state."""
     give_up = time.monotonic() + 60
     while not condition() and time.monotonic() < give_up:
         time.sleep(0.001)
-    assert condition()
+    assert condition(), state()
+
+
+def cached(mapping: Mapping) -> list[int]:
+    """The pages of a mapping that are in the page cache."""
+    return [page for page in range(-(-mapping.size // PAGE)) if mapping.resident(page * PAGE, 1)]
 
 
 def evict(path: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from core.files import BLOCK, PAGE, MakeFile, content, evict, opened, until
+from core.files import BLOCK, PAGE, MakeFile, cached, content, evict, opened, until
 from streamrt._core import Mapping, Prefetcher
 from streamrt.errors import ModelClosedError
 
@@ -71,7 +71,7 @@ def test_a_pass_reads_right_and_stays_within_the_window(make_file: MakeFile, sha
                 prefetcher.wait(i)
                 assert item[1] <= prefetcher.held() <= limit
                 # Not at once, because the thread goes on while the pages are counted.
-                until(lambda: mapping.resident() <= limit + PROBE)
+                until(lambda: mapping.resident() <= limit + PROBE, lambda: (prefetcher.held(), cached(mapping)))
                 use(mapping, item)
                 prefetcher.done(i)
             prefetcher.finish()
