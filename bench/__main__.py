@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,12 +217,17 @@ def _layers(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
         return 130
+    return 0 if _tabled(table.report, [path]) and not failures else 1
+
+
+def _tabled(report: Callable[[list[record.Record]], str], paths: Sequence[Path]) -> bool:
+    """Print the table of results; whether there is one."""
     try:
-        print(table.report(record.read([path])))
+        print(report(record.read(paths)))
     except ValueError as error:
         print(f"no table: {error}", file=sys.stderr)
-        return 1
-    return 1 if failures else 0
+        return False
+    return True
 
 
 def _unknown(kind: str, asked: Iterable[str], known: Collection[str]) -> bool:
@@ -293,10 +298,7 @@ def _pool(options: argparse.Namespace) -> int:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
         return 130
     if not options.simulate:
-        try:
-            print(table.report(record.read(paths)))
-        except ValueError as error:
-            print(f"no table: {error}", file=sys.stderr)
+        _tabled(table.report, paths)
     return 1 if failures else 0
 
 
@@ -329,12 +331,7 @@ def _serve(options: argparse.Namespace) -> int:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
         return 130
     print(path)
-    try:
-        print(table.report(record.read([path])))
-    except ValueError as error:
-        print(f"no table: {error}", file=sys.stderr)
-        return 1
-    return 1 if failures else 0
+    return 0 if _tabled(table.report, [path]) and not failures else 1
 
 
 def _accuracy(options: argparse.Namespace) -> int:
@@ -352,12 +349,7 @@ def _accuracy(options: argparse.Namespace) -> int:
     (threads,) = _counts(["all"])
     with record.Recorder(path, shared) as recorder:
         failures = driver.run(options.networks or NETWORKS, data, threads, count, recorder)
-    try:
-        print(table.report(record.read([path])))
-    except ValueError as error:
-        print(f"no table: {error}", file=sys.stderr)
-        return 1
-    return 1 if failures else 0
+    return 0 if _tabled(table.report, [path]) and not failures else 1
 
 
 def _report(options: argparse.Namespace) -> int:

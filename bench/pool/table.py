@@ -10,7 +10,7 @@ from bench.pool.bars import TRACE_BARS, Bar, bars
 from bench.pool.contenders import CONTENDERS, DEFAULT, POLICIES, WHOLE, floor_of
 from bench.pool.figures import Figures, figures
 from bench.record import Record
-from bench.report.markdown import grid, seconds
+from bench.report.markdown import grid, seconds, signed, span
 from bench.report.summary import Spread
 
 _MIB = 1 << 20
@@ -64,7 +64,7 @@ def _times(found: Figures, weights: str) -> str:
     for trace in found.traces:
         line = [trace]
         for name in contenders:
-            line.append(_range(found.spread(weights, trace, name, "seconds"), seconds))
+            line.append(span(found.spread(weights, trace, name, "seconds"), seconds))
             if name != WHOLE:
                 line.append(_ratio(found.ratio(weights, trace, (name, WHOLE), "seconds"), loss=1.0))
             if name in POLICIES:
@@ -99,13 +99,13 @@ def _cell(bar: Bar | None) -> str:
     if bar is None or bar.measured is None:
         return "-"
     verdict = bar.verdict if bar.verdict == "met" else f"**{bar.verdict}**"
-    return f"{_range(bar.measured, _text(bar))} ≤ {_text(bar)(bar.limit)} {verdict}"
+    return f"{span(bar.measured, _text(bar))} ≤ {_text(bar)(bar.limit)} {verdict}"
 
 
 def _hits(bar: Bar) -> list[str]:
     limit = f"{'≥' if bar.least else '≤'} {_text(bar)(bar.limit)}"
     verdict = f"**{bar.verdict}**" if bar.verdict == "missed" else bar.verdict
-    return [bar.name, _range(bar.measured, _text(bar)), limit, verdict]
+    return [bar.name, span(bar.measured, _text(bar)), limit, verdict]
 
 
 def _count(every: list[Bar]) -> str:
@@ -115,11 +115,7 @@ def _count(every: list[Bar]) -> str:
 
 
 def _text(bar: Bar) -> Callable[[float], str]:
-    return {"": "{:.2f}".format, "s": _signed, "bytes": _mebibytes}[bar.unit]
-
-
-def _signed(value: float) -> str:
-    return f"-{seconds(-value)}" if value < 0 else seconds(value)
+    return {"": "{:.2f}".format, "s": signed, "bytes": _mebibytes}[bar.unit]
 
 
 def _mebibytes(value: float) -> str:
@@ -127,13 +123,5 @@ def _mebibytes(value: float) -> str:
 
 
 def _ratio(spread: Spread | None, loss: float | None = None) -> str:
-    text = _range(spread, "{:.2f}".format)
+    text = span(spread, "{:.2f}".format)
     return f"**{text}**" if spread and loss is not None and spread.median > loss else text
-
-
-def _range(spread: Spread | None, text: Callable[[float], str]) -> str:
-    if spread is None:
-        return "-"
-    if spread.count == 1:
-        return text(spread.median)
-    return f"{text(spread.median)} ({text(spread.least)} - {text(spread.most)})"

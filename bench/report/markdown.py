@@ -80,9 +80,9 @@ def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[Ca
             lines.append(
                 [
                     f"{SCENARIOS[name].title}: {label}",
-                    _range(mine, seconds) if mine else us.status if us else "-",
-                    f"{best.peer}: {_range(theirs, seconds)}" if best and theirs else "-",
-                    _range(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
+                    span(mine, seconds) if mine else us.status if us else "-",
+                    f"{best.peer}: {span(theirs, seconds)}" if best and theirs else "-",
+                    span(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
                     commit,
                 ]
             )
@@ -140,6 +140,11 @@ def replace_table(readme: Path, table: str) -> None:
     if not begin or not end:
         raise ValueError(f"{readme} has no lines {_BEGIN} and {_END}")
     readme.write_text(f"{before}{begin}\n{table}\n{end}{after}")
+
+
+def signed(value: float) -> str:
+    """A difference of times, in seconds."""
+    return f"-{seconds(-value)}" if value < 0 else seconds(value)
 
 
 def seconds(value: float) -> str:
@@ -209,7 +214,7 @@ def _limits(records: list[Record]) -> list[str]:
         lines.append([name, f"{model}'s file" if name.startswith("disk") else "", str(threads), figures])
     for (model, batch, threads), spread in summary.resident(records).items():
         of = f"streamrt, {model}, batch {batch}, all weights in memory"
-        lines.append(["compute", of, str(threads), _range(spread, seconds)])
+        lines.append(["compute", of, str(threads), span(spread, seconds)])
     return [grid(["limit", "of", "threads", "median (least - most)"], lines)] if lines else []
 
 
@@ -244,7 +249,7 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
         )
     notes = "".join(f"\n\n{row.peer}: {row.reason}." for row in table.rows if row.status not in ("ok", "killed"))
     if table.then:
-        notes += f"\n\nstreamrt's steady pass ÷ T* of the moment: {_range(table.then, '{:.2f}'.format)}."
+        notes += f"\n\nstreamrt's steady pass ÷ T* of the moment: {span(table.then, '{:.2f}'.format)}."
     return grid(header, lines) + notes
 
 
@@ -254,11 +259,14 @@ def _times(row: Row, us: Row | None, measure: str, limit: float | None) -> list[
     if not spread:
         return [row.status, *empty]
     ratio = row.ratio(us, measure) if us else None
-    cells = [_range(spread, seconds), _range(ratio, "{:.2f}".format) if ratio else "-"]
+    cells = [span(spread, seconds), span(ratio, "{:.2f}".format)]
     return [*cells, f"{spread.median / limit:.2f}"] if limit else cells
 
 
-def _range(spread: Spread, text: Callable[[float], str]) -> str:
+def span(spread: Spread | None, text: Callable[[float], str]) -> str:
+    """A median, and the least and the most where there are several values; ``-`` without values."""
+    if spread is None:
+        return "-"
     if spread.count == 1:
         return text(spread.median)
     return f"{text(spread.median)} ({text(spread.least)} - {text(spread.most)})"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import itemgetter
 
 from bench.record import Record
-from bench.report.markdown import grid, seconds
-from bench.report.summary import Spread
+from bench.report.markdown import grid, seconds, signed, span
 from bench.serve.bars import MEASURES, Bar, bars, of_batches, part
 from bench.serve.figures import Figures, Place, figures
 from bench.serve.rows import FLOOR
@@ -76,15 +75,15 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
     if server == FLOOR:
         rate = found.spread(place, FLOOR, of_batches)
         call = found.spread(place, FLOOR, itemgetter("call"))
-        return [*about, _range(rate, _rate), _range(call, seconds), *[""] * 5]
+        return [*about, span(rate, _rate), span(call, seconds), *[""] * 5]
     cells = [
-        _range(found.spread(place, server, lambda values, name=name: values.get(name)), text)
+        span(found.spread(place, server, lambda values, name=name: values.get(name)), text)
         for name, text in (("rate", _rate), ("p50", seconds), ("p99", seconds), ("memory", _mebibytes))
     ]
-    batch = _range(found.spread(place, server, lambda values: values.get("batch")), "{:.1f}".format)
+    batch = span(found.spread(place, server, lambda values: values.get("batch")), "{:.1f}".format)
     ratio = found.compared(place, (US, FLOOR), part) if server == US else None
-    client = _range(found.spread(place, server, itemgetter("client")), "{:.0%}".format)
-    return [*about, *cells, batch, _range(ratio, "{:.2f}".format), client]
+    client = span(found.spread(place, server, itemgetter("client")), "{:.0%}".format)
+    return [*about, *cells, batch, span(ratio, "{:.2f}".format), client]
 
 
 def _verdicts(every: list[Bar]) -> list[str]:
@@ -115,9 +114,9 @@ def _cell(bar: Bar) -> str:
     """What was measured and the verdict; the limit, too, where the model itself gives it."""
     if bar.verdict == "not measured":
         return bar.ended or bar.verdict
-    text = _signed if bar.unit == "s" else "{:.2f}".format
+    text = signed if bar.unit == "s" else "{:.2f}".format
     limit = "" if bar.peer else f" {'≥' if bar.least else '≤'} {text(bar.limit)}"
-    measured = _range(bar.measured, text) if bar.measured else bar.ended or "-"
+    measured = span(bar.measured, text) if bar.measured else bar.ended or "-"
     return f"{measured}{limit} {f'**{bar.verdict}**' if bar.verdict == 'missed' else bar.verdict}"
 
 
@@ -125,17 +124,5 @@ def _rate(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _signed(value: float) -> str:
-    return f"-{seconds(-value)}" if value < 0 else seconds(value)
-
-
 def _mebibytes(value: float) -> str:
     return f"{value / _MIB:.0f}"
-
-
-def _range(spread: Spread | None, text: Callable[[float], str]) -> str:
-    if spread is None:
-        return "-"
-    if spread.count == 1:
-        return text(spread.median)
-    return f"{text(spread.median)} ({text(spread.least)} - {text(spread.most)})"

@@ -10,6 +10,7 @@
  * item of every pass. Pinned items are read once.
  */
 #include "os.h"
+#include "release.h"
 #include "schedule.h"
 #include "streamrt.h"
 
@@ -41,71 +42,11 @@ struct srt_prefetcher {
     uint64_t held_pinned, held_streamed, peak; /* bytes */
     srt_status failure;                        /* SRT_OK, or why reading stopped */
     int failure_errno;
-    size_t culprit; /* index of the item that failed */
-
-    /* Of the thread, like the granule table. */
-    uint64_t kept_start, kept_end; /* the page cache kept pages of this range that were released; empty if both are 0 */
-    unsigned attempts;             /* to release them again, since the range last grew */
-    bool gone;                     /* some release has succeeded, so the kernel tells what the cache keeps */
+    size_t culprit;    /* index of the item that failed */
+    releaser releaser; /* of the thread, like the granule table */
 };
 
-/* Attempts to release a range again that the page cache kept, and ns before the first attempt. Each pause is twice the
- * one before: 33 s together. Pages are kept while something uses them, for example a processor that its host has
- * stopped for some ms, or a journal for some seconds. An attempt takes no more than some blocks, since callers may wait
- * for its end. */
-#define RELEASES_AGAIN 12
-#define FIRST_PAUSE ((int64_t)8000000)
-#define RELEASED_AT_ONCE (16 * SRT_BLOCK)
-
 /* ---------------------------------------------------------------- granules */
-
-/* Releases granules first..last, which are not held. The kernel releases only whole folios. So the range is extended
- * over neighbours that are not held either, up to the boundaries of blocks, which no folio crosses. */
-static void release_run(srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
-    size_t block = (size_t)(SRT_BLOCK / plan->granule);
-    while (first % block != 0 && !is_held(plan->granules[first - 1])) first--;
-    while (last % block != 0 && last < plan->granule_count && !is_held(plan->granules[last])) last++;
-    uint64_t start = first * plan->granule;
-    uint64_t end = (last - 1) * plan->granule + granule_bytes(plan, last - 1);
-    if (srt_mapping_release(p->mapping, start, end - start)) {
-        p->gone = true;
-        return;
-    }
-    p->kept_start = p->kept_end == 0 || start < p->kept_start ? start : p->kept_start;
-    p->kept_end = end > p->kept_end ? end : p->kept_end;
-    p->attempts = 0;
-}
-
-/* Releases those of the granules first..last that are not held. Returns their bytes. */
-static uint64_t release_free(srt_prefetcher *p, const schedule *plan, size_t first, size_t last) {
-    uint64_t freed = 0;
-    for (size_t g = first, run; g < last; g++) {
-        for (run = g; run < last && !is_held(plan->granules[run]); run++) freed += granule_bytes(plan, run);
-        if (run > g) release_run(p, plan, g, run);
-        g = run; /* a granule that is held, or the end: the loop may skip it */
-    }
-    return freed;
-}
-
-static bool is_kept(const srt_prefetcher *p) {
-    return p->kept_end > 0 && p->gone;
-}
-
-/* Releases the first part of the range again that the page cache kept, except what is held by now. */
-static void release_again(srt_prefetcher *p, const schedule *plan) {
-    uint64_t start = p->kept_start, end = p->kept_end;
-    uint64_t stop = end - start > RELEASED_AT_ONCE ? start + RELEASED_AT_ONCE : end;
-    unsigned attempts = p->attempts;
-    p->kept_start = p->kept_end = 0;
-    release_free(p, plan, (size_t)(start / plan->granule), (size_t)((stop + plan->granule - 1) / plan->granule));
-    if (p->kept_end > 0) {
-        p->kept_end = end;
-        p->attempts = attempts + 1;
-    } else if (stop < end) {
-        p->kept_start = stop;
-        p->kept_end = end;
-    }
-}
 
 /* Bytes that holding an item would add to those in the window. */
 static uint64_t window_need(const srt_prefetcher *p, const item *it) {
@@ -131,7 +72,7 @@ static void let_go(srt_prefetcher *p, const item *it) {
     pthread_mutex_unlock(&p->lock);
     for (size_t g = it->first; g < it->last; g++)
         if (!(plan->granules[g] & PINNED) && (--plan->granules[g] & USERS) == 0) plan->granules[g] = 0;
-    uint64_t freed = release_free(p, plan, it->first, it->last);
+    uint64_t freed = release_free(&p->releaser, plan, it->first, it->last);
     pthread_mutex_lock(&p->lock);
     p->held_streamed -= freed;
 }
@@ -294,14 +235,15 @@ static void read_item(srt_prefetcher *p, size_t index) {
 static void rest(srt_prefetcher *p) {
     p->idle = true;
     pthread_cond_broadcast(&p->news);
-    if (!is_kept(p) || p->attempts >= RELEASES_AGAIN) {
+    int64_t pause = release_pause(&p->releaser);
+    if (pause == 0) {
         pthread_cond_wait(&p->work, &p->lock);
         return;
     }
-    struct timespec until = deadline(FIRST_PAUSE << p->attempts);
+    struct timespec until = deadline(pause);
     if (pthread_cond_timedwait(&p->work, &p->lock, &until) == 0) return;
     pthread_mutex_unlock(&p->lock);
-    release_again(p, p->plan);
+    release_again(&p->releaser, p->plan);
     pthread_mutex_lock(&p->lock);
 }
 
@@ -363,11 +305,11 @@ static void take_over(srt_prefetcher *p, schedule *old, schedule *new) {
             p->held_pinned += granule_bytes(new, g);
         }
         if (!held || keep) {
-            if (run < g) release_run(p, old, run, g);
+            if (run < g) release_run(&p->releaser, old, run, g);
             run = g + 1;
         }
     }
-    if (old && is_kept(p)) release_again(p, old);
+    if (old && release_pending(&p->releaser)) release_again(&p->releaser, old);
     for (size_t i = 0; new && i < new->count; i++) {
         item *it = &new->items[i];
         it->populated = it->pinned;
@@ -521,7 +463,7 @@ srt_status srt_prefetcher_rewind(srt_prefetcher *p) {
         if (g < plan->granule_count && (plan->granules[g] & USERS) != 0) {
             plan->granules[g] = 0;
         } else {
-            if (run < g) release_run(p, plan, run, g);
+            if (run < g) release_run(&p->releaser, plan, run, g);
             run = g + 1;
         }
     }
@@ -579,7 +521,7 @@ srt_status srt_prefetcher_new(srt_mapping *mapping, srt_prefetcher **out) {
     *out = NULL;
     srt_prefetcher *p = calloc(1, sizeof *p);
     if (!p) return SRT_NO_MEMORY;
-    p->mapping = mapping;
+    p->mapping = p->releaser.mapping = mapping;
     p->generation = srt_fork_generation();
     p->epoch = 1;
     p->across = true;

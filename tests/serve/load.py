@@ -119,7 +119,7 @@ class Client(threading.Thread):
                     connection.close()
                     self._addresses.append(self._addresses.pop(0))
                     connection = self._connect()
-        except Exception:
+        except Exception:  # of a check, too: the error of a thread is lost unless the test finds it here
             self.errors.append(traceback.format_exc())
         finally:
             connection.close()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +17,7 @@ from bench.accuracy.crops import Crop, Picture
 from bench.accuracy.networks import NETWORKS
 from bench.process.spawn import Outcome
 from bench.record import Recorder, read
+from suite.command import bench
 
 # ---- the list of crops
 
@@ -220,16 +218,8 @@ def test_the_text_detector_has_the_published_weights() -> None:
 
 def test_a_run_with_the_networks_of_the_package(checkout: Path, tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
-    command = [sys.executable, "-m", "bench", "accuracy", "--quick", "digits_mlp", "digits_cnn"]
-    done = subprocess.run(
-        [*command, "--data", tmp_path, "--results", tmp_path],
-        cwd=checkout,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    options = ["--data", tmp_path, "--results", tmp_path]
+    done = bench(checkout, "accuracy", "--quick", "digits_mlp", "digits_cnn", *options)
     assert done.returncode == 0, done.stderr
     lines = read([tmp_path / "accuracy.jsonl"])
     assert [(line["network"], line["status"]) for line in lines] == [("digits_mlp", "ok"), ("digits_cnn", "ok")]

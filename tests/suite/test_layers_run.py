@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.process.job import TOLERANCE
 from bench.record import read
-
-
-def layers(checkout: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", "layers", *arguments],
-        cwd=checkout,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+from suite.command import bench
 
 
 def run(checkout: Path, folder: Path, model: str, *peers: str) -> tuple[str, Path]:
     """The tables of the model with each number of threads, and the file of results."""
     options = ["--batch", "2", "--rounds", "1", "--threads", "all", "1", "--data", folder / "data"]
-    done = layers(checkout, model, *options, "--peers", *peers, "--results", folder)
+    done = bench(checkout, "layers", model, *options, "--peers", *peers, "--results", folder)
     assert done.returncode == 0, done.stderr
     return done.stdout, folder / f"layers-{model}.jsonl"
 
@@ -78,7 +65,7 @@ def test_peers_have_the_same_layers(checkout: Path, tmp_path: Path) -> None:
     ],
 )
 def test_unknown_names(checkout: Path, tmp_path: Path, arguments: list[str], told: str) -> None:
-    refused = layers(checkout, *arguments, "--data", tmp_path / "data", "--results", tmp_path)
+    refused = bench(checkout, "layers", *arguments, "--data", tmp_path / "data", "--results", tmp_path)
     assert refused.returncode == 2
     assert told in refused.stderr
     assert not list(tmp_path.iterdir())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from bench.process.cgroup import NoCgroupError, memory_cgroup
 from bench.process.job import TOLERANCE
 from bench.record import Record, read
 from bench.scenarios import SCENARIOS
+from suite.command import bench
 
 PEERS = ("streamrt", "numpy.memmap", "safetensors")
 CASES = SCENARIOS["mlp-capped"].quick
@@ -29,16 +28,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> list[Reco
     folder = tmp_path_factory.mktemp("run")
     if machine.describe(folder)["filesystem"] in ("tmpfs", "ramfs"):
         pytest.skip("temporary files are in memory")
-    command = [sys.executable, "-m", "bench", "run", "--quick", "mlp-capped", "--peers", *PEERS]
-    done = subprocess.run(
-        [*command, "--data", folder / "data", "--results", folder / "results"],
-        cwd=checkout,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    options = ["--data", folder / "data", "--results", folder / "results"]
+    done = bench(checkout, "run", "--quick", "mlp-capped", "--peers", *PEERS, *options)
     assert done.returncode == 0, done.stderr
     path = folder / "results" / "mlp-capped.jsonl"
     assert done.stdout.splitlines()[-1] == str(path)

@@ -6,7 +6,8 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.process.cgroup import NoCgroupError, memory_cgroup
+from bench.process.cgroup import Cgroup, NoCgroupError
 from bench.process.spawn import Outcome
 from bench.record import Record, Recorder, read
 from bench.serve import bars, client, driver, process, servers, table, wire
@@ -204,18 +205,17 @@ def test_a_server_that_is_never_ready_is_given_up() -> None:
         pass
 
 
-def test_a_server_without_memory_is_killed() -> None:
+def test_a_server_without_memory_is_killed(
+    memory_cgroup: Callable[[int | None], AbstractContextManager[Cgroup]],
+) -> None:
     code = "x = bytearray(1 << 28); x[::4096] = bytes([1]) * (1 << 16)"
     start = Start([sys.executable, "-c", f"import time; {code}; time.sleep(60)"], ["/"])
-    try:
-        with (
-            memory_cgroup(64 << 20) as group,
-            pytest.raises(process.KilledError, match="no memory was left"),
-            process.serving(start, process.free_port(), group=group, threads=1, limit=60),
-        ):
-            pass
-    except NoCgroupError as error:
-        pytest.skip(str(error))
+    with (
+        memory_cgroup(64 << 20) as group,
+        pytest.raises(process.KilledError, match="no memory was left"),
+        process.serving(start, process.free_port(), group=group, threads=1, limit=60),
+    ):
+        pass
 
 
 # -------------------------------------------------------------------- rows and starts

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bench.process.job import TOLERANCE
 from bench.record import read
+from suite.command import bench
 
 
 @pytest.mark.extras
@@ -18,16 +16,8 @@ def test_streamrt_is_measured(checkout: Path, tmp_path: Path) -> None:
     for package in ("onnx", "starlette", "uvicorn"):
         pytest.importorskip(package)
     rows = ("mlp-2x64", "4 models")
-    command = [sys.executable, "-m", "bench", "serve", "--quick", "--servers", "streamrt", "--rows", *rows]
-    done = subprocess.run(
-        [*command, "--connections", "4", "--data", tmp_path / "data", "--results", tmp_path],
-        cwd=checkout,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    options = ["--connections", "4", "--data", tmp_path / "data", "--results", tmp_path]
+    done = bench(checkout, "serve", "--quick", "--servers", "streamrt", "--rows", *rows, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "## Servers" in done.stdout
     timings = [line for line in read([tmp_path / "serve.jsonl"]) if line["kind"] == "timing"]
