@@ -1,7 +1,7 @@
 /* release.h - gives granules back, and again those that the page cache has kept.
  *
- * The page cache keeps a page while something uses it, for example a processor that its host has stopped for some ms,
- * or a journal for some seconds. No lock: a releaser belongs to the thread that owns the table of granules.
+ * The page cache keeps a page while something uses it, for example a watcher whose processor its host has stopped for
+ * some ms. No lock: a releaser belongs to the thread that owns the table of granules.
  */
 #ifndef STREAMRT_RELEASE_H
 #define STREAMRT_RELEASE_H
