@@ -27,10 +27,12 @@ _NUMBER = 32
 #: Numbers of fewer characters have no object of their own: CPython shares the objects of small integers. Numbers of a
 #: sign and two digits count, although some are shared.
 _DIGITS = 3
-#: Bytes for each character: in a copy of the bytes, in the text, and in a string. If any character is wide, text and
-#: string take four bytes for each character, and the string has grown.
-_NARROW, _WIDE = 3, 14
-_WIDE_ONES = re.compile(rb"[\xc4-\xff]|\\u")
+#: Bytes for each character in a copy of the bytes and in a string. If any character is wide, Python's parser has four
+#: bytes for each in the text, and twice in a string, which has grown.
+_NARROW, _WIDE = 2, 14
+_WIDE_ONES = re.compile(rb"[\xc4-\xff]")
+#: Bytes for each character while values are made: orjson's table of the text, which Python's parser has not.
+_TABLE = 12
 #: Bytes of a number in the flat list that is made from nested lists, in an array of 8 bytes a number, and in the array
 #: of the input's type.
 _FLAT = 24
@@ -62,6 +64,8 @@ def weigh(text: bytes) -> Weight:
         + _QUOTE * quotes
         + _NUMBER * min(marks.commas + 1, digits // _DIGITS)
     )
-    characters = _WIDE if _WIDE_ONES.search(text) else _NARROW
+    wide = b"\\u" in text or (not text.isascii() and _WIDE_ONES.search(text) is not None)
     signed = _NUMBER * min(text.count(b"-"), marks.commas + 1)
-    return Weight(values, values + signed + characters * len(text) + _FLAT * marks.commas)
+    characters = (_WIDE if wide else _NARROW) * len(text)
+    # The table is gone before there are arrays.
+    return Weight(values, values + signed + characters + max(_TABLE * len(text), _FLAT * marks.commas))

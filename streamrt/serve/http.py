@@ -31,7 +31,7 @@ from streamrt.serve.batching import QueueFullError, ReplacedError, ShuttingDownE
 from streamrt.serve.catalog import NameTakenError
 from streamrt.serve.logs import log, log_failure
 from streamrt.serve.metrics import GONE
-from streamrt.serve.protocol import ProtocolError, UnrepresentableError
+from streamrt.serve.refusal import ProtocolError, UnrepresentableError
 from streamrt.serve.service import Service
 
 #: Seconds after which a client may try again: 1, the smallest value above 0 that the header Retry-After can have.

@@ -16,6 +16,7 @@ from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import Routes, model_in
 from streamrt.serve.inference import run_model
+from streamrt.serve.jsontext import JsonText
 from streamrt.serve.predictions import encode_prediction, parse_prediction
 from streamrt.serve.protocol import InferRequest
 from streamrt.serve.service import Service
@@ -49,8 +50,8 @@ class MultiModelServer:
     async def predict(self, request: Request) -> Response:
         """Run a model on lists of numbers."""
 
-        def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
-            return InferRequest(parse_prediction(body, spec.inputs, self._settings.max_json))
+        def parse(text: JsonText, data: memoryview, spec: ModelSpec) -> InferRequest:
+            return InferRequest(parse_prediction(text, spec.inputs))
 
         def encode(parsed: InferRequest, spec: ModelSpec, results: Results) -> Response:
             return Response(encode_prediction(results), media_type="application/json")

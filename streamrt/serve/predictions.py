@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +9,18 @@ import numpy as np
 
 from streamrt.engine.inputs import Given, Result, describe
 from streamrt.graph import TensorSpec
-from streamrt.serve.protocol import ProtocolError, kind_of, parse_json, to_array, to_lists, to_numbers
+from streamrt.serve.jsontext import JsonText, dump_json, kind_of, parse_json
+from streamrt.serve.protocol import to_array, to_json, to_numbers
+from streamrt.serve.refusal import ProtocolError
 
 
-def parse_prediction(body: bytes | bytearray, specs: Sequence[TensorSpec], max_json: int) -> dict[str, Given]:
+def parse_prediction(text: JsonText, specs: Sequence[TensorSpec]) -> dict[str, Given]:
     """The inputs of a model with inputs ``specs``, as arrays of their types by name, with the shapes of the lists.
 
     Raises:
-        ProtocolError: the body is not JSON, or not of this form.
+        ProtocolError: the text is not JSON, or not of this form.
     """
-    found = parse_json(body, max_json)
+    found = parse_json(text)
     if type(found) is list and len(specs) == 1:
         found = {specs[0].name: found}
     if type(found) is not dict:
@@ -36,9 +37,8 @@ def encode_prediction(results: Mapping[str, Result]) -> bytes:
     Raises:
         UnrepresentableError: a value is infinite or NaN.
     """
-    lists = {name: to_lists(array, name) for name, array in results.items()}
-    told: Any = next(iter(lists.values())) if len(lists) == 1 else lists
-    return json.dumps(told, allow_nan=False, separators=(",", ":")).encode()
+    values = {name: to_json(array, name) for name, array in results.items()}
+    return dump_json(next(iter(values.values())) if len(values) == 1 else values)
 
 
 def _array(data: Any, name: str, dtype: np.dtype[Any]) -> Given:

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from streamrt.engine.inputs import Given, Result
-from streamrt.format.parsing import weigh
 from streamrt.graph import TYPES
 from streamrt.ops import Shape
+from streamrt.serve.jsontext import KINDS, JsonText, dump_json, kind_of, parse_json
+from streamrt.serve.refusal import ProtocolError, UnrepresentableError
 
 #: Names of dtypes in the protocol, by their names in a model.
 DATATYPES = {
@@ -40,35 +41,12 @@ _DTYPES = {datatype: np.dtype(dtype).newbyteorder("<") for dtype, datatype in DA
 MAX_DIMS = 32
 _MAX_EXTENT = 2**62  # more than any body has elements; the number still fits into an int64
 _MAX_NAME = 1024  # characters of a tensor's name or a request's id, as in the weights file
-#: Bytes that the values of a JSON text may take once parsed: 12 for each byte of `max_json`, and 1 MiB. Flat lists of
-#: numbers take at most 12 bytes for each byte.
-_VALUES, _MORE_VALUES = 12, 1 << 20
 #: Parameters that change the result, or where it is stored. A server that ignored them would give a wrong answer.
 _UNSUPPORTED = {
     "classification": "classification is not supported: ask for the tensor",
     "sequence_id": "sequences are not supported: models have no state",
     "shared_memory_region": "shared memory is not supported: send tensors with the request",
 }
-
-
-#: Names of JSON's kinds of values, by the Python type of the parsed value.
-_KINDS: dict[type, str] = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-}
-
-
-class ProtocolError(ValueError):
-    """A request breaks the protocol. The text tells the client the form that was expected."""
-
-
-class UnrepresentableError(ValueError):
-    """A result cannot be expressed in the form that the request wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,46 +83,6 @@ class Encoded:
     header_length: int | None
 
 
-def weigh_json(text: bytes | bytearray | memoryview, limit: int) -> int:
-    """The most bytes of memory that parsing takes, beside the text itself.
-
-    The values of the text may take 12 times ``limit`` and 1 MiB. That is enough for flat lists of any numbers. Many
-    short lists, objects or strings would take up to 40 times the memory of the text.
-
-    Raises:
-        ProtocolError: the text is longer than ``limit``, or its values would take more memory than that.
-    """
-    if len(text) > limit:
-        raise ProtocolError(
-            f"expected at most {limit} bytes of JSON (--max-json), found {len(text)}: send tensors as binary data"
-        )
-    weight = weigh(bytes(text))
-    if weight.values > (most := _VALUES * limit + _MORE_VALUES):
-        raise ProtocolError(
-            f"expected JSON whose values take at most {most} bytes once parsed ({_VALUES} times --max-json, and "
-            f"{_MORE_VALUES}), found {weight.values}: send tensors as binary data, or in a flat list"
-        )
-    return weight.total
-
-
-def parse_json(text: bytes | bytearray | memoryview, limit: int) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ProtocolError: `weigh_json` refuses the text, or it is not JSON, or nested too deeply, or an object has a key
-            twice. NaN and infinities, which Python's parser accepts, are not JSON.
-    """
-    weigh_json(text, limit)
-    try:
-        return json.loads(str(text, "utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise ProtocolError(f"the JSON is nested too deeply: a tensor has at most {MAX_DIMS} levels of lists") from None
-    except ProtocolError:
-        raise
-    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
-        raise ProtocolError(f"expected JSON: {error!s:.200}") from None
-
-
 def parse_header_length(text: str | None) -> int | None:
     """The value of the header ``Inference-Header-Content-Length``, or None without such a header.
 
@@ -158,25 +96,29 @@ def parse_header_length(text: str | None) -> int | None:
     return int(text)
 
 
-def parse_request(body: bytes | bytearray, header_length: int | None, max_json: int) -> InferRequest:
-    """Parse an inference request.
-
-    Args:
-        body: of the HTTP request.
-        header_length: bytes of JSON at the start of the body; None if all of it is JSON.
-        max_json: the most bytes of JSON.
+def split_body(body: bytes | bytearray, header_length: int | None) -> tuple[memoryview, memoryview]:
+    """The JSON text at the start of a body, and the binary data behind it. Without a length all of it is JSON.
 
     Raises:
-        ProtocolError: the body is not an inference request, or has a parameter that is not supported.
+        ProtocolError: the body is shorter than that.
     """
     view = memoryview(body)
-    if header_length is not None and header_length > len(view):
+    length = len(view) if header_length is None else header_length
+    if length > len(view):
         raise ProtocolError(
-            f"Inference-Header-Content-Length: expected at most {len(view)}, as the body has, found {header_length}"
+            f"Inference-Header-Content-Length: expected at most {len(view)}, as the body has, found {length}"
         )
-    request = _object(parse_json(view[:header_length], max_json), "the request")
-    rest = _Rest(view[len(view) if header_length is None else header_length :])
-    found = read_request(request, rest.contents)
+    return view[:length], view[length:]
+
+
+def parse_request(text: JsonText, data: memoryview) -> InferRequest:
+    """Parse an inference request, of which ``data`` is the binary data.
+
+    Raises:
+        ProtocolError: it is not an inference request, or has a parameter that is not supported.
+    """
+    rest = _Rest(data)
+    found = read_request(_object(parse_json(text), "the request"), rest.contents)
     rest.finish()
     return found
 
@@ -229,12 +171,12 @@ def encode_response(model: str, version: str, request: InferRequest, results: Ma
             told["parameters"] = {"binary_data_size": len(data)}
             binary.append(data)
         else:
-            told["data"] = to_lists(array.ravel(), output.name)
+            told["data"] = to_json(array.ravel(), output.name)
         outputs.append(told)
     response: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id is not None:
         response["id"] = request.id
-    text = json.dumps(response, allow_nan=False, separators=(",", ":")).encode()
+    text = dump_json(response)
     return Encoded(b"".join([text, *binary]), len(text) if binary else None)
 
 
@@ -243,8 +185,8 @@ def tensor_of(name: str, array: Result) -> dict[str, Any]:
     return {"name": name, "shape": list(array.shape), "datatype": DATATYPES[array.dtype.name]}
 
 
-def to_lists(array: Result, name: str) -> Any:
-    """The values of an output as nested lists of numbers.
+def to_json(array: Result, name: str) -> Any:
+    """The values of an output in a form that `dump_json` takes.
 
     Raises:
         UnrepresentableError: a value is infinite or NaN.
@@ -253,7 +195,7 @@ def to_lists(array: Result, name: str) -> Any:
         raise UnrepresentableError(
             f"output {name!r} has values that are infinite or NaN, which JSON cannot express: ask for binary data"
         )
-    return array.tolist()
+    return np.ascontiguousarray(array) if array.ndim else array.item()
 
 
 def to_numbers(data: Any, name: str, dtype: np.dtype[Any]) -> tuple[Shape, list[Any]]:
@@ -276,8 +218,8 @@ def to_numbers(data: Any, name: str, dtype: np.dtype[Any]) -> tuple[Shape, list[
         data = list(chain.from_iterable(data))
     expected, types = _ITEMS[dtype.kind]
     if others := set(map(type, data)) - types:
-        kinds = {int: "a whole number", float: "a number with a fraction"} if types == {int} else _KINDS
-        found = ", ".join(sorted(kinds.get(kind, _KINDS[kind]) for kind in others))
+        kinds = KINDS if types != {int} else {int: "a whole number", float: "a number with a fraction or above 2^64"}
+        found = ", ".join(sorted(kinds.get(kind, KINDS[kind]) for kind in others))
         raise ProtocolError(f"input {name!r}: expected {expected}, found {found}")
     return tuple(shape), data
 
@@ -300,12 +242,9 @@ def to_array(numbers: Sequence[Any], shape: Shape, name: str, dtype: np.dtype[An
     check_count(len(numbers), shape, name)
     if dtype.kind in "iu":
         return to_integers(numbers, name, dtype).reshape(shape)
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(numbers, dtype)
-    except OverflowError:  # an integer beyond float64
-        array = None
-    if array is None or not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        array = np.array(numbers, dtype)
+    if not np.isfinite(array).all():
         most = np.finfo(dtype).max
         raise ProtocolError(
             f"input {name!r}: expected numbers of at most {most:.2g}, found a number beyond {dtype.name}"
@@ -466,11 +405,6 @@ def _object(found: Any, what: str) -> Mapping[str, Any]:
     return found
 
 
-def kind_of(found: Any) -> str:
-    """JSON's name for the kind of a parsed value."""
-    return _KINDS[type(found)]
-
-
 def _shown(found: Any) -> str:
     """A value for the text of an error. A large or deep value is described instead of converted."""
     if isinstance(found, str):
@@ -486,14 +420,3 @@ def _flat(items: list[Any]) -> bool:
 
 def _few(numbers: Collection[int]) -> str:
     return ", ".join(map(str, sorted(numbers)[:3]))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ProtocolError("expected JSON objects with different keys, found a key twice")
-    return found
-
-
-def _no_constant(name: str) -> Any:
-    raise ProtocolError(f"expected JSON, found {name}: send such values as binary data")

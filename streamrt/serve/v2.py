@@ -14,14 +14,8 @@ from streamrt.serve.batching import Results
 from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.http import Routes, model_in, read_body, version_in
 from streamrt.serve.inference import run_model
-from streamrt.serve.protocol import (
-    InferRequest,
-    encode_response,
-    kind_of,
-    parse_header_length,
-    parse_json,
-    parse_request,
-)
+from streamrt.serve.jsontext import JsonText, kind_of, parse_json, weigh_json
+from streamrt.serve.protocol import InferRequest, encode_response, parse_header_length, parse_request
 from streamrt.serve.service import Service
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -80,8 +74,8 @@ class OpenInference:
         name = model_in(request)
         header_length = parse_header_length(request.headers.get(_HEADER_LENGTH))
 
-        def parse(body: bytes | bytearray, spec: ModelSpec) -> InferRequest:
-            return parse_request(body, header_length, self._settings.max_json)
+        def parse(text: JsonText, data: memoryview, spec: ModelSpec) -> InferRequest:
+            return parse_request(text, data)
 
         def encode(parsed: InferRequest, spec: ModelSpec, results: Results) -> Response:
             encoded = encode_response(name, spec.version, parsed, results)
@@ -130,7 +124,7 @@ class OpenInference:
         """The JSON object in the body of a repository call. An empty body stands for an empty object."""
         with self._service.gate.hold() as held:
             body = await read_body(self._service, request, held, _MAX_CONTROL)
-        found = parse_json(body, _MAX_CONTROL) if body.strip() else {}
+        found = parse_json(weigh_json(body, _MAX_CONTROL)) if body.strip() else {}
         if type(found) is not dict or not isinstance(found.get("parameters", {}), dict):
             raise InputError("expected a JSON object, with parameters as an object")
         return found

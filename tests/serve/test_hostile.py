@@ -156,11 +156,11 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a header within the JSON": (infer(GOOD, "Inference-Header-Content-Length: 5"), 400, "expected JSON"),
     # contents
     "nothing": (infer(b""), 400, "expected JSON"),
-    "a deep hole": (infer(b"[" * 40_000), 400, "nested too deeply"),
+    "a deep hole": (infer(b"[" * 40_000), 400, "expected JSON: depth limit"),
     "a deeper hole": (infer(b"[" * 200_000), 400, "at most 4194304 bytes once parsed"),
     "many empty lists": (infer(b'{"inputs":[' + b"[]," * 80_000 + b"[]]}"), 400, "at most 4194304 bytes once parsed"),
     "no UTF-8": (infer(b'{"id": "\xff"}'), 400, "expected JSON"),
-    "NaN": (infer(b'{"inputs": [NaN]}'), 400, "expected JSON, found NaN"),
+    "NaN": (infer(b'{"inputs": [NaN]}'), 400, "expected JSON: unexpected character"),
     "no inputs": (infer({"inputs": []}), 400, "input 'input' is missing"),
     "another input": (infer({"inputs": [tensor(), tensor(name="other")]}), 400, "no input is named ['other']"),
     "another output": (infer(GOOD | {"outputs": [{"name": "secret"}]}), 400, "no output is named ['secret']"),

@@ -19,7 +19,7 @@ from streamrt.serve.access import LEAST_HELD, Held, TooMuchError
 from streamrt.serve.http import authorize, told
 from streamrt.serve.logs import log
 from streamrt.serve.metrics import GONE
-from streamrt.serve.protocol import ProtocolError
+from streamrt.serve.refusal import ProtocolError
 from streamrt.serve.rpc import peers
 from streamrt.serve.rpc.intake import Intake
 from streamrt.serve.rpc.messages import SERVICE

@@ -21,14 +21,13 @@ from streamrt.serve.protocol import (
     MAX_DIMS,
     InferRequest,
     Output,
-    ProtocolError,
-    UnrepresentableError,
     check_count,
     from_binary,
     read_request,
     tensor_of,
     to_integers,
 )
+from streamrt.serve.refusal import ProtocolError, UnrepresentableError
 from streamrt.serve.rpc.messages import METHODS
 from streamrt.serve.rpc.wire import Scan, bytes_field, no_message
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from streamrt.serve.protocol import ProtocolError
+from streamrt.serve.refusal import ProtocolError
 
 #: Wire types: a number of varying length, 8 bytes, bytes after their length, and 4 bytes.
 _NUMBER, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5

@@ -6,6 +6,15 @@ from faults.fault import SERVE, Fault
 
 FAULTS = (
     Fault(
+        "key-kept",
+        "serve",
+        "streamrt/serve/jsontext.py",
+        'if b"\\\\" in text.content or text.content.count',
+        "if text.content.count",
+        "a text with escapes may have a key twice",
+        SERVE,
+    ),
+    Fault(
         "gone-computed",
         "serve",
         "streamrt/serve/inference.py",

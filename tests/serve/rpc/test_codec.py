@@ -25,13 +25,8 @@ needs("grpc", "google.protobuf", "starlette", "prometheus_client", "tritonclient
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse  # noqa: E402
 
-from streamrt.serve.protocol import (  # noqa: E402
-    DATATYPES,
-    InferRequest,
-    Output,
-    ProtocolError,
-    UnrepresentableError,
-)
+from streamrt.serve.protocol import DATATYPES, InferRequest, Output  # noqa: E402
+from streamrt.serve.refusal import ProtocolError, UnrepresentableError  # noqa: E402
 from streamrt.serve.rpc import codec  # noqa: E402
 
 LIMIT = 1 << 20
@@ -382,7 +377,7 @@ def test_parsing_takes_no_more_memory_than_was_counted(
     """protobuf's memory is not Python's, so the peak of the process is measured."""
     code = """
         import sys
-        from streamrt.serve.protocol import ProtocolError
+        from streamrt.serve.refusal import ProtocolError
         from streamrt.serve.rpc import codec
         from streamrt.serve.rpc.wire import bytes_field
 
