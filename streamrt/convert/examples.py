@@ -15,6 +15,8 @@ Example = dict[str, int]
 
 #: The batch of most examples: a multiple of 8, so that a model may divide it.
 _BATCH = 24
+#: The batch of the last example: values that are computed from sizes may be too large for `_BATCH` samples.
+_FEW = 8
 #: Other extents (images, sequences), to try in this order.
 _EXTENTS = (224, 64, 32, 512)
 #: Each further such extent is larger by this step, so that axes differ.
@@ -34,9 +36,10 @@ def examples(inputs: Sequence[TensorSpec]) -> list[Example]:
     common = dict.fromkeys(batches, _BATCH)
     others = [name for name in dict.fromkeys(others) if name not in common]
     if not others:
-        return [common]
+        return [common, dict.fromkeys(batches, _FEW)] if batches else [common]
     found = [common | {name: extent + _STEP * index for index, name in enumerate(others)} for extent in _EXTENTS]
-    return found + [common | dict.fromkeys(others, extent) for extent in _EQUAL]
+    found += [common | dict.fromkeys(others, extent) for extent in _EQUAL]
+    return [*found, found[0] | dict.fromkeys(batches, _FEW)] if batches else found
 
 
 def one_sample(inputs: Sequence[TensorSpec], example: Example) -> Example:

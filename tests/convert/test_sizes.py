@@ -373,3 +373,26 @@ def test_values_that_may_not_depend_on_sizes(nodes: list[Any], reason: str, tmp_
     with pytest.raises(streamrt.UnsupportedModelError, match=reason):
         streamrt.pack(model, tmp_path / "packed")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_values_too_large_for_the_batch_of_most_examples(tmp_path: Path, free: bool) -> None:
+    """24 samples, the usual example, are too many: the values computed for them exceed a limit. 8 are not."""
+    nodes = [
+        node("Shape", ["x"], ["n"], end=1),
+        node("Concat", ["n", "i1", "large"], ["s"], axis=0),
+        node("Expand", ["one", "s"], ["e"]),
+        node("CumSum", ["e", "two"], ["c"]),
+        node("ReduceMax", ["c", "ends"], ["r"], keepdims=1),
+        node("Cast", ["r"], ["f"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["x", "f"], ["y"]),
+    ]
+    constants = CONSTANTS | {"large": integers(180_000), "two": np.array(2), "ends": integers(2)}
+    model = make_model(nodes, constants, inputs={"x": ("N", 4, "W" if free else 5)}, opset=21)
+    path = streamrt.pack(model, tmp_path / "model.safetensors")
+    x = random(30, 4, 5)
+    with streamrt.Model(path) as packed:
+        for count in (1, 8):
+            np.testing.assert_allclose(packed(x[:count]), x[:count] * 180_000, rtol=1e-6)
+        with pytest.raises(streamrt.InputError, match="a value computed from sizes would have 5400000 elements"):
+            packed(x)
