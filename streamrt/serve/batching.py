@@ -125,7 +125,9 @@ class Batcher:
         self._max_batch, self._max_delay, self._max_queue = max_batch, max_delay, max_queue
         self._timeout = timeout
         self._observe = observe
-        self._changed = threading.Condition()  # guards everything below
+        self._lock = threading.Lock()  # guards everything below
+        self._work_came = threading.Condition(self._lock)  # free threads wait for it
+        self._work_ended = threading.Condition(self._lock)  # `drain` waits for it
         self._queues: dict[str, deque[Job]] = {}  # by name of the model; none is empty
         self._waiting = 0
         self._busy: set[str] = set()  # names of models that a thread serves now
@@ -167,7 +169,7 @@ class Batcher:
         """
         now = monotonic()
         job = Job(inputs, tuple(outputs), samples, version, now + self._max_delay, now + self._timeout, now)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ShuttingDownError("the server is shutting down")
             queue = self._queues.get(name, ())
@@ -178,7 +180,8 @@ class Batcher:
                 )
             self._queues.setdefault(name, deque()).append(job)
             self._waiting += 1
-            self._changed.notify()
+            if name not in self._busy:  # else its thread looks for more when it ends
+                self._work_came.notify()
         job.future.add_done_callback(partial(self._withdraw, name))  # a reference to the job would make a cycle
         return job.future
 
@@ -186,7 +189,7 @@ class Batcher:
         """Take a request whose future was cancelled out of its queue. A thread that took it drops it itself."""
         if not future.cancelled():
             return
-        with self._changed:
+        with self._lock:
             queue = self._queues.get(name, deque())
             found = next((job for job in queue if job.future is future), None)
             if found is None:
@@ -195,19 +198,19 @@ class Batcher:
             self._waiting -= 1
             if not queue:
                 del self._queues[name]
-                self._changed.notify_all()  # `close` and `drain` wait for empty queues
+                self._notify_end()
 
     def drain(self, name: str) -> None:
         """Return when no request waits for the model of this name, and none is computed."""
-        with self._changed:
+        with self._lock:
             while name in self._queues or name in self._busy:
-                self._changed.wait()
+                self._work_ended.wait()
 
     def close(self) -> None:
         """Refuse new requests, serve the requests that wait, and end the threads. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._work_came.notify_all()
         for thread in self._threads:
             thread.join()
 
@@ -219,14 +222,14 @@ class Batcher:
             try:
                 self._serve(name, jobs)
             finally:
-                with self._changed:
+                with self._lock:
                     self._busy.discard(name)
-                    self._changed.notify_all()
+                    self._notify_end()
                 del jobs, taken  # arrays
 
     def _take(self) -> tuple[str, list[Job]] | None:
         """Wait for requests, and take those that share the next pass; None after `close`."""
-        with self._changed:
+        with self._lock:
             while True:
                 now = monotonic()
                 idle = {name: queue for name, queue in self._queues.items() if name not in self._busy}
@@ -234,11 +237,19 @@ class Batcher:
                 if due:
                     name = min(due, key=lambda name: idle[name][0].due)
                     self._busy.add(name)
+                    if len(idle) > 1:  # another thread takes the next model, or waits until it is due
+                        self._work_came.notify()
                     return name, self._pop(name)
                 if self._closed and not self._queues:
                     return None
                 soonest = min((queue[0].due for queue in idle.values()), default=None)
-                self._changed.wait(None if soonest is None else min(max(0.0, soonest - now), LONGEST_WAIT))
+                self._work_came.wait(None if soonest is None else min(max(0.0, soonest - now), LONGEST_WAIT))
+
+    def _notify_end(self) -> None:
+        """Notify those who wait for requests to end: `drain`, and after `close` the free threads. Needs the lock."""
+        self._work_ended.notify_all()
+        if self._closed:
+            self._work_came.notify_all()
 
     def _is_due(self, queue: deque[Job], now: float) -> bool:
         return self._closed or queue[0].due <= now or sum(job.samples for job in queue) >= self._max_batch

@@ -136,6 +136,11 @@ class Catalog:
         with self._lock:
             return name in self._files
 
+    def require(self, name: str) -> None:
+        """Raise `UnknownModelError` unless a model of this name is served. This touches no file."""
+        if not self.has(name):
+            raise _unknown(name)
+
     def served(self) -> list[tuple[str, str]]:
         """Name and file of every model that is served, sorted."""
         with self._lock:

@@ -21,7 +21,8 @@ from streamrt.serve.jsontext import JsonText, weigh_json
 from streamrt.serve.protocol import InferRequest, split_body
 from streamrt.serve.service import Service
 
-#: Weighing a JSON text of at most 16 KiB takes less time than passing it to a thread.
+#: Weighing a JSON text of at most 16 KiB, and encoding results of at most 16 KiB, take less time than passing them to
+#: a thread and waiting for it.
 _SMALL = 16 << 10
 
 
@@ -38,7 +39,7 @@ async def run_model(
         service: with the model.
         request: a request whose body has not been read.
         parse: makes tensors from the JSON text of the body and the binary data behind it; runs in a thread.
-        encode: makes an answer from the results; runs in a thread.
+        encode: makes an answer from the results; runs in a thread if they are large.
         json_length: bytes of JSON at the start of the body; None if all of it is JSON.
 
     Raises:
@@ -46,8 +47,13 @@ async def run_model(
         Exception: an error of any step.
     """
     name = model_in(request)
+    service.catalog.require(name)
+
+    def read(text: JsonText, data: memoryview) -> tuple[ModelSpec, InferRequest]:
+        spec = service.catalog.spec(name, version_in(request))
+        return spec, parse(text, data, spec)
+
     with service.gate.hold() as held:
-        spec = await service.call(service.catalog.spec, name, version_in(request))
         body = await read_body(service, request, held, service.settings.max_body, "--max-body")
         head, data = split_body(body, json_length)
         with Watch(request) as watch:
@@ -56,7 +62,7 @@ async def run_model(
                 async with AsyncExitStack() as stack:
                     async with watch.required():  # another text may be parsed for long
                         await stack.enter_async_context(service.parsing(text.memory))
-                    parsed = await service.call(parse, text, data, spec)
+                    spec, parsed = await service.call(read, text, data)
                 del body, head, data, text  # frees the body, unless tensors are views of it
                 request.state.id = parsed.id
                 outputs = service.check(spec, parsed)
@@ -67,7 +73,10 @@ async def run_model(
                 service.metrics.withdrawn()
                 raise
         began = monotonic()
-        response = await service.call(encode, parsed, spec, results)
+        if sum(result.nbytes for result in results.values()) <= _SMALL:
+            response = encode(parsed, spec, results)
+        else:
+            response = await service.call(encode, parsed, spec, results)
         service.metrics.encoded(name, monotonic() - began)
         return response
 

@@ -13,11 +13,13 @@ import os
 import queue
 import select
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
+from typing import Any
 
 from streamrt.pool.failure import origin, told
 
@@ -32,6 +34,9 @@ _TEXT = 1000
 _WAITING = 4 << 20
 #: Bytes of a record beside its text.
 _RECORD = 1000
+#: Seconds that lines gather before they are written. A request would pay twice as much for waking the thread that
+#: writes as for making its line.
+_GATHER = 0.02
 #: Seconds that the end of the server waits until all lines are written.
 _FLUSH = 3.0
 #: Whose lines are written from which level on: None is the level that the user chose. The root stands for the standard
@@ -166,10 +171,21 @@ class _Listener(QueueListener):
     abort at its end, and `logging.shutdown` would wait for a handler's lock.
     """
 
+    queue: _Lines
+
     def __init__(self, source: _ToQueue, descriptor: int) -> None:
         super().__init__(source.queue)
         self._source, self._descriptor = source, descriptor
         self._told = 0  # lost lines that the log has told
+
+    def dequeue(self, block: bool) -> Any:
+        """The next record. If none is there, this waits for one, and then for others to gather."""
+        try:
+            return self.queue.get(False)
+        except queue.Empty:
+            first = self.queue.get(block)
+            time.sleep(_GATHER)
+            return first
 
     def enqueue_sentinel(self) -> None:
         """Wait until there is room for the end; `QueueListener` would fail."""

@@ -405,4 +405,6 @@ def test_a_server_looks_from_time_to_time(folder: Path, made: Made) -> None:
         zoo.eventually(lambda: infer(server, made, "new")[0] == 200)
         (folder / "m.safetensors").unlink()
         zoo.eventually(lambda: infer(server, made, "m")[0] == 404)
-        assert any(line.get("added_models") == ["new"] for line in server.events("the folder has changed"))
+        zoo.eventually(
+            lambda: any(line.get("added_models") == ["new"] for line in server.events("the folder has changed"))
+        )
