@@ -61,6 +61,22 @@ def test_weights_in_constant_nodes(constant: dict[str, Any], tmp_path: Path) -> 
     check(make_model([node("Constant", [], ["k"], **constant), node("Mul", ["x", "k"], ["y"])]), tmp_path)
 
 
+@pytest.mark.parametrize(("extent", "kept"), [(8, []), (24, ["Resize", "Transpose"])])
+def test_a_table_that_takes_long_to_resize_is_resized_in_each_pass(
+    extent: int, kept: list[str], tmp_path: Path
+) -> None:
+    """The reference loops in Python over the table for each element of the result."""
+    nodes = [
+        node("Resize", ["table", "", "", "size"], ["r"], mode="cubic"),
+        node("Transpose", ["r"], ["t"], perm=[0, 1, 3, 2]),
+        node("Add", ["x", "t"], ["y"]),
+    ]
+    constants = {"table": random(1, 2, 8, 8), "size": integers(1, 2, extent, extent)}
+    model = make_model(nodes, constants, inputs={"x": ("N", 2, extent, extent)})
+    feeds = {"x": random(3, 2, extent, extent)}
+    assert ops(check(model, tmp_path, feeds)) == [*kept, "Add"]
+
+
 def test_constant_of_shape(tmp_path: Path) -> None:
     fill = onnx.numpy_helper.from_array(np.array([0.5], np.float32))
     nodes = [node("ConstantOfShape", ["shape"], ["k"], value=fill), node("Gemm", ["x", "k"], ["y"])]

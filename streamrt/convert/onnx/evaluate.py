@@ -34,6 +34,12 @@ class _Sizes(NamedTuple):
     inputs: tuple[int, ...]
     outputs: int
 
+    @classmethod
+    def of(cls, inputs: Sequence[tuple[Shape, np.dtype[Any]]], outputs: int) -> _Sizes:
+        """The sizes of inputs with these shapes and types."""
+        shapes, dtypes = tuple(shape for shape, _ in inputs), tuple(dtype for _, dtype in inputs)
+        return cls(shapes, dtypes, tuple(math.prod(shape) for shape in shapes), outputs)
+
     @property
     def total(self) -> int:
         return sum(self.inputs) + self.outputs
@@ -98,6 +104,10 @@ def _of_patches(node: NodeProto, sizes: _Sizes) -> float:
 def _of_interpolation(node: NodeProto, sizes: _Sizes) -> float:
     """Seconds of a loop in Python over the input for each element of the result."""
     return 1e-5 * sizes.outputs * sizes.inputs[0]
+
+
+#: Seconds of evaluating a Resize beyond which it stays in the graph, as of a table of positions: a pass takes far less.
+_STAYS = 1.0
 
 
 def _coordinates(node: NodeProto, sizes: _Sizes) -> int:
@@ -199,6 +209,16 @@ def can_evaluate(node: NodeProto) -> bool:
     return node.op_type in _COSTS and not holes and not twice
 
 
+def stays(node: NodeProto, inputs: Sequence[tuple[Shape, np.dtype[Any]]], outputs: int) -> bool:
+    """Whether a node of constants stays in the graph, because evaluating it would take long and running it does not.
+
+    The arguments are those of `check_cost`.
+    """
+    if node.op_type != "Resize":
+        return False
+    return _of_interpolation(node, _Sizes.of(inputs, outputs)) > _STAYS
+
+
 def most_elements(node: NodeProto, values: Sequence[AnyArray | None], shapes: Sequence[Shape]) -> int | None:
     """The most elements of an output whose shape cannot be inferred; None if that is not known.
 
@@ -228,12 +248,10 @@ def check_cost(node: NodeProto, inputs: Sequence[tuple[Shape, np.dtype[Any]]], o
         outputs: the most elements of all outputs together.
         itemsize: bytes of an element of an output.
     """
-    cost = _COSTS[node.op_type]
-    shapes = tuple(shape for shape, _ in inputs)
-    dtypes = tuple(dtype for _, dtype in inputs)
-    sizes = _Sizes(shapes, dtypes, tuple(math.prod(shape) for shape in shapes), outputs)
+    cost, sizes = _COSTS[node.op_type], _Sizes.of(inputs, outputs)
     taken = cost.outputs * outputs * max(itemsize, 4)
-    taken += cost.inputs * sum(size * max(dtype.itemsize, 4) for size, dtype in zip(sizes.inputs, dtypes, strict=True))
+    read = zip(sizes.inputs, sizes.dtypes, strict=True)
+    taken += cost.inputs * sum(size * max(dtype.itemsize, 4) for size, dtype in read)
     if cost.more is not None:
         taken += 8 * cost.more(node, sizes)
     limits.current().check_memory(taken)

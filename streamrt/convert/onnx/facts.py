@@ -22,7 +22,7 @@ from onnx import NodeProto
 
 from streamrt.convert import limits
 from streamrt.convert.onnx.data import to_array
-from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate, most_elements
+from streamrt.convert.onnx.evaluate import can_evaluate, check_cost, evaluate, most_elements, stays
 from streamrt.convert.onnx.extents import DECIDED_BY_VALUES, Inputs, refined
 from streamrt.convert.onnx.infer import SHOWN, Extents, Fact, InferenceError, has_subgraph, infer_shapes, numbers_of
 from streamrt.convert.onnx.partial import Partial, compute, constant_of, partial_of
@@ -182,14 +182,14 @@ class Facts:
         return None if fact is None else fact.dtype
 
     def _fold(self, node: NodeProto) -> bool:
-        """Fold a node into constants that are computed now or later; returns False if its result is text."""
+        """Fold a node into constants, computed now or later; returns False if its result is text, or if it stays."""
         known = {name: _shown(self.constants[name]) for name in node.input if name}
         reason = "its shape cannot be inferred"
         try:
             inferred = infer_shapes(node, self.opset, known)
         except InferenceError as error:
             inferred, reason = {}, str(error)
-        if any(is_text(fact.dtype) for fact in inferred.values()):
+        if any(is_text(fact.dtype) or self._stays(node, fact) for fact in inferred.values()):
             return False
         for name in node.output:
             if not name:
@@ -203,6 +203,9 @@ class Facts:
                 raise FormatError(f"{describe(node)} cannot be evaluated: {reason}")
             self.constants[name] = self._computed(node, name, most, 8)
         return True
+
+    def _stays(self, node: NodeProto, fact: Fact) -> bool:
+        return fact.shape is not None and stays(node, _sizes(node, self.constants), math.prod(fact.shape))
 
     def _folded(self, node: NodeProto, name: str, fact: Fact, shape: Shape) -> Weight:
         """Output ``name`` of known type and shape: a view of an input, a small array, or computed when written."""
@@ -322,8 +325,12 @@ def _most_elements(node: NodeProto, known: dict[str, Fact]) -> int | None:
 
 
 def _check_cost(node: NodeProto, weights: dict[str, Weight], elements: int, itemsize: int) -> None:
-    given = [weights[name] for name in node.input if name]
-    check_cost(node, [(weight.shape, weight.dtype) for weight in given], elements, itemsize)
+    check_cost(node, _sizes(node, weights), elements, itemsize)
+
+
+def _sizes(node: NodeProto, weights: Mapping[str, Weight]) -> list[tuple[Shape, np.dtype[Any]]]:
+    """Shape and type of each input that is not left out."""
+    return [(weights[name].shape, weights[name].dtype) for name in node.input if name]
 
 
 def _evaluate(
