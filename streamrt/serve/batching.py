@@ -71,9 +71,15 @@ class Job:
         return self.begun
 
     def fail(self, error: BaseException) -> None:
-        """Give it an error, unless it was cancelled."""
+        """Give it an error, unless it was cancelled. Its arrays are dropped before anybody learns that it has ended."""
         if self.begin():
+            self.inputs = {}
             self.future.set_exception(error)
+
+    def succeed(self, results: Results) -> None:
+        """Give it its results; its pass has begun."""
+        self.inputs = {}
+        self.future.set_result(results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +310,9 @@ class Batcher:
                 self._observe(Pass(name, samples, queued, leased + spent.prepare, spent.stall, spent.compute))
             for job, result in zip(jobs, found, strict=True):
                 if isinstance(result, Exception):
-                    job.future.set_exception(strip(result))
+                    job.fail(strip(result))
                 else:
-                    job.future.set_result(result if isinstance(result, dict) else {outputs[0]: result})
+                    job.succeed(result if isinstance(result, dict) else {outputs[0]: result})
             for result in found:
                 if isinstance(result, WeightsIOError):
                     raise anew(result)  # so that the pool closes a model whose file has changed

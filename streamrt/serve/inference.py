@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from time import monotonic
 from typing import Any, Self
 
 from starlette.requests import ClientDisconnect, Request
@@ -21,8 +20,7 @@ from streamrt.serve.jsontext import JsonText, weigh_json
 from streamrt.serve.protocol import InferRequest, split_body
 from streamrt.serve.service import Service
 
-#: Weighing a JSON text of at most 16 KiB, and encoding results of at most 16 KiB, take less time than passing them to
-#: a thread and waiting for it.
+#: A JSON text of at most 16 KiB is weighed on the event loop: passing it to a thread and waiting for it takes longer.
 _SMALL = 16 << 10
 
 
@@ -72,13 +70,7 @@ async def run_model(
             except WithdrawnError:
                 service.metrics.withdrawn()
                 raise
-        began = monotonic()
-        if sum(result.nbytes for result in results.values()) <= _SMALL:
-            response = encode(parsed, spec, results)
-        else:
-            response = await service.call(encode, parsed, spec, results)
-        service.metrics.encoded(name, monotonic() - began)
-        return response
+        return await service.encode(name, partial(encode, parsed, spec), results)
 
 
 async def _weighed(service: Service, head: memoryview) -> JsonText:

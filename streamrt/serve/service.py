@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +32,8 @@ T = TypeVar("T")
 _READERS = 4
 #: A JSON text that takes more than 4 MiB once parsed is parsed alone: parsing holds the interpreter's lock anyway.
 _LARGE = 4 << 20
+#: Results of at most 16 KiB are encoded on the event loop: passing them to a thread and waiting for it takes longer.
+_SMALL = 16 << 10
 #: The most repository and registration calls that wait for their one thread. Few clients make such calls.
 _MAX_CHANGES = 16
 
@@ -93,6 +96,16 @@ class Service:
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in a thread that may block for some milliseconds; returns its result."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, function, *args)
+
+    async def encode(self, name: str, make: Callable[[Results], T], results: Results) -> T:
+        """The answer that ``make`` makes of the results of the model ``name``; its time goes to the metrics."""
+        began = monotonic()
+        if sum(result.nbytes for result in results.values()) <= _SMALL:
+            answer = make(results)
+        else:
+            answer = await self.call(make, results)
+        self.metrics.encoded(name, monotonic() - began)
+        return answer
 
     @asynccontextmanager
     async def parsing(self, count: int) -> AsyncIterator[None]:

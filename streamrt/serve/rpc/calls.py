@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
+from functools import partial
 from typing import Any
 
 import grpc
 
 from streamrt.errors import UnknownModelError
 from streamrt.serve import answers
+from streamrt.serve.catalog import ModelSpec
 from streamrt.serve.inference import outcome
+from streamrt.serve.protocol import InferRequest
 from streamrt.serve.rpc.call import Call, Face
-from streamrt.serve.rpc.codec import encode_infer, parse, parse_infer, split
+from streamrt.serve.rpc.codec import Parts, encode_infer, parse, parse_infer, split
 from streamrt.serve.rpc.messages import METHODS, SERVICE
 from streamrt.serve.service import Service
 
@@ -83,11 +85,15 @@ class OpenInference:
         service = self._service
         message = await call.message(self._settings.max_body, "--max-body")
         parts = await call.finish(service.call(split, message, self._settings.max_json))
+
+        def read(parts: Parts) -> tuple[str, ModelSpec, InferRequest]:
+            name, version, parsed = parse_infer(parts)
+            call.model, call.id = name, parsed.id
+            return name, service.catalog.spec(name, version), parsed
+
         async with service.parsing(parts.weight):
-            name, version, parsed = await call.finish(service.call(parse_infer, parts))
+            name, spec, parsed = await call.finish(service.call(read, parts))
         del message, parts  # frees the message, unless tensors are views of it
-        call.model, call.id = name, parsed.id
-        spec = await call.finish(service.call(service.catalog.spec, name, version))
         outputs = service.check(spec, parsed)
         queued = service.infer(name, spec, parsed, outputs)
         try:
@@ -96,10 +102,7 @@ class OpenInference:
             if queued.cancelled():
                 service.metrics.withdrawn()
             raise
-        began = monotonic()
-        answer = await call.finish(service.call(encode_infer, name, spec.version, parsed, results))
-        service.metrics.encoded(name, monotonic() - began)
-        return answer
+        return await call.finish(service.encode(name, partial(encode_infer, name, spec.version, parsed), results))
 
     # ---- the repository
 

@@ -6,6 +6,15 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "table-folded",
+        "convert",
+        "streamrt/convert/onnx/facts.py",
+        "if any(is_text(fact.dtype) or self._stays(node, fact) for fact in inferred.values()):",
+        "if any(is_text(fact.dtype) for fact in inferred.values()):",
+        "packing resizes every table of constants by a loop in Python, however long that takes",
+        ("tests/convert",),
+    ),
+    Fault(
         "directions-along",
         "convert",
         "streamrt/convert/onnx/recurrent.py",
