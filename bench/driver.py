@@ -24,6 +24,8 @@ from bench.process.cgroup import NoCgroupError, memory_cgroup
 from bench.process.job import TOLERANCE, Job
 from bench.record import Recorder
 from bench.scenarios import Case, Scenario
+from bench.scenarios.case import ANSWERING, SERVERLESS
+from bench.serverless import function
 
 #: The fewest steady passes that one process times, even if they take longer than the scenario's seconds.
 _LEAST_PASSES = 2
@@ -151,6 +153,9 @@ class Run:
                 else:
                     able.append(peer)
             for case in cases:
+                if absent := [need for need in case.needs if self._installed["needs"][need] is None]:
+                    self._skip(case.label, f"it needs {', '.join(absent)}, not installed")
+                    continue
                 yield from ((case, peer) for peer in able if peer.name.split()[0] == "streamrt" or not case.alone)
 
     def _skip(self, name: str, reason: str) -> None:
@@ -188,7 +193,7 @@ class Run:
         threads = max(self._options.threads)
         for name, model in list(self._files):
             peer = peers()[name]
-            found = [case for case, one in pairs if one.name == name and case.model == model and case.kind == "passes"]
+            found = [case for case, one in pairs if one.name == name and case.model == model and case.kind in ANSWERING]
             for batch in sorted({case.batch for case in found}):
                 job = self._job(
                     "check", peer=name, model=model, batches=(batch,), threads=threads, environ=peer.environ
@@ -247,7 +252,7 @@ class Run:
             verify=case.verify,
             least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
-            environ=peer.environ,
+            environ=peer.environ + function.told(case),
         )
         return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))
 
@@ -297,7 +302,7 @@ class Run:
             self.failures += status in ("error", "wrong")
 
     def _has_memory(self, turn: _Turn) -> bool:
-        return self._scenario.weigh and not turn.limit and turn.case.kind == "passes"
+        return self._scenario.weigh and not turn.limit and turn.case.kind in ANSWERING
 
     def _weigh(self, turn: _Turn) -> None:
         self._bar.update()
@@ -328,7 +333,8 @@ class Run:
         self, turn: _Turn, job: Job, sampler: spawn.MemorySampler | None = None
     ) -> tuple[spawn.Outcome, dict[str, int | None]]:
         """Run one process, cold and capped as the case says; returns its outcome, and the peak of its cgroup."""
-        run = partial(spawn.run, job, limit=self._scenario.patience, sampler=sampler)
+        start = function.run if turn.case.kind == SERVERLESS else spawn.run
+        run = partial(start, job, limit=self._scenario.patience, sampler=sampler)
         cap = turn.case.cap
         cold = turn.files if turn.case.cold or turn.limit or sampler else ()
         try:

@@ -51,8 +51,8 @@ class Source:
         return self.folder / f"answer-{batch}.npy"
 
 
-#: Modules that some source needs.
-NEEDS = ("onnx", "onnxscript", "timm", "torch", "torchvision")
+#: Modules that some source or case needs.
+NEEDS = ("awslambdaric", "onnx", "onnxscript", "timm", "torch", "torchvision")
 
 
 def source(name: str, data: Path) -> Source:

@@ -106,6 +106,8 @@ class Peer:
         arithmetic: the type of the numbers that its products multiply.
         helpers: files of code, beside its module, that ``prepare`` runs: a changed one prepares anew.
         profile: as ``open``, for a model that tells the times of its nodes; None for a peer that cannot.
+        function: the folder of a function of AWS Lambda, which has ``handler.py``, and the function's environment
+            variables, given the source, the folder and a number of threads; None for a peer without a function.
         module: the file that it is written in; `peers` fills it in.
     """
 
@@ -123,6 +125,7 @@ class Peer:
     arithmetic: str = "float32"
     helpers: tuple[str, ...] = ()
     profile: Callable[[Source, Path, Setting], Profiled] | None = None
+    function: Callable[[Source, Path, int], tuple[Path, dict[str, str]]] | None = None
     module: str = ""
 
 

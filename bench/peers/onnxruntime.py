@@ -21,6 +21,7 @@ from bench.peers import TOLERANCES, Array, NodeTimes, Opened, Peer, Profiled, Se
 _KERNEL = "_kernel_time"
 #: Values of ``accuracy_level`` of MatMulNBits: the type that it computes in.
 _FLOAT32, _INT8 = 1, 4
+_HANDLER = Path(__file__).parents[1] / "serverless" / "onnx"
 
 
 def _model(source: Source, folder: Path, mapped: bool) -> Path:
@@ -76,6 +77,11 @@ def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     return Profiled(_run(session), lambda: None, nodes)
 
 
+def _function(source: Source, folder: Path, threads: int, mapped: bool) -> tuple[Path, dict[str, str]]:
+    model = str(_model(source, folder, mapped))
+    return _HANDLER, {"BENCH_MODEL": model, "BENCH_THREADS": str(threads), "BENCH_MAPPED": str(int(mapped))}
+
+
 def _run(session: Any) -> Callable[[Array], Array]:
     return lambda x: session.run(None, {"x": x})[0]
 
@@ -109,6 +115,7 @@ def _rewritten(kind: str, weights: str, coding: onnx_weights.Coding, *, level: i
         prepare=lambda source, folder: onnx_weights.write(source.onnx, folder, coding),
         open=_open_rewritten,
         profile=None,
+        function=None,
         files=lambda source, folder: [onnx_weights.weights_file(folder)],
         optional=True,
         tolerance=TOLERANCES[weights],
@@ -131,6 +138,7 @@ _PEERS = [
         prepare=partial(_prepare, mapped=mapped),
         open=partial(_open, mapped=mapped),
         profile=None if mapped else _profile,
+        function=partial(_function, mapped=mapped),
         files=partial(_files, mapped=mapped),
         frugal=mapped,
     )

@@ -15,6 +15,7 @@ from bench.peers import TOLERANCES, NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
+_EXAMPLE = Path(__file__).parents[2] / "examples" / "serverless"
 
 
 def packed(folder: Path) -> Path:
@@ -69,6 +70,10 @@ def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     return Profiled(model, lambda: model.stats, nodes)
 
 
+def _function(source: Source, folder: Path, threads: int) -> tuple[Path, dict[str, str]]:
+    return _EXAMPLE, {"STREAMRT_MODEL": str(packed(folder))}  # it uses the processors that its process may use
+
+
 _STREAMRT = Peer(
     name="streamrt",
     modules=("streamrt",),
@@ -77,6 +82,7 @@ _STREAMRT = Peer(
     prepare=_prepare,
     open=_open,
     profile=_profile,
+    function=_function,
     files=lambda source, folder: [packed(folder)],
 )
 _INSTRUCTIONS = [

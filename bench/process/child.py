@@ -101,12 +101,16 @@ def _once(mark: Path, made_by: str, make: Callable[[], None]) -> None:
 
 def check(job: Job) -> dict[str, Any]:
     """Compare the peer's answer with the reference's."""
+    from bench.process import figures
+
     (batch,) = job.batches
-    return {"error": _error(job, batch, _open(job, batch).run(_input(job, batch)))}
+    return {"error": figures.error(job, batch, _open(job, batch).run(_input(job, batch)))}
 
 
 def passes(job: Job) -> dict[str, Any]:
     """Time the first pass, then steady passes, and then steady passes with the disk's speed measured between them."""
+    from bench.process import figures
+
     importlib.import_module("numpy")  # every contender has it in memory
     interpreter = _memory()["anonymous"]
     (batch,) = job.batches
@@ -125,7 +129,7 @@ def passes(job: Job) -> dict[str, Any]:
         start = time.perf_counter()
         answers = run(x)
         times.append(time.perf_counter() - start)
-    error = max(_error(job, batch, y) for y in answers)
+    error = max(figures.error(job, batch, y) for y in answers)
     answers.clear()
     moments = _moments(partial(run, x), job) if job.file else []
     spawned = float(os.environ["STREAMRT_BENCH_SPAWNED"])
@@ -133,7 +137,7 @@ def passes(job: Job) -> dict[str, Any]:
         "opening": ready - entered,
         "first": first - ready,
         "to_first_output": first - spawned,
-        "steady": _distribution(times) if times else None,
+        "steady": figures.distribution(times) if times else None,
         "moments": moments,
         "error": error,
         "interpreter": interpreter,
@@ -146,13 +150,16 @@ def profile(job: Job) -> dict[str, Any]:
     from bench.layers import measure
     from bench.models import source
     from bench.peers import Setting, peers
+    from bench.process import figures
 
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
     (batch,) = job.batches
     assert peer.profile
     profiled = peer.profile(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
     times, nodes, y = measure.passes(profiled, model.input(batch), job)
-    return {"steady": _distribution(times), "error": _error(job, batch, y)} | measure.summary(times, nodes)
+    return {"steady": figures.distribution(times), "error": figures.error(job, batch, y)} | measure.summary(
+        times, nodes
+    )
 
 
 def layers(job: Job) -> dict[str, Any]:
@@ -302,20 +309,6 @@ def _input(job: Job, batch: int) -> Array:
     return source(job.model, Path(job.data)).input(batch)
 
 
-def _error(job: Job, batch: int, y: Array) -> float:
-    """The largest error of an answer, divided by the largest absolute value of the reference's; infinite for NaN."""
-    import numpy as np
-
-    from bench.models import source
-
-    wanted = np.load(source(job.model, Path(job.data)).answer(batch), mmap_mode="r")
-    # Sample by sample, because the memory of this comparison counts as the contender's.
-    if y.shape != wanted.shape or not all(np.isfinite(mine).all() for mine in y):
-        return float("inf")
-    difference = np.max([np.abs(mine - right).max() for mine, right in zip(y, wanted, strict=True)])
-    return float(difference / np.max([np.abs(right).max() for right in wanted]))
-
-
 def _memory() -> dict[str, int]:
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     kilobytes = {line[0]: int(line[1]) for line in lines if line[0] in ("RssAnon:", "RssFile:")}
@@ -324,14 +317,6 @@ def _memory() -> dict[str, int]:
 
 def _grown(before: dict[str, int]) -> dict[str, int]:
     return {name: value - before[name] for name, value in _memory().items()}
-
-
-def _distribution(times: list[float]) -> dict[str, float]:
-    """Least, quartiles and most of many passes, and their number."""
-    import numpy as np
-
-    least, lower, median, upper, most = (float(value) for value in np.percentile(times, [0, 25, 50, 75, 100]))
-    return {"least": least, "lower": lower, "median": median, "upper": upper, "most": most, "count": len(times)}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ _FOREIGN = (
     "ATEN_", "DNNL_", "GOMP_", "KMP_", "LD_PRELOAD", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "OV_",
     "PYTHON", "STREAMRT_ISA", "STREAMRT_TEST_", "TORCH_",
 )  # fmt: skip
-_SAMPLING = 0.01  # seconds between two samples of a child's memory
+SAMPLING = 0.01  # seconds between two samples of a child's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def _attend(
                 return b"", b"", True
             if sampler:
                 sampler(process.pid)
-            for key, _ in selector.select(_SAMPLING if sampler else 1.0):
+            for key, _ in selector.select(SAMPLING if sampler else 1.0):
                 if part := os.read(key.fd, 1 << 16):
                     said[key.fd] += part
                 else:

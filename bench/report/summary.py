@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.record import Record
 from bench.report import tstar
+from bench.scenarios.case import ANSWERING
 
 #: The contender that the others are compared with, and whose layers are the rows of `bench.layers`.
 US = "streamrt"
@@ -125,7 +126,7 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
         if record["kind"] == "check":
             for table in found.values():
                 same = table.case["model"] == record["model"] and table.case["batch"] == record["batch"]
-                if same and table.case["kind"] == "passes":
+                if same and table.case["kind"] in ANSWERING:
                     _add_check(table, record)
     for table in found.values():
         measure = table.measures[0]
@@ -162,10 +163,12 @@ def resident(records: Iterable[Record]) -> dict[tuple[str, int, int], Spread]:
 def _speeds(records: Iterable[Record]) -> Iterator[float]:
     """Bytes a second of every disk limit and every pass of streamrt, during which the disk may have been faster."""
     for record in records:
-        values = record.get("values")
-        if record["kind"] == "limit" and record["status"] == "ok" and record["peer"].startswith("disk"):
+        kind, values = record["kind"], record.get("values")
+        if record["status"] != "ok":
+            continue
+        if kind == "limit" and record["peer"].startswith("disk"):
             yield values["value"]
-        elif record["kind"] == "timing" and record["status"] == "ok" and record["peer"] == US and values.get("steady"):
+        elif kind == "timing" and record["peer"] == US and values.get("steady") and "facts" in values:
             yield values["facts"]["bytes_read"] / values["steady"]["median"]
 
 
@@ -184,7 +187,7 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
             row.times[measure][record["round"]] = passes["median"]
             row.seen[measure] += [passes["least"], passes["most"]]
     row.moments += values.get("moments", [])
-    if table.case["kind"] != "passes":
+    if table.case["kind"] not in ANSWERING:
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
     if row.peer == US and (facts := values.get("facts")):
         table.budget = facts.get("budget")

@@ -14,6 +14,7 @@ from bench.scenarios import (
     mlp_memory,
     mlp_verified,
     mlp_warm,
+    serverless,
     small_weights,
 )
 from bench.scenarios.case import Case, Scenario
@@ -32,6 +33,7 @@ SCENARIOS = {
         cnn_capped,
         cnn_large,
         cold_start_cnn,
+        serverless,
         small_weights,
         imports,
     )

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 
+#: The kind of a case whose process is a function of AWS Lambda (`bench.serverless`).
+SERVERLESS = "serverless"
+#: Kinds of cases whose processes compute answers to inputs.
+ANSWERING = ("passes", SERVERLESS)
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One question for the contenders.
 
     Attributes:
-        kind: the job that answers it: ``"passes"``, ``"profile"``, ``"import"`` or ``"open"``.
+        kind: the job that answers it: ``"passes"``, ``"profile"``, ``"import"``, ``"open"`` or ``"serverless"``.
         measures: keys of the job's answer that the report shows, in seconds; plots show the first.
         model: a source's name; empty for ``"import"``.
         batch: samples of a call.
@@ -34,6 +39,11 @@ class Case:
     callers: int = 1
     verify: bool = False
     alone: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Modules that it needs, whoever answers it."""
+        return ("awslambdaric",) if self.kind == SERVERLESS else ()
 
     @property
     def label(self) -> str:

@@ -38,12 +38,17 @@ class Answer:
     Attributes:
         body: its JSON: the answer, or what is wrong (``errorType``, ``errorMessage``).
         failed: whether it is an error.
-        seconds: from the moment when the event was there until the answer was.
+        began, ended: when the event was there and when the answer was, by `time.monotonic`.
     """
 
     body: bytes
     failed: bool
-    seconds: float
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
 
     @property
     def value(self) -> Any:
@@ -55,11 +60,16 @@ class FunctionError(Exception):
     """The function did not start, or has ended; the text has what it told."""
 
 
+class SlowError(FunctionError):
+    """The function took longer than it may."""
+
+
 @dataclass(slots=True)
 class _Invocation:
     event: bytes
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    answer: queue.SimpleQueue[tuple[bytes, bool, float]] = field(default_factory=queue.SimpleQueue)
+    began: float = field(default_factory=time.monotonic)
+    answer: queue.SimpleQueue[Answer] = field(default_factory=queue.SimpleQueue)
 
 
 class _Server(ThreadingHTTPServer):
@@ -74,12 +84,13 @@ class Interface:
 
     Attributes:
         address: host and port, the value of ``AWS_LAMBDA_RUNTIME_API``.
+        started: when the client first asked for an event, by `time.monotonic`: the function has started. None before.
     """
 
     def __init__(self) -> None:
         self._waiting: queue.SimpleQueue[_Invocation] = queue.SimpleQueue()
         self._begun: dict[str, _Invocation] = {}  # by id; the lock of the interpreter is enough for single steps
-        self._asked = threading.Event()  # the client has asked for an event, so the function has started
+        self.started: float | None = None
         self._failed: bytes | None = None
         self._ended = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -102,29 +113,30 @@ class Interface:
         """Give the function an event, JSON; returns its answer.
 
         Raises:
-            FunctionError: it ends instead, or takes longer than ``timeout`` seconds.
+            FunctionError: it ends instead.
+            SlowError: it takes longer than ``timeout`` seconds.
             ValueError: the event is longer than Lambda takes.
         """
         if len(event) > MOST:
             raise ValueError(f"expected an event of at most {MOST} bytes, found {len(event)}")
-        invocation, start = _Invocation(event), time.monotonic()
+        invocation = _Invocation(event)
         self._waiting.put(invocation)
         while True:
             try:
-                body, failed, at = invocation.answer.get(timeout=_POLL)
-                return Answer(body, failed, at - start)
+                return invocation.answer.get(timeout=_POLL)
             except queue.Empty:
-                self._check(process, start + timeout)
+                self._check(process, invocation.began + timeout)
 
     def wait_until_started(self, process: subprocess.Popen[bytes], timeout: float = 60.0) -> None:
         """Wait until the function has started, which is when its client asks for the first event.
 
         Raises:
-            FunctionError: as `invoke`.
+            FunctionError, SlowError: as `invoke`.
         """
         deadline = time.monotonic() + timeout
-        while not self._asked.wait(_POLL):
+        while self.started is None:
             self._check(process, deadline)
+            time.sleep(_POLL)
 
     def _check(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         if self._failed is not None:
@@ -132,13 +144,14 @@ class Interface:
         if process.poll() is not None:
             raise FunctionError(f"the function has ended with status {process.returncode}")
         if time.monotonic() > deadline:
-            raise FunctionError("the function took too long")
+            raise SlowError("the function took too long")
 
     # ---- what the client asks for, each in a thread of the server
 
     def next(self) -> _Invocation | None:
         """The next event, as soon as there is one; None at the end."""
-        self._asked.set()
+        if self.started is None:
+            self.started = time.monotonic()
         while not self._ended.is_set():
             try:
                 invocation = self._waiting.get(timeout=_POLL)
@@ -159,7 +172,8 @@ class Interface:
             return 404
         if len(body) > MOST:
             return 413
-        self._begun.pop(id_).answer.put((body, kind == "error", time.monotonic()))
+        invocation = self._begun.pop(id_)
+        invocation.answer.put(Answer(body, kind == "error", invocation.began, time.monotonic()))
         return 202
 
 
@@ -205,7 +219,10 @@ def command(handler: str = "handler.handler") -> list[str]:
 
 
 def environment(interface: Interface, memory: int, folder: Path = HERE) -> dict[str, str]:
-    """What Lambda tells a function by environment variables: where the interface is, its memory in MB, its folder."""
+    """What Lambda tells a function by environment variables: where the interface is, its memory in MB, its folder.
+
+    Lambda starts the client in the folder, and so Python finds the function. ``PYTHONPATH`` is for other folders.
+    """
     return {
         "AWS_LAMBDA_RUNTIME_API": interface.address,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory),

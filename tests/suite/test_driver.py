@@ -61,6 +61,7 @@ class Processes:
             "prepare": {"files": [f"/nowhere/{job.peer}"], "bytes": 1},
             "check": {"error": TOLERANCE},
             "passes": passes,
+            "serverless": {"opening": 1.0, "first": 2.0, "to_first_output": 3.0, "steady": STEADY, "error": 0.0},
             "import": {"seconds": 1.0, "anonymous": 1, "mapped": 1},
             "limit": {"value": 1e9},
             "profile": {"steady": STEADY, "error": 0.0, "between": 0.0, "nodes": []},
@@ -240,6 +241,28 @@ def test_only_capped_cases_run_in_a_group(measure: Measure, processes: Processes
     measure(case(1), case(8, cap=CAP), peers="A", rounds=1)
     assert [it.group and it.group.limit for it in processes.of("passes")] == [None, CAP]
     assert not any(it.group for it in processes.of("source", "prepare", "check"))
+
+
+def test_a_function_runs_by_itself_and_is_told_its_memory(
+    measure: Measure, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other cases, its answers are compared before, and its memory is sampled after the rounds."""
+    monkeypatch.setattr(driver.function, "run", processes.run)
+    monkeypatch.setattr(driver.spawn, "run", lambda job, limit: Outcome("ok", processes.well(job)))
+    lines = measure(case(cap=CAP, kind="serverless"), peers="AB", rounds=1, limits=False)
+    assert [line["kind"] for line in lines] == ["check", "check", "timing", "timing", "memory", "memory"]
+    assert all(line["status"] == "ok" for line in lines)
+    assert {(it.job.kind, it.job.environ, it.group.limit) for it in processes.asked} == {
+        ("serverless", (("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),), CAP)
+    }
+    assert lines[-1]["values"]["cgroup_peak"] == 5
+
+
+def test_functions_are_skipped_without_their_client(measure: Measure) -> None:
+    lines = measure(case(), case(cap=CAP, kind="serverless"), peers="A", rounds=1, absent=("awslambdaric",))
+    (skipped,) = [line for line in lines if line["kind"] == "skip"]
+    assert skipped["reason"] == "it needs awslambdaric, not installed"
+    assert turns(lines) == [(0, 1, "A")]
 
 
 def test_only_the_headlines_of_a_scenario() -> None:

@@ -1,0 +1,34 @@
+"""Figures of a process that computed answers: how far they are from the reference's, and how its times are spread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.peers import Array
+    from bench.process.job import Job
+
+# NumPy is imported late, because importing a contender into an interpreter without it is timed.
+
+
+def error(job: Job, batch: int, y: Array) -> float:
+    """The largest error of an answer, divided by the largest absolute value of the reference's; infinite for NaN."""
+    import numpy as np
+
+    from bench.models import source
+
+    wanted = np.load(source(job.model, Path(job.data)).answer(batch), mmap_mode="r")
+    # Sample by sample, because the memory of this comparison counts as the contender's.
+    if y.shape != wanted.shape or not all(np.isfinite(mine).all() for mine in y):
+        return float("inf")
+    difference = np.max([np.abs(mine - right).max() for mine, right in zip(y, wanted, strict=True)])
+    return float(difference / np.max([np.abs(right).max() for right in wanted]))
+
+
+def distribution(times: list[float]) -> dict[str, float]:
+    """Least, quartiles and most of many passes, and their number."""
+    import numpy as np
+
+    least, lower, median, upper, most = (float(value) for value in np.percentile(times, [0, 25, 50, 75, 100]))
+    return {"least": least, "lower": lower, "median": median, "upper": upper, "most": most, "count": len(times)}
