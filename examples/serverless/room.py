@@ -9,7 +9,7 @@ from streamrt.host import memory
 _MIB = 1 << 20
 #: Bytes for an event and its answer. Lambda limits each to 6 MB. A text of 6 MB with tensors in base64 is there as the
 #: bytes that arrived, as a string, as a string in the parsed event, and as an array; the answer likewise: 8 times 6 MB.
-#: 16 MiB more are for the kernel's buffers and page tables, which count as memory of the function.
+#: 16 MiB more are for parts of the heap that stay empty, and for the kernel's buffers, which count as the function's.
 EVENTS = 64 * _MIB
 
 

@@ -60,6 +60,10 @@ def test_a_function_without_enough_memory_tells_how_much_the_model_needs(tmp_pat
     packed = zoo.mlp(tmp_path, 8, 4)
     with function(tmp_path, packed.path, memory=64) as running:
         answer = running.invoke(event(zoo.random_input(1, 8)))
+        body = json.dumps({"inputs": [{"name": "input", "shape": [1, 8], "datatype": "FP32", "data": [0] * 8}]})
+        response = running.result({"requestContext": {}, "body": body})
+    assert response["statusCode"] == 400
+    assert json.loads(response["body"])["type"] == "BudgetError"
     assert answer.failed
     assert answer.value["errorType"] == "BudgetError"
     assert "budget" in answer.value["errorMessage"]
