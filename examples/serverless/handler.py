@@ -20,7 +20,7 @@ def handler(event: Any, context: Any) -> dict[str, Any]:
     """The answer to an event: of HTTP, or with tensors (`tensors`). ``context`` is Lambda's, and is not needed.
 
     Raises:
-        streamrt.serve.protocol.ProtocolError, streamrt.InputError: the event is not of the form that is expected, or
+        streamrt.serve.refusal.ProtocolError, streamrt.InputError: the event is not of the form that is expected, or
             does not fit the model. The caller gets type and text. HTTP gets them in a body with status 400.
     """
     if http_events.is_one(event):

@@ -13,14 +13,9 @@ from typing import Any
 import tensors
 
 import streamrt
-from streamrt.serve.protocol import (
-    ProtocolError,
-    UnrepresentableError,
-    encode_response,
-    kind_of,
-    parse_header_length,
-    parse_request,
-)
+from streamrt.serve.jsontext import kind_of, weigh_json
+from streamrt.serve.protocol import encode_response, parse_header_length, parse_request, split_body
+from streamrt.serve.refusal import ProtocolError, UnrepresentableError
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 #: Bytes of JSON in a body. Its parsed values take up to 12 times as many, which `room.EVENTS` has to cover.
@@ -45,7 +40,8 @@ def answer(model: streamrt.Model, event: dict[str, Any]) -> dict[str, Any]:
 def _answer(model: streamrt.Model, event: dict[str, Any]) -> dict[str, Any]:
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     length = parse_header_length(headers.get(_HEADER_LENGTH.lower()))
-    request = parse_request(_body(event), length, _MOST_JSON)
+    text, data = split_body(_body(event), length)
+    request = parse_request(weigh_json(text, _MOST_JSON), data)
     results = tensors.run(model, request)
     encoded = encode_response("model", model.checksum, request, results)
     if encoded.header_length is None:

@@ -20,19 +20,19 @@ import numpy as np
 
 import streamrt
 from streamrt.engine.inputs import check_inputs
+from streamrt.serve.jsontext import kind_of
 from streamrt.serve.protocol import (
     DATATYPES,
     InferRequest,
     Output,
-    ProtocolError,
     from_binary,
-    kind_of,
     read_request,
     tensor_of,
     to_array,
-    to_lists,
+    to_json,
     to_numbers,
 )
+from streamrt.serve.refusal import ProtocolError
 
 #: Bytes of the JSON of an answer: Lambda's limit of 6 MB, less the names and shapes.
 MOST = 6_000_000
@@ -139,4 +139,4 @@ def _told(output: Output, array: Any, request: InferRequest) -> dict[str, Any]:
     if is_binary(output, request):
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         return told | {"base64": base64.b64encode(little).decode("ascii")}
-    return told | {"data": to_lists(array.ravel(), output.name)}
+    return told | {"data": to_json(array.ravel(), output.name).tolist()}  # Lambda's client takes no arrays
