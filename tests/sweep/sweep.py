@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from sweep.zoo import Entry
@@ -57,6 +58,8 @@ def in_a_process(entry: Entry, seconds: float) -> Facts:
     lines = output.splitlines()
     if process.returncode == 0 and lines:
         return dict(json.loads(lines[-1]))
+    if process.returncode == -signal.SIGKILL:
+        return {"outcome": "failed", "reason": "it was killed, as the kernel does when memory runs out"}
     last = (errors.strip().splitlines() or ["no text"])[-1]
     return {"outcome": "failed", "reason": f"the process ended with code {process.returncode}: {last}"}
 
@@ -124,7 +127,8 @@ def table(found: Iterable[Facts]) -> str:
         passed = sum(facts["outcome"] == "passed" for facts in mine)
         parts += [f"## {source}: {passed} of {len(mine)}\n"]
         reasons = Counter(facts["reason"] for facts in mine if facts["outcome"] != "passed")
-        parts += [f"* {count}: {reason}" for reason, count in reasons.most_common()]
+        for reason, count in reasons.most_common():
+            parts += wrap(f"{count}: {reason}", 120, initial_indent="* ", subsequent_indent="  ")
         parts += [""] * bool(reasons)
         parts += ["| family | model | parameters, 10^6 | least budget, MiB | result |", "|---|---|--:|--:|---|"]
         for facts in mine:

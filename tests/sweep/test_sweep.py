@@ -98,7 +98,8 @@ def test_equal_reasons_have_equal_texts() -> None:
     ("program", "reason"),
     [
         ("import time; time.sleep(60)", "more than 3 s"),
-        ("import os; os.kill(os.getpid(), 9)", "code -9"),
+        ("import os; os.kill(os.getpid(), 9)", "when memory runs out"),
+        ("import os; os.kill(os.getpid(), 15)", "code -15"),
         ("raise MemoryError('all of it')", "code 1: MemoryError: all of it"),
     ],
 )
