@@ -1,0 +1,28 @@
+"""Prints pip's constraints for the lowest versions that pyproject.toml allows, one a line: ``python floors.py``.
+
+Packages of torch are left out: their wheels take gigabytes, and the newest that works is installed elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+_LEFT_OUT = {"torch", "onnxscript", "ray"}
+
+
+def floors() -> dict[str, str]:
+    """The lowest version of each package that has one."""
+    project = tomllib.loads(_PROJECT.read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = {}
+    for requirement in (requirement for requirements in lists for requirement in requirements):
+        if (match := re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", requirement)) and match[1] not in _LEFT_OUT:
+            found.setdefault(match[1], match[2])
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(f"{name}=={version}" for name, version in floors().items()))
