@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamrt.format.marks import count_marks
+from streamrt.format.marks import count_bytes, count_marks
 
 #: Bytes of a list with up to four items.
 _LIST = 88
@@ -54,8 +54,9 @@ class Weight:
 
 def weigh(text: bytes) -> Weight:
     """The most memory that parsing ``text`` takes. Values of a flat list of numbers take up to 12 times its bytes."""
-    marks, quotes = count_marks(text), text.count(b'"')
-    digits = len(text) - marks.total - quotes - text.count(b"]") - text.count(b"}")
+    marks = count_marks(text)
+    quotes, brackets, braces, signs = count_bytes(text, b'"]}-')
+    digits = len(text) - marks.total - quotes - brackets - braces
     values = (
         _LIST * marks.brackets
         + _OBJECT * marks.braces
@@ -65,7 +66,7 @@ def weigh(text: bytes) -> Weight:
         + _NUMBER * min(marks.commas + 1, digits // _DIGITS)
     )
     wide = b"\\u" in text or (not text.isascii() and _WIDE_ONES.search(text) is not None)
-    signed = _NUMBER * min(text.count(b"-"), marks.commas + 1)
+    signed = _NUMBER * min(signs, marks.commas + 1)
     characters = (_WIDE if wide else _NARROW) * len(text)
     # The table is gone before there are arrays.
     return Weight(values, values + signed + characters + max(_TABLE * len(text), _FLAT * marks.commas))

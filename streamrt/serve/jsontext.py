@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from streamrt.format.marks import count_bytes
 from streamrt.format.parsing import weigh
 from streamrt.serve.refusal import ProtocolError
 
@@ -78,7 +79,8 @@ def parse_json(text: JsonText) -> Any:
         raise ProtocolError(f"expected JSON: {error!s:.200}") from None
     # Of two values with one key orjson keeps one. A key has a colon behind it, so that the text has more colons then
     # than what was kept of it. Colons that are escaped in the text, or that lie deeper, need a closer look.
-    if b"\\" in text.content or text.content.count(b":") != _colons(found, _LEVELS):
+    (colons,) = count_bytes(text.content, b":")
+    if b"\\" in text.content or colons != _colons(found, _LEVELS):
         del found
         found = _with_different_keys(text.content)
     return found

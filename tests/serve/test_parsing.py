@@ -16,6 +16,7 @@ import pytest
 
 from model import zoo
 from serve.process import Server
+from streamrt.format.marks import count_bytes
 from streamrt.format.parsing import weigh
 from streamrt.serve.access import Gate, OverloadedError
 from streamrt.serve.jsontext import parse_json, weigh_json
@@ -244,3 +245,9 @@ def test_a_server_stays_small(tmp_path: Path) -> None:
             thread.join()
         assert statuses == [400] * 3
         assert peak() - before < 100 * MIB  # three bodies of 8 MiB, each held twice at most; one parsed takes 170 MiB
+
+
+@pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 200_001])
+def test_bytes_of_short_and_long_texts_are_counted(size: int) -> None:
+    text = np.random.default_rng(size).choice(np.frombuffer(b'{[:,"]}-01', np.uint8), size).tobytes()
+    assert count_bytes(text, b"{,-") == [text.count(b"{"), text.count(b","), text.count(b"-")]
