@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 #define SET avx512
-/* prfchw: a processor without it takes the hint for a no-op. */
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prfchw")))
+/* prfchw: a processor without it takes the hint for a no-op. crc32: each processor with AVX has it. */
+#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prfchw,crc32")))
 #include "set.h"
 
 static inline bool available(void) {
