@@ -6,14 +6,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cpu_x86.h"
+
 #define SET avx2
 /* prfchw: a processor without it takes the hint for a no-op. crc32: each processor with AVX has it. */
 #define TARGET __attribute__((target("avx2,fma,f16c,prfchw,crc32")))
 #include "set.h"
 
 static inline bool available(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return cpu_has(bit_FMA | bit_F16C, bit_AVX2, SAVES_YMM);
 }
 
 enum { VL = 8 };

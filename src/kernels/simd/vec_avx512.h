@@ -6,15 +6,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cpu_x86.h"
+
 #define SET avx512
 /* prfchw: a processor without it takes the hint for a no-op. crc32: each processor with AVX has it. */
 #define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prfchw,crc32")))
 #include "set.h"
 
 static inline bool available(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return cpu_has(0, bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL, SAVES_ZMM);
 }
 
 enum { VL = 16 };
