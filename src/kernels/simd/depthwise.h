@@ -68,9 +68,12 @@ V void roll(const int k, const int stride, const int strips, const bool masked, 
         }
 #pragma GCC unroll 2
         for (int t = 0; t < strips; t++) {
+            vf next[ROWS_MOST]; /* a loop within one array becomes a memmove in clang, for which it lies in memory */
+            next[0] = bias;
 #pragma GCC unroll 8
-            for (int m = live; m > 0; m--) sum[t][m] = sum[t][m - 1];
-            sum[t][0] = bias;
+            for (int m = 0; m < live; m++) next[m + 1] = sum[t][m];
+#pragma GCC unroll 8
+            for (int m = 0; m <= live; m++) sum[t][m] = next[m];
         }
     }
 }
