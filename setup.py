@@ -5,6 +5,7 @@ STREAMRT_SANITIZE=address,undefined (or thread) compiles it under those sanitize
 
 import os
 import sysconfig
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 sanitizers = os.environ.get("STREAMRT_SANITIZE", "")
 flags = ["-std=gnu11", "-O3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
@@ -26,16 +28,36 @@ if sanitizers:
     link += [f"-fsanitize={sanitizers}"]
 
 
+#: The last line of a build without a working compiler.
+NEEDED = (
+    "streamrt's core cannot be compiled: `{}` is missing, or finds no header of C or Python (see above). "
+    "Install a C compiler and these headers (Debian, Ubuntu: apt-get install gcc libc6-dev python3-dev; "
+    "Fedora: dnf install gcc python3-devel; Alpine: apk add gcc musl-dev python3-dev), "
+    "or name another compiler in the variable CC"
+)
+
 #: src/kernels/simd/bodies.h is compiled in this many parts for each instruction set, so that no unit takes most of the
 #: time.
 PARTS = 4
 
 
 class BuildExt(build_ext):
-    """Compiles as many C files at the same time as there are processors."""
+    """Compiles as many C files at the same time as there are processors, if there is a compiler."""
+
+    def try_compiler(self) -> None:
+        """Raise CompileError, which says what to install, unless a file compiles that includes Python's header."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "try.c")
+            source.write_text("#include <Python.h>\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder)
+            except (CompileError, OSError):
+                name = os.environ.get("CC", self.compiler.compiler_so[0])
+                raise CompileError(NEEDED.format(name)) from None
 
     def build_extension(self, extension: Extension) -> None:
         """Compile and link ``extension``."""
+        self.try_compiler()
         compile_some = self.compiler.compile
 
         def side_by_side(
