@@ -13,7 +13,7 @@ from core.files import BLOCK, MakeFile
 
 RunPython = Callable[..., CompletedProcess[str]]
 
-SYSTEM_CALL = {"x86_64": 315, "aarch64": 275}.get(platform.machine())  # sched_getattr
+SYSTEM_CALL = {"x86_64": 315, "aarch64": 275}.get(platform.machine())  # sched_getattr; sched_setattr is one less
 RELEASE = tuple(map(int, platform.release().split(".")[:2]))
 
 #: Prints policy, nice and slice of our threads. A worker sets them before it takes its name, and the prefetch thread
@@ -25,8 +25,10 @@ PRINT = """
     from streamrt import _core
 
     path, block, policy, number = sys.argv[1], *map(int, sys.argv[2:])
-    os.nice(3)
-    os.sched_setscheduler(0, policy, os.sched_param(0))
+    system = ctypes.CDLL(None, use_errno=True).syscall
+    own = struct.pack("IIQiIQQQ", 48, policy, 0, os.nice(3), 0, 0, 0, 0)
+    if system(number - 1, 0, own, 0) != 0:  # musl refuses sched_setscheduler
+        raise OSError(ctypes.get_errno(), "sched_setattr")
     _core.set_threads(2)
     mapping = _core.Mapping(path)
     prefetcher = _core.Prefetcher(mapping)
@@ -41,7 +43,7 @@ PRINT = """
         begun = {(task / "comm").read_text().strip(): int(task.name) for task in Path("/proc/self/task").iterdir()}
     for name in ("streamrt-fetch", "streamrt-work"):
         attributes = ctypes.create_string_buffer(48)
-        if ctypes.CDLL(None, use_errno=True).syscall(number, begun[name], attributes, 48, 0) != 0:
+        if system(number, begun[name], attributes, 48, 0) != 0:
             raise OSError(ctypes.get_errno(), "sched_getattr")
         _, found, _, nice, _, slice_, _, _ = struct.unpack("IIQiIQQQ", attributes.raw)
         print(found, nice, slice_)
