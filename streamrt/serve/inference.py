@@ -20,8 +20,8 @@ from streamrt.serve.jsontext import JsonText, weigh_json
 from streamrt.serve.protocol import InferRequest, split_body
 from streamrt.serve.service import Service
 
-#: A JSON text of at most 16 KiB is weighed on the event loop: passing it to a thread and waiting for it takes longer.
-_SMALL = 16 << 10
+#: A JSON text of at most 64 KiB is weighed on the event loop: passing it to a thread and waiting for it takes longer.
+_SMALL = 64 << 10
 
 
 async def run_model(
