@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-DOCUMENTS = (
-    "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "bench/README.md", "docs/command-line.md",
-    "docs/design.md", "docs/measurements.md", "docs/operators.md", "docs/pool.md", "docs/serving.md",
-)  # fmt: skip
+_ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    str(path.relative_to(_ROOT))
+    for pattern in ("*.md", "bench/*.md", "docs/*.md", "examples/*/*.md", "tests/*/*.md")
+    for path in _ROOT.glob(pattern)
+)
 
 
 def anchors(text: str) -> set[str]:

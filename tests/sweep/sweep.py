@@ -128,12 +128,13 @@ def table(found: Iterable[Facts]) -> str:
         parts += [f"## {source}: {passed} of {len(mine)}\n"]
         reasons = Counter(facts["reason"] for facts in mine if facts["outcome"] != "passed")
         for reason, count in reasons.most_common():
-            parts += wrap(f"{count}: {reason}", 120, initial_indent="* ", subsequent_indent="  ")
+            names = ", ".join(facts["name"] for facts in mine if facts.get("reason") == reason)
+            parts += wrap(f"{count}: {reason} ({names})", 120, initial_indent="* ", subsequent_indent="  ")
         parts += [""] * bool(reasons)
         parts += ["| family | model | parameters, 10^6 | least budget, MiB | result |", "|---|---|--:|--:|---|"]
         for facts in mine:
             least = f"{facts['least'] / 2**20:.1f}" if "least" in facts else ""
-            result = f"{facts['error']:.0e}" if facts["outcome"] == "passed" else facts["reason"].replace("|", "\\|")
+            result = f"{facts['error']:.0e}" if facts["outcome"] == "passed" else "failed"
             size = f"{facts['parameters'] / 1e6:.1f}" if "parameters" in facts else ""
             parts.append(f"| {facts['family']} | {facts['name']} | {size} | {least} | {result} |")
         parts.append("")

@@ -84,8 +84,8 @@ def test_the_table() -> None:
     text = sweep.table([A._asdict() | failed, B._asdict() | PASSED])
     assert text.index("## torchvision: 1 of 1") < text.index("## timm: 0 of 1")
     assert "| b | b | 2.5 | 3.0 | 1e-06 |" in text
-    assert "* 1: a | b" in text
-    assert "| a/a | a_tiny |  |  | a \\| b |" in text
+    assert "* 1: a | b (a_tiny)" in text
+    assert "| a/a | a_tiny |  |  | failed |" in text
 
 
 def test_equal_reasons_have_equal_texts() -> None:
