@@ -178,8 +178,10 @@ class Keeper:
             asker.flight = None
             if flight.error is not None:
                 raise anew(flight.error)
-            if flight.granted:
+            if flight.granted and not self._lacks_weights(entry, asker):
                 return True
+            if flight.granted:  # the load began before the model was pinned
+                self._end_lease(entry)
         self.require_open()
         if entry.removed:
             raise UnknownModelError(f"the model {entry.name!r:.80} was unregistered")
@@ -207,8 +209,7 @@ class Keeper:
         if not asker.counted:
             asker.counted = True
             self._note_request(entry)
-        whole = asker.whole and entry.reserved is not None and entry.needs.full <= self.capacity(entry)
-        if entry.leases and whole and entry.pinned < entry.needs.weights:
+        if entry.leases and self._lacks_weights(entry, asker):
             self._leave_line(asker)  # it gets more weights once it is idle
             return False
         if entry.leases:
@@ -217,11 +218,21 @@ class Keeper:
         if asker not in self._line:
             self._line.append(asker)
         if self._line[0] is asker:
-            if self._grant(entry, whole):
+            if self._grant(entry, self._gets_whole(entry, asker)):
                 return True
             if entry.busy:  # its load has begun
                 self._leave_line(asker)
         return False
+
+    def _gets_whole(self, entry: Entry, asker: _Asker) -> bool:
+        """Whether a request waits for room for all weights, and can get it. Lock held."""
+        assert entry.needs
+        return asker.whole and entry.reserved is not None and entry.needs.full <= self.capacity(entry)
+
+    def _lacks_weights(self, entry: Entry, asker: _Asker) -> bool:
+        """Whether a leased model was granted fewer weights than a request waits for. Lock held."""
+        assert entry.needs
+        return entry.pinned < entry.needs.weights and self._gets_whole(entry, asker)
 
     def _require_loadable(self, entry: Entry) -> None:
         """Raise the error after which loading pauses, as a new object."""

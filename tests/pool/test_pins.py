@@ -150,6 +150,24 @@ def test_a_pin_waits_for_leased_memory_and_requests_of_the_model_do_not():
     assert [entry[0] for entry in log] == ["m", "p"]
 
 
+def test_a_pin_waits_for_all_weights_although_a_load_of_fewer_has_begun():
+    world, _, pool = make(100, {"p": needs(60), "m": needs(70)})
+    log = []
+    user(world, pool, "m", log, hold=20.0)
+    user(world, pool, "p", log, hold=0.5, at=2.0)  # beside m it streams
+
+    def work():
+        world.sleep(2.5)
+        assert status(pool, "p").state is State.LOADING
+        assert pinned(pool, "p") is None
+        assert world.now() > 20.0
+        assert loaded(pool, "p") == 60
+
+    run(world, work)
+    assert [entry[0] for entry in log] == ["m", "p"]
+    assert pool.stats().leases == 0
+
+
 def test_a_pin_that_cannot_be_loaded_in_time_stays_and_the_next_request_loads_it():
     world, _, pool = make(100, {"p": needs(60), "m": needs(70)}, timeout=5.0)
     log = []

@@ -42,6 +42,15 @@ FAULTS = (
         POOL,
     ),
     Fault(
+        "pin-in-part",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "if flight.granted and not self._lacks_weights(entry, asker):",
+        "if flight.granted:",
+        "a pin is told to be loaded after a load of some weights, which began before it",
+        POOL,
+    ),
+    Fault(
         "small-in-part",
         "pool",
         "streamrt/pool/admission.py",
