@@ -46,7 +46,7 @@ exported to ONNX first. `streamrt.operators()` returns the names on this page.
 
 Any operator is computed while packing if all its inputs are constants, or depend on extents of the model's inputs
 alone: `Shape`, `Size`, `Range`, `ConstantOfShape`, and arithmetic with their results. `If` is packed if its condition
-is such a value.
+is such a value; [graphs.md](graphs.md#sizes) says how.
 """
 REFUSALS = """\
 ## Refused

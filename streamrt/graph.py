@@ -10,6 +10,9 @@ attributes have ONNX's names. A graph differs from ONNX in four ways, so that lo
   ``Shape``, ``Size`` and ``Constant``, and each node whose inputs are all results of size nodes (`streamrt.ops.sizes`).
   Other nodes may read such results, too. In older files a node has the tensor as a further input, and the attribute
   ``extents`` says which extents are taken (`streamrt.ops.shapes.borrowed`).
+* An ``If`` whose condition is such a result is no node with two graphs. The graph has *cases* instead: whole graphs,
+  each for one way in which the conditions may go. Its size node ``If`` has the condition as its input, no output, and
+  the attribute ``value``: the case runs if the condition is true (1) or false (0). The first case that runs is taken.
 * A node may have an ``activation``: an element-wise operator applied to its first output.
 * A recurrent node has one direction, and its input is multiplied with W already (`streamrt.ops.recurrent`).
 
@@ -20,8 +23,8 @@ file). It is ``""`` for an optional input left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -51,6 +54,8 @@ TYPES = (
 # Limits that keep opening and planning a hostile file within 2 s and 160 MiB: docs/design.md has the reasons.
 # The time grows with each count of nodes, outputs, inputs and values, and with the square of the outputs.
 _MAX_NODES = 10_000
+#: The most cases of a graph. Each may be tried for new shapes.
+MAX_CASES = 16
 #: The most outputs of all nodes together: two a node.
 _MAX_OUTPUTS = 2 * _MAX_NODES
 #: The most inputs of all nodes together: five a node.
@@ -107,19 +112,39 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Nodes in execution order, and the tensors that go in and come out."""
+    """Nodes in execution order, and the tensors that go in and come out.
+
+    ``others`` are its further cases. They have the same inputs, outputs of the same names, and no cases of their own.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     nodes: tuple[Node, ...]
+    others: tuple[Graph, ...] = ()
+
+    @property
+    def cases(self) -> tuple[Graph, ...]:
+        """The graphs of which the first that can run is taken: this graph, and ``others``, which have none."""
+        return (self, *self.others)
+
+    @property
+    def all_nodes(self) -> Iterator[Node]:
+        """The nodes of all cases, in the order of the cases."""
+        return (node for case in self.cases for node in case.nodes)
 
     def check(self, params: Iterable[str]) -> None:
-        """Raise `FormatError` unless every name is defined once and before its use, which rules out cycles.
+        """Raise `FormatError` unless every name is defined once in each case, before its use. So there are no cycles.
 
         Args:
             params: the names of the parameters.
         """
         stored = set(params)
+        for case in self.cases:
+            case._check(stored)
+            if [spec.name for spec in case.outputs] != [spec.name for spec in self.outputs]:
+                raise FormatError("the cases of the graph have different outputs, expected the same names in one order")
+
+    def _check(self, stored: Collection[str]) -> None:
         defined = set(stored)
         for spec in self.inputs:
             _define(spec.name, defined, "input")
@@ -145,34 +170,44 @@ class Graph:
     def subgraph(self, outputs: Sequence[str]) -> Graph:
         """The part that computes ``outputs`` (any tensor names), in the same order.
 
+        Cases that do not compute all of them are left out.
+
         Raises:
-            KeyError: a name that no node computes.
+            KeyError: a name that no node computes, or that no case computes beside the others.
         """
+        parts: list[tuple[Graph, set[str]]] = []
+        unknown = [set(outputs)]
+        for case in self.cases:
+            known = {name for node in case.nodes for name in node.outputs if name} | {s.name for s in case.outputs}
+            unknown.append(set(outputs) - known)
+            if not unknown[-1]:
+                parts.append(case._part(outputs))
+        if not parts:
+            nowhere = set.intersection(*unknown) or unknown[1]
+            raise KeyError(next(name for name in outputs if name in nowhere))
+        wanted = set().union(*(names for _, names in parts))
+        inputs = tuple(spec for spec in self.inputs if spec.name in wanted)
+        first, *others = (replace(case, inputs=inputs) for case, _ in parts)
+        return replace(first, others=tuple(others))
+
+    def _part(self, outputs: Sequence[str]) -> tuple[Graph, set[str]]:
+        """The part of this case that computes ``outputs``, with all inputs; and the names of all tensors in it."""
         known = {spec.name: spec for spec in self.outputs}
-        computed = {name for node in self.nodes for name in node.outputs if name}
-        for name in outputs:
-            if name not in computed and name not in known:
-                raise KeyError(name)
         wanted = set(outputs)
         kept: list[Node] = []
         for node in reversed(self.nodes):
-            if wanted.intersection(node.outputs):
+            if wanted.intersection(node.outputs) or not node.outputs:
                 kept.append(node)
                 wanted.update(name for name in node.inputs if name)
                 wanted.update(node.sizes.values())
-        return Graph(
-            inputs=tuple(spec for spec in self.inputs if spec.name in wanted),
-            outputs=tuple(known.get(name, TensorSpec(name, (), "")) for name in outputs),
-            nodes=tuple(reversed(kept)),
-        )
+        specs = tuple(known.get(name, TensorSpec(name, (), "")) for name in outputs)
+        return Graph(self.inputs, specs, tuple(reversed(kept))), wanted
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""
-        return {
-            "inputs": [_spec_to_json(spec) for spec in self.inputs],
-            "outputs": [_spec_to_json(spec) for spec in self.outputs],
-            "nodes": [_node_to_json(node) for node in self.nodes],
-        }
+        cases = [_case_to_json(case) for case in self.others]
+        inputs = {"inputs": [_spec_to_json(spec) for spec in self.inputs]}
+        return inputs | _case_to_json(self) | ({"cases": cases} if cases else {})
 
     @classmethod
     def from_json(cls, data: object) -> Graph:
@@ -181,29 +216,44 @@ class Graph:
         Raises:
             FormatError: ``data`` is not such an object, or exceeds a limit. The text names the part of the JSON object.
         """
-        top = _object(data, "graph", {"inputs", "outputs", "nodes"})
-        nodes = tuple(
-            _node(n, f"graph.nodes[{i}]") for i, n in enumerate(_list(top["nodes"], "graph.nodes", _MAX_NODES))
-        )
+        top = _object(data, "graph", {"inputs", "outputs", "nodes"}, frozenset({"cases"}))
+        inputs = tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs")))
+        others = _list(top.get("cases", []), "graph.cases", MAX_CASES - 1)
+        cases = [_case(top, "graph", inputs)]
+        for index, other in enumerate(others):
+            where = f"graph.cases[{index}]"
+            cases.append(_case(_object(other, where, {"outputs", "nodes"}), where, inputs))
+        graph = replace(cases[0], others=tuple(cases[1:]))
         for what, most, count in (
+            ("nodes", _MAX_NODES, lambda node: 1),
             ("inputs", _MAX_INPUTS, lambda node: len(node.inputs) + len(node.sizes)),
             ("outputs", _MAX_OUTPUTS, lambda node: len(node.outputs)),
             ("numbers in attributes", MAX_VALUES, _numbers),
         ):
             total = 0
-            for node in nodes:
+            for node in graph.all_nodes:
                 total += count(node)
                 if total > most:
                     raise FormatError(
                         f"node {node.name!r}: {total} {what} of all nodes up to this one, more than the {most} allowed"
                     )
-        return cls(
-            inputs=tuple(_spec(s, f"graph.inputs[{i}]") for i, s in enumerate(_list(top["inputs"], "graph.inputs"))),
-            outputs=tuple(
-                _spec(s, f"graph.outputs[{i}]") for i, s in enumerate(_list(top["outputs"], "graph.outputs"))
-            ),
-            nodes=nodes,
-        )
+        return graph
+
+
+def _case_to_json(case: Graph) -> dict[str, Any]:
+    return {
+        "outputs": [_spec_to_json(spec) for spec in case.outputs],
+        "nodes": [_node_to_json(node) for node in case.nodes],
+    }
+
+
+def _case(data: Mapping[str, Any], where: str, inputs: tuple[TensorSpec, ...]) -> Graph:
+    outputs, nodes = _list(data["outputs"], f"{where}.outputs"), _list(data["nodes"], f"{where}.nodes", _MAX_NODES)
+    return Graph(
+        inputs,
+        tuple(_spec(spec, f"{where}.outputs[{i}]") for i, spec in enumerate(outputs)),
+        tuple(_node(node, f"{where}.nodes[{i}]") for i, node in enumerate(nodes)),
+    )
 
 
 def _define(name: str, defined: set[str], what: str) -> None:

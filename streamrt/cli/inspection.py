@@ -13,7 +13,7 @@ from streamrt.format import Tensor, WeightsFile, read_header
 from streamrt.graph import Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
-from streamrt.ops import Shape, sizes
+from streamrt.ops import Shape
 from streamrt.plan import Plan, Range, Tile
 from streamrt.report.table import facts, shorten, table
 
@@ -162,6 +162,7 @@ def inspect_model(
     with Model(path, budget=budget) as model:
         chosen = shapes_of(model.inputs, batch, shapes or {})
         plan = model.plan_for(chosen)
+        program = model._engine.planner.prepare(model._engine.file.graph, chosen).program
         return Inspection(
             path=os.fspath(path),
             size=file.size,
@@ -170,7 +171,7 @@ def inspect_model(
             outputs=model.outputs,
             shapes=chosen,
             min_budget=model.min_budget(chosen),
-            layers=_layers(file, sizes.run_in_passes(file.graph.nodes), plan),
+            layers=_layers(file, program.nodes, plan),
             plan=plan,
         )
 

@@ -131,7 +131,7 @@ def recoded(file: WeightsFile, weights: str | None, keep: Mapping[str, str] | No
     """
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     present = {name: tensor.coding for name, tensor in file.tensors.items()}
-    return choose(file.graph.nodes, shapes, present, weights, keep, others=present)
+    return choose(list(file.graph.all_nodes), shapes, present, weights, keep, others=present)
 
 
 def _kept(wanted: Coding, present: Coding) -> Coding:

@@ -51,7 +51,7 @@ class DraftNode:
 
 @dataclass(slots=True)
 class Draft:
-    """Nodes in execution order and the weights that they read, by name.
+    """A case of a graph: nodes in execution order and the weights that they read, by name.
 
     Size nodes are apart, because no pass runs them: they read shapes of tensors, and no values.
 
@@ -102,11 +102,11 @@ class Draft:
         return [*places[0], *(node for group in rest for node in group)]
 
     def prune(self) -> None:
-        """Drop nodes that no output depends on, and weights that no node reads."""
+        """Drop nodes that neither an output nor a condition depends on, and weights that no node reads."""
         wanted = {spec.name for spec in self.outputs}
         kept = set[int]()
         for node in reversed(self.ordered()):
-            if wanted.intersection(node.outputs):
+            if wanted.intersection(node.outputs) or not node.outputs:
                 kept.add(id(node))
                 wanted.update(node.reads)
         self.nodes = [node for node in self.nodes if id(node) in kept]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from streamrt.convert import limits
+from streamrt.convert.cases import examples_of, joined, possible
 from streamrt.convert.check import lowered, settle_outputs
 from streamrt.convert.draft import Draft, DraftNode
-from streamrt.convert.examples import examples
 from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, InputError, printable
@@ -96,17 +97,18 @@ def fixed(file: WeightsFile, inputs: Inputs | None) -> Graph:
                 )
             if after != before and values.setdefault(str(before), after) != after:
                 raise InputError(f"inputs: {_shown(before)} is {values[str(before)]} and {after}, expected one value")
-    inner, outer = ([_replaced(spec, values) for spec in ends] for ends in (graph.inputs, graph.outputs))
-    draft = Draft(
-        inner,
-        outer,
-        [
-            DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation, dict(n.sizes))
-            for n in graph.nodes
-        ],
-        {name: _placeholder(tensor) for name, tensor in file.tensors.items()},
-    )
-    return _settled(draft).graph()
+    params = {name: _placeholder(tensor) for name, tensor in file.tensors.items()}
+    return joined(possible(partial(_settled, _draft(case, values, params)) for case in graph.cases))
+
+
+def _draft(case: Graph, values: Mapping[str, int | str], params: dict[str, Weight]) -> Draft:
+    """A case with other values for its free extents."""
+    inner, outer = ([_replaced(spec, values) for spec in ends] for ends in (case.inputs, case.outputs))
+    nodes = [
+        DraftNode(n.name, n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.activation, dict(n.sizes))
+        for n in case.nodes
+    ]
+    return Draft(inner, outer, nodes, params)
 
 
 def _placeholder(tensor: Tensor) -> Weight:
@@ -118,7 +120,7 @@ def _placeholder(tensor: Tensor) -> Weight:
 def _settled(draft: Draft) -> Draft:
     """The draft with the extents of its outputs."""
     problems = []
-    for example in examples(draft.inputs):
+    for example in examples_of(draft):
         try:
             with limits.current().computing():
                 settle_outputs(draft, lowered(draft, example), example)

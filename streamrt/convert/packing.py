@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.convert import limits
+from streamrt.convert.cases import examples_of, joined, possible, share_params
 from streamrt.convert.check import lowered, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose, recoded
 from streamrt.convert.draft import Draft, DraftNode
-from streamrt.convert.examples import examples
 from streamrt.convert.exported.archive import is_exported
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.inputs import Inputs, fixed
@@ -39,6 +39,7 @@ from streamrt.format import (
     repack,
     write,
 )
+from streamrt.ops.sizes import OtherCaseError
 
 if TYPE_CHECKING:
     import onnx
@@ -123,7 +124,7 @@ def pack(
                 raise TypeError(f"the list has an element of type {found}, expected a list of streamrt.Layer")
             draft = read_layers(layers, inputs)
             allowed.add_own(4 * sum(weight.size for weight in draft.params.values()))
-            _pack(lambda: draft, path, progress, weights, keep)
+            _pack(lambda: [draft], path, progress, weights, keep)
             return path
         if kind := _torch_kind(source):
             if kind == "program" and example is not None:
@@ -153,7 +154,7 @@ def pack(
 
 
 def _pack(
-    convert: Callable[[], Draft],
+    convert: Callable[[], list[Draft]],
     dest: Path,
     progress: bool,
     weights: str | None,
@@ -162,19 +163,19 @@ def _pack(
 ) -> None:
     """Convert and write; ``check`` raises if a file with weights has changed since it was opened."""
     with limits.current().computing():
-        draft = convert()
-        _fold(draft)
-        _check_size(draft)
-        draft.legalise_names()
-        graph = draft.graph()
-        graph.check(draft.params)
-        shapes = {name: weight.shape for name, weight in draft.params.items()}
-        present = {name: _smaller(weight) for name, weight in draft.params.items()}
+        drafts = possible(partial(_folded, draft) for draft in convert())
+        nodes = [node for draft in drafts for node in draft.nodes]
+        params = share_params(drafts)
+        _check_size(nodes, params)
+        graph = joined(drafts)
+        graph.check(params)
+        shapes = {name: weight.shape for name, weight in params.items()}
+        present = {name: _smaller(weight) for name, weight in params.items()}
         others = {name: coding for name, coding in present.items() if coding.is_integer or coding == INT64}
-        codings = choose(draft.nodes, shapes, present, weights, keep, others)
+        codings = choose(nodes, shapes, present, weights, keep, others)
     if check is not None:
         check()
-    write(dest, graph, _segments(draft, codings, check), progress=progress)
+    write(dest, graph, _segments(nodes, params, codings, check), progress=progress)
 
 
 def _smaller(weight: Weight) -> Coding:
@@ -235,18 +236,18 @@ def _torch_source(source: Any, kind: str, example: Any, inputs: Inputs | None) -
     return read_program(source, inputs) if kind == "program" else read_module(source, example, inputs)
 
 
-def _fold(draft: Draft) -> None:
-    """Rewrite a draft. It is lowered before and after, so that a graph that cannot run is refused.
+def _folded(draft: Draft) -> Draft:
+    """The draft, rewritten. It is lowered before and after, so that a graph that cannot run is refused.
 
     Raises:
         UnsupportedModelError: an operator is not supported.
         FormatError: the graph runs with none of the examples. A `LimitError` is raised rather than another error, else
-            the error of the first example.
+            the error of the first example that leads to this case, if any does.
     """
     if problems := unknown_operators(draft):
         raise UnsupportedModelError(problems)
     refused: list[FormatError] = []
-    for example in examples(draft.inputs):
+    for example in examples_of(draft):
         try:
             program = lowered(draft, example)
         except FormatError as error:
@@ -254,42 +255,46 @@ def _fold(draft: Draft) -> None:
             continue
         rewrite(draft, program.shapes)
         settle_outputs(draft, lowered(draft, example), example)
-        return
-    raise next((error for error in refused if isinstance(error, LimitError)), refused[0])
+        draft.legalise_names()
+        return draft
+    refused.sort(key=lambda error: (not isinstance(error, LimitError), isinstance(error, OtherCaseError)))
+    raise refused[0]
 
 
-def _check_size(draft: Draft) -> None:
+def _check_size(nodes: Sequence[DraftNode], params: Mapping[str, Weight]) -> None:
     """Raise `LimitError` if the file would have too many weights: see `Limits.check_written`."""
-    largest = max(draft.nodes, key=lambda node: _added(draft, node), default=None)
+
+    def added(node: DraftNode) -> int:
+        return sum(params[name].size for name in node.inputs if name in params)
+
+    largest = max(nodes, key=added, default=None)
     if largest is not None:
         with limits.current().at(f"node {largest.name!r} ({largest.op})"):
-            limits.current().check_written(4 * sum(weight.size for weight in draft.params.values()))
+            limits.current().check_written(4 * sum(weight.size for weight in params.values()))
 
 
-def _added(draft: Draft, node: DraftNode) -> int:
-    """Elements of the weights that a node reads."""
-    return sum(draft.params[name].size for name in node.inputs if name in draft.params)
-
-
-def _segments(draft: Draft, codings: Mapping[str, Coding], check: Callable[[], None] | None) -> list[Segment]:
+def _segments(
+    nodes: Sequence[DraftNode],
+    params: Mapping[str, Weight],
+    codings: Mapping[str, Coding],
+    check: Callable[[], None] | None,
+) -> list[Segment]:
     """The weights in execution order: a segment for each node that is the first to read any.
 
     Small weights come first in a segment, because the first tile needs the whole bias.
     """
     written: set[str] = set()
     segments = []
-    for node in draft.nodes:
-        names = [name for name in dict.fromkeys(node.inputs) if name in draft.params and name not in written]
-        names.sort(key=lambda name: draft.params[name].size)
+    for node in nodes:
+        names = [name for name in dict.fromkeys(node.inputs) if name in params and name not in written]
+        names.sort(key=lambda name: params[name].size)
         written.update(names)
         if names:
-            segments.append(Segment(tensors=[_source(draft, name, codings[name], check) for name in names]))
+            segments.append(Segment(tensors=[_source(name, params[name], codings[name], check) for name in names]))
     return segments
 
 
-def _source(draft: Draft, name: str, coding: Coding, check: Callable[[], None] | None) -> Source:
-    weight = draft.params[name]
-
+def _source(name: str, weight: Weight, coding: Coding, check: Callable[[], None] | None) -> Source:
     def chunks() -> Iterator[Array | NDArray[np.uint8]]:
         with limits.current().at(f"weight {name!r}"):
             if isinstance(weight, Quantized) and coding == weight.coding != UNCODED:

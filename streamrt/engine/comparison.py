@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.engine.face import Face
-from streamrt.engine.inputs import Given, Inputs
+from streamrt.engine.inputs import Given, Inputs, check_inputs
 from streamrt.errors import InputError, WeightsIOError, printable
 from streamrt.format import Tensor, values
+from streamrt.graph import Graph, Node
 
 #: The most tensors that are asked for in one call: each is held until the call ends.
 _TOGETHER = 8
@@ -106,13 +107,13 @@ def compare(first: Face, second: Face, inputs: Given | Inputs) -> Comparison:
         BudgetError: a budget has no room for the tensors.
     """
     graph, other = first._engine.file.graph, second._engine.file.graph
-    if [(n.name, n.op, n.outputs) for n in graph.nodes] != [(n.name, n.op, n.outputs) for n in other.nodes] or [
-        (s.name, s.dims, s.dtype) for s in graph.inputs
-    ] != [(s.name, s.dims, s.dtype) for s in other.inputs]:
+    if _outline(graph) != _outline(other):
         raise InputError("the two models have different graphs: expected the same nodes, inputs and outputs")
-    changed = _changed(first, second)
+    case = _case(first, inputs)
+    nodes = graph.cases[case].nodes
+    changed = _changed(first, nodes, second, other.cases[case].nodes)
     ends = [spec.name for spec in graph.outputs]
-    wanted = dict.fromkeys([*ends, *(node.outputs[0] for node in graph.nodes if node.name in changed)])
+    wanted = dict.fromkeys([*ends, *(node.outputs[0] for node in nodes if node.name in changed)])
     outputs, rms = [], {}
     for name, one, two in _values(first, second, inputs, list(wanted)):
         found = _difference(name, one, two)
@@ -120,7 +121,7 @@ def compare(first: Face, second: Face, inputs: Given | Inputs) -> Comparison:
         if name in ends:
             outputs.append(found)
     layers = []
-    for node in graph.nodes:
+    for node in nodes:
         if node.name in changed:
             before, after = changed[node.name]
             loss = _loss(first._engine.file.path, before, second._engine.file.path, after)
@@ -129,11 +130,28 @@ def compare(first: Face, second: Face, inputs: Given | Inputs) -> Comparison:
     return Comparison(tuple(outputs), tuple(layers))
 
 
-def _changed(first: Face, second: Face) -> dict[str, tuple[Tensor, Tensor]]:
-    """The nodes that read a weight whose coding differs, with the largest such weight of each in both models."""
+def _outline(graph: Graph) -> object:
+    """The parts of a graph in which two models agree that can be compared."""
+    cases = [[(node.name, node.op, node.outputs) for node in case.nodes] for case in graph.cases]
+    return graph.inputs, [spec.name for spec in graph.outputs], cases
+
+
+def _case(model: Face, inputs: Given | Inputs) -> int:
+    """The index of the case of the graph that runs for these inputs."""
+    graph, planner = model._engine.file.graph, model._engine.planner
+    arrays = check_inputs(inputs, graph.inputs, graph.inputs)
+    with model._engine.hold():
+        program = planner.prepare(graph, {name: np.shape(array) for name, array in arrays.items()}).program
+    return graph.cases.index(program.graph)
+
+
+def _changed(
+    first: Face, nodes: Sequence[Node], second: Face, others: Sequence[Node]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Those of the ``nodes`` that read a weight whose coding differs, with the largest such weight in both models."""
     one, two = first._engine.file, second._engine.file
     changed = {}
-    for node, other in zip(one.graph.nodes, two.graph.nodes, strict=True):
+    for node, other in zip(nodes, others, strict=True):
         pairs = [
             (one.tensors[a], two.tensors[b])
             for a, b in zip(node.inputs, other.inputs, strict=False)

@@ -78,7 +78,7 @@ class Tables:
 def _names(file: WeightsFile) -> list[str]:
     """The parameters of which a node may read single rows."""
     found = []
-    for node in file.graph.nodes:
+    for node in file.graph.all_nodes:
         table = traits_of(node.op).table
         if table is not None and table + 1 < len(node.inputs):
             name = node.inputs[table]

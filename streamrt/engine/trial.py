@@ -26,7 +26,8 @@ def first_program(programs: Programs) -> Program | None:
     """
     graph = programs.file.graph
     free = any(isinstance(dim, str) for spec in graph.inputs for dim in spec.dims)
-    for extent in _TRIED[: max(1, _MAX_TRIED // max(1, len(graph.nodes)))]:
+    nodes = list(graph.all_nodes)
+    for extent in _TRIED[: max(1, _MAX_TRIED // max(1, len(nodes)))]:
         shapes = {s.name: tuple(extent if isinstance(d, str) else d for d in s.dims) for s in graph.inputs}
         try:
             program = programs.compile(graph, shapes)
@@ -37,7 +38,7 @@ def first_program(programs: Programs) -> Program | None:
             _check_outputs(program)
             return program
     known = supported() | sizes.supported()
-    if unknown := next((node for node in graph.nodes if node.op not in known), None):
+    if unknown := next((node for node in nodes if node.op not in known), None):
         where = f"{programs.file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
         raise FormatError(f"{where}: {NO_SUCH_OPERATOR}")
     return None

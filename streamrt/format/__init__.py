@@ -62,8 +62,10 @@ What the writer does
     ``streamrt.graph``
         The graph as JSON text: see `streamrt.graph.Graph.to_json`. Operators and attributes have their ONNX names.
         An input or output has a ``dtype``, one of `streamrt.graph.TYPES`, unless it is float32.
-        It has at most 10,000 nodes, which together have at most 50,000 inputs, 20,000 outputs and 262,144 numbers in
-        lists of attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
+        It may have up to 15 further ``cases``, each with ``outputs`` and ``nodes`` of its own, and the same inputs and
+        names of outputs. The first case runs whose conditions hold (``If`` nodes).
+        All cases together have at most 10,000 nodes, 50,000 inputs, 20,000 outputs and 262,144 numbers in lists of
+        attributes. Infinite attributes are written ``Infinity`` and ``-Infinity``; NaN is not allowed.
     ``streamrt.layouts``
         A JSON object that maps names of tensors to ``{"layout", "shape"}``: the name of a layout, 1 to 64 characters,
         and the logical shape, which the graph means. The header's own shape is the shape of the bytes in the file. A

@@ -111,7 +111,7 @@ def group(graph: Graph, params: Container[str]) -> list[Group]:
             seen.update(fresh)
             groups.append(Group(reader, fresh))
 
-    for node in graph.nodes:
+    for node in graph.all_nodes:
         add(f"node {node.name!r}", node.inputs)
     add("the graph's outputs", (spec.name for spec in graph.outputs))
     return groups

@@ -81,7 +81,8 @@ class Known:
     def parts(self) -> int:
         """Tensors, nodes and checksums that are remembered, those of each budget's plans included."""
         file = self.file
-        return (len(file.tensors) + len(file.graph.nodes)) * (1 + len(self._planners)) + len(file.block_crcs)
+        nodes = sum(len(case.nodes) for case in file.graph.cases)
+        return (len(file.tensors) + nodes) * (1 + len(self._planners)) + len(file.block_crcs)
 
 
 class ResidentModel:

@@ -41,7 +41,7 @@ class Program:
     """A graph for given input shapes.
 
     Attributes:
-        graph: the graph, or the part of it that computes the requested outputs.
+        graph: the case of the graph that runs, or the part of it that computes the requested outputs.
         nodes: the nodes that a pass runs: those of the graph without its size nodes.
         sizes: the size nodes, if results of theirs are read during a pass.
         constants: the types of these results, by name. They lie in the arena.
@@ -141,7 +141,7 @@ def compile_program(
     exact: bool = False,
     lean: bool = False,
 ) -> Program:
-    """Lower ``graph`` for given inputs.
+    """Lower ``graph`` for given inputs: the first of its cases that runs with them.
 
     Args:
         graph: the graph.
@@ -154,17 +154,31 @@ def compile_program(
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
             if no node reads that input.
+        OtherCaseError: the extents lead to a case that the graph does not have. It is a `FormatError`.
     """
     for name, shape in inputs.items():
         if problem := size_problem(shape):
             raise FormatError(f"input {name!r} {problem}")
-    return _Compiler(graph, params, inputs, exact or lean).program(params, lean)
+    meter = sizes.Meter()
+    for case in graph.cases:
+        try:
+            return _Compiler(case, params, inputs, exact or lean, meter).program(params, lean)
+        except sizes.OtherCaseError as error:
+            other = error.with_traceback(None)
+    raise other
 
 
 class _Compiler:
     """Lowers the nodes of a graph one after the other, and evaluates its size nodes."""
 
-    def __init__(self, graph: Graph, params: Mapping[str, Operand], inputs: Mapping[str, Shape], plain: bool) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        params: Mapping[str, Operand],
+        inputs: Mapping[str, Shape],
+        plain: bool,
+        meter: sizes.Meter,
+    ) -> None:
         self.graph = graph
         dtypes = {spec.name: computed_type(spec.dtype) for spec in graph.inputs}
         given = {name: Operand(shape, dtypes.get(name, FLOAT32)) for name, shape in inputs.items()}
@@ -175,7 +189,7 @@ class _Compiler:
         self.lowered: list[Lowered] = []
         self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
         self._plain = plain
-        self._meter = sizes.Meter()
+        self._meter = meter
         self._numbers = 0  # in computed attributes
         first = {shape[0] if shape else 0 for shape in inputs.values()}
         #: The samples of a call, if all inputs have as many; else 0.
@@ -195,6 +209,8 @@ class _Compiler:
         found = sizes.evaluate(node, inputs, self._meter)
         self.values.update((name, value) for name, value in zip(node.outputs, found, strict=True) if name)
         self.sizes.append(node)
+        if node.op == "If":  # a part of the batch could be another case
+            self.whole &= not any(value.depends_on_batch for value in inputs if isinstance(value, Value))
 
     def _lower(self, node: Node) -> None:
         given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}

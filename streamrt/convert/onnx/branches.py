@@ -1,12 +1,12 @@
-"""``If`` nodes whose condition is a constant: the nodes of the branch that is taken replace the node.
+"""``If`` nodes whose condition extents decide: the nodes of the branch that is taken replace the node.
 
-Exporters write them where a model asks for an extent, for example before they remove an axis of length 1. An extent
-that is free does not decide, because a file has the nodes of one branch.
+Exporters write them where a model asks for an extent, for example before they remove an axis of length 1. If the
+extent is free, both ways are tried: each makes a case of the graph, which begins with a node that checks the condition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
@@ -21,17 +21,65 @@ def is_if(node: NodeProto) -> bool:
     return node.op_type == "If" and node.domain in ("", "ai.onnx")
 
 
+class Way:
+    """One way through the conditions that free extents decide, in the order in which they are met.
+
+    Args:
+        first: how the first conditions go. The others are true.
+
+    Attributes:
+        taken: how each condition goes, by the name of its tensor.
+    """
+
+    def __init__(self, first: Sequence[bool] = ()) -> None:
+        self._first = first
+        self.taken: dict[str, bool] = {}
+
+    def take(self, condition: str) -> bool:
+        """How a condition goes."""
+        number = len(self.taken)
+        return self.taken.setdefault(condition, self._first[number] if number < len(self._first) else True)
+
+    def next(self) -> Way | None:
+        """The way after this one, once all conditions were met: the last one that is true goes the other way."""
+        ways = list(self.taken.values())
+        while ways and not ways[-1]:
+            ways.pop()
+        return Way([*ways[:-1], False]) if ways else None
+
+
+def is_check(node: NodeProto) -> bool:
+    """Whether a node is one that `check_of` made."""
+    return is_if(node) and not node.output
+
+
+def check_of(condition: str, value: bool) -> NodeProto:
+    """A node that checks that a condition goes one way."""
+    return helper.make_node("If", [condition], [], name=f"{condition} is {value}", value=int(value))
+
+
+def condition_of(node: NodeProto, facts: Facts, way: Way) -> bool | None:
+    """How the condition of an ``If`` goes; None if values of the inputs decide it."""
+    name = node.input[0] if node.input else ""
+    value = facts.value(name)
+    if value is not None:
+        return bool(value.reshape(())) if value.size == 1 else None
+    return way.take(name) if name in facts.sizes else None
+
+
 def taken_branch(
     node: NodeProto,
+    condition: bool,
     facts: Facts,
     defined: Collection[str],
     names: Collection[str],
     weight: Callable[[TensorProto], Weight],
-) -> list[NodeProto] | None:
-    """The nodes that replace an ``If``; None if its condition is no constant. Its constants are added to ``facts``.
+) -> list[NodeProto]:
+    """The nodes that replace an ``If``. Its constants are added to ``facts``.
 
     Args:
         node: the node.
+        condition: how its condition goes.
         facts: the facts about the tensors that it reads.
         defined: the tensors that are computed before it.
         names: of all tensors, with which names inside the branch must not collide.
@@ -40,10 +88,7 @@ def taken_branch(
     Raises:
         FormatError: a malformed branch.
     """
-    condition = facts.value(node.input[0]) if node.input else None
-    if condition is None or condition.size != 1:
-        return None
-    branch = _branch(node, "then_branch" if condition.reshape(()) else "else_branch")
+    branch = _branch(node, "then_branch" if condition else "else_branch")
     new = dict[str, str]()
     for name in _defined(branch):
         if not name or name in new:

@@ -6,8 +6,9 @@ The steps: find the constants and where they lie; remove nodes that no output ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from streamrt.convert import limits
+from streamrt.convert.cases import possible
 from streamrt.convert.draft import Draft
 from streamrt.convert.inputs import Inputs, bound, with_extents
-from streamrt.convert.onnx.branches import is_if, taken_branch
+from streamrt.convert.onnx.branches import Way, check_of, condition_of, is_check, is_if, taken_branch
 from streamrt.convert.onnx.data import (
     SourceFiles,
     TensorReader,
@@ -39,11 +41,15 @@ from streamrt.convert.support import unsupported
 from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, UnsupportedModelError
-from streamrt.graph import TYPES, TensorSpec
+from streamrt.graph import MAX_CASES, TYPES, TensorSpec
 from streamrt.ops.base import MAX_RANK
 
 #: The oldest opset that is read: before opset 7, operators broadcast by other rules.
 OLDEST_OPSET = 7
+#: The most ways through conditions that are tried. Each takes as long as converting the model does.
+_MOST_WAYS = 64
+#: Of conditions in errors.
+_FIX = "that free extents decide (If): fix some extents with inputs="
 #: The two names of the domain of ONNX's own operators.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 #: The types that an input can have, by the numbers of TensorProto.DataType.
@@ -139,18 +145,36 @@ class OnnxSource:
         own = 4 * sum(weight.size for weight in self._constants.values())
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
-    def convert(self) -> Draft:
-        """The draft.
+    def convert(self) -> list[Draft]:
+        """A draft for each case that can be converted: one, unless free extents decide conditions.
 
         Raises:
             UnsupportedModelError: some nodes or attributes have no conversion; the text lists all of them.
             FormatError: a malformed model, or shapes that do not fit together.
         """
+        drafts = possible(self._ways())
+        if len(drafts) > MAX_CASES:
+            raise UnsupportedModelError([f"{len(drafts)} cases of conditions {_FIX}, expected at most {MAX_CASES}"])
+        return drafts
+
+    def _ways(self) -> Iterator[Callable[[], Draft]]:
+        """A conversion for each way. The conditions are known once they were met."""
+        way = Way()
+        for _ in range(_MOST_WAYS):
+            yield partial(self._convert, way)
+            following = way.next()
+            if following is None:
+                return
+            way = following
+        raise UnsupportedModelError([f"over {_MOST_WAYS} ways through conditions {_FIX}"])
+
+    def _convert(self, way: Way) -> Draft:
+        """The draft of one way."""
         given = {spec.name: Fact(np.dtype(spec.dtype), spec.dims) for spec in self.inputs}
         facts = Facts(self.opset, dict(self._constants), given)
         problems = list(self._problems)
         # Nodes that only folded nodes read are not needed any more.
-        computed = _live(self._learn(facts), set(self._outputs))
+        computed = _live(self._learn(facts, way), set(self._outputs))
         names = {dim for spec in self.inputs for dim in spec.dims}
         draft = Draft(list(self.inputs), [_output(name, facts, names) for name in self._outputs])
         draft.dims = {name: fact.dims for name, fact in facts.tensors.items() if fact.dims is not None}
@@ -180,9 +204,9 @@ class OnnxSource:
             raise UnsupportedModelError(problems)
         return draft
 
-    def _learn(self, facts: Facts) -> list[NodeProto]:
-        """Learn the facts about all nodes; returns those that are computed when the model runs."""
-        computed = []
+    def _learn(self, facts: Facts, way: Way) -> list[NodeProto]:
+        """Learn the facts about the nodes on a way; returns those that are computed when the model runs."""
+        computed: list[NodeProto] = []
         defined = {spec.name for spec in self.inputs}
         names = defined.union(*((*node.input, *node.output) for node in self._nodes), self._outputs)
         pending = self._nodes[::-1]
@@ -192,8 +216,12 @@ class OnnxSource:
             if parts := expansion.of(node):
                 pending += parts[::-1]
                 continue
-            taken = taken_branch(node, facts, defined, names, self._reader.weight) if is_if(node) else None
-            if taken is not None:
+            condition = condition_of(node, facts, way) if is_if(node) else None
+            if condition is not None:
+                checked = {name for check in computed if is_check(check) for name in check.input}
+                if node.input[0] in way.taken.keys() - checked:
+                    computed.append(check_of(node.input[0], condition))
+                taken = taken_branch(node, condition, facts, defined, names, self._reader.weight)
                 names.update(name for inner in taken for name in inner.output)
                 others = _take_constants(taken, self._reader, {}, facts.constants)
                 pending += without_nbits(others, facts.constants, names)[::-1]
@@ -273,9 +301,10 @@ def _convert_once(node: OnnxNode) -> None:
         raise node.problem(
             nbits_problem(node.proto, constants) or why_kept(node.proto, constants, node.facts.opset) or other
         )
+    if is_check(node.proto):
+        convert_size(node)
+        return
     if is_if(node.proto):
-        if node.proto.input and node.facts.is_known(node.proto.input[0]):
-            raise node.problem("its condition depends on the extents of the model's inputs: fix them with inputs=")
         raise node.problem("its condition depends on values of the inputs, expected one that their extents decide")
     if all(name in node.facts.sizes or name in node.facts.constants for name in node.proto.output if name):
         convert_size(node)
@@ -324,7 +353,7 @@ def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
     wanted = set(outputs)
     kept = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if wanted.intersection(node.output) or is_check(node):
             kept.append(node)
             wanted.update(name for name in node.input if name)
             graphs = (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))

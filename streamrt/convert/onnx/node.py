@@ -468,11 +468,11 @@ class OnnxNode:
     # Size values
 
     def emit_size(self, op: str, inputs: list[str], attrs: dict[str, Attr], outputs: list[str]) -> str:
-        """Add a size node; returns the name of its first output."""
+        """Add a size node; returns the name of its first output, if it has one."""
         name = unique(self.name, self._context.nodes)
         self._context.nodes.add(name)
         self._context.draft.size_nodes.append(DraftNode(name, op, inputs, outputs, attrs))
-        return outputs[0]
+        return next(iter(outputs), "")
 
     def size(self, index: int) -> str:
         """The name of an input that is a size value or a small constant, which becomes a size node."""

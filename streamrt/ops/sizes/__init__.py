@@ -10,6 +10,13 @@ at most `MOST_ELEMENTS` elements.
 """
 
 from streamrt.ops.sizes import arithmetic, creation, movement, reduction  # noqa: F401 (registers them)
-from streamrt.ops.sizes.registry import MOST_ELEMENTS, Meter, evaluate, is_size_node, run_in_passes, supported
+from streamrt.ops.sizes.registry import (
+    MOST_ELEMENTS,
+    Meter,
+    OtherCaseError,
+    evaluate,
+    is_size_node,
+    supported,
+)
 
-__all__ = ["MOST_ELEMENTS", "Meter", "evaluate", "is_size_node", "run_in_passes", "supported"]
+__all__ = ["MOST_ELEMENTS", "Meter", "OtherCaseError", "evaluate", "is_size_node", "supported"]

@@ -11,7 +11,7 @@ elements, and for element-wise ones. Of any other, all elements depend on the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -29,6 +29,14 @@ Array = NDArray[Any]
 _MOST_OF_ONE = 2**22
 #: The most elements that the size nodes of a graph may read and write together. They take 64 MiB and about 50 ms.
 MOST_ELEMENTS = 2**23
+
+
+class OtherCaseError(FormatError):
+    """The extents of a call lead to another case of the graph: ``node`` is the ``If`` that says so."""
+
+    def __init__(self, node: Node, text: str) -> None:
+        super().__init__(text)
+        self.node = node
 
 
 def weight(shape: Shape) -> int:
@@ -149,26 +157,17 @@ def is_size_node(node: Node, values: Container[str]) -> bool:
     return bool(names) and all(name in values for name in names)
 
 
-def run_in_passes(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes that are no size nodes, in the same order."""
-    values: set[str] = set()
-    others = []
-    for node in nodes:
-        if is_size_node(node, values):
-            values.update(node.outputs)
-        else:
-            others.append(node)
-    return others
-
-
 def evaluate(node: Node, inputs: Sequence[Value | Operand | None], meter: Meter) -> list[Value]:
     """The values of the outputs of a size node. Only ``Shape`` and ``Size`` have an input that is an `Operand`.
 
     Raises:
         FormatError: an unknown operator, attributes or values that do not fit it, or too many elements.
+        OtherCaseError: the node is an ``If``, and its condition goes the other way.
     """
     if node.op in ("Shape", "Size"):
         return [_measured(node, inputs)]
+    if node.op == "If":
+        return _decide(node, inputs)
     values = [value if isinstance(value, Value) else None for value in inputs]
     call = SizeCall(node, [None if value is None else value.array for value in values], meter)
     found = _OPERATORS.get(node.op)
@@ -185,6 +184,19 @@ def evaluate(node: Node, inputs: Sequence[Value | Operand | None], meter: Meter)
     if not any(value.depends_on_batch for value in values if value is not None):
         return [Value(array) for array in arrays]
     return _with_batch(found, call, values, arrays, meter)
+
+
+def _decide(node: Node, inputs: Sequence[Value | Operand | None]) -> list[Value]:
+    """The outputs of an ``If``, which has none. Its case runs for one way of the condition."""
+    call = Call(node, [])
+    wanted = call.int_("value", 1)
+    call.finish()
+    condition = inputs[0] if len(inputs) == 1 else None
+    if node.outputs or node.activation is not None or not isinstance(condition, Value) or condition.array.size != 1:
+        raise call.fail("expected one value as the condition, no output and no activation")
+    if bool(condition.array.reshape(())) != bool(wanted):
+        raise OtherCaseError(node, str(call.fail(f"the extents of the inputs make its condition {not wanted}")))
+    return []
 
 
 def _computed(operator: _Operator, call: SizeCall) -> list[Array]:

@@ -167,4 +167,22 @@ FAULTS = (
         "two values of a program have one name",
         ("tests/convert",),
     ),
+    Fault(
+        "cases-share-all",
+        "convert",
+        "streamrt/convert/cases.py",
+        "(one.shape, one.coding) == (other.shape, other.coding) and _digest(one) == _digest(other)",
+        "(one.shape, one.coding) == (other.shape, other.coding)",
+        "different weights of two cases become one",
+        ("tests/convert",),
+    ),
+    Fault(
+        "way-forgotten",
+        "convert",
+        "streamrt/convert/onnx/branches.py",
+        "return Way([*ways[:-1], False]) if ways else None",
+        "return Way([*ways[:-2], False]) if ways else None",
+        "a file lacks cases of conditions in branches",
+        ("tests/convert",),
+    ),
 )

@@ -50,4 +50,13 @@ FAULTS = (
         "tensors of int64 overlap others in the arena",
         ("tests/model", "tests/convert"),
     ),
+    Fault(
+        "case-of-a-part",
+        "program",
+        "streamrt/program/compile.py",
+        "self.whole &= not any(value.depends_on_batch for value in inputs if isinstance(value, Value))",
+        "pass",
+        "a batch is divided into parts that run another case",
+        ("tests/convert",),
+    ),
 )
