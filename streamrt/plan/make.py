@@ -141,29 +141,26 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
 
     If no plan fits, returns the bytes of the smallest window instead.
     """
-    found: list[_Candidate] = []
-    shortest = math.inf
+    field = _Field(task)
+    found = field.found
     cut: Cut | None = None
     windows: list[int] = []  # the smallest of each cut
     work = 0
     for tiling, held in _variants(task, tilings):
         speed = read_rate(task.rate, tiling.overhead)
-        if max(task.compute, (total - task.room) / speed) >= shortest or (found and work > _MOST_WORK):
+        least = max(task.compute, (total - task.room) / speed)
+        if not field.may_matter(least, speed, 0) or (found and work > _MOST_WORK):
             continue
         before, cut = None if tiling.apart else cut, None  # frees a cut that is not compared
         cut = _cut(task.nodes, tiling, task.file_size, held)
         windows.append(cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
-        for candidate in _windows(task, cut, tiling, shortest):
-            found.append(candidate)
-            shortest = min(shortest, candidate.seconds)
+        for candidate in _windows(task, cut, tiling, field):
             work += candidate.pipeline.work
     if not found:
         return min(windows)
-    found.sort(key=lambda candidate: candidate.seconds)
-    as_good = [c for c in found if c.seconds <= shortest * _NEAR and c.rate >= task.rate / _NEAR]
-    preferred = min((found[0], *as_good), key=lambda candidate: candidate.window)
+    preferred = field.preferred()
     found.sort(key=lambda candidate: (candidate is not preferred, candidate.seconds))
     best = found[0]
     for candidate in found[: _SEARCHED if task.thorough else 0]:
@@ -185,20 +182,58 @@ def _variants(task: _Task, tilings: Iterable[Tiling]) -> Iterator[tuple[Tiling, 
             yield tiling, held
 
 
-def _windows(task: _Task, cut: Cut, tiling: Tiling, shortest: float) -> Iterator[_Candidate]:
-    """A candidate for each window with which a pass may take less than ``shortest`` seconds."""
+class _Field:
+    """The candidates so far.
+
+    Attributes:
+        found: the candidates.
+        shortest: seconds of the shortest pass of them.
+    """
+
+    def __init__(self, task: _Task) -> None:
+        self._compute, self._full = task.compute, task.rate / _NEAR
+        self.found: list[_Candidate] = []
+        self.shortest = math.inf
+
+    def add(self, candidate: _Candidate) -> None:
+        """Add a candidate."""
+        self.found.append(candidate)
+        self.shortest = min(self.shortest, candidate.seconds)
+
+    def preferred(self) -> _Candidate:
+        """The candidate with the smallest window of the shortest pass and of the ties that read at full speed."""
+        ties = [c for c in self.found if c.seconds <= self.shortest * _NEAR and c.rate >= self._full]
+        return min((min(self.found, key=lambda c: c.seconds), *ties), key=lambda c: c.window)
+
+    def may_matter(self, least: float, speed: float, window: int) -> bool:
+        """Whether the pass of a candidate may be shorter than all others.
+
+        Once the shortest pass computes for 98 % of its time, all others tie or are longer. A candidate then matters
+        only if its tiles can be read at full speed and its window is smaller than the preferred one. ``least`` is the
+        seconds that its pass takes at least, ``speed`` that of its tiles. ``window`` may be less than it has.
+        """
+        if least >= self.shortest or self._compute * _NEAR < self.shortest:
+            return least < self.shortest
+        return speed >= self._full and window < self.preferred().window
+
+
+def _windows(task: _Task, cut: Cut, tiling: Tiling, field: _Field) -> Iterator[_Candidate]:
+    """Add a candidate to ``field`` for each window that may matter, and yield it."""
     pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared, cut.first)
     speed = read_rate(task.rate, tiling.overhead)
     enough = math.inf  # a window with which computing never waits: a larger window only leaves less memory to pin
     for ahead, share in _AHEAD:
         window = max(cut.run_of(ahead), cut.least)
         rate = speed * share
-        least = max(task.compute, pipeline.least_read(task.room - window) / rate)
-        if window >= enough or window > task.room or least >= shortest:
+        if window >= enough or window > task.room:
+            continue
+        least = pipeline.least_seconds(task.room - window, rate)
+        if not field.may_matter(least, speed, window):
             continue
         choice = spread(pipeline, task.room - window, window, rate, head=task.thorough)
-        yield _Candidate(pipeline, cut, window, rate, least, tiling.overhead, share, choice)
-        shortest = min(shortest, choice.seconds)
+        candidate = _Candidate(pipeline, cut, window, rate, least, tiling.overhead, share, choice)
+        field.add(candidate)
+        yield candidate
         if not any(choice.outcome.stalls):
             enough = window
 

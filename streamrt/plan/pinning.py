@@ -62,7 +62,7 @@ def search(pipeline: Pipeline, room: int, window: int, rate: float) -> Choice:
             _simulated(pipeline, _last(pipeline, room), window, rate),
         ]
     )
-    least = max(pipeline.compute, pipeline.least_read(room) / rate)
+    least = pipeline.least_seconds(room, rate)
     work = pipeline.work
     improved = True
     while improved and work < _WORK and best.seconds > least * _CLOSE:
@@ -158,16 +158,18 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
 def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
     """The pinned set when a second of computing earns ``rate`` bytes."""
     give_way()
-    added = pipeline.added
-    pinned = [True] * len(added)
+    pinned = [True] * len(pipeline.added)
     credit = 0.0
     for _ in range(2):  # the second pass begins with the credit of the first
-        for needs, seconds, _ in pipeline.steps:
-            for index in needs:
-                streams = credit >= added[index]
-                pinned[index] = not streams
-                credit -= added[index] if streams else 0
-            credit = min(window, credit + seconds * rate)
+        for index, size, seconds in pipeline.demands:
+            credit += seconds * rate
+            if credit > window:
+                credit = window
+            streams = credit >= size
+            pinned[index] = not streams
+            if streams:
+                credit -= size
+        credit = min(window, credit + pipeline.rest * rate)
     for index, first in enumerate(pipeline.first):
         pinned[first] |= pinned[index]
     return pinned

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import compress
 
 from streamrt.host.yielding import give_way
@@ -23,6 +25,12 @@ class Outcome:
 
     seconds: float
     stalls: Sequence[float]
+
+
+#: A step that reads or releases streamed ranges: the seconds of computing before it, the ranges that it reads, its own
+#: seconds, and the ranges that it releases. Of a range that it reads: its index, the bytes that are read, the bytes
+#: that its release frees, and the seconds that reading takes.
+_Event = tuple[float, list[tuple[int, int, int, float]], float, list[int]]
 
 
 @dataclass(slots=True)
@@ -67,6 +75,9 @@ class Pipeline:
         steps: for each tile, the ranges that it is the first to need, its computing time in seconds, and the ranges
             that it is the last to need.
         compute: seconds of computing of all steps, without calls.
+        demands: the ranges in the order in which steps need them, each with its bytes of ``added``, and the seconds of
+            computing between the step that needs the range before it and the step that needs it.
+        rest: seconds of computing from the step on that needs the last range.
     """
 
     def __init__(
@@ -106,6 +117,13 @@ class Pipeline:
         ]
         self._calls = [node.seconds * call_share(node, tile) for tile, node in ((t, nodes[t.node]) for t in tiles)]
         self.compute = sum(seconds for _, seconds, _ in self.steps)
+        self.demands: list[tuple[int, int, float]] = []
+        self.rest = 0.0
+        for indices, seconds, _ in self.steps:
+            for index in indices:
+                self.demands.append((index, self.added[index], self.rest))
+                self.rest = 0.0
+            self.rest += seconds
 
     @property
     def work(self) -> int:
@@ -136,6 +154,31 @@ class Pipeline:
             left -= part
         return sum(self.added) - kept - left
 
+    def least_seconds(self, room: int, rate: float) -> float:
+        """Seconds that a pass takes at least, whichever ranges are pinned in ``room`` bytes."""
+        calls, left = math.fsum(value for value, _ in self._worth), room
+        for value, size in self._worth:
+            part = min(1.0, left / size) if size else 1.0
+            calls -= value * part
+            left -= min(size, left)
+            if left <= 0:
+                break
+        return max(self.compute + calls, self.least_read(room) / rate)
+
+    @cached_property
+    def _worth(self) -> list[tuple[float, int]]:
+        """The seconds of calls that pinning each range saves at most, and its bytes; the most for a byte first.
+
+        A call is saved if all ranges are pinned that its step is the first to need. Here each range saves a part of it.
+        """
+        seconds = dict.fromkeys(self.first, 0.0)
+        for (needs, _, _), call in zip(self.steps, self._calls, strict=True):
+            total = sum(self.added[index] for index in needs)
+            for index in needs:
+                seconds[self.first[index]] += call * (self.added[index] / total if total else 1 / len(needs))
+        found = [(value, self.added[index]) for index, value in seconds.items()]
+        return sorted(found, key=lambda pair: -pair[0] / pair[1] if pair[1] else -math.inf)
+
     def run(self, pinned: Sequence[bool], window: int, rate: float) -> Outcome:
         """Simulate passes with these ranges pinned, and the others read at ``rate`` bytes a second.
 
@@ -144,13 +187,31 @@ class Pipeline:
         """
         give_way()
         progress = _Progress([0] * len(self.sizes))
+        events = self._events(pinned, window, rate)
+        for _ in range(_PASSES - 1):
+            self._run_pass(progress, events, window)
+        begin = progress.clock
+        stalls = self._run_pass(progress, events, window)
+        return Outcome(progress.clock - begin, stalls)
+
+    def _events(self, pinned: Sequence[bool], window: int, rate: float) -> list[_Event]:
+        """The steps that read or release streamed ranges. Each has the computing of those behind it, up to the next."""
         sizes = self._to_read(pinned, window)
         freed = self._to_free(pinned, window, sizes)
-        for _ in range(_PASSES - 1):
-            self._run_pass(progress, pinned, sizes, freed, window, rate)
-        begin = progress.clock
-        stalls = self._run_pass(progress, pinned, sizes, freed, window, rate)
-        return Outcome(progress.clock - begin, stalls)
+        times = [size / rate for size in sizes]
+        events: list[_Event] = []
+        before = 0.0  # computing that is not in an event yet
+        for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
+            reads = [(i, sizes[i], freed[i], times[i]) for i in needs if not pinned[i]]
+            releases = [i for i in ends if not pinned[i]]
+            if reads:
+                seconds += call
+            if reads or releases:
+                events.append((before, reads, seconds, releases))
+                before = 0.0
+            else:
+                before += seconds
+        return [*events, (before, [], 0.0, [])]
 
     def _to_read(self, pinned: Sequence[bool], window: int) -> Sequence[int]:
         """Bytes of each range that are not in memory when it is read, if it streams.
@@ -185,44 +246,30 @@ class Pipeline:
                 found[index] += later
         return found
 
-    def _run_pass(
-        self,
-        progress: _Progress,
-        pinned: Sequence[bool],
-        sizes: Sequence[int],
-        freed: Sequence[int],
-        window: int,
-        rate: float,
-    ) -> list[float]:
-        """Simulate one more pass; returns the seconds that computing waited for each range.
-
-        ``sizes`` are the bytes of each range that have to be read, and ``freed`` those that its release frees.
-        """
-        stalls = [0.0] * len(sizes)
+    def _run_pass(self, progress: _Progress, events: Sequence[_Event], window: int) -> list[float]:
+        """Simulate one more pass; returns the seconds that computing waited for each range."""
+        stalls = [0.0] * len(self.sizes)
         first = self.first
         released, reading, number = progress.released, progress.reading, progress.number
         held, oldest, disk, clock = progress.held, progress.oldest, progress.disk, progress.clock
-        for (needs, seconds, ends), call in zip(self.steps, self._calls, strict=True):
-            streams = False
-            for index in needs:
-                if pinned[index]:
-                    continue
-                streams = True
-                held += sizes[index]
+        for before, reads, seconds, releases in events:
+            clock += before
+            for index, size, frees, time in reads:
+                held += size
                 while held > window and oldest < len(reading):
-                    disk = max(disk, released[oldest])
+                    if released[oldest] > disk:
+                        disk = released[oldest]
                     held -= reading[oldest]
                     oldest += 1
                 number[index] = len(reading)
-                reading.append(freed[index])
+                reading.append(frees)
                 released.append(clock)  # replaced at the end of the step that releases it
-                disk += sizes[index] / rate
+                disk += time
                 if disk > clock:
                     stalls[first[index]] += disk - clock
                     clock = disk
-            clock += seconds + call if streams else seconds
-            for index in ends:
-                if not pinned[index]:
-                    released[number[index]] = clock
+            clock += seconds
+            for index in releases:
+                released[number[index]] = clock
         progress.held, progress.oldest, progress.disk, progress.clock = held, oldest, disk, clock
         return stalls

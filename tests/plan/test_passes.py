@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -47,6 +48,20 @@ def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, 
     if plan.ranges:
         first, second = simulate(plan, size)
         assert second <= first
+
+
+@settings(max_examples=200)
+@given(_nodes, _times, st.sampled_from([1, 2]), st.sampled_from([PAGE, 16 * PAGE]), st.floats(1, 40), st.data())
+def test_no_pinned_set_makes_a_pass_shorter_than_the_least_seconds(sizes, seconds, version, tile_bytes, calls, data):
+    nodes, size = layout(sizes, seconds, version)
+    nodes = [replace(node, call_rows=calls) for node in nodes]
+    cut = Cut(nodes, tile_bytes, PAGE, size)
+    pipeline = Pipeline(cut.tiles, cut.footprints, nodes, cut.shared, cut.first)
+    count = len(cut.ranges)
+    pinned = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    pinned = [pinned[first] for first in cut.first]
+    found = pipeline.run(pinned, max(1, cut.least), 1e9).seconds
+    assert found >= (1 - 1e-9) * pipeline.least_seconds(pipeline.bytes_of(pinned), 1e9)
 
 
 def parts(*passes: int) -> tuple[list, int]:
