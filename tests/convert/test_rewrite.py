@@ -400,6 +400,16 @@ def test_a_sum_of_two_batches_that_may_differ_stays(tmp_path: Path) -> None:
         np.testing.assert_allclose(model({"x": x, "z": z}), apart, atol=1e-5)
 
 
+def test_a_sum_of_extents_with_two_names_stays(tmp_path: Path) -> None:
+    """For other sizes one of the terms may be broadcast."""
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Add", ["c", "z"], ["y"])]
+    inputs = {"x": ("N", 3, "H", "W"), "z": ("N", 4, "A", "B")}
+    model = make_model(nodes, {"w": random(4, 3, 1, 1)}, inputs=inputs)
+    for height, width in ((5, 6), (1, 6), (5, 1)):
+        feeds = {"x": random(2, 3, 5, 6), "z": random(2, 4, height, width)}
+        assert ops(check(model, tmp_path, feeds)) == ["Conv", "Add"]
+
+
 def test_a_sum_after_a_convolution_that_is_a_gemm_stays(tmp_path: Path) -> None:
     nodes = [node("Conv", ["x", "p"], ["c"]), node("Add", ["c", "x"], ["y"])]
     assert ops(check(make_model(nodes, SQUARE, inputs={"x": (2, 3, 1, 1)}), tmp_path)) == ["Conv", "Add"]

@@ -200,14 +200,16 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 
 
 def _are_equal(draft: Draft, shapes: Mapping[str, Shape], *names: str) -> bool:
-    """Whether tensors have equal shapes for the example, and no extent is a number for all sizes in one of them alone.
+    """Whether tensors have equal shapes for the example, and no extent that one of them could have alone.
 
-    Such an extent could be 1 in one and larger in another tensor for other sizes.
+    Such an extent is a number for all sizes, or has a name, in some tensors only. For other sizes it could be 1 in one
+    tensor and larger in another.
     """
     if len({shapes[name] for name in names}) != 1:
         return False
     known = [draft.dims[name] for name in names if name in draft.dims]
-    return all(len({isinstance(dim, int) for dim in dims}) == 1 for dims in zip(*known, strict=True))
+    kinds = ([dim if isinstance(dim, str) else type(dim) for dim in dims] for dims in zip(*known, strict=True))
+    return all(len(set(each)) == 1 for each in kinds)
 
 
 def _takes_residual(node: DraftNode, draft: Draft) -> bool:
