@@ -141,8 +141,12 @@ class Graph:
         stored = set(params)
         for case in self.cases:
             case._check(stored)
-            if [spec.name for spec in case.outputs] != [spec.name for spec in self.outputs]:
-                raise FormatError("the cases of the graph have different outputs, expected the same names in one order")
+            ends = [[(spec.name, spec.dtype) for spec in each.outputs] for each in (self, case)]
+            if case.inputs != self.inputs or ends[0] != ends[1]:
+                raise FormatError(
+                    "the cases of the graph have different inputs or outputs, expected outputs of the same names and "
+                    "types in one order"
+                )
 
     def _check(self, stored: Collection[str]) -> None:
         defined = set(stored)

@@ -58,7 +58,7 @@ def test_cases():
         assert [node.op for node in program.nodes] == [op]
         assert not program.batchwise
     one = Graph((X,), (Y,), case(1))
-    with pytest.raises(FormatError, match="node 'i' \\(If\\): the extents of the inputs make its condition False"):
+    with pytest.raises(FormatError, match=r"node .i. \(If\): with these extents the condition .is one. is False"):
         compile_program(one, {}, {"x": (2, 4)})
 
 
@@ -77,7 +77,12 @@ def test_subgraphs_have_the_cases_that_compute_all_outputs():
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (Graph((X,), (TensorSpec("x.y", ("N", 4)),), (Node("n", "Relu", ("x",), ("x.y",)),)), "different outputs"),
+        (
+            Graph((X,), (TensorSpec("x.y", ("N", 4)),), (Node("n", "Relu", ("x",), ("x.y",)),)),
+            "different inputs or outputs",
+        ),
+        (Graph((X,), (replace(Y, dtype="int64"),), case(0)), "different inputs or outputs"),
+        (Graph((TensorSpec("x", ("N", 5)),), (Y,), case(0)), "different inputs or outputs"),
         (Graph((X,), (Y,), ()), "'y' is not computed"),
         (Graph((X,), (Y,), case(0, reads="later")), "reads 'later'"),
     ],
@@ -118,6 +123,8 @@ def test_limits_count_all_cases():
         Node("i", "If", ("shape",), ("z",), {"value": 1}),
         Node("i", "If", ("shape", "shape"), (), {"value": 1}),
         Node("i", "If", ("shape",), (), {"value": 1, "more": 1}),
+        Node("i", "If", ("shape",), (), {"value": 2}),
+        Node("i", "If", ("shape",), ()),
         Node("i", "If", ("both",), (), {"value": 1}),
         Node("i", "If", ("shape",), (), {"value": 1}, Activation("Relu")),
     ],

@@ -67,9 +67,10 @@ class Inspection:
     Attributes:
         path: of the file.
         size: of the file.
-        weights: bytes of parameters, each counted once.
+        weights: bytes of parameters of all cases, each counted once.
         inputs: specification of every input.
-        outputs: specification of every output.
+        outputs: specification of every output, of the case that runs.
+        case: the case that runs with these shapes, counted from 1, and the number of cases.
         shapes: shapes of the inputs for which the plan was made.
         min_budget: the smallest budget for inputs of these shapes.
         layers: in the order of execution.
@@ -81,6 +82,7 @@ class Inspection:
     weights: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    case: tuple[int, int]
     shapes: Mapping[str, Shape]
     min_budget: int
     layers: tuple[LayerInfo, ...]
@@ -95,6 +97,7 @@ class Inspection:
             "weights": self.weights,
             "inputs": [{"name": spec.name, "dims": list(spec.dims), "dtype": spec.dtype} for spec in self.inputs],
             "outputs": [{"name": spec.name, "dims": list(spec.dims), "dtype": spec.dtype} for spec in self.outputs],
+            "case": list(self.case),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "min_budget": self.min_budget,
             "plan": {
@@ -121,6 +124,7 @@ class Inspection:
         rows = [
             ("file", f"{self.path} ({format_size(self.size)})"),
             ("weights", f"{format_size(self.weights)} in {len(self.layers)} layers"),
+            *([("case", f"{self.case[0]} of {self.case[1]}, to which the layers belong")] if self.case[1] > 1 else []),
             ("inputs", "; ".join(_spec(spec) for spec in self.inputs)),
             ("outputs", "; ".join(_spec(spec) for spec in self.outputs)),
             ("planned for", "; ".join(f"{name} {_extents(shape)}" for name, shape in self.shapes.items())),
@@ -162,13 +166,15 @@ def inspect_model(
     with Model(path, budget=budget) as model:
         chosen = shapes_of(model.inputs, batch, shapes or {})
         plan = model.plan_for(chosen)
-        program = model._engine.planner.prepare(model._engine.file.graph, chosen).program
+        graph = model._engine.file.graph
+        program = model._engine.planner.prepare(graph, chosen).program
         return Inspection(
             path=os.fspath(path),
             size=file.size,
             weights=sum(tensor.nbytes for tensor in file.tensors.values()),
             inputs=model.inputs,
-            outputs=model.outputs,
+            outputs=program.graph.outputs,
+            case=(graph.cases.index(program.graph) + 1, len(graph.cases)),
             shapes=chosen,
             min_budget=model.min_budget(chosen),
             layers=_layers(file, program.nodes, plan),

@@ -25,18 +25,19 @@ def lowered(draft: Draft, example: Example) -> Program:
             sample, the text has the shapes of one sample, since nobody asked for the example's batch.
     """
     try:
-        return _compile(draft, example)
+        return compiled(draft, example)
     except FormatError as error:
         problem = error
     try:
-        _compile(draft, one_sample(draft.inputs, example))
+        compiled(draft, one_sample(draft.inputs, example))
     except FormatError as error:
         if _node_of(error) == _node_of(problem):
             problem = error
     raise problem
 
 
-def _compile(draft: Draft, example: Example) -> Program:
+def compiled(draft: Draft, example: Example) -> Program:
+    """`lowered`, without the shapes of one sample in errors."""
     limits.current().check_time()
     params = {
         name: Operand(weight.shape, INT64 if weight.coding.dtype == INT64 else FLOAT32, is_param=True)

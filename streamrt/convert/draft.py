@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamrt.convert import limits
@@ -94,8 +94,12 @@ class Draft:
         """All nodes in execution order: each size node stands behind the nodes whose results it measures."""
         ready = {name: index + 1 for index, node in enumerate(self.nodes) for name in node.outputs}
         places: list[list[DraftNode]] = [[] for _ in range(len(self.nodes) + 1)]
+        checked = 0  # the place of the last condition: size nodes behind it may fail in other cases
         for node in self.size_nodes:
             place = max((ready.get(name, 0) for name in node.inputs), default=0)
+            if node.op == "If":
+                checked = max(checked, place)
+            place = max(checked, place)
             ready.update((name, place) for name in node.outputs)
             places[place].append(node)
         rest = [[node, *after] for node, after in zip(self.nodes, places[1:], strict=True)]
@@ -124,23 +128,6 @@ class Draft:
         """The finished graph."""
         return Graph(tuple(self.inputs), tuple(self.outputs), tuple(node.frozen() for node in self.ordered()))
 
-    def legalise_names(self) -> None:
-        """Replace the names of tensors and nodes that a weights file cannot hold."""
-        names = [spec.name for spec in self.inputs]
-        names += self.params
-        names += [name for node in self.ordered() for name in node.outputs]
-        new = _legal(names)
-        self.inputs = [replace(spec, name=new[spec.name]) for spec in self.inputs]
-        self.outputs = [replace(spec, name=new[spec.name]) for spec in self.outputs]
-        self.params = {new[name]: weight for name, weight in self.params.items()}
-        ordered = self.ordered()
-        nodes = _legal([node.name for node in ordered])
-        for node in ordered:
-            node.name = nodes[node.name]
-            node.inputs = [new[name] if name else "" for name in node.inputs]
-            node.sizes = {attr: new[name] for attr, name in node.sizes.items()}
-            node.outputs = [new[name] if name else "" for name in node.outputs]
-
 
 def may_differ(*tensors: tuple[int | str | None, ...]) -> bool:
     """Whether tensors with these extents (`Draft.dims`) have an axis that is a number in one, or has two names."""
@@ -155,6 +142,25 @@ def unique(name: str, taken: Iterable[str]) -> str:
     while f"{name}.{number}" in taken:
         number += 1
     return f"{name}.{number}"
+
+
+def legalise_names(cases: Sequence[Draft]) -> None:
+    """Replace the names of tensors and nodes that a weights file cannot hold, alike in all cases of a graph."""
+    ordered = [node for draft in cases for node in draft.ordered()]
+    names = [spec.name for draft in cases for spec in draft.inputs]
+    names += [name for draft in cases for name in draft.params]
+    names += [name for node in ordered for name in node.outputs]
+    new = _legal(names) | {"": ""}
+    for draft in cases:
+        draft.inputs = [replace(spec, name=new[spec.name]) for spec in draft.inputs]
+        draft.outputs = [replace(spec, name=new[spec.name]) for spec in draft.outputs]
+        draft.params = {new[name]: weight for name, weight in draft.params.items()}
+    nodes = _legal([node.name for node in ordered])
+    for node in ordered:
+        node.name = nodes[node.name]
+        node.inputs = [new[name] for name in node.inputs]
+        node.sizes = {attr: new[name] for attr, name in node.sizes.items()}
+        node.outputs = [new[name] for name in node.outputs]
 
 
 def _legal(names: list[str]) -> dict[str, str]:

@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 
 from streamrt.convert import limits
-from streamrt.convert.cases import examples_of, joined, possible
+from streamrt.convert.cases import joined, possible
 from streamrt.convert.check import lowered, settle_outputs
+from streamrt.convert.conditions import examples_of
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.convert import limits
-from streamrt.convert.cases import examples_of, joined, possible, share_params
+from streamrt.convert.cases import joined, possible, share_params
 from streamrt.convert.check import lowered, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose, recoded
-from streamrt.convert.draft import Draft, DraftNode
+from streamrt.convert.conditions import examples_of
+from streamrt.convert.draft import Draft, DraftNode, legalise_names
 from streamrt.convert.exported.archive import is_exported
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.inputs import Inputs, fixed
@@ -165,7 +166,9 @@ def _pack(
     with limits.current().computing():
         drafts = possible(partial(_folded, draft) for draft in convert())
         nodes = [node for draft in drafts for node in draft.nodes]
-        params = share_params(drafts)
+        share_params(drafts)
+        legalise_names(drafts)
+        params = {name: weight for draft in reversed(drafts) for name, weight in draft.params.items()}
         _check_size(nodes, params)
         graph = joined(drafts)
         graph.check(params)
@@ -255,7 +258,6 @@ def _folded(draft: Draft) -> Draft:
             continue
         rewrite(draft, program.shapes)
         settle_outputs(draft, lowered(draft, example), example)
-        draft.legalise_names()
         return draft
     refused.sort(key=lambda error: (not isinstance(error, LimitError), isinstance(error, OtherCaseError)))
     raise refused[0]

@@ -15,7 +15,7 @@ from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
 from streamrt.host.rates import Rates, measured_speed
-from streamrt.ops import Shape
+from streamrt.ops import Shape, sizes
 from streamrt.plan import (
     HUGE,
     NodeWeights,
@@ -220,7 +220,7 @@ class Planner:
         try:
             return self._programs.compile(graph, shapes)
         except FormatError as error:
-            if self._usual is None:
+            if self._usual is None and not isinstance(error, sizes.OtherCaseError):
                 raise
             raise InputError(f"the model cannot run with inputs of shapes {dict(shapes)}: {error}") from error
 

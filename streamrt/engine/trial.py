@@ -37,7 +37,7 @@ def first_program(programs: Programs) -> Program | None:
         else:
             _check_outputs(program)
             return program
-    known = supported() | sizes.supported()
+    known = supported() | sizes.supported() | {"If"}
     if unknown := next((node for node in nodes if node.op not in known), None):
         where = f"{programs.file.path}: node {unknown.name!r} ({printable(unknown.op):.80})"
         raise FormatError(f"{where}: {NO_SUCH_OPERATOR}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,12 +161,11 @@ def compile_program(
         if problem := size_problem(shape):
             raise FormatError(f"input {name!r} {problem}")
     meter = sizes.Meter()
-    for case in graph.cases:
-        try:
+    *others, last = graph.cases
+    for case in others:
+        with suppress(sizes.OtherCaseError):
             return _Compiler(case, params, inputs, exact or lean, meter).program(params, lean)
-        except sizes.OtherCaseError as error:
-            other = error.with_traceback(None)
-    raise other
+    return _Compiler(last, params, inputs, exact or lean, meter).program(params, lean)
 
 
 class _Compiler:

@@ -202,14 +202,19 @@ def _fuse_residuals(draft: Draft, shapes: Mapping[str, Shape]) -> None:
 def _are_equal(draft: Draft, shapes: Mapping[str, Shape], *names: str) -> bool:
     """Whether tensors have equal shapes for the example, and no extent that one of them could have alone.
 
-    Such an extent is a number for all sizes, or has a name, in some tensors only. For other sizes it could be 1 in one
-    tensor and larger in another.
+    Such an extent is a number for all sizes in some tensors only, or has two names, or has a name in some tensors only
+    while inputs have several names. For other sizes it could be 1 in one tensor and larger in another.
     """
     if len({shapes[name] for name in names}) != 1:
         return False
     known = [draft.dims[name] for name in names if name in draft.dims]
-    kinds = ([dim if isinstance(dim, str) else type(dim) for dim in dims] for dims in zip(*known, strict=True))
-    return all(len(set(each)) == 1 for each in kinds)
+    for axis, dims in enumerate(zip(*known, strict=True)):
+        free = {spec.dims[axis] for spec in draft.inputs if axis < len(spec.dims)}
+        several = sum(isinstance(dim, str) for dim in free) > 1
+        found = {dim if isinstance(dim, str) else type(dim) for dim in dims}
+        if len(found if several else found - {type(None)}) > 1 or (int in found and None in dims):
+            return False
+    return True
 
 
 def _takes_residual(node: DraftNode, draft: Draft) -> bool:

@@ -15,6 +15,9 @@ from streamrt.convert.onnx.facts import Facts, describe
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError
 
+#: The domain of nodes that check a condition. No operator of a model with this domain is supported.
+_CHECKS = "streamrt.checks"
+
 
 def is_if(node: NodeProto) -> bool:
     """Whether a node is an ``If`` of ONNX."""
@@ -25,46 +28,39 @@ class Way:
     """One way through the conditions that free extents decide, in the order in which they are met.
 
     Args:
-        first: how the first conditions go. The others are true.
-
-    Attributes:
-        taken: how each condition goes, by the name of its tensor.
+        begin: how the first conditions go. The others are true.
     """
 
-    def __init__(self, first: Sequence[bool] = ()) -> None:
-        self._first = first
-        self.taken: dict[str, bool] = {}
+    def __init__(self, begin: Sequence[bool] = ()) -> None:
+        self._begin = begin
+        self._taken: dict[int, bool] = {}  # by the condition's number in `Alike`
 
-    def take(self, condition: str) -> bool:
+    def meets(self, condition: int) -> bool:
+        """Whether a condition was met already."""
+        return condition in self._taken
+
+    def take(self, condition: int) -> bool:
         """How a condition goes."""
-        number = len(self.taken)
-        return self.taken.setdefault(condition, self._first[number] if number < len(self._first) else True)
+        met = len(self._taken)
+        return self._taken.setdefault(condition, self._begin[met] if met < len(self._begin) else True)
 
     def next(self) -> Way | None:
         """The way after this one, once all conditions were met: the last one that is true goes the other way."""
-        ways = list(self.taken.values())
+        ways = list(self._taken.values())
         while ways and not ways[-1]:
             ways.pop()
         return Way([*ways[:-1], False]) if ways else None
 
 
-def is_check(node: NodeProto) -> bool:
-    """Whether a node is one that `check_of` made."""
-    return is_if(node) and not node.output
-
-
 def check_of(condition: str, value: bool) -> NodeProto:
     """A node that checks that a condition goes one way."""
-    return helper.make_node("If", [condition], [], name=f"{condition} is {value}", value=int(value))
+    name = f"{condition} is {value}"
+    return helper.make_node("If", [condition], [], name=name, domain=_CHECKS, value=int(value))
 
 
-def condition_of(node: NodeProto, facts: Facts, way: Way) -> bool | None:
-    """How the condition of an ``If`` goes; None if values of the inputs decide it."""
-    name = node.input[0] if node.input else ""
-    value = facts.value(name)
-    if value is not None:
-        return bool(value.reshape(())) if value.size == 1 else None
-    return way.take(name) if name in facts.sizes else None
+def is_check(node: NodeProto) -> bool:
+    """Whether a node is one that `check_of` made."""
+    return node.domain == _CHECKS and node.op_type == "If"
 
 
 def taken_branch(

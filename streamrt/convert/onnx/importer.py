@@ -19,7 +19,8 @@ from streamrt.convert import limits
 from streamrt.convert.cases import possible
 from streamrt.convert.draft import Draft
 from streamrt.convert.inputs import Inputs, bound, with_extents
-from streamrt.convert.onnx.branches import Way, check_of, condition_of, is_check, is_if, taken_branch
+from streamrt.convert.onnx.alike import Alike
+from streamrt.convert.onnx.branches import Way, check_of, is_check, is_if, taken_branch
 from streamrt.convert.onnx.data import (
     SourceFiles,
     TensorReader,
@@ -41,15 +42,13 @@ from streamrt.convert.support import unsupported
 from streamrt.convert.terms import SEPARATOR
 from streamrt.convert.weights import Weight
 from streamrt.errors import FormatError, UnsupportedModelError
-from streamrt.graph import MAX_CASES, TYPES, TensorSpec
+from streamrt.graph import TYPES, TensorSpec
 from streamrt.ops.base import MAX_RANK
 
 #: The oldest opset that is read: before opset 7, operators broadcast by other rules.
 OLDEST_OPSET = 7
 #: The most ways through conditions that are tried. Each takes as long as converting the model does.
 _MOST_WAYS = 64
-#: Of conditions in errors.
-_FIX = "that free extents decide (If): fix some extents with inputs="
 #: The two names of the domain of ONNX's own operators.
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 #: The types that an input can have, by the numbers of TensorProto.DataType.
@@ -146,16 +145,13 @@ class OnnxSource:
         limits.current().add_own(min(own, 4 * self._files.nbytes) if self._files.nbytes else own)
 
     def convert(self) -> list[Draft]:
-        """A draft for each case that can be converted: one, unless free extents decide conditions.
+        """A draft for each way that can be converted: one, unless free extents decide conditions.
 
         Raises:
             UnsupportedModelError: some nodes or attributes have no conversion; the text lists all of them.
             FormatError: a malformed model, or shapes that do not fit together.
         """
-        drafts = possible(self._ways())
-        if len(drafts) > MAX_CASES:
-            raise UnsupportedModelError([f"{len(drafts)} cases of conditions {_FIX}, expected at most {MAX_CASES}"])
-        return drafts
+        return possible(self._ways())
 
     def _ways(self) -> Iterator[Callable[[], Draft]]:
         """A conversion for each way. The conditions are known once they were met."""
@@ -166,7 +162,9 @@ class OnnxSource:
             if following is None:
                 return
             way = following
-        raise UnsupportedModelError([f"over {_MOST_WAYS} ways through conditions {_FIX}"])
+        raise UnsupportedModelError(
+            [f"over {_MOST_WAYS} ways through conditions that free extents decide (If): fix some extents with inputs="]
+        )
 
     def _convert(self, way: Way) -> Draft:
         """The draft of one way."""
@@ -210,23 +208,29 @@ class OnnxSource:
         defined = {spec.name for spec in self.inputs}
         names = defined.union(*((*node.input, *node.output) for node in self._nodes), self._outputs)
         pending = self._nodes[::-1]
+        alike = Alike(facts)
         expansion = Expansion(facts.constants, self.opset, names, self._nodes, self._outputs)
         while pending:
             node = pending.pop()
             if parts := expansion.of(node):
                 pending += parts[::-1]
                 continue
-            condition = condition_of(node, facts, way) if is_if(node) else None
-            if condition is not None:
-                checked = {name for check in computed if is_check(check) for name in check.input}
-                if node.input[0] in way.taken.keys() - checked:
-                    computed.append(check_of(node.input[0], condition))
+            if is_if(node) and len(node.input) == 1 and facts.is_known(name := node.input[0]):
+                value = facts.value(name)
+                if value is not None and value.size == 1:
+                    condition = bool(value.reshape(()))
+                else:
+                    number = alike.number(name)
+                    is_new = not way.meets(number)
+                    condition = way.take(number)
+                    computed += [check_of(name, condition)] if is_new else []
                 taken = taken_branch(node, condition, facts, defined, names, self._reader.weight)
                 names.update(name for inner in taken for name in inner.output)
                 others = _take_constants(taken, self._reader, {}, facts.constants)
                 pending += without_nbits(others, facts.constants, names)[::-1]
                 continue
             facts.learn(node)
+            alike.learn(node)
             defined.update(node.output)
             if not all(name in facts.constants for name in node.output if name):
                 computed.append(node)
@@ -295,15 +299,15 @@ def _convert(proto: NodeProto, index: int, context: Context) -> tuple[list[Unsup
 
 def _convert_once(node: OnnxNode) -> None:
     convert = CONVERSIONS.get(node.op)
+    if is_check(node.proto):
+        convert_size(node)
+        return
     if node.proto.domain not in _DEFAULT_DOMAINS:
         other = f"operators of domain {node.proto.domain!r} are not supported, only those of 'ai.onnx'"
         constants = node.facts.constants
         raise node.problem(
             nbits_problem(node.proto, constants) or why_kept(node.proto, constants, node.facts.opset) or other
         )
-    if is_check(node.proto):
-        convert_size(node)
-        return
     if is_if(node.proto):
         raise node.problem("its condition depends on values of the inputs, expected one that their extents decide")
     if all(name in node.facts.sizes or name in node.facts.constants for name in node.proto.output if name):
@@ -349,15 +353,20 @@ def _constant(node: NodeProto, index: int, reader: TensorReader, ranges: dict[tu
 
 
 def _live(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
-    """The nodes on which ``outputs`` depend, in the same order. Inputs of subgraphs are inputs of their node."""
+    """The nodes on which ``outputs`` depend, in the same order. A node reads what graphs in it read and return."""
     wanted = set(outputs)
     kept = []
     for node in reversed(nodes):
         if wanted.intersection(node.output) or is_check(node):
             kept.append(node)
-            wanted.update(name for name in node.input if name)
-            graphs = (graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs))
-            wanted.update(name for graph in graphs for inner in graph.node for name in inner.input)
+            pending = [node]
+            while pending:
+                inner = pending.pop()
+                wanted.update(name for name in inner.input if name)
+                for attribute in inner.attribute:
+                    for graph in (attribute.g, *attribute.graphs):
+                        pending += graph.node
+                        wanted.update(result.name for result in graph.output)
     return kept[::-1]
 
 

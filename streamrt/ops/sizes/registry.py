@@ -189,13 +189,16 @@ def evaluate(node: Node, inputs: Sequence[Value | Operand | None], meter: Meter)
 def _decide(node: Node, inputs: Sequence[Value | Operand | None]) -> list[Value]:
     """The outputs of an ``If``, which has none. Its case runs for one way of the condition."""
     call = Call(node, [])
-    wanted = call.int_("value", 1)
+    wanted = call.int_("value", low=0, high=1)
     call.finish()
     condition = inputs[0] if len(inputs) == 1 else None
     if node.outputs or node.activation is not None or not isinstance(condition, Value) or condition.array.size != 1:
         raise call.fail("expected one value as the condition, no output and no activation")
     if bool(condition.array.reshape(())) != bool(wanted):
-        raise OtherCaseError(node, str(call.fail(f"the extents of the inputs make its condition {not wanted}")))
+        reason = (
+            f"with these extents the condition {node.inputs[0]!r:.80} is {not wanted}, for which the file has no case"
+        )
+        raise OtherCaseError(node, str(call.fail(f"{reason}: pack the model with inputs= for them to see why")))
     return []
 
 
