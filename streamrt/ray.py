@@ -106,7 +106,7 @@ class Options(BaseModel):
 
 
 def application(options: Options) -> Application:
-    """The application for ``serve run streamrt.ray:application``, for a configuration file, and for `ray.serve.run`."""
+    """The application: for ``serve run streamrt.ray:application``, a configuration file, and ``ray.serve.run``."""
     settings = options.settings()
 
     class Replica(_Replica):

@@ -29,7 +29,7 @@ class Layer:
         op: an ONNX operator name.
         weight: its second input, in the layout of the weights file: (outputs, inputs) for ``Gemm``,
             (output channels, input channels / group, window) for ``Conv``. An array of floating-point numbers in
-            memory, or an `np.memmap`, which is read block by block. An array that two layers share is stored once.
+            memory, or an ``np.memmap``, which is read block by block. An array that two layers share is stored once.
         bias: the third input.
         params: further inputs.
         activation: an element-wise operator applied to the result, by name or as an `Activation` with attributes.

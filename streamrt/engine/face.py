@@ -56,7 +56,7 @@ class Face:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last call; before the first call, the plan for a batch of one. Errors: see `plan_for`."""
+        """The plan of the last call. Before the first call it is `plan_for` a batch of one, with the same errors."""
         session = self._engine.session
         return session.prepared.plan if session else self.plan_for()
 

@@ -96,7 +96,7 @@ class Plan:
         seconds: simulated time of a pass with all pinned ranges in memory, by the speeds that are known.
         overhead: seconds of processing for each byte of ranges of this size, beside those of the disk.
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
-        by_index: whether rows of tables are read one by one, and no range has a table (`NodeWeights.indexed`).
+        by_index: whether rows of tables are read one by one, and no range has a table (``NodeWeights.indexed``).
     """
 
     tiles: tuple[Tile, ...]

@@ -79,7 +79,7 @@ class ModelPool:
         """Add a model. Its file is first read when the model is requested, unless it is pinned.
 
         With ``pin`` its weights are to stay in memory, as with `pin`. The file's header is then read now, and loading
-        begins at once in another thread; `index` tells whether it succeeded.
+        begins at once in another thread; `ModelPool.index` tells whether it succeeded.
 
         Raises:
             InputError: a model has this name already, or the name is not a text, or is empty.
