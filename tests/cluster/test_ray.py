@@ -21,6 +21,7 @@ import pytest
 import streamrt
 from loadbalancer.client import Answer, Client, binary, free_ports, infer_path, output, wait_until
 from model import zoo
+from processes import marked
 from serve import packing
 from streamrt.graph import TYPES
 
@@ -87,25 +88,13 @@ def cluster(repository: Path, scratch: Path, models_per_replica: int, **environm
         process.stdin.close()
         assert found.told() == "ended"
         assert process.wait(60) == 0
-        wait_until(lambda: not _processes(mark), f"the end of {_processes(mark)}")
+        wait_until(lambda: not marked(mark), f"the end of {marked(mark)}")
     finally:
         process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout):
             assert stream
             stream.close()
-
-
-def _processes(mark: str) -> list[str]:
-    """Command lines of all processes that have ``mark`` in their environment, as children of the driver do."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
