@@ -12,7 +12,7 @@ import pytest
 _ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     str(path.relative_to(_ROOT))
-    for pattern in ("*.md", "bench/*.md", "docs/*.md", "examples/*/*.md", "tests/*/*.md")
+    for pattern in ("*.md", "bench/*.md", "docs/*.md", "docs/*/*.md", "examples/*/*.md", "tests/*/*.md")
     for path in _ROOT.glob(pattern)
 )
 
@@ -55,7 +55,7 @@ def test_the_readme_has_its_two_commands(checkout: Path) -> None:
 
 def test_the_code_of_the_readme_runs(checkout: Path, tmp_path: Path) -> None:
     """With smaller layers and a smaller budget, and output of the form that the README shows."""
-    found = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", (checkout / "README.md").read_text(), re.DOTALL)
+    found = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", (checkout / "README.md").read_text(), re.DOTALL)
     assert found
     code, shown = found.groups()
     small = code.replace("4096", "256").replace("32MiB", "1MiB")
