@@ -21,6 +21,8 @@ from processes import marked
 
 #: Ports that pages name. Tests take free ones instead.
 _PORTS = (8000, 8001, 8002, 8003, 9090)
+#: Seconds in which the processes of a page end after its last command.
+PATIENCE = 60.0
 
 
 def run(page: str, folder: Path, *, before: str = "", without: Mapping[str, str] | None = None) -> None:
@@ -96,7 +98,7 @@ def _bash(text: str, folder: Path) -> None:
             )
             log.seek(0)
             assert done.returncode == 0, log.read()
-        wait_until(lambda: not marked(mark), f"the end of {marked(mark)}")
+        wait_until(lambda: not marked(mark), f"the end of {marked(mark)}", PATIENCE)
     finally:
         for number in marked(mark):
             with suppress(ProcessLookupError):
