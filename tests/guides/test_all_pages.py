@@ -15,7 +15,7 @@ from guides.pages import ROOT, blocks
 #: Pages with commands that no test of this folder runs, each with the reason.
 ELSEWHERE = {
     "CONTRIBUTING.md": "its commands are those of .ci/run, .ci/full and .ci/wheels",
-    "bench/README.md": "its commands take hours; .ci/run runs them with --quick",
+    "bench/README.md": "its commands take hours; .ci/run runs each kind with small models",
 }
 _LANGUAGES = {"sh", "python", "console", "output", "text", "{toctree}", "{eval-rst}"}
 
