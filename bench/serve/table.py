@@ -23,7 +23,10 @@ second of the model called directly, in batches of the size that formed. "client
 share of the time: near 100 % the client is the limit. Several models are asked for by Zipf's law; streamrt's budget is
 a third of their weights, and the peers have none. Where servers are capped, each is in a memory cgroup of the budget
 and 400 MiB. The peers' batches have at most a sample of each connection, and 32, and wait for at most 10 ms; with
-several models MLServer does not batch. Each server's processes have one arena of the C library's allocator."""
+several models MLServer does not batch. Each server's processes have one arena of the C library's allocator. A p99 with
+a star is from fewer than 100 answers in some round, so it is the slowest of them."""
+#: The fewest answers of which the 99th percentile is not the slowest.
+_ENOUGH = 100
 _PLACE = ("row", "form", "connections")
 _NAMES = {"rate": "a second", "p50": "p50", "p99": "p99", "memory": "MiB"}
 _BARS = "The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round."
@@ -80,6 +83,9 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
         span(found.spread(place, server, lambda values, name=name: values.get(name)), text)
         for name, text in (("rate", _rate), ("p50", seconds), ("p99", seconds), ("memory", _mebibytes))
     ]
+    fewest = found.spread(place, server, itemgetter("count"))
+    if fewest and fewest.least < _ENOUGH:
+        cells[2] += " *"
     batch = span(found.spread(place, server, lambda values: values.get("batch")), "{:.1f}".format)
     ratio = found.compared(place, (US, FLOOR), part) if server == US else None
     client = span(found.spread(place, server, itemgetter("client")), "{:.0%}".format)

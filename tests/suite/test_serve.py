@@ -369,6 +369,12 @@ def test_ahead_of_a_peer() -> None:
     }
 
 
+@pytest.mark.parametrize(("counts", "star"), [((99, 500), True), ((100, 500), False)])
+def test_a_percentile_of_few_answers_has_a_star(counts: tuple[int, int], star: bool) -> None:
+    timings = {(US, index): ("ok", VALUES | {"count": count}) for index, count in enumerate(counts)}
+    assert ("200 ms) * |" in table.report(lines(timings, "mlp-2x64", JSON, 8))) is star
+
+
 def test_a_killed_peer_is_behind_and_one_that_lacks_a_form_is_not_measured() -> None:
     for status, verdict in (("killed", "met"), ("lacks", "not measured"), ("error", "not measured")):
         records = lines({(US, 0): ("ok", VALUES), (MLSERVER, 0): (status, {})}, "mlp-2x64", JSON, 8)
