@@ -20,7 +20,9 @@ class Alike:
         self._of: dict[str, int] = {}  # by name
 
     def learn(self, node: NodeProto) -> None:
-        """Give numbers to the outputs of a node whose inputs have theirs."""
+        """Give numbers to the outputs of a node, if they are size values. Its inputs have theirs."""
+        if self._facts.sizes.isdisjoint(node.output):
+            return
         attributes = tuple(sorted(attribute.SerializeToString() for attribute in node.attribute))
         computed = node.op_type, attributes, tuple(self.number(name) if name else -1 for name in node.input)
         for index, name in enumerate(node.output):
