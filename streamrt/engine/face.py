@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from streamrt.engine.engine import Engine
+from streamrt.engine.groups import in_groups
 from streamrt.engine.inputs import Given, Inputs, Shapes, check_inputs, requested_graph, resolve_shapes
+from streamrt.engine.results import Out, check_out
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
@@ -60,24 +62,26 @@ class Face:
         session = self._engine.session
         return session.prepared.plan if session else self.plan_for()
 
-    def __call__(self, x: Given | Inputs, outputs: Sequence[str] | None = None) -> Any:
+    def __call__(self, x: Given | Inputs, outputs: Sequence[str] | None = None, *, out: Out | None = None) -> Any:
         """Run the model.
 
         Args:
             x: the input, or a dictionary of inputs by name for a model with several; arrays of the types in `inputs`.
             outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
                 Only the weights that these tensors need are read. Tensors inside the graph are float32 or int64.
+            out: arrays for the results, of their shapes and types: one array, or all by name. They share no memory with
+                the inputs. One may be a ``numpy.memmap``, as an input may. After an error their values are undefined.
 
         Returns:
-            A new array, or a dictionary of new arrays by name when there are several outputs.
+            A new array, or a dictionary of new arrays by name when there are several outputs; or those of ``out``.
 
         Raises:
-            InputError: a wrong name, shape or dtype, or an output that the graph does not have.
+            InputError: a wrong name, shape or dtype, an output that the graph does not have, or ``out`` does not fit.
             BudgetError: not even one sample fits; its ``minimum`` is the smallest budget that is enough.
             WeightsIOError: the file was cut short, changed, is damaged (``verify="read"``), or could not be read.
             ModelClosedError: the model is closed, or was opened before a fork and is used in the child.
         """
-        return self._serve(self._request(x, outputs))
+        return self._serve(self._request(x, outputs, out))
 
     def call_together(
         self, batches: Sequence[Given | Inputs], outputs: Sequence[str] | None = None
@@ -132,29 +136,9 @@ class Face:
         if progress:
             from tqdm import tqdm  # here, as most callers show no bar
         with tqdm(batches, unit="batch") if progress else nullcontext(batches) as bar:
-            together: list[Request] = []
-            samples = wanted = 0
-            source = iter(bar)
-            while True:
-                try:
-                    request = self._request(next(source), outputs)
-                except StopIteration:
-                    break
-                except Exception:
-                    yield from self._each(together)
-                    raise
-                if together and not request.is_like(together[0]):
-                    yield from self._each(together)
-                    together, samples = [], 0
-                if not together:
-                    self._permit()
-                    wanted = self._engine.samples_together(request)
-                together.append(request)
-                samples += request.samples
-                if samples + max(1, request.samples) > wanted:
-                    yield from self._each(together)
-                    together, samples = [], 0
-            yield from self._each(together)
+            requests = (self._request(x, outputs) for x in bar)
+            for group in in_groups(requests, self._samples_together):
+                yield from self._each(group)
 
     def plan_for(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> Plan:
         """The plan for inputs of these shapes: one shape, or shapes by name; None is a batch of one.
@@ -195,10 +179,15 @@ class Face:
                 anonymous=anonymous_bytes(),
             )
 
-    def _request(self, x: Given | Inputs, outputs: Sequence[str] | None) -> Request:
+    def _request(self, x: Given | Inputs, outputs: Sequence[str] | None, out: Out | None = None) -> Request:
         self._permit()
         graph = requested_graph(self._engine.file.graph, outputs)
-        return Request(graph, check_inputs(x, self.inputs, graph.inputs))
+        arrays = check_inputs(x, self.inputs, graph.inputs)
+        return Request(graph, arrays, None if out is None else check_out(out, graph.outputs, arrays))
+
+    def _samples_together(self, request: Request) -> int:
+        self._permit()
+        return self._engine.samples_together(request)
 
     def _serve(self, request: Request) -> Any:
         """The results of a request, as `__call__` returns them."""
@@ -207,8 +196,6 @@ class Face:
 
     def _each(self, requests: Sequence[Request]) -> Iterator[Any]:
         """The results of several requests, in their order. Results before a failed request come before its error."""
-        if not requests:
-            return
         failure = None
         try:
             self._permit()

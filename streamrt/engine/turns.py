@@ -33,11 +33,13 @@ class Request:
     Args:
         graph: computes the requested outputs.
         arrays: its inputs by name, checked.
+        out: arrays of the caller for the results, by name; None for new arrays.
     """
 
-    def __init__(self, graph: Graph, arrays: Mapping[str, Given]) -> None:
+    def __init__(self, graph: Graph, arrays: Mapping[str, Given], out: Mapping[str, Result] | None = None) -> None:
         self.graph = graph
         self.arrays = arrays
+        self.out = out
         self.results: dict[str, Result] | None = None
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is to be run by itself
