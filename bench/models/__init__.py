@@ -42,8 +42,14 @@ class Source:
         """`onnx`, and the file of its external data if it has one: Protobuf ends at 2 GiB."""
         return sorted(self.folder.glob("model.onnx*"))
 
+    def input_file(self, batch: int) -> Path:
+        """The file of `input` of a model that has it mapped."""
+        return self.folder / f"input-{batch}.npy"
+
     def input(self, batch: int) -> NDArray[np.float32]:
-        """(batch, *shape): the same noise every time."""
+        """(batch, *shape): the same noise every time; mapped if it is in a file."""
+        if (path := self.input_file(batch)).exists():
+            return np.load(path, mmap_mode="c")
         return np.random.default_rng(batch).standard_normal((batch, *self.shape), np.float32)
 
     def answer(self, batch: int) -> Path:

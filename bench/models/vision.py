@@ -1,4 +1,4 @@
-"""Convolutional networks: torchvision's, timm's, and EfficientNet-Lite0 with its trained weights.
+"""Convolutional networks: torchvision's, timm's, EfficientNet-Lite0 with its trained weights, and those of `pictures`.
 
 The weights of torchvision and timm are seeded. The statistics of every BatchNorm2d are taken from a batch of noise, so
 that activations keep their size through all layers, as they do in a trained network. ``model.pt`` holds the weights.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.models import Source
+from bench.models import Source, pictures
 
 NAMES = (
     "vgg16",
@@ -28,11 +28,16 @@ NAMES = (
 #: Height and width in pixels of the inputs of timm's networks.
 TIMM = {"regnety_002": 224, "regnety_1280": 384, "convnext_xxlarge": 256}
 
+#: The most rows and columns of the pictures that the statistics are taken from.
+_SETTLING = 384
 #: Bytes of weights from which an ONNX file keeps them in a second file: Protobuf ends at 2 GiB.
 _EXTERNAL = 1 << 30
 
 
 def source(name: str, data: Path) -> Source | None:
+    if shape := pictures.shape_of(name):
+        needs = ("torch", "torchvision", "onnx", "onnxscript")
+        return Source(name, "cnn", data / name, shape, needs, _make_of_pictures, _reference_of_pictures)
     if name in TIMM:
         size, package = TIMM[name], "timm"
     elif name in NAMES:
@@ -60,6 +65,8 @@ def state_file(source: Source) -> Path:
 
 
 def _untrained(name: str) -> Any:
+    if pictures.shape_of(name):
+        return pictures.network(name)
     if name == "efficientnet_lite0":
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -87,7 +94,7 @@ def _make(source: Source) -> None:
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     else:
         network = _untrained(source.name)
-        _settle(network, torch.from_numpy(source.input(4)))
+        _settle(network, torch.from_numpy(_noise(source)))
     network.eval()
     torch.save(network.state_dict(), state_file(source))
     example = torch.from_numpy(source.input(2))
@@ -106,6 +113,21 @@ def _make(source: Source) -> None:
     )
 
 
+def _make_of_pictures(source: Source) -> None:
+    _make(source)
+    x = source.input(1)  # before the file exists
+    mapped = np.lib.format.open_memmap(source.input_file(1), "w+", np.float32, x.shape)
+    mapped[:] = x
+    mapped.flush()
+
+
+def _noise(source: Source) -> NDArray[np.float32]:
+    """Four small pictures of noise."""
+    channels, height, width = source.shape
+    shape = (4, channels, min(height, _SETTLING), min(width, _SETTLING))
+    return np.random.default_rng(4).standard_normal(shape, np.float32)
+
+
 def _settle(network: Any, images: Any) -> None:
     """Set the running statistics of every BatchNorm2d to those of ``images``."""
     import torch
@@ -121,9 +143,25 @@ def _settle(network: Any, images: Any) -> None:
 
 
 def _reference(source: Source, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    return _answer(_trained(source), x)
+
+
+def _reference_of_pictures(source: Source, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    network = _trained(source)
+    pictures.by_taps(network)
+    return _answer(network, x)
+
+
+def _trained(source: Source) -> Any:
     import torch
 
     network = module(source)
     network.load_state_dict(torch.load(state_file(source), weights_only=True))
+    return network.double()
+
+
+def _answer(network: Any, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    import torch
+
     with torch.inference_mode():
-        return network.double()(torch.from_numpy(x).double()).numpy()
+        return network(torch.from_numpy(x).double()).numpy()

@@ -5,13 +5,14 @@ Optional peers force an instruction set, or store the weights in fewer bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.models import Source
-from bench.peers import TOLERANCES, NodeTimes, Opened, Peer, Profiled, Setting
+from bench.peers import TOLERANCES, Array, NodeTimes, Opened, Peer, Profiled, Setting
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
@@ -35,6 +36,9 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     verify = "read" if setting.verify else None
     budget = "auto" if setting.budget == LEAST else setting.budget
     model = streamrt.Model(packed(folder), budget, threads=setting.threads, verify=verify)
+    run: Callable[[Array], Array] = model
+    if source.input_file(setting.batch).exists():
+        run = partial(model, out=_mapped(source, folder, setting.batch))
     if setting.budget == LEAST:
         model.set_budget(model.min_budget((setting.batch, *source.shape)))
 
@@ -55,7 +59,15 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
             "layers": [[layer.name, layer.weights, layer.compute] for layer in stats.layers],
         }
 
-    return Opened(model, facts)
+    return Opened(run, facts)
+
+
+def _mapped(source: Source, folder: Path, batch: int) -> Array:
+    """A mapped array for the answer of a model whose input is mapped."""
+    import numpy as np
+
+    shape = np.load(source.answer(batch), mmap_mode="r").shape
+    return np.lib.format.open_memmap(folder / f"output-{batch}.npy", "w+", np.float32, shape)
 
 
 def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:

@@ -1,0 +1,176 @@
+"""Networks for large pictures, ``NETWORK-HEIGHTxWIDTH``: their activations take more memory than their weights.
+
+* ``unet``: 3-32-64-128-256 channels, two 3x3 convolutions a level, one channel out.
+* ``resnet18``, ``fcn_resnet50`` and ``deeplabv3_resnet50`` of torchvision.
+* ``superresolution``: 16 residual blocks of 64 channels, and pixel shuffles that enlarge 4 times (Lim et al. 2017).
+* ``decoder``: like that of latent diffusion (Rombach et al. 2022): GroupNorm, residual blocks of 512, 512, 256 and 128
+  channels, nearest resizes; it enlarges 8 times.
+
+The input is a mapped file, so that a process needs no memory for it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: The channels of the input of each network.
+CHANNELS = {
+    "unet": 3,
+    "resnet18": 3,
+    "fcn_resnet50": 3,
+    "deeplabv3_resnet50": 3,
+    "superresolution": 3,
+    "decoder": 4,
+}
+
+
+def shape_of(name: str) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the input, by the name of the model; None for other names."""
+    match = re.fullmatch(r"(\w+)-(\d+)x(\d+)", name)
+    if not match or match[1] not in CHANNELS:
+        return None
+    return CHANNELS[match[1]], int(match[2]), int(match[3])
+
+
+def network(name: str) -> Any:
+    """The network as a torch module with random weights."""
+    import torchvision
+
+    kind = name.partition("-")[0]
+    if kind == "resnet18":
+        return torchvision.models.resnet18(weights=None)
+    if kind in ("fcn_resnet50", "deeplabv3_resnet50"):
+        return _of_dense(torchvision.models.get_model(kind, weights=None, weights_backbone=None))
+    return {"unet": _unet, "superresolution": _superresolution, "decoder": _decoder}[kind]()
+
+
+def by_taps(module: Any) -> None:
+    """Let convolutions of a float64 module add up a product for each position of the window.
+
+    torch's own lay out all columns: 19 GB for 64 channels of 2048 x 2048.
+    """
+    import torch
+
+    for layer in module.modules():
+        if type(layer) is torch.nn.Conv2d and layer.groups == 1 and layer.kernel_size != (1, 1):
+            layer.forward = _taps(layer)  # type: ignore[method-assign]
+
+
+def _taps(layer: Any) -> Any:
+    import torch
+
+    def forward(x: Any) -> Any:
+        (height, width), (down, right), (row, column) = layer.kernel_size, layer.dilation, layer.stride
+        x = torch.nn.functional.pad(x, (layer.padding[1],) * 2 + (layer.padding[0],) * 2)
+        rows, columns = (
+            (x.shape[2] - down * (height - 1) - 1) // row + 1,
+            (x.shape[3] - right * (width - 1) - 1) // column + 1,
+        )
+        y = x.new_zeros(x.shape[0], layer.out_channels, rows, columns)
+        if layer.bias is not None:
+            y += layer.bias[:, None, None]
+        for i in range(height):
+            for j in range(width):
+                part = x[:, :, i * down :: row, j * right :: column][:, :, :rows, :columns]
+                y += torch.einsum("oc,nchw->nohw", layer.weight[:, :, i, j], part)
+        return y
+
+    return forward
+
+
+def _of_dense(inner: Any) -> Any:
+    """A network of torchvision that answers with a class for each pixel, without its dictionary."""
+    import torch
+
+    class Dense(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any) -> Any:
+            return self.inner(x)["out"]
+
+    return Dense()
+
+
+def _unet() -> Any:
+    import torch
+    from torch import nn
+
+    def two(inner: int, outer: int) -> Any:
+        layers = [(nn.Conv2d(a, outer, 3, 1, 1), nn.BatchNorm2d(outer), nn.ReLU()) for a in (inner, outer)]
+        return nn.Sequential(*(layer for triple in layers for layer in triple))
+
+    class UNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (32, 64, 128, 256)
+            self.down = nn.ModuleList(two(a, b) for a, b in zip((3, *widths), widths, strict=False))
+            self.rise = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, 2) for a in widths[-2::-1])
+            self.up = nn.ModuleList(two(2 * a, a) for a in widths[-2::-1])
+            self.last = nn.Conv2d(widths[0], 1, 1)
+
+        def forward(self, x: Any) -> Any:
+            skips = []
+            for level in self.down[:-1]:
+                x = level(x)
+                skips.append(x)
+                x = nn.functional.max_pool2d(x, 2)
+            x = self.down[-1](x)
+            for rise, level, skip in zip(self.rise, self.up, reversed(skips), strict=True):
+                x = level(torch.cat([skip, rise(x)], 1))
+            return self.last(x)
+
+    return UNet()
+
+
+def _superresolution() -> Any:
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(64, 64, 3, 1, 1), nn.Conv2d(64, 64, 3, 1, 1)
+
+        def forward(self, x: Any) -> Any:
+            return x + self.two(nn.functional.relu(self.one(x))) * 0.1
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.body = nn.Conv2d(3, 64, 3, 1, 1), nn.Sequential(*(Block() for _ in range(16)))
+            self.middle = nn.Conv2d(64, 64, 3, 1, 1)
+            larger = [(nn.Conv2d(64, 256, 3, 1, 1), nn.PixelShuffle(2)) for _ in range(2)]
+            self.larger = nn.Sequential(*(layer for pair in larger for layer in pair))
+            self.last = nn.Conv2d(64, 3, 3, 1, 1)
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x)
+            return self.last(self.larger(x + self.middle(self.body(x))))
+
+    return Network()
+
+
+def _decoder() -> Any:
+    from torch import nn
+
+    def normed(inner: int, outer: int) -> Any:
+        return nn.Sequential(nn.GroupNorm(32, inner), nn.SiLU(), nn.Conv2d(inner, outer, 3, 1, 1))
+
+    class Block(nn.Module):
+        def __init__(self, inner: int, outer: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(normed(inner, outer), normed(outer, outer))
+            self.short = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.short(x) + self.body(x)
+
+    layers: list[Any] = [nn.Conv2d(4, 512, 3, 1, 1), Block(512, 512), Block(512, 512)]
+    widths = (512, 512, 256, 128)
+    for index, (inner, outer) in enumerate(zip((512, *widths), widths, strict=False)):
+        layers += [Block(inner, outer), Block(outer, outer), Block(outer, outer)]
+        if index < 3:
+            layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(outer, outer, 3, 1, 1)]
+    return nn.Sequential(*layers, normed(128, 3))
