@@ -15,7 +15,7 @@ from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
 
 
-@operator(*ACTIVATIONS, traits=Traits(activation=True, moves_batch=True))
+@operator(*ACTIVATIONS, traits=Traits(activation=True, moves_batch=True, rowwise=True))
 def unary(call: Call) -> Lowered:
     """``y = activation(x)``."""
     call.expect((1, 1))
@@ -36,7 +36,7 @@ def unary(call: Call) -> Lowered:
     )
 
 
-@operator("PRelu", traits=Traits(params=("slope",), moves_batch=True))
+@operator("PRelu", traits=Traits(params=("slope",), moves_batch=True, rowwise=True))
 def prelu(call: Call) -> Lowered:
     """``y = x where x >= 0 else slope * x``; the slope broadcasts to the shape of ``x``."""
     call.expect((2, 2))

@@ -46,8 +46,8 @@ _VARIADIC = {"Sum": np.add, "Max": np.maximum, "Min": np.minimum}
 _MOST_TERMS = 4096
 
 
-@operator(*(name for name in _UNARY if name not in _UNARY_INTEGER), traits=Traits(moves_batch=True))
-@operator(*_UNARY_INTEGER, traits=Traits(moves_batch=True, integers=True))
+@operator(*(name for name in _UNARY if name not in _UNARY_INTEGER), traits=Traits(moves_batch=True, rowwise=True))
+@operator(*_UNARY_INTEGER, traits=Traits(moves_batch=True, integers=True, rowwise=True))
 def unary(call: Call) -> Lowered:
     """``y = f(x)``."""
     call.expect((1, 1))
@@ -72,8 +72,8 @@ def unary(call: Call) -> Lowered:
     )
 
 
-@operator("Add", "Sub", "Mul", "Div", traits=Traits(fuses=True, moves_batch=True, integers=True))
-@operator("Pow", traits=Traits(moves_batch=True))
+@operator("Add", "Sub", "Mul", "Div", traits=Traits(fuses=True, moves_batch=True, integers=True, rowwise=True))
+@operator("Pow", traits=Traits(moves_batch=True, rowwise=True))
 def binary(call: Call) -> Lowered:
     """``y = a op b``. A quotient of integers is rounded toward zero."""
     call.expect((2, 2))
@@ -144,7 +144,7 @@ def _quotient(call: Call) -> Lowered:
     )
 
 
-@operator(*_VARIADIC, traits=Traits(fuses=True, moves_batch=True, integers=True))
+@operator(*_VARIADIC, traits=Traits(fuses=True, moves_batch=True, integers=True, rowwise=True))
 def variadic(call: Call) -> Lowered:
     """``y = a op b op ...``."""
     call.expect((1, _MOST_TERMS))

@@ -169,6 +169,22 @@ class Buffers(NamedTuple):
         return rows
 
 
+class ByRows(Protocol):
+    """How an operator computes some rows of an output (1, C, H, W) from rows of input 0 that lie elsewhere.
+
+    No other input is read.
+    """
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        """The input rows (from, to) that the output rows ``first`` to ``last`` need."""
+
+    def scratch(self, rows: int) -> int:
+        """Bytes of scratch memory for computing so many rows at once."""
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        """Binds computing the rows ``y`` (rows, C, W), from row ``first`` on, of the rows ``x`` (rows, C, W)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """A node, lowered for given input shapes.
@@ -189,6 +205,7 @@ class Lowered:
         window: the window of a `streamrt._core.Sliding`, if ``bind`` returns one that computes bands; else None.
             ``bind`` then also takes inputs and outputs (N, C, R, W) with room for some of the rows. They may have gaps
             between rows and between planes. Bands are `streamrt._core.Band` objects of the kernel.
+        by_rows: how the operator computes some rows, if it can and neither ``window`` nor a trait says so.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
         passes: how often the node reads all tiled parameters, one time after the other, as a recurrent layer does for
@@ -218,6 +235,7 @@ class Lowered:
     dtypes: tuple[str, ...] = ()
     indexed: tuple[int, ...] = ()
     window: Window | None = None
+    by_rows: ByRows | None = None
 
     def dtype(self, index: int) -> str:
         """The type of output ``index``."""

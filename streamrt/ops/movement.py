@@ -39,7 +39,7 @@ def same_memory(call: Call, out: Shape, batchwise: bool, batch: int = 0) -> Lowe
     def bind(buffers: Buffers) -> Run:
         x, y = buffers.input(0).reshape(-1), buffers.outputs[0].reshape(-1)
         if epilogue == IDENTITY:
-            return _copy_all([(y, x)])
+            return copy_all([(y, x)])
         return lambda first, last: _core.unary(x, y, *epilogue)
 
     inplace = () if call.is_param(0) or call.shape(0) != out else (0,)
@@ -221,7 +221,7 @@ def split(call: Call) -> Lowered:
 
     def bind(buffers: Buffers) -> Run:
         x = buffers.input(0)
-        return _copy_all([(y, x[key]) for y, key in zip(buffers.outputs, named, strict=True)])
+        return copy_all([(y, x[key]) for y, key in zip(buffers.outputs, named, strict=True)])
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
     batch, dtypes = call.batch() or 0, (call.operand(0).dtype,) * len(outputs)
@@ -267,7 +267,7 @@ def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bo
     return kept and computed in ([], [batch]) and out[batch] == x[own], batch
 
 
-@operator("Concat", traits=Traits(fuses=True, moves_batch=True, integers=True))
+@operator("Concat", traits=Traits(fuses=True, moves_batch=True, integers=True, rowwise=True))
 def concat(call: Call) -> Lowered:
     """The inputs one after the other along ``axis``."""
     call.expect((1, _MOST_PARTS))
@@ -283,7 +283,7 @@ def concat(call: Call) -> Lowered:
     def bind(buffers: Buffers) -> Run:
         y = buffers.outputs[0]
         pairs = [(y[key], buffers.input(index)) for index, key in enumerate(keys)]
-        return _copy_all([(to, source) for to, source in pairs if to.ctypes.data != source.ctypes.data])
+        return copy_all([(to, source) for to, source in pairs if to.ctypes.data != source.ctypes.data])
 
     return Lowered(
         outputs=((*x[:axis], ends[-1], *x[axis + 1 :]),),
@@ -310,12 +310,14 @@ def copies(
     """A node with one input and one output that copies ``source`` to ``target`` for each pair of their views."""
 
     def bind(buffers: Buffers) -> Run:
-        return _copy_all(pairs(buffers.input(0), buffers.outputs[0]))
+        return copy_all(pairs(buffers.input(0), buffers.outputs[0]))
 
     return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(call.operand(0).dtype,))
 
 
-def _copy_all(pairs: list[tuple[Array, Array]]) -> Run:
+def copy_all(pairs: list[tuple[Array, Array]]) -> Run:
+    """A run that copies ``source`` to ``target`` for each pair (target, source)."""
+
     def run(first: int, last: int) -> None:
         for target, source in pairs:
             np.copyto(target, source)

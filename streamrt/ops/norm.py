@@ -16,7 +16,10 @@ from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast
 
 
-@operator("BatchNormalization", traits=Traits(fuses=True, row_axis=1, params=("scale", "bias", "mean", "var")))
+@operator(
+    "BatchNormalization",
+    traits=Traits(fuses=True, row_axis=1, params=("scale", "bias", "mean", "var"), rowwise=True),
+)
 def batch_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias`` for each channel, axis 1."""
     call.expect((5, 5))
@@ -221,7 +224,7 @@ class _Moments:
         return normalise
 
 
-@operator("LRN", traits=Traits(fuses=True))
+@operator("LRN", traits=Traits(fuses=True, rowwise=True))
 def lrn(call: Call) -> Lowered:
     """``x / (bias + alpha / size * s) ** beta``, where s is the sum of the squares of the ``size`` nearest channels."""
     call.expect((1, 1))

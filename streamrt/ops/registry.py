@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 import streamrt._core as _core
 from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import FLOAT32, INT64, Buffers, Lowered, Operand, Run, Value
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, ByRows, Lowered, Operand, Run, Value
 from streamrt.ops.call import Call, type_name
 from streamrt.ops.coded import TYPES, decoded
-from streamrt.ops.epilogue import epilogue_of
+from streamrt.ops.epilogue import Epilogue, epilogue_of
 
 #: Refuse an operator that needs this many bytes of scratch. The limit leaves room for several of the largest tensors
 #: (2**42 bytes each), and keeps sums of sizes within 64 bits.
@@ -51,6 +52,9 @@ class Traits:
             those that are not listed, are decoded to float32 in scratch memory (`streamrt.ops.coded`).
         integers: whether inputs may be int64. The operator checks which types its inputs may have together.
         table: an input of which a node with a further input reads single rows (`Lowered.indexed`), or None.
+        rowwise: whether each row of an output (N, C, H, W) is computed from the same row of its inputs alone, as far as
+            they have H rows, so that rows can be given as samples, (H, C, 1, W). An operator that can also work along
+            the rows then changes their number.
     """
 
     activation: bool = False
@@ -62,6 +66,7 @@ class Traits:
     dtypes: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     integers: bool = False
     table: int | None = None
+    rowwise: bool = False
 
 
 _OPERATORS: dict[str, tuple[Lower, Traits]] = {}
@@ -188,8 +193,32 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
 
         return run
 
+    by_rows = lowered.by_rows and _ActivatedRows(lowered.by_rows, epilogue)
     # The activation must not change inputs that lie within the output.
-    return replace(lowered, bind=bind, joins=False, window=None)
+    return replace(lowered, bind=bind, joins=False, window=None, by_rows=by_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _ActivatedRows:
+    """Rows of a node with its activation: see `ByRows`."""
+
+    of: ByRows
+    epilogue: Epilogue
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        return self.of.reads(first, last)
+
+    def scratch(self, rows: int) -> int:
+        return self.of.scratch(rows)
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        compute, flat, epilogue = self.of.bind(x, y, first, memory), y.reshape(-1), self.epilogue
+
+        def run(first: int, last: int) -> None:
+            compute(first, last)
+            _core.unary(flat, flat, *epilogue)
+
+        return run
 
 
 def supported() -> frozenset[str]:

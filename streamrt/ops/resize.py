@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,28 +11,16 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.movement import copies, same_memory
+from streamrt.ops.movement import copies, copy_all, same_memory
 from streamrt.ops.registry import Traits, operator
-from streamrt.ops.scratch import Part, Scratch
+from streamrt.ops.resample import NEAREST, Axis, Resampler, RowsOf, positions_of
 from streamrt.ops.shapes import borrowed, keeps_batch
-from streamrt.ops.weighted import Taps, cubic, weighted
+from streamrt.ops.weighted import Taps, cubic
 from streamrt.ops.weighted import linear as linear_kernel
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
-#: Maps positions along an axis of the result to positions along that axis of the input, which may lie between values.
-Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-#: Rounds positions that lie between values to positions of values.
-Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-#: Positions that are computed at once: 8 KiB as float64, so that the memory does not grow with the axis.
-_PART = 1024
 #: The most values that a value of the result is made of along an axis. It bounds the time for few values of a result.
 _MOST_TAPS = 4096
-_NEAREST: dict[str, Rounded] = {
-    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-    "floor": np.floor,
-    "ceil": np.ceil,
-}
 
 
 @operator("DepthToSpace", traits=Traits(fuses=True))
@@ -57,7 +44,36 @@ def depth_to_space(call: Call) -> Lowered:
     def pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
         return [(y.reshape(out[0], channels, *apart), x.reshape(inside).transpose(perm))]
 
-    return copies(call, out, pairs, batchwise=True)
+    return replace(copies(call, out, pairs, batchwise=True), by_rows=_Blocks(blocks, crd) if count == 2 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Rows of a DepthToSpace: see `ByRows`. The rows of a block may be computed one by one."""
+
+    blocks: Shape
+    crd: bool
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        height = self.blocks[0]
+        return first // height, -(-last // height)
+
+    def scratch(self, rows: int) -> int:
+        return 0
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        (height, width), (count, channels, columns) = self.blocks, x.shape
+        channels //= height * width
+        inside = (count, channels, height, width, columns) if self.crd else (count, height, width, channels, columns)
+        apart = x.reshape(inside).transpose(2, 0, 1, 4, 3) if self.crd else x.reshape(inside).transpose(1, 0, 3, 4, 2)
+        targets = y.reshape(len(y), channels, columns, width)
+        pairs = []
+        for row in range(height):
+            begin = (row - first) % height  # the first row of y that is this row of a block
+            part = targets[begin::height]
+            skipped = (first + begin) // height - first // height
+            pairs.append((part, apart[row, skipped : skipped + len(part)]))
+        return copy_all(pairs)
 
 
 @operator("SpaceToDepth")
@@ -106,7 +122,7 @@ def resize(call: Call) -> Lowered:
     kernel = partial(cubic, call.float_("cubic_coeff_a", -0.75)) if mode == "cubic" else linear_kernel
     is_weighted = mode == "cubic" or (linear and antialias)
     coordinates = call.text("coordinate_transformation_mode", "half_pixel", _COORDINATES)
-    nearest = call.text("nearest_mode", "round_prefer_floor", tuple(_NEAREST))
+    nearest = call.text("nearest_mode", "round_prefer_floor", tuple(NEAREST))
     if call.has("sizes"):
         sizes = call.ints("sizes", low=0, high=2**40, count=len(x))
         out = tuple(taken.get(axis) or size or x[axis] for axis, size in enumerate(sizes))
@@ -124,8 +140,6 @@ def resize(call: Call) -> Lowered:
     if not axes:
         return same_memory(call, x, batchwise)
     call.check("the result", out)
-    scratch, shape, steps = Scratch(), x, []
-    table = _Table(scratch, max(out[axis] for axis in axes), 1 + is_weighted if linear else 0)
     taps = {
         axis: Taps(kernel, 2 if mode == "cubic" else 1, scales[axis], antialias, exclude)
         for axis in axes
@@ -133,144 +147,22 @@ def resize(call: Call) -> Lowered:
     }
     if any(tap.end - tap.first > _MOST_TAPS for tap in taps.values()):
         raise call.fail(f"scales {scales} with antialias, expected no scale below {4 / _MOST_TAPS}")
-    for axis in axes:
-        shape = (*shape[:axis], out[axis], *shape[axis + 1 :])
-        between = scratch.add(*shape) if axis != axes[-1] else None
-        other = scratch.add(*shape) if linear else None
-        positions = partial(_positions, coordinates, x[axis], out[axis], scales[axis])
-        steps.append(_Axis(axis, out[axis], x[axis] - 1, positions, between, other))
+    along = [
+        Axis(axis, out[axis], partial(positions_of, coordinates, x[axis], out[axis], scales[axis])) for axis in axes
+    ]
+    rounded = None if linear else NEAREST[nearest]
+    resampler = Resampler(x, along, rounded, taps)
+    by_rows = RowsOf(x, along, rounded) if len(x) == 4 and min(axes) >= 2 and not is_weighted else None
 
     def bind(buffers: Buffers) -> Run:
-        source, runs = buffers.input(0), []
-        for step in steps:
-            target = buffers.outputs[0] if step.between is None else step.between.of(buffers.scratch)
-            if step.axis in taps:
-                runs.append(_weigh(step, taps[step.axis], table, source, target, buffers))
-            elif step.other is None:
-                runs.append(_take(step, table, source, target, buffers, _NEAREST[nearest]))
-            else:
-                runs.append(_interpolate(step, table, source, target, step.other.of(buffers.scratch), buffers))
-            source = target
-
-        def run(first: int, last: int) -> None:
-            for resample in runs:
-                resample()
-
-        return run
+        return resampler.bind(buffers.input(0), buffers.outputs[0], buffers.scratch)
 
     return Lowered(
         outputs=(out,),
         bind=bind,
-        scratch=scratch.nbytes,
+        scratch=resampler.nbytes,
         batchwise=batchwise,
         flops=(4 if linear else 1) * math.prod(out)
         + sum(2 * (tap.end - tap.first) for tap in taps.values()) * math.prod(out),
+        by_rows=by_rows,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis to resample.
-
-    Attributes:
-        axis: its index.
-        count: its extent in the result.
-        last: the last position along it in the input.
-        positions: where each value of the result lies in the input.
-        between: memory for the result; None for the last axis, whose result is the node's output.
-        other: memory for the second of two values to interpolate; None in mode ``nearest``.
-    """
-
-    axis: int
-    count: int
-    last: int
-    positions: Positions
-    between: Part | None
-    other: Part | None
-
-
-class _Table:
-    """For each position of the result along an axis, the index of its source value, in scratch memory.
-
-    It is computed for each axis in every run, one part after the other, so that its memory does not grow with the axis.
-    """
-
-    def __init__(self, scratch: Scratch, most: int, shares: int) -> None:
-        self._index = scratch.add(2 * most)  # 64 bits each
-        self._shares = [scratch.add(most) for _ in range(shares)]
-
-    def indices(self, step: _Axis, buffers: Buffers) -> NDArray[np.intp]:
-        """The indices of the source values, (count,)."""
-        return self._index.of(buffers.scratch).view(np.intp)[: step.count]
-
-    def shares(self, step: _Axis, buffers: Buffers, which: int = 0) -> Array:
-        """Weights of values, (count,)."""
-        return self._shares[which].of(buffers.scratch)[: step.count]
-
-
-def _fill(step: _Axis, rounded: Rounded, index: NDArray[np.intp], share: Array | None = None) -> None:
-    for first in range(0, step.count, _PART):
-        part = slice(first, min(first + _PART, step.count))
-        at = step.positions(np.arange(part.start, part.stop, dtype=np.float64))
-        whole = rounded(at)
-        index[part] = np.clip(whole, 0, step.last)
-        if share is not None:
-            share[part] = at - whole
-
-
-def _positions(mode: str, before: int, after: int, scale: float, new: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where positions ``new`` along an axis of extent ``after`` lie along the input's axis of extent ``before``."""
-    if mode == "asymmetric":
-        return new / scale
-    if mode == "align_corners":
-        return new * ((before - 1) / (scale * before - 1) if after > 1 else 0.0)
-    if mode == "pytorch_half_pixel" and after == 1:
-        return new
-    at = (new + 0.5) / scale - 0.5
-    if mode == "half_pixel_symmetric":
-        at += before / 2 * (1 - after / (scale * before))
-    return at
-
-
-def _take(
-    step: _Axis, table: _Table, source: Array, target: Array, buffers: Buffers, rounded: Rounded
-) -> Callable[[], None]:
-    index = table.indices(step, buffers)
-
-    def run() -> None:
-        _fill(step, rounded, index)
-        # In the default mode, NumPy writes to a temporary copy first.
-        np.take(source, index, step.axis, out=target, mode="clip")
-
-    return run
-
-
-def _interpolate(
-    step: _Axis, table: _Table, source: Array, target: Array, other: Array, buffers: Buffers
-) -> Callable[[], None]:
-    index, flat = table.indices(step, buffers), table.shares(step, buffers)
-    share = flat.reshape(-1, *(1,) * (source.ndim - step.axis - 1))
-
-    def run() -> None:
-        _fill(step, np.floor, index, flat)
-        np.take(source, index, step.axis, out=target, mode="clip")
-        _fill(step, _above, index)
-        np.take(source, index, step.axis, out=other, mode="clip")
-        np.subtract(other, target, out=other)
-        np.multiply(other, share, out=other)
-        np.add(target, other, out=target)
-
-    return run
-
-
-def _weigh(
-    step: _Axis, taps: Taps, table: _Table, source: Array, target: Array, buffers: Buffers
-) -> Callable[[], None]:
-    assert step.other is not None
-    other, index = step.other.of(buffers.scratch), table.indices(step, buffers)
-    weight, total = (table.shares(step, buffers, which) for which in (0, 1))
-    return weighted(taps, step.axis, step.positions, source, target, other, index, weight, total)
-
-
-def _above(at: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.floor(at) + 1

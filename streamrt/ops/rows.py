@@ -1,0 +1,196 @@
+"""Some rows of a node's output: which rows of its inputs they need, and the kernel that computes them.
+
+A node computes bands of rows if all its tensors with rows have one sample: (1, C, H, W). In the memory of a section the
+rows of such a tensor are outermost: (R, C, W), with room for R of the H rows. So a range of rows has no gaps, and a
+window sees it as planes whose rows lie apart.
+
+Three kinds of nodes compute bands. A window (`Lowered.window`) reads the rows around it. An operator that computes each
+row from the same row of its inputs (`Traits.rowwise`) gets rows as samples, (R, C, 1, W), so its lowering is the usual
+one. Others say how they do it (`Lowered.by_rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Protocol
+
+from streamrt._core import Band, MoveRows, Sliding
+from streamrt.graph import Node
+from streamrt.ops.base import FLOAT32, Array, Buffers, ByRows, Lowered, Operand, Run
+from streamrt.ops.registry import traits_of
+
+#: ``reads(first, last)``: the input rows (from, to) that the output rows ``first`` to ``last`` need. Both numbers are
+#: equal if they need none. Neither number falls if ``first`` and ``last`` rise.
+Reads = Callable[[int, int], tuple[int, int]]
+#: Lowers the node for other operands.
+Again = Callable[[Sequence[Operand | None]], Lowered]
+
+#: Fewer elements than this lie between the beginnings of two rows.
+_MOST_APART = 2**30
+
+
+class BandOf(Protocol):
+    """Binds the computing of output rows ``first`` to ``last``."""
+
+    def __call__(self, first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+        """The function that computes these rows, in tiles as those of the node.
+
+        Args:
+            first: output row.
+            last: the row behind.
+            origins: for each input that is read by rows, the row of the picture that is row 0 of its memory.
+            origin: the same of the output.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How a node computes some of its rows.
+
+    Attributes:
+        height: rows of the output.
+        inputs: the inputs that are read by rows, by index.
+        whole: the inputs that are read as a whole. Others are not read.
+        scratch: gives the bytes of scratch memory for computing so many rows at once.
+        bind: takes `Buffers` in which these inputs and the output are (R, C, W).
+    """
+
+    height: int
+    inputs: Mapping[int, Reads]
+    whole: tuple[int, ...]
+    scratch: Callable[[int], int]
+    bind: Callable[[Buffers], BandOf]
+
+
+def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], again: Again) -> Rows | None:
+    """How ``node`` computes some of its rows; None if it cannot."""
+    if len(lowered.outputs) != 1 or lowered.view_of is not None:
+        return None
+    output = Operand(lowered.outputs[0], lowered.dtype(0))
+    if not _has_rows(output) or output.shape[2] == 1:
+        return None
+    if lowered.window is not None:
+        return _of_window(lowered, operands)
+    if lowered.by_rows is not None:
+        return _of_rows(lowered, lowered.by_rows, operands)
+    return _of_same_row(lowered, operands, again) if traits_of(node.op).rowwise and not node.sizes else None
+
+
+def to_front(rows: Array, source: int, count: int) -> Callable[[], None]:
+    """Binds moving ``count`` rows of memory (R, C, W) from row ``source`` on to the front."""
+    return partial(MoveRows(rows.reshape(1, len(rows), -1), source, 0, count), 0, 1)
+
+
+def _has_rows(operand: Operand) -> bool:
+    shape = operand.shape
+    return (
+        not operand.is_param
+        and operand.dtype == FLOAT32
+        and len(shape) == 4
+        and shape[0] == 1
+        and shape[1] * shape[3] < _MOST_APART
+    )
+
+
+def _same(first: int, last: int) -> tuple[int, int]:
+    return first, last
+
+
+def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | None:
+    window = lowered.window
+    assert window is not None
+    inputs: dict[int, Reads] = {0: window.rows_read}
+    residual = operands[3] if len(operands) > 3 else None
+    if residual is not None and not residual.is_param:
+        inputs[3] = _same
+    taken = [operands[index] for index in inputs]
+    if not all(operand is not None and _has_rows(operand) for operand in taken):
+        return None
+
+    def bind(buffers: Buffers) -> BandOf:
+        given = [_as_planes(a) if index in inputs else a for index, a in enumerate(buffers.inputs)]  # type: ignore[arg-type]
+        kernel = lowered.bind(Buffers(tuple(given), (_as_planes(buffers.outputs[0]),), buffers.scratch))
+        assert isinstance(kernel, Sliding)
+
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+            held = window.rows_read(first, last)
+            x = held[0] - origins[0] if held[0] < held[1] else 0
+            return Band(kernel, first, last, held, x=x, y=first - origin, residual=first - origins.get(3, 0))
+
+        return band_of
+
+    return Rows(lowered.outputs[0][2], inputs, _others(operands, inputs), lambda rows: lowered.scratch, bind)
+
+
+def _others(operands: Sequence[Operand | None], inputs: Mapping[int, Reads]) -> tuple[int, ...]:
+    return tuple(index for index, operand in enumerate(operands) if operand is not None and index not in inputs)
+
+
+def _of_rows(lowered: Lowered, by_rows: ByRows, operands: Sequence[Operand | None]) -> Rows | None:
+    if operands[0] is None or not _has_rows(operands[0]):
+        return None
+
+    def bind(buffers: Buffers) -> BandOf:
+        source, target = buffers.input(0), buffers.outputs[0]
+
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+            begin, end = by_rows.reads(first, last)
+            x, y = source[begin - origins[0] : end - origins[0]], target[first - origin : last - origin]
+            return by_rows.bind(x, y, first, buffers.scratch)
+
+        return band_of
+
+    return Rows(lowered.outputs[0][2], {0: by_rows.reads}, (), by_rows.scratch, bind)
+
+
+def _as_planes(rows: Array) -> Array:
+    """Memory of rows (R, C, W) as planes (1, C, R, W)."""
+    return rows.transpose(1, 0, 2)[None]
+
+
+def _of_same_row(lowered: Lowered, operands: Sequence[Operand | None], again: Again) -> Rows | None:
+    _, channels, height, width = lowered.outputs[0]
+    inputs: dict[int, Reads] = {}
+    for index, operand in enumerate(operands):
+        if operand is None:
+            continue
+        if _has_rows(operand) and operand.shape[2] == height:
+            inputs[index] = _same
+        elif operand.shape[-2:-1] not in ((), (1,)) or (len(operand.shape) == 4 and operand.shape[0] != 1):
+            return None  # it differs from row to row
+
+    @lru_cache(8)
+    def lowered_for(rows: int) -> Lowered:
+        return again(
+            [
+                operand._replace(shape=(rows, operand.shape[1], 1, operand.shape[3]))
+                if operand is not None and index in inputs
+                else operand
+                for index, operand in enumerate(operands)
+            ]
+        )
+
+    if not inputs or lowered_for(1).outputs != ((1, channels, 1, width),):
+        return None
+
+    def bind(buffers: Buffers) -> BandOf:
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+            count = last - first
+            low = lowered_for(count)
+            given = [
+                _as_samples(buffers.input(index), first - origins[index], count) if index in inputs else array
+                for index, array in enumerate(buffers.inputs)
+            ]
+            output = _as_samples(buffers.outputs[0], first - origin, count)
+            return low.bind(Buffers(tuple(given), (output,), buffers.scratch[: low.scratch]))
+
+        return band_of
+
+    return Rows(height, inputs, _others(operands, inputs), lambda rows: lowered_for(rows).scratch, bind)
+
+
+def _as_samples(rows: Array, first: int, count: int) -> Array:
+    """``count`` rows of memory (R, C, W), from row ``first`` on, as samples (count, C, 1, W)."""
+    return rows[first : first + count, :, None]

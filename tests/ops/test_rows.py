@@ -1,0 +1,188 @@
+"""Nodes compute any rows of their output from the rows of their inputs that they name, with the bits of the whole."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernels.isas import NUMPY
+from ops.harness import node, random
+from streamrt.graph import Node
+from streamrt.ops import Array, Buffers, Lowered, Operand, lower
+from streamrt.ops.rows import Rows, rows_of, to_front
+
+PADS = {"pads": (1, 1, 1, 1)}
+RELU = ("Relu", {})
+X = (1, 6, 13, 11)
+SCALES = {"scales": (1.0, 1.0, 2.0, 1.5)}
+#: name: operator, shapes of the inputs, attributes, parameters, activation
+CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], tuple[int, ...], Any]] = {
+    "3x3": ("Conv", (X, (8, 6, 3, 3), (8,)), PADS, (1, 2), RELU),
+    "1x1": ("Conv", (X, (9, 6, 1, 1)), {}, (1,), None),
+    "stride, dilation, groups": (
+        "Conv",
+        (X, (4, 3, 3, 2)),
+        {"group": 2, "strides": (2, 1), "dilations": (2, 1), "pads": (0, 1, 3, 0)},
+        (1,),
+        None,
+    ),
+    "residual": ("Conv", (X, (7, 6, 3, 3), (7,), (1, 7, 13, 11)), PADS, (1, 2), RELU),
+    "gate": ("Conv", (X, (7, 6, 1, 1), None, None, (1, 6, 1, 1)), {}, (1,), None),
+    "large enough for Winograd": ("Conv", ((1, 64, 26, 29), (40, 64, 3, 3), (40,)), PADS, (1, 2), None),
+    "depthwise": ("Conv", (X, (6, 1, 3, 3), (6,)), {"group": 6, **PADS}, (1, 2), None),
+    "MaxPool": ("MaxPool", (X,), {"kernel_shape": (3, 3), "strides": (2, 2), **PADS}, (), None),
+    "AveragePool": ("AveragePool", (X,), {"kernel_shape": (2, 5), "ceil_mode": 1}, (), None),
+    "Sigmoid": ("Sigmoid", (X,), {}, (), None),
+    "PRelu": ("PRelu", (X, (6, 1, 1)), {}, (1,), None),
+    "general PRelu": ("PRelu", (X, (1, 6, 1, 11)), {}, (1,), None),
+    "Exp": ("Exp", (X,), {}, (), None),
+    "Add": ("Add", (X, X), {}, (), RELU),
+    "a number": ("Mul", (X, ()), {}, (1,), None),
+    "a gate": ("Mul", (X, (1, 6, 1, 1)), {}, (), None),
+    "one channel": ("Sub", ((1, 1, 13, 11), X), {}, (), None),
+    "a row": ("Div", (X, (11,)), {}, (1,), None),
+    "Max of three": ("Max", (X, X, X), {}, (), RELU),
+    "Concat": ("Concat", (X, (1, 2, 13, 11), X), {"axis": 1}, (), RELU),
+    "Concat of columns": ("Concat", (X, (1, 6, 13, 2)), {"axis": -1}, (), None),
+    "BatchNormalization": ("BatchNormalization", (X, (6,), (6,), (6,), (6,)), {}, (1, 2, 3, 4), RELU),
+    "LRN": ("LRN", (X,), {"size": 3}, (), None),
+    "nearest": ("Resize", (X,), SCALES, (), RELU),
+    "nearest, floor": (
+        "Resize",
+        (X,),
+        {**SCALES, "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"},
+        (),
+        None,
+    ),
+    "smaller": ("Resize", (X,), {"scales": (1.0, 1.0, 0.4, 0.3)}, (), None),
+    "linear": ("Resize", (X,), {**SCALES, "mode": "linear"}, (), RELU),
+    "corners": (
+        "Resize",
+        (X,),
+        {"sizes": (1, 6, 37, 23), "mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        (),
+        None,
+    ),
+    "linear, smaller": ("Resize", (X,), {"sizes": (1, 6, 5, 30), "mode": "linear"}, (), None),
+    "linear, columns": ("Resize", (X,), {"sizes": (1, 6, 13, 30), "mode": "linear"}, (), None),
+    "sizes of another input": ("Resize", (X, (1, 1, 26, 22)), {"sizes": (0,) * 4, "extents": (-1, -1, 2, 3)}, (), None),
+    "DepthToSpace": ("DepthToSpace", (X,), {"blocksize": (3, 2), "mode": "CRD"}, (), RELU),
+    "DepthToSpace, DCR": ("DepthToSpace", (X,), {"blocksize": (1, 3)}, (), None),
+}
+#: As above, of nodes that compute no rows.
+WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], tuple[int, ...], Any]] = {
+    "two samples": ("Conv", ((2, 6, 13, 11), (9, 6, 1, 1)), {}, (1,), None),
+    "a signal": ("Relu", ((1, 6, 13),), {}, (), None),
+    "a volume": ("Relu", ((1, 6, 13, 4, 4),), {}, (), None),
+    "one row": ("Relu", ((1, 6, 1, 4),), {}, (), None),
+    "a parameter with rows": ("Add", (X, (13, 1)), {}, (1,), None),
+    "samples of a parameter": ("Add", ((1, 6, 1, 11), (1, 6, 13, 11)), {}, (1,), None),
+    "along rows": ("Concat", (X, X), {"axis": 2}, (), None),
+    "along samples": ("Concat", (X, X), {"axis": 0}, (), None),
+    "a view": ("Sum", (X,), {}, (), None),
+    "over positions": ("InstanceNormalization", (X, (6,), (6,)), {}, (1, 2), None),
+    "cubic": ("Resize", (X,), {**SCALES, "mode": "cubic"}, (), None),
+    "channels": ("Resize", (X,), {"scales": (1.0, 2.0, 2.0, 1.0)}, (), None),
+    "all positions": ("GlobalAveragePool", (X,), {}, (), None),
+}
+
+
+def _lowered(
+    op: str, shapes: tuple[tuple[int, ...] | None, ...], attrs: dict[str, Any], params: tuple[int, ...], activation: Any
+) -> tuple[Node, list[Operand | None], Lowered, Rows | None]:
+    operands = [
+        None if shape is None else Operand(shape, is_param=index in params) for index, shape in enumerate(shapes)
+    ]
+    under_test = node(op, len(shapes), attrs, activation=activation)
+    low = lower(under_test, operands, exact=True)
+    return under_test, operands, low, rows_of(under_test, low, operands, partial(lower, under_test, exact=True))
+
+
+def _positive(*shape: int, seed: int) -> Array:
+    return np.asarray(np.abs(random(*shape, seed=seed)), np.float32)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("heights", [(1,), (3, 1, 5), (40,)])
+def test_rows_have_the_bits_of_the_whole(name: str, heights: tuple[int, ...], isa: str) -> None:
+    op, shapes, attrs, params, activation = CASES[name]
+    _, _, low, rows = _lowered(op, shapes, attrs, params, activation)
+    if isa == NUMPY and op == "Conv":
+        assert rows is None
+        return
+    assert rows is not None
+    inputs = [None if shape is None else _positive(*shape, seed=index) for index, shape in enumerate(shapes)]
+    whole = np.empty(low.outputs[0], np.float32)
+    with np.errstate(all="ignore"):
+        low.bind(Buffers(tuple(inputs), (whole,), np.empty(low.scratch, np.uint8)))(0, low.rows)
+    assert rows.height == whole.shape[2]
+    _, channels, height, width = whole.shape
+    found = np.empty_like(whole)
+    first = 0
+    for count in itertools.cycle(heights):
+        last = min(first + count, height)
+        # What is read lies in its line buffer from row 2 on, and what is made from row 1 on. All other rows are NaN.
+        given, origins = list(inputs), {}
+        for index, reads in rows.inputs.items():
+            begin, end = reads(first, last)
+            value = inputs[index]
+            assert value is not None
+            line = np.full((end - begin + 3, value.shape[1], value.shape[3]), np.nan, np.float32)
+            line[2 : 2 + end - begin] = value[0, :, begin:end].transpose(1, 0, 2)
+            given[index], origins[index] = line, begin - 2
+        for index in range(len(inputs)):
+            if index not in rows.inputs and index not in rows.whole:
+                given[index] = None
+        made = np.full((last - first + 2, channels, width), np.nan, np.float32)
+        scratch = np.full(rows.scratch(max(heights)), 0xFF, np.uint8)
+        run = rows.bind(Buffers(tuple(given), (made,), scratch))(first, last, origins, first - 1)
+        with np.errstate(all="ignore"):
+            for tile in ((0, low.rows // 2), (low.rows // 2, low.rows)) if low.rows > 1 else ((0, 1),):
+                run(*tile)
+        assert np.isnan(made[[0, -1]]).all()
+        found[0, :, first:last] = made[1:-1].transpose(1, 0, 2)
+        first = last
+        if first == height:
+            break
+    assert found.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_later_rows_need_no_earlier_rows(name: str, isa: str) -> None:
+    _, _, _, rows = _lowered(*CASES[name])
+    if isa == NUMPY and CASES[name][0] == "Conv":
+        assert rows is None
+        return
+    assert rows is not None
+    for reads in rows.inputs.values():
+        spans = [reads(row, row + 1) for row in range(rows.height)]
+        spans = [(begin, end) for begin, end in spans if begin < end]
+        for one, other in itertools.pairwise(spans):
+            assert one[0] <= other[0]
+            assert one[1] <= other[1]
+        assert reads(0, rows.height) == (spans[0][0], spans[-1][1])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_nodes_need_the_whole(name: str) -> None:
+    assert _lowered(*WHOLE[name])[-1] is None
+
+
+def test_integers_have_no_rows() -> None:
+    operand = Operand(X, "I64")
+    under_test = node("Abs", 1)
+    low = lower(under_test, [operand])
+    assert rows_of(under_test, low, [operand], partial(lower, under_test)) is None
+    floats = operand._replace(dtype="F32")
+    assert rows_of(under_test, lower(under_test, [floats]), [floats], partial(lower, under_test)) is not None
+
+
+def test_rows_move_to_the_front() -> None:
+    line: Array = np.arange(7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
+    wanted = np.concatenate([line[3:7], line[4:]])
+    to_front(line, 3, 4)()
+    np.testing.assert_array_equal(line, wanted)
