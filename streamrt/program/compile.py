@@ -6,9 +6,10 @@ Pure: nothing is allocated and no file is touched. `Program.bind` hands the memo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,24 @@ from streamrt.ops import (
     size_problem,
     sizes,
 )
+from streamrt.ops.rows import rows_of
 from streamrt.program.placement import nbytes, place
+from streamrt.program.sections import Section, sections_of
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a pass: a node, or some of its rows.
+
+    Attributes:
+        node: its index.
+        share: the part of the node's operations.
+        repeated: whether other steps compute other rows of the node, and read the same weights.
+    """
+
+    node: int
+    share: float = 1.0
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,9 @@ class Program:
         scratch: where the scratch memory of each node begins in the arena, bytes.
         workspace: size of the arena, bytes.
         lean: the program takes less memory, and may be slower: see `compile_program`.
+        sections: nodes that run in bands. Tensors within a section have no offset, and all its nodes have the memory of
+            the section as their scratch memory.
+        steps: what a pass runs, in this order: each node, or the visits of a section.
     """
 
     graph: Graph
@@ -68,6 +89,22 @@ class Program:
     scratch: tuple[int, ...]
     workspace: int
     lean: bool
+    sections: tuple[Section, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def bands(self) -> int:
+        """Into how many bands its sections are divided; 0 if it has none."""
+        return self.sections[0].bands if self.sections else 0
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each step's node."""
+        return [self.nodes[step.node].name for step in self.steps]
+
+    def by_step(self, seconds: Sequence[float]) -> list[float]:
+        """The seconds of each step, of those that each node took."""
+        return [seconds[step.node] * step.share for step in self.steps]
 
     @property
     def flops(self) -> int:
@@ -93,7 +130,7 @@ class Program:
     def bind(
         self, memory: NDArray[np.uint8], params: Mapping[str, Param], tables: Mapping[str, Table] | None = None
     ) -> list[Run]:
-        """The function that runs each of the ``nodes``.
+        """The function that runs each of the ``steps``.
 
         Args:
             memory: the arena, ``workspace`` bytes.
@@ -101,22 +138,28 @@ class Program:
             tables: parameters of which nodes read single rows (`Lowered.indexed`), in place of ``params``.
         """
         self._place_constants(memory)
-        runs = []
-        for node, low, start in zip(self.nodes, self.lowered, self.scratch, strict=True):
+        sections = {section.first: section for section in self.sections}
+        runs: list[Run] = []
+        behind = 0  # the node behind the last section
+        for index, start in enumerate(self.scratch):
             give_way()
-            inputs: list[Param | Table | None] = [self._input(name, memory, params) for name in node.inputs]
-            for index in low.indexed:
-                inputs[index] = (tables or {}).get(node.inputs[index], inputs[index])
-            runs.append(
-                low.bind(
-                    Buffers(
-                        inputs=tuple(inputs),
-                        outputs=tuple(self.tensor(memory, name) for name in node.outputs if name),
-                        scratch=memory[start : start + low.scratch],
-                    )
-                )
-            )
+            if section := sections.get(index):
+                whole = {name: self.tensor(memory, name) for name in (*section.inputs, *section.outputs)}
+                runs += section.bind(memory[start : start + section.nbytes], whole, params)
+                behind = section.last
+            elif index >= behind:
+                runs.append(self._bind_node(index, memory, params, tables or {}))
         return runs
+
+    def _bind_node(
+        self, index: int, memory: NDArray[np.uint8], params: Mapping[str, Param], tables: Mapping[str, Table]
+    ) -> Run:
+        node, low, start = self.nodes[index], self.lowered[index], self.scratch[index]
+        inputs: list[Param | Table | None] = [self._input(name, memory, params) for name in node.inputs]
+        for position in low.indexed:
+            inputs[position] = tables.get(node.inputs[position], inputs[position])
+        outputs = tuple(self.tensor(memory, name) for name in node.outputs if name)
+        return low.bind(Buffers(tuple(inputs), outputs, memory[start : start + low.scratch]))
 
     def _place_constants(self, memory: NDArray[np.uint8]) -> None:
         """Compute the constants again, so that they need no memory beside the arena between calls."""
@@ -141,6 +184,7 @@ def compile_program(
     inputs: Mapping[str, Shape],
     exact: bool = False,
     lean: bool = False,
+    bands: int = 0,
 ) -> Program:
     """Lower ``graph`` for given inputs: the first of its cases that runs with them.
 
@@ -151,6 +195,8 @@ def compile_program(
         exact: use no algorithm that rounds more than a plain sum does.
         lean: use no algorithm that needs more memory than a plain sum; ``exact`` excludes the same algorithms. Also
             place no tensor inside another one, since that may take more memory.
+        bands: compute sections of nodes in so many bands of rows, if this is not 0. Requires ``lean``. The result has
+            no ``sections`` if no nodes can.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
@@ -164,8 +210,8 @@ def compile_program(
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter).program(params, lean)
-    return _Compiler(last, params, inputs, exact or lean, meter).program(params, lean)
+            return _Compiler(case, params, inputs, exact or lean, meter).program(params, lean, bands)
+    return _Compiler(last, params, inputs, exact or lean, meter).program(params, lean, bands)
 
 
 class _Compiler:
@@ -254,15 +300,17 @@ class _Compiler:
                 self.whole &= value.array.shape[value.batch] % max(1, self.samples) == 0
         return self.operands[name]
 
-    def program(self, params: Mapping[str, Operand], lean: bool) -> Program:
+    def program(self, params: Mapping[str, Operand], lean: bool, bands: int) -> Program:
         """The finished program."""
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
+        sections = self._sections(bands) if bands else []
+        nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         offsets, scratch, workspace = place(
-            self.graph, self.nodes, tuple(self.constants), params, self.operands, self.lowered, join=not lean
+            self.graph, nodes, tuple(self.constants), params, self.operands, lowered, join=not lean
         )
         return Program(
             graph=self.graph,
@@ -276,7 +324,54 @@ class _Compiler:
             lowered=tuple(self.lowered),
             batchwise=self.whole and by_sample,
             offsets=offsets,
-            scratch=scratch,
+            scratch=tuple(scratch[part] for part in parts),
             workspace=workspace,
             lean=lean,
+            sections=tuple(sections),
+            steps=tuple(_steps(len(self.nodes), sections)),
         )
+
+    def _sections(self, bands: int) -> list[Section]:
+        rows = []
+        for node, low in zip(self.nodes, self.lowered, strict=True):
+            give_way()
+            operands = [self.operands.get(name) for name in node.inputs]
+            rows.append(rows_of(node, low, operands, partial(lower, node, exact=self._plain)))
+        results = [spec.name for spec in self.graph.outputs]
+        return sections_of(self.nodes, self.lowered, rows, self.operands, results, bands)
+
+
+def _joined(
+    nodes: Sequence[Node], lowered: Sequence[Lowered], sections: Sequence[Section], tensors: Mapping[str, Operand]
+) -> tuple[list[Node], list[Lowered], list[int]]:
+    """The nodes as `place` sees them: each section is one. The last list has the index of each node among these."""
+    found: list[Node] = []
+    forms: list[Lowered] = []
+    parts: list[int] = []
+    starts = {section.first: section for section in sections}
+    for index, (node, low) in enumerate(zip(nodes, lowered, strict=True)):
+        if section := starts.get(index):
+            node = replace(node, inputs=section.inputs, outputs=section.outputs)
+            shapes = tuple(tensors[name].shape for name in section.outputs)
+            low = replace(low, outputs=shapes, scratch=section.nbytes, inplace=(), joins=False)
+        elif index < len(parts):
+            continue
+        found.append(node)
+        forms.append(low)
+        parts += [len(found) - 1] * (section.last - section.first if section else 1)
+    return found, forms, parts
+
+
+def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
+    found: list[Step] = []
+    starts = {section.first: section for section in sections}
+    index = 0
+    while index < nodes:
+        if section := starts.get(index):
+            visits = section.schedule.visits
+            found += [Step(index + each.node, section.share(i), repeated=True) for i, each in enumerate(visits)]
+            index = section.last
+        else:
+            found.append(Step(index))
+            index += 1
+    return found

@@ -1,0 +1,209 @@
+"""Schedules of sections that run in bands: every row is computed once, from rows that are in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrt._core import Window
+from streamrt.program.bands import Arrival, RowNode, Schedule, schedule
+
+
+@dataclass
+class Drawn:
+    """A section: its nodes, the height of each tensor, and the tensors that are its results."""
+
+    nodes: list[RowNode] = field(default_factory=list)
+    heights: dict[str, int] = field(default_factory=dict)
+    outputs: set[str] = field(default_factory=set)
+
+
+def _window(height: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> Window:
+    count = (height + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1
+    lengths = ((kernel, 1), (stride, 1), (dilation, 1), (pads[0], 0, pads[1], 0))
+    return Window(*lengths, input=(height, 1), output=(count, 1))
+
+
+def _same(first: int, last: int) -> tuple[int, int]:
+    return first, last
+
+
+def _doubled(first: int, last: int) -> tuple[int, int]:
+    """The rows that the nearest rows of a picture of twice the height are."""
+    return first // 2, -(-last // 2)
+
+
+@st.composite
+def sections(draw: st.DrawFn) -> Drawn:
+    """Windows, sums of two tensors of one height, and doubling, in any graph without circles."""
+    found = Drawn(heights={"x0": draw(st.integers(1, 40))})
+    if draw(st.booleans()):
+        found.heights["x1"] = draw(st.integers(1, 40))
+    for index in range(draw(st.integers(1, 8))):
+        output, one = f"t{index}", draw(st.sampled_from(sorted(found.heights)))
+        height = found.heights[one]
+        alike = sorted(name for name, other in found.heights.items() if other == height)
+        kind = draw(st.sampled_from(["window", "window", "sum", "double"]))
+        if kind == "sum":
+            inputs = ((one, _same), (draw(st.sampled_from(alike)), _same))
+        elif kind == "double" and height <= 40:
+            inputs, height = ((one, _doubled),), 2 * height
+        else:
+            kernel, dilation, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+            reach = (kernel - 1) * dilation
+            pads = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+            pads = (pads[0] + max(0, reach + 1 - height - sum(pads)), pads[1])
+            window = _window(height, kernel, stride, dilation, pads)
+            inputs, height = ((one, window.rows_read),), (height + sum(pads) - reach - 1) // stride + 1
+        found.nodes.append(RowNode(inputs, output, height))
+        found.heights[output] = height
+    made = [node.output for node in found.nodes]
+    read = {name for node in found.nodes for name, _ in node.inputs}
+    found.outputs = {name for name in made if name not in read or draw(st.integers(0, 4)) == 0}
+    return found
+
+
+@dataclass
+class Memory:
+    """The line buffers, as the row of the picture that each of their rows holds; None holds nothing."""
+
+    rows: dict[str, list[int | None]]
+    origins: dict[str, int]
+
+    def receive(self, arrival: Arrival, made: list[int]) -> None:
+        """New rows come in, as a pass brings them."""
+        line = self.rows[arrival.tensor]
+        if arrival.shift:
+            source, moved = arrival.shift
+            assert moved > 0
+            assert source > 0
+            line[:moved] = line[source : source + moved]
+        self.origins[arrival.tensor] = arrival.origin
+        first, last = arrival.first - arrival.origin, arrival.last - arrival.origin
+        assert 0 <= first < last <= len(line)
+        line[first:last] = made
+
+
+def _run(drawn: Drawn, planned: Schedule) -> dict[str, list[int]]:
+    """Run all visits; returns the rows that were computed of each tensor. Asserts that every row read is there."""
+    memory = Memory({name: [None] * line.room for name, line in planned.lines.items()}, {})
+    arrived: dict[str, list[int]] = {name: [] for name in drawn.heights}
+    for visit in planned.visits:
+        node = drawn.nodes[visit.node]
+        for load in visit.loads:
+            assert load.tensor not in {node.output for node in drawn.nodes}
+            memory.receive(load, list(range(load.first, load.last)))
+            arrived[load.tensor] += range(load.first, load.last)
+        assert visit.made.tensor == node.output
+        for (name, reads), origin in zip(node.inputs, visit.origins, strict=True):
+            assert origin == memory.origins.get(name, 0)
+            for row in range(*reads(visit.made.first, visit.made.last)):
+                assert memory.rows[name][row - origin] == row
+        memory.receive(visit.made, list(range(visit.made.first, visit.made.last)))
+        arrived[node.output] += range(visit.made.first, visit.made.last)
+    return arrived
+
+
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_all_nodes_take_part_in_the_first_band(drawn: Drawn, bands: int) -> None:
+    visits = schedule(drawn.nodes, drawn.outputs, bands).visits
+    assert [visit.node for visit in visits[: len(drawn.nodes)]] == list(range(len(drawn.nodes)))
+
+
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_no_row_is_read_that_is_not_there_and_none_is_computed_twice(drawn: Drawn, bands: int) -> None:
+    planned = schedule(drawn.nodes, drawn.outputs, bands)
+    arrived = _run(drawn, planned)
+    for name, rows in arrived.items():
+        assert rows == list(range(len(rows)))
+        if name in drawn.outputs:
+            assert len(rows) == drawn.heights[name]
+
+
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, bands: int) -> None:
+    """What has come in is needed by then, and what moves to the front is needed from then on."""
+    planned = schedule(drawn.nodes, drawn.outputs, bands)
+    arrived = _run(drawn, planned)
+    for name, rows in arrived.items():
+        if name not in drawn.outputs:
+            read = [_last_read(node, name, len(arrived[node.output])) for node in drawn.nodes]
+            assert len(rows) == max(*read, 0 if name.startswith("x") else 1)
+    done = dict.fromkeys(drawn.heights, 0)
+    for visit in planned.visits:
+        for arrival in (*visit.loads, visit.made):
+            if arrival.shift:
+                first = arrival.origin
+                rest = [
+                    reads(done[node.output], len(arrived[node.output]))
+                    for node in drawn.nodes
+                    for name, reads in node.inputs
+                    if name == arrival.tensor and done[node.output] < len(arrived[node.output])
+                ]
+                assert first == min(start for start, end in rest if start < end)
+        done[visit.made.tensor] = visit.made.last
+
+
+def _last_read(node: RowNode, name: str, rows: int) -> int:
+    return max((reads(0, rows)[1] for tensor, reads in node.inputs if tensor == name and rows), default=0)
+
+
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_line_buffers_have_no_spare_room(drawn: Drawn, bands: int) -> None:
+    planned = schedule(drawn.nodes, drawn.outputs, bands)
+    used = dict.fromkeys(planned.lines, 0)
+    for visit in planned.visits:
+        for arrival in (*visit.loads, visit.made):
+            used[arrival.tensor] = max(used[arrival.tensor], arrival.last - arrival.origin)
+    assert used == {name: line.room for name, line in planned.lines.items()}
+
+
+@given(drawn=sections())
+def test_one_band_is_the_whole(drawn: Drawn) -> None:
+    planned = schedule(drawn.nodes, drawn.outputs, 1)
+    assert all(visit.made.first == 0 and visit.made.shift is None for visit in planned.visits)
+    assert not any(line.kept for line in planned.lines.values())
+
+
+def test_a_chain_of_windows_keeps_what_overlaps() -> None:
+    """Two 3 x 3 windows in bands of 10 rows: each keeps two rows, and the first runs ahead of the second."""
+    heights = _window(100, 3, 1, 1, (1, 1))
+    nodes = [RowNode((("x", heights.rows_read),), "a", 100), RowNode((("a", heights.rows_read),), "b", 100)]
+    planned = schedule(nodes, {"b"}, 10)
+    assert [(visit.made.first, visit.made.last) for visit in planned.visits[:4]] == [
+        (0, 11),
+        (0, 10),
+        (11, 21),
+        (10, 20),
+    ]
+    assert planned.lines["x"] == (12, True)
+    assert planned.lines["a"] == (12, True)
+    assert planned.lines["b"] == (10, False)
+
+
+def test_a_skip_waits_for_the_branch_beside_it() -> None:
+    """The skip of a U-Net keeps the rows by which the branch of lower resolution is behind."""
+    window, half = _window(64, 3, 1, 1, (1, 1)), _window(64, 2, 2, 1, (0, 0))
+    below = _window(32, 3, 1, 1, (1, 1))
+    nodes = [
+        RowNode((("x", window.rows_read),), "skip", 64),
+        RowNode((("skip", half.rows_read),), "pooled", 32),
+        RowNode((("pooled", below.rows_read),), "deep", 32),
+        RowNode((("deep", _doubled),), "up", 64),
+        RowNode((("skip", _same), ("up", _same)), "y", 64),
+    ]
+    planned = schedule(nodes, {"y"}, 8)
+    assert planned.lines["skip"].room == 8 + 2  # a row of "deep" needs the row of "pooled" below it
+    assert planned.lines["pooled"].kept
+    assert not planned.lines["up"].kept
+
+
+@pytest.mark.parametrize("bands", [3, 7, 100])
+def test_a_node_with_few_rows_takes_part_in_few_bands(bands: int) -> None:
+    half = _window(10, 5, 5, 1, (0, 0))
+    planned = schedule([RowNode((("x", _same),), "a", 10), RowNode((("a", half.rows_read),), "b", 2)], {"b"}, bands)
+    assert [visit.made.last for visit in planned.visits if visit.node == 1] == [1, 2]
+    assert [visit.made.last for visit in planned.visits if visit.node == 0] == [5, 10]
