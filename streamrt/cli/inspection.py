@@ -217,7 +217,7 @@ def shapes_of(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape
 def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[LayerInfo, ...]:
     tiles: list[list[Tile]] = [[] for _ in nodes]
     for tile in plan.tiles:
-        tiles[tile.node].append(tile)
+        tiles[plan.node_of(tile)].append(tile)
     layers = []
     for node, own in zip(nodes, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()

@@ -13,6 +13,7 @@ the inputs of a call, and `options` those of a model. `workspace` and `results` 
 of one caller together. `tables` reads single rows of weights. `verification` finds damaged weights as they arrive.
 `comparison` tells how much the answers of two models differ.
 
-The planner has five helpers. `programs` keeps programs. `trial` tries a new graph. `node_weights` lists the weights
-that nodes read. `micro_batch` divides a batch that does not fit. `pass_size` finds how many samples to run together.
+The planner has six helpers. `programs` keeps programs. `trial` tries a new graph. `node_weights` lists the weights
+that nodes read. `micro_batch` divides a batch that does not fit, and `bands` one sample. `pass_size` finds how many
+samples to run together.
 """

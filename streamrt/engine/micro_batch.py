@@ -1,10 +1,14 @@
-"""A batch that does not fit in the budget is divided into micro-batches: the largest that fit, found by halving."""
+"""A batch that does not fit in the budget is divided into micro-batches: the largest that fit, found by halving.
+
+If not even one sample fits, it is computed in bands of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from streamrt.engine.bands import fit_in_bands
 from streamrt.errors import BudgetError
 from streamrt.plan import Plan, too_small
 from streamrt.program.compile import Program
@@ -18,11 +22,17 @@ Compile = Callable[[int, bool], Program]
 
 
 def fit(
-    program: Program, samples: int, budget: int | None, compile_for: Compile, plan_for: Callable[[Program], Plan]
+    program: Program,
+    samples: int,
+    budget: int | None,
+    compile_for: Compile,
+    plan_for: Callable[[Program], Plan],
+    in_bands: Iterable[Program],
 ) -> tuple[Program, Plan]:
     """The program and plan for the whole batch or for the largest part of it that fits.
 
-    Before a part is halved, its lean program is tried, which is slower and needs less memory.
+    Before a part is halved, its lean program is tried, which is slower and needs less memory. After one sample its
+    programs in bands are tried.
 
     Args:
         program: for the whole batch.
@@ -30,10 +40,22 @@ def fit(
         budget: bytes, or None.
         compile_for: see `Compile`.
         plan_for: makes the plan of a program. Raises BudgetError if it does not fit.
+        in_bands: programs for one sample, or for the batch if it cannot be divided, that are tried in this order.
 
     Raises:
         BudgetError: not even one sample fits. ``minimum`` is the smallest budget that does.
     """
+    try:
+        return _fit_whole(program, samples, budget, compile_for, plan_for)
+    except BudgetError as error:
+        program, plan = fit_in_bands(error, in_bands, plan_for)
+        return program, replace(plan, micro_batch=1 if samples > 1 else 0)
+
+
+def _fit_whole(
+    program: Program, samples: int, budget: int | None, compile_for: Compile, plan_for: Callable[[Program], Plan]
+) -> tuple[Program, Plan]:
+    """`fit` without bands."""
     part, lean, whole = samples, False, program.workspace
     window: int | None = None  # bytes of the smallest window, which does not depend on the batch
     while True:

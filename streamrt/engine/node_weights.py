@@ -1,4 +1,4 @@
-"""The weights that each node of a program reads, and how long it computes. Plans are made from these."""
+"""The weights that each step of a program reads, and how long it computes. Plans are made from these."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ _CALL_ROWS = 20
 def node_weights(
     file: WeightsFile, program: Program, rates: Rates, seconds: Sequence[float] | None = None
 ) -> list[NodeWeights]:
-    """The extents of each node's parameters, and the seconds that it computes.
+    """The extents of the parameters of each step's node, and the seconds that it computes.
 
     Args:
         file: has the parameters.
-        program: has the nodes.
+        program: has the steps.
         rates: speeds of the machine, from which the seconds are estimated.
-        seconds: of each node, if they are measured.
+        seconds: of each step, if they are measured.
 
     Raises:
         FormatError: a pass would read more than 2**40 bytes.
     """
     found = []
     total = 0
-    for position, (node, low) in enumerate(zip(program.nodes, program.lowered, strict=True)):
+    for position, step in enumerate(program.steps):
+        node, low = program.nodes[step.node], program.lowered[step.node]
         whole: dict[str, Extent] = {}
         tiled: dict[str, Extent] = {}
         indexed: dict[str, Extent] = {}
@@ -44,12 +45,16 @@ def node_weights(
             if tensor := file.tensors.get(name):
                 kind = tiled if index in low.tiled else indexed if index in low.indexed and fits(tensor) else whole
                 kind[name] = Extent(tensor.offset, tensor.nbytes)
-        weights = NodeWeights(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step, passes=low.passes)
+        weights = NodeWeights(
+            *(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step),
+            passes=low.passes,
+            repeated=step.repeated,
+        )
         size = weights.read
         total += size
         if total > _MAX_READ:
             raise FormatError(f"node {node.name!r}: up to here a pass reads {total} bytes, more than 2**40")
-        estimate = low.flops / rates.flops + size / rates.memory
+        estimate = low.flops * step.share / rates.flops + size / rates.memory
         found.append(
             replace(
                 weights,

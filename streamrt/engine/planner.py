@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from streamrt.engine.bands import with_bands
 from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
@@ -14,7 +16,7 @@ from streamrt.engine.programs import REMEMBERED, CallKey, Programs, key_of
 from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
-from streamrt.host.rates import Rates, measured_speed
+from streamrt.host.rates import Rates, measured_speed, same_speed
 from streamrt.ops import Shape, sizes
 from streamrt.plan import (
     HUGE,
@@ -33,8 +35,6 @@ from streamrt.program.compile import Program
 _WORTH = 0.95
 #: Count memory in pages if granules of 2 MiB would hold over 1/8 more. Pages hold less, but are read more slowly.
 _WASTE = 8
-#: Treat measured speeds of reading within 25 % as the same.
-_SAME_SPEED = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +161,16 @@ class Planner:
         """
         known = self.rates.disk
         disk = prepared.plan.disk_speed(speed, known)
-        if not (_same_speed(speed, prepared.plan.speed(known)) or _same_speed(disk, known)):
+        if not (same_speed(speed, prepared.plan.speed(known)) or same_speed(disk, known)):
             self.rates = replace(self.rates, disk=disk)
             self._together.clear()
         key = key_of(prepared.graph, prepared.shapes)
         if key in self._measured or self._prepared.get(key) is not prepared:
             return
         self._measured.add(key)
-        kept = prepared.plan
-        seconds = seconds_of_rows(kept, self._weights(prepared.program), seconds)
-        plan, weights = self._plan(prepared.program, seconds, thorough=True), self._weights(prepared.program, seconds)
+        kept, program = prepared.plan, prepared.program
+        seconds = seconds_of_rows(kept, self._weights(program), program.by_step(seconds))
+        plan, weights = self._plan(program, seconds, thorough=True), self._weights(program, seconds)
         if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
             self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
             self._latest = None
@@ -186,8 +186,11 @@ class Planner:
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
         # Take the least: a lean program may need more than the other, and one sample may need more than two.
-        workspace = min(each.workspace for each in (program, *others))
-        return workspace + smallest_window(self._weights(program), self._file.size, huge=self._huge)
+        whole = min((program, *others), key=lambda each: each.workspace)
+        return min(
+            each.workspace + smallest_window(self._weights(each), self._file.size, huge=self._huge)
+            for each in (whole, *self._programs.in_bands(graph, one))
+        )
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         """The samples in one pass that give the most samples a second; a multiple of the batch of ``shapes``.
@@ -228,16 +231,16 @@ class Planner:
         program = self._fitting(graph, shapes)
         samples = batch_of(shapes, graph.inputs) if program.batchwise else 0
 
+        in_bands = self._programs.in_bands(graph, with_batch(shapes, 1) if samples else shapes)
+
         def compile_for(part: int, lean: bool) -> Program:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
 
-        def plan_for(program: Program) -> Plan:
-            return self._plan(program, thorough=thorough)
-
-        return Prepared(graph, shapes, *fit(program, samples, self.budget, compile_for, plan_for))
+        plan_for = partial(self._plan, thorough=thorough)
+        return Prepared(graph, shapes, *fit(program, samples, self.budget, compile_for, plan_for, in_bands))
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
-        return make_plan(
+        plan = make_plan(
             self._weights(program, seconds),
             file_size=self._file.size,
             workspace=program.workspace,
@@ -246,10 +249,7 @@ class Planner:
             rate=self.rates.disk,
             thorough=thorough,
         )
+        return with_bands(plan, program)
 
     def _weights(self, program: Program, seconds: Sequence[float] | None = None) -> list[NodeWeights]:
         return node_weights(self._file, program, self.rates, seconds)
-
-
-def _same_speed(one: float, other: float) -> bool:
-    return other / _SAME_SPEED < one < other * _SAME_SPEED

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
+from streamrt.engine.bands import programs_in_bands
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
@@ -28,30 +30,44 @@ class Programs:
     Args:
         file: has the graph and the parameters.
         exact: see `compile_program`.
+        bands: whether there are programs in bands of rows.
     """
 
-    def __init__(self, file: WeightsFile, *, exact: bool = False) -> None:
+    def __init__(self, file: WeightsFile, *, exact: bool = False, bands: bool = True) -> None:
         self.file = file
+        self._bands = bands
         self._exact = exact
         self._params = {name: Operand(t.shape, t.dtype, is_param=True) for name, t in file.tensors.items()}
-        self._kept: OrderedDict[tuple[CallKey, bool], Program] = OrderedDict()
+        self._kept: OrderedDict[tuple[CallKey, bool, int], Program] = OrderedDict()
 
-    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False) -> Program:
+    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False, bands: int = 0) -> Program:
         """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
+
+        A lean program in ``bands`` of rows, if this is not 0, is slower still and needs the memory of a few rows.
 
         Raises:
             FormatError: the graph cannot run with these shapes.
         """
-        key = key_of(graph, shapes), lean
+        key = key_of(graph, shapes), lean, bands
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean)
+        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands)
+
+    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[Program]:
+        """Lean programs in bands of rows, those with the tallest bands first; none if no nodes can run in bands.
+
+        Raises:
+            FormatError: as `compile`.
+        """
+        if self._bands:
+            yield from programs_in_bands(partial(self.compile, graph, shapes, True), len(graph.nodes), self.file.size)
 
     def keep(self, program: Program) -> None:
         """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""
         graph = program.graph
-        key = key_of(graph, {spec.name: program.shapes[spec.name] for spec in graph.inputs}), program.lean
+        shapes = {spec.name: program.shapes[spec.name] for spec in graph.inputs}
+        key = key_of(graph, shapes), program.lean, program.bands
         self._kept[key] = program
         self._kept.move_to_end(key)
         if len(self._kept) > REMEMBERED:

@@ -90,7 +90,7 @@ def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[Step]:
         waits[first_use[index]].append(index)
         dones[last_use[index]].append(index)
     return [
-        Step(tile.node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
+        Step(node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
         for position, tile in enumerate(plan.tiles)
-        if program.lowered[tile.node].view_of is None or tile.end > tile.begin
+        if program.lowered[node := plan.node_of(tile)].view_of is None or tile.end > tile.begin
     ]

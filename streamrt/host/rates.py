@@ -15,6 +15,9 @@ _MEMORY = 2e10
 #: samples into a pass than necessary, which costs little. Too few samples would cost reading.
 _OPERATIONS = 1e11
 
+#: Treat measured speeds of reading within 25 % as the same.
+_SAME = 1.25
+
 _disks: dict[int, float] = {}  # measured bytes a second, by device number; each access is atomic
 
 
@@ -46,3 +49,8 @@ def measured_speed(device: int, otherwise: float) -> float:
 def remember_disk(device: int, speed: float) -> None:
     """Note the speed that a pass has measured for a device, in bytes a second."""
     _disks[device] = speed
+
+
+def same_speed(one: float, other: float) -> bool:
+    """Whether two measured speeds of reading differ by less than measurements do."""
+    return other / _SAME < one < other * _SAME

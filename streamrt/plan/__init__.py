@@ -13,11 +13,12 @@ times as much processor time.
 """
 
 from streamrt.plan.make import all_weights, make_plan, seconds_of_rows, simulated_seconds, smallest_window, too_small
-from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Plan, Range, Tile
+from streamrt.plan.types import HUGE, PAGE, Bands, Extent, NodeWeights, Plan, Range, Tile
 
 __all__ = [
     "HUGE",
     "PAGE",
+    "Bands",
     "Extent",
     "NodeWeights",
     "Plan",

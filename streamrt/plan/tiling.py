@@ -72,7 +72,7 @@ class Cut:
         footprints: bytes of the granules of each range.
         shared: of these, bytes of the granules that the range before it covers, too.
         first: for each range, the index of the first range with the same bytes. The others are later readings of it:
-            see `NodeWeights.repeats`.
+            see `NodeWeights.repeats` and ``repeated``.
     """
 
     def __init__(
@@ -152,7 +152,8 @@ def _cut(
 
     Neighbours in the file share a range as long as its granules stay within ``tile_bytes``, unless they are ``apart``.
     A node with several passes over its weights is one tile if they have at most ``held`` bytes, or fit in a tile. Else
-    its tiles and ranges are repeated for each pass.
+    its tiles and ranges are repeated for each pass. What is repeated has ranges of its own, so that all readings are
+    alike.
     """
     halved = apart and 2 * sum(node.read for node in nodes) <= tile_bytes * _FAR_TOO_MANY
     tiles: list[Tile] = []
@@ -161,14 +162,15 @@ def _cut(
     for index, node in enumerate(nodes):
         give_way()
         repeats = node.repeats(max(held, tile_bytes))
-        joined = 0 if apart or repeats or len(ranges) == behind else tile_bytes  # so that all readings are alike
+        alike = repeats or node.repeated
+        joined = 0 if apart or alike or len(ranges) == behind else tile_bytes
         single = node.passes > 1 and not repeats
         for first, last, groups in _slices(node, tile_bytes, granule, halved, single):
             begin = len(ranges)
             for run in (run for group in groups for run in _runs(group)):
                 begin = min(begin, _add(ranges, run, joined, granule))
             tiles.append(Tile(index, first, last, begin, len(ranges)))
-        if repeats:
+        if alike:
             behind = len(ranges)
     return tiles, ranges
 

@@ -27,7 +27,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class NodeWeights:
-    """The extents of one node's parameters, and how long it computes.
+    """The extents of one node's parameters, and how long it computes. A node that runs in bands has several of these.
 
     Attributes:
         whole: extents that the node's first tile reads as a whole.
@@ -38,6 +38,7 @@ class NodeWeights:
         seconds: time to compute all rows with the weights in memory, measured or estimated.
         call_rows: the cost of one kernel call, in rows. Each streamed tile counts as this many rows more.
         passes: how often the rows of ``tiled`` are read, one time after the other.
+        repeated: whether others read the same extents. Their ranges are then alike, so that pinning one pins all.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -48,6 +49,7 @@ class NodeWeights:
     call_rows: int = 0
     indexed: tuple[Extent, ...] = ()
     passes: int = 1
+    repeated: bool = False
 
     def repeats(self, held: float) -> bool:
         """Whether the weights are too large to be held, in ``held`` bytes, from one pass over them to the next."""
@@ -70,13 +72,32 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One step of a pass: rows ``first`` to ``last`` of a node, which need ``ranges[begin:end]`` of the plan."""
+    """One step of a pass: rows ``first`` to ``last`` of a node, which need ``ranges[begin:end]`` of the plan.
+
+    If nodes run in bands, ``node`` counts their `NodeWeights`: see `Plan.node_of`.
+    """
 
     node: int
     first: int
     last: int
     begin: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Nodes that run together, a band of rows at a time.
+
+    Attributes:
+        first, last: their indices; ``last`` is the node behind them.
+        count: the number of bands.
+        nbytes: the part of the workspace that holds rows of the tensors between them, and scratch memory.
+    """
+
+    first: int
+    last: int
+    count: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +118,8 @@ class Plan:
         overhead: seconds of processing for each byte of ranges of this size, beside those of the disk.
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
         by_index: whether rows of tables are read one by one, and no range has a table (``NodeWeights.indexed``).
+        bands: the nodes that run in bands, because whole activations do not fit in the budget.
+        nodes: if there are any, the node of each ``NodeWeights``.
     """
 
     tiles: tuple[Tile, ...]
@@ -112,6 +135,12 @@ class Plan:
     overhead: float = 0.0
     share: float = 1.0
     by_index: bool = False
+    bands: tuple[Bands, ...] = ()
+    nodes: tuple[int, ...] = ()
+
+    def node_of(self, tile: Tile) -> int:
+        """The index of the node that a tile computes."""
+        return self.nodes[tile.node] if self.nodes else tile.node
 
     @property
     def total(self) -> int:

@@ -57,7 +57,7 @@ class Known:
 
     def __init__(self, file: WeightsFile, rates: Rates) -> None:
         self.file = file
-        self._any = Planner(Programs(file), None, rates, frugal=True, thorough=False)
+        self._any = Planner(Programs(file, bands=False), None, rates, frugal=True, thorough=False)
         self._any.check()
         self._planners: OrderedDict[int, Planner] = OrderedDict()
 

@@ -93,14 +93,14 @@ class Trace:
         users: list[set[int]] = [set() for _ in self.plan.ranges]
         for tile in self.plan.tiles:
             for index in range(tile.begin, tile.end):
-                users[index].add(tile.node)
+                users[index].add(self.plan.node_of(tile))
         return {node for nodes in users if len(nodes) > 1 for node in nodes}
 
     def owners(self) -> list[int]:
         """The node that each item counts for: the first node that needs it."""
         found = [0] * len(self.plan.ranges)
         for tile in reversed(self.plan.tiles):
-            found[tile.begin : tile.end] = [tile.node] * (tile.end - tile.begin)
+            found[tile.begin : tile.end] = [self.plan.node_of(tile)] * (tile.end - tile.begin)
         return found
 
     def computed(self) -> list[float]:

@@ -35,8 +35,8 @@ def computing_speeds(
 ) -> Mapping[str, float]:
     """`Speeds.nodes`, from the seconds that each node computed in a pass of ``prepared``."""
     weights = node_weights(file, prepared.program, rates)
-    seconds = seconds_of_rows(prepared.plan, weights, computed)
-    names = [node.name for node in prepared.program.nodes]
+    seconds = seconds_of_rows(prepared.plan, weights, prepared.program.by_step(computed))
+    names = prepared.program.names
     return {
         name: own / estimated.seconds
         for name, own, estimated in zip(names, seconds, weights, strict=True)
@@ -59,7 +59,7 @@ def predicted(file: WeightsFile, prepared: Prepared, rates: Rates, speeds: Speed
         speeds: as above.
     """
     estimated = [each.seconds for each in node_weights(file, prepared.program, rates)]
-    names = [node.name for node in prepared.program.nodes]
+    names = prepared.program.names
     seconds = [own * speeds.nodes.get(name, 1.0) for name, own in zip(names, estimated, strict=True)]
     weights = node_weights(file, prepared.program, rates, seconds)
     return passes_of(prepared) * (simulated_seconds(prepared.plan, weights, file.size, speeds.disk) + speeds.rest)
