@@ -14,7 +14,7 @@ from streamrt.graph import Node, TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.ops import Shape
-from streamrt.plan import Plan, Range, Tile
+from streamrt.plan import Bands, Plan, Range, Tile
 from streamrt.report.table import facts, shorten, table
 
 #: Lengths of names that are tried, the longest first, until the table fits into the terminal.
@@ -108,6 +108,7 @@ class Inspection:
                 "streamed_per_pass": plan.streamed_bytes,
                 "micro_batch": plan.micro_batch,
                 "granule": plan.granule,
+                "bands": [asdict(bands) for bands in plan.bands],
             },
             "layers": [asdict(layer) for layer in self.layers],
         }
@@ -135,8 +136,14 @@ class Inspection:
             ("reads per pass", format_size(plan.streamed_bytes)),
             ("from end to end", f"{picture} (# pinned, . streamed, + both)"),
             ("runs", batch),
+            *(("in bands", self._band_text(bands)) for bands in plan.bands),
         ]  # fmt: skip
         return "\n".join([*_layer_lines(self.layers, width), "", *facts(rows, width)])
+
+    def _band_text(self, bands: Bands) -> str:
+        """The layers that run together in bands of rows, and the part of the workspace that they have."""
+        names = [printable(self.layers[index].name) for index in (bands.first, bands.last - 1)]
+        return f"{names[0]} to {names[1]}: {bands.count} bands, {format_size(bands.nbytes)} of rows and scratch"
 
     def __str__(self) -> str:
         return self.to_text()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 import streamrt._core as _core
 from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
@@ -203,7 +205,32 @@ def slice_(call: Call) -> Lowered:
     key = tuple(window)
     if all(step > 0 for step in steps) and tuple(out) == x:
         return same_memory(call, x, batchwise, batch)
-    return copies(call, tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
+    lowered = copies(call, tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
+    if len(x) != 4 or (key[2].step or 1) < 0:
+        return lowered
+    return replace(lowered, by_rows=_SlicedRows(range(x[2])[key[2]], (key[1], key[3])))
+
+
+@dataclass(frozen=True, slots=True)
+class _SlicedRows:
+    """Rows of a Slice: see `ByRows`.
+
+    Attributes:
+        rows: the input row of each output row; ascending.
+        inside: the slices along channels and columns.
+    """
+
+    rows: range
+    inside: tuple[slice, slice]
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        return self.rows[first], self.rows[last - 1] + 1
+
+    def scratch(self, rows: int) -> int:
+        return 0
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        return copy_all([(y, x[(slice(None, None, self.rows.step), *self.inside)])])
 
 
 @operator("Split", traits=MOVES)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrt.ops.base import INT64, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
@@ -54,7 +56,43 @@ def pad(call: Call) -> Lowered:
             return _pad_constant(inside, y, before, value)
         return _pad_from_input(inside, y, before, after, mode)
 
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,))
+    by_rows = None
+    if rank == 4 and mode == "constant":
+        inside, sides = (crop[1], crop[3]), (before[1], before[3])
+        by_rows = _PaddedRows(crop[2].start, kept[2], before[2], inside, sides, value)
+    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,), by_rows=by_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _PaddedRows:
+    """Rows of a Pad in mode ``constant``: see `ByRows`.
+
+    Attributes:
+        start: the first input row that stays.
+        kept: the number of input rows that stay.
+        before: rows that are added before them.
+        inside: what stays along channels and columns.
+        sides: channels and columns that are added before.
+        value: of what is added.
+    """
+
+    start: int
+    kept: int
+    before: int
+    inside: tuple[slice, slice]
+    sides: tuple[int, int]
+    value: float
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        begin, end = (min(max(row - self.before, 0), self.kept) for row in (first, last))
+        return self.start + begin, self.start + end
+
+    def scratch(self, rows: int) -> int:
+        return 0
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        before = min(max(self.before - first, 0), len(y))
+        return _pad_constant(x[(slice(None), *self.inside)], y, (before, *self.sides), self.value)
 
 
 def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:

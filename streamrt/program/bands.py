@@ -1,8 +1,8 @@
 """The schedule of a section that runs in bands: which rows each node computes when, and which rows stay in memory.
 
 A section is a run of nodes that compute rows of their output from rows of their inputs. It runs depth first: in each
-band every node computes the rows that the nodes behind it need in this band. Rows that a later band needs again stay.
-No row is computed twice.
+band some rows of the inputs come in, and every node computes the rows that are possible now. Rows that a later band
+needs again stay. No row is computed twice.
 
 Each tensor of a section has a line buffer: memory for some successive rows. New rows are added behind the others. If
 there is no room for them, the rows that are still needed move to the front first.
@@ -12,6 +12,7 @@ Pure: numbers of rows alone.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,19 +95,32 @@ class Schedule:
     visits: tuple[Visit, ...]
 
 
-def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> Schedule:
-    """The schedule of a section whose results ``outputs`` are computed in about ``bands`` equal parts.
+#: The row behind the last that is computed, or loaded, or the first that is still needed, for each tensor.
+_Marks = Mapping[str, int]
 
-    A node with fewer rows than that takes part in some of the bands. All take part in the first, so that the weights
-    first arrive in the order of the file. ``nodes`` are in the order of execution.
+
+def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> Schedule:
+    """The schedule of a section to which its inputs come in ``bands`` equal parts, and some bands more for the rest.
+
+    A node with fewer rows than bands takes part in some of them. Nodes begin in their order, so that weights arrive in
+    the order of the file at first.
+
+    Args:
+        nodes: in the order of execution.
+        outputs: the tensors of which all rows are needed. Of others only the rows that these need are computed.
+        bands: as above; at least 1.
     """
-    ends = [_ends(nodes, outputs, band, bands) for band in range(bands + 1)]
+    final = _needed(nodes, outputs)
+    ends: list[_Marks] = [dict.fromkeys(final, 0)]
+    while ends[-1] != final:
+        ends.append(_reached(nodes, ends[-1], final, len(ends), bands))
     lows = [_still_needed(nodes, now, ends[-1]) for now in ends[:-1]]
     inputs = [name for name in ends[0] if name not in {node.output for node in nodes}]
     rooms = {name: max(after[name] - low[name] for low, (_, after) in _steps(lows, ends)) for name in ends[0]}
     kept = {name for name in ends[0] if any(low[name] < now[name] for low, (now, _) in _steps(lows, ends))}
     origins = dict.fromkeys(ends[0], 0)
     visits: list[Visit] = []
+    loads: tuple[Arrival, ...] = ()  # that no visit has yet
 
     def arrival(name: str, low: int, first: int, last: int) -> Arrival:
         shift = None
@@ -116,7 +130,7 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> 
         return Arrival(name, first, last, origins[name], shift)
 
     for low, (now, after) in _steps(lows, ends):
-        loads = tuple(arrival(name, low[name], now[name], after[name]) for name in inputs if now[name] < after[name])
+        loads += tuple(arrival(name, low[name], now[name], after[name]) for name in inputs if now[name] < after[name])
         for index, node in enumerate(nodes):
             first, last = now[node.output], after[node.output]
             if first < last:
@@ -126,24 +140,46 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> 
     return Schedule({name: Line(room, name in kept) for name, room in rooms.items()}, tuple(visits))
 
 
-#: The row behind the last that is computed, or loaded, or the first that is still needed, for each tensor.
-_Marks = Mapping[str, int]
-
-
 def _steps(lows: Sequence[_Marks], ends: Sequence[_Marks]) -> list[tuple[_Marks, tuple[_Marks, _Marks]]]:
     """For each band the rows that are needed from it on, and the ends before and behind it."""
     return list(zip(lows, pairwise(ends), strict=True))
 
 
-def _ends(nodes: Sequence[RowNode], outputs: Collection[str], band: int, bands: int) -> _Marks:
-    """The end of each tensor's rows after ``band`` of all bands."""
+def _needed(nodes: Sequence[RowNode], outputs: Collection[str]) -> _Marks:
+    """The end of the rows of each tensor that are needed in all. Each node makes a row at least."""
     found: dict[str, int] = {}
     for node in reversed(nodes):
-        end = -(-node.height * band // bands) if node.output in outputs else min(band, 1)
+        end = node.height if node.output in outputs else 1
         end = found[node.output] = max(end, found.get(node.output, 0))
         for name, reads in node.inputs:
-            found[name] = max(found.get(name, 0), reads(0, end)[1] if end else 0)
+            found[name] = max(found.get(name, 0), reads(0, end)[1])
     return found
+
+
+def _reached(nodes: Sequence[RowNode], before: _Marks, final: _Marks, band: int, bands: int) -> _Marks:
+    """The ends after ``band``: each node makes rows for which it has what it needs, and no more than its part.
+
+    So a node does not catch up in one band at the upper and lower border, where rows need fewer others.
+    """
+    made = {node.output for node in nodes}
+    found = {name: end if name in made else min(end, -(-end * band // bands)) for name, end in final.items()}
+    begun = True
+    for node in nodes:
+        end = before[node.output]
+        if begun:
+            part = -(-final[node.output] // bands)
+            end += _more(node, end, min(end + part, final[node.output]), found)
+        begun, found[node.output] = end > 0, end
+    return found
+
+
+def _more(node: RowNode, first: int, last: int, there: _Marks) -> int:
+    """How many rows from ``first`` on, up to ``last``, need only rows that are ``there``."""
+
+    def lacks(count: int) -> bool:
+        return any(reads(0, first + count)[1] > there[name] for name, reads in node.inputs)
+
+    return bisect_left(range(1, last - first + 1), True, key=lacks)
 
 
 def _still_needed(nodes: Sequence[RowNode], now: _Marks, final: _Marks) -> _Marks:

@@ -108,9 +108,9 @@ def _run(drawn: Drawn, planned: Schedule) -> dict[str, list[int]]:
 
 
 @given(drawn=sections(), bands=st.integers(1, 50))
-def test_all_nodes_take_part_in_the_first_band(drawn: Drawn, bands: int) -> None:
+def test_nodes_begin_in_their_order(drawn: Drawn, bands: int) -> None:
     visits = schedule(drawn.nodes, drawn.outputs, bands).visits
-    assert [visit.node for visit in visits[: len(drawn.nodes)]] == list(range(len(drawn.nodes)))
+    assert list(dict.fromkeys(visit.node for visit in visits)) == list(range(len(drawn.nodes)))
 
 
 @given(drawn=sections(), bands=st.integers(1, 50))
@@ -161,6 +161,12 @@ def test_line_buffers_have_no_spare_room(drawn: Drawn, bands: int) -> None:
     assert used == {name: line.room for name, line in planned.lines.items()}
 
 
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_no_visit_is_higher_than_its_part(drawn: Drawn, bands: int) -> None:
+    for visit in schedule(drawn.nodes, drawn.outputs, bands).visits:
+        assert visit.made.last - visit.made.first <= -(-drawn.heights[visit.made.tensor] // bands)
+
+
 @given(drawn=sections())
 def test_one_band_is_the_whole(drawn: Drawn) -> None:
     planned = schedule(drawn.nodes, drawn.outputs, 1)
@@ -169,16 +175,12 @@ def test_one_band_is_the_whole(drawn: Drawn) -> None:
 
 
 def test_a_chain_of_windows_keeps_what_overlaps() -> None:
-    """Two 3 x 3 windows in bands of 10 rows: each keeps two rows, and the first runs ahead of the second."""
+    """Two 3 x 3 windows in bands of 10 rows: each keeps two rows, and the second is a row behind the first."""
     heights = _window(100, 3, 1, 1, (1, 1))
     nodes = [RowNode((("x", heights.rows_read),), "a", 100), RowNode((("a", heights.rows_read),), "b", 100)]
     planned = schedule(nodes, {"b"}, 10)
-    assert [(visit.made.first, visit.made.last) for visit in planned.visits[:4]] == [
-        (0, 11),
-        (0, 10),
-        (11, 21),
-        (10, 20),
-    ]
+    made = [(visit.made.first, visit.made.last) for visit in planned.visits]
+    assert made[:4] == [(0, 9), (0, 8), (9, 19), (8, 18)]
     assert planned.lines["x"] == (12, True)
     assert planned.lines["a"] == (12, True)
     assert planned.lines["b"] == (10, False)
@@ -196,7 +198,8 @@ def test_a_skip_waits_for_the_branch_beside_it() -> None:
         RowNode((("skip", _same), ("up", _same)), "y", 64),
     ]
     planned = schedule(nodes, {"y"}, 8)
-    assert planned.lines["skip"].room == 8 + 2  # a row of "deep" needs the row of "pooled" below it
+    # In a band 8 rows of "skip" are made. A row of "deep" needs the row of "pooled" below it, which two of them make.
+    assert planned.lines["skip"].room == 8 + 3
     assert planned.lines["pooled"].kept
     assert not planned.lines["up"].kept
 
@@ -206,4 +209,4 @@ def test_a_node_with_few_rows_takes_part_in_few_bands(bands: int) -> None:
     half = _window(10, 5, 5, 1, (0, 0))
     planned = schedule([RowNode((("x", _same),), "a", 10), RowNode((("a", half.rows_read),), "b", 2)], {"b"}, bands)
     assert [visit.made.last for visit in planned.visits if visit.node == 1] == [1, 2]
-    assert [visit.made.last for visit in planned.visits if visit.node == 0] == [5, 10]
+    assert [visit.made.last for visit in planned.visits if visit.node == 0][-1] == 10

@@ -1,0 +1,52 @@
+"""Random pictures under budgets in which their activations do not fit, so that models run in bands of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import streamrt
+from end_to_end.graphs import Drawn, models
+from end_to_end.reference import evaluate
+from end_to_end.test_random import CASES, TOLERANCE, watched
+from model import zoo
+from streamrt._core import Mapping
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bands") / "model.safetensors"
+
+
+@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    drawn=models(tall=True),
+    parts=st.lists(st.floats(0, 1), min_size=1, max_size=3),
+    threads=st.integers(1, 2),
+    verify=st.sampled_from([None, "read"]),
+)
+def test_bands_have_the_bits_of_the_whole(
+    path: Path, drawn: Drawn, parts: list[float], threads: int, verify: str | None
+) -> None:
+    streamrt.pack(drawn.model, path)
+    x = zoo.random_input(1, *drawn.sample)
+    wanted = evaluate(drawn.model, x)
+    names = [value.name for value in drawn.model.graph.output]
+    scale = max(1.0, *(float(np.abs(value).max()) for value in wanted.values()))
+    with streamrt.Model(path, None, threads=threads, exact=True) as model:
+        whole, least, most = model(x), model.min_budget(x.shape), model.plan_for(x.shape).total
+    with Mapping(path) as file:
+        for part in (0.0, *parts):
+            budget = least + int(part * max(0, most - least))
+            with streamrt.Model(path, budget, threads=threads, verify=verify, exact=True) as model:
+                with watched(model, file) as watch:
+                    found = model(x)
+                assert watch.steps > 0
+            for name in names:
+                values, same = (each[name] if len(names) > 1 else each for each in (found, whole))
+                np.testing.assert_allclose(values, wanted[name], rtol=0, atol=TOLERANCE * scale, err_msg=name)
+                assert np.array_equal(values, same), name

@@ -1,0 +1,77 @@
+"""Plans of nodes that run in bands: steps between which other nodes run read the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plan.test_passes import _nodes
+from plan.test_plan import MIB, check_covers, layout, simulate
+from streamrt.errors import BudgetError
+from streamrt.plan import NodeWeights, make_plan, smallest_window
+from streamrt.plan.tiling import Cut, footprints
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[list[NodeWeights], int]:
+    """The steps of a pass, of which some nodes in the middle run in bands, and the size of the file."""
+    nodes, size = layout(draw(_nodes), [], 2)
+    first = draw(st.integers(0, len(nodes) - 1))
+    last = draw(st.integers(first + 1, len(nodes)))
+    found = nodes[:first]
+    for _ in range(draw(st.integers(1, 6))):
+        found += [replace(node, repeated=True) for node in nodes[first:last] if draw(st.booleans()) or node.passes > 1]
+    return found + nodes[last:], size
+
+
+@settings(max_examples=200)
+@given(steps(), st.integers(0, MIB), st.integers(1, 30 * MIB), st.booleans())
+def test_plans_stay_within_budget_and_never_get_stuck(drawn, workspace, budget, thorough):
+    nodes, size = drawn
+    least = workspace + smallest_window(nodes, size)
+    task = {"file_size": size, "workspace": workspace, "thorough": thorough}
+    if budget < least:
+        with pytest.raises(BudgetError) as error:
+            make_plan(nodes, budget=budget, **task)
+        assert error.value.minimum == least
+        return
+    plan = make_plan(nodes, budget=budget, **task)
+    assert plan.total <= budget
+    check_covers(plan, nodes)
+    pinned = {(r.offset, r.length) for r in plan.ranges if r.pinned}
+    assert pinned.isdisjoint((r.offset, r.length) for r in plan.ranges if not r.pinned)
+    if plan.ranges:
+        first, second = simulate(plan, size)
+        assert second <= first
+
+
+def bands(*rows: int, count: int) -> tuple[list[NodeWeights], int]:
+    """Steps of nodes with so many rows of 4 KiB in ``count`` bands, and the size of their file."""
+    nodes, size = layout([(100, each, 4096) for each in rows])
+    return [replace(node, repeated=True) for _ in range(count) for node in nodes], size
+
+
+def test_all_readings_of_a_band_are_alike():
+    """Small nodes share no range with their neighbours, since these differ from band to band."""
+    nodes, size = bands(3, 5, 700, 2, count=4)
+    cut = Cut(nodes, MIB, 4096, size)
+    once = len(cut.ranges) // 4
+    assert [(r.offset, r.length) for r in cut.ranges] == [(r.offset, r.length) for r in cut.ranges[:once]] * 4
+    assert cut.first == list(range(once)) * 4
+    assert once > 4
+
+
+def test_weights_are_read_once_a_band_or_stay():
+    nodes, size = bands(256, 256, 256, count=5)
+    for budget in (MIB, 2 * MIB, 5 * MIB):
+        plan = make_plan(nodes, file_size=size, workspace=0, budget=budget)
+        ranges = list(plan.ranges)
+        once = len(ranges) // 5
+        assert [r.pinned for r in ranges] == [r.pinned for r in ranges[:once]] * 5
+        pinned = sum(footprints((r for r in ranges[:once] if r.pinned), plan.granule, size))
+        assert plan.pinned_bytes <= pinned
+        assert plan.streamed_bytes == 5 * sum(r.length for r in ranges[:once] if not r.pinned)
+    assert plan.streamed_bytes == 0
