@@ -49,7 +49,8 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
         return {
             "budget": model.budget,
             "least_workspace": least_workspace,
-            "least_window": model.min_budget(one) - least_workspace,
+            # 0 where bands need less than whole activations: T* may then take any window.
+            "least_window": max(0, model.min_budget(one) - least_workspace),
             "weights": plan.pinned_bytes + plan.streamed_bytes,
             "pinned": plan.pinned_bytes,
             "window": plan.window,

@@ -4,7 +4,7 @@ To see how a pass works, read five files in this order:
 
 1. `streamrt.model` is the face that a user has: `Model` opens a weights file and makes an engine for it.
 2. `face` defines a call: it makes a request of the inputs, lets the engine serve it, and returns the results.
-3. `engine` runs requests in passes: it prepares a program and a plan, copies inputs in, and copies results out.
+3. `engine` runs requests in passes: it prepares a program and a plan, and has inputs and results copied (`transfer`).
 4. `session` runs a pass: each step waits for its ranges of weights, computes, and releases them.
 5. `planner` finds the program and the plan for a call's shapes, and learns from the times of passes.
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
-from streamrt.engine.inputs import copy_in, copy_out, with_batch
+from streamrt.engine.inputs import with_batch
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.results import new_results
 from streamrt.engine.session import Session
 from streamrt.engine.tables import Tables
+from streamrt.engine.transfer import run_pass
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
@@ -272,11 +273,7 @@ class Engine:
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in begins(samples, prepared.plan.micro_batch):
                 rouse()  # worker threads wake up while the inputs are copied
-                for spec in graph.inputs:
-                    copy_in([request.arrays[spec.name] for request in requests], begin, session.tensor(spec.name))
-                passes.append(session.run())
-                for spec in graph.outputs:
-                    copy_out(session.tensor(spec.name), begin, [found[spec.name] for found in results])
+                passes.append(run_pass(session, requests, results, begin))
         self.mapping.check()
         for done in passes:
             self._stalled += done.items.stall

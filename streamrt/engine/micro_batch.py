@@ -5,10 +5,10 @@ If not even one sample fits, it is computed in bands of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
-from streamrt.engine.bands import fit_in_bands
+from streamrt.engine.bands import InBands, fit_in_bands
 from streamrt.errors import BudgetError
 from streamrt.plan import Plan, too_small
 from streamrt.program.compile import Program
@@ -27,7 +27,7 @@ def fit(
     budget: int | None,
     compile_for: Compile,
     plan_for: Callable[[Program], Plan],
-    in_bands: Iterable[Program],
+    in_bands: InBands,
 ) -> tuple[Program, Plan]:
     """The program and plan for the whole batch or for the largest part of it that fits.
 
@@ -48,7 +48,7 @@ def fit(
     try:
         return _fit_whole(program, samples, budget, compile_for, plan_for)
     except BudgetError as error:
-        program, plan = fit_in_bands(error, in_bands, plan_for)
+        program, plan = fit_in_bands(error, budget, in_bands, plan_for)
         return program, replace(plan, micro_batch=1 if samples > 1 else 0)
 
 

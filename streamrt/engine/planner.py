@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from streamrt.engine.bands import with_bands
+from streamrt.engine.bands import least_budget, with_bands
 from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
@@ -186,10 +186,9 @@ class Planner:
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
         # Take the least: a lean program may need more than the other, and one sample may need more than two.
-        whole = min((program, *others), key=lambda each: each.workspace)
-        return min(
-            each.workspace + smallest_window(self._weights(each), self._file.size, huge=self._huge)
-            for each in (whole, *self._programs.in_bands(graph, one))
+        programs = (program, *others, *self._programs.in_bands(graph, one))
+        return least_budget(
+            programs, lambda each: smallest_window(self._weights(each), self._file.size, huge=self._huge)
         )
 
     def samples_together(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
-from streamrt.engine.bands import programs_in_bands
+from streamrt.engine.bands import InBands
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
@@ -43,7 +43,7 @@ class Programs:
     def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False, bands: int = 0) -> Program:
         """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
 
-        A lean program in ``bands`` of rows, if this is not 0, is slower still and needs the memory of a few rows.
+        In ``bands`` of rows, if this is not 0, it needs the memory of a few rows.
 
         Raises:
             FormatError: the graph cannot run with these shapes.
@@ -54,14 +54,10 @@ class Programs:
             return self._kept[key]
         return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands)
 
-    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape]) -> Iterator[Program]:
-        """Lean programs in bands of rows, those with the tallest bands first; none if no nodes can run in bands.
-
-        Raises:
-            FormatError: as `compile`.
-        """
-        if self._bands:
-            yield from programs_in_bands(partial(self.compile, graph, shapes, True), len(graph.nodes), self.file.size)
+    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape]) -> InBands:
+        """Programs of ``graph`` in bands of rows, for these input shapes."""
+        sizes = {name: tensor.nbytes for name, tensor in self.file.tensors.items()}
+        return InBands(partial(self.compile, graph, shapes), graph, sizes, wanted=self._bands, exact=self._exact)
 
     def keep(self, program: Program) -> None:
         """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from time import monotonic_ns
 
 from streamrt._core import Prefetcher, Step, run_steps
+from streamrt.engine.inputs import Result
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.engine.workspace import new_workspace
@@ -46,7 +47,10 @@ class Session:
         self._program = program
         self._prefetcher = prefetcher
         self._verifier = verifier
-        self._steps = _steps(program, plan, program.bind(self._memory, params, tables if plan.by_index else None))
+        #: The arrays of `Program.outside` during a pass.
+        self.outside: dict[str, Result] = {}
+        runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
+        self._steps = _steps(program, plan, runs)
         #: The node of each step of a pass, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}

@@ -205,6 +205,8 @@ class Lowered:
         window: the window of a `streamrt._core.Sliding`, if ``bind`` returns one that computes bands; else None.
             ``bind`` then also takes inputs and outputs (N, C, R, W) with room for some of the rows. They may have gaps
             between rows and between planes. Bands are `streamrt._core.Band` objects of the kernel.
+        band_step: bands of ``window`` begin and end at multiples of this many output rows, or with the picture. Then a
+            row has the same bits in every band.
         by_rows: how the operator computes some rows, if it can and neither ``window`` nor a trait says so.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
@@ -235,6 +237,7 @@ class Lowered:
     dtypes: tuple[str, ...] = ()
     indexed: tuple[int, ...] = ()
     window: Window | None = None
+    band_step: int = 1
     by_rows: ByRows | None = None
 
     def dtype(self, index: int) -> str:

@@ -35,6 +35,9 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Part, Scratch
 from streamrt.ops.window import Geometry, with_axes
 
+#: Output rows of a tile of Winograd's algorithm, F(4x4, 3x3).
+_WINOGRAD_ROWS = 4
+
 
 @operator("Conv", traits=Traits(fuses=True, row_axis=1, dtypes={1: TYPES}))
 def conv(call: Call) -> Lowered:
@@ -67,7 +70,7 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
     scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
-    takes_coded, in_bands = True, False
+    takes_coded, in_bands, band_step = True, False, 1
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
             batch=x[0],
@@ -93,6 +96,7 @@ def conv(call: Call) -> Lowered:
             threads = threads_for(x[0] * w[0] * geometry.positions * inner)
             winograd = not call.exact and not scaling
             seat = _core.winograd_seat(x[0], w[1], outputs, geometry.window, threads) if winograd else 0
+            band_step = _WINOGRAD_ROWS if seat else 1
             panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
             # Memory for sums only makes the kernel faster, so a lean program, which is exact, does without.
             alone = seat or threads == 1 or call.exact
@@ -112,6 +116,7 @@ def conv(call: Call) -> Lowered:
         ),
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
         window=geometry.window if in_bands else None,
+        band_step=band_step,
     )
     return lowered if takes_coded else decoded(lowered, (None, call.operand(1)))
 

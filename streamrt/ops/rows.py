@@ -55,6 +55,7 @@ class Rows:
         whole: the inputs that are read as a whole. Others are not read.
         scratch: gives the bytes of scratch memory for computing so many rows at once.
         bind: takes `Buffers` in which these inputs and the output are (R, C, W).
+        step: bands begin and end at multiples of this row, or with the picture.
     """
 
     height: int
@@ -62,6 +63,7 @@ class Rows:
     whole: tuple[int, ...]
     scratch: Callable[[int], int]
     bind: Callable[[Buffers], BandOf]
+    step: int = 1
 
 
 def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], again: Again) -> Rows | None:
@@ -121,7 +123,14 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
 
         return band_of
 
-    return Rows(lowered.outputs[0][2], inputs, _others(operands, inputs), lambda rows: lowered.scratch, bind)
+    return Rows(
+        height=lowered.outputs[0][2],
+        inputs=inputs,
+        whole=_others(operands, inputs),
+        scratch=lambda rows: lowered.scratch,
+        bind=bind,
+        step=lowered.band_step,
+    )
 
 
 def _others(operands: Sequence[Operand | None], inputs: Mapping[int, Reads]) -> tuple[int, ...]:

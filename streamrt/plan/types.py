@@ -74,7 +74,7 @@ class Range:
 class Tile:
     """One step of a pass: rows ``first`` to ``last`` of a node, which need ``ranges[begin:end]`` of the plan.
 
-    If nodes run in bands, ``node`` counts their `NodeWeights`: see `Plan.node_of`.
+    If nodes run in bands, ``node`` is the number of a step: see `Plan.node_of`.
     """
 
     node: int
@@ -119,7 +119,7 @@ class Plan:
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
         by_index: whether rows of tables are read one by one, and no range has a table (``NodeWeights.indexed``).
         bands: the nodes that run in bands, because whole activations do not fit in the budget.
-        nodes: if there are any, the node of each ``NodeWeights``.
+        nodes: if there are any, the node of each step of a pass.
     """
 
     tiles: tuple[Tile, ...]

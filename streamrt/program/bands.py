@@ -15,7 +15,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 from streamrt.ops.rows import Reads
@@ -28,11 +27,13 @@ class RowNode(NamedTuple):
         inputs: the tensors that it reads by rows, and which rows.
         output: the tensor that it computes.
         height: rows of the output.
+        step: it makes rows up to a multiple of this one, or to the last.
     """
 
     inputs: tuple[tuple[str, Reads], ...]
     output: str
     height: int
+    step: int = 1
 
 
 class Line(NamedTuple):
@@ -95,15 +96,18 @@ class Schedule:
     visits: tuple[Visit, ...]
 
 
+#: The most tensors of all bands. Their number bounds time (5 us each) and memory. If each node needs all rows of the
+#: one before it, there are as many times more bands as nodes, and bands save nothing.
+_MOST_MARKS = 2**16
 #: The row behind the last that is computed, or loaded, or the first that is still needed, for each tensor.
 _Marks = Mapping[str, int]
 
 
-def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> Schedule:
+def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> Schedule | None:
     """The schedule of a section to which its inputs come in ``bands`` equal parts, and some bands more for the rest.
 
     A node with fewer rows than bands takes part in some of them. Nodes begin in their order, so that weights arrive in
-    the order of the file at first.
+    the order of the file at first. The result is None if it would have too many bands.
 
     Args:
         nodes: in the order of execution.
@@ -113,12 +117,16 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> 
     final = _needed(nodes, outputs)
     ends: list[_Marks] = [dict.fromkeys(final, 0)]
     while ends[-1] != final:
+        if len(ends) * len(final) > _MOST_MARKS:
+            return None
         ends.append(_reached(nodes, ends[-1], final, len(ends), bands))
     lows = [_still_needed(nodes, now, ends[-1]) for now in ends[:-1]]
-    inputs = [name for name in ends[0] if name not in {node.output for node in nodes}]
-    rooms = {name: max(after[name] - low[name] for low, (_, after) in _steps(lows, ends)) for name in ends[0]}
-    kept = {name for name in ends[0] if any(low[name] < now[name] for low, (now, _) in _steps(lows, ends))}
-    origins = dict.fromkeys(ends[0], 0)
+    made = {node.output for node in nodes}
+    inputs = [name for name in final if name not in made]
+    steps = list(zip(lows, ends[:-1], ends[1:], strict=True))
+    rooms = {name: max(after[name] - low[name] for low, _, after in steps) for name in final}
+    kept = {name for name in final if any(low[name] < now[name] for low, now, _ in steps)}
+    origins = dict.fromkeys(final, 0)
     visits: list[Visit] = []
     loads: tuple[Arrival, ...] = ()  # that no visit has yet
 
@@ -129,28 +137,23 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> 
             origins[name] = low
         return Arrival(name, first, last, origins[name], shift)
 
-    for low, (now, after) in _steps(lows, ends):
+    for low, now, after in steps:
         loads += tuple(arrival(name, low[name], now[name], after[name]) for name in inputs if now[name] < after[name])
         for index, node in enumerate(nodes):
             first, last = now[node.output], after[node.output]
             if first < last:
-                made = arrival(node.output, low[node.output], first, last)
-                visits.append(Visit(index, loads, made, tuple(origins[name] for name, _ in node.inputs)))
+                new = arrival(node.output, low[node.output], first, last)
+                visits.append(Visit(index, loads, new, tuple(origins[name] for name, _ in node.inputs)))
                 loads = ()
     return Schedule({name: Line(room, name in kept) for name, room in rooms.items()}, tuple(visits))
-
-
-def _steps(lows: Sequence[_Marks], ends: Sequence[_Marks]) -> list[tuple[_Marks, tuple[_Marks, _Marks]]]:
-    """For each band the rows that are needed from it on, and the ends before and behind it."""
-    return list(zip(lows, pairwise(ends), strict=True))
 
 
 def _needed(nodes: Sequence[RowNode], outputs: Collection[str]) -> _Marks:
     """The end of the rows of each tensor that are needed in all. Each node makes a row at least."""
     found: dict[str, int] = {}
     for node in reversed(nodes):
-        end = node.height if node.output in outputs else 1
-        end = found[node.output] = max(end, found.get(node.output, 0))
+        end = node.height if node.output in outputs else max(1, found.get(node.output, 0))
+        end = found[node.output] = min(_up(end, node.step), node.height)
         for name, reads in node.inputs:
             found[name] = max(found.get(name, 0), reads(0, end)[1])
     return found
@@ -167,10 +170,16 @@ def _reached(nodes: Sequence[RowNode], before: _Marks, final: _Marks, band: int,
     for node in nodes:
         end = before[node.output]
         if begun:
-            part = -(-final[node.output] // bands)
-            end += _more(node, end, min(end + part, final[node.output]), found)
+            last = final[node.output]
+            end += _more(node, end, min(end + _up(-(-last // bands), node.step), last), found)
+            end -= 0 if end == last else end % node.step
         begun, found[node.output] = end > 0, end
     return found
+
+
+def _up(rows: int, step: int) -> int:
+    """``rows`` rounded up to a multiple of ``step``."""
+    return -(-rows // step) * step
 
 
 def _more(node: RowNode, first: int, last: int, there: _Marks) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from streamrt.ops import (
 )
 from streamrt.ops.rows import rows_of
 from streamrt.program.placement import nbytes, place
-from streamrt.program.sections import Section, sections_of
+from streamrt.program.sections import AnyArray, Section, sections_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,17 @@ class Program:
         start = self.offsets[name]
         return memory[start : start + nbytes(operand)].view(NUMPY_TYPES[operand.dtype]).reshape(operand.shape)
 
+    @property
+    def outside(self) -> frozenset[str]:
+        """The inputs and outputs that have no memory in the arena: sections read and write the caller's arrays."""
+        return frozenset(name for section in self.sections for name in section.outside)
+
     def bind(
-        self, memory: NDArray[np.uint8], params: Mapping[str, Param], tables: Mapping[str, Table] | None = None
+        self,
+        memory: NDArray[np.uint8],
+        params: Mapping[str, Param],
+        tables: Mapping[str, Table] | None = None,
+        outside: Mapping[str, AnyArray] = MappingProxyType({}),
     ) -> list[Run]:
         """The function that runs each of the ``steps``.
 
@@ -136,6 +146,8 @@ class Program:
             memory: the arena, ``workspace`` bytes.
             params: all parameters by name, as they lie in the weights file.
             tables: parameters of which nodes read single rows (`Lowered.indexed`), in place of ``params``.
+            outside: during a pass it has the array (1, C, H, W) of each tensor that is `outside` the arena. Its type is
+                any that is converted to and from float32.
         """
         self._place_constants(memory)
         sections = {section.first: section for section in self.sections}
@@ -145,7 +157,7 @@ class Program:
             give_way()
             if section := sections.get(index):
                 whole = {name: self.tensor(memory, name) for name in (*section.inputs, *section.outputs)}
-                runs += section.bind(memory[start : start + section.nbytes], whole, params)
+                runs += section.bind(memory[start : start + section.nbytes], whole, params, outside)
                 behind = section.last
             elif index >= behind:
                 runs.append(self._bind_node(index, memory, params, tables or {}))
@@ -195,8 +207,8 @@ def compile_program(
         exact: use no algorithm that rounds more than a plain sum does.
         lean: use no algorithm that needs more memory than a plain sum; ``exact`` excludes the same algorithms. Also
             place no tensor inside another one, since that may take more memory.
-        bands: compute sections of nodes in so many bands of rows, if this is not 0. Requires ``lean``. The result has
-            no ``sections`` if no nodes can.
+        bands: compute sections of nodes in so many bands of rows, if this is not 0. The result has no ``sections`` if
+            no nodes can.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
@@ -309,8 +321,11 @@ class _Compiler:
         )
         sections = self._sections(bands) if bands else []
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
+        outside = {name for section in sections for name in section.outside}
+        inputs, outputs = self._ends()
+        inputs, outputs = ([name for name in names if name not in outside] for names in (inputs, outputs))
         offsets, scratch, workspace = place(
-            self.graph, nodes, tuple(self.constants), params, self.operands, lowered, join=not lean
+            *(inputs, outputs, nodes, tuple(self.constants), params, self.operands, lowered), join=not lean
         )
         return Program(
             graph=self.graph,
@@ -331,14 +346,18 @@ class _Compiler:
             steps=tuple(_steps(len(self.nodes), sections)),
         )
 
+    def _ends(self) -> tuple[list[str], list[str]]:
+        """The names of the graph's inputs and outputs."""
+        return [spec.name for spec in self.graph.inputs], [spec.name for spec in self.graph.outputs]
+
     def _sections(self, bands: int) -> list[Section]:
         rows = []
         for node, low in zip(self.nodes, self.lowered, strict=True):
             give_way()
             operands = [self.operands.get(name) for name in node.inputs]
             rows.append(rows_of(node, low, operands, partial(lower, node, exact=self._plain)))
-        results = [spec.name for spec in self.graph.outputs]
-        return sections_of(self.nodes, self.lowered, rows, self.operands, results, bands)
+        inputs, results = self._ends()
+        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, bands)
 
 
 def _joined(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
-from streamrt.graph import Graph, Node
+from streamrt.graph import Node
 from streamrt.ops import NUMPY_TYPES, Lowered, Operand
 from streamrt.program import arena
 
@@ -33,7 +33,8 @@ def nbytes(tensor: Operand) -> int:
 
 
 def place(
-    graph: Graph,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
     nodes: Sequence[Node],
     constants: Sequence[str],
     params: Container[str],
@@ -43,12 +44,13 @@ def place(
 ) -> tuple[dict[str, int], tuple[int, ...], int]:
     """Where each computed tensor and each node's scratch begins in the arena, bytes, and the bytes of the arena.
 
-    ``nodes`` run in a pass, and each has its ``lowered`` form. ``constants`` stay in the arena from pass to pass. With
+    ``inputs`` and ``outputs`` are those of the graph that lie in the arena. ``nodes`` run in a pass, and each has its
+    ``lowered`` form. ``constants`` stay in the arena from pass to pass. With
     ``join``, tensors that a node would only copy side by side are computed at their final position. This can make
     the arena larger or smaller.
     """
     last_use = {name: step for step, node in enumerate(nodes) for name in node.inputs}
-    last_use |= {name: len(nodes) for name in (*(spec.name for spec in graph.outputs), *constants)}
+    last_use |= {name: len(nodes) for name in (*outputs, *constants)}
     parts = _within_outputs(nodes, tensors, lowered) if join else {}
 
     home: dict[str, _Place] = {}
@@ -69,7 +71,7 @@ def place(
         home[name] = place
         last[place.block] = max(last[place.block], last_use.get(name, step))
 
-    for name in (*(spec.name for spec in graph.inputs), *constants):
+    for name in (*inputs, *constants):
         settle(name, -1)
     for step, (node, low) in enumerate(zip(nodes, lowered, strict=True)):
         for index, name in enumerate(node.outputs):
@@ -96,7 +98,7 @@ def _within_outputs(
     The last joining node is handled first. In a chain in which each node appends to the output of the one before, all
     outputs then lie at the beginning of the last node's output.
     """
-    makers = {node.outputs[0]: low for node, low in zip(nodes, lowered, strict=True)}
+    makers = {node.outputs[0]: low for node, low in zip(nodes, lowered, strict=True) if node.outputs}
     parts: dict[str, _Part] = {}
     for node, low in zip(reversed(nodes), reversed(lowered), strict=True):
         if not low.joins:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from streamrt.ops.rows import BandOf, Rows, to_front
 from streamrt.program import arena
 from streamrt.program.bands import Arrival, RowNode, Schedule, schedule
 
+#: An array of a caller.
+AnyArray = NDArray[Any]
 #: Bytes of a value in a line buffer, float32.
 _FLOAT = 4
 #: A shorter run of nodes is no section: all its tensors are whole ones.
@@ -33,13 +36,15 @@ class Section:
 
     Attributes:
         first, last: indices of nodes; ``last`` is behind the section.
-        bands: into how many parts the section's results are divided.
+        bands: into how many parts the section is divided.
         nodes: of the program.
         lowered: of each node.
         rows: of each node.
         schedule: of the section. Its visits are the steps of a pass.
-        inputs: the whole tensors that are read, by rows or as they are. Parameters are none of them.
-        outputs: the whole tensors that are made.
+        inputs: the whole tensors in the arena that are read, by rows or as they are. Parameters are none of them.
+        outputs: the whole tensors in the arena that are made.
+        outside: inputs and outputs of the graph that only sections use, and by rows alone. They have no place in the
+            arena: their rows are copied from the caller's arrays, and to them.
         widths: elements of a row of each tensor that has a line buffer, as channels and columns.
         lines: where each line buffer begins in the section's memory, bytes.
         scratch: where the scratch memory of each node begins there, and its bytes.
@@ -55,6 +60,7 @@ class Section:
     schedule: Schedule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    outside: frozenset[str]
     widths: Mapping[str, tuple[int, int]]
     lines: Mapping[str, int]
     scratch: tuple[tuple[int, int], ...]
@@ -70,6 +76,7 @@ class Section:
         memory: NDArray[np.uint8],
         whole: Mapping[str, Array],
         params: Mapping[str, Param],
+        outside: Mapping[str, AnyArray],
     ) -> Iterator[Run]:
         """The function that runs each visit.
 
@@ -77,13 +84,13 @@ class Section:
             memory: of the section, ``nbytes``.
             whole: the ``inputs`` and ``outputs``.
             params: all parameters by name.
+            outside: has the arrays of ``outside`` during a pass.
         """
         lines = {name: self._line(memory, name) for name in self.lines}
         kernels = {
             index: self._kernel(index, memory, lines, whole, params)
             for index in {visit.node for visit in self.schedule.visits}
         }
-        outputs = {name: whole[name] for name in self.outputs}
         for visit in self.schedule.visits:
             give_way()
             made, rows = visit.made, self.rows[visit.node]
@@ -91,12 +98,13 @@ class Section:
             compute = kernels[visit.node](made.first, made.last, origins, made.origin)
             before = _shifts(made, lines)
             for load in visit.loads:
-                line, planes = _both(load, lines, whole)
-                before += [*_shifts(load, lines), partial(np.copyto, line, planes)]
+                arrays = outside if load.tensor in self.outside else whole
+                before += [*_shifts(load, lines), partial(_load, load, lines[load.tensor], arrays)]
             after = []
-            if made.tensor in outputs:
-                line, planes = _both(made, lines, outputs)
-                after.append(partial(np.copyto, planes, line))
+            if made.tensor in self.outside:
+                after.append(partial(_store, made, lines[made.tensor], outside))
+            elif made.tensor in self.outputs:
+                after.append(partial(_store, made, lines[made.tensor], whole))
             yield _visiting(before, compute, after, self.lowered[visit.node].rows)
 
     def _line(self, memory: NDArray[np.uint8], name: str) -> Array:
@@ -131,43 +139,70 @@ def sections_of(
     lowered: Sequence[Lowered],
     rows: Sequence[Rows | None],
     tensors: Mapping[str, Operand],
+    inputs: Sequence[str],
     results: Sequence[str],
     bands: int,
 ) -> list[Section]:
-    """The sections of a program, each divided into ``bands`` parts.
+    """The sections of a program, each divided into ``bands`` parts; none if one has too many bands.
 
     Args:
         nodes: of the program.
         lowered: of each node.
         rows: how each node computes bands; None if it cannot.
         tensors: all tensors by name, parameters included.
-        results: the names of the program's outputs.
+        inputs: the names of the program's inputs.
+        results: the names of its outputs.
         bands: as above; at least 1.
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
+    runs = list(_runs(rows))
+    outside = _outside(nodes, rows, runs, inputs, results)
     found = []
-    for first, last in _runs(nodes, rows):
+    for first, last in runs:
         give_way()
         own = [each for each in rows[first:last] if each is not None]
-        found.append(_section(first, nodes[first:last], lowered[first:last], own, tensors, last_use, bands))
+        section = _section(first, nodes[first:last], lowered[first:last], own, tensors, last_use, outside, bands)
+        if section is None:
+            return []
+        found.append(section)
     return found
 
 
-def _runs(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
-    """The first node of each section and the one behind it."""
-    first, made = 0, set[str]()
+def _outside(
+    nodes: Sequence[Node],
+    rows: Sequence[Rows | None],
+    runs: Sequence[tuple[int, int]],
+    inputs: Sequence[str],
+    results: Sequence[str],
+) -> set[str]:
+    """The program's inputs that sections read by rows alone, and its outputs that one section makes and uses so."""
+    run_of = {index: run for run in runs for index in range(*run)}
+    maker = {name: run_of.get(index) for index, node in enumerate(nodes) for name in node.outputs}
+    by_rows = {name for name in results if maker.get(name)}
+    otherwise = set(inputs).intersection(results)
     for index, node in enumerate(nodes):
-        own = rows[index]
-        wholes = [node.inputs[position] for position in own.whole] if own else []
-        if own is None or not made.isdisjoint(wholes):
+        own, run = rows[index], run_of.get(index)
+        for position, name in enumerate(node.inputs):
+            if own is None or run is None or position in own.whole or maker.get(name, run) != run:
+                otherwise.add(name)
+            elif position in own.inputs and name in inputs:
+                by_rows.add(name)
+    return by_rows - otherwise
+
+
+def _runs(rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
+    """The first node of each section and the one behind it.
+
+    What a node reads as a whole has one row or is a parameter, and what it makes by rows has more, so no node of a
+    section reads a tensor of that section as a whole.
+    """
+    first = 0
+    for index, own in enumerate((*rows, None)):
+        if own is None:
             if index - first >= _FEWEST:
                 yield first, index
-            first, made = index if own else index + 1, set()
-        if own:
-            made.update(node.outputs)
-    if len(nodes) - first >= _FEWEST:
-        yield first, len(nodes)
+            first = index + 1
 
 
 def _section(
@@ -177,8 +212,9 @@ def _section(
     rows: Sequence[Rows],
     tensors: Mapping[str, Operand],
     last_use: Mapping[str, int],
+    outside: set[str],
     bands: int,
-) -> Section:
+) -> Section | None:
     made = [node.outputs[0] for node in nodes]
     outputs = tuple(name for name in made if last_use.get(name, 0) >= first + len(nodes))
     read = dict.fromkeys(
@@ -189,12 +225,17 @@ def _section(
     )
     planned = schedule(
         [
-            RowNode(tuple((node.inputs[i], reads) for i, reads in own.inputs.items()), node.outputs[0], own.height)
+            RowNode(
+                tuple((node.inputs[i], reads) for i, reads in own.inputs.items()),
+                *(node.outputs[0], own.height, own.step),
+            )
             for node, own in zip(nodes, rows, strict=True)
         ],
         outputs,
         bands,
     )
+    if planned is None:
+        return None
     widths = {name: (tensors[name].shape[1], tensors[name].shape[3]) for name in planned.lines}
     most = [0] * len(nodes)
     for visit in planned.visits:
@@ -217,8 +258,9 @@ def _section(
         lowered=tuple(lowered),
         rows=tuple(rows),
         schedule=planned,
-        inputs=tuple(name for name in read if name not in step_of),
-        outputs=outputs,
+        inputs=tuple(name for name in read if name not in step_of and name not in outside),
+        outputs=tuple(name for name in outputs if name not in outside),
+        outside=frozenset(outside.intersection((*read, *made))),
         widths=widths,
         lines=dict(zip(planned.lines, offsets, strict=False)),
         scratch=tuple(zip(offsets[len(blocks) :], scratch, strict=True)),
@@ -232,11 +274,23 @@ def _shifts(arrival: Arrival, lines: Mapping[str, Array]) -> list[Callable[[], N
     return [] if shift is None else [to_front(lines[arrival.tensor], shift.source, shift.moved)]
 
 
-def _both(arrival: Arrival, lines: Mapping[str, Array], whole: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Rows in their line buffer, and the same rows of the whole tensor (1, C, H, W), both as (rows, C, W)."""
-    rows = slice(arrival.first - arrival.origin, arrival.last - arrival.origin)
-    planes = whole[arrival.tensor][0, :, arrival.first : arrival.last]
-    return lines[arrival.tensor][rows], planes.transpose(1, 0, 2)
+def _load(arrival: Arrival, line: Array, whole: Mapping[str, AnyArray]) -> None:
+    """Copy rows of a whole tensor to its line buffer."""
+    np.copyto(_in_line(arrival, line), _in_whole(arrival, whole), casting="unsafe")
+
+
+def _store(arrival: Arrival, line: Array, whole: Mapping[str, AnyArray]) -> None:
+    """Copy rows from a line buffer to the whole tensor."""
+    np.copyto(_in_whole(arrival, whole), _in_line(arrival, line), casting="unsafe")
+
+
+def _in_line(arrival: Arrival, line: Array) -> Array:
+    return line[arrival.first - arrival.origin : arrival.last - arrival.origin]
+
+
+def _in_whole(arrival: Arrival, whole: Mapping[str, AnyArray]) -> AnyArray:
+    """Rows of a tensor (1, C, H, W) as they lie in a line buffer (rows, C, W)."""
+    return whole[arrival.tensor][0, :, arrival.first : arrival.last].transpose(1, 0, 2)
 
 
 def _visiting(

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from cli.terminal import on_terminal
+from kernels.isas import NUMPY, using
+from model.test_bands import unet
+from streamrt import _core
 from streamrt.cli.inspection import inspect_model
 from streamrt.format import Segment, Source, write
 from streamrt.graph import Graph, Node, TensorSpec
@@ -63,3 +66,18 @@ def test_nothing_is_cut_in_a_pipe(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "40"})
     assert done.stdout == f"{inspect_model(path)}\n"
     assert f"{NAME.format(2)}.weight 64x64" in done.stdout
+
+
+def test_bands_have_a_line(tmp_path: Path) -> None:
+    path = unet(tmp_path / "model", "nearest", 96, 64, (8, 16))
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        whole = inspect_model(path)
+        found = inspect_model(path, whole.min_budget)
+    assert "in bands" not in str(whole)
+    assert whole.to_json()["plan"]["bands"] == []
+    (bands,) = found.plan.bands
+    names = found.layers[0].name, found.layers[-1].name
+    assert f"in bands         {names[0]} to {names[1]}: {bands.count} bands, " in str(found)
+    expected = {"first": 0, "last": len(found.layers), "count": bands.count, "nbytes": bands.nbytes}
+    assert found.to_json()["plan"]["bands"] == [expected]
+    assert sum(layer.tiles for layer in found.layers) == len(found.plan.tiles) > bands.count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,17 @@ import streamrt
 from end_to_end.graphs import Drawn, models
 from end_to_end.reference import evaluate
 from end_to_end.test_random import CASES, TOLERANCE, watched
+from kernels.isas import NUMPY, using
 from model import zoo
+from streamrt import _core
 from streamrt._core import Mapping
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_kernels() -> Iterator[None]:
+    """Convolutions of NumPy compute no bands."""
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,26 @@ def test_a_large_batch_is_divided_in_few_steps(tmp_path: Path, compiled: list[An
     )
     assert Planner(Programs(file), 1 << 12, RATES).prepare(file.graph, {"x": (2**20, 4)}).plan.micro_batch == 128
     assert len(compiled) <= 10
+
+
+@pytest.mark.parametrize(
+    ("nodes", "inputs", "tried"),
+    [(5000, 1, 0), (1025, 1, 0), (1024, 1, 2), (2, 4000, 3), (64, 400, 1), (2, 1, 8)],
+)
+def test_few_programs_in_bands_are_tried_for_a_large_graph(
+    tmp_path: Path, compiled: list[Any], nodes: int, inputs: int, tried: int
+) -> None:
+    """Nodes and inputs of all bands are bounded, so that a call beyond its budget is refused within 2 s."""
+    op = "Max" if inputs > 1 else "Relu"
+    made = [node(i, op, [f"y{i - 1}" if i else "x"] * inputs, [f"y{i}"]) for i in range(nodes)]
+    file = opened(tmp_path / "model.safetensors", graph(made, [f"y{nodes - 1}"], ["N", 1, 2**14, 1]))
+    planner = Planner(Programs(file), 63, RATES)
+    start = time.process_time()
+    with pytest.raises(BudgetError) as caught:
+        planner.prepare(file.graph, {"x": (1, 1, 2**14, 1)})
+    assert time.process_time() - start < 2
+    assert len(compiled) <= 4 + tried  # four programs of whole activations
+    assert caught.value.minimum == planner.min_budget(file.graph, {"x": (1, 1, 2**14, 1)})
 
 
 def test_a_large_graph_is_not_tried_with_every_size(tmp_path: Path, compiled: list[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.isas import NUMPY
+from kernels.isas import NUMPY, using
 from ops.harness import node, random
 from streamrt.graph import Node
 from streamrt.ops import Array, Buffers, Lowered, Operand, lower
@@ -85,6 +85,7 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "a volume": ("Relu", ((1, 6, 13, 4, 4),), {}, (), None),
     "one row": ("Relu", ((1, 6, 1, 4),), {}, (), None),
     "a parameter with rows": ("Add", (X, (13, 1)), {}, (1,), None),
+    "a slope with rows": ("PRelu", (X, (6, 13, 1)), {}, (1,), None),
     "samples of a parameter": ("Add", ((1, 6, 1, 11), (1, 6, 13, 11)), {}, (1,), None),
     "along rows": ("Concat", (X, X), {"axis": 2}, (), None),
     "along samples": ("Concat", (X, X), {"axis": 0}, (), None),
@@ -177,6 +178,18 @@ def test_later_rows_need_no_earlier_rows(name: str, isa: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_other_nodes_need_the_whole(name: str) -> None:
     assert _lowered(*WHOLE[name])[-1] is None
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_winograds_algorithm_makes_rows_in_fours(exact: bool) -> None:
+    op, shapes, attrs, params, _ = CASES["large enough for Winograd"]
+    operands = [None if shape is None else Operand(shape, is_param=i in params) for i, shape in enumerate(shapes)]
+    under_test = node(op, len(shapes), attrs)
+    with using("scalar"):
+        low = lower(under_test, operands, exact)
+        rows = rows_of(under_test, low, operands, partial(lower, under_test, exact=exact))
+    assert rows is not None
+    assert rows.step == (1 if exact else 4)
 
 
 def test_integers_have_no_rows() -> None:

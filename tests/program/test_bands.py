@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrt._core import Window
-from streamrt.program.bands import Arrival, RowNode, Schedule, schedule
+from streamrt.program import bands as module
+from streamrt.program.bands import Arrival, RowNode, Schedule
 
 
 @dataclass
@@ -36,6 +38,12 @@ def _doubled(first: int, last: int) -> tuple[int, int]:
     return first // 2, -(-last // 2)
 
 
+def schedule(nodes: list[RowNode], outputs: set[str], bands: int) -> Schedule:
+    found = module.schedule(nodes, outputs, bands)
+    assert found is not None
+    return found
+
+
 @st.composite
 def sections(draw: st.DrawFn) -> Drawn:
     """Windows, sums of two tensors of one height, and doubling, in any graph without circles."""
@@ -58,7 +66,7 @@ def sections(draw: st.DrawFn) -> Drawn:
             pads = (pads[0] + max(0, reach + 1 - height - sum(pads)), pads[1])
             window = _window(height, kernel, stride, dilation, pads)
             inputs, height = ((one, window.rows_read),), (height + sum(pads) - reach - 1) // stride + 1
-        found.nodes.append(RowNode(inputs, output, height))
+        found.nodes.append(RowNode(inputs, output, height, draw(st.sampled_from([1, 1, 4]))))
         found.heights[output] = height
     made = [node.output for node in found.nodes]
     read = {name for node in found.nodes for name, _ in node.inputs}
@@ -131,7 +139,9 @@ def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, bands: int) -> 
     for name, rows in arrived.items():
         if name not in drawn.outputs:
             read = [_last_read(node, name, len(arrived[node.output])) for node in drawn.nodes]
-            assert len(rows) == max(*read, 0 if name.startswith("x") else 1)
+            step, height = _step(drawn, name)
+            wanted = max(*read, 0 if name.startswith("x") else 1)
+            assert len(rows) == min(-(-wanted // step) * step, height)
     done = dict.fromkeys(drawn.heights, 0)
     for visit in planned.visits:
         for arrival in (*visit.loads, visit.made):
@@ -145,6 +155,19 @@ def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, bands: int) -> 
                 ]
                 assert first == min(start for start, end in rest if start < end)
         done[visit.made.tensor] = visit.made.last
+
+
+def _step(drawn: Drawn, name: str) -> tuple[int, int]:
+    """The step of the node that makes a tensor, and the tensor's height."""
+    return next((node.step for node in drawn.nodes if node.output == name), 1), drawn.heights[name]
+
+
+@given(drawn=sections(), bands=st.integers(1, 50))
+def test_visits_end_at_multiples_of_the_step(drawn: Drawn, bands: int) -> None:
+    for visit in schedule(drawn.nodes, drawn.outputs, bands).visits:
+        step, height = _step(drawn, visit.made.tensor)
+        assert visit.made.first % step == 0
+        assert visit.made.last % step == 0 or visit.made.last == height
 
 
 def _last_read(node: RowNode, name: str, rows: int) -> int:
@@ -164,7 +187,8 @@ def test_line_buffers_have_no_spare_room(drawn: Drawn, bands: int) -> None:
 @given(drawn=sections(), bands=st.integers(1, 50))
 def test_no_visit_is_higher_than_its_part(drawn: Drawn, bands: int) -> None:
     for visit in schedule(drawn.nodes, drawn.outputs, bands).visits:
-        assert visit.made.last - visit.made.first <= -(-drawn.heights[visit.made.tensor] // bands)
+        step, height = _step(drawn, visit.made.tensor)
+        assert visit.made.last - visit.made.first < -(-height // bands) + step
 
 
 @given(drawn=sections())
@@ -210,3 +234,12 @@ def test_a_node_with_few_rows_takes_part_in_few_bands(bands: int) -> None:
     planned = schedule([RowNode((("x", _same),), "a", 10), RowNode((("a", half.rows_read),), "b", 2)], {"b"}, bands)
     assert [visit.made.last for visit in planned.visits if visit.node == 1] == [1, 2]
     assert [visit.made.last for visit in planned.visits if visit.node == 0][-1] == 10
+
+
+def test_nodes_that_need_all_rows_of_the_one_before_have_no_schedule() -> None:
+    """Each then begins when the one before has ended, so that a hostile graph would have many bands."""
+    window = _window(2**12, 2**13 - 1, 1, 1, (2**12 - 1, 2**12 - 1))
+    names = ["x", *(f"t{index}" for index in range(400))]
+    nodes = [RowNode(((one, window.rows_read),), other, 2**12) for one, other in itertools.pairwise(names)]
+    assert module.schedule(nodes, {names[-1]}, 2) is None
+    assert len(schedule(nodes[:50], {names[50]}, 2).visits) == 100

@@ -77,4 +77,13 @@ FAULTS = (
         "the first part of a batch overwrites the inputs of the next one",
         ("tests/model",),
     ),
+    Fault(
+        "bands-fitting",
+        "engine",
+        "streamrt/engine/bands.py",
+        "if program.workspace > budget:",
+        "if program.workspace >= budget:",
+        "a budget that is exactly enough for bands without weights is refused",
+        ("tests/model",),
+    ),
 )

@@ -68,4 +68,13 @@ FAULTS = (
         "a table counts as pinned and is not brought in",
         ("tests/model",),
     ),
+    Fault(
+        "bands-alike",
+        "plan",
+        "streamrt/plan/tiling.py",
+        "alike = repeats or node.repeated",
+        "alike = repeats",
+        "a range of a band has bytes that another band reads in other ranges",
+        PLAN,
+    ),
 )

@@ -1,0 +1,47 @@
+"""A pass of some samples: inputs come from the arrays of requests, and outputs go to those of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from streamrt.engine.inputs import Result, copy_in, copy_out
+from streamrt.engine.session import Session
+from streamrt.engine.turns import Request
+from streamrt.report.trace import PassTrace
+
+
+def run_pass(
+    session: Session, requests: Sequence[Request], results: Sequence[Mapping[str, Result]], begin: int
+) -> PassTrace:
+    """Run a pass of the samples from ``begin`` on, counted over all ``requests``; returns its times.
+
+    Inputs and outputs are copied to and from the workspace. Those for which it has no memory are used where they lie,
+    a band of rows at a time.
+
+    Raises:
+        WeightsIOError: as `Session.run`.
+    """
+    graph, outside = requests[0].graph, session.prepared.program.outside
+    inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
+    outputs = {spec.name: [found[spec.name] for found in results] for spec in graph.outputs}
+    for name, parts in inputs.items():
+        if name not in outside:
+            copy_in(parts, begin, session.tensor(name))
+    session.outside.update({name: _sample(inputs.get(name) or outputs[name], begin) for name in outside})
+    try:
+        done = session.run()
+    finally:
+        session.outside.clear()  # a session keeps no array of a caller
+    for name, parts in outputs.items():
+        if name not in outside:
+            copy_out(session.tensor(name), begin, parts)
+    return done
+
+
+def _sample(parts: Sequence[Result], number: int) -> Result:
+    """Sample ``number`` of ``parts``, joined along the first axis, as the only one of its array."""
+    index = 0
+    while number >= len(parts[index]):
+        number -= len(parts[index])
+        index += 1
+    return parts[index][number : number + 1]

@@ -1,0 +1,128 @@
+"""Programs with sections: which nodes they have, which tensors lie in the arena, and the same answers as without."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from program.test_placement import concat, node
+from streamrt.graph import Graph, Node, TensorSpec
+from streamrt.ops import FLOAT32, NUMPY_TYPES
+from streamrt.program.compile import Program, compile_program
+
+SHAPE = (1, 3, 40, 11)
+WINDOW = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
+
+
+def graph(nodes: list[Node], outputs: list[str], inputs: str = "x") -> Graph:
+    dims = ("n", *SHAPE[1:])
+    return Graph(
+        tuple(TensorSpec(name, dims) for name in inputs),
+        tuple(TensorSpec(name, ("n", "c", "h", "w")) for name in outputs),
+        tuple(nodes),
+    )
+
+
+def compiled(made: Graph, bands: int, samples: int = 1) -> Program:
+    shapes = {spec.name: (samples, *SHAPE[1:]) for spec in made.inputs}
+    return compile_program(made, {}, shapes, lean=True, bands=bands)
+
+
+def answers(program: Program, dtype: Any = np.float32) -> dict[str, Any]:
+    """The outputs for random inputs. Memory that holds no values yet is NaN."""
+    memory = np.full(program.workspace, 0xFF, np.uint8)
+    outside = {
+        spec.name: np.empty(program.shapes[spec.name], dtype)
+        for spec in program.graph.outputs
+        if spec.name in program.outside
+    }
+    inputs = {}
+    for seed, spec in enumerate(program.graph.inputs):
+        values = np.random.default_rng(seed).standard_normal(program.shapes[spec.name]).astype(dtype)
+        if spec.name in program.outside:
+            inputs[spec.name] = values
+        else:
+            program.tensor(memory, spec.name)[...] = values
+    runs = program.bind(memory, {}, outside=inputs | outside)
+    assert len(runs) == len(program.steps)
+    for run, step in zip(runs, program.steps, strict=True):
+        run(0, program.lowered[step.node].rows)
+    kept = {spec.name: program.tensor(memory, spec.name) for spec in program.graph.outputs if spec.name not in outside}
+    return {name: values.copy() for name, values in {**kept, **outside}.items()}
+
+
+CHAIN = [node("MaxPool", ["x"], "a", **WINDOW), node("AveragePool", ["a"], "b", **WINDOW), concat(["a", "b", "x"], "c")]
+
+
+@pytest.mark.parametrize("bands", [1, 2, 7, 40])
+def test_a_section_has_the_answers_of_its_nodes(bands: int) -> None:
+    made = graph(CHAIN, ["c"])
+    program, plain = compiled(made, bands), compiled(made, 0)
+    assert program.bands == bands
+    assert [(section.first, section.last) for section in program.sections] == [(0, 3)]
+    assert program.outside == {"x", "c"}
+    assert not program.offsets
+    np.testing.assert_array_equal(answers(program)["c"], answers(plain)["c"])
+    assert sum(step.share for step in program.steps) == pytest.approx(3)
+    assert (bands < 7) == (program.workspace > plain.workspace / 3)
+
+
+def test_the_callers_arrays_may_have_other_types() -> None:
+    program = compiled(graph(CHAIN, ["c"]), 4)
+    halves = answers(program, np.float16)["c"]
+    assert halves.dtype == np.float16
+    np.testing.assert_allclose(halves, answers(compiled(graph(CHAIN, ["c"]), 0), np.float16)["c"], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "outside", "sections"),
+    [
+        (CHAIN, ["a", "c"], {"x", "a", "c"}, [(0, 3)]),
+        # x is read as a whole, too
+        ([*CHAIN, node("GlobalAveragePool", ["x"], "d")], ["c", "d"], {"c"}, [(0, 3)]),
+        # c is read behind its section
+        ([*CHAIN, node("GlobalAveragePool", ["c"], "d")], ["c", "d"], {"x"}, [(0, 3)]),
+        # a is made in one section and read in another one
+        (
+            [*CHAIN[:2], node("GlobalAveragePool", ["b"], "g"), node("Mul", ["a", "g"], "e"), node("Relu", ["e"], "f")],
+            ["a", "f"],
+            {"x", "f"},
+            [(0, 2), (3, 5)],
+        ),
+        # the input is an output
+        (CHAIN, ["x", "c"], {"c"}, [(0, 3)]),
+        # a node alone is no section
+        (CHAIN[:1], ["a"], set(), []),
+        # y is not read
+        (CHAIN, ["c"], {"x", "c"}, [(0, 3)]),
+    ],
+)
+def test_which_tensors_lie_outside(
+    nodes: list[Node], outputs: list[str], outside: set[str], sections: list[tuple[int, int]]
+) -> None:
+    made = graph(nodes, outputs, "xy")
+    program, plain = compiled(made, 5), compiled(made, 0)
+    assert program.outside == outside
+    assert [(section.first, section.last) for section in program.sections] == sections
+    ends = {spec.name for spec in (*made.inputs, *made.outputs)}
+    assert ends - outside <= program.offsets.keys()
+    assert not outside & program.offsets.keys()
+    found, wanted = answers(program), answers(plain)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_several_samples_have_no_section() -> None:
+    program = compiled(graph(CHAIN, ["c"]), 5, samples=2)
+    assert not program.sections
+    assert program.bands == 0
+    assert program.workspace == compiled(graph(CHAIN, ["c"]), 0, samples=2).workspace
+
+
+def test_a_tensor_within_a_section_has_no_array() -> None:
+    program = compiled(graph(CHAIN, ["c"]), 5)
+    with pytest.raises(KeyError):
+        program.tensor(np.empty(program.workspace, np.uint8), "a")
+    assert NUMPY_TYPES[FLOAT32].itemsize * np.prod(SHAPE) * 2 > program.workspace
