@@ -147,6 +147,9 @@ def test_rows_come_from_the_array_of_the_caller(tmp_path: Path) -> None:
     mapped[...] = x
     with streamrt.Model(path, least, exact=True) as model:
         assert model(mapped).tobytes() == whole.tobytes()
+        out = np.memmap(tmp_path / "y", np.float32, "w+", shape=whole.shape)
+        assert model(mapped, out=out) is out
+        assert out.tobytes() == whole.tobytes()
         assert model(x[:, ::-1, ::-1]).tobytes() == turned.tobytes()
         session = model._engine.session
         assert session is not None
