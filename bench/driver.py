@@ -250,6 +250,7 @@ class Run:
             budget=case.budget,
             callers=case.callers,
             verify=case.verify,
+            cap=case.cap,
             least_passes=_LEAST_PASSES if self._scenario.seconds else 0,
             seconds=min(self._scenario.seconds, 0.5) if self._options.quick else self._scenario.seconds,
             environ=peer.environ + function.told(case),

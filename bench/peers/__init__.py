@@ -34,12 +34,14 @@ class Setting:
         threads: threads that may compute.
         budget: bytes that the model may hold, as streamrt takes it; peers without budgets ignore it.
         verify: whether weights are compared with their checksums as they arrive; only streamrt has checksums.
+        cap: bytes of the memory cgroup that the process runs in; None without a cap.
     """
 
     batch: int
     threads: int
     budget: str | None = None
     verify: bool = False
+    cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Peer:
         name: its name in the tables.
         modules: modules that must be importable; the scenario ``import`` measures importing them.
         packages: distributions whose versions the record names.
+        programs: programs on ``PATH`` that it starts.
         families: kinds of models that it runs: ``"mlp"``, ``"cnn"``.
         prepare: writes its own files of a source into a folder; once, unmeasured, in a process of its own.
         open: opens the files that ``prepare`` wrote.
@@ -121,6 +124,7 @@ class Peer:
     frugal: bool = False
     environ: tuple[tuple[str, str], ...] = ()
     optional: bool = False
+    programs: tuple[str, ...] = ()
     tolerance: float = TOLERANCE
     arithmetic: str = "float32"
     helpers: tuple[str, ...] = ()

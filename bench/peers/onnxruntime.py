@@ -1,6 +1,6 @@
 """ONNX Runtime: with its defaults, and with weights that it maps from a file and uses in the file's layout.
 
-Optional peers have weights in fewer bytes, and its defaults.
+Optional peers have weights in fewer bytes and its defaults. `onnxruntime_tuned` sets it for cold starts and caps.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ _FLOAT32, _INT8 = 1, 4
 _HANDLER = Path(__file__).parents[1] / "serverless" / "onnx"
 
 
-def _model(source: Source, folder: Path, mapped: bool) -> Path:
+def mapped_model(source: Source, folder: Path) -> Path:
+    """The model whose weights are in a file of their own, which can be mapped."""
     # An MLP's weights are external data already.
-    return folder / "model.onnx" if mapped and source.family == "cnn" else source.onnx
+    return folder / "model.onnx" if source.family == "cnn" else source.onnx
+
+
+def _model(source: Source, folder: Path, mapped: bool) -> Path:
+    return mapped_model(source, folder) if mapped else source.onnx
 
 
 def _files(source: Source, folder: Path, mapped: bool) -> list[Path]:
@@ -41,6 +46,13 @@ def _prepare(source: Source, folder: Path, mapped: bool) -> None:
 
         model = onnx.load(source.onnx)
         onnx.save(model, _model(source, folder, mapped), save_as_external_data=True, location="weights.bin")
+
+
+def opened(model: Path, options: Any) -> Opened:
+    """A session of the file ``model`` with these options, ready to be called."""
+    import onnxruntime
+
+    return Opened(_run(onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])))
 
 
 def _session(model: Path, setting: Setting, *, mapped: bool = False, profile: str | None = None) -> Any:

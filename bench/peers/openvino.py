@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: an IR file whose weights are mapped, compiled for its one batch.
 
-Optional peers have weights in float16 and int8: the layers decode them, or compiling does.
+Optional peers have weights in float16 and int8: the layers decode them, or compiling does. ``cached`` opens a model
+that was compiled before.
 
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/optimizing-memory-usage.html
 https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-request/python-api-advanced-inference.html
@@ -51,23 +52,60 @@ def _compiled(
         model,
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the CPU can
-            "INFERENCE_NUM_THREADS": setting.threads,
-            "PERFORMANCE_HINT": "LATENCY",
+            **_properties(setting.threads),
             "PERF_COUNT": profile,
             **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if exact_inputs else {}),
         },
     )
 
 
-def _open(source: Source, folder: Path, setting: Setting, *, exact_inputs: bool = False) -> Opened:
-    compiled = _compiled(source, folder, setting, exact_inputs=exact_inputs)
+def _properties(threads: int) -> dict[str, object]:
+    return {
+        "INFERENCE_PRECISION_HINT": "f32",  # or it computes in bfloat16 where the CPU can
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
+
+def _open(source: Source, folder: Path, setting: Setting, *, exact_inputs: bool = False) -> Opened:
+    return _called(_compiled(source, folder, setting, exact_inputs=exact_inputs))
+
+
+def _called(compiled: Any) -> Opened:
     def run(x: Array) -> Array:
         # Nothing is copied: the answer is a view of memory that the next call overwrites.
         return compiled(x, share_inputs=True, share_outputs=True)[0]
 
     return Opened(run)
+
+
+def _cache(folder: Path) -> Path:
+    """Compiled models with their weights. A name in it depends on the IR's path, and not on the number of threads."""
+    return folder / "cache"
+
+
+def _prepare_cached(source: Source, folder: Path) -> None:
+    """Keep the compiled model for one sample, as a process that starts cold is asked for."""
+    import openvino
+
+    model = openvino.convert_model(source.onnx)
+    model.reshape([1, *source.shape])
+    openvino.save_model(model, _ir(folder), compress_to_fp16=False)
+    _from_cache(folder, 1)
+
+
+def _open_cached(source: Source, folder: Path, setting: Setting) -> Opened:
+    if setting.batch != 1:
+        return _open(source, folder, setting)
+    return _called(_from_cache(folder, setting.threads))
+
+
+def _from_cache(folder: Path, threads: int) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    core.set_property({"CACHE_DIR": str(_cache(folder))})
+    return core.compile_model(_ir(folder), "CPU", _properties(threads))
 
 
 def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
@@ -116,6 +154,15 @@ _OPENVINO = Peer(
     profile=_profile,
     files=lambda source, folder: [_ir(folder).with_suffix(".bin")],
 )
+_CACHED = replace(
+    _OPENVINO,
+    name="openvino cached",
+    prepare=_prepare_cached,
+    open=_open_cached,
+    profile=None,
+    files=lambda source, folder: sorted(_cache(folder).iterdir()),
+    optional=True,
+)
 _FLOAT16 = replace(
     _OPENVINO,
     name="openvino float16",
@@ -143,4 +190,4 @@ _INT8 = replace(
     open=partial(_open, exact_inputs=True),
     arithmetic="float32",
 )
-PEERS = [_OPENVINO, _FLOAT16, _INT8, _DYNAMIC]
+PEERS = [_OPENVINO, _CACHED, _FLOAT16, _INT8, _DYNAMIC]

@@ -1,7 +1,8 @@
-"""PyTorch, eager: with a state dict that is loaded, or one that stays in its file and is mapped; and in bfloat16."""
+"""PyTorch: with a state dict that is loaded, or one that stays in its file and is mapped; compiled; and in bfloat16."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,16 @@ def _open_mapped(source: Source, folder: Path, setting: Setting) -> Opened:
     return opened(module, setting)
 
 
+def _open_compiled(source: Source, folder: Path, setting: Setting) -> Opened:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")  # the check before timing fills it
+    import torch
+
+    module = network(source, meta=True).to_empty(device="cpu")
+    module.load_state_dict(torch.load(_file(source, folder)))
+    # With frozen weights the compiler folds them, and lays them out for its kernels.
+    return opened(torch.compile(module, dynamic=False, options={"freezing": True}), setting)
+
+
 def _bfloat16_file(source: Source, folder: Path) -> Path:
     return folder / "model.pt"
 
@@ -126,4 +137,12 @@ _BFLOAT16 = replace(
     tolerance=TOLERANCES["bfloat16"],
     arithmetic="bfloat16",
 )
-PEERS = [*_PEERS, _BFLOAT16]
+_COMPILED = replace(
+    _PEERS[0],
+    name="torch compiled",
+    open=_open_compiled,
+    files=lambda source, folder: [_file(source, folder)],
+    programs=("g++",),
+    optional=True,
+)
+PEERS = [*_PEERS, _COMPILED, _BFLOAT16]

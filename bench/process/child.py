@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.peers import Array, Opened
+    from bench.peers import Array, Opened, Setting
     from bench.process.job import Job
 
 
@@ -50,6 +50,7 @@ def probe(job: Job) -> dict[str, Any]:
         versions = {package: _installed_version(package) for package in peer.packages}
         missing = [module for module in peer.modules if importlib.util.find_spec(module.partition(".")[0]) is None]
         missing += [package for package, version in versions.items() if version is None and package not in missing]
+        missing += [program for program in peer.programs if shutil.which(program) is None]
         found[name] = {"missing": ", ".join(missing)} if missing else {"versions": versions}
     needs = {module: _installed_version(module) for module in NEEDS}
     digest = sources_digest(_folder_of("streamrt")) if importlib.util.find_spec("streamrt") else None
@@ -104,7 +105,7 @@ def check(job: Job) -> dict[str, Any]:
     from bench.process import figures
 
     (batch,) = job.batches
-    return {"error": figures.error(job, batch, _open(job, batch).run(_input(job, batch)))}
+    return {"error": figures.error(job, batch, _open(job).run(_input(job, batch)))}
 
 
 def passes(job: Job) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def passes(job: Job) -> dict[str, Any]:
     for module in job.modules:
         importlib.import_module(module)
     entered = time.monotonic()
-    opened = _open(job, batch)
+    opened = _open(job)
     run = partial(_together, opened, job.callers)
     ready = time.monotonic()
     answers = run(x)
@@ -149,13 +150,13 @@ def profile(job: Job) -> dict[str, Any]:
     """Time steady passes, and in each pass the nodes of the model as the peer executes it."""
     from bench.layers import measure
     from bench.models import source
-    from bench.peers import Setting, peers
+    from bench.peers import peers
     from bench.process import figures
 
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
     (batch,) = job.batches
     assert peer.profile
-    profiled = peer.profile(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
+    profiled = peer.profile(model, _folder(job), _setting(job))
     times, nodes, y = measure.passes(profiled, model.input(batch), job)
     return {"steady": figures.distribution(times), "error": figures.error(job, batch, y)} | measure.summary(
         times, nodes
@@ -218,12 +219,11 @@ def open_(job: Job) -> dict[str, Any]:
         importlib.import_module(module)
     importing = time.perf_counter() - start
     from bench.models import source
-    from bench.peers import Setting, peers
+    from bench.peers import peers
 
     peer, model = peers()[job.peer], source(job.model, Path(job.data))
-    (batch,) = job.batches
     start = time.perf_counter()
-    opened = peer.open(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
+    opened = peer.open(model, _folder(job), _setting(job))
     opening = time.perf_counter() - start
     assert opened
     return {"seconds": importing + opening} | _grown(before)
@@ -291,12 +291,19 @@ def _folder_of(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _open(job: Job, batch: int) -> Opened:
+def _open(job: Job) -> Opened:
     from bench.models import source
-    from bench.peers import Setting, peers
+    from bench.peers import peers
 
     model = source(job.model, Path(job.data))
-    return peers()[job.peer].open(model, _folder(job), Setting(batch, job.threads, job.budget, job.verify))
+    return peers()[job.peer].open(model, _folder(job), _setting(job))
+
+
+def _setting(job: Job) -> Setting:
+    from bench.peers import Setting
+
+    (batch,) = job.batches
+    return Setting(batch, job.threads, job.budget, job.verify, job.cap)
 
 
 def _folder(job: Job) -> Path:

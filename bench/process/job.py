@@ -26,6 +26,7 @@ class Job:
         budget: bytes, as streamrt takes them; other peers have no budget.
         callers: threads that call at the same time.
         verify: whether streamrt compares weights with their checksums.
+        cap: bytes of the memory cgroup that the process runs in.
         least_passes: the fewest passes after the first that are timed.
         seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
@@ -46,6 +47,7 @@ class Job:
     budget: str | None = None
     callers: int = 1
     verify: bool = False
+    cap: int | None = None
     least_passes: int = 3
     seconds: float = 2.0
     most_passes: int = 200

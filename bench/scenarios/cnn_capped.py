@@ -14,5 +14,6 @@ SCENARIO = Scenario(
     "little of 48 MiB, and streamrt has 16 MiB of it. Under the other caps it finds its budget by itself.",
     cases=(_case("vgg16", 128 * MIB, "auto"), _case("vgg16", 256 * MIB, "auto"), _case("resnet50", 48 * MIB, "16MiB")),
     quick=(_case("resnet50", 64 * MIB, "auto"),),
+    also=frozenset({"onnxruntime lean", "onnxruntime saved"}),
     headlines=("vgg16, cap 256 MiB, batch 1",),
 )

@@ -17,6 +17,6 @@ SCENARIO = Scenario(
     quick=(_case("resnet18", 1), _case("squeezenet1_1", 8)),
     limits=False,
     frugal=False,
-    also=frozenset({"streamrt numpy"}),
+    also=frozenset({"streamrt numpy", "torch compiled"}),
     headlines=("resnet50, batch 1", "mobilenet_v2, batch 1"),
 )

@@ -15,4 +15,5 @@ SCENARIO = Scenario(
     cases=(_case("vgg16"),),
     quick=(_case("resnet18"),),
     seconds=0.0,
+    also=frozenset({"onnxruntime saved", "openvino cached"}),
 )

@@ -21,5 +21,6 @@ SCENARIO = Scenario(
     cases=tuple(_case(_MODEL, batch, *cap) for cap in _CAPS for batch in (1, 4, 16, 64, 256)),
     seconds=5.0,
     quick=tuple(_case(_SMALL, batch, 160 * MIB, "48MiB") for batch in (1, 64)),
+    also=frozenset({"numpy.memmap ahead", "onnxruntime lean", "onnxruntime saved"}),
     headlines=("mlp-12x8192, cap 300 MiB, batch 1",),
 )

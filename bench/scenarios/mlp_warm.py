@@ -17,6 +17,6 @@ SCENARIO = Scenario(
     quick=tuple(_case("mlp-12x2048", batch) for batch in (1, 4)),
     limits=False,
     frugal=False,
-    also=frozenset({"streamrt numpy"}),
+    also=frozenset({"streamrt numpy", "torch compiled"}),
     headlines=("mlp-12x8192, batch 16",),
 )

@@ -1,0 +1,100 @@
+"""Contenders as their experts would set them: right answers, from the files that they should read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.peers import numpy_ahead, peers
+from bench.process import pagecache, spawn
+from bench.process.job import TOLERANCE, Job
+from bench.scenarios import SCENARIOS
+from markers import needs
+
+needs("onnx", "onnxruntime", "openvino", "torch")
+
+pytestmark = pytest.mark.extras
+
+MIB = 1 << 20
+MODEL = "mlp-3x2048"
+#: Bytes of a layer's matrix, which is one piece.
+PIECE = 4 * 2048 * 2048
+AHEAD = "numpy.memmap ahead"
+TUNED = (AHEAD, "onnxruntime lean", "onnxruntime saved", "openvino cached")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model, its answers to one and to five samples, and the files of all tuned contenders."""
+    folder = tmp_path_factory.mktemp("data")
+    outcome = spawn.run(Job("source", data=str(folder), model=MODEL, batches=(1, 5)))
+    assert outcome.status == "ok", outcome.reason
+    for name in TUNED:
+        outcome = spawn.run(Job("prepare", data=str(folder), peer=name, model=MODEL))
+        assert outcome.status == "ok", (name, outcome.reason)
+    return folder
+
+
+@pytest.mark.parametrize("name", TUNED)
+@pytest.mark.parametrize("cap", [None, 1 * MIB])
+def test_answers(data: Path, name: str, cap: int | None) -> None:
+    """A cap changes how they are set. Here nothing enforces it."""
+    for batch in (1, 5):
+        job = Job("check", data=str(data), peer=name, model=MODEL, batches=(batch,), threads=1, cap=cap)
+        outcome = spawn.run(job)
+        assert outcome.status == "ok", outcome.reason
+        assert 0 < outcome.values["error"] <= TOLERANCE
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 3])
+def test_what_does_not_fit_is_released_behind(data: Path, disk: Path, pieces: int) -> None:
+    """The kept pieces are the only ones in the page cache after a call, beside the biases."""
+    weights = data / MODEL / "weights.bin"
+    cap = numpy_ahead._BESIDE + (numpy_ahead._AHEAD + 1 + pieces) * PIECE
+    assert numpy_ahead.kept(3, PIECE, cap) == pieces
+    pagecache.make_cold([weights])
+    outcome = spawn.run(Job("check", data=str(data), peer=AHEAD, model=MODEL, batches=(1,), threads=1, cap=cap))
+    assert outcome.status == "ok", outcome.reason
+    cached = pagecache.cached_bytes([weights])
+    assert pieces * PIECE <= cached <= pieces * PIECE + 2 * MIB
+
+
+def test_the_pieces_that_stay() -> None:
+    assert numpy_ahead.kept(96, 32 * MIB, None) == 96
+    assert numpy_ahead.kept(96, 32 * MIB, 300 * MIB) == 3
+    assert numpy_ahead.kept(96, 32 * MIB, 1 << 40) == 96
+    assert numpy_ahead.kept(96, 32 * MIB, MIB) == 0
+
+
+def test_a_cached_model_is_not_compiled_again(data: Path) -> None:
+    """The cache that opening reads is what is made cold, and opening adds nothing to it."""
+    folder = data / MODEL / "openvino-cached"
+    (blob,) = (folder / "cache").iterdir()
+    assert blob.stat().st_size >= 3 * PIECE
+    assert spawn.run(Job("prepare", data=str(data), peer="openvino cached", model=MODEL)).values["files"] == [str(blob)]
+    made = blob.stat().st_mtime_ns
+    job = Job("check", data=str(data), peer="openvino cached", model=MODEL, batches=(1,), threads=2)
+    assert spawn.run(job).status == "ok"
+    assert [(path, path.stat().st_mtime_ns) for path in (folder / "cache").iterdir()] == [(blob, made)]
+
+
+def test_a_saved_model_has_its_weights_as_the_kernels_want_them(data: Path) -> None:
+    """Beside those of the ONNX file, in a file that is mapped."""
+    (file,) = spawn.run(Job("prepare", data=str(data), peer="onnxruntime saved", model=MODEL)).values["files"]
+    assert Path(file).stat().st_size >= 6 * PIECE
+
+
+def test_they_take_part_where_they_are_made_for() -> None:
+    for name in TUNED:
+        assert peers()[name].optional
+    capped, cold = SCENARIOS["mlp-capped"].also, SCENARIOS["mlp-cold-start"].also
+    assert capped == {AHEAD, "onnxruntime lean", "onnxruntime saved"}
+    assert cold == SCENARIOS["cold-start-cnn"].also == {"onnxruntime saved", "openvino cached"}
+
+
+def test_a_contender_without_its_compiler_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = spawn.run(Job("probe", data="")).values["peers"]
+    assert found["torch compiled"] == {"missing": "g++"}
+    assert "versions" in found["torch"]
