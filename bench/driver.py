@@ -6,6 +6,7 @@ of the machine affects all contenders. Memory is sampled in separate processes, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,12 @@ from bench.serverless import function
 
 #: The fewest steady passes that one process times, even if they take longer than the scenario's seconds.
 _LEAST_PASSES = 2
+#: Bytes of the file with which the disk is measured: a second of a slow disk, and of a quick run one stretch.
+_DISK, _QUICK_DISK = 1 << 30, 256 << 20
+#: Rounds that end badly before a contender is not tried again. One may be the machine's fault.
+_TRIES = 2
+#: Ends that no other round can mend.
+_FINAL = ("wrong", "skipped")
 #: Seconds after which making, converting or checking a model is given up. Answers in float64 take minutes.
 _PREPARING = 3600.0
 
@@ -98,8 +105,12 @@ class Run:
         self._cases = options.cases_of(scenario)
         self._job = partial(Job, data=str(options.data))
         self._files: dict[tuple[str, str], tuple[Path, ...]] = {}  # by peer and model: the files that were prepared
-        self._largest: dict[str, str] = {}  # the largest source file of a model
-        self._out: set[tuple[str, str, int]] = set()  # turns that ended badly and are not tried again
+        size = _QUICK_DISK if options.quick else _DISK
+        self._disk = options.data / f"disk-{size >> 20}MiB.bin"
+        self._disk_bytes = size
+        self._out: set[tuple[str, str, int]] = set()  # turns that are not tried again
+        self._bad: Counter[tuple[str, str, int]] = Counter()  # rounds of a turn that ended badly
+        self._good: set[tuple[str, str, int]] = set()  # turns of which a round ended well
         self._skipped: set[tuple[str, str]] = set()
         self.failures = 0
 
@@ -168,6 +179,12 @@ class Run:
 
     def _prepare(self, pairs: list[tuple[Case, Peer]]) -> None:
         """Make the models, the reference's answers, and the files that each peer converts the models to."""
+        if self._scenario.limits and any(peer.name == "streamrt" for _, peer in pairs):
+            job = self._job("disk", file=str(self._disk), sizes=(self._disk_bytes,))
+            outcome = self._step("making the file of the disk's limits", job)
+            if outcome.status != "ok":
+                self._skip("disk", f"its file cannot be made: {outcome.reason}")
+                self.failures += 1
         for model in dict.fromkeys(case.model for case, _ in pairs if case.model):
             batches = {case.batch for case, _ in pairs if case.model == model}
             job = self._job("source", model=model, batches=tuple(sorted(batches)), threads=max(self._options.threads))
@@ -176,7 +193,6 @@ class Run:
                 self._skip(model, f"cannot be made: {outcome.reason}")
                 self.failures += 1
                 continue
-            self._largest[model] = outcome.values["largest"]
             for peer in dict.fromkeys(peer for case, peer in pairs if case.model == model):
                 outcome = self._step(
                     f"{peer.name}: preparing {model}",
@@ -237,8 +253,7 @@ class Run:
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
-        # The file of the source. streamrt pins pages of its own file, so not all of that file would be read.
-        between = self._largest.get(case.model) if self._scenario.limits and peer.name == "streamrt" else None
+        between = str(self._disk) if self._scenario.limits and peer.name == "streamrt" else None
         job = self._job(
             case.kind,
             peer=peer.name,
@@ -260,18 +275,18 @@ class Run:
     def _limits(self, cases: list[Case], threads: int) -> Iterator[_Turn]:
         """The best speed of disk and processor, and the time that streamrt computes with all weights in memory."""
         model = cases[0].model
-        files = self._files.get(("streamrt", model))
-        if not files:
+        if ("streamrt", model) not in self._files:
             return  # without streamrt the rows have no T*
         for name in LIMITS:
-            yield self._limit(name, cases[0], threads, files)
+            yield self._limit(name, cases[0], threads)
         for case in {case.batch: case for case in reversed(cases)}.values():
             job = self._job("passes", peer="streamrt", model=model, batches=(case.batch,), threads=threads, seconds=1.0)
             yield _Turn(_uncapped(case), threads, "compute", job, (), True)
 
-    def _limit(self, name: str, case: Case, threads: int, files: tuple[Path, ...] = ()) -> _Turn:
-        """One limit of the machine; a limit of the disk reads the first of ``files``."""
-        job = self._job("limit", peer=name, file=str(files[0]) if name in OF_A_FILE else None, threads=threads)
+    def _limit(self, name: str, case: Case, threads: int) -> _Turn:
+        """One limit of the machine; a limit of the disk reads a file that no contender reads."""
+        files = (self._disk,) if name in OF_A_FILE else ()
+        job = self._job("limit", peer=name, file=str(files[0]) if files else None, threads=threads)
         return _Turn(_uncapped(case), threads, name, job, files, True)
 
     def _time(self, turn: _Turn, index: int) -> None:
@@ -279,7 +294,7 @@ class Run:
         if turn.key in self._out:
             return
         self._bar.set_postfix_str(f"round {index + 1}: {turn.peer}, {turn.case.label}")
-        outcome, _ = self._execute(turn, turn.job)
+        outcome, group = self._execute(turn, turn.job)
         values: dict[str, Any] = outcome.values
         if not turn.limit:
             values.get("facts", {}).pop("layers", None)  # T* takes the layers of the limit
@@ -287,6 +302,9 @@ class Run:
         tolerance = TOLERANCE if turn.limit else peers()[turn.peer].tolerance
         if status == "ok" and not values.get("error", 0.0) <= tolerance:
             status = "wrong"
+        fields = {} if status == "ok" else {"ended": {"seconds": outcome.seconds} | group}
+        if turn.limit and turn.files:
+            fields["file"] = turn.files[0].name
         self._write(
             "limit" if turn.limit else "timing",
             case=turn.case,
@@ -296,18 +314,23 @@ class Run:
             status=status,
             reason=outcome.reason,
             values=values,
+            **fields,
         )
-        if status != "ok":
-            tqdm.write(f"{turn.peer}: {turn.case.label}: {status}: {outcome.reason}")
+        if status == "ok":
+            self._good.add(turn.key)
+            return
+        tqdm.write(f"{turn.peer}: {turn.case.label}: {status}: {outcome.reason}")
+        self._bad[turn.key] += 1
+        if status in _FINAL or self._bad[turn.key] == _TRIES:
             self._out.add(turn.key)
-            self.failures += status in ("error", "wrong")
+        self.failures += status in ("error", "wrong")
 
     def _has_memory(self, turn: _Turn) -> bool:
         return self._scenario.weigh and not turn.limit and turn.case.kind in ANSWERING
 
     def _weigh(self, turn: _Turn) -> None:
         self._bar.update()
-        if turn.key in self._out:
+        if turn.key in self._out or turn.key not in self._good:
             return
         self._bar.set_postfix_str(f"memory: {turn.peer}, {turn.case.label}")
         sampler = spawn.MemorySampler(turn.files)

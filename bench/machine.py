@@ -21,7 +21,7 @@ _IDENTITY = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 def describe(data: Path) -> dict[str, Any]:
-    """The processor, its cores, the memory, kernel, the filesystem of ``data``, and whether the machine is virtual."""
+    """The processor, its cores, the memory, kernel, filesystem and disk of ``data``, and whether it is virtual."""
     processor = _lines("/proc/cpuinfo")
     memory = _lines("/proc/meminfo")
     flags = f"{processor.get('flags', '')} {processor.get('Features', '')}".split()
@@ -33,6 +33,7 @@ def describe(data: Path) -> dict[str, Any]:
         "memory": int(memory["MemTotal"].split()[0]) * 1024,
         "kernel": platform.release(),
         "filesystem": _filesystem(data),
+        "read_ahead_kb": read_ahead_kb(data),
         "swap": int(memory["SwapTotal"].split()[0]) * 1024,
         "virtual": "hypervisor" in flags,
         "python": platform.python_version(),
@@ -74,6 +75,19 @@ def _lines(path: str) -> dict[str, str]:
         key, _, value = line.partition(":")
         found.setdefault(key.strip(), value.strip())
     return found
+
+
+def read_ahead_kb(folder: Path, devices: Path = Path("/sys/dev/block")) -> int | None:
+    """KiB that the kernel reads ahead on the disk of ``folder``; None if no block device has that filesystem.
+
+    A peer that reads or maps a file without advice depends on it. ``devices`` has a link for each block device.
+    """
+    device = folder.stat().st_dev
+    path = (devices / f"{os.major(device)}:{os.minor(device)}").resolve()
+    for disk in (path, path.parent):  # a partition has no queue of its own
+        if (setting := disk / "queue" / "read_ahead_kb").exists():
+            return int(setting.read_text())
+    return None
 
 
 def _filesystem(folder: Path) -> str:

@@ -1,4 +1,7 @@
-"""Reading a file from end to end in three ways, with nothing else to do. The file is cold when each begins."""
+"""Reading a file from end to end in three ways, with nothing else to do. The file is cold when each begins.
+
+It is a file of its own. A host that caches what its guests read would answer for a model's file from its memory.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,26 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 _CHUNK = 16 << 20  # bytes of a pread; larger requests are not faster
 _HUGE = 2 << 20  # bytes of a huge page
 _STRETCH = 256 << 20  # bytes for one measurement of the speed: 0.1 s of a fast disk
 _MADV_POPULATE_READ = 22  # Linux 5.14 and later; the mmap module has no name for it
 _DEPTH = 8  # direct reads in flight
 _DIRECT_CHUNK = 4 << 20  # bytes of each
+
+
+def make(file: Path, size: int) -> None:
+    """Write ``size`` bytes of noise, which no disk compresses, unless the file has them."""
+    if file.exists() and file.stat().st_size == size:
+        return
+    unfinished, noise = file.with_suffix(".unfinished"), np.random.default_rng(0)
+    with unfinished.open("wb") as target:
+        for at in range(0, size, _CHUNK):
+            target.write(noise.bytes(min(_CHUNK, size - at)))
+        os.fsync(target.fileno())
+    unfinished.rename(file)
 
 
 def mapped(file: str | None, threads: int) -> float:

@@ -31,7 +31,8 @@ class Job:
         seconds: passes are timed until together they have taken this long.
         most_passes: the most passes that are timed.
         weights: the type of the weights of a pool's models.
-        sizes: the number of a pool's models, and the least and the most bytes of one (`bench.pool.models.sizes`).
+        sizes: the number of a pool's models, and the least and the most bytes of one (`bench.pool.models.sizes`); or
+            the bytes of the disk's file.
         registered: models that are registered with a pool.
         environ: environment variables of the process, with their values.
     """

@@ -36,11 +36,13 @@ class Outcome:
         status: ``"ok"``, ``"killed"`` (no memory was left), ``"slow"`` (it took too long) or ``"error"``.
         values: the child's measurements, if it ended well.
         reason: why it ended otherwise.
+        seconds: for how long it ran.
     """
 
     status: str
     values: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
 
 class MemorySampler:
@@ -109,18 +111,20 @@ def run(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            seconds = time.monotonic() - start
             assert process.stderr
             process.stderr.close()
     if slow:
-        return Outcome("slow", reason=f"given up after {limit:.0f} s")
+        return Outcome("slow", reason=f"given up after {limit:.0f} s", seconds=seconds)
     if process.returncode == 0 and text:
-        return Outcome("ok", json.loads(text))
+        return Outcome("ok", json.loads(text), seconds=seconds)
     if process.returncode == -signal.SIGKILL and _kills(group) > kills:
-        return Outcome("killed", reason="killed because no memory was left")
+        return Outcome("killed", reason="killed because no memory was left", seconds=seconds)
     if process.returncode < 0:
-        return Outcome("error", reason=f"ended by {signal.Signals(-process.returncode).name}")
+        return Outcome("error", reason=f"ended by {signal.Signals(-process.returncode).name}", seconds=seconds)
     lines = errors.decode(errors="replace").strip().splitlines()
-    return Outcome("error", reason=lines[-1] if lines else f"ended with status {process.returncode}")
+    reason = lines[-1] if lines else f"ended with status {process.returncode}"
+    return Outcome("error", reason=reason, seconds=seconds)
 
 
 def _kills(group: Cgroup | None) -> int:

@@ -31,6 +31,25 @@ class Spread:
         return cls(median(values), min(values), max(values), len(values))
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """A round that ended badly.
+
+    Attributes:
+        round: its number, from 0.
+        status: how it ended, as in `Row`.
+        reason: why.
+        seconds: for how long its process ran; None in lines that do not tell.
+        peak: the most bytes charged to its cgroup; None without a cgroup.
+    """
+
+    round: int
+    status: str
+    reason: str
+    seconds: float | None = None
+    peak: int | None = None
+
+
 @dataclass(slots=True)
 class Row:
     """A contender in one case.
@@ -40,7 +59,9 @@ class Row:
         times: by measure, seconds of every round: the median where one process measured several passes.
         moments: pairs of a steady pass's seconds and the disk's bytes a second around it.
         seen: by measure, the fastest and the slowest pass of each round.
-        status: ``"ok"``, or how it ended: ``"killed"``, ``"wrong"``, ``"slow"``, ``"skipped"``, ``"error"``.
+        ends: the rounds that ended badly.
+        status: ``"ok"`` if a round ended well and no answer was wrong. Else how it ended: ``"killed"``, ``"wrong"``,
+            ``"slow"``, ``"skipped"``, ``"error"``.
         reason: why it did not end with ``"ok"``.
         memory: the most bytes, by kind: ``anonymous``, ``file_pages``, ``both``, ``resident``, ``cgroup_peak``, and for
             streamrt ``beyond`` its budget and an interpreter with NumPy. After opening: ``anonymous`` and ``mapped``.
@@ -52,6 +73,7 @@ class Row:
     times: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
     moments: list[tuple[float, float]] = field(default_factory=list)
     seen: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    ends: list[End] = field(default_factory=list)
     status: str = "ok"
     reason: str = ""
     memory: dict[str, int | None] = field(default_factory=dict)
@@ -66,10 +88,15 @@ class Row:
         return Spread(median(rounds), min(self.seen[measure]), max(self.seen[measure]), len(rounds))
 
     def ratio(self, other: Row, measure: str) -> Spread | None:
-        """This contender's time divided by the other's, round by round."""
+        """This contender's time divided by the other's: of their medians, with the least and the most of a round.
+
+        None if they have no round in common.
+        """
         mine, theirs = self.times.get(measure, {}), other.times.get(measure, {})
         pairs = [mine[index] / theirs[index] for index in mine if index in theirs]
-        return Spread.of(pairs) if pairs else None
+        if not pairs:
+            return None
+        return Spread(median(mine.values()) / median(theirs.values()), min(pairs), max(pairs), len(pairs))
 
 
 @dataclass(slots=True)
@@ -103,11 +130,12 @@ class CaseTable:
     def row(self, peer: str) -> Row | None:
         return next((row for row in self.rows if row.peer == peer), None)
 
-    def best_peer(self) -> Row | None:
-        """The fastest contender that ended well, and is not streamrt in another way."""
-        measure = self.measures[0]
-        others = [row for row in self.rows if row.peer.split()[0] != US and row.spread(measure)]
-        return others[0] if others else None
+    def best_peer(self, measure: str | None = None) -> Row | None:
+        """The fastest contender that ended well and is not streamrt in another way, in the first measure by default."""
+        measure = measure or self.measures[0]
+        others = [(spread.median, row) for row in self.rows if (spread := row.spread(measure))]
+        peers = [pair for pair in others if pair[1].peer.split()[0] != US]
+        return min(peers, key=lambda pair: pair[0])[1] if peers else None
 
 
 def tables(records: Iterable[Record]) -> list[CaseTable]:
@@ -179,8 +207,14 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
             row.memory = dict(values)
         return
     if record["status"] != "ok":
-        row.status, row.reason = record["status"], record["reason"]
+        ended = record.get("ended", {})
+        end = End(record["round"], record["status"], record["reason"], ended.get("seconds"), ended.get("cgroup_peak"))
+        row.ends.append(end)
+        if row.status != "wrong" and (not row.times or end.status == "wrong"):
+            row.status, row.reason = end.status, end.reason
         return
+    if row.status != "wrong":
+        row.status, row.reason = "ok", ""
     for measure in table.measures:
         if (value := values[measure]) is not None:
             passes = value if isinstance(value, dict) else {"median": value, "least": value, "most": value}

@@ -6,7 +6,7 @@ _MODEL, _SMALL = "mlp-12x8192", "mlp-12x2048"
 
 
 def _case(model: str, callers: int, cap: int, budget: str) -> Case:
-    return Case("passes", ("steady",), model, 1, cap, budget, cold=True, callers=callers)
+    return Case("passes", ("steady", "first", "opening"), model, 1, cap, budget, cold=True, callers=callers)
 
 
 SCENARIO = Scenario(

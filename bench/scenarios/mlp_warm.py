@@ -4,7 +4,7 @@ from bench.scenarios.case import Case, Scenario
 
 
 def _case(model: str, batch: int) -> Case:
-    return Case("passes", ("steady",), model, batch)
+    return Case("passes", ("steady", "first", "opening"), model, batch)
 
 
 SCENARIO = Scenario(

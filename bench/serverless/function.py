@@ -70,10 +70,11 @@ def run(job: Job, *, group: Cgroup, limit: float, sampler: Callable[[int], None]
                 with _sampled(sampler, process.pid):
                     return Outcome("ok", _passes(job, interface, process, start, start + limit))
             except local().SlowError:
-                return Outcome("slow", reason=f"given up after {limit:.0f} s")
+                return Outcome("slow", reason=f"given up after {limit:.0f} s", seconds=limit)
             except local().FunctionError as error:
                 if process.poll() == -signal.SIGKILL and group.kills() > kills:
-                    return Outcome("killed", reason="killed because no memory was left")
+                    seconds = time.monotonic() - start
+                    return Outcome("killed", reason="killed because no memory was left", seconds=seconds)
                 return Outcome("error", reason=_last_line(log) or str(error))
 
 

@@ -89,24 +89,24 @@ def test_median_least_and_most() -> None:
     assert (found.label, found.threads, found.measures) == ("mlp-2x8, cap 256 MiB, batch 1", 2, ["steady", "first"])
 
 
-def test_ratios_are_round_by_round() -> None:
-    """The machine's speed changes between rounds. Ratios of each round are free of that; a ratio of medians is not."""
+def test_a_ratio_is_that_of_the_times_in_its_row() -> None:
+    """The machine's speed changes between rounds, so the brackets have the ratios of rounds."""
     found = table(timings(streamrt=[1.0, 10.0, 20.0], A=[2.0, 20.0, 2.0]))
     us, other = found.row("streamrt"), found.row("A")
     assert us
     assert other
-    assert other.ratio(us, "steady") == summary.Spread(median=2.0, least=0.1, most=2.0, count=3)
-    assert us.ratio(other, "steady") == summary.Spread(median=0.5, least=0.5, most=10.0, count=3)
+    assert other.ratio(us, "steady") == summary.Spread(median=0.2, least=0.1, most=2.0, count=3)
+    assert us.ratio(other, "steady") == summary.Spread(median=5.0, least=0.5, most=10.0, count=3)
     medians = [spread.median for row in (other, us) if (spread := row.spread("steady"))]
     assert medians[0] / medians[1] == 0.2
 
 
-def test_ratios_take_the_rounds_that_both_have() -> None:
+def test_the_spread_of_a_ratio_is_of_the_rounds_that_both_have() -> None:
     records = timings(streamrt=[1.0, 2.0, 4.0], A=[3.0])
     records.append(timing("A", 2, 8.0))
     found = table(records)
     ratio = found.row("A").ratio(found.row("streamrt"), "steady")
-    assert ratio == summary.Spread(2.5, 2.0, 3.0, 2)
+    assert ratio == summary.Spread(2.75, 2.0, 3.0, 2)
     apart = table([timing("streamrt", 0, 1.0), timing("A", 1, 1.0)])
     assert apart.row("A").ratio(apart.row("streamrt"), "steady") is None
 
@@ -115,25 +115,70 @@ def test_contenders_that_did_not_end_well_stay_in_the_table() -> None:
     records = [
         line("check", "B", "wrong", case=None, model="mlp-2x8", batch=1, error=0.5),
         line("check", "other batch", "wrong", case=None, model="mlp-2x8", batch=8, error=0.5),
-        line("timing", "C", "killed", round=0, reason="killed for want of memory"),
-        line("timing", "D", "slow", round=0, reason="given up after 180 s"),
-        timing("E", 0, 0.5),
-        line("timing", "E", "error", round=1, reason="OSError: no"),
+        line("timing", "C", "killed", round=0, reason="no memory", ended={"seconds": 1.5, "cgroup_peak": 300 * MIB}),
+        line("timing", "D", "slow", round=0, reason="given up after 180 s", ended={"seconds": 180.0}),
+        line("timing", "E", "error", round=0, reason="OSError: no"),
+        line("timing", "F", "killed", round=0, reason="as older lines tell it"),
+        timing("G", 0, 0.5),
+        line("timing", "G", "wrong", round=1),
+        timing("G", 2, 0.5),
         *timings(streamrt=[1.0, 1.0]),
     ]
     found = table(records)
     assert {row.peer: row.status for row in found.rows} == {
-        "streamrt": "ok", "C": "killed", "D": "slow", "E": "error", "B": "wrong",
+        "streamrt": "ok", "C": "killed", "D": "slow", "E": "error", "F": "killed", "B": "wrong", "G": "wrong",
     }  # fmt: skip
-    assert found.rows[0].peer == "streamrt"  # E failed, so its earlier time does not count
+    assert found.rows[0].peer == "streamrt"  # G gave a wrong answer, so its other times do not count
     text = markdown._case(found)
     shown = {row[0]: row[1] for row in cells(text)}
     assert shown["B"] == "wrong"
-    assert shown["C"] == "killed"
-    assert shown["D"] == "slow"
+    assert shown["C"] == "killed after 1.5 s with 300 MiB"
+    assert shown["D"] == "slow after 180 s"
     assert shown["E"] == "error"
+    assert shown["F"] == "killed"
+    assert "C killed after 1.5 s with 300 MiB" in markdown.overview({"mlp-capped": [found]})
     for told in ("B: its answer has an error of 5.0e-01.", "D: given up after 180 s.", "E: OSError: no."):
         assert told in text
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_bad_round_does_not_erase_the_others(bad: int) -> None:
+    records = timings(streamrt=[1.0, 1.0, 4.0], A=[2.0, 3.0, 4.0])
+    ended = line("timing", "A", "slow", round=bad, reason="given up after 60 s", ended={"seconds": 60.0})
+    records[3 + bad] = ended
+    found = table(records)
+    row = found.row("A")
+    assert row
+    rest = [(2.0, 1.0), (3.0, 1.0), (4.0, 4.0)]
+    del rest[bad]
+    spread = row.spread("steady")
+    assert spread
+    assert (row.status, spread.count, spread.median) == ("ok", 2, sum(steady for steady, _ in rest) / 2)
+    ratio = row.ratio(found.row("streamrt"), "steady")
+    assert (ratio.least, ratio.most) == (min(a / b for a, b in rest), max(a / b for a, b in rest))
+    assert f"A: without round {bad + 1}, slow after 60 s: given up after 60 s." in markdown._case(found)
+    assert cells(markdown.overview({"mlp-capped": [found]}))[2][-1] == "-"
+
+
+def test_openings_and_first_passes_have_a_table_of_wins_and_losses() -> None:
+    """Each time has its own fastest peer."""
+    records = [
+        *[timing("streamrt", index, 1.0, first) for index, first in enumerate((3.0, 4.0, 8.0))],
+        *[timing("A", index, 2.0, 2.0) for index in range(3)],
+        *[timing("B", index, 0.5, 9.0) for index in range(3)],
+        timing("C", 0, 0.1, 0.1, case=dataclasses.replace(CASE, batch=8, measures=("steady",))),
+        timing("D", 0, 0.1, 0.1, threads=1),
+    ]
+    (row,) = cells(markdown.openings({"mlp-capped": summary.tables(records)}))[2:]
+    title = SCENARIOS["mlp-capped"].title
+    assert row == [
+        f"{title}: {CASE.label}",
+        "first pass",
+        "4 s (3 s - 8 s)",
+        "2 s (2 s - 2 s) (A)",
+        "2.00 (1.50 - 4.00)",
+    ]
+    assert markdown.openings({"mlp-capped": summary.tables(timings(streamrt=[1.0]))}) == ""
 
 
 def test_the_fastest_is_first_and_contenders_without_a_time_are_last() -> None:
@@ -274,8 +319,8 @@ def test_weights_in_fewer_bytes_are_compared_in_one_table(tmp_path: Path) -> Non
     assert compared[0][-3:] == [CASE.label, other.label, alone.label]
     assert compared[2:] == [
         ["streamrt", "float32", "1.0e-06", "-", "-", "1.00", "", "1.00"],
-        ["streamrt int8", "float32", "1.0e-02", "-", "-", "0.38", "", ""],
-        ["A int8", "int8", "3.0e-02", "30", "7", "1.50", "-", ""],  # streamrt has no time in the other case
+        ["streamrt int8", "float32", "1.0e-02", "-", "-", "0.33", "", ""],
+        ["A int8", "int8", "3.0e-02", "30", "7", "1.00", "-", ""],  # streamrt has no time in the other case
         ["B int8", "float32", "5.0e-01", "-", "-", "", "wrong", ""],
     ]
     assert first[0][-2:] == ["error", "computes in"]
@@ -308,7 +353,7 @@ def test_headlines_have_the_spread_the_commit_and_the_machine() -> None:
     ]
     text = markdown.headlines({"mlp-capped": records}, {"mlp-capped": summary.tables(records)})
     assert "lower is better" in text
-    assert "`0123456`: A Processor, 2 cores" in " ".join(text.split())
+    assert "`0123456` of 2026-01-02: A Processor, 2 cores" in " ".join(text.split())
     assert cells(text)[2:] == [
         [
             f"A model larger than memory: {label}",
@@ -463,7 +508,7 @@ def test_the_report_and_its_pictures(tmp_path: Path) -> None:
         "Not measured: E: not installed: e.",
         "| disk, pread | mlp-2x8's file | 2 | 1.50 (1.50 - 1.50) GB/s |",
         "| streamrt | 1.12 s (500 ms - 2.5 s) | 1.00 (1.00 - 1.00) |",
-        "| A | 2 s (1 s - 4 s) | 1.80 (1.60 - 2.00) |",
+        "| A | 2 s (1 s - 4 s) | 1.78 (1.60 - 2.00) |",
         "| D | killed |",
         "A: no cgroup.",
     ):

@@ -57,6 +57,7 @@ def test_a_child_that_takes_too_long_ends_with_all_that_it_started(child: MakeCh
     pids: list[int] = []
     outcome = spawn.run(JOB, limit=0.7, sampler=pids.append)
     assert (outcome.status, outcome.values) == ("slow", {})
+    assert outcome.seconds >= 0.7
     assert "given up" in outcome.reason
     assert not Path(f"/proc/{pids[0]}").exists()
     assert not alive_in_group(pids[0])
