@@ -252,6 +252,7 @@ def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, 
         "versions": {k: v for k, v in installed["needs"].items() if v}
         | {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
         "commit": machine.commit(),
+        "code": machine.code_digest(),
         "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
     }
     if installed["streamrt"] and not shared["checkout_installed"]:

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parents[1]
+#: The folders whose code a pass runs, and the ends of the names of their files.
+_MEASURED = ("src", "streamrt/engine", "streamrt/ops", "streamrt/plan", "streamrt/program")
+_CODE = frozenset({".c", ".h", ".pxd", ".pxi", ".py", ".pyx"})
 #: Instruction sets of which float32 kernels are built, by the kernel's names for x86 and Arm.
 _INSTRUCTIONS = (
     *("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile"),
@@ -60,6 +63,16 @@ def sources_digest(package: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def code_digest(root: Path = _ROOT) -> str:
+    """A digest of the code that decides how long a pass takes: the compiled core, operators, plans and the engine."""
+    digest = hashlib.sha256()
+    for folder in _MEASURED:
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in _CODE:
+                digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import record
 from bench.pool.sets import QUICK, SETS
-from bench.report import chart, markdown, plots, summary
+from bench.report import age, chart, markdown, plots, summary
 from bench.scenarios import HEADLINES, SCENARIOS
 
 #: The file of the README's chart.
@@ -37,11 +37,21 @@ def write(results: Path, readme: Path | None) -> list[Path]:
     report.write_text(text + _pool_tables(pools) + _server_tables(servers))
     written.append(report)
     if readme:
-        shown = measured | _measured(results / HEADLINES)
-        rows = markdown.headlines(shown, {name: summary.tables(records) for name, records in shown.items()})
-        markdown.replace_table(readme, rows)
+        markdown.replace_table(readme, rows(results))
         written.append(readme)
     return written
+
+
+def shown(results: Path) -> dict[str, list[record.Record]]:
+    """The lines that the README's rows come from: those of a run of the rows alone, where a scenario has one."""
+    return _measured(results) | _measured(results / HEADLINES)
+
+
+def rows(results: Path) -> str:
+    """The README's rows, and what they say of commits and machines."""
+    measured = shown(results)
+    tables = {name: summary.tables(records) for name, records in measured.items()}
+    return markdown.headlines(measured, tables, age.kept(results))
 
 
 def _measured(results: Path) -> dict[str, list[record.Record]]:

@@ -62,8 +62,13 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]]) -> str:
-    """The README's rows, each with its spread and commit, and below them the machine of each commit."""
+def headlines(
+    measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], older: Collection[str] = ()
+) -> str:
+    """The README's rows, each with its spread and commit, and below them date and machine of each commit.
+
+    ``older`` are the beginnings of commits since which the code has changed.
+    """
     lines, commits = [], defaultdict(dict)
     for name, found in tables.items():
         for label in SCENARIOS[name].headlines:
@@ -76,16 +81,17 @@ def headlines(measured: Mapping[str, list[Record]], tables: Mapping[str, list[Ca
             mine = us.spread(measure) if us else None
             theirs = best.spread(measure) if best else None
             record = next(record for record in measured[name] if record.get("label") == label)
-            commit = f"`{record['commit'][:7]}`"
+            commit = record["commit"][:7]
+            age = f" of {record['at'][:10]}{', older than the code' * (commit in older)}"
             for machine in machines([record]):
-                commits[machine][f"{commit} of {record['at'][:10]}"] = None
+                commits[machine][f"`{commit}`{age}"] = None
             lines.append(
                 [
                     f"{SCENARIOS[name].title}: {label}",
                     span(mine, seconds) if mine else us.status if us else "-",
                     f"{best.peer}: {span(theirs, seconds)}" if best and theirs else "-",
                     span(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
-                    commit,
+                    f"`{commit}`",
                 ]
             )
     header = ["lower is better", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
