@@ -145,7 +145,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         help="numbers of threads, such as 'all 1' (default: all)",
     )
     parser.add_argument("--rounds", type=_count, help="rounds (default: each scenario's own number)")
-    parser.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 50 GB ({_CACHE})")
+    parser.add_argument("--data", type=Path, default=_CACHE, help=f"folder of the models, up to 80 GB ({_CACHE})")
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ from bench.record import Recorder
 from bench.scenarios import Case, Scenario
 from bench.scenarios.case import ANSWERING, SERVERLESS
 from bench.serverless import function
+from bench.ways import computing, is_way
 
 #: The fewest steady passes that one process times, even if they take longer than the scenario's seconds.
 _LEAST_PASSES = 2
@@ -167,7 +168,7 @@ class Run:
                 if absent := [need for need in case.needs if self._installed["needs"][need] is None]:
                     self._skip(case.label, f"it needs {', '.join(absent)}, not installed")
                     continue
-                yield from ((case, peer) for peer in able if peer.name.split()[0] == "streamrt" or not case.alone)
+                yield from ((case, peer) for peer in able if is_way(peer.name) or not case.alone)
 
     def _skip(self, name: str, reason: str) -> None:
         if (name, reason) not in self._skipped:
@@ -179,7 +180,7 @@ class Run:
 
     def _prepare(self, pairs: list[tuple[Case, Peer]]) -> None:
         """Make the models, the reference's answers, and the files that each peer converts the models to."""
-        if self._scenario.limits and any(peer.name == "streamrt" for _, peer in pairs):
+        if self._scenario.limits and any(is_way(peer.name) for _, peer in pairs):
             job = self._job("disk", file=str(self._disk), sizes=(self._disk_bytes,))
             outcome = self._step("making the file of the disk's limits", job)
             if outcome.status != "ok":
@@ -242,7 +243,7 @@ class Run:
                 if self._scenario.peak:
                     yield self._limit("fma", cases[0][0], threads)
                 if self._scenario.limits:
-                    yield from self._limits([case for case, _ in cases], threads)
+                    yield from self._limits(cases, threads)
                 seen = set()
                 for case, peer in cases:
                     if case.kind == "import" and peer.modules in seen:
@@ -253,7 +254,7 @@ class Run:
                     yield self._turn(case, peer, threads)
 
     def _turn(self, case: Case, peer: Peer, threads: int) -> _Turn:
-        between = str(self._disk) if self._scenario.limits and peer.name == "streamrt" else None
+        between = str(self._disk) if self._scenario.limits and is_way(peer.name) else None
         job = self._job(
             case.kind,
             peer=peer.name,
@@ -272,16 +273,17 @@ class Run:
         )
         return _Turn(case, threads, peer.name, job, self._files.get((peer.name, case.model), ()))
 
-    def _limits(self, cases: list[Case], threads: int) -> Iterator[_Turn]:
+    def _limits(self, pairs: list[tuple[Case, Peer]], threads: int) -> Iterator[_Turn]:
         """The best speed of disk and processor, and the time that streamrt computes with all weights in memory."""
-        model = cases[0].model
-        if ("streamrt", model) not in self._files:
+        ours = [(case, peer) for case, peer in pairs if is_way(peer.name) and (peer.name, case.model) in self._files]
+        if not ours:
             return  # without streamrt the rows have no T*
         for name in LIMITS:
-            yield self._limit(name, cases[0], threads)
-        for case in {case.batch: case for case in reversed(cases)}.values():
-            job = self._job("passes", peer="streamrt", model=model, batches=(case.batch,), threads=threads, seconds=1.0)
-            yield _Turn(_uncapped(case), threads, "compute", job, (), True)
+            yield self._limit(name, pairs[0][0], threads)
+        for case, way in {(case.batch, peer.name): (case, peer) for case, peer in reversed(ours)}.values():
+            job = self._job("passes", peer=way.name, model=case.model, batches=(case.batch,), threads=threads)
+            job = replace(job, seconds=1.0, environ=way.environ)
+            yield _Turn(_uncapped(case), threads, computing(way.name), job, (), True)
 
     def _limit(self, name: str, case: Case, threads: int) -> _Turn:
         """One limit of the machine; a limit of the disk reads a file that no contender reads."""
@@ -299,7 +301,8 @@ class Run:
         if not turn.limit:
             values.get("facts", {}).pop("layers", None)  # T* takes the layers of the limit
         status = outcome.status
-        tolerance = TOLERANCE if turn.limit else peers()[turn.peer].tolerance
+        peer = peers().get(turn.job.peer)  # none of a limit of the machine
+        tolerance = peer.tolerance if peer else TOLERANCE
         if status == "ok" and not values.get("error", 0.0) <= tolerance:
             status = "wrong"
         fields = {} if status == "ok" else {"ended": {"seconds": outcome.seconds} | group}

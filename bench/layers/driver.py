@@ -9,8 +9,8 @@ from bench.peers import peers
 from bench.process import spawn
 from bench.process.job import Job
 from bench.record import Recorder
-from bench.report.summary import US
 from bench.scenarios import Case, Scenario
+from bench.ways import US
 
 
 def profilers() -> list[str]:

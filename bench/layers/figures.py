@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from bench.layers.matching import Owners, matched, owners
 from bench.record import Record
-from bench.report.summary import US
+from bench.ways import US
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from bench.layers.figures import Quartiles, Times, contenders, peaks
 from bench.record import Record
 from bench.report.markdown import circumstances, grid, skipped
-from bench.report.summary import US
+from bench.ways import US
 
 _MIB = 1 << 20
 _LEGEND = """\

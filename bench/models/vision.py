@@ -26,7 +26,7 @@ NAMES = (
 )
 
 #: Height and width in pixels of the inputs of timm's networks.
-TIMM = {"regnety_002": 224, "regnety_1280": 384, "convnext_xxlarge": 256}
+TIMM = {"regnety_002": 224, "regnety_1280": 384, "convnext_xxlarge": 256, "vit_huge_patch14_224": 224}
 
 #: The most rows and columns of the pictures that the statistics are taken from.
 _SETTLING = 384
@@ -75,7 +75,8 @@ def _untrained(name: str) -> Any:
         import timm
 
         # By default the last factor of every residual branch is 0 or 1e-6: an error in a branch would not be seen.
-        branches = {"zero_init_last": False} if name.startswith("regnet") else {"ls_init_value": 0.1}
+        family, _, _ = name.partition("_")
+        branches = {"regnety": {"zero_init_last": False}, "convnext": {"ls_init_value": 0.1}}.get(family, {})
         return timm.create_model(name, pretrained=False, **branches)
     import torchvision
 

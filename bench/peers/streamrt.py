@@ -16,6 +16,8 @@ from bench.peers import TOLERANCES, Array, NodeTimes, Opened, Peer, Profiled, Se
 
 #: The budget of a case that asks for the smallest that works.
 LEAST = "least"
+#: The budget of a case that asks for a part of the bytes of the weights file.
+SIXTEENTH = "1/16 of the file"
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "serverless"
 
 
@@ -30,12 +32,18 @@ def _prepare(source: Source, folder: Path, weights: str | None = None) -> None:
     streamrt.pack(source.onnx, packed(folder), weights=weights)
 
 
+def _budget(folder: Path, setting: Setting) -> str | int | None:
+    """A budget that a model can be opened with."""
+    if setting.budget == SIXTEENTH:
+        return packed(folder).stat().st_size // 16
+    return "auto" if setting.budget == LEAST else setting.budget
+
+
 def _open(source: Source, folder: Path, setting: Setting) -> Opened:
     import streamrt
 
     verify = "read" if setting.verify else None
-    budget = "auto" if setting.budget == LEAST else setting.budget
-    model = streamrt.Model(packed(folder), budget, threads=setting.threads, verify=verify)
+    model = streamrt.Model(packed(folder), _budget(folder, setting), threads=setting.threads, verify=verify)
     run: Callable[[Array], Array] = model
     if source.input_file(setting.batch).exists():
         run = partial(model, out=_mapped(source, folder, setting.batch))
@@ -74,7 +82,7 @@ def _mapped(source: Source, folder: Path, batch: int) -> Array:
 def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     import streamrt
 
-    model = streamrt.Model(packed(folder), setting.budget, threads=setting.threads)
+    model = streamrt.Model(packed(folder), _budget(folder, setting), threads=setting.threads)
 
     def nodes(kept: list[Any]) -> list[NodeTimes]:
         by_layer = zip(*(stats.layers for stats in kept[1:]), strict=True)

@@ -8,7 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.report.summary import US, CaseTable, Spread
+from bench.report.summary import CaseTable, Spread
+from bench.ways import US
 
 _MIB = 1 << 20
 #: Colours of middle brightness, without a background, so that they can be read on white and on black.

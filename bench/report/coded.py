@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.report.summary import US, CaseTable, Row
+from bench.report.summary import CaseTable, Row
+from bench.ways import US, is_way
 
 _MIB = 1 << 20
 
@@ -15,7 +16,7 @@ def comparison(tables: Sequence[CaseTable]) -> tuple[list[str], list[list[str]]]
     cases = [f"{table.label}, {table.threads} threads" if several else table.label for table in tables]
     header = ["contender", "computes in", "largest error", "most resident, MiB", "most in the cgroup, MiB", *cases]
     names = list(dict.fromkeys(row.peer for table in tables for row in table.rows))
-    names.sort(key=lambda name: (name.split()[0] != US, name))
+    names.sort(key=lambda name: (not is_way(name), name))
     return header, [_line(name, tables) for name in names]
 
 

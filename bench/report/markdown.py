@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bench.record import Record
 from bench.report import coded, summary
-from bench.report.summary import US, CaseTable, End, Row, Spread
+from bench.report.summary import CaseTable, End, Row, Spread
 from bench.scenarios import SCENARIOS
+from bench.ways import US
 
 _BEGIN, _END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 _MEASURES = {
@@ -249,8 +250,8 @@ def _limits(records: list[Record]) -> list[str]:
         figures = f"{spread.median / 1e9:.2f} ({spread.least / 1e9:.2f} - {spread.most / 1e9:.2f}) {unit}"
         of = files.get(model, f"{model}'s file") if name.startswith("disk") else ""
         lines.append([name, of, str(threads), figures])
-    for (model, batch, threads), spread in summary.resident(records).items():
-        of = f"streamrt, {model}, batch {batch}, all weights in memory"
+    for (way, model, batch, threads), spread in summary.resident(records).items():
+        of = f"{way}, {model}, batch {batch}, all weights in memory"
         lines.append(["compute", of, str(threads), span(spread, seconds)])
     return [grid(["limit", "of", "threads", "median (least - most)"], lines)] if lines else []
 
@@ -273,24 +274,26 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
     for row in table.rows:
         line = [row.peer]
         for measure in table.measures:
-            line += _times(row, us, measure, table.limits.get(measure))
+            line += _times(row, us, measure, (row.limits or table.limits).get(measure))
         for name in memory:
             value = row.memory.get(name)
             line.append("-" if value is None else f"{value / _MIB:.0f}")
         if errors:
             line += ["-" if row.error is None else f"{row.error:.1e}", row.arithmetic]
         lines.append(line)
-    for measure, limit in table.limits.items():
-        lines.append(
-            [f"T*, {_MEASURES[measure]}", *(seconds(limit) if h == _MEASURES[measure] else "" for h in header[1:])]
-        )
+    for row in sorted(table.rows, key=lambda row: row.peer):
+        name = "T*" if row.peer == US else f"T* of {row.peer}"
+        for measure, limit in row.limits.items():
+            shown = (seconds(limit) if column == _MEASURES[measure] else "" for column in header[1:])
+            lines.append([f"{name}, {_MEASURES[measure]}", *shown])
     notes = "".join(f"\n\n{row.peer}: {row.reason}." for row in table.rows if row.status not in ("ok", "killed"))
     for row in table.rows:
         if row.status == "ok" and row.ends:
             bad = [f"round {end.round + 1}, {_ended(end)}{f': {end.reason}' * bool(end.reason)}" for end in row.ends]
             notes += f"\n\n{row.peer}: without {'; '.join(bad)}."
-    if table.then:
-        notes += f"\n\nstreamrt's steady pass ÷ T* of the moment: {span(table.then, '{:.2f}'.format)}."
+    for row in table.rows:
+        if row.then:
+            notes += f"\n\n{row.peer}'s steady pass ÷ T* of the moment: {span(row.then, '{:.2f}'.format)}."
     return grid(header, lines) + notes
 
 

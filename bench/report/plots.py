@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.report.summary import US, CaseTable
+from bench.report.summary import CaseTable
 from bench.scenarios import Scenario
+from bench.ways import US
 
 _MARKS = "osD^v<>Phpd*X"
 

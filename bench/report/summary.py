@@ -11,9 +11,7 @@ from typing import Any
 from bench.record import Record
 from bench.report import tstar
 from bench.scenarios.case import ANSWERING
-
-#: The contender that the others are compared with, and whose layers are the rows of `bench.layers`.
-US = "streamrt"
+from bench.ways import US, computed_by, computing, is_way
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,8 @@ class Row:
             streamrt ``beyond`` its budget and an interpreter with NumPy. After opening: ``anonymous`` and ``mapped``.
         error: the largest error of its answer, relative to the largest absolute value of the float64 answer.
         arithmetic: the type of the numbers that its products multiply.
+        limits: by measure, T* in seconds; only ways of streamrt have it.
+        then: steady passes divided by T* from the disk's speed just before and after each.
     """
 
     peer: str
@@ -79,6 +79,8 @@ class Row:
     memory: dict[str, int | None] = field(default_factory=dict)
     error: float | None = None
     arithmetic: str = "float32"
+    limits: dict[str, float] = field(default_factory=dict)
+    then: Spread | None = None
 
     def spread(self, measure: str) -> Spread | None:
         """The median of the rounds and the spread of all passes; None without a time, or if it did not end well."""
@@ -108,8 +110,6 @@ class CaseTable:
         case: its fields.
         threads: threads that computed.
         rows: the contenders, the fastest first, and those without a time at the end.
-        limits: by measure, T* in seconds.
-        then: streamrt's steady passes divided by T* from the disk's speed just before and after each.
         budget: bytes that streamrt had, if it had a budget.
         weights: bytes of weights that streamrt's pass uses.
     """
@@ -118,14 +118,24 @@ class CaseTable:
     case: Mapping[str, Any]
     threads: int
     rows: list[Row] = field(default_factory=list)
-    limits: dict[str, float] = field(default_factory=dict)
-    then: Spread | None = None
     budget: int | None = None
     weights: int | None = None
 
     @property
     def measures(self) -> list[str]:
         return list(self.case["measures"])
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """By measure, T* of streamrt in seconds."""
+        us = self.row(US)
+        return us.limits if us else {}
+
+    @property
+    def then(self) -> Spread | None:
+        """As in streamrt's row."""
+        us = self.row(US)
+        return us.then if us else None
 
     def row(self, peer: str) -> Row | None:
         return next((row for row in self.rows if row.peer == peer), None)
@@ -134,7 +144,7 @@ class CaseTable:
         """The fastest contender that ended well and is not streamrt in another way, in the first measure by default."""
         measure = measure or self.measures[0]
         others = [(spread.median, row) for row in self.rows if (spread := row.spread(measure))]
-        peers = [pair for pair in others if pair[1].peer.split()[0] != US]
+        peers = [pair for pair in others if not is_way(pair[1].peer)]
         return min(peers, key=lambda pair: pair[0])[1] if peers else None
 
 
@@ -159,13 +169,14 @@ def tables(records: Iterable[Record]) -> list[CaseTable]:
     for table in found.values():
         measure = table.measures[0]
         table.rows.sort(key=lambda row: s.median if (s := row.spread(measure)) else float("inf"))
-        if problem := _problem(table, records):
-            of = {"steady": tstar.steady, "first": tstar.first, "to_first_output": tstar.first}
-            table.limits = {measure: of[measure](problem) for measure in table.measures if measure in of}
-            if (us := table.row(US)) and us.moments:
-                table.then = Spread.of(
-                    seconds / tstar.steady(replace(problem, bandwidth=speed)) for seconds, speed in us.moments
-                )
+        for row in table.rows:
+            if is_way(row.peer) and (problem := _problem(table, row.peer, records)):
+                of = {"steady": tstar.steady, "first": tstar.first, "to_first_output": tstar.first}
+                row.limits = {measure: of[measure](problem) for measure in table.measures if measure in of}
+                if row.moments:
+                    row.then = Spread.of(
+                        seconds / tstar.steady(replace(problem, bandwidth=speed)) for seconds, speed in row.moments
+                    )
     return list(found.values())
 
 
@@ -178,13 +189,13 @@ def limits(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
     return {key: Spread.of(values) for key, values in found.items()}
 
 
-def resident(records: Iterable[Record]) -> dict[tuple[str, int, int], Spread]:
-    """Seconds that streamrt computes with every weight in memory, by model, batch and threads."""
-    found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+def resident(records: Iterable[Record]) -> dict[tuple[str, str, int, int], Spread]:
+    """Seconds that streamrt computes with every weight in memory, by its way, model, batch and threads."""
+    found: dict[tuple[str, str, int, int], list[float]] = defaultdict(list)
     for record in records:
-        if record["kind"] == "limit" and record["status"] == "ok" and record["peer"] == "compute":
+        if record["kind"] == "limit" and record["status"] == "ok" and (way := computed_by(record["peer"])):
             case = record["case"]
-            found[case["model"], case["batch"], record["threads"]].append(record["values"]["steady"]["median"])
+            found[way, case["model"], case["batch"], record["threads"]].append(record["values"]["steady"]["median"])
     return {key: Spread.of(values) for key, values in found.items()}
 
 
@@ -196,7 +207,7 @@ def _speeds(records: Iterable[Record]) -> Iterator[float]:
             continue
         if kind == "limit" and record["peer"].startswith("disk"):
             yield values["value"]
-        elif kind == "timing" and record["peer"] == US and values.get("steady") and "facts" in values:
+        elif kind == "timing" and is_way(record["peer"]) and values.get("steady") and "facts" in values:
             yield values["facts"]["bytes_read"] / values["steady"]["median"]
 
 
@@ -232,7 +243,7 @@ def _add_check(table: CaseTable, record: Record) -> None:
     """Add the error of a contender's answer, and a row if the contender was not timed because of it."""
     row = table.row(record["peer"])
     if row is None:
-        others = table.case.get("alone") and record["peer"].split()[0] != US
+        others = table.case.get("alone") and not is_way(record["peer"])
         if record["status"] == "ok" or others:
             return  # the case is not for it
         reason = record["reason"] or f"its answer has an error of {record['error']:.1e}"
@@ -241,18 +252,19 @@ def _add_check(table: CaseTable, record: Record) -> None:
     row.arithmetic = record.get("arithmetic", row.arithmetic)
 
 
-def _problem(table: CaseTable, records: list[Record]) -> tstar.Problem | None:
-    """The problem that T* of a case solves; None if its scenario did not measure the limits."""
+def _problem(table: CaseTable, way: str, records: list[Record]) -> tstar.Problem | None:
+    """The problem that T* of a way of streamrt in a case solves; None without a budget or limits."""
     case, threads = table.case, table.threads
     fine = [r for r in records if r["status"] == "ok" and r["threads"] == threads]
     same = [r for r in fine if r["kind"] == "limit" and r["case"]["model"] == case["model"]]
     bandwidth = max(_speeds(records), default=None)
-    resident = [r["values"] for r in same if r["peer"] == "compute" and r["case"]["batch"] == case["batch"]]
+    resident = [r["values"] for r in same if r["peer"] == computing(way) and r["case"]["batch"] == case["batch"]]
     ours = [
         r["values"]["facts"]
         for r in fine
-        if r["kind"] == "timing" and r["peer"] == US and r["label"] == table.label and case["kind"] == "passes"
+        if r["kind"] == "timing" and r["peer"] == way and r["label"] == table.label and case["kind"] == "passes"
     ]
+    ours = [facts for facts in ours if facts.get("budget") is not None]  # without a budget nothing streams
     if bandwidth is None or not resident or not ours:
         return None
     # The time of the fastest pass, divided among the layers as in the last pass of the same process.

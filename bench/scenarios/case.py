@@ -22,7 +22,8 @@ class Case:
         model: a source's name; empty for ``"import"``.
         batch: samples of a call.
         cap: bytes of the memory cgroup that the process runs in; None for no cap.
-        budget: streamrt's budget; ``"least"`` is the smallest with which the case works.
+        budget: streamrt's budget; ``"least"`` is the smallest with which the case works, and ``"1/16 of the file"``
+            that part of the weights file.
         cold: whether no page of the weights is in the page cache when the process starts.
         callers: threads that call at the same time, each with the whole batch.
         verify: whether streamrt compares weights with their checksums as they arrive.

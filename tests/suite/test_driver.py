@@ -205,6 +205,23 @@ def test_limits_are_measured_in_every_round(measure: Measure, processes: Process
     }  # only limits have the layers, because these are long
 
 
+def test_each_way_of_streamrt_has_a_limit_of_its_own(measure: Measure, processes: Processes) -> None:
+    """With its tolerance and its environment, and with the disk measured between its passes."""
+    int8 = replace(peer("streamrt int8"), tolerance=0.2, environ=(("A", "b"),))
+    well = processes.well
+    processes.answers = lambda job, sampled: (
+        Outcome("ok", well(job) | {"error": 0.1}) if (job.kind, job.peer) == ("passes", int8.name) else None
+    )
+    lines = measure(case(), case(8), peers=[peer("streamrt"), int8, peer("A")], rounds=1)
+    limits = [line for line in lines if line["kind"] == "limit" and line["peer"] not in LIMITS]
+    assert {(line["peer"], line["case"]["batch"], line["status"]) for line in limits} == {
+        (name, batch, "ok") for name in ("compute", "compute, streamrt int8") for batch in (1, 8)
+    }
+    of = [it.job for it in processes.of("passes") if it.job.peer == int8.name]
+    assert [bool(job.file) for job in of] == [False, False, True, True]
+    assert {job.environ for job in of} == {int8.environ}
+
+
 def test_the_peak_is_measured_in_every_round_beside_profiles(measure: Measure, processes: Processes) -> None:
     """And nothing else: no other limit and no memory."""
     cases = case(), case(kind="profile")

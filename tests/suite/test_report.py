@@ -267,6 +267,35 @@ def test_t_star_of_the_moment_takes_the_disks_speed_around_the_pass() -> None:
     assert us[4:] == ["2.67", "-"]
 
 
+def test_each_way_of_streamrt_has_its_own_t_star() -> None:
+    """From the bytes and the computing of its own weights. A way without a budget reads nothing, and has none."""
+    facts = {"budget": 350e6, "least_workspace": 50e6, "least_window": 100e6}
+    small = {"budget": 100e6, "least_workspace": 50e6, "least_window": 10e6}
+    records = [
+        timing("streamrt", 0, 1.6, facts=facts, moments=[[1.6, 1.0e9]]),
+        timing("streamrt int8", 0, 0.5, facts=small, moments=[[0.5, 1.0e9]]),
+        timing("streamrt int4", 0, 0.5, facts={"budget": None}),
+        timing("A", 0, 1.6),
+        line("limit", "disk, mapped", round=0, values={"value": 1e9}),
+        resident(0.6, [["a", 500e6, 8.0], ["b", 500e6, 8.0]]),
+        resident(0.1, [["a", 125e6, 8.0], ["b", 125e6, 8.0]]) | {"peer": "compute, streamrt int8"},
+        resident(0.1, [["a", 62e6, 8.0], ["b", 62e6, 8.0]]) | {"peer": "compute, streamrt int4"},
+    ]
+    found = table(records)
+    limits = {row.peer: row.limits.get("steady") for row in found.rows}
+    assert limits == {
+        "streamrt": pytest.approx(0.8), "streamrt int8": pytest.approx(0.21), "streamrt int4": None, "A": None,
+    }  # fmt: skip
+    text = markdown._case(found)
+    shown = {row[0]: row for row in cells(text)}
+    column = shown["contender"].index("÷ T*")
+    assert [shown[peer][column] for peer in ("streamrt", "streamrt int8", "A")] == ["2.00", "2.38", "2.00"]
+    assert shown["T* of streamrt int8, steady pass"][1] == "210 ms"
+    assert "streamrt's steady pass ÷ T* of the moment: 2.00." in text
+    assert "streamrt int8's steady pass ÷ T* of the moment: 2.38." in text
+    assert [key[0] for key in summary.resident(records)] == ["streamrt", "streamrt int8", "streamrt int4"]
+
+
 def test_the_overview() -> None:
     large = dataclasses.replace(CASE, batch=64)
     records = [
