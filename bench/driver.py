@@ -1,7 +1,8 @@
 """Runs a scenario: prepares the contenders' files, checks their answers, and measures them in turn.
 
-A round measures each case with each contender, one after the other. Then the next round begins, so that a disturbance
-of the machine affects all contenders. Memory is sampled in separate processes, because sampling takes time.
+A round measures each case with each contender, one after the other. Then the next round begins with another contender,
+so that a disturbance of the machine affects all contenders. Memory is sampled in separate processes, because sampling
+takes time.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Run:
                 if turn.case.kind in ("import", "open"):
                     self._execute(turn, turn.job)  # its packages have not run yet, and their files may be cold
             for index in range(rounds):
-                for turn in turns:
+                for turn in _rotated(turns, index):
                     self._time(turn, index)
             for turn in turns:
                 if self._has_memory(turn):
@@ -379,6 +380,14 @@ class Run:
             # The next process must not wait until the kernel has reclaimed these pages.
             with suppress(pagecache.NotColdError):
                 pagecache.make_cold(cold)
+
+
+def _rotated(turns: list[_Turn], index: int) -> Iterator[_Turn]:
+    """The turns of a round. In each round another contender of a case is the first; limits stay in their order."""
+    for (limit, _, _), group in groupby(turns, lambda turn: (turn.limit, turn.case, turn.threads)):
+        same = list(group)
+        first = 0 if limit else index % len(same)
+        yield from same[first:] + same[:first]
 
 
 def _uncapped(case: Case) -> Case:

@@ -157,9 +157,20 @@ def turns(lines: list[Record], kind: str = "timing") -> list[tuple[int | None, i
     return [(line.get("round"), line["case"]["batch"], line["peer"]) for line in lines if line["kind"] == kind]
 
 
+def rotated(names: str, index: int) -> str:
+    """The contenders of a case in the order of a round."""
+    first = index % len(names)
+    return names[first:] + names[:first]
+
+
 def test_contenders_take_turns(measure: Measure, processes: Processes) -> None:
-    lines = measure(case(1), case(8), peers="ABC", rounds=2)
-    wanted = [(index, batch, name) for index in (0, 1) for batch in (1, 8) for name in "ABC"]
+    lines = measure(case(1), case(8), peers="ABC", rounds=4)
+    wanted = [
+        (index, batch, name)
+        for index, names in enumerate(("ABC", "BCA", "CAB", "ABC"))
+        for batch in (1, 8)
+        for name in names
+    ]
     assert turns(lines) == wanted
     assert [(it.job.batches, it.job.peer) for it in processes.of("passes")] == [((b,), name) for _, b, name in wanted]
     assert turns(lines, "memory") == [(None, batch, name) for batch in (1, 8) for name in "ABC"]
@@ -227,8 +238,8 @@ def test_the_peak_is_measured_in_every_round_beside_profiles(measure: Measure, p
     cases = case(), case(kind="profile")
     lines = measure(*cases, peers="AB", rounds=2, threads=(2, 1), limits=False, peak=True, weigh=False)
     ran = [(line["kind"], line["threads"], line["peer"]) for line in lines if line["kind"] != "check"]
-    wanted = [("limit", "fma"), ("timing", "A"), ("timing", "B"), ("timing", "A"), ("timing", "B")]
-    assert ran == [(kind, threads, name) for threads in (2, 1) for kind, name in wanted] * 2
+    wanted = [[("limit", "fma"), *(("timing", name) for name in names)] for names in ("ABAB", "BABA")]
+    assert ran == [(kind, threads, name) for of_round in wanted for threads in (2, 1) for kind, name in of_round]
     assert len(processes.of("passes")) == len(processes.of("profile")) == 2 * 2 * 2
     assert not processes.of("passes", sampled=True)
     (limit, *_) = processes.of("limit")
@@ -451,7 +462,11 @@ def test_a_bad_end_of_a_timed_process_is_a_result(
     assert len([it for it in processes.asked if (it.job.kind, it.job.peer, it.job.batches) == bad]) == tries
     rest = [it for it in turns(lines) if it[1:] != (8, "B")]
     assert rest == [
-        (index, batch, name) for index in range(3) for batch in (1, 8) for name in "ABC" if (batch, name) != (8, "B")
+        (index, batch, name)
+        for index in range(3)
+        for batch in (1, 8)
+        for name in rotated("ABC", index)
+        if (batch, name) != (8, "B")
     ]
     assert measure.failures == failures * tries
 
@@ -489,7 +504,7 @@ def test_an_interrupted_run_keeps_its_results(measure: Measure, processes: Proce
     text = measure.path.with_suffix(".partial.jsonl").read_text()
     assert text.endswith("}\n")
     lines = [json.loads(line) for line in text.splitlines()]
-    assert turns(lines) == [(0, 1, "A"), (0, 1, "B"), (0, 1, "C"), (1, 1, "A")]
+    assert turns(lines) == [(0, 1, "A"), (0, 1, "B"), (0, 1, "C"), (1, 1, "B")]
     assert turns(lines, "memory") == []
 
 
@@ -542,7 +557,7 @@ def test_packages_are_imported_once_each(measure: Measure, processes: Processes)
     lines = measure(
         Case("import", ("seconds",)), peers=[peer("A", module="a"), peer("A mmap", module="a"), peer("B")], rounds=2
     )
-    assert [line["peer"] for line in lines if line["kind"] == "timing"] == ["A", "B", "A", "B"]
+    assert [line["peer"] for line in lines if line["kind"] == "timing"] == ["A", "B", "B", "A"]
     assert {it.job.kind for it in processes.asked} == {"import"}
 
 
