@@ -9,8 +9,8 @@ from bench.pool.sets import QUICK, SETS
 from bench.report import age, chart, markdown, plots, summary
 from bench.scenarios import HEADLINES, SCENARIOS
 
-#: The file of the README's chart.
-CHART = "time-against-memory.svg"
+#: The scenario of the README's chart, and its file.
+CHARTED, CHART = "cnn-large", "time-against-memory.svg"
 
 
 def write(results: Path, readme: Path | None) -> list[Path]:
@@ -30,16 +30,25 @@ def write(results: Path, readme: Path | None) -> list[Path]:
         plotted = [table for table in found if any(row.times for row in table.rows)]
         if plotted and not SCENARIOS[name].memory:
             written.append(plots.draw(SCENARIOS[name], plotted, results / f"{name}.png"))
-        if readme and SCENARIOS[name].chart and any(any(chart.points([table])) for table in found):
-            written.append(chart.draw(found, readme.parent / "docs" / CHART))
+        if (path := _chart(name, results, readme)) and any(any(chart.points([table])) for table in found):
+            written.append(chart.draw(found, path))
     report = results / "README.md"
-    text = markdown.report(measured, tables, {path.stem for path in written if path.suffix == ".png"}, pools + servers)
+    text = markdown.report(measured, tables, {path.name for path in written}, pools + servers)
     report.write_text(text + _pool_tables(pools) + _server_tables(servers))
     written.append(report)
     if readme:
         markdown.replace_table(readme, rows(results))
         written.append(readme)
     return written
+
+
+def _chart(name: str, results: Path, readme: Path | None) -> Path | None:
+    """The file of a scenario's chart: beside the README, or among the results. None if it has none."""
+    if not SCENARIOS[name].chart:
+        return None
+    if name != CHARTED:
+        return results / f"{name}-memory.svg"
+    return readme.parent / "docs" / CHART if readme else None
 
 
 def shown(results: Path) -> dict[str, list[record.Record]]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.summary import CaseTable, Spread
-from bench.ways import US
+from bench.ways import US, is_way
 
 _MIB = 1 << 20
 #: Colours of middle brightness, without a background, so that they can be read on white and on black.
 _TEXT, _US = "#6e7781", "#2f81f7"
-_OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a")
+_OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a", "#1b9e9e")
 #: Ticks of the axis of memory, in MiB.
 _TICKS = {128: "128 MiB", 256: "256", 512: "512", 1024: "1 GiB", 2048: "2", 4096: "4", 8192: "8"}
 #: The least distance between two labels: 8.5 % of the axis of time, so that labels do not overlap.
@@ -39,14 +39,17 @@ class Point:
 
 
 def points(tables: Iterable[CaseTable]) -> Iterator[Point]:
-    """Every contender that ended well and whose memory is known."""
+    """Every contender that ended well with one sample and whose memory is known."""
     for table in tables:
+        if table.case["batch"] != 1:
+            continue
         for row in table.rows:
             seconds, memory = row.spread("steady"), row.memory.get("resident")
             if seconds is None or memory is None:
                 continue
-            budget = f"{table.budget / _MIB:.0f} MiB" if table.budget else "all in memory"
-            yield Point(row.peer, budget if row.peer == US else row.peer, memory, seconds)
+            budget = f"{row.budget / _MIB:.0f} MiB" if row.budget else "all in memory"
+            says = budget if row.peer == US else f"{row.peer}, {budget}" if is_way(row.peer) else row.peer
+            yield Point(row.peer, says, memory, seconds)
 
 
 def draw(tables: Iterable[CaseTable], path: Path) -> Path:

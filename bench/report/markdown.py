@@ -36,10 +36,13 @@ _MIB = 1 << 20
 def report(
     measured: Mapping[str, list[Record]],
     tables: Mapping[str, list[CaseTable]],
-    plots: Collection[str],
+    pictures: Collection[str],
     others: Collection[Record] = (),
 ) -> str:
-    """The report: method, machine, limits, and every row of every case. Tables of ``others`` are made elsewhere."""
+    """The report: method, machine, limits, and every row of every case.
+
+    ``pictures`` are the names of files beside the report. Tables of ``others`` are made elsewhere.
+    """
     everything = [record for records in (*measured.values(), others) for record in records]
     parts = ["# Results", _PREFACE, circumstances(everything), "## All cases", overview(tables)]
     if beside := openings(tables):
@@ -51,7 +54,8 @@ def report(
         parts += machines(measured[name]) if several else []
         if any(record["quick"] for record in measured[name]):
             parts.append("**A quick run: smaller models than those named, one round, to see that everything works.**")
-        parts += [f"![{scenario.title}]({name}.png)"] if name in plots else []
+        for says, picture in ((scenario.title, f"{name}.png"), ("Time against memory", f"{name}-memory.svg")):
+            parts += [f"![{says}]({picture})"] if picture in pictures else []
         parts += _limits(measured[name])
         parts += skipped(measured[name])
         if scenario.coded and found:

@@ -65,6 +65,7 @@ class Row:
             streamrt ``beyond`` its budget and an interpreter with NumPy. After opening: ``anonymous`` and ``mapped``.
         error: the largest error of its answer, relative to the largest absolute value of the float64 answer.
         arithmetic: the type of the numbers that its products multiply.
+        budget: bytes that a way of streamrt had, if it had a budget.
         limits: by measure, T* in seconds; only ways of streamrt have it.
         then: steady passes divided by T* from the disk's speed just before and after each.
     """
@@ -79,6 +80,7 @@ class Row:
     memory: dict[str, int | None] = field(default_factory=dict)
     error: float | None = None
     arithmetic: str = "float32"
+    budget: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
     then: Spread | None = None
 
@@ -110,7 +112,6 @@ class CaseTable:
         case: its fields.
         threads: threads that computed.
         rows: the contenders, the fastest first, and those without a time at the end.
-        budget: bytes that streamrt had, if it had a budget.
         weights: bytes of weights that streamrt's pass uses.
     """
 
@@ -118,8 +119,13 @@ class CaseTable:
     case: Mapping[str, Any]
     threads: int
     rows: list[Row] = field(default_factory=list)
-    budget: int | None = None
     weights: int | None = None
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes that streamrt had, if it had a budget."""
+        us = self.row(US)
+        return us.budget if us else None
 
     @property
     def measures(self) -> list[str]:
@@ -234,9 +240,10 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
     row.moments += values.get("moments", [])
     if table.case["kind"] not in ANSWERING:
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
-    if row.peer == US and (facts := values.get("facts")):
-        table.budget = facts.get("budget")
-        table.weights = facts.get("weights")
+    if is_way(row.peer) and (facts := values.get("facts")):
+        row.budget = facts.get("budget")
+        if row.peer == US:
+            table.weights = facts.get("weights")
 
 
 def _add_check(table: CaseTable, record: Record) -> None:

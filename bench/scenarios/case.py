@@ -90,7 +90,7 @@ class Scenario:
         memory: whether it is about memory alone, so that plots and the table of all cases leave its times out.
         coded: whether the contenders store weights in different types, so that the report tells their errors and
             leaves the scenario out of the table of all cases, which compares float32 with float32.
-        chart: whether the report also draws its seconds against its memory, for the README.
+        chart: whether the report also draws its seconds against its memory, with one sample.
         headlines: labels of the cases that are rows of the README; they do not depend on results.
     """
 

@@ -31,4 +31,5 @@ SCENARIO = Scenario(
     patience=300.0,  # a pass of 16 samples takes 16 times as long as one of the scenario cnn-large
     peers=frozenset({"streamrt", "streamrt int8", "torch", "torch mmap", "onnxruntime", "openvino"}),
     also=frozenset({"streamrt int8"}),
+    chart=True,
 )

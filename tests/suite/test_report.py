@@ -451,6 +451,26 @@ def test_the_chart_is_a_small_picture_with_all_labels(tmp_path: Path) -> None:
         chart.draw(summary.tables(large("regnety_1280", "A", 3.0, None)), path)
 
 
+def test_the_giants_have_a_chart_among_the_results(tmp_path: Path) -> None:
+    """Each way of streamrt is a point with its own budget. Cases of more samples are left out."""
+    pytest.importorskip("matplotlib")
+    of = Case("passes", ("steady",), "regnety_1280", 1, None, "1/16 of the file", alone=True)
+    memory = {"anonymous": 1, "file_pages": 1, "both": 2, "resident": 200 * MIB, "cgroup_peak": 3}
+    records = large("regnety_1280", "A", 3.0, 2000)
+    for peer, budget in (("streamrt", 160), ("streamrt int8", 40)):
+        facts = {"budget": budget * MIB, "weights": 900 * MIB, "least_workspace": MIB, "least_window": MIB}
+        for case in (of, dataclasses.replace(of, batch=16)):
+            records += [timing(peer, 0, 2.0, facts=facts, case=case), line("memory", peer, case=case, values=memory)]
+    assert [point.says for point in chart.points(summary.tables(records))] == [
+        "A", "160 MiB", "streamrt int8, 40 MiB",
+    ]  # fmt: skip
+    write(tmp_path / "giants.jsonl", records)
+    assert tmp_path / "giants-memory.svg" in report.write(tmp_path, None)
+    assert "![Time against memory](giants-memory.svg)" in (tmp_path / "README.md").read_text()
+    told = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "giants-memory.svg").read_text())
+    assert {"A", "160 MiB", "streamrt int8, 40 MiB"} <= set(told)
+
+
 def test_labels_of_the_chart_keep_their_distance() -> None:
     found = [chart.Point(name, name, 1, summary.Spread(s, s, s, 1)) for name, s in (("A", 5.0), ("B", 1.0), ("C", 5.1))]
     placed = chart._spread_out(found, 0.5)
