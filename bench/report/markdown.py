@@ -95,7 +95,7 @@ def headlines(
                     f"{SCENARIOS[name].title}: {label}",
                     span(mine, seconds) if mine else us.status if us else "-",
                     f"{best.peer}: {span(theirs, seconds)}" if best and theirs else "-",
-                    span(ratio, "{:.2f}".format) if us and best and (ratio := us.ratio(best, measure)) else "-",
+                    span(us.ratio(best, measure) if us and best else None, "{:.2f}".format),
                     f"`{commit}`",
                 ]
             )
@@ -125,7 +125,7 @@ def overview(tables: Mapping[str, list[CaseTable]]) -> str:
                     f"{SCENARIOS[name].title}: {table.label}",
                     seconds(mine.median) if mine else us.status if us else "-",
                     f"{seconds(theirs.median)} ({best.peer})" if best and theirs else "-",
-                    f"{ratio.median:.2f}" if us and best and (ratio := us.ratio(best, measure)) else "-",
+                    span(us.ratio(best, measure) if us and best else None, "{:.2f}".format),
                     f"{mine.median / limit:.2f}" if mine and (limit := table.limits.get(measure)) else "-",
                     *([f"{table.then.median:.2f}" if table.then else "-"] if uneven else []),
                     ", ".join(fallen) or "-",

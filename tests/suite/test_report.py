@@ -306,7 +306,14 @@ def test_the_overview() -> None:
     ]
     _, _, *rows = cells(markdown.overview({"mlp-capped": summary.tables(records)}))
     assert rows == [
-        ["A model larger than memory: " + CASE.label, "300 ms", "200 ms (faster)", "1.50", "-", "C killed"],
+        [
+            "A model larger than memory: " + CASE.label,
+            "300 ms",
+            "200 ms (faster)",
+            "1.50 (0.50 - 2.50)",
+            "-",
+            "C killed",
+        ],
         ["A model larger than memory: " + large.label, "1 s", "-", "-", "-", "-"],
     ]
 
