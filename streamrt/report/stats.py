@@ -211,8 +211,8 @@ class PassStats:
 
     def __str__(self) -> str:
         return (
-            f"{self.seconds * 1e3:.1f} ms for {self.samples} samples, bound by {self.bound_by}: "
-            f"computed {self.compute * 1e3:.1f} ms, stalled {self.stall * 1e3:.1f} ms, "
+            f"{self.seconds * 1e3:.1f} ms for {self.samples} sample{'s' * (self.samples != 1)}, "
+            f"bound by {self.bound_by}: computed {self.compute * 1e3:.1f} ms, stalled {self.stall * 1e3:.1f} ms, "
             f"{self.overlap:.0%} of reading overlapped; "
             f"streamed {format_size(self.bytes_streamed)}, newly pinned {format_size(self.bytes_pinned)}, "
             f"{format_size(self.bytes_read)} of it from the device ({self.io})"

@@ -3,6 +3,7 @@
 import json
 import threading
 from array import array
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
@@ -188,6 +189,7 @@ def test_a_call_is_the_sum_of_its_passes(known):
         "90.0 ms for 10 samples, bound by computing: computed 58.0 ms, stalled 32.0 ms, 60% of reading overlapped; "
         "streamed 20.0 MiB, newly pinned 2.00 MiB, 17.0 MiB of it from the device (pread); held at most 15.0 MiB"
     )
+    assert str(replace(known, samples=1)).startswith("90.0 ms for 1 sample, bound by")
 
 
 @pytest.mark.parametrize(
