@@ -54,7 +54,7 @@ def by_taps(module: Any) -> None:
 
     for layer in module.modules():
         if type(layer) is torch.nn.Conv2d and layer.groups == 1 and layer.kernel_size != (1, 1):
-            layer.forward = _taps(layer)  # type: ignore[method-assign]
+            layer.forward = _taps(layer)
 
 
 def _taps(layer: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench.record import Record
@@ -110,27 +110,23 @@ def overview(tables: Mapping[str, list[CaseTable]]) -> str:
     """A row for each case, with the most threads: streamrt, the fastest peer, T*, and contenders that failed."""
     uneven = any(table.then for found in tables.values() for table in found)
     lines = []
-    for name, found in tables.items():
-        most = max((table.threads for table in found), default=0)
-        for table in found:
-            if table.threads != most or SCENARIOS[name].memory or SCENARIOS[name].coded:
-                continue
-            measure = table.measures[0]
-            us, best = table.row(US), table.best_peer()
-            mine = us.spread(measure) if us else None
-            theirs = best.spread(measure) if best else None
-            fallen = [f"{row.peer} {outcome(row)}" for row in table.rows if row.status != "ok"]
-            lines.append(
-                [
-                    f"{SCENARIOS[name].title}: {table.label}",
-                    seconds(mine.median) if mine else us.status if us else "-",
-                    f"{seconds(theirs.median)} ({best.peer})" if best and theirs else "-",
-                    span(us.ratio(best, measure) if us and best else None, "{:.2f}".format),
-                    f"{mine.median / limit:.2f}" if mine and (limit := table.limits.get(measure)) else "-",
-                    *([f"{table.then.median:.2f}" if table.then else "-"] if uneven else []),
-                    ", ".join(fallen) or "-",
-                ]
-            )
+    for title, table in _compared(tables):
+        measure = table.measures[0]
+        us, best = table.row(US), table.best_peer()
+        mine = us.spread(measure) if us else None
+        theirs = best.spread(measure) if best else None
+        fallen = [f"{row.peer} {outcome(row)}" for row in table.rows if row.status != "ok"]
+        lines.append(
+            [
+                title,
+                seconds(mine.median) if mine else us.status if us else "-",
+                f"{seconds(theirs.median)} ({best.peer})" if best and theirs else "-",
+                span(us.ratio(best, measure) if us and best else None, "{:.2f}".format),
+                f"{mine.median / limit:.2f}" if mine and (limit := table.limits.get(measure)) else "-",
+                *([f"{table.then.median:.2f}" if table.then else "-"] if uneven else []),
+                ", ".join(fallen) or "-",
+            ]
+        )
     header = [
         "",
         "streamrt",
@@ -146,24 +142,29 @@ def overview(tables: Mapping[str, list[CaseTable]]) -> str:
 def openings(tables: Mapping[str, list[CaseTable]]) -> str:
     """A row for each other time of each case, with the most threads; empty if no case has one."""
     lines = []
+    for title, table in _compared(tables):
+        for measure in table.measures[1:]:
+            us, best = table.row(US), table.best_peer(measure)
+            if us and best and (ratio := us.ratio(best, measure)):
+                lines.append(
+                    [
+                        title,
+                        _MEASURES[measure],
+                        span(us.spread(measure), seconds),
+                        f"{span(best.spread(measure), seconds)} ({best.peer})",
+                        span(ratio, "{:.2f}".format),
+                    ]
+                )
+    return grid(["", "time of", "streamrt", "fastest peer in it", "streamrt / peer"], lines) if lines else ""
+
+
+def _compared(tables: Mapping[str, list[CaseTable]]) -> Iterator[tuple[str, CaseTable]]:
+    """The cases whose times are compared, each with a title: those with the most threads of their scenario."""
     for name, found in tables.items():
         most = max((table.threads for table in found), default=0)
         for table in found:
-            if table.threads != most or SCENARIOS[name].memory or SCENARIOS[name].coded:
-                continue
-            for measure in table.measures[1:]:
-                us, best = table.row(US), table.best_peer(measure)
-                if us and best and (ratio := us.ratio(best, measure)):
-                    lines.append(
-                        [
-                            f"{SCENARIOS[name].title}: {table.label}",
-                            _MEASURES[measure],
-                            span(us.spread(measure), seconds),
-                            f"{span(best.spread(measure), seconds)} ({best.peer})",
-                            span(ratio, "{:.2f}".format),
-                        ]
-                    )
-    return grid(["", "time of", "streamrt", "fastest peer in it", "streamrt / peer"], lines) if lines else ""
+            if table.threads == most and not SCENARIOS[name].memory and not SCENARIOS[name].coded:
+                yield f"{SCENARIOS[name].title}: {table.label}", table
 
 
 def replace_table(readme: Path, table: str) -> None:

@@ -24,7 +24,7 @@ def in_groups(requests: Iterator[Request], most: Callable[[Request], int]) -> It
             request = next(requests)
         except StopIteration:
             break
-        except Exception:
+        except Exception:  # any error of the caller's iterator: the requests before it are still served
             if group:
                 yield group
             raise

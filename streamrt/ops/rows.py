@@ -112,7 +112,9 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
         return None
 
     def bind(buffers: Buffers) -> BandOf:
-        given = [_as_planes(a) if index in inputs else a for index, a in enumerate(buffers.inputs)]  # type: ignore[arg-type]
+        given = [
+            _as_planes(buffers.input(index)) if index in inputs else array for index, array in enumerate(buffers.inputs)
+        ]
         kernel = lowered.bind(Buffers(tuple(given), (_as_planes(buffers.outputs[0]),), buffers.scratch))
         assert isinstance(kernel, Sliding)
 

@@ -21,20 +21,18 @@ from functools import partial
 
 from streamrt.errors import (
     ModelClosedError,
-    ModelTooLargeError,
     PinError,
     PoolBusyError,
-    StreamrtError,
     UnknownModelError,
     WeightsIOError,
 )
-from streamrt.host.budget import format_size
 from streamrt.pool.admission import Grant, Holding, Needs, Shrink, Slack, decide, make_room, needed_to_pin
 from streamrt.pool.entries import Entries
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
 from streamrt.pool.policy import Policy
+from streamrt.pool.refusals import does_not_fit, no_thread, too_large
 from streamrt.pool.resident import Files, Resident, StaleHeaderError
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
@@ -651,33 +649,3 @@ def _shrunk(victim: Entry, shrink: Shrink) -> int:
             resident.shut()
         return 0
     return kept
-
-
-def no_thread(name: str) -> StreamrtError:
-    """The error of a model that cannot be loaded because no thread can be started. It ends the wait at once."""
-    return StreamrtError(
-        f"no thread can be started to load the model {name!r:.80}: end some threads of this process or of the system, "
-        "or raise their limit (ulimit -u)"
-    )
-
-
-def does_not_fit(entry: Entry, needed: int, budget: int, there: int) -> PinError:
-    """The error of a model that cannot be pinned, where a pool of ``budget`` bytes has ``there`` for it."""
-    smallest = budget - there + needed
-    return PinError(
-        f"to be pinned, the model {entry.name!r:.80} needs {needed} bytes, and {there} are there beside the models "
-        f"that are pinned already: the smallest budget that works is {smallest} bytes ({format_size(smallest)})",
-        smallest,
-        needed,
-        there,
-    )
-
-
-def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLargeError:
-    """The error of a model that needs ``needed`` bytes, where a pool of ``budget`` bytes can give it ``most``."""
-    smallest = budget - most + needed
-    return ModelTooLargeError(
-        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: the smallest budget "
-        f"that works is {smallest} bytes ({format_size(smallest)})",
-        smallest,
-    )

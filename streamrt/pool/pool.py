@@ -16,9 +16,10 @@ from streamrt.host.budget import Budget, parse_budget
 from streamrt.pool.adaptive import POLICIES
 from streamrt.pool.entry import Entry, ModelStatus
 from streamrt.pool.failure import told
-from streamrt.pool.keeper import Keeper, no_thread
+from streamrt.pool.keeper import Keeper
 from streamrt.pool.lease import Lease
 from streamrt.pool.policy import PolicyFactory
+from streamrt.pool.refusals import no_thread
 from streamrt.pool.resident import Files, WeightsFiles
 from streamrt.pool.runtime import Runtime
 from streamrt.pool.stats import PoolStats

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plan.test_passes import _nodes
-from plan.test_plan import MIB, check_covers, layout, simulate
-from streamrt.errors import BudgetError
-from streamrt.plan import NodeWeights, make_plan, smallest_window
+from plan.test_plan import MIB, check_plan_within, layout
+from streamrt.plan import NodeWeights, make_plan
 from streamrt.plan.tiling import Cut, footprints
 
 
@@ -31,21 +29,7 @@ def steps(draw: st.DrawFn) -> tuple[list[NodeWeights], int]:
 @given(steps(), st.integers(0, MIB), st.integers(1, 30 * MIB), st.booleans())
 def test_plans_stay_within_budget_and_never_get_stuck(drawn, workspace, budget, thorough):
     nodes, size = drawn
-    least = workspace + smallest_window(nodes, size)
-    task = {"file_size": size, "workspace": workspace, "thorough": thorough}
-    if budget < least:
-        with pytest.raises(BudgetError) as error:
-            make_plan(nodes, budget=budget, **task)
-        assert error.value.minimum == least
-        return
-    plan = make_plan(nodes, budget=budget, **task)
-    assert plan.total <= budget
-    check_covers(plan, nodes)
-    pinned = {(r.offset, r.length) for r in plan.ranges if r.pinned}
-    assert pinned.isdisjoint((r.offset, r.length) for r in plan.ranges if not r.pinned)
-    if plan.ranges:
-        first, second = simulate(plan, size)
-        assert second <= first
+    check_plan_within(nodes, size, workspace, budget, thorough)
 
 
 def bands(*rows: int, count: int) -> tuple[list[NodeWeights], int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plan.test_plan import MIB, check_covers, layout, simulate
+from plan.test_plan import MIB, check_covers, check_plan_within, layout, simulate
 from streamrt.errors import BudgetError
 from streamrt.plan import PAGE, Range, make_plan, smallest_window
 from streamrt.plan.pipeline import Pipeline
@@ -33,21 +33,7 @@ _times = st.lists(st.floats(0, 0.1), max_size=6)
 @given(_nodes, st.integers(0, MIB), st.integers(1, 30 * MIB), st.booleans(), _times, st.sampled_from([1, 2]))
 def test_plans_stay_within_budget_and_never_get_stuck(sizes, workspace, budget, thorough, seconds, version):
     nodes, size = layout(sizes, seconds, version)
-    least = workspace + smallest_window(nodes, size)
-    task = {"file_size": size, "workspace": workspace, "thorough": thorough}
-    if budget < least:
-        with pytest.raises(BudgetError) as error:
-            make_plan(nodes, budget=budget, **task)
-        assert error.value.minimum == least
-        return
-    plan = make_plan(nodes, budget=budget, **task)
-    assert plan.total <= budget
-    check_covers(plan, nodes)
-    pinned = {(r.offset, r.length) for r in plan.ranges if r.pinned}
-    assert pinned.isdisjoint((r.offset, r.length) for r in plan.ranges if not r.pinned)
-    if plan.ranges:
-        first, second = simulate(plan, size)
-        assert second <= first
+    check_plan_within(nodes, size, workspace, budget, thorough)
 
 
 @settings(max_examples=200)

@@ -143,6 +143,25 @@ def check_covers(plan, nodes):
     assert rows == [node.rows for node in nodes]
 
 
+def check_plan_within(nodes, size, workspace, budget, thorough):
+    """Plan nodes that read ranges several times, and run the plan. A budget that is too small names the least."""
+    least = workspace + smallest_window(nodes, size)
+    task = {"file_size": size, "workspace": workspace, "thorough": thorough}
+    if budget < least:
+        with pytest.raises(BudgetError) as error:
+            make_plan(nodes, budget=budget, **task)
+        assert error.value.minimum == least
+        return
+    plan = make_plan(nodes, budget=budget, **task)
+    assert plan.total <= budget
+    check_covers(plan, nodes)
+    pinned = {(r.offset, r.length) for r in plan.ranges if r.pinned}
+    assert pinned.isdisjoint((r.offset, r.length) for r in plan.ranges if not r.pinned)
+    if plan.ranges:
+        first, second = simulate(plan, size)
+        assert second <= first
+
+
 shapes = st.lists(
     st.tuples(st.integers(0, 20_000), st.integers(0, 300), st.integers(0, 60_000)), min_size=1, max_size=8
 )
