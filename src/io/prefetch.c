@@ -386,7 +386,7 @@ srt_status srt_prefetcher_wait(srt_prefetcher *p, size_t index, int64_t timeout,
         return SRT_MISUSE;
     }
     item *it = &p->plan->items[index];
-    if (!p->in_pass && !p->across) wake(p); /* streamed items may be read from now on */
+    if (!p->in_pass && !p->across && p->plan->streamed > 0) wake(p); /* streamed items may be read from now on */
     p->in_pass = true;
     status = look(p, it, index, culprit);
     if (status == SRT_TIMEOUT && timeout > 0) {

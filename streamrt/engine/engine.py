@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
 from streamrt.engine.inputs import with_batch
+from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
@@ -59,8 +60,7 @@ class Engine:
         prefetcher: the thread that reads the file.
         session: the program, plan and workspace of the last call; None before the first call and while it rests.
         last_call: times and bytes of the last call.
-        loaded: bytes brought into memory since the file was opened.
-        reading: seconds that it took to bring in those bytes.
+        loader: has weights in memory while there is no session, and counts the weights that were brought in.
         lent: whether calls are allowed. False for a model of a pool while there is no lease of it.
         closed: no call is possible any more.
 
@@ -85,7 +85,6 @@ class Engine:
         self.turns = Turns()
         self.session: Session | None = None
         self.last_call: LastCall | None = None
-        self.loaded, self.reading = 0, 0.0
         self._preparing = self._stalled = self._passing = 0  # nanoseconds of all calls; see `spent`
         self.lent = True
         self._pid = os.getpid()
@@ -99,6 +98,7 @@ class Engine:
                 raise WeightsIOError(f"{file.path}: the file was replaced while it was being opened: open it again")
             self._tables = Tables(file, verify=verify)
             self.prefetcher = Prefetcher(self.mapping)
+            self.loader = Loader(self.prefetcher)
         except BaseException:
             self.mapping.close()
             raise
@@ -150,6 +150,7 @@ class Engine:
             if self.closed:
                 return
             self.closed = True
+            self.loader.count_begun()
             self.prefetcher.close()
             self.session = None
             self._params = {}
@@ -224,35 +225,9 @@ class Engine:
             self.session = None
             with self._while_planning:
                 verifier = Verifier(self.file, prepared.plan, memoryview(self.mapping)) if self._verify else None
-                self.session = Session(prepared, self._params, self.prefetcher, verifier, self._tables.by_name)
+                begun, tables = self.loader.has_begun(prepared), self._tables.by_name
+                self.session = Session(prepared, self._params, self.prefetcher, verifier, tables, begun)
         return self.session
-
-    def keep_only(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:
-        """Give up the session with its workspace and window, and all weights but ``items``, which are pinned."""
-        self.session = None
-        self.prefetcher.schedule(list(items), 0, granule)
-
-    def bring_in(self, items: Sequence[tuple[int, int, bool]], granule: int) -> None:
-        """`keep_only`, and read those of ``items`` that are not in memory. Without items, give up the session alone.
-
-        Raises:
-            WeightsIOError: they cannot be read.
-        """
-        if not items:
-            self.session = None  # a schedule would start the prefetch thread, though there is nothing to read
-            return
-        self.keep_only(items, granule)
-        prefetcher = self.prefetcher
-        try:
-            for index in range(len(items)):
-                prefetcher.wait(index)
-            prefetcher.finish()
-        except BaseException:
-            prefetcher.rewind()
-            raise
-        read = [item for item in prefetcher.report() if item.read_end > item.read_start]
-        self.loaded += sum(item.length for item in read)
-        self.reading += sum(item.read_end - item.read_start for item in read) * 1e-9
 
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests of like shapes in one pass over the weights, or in several if the plan divides the batch."""
@@ -289,8 +264,7 @@ class Engine:
 
     def _learn(self, prepared: Prepared, trace: Trace, stats: PassStats) -> None:
         """Count the weights that a call brought in. Give its times to the planner if they show the disk's speed."""
-        self.loaded += stats.bytes_streamed + stats.bytes_pinned
-        self.reading += stats.read_seconds
+        self.loader.count(stats)
         telling = stats.bytes_read > max(_TELLING, _TELLING_SHARE * stats.bytes_streamed)
         if telling and not stats.bytes_pinned:
             known = self.planner.rates.disk

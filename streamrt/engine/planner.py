@@ -122,7 +122,8 @@ class Planner:
         if self._usual is None:
             least = min(self._file.size, HUGE)
             return self._file.size, 0, least, least
-        program, lean = (self._programs.compile(self._file.graph, self._usual, lean) for lean in (False, True))
+        program = self._programs.compile(self._file.graph, self._usual)
+        lean = self._programs.compile(self._file.graph, self._usual, lean=True) if program.may_be_leaner else program
         weights, size = self._weights(program), self._file.size
         least = smallest_window(weights, size, huge=self._huge)
         minimum = min(program.workspace, lean.workspace) + least

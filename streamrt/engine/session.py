@@ -28,6 +28,7 @@ class Session:
         prefetcher: gets the plan's ranges as its schedule.
         verifier: checks ranges as they arrive, if given.
         tables: parameters of which single rows are read if the plan says so (`Plan.by_index`).
+        scheduled: whether the prefetcher has the plan's ranges already.
 
     Raises:
         MemoryError: there is no memory for the workspace.
@@ -40,6 +41,7 @@ class Session:
         prefetcher: Prefetcher,
         verifier: Verifier | None,
         tables: Mapping[str, Table],
+        scheduled: bool,
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
@@ -54,7 +56,8 @@ class Session:
         #: The node of each step of a pass, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}
-        prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
+        if not scheduled:
+            schedule(prefetcher, plan)
 
     def tensor(self, name: str) -> Array:
         """An input or output in the workspace. A pass reads inputs; its outputs stay until the next pass."""
@@ -79,6 +82,11 @@ class Session:
             prefetcher.rewind()
             raise
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
+
+
+def schedule(prefetcher: Prefetcher, plan: Plan) -> None:
+    """Give the prefetcher the ranges of a plan. It reads those that are pinned at once, and the others in a pass."""
+    prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
 
 
 def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[Step]:

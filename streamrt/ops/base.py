@@ -193,6 +193,7 @@ class Lowered:
         outputs: shape of each output.
         bind: takes the `Buffers`, returns the function that a pass runs.
         scratch: bytes of scratch memory.
+        roomy: whether it takes scratch memory only to be faster, so that lowering for ``exact`` results takes less.
         view_of: index of the input whose memory ``outputs[0]`` shares, byte for byte (as in Reshape). ``run`` then does
             nothing.
         inplace: indices of the inputs whose memory ``outputs[0]`` may take over, because the kernel gives the same
@@ -223,6 +224,7 @@ class Lowered:
     outputs: tuple[Shape, ...]
     bind: Callable[[Buffers], Run]
     scratch: int = 0
+    roomy: bool = False
     view_of: int | None = None
     inplace: tuple[int, ...] = ()
     joins: bool = False

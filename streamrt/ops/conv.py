@@ -70,7 +70,7 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
     scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
-    takes_coded, in_bands, band_step = True, False, 1
+    takes_coded, in_bands, roomy, band_step = True, False, False, 1
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
             batch=x[0],
@@ -102,12 +102,14 @@ def conv(call: Call) -> Lowered:
             alone = seat or threads == 1 or call.exact
             halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
             sums = scratch.add(halves) if halves else None
+            roomy = bool(seat or halves)
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, panels, sums, epilogue)
             in_bands = len(x) == 4
     lowered = Lowered(
         outputs=(output,),
         bind=bind,
         scratch=scratch.nbytes,
+        roomy=roomy,
         inplace=(3,) if residual else (),
         tiled=(1,),
         rows=w[0],

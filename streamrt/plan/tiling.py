@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 from streamrt.host.yielding import give_way
@@ -71,8 +72,6 @@ class Cut:
         ranges: in the order in which the tiles need them.
         footprints: bytes of the granules of each range.
         shared: of these, bytes of the granules that the range before it covers, too.
-        first: for each range, the index of the first range with the same bytes. The others are later readings of it:
-            see `NodeWeights.repeats` and ``repeated``.
     """
 
     def __init__(
@@ -89,8 +88,15 @@ class Cut:
         self.tiles, self.ranges = _cut(nodes, tile_bytes, granule, apart, held)
         self.footprints = footprints(self.ranges, granule, file_size)
         self.shared = shared(self.ranges, granule, file_size)
+
+    @cached_property
+    def first(self) -> list[int]:
+        """For each range, the index of the first range with the same bytes.
+
+        The others are later readings of it: see `NodeWeights.repeats` and ``repeated``.
+        """
         earliest: dict[Range, int] = {}
-        self.first = [earliest.setdefault(r, index) for index, r in enumerate(self.ranges)]
+        return [earliest.setdefault(r, index) for index, r in enumerate(self.ranges)]
 
     def held(self, ranges: Iterable[Range]) -> int:
         """Bytes of the granules that cover ``ranges``; a granule that several share counts once."""
@@ -177,6 +183,9 @@ def _cut(
 
 def _runs(extents: Iterable[Extent]) -> list[Extent]:
     """The extents of a tile, in ascending order; neighbours are joined."""
+    extents = list(extents)
+    if len(extents) == 1:
+        return extents
     runs: list[Extent] = []
     for extent in sorted(extents, key=lambda e: e.offset):
         if runs and extent.offset - runs[-1].end <= PAGE:

@@ -201,18 +201,41 @@ def decide(
     few = bisect_left(mobile, True, key=lambda other: not admits(other))
     willing = mobile[:few]
     better = 0 if mine.kept else sum(holdings[other].worthy for other in mobile[few:])
-    pinned, working = _amounts(mine, room - better, 0 if mine.kept else slack)
+    share = budget // SLACK_SHARE
+    for window in (min(share, needs.comfort), 0):
+        pinned, working = _granted(mine, room, room - better, window, 0 if mine.kept else slack)
+        shrinks = make_room(holdings, idle, willing, pinned + working - mine.total - free)
+        given = sum(holdings[shrink.name].pinned - shrink.pinned for shrink in shrinks or () if not admits(shrink.name))
+        if given <= share:
+            break  # else a large step of a better model would go for a small window
+    return None if shrinks is None else Grant(pinned, working, shrinks)
+
+
+def _granted(mine: Holding, room: int, own: int, window: int, slack: int) -> tuple[int, int]:
+    """Bytes of weights and of working memory for a model.
+
+    Args:
+        mine: what the model has.
+        room: bytes that it can have if all idle models give all that they can.
+        own: of these, bytes that better models do not have.
+        window: bytes of working memory that it gets from better models, if necessary.
+        slack: as for `decide`.
+    """
+    needs = mine.needs
+    if own < window <= room:
+        pinned, working = _amounts(mine, window, max(window, slack))
+    else:
+        pinned, working = _amounts(mine, own, slack)
     if pinned + working > room:  # even with all memory of idle models
         # Take no more from better models than the smallest window needs. Take no room for further weights from them.
         streaming = needs.workspace + needs.least
-        had = max(needs.ceil(mine.pinned), needs.floor(max(0, room - better - streaming)))
+        had = max(needs.ceil(mine.pinned), needs.floor(max(0, own - streaming)))
         pinned = min(pinned, needs.floor(room - needs.minimum), had)
-        working = min(needs.comfort, room - pinned, max(streaming, room - better - pinned))
+        working = min(needs.comfort, room - pinned, max(streaming, own - pinned))
     if pinned + working <= mine.total:  # it holds enough already
         pinned = max(pinned, mine.pinned)
         working = mine.total - pinned
-    shrinks = make_room(holdings, idle, willing, pinned + working - mine.total - free)
-    return None if shrinks is None else Grant(pinned, working, shrinks)
+    return pinned, working
 
 
 def _amounts(mine: Holding, room: int, slack: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from streamrt.engine.engine import Engine
+from streamrt.engine.loader import Item
 from streamrt.engine.options import check_options
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
@@ -35,10 +36,6 @@ _TRIES = 3
 _REMEMBERED = 4
 #: The most tensors, nodes and checksums of remembered headers and plans. Each takes some hundred bytes.
 _PARTS = 20_000
-
-
-#: A range of a schedule: offset, bytes, and whether it is pinned.
-Item = tuple[int, int, bool]
 
 
 class Known:
@@ -132,6 +129,7 @@ class ResidentModel:
             while_planning=guest,
         )
         self.engine.prefetcher.read_across(False)  # the memory may go to other models after this call
+        self._begin()
 
     def __del__(self) -> None:
         if hasattr(self, "engine"):
@@ -168,12 +166,12 @@ class ResidentModel:
     @property
     def loaded(self) -> int:
         """Bytes brought into memory since it was opened."""
-        return self.engine.loaded
+        return self.engine.loader.loaded
 
     @property
     def reading(self) -> float:
         """Seconds that bringing in the bytes of ``loaded`` took."""
-        return self.engine.reading
+        return self.engine.loader.reading
 
     @property
     def pinned(self) -> int:
@@ -197,6 +195,7 @@ class ResidentModel:
         """Allow it ``budget`` bytes from its next call on."""
         with self.engine.turns.hold():
             self.engine.plan_with(self._known.planner(budget))
+        self._begin()
 
     def rest(self, most: int | None = None, window: int = 0) -> int:
         """Give the workspace and the window back, and all but ``most`` bytes of the weights.
@@ -220,8 +219,23 @@ class ResidentModel:
             same = before.plan.granule == after.plan.granule
             self._kept = _covered(_pinned(after.plan), self._kept, after.plan.granule) if same else []
             self._last = after
-            self.engine.keep_only(self._kept, after.plan.granule)
+            self.engine.session = None
+            self.engine.loader.keep_only(self._kept, after.plan.granule)
             return after.plan.pinned_bytes
+
+    def _begin(self) -> None:
+        """Read all weights from now on, if there is room for all. A call takes some time until it waits for them."""
+        engine = self.engine
+        with engine.turns.hold():
+            if engine.session:
+                return
+            try:
+                prepared = engine.planner.prepare_usual()
+            except BudgetError:  # a call asks for more memory
+                return
+            if prepared and prepared.plan.pinned_bytes and not prepared.plan.streamed_bytes:
+                self._last, self._kept = prepared, _pinned(prepared.plan)
+                engine.loader.begin(prepared)
 
     def preload(self) -> None:
         """Bring the pinned weights into memory now.
@@ -238,7 +252,8 @@ class ResidentModel:
                 prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             self._last = prepared
             self._kept = _pinned(prepared.plan)
-            engine.bring_in(self._kept, prepared.plan.granule)
+            engine.session = None
+            engine.loader.bring_in(self._kept, prepared.plan.granule)
 
     def shut(self) -> None:
         """Close it. Closing a closed model does nothing."""

@@ -29,12 +29,9 @@ class Shadow:
         policy.requested(name, size, cost)
         had = held.get(name, 0)
         have = min(size, had + self._free)
-        while have < size:
-            others = [other for other in held if other != name]
-            if not others:
-                break
-            victim = min(others, key=policy.worth)
-            if not policy.admits(name, victim):
+        others = sorted((other for other in held if other != name), key=policy.worth) if have < size else ()
+        for victim in others:
+            if have == size or not policy.admits(name, victim):
                 break
             part = min(held[victim], size - have)
             have += part

@@ -108,6 +108,11 @@ class Program:
         return [seconds[step.node] * step.share for step in self.steps]
 
     @property
+    def may_be_leaner(self) -> bool:
+        """Whether a ``lean`` program may take less memory than this one, or take it in another way."""
+        return any(low.roomy or low.joins for low in self.lowered)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of a pass."""
         return sum(low.flops for low in self.lowered)

@@ -66,3 +66,43 @@ def test_policy_nice_and_slice_of_threads(run_python: RunPython, make_file: Make
         assert fetch[1] == work[1] >= 3
         if RELEASE >= (6, 12):
             assert fetch[2] == 100_000 < work[2]
+
+
+#: Prints how often the prefetch thread went to sleep during 200 passes over an item that is pinned.
+SLEEPS = """
+    import sys
+    from pathlib import Path
+    from streamrt import _core
+
+    path, block = sys.argv[1], int(sys.argv[2])
+    mapping = _core.Mapping(path)
+    prefetcher = _core.Prefetcher(mapping)
+    prefetcher.read_across(False)
+    prefetcher.schedule([(0, block, True)], 0, block)
+
+    def sleeps():
+        for task in Path("/proc/self/task").iterdir():
+            if (task / "comm").read_text().strip() == "streamrt-fetch":
+                lines = (task / "status").read_text().splitlines()
+                return int(next(line for line in lines if line.startswith("voluntary_ctxt_switches")).split()[1])
+
+    def run_passes(count):
+        for _ in range(count):
+            prefetcher.wait(0)
+            prefetcher.done(0)
+            prefetcher.finish()
+
+    run_passes(1)
+    before = sleeps()
+    run_passes(200)
+    print(sleeps() - before)
+    prefetcher.close()
+    mapping.close()
+"""
+
+
+def test_passes_over_pinned_items_wake_no_thread(run_python: RunPython, make_file: MakeFile) -> None:
+    """A model of a pool reads no streamed weights between its passes. It has none to read within them, either."""
+    done = run_python(SLEEPS, make_file(BLOCK), BLOCK)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 20

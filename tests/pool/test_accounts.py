@@ -281,6 +281,17 @@ def test_a_first_request_beside_better_models_streams_and_takes_no_weights():
     assert better == Grant(500, 10, (shrink_to("good", 448),))
 
 
+def test_better_models_give_a_window_of_a_good_size_if_they_lose_little():
+    """A tiny window reads slowly, request after request. It costs better models 1/16 of the budget once."""
+    holdings = {f"good{index}": Holding(Needs(80, 0, 5, 80, step=80), 80) for index in range(20)}
+    holdings["new"] = Holding(Needs(70, 10, 5, window=70, step=70))
+    grant = decide(1610, 0, holdings, "new", lambda other: 1, lambda other: False)
+    assert grant == Grant(0, 80, (shrink_to("good0", 0),))
+    holdings = {"good": Holding(Needs(1600, 0, 5, 80, step=1600), 1600), "new": holdings["new"]}
+    grant = decide(1615, 0, holdings, "new", lambda other: 1, lambda other: False)
+    assert grant == Grant(0, 15, ())
+
+
 def test_a_small_model_has_all_weights_in_its_window_and_keeps_them_if_it_is_worth_more():
     small = Needs(50, 10, 5, window=50, step=50)
     holdings = {"good": Holding(Needs(900, 10, 5, 20, step=900), 900, 10), "new": Holding(small)}
