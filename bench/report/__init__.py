@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import record
 from bench.pool.sets import QUICK, SETS
-from bench.report import age, chart, markdown, plots, summary
+from bench.report import age, chart, headline, markdown, plots, summary
 from bench.scenarios import HEADLINES, SCENARIOS
 
 #: The scenario of the README's chart, and its file.
@@ -51,16 +51,17 @@ def _chart(name: str, results: Path, readme: Path | None) -> Path | None:
     return readme.parent / "docs" / CHART if readme else None
 
 
-def shown(results: Path) -> dict[str, list[record.Record]]:
-    """The lines that the README's rows come from: those of a run of the rows alone, where a scenario has one."""
-    return _measured(results) | _measured(results / HEADLINES)
+def headlines(results: Path) -> list[headline.Headline]:
+    """The README's rows: of a run of the rows alone, where a scenario has one, and of pools and servers."""
+    measured = _measured(results) | _measured(results / HEADLINES)
+    tables = {name: summary.tables(records) for name, records in measured.items()}
+    pools, servers = headline.of_pools(_pools(results)), headline.of_servers(_servers(results))
+    return [*headline.of_scenarios(measured, tables), *pools, *servers]
 
 
 def rows(results: Path) -> str:
     """The README's rows, and what they say of commits and machines."""
-    measured = shown(results)
-    tables = {name: summary.tables(records) for name, records in measured.items()}
-    return markdown.headlines(measured, tables, age.kept(results))
+    return markdown.headlines(headlines(results), age.kept(results))
 
 
 def _measured(results: Path) -> dict[str, list[record.Record]]:

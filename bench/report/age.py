@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bench.record import Record
-from bench.scenarios import SCENARIOS
+from bench.report.headline import Headline
 
 #: The file, in the folder of results, of the commits whose rows the README keeps although the code has changed.
 KEPT = "older.tsv"
@@ -28,20 +27,12 @@ def kept(results: Path) -> dict[str, str]:
     return found
 
 
-def rows(measured: Mapping[str, list[Record]]) -> Iterator[tuple[str, Record]]:
-    """The README's rows that were measured: each label with the first of its lines."""
-    for name, records in measured.items():
-        for label in SCENARIOS[name].headlines:
-            if record := next((record for record in records if record.get("label") == label), None):
-                yield label, record
-
-
-def problems(measured: Mapping[str, list[Record]], kept: Mapping[str, str], code: str) -> list[str]:
-    """What is wrong with the rows, given a digest of the present code: a sentence each.
+def problems(rows: Iterable[Headline], kept: Mapping[str, str], code: str) -> list[str]:
+    """What is wrong with the README's rows, given a digest of the present code: a sentence each.
 
     Rows of older code are wrong unless their commit is kept, and so is a kept commit that has no older row.
     """
-    older = {label: record["commit"][:7] for label, record in rows(measured) if record.get("code") != code}
+    older = {row.label: row.record["commit"][:7] for row in rows if row.record.get("code") != code}
     found = [f"{label}: the code has changed since {commit}" for label, commit in older.items() if commit not in kept]
     idle = [commit for commit in kept if commit not in older.values()]
     return found + [f"{commit} is kept, and no row of it is older than the code" for commit in idle]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.record import Record
 from bench.report import coded, summary
+from bench.report.headline import Headline
 from bench.report.summary import CaseTable, End, Row, Spread
 from bench.scenarios import SCENARIOS
 from bench.ways import US
@@ -67,38 +68,26 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def headlines(
-    measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]], older: Collection[str] = ()
-) -> str:
+def headlines(rows: Iterable[Headline], older: Collection[str] = ()) -> str:
     """The README's rows, each with its spread and commit, and below them date and machine of each commit.
 
     ``older`` are the beginnings of commits since which the code has changed.
     """
     lines, commits = [], defaultdict(dict)
-    for name, found in tables.items():
-        for label in SCENARIOS[name].headlines:
-            of_case = [table for table in found if table.label == label]
-            if not of_case:
-                continue
-            table = max(of_case, key=lambda table: table.threads)
-            measure = table.measures[0]
-            us, best = table.row(US), table.best_peer()
-            mine = us.spread(measure) if us else None
-            theirs = best.spread(measure) if best else None
-            record = next(record for record in measured[name] if record.get("label") == label)
-            commit = record["commit"][:7]
-            age = f" of {record['at'][:10]}{', older than the code' * (commit in older)}"
-            for machine in machines([record]):
-                commits[machine][f"`{commit}`{age}"] = None
-            lines.append(
-                [
-                    f"{SCENARIOS[name].title}: {label}",
-                    span(mine, seconds) if mine else us.status if us else "-",
-                    f"{best.peer}: {span(theirs, seconds)}" if best and theirs else "-",
-                    span(us.ratio(best, measure) if us and best else None, "{:.2f}".format),
-                    f"`{commit}`",
-                ]
-            )
+    for row in rows:
+        commit = row.record["commit"][:7]
+        age = f" of {row.record['at'][:10]}{', older than the code' * (commit in older)}"
+        for machine in machines([row.record]):
+            commits[machine][f"`{commit}`{age}"] = None
+        lines.append(
+            [
+                row.label,
+                span(row.ours, seconds) if row.ours else row.status,
+                f"{row.peer}: {span(row.theirs, seconds)}" if row.theirs else "-",
+                span(row.ratio, "{:.2f}".format),
+                f"`{commit}`",
+            ]
+        )
     header = ["lower is better", "streamrt", "fastest peer", "streamrt ÷ peer", "commit"]
     says = "A cell is the median over the rounds, with the fastest and the slowest pass in brackets. "
     says += "A ratio is that of the two medians, with the least and the most of a round. "

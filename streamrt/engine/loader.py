@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from streamrt._core import Prefetcher
 from streamrt.engine.planner import Prepared
 from streamrt.engine.session import schedule
+from streamrt.plan import Plan
 from streamrt.report.stats import PassStats
 
 #: A range of a schedule: offset, bytes, and whether it is pinned.
 Item = tuple[int, int, bool]
+
+
+def pinned_items(plan: Plan) -> list[Item]:
+    """The pinned ranges of a plan, each once."""
+    return [(r.offset, r.length, True) for r in dict.fromkeys(plan.ranges) if r.pinned]  # some are read several times
 
 
 class Loader:
@@ -32,57 +38,39 @@ class Loader:
     def begin(self, prepared: Prepared) -> None:
         """Read all weights from now on, by a plan that pins all. If the next call has this plan, they count as its own.
 
-        Raises:
-            WeightsIOError: weights of an earlier `begin` cannot be read.
+        Otherwise they count once they were read, but for an item that is being read when another schedule comes.
         """
-        self._end_begun()
+        self.count_begun()
         schedule(self._prefetcher, prepared.plan)
         self._begun = prepared
 
     def has_begun(self, prepared: Prepared) -> bool:
-        """Whether the plan of ``prepared``, which gets a session now, is scheduled already. Raises as `begin`."""
-        if self._begun is not prepared:
-            self._end_begun()
-            return False
-        self._begun = None
-        return True
+        """Whether the plan of ``prepared``, which gets a session now, is scheduled already."""
+        if self._begun is prepared:
+            self._begun = None
+            return True
+        self.count_begun()
+        return False
 
     def keep_only(self, items: Sequence[Item], granule: int) -> None:
         """Give up all weights but ``items``, which are pinned."""
         self.count_begun()
         self._prefetcher.schedule(list(items), 0, granule)
 
-    def bring_in(self, items: Sequence[Item], granule: int) -> None:
-        """`keep_only`, and wait until all of ``items`` are in memory.
+    def bring_in(self, plan: Plan) -> None:
+        """Keep only the weights that a plan pins, and wait until all of them are in memory.
 
         Raises:
             WeightsIOError: they cannot be read.
         """
-        self._end_begun()
-        if items:  # a schedule would start the prefetch thread, even if there is nothing to read
-            self.keep_only(items, granule)
-            self._wait_for(len(items))
-
-    def count(self, stats: PassStats) -> None:
-        """Count the weights that a call brought in."""
-        self.loaded += stats.bytes_streamed + stats.bytes_pinned
-        self.reading += stats.read_seconds
-
-    def count_begun(self) -> None:
-        """Count the weights that were read since `begin`, without those that are being read."""
-        if self._begun is not None:
-            self._begun = None
-            self._prefetcher.finish()
-            self._count_read()
-
-    def _end_begun(self) -> None:
-        """Wait until all weights are in memory for which `begin` was called, and count them."""
-        if self._begun is not None:
-            count, self._begun = len(self._begun.plan.ranges), None
-            self._wait_for(count)
-
-    def _wait_for(self, count: int) -> None:
-        """Wait until the first ``count`` items of the schedule are in memory, and count them. All are pinned."""
+        if not plan.pinned_bytes:
+            return  # a schedule would start the prefetch thread, though there is nothing to read
+        if self._begun is not None and self._begun.plan is plan:
+            count, self._begun = len(plan.ranges), None
+        else:
+            items = pinned_items(plan)
+            count = len(items)
+            self.keep_only(items, plan.granule)
         prefetcher = self._prefetcher
         try:
             for index in range(count):
@@ -93,7 +81,22 @@ class Loader:
             raise
         self._count_read()
 
-    def _count_read(self) -> None:
+    def count(self, stats: PassStats) -> None:
+        """Count the weights that a call brought in."""
+        self.loaded += stats.bytes_streamed + stats.bytes_pinned
+        self.reading += stats.read_seconds
+
+    def count_begun(self) -> list[Item]:
+        """Count the weights that were read since `begin`, and return them; none if it was not called."""
+        if self._begun is None:
+            return []
+        self._begun = None
+        self._prefetcher.finish()
+        return self._count_read()
+
+    def _count_read(self) -> list[Item]:
+        """Count the items that were read for the last pass, and return them."""
         read = [item for item in self._prefetcher.report() if item.read_end > item.read_start]
         self.loaded += sum(item.length for item in read)
         self.reading += sum(item.read_end - item.read_start for item in read) * 1e-9
+        return [(item.offset, item.length, item.pinned) for item in read]

@@ -201,7 +201,8 @@ def decide(
     few = bisect_left(mobile, True, key=lambda other: not admits(other))
     willing = mobile[:few]
     better = 0 if mine.kept else sum(holdings[other].worthy for other in mobile[few:])
-    share = budget // SLACK_SHARE
+    streaming = sum(holding.working for holding in holdings.values() if holding.fixed and holding.streams)
+    share = max(0, budget // SLACK_SHARE - streaming)  # better models give as much to all windows together
     for window in (min(share, needs.comfort), 0):
         pinned, working = _granted(mine, room, room - better, window, 0 if mine.kept else slack)
         shrinks = make_room(holdings, idle, willing, pinned + working - mine.total - free)

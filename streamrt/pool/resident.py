@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from streamrt.engine.engine import Engine
-from streamrt.engine.loader import Item
+from streamrt.engine.loader import Item, pinned_items
 from streamrt.engine.options import check_options
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.programs import Programs
@@ -19,7 +19,7 @@ from streamrt.format import verify as verify_file
 from streamrt.host.processors import usable_threads
 from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
-from streamrt.plan import HUGE, Plan
+from streamrt.plan import HUGE
 from streamrt.pool.admission import STEPS, Needs
 from streamrt.pool.lease import Lease, Term
 
@@ -214,10 +214,11 @@ class ResidentModel:
             after = before if most is None else self._smaller(before, most, window)
             if after is None:
                 return 0
+            self._kept += self.engine.loader.count_begun()
             if self.engine.session:
-                self._kept = _pinned(before.plan)
+                self._kept = pinned_items(before.plan)
             same = before.plan.granule == after.plan.granule
-            self._kept = _covered(_pinned(after.plan), self._kept, after.plan.granule) if same else []
+            self._kept = _covered(pinned_items(after.plan), self._kept, after.plan.granule) if same else []
             self._last = after
             self.engine.session = None
             self.engine.loader.keep_only(self._kept, after.plan.granule)
@@ -234,7 +235,7 @@ class ResidentModel:
             except BudgetError:  # a call asks for more memory
                 return
             if prepared and prepared.plan.pinned_bytes and not prepared.plan.streamed_bytes:
-                self._last, self._kept = prepared, _pinned(prepared.plan)
+                self._last = prepared
                 engine.loader.begin(prepared)
 
     def preload(self) -> None:
@@ -251,9 +252,9 @@ class ResidentModel:
             if engine.planner.budget != prepared.plan.budget:
                 prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             self._last = prepared
-            self._kept = _pinned(prepared.plan)
+            self._kept = pinned_items(prepared.plan)
             engine.session = None
-            engine.loader.bring_in(self._kept, prepared.plan.granule)
+            engine.loader.bring_in(prepared.plan)
 
     def shut(self) -> None:
         """Close it. Closing a closed model does nothing."""
@@ -294,11 +295,6 @@ class _Growth:
     def __call__(self, minimum: int) -> Planner | None:
         """The planner for the budget that the pool grants, or None without a pool. Raises the pool's errors."""
         return self._known.planner(self.ask(minimum)) if self.ask else None
-
-
-def _pinned(plan: Plan) -> list[Item]:
-    """The pinned ranges of a plan, as a schedule."""
-    return [(r.offset, r.length, True) for r in dict.fromkeys(plan.ranges) if r.pinned]  # some are read several times
 
 
 def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:

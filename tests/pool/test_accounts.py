@@ -287,6 +287,9 @@ def test_better_models_give_a_window_of_a_good_size_if_they_lose_little():
     holdings["new"] = Holding(Needs(70, 10, 5, window=70, step=70))
     grant = decide(1610, 0, holdings, "new", lambda other: 1, lambda other: False)
     assert grant == Grant(0, 80, (shrink_to("good0", 0),))
+    holdings["other"] = Holding(Needs(70, 10, 5, window=70, step=70), 0, 80, fixed=True)  # it streams, and has its own
+    grant = decide(1695, 0, holdings, "new", lambda other: 1, lambda other: False)
+    assert grant == Grant(0, 15, ())  # better models have given enough
     holdings = {"good": Holding(Needs(1600, 0, 5, 80, step=1600), 1600), "new": holdings["new"]}
     grant = decide(1615, 0, holdings, "new", lambda other: 1, lambda other: False)
     assert grant == Grant(0, 15, ())

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import threading
+import time
 from contextlib import ExitStack, suppress
 
 import numpy as np
@@ -159,6 +160,12 @@ def test_a_pass_within_a_lease_streams_missing_weights(files):
         assert line.bytes_loaded >= 3 * (files["m512"].weights - 2 * MIB)
 
 
+def all_read(model, weights):
+    """Wait until all weights that a lease began to read are in memory, and noted as read."""
+    eventually(lambda: model._engine.mapping.resident() >= weights)
+    time.sleep(0.05)
+
+
 def test_weights_are_read_before_the_call_that_needs_them(files):
     """They are counted as the call's, if its plan is the one with which they are read, and else before it."""
     weights = files["m512"].weights
@@ -166,7 +173,7 @@ def test_weights_are_read_before_the_call_that_needs_them(files):
         zoo.evict(files["m512"].path)
         with filled(files, "64MiB") as pool:
             with pool.lease("m512") as model:
-                eventually(lambda model=model: model._engine.prefetcher.held() >= weights)
+                all_read(model, weights)
                 model(zoo.random_input(batch, 512))
                 own = model.stats.bytes_pinned
             assert own == weights or batch == 3
@@ -177,8 +184,22 @@ def test_a_lease_without_a_call_counts_the_weights_that_were_read(files):
     weights = files["m512"].weights
     with filled(files, "64MiB") as pool:
         with pool.lease("m512") as model:
-            eventually(lambda model=model: model._engine.prefetcher.held() >= weights)
+            all_read(model, weights)
         pool.unload("m512")
+        assert status(pool, "m512").bytes_loaded == weights
+
+
+def test_a_model_that_was_leased_and_not_called_reads_nothing_at_rest(files):
+    weights = files["m512"].weights
+    with filled(files, "64MiB") as pool:
+        with pool.lease("m512") as model:
+            all_read(model, weights)
+            engine = model._engine
+        resident = pool._keeper.entries["m512"].resident
+        assert resident.rest() == resident.pinned
+        assert engine.prefetcher.held() >= weights
+        assert resident.loaded == weights
+        call(pool, files, "m512")
         assert status(pool, "m512").bytes_loaded == weights
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench import report
 from bench.record import Record
-from bench.report import markdown, summary
+from bench.report import headline, markdown, summary
 from bench.report.summary import CaseTable
 from bench.scenarios import SCENARIOS, Case
 from markers import needs
@@ -399,7 +399,7 @@ def test_headlines_have_the_spread_the_commit_and_the_machine() -> None:
         timing("streamrt", 0, 9.0, case=shown, threads=1),
         *timings(streamrt=[1.0]),  # no headline
     ]
-    text = markdown.headlines({"mlp-capped": records}, {"mlp-capped": summary.tables(records)})
+    text = markdown.headlines(headline.of_scenarios({"mlp-capped": records}, {"mlp-capped": summary.tables(records)}))
     assert "lower is better" in text
     assert "`0123456` of 2026-01-02: A Processor, 2 cores" in " ".join(text.split())
     assert cells(text)[2:] == [
@@ -418,7 +418,8 @@ def test_headlines_show_how_streamrt_failed(status: str) -> None:
     (label,) = SCENARIOS["mlp-callers"].headlines
     shown = next(case for case in SCENARIOS["mlp-callers"].cases if case.label == label)
     records = [line("timing", "streamrt", status, case=shown, round=0), timing("A", 0, 1.0, case=shown)]
-    (row,) = cells(markdown.headlines({"mlp-callers": records}, {"mlp-callers": summary.tables(records)}))[2:]
+    rows = headline.of_scenarios({"mlp-callers": records}, {"mlp-callers": summary.tables(records)})
+    (row,) = cells(markdown.headlines(rows))[2:]
     assert row[1:4] == [status, "A: 1 s", "-"]
 
 

@@ -72,7 +72,7 @@ FAULTS = (
         "begun-uncounted",
         "pool",
         "streamrt/engine/loader.py",
-        "            self._prefetcher.finish()\n",
+        "        self._prefetcher.finish()\n",
         "",
         "weights that were read for a lease without a call are not counted",
         POOL,
