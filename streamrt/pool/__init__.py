@@ -2,8 +2,8 @@
 
 `pool` is the face. `admission` decides, as a pure function, how much memory a request gets and which models give it.
 `policy`, `shadow` and `adaptive` say which weights are worth their memory. `ledger` counts bytes. `entry` has the state
-of a registered model, `resident` is the open model, and `lease` is the model that a user calls. `keeper` carries the
-decisions out, and `refusals` has the errors of models that it cannot load or pin.
+of a registered model, `resident` is the open model, and `lease` is the model that a user calls. `pins` keeps memory for
+pinned models. `keeper` carries the decisions out, and `refusals` has the errors of models that it cannot load or pin.
 """
 
 from streamrt.pool.entry import ModelStatus, State

@@ -26,13 +26,14 @@ from streamrt.errors import (
     UnknownModelError,
     WeightsIOError,
 )
-from streamrt.pool.admission import Grant, Holding, Needs, Shrink, Slack, decide, make_room, needed_to_pin
+from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
 from streamrt.pool.entries import Entries
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.ledger import Ledger
+from streamrt.pool.pins import Pins
 from streamrt.pool.policy import Policy
-from streamrt.pool.refusals import does_not_fit, no_thread, too_large
+from streamrt.pool.refusals import no_thread, too_large
 from streamrt.pool.resident import Files, Resident, StaleHeaderError
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
@@ -73,6 +74,7 @@ class Keeper:
     Attributes:
         changed: the lock. It is notified when something under it changes.
         entries: the models by name.
+        pins: the memory that is kept for pinned models.
         ledger: bytes of the budget by model.
         policy: as above.
         files: as above.
@@ -90,6 +92,7 @@ class Keeper:
         self.files = files
         self.changed = runtime.condition()
         self.entries = Entries()
+        self.pins = Pins(budget, self.entries)
         self.closed = False
         self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)
         self.failures = self.evictions = self.given_up = self.busy = 0
@@ -225,7 +228,7 @@ class Keeper:
     def _gets_whole(self, entry: Entry, asker: _Asker) -> bool:
         """Whether a request waits for room for all weights, and can get it. Lock held."""
         assert entry.needs
-        return asker.whole and entry.reserved is not None and entry.needs.full <= self.capacity(entry)
+        return asker.whole and entry.reserved is not None and entry.needs.full <= self.pins.capacity(entry)
 
     def _lacks_weights(self, entry: Entry, asker: _Asker) -> bool:
         """Whether a leased model was granted fewer weights than a request waits for. Lock held."""
@@ -260,7 +263,7 @@ class Keeper:
         if entry.resident and held == entry.budget and entry.pinned == needs.weights:
             self._lend(entry)
             return True
-        if needs.minimum > (most := self.capacity(entry)):
+        if needs.minimum > (most := self.pins.capacity(entry)):
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
         holdings = self._holdings(entry)
         grant = decide(
@@ -343,49 +346,19 @@ class Keeper:
                 found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, kept)
         return found
 
-    def capacity(self, entry: Entry) -> int:
-        """The most bytes that ``entry`` can ever have: all but the weights of other models that are pinned."""
-        return self.ledger.budget - sum(needs.weights for needs in self._reserved(entry))
-
     # ---------------------------------------------------------------- pins (lock held)
 
-    def pin(self, entry: Entry, needs: Needs) -> None:
-        """Keep memory for all weights of a model from now on.
-
-        Args:
-            entry: the model.
-            needs: of its file.
-
-        Raises:
-            PinError: it does not fit beside the models that are pinned already.
-        """
-        entry.reserved = None
-        needed, there = needed_to_pin(needs, self._reserved(entry)), self.capacity(entry)
-        if needed > there:
-            raise does_not_fit(entry, needed, self.ledger.budget, there)
-        entry.reserved = needs
-        self.entries.pin(entry, True)
-
     def unpin(self, entry: Entry) -> None:
-        """Make a model ordinary again."""
-        entry.reserved = None
-        self.entries.pin(entry, False)
+        """Make a pinned model ordinary again."""
+        self.pins.unpin(entry)
         self._pin_again()
         self.changed.notify_all()
 
     def _pin_again(self) -> None:
-        """Keep memory for pinned models that did not fit before, if they do now."""
-        for entry in list(self.entries.pinned.values()):
-            if entry.needs and not entry.reserved and not entry.removed:
-                with suppress(PinError):
-                    self.pin(entry, entry.needs)
-                    with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
-                        self._runtime.spawn(partial(self.preload, entry.name, Future()))
-
-    def _reserved(self, entry: Entry) -> list[Needs]:
-        """The needs of all pinned models but ``entry``."""
-        others = (other for other in self.entries.pinned.values() if other is not entry and not other.removed)
-        return [other.reserved for other in others if other.reserved]
+        """Load the pinned models that did not fit before, if they do now."""
+        for entry in self.pins.pin_again():
+            with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
+                self._runtime.spawn(partial(self.preload, entry.name, Future()))
 
     def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
         """Mark the models of ``shrinks`` as being changed by this thread, or as free again."""
@@ -417,7 +390,7 @@ class Keeper:
                 self.entries.know(entry, needs)
                 if entry.pin:  # its file may have been replaced
                     with suppress(PinError):
-                        self.pin(entry, needs)
+                        self.pins.pin(entry, needs)
                     self._pin_again()
             self._land(entry, error)
 
@@ -582,7 +555,7 @@ class Keeper:
         deadline = self._runtime.now() + self._timeout
         while True:
             with self.changed:
-                if minimum > (most := self.capacity(entry)):
+                if minimum > (most := self.pins.capacity(entry)):
                     raise too_large(entry, minimum, self.ledger.budget, most)
                 while (shrinks := self._room_for(entry, minimum)) is None:
                     need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"

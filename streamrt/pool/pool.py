@@ -98,7 +98,7 @@ class ModelPool:
             if name in self._keeper.entries:
                 raise InputError(f"the pool has a model named {name!r:.80} already: unregister it, or use another name")
             if entry.needs:
-                self._keeper.pin(entry, entry.needs)
+                self._keeper.pins.pin(entry, entry.needs)
             self._keeper.entries.add(entry)
         if pin:
             self.prefetch(name)
@@ -132,7 +132,7 @@ class ModelPool:
                         keeper.entries.know(entry, needs)
             with keeper.changed:
                 if keeper.entry(name) is entry:
-                    keeper.pin(entry, entry.needs or needs)
+                    keeper.pins.pin(entry, entry.needs or needs)
                     break
         return self.prefetch(name)
 

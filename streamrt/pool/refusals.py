@@ -20,7 +20,7 @@ def does_not_fit(entry: Entry, needed: int, budget: int, there: int) -> PinError
     smallest = budget - there + needed
     return PinError(
         f"to be pinned, the model {entry.name!r:.80} needs {needed} bytes, and {there} are there beside the models "
-        f"that are pinned already: the smallest budget that works is {smallest} bytes ({format_size(smallest)})",
+        f"that are pinned already: {_would_work(smallest)}",
         smallest,
         needed,
         there,
@@ -31,7 +31,10 @@ def too_large(entry: Entry, needed: int, budget: int, most: int) -> ModelTooLarg
     """The error of a model that needs ``needed`` bytes, where a pool of ``budget`` bytes can give it ``most``."""
     smallest = budget - most + needed
     return ModelTooLargeError(
-        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: the smallest budget "
-        f"that works is {smallest} bytes ({format_size(smallest)})",
+        f"the model {entry.name!r:.80} needs {needed} bytes, and the pool can give {most}: {_would_work(smallest)}",
         smallest,
     )
+
+
+def _would_work(budget: int) -> str:
+    return f"the smallest budget that works is {budget} bytes ({format_size(budget)})"
