@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ from processes import marked
 _PORTS = (8000, 8001, 8002, 8003, 9090)
 #: Seconds in which the processes of a page end after its last command.
 PATIENCE = 60.0
+#: Seconds after which a process that was left behind is seen: while it starts a program it has no environment.
+_STARTING = 0.1
 
 
 def run(page: str, folder: Path, *, before: str = "", without: Mapping[str, str] | None = None) -> None:
@@ -98,6 +101,7 @@ def _bash(text: str, folder: Path) -> None:
             )
             log.seek(0)
             assert done.returncode == 0, log.read()
+        time.sleep(_STARTING)
         wait_until(lambda: not marked(mark), f"the end of {marked(mark)}", PATIENCE)
     finally:
         for number in marked(mark):
