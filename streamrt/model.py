@@ -79,7 +79,7 @@ class Model(Face):
         engine = self._engine
         with engine.hold():
             last = engine.session.prepared if engine.session else None
-            held = last.plan.workspace if last else 0
+            held = engine.workspace
             if engine.mapping.io == "pread":  # these weights are anonymous memory; mapped weights count as free
                 held += engine.prefetcher.held()
             planner = engine.planner.with_budget(parse_budget(budget, held=held))

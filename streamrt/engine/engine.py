@@ -19,6 +19,7 @@ from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.results import new_results
 from streamrt.engine.session import Session
+from streamrt.engine.sessions import Sessions
 from streamrt.engine.tables import Tables
 from streamrt.engine.transfer import run_pass
 from streamrt.engine.turns import Request, Turns
@@ -30,6 +31,7 @@ from streamrt.host.rates import remember_disk
 from streamrt.host.threads import limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Param, Shape
+from streamrt.plan import Plan
 from streamrt.report.stats import LastCall, PassStats, Spent
 from streamrt.report.trace import Trace
 
@@ -58,7 +60,6 @@ class Engine:
         turns: which thread runs passes, and for which requests.
         mapping: the file in memory.
         prefetcher: the thread that reads the file.
-        session: the program, plan and workspace of the last call; None before the first call and while it rests.
         last_call: times and bytes of the last call.
         loader: has weights in memory while there is no session, and counts the weights that were brought in.
         lent: whether calls are allowed. False for a model of a pool while there is no lease of it.
@@ -83,7 +84,7 @@ class Engine:
         self.file = file
         self.planner = planner
         self.turns = Turns()
-        self.session: Session | None = None
+        self._sessions = Sessions()
         self.last_call: LastCall | None = None
         self._preparing = self._stalled = self._passing = 0  # nanoseconds of all calls; see `spent`
         self.lent = True
@@ -152,7 +153,7 @@ class Engine:
             self.closed = True
             self.loader.count_begun()
             self.prefetcher.close()
-            self.session = None
+            self.drop_sessions()
             self._params = {}
             self._tables.close()
             self.mapping.retire()
@@ -219,15 +220,35 @@ class Engine:
         assert self.turns.is_mine
         self.planner = planner
 
+    @property
+    def session(self) -> Session | None:
+        """The session of the last call; None before the first call, and after `drop_sessions`."""
+        return self._sessions.current
+
+    @property
+    def workspace(self) -> int:
+        """Bytes of the workspace that is held."""
+        return self._sessions.workspace
+
     def activate(self, prepared: Prepared) -> Session:
-        """The session of ``prepared``. The session before it gives its memory back first."""
-        if self.session is None or self.session.prepared is not prepared:
-            self.session = None
+        """The session of ``prepared``. A session whose workspace it cannot share gives its memory back first."""
+        session = self._sessions.find(prepared)
+        if session is None:
             with self._while_planning:
-                verifier = Verifier(self.file, prepared.plan, memoryview(self.mapping)) if self._verify else None
-                begun, tables = self.loader.has_begun(prepared), self._tables.by_name
-                self.session = Session(prepared, self._params, self.prefetcher, verifier, tables, begun)
-        return self.session
+                last = self._sessions.current if self._sessions.has_schedule(prepared.plan) else None
+                verifier = last.verifier if last else self._new_verifier(prepared.plan)
+                memory = self._sessions.memory_for(prepared)
+                scheduled, tables = last is not None or self.loader.has_begun(prepared), self._tables.by_name
+                session = Session(prepared, memory, self._params, self.prefetcher, verifier, tables, scheduled)
+            self._sessions.add(session)
+        return session
+
+    def drop_sessions(self) -> None:
+        """Give the workspace back. The prefetcher keeps the schedule of the last session."""
+        self._sessions.drop()
+
+    def _new_verifier(self, plan: Plan) -> Verifier | None:
+        return Verifier(self.file, plan, memoryview(self.mapping)) if self._verify else None
 
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests of like shapes in one pass over the weights, or in several if the plan divides the batch."""

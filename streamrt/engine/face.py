@@ -174,7 +174,7 @@ class Face:
             return MemoryUse(
                 budget=self.budget,
                 weights=engine.prefetcher.held(),
-                workspace=engine.session.prepared.plan.workspace if engine.session else 0,
+                workspace=engine.workspace,
                 file_resident=engine.mapping.resident(),
                 anonymous=anonymous_bytes(),
             )

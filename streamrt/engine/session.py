@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import monotonic_ns
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.engine.inputs import Result
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
-from streamrt.engine.workspace import new_workspace
 from streamrt.ops import Array, Param, Run, Table
 from streamrt.plan import Plan
 from streamrt.program.compile import Program
@@ -19,24 +21,26 @@ from streamrt.report.trace import PassTrace
 class Session:
     """The workspace and the bound kernels of a program.
 
-    A model has at most one session at a time, since each has its own workspace. Not thread-safe: callers have the turn
-    (`streamrt.engine.turns`).
+    Not thread-safe: callers have the turn (`streamrt.engine.turns`). Other sessions may use the same workspace between
+    its passes (`streamrt.engine.sessions`).
 
     Args:
         prepared: program and plan.
+        memory: the workspace, at least as large as the program needs.
         params: parameters by name, as they lie in the mapped file.
         prefetcher: gets the plan's ranges as its schedule.
         verifier: checks ranges as they arrive, if given.
         tables: parameters of which single rows are read if the plan says so (`Plan.by_index`).
         scheduled: whether the prefetcher has the plan's ranges already.
 
-    Raises:
-        MemoryError: there is no memory for the workspace.
+    Attributes:
+        verifier: as above.
     """
 
     def __init__(
         self,
         prepared: Prepared,
+        memory: NDArray[np.uint8],
         params: Mapping[str, Param],
         prefetcher: Prefetcher,
         verifier: Verifier | None,
@@ -45,10 +49,10 @@ class Session:
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
-        self._memory = new_workspace(program.workspace)
+        self._memory = memory
         self._program = program
         self._prefetcher = prefetcher
-        self._verifier = verifier
+        self.verifier = verifier
         #: The arrays of `Program.outside` during a pass.
         self.outside: dict[str, Result] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
@@ -72,7 +76,7 @@ class Session:
         Raises:
             WeightsIOError: weights could not be read, or do not match their checksums.
         """
-        prefetcher, verifier = self._prefetcher, self._verifier
+        prefetcher, verifier = self._prefetcher, self.verifier
         start = monotonic_ns()
         try:
             times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None)

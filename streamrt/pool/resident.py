@@ -187,9 +187,8 @@ class ResidentModel:
 
     @property
     def workspace(self) -> int:
-        """Bytes of the workspace of its last call; 0 while it rests."""
-        session = self.engine.session
-        return session.prepared.plan.workspace if session else 0
+        """Bytes of the workspace that it holds; 0 while it rests."""
+        return self.engine.workspace
 
     def enlarge(self, budget: int) -> None:
         """Allow it ``budget`` bytes from its next call on."""
@@ -220,7 +219,7 @@ class ResidentModel:
             same = before.plan.granule == after.plan.granule
             self._kept = _covered(pinned_items(after.plan), self._kept, after.plan.granule) if same else []
             self._last = after
-            self.engine.session = None
+            self.engine.drop_sessions()
             self.engine.loader.keep_only(self._kept, after.plan.granule)
             return after.plan.pinned_bytes
 
@@ -253,7 +252,7 @@ class ResidentModel:
                 prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             self._last = prepared
             self._kept = pinned_items(prepared.plan)
-            engine.session = None
+            engine.drop_sessions()
             engine.loader.bring_in(prepared.plan)
 
     def shut(self) -> None:

@@ -51,7 +51,7 @@ def test_a_file_without_damage(large, budget, io):
     with Model(large.path, budget, io=io, verify="read") as model:
         for _ in range(3):
             zoo.assert_close(model(x), large.answer(x))
-        assert model._engine.session._verifier.blocks == len(read_header(large.path).block_crcs)
+        assert model._engine.session.verifier.blocks == len(read_header(large.path).block_crcs)
 
 
 @pytest.mark.parametrize("io", ["mmap", "pread"])
@@ -92,7 +92,7 @@ def test_weights_that_a_call_does_not_need_are_not_checked(large, copy):
     x = zoo.random_input(1, 2048)
     with Model(copy, "16MiB", verify="read") as model:
         model(x, ["layer1"])
-        blocks = model._engine.session._verifier.blocks
+        blocks = model._engine.session.verifier.blocks
         assert 0.4 <= blocks / len(read_header(copy).block_crcs) <= 0.6
         with pytest.raises(streamrt.WeightsIOError, match="damaged"):
             model(x)

@@ -1,0 +1,95 @@
+"""The sessions of an engine: programs for several batch sizes, bound to one workspace."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrt.engine.planner import Prepared
+from streamrt.engine.session import Session
+from streamrt.engine.workspace import new_workspace
+from streamrt.plan import Plan
+
+#: Sessions that are kept: all sizes of a shared pass (`streamrt.engine.pass_size.rounded`) up to 32 samples.
+_KEPT = 10
+#: A workspace stays for a smaller call if it is at most 4 times as large as the call needs, or has at most 1 MiB.
+_TIMES, _SMALL = 4, 1 << 20
+
+
+class Sessions:
+    """The session of the last call, and earlier sessions that share its workspace.
+
+    Callers that share passes make batches of another size almost every time. To bind kernels, clear a workspace and
+    give the prefetcher its schedule takes up to a third of such a pass. So sessions stay where nothing streams: their
+    plans have one schedule, and the largest workspace has room for each of them. Not thread-safe: callers have the
+    turn.
+
+    Attributes:
+        current: the session of the last call; None before the first call and after `drop`.
+    """
+
+    def __init__(self) -> None:
+        self.current: Session | None = None
+        self._memory: NDArray[np.uint8] | None = None  # the workspace of all sessions
+        self._kept: OrderedDict[int, Session] = OrderedDict()  # by identity of `Prepared`; the latest at the end
+
+    @property
+    def workspace(self) -> int:
+        """Bytes of the workspace; 0 without a session."""
+        return 0 if self._memory is None else self._memory.nbytes
+
+    def find(self, prepared: Prepared) -> Session | None:
+        """The session of ``prepared`` if it is kept. It becomes the current one."""
+        if self.current is not None and self.current.prepared is prepared:
+            return self.current
+        found = self._kept.get(id(prepared))
+        if found is not None and self._has_room_for(prepared):
+            self._kept.move_to_end(id(prepared))
+            self.current = found
+            return found
+        return None
+
+    def has_schedule(self, plan: Plan) -> bool:
+        """Whether the prefetcher has the schedule of ``plan`` from the current session, and all of it stays in memory.
+
+        A verifier of that schedule then serves ``plan``, too.
+        """
+        if self.current is None:
+            return False
+        last = self.current.prepared.plan
+        return not (last.streamed_bytes or plan.streamed_bytes) and (last.budget, last.granule, last.ranges) == (
+            plan.budget,
+            plan.granule,
+            plan.ranges,
+        )
+
+    def memory_for(self, prepared: Prepared) -> NDArray[np.uint8]:
+        """The workspace for a new session of ``prepared``. Sessions that cannot share it are dropped first.
+
+        Raises:
+            MemoryError: there is no memory for the workspace. No session is left.
+        """
+        if self._memory is None or not (self.has_schedule(prepared.plan) and self._has_room_for(prepared)):
+            self.drop()
+            self._memory = new_workspace(prepared.program.workspace)
+        return self._memory
+
+    def add(self, session: Session) -> None:
+        """Keep a new session, which becomes the current one."""
+        self.current = self._kept[id(session.prepared)] = session
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    def drop(self) -> None:
+        """Drop all sessions, and give the workspace back."""
+        self.current = self._memory = None
+        self._kept.clear()
+
+    def _has_room_for(self, prepared: Prepared) -> bool:
+        """Whether the workspace is large enough for ``prepared``, and neither too large for it nor for the budget."""
+        needed, plan, held = prepared.program.workspace, prepared.plan, self.workspace
+        if plan.budget is not None and plan.pinned_bytes + held > plan.budget:
+            return False
+        return needed <= held <= max(_SMALL, _TIMES * needed)
