@@ -390,6 +390,23 @@ class Catalog:
             FormatError, WeightsIOError: the file cannot be used. It is read again when it was replaced, and after a
                 pause, which grows with every failure as the pause of a load does.
         """
+        spec = self.known_spec(name) or self._read_spec(name)
+        if version not in (None, spec.version):
+            raise UnknownModelError(
+                f"the model {name!r:.140} has version {spec.version}, found a request for {version!r:.40}"
+            )
+        return spec
+
+    def known_spec(self, name: str) -> ModelSpec | None:
+        """The result of `spec` for any version, if no file has to be read for it; takes some microseconds."""
+        with self._lock:
+            file, known = self._files.get(name), self._specs.get(name)
+        if file is None or known is None or not isinstance(known[1], ModelSpec):
+            return None
+        # The same file, unchanged, was found to be one that may be served. So links need not be followed again.
+        return known[1] if known[0].is_at(self._folder.join(file)) else None
+
+    def _read_spec(self, name: str) -> ModelSpec:
         with self._lock:
             file, known = self._files.get(name), self._specs.get(name)
         if file is None:
@@ -406,10 +423,6 @@ class Catalog:
                 self._forget_failure(name)
         if isinstance(spec, _Broken):
             raise anew(spec.error)
-        if version not in (None, spec.version):
-            raise UnknownModelError(
-                f"the model {name!r:.140} has version {spec.version}, found a request for {version!r:.40}"
-            )
         return spec
 
     def status(self, name: str) -> tuple[str, ModelStatus]:

@@ -76,6 +76,10 @@ class Folder:
             found.append(name)
         return sorted(found)
 
+    def join(self, file: str) -> str:
+        """The path of a file that `path` has returned once, with links not followed. The file may be gone by now."""
+        return f"{self._path}/{file}"
+
     def path(self, file: str) -> Path:
         """The path of the file of this name, with links followed.
 

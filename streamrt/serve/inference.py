@@ -20,7 +20,8 @@ from streamrt.serve.jsontext import JsonText, weigh_json
 from streamrt.serve.protocol import InferRequest, split_body
 from streamrt.serve.service import Service
 
-#: A JSON text of at most 64 KiB is weighed on the event loop: passing it to a thread and waiting for it takes longer.
+#: A JSON text of at most 64 KiB is weighed and parsed on the event loop, which takes up to 1 ms. Passing it to a thread
+#: and waiting for that thread would take longer.
 _SMALL = 64 << 10
 
 
@@ -57,10 +58,13 @@ async def run_model(
         with Watch(request) as watch:
             try:
                 text = await _weighed(service, head)
-                async with AsyncExitStack() as stack:
-                    async with watch.required():  # another text may be parsed for long
-                        await stack.enter_async_context(service.parsing(text.memory))
-                    spec, parsed = await service.call(read, text, data)
+                if len(head) <= _SMALL and service.catalog.known_spec(name):
+                    spec, parsed = read(text, data)
+                else:
+                    async with AsyncExitStack() as stack:
+                        async with watch.required():  # another text may be parsed for long
+                            await stack.enter_async_context(service.parsing(text.memory))
+                        spec, parsed = await service.call(read, text, data)
                 del body, head, data, text  # frees the body, unless tensors are views of it
                 request.state.id = parsed.id
                 outputs = service.check(spec, parsed)

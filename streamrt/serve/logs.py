@@ -31,9 +31,9 @@ _REMEMBERED = 64
 #: The most characters of an error's text in a line: two lines of `streamrt.errors.shortened`.
 _TEXT = 1000
 #: Bytes of lines that wait to be written, beyond which further lines are lost: about 3000 requests.
-_WAITING = 4 << 20
-#: Bytes of a record beside its text.
-_RECORD = 1000
+_WAITING = 1 << 20
+#: Bytes of a line that waits, beside its text.
+_BESIDE = 100
 #: Seconds that lines gather before they are written. A request would pay twice as much for waking the thread that
 #: writes as for making its line.
 _GATHER = 0.02
@@ -43,6 +43,8 @@ _FLUSH = 3.0
 #: library, such as asyncio, which would write to stderr itself.
 _LOGGERS = {"streamrt": None, "uvicorn": None, "": "WARNING"}
 _logged: OrderedDict[int, None] = OrderedDict()  # hashes of tracebacks; used only in the thread of the event loop
+
+_ENCODER = json.JSONEncoder(default=str)
 
 
 class JsonFormatter(logging.Formatter):
@@ -59,7 +61,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+        return _ENCODER.encode(told)
 
 
 class Log:
@@ -112,8 +114,8 @@ def logging_to(descriptor: int, level: str) -> Iterator[Log]:
         log.close()
 
 
-class _Lines(queue.Queue[logging.LogRecord | None]):
-    """Records that wait to be written; None is the end. Their size is counted in bytes."""
+class _Lines(queue.Queue[str | None]):
+    """Lines that wait to be written; None is the end. Their size is counted in bytes."""
 
     def _init(self, maxsize: int) -> None:
         super()._init(maxsize)
@@ -122,18 +124,18 @@ class _Lines(queue.Queue[logging.LogRecord | None]):
     def _qsize(self) -> int:
         return self._bytes
 
-    def _put(self, item: logging.LogRecord | None) -> None:
+    def _put(self, item: str | None) -> None:
         super()._put(item)
         self._bytes += _length(item)
 
-    def _get(self) -> logging.LogRecord | None:
+    def _get(self) -> str | None:
         item = super()._get()
         self._bytes -= _length(item)
         return item
 
 
-def _length(item: logging.LogRecord | None) -> int:
-    return _RECORD + len(item.msg) if item else _RECORD
+def _length(item: str | None) -> int:
+    return _BESIDE + len(item or "")
 
 
 class _ToQueue(QueueHandler):
@@ -150,18 +152,14 @@ class _ToQueue(QueueHandler):
         self.setFormatter(JsonFormatter())
         self.lost = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """A record whose text is the line. It has no fields, whose memory would not be counted."""
-        prepared: logging.LogRecord = super().prepare(record)
-        vars(prepared).pop("fields", None)
-        return prepared
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Put a record whose text is the line into the queue."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the line of a record into the queue."""
         try:
-            self.queue.put_nowait(record)
+            self.queue.put_nowait(self.format(record))
         except queue.Full:
             self.lost += 1
+        except Exception:
+            self.handleError(record)
 
 
 class _Listener(QueueListener):
@@ -191,7 +189,7 @@ class _Listener(QueueListener):
         """Wait until there is room for the end; `QueueListener` would fail."""
         self._source.queue.put(None)
 
-    def handle(self, record: logging.LogRecord) -> None:
+    def handle(self, record: Any) -> None:
         """Write a line, and before it the number of lines that were lost."""
         lost = self._source.lost - self._told
         if lost:
@@ -199,7 +197,7 @@ class _Listener(QueueListener):
             told = logging.LogRecord(log.name, logging.WARNING, "", 0, "lines of the log were lost", None, None)
             told.fields = {"count": lost}
             self._write(self._source.format(told))
-        self._write(record.getMessage())
+        self._write(record)
 
     def _write(self, line: str) -> None:
         left = memoryview(f"{line}\n".encode())

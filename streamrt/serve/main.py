@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from streamrt.serve.allocator import keep_little
 from streamrt.serve.app import make_app
 from streamrt.serve.connection import connections_within
 from streamrt.serve.logs import log, logging_to
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 #: The descriptor of standard error, which `sys.stderr` may not have if a program replaced it.
 _STDERR = 2
-#: The most bytes of a request's head: room for long tokens and cookies, and little memory for each connection.
-_MAX_HEAD = 64 << 10
 #: Connections that may wait to be accepted: uvicorn's default.
 _BACKLOG = 2048
 #: File descriptors beside those of connections: for the weights files of open models, and for the process itself.
@@ -36,6 +35,7 @@ def serve(settings: Settings, level: str = "info") -> None:
         InputError: a setting is wrong.
         OSError: the folder cannot be read, or the server cannot listen at the address.
     """
+    keep_little()
     with logging_to(_STDERR, level) as written:
         service = Service(settings)
         service.metrics.tell(
@@ -89,7 +89,6 @@ def configure(service: Service, rpc: RpcServer | None = None) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=service.settings.idle_timeout,  # type: ignore[arg-type]  # uvicorn says int, asyncio takes both
         timeout_graceful_shutdown=max(1, round(service.settings.grace)),
-        h11_max_incomplete_event_size=_MAX_HEAD,
     )
 
 

@@ -113,7 +113,7 @@ def within(seconds: float, work: Callable[[], None]) -> None:
 def test_lines_wait_in_order_and_those_without_room_are_counted(
     pipe: tuple[int, int], blocking: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_WAITING", 20 * (logs._RECORD + 100_000))
+    monkeypatch.setattr(logs, "_WAITING", 20 * (logs._BESIDE + 100_000))
     reader, writer = pipe
     os.set_blocking(writer, blocking)
     found = lines(reader)
@@ -200,14 +200,14 @@ def _drained(reader: int) -> bool:
 
 def test_the_queue_counts_bytes() -> None:
     waiting = logs._Lines(10_000)
-    record = logging.LogRecord("name", logging.INFO, "", 0, "x" * 4_000, None, None)
-    waiting.put_nowait(record)
-    waiting.put_nowait(record)
+    line = "x" * 4_900
+    waiting.put_nowait(line)
+    waiting.put_nowait(line)
     with pytest.raises(queue.Full):
-        waiting.put_nowait(record)
-    assert waiting.get() is record
+        waiting.put_nowait(line)
+    assert waiting.get() is line
     waiting.put_nowait(None)
-    assert waiting.get() is record
+    assert waiting.get() is line
     assert waiting.get() is None
     with pytest.raises(queue.Empty):
         waiting.get_nowait()

@@ -152,6 +152,31 @@ def test_a_file_under_another_name(catalog: Catalog, folder: Path, made: Made) -
     assert added == ["mine"]
 
 
+def test_what_is_known_of_a_file_needs_no_reading_until_the_file_changes(
+    catalog: Catalog, folder: Path, made: Made, tmp_path: Path
+) -> None:
+    assert catalog.known_spec("nobody") is None
+    assert catalog.known_spec("first") is None  # its header was not read for this yet
+    spec = catalog.spec("first")
+    assert catalog.known_spec("first") is spec
+    made.give(folder, "first", 2)
+    assert catalog.known_spec("first") is None
+    assert catalog.spec("first").version != spec.version
+    path = folder / "first.safetensors"
+    outside = made.file(3)
+    path.unlink()
+    path.symlink_to(outside)  # a link that leaves the folder
+    assert catalog.known_spec("first") is None
+    with pytest.raises(UnknownModelError):
+        catalog.spec("first")
+    path.unlink()
+    assert catalog.known_spec("first") is None
+    path.write_bytes(b"no weights")
+    with pytest.raises(FormatError):
+        catalog.spec("first")
+    assert catalog.known_spec("first") is None
+
+
 @pytest.mark.parametrize("part", ["nothing", "a part of the header", "a part of the data", "all but a byte", "a hole"])
 def test_a_file_that_is_half_written_is_refused_until_it_is_complete(
     catalog: Catalog, pool: streamrt.ModelPool, folder: Path, made: Made, part: str
