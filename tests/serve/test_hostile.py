@@ -144,7 +144,7 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     # protocols
     "a Host that is no host": (b"GET /v2/models/nobody HTTP/1.1\r\nHost: [\r\n\r\n", 404, "no model named 'nobody'"),
     "no HTTP": (b"HELO there\r\n\r\n", 400, ""),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404, "Not Found"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, ""),
     "a negative length": (http("POST", "/v2/models/mlp/infer", length=-1), 400, ""),
     "two lengths": (http("POST", "/v2/models/mlp/infer", "Content-Length: 3", body=b"[]"), 400, ""),
     "no chunk": (http("POST", "/v2/models/mlp/infer", "Transfer-Encoding: chunked", body=b"zz\r\n"), 400, ""),
