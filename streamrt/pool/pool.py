@@ -193,6 +193,12 @@ class ModelPool:
         with self._keeper.changed:
             return [self._status(entry) for entry in self._keeper.entries.values()]
 
+    def holds(self, name: str) -> bool:
+        """Whether all weights of a model are in memory, or are being read. Takes no lock: it may change at once."""
+        entry = self._keeper.entries.get(name)
+        resident = entry.resident if entry else None
+        return resident is not None and resident.complete
+
     def stats(self) -> PoolStats:
         """Memory that the pool holds, and counts of its requests and loads."""
         keeper = self._keeper

@@ -1,9 +1,12 @@
 """The queues of requests, and the threads that serve them. Requests that wait together share a pass.
 
 Each model has a queue, and at most one thread at a time: requests that arrive while a pass runs share the next pass.
-A free thread takes the model whose oldest request has waited the longest, and leases it from the pool. It takes as
-many requests of that model as `max_batch` samples allow. `Lease.call_together` joins the requests whose shapes agree.
-A request whose future is cancelled before its pass begins leaves its queue, or the batch that waits for a lease.
+A free thread takes the model whose oldest request has waited the longest, and leases it from the pool. Every other
+thread takes models first whose weights are in memory. So requests for these do not wait for the disk, and requests for
+others gather until their weights are read once for all of them. The first kind of thread lets none wait for ever. A
+thread takes as many requests of its model as `max_batch` samples allow. `Lease.call_together` joins the requests whose
+shapes agree. A request whose future is cancelled before its pass begins leaves its queue, or the batch that waits for a
+lease.
 """
 
 from __future__ import annotations
@@ -139,7 +142,10 @@ class Batcher:
         self._busy: set[str] = set()  # names of models that a thread serves now
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"streamrt-serve-{index}", daemon=True) for index in range(workers)
+            threading.Thread(
+                target=self._work, args=(2 * index < workers,), name=f"streamrt-serve-{index}", daemon=True
+            )
+            for index in range(workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -222,8 +228,8 @@ class Batcher:
 
     # ---- the threads
 
-    def _work(self) -> None:
-        while taken := self._take():
+    def _work(self, by_age: bool) -> None:
+        while taken := self._take(by_age):
             name, jobs = taken
             try:
                 self._serve(name, jobs)
@@ -233,15 +239,19 @@ class Batcher:
                     self._notify_end()
                 del jobs, taken  # arrays
 
-    def _take(self) -> tuple[str, list[Job]] | None:
-        """Wait for requests, and take those that share the next pass; None after `close`."""
+    def _take(self, by_age: bool) -> tuple[str, list[Job]] | None:
+        """Wait for requests, and take those that share the next pass; None after `close`.
+
+        Models are taken ``by_age``, or those first whose weights need not be read.
+        """
         with self._lock:
             while True:
                 now = monotonic()
                 idle = {name: queue for name, queue in self._queues.items() if name not in self._busy}
                 due = [name for name, queue in idle.items() if self._is_due(queue, now)]
                 if due:
-                    name = min(due, key=lambda name: idle[name][0].due)
+                    due.sort(key=lambda name: idle[name][0].due)
+                    name = due[0] if by_age else next(filter(self._pool.holds, due), due[0])
                     self._busy.add(name)
                     if len(idle) > 1:  # another thread takes the next model, or waits until it is due
                         self._work_came.notify()

@@ -45,6 +45,20 @@ def status(pool, name):
     return next(line for line in pool.index() if line.name == name)
 
 
+def test_a_pool_tells_whether_it_holds_a_model(files):
+    with filled(files, "64MiB") as pool:
+        assert not pool.holds("nobody")
+        assert not pool.holds("m64")
+        call(pool, files, "m64")
+        assert pool.holds("m64")
+        pool.unload("m64")
+        assert not pool.holds("m64")
+    with filled(files, "6MiB") as pool:
+        call(pool, files, "m512")
+        assert status(pool, "m512").held > 0
+        assert not pool.holds("m512")  # 12 MiB of weights stream
+
+
 def test_a_lease_describes_its_model(files):
     with filled(files, "64MiB") as pool:
         assert [line.state for line in pool.index()] == [State.UNAVAILABLE] * 6

@@ -36,9 +36,13 @@ class World:
         self.granted.set()
         self.waits = 0  # leases that wait now
         self.seen: list[BaseException] = []
+        self.held: set[str] = set()  # names of models whose weights are in memory
         self.outputs = (TensorSpec("y", ("n",)), TensorSpec("z", ("n",)))
         self.spent = Spent(100.0, 10.0, 1.0)
         self._lock = threading.Lock()
+
+    def holds(self, name: str) -> bool:
+        return name in self.held
 
     @contextmanager
     def lease(self, name: str, timeout: float, *, wanted: Callable[[], bool]) -> Iterator[Any]:
@@ -103,6 +107,25 @@ def batching(world: Any, **options: Any) -> Iterator[Batcher]:
 
 def ask(batcher: Batcher, x: Any, name: str = "m", outputs: tuple[str, ...] = ("y", "z"), samples: int = 1) -> Any:
     return batcher.submit(name, {"x": x}, outputs, samples)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_half_of_the_workers_take_models_in_memory_first(world: World, workers: int) -> None:
+    world.held = {"warm", "warmer"}
+    with batching(world, workers=workers) as batcher:
+        world.gate.clear()
+        busy = [ask(batcher, 0, f"busy{index}") for index in range(workers)]
+        eventually(lambda: len(world.calls) == workers)
+        asked = [ask(batcher, 0, name) for name in ("cold", "warm", "colder", "warmer")]
+        taken = [batcher._take(by_age)[0] for by_age in (False, True, False, False)]  # type: ignore[index]
+        assert taken == ["warm", "cold", "warmer", "colder"]
+        world.gate.set()
+        for future in busy:
+            future.result(60)
+        assert [thread._args for thread in batcher._threads] == [  # type: ignore[attr-defined]
+            (2 * index < workers,) for index in range(workers)
+        ]
+    assert not any(future.done() for future in asked)  # this thread took them
 
 
 def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:

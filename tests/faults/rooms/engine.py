@@ -6,6 +6,33 @@ from faults.fault import ENGINE, POOL, Fault
 
 FAULTS = (
     Fault(
+        "workspace-too-small",
+        "engine",
+        "streamrt/engine/sessions.py",
+        "return needed <= held <=",
+        "return held <=",
+        "a larger batch runs in the workspace of a smaller one",
+        ENGINE,
+    ),
+    Fault(
+        "workspace-beyond-budget",
+        "engine",
+        "streamrt/engine/sessions.py",
+        "plan.pinned_bytes + held > plan.budget",
+        "plan.pinned_bytes > plan.budget",
+        "a workspace that the budget does not allow is kept for a smaller batch",
+        ENGINE,
+    ),
+    Fault(
+        "schedule-of-another",
+        "engine",
+        "streamrt/engine/sessions.py",
+        "return not (last.streamed_bytes or plan.streamed_bytes) and",
+        "return not last.streamed_bytes and",
+        "a plan that streams runs without a schedule of its own",
+        ENGINE,
+    ),
+    Fault(
         "released-early",
         "engine",
         "streamrt/engine/session.py",
