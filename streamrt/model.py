@@ -84,7 +84,9 @@ class Model(Face):
                 held += engine.prefetcher.held()
             planner = engine.planner.with_budget(parse_budget(budget, held=held))
             if last:
-                engine.activate(planner.prepare(last.graph, last.shapes))
+                prepared = planner.prepare(last.graph, last.shapes)
+                engine.drop_sessions()  # those of the planner before are never found again
+                engine.activate(prepared)
             engine.plan_with(planner)
 
     def close(self) -> None:

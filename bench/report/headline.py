@@ -80,6 +80,8 @@ def of_pools(records: list[Record]) -> Iterator[Headline]:
 def of_servers(records: list[Record]) -> Iterator[Headline]:
     """The row of a server: the median time of a request, beside the fastest other server."""
     from bench.serve.figures import Values, figures  # here, because it imports this package
+    from bench.serve.rows import FLOOR
+    from bench.serve.servers import LACKS
 
     def p50(values: Values) -> float:
         return float(values["p50"])
@@ -88,9 +90,11 @@ def of_servers(records: list[Record]) -> Iterator[Headline]:
         return p50(ours) / p50(theirs)
 
     found, (row, wire, connections) = figures(records), _SERVER
-    times = {server: found.spread(_SERVER, server, p50) for server in found.runs.get(_SERVER, {})}
-    peers = {server: time for server, time in times.items() if time and server in found.versions}
-    if peers and (ours := times.get(US)):
+    servers = [server for server in found.runs.get(_SERVER, {}) if (server, wire) not in LACKS and server != FLOOR]
+    times = {server: found.spread(_SERVER, server, p50) for server in servers}
+    ours = times.pop(US, None)
+    peers = {server: time for server, time in times.items() if time}
+    if peers and ours:
         peer = min(peers, key=lambda server: peers[server].median)
         label = f"A server: {row}, {wire} tensors, {connections} connections, median of requests"
         compared = found.compared(_SERVER, (US, peer), ratio)

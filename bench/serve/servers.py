@@ -23,7 +23,7 @@ SERVERS = (US, MLSERVER, LITSERVE)
 MOST = 32
 #: Seconds for which a peer's batch waits to be complete; its manual's example has 10 ms.
 _WAIT = 0.01
-#: streamrt's manual asks for one arena of the C library's allocator. The peers get it, too, as memory is compared.
+#: streamrt's server has one arena of the C library's allocator. The peers get that, too, as memory is compared.
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
 _PROGRAMS = Path(__file__).with_name("programs")
 #: Why a server has no row for a form of tensors.

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic_ns
 
 import numpy as np
-from numpy.typing import NDArray
 
-from streamrt._core import Coded, Prefetcher, rouse
 from streamrt._core import Mapping as WeightsMapping
+from streamrt._core import Prefetcher, rouse
 from streamrt.engine.inputs import with_batch
 from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
+from streamrt.engine.params import params_of
 from streamrt.engine.pass_size import rounded
 from streamrt.engine.planner import Planner, Prepared
 from streamrt.engine.results import new_results
@@ -25,13 +25,12 @@ from streamrt.engine.transfer import run_pass
 from streamrt.engine.turns import Request, Turns
 from streamrt.engine.verification import Verifier
 from streamrt.errors import BudgetError, ModelClosedError, StreamrtError, WeightsIOError
-from streamrt.format import INT64, UNCODED, FileIdentity, Tensor, WeightsFile
+from streamrt.format import FileIdentity, WeightsFile
 from streamrt.graph import Graph
 from streamrt.host.rates import remember_disk
 from streamrt.host.threads import limited
 from streamrt.host.yielding import calling
-from streamrt.ops import Param, Shape
-from streamrt.plan import Plan
+from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats, Spent
 from streamrt.report.trace import Trace
 
@@ -103,8 +102,7 @@ class Engine:
         except BaseException:
             self.mapping.close()
             raise
-        data = np.frombuffer(memoryview(self.mapping), np.uint8)
-        self._params = {name: _param(tensor, data) for name, tensor in file.tensors.items()}
+        self._params = params_of(file, np.frombuffer(memoryview(self.mapping), np.uint8))
         self.closed = False
 
     # ---------------------------------------------------------------- life
@@ -234,21 +232,31 @@ class Engine:
         """The session of ``prepared``. A session whose workspace it cannot share gives its memory back first."""
         session = self._sessions.find(prepared)
         if session is None:
-            with self._while_planning:
-                last = self._sessions.current if self._sessions.has_schedule(prepared.plan) else None
-                verifier = last.verifier if last else self._new_verifier(prepared.plan)
-                memory = self._sessions.memory_for(prepared)
-                scheduled, tables = last is not None or self.loader.has_begun(prepared), self._tables.by_name
-                session = Session(prepared, memory, self._params, self.prefetcher, verifier, tables, scheduled)
+            try:
+                with self._while_planning:
+                    session = self._new_session(prepared)
+            except BaseException:
+                if self._sessions.current is None:
+                    self._sessions.drop()  # a workspace without a session
+                raise
             self._sessions.add(session)
         return session
+
+    def _new_session(self, prepared: Prepared) -> Session:
+        """A new session, without a reference to the one before it, whose workspace may have to go first."""
+        sessions, plan = self._sessions, prepared.plan
+        scheduled = sessions.has_schedule(plan)
+        verifier = None
+        if self._verify:
+            kept = sessions.current.verifier if sessions.current and scheduled else None
+            verifier = kept or Verifier(self.file, plan, memoryview(self.mapping))
+        memory = sessions.memory_for(prepared)
+        scheduled = scheduled or self.loader.has_begun(prepared)
+        return Session(prepared, memory, self._params, self.prefetcher, verifier, self._tables.by_name, scheduled)
 
     def drop_sessions(self) -> None:
         """Give the workspace back. The prefetcher keeps the schedule of the last session."""
         self._sessions.drop()
-
-    def _new_verifier(self, plan: Plan) -> Verifier | None:
-        return Verifier(self.file, plan, memoryview(self.mapping)) if self._verify else None
 
     def _run_together(self, requests: Sequence[Request]) -> None:
         """Serve requests of like shapes in one pass over the weights, or in several if the plan divides the batch."""
@@ -292,11 +300,3 @@ class Engine:
             self.planner.learn(prepared, trace.computed(), stats.bytes_read / stats.read_seconds)
             if self.planner.rates.disk != known:
                 remember_disk(self.file.identity.device, self.planner.rates.disk)
-
-
-def _param(tensor: Tensor, file: NDArray[np.uint8]) -> Param:
-    """A parameter as it lies in the mapped file."""
-    data = file[tensor.offset : tensor.offset + tensor.nbytes]
-    if tensor.coding in (UNCODED, INT64):
-        return data.view("<f4" if tensor.coding == UNCODED else "<i8").reshape(tensor.shape)
-    return Coded(data.data, tensor.dtype, tensor.shape, tensor.block, tensor.zeros)

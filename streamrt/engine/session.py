@@ -64,7 +64,7 @@ class Session:
             schedule(prefetcher, plan)
 
     def tensor(self, name: str) -> Array:
-        """An input or output in the workspace. A pass reads inputs; its outputs stay until the next pass."""
+        """An input or output in the workspace. A pass reads inputs; outputs stay until the next pass of any session."""
         found = self._tensors.get(name)
         if found is None:
             found = self._tensors[name] = self._program.tensor(self._memory, name)

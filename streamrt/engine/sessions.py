@@ -14,6 +14,8 @@ from streamrt.plan import Plan
 
 #: Sessions that are kept: all sizes of a shared pass (`streamrt.engine.pass_size.rounded`) up to 32 samples.
 _KEPT = 10
+#: The most steps of all of them: 8 MiB, as a bound step takes up to 4 KiB.
+_STEPS = 1 << 11
 #: A workspace stays for a smaller call if it is at most 4 times as large as the call needs, or has at most 1 MiB.
 _TIMES, _SMALL = 4, 1 << 20
 
@@ -23,8 +25,8 @@ class Sessions:
 
     Callers that share passes make batches of another size almost every time. To bind kernels, clear a workspace and
     give the prefetcher its schedule takes up to a third of such a pass. So sessions stay where nothing streams: their
-    plans have one schedule, and the largest workspace has room for each of them. Not thread-safe: callers have the
-    turn.
+    plans have one schedule, and the largest workspace has room for each of them. A program with constants in its
+    workspace shares it with no other, which would overwrite them. Not thread-safe: callers have the turn.
 
     Attributes:
         current: the session of the last call; None before the first call and after `drop`.
@@ -54,7 +56,7 @@ class Sessions:
     def has_schedule(self, plan: Plan) -> bool:
         """Whether the prefetcher has the schedule of ``plan`` from the current session, and all of it stays in memory.
 
-        A verifier of that schedule then serves ``plan``, too.
+        The verifier of that session then serves ``plan``, too.
         """
         if self.current is None:
             return False
@@ -71,21 +73,31 @@ class Sessions:
         Raises:
             MemoryError: there is no memory for the workspace. No session is left.
         """
-        if self._memory is None or not (self.has_schedule(prepared.plan) and self._has_room_for(prepared)):
+        if not (self._may_share(prepared) and self._has_room_for(prepared)):
             self.drop()
             self._memory = new_workspace(prepared.program.workspace)
+        assert self._memory is not None
         return self._memory
 
     def add(self, session: Session) -> None:
         """Keep a new session, which becomes the current one."""
         self.current = self._kept[id(session.prepared)] = session
-        if len(self._kept) > _KEPT:
+        while len(self._kept) > 1 and (len(self._kept) > _KEPT or self._steps() > _STEPS):
             self._kept.popitem(last=False)
 
     def drop(self) -> None:
         """Drop all sessions, and give the workspace back."""
         self.current = self._memory = None
         self._kept.clear()
+
+    def _steps(self) -> int:
+        return sum(len(session.steps) for session in self._kept.values())
+
+    def _may_share(self, prepared: Prepared) -> bool:
+        """Whether a session of ``prepared`` may use the workspace of the current one, whatever their sizes."""
+        if self.current is None or self.current.prepared.program.constants or prepared.program.constants:
+            return False
+        return self.has_schedule(prepared.plan)
 
     def _has_room_for(self, prepared: Prepared) -> bool:
         """Whether the workspace is large enough for ``prepared``, and neither too large for it nor for the budget."""

@@ -194,7 +194,10 @@ class ModelPool:
             return [self._status(entry) for entry in self._keeper.entries.values()]
 
     def holds(self, name: str) -> bool:
-        """Whether all weights of a model are in memory, or are being read. Takes no lock: it may change at once."""
+        """Whether a model is open, and its plan keeps all weights in memory: a lease of it probably reads nothing.
+
+        They may still be on their way. This takes no lock, so it may be outdated at once.
+        """
         entry = self._keeper.entries.get(name)
         resident = entry.resident if entry else None
         return resident is not None and resident.complete

@@ -1,11 +1,12 @@
-"""How much freed memory the C library keeps for this process."""
+"""How much freed memory the C library keeps at the end of its heap."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
-#: Blocks of at least 4 MiB are mapped, and given back at once. Smaller ones, such as most bodies, come from the heap.
+#: Blocks of at least 4 MiB are mapped, and given back at once, unless a free part of the heap has room for them.
+#: Smaller ones, such as most bodies, come from the heap.
 _MAPPED = 4 << 20
 #: Free memory at the end of the heap that is kept. If it were given back, every body would be read into new pages,
 #: which the kernel has to clear: this took a third of the time of receiving 600 KB. Without `_MAPPED` and this, glibc
@@ -20,7 +21,10 @@ _PARAMETERS = {
 
 
 def keep_little() -> None:
-    """Bound the free memory that glibc keeps. Other C libraries are left as they are."""
+    """Bound the free memory that glibc keeps. Other C libraries are left as they are.
+
+    Heaps that threads have already made stay.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return

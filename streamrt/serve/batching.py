@@ -1,12 +1,12 @@
 """The queues of requests, and the threads that serve them. Requests that wait together share a pass.
 
 Each model has a queue, and at most one thread at a time: requests that arrive while a pass runs share the next pass.
-A free thread takes the model whose oldest request has waited the longest, and leases it from the pool. Every other
-thread takes models first whose weights are in memory. So requests for these do not wait for the disk, and requests for
-others gather until their weights are read once for all of them. The first kind of thread lets none wait for ever. A
-thread takes as many requests of its model as `max_batch` samples allow. `Lease.call_together` joins the requests whose
-shapes agree. A request whose future is cancelled before its pass begins leaves its queue, or the batch that waits for a
-lease.
+Half of the threads, rounded up, take the model whose oldest request has waited the longest, so that no request waits
+for ever. The others do so only if no model with requests has its weights in memory. So requests for models in memory
+wait less often for the disk, and requests for others gather until their weights are read once for all of them. A thread
+leases its model from the pool, and takes as many of its requests as `max_batch` samples allow. `Lease.call_together`
+joins the requests whose shapes agree. A request whose future is cancelled before its pass begins leaves its queue, or
+the batch that waits for a lease.
 """
 
 from __future__ import annotations

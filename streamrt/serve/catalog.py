@@ -1,7 +1,8 @@
 """Which models are served, and under which names: the models of the pool, and other files of the repository.
 
-All methods may block: on files, and `load` and `unregister` on the pool. `Catalog.refresh` compares the folder with the
-models that are served. A new file is served once it is complete, and a model whose file is gone ends with its requests.
+All methods but `known_spec` may block: on files, and `load` and `unregister` on the pool. `Catalog.refresh` compares
+the folder with the models that are served. A new file is served once it is complete, and a model whose file is gone
+ends with its requests.
 """
 
 from __future__ import annotations
@@ -390,21 +391,21 @@ class Catalog:
             FormatError, WeightsIOError: the file cannot be used. It is read again when it was replaced, and after a
                 pause, which grows with every failure as the pause of a load does.
         """
-        spec = self.known_spec(name) or self._read_spec(name)
-        if version not in (None, spec.version):
-            raise UnknownModelError(
-                f"the model {name!r:.140} has version {spec.version}, found a request for {version!r:.40}"
-            )
-        return spec
+        return self.known_spec(name, version) or _checked(self._read_spec(name), name, version)
 
-    def known_spec(self, name: str) -> ModelSpec | None:
-        """The result of `spec` for any version, if no file has to be read for it; takes some microseconds."""
+    def known_spec(self, name: str, version: str | None = None) -> ModelSpec | None:
+        """The result of `spec`, if no file has to be read for it; None otherwise. It takes one ``stat``.
+
+        Raises:
+            UnknownModelError: the file has another version.
+        """
         with self._lock:
             file, known = self._files.get(name), self._specs.get(name)
         if file is None or known is None or not isinstance(known[1], ModelSpec):
             return None
-        # The same file, unchanged, was found to be one that may be served. So links need not be followed again.
-        return known[1] if known[0].is_at(self._folder.join(file)) else None
+        # It is the file that was found to be one that may be served, unchanged. So links need not be followed again,
+        # even if they lead to another place where it lies now.
+        return _checked(known[1], name, version) if known[0].is_at(self._folder.join(file)) else None
 
     def _read_spec(self, name: str) -> ModelSpec:
         with self._lock:
@@ -474,6 +475,14 @@ class Catalog:
         with suppress(UnknownModelError):  # it was unregistered meanwhile
             if self.status(name)[1].state is State.FAILED:
                 self._pool.unload(name, wait=False)
+
+
+def _checked(spec: ModelSpec, name: str, version: str | None) -> ModelSpec:
+    if version not in (None, spec.version):
+        raise UnknownModelError(
+            f"the model {name!r:.140} has version {spec.version}, found a request for {version!r:.40}"
+        )
+    return spec
 
 
 def _unknown(name: str) -> UnknownModelError:

@@ -177,7 +177,7 @@ class _Listener(QueueListener):
         self._told = 0  # lost lines that the log has told
 
     def dequeue(self, block: bool) -> Any:
-        """The next record. If none is there, this waits for one, and then for others to gather."""
+        """The next line. If none is there, this waits for one, and then for others to gather."""
         try:
             return self.queue.get(False)
         except queue.Empty:

@@ -39,7 +39,7 @@ _MAX_CHANGES = 16
 
 
 class Service:
-    """Everything that the routes use. Coroutines never block; other methods may.
+    """Everything that the routes use. Coroutines do not block, but for a `stat` of a file; other methods may.
 
     Attributes:
         draining: whether the server is ending. It then accepts no more connections, and reports that it is not ready.

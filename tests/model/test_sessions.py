@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from model import zoo
 from model.zoo import Array, Packed
-from streamrt import Model, WeightsIOError
+from streamrt import Layer, Model, WeightsIOError, pack
 from streamrt.engine import sessions
 from streamrt.engine.session import Session
-from streamrt.format import read_header
+from streamrt.format import read_header, write
+from streamrt.graph import Graph, Node, TensorSpec
 
 WIDTH, MIB = 2048, 1 << 20
 X = zoo.random_input(400, WIDTH)
@@ -155,12 +156,92 @@ def test_an_error_while_binding_leaves_the_model_usable(
             for size in (40, 4):
                 with pytest.raises(MemoryError):
                     model(X[:size])
+        assert model.memory().workspace in (0, session_bytes(model))
         for size in (8, 40, 4):
             zoo.assert_close(model(X[:size]), answer[:size])
 
 
+def session_bytes(model: Model) -> int:
+    found = model._engine.session
+    return found.prepared.plan.workspace if found else 0
+
+
 def _no_memory(*args: object) -> Session:
     raise MemoryError
+
+
+@pytest.mark.parametrize("sizes", [(5, 1, 5, 1), (1, 5, 1, 5), (3, 2, 3, 1, 2)])
+def test_constants_of_a_size_are_there_again(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """A term that is 0.5 in each row, made for the batch, lies in the workspace as long as the program is bound."""
+    packed = packed_with_rows(tmp_path)
+    x = zoo.random_input(5, 4)
+    with Model(packed) as model:
+        for size in sizes:
+            program = session_after(model, x[:size]).prepared.program
+            assert program.constants
+            zoo.assert_close(model(x[:size]), np.maximum(x[:size], 0) + np.float32(0.5))
+        assert len(model._engine._sessions._kept) == 1
+
+
+def session_after(model: Model, x: Array) -> Session:
+    model(x)
+    return session(model)
+
+
+def packed_with_rows(folder: Path) -> Path:
+    """Relu(x) + ConstantOfShape(shape of x, 0.5)."""
+    nodes = (
+        Node("shape", "Shape", ("x",), ("shape",)),
+        Node("half", "ConstantOfShape", ("shape",), ("half",), {"value": 0.5}),
+        Node("relu", "Relu", ("x",), ("relu",)),
+        Node("add", "Add", ("relu", "half"), ("y",)),
+    )
+    path = folder / "rows.safetensors"
+    write(path, Graph((TensorSpec("x", ("N", 4)),), (TensorSpec("y", ("N", 4)),), nodes), [])
+    return path
+
+
+def test_kernels_rely_on_nothing_in_the_workspace(tmp_path: Path) -> None:
+    """Padded windows, Winograd's tiles and pools of several sizes, in any order, as in a workspace of their own."""
+    layers = [
+        Layer("Conv", zoo.random_input(24, 3, 3, 3), pads=(1, 1, 1, 1), activation="Relu"),
+        Layer("Conv", zoo.random_input(24, 24, 3, 3), zoo.random_input(24), pads=(1, 1, 1, 1), activation="Relu"),
+        Layer("Conv", zoo.random_input(24, 1, 5, 5), pads=(2, 2, 2, 2), group=24),
+        Layer("MaxPool", kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1)),
+        Layer("Conv", zoo.random_input(8, 24, 1, 1)),
+    ]
+    path = pack(layers, tmp_path / "cnn.safetensors", inputs=("N", 3, "H", "W"))
+    shapes = [(1, 20, 20), (3, 20, 20), (2, 31, 17), (4, 20, 20), (1, 33, 40)]
+    inputs = [zoo.random_input(samples, 3, rows, columns) for samples, rows, columns in shapes]
+    wanted = []
+    for x in inputs:
+        with Model(path) as model:
+            wanted.append(model(x))
+    random = np.random.default_rng(3)
+    with Model(path) as model:
+        for index in random.integers(0, len(shapes), 40):
+            assert np.array_equal(model(inputs[index]), wanted[index])
+        assert len(model._engine._sessions._kept) > 2
+
+
+def test_bound_programs_have_a_limit(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_STEPS", 13)
+    with Model(packed.path) as model:
+        model(X[:2])
+        steps = len(session(model).steps)
+        assert steps > 2
+        for size in (3, 4, 5, 6):
+            model(X[:size])
+            assert len(model._engine._sessions._kept) <= max(1, 13 // steps)
+        assert model(X[:400]).shape == (400, WIDTH)
+
+
+def test_another_budget_drops_the_sessions_of_the_last_one(packed: Packed) -> None:
+    with Model(packed.path, "80MiB") as model:
+        for size in (4, 3, 2):
+            model(X[:size])
+        model.set_budget("80MiB")
+        assert len(model._engine._sessions._kept) == 1
 
 
 def test_results_of_a_call_do_not_change_with_the_next(packed: Packed) -> None:

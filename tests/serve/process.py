@@ -48,10 +48,7 @@ class Server:
             command = ["sh", "-c", f'echo $$ > "{procs}" && exec "$@"', "sh", *command]
         self.process = subprocess.Popen(
             command,
-            env=os.environ
-            | ({"STREAMRT_SERVE_TOKEN": token} if token else {})
-            | {"MALLOC_ARENA_MAX": "1"}
-            | dict(environment or {}),
+            env=os.environ | ({"STREAMRT_SERVE_TOKEN": token} if token else {}) | dict(environment or {}),
             cwd=folder,
             stderr=subprocess.PIPE,
             text=True,

@@ -59,7 +59,8 @@ def test_a_server_is_compared_with_the_fastest_other() -> None:
         serve("streamrt", 0, 0.2),
         serve("slow", 0, 0.5),
         serve("fast", 0, 0.4),
-        serve("floor", 0, 0.1),
+        serve("floor", 0, 0.1, values={"call": 0.1}),
+        serve("mlserver", 0, 0.0, status="lacks", values={}, reason="not over HTTP"),
         serve("streamrt", 0, 9.0, connections=1),
     ]
     (row,) = headline.of_servers(records)
