@@ -18,6 +18,7 @@ _KEPT = 10
 _STEPS = 1 << 11
 #: A workspace stays for a smaller call if it is at most 4 times as large as the call needs, or has at most 1 MiB.
 _TIMES, _SMALL = 4, 1 << 20
+_NONE: NDArray[np.uint8] = np.empty(0, np.uint8)
 
 
 class Sessions:
@@ -34,13 +35,13 @@ class Sessions:
 
     def __init__(self) -> None:
         self.current: Session | None = None
-        self._memory: NDArray[np.uint8] | None = None  # the workspace of all sessions
+        self._memory: NDArray[np.uint8] = _NONE  # the workspace of all sessions
         self._kept: OrderedDict[int, Session] = OrderedDict()  # by identity of `Prepared`; the latest at the end
 
     @property
     def workspace(self) -> int:
         """Bytes of the workspace; 0 without a session."""
-        return 0 if self._memory is None else self._memory.nbytes
+        return self._memory.nbytes
 
     def find(self, prepared: Prepared) -> Session | None:
         """The session of ``prepared`` if it is kept. It becomes the current one."""
@@ -56,16 +57,13 @@ class Sessions:
     def has_schedule(self, plan: Plan) -> bool:
         """Whether the prefetcher has the schedule of ``plan`` from the current session, and all of it stays in memory.
 
-        The verifier of that session then serves ``plan``, too.
+        The verifier of that session then serves ``plan``, too. What the plans stream and pin follows from their ranges.
         """
         if self.current is None:
             return False
         last = self.current.prepared.plan
-        return not (last.streamed_bytes or plan.streamed_bytes) and (last.budget, last.granule, last.ranges) == (
-            plan.budget,
-            plan.granule,
-            plan.ranges,
-        )
+        alike = (last.budget, last.granule, last.ranges) == (plan.budget, plan.granule, plan.ranges)
+        return alike and not last.streamed_bytes
 
     def memory_for(self, prepared: Prepared) -> NDArray[np.uint8]:
         """The workspace for a new session of ``prepared``. Sessions that cannot share it are dropped first.
@@ -76,7 +74,6 @@ class Sessions:
         if not (self._may_share(prepared) and self._has_room_for(prepared)):
             self.drop()
             self._memory = new_workspace(prepared.program.workspace)
-        assert self._memory is not None
         return self._memory
 
     def add(self, session: Session) -> None:
@@ -87,7 +84,7 @@ class Sessions:
 
     def drop(self) -> None:
         """Drop all sessions, and give the workspace back."""
-        self.current = self._memory = None
+        self.current, self._memory = None, _NONE
         self._kept.clear()
 
     def _steps(self) -> int:
@@ -100,8 +97,9 @@ class Sessions:
         return self.has_schedule(prepared.plan)
 
     def _has_room_for(self, prepared: Prepared) -> bool:
-        """Whether the workspace is large enough for ``prepared``, and neither too large for it nor for the budget."""
-        needed, plan, held = prepared.program.workspace, prepared.plan, self.workspace
-        if plan.budget is not None and plan.pinned_bytes + held > plan.budget:
-            return False
-        return needed <= held <= max(_SMALL, _TIMES * needed)
+        """Whether the workspace is large enough for ``prepared``, and not much too large.
+
+        The budget allows it: beside the same weights it was planned for another session under the same budget.
+        """
+        needed = prepared.program.workspace
+        return needed <= self.workspace <= max(_SMALL, _TIMES * needed)

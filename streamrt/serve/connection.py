@@ -200,13 +200,13 @@ class Connection(HttpToolsProtocol):
         """Give the parser what it may have of the bytes that wait."""
         try:
             while not self._is_answering() and not self.transport.is_closing() and (part := self._next_part()):
-                super().data_received(part)  # type: ignore[arg-type]  # the parser takes any buffer
+                super().data_received(part)
         except HeadError as error:
             self.send_400_response(str(error))
         self._watch_request()
         self._watch_idleness()
 
-    def _next_part(self) -> memoryview | bytes:
+    def _next_part(self) -> bytes:
         """What the parser gets next.
 
         Raises:

@@ -152,14 +152,16 @@ class _ToQueue(QueueHandler):
         self.setFormatter(JsonFormatter())
         self.lost = 0
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Put the line of a record into the queue."""
+    def prepare(self, record: logging.LogRecord) -> str:
+        """The line of a record. It has no fields, whose memory would not be counted."""
+        return self.format(record)
+
+    def enqueue(self, record: Any) -> None:
+        """Put a line into the queue."""
         try:
-            self.queue.put_nowait(self.format(record))
+            self.queue.put_nowait(record)
         except queue.Full:
             self.lost += 1
-        except Exception:
-            self.handleError(record)
 
 
 class _Listener(QueueListener):

@@ -45,7 +45,7 @@ class Waiting:
             self._data, self._searched = data, 0
         self._begin = 0
 
-    def take(self, left: int | None) -> memoryview:
+    def take(self, left: int | None) -> bytes:
         """The next part; it is empty if more has to arrive first. Blank lines before a head are dropped.
 
         Args:
@@ -59,7 +59,7 @@ class Waiting:
             end = self._end_of_head()
         else:
             end = self._end_of_chunks() if left is None else min(len(self._data), self._begin + left)
-        part = memoryview(self._data)[self._begin : end]
+        part = self._data[self._begin : end]  # no copy if it is all
         self._begin = end
         self._searched = end if part else max(end, len(self._data) - len(_END) + 1)
         if not len(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +62,9 @@ def test_answers_in_any_order_of_sizes(
 def test_a_size_that_comes_again_is_bound_once(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = []
 
-    def made(*args: object) -> Session:
+    def made(*args: Any) -> Session:
         bound.append(args)
-        return Session(*args)  # type: ignore[arg-type]
+        return Session(*args)
 
     monkeypatch.setattr("streamrt.engine.engine.Session", made)
     with Model(packed.path) as model:

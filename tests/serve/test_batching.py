@@ -109,23 +109,28 @@ def ask(batcher: Batcher, x: Any, name: str = "m", outputs: tuple[str, ...] = ("
     return batcher.submit(name, {"x": x}, outputs, samples)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_half_of_the_workers_take_models_in_memory_first(world: World, workers: int) -> None:
+def test_models_are_taken_by_age_or_those_in_memory_first(world: World) -> None:
     world.held = {"warm", "warmer"}
-    with batching(world, workers=workers) as batcher:
-        world.gate.clear()
-        busy = [ask(batcher, 0, f"busy{index}") for index in range(workers)]
-        eventually(lambda: len(world.calls) == workers)
-        asked = [ask(batcher, 0, name) for name in ("cold", "warm", "colder", "warmer")]
-        taken = [batcher._take(by_age)[0] for by_age in (False, True, False, False)]  # type: ignore[index]
+    with batching(world, workers=0) as batcher:
+        for name in ("cold", "warm", "colder", "warmer"):
+            ask(batcher, 0, name)
+        taken = []
+        for by_age in (False, True, False, False):
+            found = batcher._take(by_age)
+            assert found
+            taken.append(found[0])
         assert taken == ["warm", "cold", "warmer", "colder"]
-        world.gate.set()
-        for future in busy:
-            future.result(60)
-        assert [thread._args for thread in batcher._threads] == [  # type: ignore[attr-defined]
-            (2 * index < workers,) for index in range(workers)
-        ]
-    assert not any(future.done() for future in asked)  # this thread took them
+
+
+@pytest.mark.parametrize(("workers", "by_age"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_half_of_the_workers_take_models_by_age(
+    world: World, workers: int, by_age: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[bool] = []
+    monkeypatch.setattr(Batcher, "_work", lambda batcher, kind: kinds.append(kind))
+    with batching(world, workers=workers):
+        eventually(lambda: len(kinds) == workers)
+    assert sum(kinds) == by_age
 
 
 def held_up(world: World, batcher: Batcher, name: str = "m") -> Any:
