@@ -21,6 +21,7 @@ import pytest
 from markers import needs
 from model import zoo
 from serve.process import Server
+from serve.transport import Transport
 from streamrt.serve.access import Connections
 
 pytestmark = pytest.mark.extras
@@ -179,36 +180,6 @@ def test_the_bookkeeping_of_connections() -> None:
     limit.leave(0)
     assert limit.linger("e")
     assert not limit.linger("f")
-
-
-class Transport(asyncio.Transport):
-    """A client that takes nothing: what was written stays in the buffer, so the connection is never lost by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.closing = self.aborted = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def close(self) -> None:
-        self.closing = True
-
-    def abort(self) -> None:
-        self.aborted = True
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
