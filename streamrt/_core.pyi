@@ -164,11 +164,13 @@ def winograd_seat(n: int, channels: int, outputs: int, window: Window, threads: 
 
 @disjoint_base
 class Kernel:
-    def keep(self, source: _Array, target: _Array) -> None: ...
     def __call__(self, first: int, last: int) -> None: ...
 
+class ArrayKernel(Kernel):
+    def keep(self, source: _Array, target: _Array) -> None: ...
+
 @final
-class Gemm(Kernel):
+class Gemm(ArrayKernel):
     def __new__(
         cls,
         x: _Array,
@@ -183,7 +185,7 @@ class Gemm(Kernel):
     ) -> Gemm: ...
 
 @final
-class Matrices(Kernel):
+class Matrices(ArrayKernel):
     def __new__(
         cls,
         a: _Array,
@@ -199,7 +201,7 @@ class Matrices(Kernel):
 def attention_rows(pieces: int, rows: int, keys: int, room: int) -> int: ...
 
 @final
-class Attention(Kernel):
+class Attention(ArrayKernel):
     def __new__(
         cls,
         q: _Array,
@@ -223,7 +225,7 @@ class Attention(Kernel):
     ) -> Attention: ...
 
 @disjoint_base
-class Sliding(Kernel): ...
+class Sliding(ArrayKernel): ...
 
 @final
 class Band(Kernel):
@@ -240,8 +242,9 @@ class Band(Kernel):
     ) -> Band: ...
 
 @final
-class MoveRows(Kernel):
-    def __new__(cls, x: _Array, source: int, target: int, count: int) -> MoveRows: ...
+class MoveRows:
+    def __new__(cls, x: _Array) -> MoveRows: ...
+    def __call__(self, source: int, target: int, count: int) -> None: ...
 
 @final
 class Convolution(Sliding):

@@ -80,7 +80,7 @@ cdef int check_channels(Py_buffer *view, tuple shape, str name) except -1:
     return 0
 
 
-cdef class Sliding(Kernel):
+cdef class Sliding(ArrayKernel):
     """A kernel that slides a `Window` over planes or volumes. A call computes all rows, a `Band` some of them.
 
     Each array with planes, except weights, may have room for a part of the rows: (..., R, W) with any R. It may have
@@ -176,35 +176,40 @@ cdef int check_rows(const plane_rows *rows, int64_t row, int64_t count, str name
 
 
 @cython.final
-cdef class MoveRows(Kernel):
-    """Moves ``count`` rows of each plane up, from row ``source`` on to row ``target`` on. A run moves all of them.
+cdef class MoveRows:
+    """Moves rows of planes up, so that rows that the next `Band` reads, too, make room for others.
 
-    x (..., R, W) may have gaps between rows and between planes, if all planes lie at equal distances. So rows that the
-    next `Band` reads, too, make room for others.
+    x (..., R, W) may have gaps between rows and between planes, if all planes lie at equal distances.
 
     Raises:
-        ValueError: wrong dtype or layout, no such rows, or a target behind the source.
+        ValueError: wrong dtype or layout.
     """
 
+    cdef Arrays arrays
     cdef plane_rows x
-    cdef int64_t planes, width, source, target, count
+    cdef int64_t planes, width
 
-    def __cinit__(self, x, int64_t source, int64_t target, int64_t count):
+    def __cinit__(self, x):
         cdef Py_buffer *view = take(&self.arrays, x, -1, PyBUF_STRIDES | PyBUF_WRITABLE, "x")
         if view.ndim < 2:
             raise ValueError(f"x has {view.ndim} axes, expected at least 2")
         self.x.count, self.width = view.shape[view.ndim - 2], view.shape[view.ndim - 1]
         self.planes = 0 if view.len == 0 else elements(view) // (self.x.count * self.width)
         take_steps(view, &self.x.steps, "x")
+
+    def __dealloc__(self):
+        release(&self.arrays)
+
+    def __call__(self, int64_t source, int64_t target, int64_t count):
+        """Moves ``count`` rows of each plane, from row ``source`` on to row ``target`` on.
+
+        Raises:
+            ValueError: no such rows, or a target behind the source.
+        """
         if count < 0 or target > source:
             raise ValueError(f"{count} rows from row {source} to row {target}, expected a row that is not behind them")
         check_rows(&self.x, source, count, "x")
         check_rows(&self.x, target, count, "x")
-        self.source, self.target, self.count = source, target, count
-
-    cdef int compute(self, int64_t first, int64_t last) except -1:
         cdef Py_buffer *view = &self.arrays.view[0]
         with nogil:
-            srt_move_rows(<float *>view.buf, self.x.steps, self.planes, self.width, self.source, self.target,
-                          self.count)
-        return 0
+            srt_move_rows(<float *>view.buf, self.x.steps, self.planes, self.width, source, target, count)

@@ -95,7 +95,7 @@ def gemm_pays():
 
 
 @cython.final
-cdef class Gemm(Kernel):
+cdef class Gemm(ArrayKernel):
     """``y = act(x @ w.T + bias)`` for any number of samples. Checked once, then run often.
 
     x (batch, inner); w (rows, inner), float32 or `Coded`; bias (rows,) or None; y (batch, rows) with any row stride. A

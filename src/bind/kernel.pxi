@@ -4,10 +4,20 @@ from libc.string cimport memcpy
 
 
 cdef class Kernel:
-    """Bound to its arrays, which it keeps alive. A call computes channels ``first`` to ``last`` of an output.
+    """A call computes channels ``first`` to ``last`` of an output.
 
     One thread at a time may call it.
     """
+
+    def __call__(self, int64_t first, int64_t last):
+        self.run(first, last)
+
+    cdef int run(self, int64_t first, int64_t last) except -1:
+        raise NotImplementedError
+
+
+cdef class ArrayKernel(Kernel):
+    """A kernel that is bound to its arrays, which it keeps alive."""
 
     cdef Arrays arrays
     cdef Arrays kept  # source, target, source, target ...
@@ -37,9 +47,6 @@ cdef class Kernel:
                 self.kept.count -= 1
                 PyBuffer_Release(&self.kept.view[self.kept.count])
             raise
-
-    def __call__(self, int64_t first, int64_t last):
-        self.run(first, last)
 
     cdef int run(self, int64_t first, int64_t last) except -1:
         self.copy_kept(first)

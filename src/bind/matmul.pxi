@@ -8,7 +8,7 @@ cdef int check_columns(object count, str name) except -1:
 
 
 @cython.final
-cdef class Matrices(Kernel):
+cdef class Matrices(ArrayKernel):
     """``y = act(a @ b)`` for computed matrices. Checked once, then run often. A run computes the whole output.
 
     a (G, M, K), which all samples share; b (N, G, K, C), or (N, G, C, K) with ``transposed``; y (N, G, M, C). scratch
@@ -58,7 +58,7 @@ def attention_rows(int64_t pieces, int64_t rows, int64_t keys, int64_t room):
 
 
 @cython.final
-cdef class Attention(Kernel):
+cdef class Attention(ArrayKernel):
     """``y = softmax(cap(scale * q @ transpose(k)) + mask) @ v``, where cap(x) is ``cap * tanh(x / cap)``.
 
     Checked once, then run often. A run computes the whole output.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,11 +14,11 @@ from streamrt.plan import Bands, Plan
 from streamrt.program.compile import Program
 
 #: The numbers of bands that are tried. More bands are lower, need less memory, and read the weights more often.
-_COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)
-#: The most steps of a pass in bands. A step takes up to 4 KiB of memory beside the budget, and some 20 us of planning.
-_MOST_STEPS = 2**11
-#: The most inputs of all nodes in all bands. Finding out which rows they need takes up to 10 us each.
-_MOST_INPUTS = 2**16
+_COUNTS = tuple(2**power for power in range(1, 13))
+#: The most steps of a pass in bands. Planning takes some 20 us for each.
+_MOST_STEPS = 2**15
+#: The most inputs of all nodes in all bands. Finding out which rows they need takes some 2 us each.
+_MOST_INPUTS = 2**18
 #: The most bytes of weights that a pass may read if all nodes run in each band: half of what any pass may read
 #: (`streamrt.engine.node_weights`), since other nodes may read theirs several times.
 _MOST_READ = 2**39
@@ -55,6 +56,23 @@ class InBands:
         """Programs that are not lean, in at least as many bands as ``program``."""
         return iter(()) if self._exact else self._programs(lean=False, fewest=program.bands)
 
+    def least_read(self, program: Program, budget: int) -> int:
+        """Bytes that a pass of ``program`` reads at least, if it pins the weights that it reads most often."""
+        readings: Counter[str] = Counter()
+        for step in program.steps:
+            low = program.lowered[step.node]
+            names = program.nodes[step.node].inputs
+            readings.update(
+                name for index, name in enumerate(names) if name in self._sizes and index not in low.indexed
+            )
+        room, read = max(0, budget - program.memory), 0
+        for name, times in readings.most_common():
+            size = self._sizes.get(name, 0)
+            pinned = min(room, size)
+            room -= pinned
+            read += times * (size - pinned)
+        return read
+
     def _programs(self, lean: bool, fewest: int) -> Iterator[Program]:
         nodes = list(self._graph.all_nodes)
         inputs = [name for node in nodes for name in node.inputs]
@@ -66,9 +84,9 @@ class InBands:
             if bands * read > _MOST_READ or bands * len(inputs) > _MOST_INPUTS:
                 return
             program = self._compile(lean, bands)
-            if not program.sections or len(program.steps) > _MOST_STEPS or program.workspace >= least:
+            if not program.sections or len(program.steps) > _MOST_STEPS or program.memory >= least:
                 return
-            least = program.workspace
+            least = program.memory
             yield program
 
 
@@ -92,8 +110,10 @@ def fit_in_bands(
     best: tuple[Program, Plan] | None = None
     larger: list[Program] = []
     for program in programs:
-        if program.workspace > budget:
+        if program.memory > budget:
             larger.append(program)
+            continue
+        if best is not None and programs.least_read(program, budget) >= best[1].streamed_bytes:
             continue
         try:
             plan = plan_for(program)
@@ -106,9 +126,9 @@ def fit_in_bands(
         if not plan.streamed_bytes:
             break  # lower bands would save no reading
     if best is not None:
-        return _faster(best, programs.faster(best[0]), budget, plan_for)
+        return _faster(best, programs, budget, plan_for)
     for program in reversed(larger):
-        if program.workspace < refused.minimum:
+        if program.memory < refused.minimum:
             try:
                 plan_for(program)
             except BudgetError as error:
@@ -120,14 +140,15 @@ def fit_in_bands(
 
 
 def _faster(
-    found: tuple[Program, Plan], programs: Iterable[Program], budget: int, plan_for: Callable[[Program], Plan]
+    found: tuple[Program, Plan], programs: InBands, budget: int, plan_for: Callable[[Program], Plan]
 ) -> tuple[Program, Plan]:
-    """The first of ``programs`` that fits and reads no more than what was ``found``, with its plan; else that."""
-    for program in programs:
-        if program.workspace <= budget:
+    """The first faster program that fits and reads no more than what was ``found``, with its plan; else that."""
+    most = found[1].streamed_bytes
+    for program in programs.faster(found[0]):
+        if program.memory <= budget and programs.least_read(program, budget) <= most:
             with suppress(BudgetError):
                 plan = plan_for(program)
-                if plan.streamed_bytes <= found[1].streamed_bytes:
+                if plan.streamed_bytes <= most:
                     return program, plan
     return found
 
@@ -139,14 +160,14 @@ def _minimum(error: BudgetError) -> int:
 def least_budget(programs: Iterable[Program], window_of: Callable[[Program], int]) -> int:
     """The least bytes of workspace and window. ``window_of``, which takes long, is asked for few programs."""
     least: float = math.inf
-    for program in sorted(programs, key=_workspace):
-        if program.workspace < least:
-            least = min(least, program.workspace + window_of(program))
+    for program in sorted(programs, key=_memory):
+        if program.memory < least:
+            least = min(least, program.memory + window_of(program))
     return int(least)
 
 
-def _workspace(program: Program) -> int:
-    return program.workspace
+def _memory(program: Program) -> int:
+    return program.memory
 
 
 def with_bands(plan: Plan, program: Program) -> Plan:

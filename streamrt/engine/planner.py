@@ -33,6 +33,8 @@ from streamrt.program.compile import Program
 #: Replace a plan by a plan from measured times if its pass takes at most 95 % of the time. A change of plan reads newly
 #: pinned weights, which a smaller gain would not pay for.
 _WORTH = 0.95
+#: Plans of a pass with more steps are not thorough: each would take a second longer.
+_MOST_THOROUGH = 2**11
 #: Count memory in pages if granules of 2 MiB would hold over 1/8 more. Pages hold less, but are read more slowly.
 _WASTE = 8
 
@@ -243,11 +245,11 @@ class Planner:
         plan = make_plan(
             self._weights(program, seconds),
             file_size=self._file.size,
-            workspace=program.workspace,
+            workspace=program.memory,
             budget=self.budget,
             huge=self._huge,
             rate=self.rates.disk,
-            thorough=thorough,
+            thorough=thorough and len(program.steps) <= _MOST_THOROUGH,
         )
         return with_bands(plan, program)
 

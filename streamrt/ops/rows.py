@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 from streamrt._core import Band, MoveRows, Sliding
@@ -53,6 +53,7 @@ class Rows:
         height: rows of the output.
         inputs: the inputs that are read by rows, by index.
         whole: the inputs that are read as a whole. Others are not read.
+        apart: of ``inputs``, those of which the rows are those of the output, and each may lie anywhere.
         scratch: gives the bytes of scratch memory for computing so many rows at once.
         bind: takes `Buffers` in which these inputs and the output are (R, C, W).
         step: bands begin and end at multiples of this row, or with the picture.
@@ -63,6 +64,7 @@ class Rows:
     whole: tuple[int, ...]
     scratch: Callable[[int], int]
     bind: Callable[[Buffers], BandOf]
+    apart: tuple[int, ...] = ()
     step: int = 1
 
 
@@ -80,9 +82,9 @@ def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], ag
     return _of_same_row(lowered, operands, again) if traits_of(node.op).rowwise and not node.sizes else None
 
 
-def to_front(rows: Array, source: int, count: int) -> Callable[[], None]:
-    """Binds moving ``count`` rows of memory (R, C, W) from row ``source`` on to the front."""
-    return partial(MoveRows(rows.reshape(1, len(rows), -1), source, 0, count), 0, 1)
+def mover(rows: Array) -> MoveRows:
+    """Moves some of these rows (R, C, W) towards the front: see `MoveRows`."""
+    return MoveRows(rows.reshape(1, len(rows), -1))
 
 
 def _has_rows(operand: Operand) -> bool:
@@ -131,6 +133,7 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
         whole=_others(operands, inputs),
         scratch=lambda rows: lowered.scratch,
         bind=bind,
+        apart=(3,) if 3 in inputs and lowered.band_step == 1 else (),
         step=lowered.band_step,
     )
 
@@ -199,7 +202,9 @@ def _of_same_row(lowered: Lowered, operands: Sequence[Operand | None], again: Ag
 
         return band_of
 
-    return Rows(height, inputs, _others(operands, inputs), lambda rows: lowered_for(rows).scratch, bind)
+    return Rows(
+        *(height, inputs, _others(operands, inputs), lambda rows: lowered_for(rows).scratch, bind), apart=tuple(inputs)
+    )
 
 
 def _as_samples(rows: Array, first: int, count: int) -> Array:

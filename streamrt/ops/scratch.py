@@ -57,7 +57,7 @@ class Bias:
         """The copy of the bias that all tiles read; None if there is no bias."""
         return None if self._part is None else self._part.of(buffers.scratch)
 
-    def keep_for(self, kernel: _core.Kernel, buffers: Buffers) -> None:
+    def keep_for(self, kernel: _core.ArrayKernel, buffers: Buffers) -> None:
         """Make the first tile of ``kernel`` copy the bias to scratch."""
         kept = self.kept(buffers)
         if kept is not None:

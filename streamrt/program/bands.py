@@ -4,8 +4,7 @@ A section is a run of nodes that compute rows of their output from rows of their
 band some rows of the inputs come in, and every node computes the rows that are possible now. Rows that a later band
 needs again stay. No row is computed twice.
 
-Each tensor of a section has a line buffer: memory for some successive rows. New rows are added behind the others. If
-there is no room for them, the rows that are still needed move to the front first.
+Each tensor of a section has a line buffer (`streamrt.program.lines`).
 
 Pure: numbers of rows alone.
 """
@@ -13,63 +12,43 @@ Pure: numbers of rows alone.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from streamrt.ops.rows import Reads
+from streamrt.program.lines import Arrival, Growth, Line, Places, line_of
+
+
+class RowInput(NamedTuple):
+    """A tensor that a node reads by rows.
+
+    Attributes:
+        tensor: its name.
+        reads: which rows.
+        apart: whether these are the rows of the output, and each may lie anywhere. Otherwise they must be successive.
+    """
+
+    tensor: str
+    reads: Reads
+    apart: bool = False
 
 
 class RowNode(NamedTuple):
     """A node of a section.
 
     Attributes:
-        inputs: the tensors that it reads by rows, and which rows.
+        inputs: the tensors that it reads by rows.
         output: the tensor that it computes.
         height: rows of the output.
         step: it makes rows up to a multiple of this one, or to the last.
     """
 
-    inputs: tuple[tuple[str, Reads], ...]
+    inputs: tuple[RowInput, ...]
     output: str
     height: int
     step: int = 1
-
-
-class Line(NamedTuple):
-    """The line buffer of a tensor.
-
-    Attributes:
-        room: the rows for which it has room.
-        kept: whether rows stay in it from one band to the next. Otherwise it is used within bands alone.
-    """
-
-    room: int
-    kept: bool
-
-
-class Shift(NamedTuple):
-    """The number of rows of a line buffer that are ``moved`` from its row ``source`` on to its front."""
-
-    source: int
-    moved: int
-
-
-class Arrival(NamedTuple):
-    """New rows of a tensor.
-
-    Attributes:
-        tensor: its name.
-        first, last: the rows of the picture.
-        origin: the row of the picture that is row 0 of the line buffer from now on.
-        shift: what happens to the line buffer before, or None.
-    """
-
-    tensor: str
-    first: int
-    last: int
-    origin: int
-    shift: Shift | None
 
 
 class Visit(NamedTuple):
@@ -103,49 +82,50 @@ _MOST_MARKS = 2**16
 _Marks = Mapping[str, int]
 
 
-def schedule(nodes: Sequence[RowNode], outputs: Collection[str], bands: int) -> Schedule | None:
-    """The schedule of a section to which its inputs come in ``bands`` equal parts, and some bands more for the rest.
+def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int) -> Schedule | None:
+    """The schedule of a section: in each band so many ``rows`` of its tallest input come in, and others in proportion.
 
-    A node with fewer rows than bands takes part in some of them. Nodes begin in their order, so that weights arrive in
-    the order of the file at first. The result is None if it would have too many bands.
+    A few bands follow for the rest. A node with few rows takes part in some bands. Nodes begin in their order, so that
+    weights arrive in the order of the file at first. The result is None if there would be too many bands.
 
     Args:
         nodes: in the order of execution.
         outputs: the tensors of which all rows are needed. Of others only the rows that these need are computed.
-        bands: as above; at least 1.
+        rows: as above; at least 1.
     """
     final = _needed(nodes, outputs)
+    pace = _Pace(nodes, final, rows)
     ends: list[_Marks] = [dict.fromkeys(final, 0)]
     while ends[-1] != final:
         if len(ends) * len(final) > _MOST_MARKS:
             return None
-        ends.append(_reached(nodes, ends[-1], final, len(ends), bands))
-    lows = [_still_needed(nodes, now, ends[-1]) for now in ends[:-1]]
+        ends.append(pace.next_ends(ends[-1]))
+    windows = [node._replace(inputs=tuple(each for each in node.inputs if not each.apart)) for node in nodes]
+    growths: dict[str, list[Growth]] = {name: [] for name in final}
+    for now, after in pairwise(ends):
+        low, near = (_still_needed(readers, now, final) for readers in (nodes, windows))
+        for name, each in growths.items():
+            each.append(Growth(low[name], near[name], now[name], after[name]))
+    found = {name: line_of(name, each) for name, each in growths.items()}
+    visits = tuple(_visits(nodes, {name: places for name, (_, places) in found.items()}, len(ends) - 1))
+    return Schedule({name: line for name, (line, _) in found.items()}, visits)
+
+
+def _visits(nodes: Sequence[RowNode], places: Mapping[str, Places], bands: int) -> Iterator[Visit]:
+    """The visits of all bands. They are in pieces where rows that a node reads do not lie together."""
     made = {node.output for node in nodes}
-    inputs = [name for name in final if name not in made]
-    steps = list(zip(lows, ends[:-1], ends[1:], strict=True))
-    rooms = {name: max(after[name] - low[name] for low, _, after in steps) for name in final}
-    kept = {name for name in final if any(low[name] < now[name] for low, now, _ in steps)}
-    origins = dict.fromkeys(final, 0)
-    visits: list[Visit] = []
     loads: tuple[Arrival, ...] = ()  # that no visit has yet
-
-    def arrival(name: str, low: int, first: int, last: int) -> Arrival:
-        shift = None
-        if last - origins[name] > rooms[name]:
-            shift = Shift(low - origins[name], first - low) if low < first else None
-            origins[name] = low
-        return Arrival(name, first, last, origins[name], shift)
-
-    for low, now, after in steps:
-        loads += tuple(arrival(name, low[name], now[name], after[name]) for name in inputs if now[name] < after[name])
+    for band in range(bands):
+        loads += tuple(new for name, each in places.items() if name not in made and (new := each.arrival(band)))
         for index, node in enumerate(nodes):
-            first, last = now[node.output], after[node.output]
-            if first < last:
-                new = arrival(node.output, low[node.output], first, last)
-                visits.append(Visit(index, loads, new, tuple(origins[name] for name, _ in node.inputs)))
-                loads = ()
-    return Schedule({name: Line(room, name in kept) for name, room in rooms.items()}, tuple(visits))
+            new = places[node.output].arrival(band)
+            if new is None:
+                continue
+            cuts = {row for each in node.inputs if each.apart for row in places[each.tensor].seams(new.first, new.last)}
+            for first, last in pairwise((new.first, *sorted(cuts), new.last)):
+                origins = tuple(places[each.tensor].origin_of(first if each.apart else None) for each in node.inputs)
+                yield Visit(index, loads, new._replace(first=first, last=last), origins)
+                loads, new = (), new._replace(shift=None)
 
 
 def _needed(nodes: Sequence[RowNode], outputs: Collection[str]) -> _Marks:
@@ -154,27 +134,48 @@ def _needed(nodes: Sequence[RowNode], outputs: Collection[str]) -> _Marks:
     for node in reversed(nodes):
         end = node.height if node.output in outputs else max(1, found.get(node.output, 0))
         end = found[node.output] = min(_up(end, node.step), node.height)
-        for name, reads in node.inputs:
+        for name, reads, _ in node.inputs:
             found[name] = max(found.get(name, 0), reads(0, end)[1])
     return found
 
 
-def _reached(nodes: Sequence[RowNode], before: _Marks, final: _Marks, band: int, bands: int) -> _Marks:
-    """The ends after ``band``: each node makes rows for which it has what it needs, and no more than its part.
+class _Pace:
+    """Which rows come in, or are computed, in each band.
 
-    So a node does not catch up in one band at the upper and lower border, where rows need fewer others.
+    Each node makes rows for which it has what it needs, as far as its pace allows. So it does not catch up in a few
+    bands at the upper and lower border, where rows need fewer others: line buffers would have to hold these rows.
     """
-    made = {node.output for node in nodes}
-    found = {name: end if name in made else min(end, -(-end * band // bands)) for name, end in final.items()}
-    begun = True
-    for node in nodes:
-        end = before[node.output]
-        if begun:
-            last = final[node.output]
-            end += _more(node, end, min(end + _up(-(-last // bands), node.step), last), found)
-            end -= 0 if end == last else end % node.step
-        begun, found[node.output] = end > 0, end
-    return found
+
+    def __init__(self, nodes: Sequence[RowNode], final: _Marks, rows: int) -> None:
+        made = {node.output for node in nodes}
+        self._nodes, self._final, self._rows = nodes, final, rows
+        self._inputs = [name for name in final if name not in made]
+        self._height = max([1, *(final[name] for name in self._inputs)])
+        self._began: dict[str, int] = {}  # the band in which a node computed its first rows
+        self._band = 0
+
+    def next_ends(self, before: _Marks) -> _Marks:
+        """The ends after the next band."""
+        self._band += 1
+        found = {name: self._allowed(name, self._band) for name in self._inputs}
+        begun = True
+        for node in self._nodes:
+            name, last = node.output, self._final[node.output]
+            end = before[name]
+            if begun and end < last:
+                since = self._band - self._began.get(name, self._band)
+                most = min(end + self._allowed(name, 1, node.step), self._allowed(name, since + 1, node.step))
+                end += _more(node, end, min(max(end, most), last), found)
+                end -= 0 if end == last else end % node.step
+                if end and name not in self._began:
+                    self._began[name] = self._band
+            begun, found[name] = end > 0, end
+        return found
+
+    def _allowed(self, name: str, bands: int, step: int = 1) -> int:
+        """The most rows in so many bands."""
+        last = self._final[name]
+        return min(last, _up(-(-last * self._rows * bands // self._height), step))
 
 
 def _up(rows: int, step: int) -> int:
@@ -186,7 +187,7 @@ def _more(node: RowNode, first: int, last: int, there: _Marks) -> int:
     """How many rows from ``first`` on, up to ``last``, need only rows that are ``there``."""
 
     def lacks(count: int) -> bool:
-        return any(reads(0, first + count)[1] > there[name] for name, reads in node.inputs)
+        return any(reads(0, first + count)[1] > there[name] for name, reads, _ in node.inputs)
 
     return bisect_left(range(1, last - first + 1), True, key=lacks)
 
@@ -196,7 +197,7 @@ def _still_needed(nodes: Sequence[RowNode], now: _Marks, final: _Marks) -> _Mark
     found = dict(now)
     for node in nodes:
         if now[node.output] < final[node.output]:
-            for name, reads in node.inputs:
+            for name, reads, _ in node.inputs:
                 first, last = reads(now[node.output], final[node.output])
                 if first < last:
                     found[name] = min(found[name], first)

@@ -40,6 +40,11 @@ from streamrt.ops.rows import rows_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import AnyArray, Section, sections_of
 
+#: Bytes that a step takes beside the workspace: its part of the schedule and the plan, and its bound kernel.
+_STEP_BYTES = 1536
+#: The steps of sections that are not counted, as little else of a program is. They take 3 MiB.
+_FEW_STEPS = 2**11
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -73,6 +78,7 @@ class Program:
         scratch: where the scratch memory of each node begins in the arena, bytes.
         workspace: size of the arena, bytes.
         lean: the program takes less memory, and may be slower: see `compile_program`.
+        bands: into about how many bands its sections are divided; 0 if it has none.
         sections: nodes that run in bands. Tensors within a section have no offset, and all its nodes have the memory of
             the section as their scratch memory.
         steps: what a pass runs, in this order: each node, or the visits of a section.
@@ -90,13 +96,14 @@ class Program:
     scratch: tuple[int, ...]
     workspace: int
     lean: bool
+    bands: int = 0
     sections: tuple[Section, ...] = ()
     steps: tuple[Step, ...] = ()
 
     @property
-    def bands(self) -> int:
-        """Into how many bands its sections are divided; 0 if it has none."""
-        return self.sections[0].bands if self.sections else 0
+    def memory(self) -> int:
+        """Bytes of the workspace, and those that further steps take beside it, if there are many."""
+        return self.workspace + _STEP_BYTES * max(0, len(self.steps) - len(self.nodes) - _FEW_STEPS)
 
     @property
     def names(self) -> list[str]:
@@ -212,8 +219,8 @@ def compile_program(
         exact: use no algorithm that rounds more than a plain sum does.
         lean: use no algorithm that needs more memory than a plain sum; ``exact`` excludes the same algorithms. Also
             place no tensor inside another one, since that may take more memory.
-        bands: compute sections of nodes in so many bands of rows, if this is not 0. The result has no ``sections`` if
-            no nodes can.
+        bands: compute sections of nodes in about so many bands of rows, if this is not 0. The result has no
+            ``sections`` if no nodes can.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
@@ -347,6 +354,7 @@ class _Compiler:
             scratch=tuple(scratch[part] for part in parts),
             workspace=workspace,
             lean=lean,
+            bands=bands if sections else 0,
             sections=tuple(sections),
             steps=tuple(_steps(len(self.nodes), sections)),
         )
@@ -387,13 +395,16 @@ def _joined(
 
 
 def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
+    """The steps of a pass. Those that are alike are one object, to save memory."""
     found: list[Step] = []
     starts = {section.first: section for section in sections}
     index = 0
     while index < nodes:
         if section := starts.get(index):
-            visits = section.schedule.visits
-            found += [Step(index + each.node, section.share(i), repeated=True) for i, each in enumerate(visits)]
+            alike: dict[tuple[int, float], Step] = {}
+            for number, visit in enumerate(section.schedule.visits):
+                kind = index + visit.node, section.share(number)
+                found.append(alike.setdefault(kind, Step(*kind, repeated=True)))
             index = section.last
         else:
             found.append(Step(index))

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Table
-from streamrt.ops.rows import BandOf, Rows, to_front
+from streamrt.ops.rows import BandOf, Rows, mover
 from streamrt.program import arena
-from streamrt.program.bands import Arrival, RowNode, Schedule, schedule
+from streamrt.program.bands import RowInput, RowNode, Schedule, schedule
+from streamrt.program.lines import Arrival
 
 #: An array of a caller.
 AnyArray = NDArray[Any]
@@ -36,7 +37,7 @@ class Section:
 
     Attributes:
         first, last: indices of nodes; ``last`` is behind the section.
-        bands: into how many parts the section is divided.
+        bands: the parts in which its tallest input comes in.
         nodes: of the program.
         lowered: of each node.
         rows: of each node.
@@ -87,25 +88,32 @@ class Section:
             outside: has the arrays of ``outside`` during a pass.
         """
         lines = {name: self._line(memory, name) for name in self.lines}
+        movers = {name: mover(line) for name, line in lines.items()}
         kernels = {
             index: self._kernel(index, memory, lines, whole, params)
             for index in {visit.node for visit in self.schedule.visits}
         }
+
+        def shifted(arrival: Arrival) -> Iterator[Callable[[], None]]:
+            if shift := arrival.shift:  # the rows that are still needed move to the front
+                yield partial(movers[arrival.tensor], shift.source, 0, shift.moved)
+
         for visit in self.schedule.visits:
             give_way()
             made, rows = visit.made, self.rows[visit.node]
             origins = dict(zip(rows.inputs, visit.origins, strict=True))
             compute = kernels[visit.node](made.first, made.last, origins, made.origin)
-            before = _shifts(made, lines)
+            before = [*shifted(made)]
             for load in visit.loads:
                 arrays = outside if load.tensor in self.outside else whole
-                before += [*_shifts(load, lines), partial(_load, load, lines[load.tensor], arrays)]
-            after = []
+                before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays)]
+            after = None
             if made.tensor in self.outside:
-                after.append(partial(_store, made, lines[made.tensor], outside))
+                after = partial(_store, made, lines[made.tensor], outside)
             elif made.tensor in self.outputs:
-                after.append(partial(_store, made, lines[made.tensor], whole))
-            yield _visiting(before, compute, after, self.lowered[visit.node].rows)
+                after = partial(_store, made, lines[made.tensor], whole)
+            tiles = self.lowered[visit.node].rows
+            yield _Visiting(tuple(before), compute, after, tiles) if before or after else compute
 
     def _line(self, memory: NDArray[np.uint8], name: str) -> Array:
         """The line buffer of a tensor (R, C, W)."""
@@ -143,7 +151,7 @@ def sections_of(
     results: Sequence[str],
     bands: int,
 ) -> list[Section]:
-    """The sections of a program, each divided into ``bands`` parts; none if one has too many bands.
+    """The sections of a program, each divided into about ``bands`` parts; none if one has too many bands.
 
     Args:
         nodes: of the program.
@@ -217,6 +225,14 @@ def _section(
 ) -> Section | None:
     made = [node.outputs[0] for node in nodes]
     outputs = tuple(name for name in made if last_use.get(name, 0) >= first + len(nodes))
+    height = max(
+        tensors[node.inputs[position]].shape[2]
+        for node, own in zip(nodes, rows, strict=True)
+        for position in own.inputs
+        if node.inputs[position] not in made
+    )
+    # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
+    at_once = 1 << (-(-height // bands) - 1).bit_length()
     read = dict.fromkeys(
         node.inputs[position]
         for node, own in zip(nodes, rows, strict=True)
@@ -226,13 +242,13 @@ def _section(
     planned = schedule(
         [
             RowNode(
-                tuple((node.inputs[i], reads) for i, reads in own.inputs.items()),
+                tuple(RowInput(node.inputs[i], reads, i in own.apart) for i, reads in own.inputs.items()),
                 *(node.outputs[0], own.height, own.step),
             )
             for node, own in zip(nodes, rows, strict=True)
         ],
         outputs,
-        bands,
+        at_once,
     )
     if planned is None:
         return None
@@ -253,7 +269,7 @@ def _section(
     return Section(
         first=first,
         last=first + len(nodes),
-        bands=bands,
+        bands=-(-height // at_once),
         nodes=tuple(nodes),
         lowered=tuple(lowered),
         rows=tuple(rows),
@@ -266,12 +282,6 @@ def _section(
         scratch=tuple(zip(offsets[len(blocks) :], scratch, strict=True)),
         nbytes=nbytes,
     )
-
-
-def _shifts(arrival: Arrival, lines: Mapping[str, Array]) -> list[Callable[[], None]]:
-    """What makes room for new rows: the rows that are still needed move to the front of the line buffer."""
-    shift = arrival.shift
-    return [] if shift is None else [to_front(lines[arrival.tensor], shift.source, shift.moved)]
 
 
 def _load(arrival: Arrival, line: Array, whole: Mapping[str, AnyArray]) -> None:
@@ -293,18 +303,18 @@ def _in_whole(arrival: Arrival, whole: Mapping[str, AnyArray]) -> AnyArray:
     return whole[arrival.tensor][0, :, arrival.first : arrival.last].transpose(1, 0, 2)
 
 
-def _visiting(
-    before: Sequence[Callable[[], None]], compute: Run, after: Sequence[Callable[[], None]], rows: int
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class _Visiting:
     """A visit in tiles: ``before`` precedes the first, and ``after`` follows the last, which ends at row ``rows``."""
-    if not before and not after:
-        return compute
 
-    def run(first: int, last: int) -> None:
-        for prepare in before if first == 0 else ():
+    before: tuple[Callable[[], None], ...]
+    compute: Run
+    after: Callable[[], None] | None
+    rows: int
+
+    def __call__(self, first: int, last: int) -> None:
+        for prepare in self.before if first == 0 else ():
             prepare()
-        compute(first, last)
-        for finish in after if last == rows else ():
-            finish()
-
-    return run
+        self.compute(first, last)
+        if self.after and last == self.rows:
+            self.after()

@@ -237,11 +237,11 @@ def test_moving_rows(gap: int) -> None:
     expected, x = memory.copy(), memory[..., :4]
     for source, target, count in ((3, 1, 5), (8, 0, 1), (2, 2, 7), (4, 0, 0), (1, 0, 8)):
         expected[:, :, target : target + count, :4] = expected[:, :, source : source + count, :4].copy()
-        MoveRows(x, source, target, count)(0, 1)
+        MoveRows(x)(source, target, count)
         np.testing.assert_array_equal(memory, expected)
     for wrong in ((1, 2, 3), (3, 0, 7), (-1, -1, 1), (0, 0, -1), (0, -1, 1), (9, 9, 1)):
         with pytest.raises(ValueError, match="row"):
-            MoveRows(x, *wrong)
+            MoveRows(x)(*wrong)
     for other in (memory[0, 0, 0], memory[..., ::2], x.astype(np.float64)):
         with pytest.raises(ValueError, match=r"axes|contiguous|format"):
-            MoveRows(other, 1, 0, 1)
+            MoveRows(other)

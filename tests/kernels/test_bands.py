@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -313,11 +314,13 @@ def test_bands_in_the_steps_of_a_pass(rng: np.random.Generator, tmp_path: Path) 
     room = 2 * side + 2
     between = np.full((1, 5, room, width), np.nan, np.float32)
     one, two = first(x, None, between), second(between, None, y)
+    move = MoveRows(between)
     steps, top, made = [], 0, 0  # the picture's row in row 0 of the memory, and the rows that are made
     for row in range(0, height, side):
         read = window.rows_read(row, row + side)
         if read[1] - top > room:
-            steps.append(_core.Step(0, (), MoveRows(between, read[0] - top, 0, made - read[0]), 0, 1, ()))
+            shift = partial(move, read[0] - top, 0, made - read[0])
+            steps.append(_core.Step(0, (), lambda first, last, shift=shift: shift(), 0, 1, ()))
             top = read[0]
         steps.append(_core.Step(0, (), Band(one, made, read[1], (0, height), y=made - top), 0, 5, ()))
         steps.append(_core.Step(0, (), Band(two, row, row + side, read, x=read[0] - top, y=row), 0, 4, ()))

@@ -79,7 +79,7 @@ def run_bands(fenced: Fenced, geometry: Geometry, gap: int) -> None:
         _core.Band(_core.Depthwise(x, fenced(2, *geometry.kernel), None, y, window, *act), first, last, held)(0, 2)
         _core.Band(_core.MaxPool(x, y, window), first, last, held)(0, 1)
         _core.Band(_core.AveragePool(x, y, window, True), first, last, held)(0, 1)
-        _core.MoveRows(y, last - first - 1, 0, 1)(0, 1)
+        _core.MoveRows(y)(last - first - 1, 0, 1)
 
 
 def run_winograd_bands(fenced: Fenced) -> None:

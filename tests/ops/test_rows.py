@@ -13,7 +13,7 @@ from kernels.isas import NUMPY, using
 from ops.harness import node, random
 from streamrt.graph import Node
 from streamrt.ops import Array, Buffers, Lowered, Operand, lower
-from streamrt.ops.rows import Rows, rows_of, to_front
+from streamrt.ops.rows import Rows, mover, rows_of
 
 PADS = {"pads": (1, 1, 1, 1)}
 RELU = ("Relu", {})
@@ -204,5 +204,5 @@ def test_integers_have_no_rows() -> None:
 def test_rows_move_to_the_front() -> None:
     line: Array = np.arange(7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
     wanted = np.concatenate([line[3:7], line[4:]])
-    to_front(line, 3, 4)()
+    mover(line)(3, 0, 4)
     np.testing.assert_array_equal(line, wanted)

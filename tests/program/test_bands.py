@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from streamrt._core import Window
 from streamrt.program import bands as module
-from streamrt.program.bands import Arrival, RowNode, Schedule
+from streamrt.program.bands import RowInput, RowNode, Schedule
+from streamrt.program.lines import Arrival
 
 
 @dataclass
@@ -38,8 +39,8 @@ def _doubled(first: int, last: int) -> tuple[int, int]:
     return first // 2, -(-last // 2)
 
 
-def schedule(nodes: list[RowNode], outputs: set[str], bands: int) -> Schedule:
-    found = module.schedule(nodes, outputs, bands)
+def schedule(nodes: list[RowNode], outputs: set[str], rows: int) -> Schedule:
+    found = module.schedule(nodes, outputs, rows)
     assert found is not None
     return found
 
@@ -56,20 +57,21 @@ def sections(draw: st.DrawFn) -> Drawn:
         alike = sorted(name for name, other in found.heights.items() if other == height)
         kind = draw(st.sampled_from(["window", "window", "sum", "double"]))
         if kind == "sum":
-            inputs = ((one, _same), (draw(st.sampled_from(alike)), _same))
+            apart = draw(st.booleans())
+            inputs = (RowInput(one, _same, apart), RowInput(draw(st.sampled_from(alike)), _same, apart))
         elif kind == "double" and height <= 40:
-            inputs, height = ((one, _doubled),), 2 * height
+            inputs, height = (RowInput(one, _doubled),), 2 * height
         else:
             kernel, dilation, stride = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
             reach = (kernel - 1) * dilation
             pads = draw(st.integers(0, 3)), draw(st.integers(0, 3))
             pads = (pads[0] + max(0, reach + 1 - height - sum(pads)), pads[1])
             window = _window(height, kernel, stride, dilation, pads)
-            inputs, height = ((one, window.rows_read),), (height + sum(pads) - reach - 1) // stride + 1
+            inputs, height = (RowInput(one, window.rows_read),), (height + sum(pads) - reach - 1) // stride + 1
         found.nodes.append(RowNode(inputs, output, height, draw(st.sampled_from([1, 1, 4]))))
         found.heights[output] = height
     made = [node.output for node in found.nodes]
-    read = {name for node in found.nodes for name, _ in node.inputs}
+    read = {each.tensor for node in found.nodes for each in node.inputs}
     found.outputs = {name for name in made if name not in read or draw(st.integers(0, 4)) == 0}
     return found
 
@@ -106,8 +108,8 @@ def _run(drawn: Drawn, planned: Schedule) -> dict[str, list[int]]:
             memory.receive(load, list(range(load.first, load.last)))
             arrived[load.tensor] += range(load.first, load.last)
         assert visit.made.tensor == node.output
-        for (name, reads), origin in zip(node.inputs, visit.origins, strict=True):
-            assert origin == memory.origins.get(name, 0)
+        for (name, reads, apart), origin in zip(node.inputs, visit.origins, strict=True):
+            assert apart or origin == memory.origins.get(name, 0)
             for row in range(*reads(visit.made.first, visit.made.last)):
                 assert memory.rows[name][row - origin] == row
         memory.receive(visit.made, list(range(visit.made.first, visit.made.last)))
@@ -115,15 +117,15 @@ def _run(drawn: Drawn, planned: Schedule) -> dict[str, list[int]]:
     return arrived
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_nodes_begin_in_their_order(drawn: Drawn, bands: int) -> None:
-    visits = schedule(drawn.nodes, drawn.outputs, bands).visits
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_nodes_begin_in_their_order(drawn: Drawn, rows: int) -> None:
+    visits = schedule(drawn.nodes, drawn.outputs, rows).visits
     assert list(dict.fromkeys(visit.node for visit in visits)) == list(range(len(drawn.nodes)))
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_no_row_is_read_that_is_not_there_and_none_is_computed_twice(drawn: Drawn, bands: int) -> None:
-    planned = schedule(drawn.nodes, drawn.outputs, bands)
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_no_row_is_read_that_is_not_there_and_none_is_computed_twice(drawn: Drawn, rows: int) -> None:
+    planned = schedule(drawn.nodes, drawn.outputs, rows)
     arrived = _run(drawn, planned)
     for name, rows in arrived.items():
         assert rows == list(range(len(rows)))
@@ -131,10 +133,10 @@ def test_no_row_is_read_that_is_not_there_and_none_is_computed_twice(drawn: Draw
             assert len(rows) == drawn.heights[name]
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, bands: int) -> None:
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, rows: int) -> None:
     """What has come in is needed by then, and what moves to the front is needed from then on."""
-    planned = schedule(drawn.nodes, drawn.outputs, bands)
+    planned = schedule(drawn.nodes, drawn.outputs, rows)
     arrived = _run(drawn, planned)
     for name, rows in arrived.items():
         if name not in drawn.outputs:
@@ -146,14 +148,17 @@ def test_no_row_is_made_or_kept_that_is_not_needed(drawn: Drawn, bands: int) -> 
     for visit in planned.visits:
         for arrival in (*visit.loads, visit.made):
             if arrival.shift:
-                first = arrival.origin
                 rest = [
-                    reads(done[node.output], len(arrived[node.output]))
+                    (reads(done[node.output], len(arrived[node.output])), apart)
                     for node in drawn.nodes
-                    for name, reads in node.inputs
+                    for name, reads, apart in node.inputs
                     if name == arrival.tensor and done[node.output] < len(arrived[node.output])
                 ]
-                assert first == min(start for start, end in rest if start < end)
+                lows = (
+                    min((start for (start, end), apart in rest if start < end and not (ring and apart)), default=None)
+                    for ring in (False, True)
+                )
+                assert arrival.origin in lows
         done[visit.made.tensor] = visit.made.last
 
 
@@ -162,21 +167,21 @@ def _step(drawn: Drawn, name: str) -> tuple[int, int]:
     return next((node.step for node in drawn.nodes if node.output == name), 1), drawn.heights[name]
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_visits_end_at_multiples_of_the_step(drawn: Drawn, bands: int) -> None:
-    for visit in schedule(drawn.nodes, drawn.outputs, bands).visits:
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_visits_end_at_multiples_of_the_step(drawn: Drawn, rows: int) -> None:
+    for visit in schedule(drawn.nodes, drawn.outputs, rows).visits:
         step, height = _step(drawn, visit.made.tensor)
         assert visit.made.first % step == 0
         assert visit.made.last % step == 0 or visit.made.last == height
 
 
 def _last_read(node: RowNode, name: str, rows: int) -> int:
-    return max((reads(0, rows)[1] for tensor, reads in node.inputs if tensor == name and rows), default=0)
+    return max((reads(0, rows)[1] for tensor, reads, _ in node.inputs if tensor == name and rows), default=0)
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_line_buffers_have_no_spare_room(drawn: Drawn, bands: int) -> None:
-    planned = schedule(drawn.nodes, drawn.outputs, bands)
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_line_buffers_have_no_spare_room(drawn: Drawn, rows: int) -> None:
+    planned = schedule(drawn.nodes, drawn.outputs, rows)
     used = dict.fromkeys(planned.lines, 0)
     for visit in planned.visits:
         for arrival in (*visit.loads, visit.made):
@@ -184,24 +189,51 @@ def test_line_buffers_have_no_spare_room(drawn: Drawn, bands: int) -> None:
     assert used == {name: line.room for name, line in planned.lines.items()}
 
 
-@given(drawn=sections(), bands=st.integers(1, 50))
-def test_no_visit_is_higher_than_its_part(drawn: Drawn, bands: int) -> None:
-    for visit in schedule(drawn.nodes, drawn.outputs, bands).visits:
+@given(drawn=sections(), rows=st.integers(1, 50))
+def test_no_visit_is_higher_than_its_part(drawn: Drawn, rows: int) -> None:
+    tallest = max([1, *(_loaded(drawn, name) for name in ("x0", "x1"))])
+    for visit in schedule(drawn.nodes, drawn.outputs, rows).visits:
         step, height = _step(drawn, visit.made.tensor)
-        assert visit.made.last - visit.made.first < -(-height // bands) + step
+        assert visit.made.last - visit.made.first < -(-height * rows // tallest) + step
+
+
+def _loaded(drawn: Drawn, name: str) -> int:
+    """The rows of an input that come in."""
+    arrived = _run(drawn, schedule(drawn.nodes, drawn.outputs, 50))
+    return len(arrived.get(name, []))
 
 
 @given(drawn=sections())
 def test_one_band_is_the_whole(drawn: Drawn) -> None:
-    planned = schedule(drawn.nodes, drawn.outputs, 1)
+    planned = schedule(drawn.nodes, drawn.outputs, 40)
     assert all(visit.made.first == 0 and visit.made.shift is None for visit in planned.visits)
     assert not any(line.kept for line in planned.lines.values())
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_no_node_catches_up_at_the_lower_border(step: int) -> None:
+    """The rows of a chain of windows that are left at the end come at the pace of those before.
+
+    An enlarged picture follows the chain. If its input came faster, it would have to wait in the line buffer.
+    """
+    window, larger = _window(400, 3, 1, 1, (1, 1)), _window(800, 3, 1, 1, (1, 1))
+    names = ["x", *(f"t{index}" for index in range(20))]
+    chain = [RowNode((RowInput(a, window.rows_read),), b, 400, step) for a, b in itertools.pairwise(names)]
+    above = [
+        RowNode((RowInput("t19", _doubled),), "up", 800),
+        RowNode((RowInput("up", larger.rows_read),), "y", 800, step),
+    ]
+    planned = schedule([*chain, *above], {"y"}, 2)
+    assert planned.lines["t19"].room <= 2 * max(2, step) + 2
 
 
 def test_a_chain_of_windows_keeps_what_overlaps() -> None:
     """Two 3 x 3 windows in bands of 10 rows: each keeps two rows, and the second is a row behind the first."""
     heights = _window(100, 3, 1, 1, (1, 1))
-    nodes = [RowNode((("x", heights.rows_read),), "a", 100), RowNode((("a", heights.rows_read),), "b", 100)]
+    nodes = [
+        RowNode((RowInput("x", heights.rows_read),), "a", 100),
+        RowNode((RowInput("a", heights.rows_read),), "b", 100),
+    ]
     planned = schedule(nodes, {"b"}, 10)
     made = [(visit.made.first, visit.made.last) for visit in planned.visits]
     assert made[:4] == [(0, 9), (0, 8), (9, 19), (8, 18)]
@@ -215,11 +247,11 @@ def test_a_skip_waits_for_the_branch_beside_it() -> None:
     window, half = _window(64, 3, 1, 1, (1, 1)), _window(64, 2, 2, 1, (0, 0))
     below = _window(32, 3, 1, 1, (1, 1))
     nodes = [
-        RowNode((("x", window.rows_read),), "skip", 64),
-        RowNode((("skip", half.rows_read),), "pooled", 32),
-        RowNode((("pooled", below.rows_read),), "deep", 32),
-        RowNode((("deep", _doubled),), "up", 64),
-        RowNode((("skip", _same), ("up", _same)), "y", 64),
+        RowNode((RowInput("x", window.rows_read),), "skip", 64),
+        RowNode((RowInput("skip", half.rows_read),), "pooled", 32),
+        RowNode((RowInput("pooled", below.rows_read),), "deep", 32),
+        RowNode((RowInput("deep", _doubled),), "up", 64),
+        RowNode((RowInput("skip", _same), RowInput("up", _same)), "y", 64),
     ]
     planned = schedule(nodes, {"y"}, 8)
     # In a band 8 rows of "skip" are made. A row of "deep" needs the row of "pooled" below it, which two of them make.
@@ -228,10 +260,45 @@ def test_a_skip_waits_for_the_branch_beside_it() -> None:
     assert not planned.lines["up"].kept
 
 
-@pytest.mark.parametrize("bands", [3, 7, 100])
-def test_a_node_with_few_rows_takes_part_in_few_bands(bands: int) -> None:
+def _long_skip(apart: bool) -> Schedule:
+    """A tensor is the input of a chain of 12 windows, to whose result it is added."""
+    window = _window(1000, 3, 1, 1, (1, 1))
+    names = ["x", *(f"t{index}" for index in range(12))]
+    chain = [RowNode((RowInput(one, window.rows_read),), other, 1000) for one, other in itertools.pairwise(names)]
+    added = RowNode((RowInput(names[-1], _same, apart), RowInput("t0", _same, apart)), "y", 1000)
+    nodes = [*chain, added]
+    planned = schedule(nodes, {"y"}, 4)
+    _run(Drawn(nodes, dict.fromkeys(["x", *(node.output for node in nodes)], 1000)), planned)
+    return planned
+
+
+def test_rows_of_a_long_skip_stay_where_they_are() -> None:
+    """The sum needs 11 rows, and the window 2. In a ring these 2 move once a lap, instead of 11 each band."""
+    moved, rooms = {}, {}
+    for apart in (False, True):
+        planned = _long_skip(apart)
+        arrivals = [visit.made for visit in planned.visits if visit.made.tensor == "t0"]
+        moved[apart] = [arrival.shift.moved for arrival in arrivals if arrival.shift]
+        rooms[apart] = planned.lines["t0"].room
+    assert rooms[False] == 4 + 11
+    assert rooms[True] <= rooms[False] + 4 + 2 - 1
+    assert set(moved[False]) == {11}
+    assert set(moved[True]) == {2}
+    assert len(moved[True]) <= len(moved[False]) / 3
+
+
+def test_a_visit_is_in_pieces_where_a_ring_begins_again() -> None:
+    sums = [visit for visit in _long_skip(apart=True).visits if visit.node == 12]
+    assert [visit.made.first for visit in sums[1:]] == [visit.made.last for visit in sums[:-1]]
+    assert len(sums) > 251
+    assert len({visit.origins[1] for visit in sums}) > 50
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_a_node_with_few_rows_takes_part_in_few_bands(rows: int) -> None:
     half = _window(10, 5, 5, 1, (0, 0))
-    planned = schedule([RowNode((("x", _same),), "a", 10), RowNode((("a", half.rows_read),), "b", 2)], {"b"}, bands)
+    nodes = [RowNode((RowInput("x", _same),), "a", 10), RowNode((RowInput("a", half.rows_read),), "b", 2)]
+    planned = schedule(nodes, {"b"}, rows)
     assert [visit.made.last for visit in planned.visits if visit.node == 1] == [1, 2]
     assert [visit.made.last for visit in planned.visits if visit.node == 0][-1] == 10
 
@@ -240,6 +307,6 @@ def test_nodes_that_need_all_rows_of_the_one_before_have_no_schedule() -> None:
     """Each then begins when the one before has ended, so that a hostile graph would have many bands."""
     window = _window(2**12, 2**13 - 1, 1, 1, (2**12 - 1, 2**12 - 1))
     names = ["x", *(f"t{index}" for index in range(400))]
-    nodes = [RowNode(((one, window.rows_read),), other, 2**12) for one, other in itertools.pairwise(names)]
-    assert module.schedule(nodes, {names[-1]}, 2) is None
-    assert len(schedule(nodes[:50], {names[50]}, 2).visits) == 100
+    nodes = [RowNode((RowInput(one, window.rows_read),), other, 2**12) for one, other in itertools.pairwise(names)]
+    assert module.schedule(nodes, {names[-1]}, 2**11) is None
+    assert len(schedule(nodes[:50], {names[50]}, 2**11).visits) == 100

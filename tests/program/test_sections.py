@@ -25,8 +25,8 @@ def graph(nodes: list[Node], outputs: list[str], inputs: str = "x") -> Graph:
     )
 
 
-def compiled(made: Graph, bands: int, samples: int = 1) -> Program:
-    shapes = {spec.name: (samples, *SHAPE[1:]) for spec in made.inputs}
+def compiled(made: Graph, bands: int, samples: int = 1, rows: int = SHAPE[2]) -> Program:
+    shapes = {spec.name: (samples, SHAPE[1], rows, SHAPE[3]) for spec in made.inputs}
     return compile_program(made, {}, shapes, lean=True, bands=bands)
 
 
@@ -112,6 +112,13 @@ def test_which_tensors_lie_outside(
     found, wanted = answers(program), answers(plain)
     for name, values in wanted.items():
         np.testing.assert_array_equal(found[name], values)
+
+
+def test_many_steps_count_as_memory() -> None:
+    few, many = (compiled(graph(CHAIN, ["c"]), bands, rows=1000) for bands in (500, 1000))
+    assert (len(few.steps), len(many.steps)) == (1501, 3000)
+    assert few.memory == few.workspace
+    assert many.memory == many.workspace + 1536 * (3000 - 3 - 2048)
 
 
 def test_several_samples_have_no_section() -> None:
