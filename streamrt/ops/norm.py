@@ -57,7 +57,7 @@ def batch_normalization(call: Call) -> Lowered:
     )
 
 
-@operator("InstanceNormalization", traits=Traits(fuses=True))
+@operator("InstanceNormalization", traits=Traits(fuses=True, row_axis=1))
 def instance_normalization(call: Call) -> Lowered:
     """``(x - mean) / sqrt(var + epsilon) * scale + bias``, with mean and var of each channel of each sample."""
     call.expect((3, 3))
@@ -67,7 +67,7 @@ def instance_normalization(call: Call) -> Lowered:
     return _of_groups(call, x[1])
 
 
-@operator("GroupNormalization", traits=Traits(fuses=True))
+@operator("GroupNormalization", traits=Traits(fuses=True, row_axis=1))
 def group_normalization(call: Call) -> Lowered:
     """As InstanceNormalization, with mean and var of each of ``num_groups`` groups of neighbouring channels."""
     call.expect((3, 3))

@@ -2,16 +2,16 @@
 
 The steps, in this order:
 
-1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`). Two successive Reshapes
-   become one.
-2. Activations that are spelled out in arithmetic become one node (`spelled`).
-3. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
-4. Padding becomes an attribute of the convolution or pooling after it.
-5. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
-6. A sum becomes a part of the convolution that computes the last of its terms.
-7. An element-wise activation becomes the last step of the node that computes its input.
-8. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
-9. Size nodes that compute the same become one (`shared`).
+1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`).
+2. GroupNormalization that is spelled out becomes one node (`grouped`). Then two successive Reshapes become one.
+3. Activations that are spelled out in arithmetic become one node (`spelled`).
+4. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
+5. Padding becomes an attribute of the convolution or pooling after it.
+6. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
+7. A sum becomes a part of the convolution that computes the last of its terms.
+8. An element-wise activation becomes the last step of the node that computes its input.
+9. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
+10. Size nodes that compute the same become one (`shared`).
 
 An intermediate result that is an output of the graph stays one.
 """
@@ -26,6 +26,7 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
 from streamrt.convert.fold.attention import fold_transposes, recognise_attention
+from streamrt.convert.fold.grouped import recognise_group_normalization
 from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.shared import share_size_nodes
@@ -46,6 +47,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     _drop_identities(draft)
     fuse_quantization(draft, shapes)
     _drop_identities(draft)
+    recognise_group_normalization(draft)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
     recognise_attention(draft, shapes)
