@@ -24,8 +24,11 @@ FREE = {"x": ("N", 4, "H", "W")}
 #: Parameters of 2 groups, and of 4 channels.
 GROUPS = {"ones": np.ones(2, np.float32), "zeros": np.zeros(2, np.float32), "s": random(2), "b": random(2, seed=1)}
 CHANNELS = {"k": random(4, 1, 1, seed=2), "l": random(1, 4, 1, 1, seed=3)}
+KERNEL = {"w": random(4, 4, 3, 3, seed=4)}
 SHAPES = {"flat": integers(0, 2, -1), "back": integers(0, 4, 4, 4)}
 SHAPE = node("Shape", ["x"], ["back"])
+#: Packing does not know the extents of its result if it does not know those of x.
+HALVES = node("Conv", ["x", "w"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1])
 
 
 def split(x: str = "x", shape: str = "flat") -> Any:
@@ -61,7 +64,7 @@ def pack_free(
     outputs: Sequence[str] = ("y",),
 ) -> Graph:
     """Pack once, run with pictures of all ``sizes``, and compare with the reference; returns the packed graph."""
-    model = make_model(nodes, {**GROUPS, **CHANNELS, **(constants or {})}, inputs=inputs, outputs=outputs)
+    model = make_model(nodes, {**GROUPS, **CHANNELS, **KERNEL, **(constants or {})}, inputs=inputs, outputs=outputs)
     path = streamrt.pack(model, folder / "model.safetensors")
     for size in sizes:
         feeds = {name: random(*size, seed=index) for index, name in enumerate(inputs)}
@@ -143,7 +146,7 @@ def test_all_variants_become_one_node(case: dict[str, Any]) -> None:
 def test_as_torch_writes_it_behind_a_convolution_of_free_extents(tmp_path: Path) -> None:
     """No extent of the convolution's result is known but the channels. A Swish is the last step."""
     nodes = [
-        node("Conv", ["x", "w"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        HALVES,
         split("c"),
         norm(),
         node("Shape", ["c"], ["back"]),
@@ -152,7 +155,7 @@ def test_as_torch_writes_it_behind_a_convolution_of_free_extents(tmp_path: Path)
         node("Sigmoid", ["a"], ["h"]),
         node("Mul", ["a", "h"], ["y"]),
     ]
-    graph = pack_free(nodes, tmp_path, constants={"w": random(4, 4, 3, 3, seed=4), "flat": SHAPES["flat"]})
+    graph = pack_free(nodes, tmp_path, constants={"flat": SHAPES["flat"]})
     assert ops(graph) == ["Conv", "GroupNormalization+Swish"]
     assert len(graph.nodes) == 2  # no size is computed any more
 
@@ -295,6 +298,18 @@ STAYS: dict[str, tuple[list[Any], Mapping[str, Array], Any, Sequence[int]]] = {
         ("N", 4, "H", "W"),
         (2, 4, 112, 4),
     ),
+    "a width, behind a convolution of free extents": (
+        [HALVES, split("c"), norm("s", "b"), join("y")],
+        {"flat": integers(0, 2, -1), "back": integers(0, 4, -1, 8)},
+        ("N", 4, "H", "W"),
+        (2, 4, 8, 32),
+    ),
+    "a height that only one size has": (
+        [HALVES, split("c"), norm("s", "b"), join("y")],
+        {"flat": integers(0, 2, -1), "back": integers(0, 4, 112, 4)},
+        ("N", 4, "H", 8),
+        (2, 4, 224, 8),
+    ),
     "the channels of the example": (
         [split(), norm("s", "b"), join("y")],
         {"flat": integers(0, 2, -1), "back": integers(0, 224, -1)},
@@ -314,10 +329,23 @@ STAYS: dict[str, tuple[list[Any], Mapping[str, Array], Any, Sequence[int]]] = {
         (2, 4, 6, 5),
     ),
     "the first extents of a shape": (
-        [node("Shape", ["x"], ["back"], end=3), split(), norm("s", "b"), join("y")],
+        [node("Shape", ["x"], ["back"], end=4), split(), norm("s", "b"), join("y")],
         {"flat": integers(0, 2, -1)},
-        ("N", 4, "H", 1),
-        (2, 4, 6, 1),
+        ("N", 4, "H", "W", 1),
+        (2, 4, 6, 5, 1),
+    ),
+    "height and width in the other order": (
+        [
+            HALVES,
+            node("Shape", ["c"], ["shape"]),
+            node("Gather", ["shape", "order"], ["back"], axis=0),
+            split("c"),
+            norm("s", "b"),
+            join("y"),
+        ],
+        {"flat": integers(0, 2, -1), "order": integers(0, 1, 3, 2)},
+        ("N", 4, "H", "W"),
+        (2, 4, 12, 6),
     ),
     "an activation between": (
         [split(), norm("s", "b"), node("Relu", ["n"], ["r"]), SHAPE, node("Reshape", ["r", "back"], ["y"])],

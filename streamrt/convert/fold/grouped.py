@@ -72,7 +72,7 @@ class _Finder:
         if len(x) < 2 or len(flat) < 2 or not isinstance(x[1], int) or not isinstance(flat[1], int):
             return False
         wanted = split.attrs.get("shape")
-        same_batch = isinstance(wanted, tuple) and wanted[0] == 0 and "extents" not in split.attrs
+        same_batch = isinstance(wanted, tuple) and wanted[0] == 0
         return (same_batch or (x[0] is not None and x[0] == flat[0])) and x[1] % flat[1] == 0
 
     def _restores(self, split: DraftNode, last: DraftNode) -> bool:
