@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, NamedTuple, Self, TypeAlias, final
+from typing import Any, Final, NamedTuple, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Prefetcher:
     def close(self) -> None: ...
 
 # ---- kernels (all other files of src/bind): arrays are float32 and C-contiguous, except that a y of dense layers and
-# the planes of a Sliding may have gaps between their rows
+# the planes of a Sliding may have gaps between their rows, and that Copies take views of float32 or int64
 
 _Array: TypeAlias = NDArray[np.float32]
 
@@ -168,6 +168,10 @@ class Kernel:
 
 class ArrayKernel(Kernel):
     def keep(self, source: _Array, target: _Array) -> None: ...
+
+@final
+class Copies(Kernel):
+    def __new__(cls, pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> Copies: ...
 
 @final
 class Gemm(ArrayKernel):

@@ -50,6 +50,17 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_move_rows(float *x, srt_steps steps, int64_t planes, int64_t width, int64_t start, int64_t to,
                        int64_t count)
     int64_t srt_volume(const int64_t *extents)
+    enum:
+        SRT_COPY_AXES
+    ctypedef struct srt_copy_axis:
+        pass
+    ctypedef struct srt_copy:
+        int axes
+        const srt_copy_axis *axis
+    const char *srt_copy_prepare(srt_copy *copy, const srt_copy *before, srt_copy_axis *axis, const void *x, void *y,
+                                 int64_t size, int axes, const int64_t *shape, const int64_t *x_steps,
+                                 const int64_t *y_steps)
+    void srt_copy_all(const srt_copy *copies, int64_t count)
     void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act)
     void srt_bias_act(float *y, int64_t rows, int64_t cols, int64_t stride, const float *bias,
                       const srt_activation *act)

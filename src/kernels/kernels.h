@@ -111,6 +111,49 @@ const char *srt_band_check(const srt_window *window, const srt_band *band);
  * of `planes` planes with rows of `width` elements. */
 void srt_move_rows(float *x, srt_steps steps, int64_t planes, int64_t width, int64_t from, int64_t to, int64_t count);
 
+/* Copies: values move from one array to another of the same shape, whose elements lie at any distances. Everything is
+ * counted in words of 4 bytes; a value of 8 bytes is an axis of two words. */
+enum { SRT_COPY_AXES = 17 };
+
+/* An axis: its extent, and from one of its elements to the next in x and in y. */
+typedef struct {
+    int64_t extent, x, y;
+} srt_copy_axis;
+
+/* How the two innermost axes, which are a matrix, are copied. */
+typedef enum {
+    SRT_COPY_RUNS,      /* both rows are contiguous: runs of words */
+    SRT_COPY_TRANSPOSE, /* rows of y are contiguous, and columns of x */
+    SRT_COPY_STRIDED,   /* word by word */
+} srt_copy_kind;
+
+/* A prepared copy of a list. It does not own its axes, `axes` outer ones and then those of the rows and the columns of
+ * the matrices. A matrix is cut into pieces, and so many successive pieces are a unit that one thread copies. */
+typedef struct {
+    const float *x;
+    float *y;
+    const srt_copy_axis *axis;
+    int axes;
+    int kind;                         /* srt_copy_kind */
+    int64_t piece_rows, piece_cols;   /* of a piece; the last may have fewer */
+    int64_t row_pieces, col_pieces;   /* of a matrix */
+    int64_t pieces, together;         /* of the copy, and of a unit */
+    int64_t first_unit, units, words; /* of the copies before it; of this copy and those before it */
+} srt_copy;
+
+/* Prepares copying x to y: `axes` axes of `shape`, which lie x_steps and y_steps bytes apart, and values of `size`
+ * bytes, 4 or 8. Neighbouring axes that are contiguous in both arrays become one. before: the copy that precedes it in
+ * a list, or NULL. axis: room for the axes, which must live as long as the copy.
+ *
+ * Returns NULL, or a static string that names the fault: too many axes, steps that are no whole words, elements of y
+ * that may overlap, or a y that overlaps x. An axis of x may have the step 0. */
+const char *srt_copy_prepare(srt_copy *copy, const srt_copy *before, srt_copy_axis axis[SRT_COPY_AXES], const void *x,
+                             void *y, int64_t size, int axes, const int64_t *shape, const int64_t *x_steps,
+                             const int64_t *y_steps);
+
+/* Makes the `count` prepared copies of a list, in any order. No y may overlap another x or y. */
+void srt_copy_all(const srt_copy *copies, int64_t count);
+
 /* y = act(x), n elements. x may be y. */
 void srt_unary(const float *x, float *y, int64_t n, const srt_activation *act);
 

@@ -211,6 +211,24 @@ def run_coded(fenced: Fenced) -> None:
             winograd(x, w, None, None, y, geometry.window(), 1, 0, outputs, fenced(1, seat), *act)
 
 
+def run_copies(fenced: Fenced) -> None:
+    """Matrices of few and of many columns, copied by each of the loops, also past the caches."""
+    many = np.empty(2**23, np.float32)  # so many words are written past the caches
+    for rows, cols in product((1, 2, 3, 4, 5, 16, 67, 130), (1, 2, 3, 4, 8, 33, 131)):
+        pairs = [
+            (fenced(rows, cols), fenced(rows, cols)),
+            (fenced(rows, cols), fenced(cols, rows).T),
+            (fenced(rows, cols).T, fenced(cols, rows)),
+            (fenced(rows, cols), fenced(rows, 2 * cols - 1)[:, ::2]),
+            (fenced(rows, 3 * cols - 2)[:, ::3], fenced(rows, cols)),
+            (fenced(rows, cols), fenced(rows, cols)[::-1, ::-1]),
+            (fenced(rows, cols), np.broadcast_to(fenced(rows, 1), (rows, cols))),
+            (fenced(rows, 2 * cols).view(np.int64), fenced(cols, 2 * rows).view(np.int64).T),
+        ]
+        _core.Copies(pairs)(0, 1)
+        _core.Copies([(many, np.broadcast_to(np.float32(0), many.shape)), *pairs])(0, 1)
+
+
 def run_others(fenced: Fenced, size: int) -> None:
     x, y = fenced(2, 3, size), fenced(2, 3, size)
     for act in ACTIVATIONS.values():
@@ -253,6 +271,7 @@ def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
             run_products(Fenced(at_end))
             run_matrices(Fenced(at_end))
             run_coded(Fenced(at_end))
+            run_copies(Fenced(at_end))
             for size in (1, 3, 8, 15, 16, 17, 33, 65):
                 run_others(Fenced(at_end), size)
             code = 0

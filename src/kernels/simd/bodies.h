@@ -22,6 +22,7 @@ CONV_TILES(EXPORT(scaled), SCALED)
 #if !defined PART || PART == 3
 #include "activation.h"
 #include "conv.h"
+#include "copy.h"
 #include "decode.h"
 #include "dense.h"
 #include "dense_wide.h"
@@ -46,6 +47,7 @@ const srt_table EXPORT(table) = {
     .conv_rows = CONV_ROWS,
     .lanes = VL,
     .dots = DOTS,
+    .copy = copy,
     .unary = unary,
     .bias = bias,
     .transpose = transpose,

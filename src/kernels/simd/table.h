@@ -18,6 +18,11 @@ enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 14 };
  * pairs of whole lines, for any instruction set. */
 enum { SRT_LEAST_SETS = 1024 };
 
+typedef struct { /* a unit is some pieces of a copy: see srt_copy */
+    const srt_copy *copies;
+    bool past; /* whether values that the cache cannot hold are written past it */
+} copy_job;
+
 typedef struct { /* a unit is an element */
     const float *x;
     float *y;
@@ -139,7 +144,7 @@ typedef struct {
     bool gemm_pays;
     int conv_rows;   /* of a tile */
     int lanes, dots; /* of a vector; the most columns behind the last whole vector that are dot products */
-    srt_range *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
+    srt_range *copy, *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
         *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;

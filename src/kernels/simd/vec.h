@@ -18,6 +18,7 @@
  *                  does: with any weights, and with weights that lie in no cache
  *   GEMM_PAYS      1 if srt_gemm takes less time than a BLAS library, else 0
  *   ROLL_STRIPS    strips that depthwise convolution works on together: 1 or 2
+ *   WRITES_PAST    1 if store_past writes past the caches, which saves reading the lines first; 0 if it is a store
  *   HAS_CRC32C     1 if it defines crc32c_word and crc32c_byte, else 0
  *
  * The functions are declared here, so that the compiler names one that is missing or differs. vec_generic.h has some of
@@ -31,6 +32,9 @@
 V vf splat(float a);          /* a in every lane */
 V vf load(const float *p);    /* unaligned */
 V void store(float *p, vf v); /* unaligned */
+
+V void store_past(float *p, vf v); /* aligned to sizeof(vf); other threads see it after settle() */
+V void settle(void);
 
 V vmask lanes(int64_t first, int64_t last);        /* lanes i with first <= i < last, for any two integers */
 V vmask mask_of(uint32_t bits);                    /* lanes i whose bit i is set; higher bits are ignored */
@@ -74,6 +78,7 @@ _Static_assert(VL % TILE == 0 && 8 % TILE == 0, "TILE: squares fill vectors, and
 _Static_assert((int)CONV_ROWS_WIDE <= (int)CONV_ROWS && (int)CONV_ROWS <= (int)SRT_MOST_ROWS, "CONV_ROWS");
 _Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of SRT_LEAST_SETS into pairs of lines");
 _Static_assert(SRT_DENSE_UNIT % DENSE_ROWS == 0, "DENSE_ROWS: a unit is whole groups of rows");
+_Static_assert(WRITES_PAST == 0 || WRITES_PAST == 1, "WRITES_PAST");
 _Static_assert(ROLL_STRIPS == 1 || ROLL_STRIPS == 2, "ROLL_STRIPS");
 
 #endif

@@ -34,6 +34,10 @@ V void store(float *p, vf v) {
     _mm256_storeu_ps(p, v);
 }
 
+V void store_past(float *p, vf v) {
+    _mm256_stream_ps(p, v);
+}
+
 V vf load_half(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }

@@ -34,6 +34,10 @@ V void store(float *p, vf v) {
     _mm512_storeu_ps(p, v);
 }
 
+V void store_past(float *p, vf v) {
+    _mm512_stream_ps(p, v);
+}
+
 V vf load_half(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }

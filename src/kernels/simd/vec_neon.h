@@ -41,6 +41,14 @@ V void store(float *p, vf v) {
     vst1q_f32(p, v);
 }
 
+enum { WRITES_PAST = 0 };
+
+V void store_past(float *p, vf v) {
+    store(p, v);
+}
+
+V void settle(void) {}
+
 V vf load_half(const uint8_t *p) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
 }

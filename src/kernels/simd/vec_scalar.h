@@ -33,6 +33,14 @@ V void store(float *p, vf v) {
     memcpy(p, &v, sizeof v);
 }
 
+enum { WRITES_PAST = 0 };
+
+V void store_past(float *p, vf v) {
+    store(p, v);
+}
+
+V void settle(void) {}
+
 /* The bits of a half become those of a float that is 2^-112 of it. The product with 2^112 is exact, also if the half is
  * subnormal. From 2^16 on the half was infinite or a NaN, whose bits say the same with the largest exponent. */
 V vf load_half(const uint8_t *p) {
