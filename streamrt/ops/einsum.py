@@ -17,6 +17,7 @@ from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY
 from streamrt.ops.matmul import Product
+from streamrt.ops.movement import copy_all
 from streamrt.ops.registry import operator
 from streamrt.ops.scratch import Part, Scratch
 
@@ -143,14 +144,8 @@ def _single(operand: _Operand, result: _Labels, out: Shape, scratch: Scratch) ->
     def bind(buffers: Buffers) -> Run:
         source, before = operand.bind(buffers.input(0), buffers)
         moved = source.transpose(order)
-        target = buffers.outputs[0].reshape(moved.shape)
-
-        def run(first: int, last: int) -> None:
-            if before is not None:
-                before(first, last)
-            np.copyto(target, moved)
-
-        return run
+        copy = _copy(moved, buffers.outputs[0].reshape(moved.shape))
+        return copy if before is None else _in_turn((before, copy))
 
     return Lowered(outputs=(out,), bind=bind)
 
@@ -218,7 +213,7 @@ class _Order:
 
 
 def _copy(source: Array, target: Array) -> Run:
-    return lambda first, last: np.copyto(target, source)
+    return copy_all([(target, source)])
 
 
 def _in_turn(steps: Sequence[Run]) -> Run:

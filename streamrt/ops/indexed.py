@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.movement import copy_all
 from streamrt.ops.registry import Traits, operator
 
 #: What an update does to the value at its position.
@@ -105,10 +106,10 @@ def _scattered(call: Call, at: Indices, inner: Shape) -> Lowered:
         source, target = buffers.input(0), buffers.outputs[0]
         rows, updates = target.reshape(-1, *inner), buffers.input(1).reshape(-1, *inner)
         write = _writer(reduction, rows, updates, at)
+        copy = copy_all([(target, source)] if target.ctypes.data != source.ctypes.data else [])
 
         def run(first: int, last: int) -> None:
-            if target.ctypes.data != source.ctypes.data:
-                np.copyto(target, source)
+            copy(0, 1)
             write()
 
         return run

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
+from streamrt.ops.movement import copy_all
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import batch_of, broadcast, is_batchwise
@@ -110,10 +111,11 @@ def where(call: Call) -> Lowered:
     def bind(buffers: Buffers) -> Run:
         wanted, a, b = (buffers.input(index) for index in range(3))
         y, chosen = buffers.outputs[0], buffers.scratch.view(np.bool_).reshape(condition)
+        copy = copy_all([(y, b)])
 
         def run(first: int, last: int) -> None:
             np.not_equal(wanted, 0, out=chosen)
-            np.copyto(y, b)
+            copy(0, 1)
             np.copyto(y, a, where=chosen)
 
         return run
@@ -159,10 +161,10 @@ def arg(call: Call) -> Lowered:
         found: NDArray[Any] = target if found_part is None else found_part.of(buffers.scratch)
         lying = source if rows is None else rows.of(buffers.scratch)
         flat = lying.reshape(-1, extent)
+        copy = copy_all([] if rows is None else [(lying, source)])
 
         def run(first: int, last: int) -> None:
-            if rows is not None:
-                np.copyto(lying, source)
+            copy(0, 1)
             function(flat, axis=1, out=found)
             if found is not target:
                 np.copyto(target, found, casting="unsafe")

@@ -343,10 +343,12 @@ def copies(
 
 
 def copy_all(pairs: list[tuple[Array, Array]]) -> Run:
-    """A run that copies ``source`` to ``target`` for each pair (target, source)."""
+    """A kernel that copies ``source`` to ``target`` for each pair (target, source).
 
-    def run(first: int, last: int) -> None:
-        for target, source in pairs:
-            np.copyto(target, source)
+    Both have one type. A source is broadcast to its target. No target overlaps another array of the list.
+    """
+    return _core.Copies([(target, _as_large(source, target.shape)) for target, source in pairs])
 
-    return run
+
+def _as_large(source: Array, shape: Shape) -> Array:
+    return source if source.shape == shape else np.broadcast_to(source, shape)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Run
 from streamrt.ops.call import Call
+from streamrt.ops.movement import copy_all
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 
@@ -157,12 +158,13 @@ def hardmax(call: Call) -> Lowered:
         # NumPy would copy values that do not lie in rows.
         lying = rows_part.of(buffers.scratch)
         found = found_part.of(buffers.scratch).view(np.intp)[..., 0]
+        lay, put_back = copy_all([(lying, source)]), copy_all([(target, lying)])
 
         def run(first: int, last: int) -> None:
-            np.copyto(lying, source)
+            lay(0, 1)
             np.argmax(lying, axis=2, out=found)
             _mark(found, lying)
-            np.copyto(target, lying)
+            put_back(0, 1)
 
         return run
 

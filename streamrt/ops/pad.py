@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +12,13 @@ from numpy.typing import NDArray
 
 from streamrt.ops.base import INT64, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.movement import MOVES, same_memory
+from streamrt.ops.movement import MOVES, copy_all, same_memory
 from streamrt.ops.registry import operator
 
 #: The largest absolute value of a number that is added to integers.
 _MOST = 2**63
+#: The most blocks that are bound before a run. With 8 axes there may be 3**8 = 6561 of them, of 1 KiB each.
+_MOST_KEPT = 3**4
 
 
 @operator("Pad", traits=MOVES)
@@ -101,14 +105,8 @@ def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:
     for axis, part in enumerate(middle):
         borders += [y[(*middle[:axis], side)] for side in (slice(0, part.start), slice(part.stop, None))]
     borders = [border for border in borders if border.size]
-    inside = y[middle]
-
-    def run(first: int, last: int) -> None:
-        np.copyto(inside, x)
-        for border in borders:
-            border.fill(value)
-
-    return run
+    added = np.full((), value, y.dtype)
+    return copy_all([(y[middle], x), *((border, added) for border in borders)])
 
 
 def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) -> Run:
@@ -128,9 +126,15 @@ def _pad_from_input(x: Array, y: Array, before: Shape, after: Shape, mode: str) 
             along.append((slice(b + extent, b + extent + a), sources[1]))
         stretches.append(along)
 
-    def run(first: int, last: int) -> None:
-        # Views are made during the run: with 8 axes there would be 3**8 = 6561 of them to keep.
+    def pairs() -> Iterator[tuple[Array, Array]]:
         for block in itertools.product(*stretches):
-            np.copyto(y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)])
+            yield y[tuple(to for to, _ in block)], x[tuple(of for _, of in block)]
+
+    if math.prod(map(len, stretches)) <= _MOST_KEPT:
+        return copy_all(list(pairs()))
+
+    def run(first: int, last: int) -> None:
+        for pair in pairs():
+            copy_all([pair])(0, 1)
 
     return run

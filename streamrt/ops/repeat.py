@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrt.ops.base import MAX_RANK, NUMPY_TYPES, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.movement import MOVES, copies, same_memory
+from streamrt.ops.movement import MOVES, copies, copy_all, same_memory
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 
@@ -60,10 +60,10 @@ def trilu(call: Call) -> Lowered:
 
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0), buffers.outputs[0]
+        copy = copy_all([(target, source)] if target.ctypes.data != source.ctypes.data else [])
 
         def run(first: int, last: int) -> None:
-            if target.ctypes.data != source.ctypes.data:
-                np.copyto(target, source)
+            copy(0, 1)
             for row in range(rows):
                 edge = row + k if upper else row + k + 1
                 edge = min(max(edge, 0), columns)

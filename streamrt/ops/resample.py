@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.ops.base import Array, Run, Shape
+from streamrt.ops.movement import copy_all
 from streamrt.ops.scratch import Part, Scratch
 from streamrt.ops.weighted import Taps, weighted
 
@@ -20,6 +21,8 @@ Positions = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Rounded = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 #: Positions that are computed at once: 8 KiB as float64, so that the memory does not grow with the axis.
 _PART = 1024
+#: The longest axis of which all positions are looked at when a node is bound. Looking takes 0.5 ms.
+_MOST_COMPARED = 2**14
 #: How the nearest value is found, by ONNX's names.
 NEAREST: dict[str, Rounded] = {
     "round_prefer_floor": lambda at: np.ceil(at - 0.5),
@@ -99,6 +102,8 @@ class Resampler:
 
     def bind(self, source: Array, target: Array, memory: NDArray[np.uint8]) -> Run:
         """The function that resamples ``source`` to ``target`` with ``memory``, ``nbytes`` of scratch."""
+        if self._is_repeated():
+            return _repeat(source, target)
         runs = []
         for step in self._steps:
             into = target if step.between is None else step.between.of(memory)
@@ -119,6 +124,30 @@ class Resampler:
                 resample()
 
         return run
+
+    def _is_repeated(self) -> bool:
+        """Whether every value is repeated equally often along each axis."""
+        return self._rounded is not None and all(
+            step.count <= _MOST_COMPARED and _is_repeated(step, self._rounded) for step in self._steps
+        )
+
+
+def _is_repeated(step: _Step, rounded: Rounded) -> bool:
+    times, rest = divmod(step.count, step.last + 1)
+    if rest:
+        return False
+    for first in range(0, step.count, _PART):
+        part = np.arange(first, min(first + _PART, step.count))
+        nearest = np.clip(rounded(step.positions(part.astype(np.float64))), 0, step.last)
+        if not np.array_equal(nearest, part // times):
+            return False
+    return True
+
+
+def _repeat(source: Array, target: Array) -> Run:
+    single = [part for extent in source.shape for part in (extent, 1)]
+    times = [part for pair in zip(source.shape, target.shape, strict=True) for part in (pair[0], pair[1] // pair[0])]
+    return copy_all([(target.reshape(times), source.reshape(single))])
 
 
 def _fill(step: _Step, rounded: Rounded, index: NDArray[np.intp], share: Array | None = None) -> None:

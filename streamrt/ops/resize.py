@@ -65,14 +65,16 @@ class _Blocks:
         (height, width), (count, channels, columns) = self.blocks, x.shape
         channels //= height * width
         inside = (count, channels, height, width, columns) if self.crd else (count, height, width, channels, columns)
-        apart = x.reshape(inside).transpose(2, 0, 1, 4, 3) if self.crd else x.reshape(inside).transpose(1, 0, 3, 4, 2)
+        apart = x.reshape(inside).transpose(*((0, 2, 1, 4, 3) if self.crd else (0, 1, 3, 4, 2)))
         targets = y.reshape(len(y), channels, columns, width)
+        if first % height == 0 and len(y) % height == 0:
+            return copy_all([(targets.reshape(-1, height, *targets.shape[1:]), apart)])
         pairs = []
         for row in range(height):
             begin = (row - first) % height  # the first row of y that is this row of a block
             part = targets[begin::height]
             skipped = (first + begin) // height - first // height
-            pairs.append((part, apart[row, skipped : skipped + len(part)]))
+            pairs.append((part, apart[skipped : skipped + len(part), row]))
         return copy_all(pairs)
 
 

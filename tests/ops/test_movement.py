@@ -135,6 +135,14 @@ def test_pad(mode: str, before: tuple[int, ...], after: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pads_on_all_sides_of_five_axes(mode: str) -> None:
+    """These are more blocks than are bound before a run."""
+    x = random(2, 3, 2, 3, 4)
+    kwargs: Any = {"mode": mode}
+    check("Pad", [x], np.pad(x, 1, **kwargs), attrs={"pads": (1,) * 10, "mode": mode})
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
 def test_negative_pads_crop_first(mode: str) -> None:
     x = random(2, 3, 6, 7)
     kept = x[:, :, 1:, :-2]

@@ -70,6 +70,24 @@ def test_weighted_sums(
     assert_close(run("Resize", [x], attrs=attrs | {"sizes": sizes})[0], expected)
 
 
+@pytest.mark.parametrize("nearest", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+@pytest.mark.parametrize("coordinates", ["half_pixel", "align_corners", "asymmetric"])
+def test_values_are_repeated_only_if_their_positions_say_so(nearest: str, coordinates: str) -> None:
+    """All axes have whole scales, but the nearest value is often another than that of equal parts."""
+    attrs: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": coordinates, "nearest_mode": nearest}
+    x = random(2, 3, 4, 5)
+    for sizes in ((2, 3, 8, 15), (2, 3, 4, 20), (4, 3, 12, 5), (2, 3, 8, 17)):
+        expected = onnx_run("Resize", [x, NONE, NONE, np.array(sizes, np.int64)], attrs, opset=19)[0]
+        np.testing.assert_array_equal(run("Resize", [x], attrs=attrs | {"sizes": sizes})[0], expected)
+
+
+def test_long_axes_are_repeated_too() -> None:
+    x = random(1, 1, 9000)
+    for times in (1, 2, 3):
+        found = run("Resize", [x], attrs={"sizes": (0, 2, 9000 * times), "mode": "nearest"})[0]
+        np.testing.assert_array_equal(found, np.repeat(np.repeat(x, 2, 1), times, 2))
+
+
 def test_a_resize_to_the_same_size_is_a_view() -> None:
     for attrs in ({"sizes": (0, 0, 4)}, {"scales": (1.0, 1.0, 1.0)}):
         assert lowered_for("Resize", [(2, 3, 4)], attrs=attrs).view_of == 0
