@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,17 +128,19 @@ class Resampler:
     def _is_repeated(self) -> bool:
         """Whether every value is repeated equally often along each axis."""
         return self._rounded is not None and all(
-            step.count <= _MOST_COMPARED and _is_repeated(step, self._rounded) for step in self._steps
+            step.count <= _MOST_COMPARED and _is_repeated(step.count, step.last, step.positions, self._rounded)
+            for step in self._steps
         )
 
 
-def _is_repeated(step: _Step, rounded: Rounded) -> bool:
-    times, rest = divmod(step.count, step.last + 1)
+@lru_cache(64)  # all bands of a picture have the same columns
+def _is_repeated(count: int, last: int, positions: Positions, rounded: Rounded) -> bool:
+    times, rest = divmod(count, last + 1)
     if rest:
         return False
-    for first in range(0, step.count, _PART):
-        part = np.arange(first, min(first + _PART, step.count))
-        nearest = np.clip(rounded(step.positions(part.astype(np.float64))), 0, step.last)
+    for first in range(0, count, _PART):
+        part = np.arange(first, min(first + _PART, count))
+        nearest = np.clip(rounded(positions(part.astype(np.float64))), 0, last)
         if not np.array_equal(nearest, part // times):
             return False
     return True
