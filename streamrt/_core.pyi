@@ -321,4 +321,9 @@ class Step:
         dones: tuple[int, ...],
     ) -> Step: ...
 
-def run_steps(steps: list[Step], prefetcher: Prefetcher, arrived: Callable[[int], None] | None = None) -> bytes: ...
+def run_steps(
+    steps: list[Step],
+    prefetcher: Prefetcher,
+    arrived: Callable[[int], None] | None = None,
+    stepped: Callable[[int], object] | None = None,
+) -> bytes: ...

@@ -25,13 +25,14 @@ cdef class Step:
         self.kernel = run if isinstance(run, Kernel) else None
 
 
-def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None):
+def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None, stepped=None):
     """Runs one pass. Signals are handled between steps.
 
     Args:
         steps: a list of `Step`.
         prefetcher: its schedule has the items of the steps.
         arrived: called with the index of each item that is in memory, before the item is used.
+        stepped: called after each step, with the number of all steps.
 
     Returns:
         Two int64 for each step, as bytes: nanoseconds of CLOCK_MONOTONIC at which it began to compute, and ended.
@@ -58,5 +59,7 @@ def run_steps(list steps not None, Prefetcher prefetcher not None, arrived=None)
         time[2 * i + 1] = os_now()
         for index in step.dones:
             prefetcher.done(index)
+        if stepped is not None:
+            stepped(count)
     prefetcher.finish()
     return times

@@ -9,10 +9,11 @@ To see how a pass works, read five files in this order:
 5. `planner` finds the program and the plan for a call's shapes, and learns from the times of passes.
 
 The other files have one subject each. `turns` decides which thread runs a pass, and for which requests. `inputs` checks
-the inputs of a call, and `options` those of a model. `workspace` and `results` allocate memory, and `sessions` keeps
-sessions that share a workspace. `groups` puts batches of one caller together. `params` has parameters as they lie in
-the file, and `tables` reads single rows of them. `verification` finds damaged weights as they arrive. `comparison`
-tells how much the answers of two models differ. `loader` has weights in memory while there is no session.
+the inputs of a call, `foreign` reads and writes arrays of other libraries, and `options` checks arguments of a model.
+`workspace` and `results` allocate memory, and `sessions` keeps sessions that share a workspace. `groups` puts batches of
+one caller together. `params` has parameters as they lie in the file, and `tables` reads single rows of them.
+`verification` finds damaged weights as they arrive. `comparison` tells how much the answers of two models differ.
+`loader` has weights in memory while there is no session.
 
 The planner has six helpers. `programs` keeps programs. `trial` tries a new graph. `node_weights` lists the weights
 that nodes read. `micro_batch` divides a batch that does not fit, and `bands` one sample. `pass_size` finds how many

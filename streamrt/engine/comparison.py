@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt.engine.face import Face
-from streamrt.engine.inputs import Given, Inputs, check_inputs
+from streamrt.engine.inputs import Feed, check_inputs
 from streamrt.errors import InputError, WeightsIOError, printable
 from streamrt.format import Tensor, values
 from streamrt.graph import Graph, Node
@@ -92,7 +92,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(first: Face, second: Face, inputs: Given | Inputs) -> Comparison:
+def compare(first: Face, second: Face, inputs: Feed) -> Comparison:
     """Compare the answers of two models with the same graph, such as one model with weights of different types.
 
     Tensors inside the graphs are asked for, eight at a time. Both models need memory for them within their budgets.
@@ -136,12 +136,12 @@ def _outline(graph: Graph) -> object:
     return graph.inputs, [spec.name for spec in graph.outputs], cases
 
 
-def _case(model: Face, inputs: Given | Inputs) -> int:
+def _case(model: Face, inputs: Feed) -> int:
     """The index of the case of the graph that runs for these inputs."""
     graph, planner = model._engine.file.graph, model._engine.planner
     arrays = check_inputs(inputs, graph.inputs, graph.inputs)
     with model._engine.hold():
-        program = planner.prepare(graph, {name: np.shape(array) for name, array in arrays.items()}).program
+        program = planner.prepare(graph, {name: array.shape for name, array in arrays.items()}).program
     return graph.cases.index(program.graph)
 
 
@@ -203,7 +203,7 @@ def _pairs(
 
 
 def _values(
-    first: Face, second: Face, inputs: Given | Inputs, names: Sequence[str]
+    first: Face, second: Face, inputs: Feed, names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
     """The values of tensors in both models."""
     for begin in range(0, len(names), _TOGETHER):

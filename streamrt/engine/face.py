@@ -7,8 +7,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from streamrt.engine.engine import Engine
+from streamrt.engine.foreign import unwrapped
 from streamrt.engine.groups import in_groups
-from streamrt.engine.inputs import Given, Inputs, Shapes, check_inputs, requested_graph, resolve_shapes
+from streamrt.engine.inputs import Feed, Shapes, check_inputs, requested_graph, resolve_shapes
 from streamrt.engine.results import Out, check_out
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
@@ -62,7 +63,7 @@ class Face:
         session = self._engine.session
         return session.prepared.plan if session else self.plan_for()
 
-    def __call__(self, x: Given | Inputs, outputs: Sequence[str] | None = None, *, out: Out | None = None) -> Any:
+    def __call__(self, x: Feed, outputs: Sequence[str] | None = None, *, out: Out | None = None) -> Any:
         """Run the model.
 
         Args:
@@ -70,7 +71,8 @@ class Face:
             outputs: names of the tensors to compute, any of the graph; None computes the model's outputs.
                 Only the weights that these tensors need are read. Tensors inside the graph are float32 or int64.
             out: arrays for the results, of their shapes and types: one array, or all by name. They share no memory with
-                the inputs. One may be a ``numpy.memmap``, as an input may. After an error their values are undefined.
+                the inputs. After an error their values are undefined. An array may be of another library (h5py): it has
+                ``shape`` and ``dtype``, and takes slices. In bands its rows are read and written when they are needed.
 
         Returns:
             A new array, or a dictionary of new arrays by name when there are several outputs; or those of ``out``.
@@ -83,9 +85,7 @@ class Face:
         """
         return self._serve(self._request(x, outputs, out))
 
-    def call_together(
-        self, batches: Sequence[Given | Inputs], outputs: Sequence[str] | None = None
-    ) -> list[Any | Exception]:
+    def call_together(self, batches: Sequence[Feed], outputs: Sequence[str] | None = None) -> list[Any | Exception]:
         """Run several calls at once, in as few passes as their shapes allow.
 
         Calls share a pass if their shapes differ in the batch alone and every sample depends on its own input alone.
@@ -114,7 +114,7 @@ class Face:
         return [request if isinstance(request, Exception) else next(errors) or _unpacked(request) for request in asked]
 
     def predict(
-        self, batches: Iterable[Given | Inputs], outputs: Sequence[str] | None = None, *, progress: bool = False
+        self, batches: Iterable[Feed], outputs: Sequence[str] | None = None, *, progress: bool = False
     ) -> Iterator[Any]:
         """Run the model on many batches. One pass serves the number of batches that gives the most samples a second.
 
@@ -179,7 +179,7 @@ class Face:
                 anonymous=anonymous_bytes(),
             )
 
-    def _request(self, x: Given | Inputs, outputs: Sequence[str] | None, out: Out | None = None) -> Request:
+    def _request(self, x: Feed, outputs: Sequence[str] | None, out: Out | None = None) -> Request:
         self._permit()
         graph = requested_graph(self._engine.file.graph, outputs)
         arrays = check_inputs(x, self.inputs, graph.inputs)
@@ -212,5 +212,5 @@ class Face:
 
 def _unpacked(request: Request) -> Any:
     """The only result, or a dictionary of results by name."""
-    results = request.results or {}
+    results = {name: unwrapped(array) for name, array in (request.results or {}).items()}
     return next(iter(results.values())) if len(results) == 1 else results

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt.engine.foreign import Foreign, Readable
 from streamrt.errors import InputError, printable
 from streamrt.graph import Graph, TensorSpec
 from streamrt.ops import Array, Shape
@@ -18,9 +19,14 @@ _SHOWN = 20
 #: An array that a caller gives or gets, of the input's or output's type.
 Given = NDArray[Any]
 Result = NDArray[Any]
-Inputs = Mapping[str, Given]
+Inputs = Mapping[str, Given | Readable]
+#: What a call takes.
+Feed = Given | Readable | Inputs
+#: The same after it was checked.
+Source = Given | Foreign
+Target = Result | Foreign
 Shapes = Shape | Mapping[str, Shape]
-A = TypeVar("A", bound=NDArray[Any])
+A = TypeVar("A", bound=Sized)
 T = TypeVar("T")
 
 
@@ -41,20 +47,21 @@ def requested_graph(graph: Graph, outputs: Sequence[str] | None) -> Graph:
         raise InputError(f"outputs: the graph computes no tensor named {unknown}") from None
 
 
-def check_inputs(x: Given | Inputs, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Given]:
+def check_inputs(x: Feed, specs: Sequence[TensorSpec], needed: Sequence[TensorSpec]) -> dict[str, Source]:
     """The arrays of the inputs ``needed``, by name; ``specs`` are all inputs of the model.
 
     Raises:
         InputError: a name, shape or dtype does not fit; the text says which was expected.
     """
     given = _by_name(x, specs)
-    arrays: dict[str, Given] = {}
+    arrays: dict[str, Source] = {}
     for spec in needed:
         if spec.name not in given:
             raise InputError(f"input {spec.name!r} is missing; the model has {describe(specs)}")
-        array = given[spec.name]
-        if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
-            found = f"one of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+        value = given[spec.name]
+        array = Foreign(value, f"input {spec.name!r}") if Foreign.may_be(value) else value
+        if not isinstance(array, (np.ndarray, Foreign)) or array.dtype != spec.dtype:
+            found = f"one of {array.dtype}" if isinstance(array, (np.ndarray, Foreign)) else f"a {type(array).__name__}"
             hint = f"numpy.asarray(x, {spec.dtype!r}) makes one"
             raise InputError(f"input {spec.name!r}: expected a NumPy array of {spec.dtype}, found {found}; {hint}")
         arrays[spec.name] = array
@@ -118,31 +125,31 @@ def with_batch(shapes: Mapping[str, Shape], batch: int) -> dict[str, Shape]:
     return {name: (batch, *shape[1:]) for name, shape in shapes.items()}
 
 
-def copy_in(parts: Sequence[Given], begin: int, target: Array) -> None:
+def copy_in(parts: Sequence[Source], begin: int, target: Array) -> None:
     """Fill ``target`` with rows of ``parts``, joined along the first axis, from row ``begin`` on.
 
     ``parts`` may have another type: NumPy converts a few thousand values at a time. Rows of ``target`` behind the last
     row of ``parts`` become zero.
     """
     if len(parts) == 1 and target.shape == parts[0].shape:
-        np.copyto(target, parts[0], casting="unsafe")
+        np.copyto(target, parts[0][...], casting="unsafe")
         return
     for part, rows, covered in _overlaps(parts, begin, target):
         np.copyto(target[covered], part[rows], casting="unsafe")
     target[max(0, sum(map(len, parts)) - begin) :] = 0
 
 
-def copy_out(source: Array, begin: int, parts: Sequence[Result]) -> None:
+def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
     """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on.
 
     ``parts`` may have another type. If that is integers, NaN becomes any of them.
     """
     with np.errstate(invalid="ignore"):
         if len(parts) == 1 and source.shape == parts[0].shape:
-            np.copyto(parts[0], source, casting="unsafe")
+            parts[0][...] = source
             return
         for part, rows, covered in _overlaps(parts, begin, source):
-            np.copyto(part[rows], source[covered], casting="unsafe")
+            part[rows] = source[covered]
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:

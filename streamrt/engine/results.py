@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from streamrt.engine.inputs import Given, Result
+from streamrt.engine.foreign import Foreign, Writable
+from streamrt.engine.inputs import Result, Source, Target
 from streamrt.engine.planner import Prepared
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
@@ -14,38 +15,41 @@ from streamrt.graph import TensorSpec
 from streamrt.ops import Shape
 
 #: Arrays of a caller: for the only output, or for all by name.
-Out = Result | Mapping[str, Result]
+Out = Result | Writable | Mapping[str, Result | Writable]
 
 
-def check_out(out: Out, outputs: Sequence[TensorSpec], inputs: Mapping[str, Given]) -> dict[str, Result]:
+def check_out(out: Out, outputs: Sequence[TensorSpec], inputs: Mapping[str, Source]) -> dict[str, Target]:
     """The arrays of a caller for ``outputs``, by name. Their shapes and types are checked when these are known.
 
     Raises:
         InputError: an array is missing, cannot be written, or shares memory with an input or another one.
     """
     names = [spec.name for spec in outputs]
-    found = dict(out) if isinstance(out, Mapping) else dict.fromkeys(names[:1], out)
-    if found.keys() != set(names):
-        raise InputError(f"out: expected arrays for {names!s:.500}, found {list(found)!s:.200}")
+    given = dict(out) if isinstance(out, Mapping) else dict.fromkeys(names[:1], out)
+    if given.keys() != set(names):
+        raise InputError(f"out: expected arrays for {names!s:.500}, found {list(given)!s:.200}")
+    found = {name: _checked(name, array) for name, array in given.items()}
     for name, array in found.items():
-        if not isinstance(array, np.ndarray) or not array.flags.writeable:
-            what = "an array that cannot be written" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-            raise InputError(f"out: {name!r:.80}: expected a NumPy array that can be written, found {what}")
         others = {**inputs, **{other: each for other, each in found.items() if other != name}}
-        if shared := next((other for other, each in others.items() if np.may_share_memory(array, each)), None):
+        if shared := next((other for other, each in others.items() if _are_shared(array, each)), None):
             raise InputError(f"out: {name!r:.80}: its memory lies within that of {shared!r:.80}, expected arrays apart")
     return found
 
 
-def new_results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Result]]:
+def result_types(prepared: Prepared) -> list[tuple[str, Shape, str]]:
+    """Name, shape and type of the outputs of a pass. In a divided batch it has some of the samples."""
+    program = prepared.program
+    return [(spec.name, program.shapes[spec.name], program.output_type(spec)) for spec in prepared.graph.outputs]
+
+
+def new_results(requests: Sequence[Request], prepared: Prepared) -> list[dict[str, Target]]:
     """Arrays for the outputs of each request. In a shared or divided batch the first axis is the batch.
 
     Raises:
         InputError: an array of the caller has another shape or type.
     """
-    program, divided = prepared.program, len(requests) > 1 or prepared.plan.micro_batch
-    found = [(spec.name, program.shapes[spec.name], program.output_type(spec)) for spec in prepared.graph.outputs]
-    shaped = [(name, shape[1:] if divided else shape, dtype) for name, shape, dtype in found]
+    divided = len(requests) > 1 or prepared.plan.micro_batch
+    shaped = [(name, shape[1:] if divided else shape, dtype) for name, shape, dtype in result_types(prepared)]
     starts = [(request.samples,) if divided else () for request in requests]
     return [
         {name: _array(request, name, (*start, *shape), dtype) for name, shape, dtype in shaped}
@@ -53,7 +57,23 @@ def new_results(requests: Sequence[Request], prepared: Prepared) -> list[dict[st
     ]
 
 
-def _array(request: Request, name: str, shape: Shape, dtype: str) -> Result:
+def _checked(name: str, array: object) -> Target:
+    if isinstance(array, np.ndarray) and array.flags.writeable:
+        return array
+    if hasattr(type(array), "__setitem__") and Foreign.may_be(array):
+        return Foreign(array, f"out: {name!r:.80}")
+    what = "an array that cannot be written" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+    raise InputError(f"out: {name!r:.80}: expected a NumPy array that can be written, found {what}")
+
+
+def _are_shared(array: Target, other: Source) -> bool:
+    """Whether two arrays may have memory in common. Of foreign ones no more is known than whether they are the same."""
+    if isinstance(array, Foreign) or isinstance(other, Foreign):
+        return isinstance(array, Foreign) and array.is_same(other)
+    return np.may_share_memory(array, other)
+
+
+def _array(request: Request, name: str, shape: Shape, dtype: str) -> Target:
     if request.out is None:
         return np.empty(shape, dtype)
     array = request.out[name]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
-from streamrt.engine.inputs import Result
+from streamrt.engine.inputs import Source
 from streamrt.engine.planner import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Param, Run, Table
@@ -54,7 +54,7 @@ class Session:
         self._prefetcher = prefetcher
         self.verifier = verifier
         #: The arrays of `Program.outside` during a pass.
-        self.outside: dict[str, Result] = {}
+        self.outside: dict[str, Source] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
         self._steps = _steps(program, plan, runs)
         #: The node of each step of a pass, and the items of the schedule that the step waits for.
@@ -70,8 +70,8 @@ class Session:
             found = self._tensors[name] = self._program.tensor(self._memory, name)
         return found
 
-    def run(self) -> PassTrace:
-        """Run one pass; returns its times.
+    def run(self, stepped: Callable[[int], object] | None = None) -> PassTrace:
+        """Run one pass; returns its times. ``stepped`` is called after each step with the number of all steps.
 
         Raises:
             WeightsIOError: weights could not be read, or do not match their checksums.
@@ -79,7 +79,7 @@ class Session:
         prefetcher, verifier = self._prefetcher, self.verifier
         start = monotonic_ns()
         try:
-            times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None)
+            times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None, stepped)
         except BaseException:
             if verifier:
                 verifier.rewind()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from streamrt.engine.inputs import Result, copy_in, copy_out
+from streamrt.engine.foreign import Foreign
+from streamrt.engine.inputs import Source, Target, copy_in, copy_out
 from streamrt.engine.session import Session
 from streamrt.engine.turns import Request
 from streamrt.report.trace import PassTrace
 
 
 def run_pass(
-    session: Session, requests: Sequence[Request], results: Sequence[Mapping[str, Result]], begin: int
+    session: Session, requests: Sequence[Request], results: Sequence[Mapping[str, Target]], begin: int
 ) -> PassTrace:
     """Run a pass of the samples from ``begin`` on, counted over all ``requests``; returns its times.
 
@@ -29,7 +30,7 @@ def run_pass(
             copy_in(parts, begin, session.tensor(name))
     session.outside.update({name: _sample(inputs.get(name) or outputs[name], begin) for name in outside})
     try:
-        done = session.run()
+        done = session.run(requests[0].stepped)
     finally:
         session.outside.clear()  # a session keeps no array of a caller
     for name, parts in outputs.items():
@@ -38,10 +39,11 @@ def run_pass(
     return done
 
 
-def _sample(parts: Sequence[Result], number: int) -> Result:
+def _sample(parts: Sequence[Source], number: int) -> Source:
     """Sample ``number`` of ``parts``, joined along the first axis, as the only one of its array."""
     index = 0
     while number >= len(parts[index]):
         number -= len(parts[index])
         index += 1
-    return parts[index][number : number + 1]
+    part = parts[index]
+    return part.sample(number) if isinstance(part, Foreign) else part[number : number + 1]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from time import monotonic
 
-from streamrt.engine.inputs import Given, Result, batch_of
+from streamrt.engine.inputs import Source, Target, batch_of
 from streamrt.errors import StreamrtError
 from streamrt.graph import Graph
 
@@ -36,11 +36,12 @@ class Request:
         out: arrays of the caller for the results, by name; None for new arrays.
     """
 
-    def __init__(self, graph: Graph, arrays: Mapping[str, Given], out: Mapping[str, Result] | None = None) -> None:
+    def __init__(self, graph: Graph, arrays: Mapping[str, Source], out: Mapping[str, Target] | None = None) -> None:
         self.graph = graph
         self.arrays = arrays
         self.out = out
-        self.results: dict[str, Result] | None = None
+        self.results: dict[str, Target] | None = None
+        self.stepped: Callable[[int], object] | None = None  # called after each step if the request has a pass alone
         self.error: Exception | None = None
         self.alone = False  # it shared a pass that failed, and is to be run by itself
         self.abandoned = False  # its caller has left

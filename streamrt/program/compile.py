@@ -38,7 +38,7 @@ from streamrt.ops import (
 )
 from streamrt.ops.rows import rows_of
 from streamrt.program.placement import nbytes, place
-from streamrt.program.sections import AnyArray, Section, sections_of
+from streamrt.program.sections import Section, Whole, sections_of
 
 #: Bytes that a step takes beside the workspace: its part of the schedule and the plan, and its bound kernel.
 _STEP_BYTES = 1536
@@ -150,7 +150,7 @@ class Program:
         memory: NDArray[np.uint8],
         params: Mapping[str, Param],
         tables: Mapping[str, Table] | None = None,
-        outside: Mapping[str, AnyArray] = MappingProxyType({}),
+        outside: Mapping[str, Whole] = MappingProxyType({}),
     ) -> list[Run]:
         """The function that runs each of the ``steps``.
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,18 @@ from streamrt.program import arena
 from streamrt.program.bands import RowInput, RowNode, Schedule, schedule
 from streamrt.program.lines import Arrival
 
-#: An array of a caller.
-AnyArray = NDArray[Any]
 #: Bytes of a value in a line buffer, float32.
 _FLOAT = 4
 #: A shorter run of nodes is no section: all its tensors are whole ones.
 _FEWEST = 2
+
+
+class Whole(Protocol):
+    """A whole tensor (1, C, H, W): an array of the arena, or one of a caller, whose rows may lie in a file."""
+
+    def __getitem__(self, index: tuple[slice, ...], /) -> NDArray[Any]: ...
+
+    def __setitem__(self, index: tuple[slice, ...], rows: NDArray[Any], /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Section:
         memory: NDArray[np.uint8],
         whole: Mapping[str, Array],
         params: Mapping[str, Param],
-        outside: Mapping[str, AnyArray],
+        outside: Mapping[str, Whole],
     ) -> Iterator[Run]:
         """The function that runs each visit.
 
@@ -105,7 +111,7 @@ class Section:
             compute = kernels[visit.node](made.first, made.last, origins, made.origin)
             before = [*shifted(made)]
             for load in visit.loads:
-                arrays = outside if load.tensor in self.outside else whole
+                arrays: Mapping[str, Whole] = outside if load.tensor in self.outside else whole
                 before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays)]
             after = None
             if made.tensor in self.outside:
@@ -284,23 +290,24 @@ def _section(
     )
 
 
-def _load(arrival: Arrival, line: Array, whole: Mapping[str, AnyArray]) -> None:
+def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows of a whole tensor to its line buffer."""
-    np.copyto(_in_line(arrival, line), _in_whole(arrival, whole), casting="unsafe")
+    rows = whole[arrival.tensor][_rows(arrival)]
+    np.copyto(_in_line(arrival, line), rows[0].transpose(1, 0, 2), casting="unsafe")
 
 
-def _store(arrival: Arrival, line: Array, whole: Mapping[str, AnyArray]) -> None:
+def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows from a line buffer to the whole tensor."""
-    np.copyto(_in_whole(arrival, whole), _in_line(arrival, line), casting="unsafe")
+    whole[arrival.tensor][_rows(arrival)] = _in_line(arrival, line).transpose(1, 0, 2)[None]
 
 
 def _in_line(arrival: Arrival, line: Array) -> Array:
     return line[arrival.first - arrival.origin : arrival.last - arrival.origin]
 
 
-def _in_whole(arrival: Arrival, whole: Mapping[str, AnyArray]) -> AnyArray:
-    """Rows of a tensor (1, C, H, W) as they lie in a line buffer (rows, C, W)."""
-    return whole[arrival.tensor][0, :, arrival.first : arrival.last].transpose(1, 0, 2)
+def _rows(arrival: Arrival) -> tuple[slice, ...]:
+    """Where the rows of an arrival are in a tensor (1, C, H, W). In a line buffer they lie as (rows, C, W)."""
+    return slice(0, 1), slice(None), slice(arrival.first, arrival.last)
 
 
 @dataclass(frozen=True, slots=True)

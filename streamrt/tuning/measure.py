@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from streamrt.engine.inputs import Given, Inputs, Shapes, check_inputs, resolve_shapes
+from streamrt.engine.inputs import Feed, Given, Shapes, check_inputs, resolve_shapes
 from streamrt.engine.planner import Prepared
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
@@ -60,7 +60,7 @@ class _Run:
 def tune(
     path: str | os.PathLike[str],
     *,
-    inputs: Given | Inputs | None = None,
+    inputs: Feed | None = None,
     shapes: Shapes | None = None,
     budgets: Sequence[Budget] | None = None,
     calls: int = 5,
@@ -115,7 +115,7 @@ class Tuner:
         self,
         path: str | os.PathLike[str],
         *,
-        inputs: Given | Inputs | None = None,
+        inputs: Feed | None = None,
         shapes: Shapes | None = None,
         budgets: Sequence[Budget] | None = None,
         calls: int = 5,

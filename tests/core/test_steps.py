@@ -59,6 +59,30 @@ def test_steps_run_in_order_and_give_their_times(make_file: MakeFile) -> None:
                 report[wrong]
 
 
+def test_a_function_is_called_after_each_step(make_file: MakeFile) -> None:
+    """It may end the pass. Then the items of later steps are not waited for, and the next pass begins anew."""
+    with opened(make_file(3 * BLOCK)) as (_, prefetcher):
+        prefetcher.schedule([(i * BLOCK, BLOCK, False) for i in range(3)], BLOCK, BLOCK)
+        seen: list[object] = []
+
+        def look(first: int, last: int) -> None:
+            seen.append(first)
+
+        def stepped(count: int) -> None:
+            seen.append((count, prefetcher.held()))
+            if len(seen) == 4:
+                raise InterruptedError
+
+        steps = [Step(i, (i,), look, i, i + 1, (i,)) for i in range(3)]
+        with pytest.raises(InterruptedError):
+            run_steps(steps, prefetcher, None, stepped)
+        prefetcher.rewind()
+        assert [seen[0], seen[2]] == [0, 1]
+        assert {count for count, _ in (seen[1], seen[3])} == {3}
+        run_steps(steps, prefetcher, stepped=stepped)
+        assert seen[4::2] == [0, 1, 2]
+
+
 def test_only_the_first_pass_brings_pinned_items(make_file: MakeFile) -> None:
     with opened(make_file(BLOCK)) as (_, prefetcher):
         prefetcher.schedule([(0, BLOCK, True)], 0, BLOCK)

@@ -40,7 +40,11 @@ class Watch:
         self.steps = 0
 
     def run_steps(
-        self, steps: list[Step], prefetcher: Prefetcher, arrived: Callable[[int], None] | None = None
+        self,
+        steps: list[Step],
+        prefetcher: Prefetcher,
+        arrived: Callable[[int], None] | None = None,
+        stepped: Callable[[int], object] | None = None,
     ) -> bytes:
         plan = self._model.plan
         allowed = plan.pinned_bytes + plan.window
@@ -60,7 +64,7 @@ class Watch:
 
             return zoo.with_run(step, run)
 
-        times = self._run_steps([watched(step) for step in steps], prefetcher, arrived)
+        times = self._run_steps([watched(step) for step in steps], prefetcher, arrived, stepped)
         assert prefetcher.peak() <= allowed
         return times
 

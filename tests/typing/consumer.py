@@ -1,7 +1,7 @@
 """A small program that uses the public face; checked with ``mypy --strict`` against the installed package."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,25 @@ def pooled(path: Path, image: NDArray[np.float32]) -> int:
             again: streamrt.Lease = lease
             scores: NDArray[np.float32] = again(image)
         return int(scores.argmax())
+
+
+class Stored:
+    """An array of another library."""
+
+    shape: tuple[int, ...] = (1, 4)
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def __getitem__(self, rows: tuple[slice, ...]) -> NDArray[np.float32]:
+        return np.ones((1, 4), np.float32)[rows]
+
+    def __setitem__(self, rows: tuple[slice, ...], values: NDArray[np.float32]) -> None:
+        print(values)
+
+
+def stored(path: Path) -> None:
+    with streamrt.Model(path) as model:
+        model(Stored(), out=Stored())
+        model({"x": Stored()}, out={"y": np.empty((1, 4), np.float32), "z": Stored()})
 
 
 if __name__ == "__main__":
