@@ -11,20 +11,33 @@ from typing import IO, Any
 
 import numpy as np
 
+from streamrt.engine.foreign import Index, Readable
 from streamrt.engine.inputs import Given
 from streamrt.errors import InputError, printable
 from streamrt.format.files import Replacement
 from streamrt.graph import TensorSpec
 
 
-def load_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Given]:
+class _Converted:
+    """An array that is read in another floating-point type, so that what is mapped is never converted as a whole."""
+
+    def __init__(self, array: Given, dtype: np.dtype[Any]) -> None:
+        self._array, self.shape, self.dtype = array, array.shape, dtype
+
+    def __getitem__(self, index: Index) -> Given:
+        return _as_float(self._array[index], self.dtype)
+
+
+def load_arrays(path: Path, specs: Sequence[TensorSpec], *, by_rows: bool = False) -> dict[str, Given | Readable]:
     """The arrays of a file, in the types of the model's inputs, by their names.
 
-    If the model has one input, the file may be a .npy file, or a .npz file with one array of any name.
+    If the model has one input, the file may be a .npy file, or a .npz file with one array of any name. A .npy file is
+    mapped.
 
     Args:
         path: a .npy or .npz file of real numbers. Python objects are refused: nothing is unpickled.
         specs: the model's inputs. Floating-point inputs take any numbers, integers only integers that fit.
+        by_rows: convert mapped numbers to floating-point numbers when they are read, again for each call.
 
     Raises:
         InputError: the file has another format, or its arrays are not real numbers, or do not fit the input's type.
@@ -51,7 +64,9 @@ def load_arrays(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Given]:
     if len(found) == len(names) == 1:
         found = {names[0]: next(iter(found.values()))}
     plain = np.dtype(np.float32)  # for names that the model does not have, which the call refuses
-    return {name: _as_type(array, types.get(name, plain), f"{path}: {name!r}") for name, array in found.items()}
+    return {
+        name: _as_type(array, types.get(name, plain), f"{path}: {name!r}", by_rows) for name, array in found.items()
+    }
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Given]) -> None:
@@ -112,12 +127,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names))
 
 
-def _as_type(array: Given, dtype: np.dtype[Any], what: str) -> Given:
+def _as_float(array: Given, dtype: np.dtype[Any]) -> Given:
+    with np.errstate(over="ignore"):  # numbers that are too large for the type become infinite
+        return np.asarray(array, dtype)
+
+
+def _as_type(array: Given, dtype: np.dtype[Any], what: str, by_rows: bool) -> Given | Readable:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{what}: expected real numbers, found {array.dtype}")
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):  # numbers that are too large for the type become infinite
-            return np.asarray(array, dtype)
+        later = by_rows and isinstance(array, np.memmap) and array.dtype != dtype
+        return _Converted(array, dtype) if later else _as_float(array, dtype)
     if array.dtype.kind not in ("b" if dtype.kind == "b" else "biu"):
         raise InputError(f"{what}: the model's input is {dtype}, found {array.dtype}")
     if dtype.kind != "b" and array.dtype.kind != "b" and array.size:

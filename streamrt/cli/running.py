@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,19 @@ from streamrt.cli.arrays import check_folder, check_output, load_arrays, save_ar
 from streamrt.cli.labels import Ranked, load_labels, ranking
 from streamrt.cli.output import print_json
 from streamrt.cli.pictures import ENDINGS, is_picture, load_pictures
+from streamrt.cli.results import NpyRows
+from streamrt.engine.foreign import Readable
 from streamrt.engine.inputs import Given, requested_graph
+from streamrt.engine.results import result_types
 from streamrt.errors import printable
+from streamrt.format.files import Replacement
 from streamrt.graph import TensorSpec
 from streamrt.model import Model
 from streamrt.report.picture import figure_class
 from streamrt.report.stats import PassStats
+
+#: Elements of an output that are described at a time.
+_BLOCK = 1 << 20
 
 _EPILOG = """\
 Pictures (.jpg, .jpeg, .png) make a batch. The shorter side is scaled to 1/0.875 of the model's size, bilinear, and the
@@ -96,6 +106,7 @@ def add_options(command: argparse.ArgumentParser, budget_help: str) -> None:
         "--trace", metavar="FILE", type=Path, help="write the last run as a .json file for ui.perfetto.dev"
     )
     command.add_argument("--json", action="store_true", help="print a JSON object with a summary of the outputs")
+    command.add_argument("-q", "--quiet", action="store_true", help="no progress bar (runs in bands of rows have one)")
     command.set_defaults(usage_error=command.error)
 
 
@@ -134,18 +145,21 @@ def run(args: argparse.Namespace) -> None:
         if args.plot:
             figure_class(args.plot)
         arrays = _inputs(args, sources, model.inputs)
-        runs = []
-        for _ in range(args.repeat):
-            result = model(arrays, args.outputs)
-            runs.append(stats := model.stats)
-            if args.stats and not args.json:
-                print(stats)
+        # Labels need the results in memory, and their errors come before a file is written.
+        mapped = output if output and output.suffix == ".npy" and labels is None else None
+        with Replacement(os.fspath(mapped)) if mapped else nullcontext() as file:
+            result, runs = _runs(args, model, arrays, file)
+            if file:
+                file.commit()
+    stats = runs[-1] if runs else None
+    if mapped:
+        result = np.load(mapped, mmap_mode="r", allow_pickle=False)
     found = result if isinstance(result, dict) else {names[0]: result}
     ranked = None if labels is None else ranking(found, labels)
-    if output:
+    if output and not mapped:
         save_arrays(output, found)
     if args.json:
-        print_json("run", _summary(args, output, arrays, found, [each for each in runs if each], ranked))
+        print_json("run", _summary(args, output, arrays, found, runs, ranked))
     else:
         if ranked is not None:
             _print_ranked(ranked, sources)
@@ -155,6 +169,51 @@ def run(args: argparse.Namespace) -> None:
         stats.to_perfetto(args.trace)
     if stats and args.plot:
         stats.plot(args.plot)
+
+
+def _runs(
+    args: argparse.Namespace, model: Model, arrays: Mapping[str, Given | Readable], file: Replacement | None
+) -> tuple[Any, list[PassStats]]:
+    """Run the model ``args.repeat`` times; returns the last results, and what each run did.
+
+    The only result is written to ``file``, if given, while it is computed.
+    """
+    engine, request = model._engine, model._request(arrays, args.outputs)
+    with engine.hold():
+        prepared = engine.prepare(request.graph, request.shapes)
+    divided = prepared.plan.micro_batch > 0
+    out = None
+    if file:
+        ((_, shape, dtype),) = result_types(prepared)
+        out = NpyRows(file, (request.samples, *shape[1:]) if divided else shape, dtype)
+    runs = []
+    for _ in range(args.repeat):
+        request = model._request(arrays, args.outputs, out)
+        shown = bool(prepared.plan.bands) and not args.quiet
+        with _bar(request.samples if divided else 1, shown) as request.stepped:
+            result = model._serve(request)
+        if stats := model.stats:
+            runs.append(stats)
+            if args.stats and not args.json:
+                print(stats)
+    return result, runs
+
+
+@contextmanager
+def _bar(passes: int, shown: bool) -> Iterator[Callable[[int], object] | None]:
+    """A function to call after each step of so many passes, with the steps of a pass. It moves a bar on a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield None
+        return
+    from tqdm import tqdm  # here, as most runs show no bar
+
+    with tqdm(desc="running", unit="step") as bar:
+
+        def stepped(steps: int) -> None:
+            bar.total = passes * steps
+            bar.update()
+
+        yield stepped
 
 
 def _split(args: argparse.Namespace) -> tuple[list[Path], Path | None]:
@@ -172,10 +231,12 @@ def _split(args: argparse.Namespace) -> tuple[list[Path], Path | None]:
     return sources, output
 
 
-def _inputs(args: argparse.Namespace, sources: Sequence[Path], specs: Sequence[TensorSpec]) -> Mapping[str, Given]:
+def _inputs(
+    args: argparse.Namespace, sources: Sequence[Path], specs: Sequence[TensorSpec]
+) -> Mapping[str, Given | Readable]:
     if is_picture(sources[0]):
         return load_pictures(sources, specs, args.size, args.mean, args.std)
-    return load_arrays(sources[0], specs)
+    return load_arrays(sources[0], specs, by_rows=True)
 
 
 def _print_ranked(ranked: Sequence[Sequence[Ranked]], sources: Sequence[Path]) -> None:
@@ -189,7 +250,7 @@ def _print_ranked(ranked: Sequence[Sequence[Ranked]], sources: Sequence[Path]) -
 def _summary(
     args: argparse.Namespace,
     output: Path | None,
-    inputs: Mapping[str, Given],
+    inputs: Mapping[str, Given | Readable],
     outputs: Mapping[str, Given],
     runs: Sequence[PassStats],
     ranked: Sequence[Sequence[Ranked]] | None,
@@ -213,11 +274,19 @@ def _summary(
 
 def _described(array: Given) -> dict[str, Any]:
     """Shape, type and range of an output. The numbers are of its finite values, or None if it has none."""
-    finite = array[np.isfinite(array)]
-    numbers: dict[str, Callable[[Given], Any]] = {"min": np.min, "max": np.max, "mean": np.mean}
+    values, count, total = array.reshape(-1), 0, 0.0
+    least, most = [], []
+    for begin in range(0, values.size, _BLOCK):
+        block = values[begin : begin + _BLOCK]
+        finite = block[np.isfinite(block)]
+        if finite.size:
+            count, total = count + finite.size, total + float(finite.sum(dtype=np.float64))
+            least.append(float(finite.min()))
+            most.append(float(finite.max()))
+    numbers = {"min": min(least), "max": max(most), "mean": total / count} if count else {}
     return {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
-        "finite": int(finite.size),
-        **{name: float(of(finite)) if finite.size else None for name, of in numbers.items()},
+        "finite": count,
+        **(numbers or dict.fromkeys(("min", "max", "mean"))),
     }

@@ -11,13 +11,19 @@ import termios
 import threading
 
 
+def opened(columns: int = 80) -> tuple[int, int]:
+    """The two ends of a terminal of so many columns: the one that reads, and the one for a command."""
+    terminal, child = os.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return terminal, child
+
+
 def on_terminal(*args: object, stream: str, columns: int = 80) -> str:
     """What ``streamrt`` writes to ``stream``, "stdout" or "stderr", that is a terminal of so many columns.
 
     Lines end with a plain newline. The other stream is no terminal.
     """
-    terminal, child = os.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    terminal, child = opened(columns)
     written: list[bytes] = []
 
     def read() -> None:

@@ -21,15 +21,16 @@ SIGNALS = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (si
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The current folder, with ``mlp.safetensors``, ``x.npy``, and a ``y.npy`` to be replaced."""
+    """A folder with ``mlp.safetensors``, ``x.npy``, and ``y.npy`` and ``y.npz`` to be replaced."""
     zoo.mlp(tmp_path, 16, 32, 8)
     np.save(tmp_path / "x.npy", zoo.random_input(3, 16))
     (tmp_path / "y.npy").write_bytes(b"old")
+    (tmp_path / "y.npz").write_bytes(b"old")
     return tmp_path
 
 
-def run(folder: Path, *options: str) -> int:
-    return cli.main(["run", *(str(folder / name) for name in ("mlp.safetensors", "x.npy", "y.npy")), *options])
+def run(folder: Path, *options: str, output: str = "y.npy") -> int:
+    return cli.main(["run", *(str(folder / name) for name in ("mlp.safetensors", "x.npy", output)), *options])
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: int) -> None:
@@ -46,8 +47,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, number: in
 
 @SIGNALS
 @pytest.mark.parametrize(
-    ("owner", "name", "nameless"),
-    [(np, "save", True), (np, "save", False), (os, "fsync", True), (os, "fsync", False), (os, "link", True)],
+    ("owner", "name", "output", "nameless"),
+    [
+        (Replacement, "write", "y.npy", True),
+        (Replacement, "write", "y.npy", False),
+        (np.lib.format, "write_array", "y.npz", True),
+        (np.lib.format, "write_array", "y.npz", False),
+        (os, "fsync", "y.npy", True),
+        (os, "fsync", "y.npy", False),
+        (os, "link", "y.npy", True),
+    ],
 )
 def test_an_output_is_replaced_only_when_it_is_complete(
     folder: Path,
@@ -57,25 +66,32 @@ def test_an_output_is_replaced_only_when_it_is_complete(
     code: int,
     owner: Any,
     name: str,
+    output: str,
     nameless: bool,
 ) -> None:
     if not nameless:
         monkeypatch.setattr(Replacement, "_open_nameless", lambda self: -1)
     before = sorted(folder.iterdir())
     interrupt(monkeypatch, owner, name, number)
-    assert run(folder) == code
+    assert run(folder, output=output) == code
     assert "Traceback" not in capsys.readouterr().err
-    assert (folder / "y.npy").read_bytes() == b"old"
+    assert (folder / output).read_bytes() == b"old"
     assert sorted(folder.iterdir()) == before
 
 
 def test_an_output_that_cannot_be_written_leaves_the_old_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: Any, *arguments: Any, **options: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    written = 0
 
-    monkeypatch.setattr(np, "save", full)
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        nonlocal written
+        if written:
+            raise OSError(28, "No space left on device")
+        written += len(data)
+        return len(data)
+
+    monkeypatch.setattr(os, "pwrite", full)
     assert run(folder) == 1
+    assert written == 128  # the header
     assert (folder / "y.npy").read_bytes() == b"old"
 
 

@@ -50,4 +50,13 @@ FAULTS = (
         "pages that the page cache keeps at their release stay in it after the prefetcher stops",
         CORE,
     ),
+    Fault(
+        "steps-counted",
+        "core",
+        "src/bind/steps.pxi",
+        "            stepped(count)",
+        "            stepped(i)",
+        "a progress bar has another length after each step",
+        CORE,
+    ),
 )
