@@ -197,6 +197,7 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
                           bint count_padding)
     void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_row_moments(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)
     void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,

@@ -26,6 +26,28 @@ def row_mean(x, y):
         release(&arrays)
 
 
+def row_moments(x, y):
+    """The mean of each row, and the mean of the squares of the differences from it: x (R, K), y (R, 2).
+
+    Long sums are in float64. NaN if K is 0.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+    """
+    cdef Arrays arrays
+    arrays.count = 0
+    try:
+        take_input(&arrays, x, 2, "x")
+        take_output(&arrays, y, 2, "y")
+        check_shape(&arrays.view[1], (arrays.view[0].shape[0], 2), "y")
+        check_overlap(&arrays, False)
+        with nogil:
+            srt_row_moments(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
+                            arrays.view[0].shape[1])
+    finally:
+        release(&arrays)
+
+
 def row_max(x, y):
     """The largest element of each row, or NaN if the row has one: x (R, K), y (R,).
 

@@ -384,6 +384,10 @@ void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_windo
  * in float64. The result is about as exact as a sum in float64 alone. */
 void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols);
 
+/* x (rows, cols), y (rows, 2): the mean of each row, and the mean of the squares of the differences from it. Sums as
+ * above. A row should fit in the first-level cache, because it is read twice. */
+void srt_row_moments(const float *x, float *y, int64_t rows, int64_t cols);
+
 /* x (rows, cols), y (rows,); cols > 0. */
 void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols);
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Coded, Window
+from streamrt.graph import Node
 
 Shape = tuple[int, ...]
 #: The types of computed tensors, by the names that the weights file gives them. Truth values are 1 and 0 in float32.
@@ -185,6 +186,19 @@ class ByRows(Protocol):
         """Binds computing the rows ``y`` (rows, C, W), from row ``first`` on, of the rows ``x`` (rows, C, W)."""
 
 
+class Collects(Protocol):
+    """How an operator computes its output from all rows of input 0 (1, C, H, W), which come one band after the other.
+
+    No other input is read.
+    """
+
+    def scratch(self, rows: int) -> int:
+        """Bytes of scratch memory for so many rows at once. Its content stays from the first band to the last."""
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        """Binds reading rows ``x`` (rows, C, W), from row ``first`` on. The last band completes the output ``y``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """A node, lowered for given input shapes.
@@ -209,6 +223,10 @@ class Lowered:
         band_step: bands of ``window`` begin and end at multiples of this many output rows, or with the picture. Then a
             row has the same bits in every band.
         by_rows: how the operator computes some rows, if it can and neither ``window`` nor a trait says so.
+        collects: how it computes its output from bands of rows, if it can; else None.
+        rowwise: as of the operator's traits.
+        halves: two nodes that compute the same as one that needs all rows of its input before it computes one. The
+            first collects, and the second is ``rowwise``. Their operators are hidden ones.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
         passes: how often the node reads all tiled parameters, one time after the other, as a recurrent layer does for
@@ -241,6 +259,9 @@ class Lowered:
     window: Window | None = None
     band_step: int = 1
     by_rows: ByRows | None = None
+    collects: Collects | None = None
+    rowwise: bool = False
+    halves: tuple[Node, ...] = ()
 
     def dtype(self, index: int) -> str:
         """The type of output ``index``."""

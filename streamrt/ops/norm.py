@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 import streamrt._core as _core
+from streamrt.graph import Node
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.epilogue import epilogue_of
+from streamrt.ops.collect import moments
+from streamrt.ops.epilogue import IDENTITY, Epilogue, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast
+
+#: The halves of a normalisation of groups: see `Lowered.halves`.
+_COLLECT, _NORMALISE = "GroupMoments", "GroupNormalise"
 
 
 @operator(
@@ -84,26 +90,98 @@ def _of_groups(call: Call, groups: int) -> Lowered:
     for index in (1, 2):
         if call.param(index) != (channels,):
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({channels},)")
-    scratch = Scratch()
-    rows, columns = samples * groups, channels // groups * positions
-    moments = _Moments(call.float_("epsilon", 1e-5), rows, columns, scratch)
+    epsilon, epilogue = call.float_("epsilon", 1e-5), epilogue_of(call)
+    found = moments(channels, 1, groups, epsilon)
+    scratch = Scratch(found.scratch(1))
+    moments_part, factors_part = scratch.add(2 * groups), scratch.add(2, channels)
 
     def bind(buffers: Buffers) -> Run:
-        source, target = buffers.input(0).reshape(rows, columns), buffers.outputs[0].reshape(rows, columns)
+        source, target = (
+            array.reshape(samples, channels, positions) for array in (buffers.input(0), buffers.outputs[0])
+        )
         scale, bias = buffers.input(1), buffers.input(2)
-        by_channel = target.reshape(samples, channels, positions)
-        normalise = moments.bind(buffers, source, target)
+        numbers, factors = moments_part.of(buffers.scratch), factors_part.of(buffers.scratch)
+        collects = [found.bind(source[n, None], numbers, 0, buffers.scratch) for n in range(samples)]
 
         def run(first: int, last: int) -> None:
-            normalise()
-            np.multiply(by_channel, scale[:, None], out=by_channel)
-            np.add(by_channel, bias[:, None], out=by_channel)
+            for n, collect in enumerate(collects):
+                collect(0, 1)
+                _normalise(source[n, None], numbers, scale, bias, target[n, None], factors, epilogue)
 
         return run
 
     return Lowered(
-        outputs=(x,), bind=bind, scratch=scratch.nbytes, inplace=_own(call), batchwise=True, flops=8 * math.prod(x)
+        outputs=(x,),
+        bind=bind,
+        scratch=scratch.nbytes,
+        inplace=_own(call),
+        batchwise=True,
+        flops=8 * math.prod(x),
+        halves=_halves(call.node, groups, epsilon) if len(x) == 4 else (),
     )
+
+
+def _halves(node: Node, groups: int, epsilon: float) -> tuple[Node, Node]:
+    """See `Lowered.halves`."""
+    x, scale, bias = node.inputs
+    numbers = f"{node.outputs[0]} (mean and deviation)"
+    attrs = {"num_groups": groups, "epsilon": epsilon}
+    return (
+        replace(node, op=_COLLECT, inputs=(x,), outputs=(numbers,), attrs=attrs, activation=None),
+        replace(node, op=_NORMALISE, inputs=(x, scale, bias, numbers), attrs={}),
+    )
+
+
+@operator(_COLLECT, traits=Traits(hidden=True))
+def collected_moments(call: Call) -> Lowered:
+    """The mean, and ``1 / sqrt(var + epsilon)``, of each of ``num_groups`` groups of channels of one sample."""
+    _, channels, height, width = x = call.shape(0)
+    groups = call.int_("num_groups")
+    found = moments(channels, height, groups, call.float_("epsilon"))
+    of_planes = found.of_planes
+
+    def bind(buffers: Buffers) -> Run:
+        planes = buffers.input(0).reshape(1, channels, height * width)
+        return of_planes.bind(planes, buffers.outputs[0], 0, buffers.scratch)
+
+    return Lowered(
+        outputs=((2 * groups,),), bind=bind, scratch=of_planes.scratch(1), flops=4 * math.prod(x), collects=found
+    )
+
+
+@operator(_NORMALISE, traits=Traits(hidden=True, rowwise=True))
+def normalised(call: Call) -> Lowered:
+    """``(x - mean) * deviation * scale + bias`` with what `collected_moments` found."""
+    x = call.shape(0)
+    folded, epilogue = _channels(call, x), epilogue_of(call)
+    scratch = Scratch()
+    factors_part = scratch.add(2, x[1])
+
+    def bind(buffers: Buffers) -> Run:
+        source, target = buffers.input(0).reshape(folded), buffers.outputs[0].reshape(folded)
+        scale, bias, numbers = (buffers.input(index) for index in (1, 2, 3))
+        factors = factors_part.of(buffers.scratch)
+        return lambda first, last: _normalise(source, numbers, scale, bias, target, factors, epilogue)
+
+    return Lowered(outputs=(x,), bind=bind, scratch=scratch.nbytes, inplace=_own(call), flops=4 * math.prod(x))
+
+
+def _normalise(
+    x: Array, numbers: Array, scale: Array, bias: Array, y: Array, factors: Array, epilogue: Epilogue
+) -> None:
+    """``y = act((x - mean) * deviation * scale + bias)``: x, y (N, C, S); ``factors`` (2, C) is scratch memory.
+
+    The mean is subtracted first. In one product with a sum, digits would be lost where it is large.
+    """
+    mean, deviation = numbers.reshape(2, -1, 1)
+    groups = len(mean)
+    one, factor = factors
+    less = y  # the difference is written where the result will be
+    one.fill(1)
+    factor.reshape(groups, -1)[:] = -mean
+    _core.scale_shift_act(x, one, factor, less, *IDENTITY)
+    np.multiply(scale.reshape(groups, -1), deviation, out=factor.reshape(groups, -1))
+    _core.scale_shift_act(less, factor, bias, y, *epilogue)
 
 
 @operator("LayerNormalization", traits=Traits(moves_batch=True))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Lowered, Run
+from streamrt.ops.base import Array, Buffers, Collects, Lowered, Run
 from streamrt.ops.call import Call
+from streamrt.ops.collect import maxima, means
 from streamrt.ops.epilogue import IDENTITY
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
@@ -61,13 +62,13 @@ def lp_pooling(call: Call) -> Lowered:
 @operator("GlobalMaxPool", traits=Traits(fuses=True))
 def global_max_pooling(call: Call) -> Lowered:
     """The largest value of each channel."""
-    return _global(call, lambda x, y, memory: _core.row_max(x, y))
+    return _global(call, lambda x, y, memory: _core.row_max(x, y), collects=maxima)
 
 
 @operator("GlobalAveragePool", traits=Traits(fuses=True))
 def global_average_pooling(call: Call) -> Lowered:
     """The mean of each channel."""
-    return _global(call, lambda x, y, memory: _core.row_mean(x, y))
+    return _global(call, lambda x, y, memory: _core.row_mean(x, y), collects=means)
 
 
 @operator("GlobalLpPool")
@@ -130,7 +131,12 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0, in_bands: bool = True
     )
 
 
-def _global(call: Call, kernel: Callable[[Array, Array, NDArray[np.uint8]], None], scratch: int = 0) -> Lowered:
+def _global(
+    call: Call,
+    kernel: Callable[[Array, Array, NDArray[np.uint8]], None],
+    scratch: int = 0,
+    collects: Callable[[int, int], Collects] | None = None,
+) -> Lowered:
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) < 3:
@@ -142,4 +148,5 @@ def _global(call: Call, kernel: Callable[[Array, Array, NDArray[np.uint8]], None
         return lambda first, last: kernel(source, target, buffers.scratch)
 
     out = (*x[:2], *(1,) * (len(x) - 2))
-    return Lowered(outputs=(out,), bind=bind, scratch=scratch, flops=math.prod(x))
+    of_rows = collects(x[1], x[2]) if collects and len(x) == 4 else None
+    return Lowered(outputs=(out,), bind=bind, scratch=scratch, flops=math.prod(x), collects=of_rows)

@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 import streamrt._core as _core
-from streamrt.ops.base import INT64, Buffers, Lowered, Run
+from streamrt.ops.base import INT64, Buffers, Collects, Lowered, Run, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.collect import maxima, means, minima
 from streamrt.ops.registry import Traits, operator
 
 #: By operator: the kernel for the last axes, which lie in rows, or None; and NumPy's function for all other axes.
@@ -64,4 +65,19 @@ def reduce(call: Call) -> Lowered:
         batch=batch if keepdims else batch - sum(axis < batch for axis in axes),
         flops=math.prod(x),
         dtypes=(dtype,),
+        collects=_collects(call.node.op, x) if len(x) == 4 and set(axes) == {2, 3} and dtype != INT64 else None,
     )
+
+
+def _collects(op: str, x: Shape) -> Collects | None:
+    """How a reduction of rows and columns reads bands of rows."""
+    _, channels, height, _ = x
+    match op:
+        case "ReduceMean" | "ReduceSum":
+            return means(channels, height, sums=op == "ReduceSum")
+        case "ReduceMax":
+            return maxima(channels, height)
+        case "ReduceMin":
+            return minima(channels, height)
+        case _:
+            return None

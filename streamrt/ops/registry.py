@@ -55,6 +55,7 @@ class Traits:
         rowwise: whether each row of an output (N, C, H, W) is computed from the same row of its inputs alone, as far as
             they have H rows, so that rows can be given as samples, (H, C, 1, W). An operator that can also work along
             the rows then changes their number.
+        hidden: whether no weights file may use it: it is a half of a node (`Lowered.halves`).
     """
 
     activation: bool = False
@@ -67,6 +68,7 @@ class Traits:
     integers: bool = False
     table: int | None = None
     rowwise: bool = False
+    hidden: bool = False
 
 
 _OPERATORS: dict[str, tuple[Lower, Traits]] = {}
@@ -100,10 +102,12 @@ def lower(
     *,
     samples: int = 0,
     sizes: Mapping[str, Value] = MappingProxyType({}),
+    hidden: bool = False,
 ) -> Lowered:
     """Lower ``node`` for these inputs; None is an input left out. For ``exact`` and ``samples`` see `Call`.
 
-    ``sizes`` has the values of the attributes that are computed from sizes (`Node.sizes`).
+    ``sizes`` has the values of the attributes that are computed from sizes (`Node.sizes`). A ``hidden`` operator is
+    meant if that is true.
 
     Raises:
         FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
@@ -122,7 +126,7 @@ def lower(
             node, attrs={**node.attrs, **{name: _attribute(node, name, value) for name, value in sizes.items()}}
         )
     call = Call(node, as_taken, exact, samples=samples, sizes=sizes)
-    if function is None:
+    if function is None or traits.hidden != hidden:
         raise call.fail(NO_SUCH_OPERATOR)
     for index, operand in enumerate(operands):
         if operand is not None:
@@ -142,7 +146,7 @@ def lower(
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()
-    return _with_batch(call, traits, sizes, lowered)
+    return _with_batch(call, traits, sizes, replace(lowered, rowwise=traits.rowwise))
 
 
 def _attribute(node: Node, name: str, value: Value) -> Attr:
@@ -195,7 +199,7 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
 
     by_rows = lowered.by_rows and _ActivatedRows(lowered.by_rows, epilogue)
     # The activation must not change inputs that lie within the output.
-    return replace(lowered, bind=bind, joins=False, window=None, by_rows=by_rows)
+    return replace(lowered, bind=bind, joins=False, window=None, by_rows=by_rows, collects=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,4 +227,4 @@ class _ActivatedRows:
 
 def supported() -> frozenset[str]:
     """The names of all operators that a weights file may use."""
-    return frozenset(_OPERATORS)
+    return frozenset(name for name, (_, traits) in _OPERATORS.items() if not traits.hidden)

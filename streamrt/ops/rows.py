@@ -6,7 +6,8 @@ window sees it as planes whose rows lie apart.
 
 Three kinds of nodes compute bands. A window (`Lowered.window`) reads the rows around it. An operator that computes each
 row from the same row of its inputs (`Traits.rowwise`) gets rows as samples, (R, C, 1, W), so its lowering is the usual
-one. Others say how they do it (`Lowered.by_rows`).
+one. Others say how they do it (`Lowered.by_rows`). A fourth kind only reads bands, and computes a small result from all
+rows (`Lowered.collects`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from typing import Protocol
 
 from streamrt._core import Band, MoveRows, Sliding
 from streamrt.graph import Node
-from streamrt.ops.base import FLOAT32, Array, Buffers, ByRows, Lowered, Operand, Run
-from streamrt.ops.registry import traits_of
+from streamrt.ops.base import FLOAT32, Array, Buffers, ByRows, Collects, Lowered, Operand, Run
 
 #: ``reads(first, last)``: the input rows (from, to) that the output rows ``first`` to ``last`` need. Both numbers are
 #: equal if they need none. Neither number falls if ``first`` and ``last`` rise.
@@ -50,13 +50,14 @@ class Rows:
     """How a node computes some of its rows.
 
     Attributes:
-        height: rows of the output.
+        height: rows of the output; of the input, if the node ``collects``.
         inputs: the inputs that are read by rows, by index.
         whole: the inputs that are read as a whole. Others are not read.
         apart: of ``inputs``, those of which the rows are those of the output, and each may lie anywhere.
         scratch: gives the bytes of scratch memory for computing so many rows at once.
         bind: takes `Buffers` in which these inputs and the output are (R, C, W).
         step: bands begin and end at multiples of this row, or with the picture.
+        collects: whether the output has no rows: it is complete when the last row of the input has been read.
     """
 
     height: int
@@ -66,20 +67,23 @@ class Rows:
     bind: Callable[[Buffers], BandOf]
     apart: tuple[int, ...] = ()
     step: int = 1
+    collects: bool = False
 
 
 def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], again: Again) -> Rows | None:
     """How ``node`` computes some of its rows; None if it cannot."""
     if len(lowered.outputs) != 1 or lowered.view_of is not None:
         return None
+    if lowered.collects is not None:
+        return _of_collects(lowered.collects, operands[0])
     output = Operand(lowered.outputs[0], lowered.dtype(0))
-    if not _has_rows(output) or output.shape[2] == 1:
+    if not has_rows(output):
         return None
     if lowered.window is not None:
         return _of_window(lowered, operands)
     if lowered.by_rows is not None:
         return _of_rows(lowered, lowered.by_rows, operands)
-    return _of_same_row(lowered, operands, again) if traits_of(node.op).rowwise and not node.sizes else None
+    return _of_same_row(lowered, operands, again) if lowered.rowwise and not node.sizes else None
 
 
 def mover(rows: Array) -> MoveRows:
@@ -87,13 +91,15 @@ def mover(rows: Array) -> MoveRows:
     return MoveRows(rows.reshape(1, len(rows), -1))
 
 
-def _has_rows(operand: Operand) -> bool:
+def has_rows(operand: Operand) -> bool:
+    """Whether a node may read a tensor by rows, or make it so."""
     shape = operand.shape
     return (
         not operand.is_param
         and operand.dtype == FLOAT32
         and len(shape) == 4
         and shape[0] == 1
+        and shape[2] > 1
         and shape[1] * shape[3] < _MOST_APART
     )
 
@@ -110,7 +116,7 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
     if residual is not None and not residual.is_param:
         inputs[3] = _same
     taken = [operands[index] for index in inputs]
-    if not all(operand is not None and _has_rows(operand) for operand in taken):
+    if not all(operand is not None and has_rows(operand) for operand in taken):
         return None
 
     def bind(buffers: Buffers) -> BandOf:
@@ -143,7 +149,7 @@ def _others(operands: Sequence[Operand | None], inputs: Mapping[int, Reads]) -> 
 
 
 def _of_rows(lowered: Lowered, by_rows: ByRows, operands: Sequence[Operand | None]) -> Rows | None:
-    if operands[0] is None or not _has_rows(operands[0]):
+    if operands[0] is None or not has_rows(operands[0]):
         return None
 
     def bind(buffers: Buffers) -> BandOf:
@@ -159,6 +165,21 @@ def _of_rows(lowered: Lowered, by_rows: ByRows, operands: Sequence[Operand | Non
     return Rows(lowered.outputs[0][2], {0: by_rows.reads}, (), by_rows.scratch, bind)
 
 
+def _of_collects(collects: Collects, operand: Operand | None) -> Rows | None:
+    if operand is None or not has_rows(operand):
+        return None
+
+    def bind(buffers: Buffers) -> BandOf:
+        source, output = buffers.input(0), buffers.outputs[0]
+
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+            return collects.bind(source[first - origins[0] : last - origins[0]], output, first, buffers.scratch)
+
+        return band_of
+
+    return Rows(operand.shape[2], {0: _same}, (), collects.scratch, bind, apart=(0,), collects=True)
+
+
 def _as_planes(rows: Array) -> Array:
     """Memory of rows (R, C, W) as planes (1, C, R, W)."""
     return rows.transpose(1, 0, 2)[None]
@@ -170,7 +191,7 @@ def _of_same_row(lowered: Lowered, operands: Sequence[Operand | None], again: Ag
     for index, operand in enumerate(operands):
         if operand is None:
             continue
-        if _has_rows(operand) and operand.shape[2] == height:
+        if has_rows(operand) and operand.shape[2] == height:
             inputs[index] = _same
         elif operand.shape[-2:-1] not in ((), (1,)) or (len(operand.shape) == 4 and operand.shape[0] != 1):
             return None  # it differs from row to row

@@ -35,8 +35,9 @@ from streamrt.ops import (
     lower,
     size_problem,
     sizes,
+    traits_of,
 )
-from streamrt.ops.rows import rows_of
+from streamrt.ops.rows import has_rows, rows_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole, sections_of
 
@@ -234,8 +235,8 @@ def compile_program(
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter).program(params, lean, bands)
-    return _Compiler(last, params, inputs, exact or lean, meter).program(params, lean, bands)
+            return _Compiler(case, params, inputs, exact or lean, meter, bands).program(params, lean)
+    return _Compiler(last, params, inputs, exact or lean, meter, bands).program(params, lean)
 
 
 class _Compiler:
@@ -248,6 +249,7 @@ class _Compiler:
         inputs: Mapping[str, Shape],
         plain: bool,
         meter: sizes.Meter,
+        bands: int,
     ) -> None:
         self.graph = graph
         dtypes = {spec.name: computed_type(spec.dtype) for spec in graph.inputs}
@@ -258,7 +260,7 @@ class _Compiler:
         self.sizes: list[Node] = []
         self.lowered: list[Lowered] = []
         self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
-        self._plain = plain
+        self._plain, self._bands = plain, bands
         self._meter = meter
         self._numbers = 0  # in computed attributes
         first = {shape[0] if shape else 0 for shape in inputs.values()}
@@ -282,10 +284,14 @@ class _Compiler:
         if node.op == "If":  # a part of the batch could be another case
             self.whole &= not any(value.depends_on_batch for value in inputs if isinstance(value, Value))
 
-    def _lower(self, node: Node) -> None:
+    def _lower(self, node: Node, half: bool = False) -> None:
         given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}
         operands = [self._operand(name) if name else None for name in node.inputs]
-        low = lower(node, operands, self._plain, samples=self.samples, sizes=given)
+        low = lower(node, operands, self._plain, samples=self.samples, sizes=given, hidden=half)
+        if self._bands and low.halves and operands[0] is not None and has_rows(operands[0]):
+            for each in low.halves:
+                self._lower(each, half=True)
+            return
         batch = None if low.fixed else low.batch
         for index, (name, shape) in enumerate(zip(node.outputs, low.outputs, strict=True)):
             if name:
@@ -324,14 +330,14 @@ class _Compiler:
                 self.whole &= value.array.shape[value.batch] % max(1, self.samples) == 0
         return self.operands[name]
 
-    def program(self, params: Mapping[str, Operand], lean: bool, bands: int) -> Program:
+    def program(self, params: Mapping[str, Operand], lean: bool) -> Program:
         """The finished program."""
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
-        sections = self._sections(bands) if bands else []
+        sections = self._sections() if self._bands else []
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
         inputs, outputs = self._ends()
@@ -354,7 +360,7 @@ class _Compiler:
             scratch=tuple(scratch[part] for part in parts),
             workspace=workspace,
             lean=lean,
-            bands=bands if sections else 0,
+            bands=self._bands if sections else 0,
             sections=tuple(sections),
             steps=tuple(_steps(len(self.nodes), sections)),
         )
@@ -363,14 +369,15 @@ class _Compiler:
         """The names of the graph's inputs and outputs."""
         return [spec.name for spec in self.graph.inputs], [spec.name for spec in self.graph.outputs]
 
-    def _sections(self, bands: int) -> list[Section]:
+    def _sections(self) -> list[Section]:
         rows = []
         for node, low in zip(self.nodes, self.lowered, strict=True):
             give_way()
             operands = [self.operands.get(name) for name in node.inputs]
-            rows.append(rows_of(node, low, operands, partial(lower, node, exact=self._plain)))
+            again = partial(lower, node, exact=self._plain, hidden=traits_of(node.op).hidden)
+            rows.append(rows_of(node, low, operands, again))
         inputs, results = self._ends()
-        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, bands)
+        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands)
 
 
 def _joined(
@@ -385,7 +392,7 @@ def _joined(
         if section := starts.get(index):
             node = replace(node, inputs=section.inputs, outputs=section.outputs)
             shapes = tuple(tensors[name].shape for name in section.outputs)
-            low = replace(low, outputs=shapes, scratch=section.nbytes, inplace=(), joins=False)
+            low = replace(low, outputs=shapes, scratch=section.nbytes, inplace=section.inplace, joins=False)
         elif index < len(parts):
             continue
         found.append(node)

@@ -49,7 +49,9 @@ class Section:
         rows: of each node.
         schedule: of the section. Its visits are the steps of a pass.
         inputs: the whole tensors in the arena that are read, by rows or as they are. Parameters are none of them.
-        outputs: the whole tensors in the arena that are made.
+        outputs: the whole tensors in the arena that are made, the largest first.
+        inplace: indices of the inputs whose memory the first output may take over: its rows are written there when
+            those of the input have been read.
         outside: inputs and outputs of the graph that only sections use, and by rows alone. They have no place in the
             arena: their rows are copied from the caller's arrays, and to them.
         widths: elements of a row of each tensor that has a line buffer, as channels and columns.
@@ -67,6 +69,7 @@ class Section:
     schedule: Schedule
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    inplace: tuple[int, ...]
     outside: frozenset[str]
     widths: Mapping[str, tuple[int, int]]
     lines: Mapping[str, int]
@@ -116,7 +119,7 @@ class Section:
             after = None
             if made.tensor in self.outside:
                 after = partial(_store, made, lines[made.tensor], outside)
-            elif made.tensor in self.outputs:
+            elif made.tensor in self.outputs and not rows.collects:
                 after = partial(_store, made, lines[made.tensor], whole)
             tiles = self.lowered[visit.node].rows
             yield _Visiting(tuple(before), compute, after, tiles) if before or after else compute
@@ -145,7 +148,8 @@ class Section:
             return None
 
         inputs = tuple(given(position, name) for position, name in enumerate(node.inputs))
-        return rows.bind(Buffers(inputs, (lines[node.outputs[0]],), memory[start : start + size]))
+        output = (whole if rows.collects else lines)[node.outputs[0]]
+        return rows.bind(Buffers(inputs, (output,), memory[start : start + size]))
 
 
 def sections_of(
@@ -170,7 +174,7 @@ def sections_of(
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
-    runs = list(_runs(rows))
+    runs = list(_runs(nodes, rows))
     outside = _outside(nodes, rows, runs, inputs, results)
     found = []
     for first, last in runs:
@@ -197,6 +201,8 @@ def _outside(
     otherwise = set(inputs).intersection(results)
     for index, node in enumerate(nodes):
         own, run = rows[index], run_of.get(index)
+        if own is not None and own.collects:
+            otherwise.update(node.outputs)
         for position, name in enumerate(node.inputs):
             if own is None or run is None or position in own.whole or maker.get(name, run) != run:
                 otherwise.add(name)
@@ -205,18 +211,22 @@ def _outside(
     return by_rows - otherwise
 
 
-def _runs(rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
+def _runs(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
     """The first node of each section and the one behind it.
 
-    What a node reads as a whole has one row or is a parameter, and what it makes by rows has more, so no node of a
-    section reads a tensor of that section as a whole.
+    No node reads a tensor as a whole that its own section makes.
     """
     first = 0
+    made: set[str] = set()
     for index, own in enumerate((*rows, None)):
-        if own is None:
+        ends = own is None or any(nodes[index].inputs[position] in made for position in own.whole)
+        if ends:
             if index - first >= _FEWEST:
                 yield first, index
-            first = index + 1
+            first = index + (own is None)
+            made.clear()
+        if own is not None:
+            made.update(nodes[index].outputs)
 
 
 def _section(
@@ -230,7 +240,9 @@ def _section(
     bands: int,
 ) -> Section | None:
     made = [node.outputs[0] for node in nodes]
-    outputs = tuple(name for name in made if last_use.get(name, 0) >= first + len(nodes))
+    collected = {name for name, own in zip(made, rows, strict=True) if own.collects}
+    outputs = [name for name in made if name in collected or last_use.get(name, 0) >= first + len(nodes)]
+    outputs.sort(key=lambda name: -math.prod(tensors[name].shape))
     height = max(
         tensors[node.inputs[position]].shape[2]
         for node, own in zip(nodes, rows, strict=True)
@@ -258,7 +270,7 @@ def _section(
     )
     if planned is None:
         return None
-    widths = {name: (tensors[name].shape[1], tensors[name].shape[3]) for name in planned.lines}
+    widths = {name: (tensors[name].shape[1], tensors[name].shape[3]) for name in planned.lines if name not in collected}
     most = [0] * len(nodes)
     for visit in planned.visits:
         most[visit.node] = max(most[visit.node], visit.made.last - visit.made.first)
@@ -266,12 +278,18 @@ def _section(
     step_of = {name: step for step, name in enumerate(made)}
     last_read = {name: step for step, node in enumerate(nodes) for name in node.inputs}
     blocks = []
-    for name, line in planned.lines.items():
-        begin, end = step_of.get(name, 0), last_read.get(name, step_of.get(name, 0))
+    for name, width in widths.items():
+        line, begin = planned.lines[name], step_of.get(name, 0)
+        begin, end = begin, last_read.get(name, begin)
         if line.kept:
             begin, end = 0, len(nodes)
-        blocks.append(arena.Block(_FLOAT * line.room * math.prod(widths[name]), begin, end))
-    offsets, nbytes = arena.arrange([*blocks, *(arena.Block(size, step, step) for step, size in enumerate(scratch))])
+        blocks.append(arena.Block(_FLOAT * line.room * math.prod(width), begin, end))
+    for step, (size, own) in enumerate(zip(scratch, rows, strict=True)):
+        blocks.append(arena.Block(size, *((0, len(nodes)) if own.collects else (step, step))))
+    offsets, nbytes = arena.arrange(blocks)
+    wholes = {node.inputs[position] for node, own in zip(nodes, rows, strict=True) for position in own.whole}
+    inputs = tuple(name for name in read if name not in step_of and name not in outside)
+    written = tuple(name for name in outputs if name not in outside)
     return Section(
         first=first,
         last=first + len(nodes),
@@ -280,14 +298,37 @@ def _section(
         lowered=tuple(lowered),
         rows=tuple(rows),
         schedule=planned,
-        inputs=tuple(name for name in read if name not in step_of and name not in outside),
-        outputs=tuple(name for name in outputs if name not in outside),
+        inputs=inputs,
+        outputs=written,
+        inplace=tuple(
+            index
+            for index, name in enumerate(inputs)
+            if written and name not in wholes and _follows(planned, name, written[0], tensors)
+        ),
         outside=frozenset(outside.intersection((*read, *made))),
         widths=widths,
-        lines=dict(zip(planned.lines, offsets, strict=False)),
-        scratch=tuple(zip(offsets[len(blocks) :], scratch, strict=True)),
+        lines=dict(zip(widths, offsets, strict=False)),
+        scratch=tuple(zip(offsets[len(widths) :], scratch, strict=True)),
         nbytes=nbytes,
     )
+
+
+def _follows(planned: Schedule, source: str, target: str, tensors: Mapping[str, Operand]) -> bool:
+    """Whether each row of ``target`` is written when the rows of ``source`` up to it have been read.
+
+    Both then may lie at the same address: rows of the planes of ``target`` lie where those of ``source`` do.
+    """
+    if source not in planned.lines or target not in planned.lines:
+        return False
+    before, after = tensors[source].shape, tensors[target].shape
+    if len(after) != 4 or after[1] > before[1] or after[2:] != before[2:]:
+        return False
+    read = 0
+    for visit in planned.visits:
+        read = max([read, *(load.last for load in visit.loads if load.tensor == source)])
+        if visit.made.tensor == target and visit.made.last > read:
+            return False
+    return True
 
 
 def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:

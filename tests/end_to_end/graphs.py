@@ -132,7 +132,8 @@ class _Builder:
     def pool(self, x: str) -> str:
         channels, *extents = self.shapes[x]
         if self.draw(st.booleans()):
-            return self.node("GlobalAveragePool", [x], (channels, 1, 1))
+            op = self.draw(st.sampled_from(["GlobalAveragePool", "GlobalMaxPool"]))
+            return self.node(op, [x], (channels, 1, 1))
         kernel = [self.draw(st.integers(1, min(3, extent))) for extent in extents]
         strides = [self.draw(st.integers(1, 2)) for _ in extents]
         pads = [self.draw(st.integers(0, size - 1)) for size in kernel * 2]
@@ -148,6 +149,9 @@ class _Builder:
 
     def norm(self, x: str) -> str:
         channels = (self.shapes[x][0],)
+        if self.draw(st.booleans()):  # a large epsilon, since a variance near 0 would magnify errors
+            inputs = [x, self.weight(channels, 0.3, 1), self.weight(channels)]
+            return self.node("InstanceNormalization", inputs, self.shapes[x], epsilon=0.1)
         values = [self.weight(channels, 0.3, 1), self.weight(channels), self.weight(channels, 0.3)]
         variance = self.weight(channels, 0.05, 1)
         return self.node("BatchNormalization", [x, *values, variance], self.shapes[x])

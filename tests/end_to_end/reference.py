@@ -44,6 +44,12 @@ def _run(op: str, inputs: Sequence[Array], attrs: dict[str, Any]) -> Array:
             return _windows(x, attrs, 0).sum(axis=(-2, -1)) / _windows(counted, attrs, padding).sum(axis=(-2, -1))
         case "GlobalAveragePool":
             return x.mean(axis=(2, 3), keepdims=True)
+        case "GlobalMaxPool":
+            return x.max(axis=(2, 3), keepdims=True)
+        case "InstanceNormalization":
+            scale, shift = (v.reshape(-1, 1, 1) for v in inputs[1:])
+            mean, variance = (function(x, axis=(2, 3), keepdims=True) for function in (np.mean, np.var))
+            return (x - mean) / np.sqrt(variance + attrs["epsilon"]) * scale + shift
         case "BatchNormalization":
             scale, shift, mean, variance = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in inputs[1:])
             return (x - mean) / np.sqrt(variance + 1e-5) * scale + shift

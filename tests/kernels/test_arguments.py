@@ -83,6 +83,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: max_pool(x, y, WINDOW)),
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: average_pool(x, y, WINDOW, True)),
     "row_mean": ([(3, 4), (3,)], _core.row_mean),
+    "row_moments": ([(3, 4), (3, 2)], _core.row_moments),
     "row_max": ([(3, 4), (3,)], _core.row_max),
     "matmul": (
         [(2, 3, 20), (4, 2, 20, 5), (4, 2, 3, 5)],
@@ -123,7 +124,14 @@ def test_the_calls_are_right(name: str) -> None:
 
 
 #: Lengths (kernel, argument, axis) of which other values are right, too: columns, terms, and channels of `depthwise`.
-FREE = {("bias_act", 0, 1), ("row_mean", 0, 1), ("row_max", 0, 1), ("depthwise", 0, 1), ("dense", 0, 1)}
+FREE = {
+    ("bias_act", 0, 1),
+    ("row_mean", 0, 1),
+    ("row_moments", 0, 1),
+    ("row_max", 0, 1),
+    ("depthwise", 0, 1),
+    ("dense", 0, 1),
+}
 FREE |= {("dense_wide", 2, 0), ("depthwise of volumes", 0, 1)}  # samples, channels
 
 

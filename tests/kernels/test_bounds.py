@@ -245,6 +245,7 @@ def run_others(fenced: Fenced, size: int) -> None:
     _core.prelu(x, fenced(3), y)
     _core.prelu(fenced(2, size, 1), fenced(size), fenced(2, size, 1))
     _core.row_mean(x[0], fenced(3))
+    _core.row_moments(x[0], fenced(3, 2))
     _core.row_max(x[0], fenced(3))
     for log in (False, True):
         _core.softmax(x, y, log)

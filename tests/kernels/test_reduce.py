@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrt._core import lrn, row_max, row_mean, softmax
+from streamrt._core import lrn, row_max, row_mean, row_moments, softmax
 
 SIZES = [1, 3, 7, 16, 17, 33, 65, 2500]
 
@@ -25,6 +25,26 @@ def test_mean_of_many_is_accurate_and_of_none_is_nan() -> None:
     np.testing.assert_allclose(y, x.mean(dtype=np.float64), rtol=3e-7)
     row_mean(np.empty((1, 0), np.float32), y)
     assert np.isnan(y[0])
+
+
+@pytest.mark.parametrize("cols", SIZES)
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("middle", [3, -1000])
+def test_row_moments(rng: np.random.Generator, rows: int, cols: int, middle: float) -> None:
+    x = rng.normal(middle, 1, (rows, cols)).astype(np.float32)
+    y = np.full((rows, 2), 7, np.float32)
+    row_moments(x, y)
+    np.testing.assert_allclose(y[:, 0], x.mean(1, dtype=np.float64), rtol=3e-7)
+    squares = np.square(x.astype(np.float64) - y[:, :1]).mean(1)
+    np.testing.assert_allclose(y[:, 1], squares, rtol=1e-6)
+
+
+def test_moments_of_none_and_of_infinity_are_nan() -> None:
+    y = np.zeros((1, 2), np.float32)
+    row_moments(np.empty((1, 0), np.float32), y)
+    assert np.isnan(y).all()
+    row_moments(np.array([[1, np.inf, 2]], np.float32), y)
+    assert np.isnan(y[0, 1])
 
 
 @pytest.mark.parametrize("cols", SIZES)

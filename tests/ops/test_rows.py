@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+import streamrt
 from kernels.isas import NUMPY, using
 from ops.harness import node, random
 from streamrt.graph import Node
-from streamrt.ops import Array, Buffers, Lowered, Operand, lower
+from streamrt.ops import Array, Buffers, Lowered, Operand, lower, supported
 from streamrt.ops.rows import Rows, mover, rows_of
 
 PADS = {"pads": (1, 1, 1, 1)}
@@ -95,7 +98,19 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "from below": ("Slice", (X,), {"starts": (-1,), "ends": (-99,), "axes": (2,), "steps": (-1,)}, (), None),
     "the border": ("Pad", (X,), {"pads": (0, 0, 1, 1, 0, 0, 1, 1), "mode": "edge"}, (), None),
     "channels": ("Resize", (X,), {"scales": (1.0, 2.0, 2.0, 1.0)}, (), None),
-    "all positions": ("GlobalAveragePool", (X,), {}, (), None),
+    "all positions": ("GlobalLpPool", (X,), {}, (), None),
+    "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
+    "with its activation": ("GlobalMaxPool", (X,), {}, (), RELU),
+    "rows alone": ("ReduceMean", (X,), {"axes": (2,)}, (), None),
+}
+#: Nodes that read rows and compute a small result, with the same of float64.
+COLLECTING: dict[str, tuple[str, dict[str, Any], Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+    "GlobalAveragePool": ("GlobalAveragePool", {}, lambda x: x.mean((2, 3), keepdims=True)),
+    "GlobalMaxPool": ("GlobalMaxPool", {}, lambda x: x.max((2, 3), keepdims=True)),
+    "ReduceMean": ("ReduceMean", {"axes": (2, 3), "keepdims": 0}, lambda x: x.mean((2, 3))),
+    "ReduceSum": ("ReduceSum", {"axes": (-1, 2)}, lambda x: x.sum((2, 3), keepdims=True)),
+    "ReduceMax": ("ReduceMax", {"axes": (2, 3)}, lambda x: x.max((2, 3), keepdims=True)),
+    "ReduceMin": ("ReduceMin", {"axes": (3, 2)}, lambda x: x.min((2, 3), keepdims=True)),
 }
 
 
@@ -178,6 +193,74 @@ def test_later_rows_need_no_earlier_rows(name: str, isa: str) -> None:
 @pytest.mark.parametrize("name", WHOLE)
 def test_other_nodes_need_the_whole(name: str) -> None:
     assert _lowered(*WHOLE[name])[-1] is None
+
+
+@pytest.mark.parametrize("name", COLLECTING)
+@pytest.mark.parametrize("heights", [(1,), (3, 1, 5), (40,)])
+def test_a_result_of_all_rows_comes_from_bands(name: str, heights: tuple[int, ...]) -> None:
+    op, attrs, wanted = COLLECTING[name]
+    _, _, low, rows = _lowered(op, (X,), attrs, (), None)
+    assert rows is not None
+    assert rows.collects
+    x = random(*X, seed=0) + np.float32(5)
+    y = np.full(low.outputs[0], np.nan, np.float32)
+    _read_in_bands(rows, x, y, heights)
+    np.testing.assert_allclose(y, wanted(x.astype(np.float64)), rtol=2e-7)
+
+
+def _read_in_bands(rows: Rows, x: Array, y: Array, heights: tuple[int, ...]) -> None:
+    """The scratch memory keeps its content from band to band. A line buffer holds the rows of the band alone."""
+    scratch = np.full(rows.scratch(max(heights)), 0xFF, np.uint8)
+    line = np.full((max(heights) + 2, x.shape[1], x.shape[3]), np.nan, np.float32)
+    bands = rows.bind(Buffers((line,), (y,), scratch))
+    first = 0
+    for count in itertools.cycle(heights):
+        last = min(first + count, x.shape[2])
+        line[1 : 1 + last - first] = x[0, :, first:last].transpose(1, 0, 2)
+        bands(first, last, {0: first - 1}, 0)(0, 1)
+        first = last
+        if first == x.shape[2]:
+            break
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("mean", [0, 1000])
+@pytest.mark.parametrize("heights", [(1,), (3, 1, 5), (40,)])
+def test_a_normalisation_has_two_halves(groups: int, mean: float, heights: tuple[int, ...]) -> None:
+    """The first finds mean and deviation from bands; the second computes each row by itself."""
+    attrs = {"num_groups": groups, "epsilon": 1e-3}
+    _, operands, low, rows = _lowered("GroupNormalization", (X, (6,), (6,)), attrs, (1, 2), RELU)
+    assert rows is None
+    collecting, normalising = low.halves
+    assert collecting.activation is None
+    assert normalising.activation is not None
+    one = lower(collecting, operands[:1], hidden=True)
+    rows = rows_of(collecting, one, operands[:1], partial(lower, collecting, hidden=True))
+    assert rows is not None
+    x, scale, bias = random(*X, seed=0) + np.float32(mean), random(6, seed=1), random(6, seed=2)
+    numbers = np.full(one.outputs[0], np.nan, np.float32)
+    _read_in_bands(rows, x, numbers, heights)
+    whole = np.full_like(numbers, np.nan)
+    one.bind(Buffers((x,), (whole,), np.empty(one.scratch, np.uint8)))(0, 1)
+    np.testing.assert_allclose(numbers, whole, rtol=1e-5)
+    given = [*operands, Operand(one.outputs[0])]
+    other = lower(normalising, given, hidden=True)
+    rows = rows_of(normalising, other, given, partial(lower, normalising, hidden=True))
+    assert rows is not None
+    assert (list(rows.inputs), rows.whole) == ([0], (1, 2, 3))
+    y = np.empty(X, np.float32)
+    other.bind(Buffers((x, scale, bias, numbers), (y,), np.empty(other.scratch, np.uint8)))(0, 1)
+    double = x.astype(np.float64).reshape(groups, -1)
+    normal = (double - double.mean(1, keepdims=True)) / np.sqrt(double.var(1, keepdims=True) + 1e-3)
+    expected = np.maximum(normal.reshape(X) * scale[:, None, None] + bias[:, None, None], 0)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 + 2e-7 * mean)
+
+
+@pytest.mark.parametrize("op", ["GroupMoments", "GroupNormalise"])
+def test_a_weights_file_has_no_halves(op: str) -> None:
+    with pytest.raises(streamrt.FormatError, match="no such operator"):
+        lower(node(op, 1, {"num_groups": 1, "epsilon": 1e-5}), [Operand(X)])
+    assert op not in supported()
 
 
 @pytest.mark.parametrize("exact", [True, False])

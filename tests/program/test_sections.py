@@ -81,12 +81,12 @@ def test_the_callers_arrays_may_have_other_types() -> None:
     [
         (CHAIN, ["a", "c"], {"x", "a", "c"}, [(0, 3)]),
         # x is read as a whole, too
-        ([*CHAIN, node("GlobalAveragePool", ["x"], "d")], ["c", "d"], {"c"}, [(0, 3)]),
+        ([*CHAIN, node("GlobalLpPool", ["x"], "d")], ["c", "d"], {"c"}, [(0, 3)]),
         # c is read behind its section
-        ([*CHAIN, node("GlobalAveragePool", ["c"], "d")], ["c", "d"], {"x"}, [(0, 3)]),
+        ([*CHAIN, node("GlobalLpPool", ["c"], "d")], ["c", "d"], {"x"}, [(0, 3)]),
         # a is made in one section and read in another one
         (
-            [*CHAIN[:2], node("GlobalAveragePool", ["b"], "g"), node("Mul", ["a", "g"], "e"), node("Relu", ["e"], "f")],
+            [*CHAIN[:2], node("GlobalLpPool", ["b"], "g"), node("Mul", ["a", "g"], "e"), node("Relu", ["e"], "f")],
             ["a", "f"],
             {"x", "f"},
             [(0, 2), (3, 5)],
@@ -119,6 +119,49 @@ def test_many_steps_count_as_memory() -> None:
     assert (len(few.steps), len(many.steps)) == (1501, 3000)
     assert few.memory == few.workspace
     assert many.memory == many.workspace + 1536 * (3000 - 3 - 2048)
+
+
+def test_a_node_that_reads_all_rows_ends_its_section_with_a_small_result() -> None:
+    """A gate of all positions: the section before finds it, the next one uses it."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalAveragePool", ["b"], "g"),
+        node("Mul", ["b", "g"], "d"),
+        node("AveragePool", ["d"], "e", **WINDOW),
+        node("GlobalMaxPool", ["e"], "m"),
+    ]
+    made = graph(nodes, ["e", "m"])
+    plain = answers(compiled(made, 0))
+    for bands in (2, 7, 40):
+        program = compiled(made, bands)
+        assert [(section.first, section.last) for section in program.sections] == [(0, 3), (3, 6)]
+        assert program.outside == {"x", "e"}
+        assert program.offsets.keys() == {"b", "g", "m"}
+        found = answers(program)
+        for name in ("e", "m"):
+            np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
+
+
+def test_the_result_of_a_section_takes_the_place_of_an_input() -> None:
+    """The rows of the input have been read by then, so no memory is needed for both."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalAveragePool", ["b"], "g"),
+        node("Mul", ["b", "g"], "d"),
+        node("AveragePool", ["d"], "e", **WINDOW),
+        node("GlobalMaxPool", ["e"], "m"),
+        node("Mul", ["e", "m"], "f"),
+        node("Relu", ["f"], "h"),
+    ]
+    made = graph(nodes, ["h"])
+    program = compiled(made, 8)
+    assert [section.inplace for section in program.sections] == [(), (0,), ()]
+    assert program.offsets["b"] == program.offsets["e"]
+    np.testing.assert_allclose(answers(program)["h"], answers(compiled(made, 0))["h"], rtol=1e-6)
+    again = compiled(graph([*nodes, node("Add", ["h", "b"], "i")], ["i"]), 8)  # b is needed longer
+    assert again.offsets["b"] != again.offsets["e"]
+    doubled = node("Resize", ["d"], "e", scales=(1.0, 1.0, 2.0, 1.0))  # e has other rows
+    assert compiled(graph([*nodes[:4], doubled, *nodes[5:]], ["h"]), 8).sections[1].inplace == ()
 
 
 def test_several_samples_have_no_section() -> None:

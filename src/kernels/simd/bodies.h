@@ -63,6 +63,7 @@ const srt_table EXPORT(table) = {
     .max_pool = max_pool,
     .average_pool = average_pool,
     .row_mean = row_mean,
+    .row_moments = row_moments,
     .row_max = row_max,
     .softmax = softmax,
     .lrn = lrn,

@@ -1,4 +1,4 @@
-/* reduce.h - mean and maximum of rows. */
+/* reduce.h - mean, moments and maximum of rows. */
 #ifndef STREAMRT_REDUCE_H
 #define STREAMRT_REDUCE_H
 
@@ -27,6 +27,31 @@ FN double row_sum(const float *x, int64_t n) {
     return total;
 }
 
+/* The sum of the squares of the differences from `mean`. */
+FN double row_squares(const float *x, int64_t n, float mean) {
+    const vf middle = splat(mean);
+    double total = 0.0;
+    for (int64_t start = 0; start < n; start += SUM_BLOCK) {
+        const float *p = x + start;
+        int64_t left = smaller(SUM_BLOCK, n - start), i = 0;
+        vf a = splat(0.0f), b = a, c = a, d = a;
+        for (; i + 4 * VL <= left; i += 4 * VL) {
+            vf p0 = load(p + i) - middle, p1 = load(p + i + VL) - middle;
+            vf p2 = load(p + i + 2 * VL) - middle, p3 = load(p + i + 3 * VL) - middle;
+            a = muladd(p0, p0, a);
+            b = muladd(p1, p1, b);
+            c = muladd(p2, p2, c);
+            d = muladd(p3, p3, d);
+        }
+        for (; i < left; i += VL) {
+            vf p0 = load_mask(p + i, lanes(0, left - i), middle) - middle;
+            a = muladd(p0, p0, a);
+        }
+        total += sum_of_lanes((a + b) + (c + d));
+    }
+    return total;
+}
+
 FN float row_maximum(const float *x, int64_t n) {
     const vf none = splat(-INFINITY);
     vf a = none, b = none;
@@ -43,6 +68,16 @@ FN void row_mean(const void *arguments, int64_t first, int64_t last) {
     const row_job *job = arguments;
     for (int64_t r = first; r < last; r++)
         job->y[r] = (float)(row_sum(job->x + r * job->cols, job->cols) / (double)job->cols);
+}
+
+FN void row_moments(const void *arguments, int64_t first, int64_t last) {
+    const row_job *job = arguments;
+    for (int64_t r = first; r < last; r++) {
+        const float *x = job->x + r * job->cols;
+        float mean = (float)(row_sum(x, job->cols) / (double)job->cols);
+        job->y[2 * r] = mean;
+        job->y[2 * r + 1] = (float)(row_squares(x, job->cols, mean) / (double)job->cols);
+    }
 }
 
 FN void row_max(const void *arguments, int64_t first, int64_t last) {

@@ -145,7 +145,7 @@ typedef struct {
     int conv_rows;   /* of a tile */
     int lanes, dots; /* of a vector; the most columns behind the last whole vector that are dot products */
     srt_range *copy, *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
-        *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_max, *softmax, *lrn;
+        *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_moments, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;
 
