@@ -114,6 +114,26 @@ def test_which_tensors_lie_outside(
         np.testing.assert_array_equal(found[name], values)
 
 
+def test_a_result_takes_no_place_of_rows_that_are_read_later() -> None:
+    """Of b only 10 rows are read, so they come in more slowly than the rows of the result are made."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalLpPool", ["b"], "g"),
+        node("Slice", ["b"], "s", starts=(0,), ends=(10,), axes=(2,)),
+        node("AveragePool", ["a"], "y", **WINDOW),
+        node("GlobalLpPool", ["y"], "m"),
+        node("Mul", ["y", "m"], "e"),
+        node("Relu", ["e"], "f"),
+    ]
+    made = graph(nodes, ["g", "s", "f"])
+    program = compiled(made, 8)
+    section = program.sections[1]
+    assert (section.inputs, section.outputs, section.inplace) == (("b", "a"), ("y",), (1,))
+    found, plain = answers(program), answers(compiled(made, 0))
+    for name, values in plain.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)
+
+
 def test_many_steps_count_as_memory() -> None:
     few, many = (compiled(graph(CHAIN, ["c"]), bands, rows=1000) for bands in (500, 1000))
     assert (len(few.steps), len(many.steps)) == (1501, 3000)

@@ -8,10 +8,11 @@ The steps, in this order:
 4. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
 5. Padding becomes an attribute of the convolution or pooling after it.
 6. BatchNormalization and per-channel arithmetic are folded into the weights before them (`affine`).
-7. A sum becomes a part of the convolution that computes the last of its terms.
-8. An element-wise activation becomes the last step of the node that computes its input.
-9. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
-10. Size nodes that compute the same become one (`shared`).
+7. What is the same at all positions leaves the 1 x 1 convolution that reads it (`spread`).
+8. A sum becomes a part of the convolution that computes the last of its terms.
+9. An element-wise activation becomes the last step of the node that computes its input.
+10. BatchNormalization and gates before a 1 x 1 convolution become a part of it (`scaled`).
+11. Size nodes that compute the same become one (`shared`).
 
 An intermediate result that is an output of the graph stays one.
 """
@@ -31,6 +32,7 @@ from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.shared import share_size_nodes
 from streamrt.convert.fold.spelled import recognise_activations
+from streamrt.convert.fold.spread import fold_spread
 from streamrt.graph import Activation, Attr
 from streamrt.ops import Shape, traits_of
 
@@ -55,6 +57,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     draft.prune()
     _merge_pads(draft)
     fold_affine(draft, shapes)
+    fold_spread(draft, shapes)
     _fuse_residuals(draft, shapes)
     _fuse_activations(draft)
     fuse_scalings(draft, shapes)
