@@ -212,4 +212,22 @@ FAULTS = (
         "a file lacks cases of conditions in branches",
         ("tests/convert",),
     ),
+    Fault(
+        "spread-readers",
+        "convert",
+        "streamrt/convert/fold/spread.py",
+        "rank) or readers[joined.outputs[0]] > 1 or",
+        "rank) or",
+        "a Concat that another node reads, too, loses a part",
+        ("tests/convert",),
+    ),
+    Fault(
+        "spread-one",
+        "convert",
+        "streamrt/convert/fold/spread.py",
+        "all(dim == 1 for dim in dims[2:])",
+        "any(dim == 1 for dim in dims[2:])",
+        "a picture of one column counts as the same at all positions",
+        ("tests/convert",),
+    ),
 )
