@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt._core import Copies
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Table
@@ -333,13 +334,20 @@ def _follows(planned: Schedule, source: str, target: str, tensors: Mapping[str, 
 
 def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows of a whole tensor to its line buffer."""
-    rows = whole[arrival.tensor][_rows(arrival)]
-    np.copyto(_in_line(arrival, line), rows[0].transpose(1, 0, 2), casting="unsafe")
+    rows = whole[arrival.tensor][_rows(arrival)][0].transpose(1, 0, 2)
+    if rows.dtype == line.dtype:
+        Copies([(_in_line(arrival, line), rows)])(0, 1)
+    else:
+        np.copyto(_in_line(arrival, line), rows, casting="unsafe")
 
 
 def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows from a line buffer to the whole tensor."""
-    whole[arrival.tensor][_rows(arrival)] = _in_line(arrival, line).transpose(1, 0, 2)[None]
+    target, rows = whole[arrival.tensor], _in_line(arrival, line).transpose(1, 0, 2)[None]
+    if isinstance(target, np.ndarray) and target.dtype == line.dtype:
+        Copies([(target[_rows(arrival)], rows)])(0, 1)
+    else:
+        target[_rows(arrival)] = rows
 
 
 def _in_line(arrival: Arrival, line: Array) -> Array:
