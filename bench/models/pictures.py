@@ -165,7 +165,8 @@ def _decoder() -> Any:
             self.short = nn.Identity() if inner == outer else nn.Conv2d(inner, outer, 1)
 
         def forward(self, x: Any) -> Any:
-            return self.short(x) + self.body(x)
+            y = self.body(x)
+            return self.short(x) + y  # the order of published decoders: the input is needed until here anyway
 
     layers: list[Any] = [nn.Conv2d(4, 512, 3, 1, 1), Block(512, 512), Block(512, 512)]
     widths = (512, 512, 256, 128)
