@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 from streamrt.errors import BudgetError
 from streamrt.graph import Graph
@@ -15,6 +16,8 @@ from streamrt.program.compile import Program
 
 #: The numbers of bands that are tried. More bands are lower, need less memory, and read the weights more often.
 _COUNTS = tuple(2**power for power in range(1, 13))
+#: Try no more numbers of bands if so many in a row did not need less memory. Sections may have fewer bands than these.
+_MOST_IDLE = 2
 #: The most steps of a pass in bands. Planning takes some 20 us for each.
 _MOST_STEPS = 2**15
 #: The most inputs of all nodes in all bands. Finding out which rows they need takes some 2 us each.
@@ -25,6 +28,12 @@ _MOST_READ = 2**39
 
 #: Prefer lower bands, with which more weights are pinned, only if a pass takes under 98 % of the time.
 _GAIN = 0.98
+
+#: Prefer a program that is not lean if its simulated pass takes at most this many times as long: it computes 1.5 to 3
+#: times as fast.
+_LONGER = 1.2
+#: Of these programs plan the first that fit, because a plan takes up to a second.
+_MOST_FASTER = 3
 
 #: Compiles a program; a lean one if the first argument is true; in the number of bands of the second argument.
 Compile = Callable[[bool, int], Program]
@@ -57,16 +66,21 @@ class InBands:
         return iter(()) if self._exact else self._programs(lean=False, fewest=program.bands)
 
     def least_read(self, program: Program, budget: int) -> int:
-        """Bytes that a pass of ``program`` reads at least, if it pins the weights that it reads most often."""
-        readings: Counter[str] = Counter()
+        """Bytes that a pass of ``program`` reads at least.
+
+        The weights of a section are read once if they fit. Those that are read most often are pinned.
+        """
+        readings: Counter[tuple[int, str]] = Counter()
         for step in program.steps:
-            low = program.lowered[step.node]
-            names = program.nodes[step.node].inputs
-            readings.update(
-                name for index, name in enumerate(names) if name in self._sizes and index not in low.indexed
-            )
+            indexed = program.lowered[step.node].indexed
+            for position, name in enumerate(program.nodes[step.node].inputs):
+                readings[step.section, name] += name in self._sizes and position not in indexed
         room, read = max(0, budget - program.memory), 0
-        for name, times in readings.most_common():
+        for section in range(1, len(program.sections) + 1):
+            own = [each for each in readings if each[0] == section and readings[each]]
+            if sum(self._sizes[name] for _, name in own) <= room:
+                readings.update({each: 1 - readings[each] for each in own})
+        for (_, name), times in readings.most_common():
             size = self._sizes.get(name, 0)
             pinned = min(room, size)
             room -= pinned
@@ -79,15 +93,17 @@ class InBands:
         read = sum(self._sizes.get(name, 0) for name in inputs)
         if not (self._wanted and 1 < len(nodes) <= _MOST_STEPS // _COUNTS[0]):
             return
-        least: float = math.inf
+        least, idle = math.inf, 0
         for bands in (count for count in _COUNTS if count >= fewest):
             if bands * read > _MOST_READ or bands * len(inputs) > _MOST_INPUTS:
                 return
             program = self._compile(lean, bands)
-            if not program.sections or len(program.steps) > _MOST_STEPS or program.memory >= least:
+            if not program.sections or len(program.steps) > _MOST_STEPS or idle == _MOST_IDLE:
                 return
-            least = program.memory
-            yield program
+            idle = 0 if program.memory < least else idle + 1
+            if not idle:
+                least = program.memory
+                yield program
 
 
 def fit_in_bands(
@@ -95,7 +111,7 @@ def fit_in_bands(
 ) -> tuple[Program, Plan]:
     """Of ``programs`` one with a short pass, and its plan. Ties go to the first, which has the tallest bands.
 
-    The first program that is not lean, fits, and reads no more is taken instead.
+    The first program that is not lean, fits, and takes little longer is taken instead.
 
     Args:
         refused: the error of the whole activations.
@@ -142,14 +158,16 @@ def fit_in_bands(
 def _faster(
     found: tuple[Program, Plan], programs: InBands, budget: int, plan_for: Callable[[Program], Plan]
 ) -> tuple[Program, Plan]:
-    """The first faster program that fits and reads no more than what was ``found``, with its plan; else that."""
-    most = found[1].streamed_bytes
-    for program in programs.faster(found[0]):
-        if program.memory <= budget and programs.least_read(program, budget) <= most:
-            with suppress(BudgetError):
-                plan = plan_for(program)
-                if plan.streamed_bytes <= most:
-                    return program, plan
+    """The first faster program that fits, and whose pass is simulated to take little longer; else what was ``found``.
+
+    The simulation assumes one computing speed for both.
+    """
+    fitting = (program for program in programs.faster(found[0]) if program.memory <= budget)
+    for program in islice(fitting, _MOST_FASTER):
+        with suppress(BudgetError):
+            plan = plan_for(program)
+            if plan.seconds <= found[1].seconds * _LONGER:
+                return program, plan
     return found
 
 

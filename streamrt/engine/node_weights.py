@@ -48,7 +48,7 @@ def node_weights(
         weights = NodeWeights(
             *(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step),
             passes=low.passes,
-            repeated=step.repeated,
+            section=step.section,
         )
         size = weights.read
         total += size

@@ -10,7 +10,7 @@ from streamrt.errors import BudgetError
 from streamrt.host.rates import DISK
 from streamrt.plan.pinning import Choice, search, spread
 from streamrt.plan.pipeline import Pipeline, call_share
-from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, shared, smallest_tiling
+from streamrt.plan.tiling import TILINGS, Cut, Tiling, footprints, section_bytes, shared, smallest_tiling
 from streamrt.plan.types import HUGE, PAGE, NodeWeights, Plan, Range, Tile, read_rate
 
 #: Windows that are tried: the successive ranges that each holds, and the share of the reading speed that it allows.
@@ -173,12 +173,13 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
 
 
 def _variants(task: _Task, tilings: Iterable[Tiling]) -> Iterator[tuple[Tiling, int]]:
-    """Each tiling, without and with room for the weights that a node would otherwise read in every pass, in bytes."""
-    sizes = (sum(e.length for e in node.tiled) for node in task.nodes if node.passes > 1)
-    held = max((size for size in sizes if size <= task.room), default=0)
+    """Each tiling, without and with room for weights that would otherwise be read in every pass or band, in bytes."""
+    sizes = [sum(e.length for e in node.tiled) for node in task.nodes if node.passes > 1]
+    sections = [size for size in section_bytes(task.nodes).values() if size <= task.room]
+    held = max((size for size in (*sizes, *sections) if size <= task.room), default=0)
     for tiling in tilings:
         yield tiling, 0
-        if held > tiling.tile_bytes:
+        if sections or held > tiling.tile_bytes:
             yield tiling, held
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from streamrt.host.yielding import give_way
 from streamrt.plan.types import HUGE, PAGE, Extent, NodeWeights, Range, Tile
@@ -93,7 +94,7 @@ class Cut:
     def first(self) -> list[int]:
         """For each range, the index of the first range with the same bytes.
 
-        The others are later readings of it: see `NodeWeights.repeats` and ``repeated``.
+        The others are later readings of it: see `NodeWeights.repeats` and ``section``.
         """
         earliest: dict[Range, int] = {}
         return [earliest.setdefault(r, index) for index, r in enumerate(self.ranges)]
@@ -120,9 +121,17 @@ class Cut:
 
     @property
     def least(self) -> int:
-        """The smallest window: the ranges that one tile needs together."""
-        sizes, added = self.footprints, self.added
-        return max((sizes[t.begin] + sum(added[t.begin + 1 : t.end]) for t in self.tiles if t.begin < t.end), default=0)
+        """The smallest window: the most bytes of ranges that a tile needs, or that are kept for a later one."""
+        last = {index: t for t, tile in enumerate(self.tiles) for index in range(tile.begin, tile.end)}
+        sums = [0, *accumulate(self.added)]
+        most = oldest = end = 0
+        for t, tile in enumerate(self.tiles):
+            end = max(end, tile.end)
+            while oldest < end and last[oldest] < t:
+                oldest += 1
+            if oldest < end:
+                most = max(most, self.footprints[oldest] + sums[end] - sums[oldest + 1])
+        return most
 
 
 def footprints(ranges: Iterable[Range], granule: int, file_size: int) -> list[int]:
@@ -158,17 +167,24 @@ def _cut(
 
     Neighbours in the file share a range as long as its granules stay within ``tile_bytes``, unless they are ``apart``.
     A node with several passes over its weights is one tile if they have at most ``held`` bytes, or fit in a tile. Else
-    its tiles and ranges are repeated for each pass. What is repeated has ranges of its own, so that all readings are
-    alike.
+    its tiles and ranges are repeated for each pass. If the weights of a section have at most ``held`` bytes, all bands
+    use the same ranges; else each has its own. What is repeated has ranges of its own, so that all readings are alike.
     """
     halved = apart and 2 * sum(node.read for node in nodes) <= tile_bytes * _FAR_TOO_MANY
     tiles: list[Tile] = []
     ranges: list[Range] = []
     behind = 0  # the number of ranges up to the last one that is repeated
+    sections = {number for number, size in section_bytes(nodes).items() if size <= held}
+    known: dict[_Reading, list[Tile]] = {}  # the tiles of nodes in these sections
     for index, node in enumerate(nodes):
         give_way()
+        earlier = known.get(_reading(node)) if node.section in sections else None
+        if earlier is not None:
+            tiles += (replace(tile, node=index) for tile in earlier)
+            continue
+        count = len(tiles)
         repeats = node.repeats(max(held, tile_bytes))
-        alike = repeats or node.repeated
+        alike = repeats or node.section > 0
         joined = 0 if apart or alike or len(ranges) == behind else tile_bytes
         single = node.passes > 1 and not repeats
         for first, last, groups in _slices(node, tile_bytes, granule, halved, single):
@@ -178,7 +194,25 @@ def _cut(
             tiles.append(Tile(index, first, last, begin, len(ranges)))
         if alike:
             behind = len(ranges)
+        if node.section in sections:
+            known[_reading(node)] = tiles[count:]
     return tiles, ranges
+
+
+#: A section, and what a node of it reads.
+_Reading = tuple[int, tuple[Extent, ...], tuple[Extent, ...]]
+
+
+def _reading(node: NodeWeights) -> _Reading:
+    return node.section, node.whole, node.tiled
+
+
+def section_bytes(nodes: Iterable[NodeWeights]) -> dict[int, int]:
+    """The bytes of all weights of each section."""
+    found: Counter[int] = Counter()
+    for section, whole, tiled in {_reading(node) for node in nodes if node.section}:
+        found[section] += sum(extent.length for extent in (*whole, *tiled))
+    return found
 
 
 def _runs(extents: Iterable[Extent]) -> list[Extent]:

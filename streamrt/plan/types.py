@@ -38,7 +38,9 @@ class NodeWeights:
         seconds: time to compute all rows with the weights in memory, measured or estimated.
         call_rows: the cost of one kernel call, in rows. Each streamed tile counts as this many rows more.
         passes: how often the rows of ``tiled`` are read, one time after the other.
-        repeated: whether others read the same extents. Their ranges are then alike, so that pinning one pins all.
+        section: the number of the section, from 1 on, of which the node computes some rows; 0 if there is none. Others
+            of the section read the same extents. These are read anew each time, in ranges that are alike, so that
+            pinning one pins all; or once, and stay until the end of the section.
     """
 
     whole: tuple[Extent, ...] = ()
@@ -49,7 +51,7 @@ class NodeWeights:
     call_rows: int = 0
     indexed: tuple[Extent, ...] = ()
     passes: int = 1
-    repeated: bool = False
+    section: int = 0
 
     def repeats(self, held: float) -> bool:
         """Whether the weights are too large to be held, in ``held`` bytes, from one pass over them to the next."""

@@ -54,12 +54,12 @@ class Step:
     Attributes:
         node: its index.
         share: the part of the node's operations.
-        repeated: whether other steps compute other rows of the node, and read the same weights.
+        section: the number of its section, from 1 on, of which other steps compute other rows; 0 if there is none.
     """
 
     node: int
     share: float = 1.0
-    repeated: bool = False
+    section: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,14 +404,15 @@ def _joined(
 def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
     """The steps of a pass. Those that are alike are one object, to save memory."""
     found: list[Step] = []
-    starts = {section.first: section for section in sections}
+    starts = {section.first: (number, section) for number, section in enumerate(sections, 1)}
     index = 0
     while index < nodes:
-        if section := starts.get(index):
+        if place := starts.get(index):
+            section_number, section = place
             alike: dict[tuple[int, float], Step] = {}
             for number, visit in enumerate(section.schedule.visits):
                 kind = index + visit.node, section.share(number)
-                found.append(alike.setdefault(kind, Step(*kind, repeated=True)))
+                found.append(alike.setdefault(kind, Step(*kind, section_number)))
             index = section.last
         else:
             found.append(Step(index))

@@ -162,7 +162,9 @@ def sections_of(
     results: Sequence[str],
     bands: int,
 ) -> list[Section]:
-    """The sections of a program, each divided into about ``bands`` parts; none if one has too many bands.
+    """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
+
+    A section has fewer bands if these need no more memory than others do, with all whole tensors and without them.
 
     Args:
         nodes: of the program.
@@ -177,15 +179,43 @@ def sections_of(
     last_use |= dict.fromkeys(results, len(nodes))
     runs = list(_runs(nodes, rows))
     outside = _outside(nodes, rows, runs, inputs, results)
-    found = []
-    for first, last in runs:
+
+    def section(run: tuple[int, int], count: int) -> Section | None:
         give_way()
-        own = [each for each in rows[first:last] if each is not None]
-        section = _section(first, nodes[first:last], lowered[first:last], own, tensors, last_use, outside, bands)
-        if section is None:
-            return []
-        found.append(section)
+        part = slice(*run)
+        own = [each for each in rows[part] if each is not None]
+        return _section(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, count)
+
+    found = [each for run in runs if (each := section(run, bands)) is not None]
+    if len(found) < len(runs):
+        return []
+    beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
+    most = max((size + each.nbytes for size, each in zip(beside, found, strict=True)), default=0)
+    largest = max((each.nbytes for each in found), default=0)
+    counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
+    for index, (run, size) in enumerate(zip(runs, beside, strict=True)):
+        fewer = (section(run, count) for count in counts)
+        fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
+        found[index] = next(fits, found[index])
     return found
+
+
+def _beside(
+    section: Section,
+    nodes: Sequence[Node],
+    tensors: Mapping[str, Operand],
+    last_use: Mapping[str, int],
+    outside: set[str],
+) -> int:
+    """About the bytes of whole tensors while a section runs."""
+    before = {
+        name for node in nodes[: section.first] for name in node.outputs if last_use.get(name, 0) >= section.first
+    }
+    inside = {name for node in section.nodes for name in node.outputs}
+    alive = (before | {*section.inputs, *section.outputs}) - outside - (inside - {*section.outputs})
+    if section.inplace:
+        alive.discard(section.outputs[0])
+    return sum(_FLOAT * math.prod(tensors[name].shape) for name in alive)
 
 
 def _outside(

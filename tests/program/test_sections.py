@@ -134,6 +134,23 @@ def test_a_result_takes_no_place_of_rows_that_are_read_later() -> None:
         np.testing.assert_allclose(found[name], values, rtol=1e-6)
 
 
+def test_a_small_section_has_fewer_bands() -> None:
+    """The section behind the Resize needs more memory in its bands than the one before it as a whole."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalLpPool", ["b"], "g"),
+        node("Mul", ["b", "g"], "d"),
+        node("Resize", ["d"], "e", scales=(1.0, 1.0, 8.0, 8.0)),
+        node("AveragePool", ["e"], "f", **WINDOW),
+    ]
+    made = graph(nodes, ["f"])
+    program = compiled(made, 16)
+    small, large = program.sections
+    assert (small.bands, large.bands) == (1, 10)
+    assert small.nbytes <= large.nbytes
+    np.testing.assert_array_equal(answers(program)["f"], answers(compiled(made, 0))["f"])
+
+
 def test_many_steps_count_as_memory() -> None:
     few, many = (compiled(graph(CHAIN, ["c"]), bands, rows=1000) for bands in (500, 1000))
     assert (len(few.steps), len(many.steps)) == (1501, 3000)

@@ -168,6 +168,15 @@ FAULTS = (
         ("tests/program", "tests/model"),
     ),
     Fault(
+        "bands-fewer",
+        "program",
+        "streamrt/program/sections.py",
+        "each.nbytes <= min(largest, most - size)",
+        "each.nbytes <= most",
+        "a section has so few bands that it needs more memory than others",
+        ("tests/program", "tests/model"),
+    ),
+    Fault(
         "bands-life",
         "program",
         "streamrt/program/sections.py",
