@@ -2,7 +2,8 @@
 
 Read `base` first: it defines an operator. `call` is the node that it lowers, `epilogue` the activation that it may
 apply as its last step. `registry` finds operators by name. `rows` computes bands of rows. `coded`, `scratch`, `shapes`,
-`window`, `columns` and `collect` are shared. Each other module holds one family of operators. `sizes` has those that are evaluated and not run.
+`window`, `columns` and `collect` are shared. Each other module holds one family of operators. `sizes` has those that
+are evaluated and not run.
 """
 
 from streamrt.ops import (  # noqa: F401 (registers them)

@@ -38,8 +38,9 @@ from streamrt.ops import (
     traits_of,
 )
 from streamrt.ops.rows import has_rows, rows_of
+from streamrt.program.division import sections_of
 from streamrt.program.placement import nbytes, place
-from streamrt.program.sections import Section, Whole, sections_of
+from streamrt.program.sections import Section, Whole
 
 #: Bytes that a step takes beside the workspace: its part of the schedule and the plan, and its bound kernel.
 _STEP_BYTES = 1536

@@ -7,7 +7,7 @@ and results are whole tensors: their rows are copied to line buffers, and from t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,16 +18,13 @@ from numpy.typing import NDArray
 from streamrt._core import Copies
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
-from streamrt.ops import Array, Buffers, Lowered, Operand, Param, Run, Table
+from streamrt.ops import Array, Buffers, Lowered, Param, Run, Table
 from streamrt.ops.rows import BandOf, Rows, mover
-from streamrt.program import arena
-from streamrt.program.bands import RowInput, RowNode, Schedule, schedule
+from streamrt.program.bands import Schedule
 from streamrt.program.lines import Arrival
 
 #: Bytes of a value in a line buffer, float32.
-_FLOAT = 4
-#: A shorter run of nodes is no section: all its tensors are whole ones.
-_FEWEST = 2
+FLOAT = 4
 
 
 class Whole(Protocol):
@@ -129,7 +126,7 @@ class Section:
         """The line buffer of a tensor (R, C, W)."""
         shape = (self.schedule.lines[name].room, *self.widths[name])
         start = self.lines[name]
-        return memory[start : start + _FLOAT * math.prod(shape)].view(np.float32).reshape(shape)
+        return memory[start : start + FLOAT * math.prod(shape)].view(np.float32).reshape(shape)
 
     def _kernel(
         self,
@@ -151,215 +148,6 @@ class Section:
         inputs = tuple(given(position, name) for position, name in enumerate(node.inputs))
         output = (whole if rows.collects else lines)[node.outputs[0]]
         return rows.bind(Buffers(inputs, (output,), memory[start : start + size]))
-
-
-def sections_of(
-    nodes: Sequence[Node],
-    lowered: Sequence[Lowered],
-    rows: Sequence[Rows | None],
-    tensors: Mapping[str, Operand],
-    inputs: Sequence[str],
-    results: Sequence[str],
-    bands: int,
-) -> list[Section]:
-    """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
-
-    A section has fewer bands if these need no more memory than others do, with all whole tensors and without them.
-
-    Args:
-        nodes: of the program.
-        lowered: of each node.
-        rows: how each node computes bands; None if it cannot.
-        tensors: all tensors by name, parameters included.
-        inputs: the names of the program's inputs.
-        results: the names of its outputs.
-        bands: as above; at least 1.
-    """
-    last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
-    last_use |= dict.fromkeys(results, len(nodes))
-    runs = list(_runs(nodes, rows))
-    outside = _outside(nodes, rows, runs, inputs, results)
-
-    def section(run: tuple[int, int], count: int) -> Section | None:
-        give_way()
-        part = slice(*run)
-        own = [each for each in rows[part] if each is not None]
-        return _section(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, count)
-
-    found = [each for run in runs if (each := section(run, bands)) is not None]
-    if len(found) < len(runs):
-        return []
-    beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
-    most = max((size + each.nbytes for size, each in zip(beside, found, strict=True)), default=0)
-    largest = max((each.nbytes for each in found), default=0)
-    counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
-    for index, (run, size) in enumerate(zip(runs, beside, strict=True)):
-        fewer = (section(run, count) for count in counts)
-        fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
-        found[index] = next(fits, found[index])
-    return found
-
-
-def _beside(
-    section: Section,
-    nodes: Sequence[Node],
-    tensors: Mapping[str, Operand],
-    last_use: Mapping[str, int],
-    outside: set[str],
-) -> int:
-    """About the bytes of whole tensors while a section runs."""
-    before = {
-        name for node in nodes[: section.first] for name in node.outputs if last_use.get(name, 0) >= section.first
-    }
-    inside = {name for node in section.nodes for name in node.outputs}
-    alive = (before | {*section.inputs, *section.outputs}) - outside - (inside - {*section.outputs})
-    if section.inplace:
-        alive.discard(section.outputs[0])
-    return sum(_FLOAT * math.prod(tensors[name].shape) for name in alive)
-
-
-def _outside(
-    nodes: Sequence[Node],
-    rows: Sequence[Rows | None],
-    runs: Sequence[tuple[int, int]],
-    inputs: Sequence[str],
-    results: Sequence[str],
-) -> set[str]:
-    """The program's inputs that sections read by rows alone, and its outputs that one section makes and uses so."""
-    run_of = {index: run for run in runs for index in range(*run)}
-    maker = {name: run_of.get(index) for index, node in enumerate(nodes) for name in node.outputs}
-    by_rows = {name for name in results if maker.get(name)}
-    otherwise = set(inputs).intersection(results)
-    for index, node in enumerate(nodes):
-        own, run = rows[index], run_of.get(index)
-        if own is not None and own.collects:
-            otherwise.update(node.outputs)
-        for position, name in enumerate(node.inputs):
-            if own is None or run is None or position in own.whole or maker.get(name, run) != run:
-                otherwise.add(name)
-            elif position in own.inputs and name in inputs:
-                by_rows.add(name)
-    return by_rows - otherwise
-
-
-def _runs(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
-    """The first node of each section and the one behind it.
-
-    No node reads a tensor as a whole that its own section makes.
-    """
-    first = 0
-    made: set[str] = set()
-    for index, own in enumerate((*rows, None)):
-        ends = own is None or any(nodes[index].inputs[position] in made for position in own.whole)
-        if ends:
-            if index - first >= _FEWEST:
-                yield first, index
-            first = index + (own is None)
-            made.clear()
-        if own is not None:
-            made.update(nodes[index].outputs)
-
-
-def _section(
-    first: int,
-    nodes: Sequence[Node],
-    lowered: Sequence[Lowered],
-    rows: Sequence[Rows],
-    tensors: Mapping[str, Operand],
-    last_use: Mapping[str, int],
-    outside: set[str],
-    bands: int,
-) -> Section | None:
-    made = [node.outputs[0] for node in nodes]
-    collected = {name for name, own in zip(made, rows, strict=True) if own.collects}
-    outputs = [name for name in made if name in collected or last_use.get(name, 0) >= first + len(nodes)]
-    outputs.sort(key=lambda name: -math.prod(tensors[name].shape))
-    height = max(
-        tensors[node.inputs[position]].shape[2]
-        for node, own in zip(nodes, rows, strict=True)
-        for position in own.inputs
-        if node.inputs[position] not in made
-    )
-    # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
-    at_once = 1 << (-(-height // bands) - 1).bit_length()
-    read = dict.fromkeys(
-        node.inputs[position]
-        for node, own in zip(nodes, rows, strict=True)
-        for position in (*own.inputs, *own.whole)
-        if not tensors[node.inputs[position]].is_param
-    )
-    planned = schedule(
-        [
-            RowNode(
-                tuple(RowInput(node.inputs[i], reads, i in own.apart) for i, reads in own.inputs.items()),
-                *(node.outputs[0], own.height, own.step),
-            )
-            for node, own in zip(nodes, rows, strict=True)
-        ],
-        outputs,
-        at_once,
-    )
-    if planned is None:
-        return None
-    widths = {name: (tensors[name].shape[1], tensors[name].shape[3]) for name in planned.lines if name not in collected}
-    most = [0] * len(nodes)
-    for visit in planned.visits:
-        most[visit.node] = max(most[visit.node], visit.made.last - visit.made.first)
-    scratch = [own.scratch(count) for own, count in zip(rows, most, strict=True)]
-    step_of = {name: step for step, name in enumerate(made)}
-    last_read = {name: step for step, node in enumerate(nodes) for name in node.inputs}
-    blocks = []
-    for name, width in widths.items():
-        line, begin = planned.lines[name], step_of.get(name, 0)
-        begin, end = begin, last_read.get(name, begin)
-        if line.kept:
-            begin, end = 0, len(nodes)
-        blocks.append(arena.Block(_FLOAT * line.room * math.prod(width), begin, end))
-    for step, (size, own) in enumerate(zip(scratch, rows, strict=True)):
-        blocks.append(arena.Block(size, *((0, len(nodes)) if own.collects else (step, step))))
-    offsets, nbytes = arena.arrange(blocks)
-    wholes = {node.inputs[position] for node, own in zip(nodes, rows, strict=True) for position in own.whole}
-    inputs = tuple(name for name in read if name not in step_of and name not in outside)
-    written = tuple(name for name in outputs if name not in outside)
-    return Section(
-        first=first,
-        last=first + len(nodes),
-        bands=-(-height // at_once),
-        nodes=tuple(nodes),
-        lowered=tuple(lowered),
-        rows=tuple(rows),
-        schedule=planned,
-        inputs=inputs,
-        outputs=written,
-        inplace=tuple(
-            index
-            for index, name in enumerate(inputs)
-            if written and name not in wholes and _follows(planned, name, written[0], tensors)
-        ),
-        outside=frozenset(outside.intersection((*read, *made))),
-        widths=widths,
-        lines=dict(zip(widths, offsets, strict=False)),
-        scratch=tuple(zip(offsets[len(widths) :], scratch, strict=True)),
-        nbytes=nbytes,
-    )
-
-
-def _follows(planned: Schedule, source: str, target: str, tensors: Mapping[str, Operand]) -> bool:
-    """Whether each row of ``target`` is written when the rows of ``source`` up to it have been read.
-
-    Both then may lie at the same address: rows of the planes of ``target`` lie where those of ``source`` do.
-    """
-    if source not in planned.lines or target not in planned.lines:
-        return False
-    before, after = tensors[source].shape, tensors[target].shape
-    if len(after) != 4 or after[1] > before[1] or after[2:] != before[2:]:
-        return False
-    read = 0
-    for visit in planned.visits:
-        read = max([read, *(load.last for load in visit.loads if load.tensor == source)])
-        if visit.made.tensor == target and visit.made.last > read:
-            return False
-    return True
 
 
 def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:

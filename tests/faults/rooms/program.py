@@ -143,7 +143,7 @@ FAULTS = (
     Fault(
         "bands-halves",
         "program",
-        "streamrt/program/sections.py",
+        "streamrt/program/division.py",
         "first = index + (own is None)",
         "first = index + 1",
         "a node that uses what its section finds runs by itself",
@@ -152,7 +152,7 @@ FAULTS = (
     Fault(
         "bands-inplace",
         "program",
-        "streamrt/program/sections.py",
+        "streamrt/program/division.py",
         "if visit.made.tensor == target and visit.made.last > read:",
         "if False:",
         "rows are written over rows of an input that are still to be read",
@@ -161,7 +161,7 @@ FAULTS = (
     Fault(
         "bands-state",
         "program",
-        "streamrt/program/sections.py",
+        "streamrt/program/division.py",
         "(0, len(nodes)) if own.collects else (step, step)",
         "(step, step)",
         "what is found in one band is lost before the next",
@@ -170,7 +170,7 @@ FAULTS = (
     Fault(
         "bands-fewer",
         "program",
-        "streamrt/program/sections.py",
+        "streamrt/program/division.py",
         "each.nbytes <= min(largest, most - size)",
         "each.nbytes <= most",
         "a section has so few bands that it needs more memory than others",
@@ -179,7 +179,7 @@ FAULTS = (
     Fault(
         "bands-life",
         "program",
-        "streamrt/program/sections.py",
+        "streamrt/program/division.py",
         "        if line.kept:\n",
         "        if not line.kept:\n",
         "rows that stay share memory with other tensors",
