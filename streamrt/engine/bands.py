@@ -19,9 +19,11 @@ _COUNTS = tuple(2**power for power in range(1, 13))
 #: Try no more numbers of bands if so many in a row did not need less memory. Sections may have fewer bands than these.
 _MOST_IDLE = 2
 #: The most steps of a pass in bands. Planning takes some 20 us for each.
-_MOST_STEPS = 2**15
-#: The most inputs of all nodes in all bands. Finding out which rows they need takes some 2 us each.
-_MOST_INPUTS = 2**18
+_MOST_STEPS = 3 * 2**13
+#: The most nodes of a graph in bands.
+_MOST_NODES = 2**10
+#: The most inputs of all nodes in all bands, parameters not counted. Finding out which rows they need takes 10 us each.
+_MOST_INPUTS = 2**16
 #: The most bytes of weights that a pass may read if all nodes run in each band: half of what any pass may read
 #: (`streamrt.engine.node_weights`), since other nodes may read theirs several times.
 _MOST_READ = 2**39
@@ -89,16 +91,18 @@ class InBands:
 
     def _programs(self, lean: bool, fewest: int) -> Iterator[Program]:
         nodes = list(self._graph.all_nodes)
-        inputs = [name for node in nodes for name in node.inputs]
-        read = sum(self._sizes.get(name, 0) for name in inputs)
-        if not (self._wanted and 1 < len(nodes) <= _MOST_STEPS // _COUNTS[0]):
+        names = [name for node in nodes for name in node.inputs]
+        inputs = sum(name not in self._sizes for name in names)
+        read = sum(self._sizes.get(name, 0) for name in names)
+        if not (self._wanted and 1 < len(nodes) <= _MOST_NODES):
             return
-        least, idle = math.inf, 0
+        least, idle, steps = math.inf, 0, len(nodes)
         for bands in (count for count in _COUNTS if count >= fewest):
-            if bands * read > _MOST_READ or bands * len(inputs) > _MOST_INPUTS:
+            if bands * read > _MOST_READ or bands * inputs > _MOST_INPUTS or 2 * steps > _MOST_STEPS:
                 return
             program = self._compile(lean, bands)
-            if not program.sections or len(program.steps) > _MOST_STEPS or idle == _MOST_IDLE:
+            steps = len(program.steps)
+            if not program.sections or steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return
             idle = 0 if program.memory < least else idle + 1
             if not idle:

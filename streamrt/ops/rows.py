@@ -12,6 +12,7 @@ rows (`Lowered.collects`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,7 +89,7 @@ def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], ag
 
 def mover(rows: Array) -> MoveRows:
     """Moves some of these rows (R, C, W) towards the front: see `MoveRows`."""
-    return MoveRows(rows.reshape(1, len(rows), -1))
+    return MoveRows(rows.reshape(1, len(rows), math.prod(rows.shape[1:])))
 
 
 def has_rows(operand: Operand) -> bool:

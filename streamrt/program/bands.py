@@ -189,7 +189,8 @@ def _more(node: RowNode, first: int, last: int, there: _Marks) -> int:
     def lacks(count: int) -> bool:
         return any(reads(0, first + count)[1] > there[name] for name, reads, _ in node.inputs)
 
-    return bisect_left(range(1, last - first + 1), True, key=lacks)
+    most = last - first
+    return most if most > 0 and not lacks(most) else bisect_left(range(1, most + 1), True, key=lacks)
 
 
 def _still_needed(nodes: Sequence[RowNode], now: _Marks, final: _Marks) -> _Marks:

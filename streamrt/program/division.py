@@ -58,6 +58,8 @@ def sections_of(
     largest = max((each.nbytes for each in found), default=0)
     counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
     for index, (run, size) in enumerate(zip(runs, beside, strict=True)):
+        if found[index].nbytes == min(largest, most - size):
+            continue
         fewer = (section(run, count) for count in counts)
         fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
         found[index] = next(fits, found[index])
