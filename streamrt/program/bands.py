@@ -75,14 +75,21 @@ class Schedule:
     visits: tuple[Visit, ...]
 
 
-#: The most tensors of all bands. Their number bounds time (5 us each) and memory. If each node needs all rows of the
-#: one before it, there are as many times more bands as nodes, and bands save nothing.
-_MOST_MARKS = 2**16
+class Meter:
+    """Counts the tensors of all bands of several schedules: their number bounds time (5 us each) and memory.
+
+    If each node needs all rows of the one before it, there are as many times more bands as nodes.
+    """
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
 #: The row behind the last that is computed, or loaded, or the first that is still needed, for each tensor.
 _Marks = Mapping[str, int]
 
 
-def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int) -> Schedule | None:
+def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int, meter: Meter) -> Schedule | None:
     """The schedule of a section: in each band so many ``rows`` of its tallest input come in, and others in proportion.
 
     A few bands follow for the rest. A node with few rows takes part in some bands. Nodes begin in their order, so that
@@ -92,12 +99,14 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int) -> S
         nodes: in the order of execution.
         outputs: the tensors of which all rows are needed. Of others only the rows that these need are computed.
         rows: as above; at least 1.
+        meter: the result is None if nothing is left.
     """
     final = _needed(nodes, outputs)
     pace = _Pace(nodes, final, rows)
     ends: list[_Marks] = [dict.fromkeys(final, 0)]
     while ends[-1] != final:
-        if len(ends) * len(final) > _MOST_MARKS:
+        meter.left -= len(final)
+        if meter.left < 0:
             return None
         ends.append(pace.next_ends(ends[-1]))
     windows = [node._replace(inputs=tuple(each for each in node.inputs if not each.apart)) for node in nodes]

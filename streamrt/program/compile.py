@@ -262,6 +262,7 @@ class _Compiler:
         self.lowered: list[Lowered] = []
         self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
         self._plain, self._bands = plain, bands
+        self._names = {*params, *inputs, *(name for node in graph.nodes for name in node.outputs)}
         self._meter = meter
         self._numbers = 0  # in computed attributes
         first = {shape[0] if shape else 0 for shape in inputs.values()}
@@ -289,7 +290,8 @@ class _Compiler:
         given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}
         operands = [self._operand(name) if name else None for name in node.inputs]
         low = lower(node, operands, self._plain, samples=self.samples, sizes=given, hidden=half)
-        if self._bands and low.halves and operands[0] is not None and has_rows(operands[0]):
+        taken = any(name in self._names for half in low.halves[:1] for name in half.outputs)
+        if self._bands and low.halves and not taken and operands[0] is not None and has_rows(operands[0]):
             for each in low.halves:
                 self._lower(each, half=True)
             return

@@ -10,11 +10,13 @@ from streamrt.host.yielding import give_way
 from streamrt.ops import Lowered, Operand
 from streamrt.ops.rows import Rows
 from streamrt.program import arena
-from streamrt.program.bands import RowInput, RowNode, Schedule, schedule
+from streamrt.program.bands import Meter, RowInput, RowNode, Schedule, schedule
 from streamrt.program.sections import FLOAT, Section
 
 #: A shorter run of nodes is no section: all its tensors are whole ones.
 _FEWEST = 2
+#: The most tensors of all bands of a program (see `Meter`), and those of schedules with fewer bands, which are tried.
+_MOST_MARKS, _MOST_AGAIN = 2**16, 2**14
 
 
 def sections_of(
@@ -44,13 +46,14 @@ def sections_of(
     runs = list(_runs(nodes, rows))
     outside = _outside(nodes, rows, runs, inputs, results)
 
-    def section(run: tuple[int, int], count: int) -> Section | None:
+    def section(run: tuple[int, int], count: int, meter: Meter) -> Section | None:
         give_way()
         part = slice(*run)
         own = [each for each in rows[part] if each is not None]
-        return _section(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, count)
+        return _section(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, count, meter)
 
-    found = [each for run in runs if (each := section(run, bands)) is not None]
+    meter, other = Meter(_MOST_MARKS), Meter(_MOST_AGAIN)
+    found = [each for run in runs if (each := section(run, bands, meter)) is not None]
     if len(found) < len(runs):
         return []
     beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
@@ -60,7 +63,7 @@ def sections_of(
     for index, (run, size) in enumerate(zip(runs, beside, strict=True)):
         if found[index].nbytes == min(largest, most - size):
             continue
-        fewer = (section(run, count) for count in counts)
+        fewer = (section(run, count, other) for count in counts)
         fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
         found[index] = next(fits, found[index])
     return found
@@ -135,6 +138,7 @@ def _section(
     last_use: Mapping[str, int],
     outside: set[str],
     bands: int,
+    meter: Meter,
 ) -> Section | None:
     made = [node.outputs[0] for node in nodes]
     collected = {name for name, own in zip(made, rows, strict=True) if own.collects}
@@ -164,6 +168,7 @@ def _section(
         ],
         outputs,
         at_once,
+        meter,
     )
     if planned is None:
         return None

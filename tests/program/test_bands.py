@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamrt._core import Window
 from streamrt.program import bands as module
-from streamrt.program.bands import RowInput, RowNode, Schedule
+from streamrt.program.bands import Meter, RowInput, RowNode, Schedule
 from streamrt.program.lines import Arrival
 
 
@@ -40,7 +40,7 @@ def _doubled(first: int, last: int) -> tuple[int, int]:
 
 
 def schedule(nodes: list[RowNode], outputs: set[str], rows: int) -> Schedule:
-    found = module.schedule(nodes, outputs, rows)
+    found = module.schedule(nodes, outputs, rows, Meter(2**16))
     assert found is not None
     return found
 
@@ -308,5 +308,5 @@ def test_nodes_that_need_all_rows_of_the_one_before_have_no_schedule() -> None:
     window = _window(2**12, 2**13 - 1, 1, 1, (2**12 - 1, 2**12 - 1))
     names = ["x", *(f"t{index}" for index in range(400))]
     nodes = [RowNode((RowInput(one, window.rows_read),), other, 2**12) for one, other in itertools.pairwise(names)]
-    assert module.schedule(nodes, {names[-1]}, 2**11) is None
+    assert module.schedule(nodes, {names[-1]}, 2**11, Meter(2**16)) is None
     assert len(schedule(nodes[:50], {names[50]}, 2**11).visits) == 100

@@ -9,7 +9,7 @@ import pytest
 
 from program.test_placement import concat, node
 from streamrt.graph import Graph, Node, TensorSpec
-from streamrt.ops import FLOAT32, NUMPY_TYPES
+from streamrt.ops import FLOAT32, NUMPY_TYPES, Operand
 from streamrt.program.compile import Program, compile_program
 
 SHAPE = (1, 3, 40, 11)
@@ -132,6 +132,17 @@ def test_a_result_takes_no_place_of_rows_that_are_read_later() -> None:
     found, plain = answers(program), answers(compiled(made, 0))
     for name, values in plain.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-6)
+
+
+def test_the_name_of_what_a_half_finds_may_be_taken() -> None:
+    """The node then needs the whole plane."""
+    groups = node("InstanceNormalization", ["a", "s", "t"], "n", epsilon=1e-5)
+    params = {name: Operand((3,), is_param=True) for name in "st"}
+    for name, sections in (("n (mean and deviation)", [(2, 4)]), ("other", [(0, 2), (2, 5)])):
+        nodes = [*CHAIN[:1], groups, node("Relu", ["n"], name), node("AveragePool", [name], "y", **WINDOW)]
+        shapes = {"x": (1, *SHAPE[1:])}
+        program = compile_program(graph(nodes, ["y"]), params, shapes, lean=True, bands=8)
+        assert [(section.first, section.last) for section in program.sections] == sections
 
 
 def test_a_small_section_has_fewer_bands() -> None:

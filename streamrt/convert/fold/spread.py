@@ -7,6 +7,7 @@ sum: ``conv(concat(a, b)) + conv(p)``. The plane is not made, and the large conv
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from functools import partial
 
 import numpy as np
@@ -21,17 +22,25 @@ from streamrt.ops import Shape
 
 def fold_spread(draft: Draft, shapes: dict[str, Shape]) -> None:
     """Replace such convolutions, in place. ``shapes`` gets those of new tensors."""
+    tables = draft.readers(), draft.producers(), draft.measured()
     for node in list(draft.nodes):
         limits.current().check_time()
-        found = _parts(draft, node, shapes)
+        found = _parts(draft, node, shapes, *tables) if node.op == "Conv" else None
         if found is not None:
             _divide(draft, node, *found, shapes)
+            tables = draft.readers(), draft.producers(), draft.measured()
 
 
-def _parts(draft: Draft, node: DraftNode, shapes: dict[str, Shape]) -> tuple[DraftNode, list[str | None]] | None:
+def _parts(
+    draft: Draft,
+    node: DraftNode,
+    shapes: Mapping[str, Shape],
+    readers: Mapping[str, int],
+    producers: Mapping[str, DraftNode],
+    measured: Container[str],
+) -> tuple[DraftNode, list[str | None]] | None:
     """The Concat that a convolution reads; and for each of its parts the tensor with one position, or None."""
-    readers, producers, measured = draft.readers(), draft.producers(), draft.measured()
-    joined = producers.get(node.inputs[0]) if node.op == "Conv" and _is_plain(draft, node) else None
+    joined = producers.get(node.inputs[0]) if _is_plain(draft, node) else None
     if joined is None or joined.op != "Concat" or joined.activation:
         return None
     rank = len(shapes[joined.outputs[0]])
