@@ -166,6 +166,7 @@ def winograd_seat(n: int, channels: int, outputs: int, window: Window, threads: 
 class Kernel:
     def __call__(self, first: int, last: int) -> None: ...
 
+@disjoint_base
 class ArrayKernel(Kernel):
     def keep(self, source: _Array, target: _Array) -> None: ...
 
