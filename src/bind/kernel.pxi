@@ -3,6 +3,7 @@
 from libc.string cimport memcpy
 
 
+@cython.auto_pickle(False)
 cdef class Kernel:
     """A call computes channels ``first`` to ``last`` of an output.
 
