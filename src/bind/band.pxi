@@ -179,10 +179,12 @@ cdef int check_rows(const plane_rows *rows, int64_t row, int64_t count, str name
 cdef class MoveRows:
     """Moves rows of planes up, so that rows that the next `Band` reads, too, make room for others.
 
-    x (..., R, W) may have gaps between rows and between planes, if all planes lie at equal distances.
+    x (..., R, W) may have gaps between rows and between planes, if all planes lie at equal distances. A call moves
+    ``count`` rows of each plane, from row ``source`` on to row ``target`` on.
 
     Raises:
-        ValueError: wrong dtype or layout.
+        ValueError: wrong dtype or layout. A call raises it if there are no such rows, or the target is behind the
+            source.
     """
 
     cdef Arrays arrays
@@ -201,11 +203,6 @@ cdef class MoveRows:
         release(&self.arrays)
 
     def __call__(self, int64_t source, int64_t target, int64_t count):
-        """Moves ``count`` rows of each plane, from row ``source`` on to row ``target`` on.
-
-        Raises:
-            ValueError: no such rows, or a target behind the source.
-        """
         if count < 0 or target > source:
             raise ValueError(f"{count} rows from row {source} to row {target}, expected a row that is not behind them")
         check_rows(&self.x, source, count, "x")
