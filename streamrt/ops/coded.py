@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from streamrt._core import Coded
 from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, Lowered, Operand, Param, Run, Table
@@ -44,17 +44,32 @@ def decoded(lowered: Lowered, operands: Sequence[Operand | None]) -> Lowered:
             else:
                 whole.append((decode, operand.shape[0]))
         compute = lowered.bind(Buffers(tuple(inputs), buffers.outputs, buffers.scratch[: lowered.scratch]))
+        return Decoding(tiled, whole, compute)
 
-        def run(first: int, last: int) -> None:
-            for decode in tiled:
-                decode(first, last)
-            for decode, rows in whole if first == 0 else ():
-                decode(0, rows)
-            compute(first, last)
+    return replace(lowered, bind=bind, scratch=scratch.nbytes)
 
-        return run
 
-    return replace(lowered, bind=bind, scratch=scratch.nbytes, window=None)
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Decodes the weights of a tile, and computes it.
+
+    Attributes:
+        tiled: decode rows of operands of which a tile has the same rows.
+        whole: decode other operands when the first tile is computed, with the number of their rows.
+        compute: reads what was decoded.
+    """
+
+    tiled: Sequence[Run]
+    whole: Sequence[tuple[Run, int]]
+    compute: Run
+
+    def __call__(self, first: int, last: int) -> None:
+        """Compute rows ``first`` to ``last`` of the tiled operands: see `Run`."""
+        for decode in self.tiled:
+            decode(first, last)
+        for decode, rows in self.whole if first == 0 else ():
+            decode(0, rows)
+        self.compute(first, last)
 
 
 def _decoder(coded: Param | Table | None, floats: Array) -> Run:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
 from streamrt._core import Band, MoveRows, Sliding
 from streamrt.graph import Node
 from streamrt.ops.base import FLOAT32, Array, Buffers, ByRows, Collects, Lowered, Operand, Run
+from streamrt.ops.coded import Decoding
 
 #: ``reads(first, last)``: the input rows (from, to) that the output rows ``first`` to ``last`` need. Both numbers are
 #: equal if they need none. Neither number falls if ``first`` and ``last`` rise.
@@ -124,13 +125,15 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
         given = [
             _as_planes(buffers.input(index)) if index in inputs else array for index, array in enumerate(buffers.inputs)
         ]
-        kernel = lowered.bind(Buffers(tuple(given), (_as_planes(buffers.outputs[0]),), buffers.scratch))
+        run = lowered.bind(Buffers(tuple(given), (_as_planes(buffers.outputs[0]),), buffers.scratch))
+        kernel = run.compute if isinstance(run, Decoding) else run
         assert isinstance(kernel, Sliding)
 
         def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
             held = window.rows_read(first, last)
             x = held[0] - origins[0] if held[0] < held[1] else 0
-            return Band(kernel, first, last, held, x=x, y=first - origin, residual=first - origins.get(3, 0))
+            band = Band(kernel, first, last, held, x=x, y=first - origin, residual=first - origins.get(3, 0))
+            return replace(run, compute=band) if isinstance(run, Decoding) else band
 
         return band_of
 

@@ -293,6 +293,29 @@ def test_weights_stream_once_a_band(tmp_path: Path) -> None:
         assert all(layer.compute > 0 for layer in stats.layers)
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_depthwise_weights_in_fewer_bytes_are_decoded_for_each_band(tmp_path: Path, weights: str) -> None:
+    """Pairs of a depthwise and a 1x1 convolution, as in MobileNet, are one section."""
+    build = Builder(3, 96, 61)
+    x = build.conv("x", 3, 16, strides=[2, 2])
+    for _ in range(3):
+        x = build.conv(build.conv(x, 1, 16, group=16), 16, 16, 1)
+    path = build.pack(tmp_path / "large", x)
+    small = tmp_path / "small"
+    streamrt.pack(path, small, weights=weights)
+    header = read_header(small)
+    depthwise = [node.inputs[1] for node in header.graph.nodes if node.attrs.get("group") == 16]
+    types = {header.tensors[name].dtype for name in depthwise}
+    assert len(depthwise) == 3
+    assert types == {"F16"}
+    x = zoo.random_input(1, 3, 96, 61)
+    with streamrt.Model(small, exact=True) as model:
+        whole = model(x)
+    found = planned(small, x)
+    assert [each.last - each.first for each in found[0][1].bands] == [7]
+    assert all(result.tobytes() == whole.tobytes() for _, _, result in found)
+
+
 def test_damaged_weights_are_found_in_bands(tmp_path: Path) -> None:
     path = unet(tmp_path / "model", "nearest", 64, 64, (8, 32, 64))
     x = zoo.random_input(1, 3, 64, 64)
