@@ -8,6 +8,7 @@ are evaluated and not run.
 
 from streamrt.ops import (  # noqa: F401 (registers them)
     activation,
+    arg,
     arithmetic,
     attention,
     cast,

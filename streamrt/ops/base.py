@@ -224,9 +224,9 @@ class Lowered:
             row has the same bits in every band.
         by_rows: how the operator computes some rows, if it can and neither ``window`` nor a trait says so.
         collects: how it computes its output from bands of rows, if it can; else None.
-        rowwise: as of the operator's traits.
-        halves: two nodes that compute the same as one that needs all rows of its input before it computes one. The
-            first collects, and the second is ``rowwise``. Their operators are hidden ones.
+        rowwise: as of the operator's traits. An operator that is so along some axes says it here.
+        parts: nodes that compute the same in bands, if the node cannot. A node that needs all rows of its input before
+            it computes one has two, of hidden operators: the first collects, and the second is ``rowwise``.
         indexed: indices of the parameters of which ``run`` reads single rows. Such an input may be a `Table`.
         rows: length of the axis along which the node can be cut.
         passes: how often the node reads all tiled parameters, one time after the other, as a recurrent layer does for
@@ -261,7 +261,7 @@ class Lowered:
     by_rows: ByRows | None = None
     collects: Collects | None = None
     rowwise: bool = False
-    halves: tuple[Node, ...] = ()
+    parts: tuple[Node, ...] = ()
 
     def dtype(self, index: int) -> str:
         """The type of output ``index``."""

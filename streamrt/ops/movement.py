@@ -252,7 +252,26 @@ def split(call: Call) -> Lowered:
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
     batch, dtypes = call.batch() or 0, (call.operand(0).dtype,) * len(outputs)
-    return Lowered(outputs=outputs, bind=bind, batchwise=axis != batch, batch=batch, dtypes=dtypes)
+    slices = tuple(
+        replace(
+            call.node,
+            op="Slice",
+            inputs=call.node.inputs[:1],
+            outputs=(name,),
+            attrs={"starts": (end - extent,), "ends": (end,), "axes": (axis,)},
+            sizes={},
+        )
+        for name, extent, end in zip(call.node.outputs, extents, ends, strict=True)
+        if name
+    )
+    return Lowered(
+        outputs=outputs,
+        bind=bind,
+        batchwise=axis != batch,
+        batch=batch,
+        dtypes=dtypes,
+        parts=slices if len(x) == 4 else (),
+    )
 
 
 @operator("Expand", traits=RESHAPES)

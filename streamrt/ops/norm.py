@@ -18,7 +18,7 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Scratch
 from streamrt.ops.shapes import broadcast
 
-#: The halves of a normalisation of groups: see `Lowered.halves`.
+#: The halves of a normalisation of groups: see `Lowered.parts`.
 _COLLECT, _NORMALISE = "GroupMoments", "GroupNormalise"
 
 
@@ -117,12 +117,12 @@ def _of_groups(call: Call, groups: int) -> Lowered:
         inplace=_own(call),
         batchwise=True,
         flops=8 * math.prod(x),
-        halves=_halves(call.node, groups, epsilon) if len(x) == 4 else (),
+        parts=_halves(call.node, groups, epsilon) if len(x) == 4 else (),
     )
 
 
 def _halves(node: Node, groups: int, epsilon: float) -> tuple[Node, Node]:
-    """See `Lowered.halves`."""
+    """See `Lowered.parts`."""
     x, scale, bias = node.inputs
     numbers = f"{node.outputs[0]} (mean and deviation)"
     attrs = {"num_groups": groups, "epsilon": epsilon}
@@ -343,6 +343,7 @@ def softmax(call: Call) -> Lowered:
         batchwise=not axis <= (call.batch() or 0) < end,
         batch=call.batch() or 0,
         flops=3 * math.prod(x),
+        rowwise=not axis <= 2 < end,
     )
 
 

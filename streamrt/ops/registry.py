@@ -55,7 +55,7 @@ class Traits:
         rowwise: whether each row of an output (N, C, H, W) is computed from the same row of its inputs alone, as far as
             they have H rows, so that rows can be given as samples, (H, C, 1, W). An operator that can also work along
             the rows then changes their number.
-        hidden: whether no weights file may use it: it is a half of a node (`Lowered.halves`).
+        hidden: whether no weights file may use it: it is a part of a node (`Lowered.parts`).
     """
 
     activation: bool = False
@@ -106,8 +106,8 @@ def lower(
 ) -> Lowered:
     """Lower ``node`` for these inputs; None is an input left out. For ``exact`` and ``samples`` see `Call`.
 
-    ``sizes`` has the values of the attributes that are computed from sizes (`Node.sizes`). A ``hidden`` operator is
-    meant if that is true.
+    ``sizes`` has the values of the attributes that are computed from sizes (`Node.sizes`). ``hidden`` allows
+    hidden operators, too.
 
     Raises:
         FormatError: an unknown operator, or attributes, shapes or types of parameters that do not fit it.
@@ -126,7 +126,7 @@ def lower(
             node, attrs={**node.attrs, **{name: _attribute(node, name, value) for name, value in sizes.items()}}
         )
     call = Call(node, as_taken, exact, samples=samples, sizes=sizes)
-    if function is None or traits.hidden != hidden:
+    if function is None or traits.hidden > hidden:
         raise call.fail(NO_SUCH_OPERATOR)
     for index, operand in enumerate(operands):
         if operand is not None:
@@ -146,7 +146,7 @@ def lower(
     if node.activation is not None and not call.fused:
         lowered = _activated(call, lowered)
     call.finish()
-    return _with_batch(call, traits, sizes, replace(lowered, rowwise=traits.rowwise))
+    return _with_batch(call, traits, sizes, replace(lowered, rowwise=traits.rowwise or lowered.rowwise))
 
 
 def _attribute(node: Node, name: str, value: Value) -> Attr:

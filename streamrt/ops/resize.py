@@ -96,7 +96,27 @@ def space_to_depth(call: Call) -> Lowered:
         source = x.reshape(*x.shape[:2], *apart).transpose(perm)
         return [(y.reshape(source.shape), source)]
 
-    return copies(call, out, pairs, batchwise=True)
+    return replace(copies(call, out, pairs, batchwise=True), by_rows=_Blocked(blocks, crd) if count == 2 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """Rows of a SpaceToDepth: see `ByRows`."""
+
+    blocks: Shape
+    crd: bool
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        return first * self.blocks[0], last * self.blocks[0]
+
+    def scratch(self, rows: int) -> int:
+        return 0
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        (height, width), channels = self.blocks, x.shape[1]
+        apart = x.reshape(len(y), height, channels, -1, width)
+        source = apart.transpose(*((0, 2, 1, 4, 3) if self.crd else (0, 1, 4, 2, 3)))
+        return copy_all([(y.reshape(source.shape), source)])
 
 
 def _blocks(call: Call) -> tuple[Shape, Shape]:

@@ -286,14 +286,14 @@ class _Compiler:
         if node.op == "If":  # a part of the batch could be another case
             self.whole &= not any(value.depends_on_batch for value in inputs if isinstance(value, Value))
 
-    def _lower(self, node: Node, half: bool = False) -> None:
+    def _lower(self, node: Node, part: bool = False) -> None:
         given = {name: self._value(node, name, tensor) for name, tensor in node.sizes.items()}
         operands = [self._operand(name) if name else None for name in node.inputs]
-        low = lower(node, operands, self._plain, samples=self.samples, sizes=given, hidden=half)
-        taken = any(name in self._names for half in low.halves[:1] for name in half.outputs)
-        if self._bands and low.halves and not taken and operands[0] is not None and has_rows(operands[0]):
-            for each in low.halves:
-                self._lower(each, half=True)
+        low = lower(node, operands, self._plain, samples=self.samples, sizes=given, hidden=part)
+        new = {name for each in low.parts for name in each.outputs}.difference(node.outputs)
+        if self._bands and low.parts and not new & self._names and operands[0] is not None and has_rows(operands[0]):
+            for each in low.parts:
+                self._lower(each, part=True)
             return
         batch = None if low.fixed else low.batch
         for index, (name, shape) in enumerate(zip(node.outputs, low.outputs, strict=True)):

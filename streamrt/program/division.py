@@ -205,7 +205,10 @@ def _section(
         inplace=tuple(
             index
             for index, name in enumerate(inputs)
-            if written and name not in wholes and _follows(planned, name, written[0], tensors)
+            if written
+            and written[0] not in collected
+            and name not in wholes
+            and _follows(planned, name, written[0], tensors)
         ),
         outside=frozenset(outside.intersection((*read, *made))),
         widths=widths,

@@ -55,6 +55,12 @@ class Builder:
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attrs))
         return output
 
+    def split(self, x: str, count: int) -> list[str]:
+        """Equal parts of the channels."""
+        outputs = [f"t{len(self._nodes)}.{index}" for index in range(count)]
+        self._nodes.append(helper.make_node("Split", [x], outputs, axis=1, num_outputs=count))
+        return outputs
+
     def conv(self, x: str, inner: int, channels: int, size: int = 3, **attrs: Any) -> str:
         weights = [self.weight(channels, inner, size, size), self.weight(channels)]
         y = self.node("Conv", [x, *weights], pads=attrs.pop("pads", [size // 2] * 4), **attrs)
@@ -181,6 +187,54 @@ def test_sections_end_where_the_whole_plane_is_needed(tmp_path: Path) -> None:
         assert {name: value.tobytes() for name, value in results.items()} == {
             name: value.tobytes() for name, value in whole.items()
         }
+
+
+def test_channels_are_split_in_bands(tmp_path: Path) -> None:
+    """Blocks of channels, then channels in two parts of which one goes on, as in a backbone of a detector."""
+    build = Builder(3, 96, 60)
+    x = build.conv(build.node("SpaceToDepth", ["x"], blocksize=2), 12, 16)
+    for _ in range(2):
+        first, second = build.split(build.conv(x, 16, 16, 1), 2)
+        third = build.node("Add", [second, build.conv(build.conv(second, 8, 8), 8, 8)])
+        x = build.conv(build.node("Concat", [first, second, third], axis=1), 24, 16, 1)
+    path = build.pack(tmp_path / "model", x)
+    x = zoo.random_input(1, 3, 96, 60)
+    with streamrt.Model(path, exact=True) as model:
+        whole = model(x)
+        nodes = [node.name for node in model._engine.file.graph.nodes]
+    found = planned(path, x)
+    assert len(found[0][1].bands) == 1
+    assert all(result.tobytes() == whole.tobytes() for _, _, result in found)
+    with streamrt.Model(path, found[0][0], exact=True) as model:
+        model(x)
+        stats = model.stats
+    assert stats is not None
+    assert list(dict.fromkeys(layer.name for layer in stats.layers)) == nodes
+
+
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_classes_of_pixels_are_found_in_bands(tmp_path: Path, keepdims: int) -> None:
+    """A segmentation with probabilities and classes, behind a gate that makes its input whole.
+
+    Classes are int64. They are no rows, so they cannot take the place of the section's input.
+    """
+    build = Builder(3, 96, 61)
+    first = build.conv("x", 3, 16)
+    gate = build.node("Sigmoid", [build.conv(build.node("GlobalAveragePool", [first]), 16, 16, 1)])
+    scores = build.conv(build.conv(build.node("Mul", [first, gate]), 16, 8), 8, 5, 1)
+    classes = build.node("ArgMax", [scores], axis=1, keepdims=keepdims)
+    sure = build.node("Softmax", [build.conv(scores, 5, 2, 1)], axis=1)
+    path = build.pack(tmp_path / "model", classes, sure)
+    x = zoo.random_input(1, 3, 96, 61)
+    with streamrt.Model(path, exact=True) as model:
+        whole = model(x)
+    assert len(np.unique(whole[classes])) > 1
+    found = planned(path, x)
+    assert len(found[0][1].bands) == 2
+    for _, _, results in found:
+        assert results[classes].dtype == np.int64
+        assert results[classes].tobytes() == whole[classes].tobytes()
+        np.testing.assert_allclose(results[sure], whole[sure], rtol=0, atol=1e-6)
 
 
 def decoder(path: Path, height: int, width: int, channels: Sequence[int] = (32, 24, 16)) -> Path:

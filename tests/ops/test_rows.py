@@ -80,6 +80,14 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "cut and padded": ("Pad", (X,), {"pads": (0, 0, 20, 0, 0, 0, -12, 0)}, (), None),
     "DepthToSpace": ("DepthToSpace", (X,), {"blocksize": (3, 2), "mode": "CRD"}, (), RELU),
     "DepthToSpace, DCR": ("DepthToSpace", (X,), {"blocksize": (1, 3)}, (), None),
+    "SpaceToDepth": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (3, 2), "mode": "CRD"}, (), None),
+    "SpaceToDepth, DCR": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (2, 5)}, (), None),
+    "Softmax of channels": ("Softmax", (X,), {"axis": 1}, (), None),
+    "LogSoftmax of columns": ("LogSoftmax", (X,), {"axis": -1}, (), None),
+    "Greater": ("Greater", (X, (1, 6, 1, 1)), {}, (1,), None),
+    "Xor": ("Xor", (X, X), {}, (), None),
+    "Not": ("Not", (X,), {}, (), None),
+    "Where": ("Where", ((1, 1, 13, 11), X, ()), {}, (2,), None),
 }
 #: As above, of nodes that compute no rows.
 WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], tuple[int, ...], Any]] = {
@@ -102,6 +110,11 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
     "with its activation": ("GlobalMaxPool", (X,), {}, (), RELU),
     "rows alone": ("ReduceMean", (X,), {"axes": (2,)}, (), None),
+    "Softmax of rows": ("Softmax", (X,), {"axis": 2}, (), None),
+    "Softmax of positions": ("Softmax", (X,), {"axis": 1, "coerce": 1}, (), None),
+    "a condition with rows": ("Where", ((6, 13, 1), X, X), {}, (0,), None),
+    "the largest of each column": ("ArgMax", (X,), {"axis": 2}, (), None),
+    "the largest of two samples": ("ArgMax", ((2, 6, 13, 11),), {"axis": 1}, (), None),
 }
 #: Nodes that read rows and compute a small result, with the same of float64.
 COLLECTING: dict[str, tuple[str, dict[str, Any], Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
@@ -208,7 +221,25 @@ def test_a_result_of_all_rows_comes_from_bands(name: str, heights: tuple[int, ..
     np.testing.assert_allclose(y, wanted(x.astype(np.float64)), rtol=2e-7)
 
 
-def _read_in_bands(rows: Rows, x: Array, y: Array, heights: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("from_end", [0, 1])
+@pytest.mark.parametrize("to", ["float32", "int64"])
+@pytest.mark.parametrize("heights", [(1,), (3, 1, 5), (40,)])
+def test_classes_of_positions_come_from_bands(op: str, from_end: int, to: str, heights: tuple[int, ...]) -> None:
+    """Without ``keepdims`` they have three axes. Some values are equal."""
+    attrs = {"axis": 1, "keepdims": 0, "select_last_index": from_end, "to": to}
+    _, _, low, rows = _lowered(op, (X,), attrs, (), None)
+    assert rows is not None
+    assert rows.collects
+    x = np.random.default_rng(0).integers(0, 3, X).astype(np.float32)
+    y = np.full(low.outputs[0], -1, to)
+    _read_in_bands(rows, x, y, heights)
+    function = np.argmax if op == "ArgMax" else np.argmin
+    wanted = X[1] - 1 - function(x[:, ::-1], axis=1) if from_end else function(x, axis=1)
+    assert (y == wanted).all()
+
+
+def _read_in_bands(rows: Rows, x: Array, y: NDArray[Any], heights: tuple[int, ...]) -> None:
     """The scratch memory keeps its content from band to band. A line buffer holds the rows of the band alone."""
     scratch = np.full(rows.scratch(max(heights)), 0xFF, np.uint8)
     line = np.full((max(heights) + 2, x.shape[1], x.shape[3]), np.nan, np.float32)
@@ -231,7 +262,7 @@ def test_a_normalisation_has_two_halves(groups: int, mean: float, heights: tuple
     attrs = {"num_groups": groups, "epsilon": 1e-3}
     _, operands, low, rows = _lowered("GroupNormalization", (X, (6,), (6,)), attrs, (1, 2), RELU)
     assert rows is None
-    collecting, normalising = low.halves
+    collecting, normalising = low.parts
     assert collecting.activation is None
     assert normalising.activation is not None
     one = lower(collecting, operands[:1], hidden=True)
