@@ -37,18 +37,18 @@ class Workers:
         try:
             worker = self._idle.pop()
         except IndexError:
-            # Unlike `threading.Thread.start` this does not wait until the thread runs: the caller may have a lock.
+            worker = _Worker()
+            worker.give(work)
+            # Unlike `threading.Thread.start` this does not wait until the thread runs: the caller may have a lock. A
+            # thread keeps its arguments until it ends, and work refers to a model, which may be closed before.
             try:
-                _thread.start_new_thread(self._serve, (work,))
+                _thread.start_new_thread(self._serve, (worker,))
             except MemoryError as error:
                 raise RuntimeError("there is no memory for a new thread") from error
         else:
             worker.give(work)
 
-    def _serve(self, first: Callable[[], None]) -> None:
-        worker = _Worker()
-        worker.give(first)
-        del first  # work refers to a model, which may be closed while this thread waits
+    def _serve(self, worker: _Worker) -> None:
         while True:
             work = worker.take(self._patience)
             if work is None:
@@ -60,7 +60,7 @@ class Workers:
                     return
             assert work is not None
             work()
-            del work
+            del work  # it refers to a model, which may be closed while this thread waits
             self._idle.append(worker)
 
 

@@ -1,6 +1,7 @@
 """Threads that wait for work run each piece of it by itself, and end when there is none."""
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -12,17 +13,17 @@ import pytest
 from streamrt.pool.workers import Workers
 
 
-def threads():
-    """How many threads the process has."""
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
-
-
-def ended(count, seconds=10.0):
-    """Whether the process has ``count`` threads, within some seconds."""
+def ended(threads, seconds=60.0):
+    """Whether the threads with these native ids end within some seconds. Threads of other tests do not matter."""
     until = time.monotonic() + seconds
-    while threads() != count and time.monotonic() < until:
+    while living(threads) and time.monotonic() < until:
         time.sleep(0.005)
-    return threads() == count
+    return not living(threads)
+
+
+def living(threads):
+    """Those of the native ids whose threads exist."""
+    return [thread for thread in threads if Path(f"/proc/self/task/{thread}").exists()]
 
 
 def test_work_of_one_caller_runs_in_one_thread():
@@ -53,14 +54,22 @@ def test_threads_end_and_hold_nothing_while_they_wait():
     class Thing:
         pass
 
-    before = threads()
-    workers, thing, gone = Workers(patience=0.2), Thing(), threading.Event()
+    thing, gone = Thing(), threading.Event()
     watched = weakref.ref(thing, lambda _: gone.set())
+    patient = Workers(patience=3600)  # what its threads held would be freed after the test
     for _ in range(5):
-        workers.run(lambda thing=thing: None)
+        patient.run(lambda thing=thing: None)
     del thing
-    assert gone.wait(10), watched()
-    assert ended(before)
+    assert gone.wait(60), watched()
+    for _ in range(5):
+        patient.run(sys.exit)  # ends a thread without a word
+
+    workers, ran, last = Workers(patience=0.2), [], threading.Semaphore(0)
+    for _ in range(5):
+        workers.run(lambda: (ran.append(threading.get_native_id()), last.release()))
+    for _ in range(5):
+        assert last.acquire(timeout=60)
+    assert ended(ran)
 
 
 def test_all_work_runs_though_threads_end_all_the_time():

@@ -248,4 +248,13 @@ FAULTS = (
         "something of every model that was ever registered is remembered",
         POOL,
     ),
+    Fault(
+        "work-kept",
+        "pool",
+        "streamrt/pool/workers.py",
+        "            del work  # it refers to a model, which may be closed while this thread waits\n",
+        "",
+        "a thread that waits for work keeps the model of its last work, though it is closed",
+        POOL,
+    ),
 )
