@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.files import BLOCK, PAGE, MakeFile, until
+from processes import descriptors, threads
 from streamrt._core import Mapping, Prefetcher
 from streamrt.host.memory import anonymous_bytes
 
@@ -230,17 +231,17 @@ def test_a_thousand_prefetchers_leave_nothing_behind(make_file: MakeFile, io: st
             if used:
                 prefetcher.wait(0)
 
-    def resources() -> tuple[int, int, int]:
-        self = Path("/proc/self")
-        maps = (self / "maps").read_text().count(str(path))
-        return len(list((self / "fd").iterdir())), len(list((self / "task").iterdir())), maps
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(path))
 
     for i in range(20):
         cycle(i % 2 == 0)
-    before, held = resources(), anonymous_bytes()
+    files, tasks, maps, held = descriptors(), threads(), mapped(), anonymous_bytes()
     for i in range(1000):
         cycle(i % 2 == 0)
-    until(lambda: resources() == before)  # the kernel lists a thread for a moment after it was joined
+    assert descriptors() <= files
+    assert mapped() == maps
+    until(lambda: threads() <= tasks)  # the kernel lists a thread for a moment after it was joined
     assert anonymous_bytes() - held < LEFT or SANITIZED
 
 

@@ -4,8 +4,8 @@ import os
 import random
 import signal
 import threading
-import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,8 +152,18 @@ def test_a_pass_within_a_lease_streams_missing_weights(files):
 
 def all_read(model, weights):
     """Wait until all weights that a lease began to read are in memory, and noted as read."""
-    eventually(lambda: model._engine.mapping.resident() >= weights)
-    time.sleep(0.05)
+
+    eventually(lambda: model._engine.mapping.resident() >= weights and readers_rest())
+
+
+def readers_rest():
+    """Whether all prefetch threads of this process sleep. They note what they have read before they do."""
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # the thread has ended
+            line = (task / "stat").read_text()
+            if "(streamrt-fetch)" in line and ") S " not in line:
+                return False
+    return True
 
 
 def test_weights_are_read_before_the_call_that_needs_them(files):
@@ -376,7 +386,11 @@ def test_an_interrupt_while_waiting_leaves_nothing_behind(files, run_python):
         pool.register("a", first)
         pool.register("b", second)
         with pool.lease("a"):
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            def interrupt():
+                while not pool._keeper._line:  # b does not wait yet
+                    time.sleep(0.001)
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Thread(target=interrupt).start()
             try:
                 with pool.lease("b", 100):
                     print("leased?")

@@ -421,7 +421,7 @@ def test_closing_serves_waiting_requests_and_refuses_new_ones(world: World) -> N
         assert [future.result(0)["y"] for future in futures] == [0, 2, 4, 6, 8]
         with pytest.raises(ShuttingDownError):
             ask(batcher, 6)
-    assert not any(thread.name.startswith("streamrt-serve-") for thread in threading.enumerate())
+    assert not any(thread.is_alive() for thread in batcher._threads)
 
 
 def test_with_a_real_pool(tmp_path: Any) -> None:
