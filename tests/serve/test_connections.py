@@ -37,10 +37,21 @@ PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
 LIMIT = 40
 
 
+def serve(repository: Path, seconds: int) -> Server:
+    """A server that cuts off clients which are idle, or send nothing, for so long."""
+    options = ["--budget", "16MiB", "--max-connections", LIMIT, "--body-timeout", seconds, "--idle-timeout", seconds]
+    return Server(repository, *options)
+
+
 @pytest.fixture
 def server(repository: Path) -> Iterator[Server]:
-    options = ["--budget", "16MiB", "--max-connections", LIMIT, "--body-timeout", "3", "--idle-timeout", "3"]
-    with Server(repository, *options) as running:
+    with serve(repository, 120) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty(repository: Path) -> Iterator[Server]:
+    with serve(repository, 3) as running:
         yield running
 
 
@@ -99,7 +110,8 @@ def test_connections_beyond_the_limit_get_503_and_disturb_no_others(server: Serv
     assert len(server.events("refused")) <= 4
 
 
-def test_two_hundred_connections_that_send_nothing_end_and_the_others_are_served(server: Server) -> None:
+def test_two_hundred_connections_that_send_nothing_end_and_the_others_are_served(hasty: Server) -> None:
+    server, began = hasty, time.monotonic()
     own = HTTPConnection(server.address, timeout=60)
     count(server, "connections", own)
     over = threading.Event()
@@ -108,10 +120,10 @@ def test_two_hundred_connections_that_send_nothing_end_and_the_others_are_served
     def stay() -> None:
         nonlocal slowest
         while not over.wait(0.01):
-            began = time.monotonic()
+            asked = time.monotonic()
             own.request("GET", "/ping")
             assert own.getresponse().read()
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.monotonic() - asked)
 
     stayer = threading.Thread(target=stay)
     stayer.start()
@@ -128,13 +140,13 @@ def test_two_hundred_connections_that_send_nothing_end_and_the_others_are_served
     with server.connect() as late:
         ping(late)
     own.close()
-    assert len(server.events("refused")) <= 5  # one a second
+    assert len(server.events("refused")) <= 2 + time.monotonic() - began  # one a second
 
 
-def test_an_idle_connection_is_closed_after_the_timeout(server: Server) -> None:
-    with server.connect() as idle:
-        ping(idle)
+def test_an_idle_connection_is_closed_after_the_timeout(hasty: Server) -> None:
+    with hasty.connect() as idle:
         began = time.monotonic()
+        ping(idle)
         assert everything(idle) == b""
         assert 2.5 < time.monotonic() - began < 30
 
@@ -196,29 +208,42 @@ ENDINGS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_closing_connection_whose_client_takes_nothing_is_cut_off(ending: str) -> None:
+def test_a_closing_connection_whose_client_takes_nothing_is_cut_off(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
-        idle: Any = 0.01 if ending == "the client is idle" else 60
+        loop, skipped = asyncio.get_running_loop(), 0.0
+        monkeypatch.setattr(loop, "time", lambda: time.monotonic() + skipped)
+
+        async def settled() -> None:
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+        idle: Any = 100 if ending == "the client is idle" else 10_000
         config = uvicorn.Config(answer, log_config=None, timeout_keep_alive=idle, lifespan="off", ws="none")
         limit = Connections(1)
-        connection = connections_within(0.2, limit)(config, ServerState(), {}, asyncio.get_running_loop())
+        connection = connections_within(1000, limit)(config, ServerState(), {}, loop)
         transport = Transport()
         connection.connection_made(transport)
         connection.data_received(ENDINGS[ending])
-        await asyncio.sleep(0.05)
+        await settled()
         if ending == "the server ends":
             connection.shutdown()
+        if ending == "the client is idle":
+            skipped += 101
+            await settled()
         assert transport.written
         assert transport.closing
         assert not transport.aborted
-        async with asyncio.timeout(60):
-            while not transport.aborted:
-                await asyncio.sleep(0.01)
+        skipped += 1001
+        await settled()
+        assert transport.aborted
         assert limit.count == 1
         connection.connection_lost(None)
         assert limit.count == 0
         transport.aborted = False
-        await asyncio.sleep(0.3)
+        skipped += 1001
+        await settled()
         assert not transport.aborted
 
     asyncio.run(run())

@@ -56,7 +56,21 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(folder: Path, slow_reads: Callable[[float], dict[str, str]]) -> Iterator[Server]:
+def switch(tmp_path: Path) -> Path:
+    """While this file exists, a pass of ``slow`` takes about 25 s."""
+    found = tmp_path / "slow"
+    found.touch()
+    return found
+
+
+@pytest.fixture
+def server(folder: Path, switch: Path, slow_reads: Callable[..., dict[str, str]]) -> Iterator[Server]:
+    with Server(folder, "--budget", "1MiB", environment=slow_reads(0.06e6, switch)) as running:
+        yield running
+
+
+@pytest.fixture
+def busy(folder: Path, slow_reads: Callable[..., dict[str, str]]) -> Iterator[Server]:
     """A pass of ``slow`` takes about 2 s."""
     with Server(folder, "--budget", "1MiB", environment=slow_reads(0.75e6)) as running:
         yield running
@@ -90,7 +104,7 @@ def pipeline(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("leave", [close, reset, pipeline])
 def test_a_waiting_request_ends_with_its_connection(
-    server: Server, expected: dict[str, Any], leave: Callable[[socket.socket], None]
+    server: Server, switch: Path, expected: dict[str, Any], leave: Callable[[socket.socket], None]
 ) -> None:
     found: list[Any] = []
     occupant = threading.Thread(target=lambda: found.append(infer(server, "slow")))
@@ -105,6 +119,7 @@ def test_a_waiting_request_ends_with_its_connection(
     zoo.eventually(lambda: server.metric("queue_length") == 0)
     zoo.eventually(lambda: server.metric("request_bytes") == held)
     assert not found  # the pass before it has not ended
+    switch.unlink()
     assert server.metric("withdrawn_requests_total") == 1
     occupant.join()
     zoo.assert_close(found[0], expected["slow"])
@@ -115,7 +130,7 @@ def test_a_waiting_request_ends_with_its_connection(
 
 
 def test_a_request_that_has_begun_is_finished_and_holds_its_memory_until_then(
-    server: Server, expected: dict[str, Any]
+    server: Server, switch: Path, expected: dict[str, Any]
 ) -> None:
     with server.connect() as client:
         client.sendall(post())
@@ -123,6 +138,7 @@ def test_a_request_that_has_begun_is_finished_and_holds_its_memory_until_then(
     time.sleep(0.1)
     assert server.metric("request_bytes") > 0
     assert not [line for line in server.log if line.get("status") == 499]
+    switch.unlink()
     zoo.eventually(lambda: server.metric("request_bytes") == 0)
     zoo.eventually(lambda: server.metric('requests_total{model="slow",outcome="gone"}') == 1)
     assert server.metric("withdrawn_requests_total") == 0
@@ -141,7 +157,8 @@ def leave_at_random(server: Server, chance: random.Random) -> None:
         chance.choice([close, reset, pipeline])(client)
 
 
-def test_clients_that_leave_at_random_moments_harm_no_others(server: Server, expected: dict[str, Any]) -> None:
+def test_clients_that_leave_at_random_moments_harm_no_others(busy: Server, expected: dict[str, Any]) -> None:
+    server = busy
     infer(server, "quick")
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     before = len(list(descriptors.iterdir()))

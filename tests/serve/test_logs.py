@@ -69,7 +69,7 @@ def test_a_server_ends_although_nobody_reads_its_log(repository: Path) -> None:
         server.reading.clear()
         ping(server, 1000)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
     finally:
         server.process.kill()
         server.wait()
