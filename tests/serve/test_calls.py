@@ -95,6 +95,11 @@ def test_models_are_listed_registered_described_and_unregistered(server: Server)
     assert ask("/models") == (200, {"models": everything})
 
 
+def prediction(body: str) -> bytes:
+    """The head of a request for ``two`` with this body."""
+    return f"POST /predictions/two HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+
 def samples(text: bytes) -> dict[str, float]:
     lines = [line.rpartition(" ") for line in text.decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
@@ -189,22 +194,28 @@ def test_a_model_that_is_too_large_for_the_pool(tmp_path: Path) -> None:
 
 
 def test_a_request_beyond_the_queue_gets_503(repository: Path) -> None:
-    with Server(repository, "--budget", "16MiB", "--max-queue", "4", "--max-delay", "2") as server:
-        answers: list[tuple[int, Any, bytes]] = []
+    """Two requests wait. When one of them has left, a request with more samples fills the pass of the other."""
+    body, statuses = '{"a": [[1, 2]], "b": [[3, 4]]}', []
+    options = ["--max-queue", "4", "--max-delay", "600", "--max-batch", "3"]
 
-        def ask() -> None:
-            answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
+    def ask() -> None:
+        statuses.append(server.ask("/predictions/two", body)[0])
 
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(status for status, _, _ in answers) == [200] * 2 + [503] * 4  # one model has half of the queue
-        for status, headers, body in answers:
-            if status == 503:
+    with Server(repository, "--budget", "16MiB", *options) as server:
+        waiting = threading.Thread(target=ask)
+        with server.connect() as leaving:
+            leaving.sendall(prediction(body) + body.encode())
+            zoo.eventually(lambda: server.metric("queue_length") == 1)
+            waiting.start()
+            zoo.eventually(lambda: server.metric("queue_length") == 2)
+            for _ in range(4):  # one model has half of the queue
+                status, headers, answer = server.ask("/predictions/two", body)
+                assert (status, json.loads(answer)["type"]) == (503, "QueueFullError")
                 assert headers["Retry-After"] == "1"
-                assert json.loads(body)["type"] == "QueueFullError"
+        zoo.eventually(lambda: server.metric("queue_length") == 1)
+        assert server.ask("/predictions/two", '{"a": [[1, 2], [1, 2]], "b": [[3, 4], [3, 4]]}')[0] == 200
+        waiting.join()
+        assert statuses == [200]
         found = samples(server.ask("/metrics")[2])
         assert found['streamrt_requests_total{model="two",outcome="busy"}'] == 4
         assert found["streamrt_batch_requests_sum"] == 2 * found["streamrt_batch_requests_count"] == 2
@@ -220,23 +231,28 @@ def test_a_request_that_is_not_served_in_time_gets_503(repository: Path) -> None
 
 
 def test_a_stopping_server_finishes_its_requests_and_takes_no_new_ones(repository: Path) -> None:
-    with Server(repository, "--budget", "16MiB", "--max-delay", "1.5") as server:
+    """Five requests wait until a sixth, whose end is sent last, fills their pass."""
+    body = '{"a": [[1, 2]], "b": [[3, 4]]}'
+    options = ["--budget", "16MiB", "--max-delay", "600", "--max-batch", "6"]
+    with Server(repository, *options) as server, server.connect() as last:
+        last.sendall(prediction(body) + body[:1].encode())
         answers: list[tuple[int, Any, bytes]] = []
 
         def ask() -> None:
-            answers.append(server.ask("/predictions/two", '{"a": [[1, 2]], "b": [[3, 4]]}'))
+            answers.append(server.ask("/predictions/two", body))
 
         threads = [threading.Thread(target=ask) for _ in range(5)]
         for thread in threads:
             thread.start()
         zoo.eventually(lambda: samples(server.ask("/metrics")[2])["streamrt_queue_length"] == 5)
-        host, port = server.address.split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as idle:
+        with server.connect() as idle:
             server.process.terminate()
             assert idle.recv(100) == b""  # the server closed it
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection((host, int(port)), timeout=60)
+                server.connect()
             assert answers == []
+        last.sendall(body[1:].encode())
+        assert last.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
         for thread in threads:
             thread.join()
         assert [status for status, _, _ in answers] == [200] * 5

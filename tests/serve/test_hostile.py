@@ -251,13 +251,14 @@ def test_bodies_that_do_not_arrive(repository: Path) -> None:
 
 
 def test_nothing_is_computed_for_a_client_that_left(repository: Path) -> None:
-    with Server(repository, "--budget", "16MiB", "--max-delay", "1") as server:
+    with Server(repository, "--budget", "16MiB", "--max-delay", "600", "--max-batch", "2") as server:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(infer(GOOD))
             zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
         zoo.eventually(lambda: any(line.get("status") == 499 for line in server.log))
-        assert exchange(server, infer(GOOD))[0] == 200
+        full = {"inputs": [tensor(shape=[2, 16], data=[0.5] * 32)]}  # as many samples as a pass may have
+        assert exchange(server, infer(full))[0] == 200
         metrics = server.ask("/metrics")[2]
         assert b"streamrt_batch_requests_sum 1.0" in metrics
         assert b'streamrt_requests_total{model="mlp",outcome="gone"} 1.0' in metrics

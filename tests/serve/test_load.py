@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 from bench.process import cgroup
 from memory_limit import limit, slack
 from model import zoo
-from serve.load import WIDTH, Served, anonymous, crowd, errors, make_models, outcomes
+from serve.load import WIDTH, Client, Served, anonymous, crowd, errors, make_models, outcomes
 from serve.process import Server
 from streamrt._core import Mapping
 
@@ -55,6 +55,11 @@ def cgroup_if_any() -> Iterator[cgroup.Cgroup | None]:
         yield group
 
 
+def answered(clients: Sequence[Client]) -> int:
+    """How many requests have their results."""
+    return sum(outcome.status == 200 for outcome in outcomes(clients))
+
+
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("io", ["mmap", "pread"])
 def test_load(folder: Path, models: dict[str, Served], first: dict[str, Served], seconds: int, io: str) -> None:
@@ -71,8 +76,9 @@ def test_load(folder: Path, models: dict[str, Served], first: dict[str, Served],
         allowed = group and limit(str(group.path), budget)
         before, used = anonymous(server.process.pid), []
         with crowd([server.address], models) as clients:
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            least, end = 20 * seconds + 1, time.monotonic() + seconds
+            give_up = end + 120  # a busy machine may need longer
+            while time.monotonic() < end or (answered(clients) < least and time.monotonic() < give_up):
                 used.append(anonymous(server.process.pid) - before + sum(file.resident() for file in files))
                 time.sleep(0.02)
         metrics = server.ask("/metrics")[2].decode()
@@ -83,7 +89,7 @@ def test_load(folder: Path, models: dict[str, Served], first: dict[str, Served],
     statuses = Counter(outcome.status for outcome in outcomes(clients))
     assert errors([*warm, *clients]) == []
     assert statuses.keys() <= {200, 503}
-    assert statuses[200] > 20 * seconds
+    assert statuses[200] >= least
     assert max(used) <= budget + slack(budget)
     counted = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(counted["streamrt_pool_held_bytes_max"]) <= budget

@@ -272,8 +272,12 @@ def test_calls_are_counted_and_logged(folder: Path) -> None:
     assert all(line["client"] == "127.0.0.1" and line["seconds"] >= 0 for line in lines)
 
 
+#: A request waits until there is another one.
+PAIRS = ("--budget", "16MiB", "--grpc-port", "0", "--max-delay", "600", "--max-batch", "2")
+
+
 def test_requests_of_both_forms_share_a_pass(folder: Path) -> None:
-    with Server(folder, "--budget", "16MiB", "--grpc-port", "0", "--max-delay", "1") as server:
+    with Server(folder, *PAIRS) as server:
         with triton.InferenceServerClient(server.grpc_address) as client:
             pending = ask(client, "two", [tensor(name, np.ones((1, 2), np.float32)) for name in "ab"])
             zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
@@ -286,11 +290,23 @@ def test_requests_of_both_forms_share_a_pass(folder: Path) -> None:
 
 
 def test_calls_in_flight_end_before_the_server_does(folder: Path) -> None:
-    with Server(folder, "--budget", "16MiB", "--grpc-port", "0", "--max-delay", "1") as server:
-        with triton.InferenceServerClient(server.grpc_address) as client:
+    body = b'{"a": [[1, 2]], "b": [[3, 4]]}'
+    with Server(folder, *PAIRS) as server:
+        with (
+            server.connect() as other,
+            server.connect() as idle,
+            triton.InferenceServerClient(server.grpc_address) as client,
+        ):
             pending = ask(client, "two", [tensor(name, np.ones((1, 2), np.float32)) for name in "ab"])
             zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
+            held = server.metric("request_bytes")
+            other.sendall(b"POST /predictions/two HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n{" % len(body))
+            zoo.eventually(lambda: server.metric("request_bytes") > held)
             server.process.terminate()
+            assert idle.recv(100) == b""  # the server has begun to end
+            assert not pending.done()
+            other.sendall(body[1:])  # and the call shares a pass
+            assert other.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
             np.testing.assert_array_equal(pending.result(60).as_numpy("sum"), [[2, 2]])
         assert server.wait() == 0
     assert not [line for line in server.log if line["event"] == "not JSON" or "traceback" in line]

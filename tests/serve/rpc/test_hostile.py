@@ -79,10 +79,10 @@ def refusal(call: Callable[..., object], *arguments: Any, **options: Any) -> tup
     return refused.value.code(), refused.value.details()
 
 
-def assert_serves(server: Server) -> None:
+def assert_serves(server: Server, samples: int = 1) -> None:
     with open_channel(server) as channel:
-        answer = service_pb2.ModelInferResponse.FromString(raw(channel)(good(), timeout=60))
-    assert answer.raw_output_contents[0] == np.float32([2, 2]).tobytes()
+        answer = service_pb2.ModelInferResponse.FromString(raw(channel)(good(samples=samples), timeout=60))
+    assert answer.raw_output_contents[0] == np.float32([[2, 2]] * samples).tobytes()
 
 
 def held(server: Server) -> float:
@@ -261,12 +261,12 @@ def test_messages_that_are_not_asked_for_take_little_memory(folder: Path) -> Non
 def test_a_message_that_does_not_arrive(folder: Path) -> None:
     """It holds the room of the largest message, for as long as a body may take."""
     options = ["--budget", "16MiB", "--grpc-port", "0", "--max-body", "64KiB", "--max-held", "192KiB"]
-    with Server(folder, *options, "--body-timeout", "3") as server, http2.connect(server.grpc_address) as slow:
+    with Server(folder, *options, "--body-timeout", "5") as server, http2.connect(server.grpc_address) as slow:
+        began = time.monotonic()
         slow.sendall(http2.headers(1) + http2.data(1, http2.message(b"\x0a", 1000), end=False))
         zoo.eventually(lambda: held(server) == 128 * KIB)
-        began = time.monotonic()
         assert_serves(server)  # it waits for the room
-        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - began > 4.9
         zoo.eventually(lambda: len(calls(server)) == 2)
         assert [(line["status"], line["code"]) for line in calls(server)] == [(408, "DEADLINE_EXCEEDED"), (200, "OK")]
         assert held(server) == 0
@@ -275,15 +275,16 @@ def test_a_message_that_does_not_arrive(folder: Path) -> None:
 def test_no_room_for_a_message(folder: Path) -> None:
     """Bytes of requests that have arrived make no room soon, so the call is refused at once, as HTTP's are."""
     options = ["--budget", "16MiB", "--grpc-port", "0", "--max-body", "128KiB", "--max-held", "256KiB"]
-    with Server(folder, *options, "--max-delay", "5", "--max-batch", "8192") as server:
+    with Server(folder, *options, "--max-delay", "600", "--max-batch", "8002") as server:
         with open_channel(server) as channel:
             waiting = raw(channel).future(good(samples=8000))
             zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
-            began = time.monotonic()
             code, text = refusal(raw(channel), good())
-            assert time.monotonic() - began < 4
+            assert not waiting.done()
             assert (code, "--max-held" in text) == (Code.UNAVAILABLE, True)
             assert channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"") == b"\x08\x01"
+            rest = '{"a": [[1, 1], [1, 1]], "b": [[1, 1], [1, 1]]}'  # fills the pass, and needs less room
+            assert server.ask("/predictions/two", rest)[0] == 200
             assert waiting.result(60)
         assert held(server) == 0
 
@@ -337,16 +338,17 @@ def test_a_large_answer_arrives_whole_and_is_counted_until_then(server: Server) 
 
 @pytest.mark.parametrize("way", ["cancel", "deadline", "close"])
 def test_nothing_is_computed_for_a_client_that_left(folder: Path, way: str) -> None:
-    with Server(folder, "--budget", "16MiB", "--grpc-port", "0", "--max-delay", "3") as server:
+    options = ["--budget", "16MiB", "--grpc-port", "0", "--max-delay", "600", "--max-batch", "2"]
+    with Server(folder, *options) as server:
         with open_channel(server) as channel:
-            call = raw(channel).future(good(), timeout=1 if way == "deadline" else None)
+            call = raw(channel).future(good(), timeout=5 if way == "deadline" else None)
             zoo.eventually(lambda: b"streamrt_queue_length 1.0" in server.ask("/metrics")[2])
             if way == "cancel":
                 call.cancel()
             elif way == "deadline":
                 assert call.exception().code() == Code.DEADLINE_EXCEEDED
         zoo.eventually(lambda: any(line.get("status") == 499 for line in server.log))
-        assert_serves(server)
+        assert_serves(server, samples=2)  # as many as a pass may have: they wait for no others
         metrics = server.ask("/metrics")[2]
         assert b"streamrt_batch_requests_sum 1.0" in metrics
         assert b'streamrt_requests_total{model="two",outcome="gone"} 1.0' in metrics
@@ -414,7 +416,7 @@ def test_a_failed_request_holds_nothing(server: Server, channel: Any) -> None:
     run(10)
     before = anonymous(server)
     run(30)  # 60 MiB
-    assert anonymous(server) - before < 8 * MIB
+    zoo.eventually(lambda: anonymous(server) - before < 8 * MIB)
 
 
 def test_streams_that_are_reset_at_once(server: Server) -> None:

@@ -26,6 +26,12 @@ from streamrt.serve.rpc.intake import Intake  # noqa: E402
 from streamrt.serve.settings import Settings  # noqa: E402
 
 
+async def settled() -> None:
+    """Let all tasks run until they wait."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 def test_room_is_counted_before_a_message_arrives() -> None:
     gate = Gate(100)
     order: list[str] = []
@@ -38,14 +44,14 @@ def test_room_is_counted_before_a_message_arrives() -> None:
     async def run() -> None:
         intake, over = Intake(gate, 40, 60.0), {name: asyncio.Event() for name in "abcd"}
         tasks = {name: asyncio.create_task(take(intake, name, over[name])) for name in "abcd"}
-        await asyncio.sleep(0.01)
+        await settled()
         assert (order, gate.held) == (["a", "b"], 80)
         over["b"].set()  # c takes its place, and d waits behind c
-        await asyncio.sleep(0.01)
+        await settled()
         assert (order, gate.held) == (["a", "b", "c"], 80)
         tasks["d"].cancel()
         tasks["d2"] = asyncio.create_task(take(intake, "d2", over["d"]))
-        await asyncio.sleep(0.01)
+        await settled()
         for event in over.values():
             event.set()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
@@ -88,7 +94,7 @@ def test_a_message_that_ends_makes_room_only_for_the_line() -> None:
         intake = Intake(gate, 60, 60.0)
         async with intake.room():
             waiting = asyncio.create_task(intake.room().__aenter__())
-            await asyncio.sleep(0.01)
+            await settled()
         gate.take(50)
         with pytest.raises(OverloadedError):
             await waiting
