@@ -23,12 +23,14 @@ CODE = """
                 time.sleep(per_tile)
             return work
         steps[:] = [Step(s.node, s.waits, slowly(s.run), s.first, s.last, s.dones) for s in steps]
-        ratios = []
-        for _ in range(5):
+        least = float("inf")
+        for number in range(60):  # a busy machine delays most passes, but not all of them
             model(x)
             # Compare with the measured time of reading: a sleep of the shim lasts a little longer than its argument.
-            ratios.append(model.stats.seconds / max(model.stats.read_seconds, model.stats.compute))
-        print(min(ratios))
+            least = min(least, model.stats.seconds / max(model.stats.read_seconds, model.stats.compute))
+            if number >= 4 and least <= 1.2:
+                break
+        print(least)
 """
 
 
@@ -36,4 +38,4 @@ CODE = """
 def test_a_pass_takes_the_longer_of_reading_and_computing(large, budget, slow_reads, run_python):
     done = run_python(CODE, large.path, budget, **slow_reads(200e6))
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= 1.2
+    assert float(done.stdout) <= 1.2  # without the thread it would be 2

@@ -75,10 +75,16 @@ def test_a_server_ends_although_nobody_reads_its_log(repository: Path) -> None:
         server.wait()
 
 
-def writing() -> bool:
-    """Whether a thread of a log is alive."""
-    names = [thread.name for thread in threading.enumerate()]
-    return any("_monitor" in name or name.startswith("streamrt-serve-log") for name in names)
+@pytest.fixture
+def writing() -> Callable[[], bool]:
+    """Whether a thread of a log that the test began is alive."""
+    before = set(threading.enumerate())
+
+    def found() -> bool:
+        names = [thread.name for thread in set(threading.enumerate()) - before]
+        return any("_monitor" in name or name.startswith("streamrt-serve-log") for name in names)
+
+    return found
 
 
 @pytest.fixture
@@ -142,7 +148,10 @@ def test_lines_wait_in_order_and_those_without_room_are_counted(
         assert next(found)["event"] == "last"
 
 
-def test_other_loggers_go_the_same_way_and_all_is_as_before_at_the_end(pipe: tuple[int, int]) -> None:
+def test_other_loggers_go_the_same_way_and_all_is_as_before_at_the_end(
+    pipe: tuple[int, int], writing: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_FLUSH", 60.0)
     reader, writer = pipe
     names = ("", "streamrt", "uvicorn")
     before = [(logging.getLogger(name).handlers[:], logging.getLogger(name).level) for name in names]
@@ -162,7 +171,9 @@ def test_other_loggers_go_the_same_way_and_all_is_as_before_at_the_end(pipe: tup
     assert not writing()
 
 
-def test_the_end_does_not_wait_for_a_blocked_reader(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_does_not_wait_for_a_blocked_reader(
+    pipe: tuple[int, int], writing: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logs, "_FLUSH", 0.3)
     reader, writer = pipe
     seconds = []
@@ -177,10 +188,18 @@ def test_the_end_does_not_wait_for_a_blocked_reader(pipe: tuple[int, int], monke
     within(30, work)
     assert 0.2 < seconds[0] < 20
     os.set_blocking(reader, False)
-    zoo.eventually(lambda: _drained(reader))
+
+    def drained() -> bool:
+        """Read until the thread that was blocked has ended."""
+        with suppress(BlockingIOError):
+            os.read(reader, 1 << 20)
+        return not writing()
+
+    zoo.eventually(drained)
 
 
-def test_a_log_that_has_no_reader_any_more() -> None:
+def test_a_log_that_has_no_reader_any_more(writing: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_FLUSH", 60.0)
     reader, writer = os.pipe()
     os.close(reader)
     with logging_to(writer, "info") as written:
@@ -189,13 +208,6 @@ def test_a_log_that_has_no_reader_any_more() -> None:
         zoo.eventually(lambda: written.handler.queue.empty())
     os.close(writer)
     assert not writing()
-
-
-def _drained(reader: int) -> bool:
-    """Read until the thread that was blocked has ended."""
-    with suppress(BlockingIOError):
-        os.read(reader, 1 << 20)
-    return not writing()
 
 
 def test_the_queue_counts_bytes() -> None:
