@@ -33,7 +33,12 @@ cdef inline void release(Arrays *arrays) noexcept:
 
 
 # Takes the next array: float32, aligned, of `ndim` axes (-1: any), C-contiguous unless `flags` ask for strides.
-cdef Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name) except NULL:
+cdef inline Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name) except NULL:
+    return take_as(arrays, array, ndim, flags, name, c"f")
+
+
+# As `take`, for float32 (f) or float64 (d).
+cdef Py_buffer *take_as(Arrays *arrays, object array, int ndim, int flags, str name, char kind) except NULL:
     assert arrays.count < MOST_ARRAYS
     cdef Py_buffer *view = &arrays.view[arrays.count]
     PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
@@ -41,10 +46,11 @@ cdef Py_buffer *take(Arrays *arrays, object array, int ndim, int flags, str name
     cdef const char *format = view.format
     if format[0] == c"@" or format[0] == c"=":
         format += 1
-    if format[0] != c"f" or format[1] != 0:
-        raise ValueError(f"{name} has format {view.format.decode(errors='replace')!r}, expected float32")
-    if <uintptr_t>view.buf % sizeof(float) != 0:
-        raise ValueError(f"{name} is not aligned to {sizeof(float)} bytes")
+    if format[0] != kind or format[1] != 0:
+        wanted = "float32" if kind == c"f" else "float64"
+        raise ValueError(f"{name} has format {view.format.decode(errors='replace')!r}, expected {wanted}")
+    if <uintptr_t>view.buf % <size_t>view.itemsize != 0:
+        raise ValueError(f"{name} is not aligned to {view.itemsize} bytes")
     if ndim >= 0 and view.ndim != ndim:
         raise ValueError(f"{name} has {view.ndim} axes, expected {ndim}")
     return view

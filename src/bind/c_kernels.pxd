@@ -196,8 +196,10 @@ cdef extern from "kernels/kernels.h" nogil:
     void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band)
     void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
                           bint count_padding)
-    void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols)
-    void srt_row_moments(const float *x, float *y, int64_t rows, int64_t cols)
+    void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols, int64_t block)
+    int64_t srt_rows_together(int64_t width)
+    void srt_plane_sums(const float *x, srt_steps steps, double *y, int64_t planes, int64_t rows, int64_t width,
+                        int64_t numbers, bint begins)
     void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols)
     void srt_softmax(const float *x, float *y, int64_t outer, int64_t k, int64_t inner, bint log)
     void srt_lrn(const float *x, float *y, int64_t n, int64_t channels, int64_t inner, int64_t size, float alpha,

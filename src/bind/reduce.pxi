@@ -1,49 +1,82 @@
-"""Kernels over rows and channels: means, maxima, softmax, local response normalisation."""
-
-
-# Takes the arrays of a reduction: x (rows, cols), y (rows,).
-cdef int take_reduction(Arrays *arrays, object x, object y) except -1:
-    cdef Py_buffer *vx = take_input(arrays, x, 2, "x")
-    cdef Py_buffer *vy = take_output(arrays, y, 1, "y")
-    check_shape(vy, (vx.shape[0],), "y")
-    return check_overlap(arrays, False)
+"""Kernels over rows and channels: means, sums, maxima, softmax, local response normalisation."""
 
 
 def row_mean(x, y):
-    """The mean of each row: x (R, K), y (R,). Long sums are in float64. NaN if K is 0.
+    """The mean of each row: x (R, K), y (R,); or of each plane: x (R, H, W). Long sums are in float64. NaN if K is 0.
+
+    Means of planes have the bits of sums of `plane_sums`.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+        ValueError: wrong shapes, dtype or layout, planes without elements, or arrays that overlap.
     """
     cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef int64_t cols, block
     arrays.count = 0
     try:
-        take_reduction(&arrays, x, y)
+        vx = take_input(&arrays, x, -1, "x")
+        vy = take_output(&arrays, y, 1, "y")
+        if vx.ndim == 3:
+            check_planes(vx)
+            cols, block = vx.shape[1] * vx.shape[2], srt_rows_together(vx.shape[2]) * vx.shape[2]
+        elif vx.ndim == 2:
+            cols = block = vx.shape[1]
+        else:
+            raise ValueError(f"x has {vx.ndim} axes, expected 2 or 3")
+        check_shape(vy, (vx.shape[0],), "y")
+        check_overlap(&arrays, False)
         with nogil:
-            srt_row_mean(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
-                         arrays.view[0].shape[1])
+            srt_row_mean(floats(vx), <float *>vy.buf, vx.shape[0], cols, block)
     finally:
         release(&arrays)
 
 
-def row_moments(x, y):
-    """The mean of each row, and the mean of the squares of the differences from it: x (R, K), y (R, 2).
+cdef int check_planes(Py_buffer *x) except -1:
+    if x.shape[1] == 0 or x.shape[2] == 0:
+        raise ValueError(f"x has shape {shape_of(x)}, expected planes that are not empty")
+    return 0
 
-    Long sums are in float64. NaN if K is 0.
+
+def rows_together(int64_t width):
+    """The rows of this width that `plane_sums` adds up together: the fewest with 512 elements, as a power of two.
 
     Raises:
-        ValueError: wrong shapes, dtype or layout, or arrays that overlap.
+        ValueError: a width below 1.
+    """
+    if width < 1:
+        raise ValueError(f"width {width}, expected at least 1")
+    return srt_rows_together(width)
+
+
+def plane_sums(x, y, bint begins):
+    """Adds the sum of each plane to column 0 of y and, if y has three columns, the sum of its squares to column 1.
+
+    x (P, R, W) may have gaps between rows and between planes, if all planes lie at equal distances; y (P, 1) or (P, 3),
+    float64. Rows may come in several calls. The first one ``begins``: it sets the sums, and column 2 to a number near
+    the mean, which later calls need. If each call but the last has a multiple of `rows_together` rows, the sums have
+    the same bits as with one call.
+
+    Raises:
+        ValueError: wrong shapes, dtype or layout, planes without elements, or arrays that overlap.
     """
     cdef Arrays arrays
+    cdef Py_buffer *vx
+    cdef Py_buffer *vy
+    cdef srt_steps steps
     arrays.count = 0
     try:
-        take_input(&arrays, x, 2, "x")
-        take_output(&arrays, y, 2, "y")
-        check_shape(&arrays.view[1], (arrays.view[0].shape[0], 2), "y")
+        vx = take(&arrays, x, 3, PyBUF_STRIDES, "x")
+        vy = take_as(&arrays, y, 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, "y", c"d")
+        check_planes(vx)
+        steps.row, steps.plane = vx.shape[2], vx.shape[1] * vx.shape[2]
+        take_steps(vx, &steps, "x")
+        if vy.shape[0] != vx.shape[0] or (vy.shape[1] != 1 and vy.shape[1] != 3):
+            raise ValueError(f"y has shape {shape_of(vy)}, expected ({vx.shape[0]}, 1) or ({vx.shape[0]}, 3)")
         check_overlap(&arrays, False)
         with nogil:
-            srt_row_moments(floats(&arrays.view[0]), <float *>arrays.view[1].buf, arrays.view[0].shape[0],
-                            arrays.view[0].shape[1])
+            srt_plane_sums(floats(vx), steps, <double *>vy.buf, vx.shape[0], vx.shape[1], vx.shape[2], vy.shape[1],
+                           begins)
     finally:
         release(&arrays)
 
@@ -57,7 +90,10 @@ def row_max(x, y):
     cdef Arrays arrays
     arrays.count = 0
     try:
-        take_reduction(&arrays, x, y)
+        take_input(&arrays, x, 2, "x")
+        take_output(&arrays, y, 1, "y")
+        check_shape(&arrays.view[1], (arrays.view[0].shape[0],), "y")
+        check_overlap(&arrays, False)
         if arrays.view[0].shape[1] == 0 and arrays.view[0].shape[0] != 0:
             raise ValueError(f"x has shape {shape_of(&arrays.view[0])}, expected rows that are not empty")
         with nogil:

@@ -380,13 +380,21 @@ void srt_max_pool(const float *x, float *y, int64_t volumes, const srt_window *w
 void srt_average_pool(const float *x, float *y, int64_t volumes, const srt_window *window, const srt_band *band,
                       bool count_padding);
 
-/* x (rows, cols), y (rows,). The mean of no elements is NaN. Up to 512 elements are added in float32, and these sums
- * in float64. The result is about as exact as a sum in float64 alone. */
-void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols);
+/* x (rows, cols), y (rows,). The mean of no elements is NaN. Less than 1,024 elements are added in float32, and these
+ * sums in float64, in order. `block` elements are a row by themselves. The result is about as exact as a sum in float64
+ * alone. */
+void srt_row_mean(const float *x, float *y, int64_t rows, int64_t cols, int64_t block);
 
-/* x (rows, cols), y (rows, 2): the mean of each row, and the mean of the squares of the differences from it. Sums as
- * above. A row should fit in the first-level cache, because it is read twice. */
-void srt_row_moments(const float *x, float *y, int64_t rows, int64_t cols);
+/* The rows of a plane that are added up together: the fewest that have 512 elements, as a power of two. */
+int64_t srt_rows_together(int64_t width);
+
+/* x (planes, rows, width), with rows and planes `steps` apart; y (planes, numbers). Adds the sum of each plane to
+ * y[..][0]. If `numbers` is 3, it adds that of the squares to y[..][1], and y[..][2] is about the mean: squares would
+ * lose digits in float32, so differences from this number are added. Sums as above, with the rows together as a block.
+ * So y has the same bits if the rows come in several calls, which begin at multiples of srt_rows_together. The first
+ * call `begins`: it finds y[..][2], and sets the others. */
+void srt_plane_sums(const float *x, srt_steps steps, double *y, int64_t planes, int64_t rows, int64_t width,
+                    int64_t numbers, bool begins);
 
 /* x (rows, cols), y (rows,); cols > 0. */
 void srt_row_max(const float *x, float *y, int64_t rows, int64_t cols);

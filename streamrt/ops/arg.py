@@ -140,6 +140,11 @@ class _ByRows:
     search: _Search
     width: int
 
+    @property
+    def step(self) -> int:
+        """See `Collects`."""
+        return 1
+
     def scratch(self, rows: int) -> int:
         """See `Collects`."""
         return self._of(rows).scratch.nbytes

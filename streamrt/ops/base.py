@@ -189,8 +189,13 @@ class ByRows(Protocol):
 class Collects(Protocol):
     """How an operator computes its output from all rows of input 0 (1, C, H, W), which come one band after the other.
 
-    No other input is read.
+    No other input is read. Bands begin and end at multiples of ``step`` rows, or with the picture. Then the output has
+    the same bits whatever the bands.
     """
+
+    @property
+    def step(self) -> int:
+        """Rows, as above."""
 
     def scratch(self, rows: int) -> int:
         """Bytes of scratch memory for so many rows at once. Its content stays from the first band to the last."""

@@ -1,131 +1,146 @@
 """Results that need all rows of a plane, computed from rows that come one band after the other: see `Collects`.
 
-Each row gives some numbers. Those of all rows of a channel are joined in float64.
+A result has the same bits whichever bands the rows come in, and whether they come in bands at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import INT64, Array, Run
+from streamrt.ops.base import INT64, Array, Run, Shape
 from streamrt.ops.scratch import Part, Scratch
 
-_Doubles = NDArray[np.float64]
+#: Computes a result from the sums of all channels (C, numbers).
+_Finish = Callable[[NDArray[np.float64], Array], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Collector:
-    """Implements `Collects`.
+class Sums:
+    """Results of the sum of each channel, or of that and the sum of squares (see `streamrt._core.plane_sums`).
 
     Attributes:
-        height: rows of the plane.
-        channels: of the plane.
-        numbers: that each row gives.
-        of_rows: computes them for rows (N, W), first in float32 (N, ``numbers``), then in float64.
-        join: joins the numbers of two rows.
-        finish: computes the result from the numbers (C, ``numbers``) of all rows, their count and their length.
+        shape: of the planes (C, H, W).
+        numbers: of each channel: 1, or 3 with the sum of squares.
+        finish: computes the result.
     """
 
-    height: int
-    channels: int
+    shape: Shape
     numbers: int
-    of_rows: Callable[[Array, Array, _Doubles], None]
+    finish: _Finish
+
+    @property
+    def step(self) -> int:
+        """See `Collects`."""
+        return _core.rows_together(self.shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of scratch memory."""
+        return self._state()[1].nbytes
+
+    def scratch(self, rows: int) -> int:
+        """See `Collects`."""
+        return self.nbytes
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        """See `Collects`."""
+        return self._bind(x.transpose(1, 0, 2), y, first, first + len(x) == self.shape[1], memory)
+
+    def bind_whole(self, x: Array, y: Array, memory: NDArray[np.uint8]) -> Run:
+        """Binds computing the result ``y`` of whole planes (C, H, W)."""
+        return self._bind(x, y, 0, True, memory)
+
+    def _bind(self, x: Array, y: Array, first: int, ends: bool, memory: NDArray[np.uint8]) -> Run:
+        state = self._state()[0].of(memory).view(np.float64)
+
+        def run(_first: int, _last: int) -> None:
+            _core.plane_sums(x, state, first == 0)
+            if ends:
+                self.finish(state, y)
+
+        return run
+
+    def _state(self) -> tuple[Part, Scratch]:
+        scratch = Scratch()
+        return scratch.add(self.shape[0], self.numbers, dtype=INT64), scratch
+
+
+def means(shape: Shape, *, sums: bool = False) -> Sums:
+    """The mean of each channel, or the sum, of planes (C, H, W)."""
+    divisor = 1 if sums else shape[1] * shape[2]
+
+    def finish(state: NDArray[np.float64], y: Array) -> None:
+        np.divide(state[:, 0], divisor, out=y.reshape(-1), casting="same_kind")
+
+    return Sums(shape, 1, finish)
+
+
+def moments(shape: Shape, groups: int, epsilon: float) -> Sums:
+    """The mean, and ``1 / sqrt(variance + epsilon)``, of each of some groups of neighbouring channels."""
+
+    def finish(state: NDArray[np.float64], y: Array) -> None:
+        count = shape[0] // groups * shape[1] * shape[2]
+        mean, square = state[:, :2].reshape(groups, -1, 2).sum(axis=1).T / count
+        deviation = np.sqrt(np.maximum(square - mean * mean, 0) + epsilon)
+        y.reshape(2, groups)[:] = mean, 1 / deviation
+
+    return Sums(shape, 3, finish)
+
+
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """The largest or the smallest value of each channel.
+
+    Attributes:
+        channels: of the planes.
+        of_rows: computes those of rows (N, W).
+        join: finds that of several values.
+    """
+
+    channels: int
+    of_rows: Callable[[Array, Array], None]
     join: np.ufunc
-    finish: Callable[[_Doubles, int, int, Array], None]
+    step: int = 1
 
     def scratch(self, rows: int) -> int:
         """See `Collects`."""
         return self._parts(rows)[1].nbytes
 
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
-        """See `Collects`."""
+        """See `Collects`. The result has the values of the rows so far."""
         rows, channels, width = x.shape
-        (state_part, new_part, double_part, single_part), _ = self._parts(rows)
-        state, new, double = (part.of(memory).view(np.float64) for part in (state_part, new_part, double_part))
-        single, lines = single_part.of(memory), x.reshape(rows * channels, width)
-        apart = double.reshape(rows, channels, self.numbers)
+        (each_part, new_part), _ = self._parts(rows)
+        each, new, found = each_part.of(memory), new_part.of(memory), y.reshape(-1)
+        lines, values = x.reshape(rows * channels, width), each.reshape(-1)
 
         def run(_first: int, _last: int) -> None:
-            self.of_rows(lines, single, double)
-            self.join.reduce(apart, axis=0, out=new if first else state)
+            self.of_rows(lines, values)
+            self.join.reduce(each, axis=0, out=new if first else found)
             if first:
-                self.join(state, new, out=state)
-            if first + rows == self.height:
-                self.finish(state, self.height, width, y)
+                self.join(found, new, out=found)
 
         return run
 
-    @property
-    def of_planes(self) -> Collector:
-        """The same for whole planes: each is one row."""
-        return replace(self, height=1)
-
-    def _parts(self, rows: int) -> tuple[tuple[Part, ...], Scratch]:
-        """The joined numbers, which stay, and those of a band in its channels, in its rows, and in float32."""
-        scratch, numbers = Scratch(), self.numbers
-        shapes = (self.channels, numbers), (self.channels, numbers), (rows * self.channels, numbers)
-        doubles = [scratch.add(*shape, dtype=INT64) for shape in shapes]
-        return (*doubles, scratch.add(rows * self.channels, numbers)), scratch
+    def _parts(self, rows: int) -> tuple[tuple[Part, Part], Scratch]:
+        """The values of each row of a band, and those of all its rows."""
+        scratch = Scratch()
+        return (scratch.add(rows, self.channels), scratch.add(self.channels)), scratch
 
 
-def means(channels: int, height: int, *, sums: bool = False) -> Collector:
-    """The mean of each channel, or the sum."""
-
-    def finish(state: _Doubles, rows: int, width: int, y: Array) -> None:
-        np.multiply(state[:, 0], width if sums else 1 / rows, out=y.reshape(-1), casting="same_kind")
-
-    return Collector(height, channels, 1, _row_means, np.add, finish)
+def maxima(shape: Shape) -> Extremes:
+    """The largest value of each channel of planes (C, H, W)."""
+    return Extremes(shape[0], _core.row_max, np.maximum)
 
 
-def maxima(channels: int, height: int) -> Collector:
-    """The largest value of each channel."""
-    return Collector(height, channels, 1, _row_maxima, np.maximum, _as_they_are)
+def minima(shape: Shape) -> Extremes:
+    """The smallest value of each channel of planes (C, H, W)."""
+    return Extremes(shape[0], _row_minima, np.minimum)
 
 
-def minima(channels: int, height: int) -> Collector:
-    """The smallest value of each channel."""
-    return Collector(height, channels, 1, _row_minima, np.minimum, _as_they_are)
-
-
-def moments(channels: int, height: int, groups: int, epsilon: float) -> Collector:
-    """The mean, and ``1 / sqrt(variance + epsilon)``, of each of some groups of neighbouring channels."""
-
-    def finish(state: _Doubles, rows: int, width: int, y: Array) -> None:
-        mean, square = state.reshape(groups, -1, 2).mean(axis=1).T / rows
-        deviation = np.sqrt(np.maximum(square - mean * mean, 0) + epsilon)
-        y.reshape(2, groups)[:] = mean, 1 / deviation
-
-    return Collector(height, channels, 2, _row_moments, np.add, finish)
-
-
-def _as_they_are(state: _Doubles, rows: int, width: int, y: Array) -> None:
-    y.reshape(-1)[:] = state[:, 0]
-
-
-def _row_means(x: Array, single: Array, double: _Doubles) -> None:
-    _core.row_mean(x, single.reshape(-1))
-    np.copyto(double, single)
-
-
-def _row_maxima(x: Array, single: Array, double: _Doubles) -> None:
-    _core.row_max(x, single.reshape(-1))
-    np.copyto(double, single)
-
-
-def _row_minima(x: Array, single: Array, double: _Doubles) -> None:
-    np.minimum.reduce(x, axis=1, out=single.reshape(-1))
-    np.copyto(double, single)
-
-
-def _row_moments(x: Array, single: Array, double: _Doubles) -> None:
-    """The mean and the mean square of each row, in float64: the mean square alone would lose digits in float32."""
-    _core.row_moments(x, single)
-    mean, variance = single[:, 0], single[:, 1]
-    double[:, 0] = mean
-    np.multiply(double[:, 0], double[:, 0], out=double[:, 1])
-    double[:, 1] += variance
+def _row_minima(x: Array, y: Array) -> None:
+    np.minimum.reduce(x, axis=1, out=y)

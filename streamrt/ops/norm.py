@@ -91,8 +91,9 @@ def _of_groups(call: Call, groups: int) -> Lowered:
         if call.param(index) != (channels,):
             raise call.fail(f"input {index} has shape {call.shape(index)}, expected ({channels},)")
     epsilon, epilogue = call.float_("epsilon", 1e-5), epilogue_of(call)
-    found = moments(channels, 1, groups, epsilon)
-    scratch = Scratch(found.scratch(1))
+    planes = (channels, *(x[2:] if len(x) == 4 else (1, positions)))
+    found = moments(planes, groups, epsilon)
+    scratch = Scratch(found.nbytes)
     moments_part, factors_part = scratch.add(2 * groups), scratch.add(2, channels)
 
     def bind(buffers: Buffers) -> Run:
@@ -101,7 +102,7 @@ def _of_groups(call: Call, groups: int) -> Lowered:
         )
         scale, bias = buffers.input(1), buffers.input(2)
         numbers, factors = moments_part.of(buffers.scratch), factors_part.of(buffers.scratch)
-        collects = [found.bind(source[n, None], numbers, 0, buffers.scratch) for n in range(samples)]
+        collects = [found.bind_whole(source[n].reshape(planes), numbers, buffers.scratch) for n in range(samples)]
 
         def run(first: int, last: int) -> None:
             for n, collect in enumerate(collects):
@@ -135,18 +136,14 @@ def _halves(node: Node, groups: int, epsilon: float) -> tuple[Node, Node]:
 @operator(_COLLECT, traits=Traits(hidden=True))
 def collected_moments(call: Call) -> Lowered:
     """The mean, and ``1 / sqrt(var + epsilon)``, of each of ``num_groups`` groups of channels of one sample."""
-    _, channels, height, width = x = call.shape(0)
+    x = call.shape(0)
     groups = call.int_("num_groups")
-    found = moments(channels, height, groups, call.float_("epsilon"))
-    of_planes = found.of_planes
+    found = moments(x[1:], groups, call.float_("epsilon"))
 
     def bind(buffers: Buffers) -> Run:
-        planes = buffers.input(0).reshape(1, channels, height * width)
-        return of_planes.bind(planes, buffers.outputs[0], 0, buffers.scratch)
+        return found.bind_whole(buffers.input(0)[0], buffers.outputs[0], buffers.scratch)
 
-    return Lowered(
-        outputs=((2 * groups,),), bind=bind, scratch=of_planes.scratch(1), flops=4 * math.prod(x), collects=found
-    )
+    return Lowered(outputs=((2 * groups,),), bind=bind, scratch=found.nbytes, flops=4 * math.prod(x), collects=found)
 
 
 @operator(_NORMALISE, traits=Traits(hidden=True, rowwise=True))

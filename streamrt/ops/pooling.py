@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
-from streamrt.ops.base import Array, Buffers, Collects, Lowered, Run
+from streamrt.ops.base import Array, Buffers, Collects, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.collect import maxima, means
 from streamrt.ops.epilogue import IDENTITY
@@ -68,7 +68,7 @@ def global_max_pooling(call: Call) -> Lowered:
 @operator("GlobalAveragePool", traits=Traits(fuses=True))
 def global_average_pooling(call: Call) -> Lowered:
     """The mean of each channel."""
-    return _global(call, lambda x, y, memory: _core.row_mean(x, y), collects=means)
+    return _global(call, lambda x, y, memory: _core.row_mean(x, y), of_planes=True, collects=means)
 
 
 @operator("GlobalLpPool")
@@ -135,18 +135,21 @@ def _global(
     call: Call,
     kernel: Callable[[Array, Array, NDArray[np.uint8]], None],
     scratch: int = 0,
-    collects: Callable[[int, int], Collects] | None = None,
+    of_planes: bool = False,
+    collects: Callable[[Shape], Collects] | None = None,
 ) -> Lowered:
+    """``kernel`` takes rows (P, K), or planes (P, H, W) if it is ``of_planes`` and there are such; and results (P,)."""
     call.expect((1, 1))
     x = call.shape(0)
     if len(x) < 3:
         raise call.fail(f"an input of shape {x}, expected at least 3 axes")
     planes = x[0] * x[1]
+    folded = (planes, *x[2:]) if of_planes and len(x) == 4 else (planes, math.prod(x[2:]))
 
     def bind(buffers: Buffers) -> Run:
-        source, target = buffers.input(0).reshape(planes, -1), buffers.outputs[0].reshape(planes)
+        source, target = buffers.input(0).reshape(folded), buffers.outputs[0].reshape(planes)
         return lambda first, last: kernel(source, target, buffers.scratch)
 
     out = (*x[:2], *(1,) * (len(x) - 2))
-    of_rows = collects(x[1], x[2]) if collects and len(x) == 4 else None
+    of_rows = collects(x[1:]) if collects and len(x) == 4 else None
     return Lowered(outputs=(out,), bind=bind, scratch=scratch, flops=math.prod(x), collects=of_rows)

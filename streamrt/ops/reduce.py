@@ -42,11 +42,18 @@ def reduce(call: Call) -> Lowered:
     out = kept if keepdims else tuple(extent for axis, extent in enumerate(x) if axis not in axes)
     begin = min((axis for axis in axes if x[axis] != 1), default=len(x))
     is_trailing = all(axis in axes or x[axis] == 1 for axis in range(begin, len(x)))
+    # Means and sums of planes are added up as bands of rows add them up: see `streamrt.ops.collect`.
+    of_planes = len(x) == 4 and set(axes) == {2, 3} and dtype != INT64
+    sums = means((x[0] * x[1], *x[2:]), sums=True) if of_planes and call.node.op == "ReduceSum" else None
+    outer = math.prod(x[:begin])
+    folded = (outer, *x[2:]) if of_planes and call.node.op == "ReduceMean" else (outer, math.prod(x[begin:]))
 
     def bind(buffers: Buffers) -> Run:
         source, target = buffers.input(0), buffers.outputs[0]
+        if sums is not None:
+            return sums.bind_whole(source.reshape(sums.shape), target, buffers.scratch)
         if kernel is not None and is_trailing:
-            rows, results = source.reshape(math.prod(x[:begin]), -1), target.reshape(-1)
+            rows, results = source.reshape(folded), target.reshape(-1)
             return lambda first, last: kernel(rows, results)
         whole, count = target.reshape(kept), math.prod(x[axis] for axis in axes)
 
@@ -65,19 +72,19 @@ def reduce(call: Call) -> Lowered:
         batch=batch if keepdims else batch - sum(axis < batch for axis in axes),
         flops=math.prod(x),
         dtypes=(dtype,),
-        collects=_collects(call.node.op, x) if len(x) == 4 and set(axes) == {2, 3} and dtype != INT64 else None,
+        scratch=sums.nbytes if sums else 0,
+        collects=_collects(call.node.op, x[1:]) if of_planes else None,
     )
 
 
-def _collects(op: str, x: Shape) -> Collects | None:
-    """How a reduction of rows and columns reads bands of rows."""
-    _, channels, height, _ = x
+def _collects(op: str, planes: Shape) -> Collects | None:
+    """How a reduction of rows and columns reads bands of rows of ``planes`` (C, H, W)."""
     match op:
         case "ReduceMean" | "ReduceSum":
-            return means(channels, height, sums=op == "ReduceSum")
+            return means(planes, sums=op == "ReduceSum")
         case "ReduceMax":
-            return maxima(channels, height)
+            return maxima(planes)
         case "ReduceMin":
-            return minima(channels, height)
+            return minima(planes)
         case _:
             return None

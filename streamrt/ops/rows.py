@@ -181,7 +181,16 @@ def _of_collects(collects: Collects, operand: Operand | None) -> Rows | None:
 
         return band_of
 
-    return Rows(operand.shape[2], {0: _same}, (), collects.scratch, bind, apart=(0,), collects=True)
+    return Rows(
+        height=operand.shape[2],
+        inputs={0: _same},
+        whole=(),
+        scratch=collects.scratch,
+        bind=bind,
+        apart=(0,) if collects.step == 1 else (),
+        step=collects.step,
+        collects=True,
+    )
 
 
 def _as_planes(rows: Array) -> Array:

@@ -83,7 +83,7 @@ CALLS: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any]]] = {
     "max_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: max_pool(x, y, WINDOW)),
     "average_pool": ([(3, 4, 5), (3, 4, 5)], lambda x, y: average_pool(x, y, WINDOW, True)),
     "row_mean": ([(3, 4), (3,)], _core.row_mean),
-    "row_moments": ([(3, 4), (3, 2)], _core.row_moments),
+    "mean of planes": ([(3, 2, 4), (3,)], _core.row_mean),
     "row_max": ([(3, 4), (3,)], _core.row_max),
     "matmul": (
         [(2, 3, 20), (4, 2, 20, 5), (4, 2, 3, 5)],
@@ -127,7 +127,8 @@ def test_the_calls_are_right(name: str) -> None:
 FREE = {
     ("bias_act", 0, 1),
     ("row_mean", 0, 1),
-    ("row_moments", 0, 1),
+    ("mean of planes", 0, 1),
+    ("mean of planes", 0, 2),
     ("row_max", 0, 1),
     ("depthwise", 0, 1),
     ("dense", 0, 1),

@@ -245,7 +245,10 @@ def run_others(fenced: Fenced, size: int) -> None:
     _core.prelu(x, fenced(3), y)
     _core.prelu(fenced(2, size, 1), fenced(size), fenced(2, size, 1))
     _core.row_mean(x[0], fenced(3))
-    _core.row_moments(x[0], fenced(3, 2))
+    _core.row_mean(x, fenced(2))
+    for numbers in (2, 6):  # one or three float64
+        _core.plane_sums(x, fenced(2, numbers).view(np.float64), True)
+        _core.plane_sums(x.transpose(1, 0, 2), fenced(3, numbers).view(np.float64), True)
     _core.row_max(x[0], fenced(3))
     for log in (False, True):
         _core.softmax(x, y, log)

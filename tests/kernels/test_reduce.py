@@ -1,11 +1,11 @@
-"""row_mean, row_max, softmax and lrn against float64."""
+"""row_mean, plane_sums, row_max, softmax and lrn against float64."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from streamrt._core import lrn, row_max, row_mean, row_moments, softmax
+from streamrt._core import lrn, plane_sums, row_max, row_mean, rows_together, softmax
 
 SIZES = [1, 3, 7, 16, 17, 33, 65, 2500]
 
@@ -27,24 +27,85 @@ def test_mean_of_many_is_accurate_and_of_none_is_nan() -> None:
     assert np.isnan(y[0])
 
 
-@pytest.mark.parametrize("cols", SIZES)
-@pytest.mark.parametrize("rows", [0, 1, 5])
+#: Rows and columns of planes. Some rows are added up together, or in pieces.
+PLANES = [(1, 1), (7, 7), (9, 33), (70, 17), (5, 300), (3, 512), (4, 700), (2, 2500)]
+
+
+@pytest.mark.parametrize("shape", PLANES)
+@pytest.mark.parametrize("planes", [0, 1, 5])
 @pytest.mark.parametrize("middle", [3, -1000])
-def test_row_moments(rng: np.random.Generator, rows: int, cols: int, middle: float) -> None:
-    x = rng.normal(middle, 1, (rows, cols)).astype(np.float32)
-    y = np.full((rows, 2), 7, np.float32)
-    row_moments(x, y)
-    np.testing.assert_allclose(y[:, 0], x.mean(1, dtype=np.float64), rtol=3e-7)
-    squares = np.square(x.astype(np.float64) - y[:, :1]).mean(1)
-    np.testing.assert_allclose(y[:, 1], squares, rtol=1e-6)
+def test_plane_sums(rng: np.random.Generator, planes: int, shape: tuple[int, int], middle: float) -> None:
+    x = rng.normal(middle, 1, (planes, *shape)).astype(np.float32)
+    y, mean = np.full((planes, 3), 7.0), np.full(planes, 7, np.float32)
+    plane_sums(x, y, True)
+    row_mean(x, mean)
+    count = shape[0] * shape[1]
+    means, squares = (y[:, :2] / count).T
+    doubles = x.astype(np.float64)
+    np.testing.assert_allclose(means, doubles.mean((1, 2)), rtol=3e-7)
+    np.testing.assert_allclose(squares - means**2, doubles.var((1, 2)), rtol=2e-6, atol=1e-9 * middle**2)
+    np.testing.assert_allclose(mean, doubles.mean((1, 2)), rtol=3e-7)
 
 
-def test_moments_of_none_and_of_infinity_are_nan() -> None:
-    y = np.zeros((1, 2), np.float32)
-    row_moments(np.empty((1, 0), np.float32), y)
-    assert np.isnan(y).all()
-    row_moments(np.array([[1, np.inf, 2]], np.float32), y)
+@pytest.mark.parametrize("shape", PLANES)
+@pytest.mark.parametrize("numbers", [1, 3])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_plane_sums_have_the_same_bits_in_several_calls(
+    rng: np.random.Generator, numbers: int, shape: tuple[int, int], calls: int
+) -> None:
+    """The rows of all planes with one number lie next to each other, as in a line buffer, or those of a plane do."""
+    x = rng.normal(3, 1, (5, *shape)).astype(np.float32)
+    whole, parts, mean = np.full((5, numbers), np.nan), np.full((5, numbers), np.nan), np.empty(5, np.float32)
+    plane_sums(x, whole, True)
+    row_mean(x, mean)
+    step = calls * rows_together(shape[1])
+    for first in range(0, shape[0], step):
+        band = x[:, first : first + step]
+        lines = np.ascontiguousarray(band.transpose(1, 0, 2)).transpose(1, 0, 2)
+        plane_sums(band if first else lines, parts, first == 0)
+    assert parts.tobytes() == whole.tobytes()
+    if numbers == 1:
+        assert mean.tobytes() == (whole[:, 0] / (shape[0] * shape[1])).astype(np.float32).tobytes()
+
+
+def test_rows_together_have_512_elements() -> None:
+    assert [rows_together(width) for width in (1, 100, 256, 257, 511, 512, 5000)] == [512, 8, 2, 2, 2, 1, 1]
+    with pytest.raises(ValueError, match="width 0"):
+        rows_together(0)
+
+
+def test_sums_pass_infinity_and_nan_on() -> None:
+    y = np.empty((2, 3))
+    plane_sums(np.array([[[1, np.inf, 2]], [[1, np.nan, 2]]], np.float32), y, True)
+    assert y[0, 0] == np.inf
     assert np.isnan(y[0, 1])
+    assert np.isnan(y[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (np.ones((2, 3, 4), np.float32), np.ones((2, 3), np.float32)),
+        (np.ones((2, 3, 4), np.float32), np.ones((3, 3))),
+        (np.ones((2, 3, 4), np.float32), np.ones((2, 2))),
+        (np.ones((2, 3, 4), np.float32), np.ones((2, 6))[:, ::2]),
+        (np.ones((2, 0, 4), np.float32), np.ones((2, 3))),
+        (np.ones((2, 3, 8), np.float32)[:, :, ::2], np.ones((2, 3))),
+        (np.ones((3, 4), np.float32), np.ones((3, 3))),
+        (np.ones((2, 3, 4)), np.ones((2, 3))),
+    ],
+)
+def test_plane_sums_refuse(x: np.ndarray, y: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"\b[xy]\b|contiguous"):
+        plane_sums(x, y, True)
+    assert (y == 1).all()
+
+
+def test_means_of_planes_that_are_empty_are_refused() -> None:
+    with pytest.raises(ValueError, match="not empty"):
+        row_mean(np.ones((2, 0, 3), np.float32), np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="4 axes"):
+        row_mean(np.ones((2, 2, 2, 3), np.float32), np.ones(2, np.float32))
 
 
 @pytest.mark.parametrize("cols", SIZES)

@@ -78,9 +78,9 @@ def every_kernel() -> list[np.ndarray]:
     average_pool(volumes[:1], averages[:1], over, False)  # one volume is shared out by bands of rows
     averages[1:] = 0
     means, maxima = np.empty(64, np.float32), np.empty(64, np.float32)
-    moments = np.empty((64, 2), np.float32)
+    moments = np.empty((64, 3))
     _core.row_mean(matrix, means)
-    _core.row_moments(matrix, moments)
+    _core.plane_sums(x.reshape(64, 61, 67), moments, True)
     _core.row_max(matrix, maxima)
     y10, y11 = np.empty((2, 3, 40, 61), np.float32), np.empty((2, 2, 3, 40, 30), np.float32)
     parts = rng.normal(size=(3, 40, 67)).astype(np.float32)

@@ -239,6 +239,23 @@ def test_classes_of_positions_come_from_bands(op: str, from_end: int, to: str, h
     assert (y == wanted).all()
 
 
+@pytest.mark.parametrize("name", COLLECTING)
+@pytest.mark.parametrize("width", [100, 700])
+@pytest.mark.parametrize("steps", [(1,), (3, 1)])
+def test_a_result_of_all_rows_has_the_bits_of_the_whole(name: str, width: int, steps: tuple[int, ...]) -> None:
+    op, attrs, _ = COLLECTING[name]
+    shape = (1, 6, 37, width)
+    _, _, low, rows = _lowered(op, (shape,), attrs, (), None)
+    assert rows is not None
+    assert rows.step == (1 if "Max" in op or "Min" in op or width > 512 else 8)
+    assert rows.apart == ((0,) if rows.step == 1 else ())
+    x = random(*shape, seed=0) + np.float32(5)
+    y, whole = np.full(low.outputs[0], np.nan, np.float32), np.full(low.outputs[0], np.nan, np.float32)
+    _read_in_bands(rows, x, y, tuple(step * rows.step for step in steps))
+    low.bind(Buffers((x,), (whole,), np.empty(low.scratch, np.uint8)))(0, 1)
+    assert y.tobytes() == whole.tobytes()
+
+
 def _read_in_bands(rows: Rows, x: Array, y: NDArray[Any], heights: tuple[int, ...]) -> None:
     """The scratch memory keeps its content from band to band. A line buffer holds the rows of the band alone."""
     scratch = np.full(rows.scratch(max(heights)), 0xFF, np.uint8)

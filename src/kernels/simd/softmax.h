@@ -8,8 +8,8 @@
 /* Returns the sum of exp(x - max), whose blocks are added in float64. Unless y is NULL, it gets the terms. */
 FN double exp_row(const float *x, float *y, int64_t n, float max) {
     double total = 0.0;
-    for (int64_t start = 0; start < n; start += SUM_BLOCK) {
-        int64_t end = smaller(n, start + SUM_BLOCK);
+    for (int64_t start = 0; start < n; start += SRT_SUM_BLOCK) {
+        int64_t end = smaller(n, start + SRT_SUM_BLOCK);
         vf sum = splat(0.0f);
         for (int64_t i = start; i < end; i += VL) {
             vmask some = lanes(0, end - i);

@@ -114,8 +114,21 @@ typedef struct { /* a unit is a band of rows of a volume's output planes: the fi
 typedef struct { /* a unit is a row */
     const float *x;
     float *y;
-    int64_t cols;
+    int64_t cols, block;
 } row_job;
+
+/* So many elements, or less than twice as many, are added in float32, and these sums in float64. Each of the 4 * VL
+ * partial sums has at most 64 elements. */
+enum { SRT_SUM_BLOCK = 512 };
+
+typedef struct { /* a unit is a plane */
+    const float *x;
+    double *y;
+    srt_steps steps;
+    int64_t rows, width, numbers;
+    bool begins;      /* y has nothing yet */
+    int64_t together; /* rows; if these are several, they have less than twice SRT_SUM_BLOCK elements */
+} plane_job;
 
 typedef struct { /* a unit is a row of k elements if inner is 1, else one of the outer * inner columns */
     const float *x;
@@ -145,7 +158,7 @@ typedef struct {
     int conv_rows;   /* of a tile */
     int lanes, dots; /* of a vector; the most columns behind the last whole vector that are dot products */
     srt_range *copy, *unary, *bias, *transpose, *decode, *dense, *dense_wide, *scale_shift, *prelu, *conv, *winograd,
-        *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *row_moments, *row_max, *softmax, *lrn;
+        *winograd_few, *depthwise, *max_pool, *average_pool, *row_mean, *plane_sums, *row_max, *softmax, *lrn;
     uint32_t (*crc32c)(const uint8_t *p, size_t size, uint32_t start); /* the register after p; NULL: no instruction */
 } srt_table;
 
