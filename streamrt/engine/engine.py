@@ -49,8 +49,8 @@ class Engine:
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
-        grow: called when a call needs a larger budget, with the smallest budget that is enough, in bytes. Returns the
-            planner for a larger budget, or None if the budget cannot grow.
+        grow: called when a call does not fit, with the planner, the smallest budget that it says, in bytes, and the
+            call's graph and shapes. Returns a planner with which the call fits, or None if the budget cannot grow.
         while_planning: a context manager that is entered for planning and for binding kernels to memory.
 
     Attributes:
@@ -76,7 +76,7 @@ class Engine:
         threads: int | None = None,
         io: str = "auto",
         verify: bool = False,
-        grow: Callable[[int], Planner | None] | None = None,
+        grow: Callable[[Planner, int, Graph, Mapping[str, Shape]], Planner | None] | None = None,
         while_planning: AbstractContextManager[object] | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
@@ -207,8 +207,7 @@ class Engine:
             try:
                 return self.planner.prepare(graph, shapes)
             except BudgetError as error:
-                larger = self._grow(error.minimum) if self._grow else None
-                if larger is None:
+                if self._grow is None or (larger := self._grow(self.planner, error.minimum, graph, shapes)) is None:
                     raise
                 self.planner = larger
                 return self.planner.prepare(graph, shapes)

@@ -113,8 +113,8 @@ class Planner:
             self._huge = blocks * _WASTE <= pages * (_WASTE + 1)
 
     def prepare_usual(self) -> Prepared | None:
-        """`prepare` for the shapes with which `check` found the graph to run; None if it found none."""
-        return None if self._usual is None else self.prepare(self._file.graph, self._usual)
+        """`prepare`, also in bands, for the shapes with which `check` found the graph to run; None if it found none."""
+        return None if self._usual is None else self.prepare(self._file.graph, self._usual, bands=True)
 
     def needs(self) -> tuple[int, int, int, int]:
         """Bytes of all weights, of the workspace, of the smallest window, and of the smallest budget.
@@ -131,10 +131,11 @@ class Planner:
         minimum = min(program.workspace, lean.workspace) + least
         return all_weights(weights, size, huge=self._huge), program.workspace, least, minimum
 
-    def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
+    def prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, bands: bool = False) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.
 
-        Results are remembered for the last 32 kinds of call.
+        Results are remembered for the last 32 kinds of call. With ``bands`` it may run in bands, even if `Programs` has
+        none unless asked.
 
         Raises:
             InputError: the graph cannot run with these shapes.
@@ -146,7 +147,7 @@ class Planner:
             return latest
         key = key_of(graph, shapes)
         if key not in self._prepared:
-            self._prepared[key] = self._prepare(graph, shapes, thorough=self._thorough)
+            self._prepared[key] = self._prepare(graph, shapes, thorough=self._thorough, bands=bands)
             self._programs.keep(self._prepared[key].program)
             if len(self._prepared) > REMEMBERED:
                 self._measured.discard(self._prepared.popitem(last=False)[0])
@@ -189,7 +190,7 @@ class Planner:
         one = with_batch(shapes, 1) if divisible else shapes
         others = [self._programs.compile(graph, one, lean) for lean in ((False, True) if divisible else (True,))]
         # Take the least: a lean program may need more than the other, and one sample may need more than two.
-        programs = (program, *others, *self._programs.in_bands(graph, one))
+        programs = (program, *others, *self._programs.in_bands(graph, one, asked=True))
         return least_budget(
             programs, lambda each: smallest_window(self._weights(each), self._file.size, huge=self._huge)
         )
@@ -210,7 +211,7 @@ class Planner:
     def _best_size(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         batch = batch_of(shapes, graph.inputs)
         program = self.prepare(graph, shapes).program
-        if not program.batchwise or batch == 0 or self.budget is None:
+        if not program.batchwise or batch == 0 or self.budget is None or program.bands:
             return batch
 
         def undivided(samples: int) -> Plan | None:
@@ -229,11 +230,10 @@ class Planner:
                 raise
             raise InputError(f"the model cannot run with inputs of shapes {dict(shapes)}: {error}") from error
 
-    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, thorough: bool) -> Prepared:
+    def _prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, thorough: bool, bands: bool = False) -> Prepared:
         program = self._fitting(graph, shapes)
         samples = batch_of(shapes, graph.inputs) if program.batchwise else 0
-
-        in_bands = self._programs.in_bands(graph, with_batch(shapes, 1) if samples else shapes)
+        in_bands = self._programs.in_bands(graph, with_batch(shapes, 1) if samples else shapes, asked=bands)
 
         def compile_for(part: int, lean: bool) -> Program:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)

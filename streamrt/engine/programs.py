@@ -30,7 +30,7 @@ class Programs:
     Args:
         file: has the graph and the parameters.
         exact: see `compile_program`.
-        bands: whether there are programs in bands of rows.
+        bands: whether there are programs in bands of rows though nobody asks for them.
     """
 
     def __init__(self, file: WeightsFile, *, exact: bool = False, bands: bool = True) -> None:
@@ -54,10 +54,12 @@ class Programs:
             return self._kept[key]
         return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands)
 
-    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape]) -> InBands:
-        """Programs of ``graph`` in bands of rows, for these input shapes."""
+    def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
+        """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""
         sizes = {name: tensor.nbytes for name, tensor in self.file.tensors.items()}
-        return InBands(partial(self.compile, graph, shapes), graph, sizes, wanted=self._bands, exact=self._exact)
+        return InBands(
+            partial(self.compile, graph, shapes), graph, sizes, wanted=asked or self._bands, exact=self._exact
+        )
 
     def keep(self, program: Program) -> None:
         """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""
@@ -68,3 +70,12 @@ class Programs:
         self._kept.move_to_end(key)
         if len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
+
+    @property
+    def steps_in_bands(self) -> int:
+        """Steps of the programs in bands that are remembered. Each takes about 1.5 KiB."""
+        return sum(len(program.steps) for program in self._kept.values() if program.bands)
+
+    def forget_bands(self) -> None:
+        """Forget the programs in bands."""
+        self._kept = OrderedDict((key, program) for key, program in self._kept.items() if not program.bands)

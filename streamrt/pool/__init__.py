@@ -4,6 +4,7 @@
 `policy`, `shadow` and `adaptive` say which weights are worth their memory. `ledger` counts bytes. `entry` has the state
 of a registered model, `resident` is the open model, and `lease` is the model that a user calls. `pins` keeps memory for
 pinned models. `keeper` carries the decisions out, and `refusals` has the errors of models that it cannot load or pin.
+`growth` asks for more memory in a call, and plans bands where the pool has too little.
 """
 
 from streamrt.pool.entry import ModelStatus, State

@@ -31,6 +31,7 @@ class Needs:
         window: a window through which it streams at a good speed.
         spare: the part of the workspace that it can do without if it may be slower.
         step: fewer bytes than these are not worth a plan, or a new binding of kernels, of their own.
+        whole: the workspace without bands, if the other numbers are those of a pass in bands; else 0.
     """
 
     weights: int
@@ -39,6 +40,7 @@ class Needs:
     window: int
     spare: int = 0
     step: int = 1
+    whole: int = 0
 
     @property
     def minimum(self) -> int:
@@ -155,9 +157,10 @@ class Slack:
 def needed_to_pin(needs: Needs, others: Iterable[Needs]) -> int:
     """Bytes that a model needs to be pinned, beside the weights of ``others`` that are pinned already.
 
-    These are its weights, and the largest workspace of all of them. So each of them can run while all weights stay.
+    These are its weights, and the largest workspace of all of them. So each of them can run while all weights stay, and
+    without bands, whose plans may stream weights.
     """
-    return needs.weights + max(needs.workspace, *(other.workspace for other in others), 0)
+    return needs.weights + max(each.whole or each.workspace for each in (needs, *others))
 
 
 def decide(

@@ -98,6 +98,7 @@ class Entry:
         pin: whether its weights are to stay in memory.
         reserved: the needs for which the pool keeps memory, because it is pinned; None if it is not, or does not fit.
         needs: bytes that it needs, by its header; None until the header has been read.
+        most: the most bytes that it could ever have when ``needs`` were found.
         identity: of the file from which the header was read.
         resident: the open model, or None.
         budget: bytes that the open model was given; it holds less while it rests.
@@ -124,6 +125,7 @@ class Entry:
     pin: bool = False
     reserved: Needs | None = None
     needs: Needs | None = None
+    most: int = 0
     identity: FileIdentity | None = None
     resident: Resident | None = None
     budget: int = 0

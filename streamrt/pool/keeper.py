@@ -263,7 +263,11 @@ class Keeper:
         if entry.resident and held == entry.budget and entry.pinned == needs.weights:
             self._lend(entry)
             return True
-        if needs.minimum > (most := self.pins.capacity(entry)):
+        most = self.pins.capacity(entry)
+        if most != entry.most and (needs.whole or needs.minimum > most):  # models were pinned or unpinned meanwhile
+            self._measure_again(entry)
+            return False
+        if needs.minimum > most:
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
         holdings = self._holdings(entry)
         grant = decide(
@@ -290,6 +294,14 @@ class Keeper:
             self._mark(grant.shrinks, False)
             self.ledger.give_back(entry.name, max(0, self.ledger.held(entry.name) - held))  # 0 if it was closed
         return False
+
+    def _measure_again(self, entry: Entry) -> None:
+        """Find the needs of an idle model anew: whether it runs in bands depends on what it can have. Lock held."""
+        if entry.resident:
+            entry.unloading = True  # its needs are forgotten when it is closed
+            self.settle(entry)
+        else:
+            self._fly(entry, partial(self._read_header, entry))
 
     def _lend(self, entry: Entry) -> None:
         assert entry.resident
@@ -381,12 +393,14 @@ class Keeper:
     def _read_header(self, entry: Entry, flight: Flight) -> None:
         error: BaseException | None = None
         try:
-            measured = self.files.measure(entry.path)
+            most = self.most(entry)
+            measured = self.files.measure(entry.path, most)
         except BaseException as raised:
             error = strip(raised)
         with self.changed:
             if error is None:
                 needs, entry.identity = measured
+                entry.most = most
                 self.entries.know(entry, needs)
                 if entry.pin:  # its file may have been replaced
                     with suppress(PinError):
@@ -436,7 +450,7 @@ class Keeper:
             resident = None
         if resident is None:
             resident = self.files.open(entry.path, entry.identity, grant.total)
-            resident.grow = partial(self._grow, entry)
+            resident.most, resident.grow = partial(self.most, entry), partial(self._grow, entry)
         else:
             resident.enlarge(grant.total)
         resident.lent = True
@@ -546,8 +560,15 @@ class Keeper:
             self.past[name] += getattr(entry, name)
         self._pin_again()
 
-    def _grow(self, entry: Entry, minimum: int) -> int:
+    def most(self, entry: Entry) -> int:
+        """The most bytes that ``entry`` can ever have, as things are."""
+        with self.changed:
+            return self.pins.capacity(entry)
+
+    def _grow(self, entry: Entry, minimum: int, wait: bool = True) -> int:
         """Raise the budget of ``entry`` to at least ``minimum`` bytes during a call, in its thread; returns the budget.
+
+        Unless it may ``wait`` for leased memory, the budget may be smaller.
 
         Raises:
             ModelTooLargeError, PoolBusyError: as `lease`.
@@ -558,6 +579,8 @@ class Keeper:
                 if minimum > (most := self.pins.capacity(entry)):
                     raise too_large(entry, minimum, self.ledger.budget, most)
                 while (shrinks := self._room_for(entry, minimum)) is None:
+                    if not wait:
+                        return entry.budget
                     need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"
                     self._wait(deadline, f"{need}; gave up after the timeout of {self._timeout:g} s: try again later")
                 missing = max(0, minimum - self.ledger.held(entry.name))

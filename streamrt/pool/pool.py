@@ -92,7 +92,8 @@ class ModelPool:
             raise InputError(f"name: expected a text that is not empty, found {name!r:.40}")
         entry = Entry(name, os.fspath(path))
         if pin:
-            entry.needs, entry.identity = self._files.measure(entry.path)
+            entry.most = self._keeper.most(entry)
+            entry.needs, entry.identity = self._files.measure(entry.path, entry.most)
         with self._keeper.changed:
             self._keeper.require_open()
             if name in self._keeper.entries:
@@ -125,10 +126,11 @@ class ModelPool:
                 entry = keeper.entry(name)
                 needs = entry.needs
             if needs is None:
-                needs, identity = self._files.measure(entry.path)
+                most = keeper.most(entry)
+                needs, identity = self._files.measure(entry.path, most)
                 with keeper.changed:
                     if entry.needs is None and not entry.busy:
-                        entry.identity = identity
+                        entry.identity, entry.most = identity, most
                         keeper.entries.know(entry, needs)
             with keeper.changed:
                 if keeper.entry(name) is entry:

@@ -21,6 +21,7 @@ from streamrt.host.rates import Rates, rates_of
 from streamrt.host.yielding import guest
 from streamrt.plan import HUGE
 from streamrt.pool.admission import STEPS, Needs
+from streamrt.pool.growth import Ask, Growth, planned_in_bands
 from streamrt.pool.lease import Lease, Term
 
 #: Bytes of a window through which large models stream at full speed: 8 MiB. For a model below 64 MiB the window has 1/8
@@ -36,6 +37,10 @@ _TRIES = 3
 _REMEMBERED = 4
 #: The most tensors, nodes and checksums of remembered headers and plans. Each takes some hundred bytes.
 _PARTS = 20_000
+#: A step of a program in bands takes as much as 4 of them: 1.5 KiB.
+_PARTS_OF_STEP = 4
+#: The most steps of programs in bands that are remembered with a header: 1.5 MiB.
+_STEPS = 1_000
 
 
 class Known:
@@ -54,17 +59,43 @@ class Known:
 
     def __init__(self, file: WeightsFile, rates: Rates) -> None:
         self.file = file
-        self._any = Planner(Programs(file, bands=False), None, rates, frugal=True, thorough=False)
+        self._programs = Programs(file, bands=False)
+        self._any = Planner(self._programs, None, rates, frugal=True, thorough=False)
         self._any.check()
         self._planners: OrderedDict[int, Planner] = OrderedDict()
+        self._found: tuple[int, Needs] | None = None  # the last result of `needs`, which may take seconds
 
-    def needs(self) -> Needs:
-        """The model's needs by its header."""
+    def needs(self, most: int) -> Needs:
+        """The model's needs by its header, those of bands if no others are within ``most`` bytes."""
+        if self._found is None or self._found[0] != most:
+            self._found = most, self._needs(most)
+        return self._found[1]
+
+    def _needs(self, most: int) -> Needs:
         weights, workspace, least, minimum = self._any.needs()
-        spare = workspace + min(least, weights) - minimum
+        whole = 0
+        if minimum > most:
+            whole = workspace
+            workspace, least, minimum = self._needs_in_bands(most, weights, least)
+        spare = max(0, workspace + min(least, weights) - minimum)
         if weights <= _SMALL:
-            return Needs(weights, workspace, least, window=weights, spare=max(0, spare), step=weights)
-        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), max(0, spare), HUGE)
+            return Needs(weights, workspace, least, weights, spare, weights, whole)
+        return Needs(weights, workspace, least, max(least, min(_WINDOW, weights // STEPS)), spare, HUGE, whole)
+
+    def _needs_in_bands(self, most: int, weights: int, least: int) -> tuple[int, int, int]:
+        """Bytes of the workspace, of the window, and of the budget with which a pass in bands reads no weights twice.
+
+        Without room for that the window is the largest that there is. If nothing fits, they are the least that works.
+        """
+        try:
+            prepared = planned_in_bands(self.planner, Planner.prepare_usual, 0, most)
+        except BudgetError as error:
+            return error.minimum - min(least, weights), least, error.minimum
+        if prepared is None:  # no sizes are known with which it runs
+            return 0, least, least
+        plan = prepared.plan
+        window = max(least, plan.window) if plan.streamed_bytes else weights
+        return plan.workspace, window, plan.workspace + window
 
     def planner(self, budget: int) -> Planner:
         """The planner for a budget, in bytes."""
@@ -76,10 +107,16 @@ class Known:
 
     @property
     def parts(self) -> int:
-        """Tensors, nodes and checksums that are remembered, those of each budget's plans included."""
-        file = self.file
+        """Tensors, nodes, steps and checksums that are remembered, those of each budget's plans included."""
+        file, steps = self.file, self._programs.steps_in_bands * _PARTS_OF_STEP
         nodes = sum(len(case.nodes) for case in file.graph.cases)
-        return (len(file.tensors) + nodes) * (1 + len(self._planners)) + len(file.block_crcs)
+        return (len(file.tensors) + nodes) * (1 + len(self._planners)) + len(file.block_crcs) + steps
+
+    def forget_bands(self) -> None:
+        """Forget all plans if those in bands take much memory."""
+        if self._programs.steps_in_bands > _STEPS:
+            self._programs.forget_bands()
+            self._planners.clear()
 
 
 class ResidentModel:
@@ -112,7 +149,7 @@ class ResidentModel:
         verify: str | None,
     ) -> None:
         self._known = known
-        self._growth = _Growth(known)
+        self._growth = Growth(known.planner)
         self._give_back: Callable[[Known], None] | None = give_back
         self._last: Prepared | None = None  # the program and plan with which it rests
         self._kept: list[Item] = []  # the ranges of that plan that are in memory
@@ -141,13 +178,22 @@ class ResidentModel:
         return Lease(self.engine, term), term.end
 
     @property
-    def grow(self) -> Callable[[int], int] | None:
-        """A function that asks the pool for a budget of at least some bytes during a call; returns the new budget."""
+    def grow(self) -> Ask | None:
+        """See `Growth`."""
         return self._growth.ask
 
     @grow.setter
-    def grow(self, ask: Callable[[int], int] | None) -> None:
+    def grow(self, ask: Ask | None) -> None:
         self._growth.ask = ask
+
+    @property
+    def most(self) -> Callable[[], int] | None:
+        """See `Growth`."""
+        return self._growth.most
+
+    @most.setter
+    def most(self, most: Callable[[], int] | None) -> None:
+        self._growth.most = most
 
     @property
     def lent(self) -> bool:
@@ -245,11 +291,14 @@ class ResidentModel:
         """
         engine = self.engine
         with engine.turns.hold():
-            prepared = self._prepared or engine.planner.prepare_usual()
+            prepared = self._prepared
+            outdated = prepared is not None and engine.planner.budget != prepared.plan.budget
+            if prepared is None or (outdated and prepared.program.bands):
+                prepared = engine.planner.prepare_usual()
+            elif outdated:
+                prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             if prepared is None:
                 return
-            if engine.planner.budget != prepared.plan.budget:
-                prepared = engine.planner.prepare(prepared.graph, prepared.shapes)
             self._last = prepared
             self._kept = pinned_items(prepared.plan)
             engine.drop_sessions()
@@ -260,6 +309,7 @@ class ResidentModel:
         self.engine.close()
         give, self._give_back = self._give_back, None
         if give is not None:
+            self._known.forget_bands()
             give(self._known)
 
     @property
@@ -270,6 +320,8 @@ class ResidentModel:
 
     def _smaller(self, before: Prepared, most: int, window: int) -> Prepared | None:
         """The program with a plan that pins at most ``most`` bytes; sets its planner. None if no plan is found."""
+        if before.program.bands:
+            return None  # planning bands again may take longer than reading the weights
         budget = most + window + before.plan.workspace
         for _ in range(_TRIES):
             planner = self._known.planner(budget)
@@ -282,18 +334,6 @@ class ResidentModel:
                 return after
             budget -= after.plan.pinned_bytes - most  # the batch was divided further: its workspace became smaller
         return None
-
-
-class _Growth:
-    """Asks the pool for a larger budget in a call. The engine holds this, so it refers to no model: no cycle arises."""
-
-    def __init__(self, known: Known) -> None:
-        self._known = known
-        self.ask: Callable[[int], int] | None = None
-
-    def __call__(self, minimum: int) -> Planner | None:
-        """The planner for the budget that the pool grants, or None without a pool. Raises the pool's errors."""
-        return self._known.planner(self.ask(minimum)) if self.ask else None
 
 
 def _covered(wanted: list[Item], there: list[Item], granule: int) -> list[Item]:
@@ -310,7 +350,8 @@ class Resident(Protocol):
     """The part of `ResidentModel` that the pool uses. Methods may block; reading attributes does not."""
 
     lent: bool
-    grow: Callable[[int], int] | None
+    most: Callable[[], int] | None
+    grow: Ask | None
 
     @property
     def budget(self) -> int | None: ...  # noqa: D102
@@ -334,8 +375,8 @@ class Resident(Protocol):
 class Files(Protocol):
     """A source of models; tests have a source without files."""
 
-    def measure(self, path: str) -> tuple[Needs, FileIdentity]:
-        """The needs of the model in this file, and the identity of the file."""
+    def measure(self, path: str, most: int) -> tuple[Needs, FileIdentity]:
+        """The needs of the model in this file, if it can have ``most`` bytes, and the identity of the file."""
 
     def open(self, path: str, identity: FileIdentity, budget: int) -> Resident:
         """Open the model with a budget in bytes. Raises `StaleHeaderError` if the file has another identity by now."""
@@ -358,14 +399,14 @@ class WeightsFiles:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._parts = 0  # of all of them
 
-    def measure(self, path: str) -> tuple[Needs, FileIdentity]:
-        """The model's needs by its header, and the identity of the file.
+    def measure(self, path: str, most: int) -> tuple[Needs, FileIdentity]:
+        """The model's needs by its header, if it can have ``most`` bytes, and the identity of the file.
 
         Raises:
             FormatError, WeightsIOError: as `Model`.
         """
         known = self._take(path)
-        needs = known.needs()
+        needs = known.needs(most)
         self._give_back(known)
         return needs, known.file.identity
 

@@ -153,7 +153,7 @@ class Section:
 def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows of a whole tensor to its line buffer."""
     rows = whole[arrival.tensor][_rows(arrival)][0].transpose(1, 0, 2)
-    if rows.dtype == line.dtype:
+    if rows.dtype == line.dtype and rows.flags.aligned:  # as `Copies` needs them
         Copies([(_in_line(arrival, line), rows)])(0, 1)
     else:
         np.copyto(_in_line(arrival, line), rows, casting="unsafe")
@@ -162,7 +162,7 @@ def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
 def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
     """Copy rows from a line buffer to the whole tensor."""
     target, rows = whole[arrival.tensor], _in_line(arrival, line).transpose(1, 0, 2)[None]
-    if isinstance(target, np.ndarray) and target.dtype == line.dtype:
+    if isinstance(target, np.ndarray) and target.dtype == line.dtype and target.flags.aligned:
         Copies([(target[_rows(arrival)], rows)])(0, 1)
     else:
         target[_rows(arrival)] = rows

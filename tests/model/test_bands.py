@@ -35,7 +35,7 @@ def compiled_kernels() -> Iterator[None]:
 class Builder:
     """Builds a graph of pictures, node by node."""
 
-    def __init__(self, channels: int, height: int, width: int) -> None:
+    def __init__(self, channels: int, height: int | str, width: int | str) -> None:
         self._random = np.random.default_rng(0)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
@@ -73,7 +73,7 @@ class Builder:
         return path
 
 
-def unet(path: Path, up: str, height: int, width: int, channels: Sequence[int] = (8, 16, 32, 64)) -> Path:
+def unet(path: Path, up: str, height: int | str, width: int | str, channels: Sequence[int] = (8, 16, 32, 64)) -> Path:
     """A U-Net: two 3x3 convolutions a level, and a skip to the level of the same height."""
     build = Builder(3, height, width)
     x, inner, skips = "x", 3, []
@@ -165,6 +165,22 @@ def test_rows_come_from_the_array_of_the_caller(tmp_path: Path) -> None:
         with pytest.raises(streamrt.WeightsIOError):
             model(x)
         assert not session.outside
+
+
+def test_arrays_of_the_caller_may_begin_at_any_byte(tmp_path: Path) -> None:
+    """As those do that are a part of a message."""
+    path, shape = unet(tmp_path / "model", "nearest", 64, 64), (1, 3, 64, 64)
+    x = zoo.random_input(*shape)
+    with streamrt.Model(path) as model:
+        budget = model.min_budget(shape)
+    with streamrt.Model(path, budget) as model:
+        wanted = model(x)
+        assert model.plan.bands
+        given = np.frombuffer(b"." + x.tobytes(), np.float32, offset=1).reshape(shape)
+        result = np.frombuffer(bytearray(wanted.nbytes + 1), np.float32, offset=1).reshape(wanted.shape)
+        assert not given.flags.aligned
+        model(given, out=result)
+        assert result.tobytes() == wanted.tobytes()
 
 
 def test_sections_end_where_the_whole_plane_is_needed(tmp_path: Path) -> None:

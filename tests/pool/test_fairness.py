@@ -427,6 +427,7 @@ def test_a_call_that_needs_more_takes_it_from_idle_models_or_waits():
         with pool.lease("a") as a:
             assert a.grow(50 * KIB) >= 50 * KIB
             assert status(pool, "a").held >= 50 * KIB
+            assert a.grow(60 * KIB, wait=False) == status(pool, "a").held == 60 * KIB
             with pytest.raises(streamrt.ModelTooLargeError) as caught:
                 a.grow(101 * KIB)
             assert caught.value.minimum == 101 * KIB
@@ -443,6 +444,9 @@ def test_a_call_that_needs_more_takes_it_from_idle_models_or_waits():
             started = world.now()
             with pytest.raises(streamrt.PoolBusyError):
                 a.grow(100 * KIB)
+            assert world.now() == started + 30.0
+            held = status(pool, "a").held
+            assert a.grow(100 * KIB, wait=False) == held
             assert world.now() == started + 30.0
 
     world.spawn(other)

@@ -143,6 +143,7 @@ class FakeModel:
     budget: int
     lent: bool = False
     leases: int = 0
+    most: object = None
     grow: object = None
     loaded: int = 0
     reading: float = 0.0
@@ -276,7 +277,7 @@ class FakeFiles:
         assert not wrong, f"uses more than it holds: {wrong}"
         assert used <= self.budget, f"{used} bytes of {self.budget}"
 
-    def measure(self, path):
+    def measure(self, path, most):
         self.unlocked()
         return self.needs[path], FileIdentity(1, 1, 1, 1)
 

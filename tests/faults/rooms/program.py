@@ -212,4 +212,13 @@ FAULTS = (
         "a band of Winograd's algorithm ends within a tile, so that rows have other bits",
         ("tests/program", "tests/model"),
     ),
+    Fault(
+        "bands-unaligned",
+        "program",
+        "streamrt/program/sections.py",
+        "rows.dtype == line.dtype and rows.flags.aligned",
+        "rows.dtype == line.dtype",
+        "a picture that lies at any byte of a message is refused",
+        ("tests/model",),
+    ),
 )

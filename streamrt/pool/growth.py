@@ -1,0 +1,114 @@
+"""More memory for a call that its model's budget has no room for, and bands where no budget of the pool has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from streamrt.engine.planner import Planner, Prepared
+from streamrt.errors import BudgetError, ModelTooLargeError
+from streamrt.graph import Graph
+from streamrt.ops import Shape
+from streamrt.plan import Plan
+
+#: A pass in bands gets 1/2 of what its model can have, if no weights are then read twice. More would save little time,
+#: and other models could have none of it meanwhile.
+_SHARE = 2
+
+Found = TypeVar("Found", Prepared, Prepared | None)
+
+
+class Ask(Protocol):
+    """Asks the pool during a call for a budget of at least some bytes; returns the new budget.
+
+    Unless it may ``wait`` for leased memory, it returns the budget that there is if that much is not to be had now.
+    """
+
+    def __call__(self, minimum: int, wait: bool = True) -> int: ...  # noqa: D102
+
+
+class Growth:
+    """Finds a planner for a call that does not fit without bands in its budget. See `streamrt.engine.engine.Engine`.
+
+    The engine holds this, so it refers to no model: no cycle arises.
+
+    Args:
+        planner_for: the planner for a budget.
+
+    Attributes:
+        most: the most bytes that the model can ever have in the pool; None without a pool.
+        ask: see `Ask`; None without a pool.
+    """
+
+    def __init__(self, planner_for: Callable[[int], Planner]) -> None:
+        self._planner_for = planner_for
+        self.most: Callable[[], int] | None = None
+        self.ask: Ask | None = None
+
+    def __call__(self, present: Planner, minimum: int, graph: Graph, shapes: Mapping[str, Shape]) -> Planner | None:
+        """The planner for the budget that the pool grants, or None without a pool.
+
+        Bands are planned only if no budget that the model can have is enough without them.
+
+        Raises:
+            ModelTooLargeError, PoolBusyError: as `ModelPool.lease`.
+        """
+        if self.most is None or self.ask is None:
+            return None
+        while True:
+            most = self.most()
+            try:
+                if minimum <= most:
+                    return self._planner_for(self.ask(minimum))
+                return self._in_bands(self.ask, present, most, graph, shapes)
+            except ModelTooLargeError:
+                if self.most() == most:  # else models were pinned or unpinned meanwhile
+                    raise
+
+    def _in_bands(self, ask: Ask, present: Planner, most: int, graph: Graph, shapes: Mapping[str, Shape]) -> Planner:
+        """The planner for a call that fits only in bands. It waits for leased memory only if it must."""
+
+        def prepare(planner: Planner) -> Prepared:
+            return planner.prepare(graph, shapes, bands=True)
+
+        try:
+            wanted = planned_in_bands(self._planner_for, prepare, present.budget or 0, most).plan.budget or 0
+        except BudgetError as error:
+            return self._planner_for(ask(error.minimum))  # raises the pool's error
+        if ask(wanted, wait=False) < wanted:
+            try:
+                prepare(present)
+            except BudgetError:
+                ask(wanted)
+            else:
+                return present
+        return self._planner_for(wanted)
+
+
+def planned_in_bands(
+    planner_for: Callable[[int], Planner], prepare: Callable[[Planner], Found], held: int, most: int
+) -> Found:
+    """What ``prepare`` makes for a pass in bands, under the budget that is to be asked for.
+
+    It is the larger of ``held`` bytes and a share of ``most`` bytes if a pass then reads no weights twice, else all.
+
+    Raises:
+        BudgetError: it does not fit in ``most`` bytes.
+    """
+    budget = max(held, most // _SHARE)
+    while True:
+        try:
+            found = prepare(planner_for(budget))
+        except BudgetError as error:
+            if budget >= most or error.minimum > most:
+                raise
+        else:
+            if found is None or budget >= most or _reads_once(found.plan):
+                return found
+        budget = most
+
+
+def _reads_once(plan: Plan) -> bool:
+    """Whether a pass reads no range of weights twice."""
+    streamed = [each for each in plan.ranges if not each.pinned]
+    return len(set(streamed)) == len(streamed)
