@@ -2,6 +2,7 @@
 
 from model import zoo
 from streamrt import ModelPool
+from streamrt.pool import ModelStatus
 
 
 def width(name):
@@ -23,5 +24,5 @@ def filled(files, budget, **options):
     return pool
 
 
-def status(pool, name):
+def status(pool: ModelPool, name: str) -> ModelStatus:
     return next(line for line in pool.index() if line.name == name)

@@ -30,6 +30,7 @@ from streamrt.plan import Plan
 from streamrt.pool import growth, resident
 from streamrt.pool.growth import Growth
 from streamrt.pool.resident import Known
+from streamrt.program.compile import Program, compile_program
 
 SIDE = 128
 
@@ -129,11 +130,10 @@ def test_the_error_below_the_least_names_it_and_leaves_the_pool_as_it_was(nets: 
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of bands of all programs that are compiled."""
     found: list[int] = []
-    compile_program = programs.compile_program
 
-    def compile_and_note(*args: Any, bands: int, **options: Any) -> Any:
-        found.append(bands)
-        return compile_program(*args, bands=bands, **options)
+    def compile_and_note(*args: Any, **options: Any) -> Program:
+        found.append(options["bands"])
+        return compile_program(*args, **options)
 
     monkeypatch.setattr(programs, "compile_program", compile_and_note)
     return found
@@ -184,7 +184,7 @@ def test_a_batch_runs_sample_by_sample(nets: dict[str, Net]) -> None:
     with filled(nets["free"].whole - 1, nets) as pool:
         assert call(pool, nets, "free", x).micro_batch == 1
         with pool.lease("free") as model:
-            found = model.call_together([x[:1], x[1:], x[:, :, :16, :16]])
+            found: list[Any] = model.call_together([x[:1], x[1:], x[:, :, :16, :16]])
             assert found[0].tobytes() + found[1].tobytes() in nets["free"].answers(x)
             assert found[2].shape == (3, 1, 16, 16)
 
