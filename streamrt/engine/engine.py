@@ -50,7 +50,7 @@ class Engine:
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
         grow: called when a call does not fit, with the planner, the smallest budget that it says, in bytes, and the
-            call's graph and shapes. Returns a planner with which the call fits, or None if the budget cannot grow.
+            call's graph and shapes. Returns the planner of later calls, and how this one runs; None if nothing changes.
         while_planning: a context manager that is entered for planning and for binding kernels to memory.
 
     Attributes:
@@ -76,7 +76,7 @@ class Engine:
         threads: int | None = None,
         io: str = "auto",
         verify: bool = False,
-        grow: Callable[[Planner, int, Graph, Mapping[str, Shape]], Planner | None] | None = None,
+        grow: Callable[[Planner, int, Graph, Mapping[str, Shape]], tuple[Planner, Prepared] | None] | None = None,
         while_planning: AbstractContextManager[object] | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
@@ -191,7 +191,7 @@ class Engine:
         began = monotonic_ns()
         try:
             prepared = self.prepare(request.graph, request.shapes)
-            if not (request.samples and prepared.program.batchwise):
+            if not (request.samples and prepared.program.batchwise) or prepared.program.bands:
                 return request.samples
             if not prepared.plan.streamed_bytes:
                 return max(request.samples, resident)
@@ -207,10 +207,11 @@ class Engine:
             try:
                 return self.planner.prepare(graph, shapes)
             except BudgetError as error:
-                if self._grow is None or (larger := self._grow(self.planner, error.minimum, graph, shapes)) is None:
+                found = self._grow(self.planner, error.minimum, graph, shapes) if self._grow else None
+                if found is None:
                     raise
-                self.planner = larger
-                return self.planner.prepare(graph, shapes)
+                self.planner, prepared = found
+                return prepared
 
     def plan_with(self, planner: Planner) -> None:
         """Plan later calls with ``planner``, which is for another budget."""

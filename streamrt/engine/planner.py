@@ -211,7 +211,7 @@ class Planner:
     def _best_size(self, graph: Graph, shapes: Mapping[str, Shape]) -> int:
         batch = batch_of(shapes, graph.inputs)
         program = self.prepare(graph, shapes).program
-        if not program.batchwise or batch == 0 or self.budget is None or program.bands:
+        if not program.batchwise or batch == 0 or self.budget is None:
             return batch
 
         def undivided(samples: int) -> Plan | None:

@@ -44,9 +44,12 @@ class Growth:
         self._planner_for = planner_for
         self.most: Callable[[], int] | None = None
         self.ask: Ask | None = None
+        self._slow: Planner | None = None  # its plans are for calls that got no more memory
 
-    def __call__(self, present: Planner, minimum: int, graph: Graph, shapes: Mapping[str, Shape]) -> Planner | None:
-        """The planner for the budget that the pool grants, or None without a pool.
+    def __call__(
+        self, present: Planner, minimum: int, graph: Graph, shapes: Mapping[str, Shape]
+    ) -> tuple[Planner, Prepared] | None:
+        """The planner for the budget that the pool grants, and how the call runs, or None without a pool.
 
         Bands are planned only if no budget that the model can have is enough without them.
 
@@ -59,30 +62,39 @@ class Growth:
             most = self.most()
             try:
                 if minimum <= most:
-                    return self._planner_for(self.ask(minimum))
+                    planner = self._planner_for(self.ask(minimum))
+                    return planner, planner.prepare(graph, shapes)
                 return self._in_bands(self.ask, present, most, graph, shapes)
             except ModelTooLargeError:
                 if self.most() == most:  # else models were pinned or unpinned meanwhile
                     raise
 
-    def _in_bands(self, ask: Ask, present: Planner, most: int, graph: Graph, shapes: Mapping[str, Shape]) -> Planner:
-        """The planner for a call that fits only in bands. It waits for leased memory only if it must."""
+    def _in_bands(
+        self, ask: Ask, present: Planner, most: int, graph: Graph, shapes: Mapping[str, Shape]
+    ) -> tuple[Planner, Prepared]:
+        """As `__call__`, for a call that fits only in bands. It waits for leased memory only if it must."""
 
         def prepare(planner: Planner) -> Prepared:
             return planner.prepare(graph, shapes, bands=True)
 
+        def planner_for(budget: int) -> Planner:
+            return present if budget == present.budget else self._planner_for(budget)
+
         try:
-            wanted = planned_in_bands(self._planner_for, prepare, present.budget or 0, most).plan.budget or 0
+            fast = planned_in_bands(planner_for, prepare, present.budget or 0, most)
         except BudgetError as error:
-            return self._planner_for(ask(error.minimum))  # raises the pool's error
-        if ask(wanted, wait=False) < wanted:
+            planner = planner_for(ask(error.minimum))  # raises the pool's error, unless there is more by now
+            return planner, prepare(planner)
+        wanted = fast.plan.budget or 0
+        holder = present
+        while ask(wanted, wait=False) < wanted:
+            if self._slow is None or self._slow.budget != holder.budget:
+                self._slow = holder.with_budget(holder.budget)
             try:
-                prepare(present)
-            except BudgetError:
-                ask(wanted)
-            else:
-                return present
-        return self._planner_for(wanted)
+                return holder, prepare(self._slow)  # ``holder`` does not have this plan, so the next call asks again
+            except BudgetError as error:
+                holder = planner_for(ask(error.minimum))
+        return planner_for(wanted), fast
 
 
 def planned_in_bands(

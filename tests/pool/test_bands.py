@@ -23,7 +23,6 @@ from model.test_bands import unet
 from pool.real import status
 from streamrt import ModelPool, ModelTooLargeError, PinError, _core
 from streamrt.engine import programs
-from streamrt.engine.planner import Planner
 from streamrt.format import read_header
 from streamrt.host.rates import rates_of
 from streamrt.plan import Plan
@@ -216,11 +215,34 @@ def test_threads_share_a_pool(nets: dict[str, Net]) -> None:
         assert pool.stats().peak <= pool.budget
 
 
+def test_a_call_that_got_no_more_memory_is_planned_again_when_there_is_some(nets: dict[str, Net]) -> None:
+    net, x = nets["free"], picture()
+    with filled(net.whole - 1, dict.fromkeys("ab", net)) as pool, pool.lease("b") as b:
+        with pool.lease("a"):
+            b(picture(72))
+            assert not b.plan.bands
+            held = b.budget or 0
+            assert net.least <= held < pool.budget // 2
+            other = pool._keeper.entries["a"].resident
+            assert other
+            assert other.grow
+            other.grow(pool.budget - held - 1000)
+            for _ in range(2):
+                assert b(x).tobytes() in net.answers(x)
+                assert b.plan.bands
+                assert b.plan.total <= held
+        assert b(x).tobytes() in net.answers(x)
+        assert b.plan.bands
+        assert (b.budget or 0) >= pool.budget // 2
+        assert pool.stats().peak <= pool.budget
+
+
 class Pool:
     """Grants what an open model asks for, up to what there is without waiting."""
 
     def __init__(self, most: int, there: int) -> None:
         self.bytes, self.there = most, there
+        self.there_after_waiting = most
         self.asked: list[tuple[int, bool]] = []
 
     def most(self) -> int:
@@ -230,35 +252,45 @@ class Pool:
         self.asked.append((minimum, wait))
         if minimum > self.bytes:
             raise ModelTooLargeError("", minimum)
-        return minimum if wait or minimum <= self.there else self.there
+        if wait:
+            self.there = self.there_after_waiting
+        return minimum if minimum <= self.there else self.there
 
 
-def grown(net: Net, held: int, pool: Pool) -> Planner:
-    """The planner for a picture in a model that holds some bytes of a pool."""
-    file = read_header(net.path)
+def grown(net: Net, held: int, pool: Pool) -> int | None:
+    """The budget with which a picture runs in a model that holds some bytes of a pool."""
+    file, shapes = read_header(net.path), {"x": picture().shape}
     known = Known(file, rates_of(file.identity.device, 1))
     grow = Growth(known.planner)
     grow.most, grow.ask = pool.most, pool.ask
-    found = grow(known.planner(held), net.whole, file.graph, {"x": picture().shape})
+    found = grow(known.planner(held), net.whole, file.graph, shapes)
     assert found
-    assert found.prepare(file.graph, {"x": picture().shape}).plan.total <= (found.budget or 0)
-    return found
+    planner, prepared = found
+    assert planner.budget == prepared.plan.budget
+    assert prepared.plan.bands
+    if prepared.plan.budget == pool.there:  # it got no more, and the next call asks again
+        with pytest.raises(streamrt.BudgetError):
+            planner.prepare(file.graph, shapes)
+    else:
+        assert planner.prepare(file.graph, shapes) is prepared
+    return planner.budget
 
 
 def test_a_call_waits_for_memory_only_if_it_has_no_room_for_bands(nets: dict[str, Net]) -> None:
     net = nets["free"]
-    most = net.whole - 1
-    pool = Pool(most, net.least)
-    assert grown(net, net.least, pool).budget == net.least
+    most, least = net.whole - 1, net.least
+    pool = Pool(most, least)
+    assert grown(net, least, pool) == least
     (wanted, waits), *rest = pool.asked
     assert wanted in (most // 2, most)
     assert not waits
     assert not rest
-    pool = Pool(most, net.least - 1)
-    assert grown(net, net.least - 1, pool).budget == wanted
-    assert pool.asked == [(wanted, False), (wanted, True)]
+    pool = Pool(most, least - 1)
+    pool.there_after_waiting = least
+    assert grown(net, least - 1, pool) == least
+    assert pool.asked == [(wanted, False), (least, True), (wanted, False)]
     pool = Pool(most, most)
-    assert grown(net, net.least, pool).budget == wanted
+    assert grown(net, least, pool) == wanted
     assert pool.asked == [(wanted, False)]
 
 
@@ -280,7 +312,7 @@ def test_a_model_that_is_pinned_while_bands_are_planned(nets: dict[str, Net], mo
                 grown(net, left, pool)
             assert caught.value.minimum == net.least
         else:
-            assert grown(net, left, pool).budget == left
+            assert grown(net, left, pool) == left
         monkeypatch.setattr(growth, "planned_in_bands", planned)
 
 
