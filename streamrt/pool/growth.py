@@ -11,8 +11,8 @@ from streamrt.graph import Graph
 from streamrt.ops import Shape
 from streamrt.plan import Plan
 
-#: A pass in bands gets 1/2 of what its model can have, if no weights are then read twice. More would save little time,
-#: and other models could have none of it meanwhile.
+#: A pass in bands gets 1/2 of what its model can have, if no weights are then read twice. With all, a pass takes up to
+#: half as long, where Winograd's algorithm then fits, but other models wait for all of it.
 _SHARE = 2
 
 Found = TypeVar("Found", Prepared, Prepared | None)

@@ -203,6 +203,8 @@ class FakeModel:
         assert self.leases == 0
         self.files.world.sleep(self.files.release_seconds)
         pinned = self.pinned
+        if most is not None and self.needs.whole:
+            return 0
         if most is not None:
             assert window == self.needs.least
             self.budget = most + window + self.needs.workspace
@@ -255,6 +257,8 @@ class FakeFiles:
     load_seconds: float = 1.0
     release_seconds: float = 0.1
     needs: dict = field(default_factory=dict)
+    in_bands: dict = field(default_factory=dict)  # path -> the needs if the others are not within what it can have
+    measured: dict = field(default_factory=dict)  # path -> what was told last
     failing: dict = field(default_factory=dict)  # path -> how often opening fails
     replaced: dict = field(default_factory=dict)  # path -> how often it is found to be another file
     open_models: list = field(default_factory=list)
@@ -279,7 +283,9 @@ class FakeFiles:
 
     def measure(self, path, most):
         self.unlocked()
-        return self.needs[path], FileIdentity(1, 1, 1, 1)
+        needed = self.needs[path]
+        self.measured[path] = self.in_bands.get(path, needed) if needed.minimum > most else needed
+        return self.measured[path], FileIdentity(1, 1, 1, 1)
 
     def is_another(self, path, identity):
         if self.replaced.get(path, 0):
@@ -299,8 +305,8 @@ class FakeFiles:
             raise WeightsIOError(f"{path}: broken")
         if self.is_another(path, identity):
             raise StaleHeaderError(path)
-        assert budget >= self.needs[path].minimum
-        model = self.kind(self, path, self.needs[path], budget)
+        assert budget >= self.measured[path].minimum
+        model = self.kind(self, path, self.measured[path], budget)
         self.check()
         return model
 
