@@ -108,9 +108,9 @@ def test_a_function_without_memory_was_killed(run: Run, when: str) -> None:
 
 def test_a_slow_function(run: Run, group: Cgroup) -> None:
     begin = time.monotonic()
-    outcome = run("import time\n\ndef handler(event, context):\n    time.sleep(60)", limit=1.5)
+    outcome = run("import time\n\ndef handler(event, context):\n    time.sleep(600)", limit=1.5)
     assert (outcome.status, outcome.reason) == ("slow", "given up after 2 s")
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 300
     assert group.procs.read_text() == ""
 
 

@@ -95,21 +95,21 @@ def test_equal_reasons_have_equal_texts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "reason"),
+    ("program", "limit", "reason"),
     [
-        ("import time; time.sleep(60)", "more than 3 s"),
-        ("import os; os.kill(os.getpid(), 9)", "when memory runs out"),
-        ("import os; os.kill(os.getpid(), 15)", "code -15"),
-        ("raise MemoryError('all of it')", "code 1: MemoryError: all of it"),
+        ("import time; time.sleep(600)", 3, "more than 3 s"),
+        ("import os; os.kill(os.getpid(), 9)", 300, "when memory runs out"),
+        ("import os; os.kill(os.getpid(), 15)", 300, "code -15"),
+        ("raise MemoryError('all of it')", 300, "code 1: MemoryError: all of it"),
     ],
 )
 def test_a_process_that_hangs_or_dies(
-    program: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, limit: float, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "one.py"
     script.write_text(program)
     monkeypatch.setattr(sweep, "_ONE", script)
-    facts = sweep.in_a_process(A, 3)
+    facts = sweep.in_a_process(A, limit)
     assert facts["outcome"] == "failed"
     assert reason in facts["reason"]
 

@@ -240,7 +240,7 @@ def test_a_connection_that_sends_nothing_is_closed(folder: Path) -> None:
 
 def test_messages_that_are_not_asked_for_take_little_memory(folder: Path) -> None:
     """While one message arrives, there is no room for others. grpcio must not take them from their clients."""
-    options = ["--budget", "16MiB", "--grpc-port", "0", "--max-body", "4MiB", "--max-held", "8MiB", "--timeout", "4"]
+    options = ["--budget", "16MiB", "--grpc-port", "0", "--max-body", "4MiB", "--max-held", "8MiB", "--timeout", "8"]
     with Server(folder, *options, "--body-timeout", "60") as server, ExitStack() as stack:
         assert_serves(server)
         slow = stack.enter_context(http2.connect(server.grpc_address))
