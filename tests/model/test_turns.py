@@ -13,7 +13,7 @@ from streamrt.engine.turns import Request, Turns
 from streamrt.errors import StreamrtError
 from streamrt.graph import TensorSpec
 
-WAIT = 30  # seconds, after which a test has failed
+WAIT = 120  # seconds, after which a test has failed
 
 
 def graph(output="y"):

