@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,12 @@ BOUND = 96 << 10
 
 @contextmanager
 def bounded(what: str, bound: int = BOUND) -> Iterator[None]:
-    """Fail if more than ``bound`` bytes are allocated at any moment inside the ``with`` statement."""
+    """Fail if more than ``bound`` bytes are allocated at any moment inside the ``with`` statement.
+
+    The garbage collector waits: it would run finalizers of objects of other tests, and what they allocate would count.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
@@ -21,6 +27,8 @@ def bounded(what: str, bound: int = BOUND) -> Iterator[None]:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+        if collecting:
+            gc.enable()
     assert peak - before < bound, (
         f"{what} allocates {peak - before} bytes beside the scratch memory, expected < {bound}"
     )
