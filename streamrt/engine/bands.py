@@ -13,6 +13,7 @@ from streamrt.errors import BudgetError
 from streamrt.graph import Graph
 from streamrt.plan import Bands, Plan
 from streamrt.program.compile import Program
+from streamrt.program.division import Known
 
 #: The numbers of bands that are tried. More bands are lower, need less memory, and read the weights more often.
 _COUNTS = tuple(2**power for power in range(1, 13))
@@ -37,8 +38,9 @@ _LONGER = 1.2
 #: Of these programs plan the first that fit, because a plan takes up to a second.
 _MOST_FASTER = 3
 
-#: Compiles a program; a lean one if the first argument is true; in the number of bands of the second argument.
-Compile = Callable[[bool, int], Program]
+#: Compiles a program; a lean one if the first argument is true; in the number of bands of the second argument. For
+#: the third see `compile_program`.
+Compile = Callable[[bool, int, Known], Program]
 
 
 class InBands:
@@ -73,10 +75,10 @@ class InBands:
         The weights of a section are read once if they fit. Those that are read most often are pinned.
         """
         readings: Counter[tuple[int, str]] = Counter()
-        for step in program.steps:
-            indexed = program.lowered[step.node].indexed
-            for position, name in enumerate(program.nodes[step.node].inputs):
-                readings[step.section, name] += name in self._sizes and position not in indexed
+        for (section, node), times in Counter((step.section, step.node) for step in program.steps).items():
+            indexed = program.lowered[node].indexed
+            for position, name in enumerate(program.nodes[node].inputs):
+                readings[section, name] += times * (name in self._sizes and position not in indexed)
         room, read = max(0, budget - program.memory), 0
         for section in range(1, len(program.sections) + 1):
             own = [each for each in readings if each[0] == section and readings[each]]
@@ -97,10 +99,11 @@ class InBands:
         if not (self._wanted and 1 < len(nodes) <= _MOST_NODES):
             return
         least, idle, steps = math.inf, 0, len(nodes)
+        known: Known = {}
         for bands in (count for count in _COUNTS if count >= fewest):
             if bands * read > _MOST_READ or bands * inputs > _MOST_INPUTS or 2 * steps > _MOST_STEPS:
                 return
-            program = self._compile(lean, bands)
+            program = self._compile(lean, bands, known)
             steps = len(program.steps)
             if not program.sections or steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return

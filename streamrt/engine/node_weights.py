@@ -10,7 +10,7 @@ from streamrt.errors import FormatError
 from streamrt.format import WeightsFile
 from streamrt.host.rates import Rates
 from streamrt.plan import Extent, NodeWeights
-from streamrt.program.compile import Program
+from streamrt.program.compile import Program, Step
 
 #: The most bytes of weights that a pass may read, 1 TiB; weights that are read several times count each time. Reading
 #: more takes minutes, and planning it takes more memory than opening a file may take.
@@ -34,33 +34,39 @@ def node_weights(
     Raises:
         FormatError: a pass would read more than 2**40 bytes.
     """
-    found = []
+    found: list[NodeWeights] = []
+    made: dict[tuple[int, float | None], NodeWeights] = {}  # steps that are alike are one object
     total = 0
     for position, step in enumerate(program.steps):
-        node, low = program.nodes[step.node], program.lowered[step.node]
-        whole: dict[str, Extent] = {}
-        tiled: dict[str, Extent] = {}
-        indexed: dict[str, Extent] = {}
-        for index, name in enumerate(node.inputs):
-            if tensor := file.tensors.get(name):
-                kind = tiled if index in low.tiled else indexed if index in low.indexed and fits(tensor) else whole
-                kind[name] = Extent(tensor.offset, tensor.nbytes)
-        weights = NodeWeights(
-            *(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step),
-            passes=low.passes,
-            section=step.section,
-        )
-        size = weights.read
-        total += size
+        kind = id(step), None if seconds is None else seconds[position]
+        if (weights := made.get(kind)) is None:
+            weights = made[kind] = _of_step(file, program, step, rates, kind[1])
+        total += weights.read
         if total > _MAX_READ:
-            raise FormatError(f"node {node.name!r}: up to here a pass reads {total} bytes, more than 2**40")
-        estimate = low.flops * step.share / rates.flops + size / rates.memory
-        found.append(
-            replace(
-                weights,
-                seconds=estimate if seconds is None else seconds[position],
-                call_rows=_CALL_ROWS if tiled else 0,
-                indexed=tuple(indexed.values()),
-            )
-        )
+            name = program.nodes[step.node].name
+            raise FormatError(f"node {name!r}: up to here a pass reads {total} bytes, more than 2**40")
+        found.append(weights)
     return found
+
+
+def _of_step(file: WeightsFile, program: Program, step: Step, rates: Rates, seconds: float | None) -> NodeWeights:
+    node, low = program.nodes[step.node], program.lowered[step.node]
+    whole: dict[str, Extent] = {}
+    tiled: dict[str, Extent] = {}
+    indexed: dict[str, Extent] = {}
+    for index, name in enumerate(node.inputs):
+        if tensor := file.tensors.get(name):
+            kind = tiled if index in low.tiled else indexed if index in low.indexed and fits(tensor) else whole
+            kind[name] = Extent(tensor.offset, tensor.nbytes)
+    weights = NodeWeights(
+        *(tuple(whole.values()), tuple(tiled.values()), low.rows, low.row_step),
+        passes=low.passes,
+        section=step.section,
+    )
+    estimate = low.flops * step.share / rates.flops + weights.read / rates.memory
+    return replace(
+        weights,
+        seconds=estimate if seconds is None else seconds,
+        call_rows=_CALL_ROWS if tiled else 0,
+        indexed=tuple(indexed.values()),
+    )

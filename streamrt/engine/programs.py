@@ -11,6 +11,7 @@ from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
 from streamrt.program.compile import Program, compile_program
+from streamrt.program.division import Known
 
 #: Kinds of call whose programs and plans are remembered. The number is limited because they lie outside the budget.
 REMEMBERED = 32
@@ -40,10 +41,17 @@ class Programs:
         self._params = {name: Operand(t.shape, t.dtype, is_param=True) for name, t in file.tensors.items()}
         self._kept: OrderedDict[tuple[CallKey, bool, int], Program] = OrderedDict()
 
-    def compile(self, graph: Graph, shapes: Mapping[str, Shape], lean: bool = False, bands: int = 0) -> Program:
+    def compile(
+        self,
+        graph: Graph,
+        shapes: Mapping[str, Shape],
+        lean: bool = False,
+        bands: int = 0,
+        known: Known | None = None,
+    ) -> Program:
         """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
 
-        In ``bands`` of rows, if this is not 0, it needs the memory of a few rows.
+        In ``bands`` of rows, if this is not 0, it needs the memory of a few rows. For ``known`` see `compile_program`.
 
         Raises:
             FormatError: the graph cannot run with these shapes.
@@ -52,7 +60,7 @@ class Programs:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands)
+        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands, known=known)
 
     def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
         """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""

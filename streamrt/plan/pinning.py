@@ -141,15 +141,17 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
     in proportion to its computing.
     """
     low, high = 0.0, 1.0
-    while pipeline.bytes_of(_at_price(pipeline, window, rate * high)) > room and high < 1e9:
+    pinned = _at_price(pipeline, window, rate * high)
+    while pipeline.bytes_of(pinned) > room and high < 1e9:
         low, high = high, high * 4
+        pinned = _at_price(pipeline, window, rate * high)
     for _ in range(12):
         middle = (low + high) / 2
-        if pipeline.bytes_of(_at_price(pipeline, window, rate * middle)) > room:
+        found = _at_price(pipeline, window, rate * middle)
+        if pipeline.bytes_of(found) > room:
             low = middle
         else:
-            high = middle
-    pinned = _at_price(pipeline, window, rate * high)
+            high, pinned = middle, found
     if pipeline.bytes_of(pinned) > room:  # no credit covers ranges that are larger than the window
         return _evenly(pipeline, room)
     return _filled(pinned, pipeline, room)
@@ -158,19 +160,23 @@ def _by_slack(pipeline: Pipeline, room: int, window: int, rate: float) -> list[b
 def _at_price(pipeline: Pipeline, window: int, rate: float) -> list[bool]:
     """The pinned set when a second of computing earns ``rate`` bytes."""
     give_way()
-    pinned = [True] * len(pipeline.added)
     credit = 0.0
-    for _ in range(2):  # the second pass begins with the credit of the first
-        for index, size, seconds in pipeline.demands:
-            credit += seconds * rate
-            if credit > window:
-                credit = window
-            streams = credit >= size
-            pinned[index] = not streams
-            if streams:
-                credit -= size
-        credit = min(window, credit + pipeline.rest * rate)
-    for index, first in enumerate(pipeline.first):
+    for _, size, seconds in pipeline.demands:  # the pass before, with whose credit this one begins
+        credit += seconds * rate
+        if credit > window:
+            credit = window
+        if credit >= size:
+            credit -= size
+    credit = min(window, credit + pipeline.rest * rate)
+    pinned = [True] * len(pipeline.added)
+    for index, size, seconds in pipeline.demands:
+        credit += seconds * rate
+        if credit > window:
+            credit = window
+        if credit >= size:
+            credit -= size
+            pinned[index] = False
+    for index, first in pipeline.again:
         pinned[first] |= pinned[index]
     return pinned
 

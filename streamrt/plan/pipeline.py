@@ -72,6 +72,7 @@ class Pipeline:
         shared: of these, bytes that the range before it takes, too: the granule that both cover. One more follows, 0.
         added: bytes of each range that the range before it does not take.
         first: as in `Cut`. All readings of a range stay in memory, or none; a pinned set says it for the first one.
+        again: the later readings of a range, and the first one.
         steps: for each tile, the ranges that it is the first to need, its computing time in seconds, and the ranges
             that it is the last to need.
         compute: seconds of computing of all steps, without calls.
@@ -103,6 +104,7 @@ class Pipeline:
         self.shared = [*shared, 0] if shared else [0] * (len(sizes) + 1)
         self.added = [size - common for size, common in zip(sizes, self.shared, strict=False)]
         self.first = first or range(len(sizes))
+        self.again = [(index, of) for index, of in enumerate(self.first) if index != of]
         self._common = [(index, common) for index, common in enumerate(self.shared) if common]
         # As `_common`, for ranges that are read for the first time, with the first reading of the range before.
         self._once = [(i, self.first[i - 1], common) for i, common in self._common if self.first[i] == i]

@@ -96,8 +96,8 @@ class Cut:
 
         The others are later readings of it: see `NodeWeights.repeats` and ``section``.
         """
-        earliest: dict[Range, int] = {}
-        return [earliest.setdefault(r, index) for index, r in enumerate(self.ranges)]
+        earliest: dict[tuple[int, int], int] = {}
+        return [earliest.setdefault((r.offset, r.length), index) for index, r in enumerate(self.ranges)]
 
     def held(self, ranges: Iterable[Range]) -> int:
         """Bytes of the granules that cover ``ranges``; a granule that several share counts once."""
@@ -114,12 +114,12 @@ class Cut:
         around = added + added[: count - 1] if count else []
         return max((sizes[i] + sum(around[i + 1 : i + count]) for i in range(len(sizes))), default=0)
 
-    @property
+    @cached_property
     def added(self) -> list[int]:
         """Bytes of the granules of each range that the range before it does not cover."""
         return [size - own for size, own in zip(self.footprints, self.shared, strict=True)]
 
-    @property
+    @cached_property
     def least(self) -> int:
         """The smallest window: the most bytes of ranges that a tile needs, or that are kept for a later one."""
         last = {index: t for t, tile in enumerate(self.tiles) for index in range(tile.begin, tile.end)}
@@ -176,15 +176,23 @@ def _cut(
     behind = 0  # the number of ranges up to the last one that is repeated
     sections = {number for number, size in section_bytes(nodes).items() if size <= held}
     known: dict[_Reading, list[Tile]] = {}  # the tiles of nodes in these sections
+    # By node: its tiles, as if they needed the first ranges, and its ranges. Most bands have nodes in common.
+    patterns: dict[int, tuple[list[Tile], list[Range]]] = {}
     for index, node in enumerate(nodes):
         give_way()
         earlier = known.get(_reading(node)) if node.section in sections else None
         if earlier is not None:
-            tiles += (replace(tile, node=index) for tile in earlier)
+            tiles += [Tile(index, tile.first, tile.last, tile.begin, tile.end) for tile in earlier]
             continue
-        count = len(tiles)
+        count, before = len(tiles), len(ranges)
         repeats = node.repeats(max(held, tile_bytes))
         alike = repeats or node.section > 0
+        own_tiles, own_ranges = patterns.get(id(node), ([], []))
+        if own_tiles and not (ranges and own_ranges and _has(ranges[-1], own_ranges[0])):
+            tiles += [Tile(index, t.first, t.last, before + t.begin, before + t.end) for t in own_tiles]
+            ranges += own_ranges
+            behind = len(ranges)
+            continue
         joined = 0 if apart or alike or len(ranges) == behind else tile_bytes
         single = node.passes > 1 and not repeats
         for first, last, groups in _slices(node, tile_bytes, granule, halved, single):
@@ -194,6 +202,9 @@ def _cut(
             tiles.append(Tile(index, first, last, begin, len(ranges)))
         if alike:
             behind = len(ranges)
+        if node.section and node.section not in sections and all(t.begin >= before for t in tiles[count:]):
+            moved = [replace(t, begin=t.begin - before, end=t.end - before) for t in tiles[count:]]
+            patterns[id(node)] = moved, ranges[before:]
         if node.section in sections:
             known[_reading(node)] = tiles[count:]
     return tiles, ranges
@@ -210,7 +221,8 @@ def _reading(node: NodeWeights) -> _Reading:
 def section_bytes(nodes: Iterable[NodeWeights]) -> dict[int, int]:
     """The bytes of all weights of each section."""
     found: Counter[int] = Counter()
-    for section, whole, tiled in {_reading(node) for node in nodes if node.section}:
+    different = {id(node): node for node in nodes if node.section}.values()  # most bands have nodes in common
+    for section, whole, tiled in {_reading(node) for node in different}:
         found[section] += sum(extent.length for extent in (*whole, *tiled))
     return found
 
@@ -247,6 +259,11 @@ def _joins(r: Range, run: Extent, joined: int, granule: int) -> bool:
     if run.offset < r.offset or run.end <= end:
         return run.offset >= r.offset
     return run.offset - end <= PAGE and run.end <= r.offset // granule * granule + joined
+
+
+def _has(r: Range, other: Range) -> bool:
+    """Whether the range ``r`` has all bytes of the other."""
+    return r.offset <= other.offset and other.offset + other.length <= r.offset + r.length
 
 
 def _slices(

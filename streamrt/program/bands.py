@@ -109,10 +109,9 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int, mete
         if meter.left < 0:
             return None
         ends.append(pace.next_ends(ends[-1]))
-    windows = [node._replace(inputs=tuple(each for each in node.inputs if not each.apart)) for node in nodes]
     growths: dict[str, list[Growth]] = {name: [] for name in final}
     for now, after in pairwise(ends):
-        low, near = (_still_needed(readers, now, final) for readers in (nodes, windows))
+        low, near = _still_needed(nodes, now, final)
         for name, each in growths.items():
             each.append(Growth(low[name], near[name], now[name], after[name]))
     found = {name: line_of(name, each) for name, each in growths.items()}
@@ -123,18 +122,29 @@ def schedule(nodes: Sequence[RowNode], outputs: Collection[str], rows: int, mete
 def _visits(nodes: Sequence[RowNode], places: Mapping[str, Places], bands: int) -> Iterator[Visit]:
     """The visits of all bands. They are in pieces where rows that a node reads do not lie together."""
     made = {node.output for node in nodes}
+    inputs = [each for name, each in places.items() if name not in made]
+    plans = [(places[node.output], [(places[each.tensor], each.apart) for each in node.inputs]) for node in nodes]
     loads: tuple[Arrival, ...] = ()  # that no visit has yet
     for band in range(bands):
-        loads += tuple(new for name, each in places.items() if name not in made and (new := each.arrival(band)))
-        for index, node in enumerate(nodes):
-            new = places[node.output].arrival(band)
+        loads += tuple(new for each in inputs if (new := each.arrival(band)))
+        for index, (output, read) in enumerate(plans):
+            new = output.arrival(band)
             if new is None:
                 continue
-            cuts = {row for each in node.inputs if each.apart for row in places[each.tensor].seams(new.first, new.last)}
-            for first, last in pairwise((new.first, *sorted(cuts), new.last)):
-                origins = tuple(places[each.tensor].origin_of(first if each.apart else None) for each in node.inputs)
-                yield Visit(index, loads, new._replace(first=first, last=last), origins)
-                loads, new = (), new._replace(shift=None)
+            cuts: set[int] = set()
+            for each, apart in read:
+                if apart:
+                    cuts.update(each.seams(new.first, new.last))
+            pieces: tuple[Arrival, ...] = (new,)
+            if cuts:
+                pieces = tuple(
+                    new._replace(first=first, last=last, shift=None if first > new.first else new.shift)
+                    for first, last in pairwise((new.first, *sorted(cuts), new.last))
+                )
+            for piece in pieces:
+                origins = tuple([each.origin_of(piece.first if apart else None) for each, apart in read])
+                yield Visit(index, loads, piece, origins)
+                loads = ()
 
 
 def _needed(nodes: Sequence[RowNode], outputs: Collection[str]) -> _Marks:
@@ -160,6 +170,7 @@ class _Pace:
         self._nodes, self._final, self._rows = nodes, final, rows
         self._inputs = [name for name in final if name not in made]
         self._height = max([1, *(final[name] for name in self._inputs)])
+        self._once = [self._allowed(node.output, 1, node.step) for node in nodes]  # the most rows in a band
         self._began: dict[str, int] = {}  # the band in which a node computed its first rows
         self._band = 0
 
@@ -168,12 +179,12 @@ class _Pace:
         self._band += 1
         found = {name: self._allowed(name, self._band) for name in self._inputs}
         begun = True
-        for node in self._nodes:
-            name, last = node.output, self._final[node.output]
-            end = before[name]
+        for node, once in zip(self._nodes, self._once, strict=True):
+            name = node.output
+            end, last = before[name], self._final[name]
             if begun and end < last:
                 since = self._band - self._began.get(name, self._band)
-                most = min(end + self._allowed(name, 1, node.step), self._allowed(name, since + 1, node.step))
+                most = min(end + once, self._allowed(name, since + 1, node.step))
                 end += _more(node, end, min(max(end, most), last), found)
                 end -= 0 if end == last else end % node.step
                 if end and name not in self._began:
@@ -202,13 +213,20 @@ def _more(node: RowNode, first: int, last: int, there: _Marks) -> int:
     return most if most > 0 and not lacks(most) else bisect_left(range(1, most + 1), True, key=lacks)
 
 
-def _still_needed(nodes: Sequence[RowNode], now: _Marks, final: _Marks) -> _Marks:
-    """The first row of each tensor that is needed for rows that are not computed yet; its end if none is."""
-    found = dict(now)
+def _still_needed(nodes: Sequence[RowNode], now: _Marks, final: _Marks) -> tuple[_Marks, _Marks]:
+    """The first row of each tensor that is needed for rows that are not computed yet; its end if none is.
+
+    The second result is the same for the nodes that read successive rows.
+    """
+    low, near = dict(now), dict(now)
     for node in nodes:
-        if now[node.output] < final[node.output]:
-            for name, reads, _ in node.inputs:
-                first, last = reads(now[node.output], final[node.output])
+        begin, end = now[node.output], final[node.output]
+        if begin < end:
+            for name, reads, apart in node.inputs:
+                first, last = reads(begin, end)
                 if first < last:
-                    found[name] = min(found[name], first)
-    return found
+                    if first < low[name]:
+                        low[name] = first
+                    if not apart and first < near[name]:
+                        near[name] = first
+    return low, near

@@ -38,7 +38,7 @@ from streamrt.ops import (
     traits_of,
 )
 from streamrt.ops.rows import has_rows, rows_of
-from streamrt.program.division import sections_of
+from streamrt.program.division import Known, sections_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole
 
@@ -211,6 +211,7 @@ def compile_program(
     exact: bool = False,
     lean: bool = False,
     bands: int = 0,
+    known: Known | None = None,
 ) -> Program:
     """Lower ``graph`` for given inputs: the first of its cases that runs with them.
 
@@ -223,6 +224,7 @@ def compile_program(
             place no tensor inside another one, since that may take more memory.
         bands: compute sections of nodes in about so many bands of rows, if this is not 0. The result has no
             ``sections`` if no nodes can.
+        known: sections of earlier programs with the same arguments but for ``bands``; it is extended.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
@@ -236,8 +238,8 @@ def compile_program(
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter, bands).program(params, lean)
-    return _Compiler(last, params, inputs, exact or lean, meter, bands).program(params, lean)
+            return _Compiler(case, params, inputs, exact or lean, meter, bands).program(params, lean, known)
+    return _Compiler(last, params, inputs, exact or lean, meter, bands).program(params, lean, known)
 
 
 class _Compiler:
@@ -333,14 +335,14 @@ class _Compiler:
                 self.whole &= value.array.shape[value.batch] % max(1, self.samples) == 0
         return self.operands[name]
 
-    def program(self, params: Mapping[str, Operand], lean: bool) -> Program:
+    def program(self, params: Mapping[str, Operand], lean: bool, known: Known | None) -> Program:
         """The finished program."""
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
-        sections = self._sections() if self._bands else []
+        sections = self._sections({} if known is None else known) if self._bands else []
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
         inputs, outputs = self._ends()
@@ -372,7 +374,7 @@ class _Compiler:
         """The names of the graph's inputs and outputs."""
         return [spec.name for spec in self.graph.inputs], [spec.name for spec in self.graph.outputs]
 
-    def _sections(self) -> list[Section]:
+    def _sections(self, known: Known) -> list[Section]:
         rows = []
         for node, low in zip(self.nodes, self.lowered, strict=True):
             give_way()
@@ -380,7 +382,7 @@ class _Compiler:
             again = partial(lower, node, exact=self._plain, hidden=traits_of(node.op).hidden)
             rows.append(rows_of(node, low, operands, again))
         inputs, results = self._ends()
-        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands)
+        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands, known)
 
 
 def _joined(

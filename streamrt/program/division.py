@@ -18,6 +18,10 @@ _FEWEST = 2
 #: The most tensors of all bands of a program (see `Meter`), and those of schedules with fewer bands, which are tried.
 _MOST_MARKS, _MOST_AGAIN = 2**16, 2**14
 
+#: Sections of divisions into other numbers of bands, by their nodes and the rows that come in at once; and the tensors
+#: of all bands (`Meter`). Numbers of bands that are tried one after the other have most sections in common.
+Known = dict[tuple[tuple[int, int], int], tuple[Section, int]]
+
 
 def sections_of(
     nodes: Sequence[Node],
@@ -27,6 +31,7 @@ def sections_of(
     inputs: Sequence[str],
     results: Sequence[str],
     bands: int,
+    known: Known,
 ) -> list[Section]:
     """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
 
@@ -40,17 +45,33 @@ def sections_of(
         inputs: the names of the program's inputs.
         results: the names of its outputs.
         bands: as above; at least 1.
+        known: of earlier divisions with the same arguments but for ``bands``; it is extended.
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
     runs = list(_runs(nodes, rows))
     outside = _outside(nodes, rows, runs, inputs, results)
 
+    heights = {run: _height(nodes[slice(*run)], rows[slice(*run)], tensors) for run in runs}
+
     def section(run: tuple[int, int], count: int, meter: Meter) -> Section | None:
         give_way()
-        part = slice(*run)
-        own = [each for each in rows[part] if each is not None]
-        return _section(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, count, meter)
+        # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
+        at_once = 1 << (-(-heights[run] // count) - 1).bit_length()
+        part, key = slice(*run), (run, at_once)
+        if key not in known:
+            before = meter.left
+            own = [each for each in rows[part] if each is not None]
+            found = _section(
+                *(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, heights[run], at_once, meter)
+            )
+            if found is None:
+                return None
+            known[key] = found, before - meter.left
+            return found
+        found, marks = known[key]
+        meter.left -= marks
+        return found if meter.left >= 0 else None
 
     meter, other = Meter(_MOST_MARKS), Meter(_MOST_AGAIN)
     found = [each for run in runs if (each := section(run, bands, meter)) is not None]
@@ -129,6 +150,17 @@ def _runs(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Iterator[tuple[
             made.update(nodes[index].outputs)
 
 
+def _height(nodes: Sequence[Node], rows: Sequence[Rows | None], tensors: Mapping[str, Operand]) -> int:
+    """The rows of the tallest input of a section."""
+    made = {node.outputs[0] for node in nodes}
+    return max(
+        tensors[node.inputs[position]].shape[2]
+        for node, own in zip(nodes, rows, strict=True)
+        for position in (own.inputs if own else ())
+        if node.inputs[position] not in made
+    )
+
+
 def _section(
     first: int,
     nodes: Sequence[Node],
@@ -137,21 +169,15 @@ def _section(
     tensors: Mapping[str, Operand],
     last_use: Mapping[str, int],
     outside: set[str],
-    bands: int,
+    height: int,
+    at_once: int,
     meter: Meter,
 ) -> Section | None:
+    """The section of some nodes; ``at_once`` rows of its tallest input, of ``height`` rows, come in in a band."""
     made = [node.outputs[0] for node in nodes]
     collected = {name for name, own in zip(made, rows, strict=True) if own.collects}
     outputs = [name for name in made if name in collected or last_use.get(name, 0) >= first + len(nodes)]
     outputs.sort(key=lambda name: -math.prod(tensors[name].shape))
-    height = max(
-        tensors[node.inputs[position]].shape[2]
-        for node, own in zip(nodes, rows, strict=True)
-        for position in own.inputs
-        if node.inputs[position] not in made
-    )
-    # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
-    at_once = 1 << (-(-height // bands) - 1).bit_length()
     read = dict.fromkeys(
         node.inputs[position]
         for node, own in zip(nodes, rows, strict=True)

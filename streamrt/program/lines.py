@@ -70,7 +70,7 @@ class Growth(NamedTuple):
     @property
     def together(self) -> Growth:
         """As if all nodes read successive rows."""
-        return self._replace(near=self.low)
+        return Growth(self.low, self.low, self.first, self.last)
 
 
 class _Lap(NamedTuple):
@@ -99,36 +99,40 @@ class Places:
         low, near, first, last = self._growths[band]
         if first == last:
             return None
-        origin = self._laps[-1].origin
+        laps = self._laps
+        origin = laps[-1].origin
         begin, shift = first - origin, None
         if last - origin > self._room:
             if near < first:
                 shift = Shift(near - origin, first - near)
-            self._laps.append(_Lap(near, near))
+            laps.append(_Lap(near, near))
             begin, origin = 0, near
-        for lap, (behind, _) in pairwise(self._laps):
-            held = max(low, lap.first)
-            if held < behind and begin < behind - lap.origin and held - lap.origin < last - origin:
-                self.fits = False
-        while len(self._laps) > 1 and self._laps[1].first <= low:
-            self._laps.pop(0)
+        if len(laps) > 1:
+            for lap, (behind, _) in pairwise(laps):
+                held = max(low, lap.first)
+                if held < behind and begin < behind - lap.origin and held - lap.origin < last - origin:
+                    self.fits = False
+            while len(laps) > 1 and laps[1].first <= low:
+                laps.pop(0)
         return Arrival(self._tensor, first, last, origin, shift)
 
     def all_arrivals(self) -> Iterator[Arrival]:
         """Those of all bands."""
         return (new for band in range(len(self._growths)) if (new := self.arrival(band)))
 
-    def seams(self, first: int, last: int) -> Iterator[int]:
+    def seams(self, first: int, last: int) -> Sequence[int]:
         """The rows between ``first`` and ``last`` that do not follow the row before them in memory."""
-        return (lap.first for lap in self._laps if first < lap.first < last)
+        return () if len(self._laps) == 1 else [lap.first for lap in self._laps if first < lap.first < last]
 
     def origin_of(self, row: int | None) -> int:
         """The row of the picture that is row 0 of the line buffer, for rows from ``row`` to the next seam.
 
         None asks for the rows that a node needs which reads successive rows.
         """
-        laps = reversed(self._laps)
-        return next(laps).origin if row is None else next(lap.origin for lap in laps if lap.first <= row)
+        laps = self._laps
+        if row is None or len(laps) == 1:
+            return laps[-1].origin
+        return next(lap.origin for lap in reversed(laps) if lap.first <= row)
 
 
 def line_of(tensor: str, growths: Sequence[Growth]) -> tuple[Line, Places]:
@@ -140,8 +144,8 @@ def line_of(tensor: str, growths: Sequence[Growth]) -> tuple[Line, Places]:
     """
     room = max(each.last - each.low for each in growths)
     line = Line(room, any(each.low < each.first for each in growths))
-    together = [each.together for each in growths]
-    moved = sum(new.shift.moved for new in Places(tensor, room, together).all_arrivals() if new.shift)
+    together = growths if all(low == near for low, near, _, _ in growths) else [each.together for each in growths]
+    moved = _moved(room, together)
     if moved <= growths[-1].last:  # a row moves at most once on average
         return line, Places(tensor, room, together)
     # A lap needs these rows more at most: those that move to the front, and the places at the end for too few new ones.
@@ -149,6 +153,16 @@ def line_of(tensor: str, growths: Sequence[Growth]) -> tuple[Line, Places]:
     rooms = range(room, room + more, -(-more // _MOST_ROOMS))
     room = next((each for each in rooms if _fits(Places(tensor, each, growths))), room + more)
     return Line(room, True), Places(tensor, room, growths)
+
+
+def _moved(room: int, growths: Sequence[Growth]) -> int:
+    """How many rows move to the front in all, as `Places.arrival` has it."""
+    moved = origin = 0
+    for _, near, first, last in growths:
+        if first < last and last - origin > room:
+            moved += max(0, first - near)
+            origin = near
+    return moved
 
 
 def _fits(places: Places) -> bool:

@@ -48,6 +48,19 @@ def test_all_readings_of_a_band_are_alike():
     assert once > 4
 
 
+@settings(max_examples=100)
+@given(steps(), st.integers(0, 4 * MIB), st.booleans())
+def test_steps_that_are_one_object_are_cut_as_others(drawn, held, apart):
+    """A step may follow one that is alike: then both need the same ranges."""
+    nodes, size = drawn
+    alike = {node: node for node in nodes}
+    shared = [alike[node] for node in nodes for _ in range(2)]
+    others = [replace(node) for node in shared]
+    for tile_bytes in (MIB, 64 << 10):
+        one, other = (Cut(each, tile_bytes, 4096, size, apart, held) for each in (shared, others))
+        assert (one.tiles, one.ranges, one.first) == (other.tiles, other.ranges, other.first)
+
+
 def test_weights_are_read_once_a_band_or_stay():
     nodes, size = bands(256, 256, 256, count=5)
     for budget in (MIB, 2 * MIB):

@@ -11,6 +11,7 @@ from program.test_placement import concat, node
 from streamrt.graph import Graph, Node, TensorSpec
 from streamrt.ops import FLOAT32, NUMPY_TYPES, Operand
 from streamrt.program.compile import Program, compile_program
+from streamrt.program.division import Known
 
 SHAPE = (1, 3, 40, 11)
 WINDOW = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
@@ -67,6 +68,24 @@ def test_a_section_has_the_answers_of_its_nodes(bands: int) -> None:
     np.testing.assert_array_equal(answers(program)["c"], answers(plain)["c"])
     assert sum(step.share for step in program.steps) == pytest.approx(3)
     assert (bands < 7) == (program.workspace > plain.workspace / 3)
+
+
+def test_programs_in_other_bands_share_sections() -> None:
+    """The sections that are known count as if they were found again."""
+    made = graph(CHAIN, ["c"])
+    known: Known = {}
+    shapes = {"x": SHAPE}
+    for bands in (2, 4, 5, 64, 128):
+        program = compile_program(made, {}, shapes, lean=True, bands=bands, known=known)
+        alone = compiled(made, bands)
+        assert [section.schedule for section in program.sections] == [section.schedule for section in alone.sections]
+        assert (program.workspace, program.steps, program.bands) == (alone.workspace, alone.steps, alone.bands)
+        np.testing.assert_array_equal(answers(program)["c"], answers(alone)["c"])
+    assert sorted(rows for _, rows in known) == [1, 8, 16, 32]
+    (section, marks), *_ = known.values()
+    known |= dict.fromkeys(known, (section, 2**16 + 1))
+    assert marks > 0
+    assert not compile_program(made, {}, shapes, lean=True, bands=2, known=known).sections
 
 
 def test_the_callers_arrays_may_have_other_types() -> None:

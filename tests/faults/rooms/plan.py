@@ -78,6 +78,15 @@ FAULTS = (
         PLAN,
     ),
     Fault(
+        "bands-once",
+        "plan",
+        "streamrt/plan/tiling.py",
+        "if own_tiles and not (ranges and own_ranges and _has(ranges[-1], own_ranges[0])):",
+        "if own_tiles:",
+        "the pieces of a band read their weights again",
+        PLAN,
+    ),
+    Fault(
         "bands-together",
         "plan",
         "streamrt/plan/tiling.py",
