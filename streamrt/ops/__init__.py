@@ -1,9 +1,9 @@
 """The operators: from a node and the shapes of its inputs to a function that computes it.
 
 Read `base` first: it defines an operator. `call` is the node that it lowers, `epilogue` the activation that it may
-apply as its last step. `registry` finds operators by name. `rows` computes bands of rows. `coded`, `scratch`, `shapes`,
-`window`, `columns` and `collect` are shared. Each other module holds one family of operators. `sizes` has those that
-are evaluated and not run.
+apply as its last step. `registry` finds operators by name. `rows` computes bands of rows, and `strip` tells which
+columns these need. `coded`, `scratch`, `shapes`, `window`, `columns` and `collect` are shared. Each other module holds
+one family of operators. `sizes` has those that are evaluated and not run.
 """
 
 from streamrt.ops import (  # noqa: F401 (registers them)

@@ -139,17 +139,14 @@ class _ByRows:
 
     search: _Search
     width: int
-
-    @property
-    def step(self) -> int:
-        """See `Collects`."""
-        return 1
+    step: int = 1
+    in_parts: bool = False
 
     def scratch(self, rows: int) -> int:
         """See `Collects`."""
         return self._of(rows).scratch.nbytes
 
-    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8], *, begins: bool, ends: bool) -> Run:
         """See `Collects`."""
         rows = len(x)
         return self._of(rows).bind(x, y.reshape(-1, self.width)[first : first + rows], memory)

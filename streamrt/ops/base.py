@@ -22,13 +22,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Coded, Window
 from streamrt.graph import Node
+from streamrt.ops.strip import Columns
 
 Shape = tuple[int, ...]
 #: The types of computed tensors, by the names that the weights file gives them. Truth values are 1 and 0 in float32.
@@ -185,6 +186,9 @@ class ByRows(Protocol):
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
         """Binds computing the rows ``y`` (rows, C, W), from row ``first`` on, of the rows ``x`` (rows, C, W)."""
 
+    def narrowed(self, before: int, after: int) -> Self:
+        """The same of a picture with ``before`` columns less, whose output has ``after`` less."""
+
 
 class Collects(Protocol):
     """How an operator computes its output from all rows of input 0 (1, C, H, W), which come one band after the other.
@@ -197,11 +201,23 @@ class Collects(Protocol):
     def step(self) -> int:
         """Rows, as above."""
 
+    @property
+    def width(self) -> int:
+        """Columns of input 0."""
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether a band may have some of the columns."""
+
     def scratch(self, rows: int) -> int:
         """Bytes of scratch memory for so many rows at once. Its content stays from the first band to the last."""
 
-    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
-        """Binds reading rows ``x`` (rows, C, W), from row ``first`` on. The last band completes the output ``y``."""
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8], *, begins: bool, ends: bool) -> Run:
+        """Binds reading rows ``x`` (rows, C, W), from row ``first`` on, or some of their columns.
+
+        The band that ``begins`` is the first, and the one that ``ends`` completes the output ``y``. Both have parts of
+        all rows, one part after the other.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +244,8 @@ class Lowered:
         band_step: bands of ``window`` begin and end at multiples of this many output rows, or with the picture. Then a
             row has the same bits in every band.
         by_rows: how the operator computes some rows, if it can and neither ``window`` nor a trait says so.
+        small: whether sums are made in another order than for a larger picture.
+        columns: which columns of input 0 an output of ``window`` or ``by_rows`` needs; None if no rule says it.
         collects: how it computes its output from bands of rows, if it can; else None.
         rowwise: as of the operator's traits. An operator that is so along some axes says it here.
         parts: nodes that compute the same in bands, if the node cannot. A node that needs all rows of its input before
@@ -264,6 +282,8 @@ class Lowered:
     window: Window | None = None
     band_step: int = 1
     by_rows: ByRows | None = None
+    small: bool = False
+    columns: Columns | None = None
     collects: Collects | None = None
     rowwise: bool = False
     parts: tuple[Node, ...] = ()

@@ -1,6 +1,7 @@
 """Results that need all rows of a plane, computed from rows that come one band after the other: see `Collects`.
 
-A result has the same bits whichever bands the rows come in, and whether they come in bands at all.
+A result has the same bits whichever bands the rows come in, and whether they come in bands at all. In strips of columns
+the last bit of a sum may differ.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ class Sums:
     shape: Shape
     numbers: int
     finish: _Finish
+    in_parts: bool = True
+
+    @property
+    def width(self) -> int:
+        """See `Collects`."""
+        return self.shape[2]
 
     @property
     def step(self) -> int:
@@ -47,19 +54,19 @@ class Sums:
         """See `Collects`."""
         return self.nbytes
 
-    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8], *, begins: bool, ends: bool) -> Run:
         """See `Collects`."""
-        return self._bind(x.transpose(1, 0, 2), y, first, first + len(x) == self.shape[1], memory)
+        return self._bind(x.transpose(1, 0, 2), y, memory, begins, ends)
 
     def bind_whole(self, x: Array, y: Array, memory: NDArray[np.uint8]) -> Run:
         """Binds computing the result ``y`` of whole planes (C, H, W)."""
-        return self._bind(x, y, 0, True, memory)
+        return self._bind(x, y, memory, True, True)
 
-    def _bind(self, x: Array, y: Array, first: int, ends: bool, memory: NDArray[np.uint8]) -> Run:
+    def _bind(self, x: Array, y: Array, memory: NDArray[np.uint8], begins: bool, ends: bool) -> Run:
         state = self._state()[0].of(memory).view(np.float64)
 
         def run(_first: int, _last: int) -> None:
-            _core.plane_sums(x, state, first == 0)
+            _core.plane_sums(x, state, begins)
             if ends:
                 self.finish(state, y)
 
@@ -98,21 +105,24 @@ class Extremes:
 
     Attributes:
         channels: of the planes.
+        width: of the planes.
         of_rows: computes those of rows (N, W).
         join: finds that of several values.
     """
 
     channels: int
+    width: int
     of_rows: Callable[[Array, Array], None]
     join: np.ufunc
     step: int = 1
+    in_parts: bool = True
 
     def scratch(self, rows: int) -> int:
         """See `Collects`."""
         return self._parts(rows)[1].nbytes
 
-    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
-        """See `Collects`. The result has the values of the rows so far."""
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8], *, begins: bool, ends: bool) -> Run:
+        """See `Collects`. The result has the values of what was read so far."""
         rows, channels, width = x.shape
         (each_part, new_part), _ = self._parts(rows)
         each, new, found = each_part.of(memory), new_part.of(memory), y.reshape(-1)
@@ -120,8 +130,8 @@ class Extremes:
 
         def run(_first: int, _last: int) -> None:
             self.of_rows(lines, values)
-            self.join.reduce(each, axis=0, out=new if first else found)
-            if first:
+            self.join.reduce(each, axis=0, out=found if begins else new)
+            if not begins:
                 self.join(found, new, out=found)
 
         return run
@@ -134,12 +144,12 @@ class Extremes:
 
 def maxima(shape: Shape) -> Extremes:
     """The largest value of each channel of planes (C, H, W)."""
-    return Extremes(shape[0], _core.row_max, np.maximum)
+    return Extremes(shape[0], shape[2], _core.row_max, np.maximum)
 
 
 def minima(shape: Shape) -> Extremes:
     """The smallest value of each channel of planes (C, H, W)."""
-    return Extremes(shape[0], _row_minima, np.minimum)
+    return Extremes(shape[0], shape[2], _row_minima, np.minimum)
 
 
 def _row_minima(x: Array, y: Array) -> None:

@@ -35,6 +35,8 @@ from streamrt.ops.registry import Traits, operator
 from streamrt.ops.scratch import Bias, Part, Scratch
 from streamrt.ops.window import Geometry, with_axes
 
+#: The most columns behind the last whole vector that are dot products (`simd/dots.h`): their sums have another order.
+_MOST_DOTS = 4
 #: Output rows of a tile of Winograd's algorithm, F(4x4, 3x3).
 _WINOGRAD_ROWS = 4
 
@@ -70,7 +72,7 @@ def conv(call: Call) -> Lowered:
         raise call.fail(f"input 3 has shape {call.shape(3)}, expected the output's {output}")
     scaling = _Scaling.read(call, geometry, scratch, x)
     bind: Callable[[Buffers], Run]
-    takes_coded, in_bands, roomy, band_step = True, False, False, 1
+    takes_coded, in_bands, roomy, small, band_step = True, False, False, False, 1
     if groups == 1 and geometry.covers_input and not residual and not scaling:
         bind = Dense(
             batch=x[0],
@@ -100,9 +102,10 @@ def conv(call: Call) -> Lowered:
             panels = scratch.add(threads, seat) if seat else columns(scratch, threads, inner, geometry.positions)
             # Memory for sums only makes the kernel faster, so a lean program, which is exact, does without.
             alone = seat or threads == 1 or call.exact
-            halves = 0 if alone else _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
-            sums = scratch.add(halves) if halves else None
-            roomy = bool(seat or halves)
+            halves = _core.conv_sums(x[0], groups, inner, outputs, geometry.window)
+            small = halves > 0
+            sums = scratch.add(halves) if halves and not alone else None
+            roomy = bool(seat or sums)
             bind = partial(_bind_product, bool(seat), geometry, groups, bias, scaling, panels, sums, epilogue)
             in_bands = len(x) == 4
     lowered = Lowered(
@@ -118,6 +121,8 @@ def conv(call: Call) -> Lowered:
         ),
         flops=2 * x[0] * w[0] * w[1] * geometry.taps * geometry.positions,
         window=geometry.window if in_bands else None,
+        small=small,
+        columns=geometry.columns._replace(ends=_MOST_DOTS),
         band_step=band_step,
     )
     return lowered if takes_coded else decoded(lowered, (None, call.operand(1)))

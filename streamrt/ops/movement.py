@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
+from streamrt.ops.strip import Columns
 
 #: The largest absolute value of starts, ends and steps, which may be any int64 if they are computed. ONNX writes such
 #: numbers to say "up to the end of the axis".
@@ -208,7 +210,13 @@ def slice_(call: Call) -> Lowered:
     lowered = copies(call, tuple(out), lambda x, y: [(y, x[key])], batchwise, batch)
     if len(x) != 4 or (key[2].step or 1) < 0:
         return lowered
-    return replace(lowered, by_rows=_SlicedRows(range(x[2])[key[2]], (key[1], key[3])))
+    rows, across = (range(extent)[part] for extent, part in zip(x[2:], key[2:], strict=True))
+    same = Fraction(across.start)
+    return replace(
+        lowered,
+        by_rows=_SlicedRows(rows, key[1], across),
+        columns=Columns(Fraction(across.step), same, same) if across.step > 0 else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +225,13 @@ class _SlicedRows:
 
     Attributes:
         rows: the input row of each output row; ascending.
-        inside: the slices along channels and columns.
+        channels: the slice along channels.
+        columns: the input column of each output column.
     """
 
     rows: range
-    inside: tuple[slice, slice]
+    channels: slice
+    columns: range
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
         return self.rows[first], self.rows[last - 1] + 1
@@ -230,7 +240,14 @@ class _SlicedRows:
         return 0
 
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
-        return copy_all([(y, x[(slice(None, None, self.rows.step), *self.inside)])])
+        across = self.columns
+        # A slice that runs back to column 0 ends at -1, which NumPy would read as the last column.
+        columns = slice(across.start, across.stop if across.stop >= 0 else None, across.step)
+        return copy_all([(y, x[:: self.rows.step, self.channels, columns])])
+
+    def narrowed(self, before: int, after: int) -> _SlicedRows:
+        across = self.columns
+        return replace(self, columns=range(across.start, across.stop - before, across.step))
 
 
 @operator("Split", traits=MOVES)

@@ -340,7 +340,7 @@ def softmax(call: Call) -> Lowered:
         batchwise=not axis <= (call.batch() or 0) < end,
         batch=call.batch() or 0,
         flops=3 * math.prod(x),
-        rowwise=not axis <= 2 < end,
+        rowwise=(axis, end) == (1, 2),
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from streamrt.ops.base import INT64, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import MOVES, copy_all, same_memory
 from streamrt.ops.registry import operator
+from streamrt.ops.strip import Columns
 
 #: The largest absolute value of a number that is added to integers.
 _MOST = 2**63
@@ -60,11 +62,21 @@ def pad(call: Call) -> Lowered:
             return _pad_constant(inside, y, before, value)
         return _pad_from_input(inside, y, before, after, mode)
 
-    by_rows = None
+    by_rows, columns = None, None
     if rank == 4 and mode == "constant":
         inside, sides = (crop[1], crop[3]), (before[1], before[3])
         by_rows = _PaddedRows(crop[2].start, kept[2], before[2], inside, sides, value)
-    return Lowered(outputs=(out,), bind=bind, batchwise=batchwise, batch=batch, dtypes=(dtype,), by_rows=by_rows)
+        same = Fraction(crop[3].start - before[3])
+        columns = Columns(low=same, high=same)
+    return Lowered(
+        outputs=(out,),
+        bind=bind,
+        batchwise=batchwise,
+        batch=batch,
+        dtypes=(dtype,),
+        by_rows=by_rows,
+        columns=columns,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,10 @@ class _PaddedRows:
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
         before = min(max(self.before - first, 0), len(y))
         return _pad_constant(x[(slice(None), *self.inside)], y, (before, *self.sides), self.value)
+
+    def narrowed(self, before: int, after: int) -> _PaddedRows:
+        channels, columns = self.inside
+        return replace(self, inside=(channels, slice(columns.start, columns.stop - before)))
 
 
 def _pad_constant(x: Array, y: Array, before: Shape, value: float) -> Run:

@@ -128,6 +128,7 @@ def _pooling(call: Call, kernel: Planes, scratch: int = 0, in_bands: bool = True
         scratch=scratch,
         flops=x[0] * x[1] * geometry.positions * geometry.taps,
         window=geometry.window if in_bands and len(x) == 4 else None,
+        columns=geometry.columns,
     )
 
 

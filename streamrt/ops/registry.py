@@ -54,7 +54,7 @@ class Traits:
         table: an input of which a node with a further input reads single rows (`Lowered.indexed`), or None.
         rowwise: whether each row of an output (N, C, H, W) is computed from the same row of its inputs alone, as far as
             they have H rows, so that rows can be given as samples, (H, C, 1, W). An operator that can also work along
-            the rows then changes their number.
+            the rows then changes their number. The same holds for columns.
         hidden: whether no weights file may use it: it is a part of a node (`Lowered.parts`).
     """
 
@@ -223,6 +223,9 @@ class _ActivatedRows:
             _core.unary(flat, flat, *epilogue)
 
         return run
+
+    def narrowed(self, before: int, after: int) -> _ActivatedRows:
+        return replace(self, of=self.of.narrowed(before, after))
 
 
 def supported() -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -226,6 +226,12 @@ class RowsOf:
         """Binds resampling of rows ``x`` (rows, C, W) to ``y`` (rows, C, W), the output rows from ``first`` on."""
         begin = self.reads(first, first + len(y))[0]
         return self._resampler(first, begin, len(x), len(y)).bind(x, y, memory)
+
+    def narrowed(self, before: int, after: int) -> RowsOf:
+        """The same of a picture with ``before`` columns less, whose output has ``after`` less."""
+        shape = (*self._shape[:3], self._shape[3] - before)
+        axes = [replace(axis, count=axis.count - after) if axis.axis == 3 else axis for axis in self._axes]
+        return RowsOf(shape, axes, self._rounded)
 
     def _resampler(self, first: int, begin: int, before: int, after: int) -> Resampler:
         """For ``before`` rows from ``begin`` on, and ``after`` rows of the result from ``first`` on."""

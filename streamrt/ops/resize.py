@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 
 import numpy as np
@@ -15,12 +16,16 @@ from streamrt.ops.movement import copies, copy_all, same_memory
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.resample import NEAREST, Axis, Resampler, RowsOf, positions_of
 from streamrt.ops.shapes import borrowed, keeps_batch
+from streamrt.ops.strip import Columns
 from streamrt.ops.weighted import Taps, cubic
 from streamrt.ops.weighted import linear as linear_kernel
 
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 #: The most values that a value of the result is made of along an axis. It bounds the time for few values of a result.
 _MOST_TAPS = 4096
+#: The largest numerator and denominator of a scale with which columns of narrower pictures are found. Positions near a
+#: border between two values are then no nearer than 1 / 128, which no rounding can pass.
+_MOST_PARTS = 64
 
 
 @operator("DepthToSpace", traits=Traits(fuses=True))
@@ -44,7 +49,10 @@ def depth_to_space(call: Call) -> Lowered:
     def pairs(x: Array, y: Array) -> list[tuple[Array, Array]]:
         return [(y.reshape(out[0], channels, *apart), x.reshape(inside).transpose(perm))]
 
-    return replace(copies(call, out, pairs, batchwise=True), by_rows=_Blocks(blocks, crd) if count == 2 else None)
+    lowered = copies(call, out, pairs, batchwise=True)
+    if count != 2:
+        return lowered
+    return replace(lowered, by_rows=_Blocks(blocks, crd), columns=Columns(Fraction(1, blocks[1])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,9 @@ class _Blocks:
             pairs.append((part, apart[skipped : skipped + len(part), row]))
         return copy_all(pairs)
 
+    def narrowed(self, before: int, after: int) -> _Blocks:
+        return self
+
 
 @operator("SpaceToDepth")
 def space_to_depth(call: Call) -> Lowered:
@@ -96,7 +107,11 @@ def space_to_depth(call: Call) -> Lowered:
         source = x.reshape(*x.shape[:2], *apart).transpose(perm)
         return [(y.reshape(source.shape), source)]
 
-    return replace(copies(call, out, pairs, batchwise=True), by_rows=_Blocked(blocks, crd) if count == 2 else None)
+    lowered = copies(call, out, pairs, batchwise=True)
+    if count != 2:
+        return lowered
+    columns = Columns(Fraction(blocks[1]), high=Fraction(blocks[1] - 1))
+    return replace(lowered, by_rows=_Blocked(blocks, crd), columns=columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,9 @@ class _Blocked:
         apart = x.reshape(len(y), height, channels, -1, width)
         source = apart.transpose(*((0, 2, 1, 4, 3) if self.crd else (0, 1, 4, 2, 3)))
         return copy_all([(y.reshape(source.shape), source)])
+
+    def narrowed(self, before: int, after: int) -> _Blocked:
+        return self
 
 
 def _blocks(call: Call) -> tuple[Shape, Shape]:
@@ -187,4 +205,19 @@ def resize(call: Call) -> Lowered:
         flops=(4 if linear else 1) * math.prod(out)
         + sum(2 * (tap.end - tap.first) for tap in taps.values()) * math.prod(out),
         by_rows=by_rows,
+        columns=_columns(x[3], out[3], scales[3], coordinates, linear) if by_rows else None,
     )
+
+
+def _columns(before: int, after: int, scale: float, coordinates: str, linear: bool) -> Columns | None:
+    """See `Lowered.columns`. None: the same column of a narrower picture may lie elsewhere, or get other bits."""
+    factor = Fraction(scale)
+    if factor == 1:
+        return Columns()
+    simple = max(factor.numerator, factor.denominator) <= _MOST_PARTS
+    exact = factor.numerator & (factor.numerator - 1) == 0  # then positions are rounded nowhere, and so are weights
+    depends = coordinates == "align_corners" or (coordinates == "half_pixel_symmetric" and after != before * factor)
+    if not simple or depends or after == 1 or (linear and not exact):
+        return None
+    low = Fraction(0) if coordinates == "asymmetric" else 1 / (2 * factor) - Fraction(1, 2)
+    return Columns(1 / factor, low, low + 1)

@@ -8,6 +8,8 @@ Three kinds of nodes compute bands. A window (`Lowered.window`) reads the rows a
 row from the same row of its inputs (`Traits.rowwise`) gets rows as samples, (R, C, 1, W), so its lowering is the usual
 one. Others say how they do it (`Lowered.by_rows`). A fourth kind only reads bands, and computes a small result from all
 rows (`Lowered.collects`).
+
+A strip is some columns of all tensors of a section. Its nodes are lowered as those of a narrower picture.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from streamrt._core import Band, MoveRows, Sliding
+from streamrt._core import Band, Copies, MoveRows, Sliding
 from streamrt.graph import Node
 from streamrt.ops.base import FLOAT32, Array, Buffers, ByRows, Collects, Lowered, Operand, Run
 from streamrt.ops.coded import Decoding
+from streamrt.ops.strip import Columns
 
 #: ``reads(first, last)``: the input rows (from, to) that the output rows ``first`` to ``last`` need. Both numbers are
 #: equal if they need none. Neither number falls if ``first`` and ``last`` rise.
@@ -29,14 +32,28 @@ Reads = Callable[[int, int], tuple[int, int]]
 #: Lowers the node for other operands.
 Again = Callable[[Sequence[Operand | None]], Lowered]
 
+#: Bytes of a value, float32.
+_FLOAT = 4
 #: Fewer elements than this lie between the beginnings of two rows.
 _MOST_APART = 2**30
+
+
+class Part(NamedTuple):
+    """The columns of a line buffer from ``first`` to ``last`` that a node reads which `Rows.collects`.
+
+    The part that ``begins`` is the first of the picture's columns, and the one that ``ends`` the last.
+    """
+
+    first: int
+    last: int
+    begins: bool
+    ends: bool
 
 
 class BandOf(Protocol):
     """Binds the computing of output rows ``first`` to ``last``."""
 
-    def __call__(self, first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+    def __call__(self, first: int, last: int, origins: Mapping[int, int], origin: int, part: Part | None = None) -> Run:
         """The function that computes these rows, in tiles as those of the node.
 
         Args:
@@ -44,6 +61,7 @@ class BandOf(Protocol):
             last: the row behind.
             origins: for each input that is read by rows, the row of the picture that is row 0 of its memory.
             origin: the same of the output.
+            part: of a strip, for a node that collects; None if there is all of each row.
         """
 
 
@@ -88,6 +106,31 @@ def rows_of(node: Node, lowered: Lowered, operands: Sequence[Operand | None], ag
     return _of_same_row(lowered, operands, again) if lowered.rowwise and not node.sizes else None
 
 
+def columns_of(node: Node, lowered: Lowered, index: int) -> Columns | None:
+    """Which columns of its input ``index`` a node that computes rows needs. None: no rule says it."""
+    if lowered.window is not None or lowered.by_rows is not None:
+        computed = bool(node.sizes) and lowered.by_rows is None  # it cannot be lowered again
+        return None if computed else Columns() if index else lowered.columns
+    return Columns()
+
+
+def in_strip(
+    lowered: Lowered, operands: Sequence[Operand | None], wide: Operand, output: Operand, again: Again
+) -> Lowered:
+    """A node lowered for the narrower picture of a strip. ``wide`` is its input 0 as it was.
+
+    Raises:
+        FormatError: it cannot run with narrower inputs.
+    """
+    if lowered.collects is not None:
+        return lowered
+    if lowered.by_rows is None:
+        return again(operands)
+    assert operands[0] is not None
+    less = wide.shape[3] - operands[0].shape[3], lowered.outputs[0][3] - output.shape[3]
+    return replace(lowered, outputs=(output.shape,), by_rows=lowered.by_rows.narrowed(*less))
+
+
 def mover(rows: Array) -> MoveRows:
     """Moves some of these rows (R, C, W) towards the front: see `MoveRows`."""
     return MoveRows(rows.reshape(1, len(rows), math.prod(rows.shape[1:])))
@@ -129,7 +172,7 @@ def _of_window(lowered: Lowered, operands: Sequence[Operand | None]) -> Rows | N
         kernel = run.compute if isinstance(run, Decoding) else run
         assert isinstance(kernel, Sliding)
 
-        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int, part: Part | None = None) -> Run:
             held = window.rows_read(first, last)
             x = held[0] - origins[0] if held[0] < held[1] else 0
             band = Band(kernel, first, last, held, x=x, y=first - origin, residual=first - origins.get(3, 0))
@@ -159,7 +202,7 @@ def _of_rows(lowered: Lowered, by_rows: ByRows, operands: Sequence[Operand | Non
     def bind(buffers: Buffers) -> BandOf:
         source, target = buffers.input(0), buffers.outputs[0]
 
-        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int, part: Part | None = None) -> Run:
             begin, end = by_rows.reads(first, last)
             x, y = source[begin - origins[0] : end - origins[0]], target[first - origin : last - origin]
             return by_rows.bind(x, y, first, buffers.scratch)
@@ -172,20 +215,42 @@ def _of_rows(lowered: Lowered, by_rows: ByRows, operands: Sequence[Operand | Non
 def _of_collects(collects: Collects, operand: Operand | None) -> Rows | None:
     if operand is None or not has_rows(operand):
         return None
+    _, channels, height, width = operand.shape
+    if width < collects.width and not collects.in_parts:
+        return None
+
+    def scratch(rows: int) -> int:
+        """In strips it ends with a copy of the columns that are read."""
+        copied = rows * channels * width if width < collects.width else 0
+        return collects.scratch(rows) + _FLOAT * copied
 
     def bind(buffers: Buffers) -> BandOf:
-        source, output = buffers.input(0), buffers.outputs[0]
+        source, output, memory = buffers.input(0), buffers.outputs[0], buffers.scratch
 
-        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
-            return collects.bind(source[first - origins[0] : last - origins[0]], output, first, buffers.scratch)
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int, part: Part | None = None) -> Run:
+            rows = source[first - origins[0] : last - origins[0]]
+            begins, ends = first == 0, last == height
+            if part is None:
+                return collects.bind(rows, output, first, memory, begins=begins, ends=ends)
+            shape = (len(rows), channels, part.last - part.first)
+            copied = memory[len(memory) - _FLOAT * math.prod(shape) :].view(source.dtype).reshape(shape)
+            copy = Copies([(copied, rows[:, :, part.first : part.last])])
+            begins, ends = begins and part.begins, ends and part.ends
+            collect = collects.bind(copied, output, first, memory, begins=begins, ends=ends)
+
+            def run(_first: int, _last: int) -> None:
+                copy(0, 1)
+                collect(0, 1)
+
+            return run
 
         return band_of
 
     return Rows(
-        height=operand.shape[2],
+        height=height,
         inputs={0: _same},
         whole=(),
-        scratch=collects.scratch,
+        scratch=scratch,
         bind=bind,
         apart=(0,) if collects.step == 1 else (),
         step=collects.step,
@@ -224,7 +289,7 @@ def _of_same_row(lowered: Lowered, operands: Sequence[Operand | None], again: Ag
         return None
 
     def bind(buffers: Buffers) -> BandOf:
-        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int) -> Run:
+        def band_of(first: int, last: int, origins: Mapping[int, int], origin: int, part: Part | None = None) -> Run:
             count = last - first
             low = lowered_for(count)
             given = [

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeVar
 
 import streamrt._core as _core
 from streamrt.ops.base import Array, Param, Shape
 from streamrt.ops.call import Call
+from streamrt.ops.strip import Columns
 
 Tensor = TypeVar("Tensor", Array, Param)
 
@@ -77,6 +79,13 @@ class Geometry:
     def taps(self) -> int:
         """The number of values in a window."""
         return math.prod(self.kernel)
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of a plane that a window reads."""
+        before = self.pads[len(self.kernel) - 1]
+        reach = (self.kernel[-1] - 1) * self.dilations[-1]
+        return Columns(Fraction(self.strides[-1]), Fraction(-before), Fraction(reach - before))
 
     @property
     def covers_input(self) -> bool:

@@ -16,7 +16,7 @@ from kernels.isas import NUMPY, using
 from ops.harness import node, random
 from streamrt.graph import Node
 from streamrt.ops import Array, Buffers, Lowered, Operand, lower, supported
-from streamrt.ops.rows import Rows, mover, rows_of
+from streamrt.ops.rows import Part, Rows, columns_of, in_strip, mover, rows_of
 
 PADS = {"pads": (1, 1, 1, 1)}
 RELU = ("Relu", {})
@@ -75,6 +75,23 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "sizes of another input": ("Resize", (X, (1, 1, 26, 22)), {"sizes": (0,) * 4, "extents": (-1, -1, 2, 3)}, (), None),
     "Slice": ("Slice", (X,), {"starts": (1, -3), "ends": (5, 99), "axes": (1, 2)}, (), None),
     "every third": ("Slice", (X,), {"starts": (2, -1), "ends": (99, -99), "axes": (2, 3), "steps": (3, -2)}, (), None),
+    "every other column": ("Slice", (X,), {"starts": (3,), "ends": (-2,), "axes": (3,), "steps": (2,)}, (), RELU),
+    "linear, twice": ("Resize", (X,), {"scales": (1.0, 1.0, 1.0, 2.0), "mode": "linear"}, (), None),
+    "corners, twice": (
+        "Resize",
+        (X,),
+        {"scales": (1.0, 1.0, 1.0, 2.0), "mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        (),
+        None,
+    ),
+    "symmetric, a quarter": (
+        "Resize",
+        (X,),
+        {"scales": (1.0, 1.0, 1.0, 0.25), "coordinate_transformation_mode": "half_pixel_symmetric"},
+        (),
+        None,
+    ),
+    "linear, half": ("Resize", (X,), {"scales": (1.0, 1.0, 2.0, 0.5), "mode": "linear"}, (), None),
     "Pad": ("Pad", (X,), {"pads": (0, 1, 6, 2, 0, 0, 4, 3), "value": 0.25}, (), None),
     "cut": ("Pad", (X,), {"pads": (0, 0, -2, 1, 0, -1, -3, -1)}, (), None),
     "cut and padded": ("Pad", (X,), {"pads": (0, 0, 20, 0, 0, 0, -12, 0)}, (), None),
@@ -83,7 +100,7 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "SpaceToDepth": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (3, 2), "mode": "CRD"}, (), None),
     "SpaceToDepth, DCR": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (2, 5)}, (), None),
     "Softmax of channels": ("Softmax", (X,), {"axis": 1}, (), None),
-    "LogSoftmax of columns": ("LogSoftmax", (X,), {"axis": -1}, (), None),
+    "LogSoftmax of channels": ("LogSoftmax", (X,), {"axis": -3}, (), None),
     "Greater": ("Greater", (X, (1, 6, 1, 1)), {}, (1,), None),
     "Xor": ("Xor", (X, X), {}, (), None),
     "Not": ("Not", (X,), {}, (), None),
@@ -110,6 +127,7 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
     "with its activation": ("GlobalMaxPool", (X,), {}, (), RELU),
     "rows alone": ("ReduceMean", (X,), {"axes": (2,)}, (), None),
+    "Softmax of columns": ("Softmax", (X,), {"axis": 3}, (), None),
     "Softmax of rows": ("Softmax", (X,), {"axis": 2}, (), None),
     "Softmax of positions": ("Softmax", (X,), {"axis": 1, "coerce": 1}, (), None),
     "a condition with rows": ("Where", ((6, 13, 1), X, X), {}, (0,), None),
@@ -203,6 +221,66 @@ def test_later_rows_need_no_earlier_rows(name: str, isa: str) -> None:
         assert reads(0, rows.height) == (spans[0][0], spans[-1][1])
 
 
+#: Of CASES, those without strips: other inputs have columns, or no rule says exactly which ones are needed.
+NO_STRIPS = {
+    *("general PRelu", "a row", "Concat of columns", "every third"),
+    *("smaller", "linear", "corners", "linear, smaller", "linear, columns", "corners, twice", "symmetric, a quarter"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("begin", "end"), [(0, 42), (16, 58), (16, 42)])
+def test_columns_have_the_bits_of_the_whole(name: str, begin: int, end: int, isa: str) -> None:
+    """A narrower picture has them, but for the columns that the rule says are wrong."""
+    op, shapes, attrs, params, activation = CASES[name]
+    wider = {11: 58, 22: 116, 29: 58}
+    shapes = tuple(shape and (*shape[:-1], wider.get(shape[-1], shape[-1])) for shape in shapes)
+    under_test, operands, low, rows = _lowered(op, shapes, attrs, params, activation)
+    if isa == NUMPY and op == "Conv":
+        return
+    assert rows is not None
+    columns = columns_of(under_test, low, 0)
+    if columns is None:
+        assert name in NO_STRIPS
+        return
+    given = [
+        operand and operand._replace(shape=(*operand.shape[:3], end - begin)) if index in rows.inputs else operand
+        for index, operand in enumerate(operands)
+    ]
+    after, first = low.outputs[0][3], int(begin / columns.step)
+    width = after - int((58 - end + begin) / columns.step)
+    narrow = Operand((*low.outputs[0][:3], width))
+    again = partial(lower, under_test, exact=True)
+    assert operands[0] is not None
+    try:
+        low_in_strip = in_strip(low, given, operands[0], narrow, again)
+    except streamrt.FormatError:
+        assert name in NO_STRIPS
+        return
+    rows_in_strip = rows_of(under_test, low_in_strip, given, again)
+    assert rows_in_strip is not None
+    assert (low_in_strip.outputs[0] == narrow.shape) == (name not in NO_STRIPS)
+    if name in NO_STRIPS:
+        return
+    inputs = [None if shape is None else _positive(*shape, seed=index) for index, shape in enumerate(shapes)]
+    whole = np.empty(low.outputs[0], np.float32)
+    made = np.empty((rows.height, narrow.shape[1], width), np.float32)
+    scratch = np.empty(rows_in_strip.scratch(rows.height), np.uint8)
+    lines = [
+        value[0, :, :, begin:end].transpose(1, 0, 2).copy() if value is not None and index in rows.inputs else value
+        for index, value in enumerate(inputs)
+    ]
+    run = rows_in_strip.bind(Buffers(tuple(lines), (made,), scratch))(0, rows.height, dict.fromkeys(rows.inputs, 0), 0)
+    with np.errstate(all="ignore"):
+        low.bind(Buffers(tuple(inputs), (whole,), np.empty(low.scratch, np.uint8)))(0, low.rows)
+        run(0, low.rows)
+    left, right = columns.wrong(0, 0, 58, after)
+    assert left + right < width
+    right_ones = slice(left if begin else 0, width - right if end < 58 else width)
+    wanted = whole[0, :, :, first : first + width].transpose(1, 0, 2)
+    assert made[:, :, right_ones].tobytes() == wanted[:, :, right_ones].tobytes()
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_other_nodes_need_the_whole(name: str) -> None:
     assert _lowered(*WHOLE[name])[-1] is None
@@ -254,6 +332,31 @@ def test_a_result_of_all_rows_has_the_bits_of_the_whole(name: str, width: int, s
     _read_in_bands(rows, x, y, tuple(step * rows.step for step in steps))
     low.bind(Buffers((x,), (whole,), np.empty(low.scratch, np.uint8)))(0, 1)
     assert y.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("name", COLLECTING)
+def test_a_result_of_all_columns_comes_from_strips(name: str) -> None:
+    """Each strip has other columns, and wrong ones around them."""
+    op, attrs, wanted = COLLECTING[name]
+    under_test, operands, low, _ = _lowered(op, (X,), attrs, (), None)
+    x = random(*X, seed=0) + np.float32(5)
+    y = np.full(low.outputs[0], np.nan, np.float32)
+    narrow = Operand((*X[:3], 6))
+    rows = rows_of(under_test, low, [narrow], partial(lower, under_test))
+    assert rows is not None
+    assert operands[0] is not None
+    assert in_strip(low, [narrow], operands[0], narrow, partial(lower, under_test)) is low
+    scratch = np.full(rows.scratch(5), 0xFF, np.uint8)
+    line = np.empty((5, X[1], 6), np.float32)
+    bands = rows.bind(Buffers((line,), (y,), scratch))
+    for strip, (begin, own) in enumerate([(0, slice(0, 5)), (4, slice(1, 3)), (5, slice(2, 6))]):
+        for first in range(0, X[2], 5):
+            last = min(first + 5, X[2])
+            line[...] = 99
+            line[: last - first, :, own] = x[0, :, first:last, begin + own.start : begin + own.stop].transpose(1, 0, 2)
+            part = Part(own.start, own.stop, begins=strip == 0, ends=strip == 2)
+            bands(first, last, {0: first}, 0, part)(0, 1)
+    np.testing.assert_allclose(y, wanted(x.astype(np.float64)), rtol=3e-7)
 
 
 def _read_in_bands(rows: Rows, x: Array, y: NDArray[Any], heights: tuple[int, ...]) -> None:
