@@ -143,7 +143,8 @@ class Inspection:
     def _band_text(self, bands: Bands) -> str:
         """The layers that run together in bands of rows, and the part of the workspace that they have."""
         names = [printable(self.layers[index].name) for index in (bands.first, bands.last - 1)]
-        return f"{names[0]} to {names[1]}: {bands.count} bands, {format_size(bands.nbytes)} of rows and scratch"
+        strips = f" in each of {bands.strips} strips of columns" if bands.strips > 1 else ""
+        return f"{names[0]} to {names[1]}: {bands.count} bands{strips}, {format_size(bands.nbytes)} of rows and scratch"
 
     def __str__(self) -> str:
         return self.to_text()

@@ -1,4 +1,7 @@
-"""Programs in bands of rows, for budgets in which whole activations of one sample do not fit."""
+"""Programs in bands of rows, for budgets in which whole activations of one sample do not fit.
+
+If no bands of whole rows fit, strips of columns are computed in bands.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,12 @@ from streamrt.graph import Graph
 from streamrt.plan import Bands, Plan
 from streamrt.program.compile import Program
 from streamrt.program.division import Known
+from streamrt.program.strips import NARROWEST
 
 #: The numbers of bands that are tried. More bands are lower, need less memory, and read the weights more often.
 _COUNTS = tuple(2**power for power in range(1, 13))
+#: The most numbers of bands that are tried in strips: those of most bands, which need the least memory.
+_MOST_COUNTS = 4
 #: Try no more numbers of bands if so many in a row did not need less memory. Sections may have fewer bands than these.
 _MOST_IDLE = 2
 #: The most steps of a pass in bands. Planning takes some 20 us for each.
@@ -38,15 +44,16 @@ _LONGER = 1.2
 #: Of these programs plan the first that fit, because a plan takes up to a second.
 _MOST_FASTER = 3
 
-#: Compiles a program; a lean one if the first argument is true; in the number of bands of the second argument. For
-#: the third see `compile_program`.
-Compile = Callable[[bool, int, Known], Program]
+#: Compiles a program; a lean one if the first argument is true; in the numbers of bands and strips of the next two. For
+#: the last see `compile_program`.
+Compile = Callable[[bool, int, int, Known], Program]
 
 
 class InBands:
     """Programs in bands, those with the fewest and tallest bands first; none if no nodes can run in bands.
 
-    There are no further programs when more bands need no less memory. Iterating gives lean programs.
+    There are no further programs when more bands need no less memory. Iterating gives all lean programs: first those in
+    whole rows, then those in strips.
 
     Args:
         compile_for: see `Compile`.
@@ -63,11 +70,47 @@ class InBands:
         self._wanted, self._exact = wanted, exact
 
     def __iter__(self) -> Iterator[Program]:
-        return self._programs(lean=True, fewest=0)
+        return (program for programs in self.by_strips() for program in programs)
+
+    def by_strips(self) -> Iterator[Iterable[Program]]:
+        """Lean programs: those in whole rows, then those in few strips, then in more, while these need less memory.
+
+        What comes next depends on the programs before: they must be used up before it is asked for.
+        """
+        least: list[Program] = []  # the last one of whole rows, then that of each number of strips
+
+        def whole() -> Iterator[Program]:
+            last = None
+            for last in self._programs(lean=True, fewest=0):
+                yield last
+            least.extend([last] if last is not None else [])
+
+        yield whole()
+        for strips in _COUNTS if least and least[0].columns >= 2 * NARROWEST else ():
+            found = self._in_strips(strips, least[0], least[-1].memory)
+            if not found:
+                return
+            least.append(min(found, key=_memory))
+            yield found
+
+    def _in_strips(self, strips: int, whole: Program, memory: int) -> list[Program]:
+        """Lean programs in strips that need less than ``memory``. ``whole`` has whole rows, and the lowest bands."""
+        steps = len(whole.steps) / whole.bands  # of each band
+        most = min(whole.bands, self._most_times() // strips, int(_MOST_STEPS / steps) // strips)
+        found: list[Program] = []
+        known: Known = {}
+        for bands in [count for count in reversed(_COUNTS) if count <= most][:_MOST_COUNTS]:
+            program = self._compile(True, bands, strips, known)
+            if program.strips < strips or program.workspace >= memory:
+                break  # fewer bands need more
+            if program.memory < memory and len(program.steps) <= _MOST_STEPS:
+                found.append(program)
+        return found[::-1]
 
     def faster(self, program: Program) -> Iterator[Program]:
         """Programs that are not lean, in at least as many bands as ``program``."""
-        return iter(()) if self._exact else self._programs(lean=False, fewest=program.bands)
+        none = self._exact or program.strips > 1
+        return iter(()) if none else self._programs(lean=False, fewest=program.bands)
 
     def least_read(self, program: Program, budget: int) -> int:
         """Bytes that a pass of ``program`` reads at least.
@@ -92,18 +135,12 @@ class InBands:
         return read
 
     def _programs(self, lean: bool, fewest: int) -> Iterator[Program]:
-        nodes = list(self._graph.all_nodes)
-        names = [name for node in nodes for name in node.inputs]
-        inputs = sum(name not in self._sizes for name in names)
-        read = sum(self._sizes.get(name, 0) for name in names)
-        if not (self._wanted and 1 < len(nodes) <= _MOST_NODES):
-            return
-        least, idle, steps = math.inf, 0, len(nodes)
+        least, idle, most, steps = math.inf, 0, self._most_times(), 0
         known: Known = {}
         for bands in (count for count in _COUNTS if count >= fewest):
-            if bands * read > _MOST_READ or bands * inputs > _MOST_INPUTS or 2 * steps > _MOST_STEPS:
+            if bands > most or 2 * steps > _MOST_STEPS:
                 return
-            program = self._compile(lean, bands, known)
+            program = self._compile(lean, bands, 1, known)
             steps = len(program.steps)
             if not program.sections or steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return
@@ -112,13 +149,24 @@ class InBands:
                 least = program.memory
                 yield program
 
+    def _most_times(self) -> int:
+        """How often a pass may run all nodes; 0 if none can run in bands."""
+        nodes = list(self._graph.all_nodes)
+        if not (self._wanted and 1 < len(nodes) <= _MOST_NODES):
+            return 0
+        names = [name for node in nodes for name in node.inputs]
+        inputs = sum(name not in self._sizes for name in names)
+        read = sum(self._sizes.get(name, 0) for name in names)
+        return min(_MOST_READ // max(1, read), _MOST_INPUTS // max(1, inputs))
+
 
 def fit_in_bands(
     refused: BudgetError, budget: int | None, programs: InBands, plan_for: Callable[[Program], Plan]
 ) -> tuple[Program, Plan]:
     """Of ``programs`` one with a short pass, and its plan. Ties go to the first, which has the tallest bands.
 
-    The first program that is not lean, fits, and takes little longer is taken instead.
+    Bands of whole rows are taken if any fit, else those of as few strips as fit. Then the first program that is not
+    lean, fits, and takes little longer is taken instead.
 
     Args:
         refused: the error of the whole activations.
@@ -130,9 +178,27 @@ def fit_in_bands(
         BudgetError: none fits. It is ``refused``, or that of a program whose ``minimum`` is smaller.
     """
     assert budget is not None  # without one everything fits
+    for alike in programs.by_strips():
+        best, refused = _shortest(refused, budget, programs, alike, plan_for)
+        if best is not None:
+            return _faster(best, programs, budget, plan_for)
+    try:
+        raise refused from None
+    finally:
+        del refused  # the traceback has this frame, so that the error would refer to itself
+
+
+def _shortest(
+    refused: BudgetError,
+    budget: int,
+    programs: InBands,
+    alike: Iterable[Program],
+    plan_for: Callable[[Program], Plan],
+) -> tuple[tuple[Program, Plan] | None, BudgetError]:
+    """One of ``alike`` programs, which have as many strips, and the error with the least ``minimum``."""
     best: tuple[Program, Plan] | None = None
     larger: list[Program] = []
-    for program in programs:
+    for program in alike:
         if program.memory > budget:
             larger.append(program)
             continue
@@ -148,18 +214,13 @@ def fit_in_bands(
         best = program, plan
         if not plan.streamed_bytes:
             break  # lower bands would save no reading
-    if best is not None:
-        return _faster(best, programs, budget, plan_for)
-    for program in reversed(larger):
+    for program in reversed(larger if best is None else []):
         if program.memory < refused.minimum:
             try:
                 plan_for(program)
             except BudgetError as error:
                 refused = min(refused, error, key=_minimum)
-    try:
-        raise refused from None
-    finally:
-        del refused  # the traceback has this frame, so that the error would refer to itself
+    return best, refused
 
 
 def _faster(
@@ -201,6 +262,6 @@ def with_bands(plan: Plan, program: Program) -> Plan:
         return plan
     return replace(
         plan,
-        bands=tuple(Bands(each.first, each.last, each.bands, each.nbytes) for each in program.sections),
+        bands=tuple(Bands(each.first, each.last, each.bands, each.nbytes, each.times) for each in program.sections),
         nodes=tuple(step.node for step in program.steps),
     )

@@ -39,7 +39,7 @@ class Programs:
         self._bands = bands
         self._exact = exact
         self._params = {name: Operand(t.shape, t.dtype, is_param=True) for name, t in file.tensors.items()}
-        self._kept: OrderedDict[tuple[CallKey, bool, int], Program] = OrderedDict()
+        self._kept: OrderedDict[tuple[CallKey, bool, int, int], Program] = OrderedDict()
 
     def compile(
         self,
@@ -47,20 +47,24 @@ class Programs:
         shapes: Mapping[str, Shape],
         lean: bool = False,
         bands: int = 0,
+        strips: int = 1,
         known: Known | None = None,
     ) -> Program:
         """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
 
-        In ``bands`` of rows, if this is not 0, it needs the memory of a few rows. For ``known`` see `compile_program`.
+        In ``bands`` of rows, if this is not 0, it needs the memory of a few rows; in ``strips`` that of some columns.
+        For ``known`` see `compile_program`.
 
         Raises:
             FormatError: the graph cannot run with these shapes.
         """
-        key = key_of(graph, shapes), lean, bands
+        key = key_of(graph, shapes), lean, bands, strips
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        return compile_program(graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands, known=known)
+        return compile_program(
+            graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands, strips=strips, known=known
+        )
 
     def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
         """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""
@@ -73,7 +77,7 @@ class Programs:
         """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""
         graph = program.graph
         shapes = {spec.name: program.shapes[spec.name] for spec in graph.inputs}
-        key = key_of(graph, shapes), program.lean, program.bands
+        key = key_of(graph, shapes), program.lean, program.bands, program.strips
         self._kept[key] = program
         self._kept.move_to_end(key)
         if len(self._kept) > REMEMBERED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def arg(call: Call) -> Lowered:
     def bind(buffers: Buffers) -> Run:
         return search.bind(buffers.input(0).reshape(search.shape), buffers.outputs[0], buffers.scratch)
 
-    by_rows = len(x) == 4 and x[0] == axis == 1
+    by_rows = len(x) == 4 and x[0] == 1 and axis == 1
     kept = (1,) if call.flag("keepdims", True) else ()
     return Lowered(
         outputs=((*x[:axis], *kept, *x[axis + 1 :]),),
@@ -81,7 +81,7 @@ class _Search:
 
     @property
     def scratch(self) -> Scratch:
-        """The scratch memory."""
+        """Memory for the values of a block, and for its results."""
         return self._parts()[2]
 
     def bind(self, x: _Any, y: _Any, memory: NDArray[np.uint8]) -> Run:
@@ -152,6 +152,4 @@ class _ByRows:
         return self._of(rows).bind(x, y.reshape(-1, self.width)[first : first + rows], memory)
 
     def _of(self, rows: int) -> _Search:
-        search = self.search
-        shape = rows, search.shape[1], self.width
-        return _Search(search.function, shape, search.values, search.indices, search.from_end)
+        return replace(self.search, shape=(rows, self.search.shape[1], self.width))

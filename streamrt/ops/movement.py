@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import streamrt._core as _core
+from streamrt.graph import Node
 from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
@@ -269,26 +270,24 @@ def split(call: Call) -> Lowered:
 
     outputs = tuple((*x[:axis], extent, *x[axis + 1 :]) for extent in extents)
     batch, dtypes = call.batch() or 0, (call.operand(0).dtype,) * len(outputs)
-    slices = tuple(
-        replace(
-            call.node,
-            op="Slice",
-            inputs=call.node.inputs[:1],
-            outputs=(name,),
-            attrs={"starts": (end - extent,), "ends": (end,), "axes": (axis,)},
-            sizes={},
-        )
-        for name, extent, end in zip(call.node.outputs, extents, ends, strict=True)
-        if name
-    )
     return Lowered(
         outputs=outputs,
         bind=bind,
         batchwise=axis != batch,
         batch=batch,
         dtypes=dtypes,
-        parts=slices if len(x) == 4 else (),
+        parts=tuple(_slices(call.node, axis, extents)) if len(x) == 4 else (),
     )
+
+
+def _slices(node: Node, axis: int, extents: Sequence[int]) -> Iterator[Node]:
+    """A Slice for each output of a Split that is used."""
+    end = 0
+    for name, extent in zip(node.outputs, extents, strict=True):
+        begin, end = end, end + extent
+        if name:
+            attrs = {"starts": (begin,), "ends": (end,), "axes": (axis,)}
+            yield replace(node, op="Slice", inputs=node.inputs[:1], outputs=(name,), attrs=attrs, sizes={})
 
 
 @operator("Expand", traits=RESHAPES)

@@ -94,12 +94,14 @@ class Bands:
         first, last: their indices; ``last`` is the node behind them.
         count: the number of bands.
         nbytes: the part of the workspace that holds rows of the tensors between them, and scratch memory.
+        strips: the number of strips of columns, each of which has all bands; 1 if a band has whole rows.
     """
 
     first: int
     last: int
     count: int
     nbytes: int
+    strips: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from streamrt.ops import (
     sizes,
     traits_of,
 )
-from streamrt.ops.rows import has_rows, rows_of
+from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
 from streamrt.program.division import Known, sections_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole
@@ -81,6 +81,7 @@ class Program:
         workspace: size of the arena, bytes.
         lean: the program takes less memory, and may be slower: see `compile_program`.
         bands: into about how many bands its sections are divided; 0 if it has none.
+        strips: into how many strips at most; 1 if none has any.
         sections: nodes that run in bands. Tensors within a section have no offset, and all its nodes have the memory of
             the section as their scratch memory.
         steps: what a pass runs, in this order: each node, or the visits of a section.
@@ -99,6 +100,7 @@ class Program:
     workspace: int
     lean: bool
     bands: int = 0
+    strips: int = 1
     sections: tuple[Section, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -108,13 +110,21 @@ class Program:
         return self.workspace + _STEP_BYTES * max(0, len(self.steps) - len(self.nodes) - _FEW_STEPS)
 
     @property
+    def columns(self) -> int:
+        """The columns of the widest tensor in its sections."""
+        return max((width for section in self.sections for _, width in section.widths.values()), default=0)
+
+    @property
     def names(self) -> list[str]:
         """The name of each step's node."""
         return [self.nodes[step.node].name for step in self.steps]
 
     def by_step(self, seconds: Sequence[float]) -> list[float]:
         """The seconds of each step, of those that each node took."""
-        return [seconds[step.node] * step.share for step in self.steps]
+        shares = [0.0] * len(self.nodes)
+        for step in self.steps:
+            shares[step.node] += step.share
+        return [seconds[step.node] * step.share / max(1.0, shares[step.node]) for step in self.steps]
 
     @property
     def may_be_leaner(self) -> bool:
@@ -211,6 +221,7 @@ def compile_program(
     exact: bool = False,
     lean: bool = False,
     bands: int = 0,
+    strips: int = 1,
     known: Known | None = None,
 ) -> Program:
     """Lower ``graph`` for given inputs: the first of its cases that runs with them.
@@ -224,6 +235,7 @@ def compile_program(
             place no tensor inside another one, since that may take more memory.
         bands: compute sections of nodes in about so many bands of rows, if this is not 0. The result has no
             ``sections`` if no nodes can.
+        strips: the most strips of columns into which a section in bands is divided.
         known: sections of earlier programs with the same arguments but for ``bands``; it is extended.
 
     Raises:
@@ -238,8 +250,8 @@ def compile_program(
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter, bands).program(params, lean, known)
-    return _Compiler(last, params, inputs, exact or lean, meter, bands).program(params, lean, known)
+            return _Compiler(case, params, inputs, exact or lean, meter, bands, strips).program(params, lean, known)
+    return _Compiler(last, params, inputs, exact or lean, meter, bands, strips).program(params, lean, known)
 
 
 class _Compiler:
@@ -253,6 +265,7 @@ class _Compiler:
         plain: bool,
         meter: sizes.Meter,
         bands: int,
+        strips: int,
     ) -> None:
         self.graph = graph
         dtypes = {spec.name: computed_type(spec.dtype) for spec in graph.inputs}
@@ -263,7 +276,7 @@ class _Compiler:
         self.sizes: list[Node] = []
         self.lowered: list[Lowered] = []
         self.constants: dict[str, None] = {}  # names of results of size nodes that are read during a pass
-        self._plain, self._bands = plain, bands
+        self._plain, self._bands, self._strips = plain, bands, strips
         self._names = {*params, *inputs, *(name for node in graph.nodes for name in node.outputs)}
         self._meter = meter
         self._numbers = 0  # in computed attributes
@@ -366,6 +379,7 @@ class _Compiler:
             workspace=workspace,
             lean=lean,
             bands=self._bands if sections else 0,
+            strips=self._strips if any(section.strips for section in sections) else 1,
             sections=tuple(sections),
             steps=tuple(_steps(len(self.nodes), sections)),
         )
@@ -375,14 +389,28 @@ class _Compiler:
         return [spec.name for spec in self.graph.inputs], [spec.name for spec in self.graph.outputs]
 
     def _sections(self, known: Known) -> list[Section]:
-        rows = []
-        for node, low in zip(self.nodes, self.lowered, strict=True):
-            give_way()
-            operands = [self.operands.get(name) for name in node.inputs]
-            again = partial(lower, node, exact=self._plain, hidden=traits_of(node.op).hidden)
-            rows.append(rows_of(node, low, operands, again))
+        rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
         inputs, results = self._ends()
-        return sections_of(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands, known)
+        return sections_of(
+            *(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands, self._strips),
+            narrowed=self._narrowed,
+            known=known,
+        )
+
+    def _rows(self, index: int, low: Lowered, tensors: Mapping[str, Operand]) -> Rows | None:
+        give_way()
+        node = self.nodes[index]
+        return rows_of(node, low, [tensors.get(name) for name in node.inputs], self._again(node))
+
+    def _again(self, node: Node) -> Again:
+        return partial(lower, node, exact=self._plain, hidden=traits_of(node.op).hidden)
+
+    def _narrowed(self, index: int, tensors: Mapping[str, Operand]) -> tuple[Lowered, Rows | None]:
+        node = self.nodes[index]
+        operands = [tensors.get(name) for name in node.inputs]
+        wide, output = self.operands[node.inputs[0]], tensors[node.outputs[0]]
+        low = in_strip(self.lowered[index], operands, wide, output, self._again(node))
+        return low, self._rows(index, low, tensors)
 
 
 def _joined(
@@ -415,9 +443,11 @@ def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
         if place := starts.get(index):
             section_number, section = place
             alike: dict[tuple[int, float], Step] = {}
+            visits: list[Step] = []
             for number, visit in enumerate(section.schedule.visits):
                 kind = index + visit.node, section.share(number)
-                found.append(alike.setdefault(kind, Step(*kind, section_number)))
+                visits.append(alike.setdefault(kind, Step(*kind, section_number)))
+            found += visits * section.times
             index = section.last
         else:
             found.append(Step(index))

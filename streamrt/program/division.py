@@ -1,4 +1,4 @@
-"""Dividing a program into sections, and a section into bands."""
+"""Dividing a program into sections, and a section into strips and bands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from streamrt.ops import Lowered, Operand
 from streamrt.ops.rows import Rows
 from streamrt.program import arena
 from streamrt.program.bands import Meter, RowInput, RowNode, Schedule, schedule
+from streamrt.program.forms import Form, Narrowed, in_strips
 from streamrt.program.sections import FLOAT, Section
 
 #: A shorter run of nodes is no section: all its tensors are whole ones.
@@ -18,9 +19,10 @@ _FEWEST = 2
 #: The most tensors of all bands of a program (see `Meter`), and those of schedules with fewer bands, which are tried.
 _MOST_MARKS, _MOST_AGAIN = 2**16, 2**14
 
-#: Sections of divisions into other numbers of bands, by their nodes and the rows that come in at once; and the tensors
-#: of all bands (`Meter`). Numbers of bands that are tried one after the other have most sections in common.
-Known = dict[tuple[tuple[int, int], int], tuple[Section, int]]
+#: Sections of divisions into other numbers of bands, by their nodes, the rows that come in at once, and whether there
+#: are strips; and the tensors of all bands (`Meter`). Numbers of bands that are tried one after the other have most
+#: sections in common.
+Known = dict[tuple[tuple[int, int], int, bool], tuple[Section, int]]
 
 
 def sections_of(
@@ -31,11 +33,14 @@ def sections_of(
     inputs: Sequence[str],
     results: Sequence[str],
     bands: int,
+    strips: int,
+    narrowed: Narrowed,
     known: Known,
 ) -> list[Section]:
     """The sections of a program, each divided into at most about ``bands`` parts; none if one has too many bands.
 
-    A section has fewer bands if these need no more memory than others do, with all whole tensors and without them.
+    A section has fewer bands, or no strips, if these need no more memory than others do, with all whole tensors and
+    without them.
 
     Args:
         nodes: of the program.
@@ -45,6 +50,8 @@ def sections_of(
         inputs: the names of the program's inputs.
         results: the names of its outputs.
         bands: as above; at least 1.
+        strips: the most strips of a section; 1 if all columns are computed at once.
+        narrowed: see `Narrowed`.
         known: of earlier divisions with the same arguments but for ``bands``; it is extended.
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
@@ -54,17 +61,14 @@ def sections_of(
 
     heights = {run: _height(nodes[slice(*run)], rows[slice(*run)], tensors) for run in runs}
 
-    def section(run: tuple[int, int], count: int, meter: Meter) -> Section | None:
+    def section(run: tuple[int, int], form: Form, count: int, meter: Meter) -> Section | None:
         give_way()
         # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
         at_once = 1 << (-(-heights[run] // count) - 1).bit_length()
-        part, key = slice(*run), (run, at_once)
+        key = run, at_once, form.strips is not None
         if key not in known:
             before = meter.left
-            own = [each for each in rows[part] if each is not None]
-            found = _section(
-                *(run[0], nodes[part], lowered[part], own, tensors, last_use, outside, heights[run], at_once, meter)
-            )
+            found = _section(*(run[0], nodes[slice(*run)], form, last_use, outside, heights[run], at_once, meter))
             if found is None:
                 return None
             known[key] = found, before - meter.left
@@ -73,18 +77,29 @@ def sections_of(
         meter.left -= marks
         return found if meter.left >= 0 else None
 
-    meter, other = Meter(_MOST_MARKS), Meter(_MOST_AGAIN)
-    found = [each for run in runs if (each := section(run, bands, meter)) is not None]
+    def form_of(run: tuple[int, int], count: int) -> Form:
+        part = slice(*run)
+        whole = Form(lowered[part], [each for each in rows[part] if each is not None], tensors)
+        needed = {name for name, last in last_use.items() if last >= run[1]}
+        return (count > 1 and in_strips(run[0], nodes[part], whole, needed, count, narrowed)) or whole
+
+    forms = [form_of(run, strips) for run in runs]
+    times = max((form.strips.count for form in forms if form.strips), default=1)
+    meter, other = Meter(_MOST_MARKS // times), Meter(_MOST_AGAIN // times)
+    found = [
+        each for run, form in zip(runs, forms, strict=True) if (each := section(run, form, bands, meter)) is not None
+    ]
     if len(found) < len(runs):
         return []
     beside = [_beside(each, nodes, tensors, last_use, outside) for each in found]
     most = max((size + each.nbytes for size, each in zip(beside, found, strict=True)), default=0)
     largest = max((each.nbytes for each in found), default=0)
     counts = [2**power for power in range(bands.bit_length()) if 2**power < bands]
-    for index, (run, size) in enumerate(zip(runs, beside, strict=True)):
+    for index, (run, size, form) in enumerate(zip(runs, beside, forms, strict=True)):
         if found[index].nbytes == min(largest, most - size):
             continue
-        fewer = (section(run, count, other) for count in counts)
+        ways = [(form_of(run, 1), count) for count in (*counts, bands)] if form.strips else []
+        fewer = (section(run, *way, other) for way in (*ways, *((form, count) for count in counts)))
         fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
         found[index] = next(fits, found[index])
     return found
@@ -164,9 +179,7 @@ def _height(nodes: Sequence[Node], rows: Sequence[Rows | None], tensors: Mapping
 def _section(
     first: int,
     nodes: Sequence[Node],
-    lowered: Sequence[Lowered],
-    rows: Sequence[Rows],
-    tensors: Mapping[str, Operand],
+    form: Form,
     last_use: Mapping[str, int],
     outside: set[str],
     height: int,
@@ -174,6 +187,7 @@ def _section(
     meter: Meter,
 ) -> Section | None:
     """The section of some nodes; ``at_once`` rows of its tallest input, of ``height`` rows, come in in a band."""
+    lowered, rows, tensors = form.lowered, form.rows, form.tensors
     made = [node.outputs[0] for node in nodes]
     collected = {name for name, own in zip(made, rows, strict=True) if own.collects}
     outputs = [name for name in made if name in collected or last_use.get(name, 0) >= first + len(nodes)]
@@ -226,12 +240,14 @@ def _section(
         lowered=tuple(lowered),
         rows=tuple(rows),
         schedule=planned,
+        strips=form.strips,
         inputs=inputs,
         outputs=written,
         inplace=tuple(
             index
             for index, name in enumerate(inputs)
             if written
+            and not form.strips
             and written[0] not in collected
             and name not in wholes
             and _follows(planned, name, written[0], tensors)

@@ -1,11 +1,13 @@
 """Sections of a program: runs of nodes that are computed together, a band of rows at a time.
 
 The tensors between the nodes of a section have line buffers instead of planes (`streamrt.program.bands`). Its inputs
-and results are whole tensors: their rows are copied to line buffers, and from them, as bands need them.
+and results are whole tensors: their rows are copied to line buffers, and from them, as bands need them. In strips
+(`streamrt.program.strips`) these are some columns of the rows.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +21,10 @@ from streamrt._core import Copies
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Array, Buffers, Lowered, Param, Run, Table
-from streamrt.ops.rows import BandOf, Rows, mover
-from streamrt.program.bands import Schedule
+from streamrt.ops.rows import BandOf, Part, Rows, mover
+from streamrt.program.bands import Schedule, Visit
 from streamrt.program.lines import Arrival
+from streamrt.program.strips import Strips
 
 #: Bytes of a value in a line buffer, float32.
 FLOAT = 4
@@ -43,9 +46,10 @@ class Section:
         first, last: indices of nodes; ``last`` is behind the section.
         bands: the parts in which its tallest input comes in.
         nodes: of the program.
-        lowered: of each node.
-        rows: of each node.
-        schedule: of the section. Its visits are the steps of a pass.
+        lowered: of each node, for the columns of a strip if there are strips.
+        rows: of each node, as above.
+        schedule: of the section. Its visits are the steps of a pass, or those of each strip.
+        strips: None if all columns are computed at once.
         inputs: the whole tensors in the arena that are read, by rows or as they are. Parameters are none of them.
         outputs: the whole tensors in the arena that are made, the largest first.
         inplace: indices of the inputs whose memory the first output may take over: its rows are written there when
@@ -65,6 +69,7 @@ class Section:
     lowered: tuple[Lowered, ...]
     rows: tuple[Rows, ...]
     schedule: Schedule
+    strips: Strips | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     inplace: tuple[int, ...]
@@ -74,10 +79,19 @@ class Section:
     scratch: tuple[tuple[int, int], ...]
     nbytes: int
 
+    @property
+    def times(self) -> int:
+        """How often the visits are made: the number of strips."""
+        return self.strips.count if self.strips else 1
+
     def share(self, visit: int) -> float:
-        """The part of its node's rows that a visit computes."""
+        """The part of its node's result that a visit computes. Strips compute some columns twice."""
         each = self.schedule.visits[visit]
-        return (each.made.last - each.made.first) / self.rows[each.node].height
+        rows = (each.made.last - each.made.first) / self.rows[each.node].height
+        if self.strips is None:
+            return rows
+        name = self.nodes[each.node].inputs[0] if self.rows[each.node].collects else each.made.tensor
+        return rows * self.strips.widths[name] / self.strips.whole[name]
 
     def bind(
         self,
@@ -105,22 +119,46 @@ class Section:
             if shift := arrival.shift:  # the rows that are still needed move to the front
                 yield partial(movers[arrival.tensor], shift.source, 0, shift.moved)
 
-        for visit in self.schedule.visits:
+        bound: list[Run] = []  # of the first strip; the others have the same kernels, but for those that collect
+        for strip, (number, visit) in itertools.product(range(self.times), enumerate(self.schedule.visits)):
             give_way()
             made, rows = visit.made, self.rows[visit.node]
-            origins = dict(zip(rows.inputs, visit.origins, strict=True))
-            compute = kernels[visit.node](made.first, made.last, origins, made.origin)
+            if strip and not rows.collects:
+                compute = bound[number]
+            else:
+                origins = dict(zip(rows.inputs, visit.origins, strict=True))
+                part = self._part(strip, visit) if rows.collects else None
+                compute = kernels[visit.node](made.first, made.last, origins, made.origin, part)
+            if not strip:
+                bound.append(compute)
             before = [*shifted(made)]
             for load in visit.loads:
                 arrays: Mapping[str, Whole] = outside if load.tensor in self.outside else whole
-                before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays)]
+                held = (self.strips.held(strip, load.tensor),) if self.strips else ()
+                before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays, held)]
             after = None
-            if made.tensor in self.outside:
-                after = partial(_store, made, lines[made.tensor], outside)
-            elif made.tensor in self.outputs and not rows.collects:
-                after = partial(_store, made, lines[made.tensor], whole)
+            if made.tensor in self.outside or (made.tensor in self.outputs and not rows.collects):
+                arrays = outside if made.tensor in self.outside else whole
+                line = lines[made.tensor]
+                own = (self.strips.own(strip, made.tensor),) if self.strips else ()
+                if self.strips:
+                    line = line[:, :, self._within(strip, made.tensor)]
+                after = partial(_store, made, line, arrays, own)
             tiles = self.lowered[visit.node].rows
             yield _Visiting(tuple(before), compute, after, tiles) if before or after else compute
+
+    def _within(self, strip: int, name: str) -> slice:
+        """The columns of a line buffer that are a strip's own."""
+        assert self.strips is not None
+        own, begin = self.strips.own(strip, name), self.strips.begin(strip, name)
+        return slice(own.start - begin, own.stop - begin)
+
+    def _part(self, strip: int, visit: Visit) -> Part | None:
+        """What a visit reads whose node collects."""
+        if self.strips is None:
+            return None
+        own = self._within(strip, self.nodes[visit.node].inputs[0])
+        return Part(own.start, own.stop, begins=strip == 0, ends=strip == self.times - 1)
 
     def _line(self, memory: NDArray[np.uint8], name: str) -> Array:
         """The line buffer of a tensor (R, C, W)."""
@@ -150,22 +188,23 @@ class Section:
         return rows.bind(Buffers(inputs, (output,), memory[start : start + size]))
 
 
-def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
-    """Copy rows of a whole tensor to its line buffer."""
-    rows = whole[arrival.tensor][_rows(arrival)][0].transpose(1, 0, 2)
+def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole], columns: tuple[slice, ...]) -> None:
+    """Copy rows of a whole tensor, or some ``columns`` of them, to its line buffer."""
+    rows = whole[arrival.tensor][(*_rows(arrival), *columns)][0].transpose(1, 0, 2)
     if rows.dtype == line.dtype and rows.flags.aligned:  # as `Copies` needs them
         Copies([(_in_line(arrival, line), rows)])(0, 1)
     else:
         np.copyto(_in_line(arrival, line), rows, casting="unsafe")
 
 
-def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole]) -> None:
-    """Copy rows from a line buffer to the whole tensor."""
+def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole], columns: tuple[slice, ...]) -> None:
+    """Copy rows from a line buffer to the whole tensor, or to some ``columns``."""
     target, rows = whole[arrival.tensor], _in_line(arrival, line).transpose(1, 0, 2)[None]
+    place = (*_rows(arrival), *columns)
     if isinstance(target, np.ndarray) and target.dtype == line.dtype and target.flags.aligned:
-        Copies([(target[_rows(arrival)], rows)])(0, 1)
+        Copies([(target[place], rows)])(0, 1)
     else:
-        target[_rows(arrival)] = rows
+        target[place] = rows
 
 
 def _in_line(arrival: Arrival, line: Array) -> Array:

@@ -69,7 +69,7 @@ def test_nothing_is_cut_in_a_pipe(path: Path) -> None:
 
 
 def test_bands_have_a_line(tmp_path: Path) -> None:
-    path = unet(tmp_path / "model", "nearest", 96, 64, (8, 16))
+    path = unet(tmp_path / "model", "nearest", 96, 24, (8, 16))
     with using("scalar" if _core.isa() == NUMPY else _core.isa()):
         whole = inspect_model(path)
         found = inspect_model(path, whole.min_budget)
@@ -78,6 +78,16 @@ def test_bands_have_a_line(tmp_path: Path) -> None:
     (bands,) = found.plan.bands
     names = found.layers[0].name, found.layers[-1].name
     assert f"in bands         {names[0]} to {names[1]}: {bands.count} bands, " in str(found)
-    expected = {"first": 0, "last": len(found.layers), "count": bands.count, "nbytes": bands.nbytes}
+    expected = {"first": 0, "last": len(found.layers), "count": bands.count, "nbytes": bands.nbytes, "strips": 1}
     assert found.to_json()["plan"]["bands"] == [expected]
     assert sum(layer.tiles for layer in found.layers) == len(found.plan.tiles) > bands.count
+
+
+def test_strips_are_named(tmp_path: Path) -> None:
+    path = unet(tmp_path / "model", "nearest", 16, 800, (8, 16))
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        found = inspect_model(path, inspect_model(path).min_budget)
+    (bands,) = found.plan.bands
+    assert bands.strips > 1
+    assert f": {bands.count} bands in each of {bands.strips} strips of columns, " in str(found)
+    assert found.to_json()["plan"]["bands"][0]["strips"] == bands.strips

@@ -162,16 +162,19 @@ _features = st.sampled_from([1, 3, 10, 33, 64, 100, 200, 256, 300, 384, 500])
 _channels = st.sampled_from([1, 2, 3, 5, 8, 12, 24, 32, 48, 64])
 _extents = st.sampled_from([1, 2, 5, 7, 8, 11, 12])
 _heights = st.sampled_from([9, 16, 23, 40, 57])
+_widths = st.sampled_from([64, 83, 100, 121, 160])
 
 
 @st.composite
-def models(draw: st.DrawFn, tall: bool = False) -> Drawn:
+def models(draw: st.DrawFn, tall: bool = False, wide: bool = False) -> Drawn:
     """A graph of 2 to 7 blocks over a vector or an image, with at most a few MiB of weights.
 
-    If ``tall``, it is an image of which activations take more memory than weights.
+    If ``tall`` or ``wide``, it is an image of which activations take more memory than weights.
     """
-    if tall:
-        sample: Shape = (draw(_channels), draw(_heights), draw(_extents))
+    if wide:
+        sample: Shape = (draw(_channels), draw(_extents), draw(_widths))
+    elif tall:
+        sample = (draw(_channels), draw(_heights), draw(_extents))
     elif draw(st.booleans()):
         sample = (draw(_channels), draw(_extents), draw(_extents))
     else:

@@ -34,7 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    drawn=models(tall=True),
+    drawn=st.one_of(models(tall=True), models(wide=True)),
     parts=st.lists(st.floats(0, 1), min_size=1, max_size=3),
     threads=st.integers(1, 2),
     verify=st.sampled_from([None, "read"]),

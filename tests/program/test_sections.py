@@ -18,7 +18,7 @@ WINDOW = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
 
 
 def graph(nodes: list[Node], outputs: list[str], inputs: str = "x") -> Graph:
-    dims = ("n", *SHAPE[1:])
+    dims = ("n", SHAPE[1], "h", "w")
     return Graph(
         tuple(TensorSpec(name, dims) for name in inputs),
         tuple(TensorSpec(name, ("n", "c", "h", "w")) for name in outputs),
@@ -26,9 +26,11 @@ def graph(nodes: list[Node], outputs: list[str], inputs: str = "x") -> Graph:
     )
 
 
-def compiled(made: Graph, bands: int, samples: int = 1, rows: int = SHAPE[2]) -> Program:
-    shapes = {spec.name: (samples, SHAPE[1], rows, SHAPE[3]) for spec in made.inputs}
-    return compile_program(made, {}, shapes, lean=True, bands=bands)
+def compiled(
+    made: Graph, bands: int, samples: int = 1, rows: int = SHAPE[2], strips: int = 1, columns: int = SHAPE[3]
+) -> Program:
+    shapes = {spec.name: (samples, SHAPE[1], rows, columns) for spec in made.inputs}
+    return compile_program(made, {}, shapes, lean=True, bands=bands, strips=strips)
 
 
 def answers(program: Program, dtype: Any = np.float32) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def test_programs_in_other_bands_share_sections() -> None:
         assert [section.schedule for section in program.sections] == [section.schedule for section in alone.sections]
         assert (program.workspace, program.steps, program.bands) == (alone.workspace, alone.steps, alone.bands)
         np.testing.assert_array_equal(answers(program)["c"], answers(alone)["c"])
-    assert sorted(rows for _, rows in known) == [1, 8, 16, 32]
+    assert sorted(rows for _, rows, _ in known) == [1, 8, 16, 32]
     (section, marks), *_ = known.values()
     known |= dict.fromkeys(known, (section, 2**16 + 1))
     assert marks > 0
@@ -243,3 +245,118 @@ def test_a_tensor_within_a_section_has_no_array() -> None:
     with pytest.raises(KeyError):
         program.tensor(np.empty(program.workspace, np.uint8), "a")
     assert NUMPY_TYPES[FLOAT32].itemsize * np.prod(SHAPE) * 2 > program.workspace
+
+
+WIDE = 203
+#: Sections in strips, and their outputs: with strides, other scales, several inputs, and results of all positions.
+IN_STRIPS: dict[str, tuple[list[Node], list[str]]] = {
+    "windows": (CHAIN, ["a", "c"]),
+    "strides": (
+        [
+            node("MaxPool", ["x"], "a", kernel_shape=(3, 4), strides=(2, 2), pads=(1, 2, 0, 1)),
+            node("AveragePool", ["a"], "b", kernel_shape=(2, 3), strides=(1, 3), pads=(0, 0, 1, 2), ceil_mode=1),
+        ],
+        ["b"],
+    ),
+    "scales": (
+        [
+            node("AveragePool", ["x"], "a", kernel_shape=(2, 2), strides=(2, 2)),
+            node("Resize", ["a"], "b", scales=(1.0, 1.0, 2.0, 2.0), mode="linear"),
+            node("Slice", ["x"], "s", starts=(0, 0), ends=(40, 202), axes=(2, 3)),
+            concat(["b", "s"], "c"),
+            node("MaxPool", ["c"], "d", **WINDOW),
+        ],
+        ["d"],
+    ),
+    "borders": (
+        [
+            node("Pad", ["x"], "a", pads=(0, 0, 1, 3, 0, 0, 0, 2), value=0.5),
+            node("AveragePool", ["a"], "b", **WINDOW),
+            node("Slice", ["b"], "s", starts=(5,), ends=(-7,), axes=(3,)),
+        ],
+        ["s", "b"],
+    ),
+    "two inputs": ([*CHAIN[:2], node("Relu", ["y"], "r"), node("Add", ["b", "r"], "c")], ["c"]),
+    "all positions": (
+        [*CHAIN, *(node(op, ["b"], op) for op in ("GlobalAveragePool", "GlobalMaxPool"))],
+        ["c", "GlobalAveragePool", "GlobalMaxPool"],
+    ),
+    "a gate": (
+        [
+            *CHAIN[:2],
+            node("GlobalAveragePool", ["b"], "g"),
+            node("Mul", ["b", "g"], "d"),
+            node("AveragePool", ["d"], "e", **WINDOW),
+            node("ReduceSum", ["e"], "m", axes=(2, 3)),
+        ],
+        ["e", "m"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_STRIPS)
+@pytest.mark.parametrize(("bands", "strips"), [(1, 2), (2, 3), (8, 2), (40, 5)])
+def test_strips_have_the_answers_of_the_whole(name: str, bands: int, strips: int) -> None:
+    nodes, outputs = IN_STRIPS[name]
+    made = graph(nodes, outputs, "xy" if "y" in {each for one in nodes for each in one.inputs} else "x")
+    program = compiled(made, bands, strips=strips, columns=WIDE)
+    rows, plain = (compiled(made, count, columns=WIDE) for count in (bands, 0))
+    assert program.strips == strips
+    assert max(section.times for section in program.sections) in {2, strips}
+    assert max(section.nbytes for section in program.sections) < max(section.nbytes for section in rows.sections)
+    assert sum(step.share for step in program.steps) > sum(step.share for step in rows.steps)
+    seconds = program.by_step([1.0] * len(program.nodes))
+    assert sum(seconds) == pytest.approx(sum(rows.by_step([1.0] * len(program.nodes))))
+    found = answers(program)
+    for output, values in answers(plain).items():
+        if min(values.shape[2:]) > 1:
+            np.testing.assert_array_equal(found[output], values)
+        else:
+            np.testing.assert_allclose(found[output], values, rtol=1e-6)
+
+
+def test_no_input_makes_place_for_a_result_in_strips() -> None:
+    """Columns of the input are read again."""
+    nodes, _ = IN_STRIPS["a gate"]
+    made = graph([*nodes, node("GlobalLpPool", ["e"], "p")], ["p"])
+    assert compiled(made, 8, columns=WIDE).sections[1].inplace == (0,)
+    program = compiled(made, 8, strips=3, columns=WIDE)
+    assert program.sections[1].strips is not None
+    assert program.sections[1].inplace == ()
+    plain = answers(compiled(made, 0, columns=WIDE))
+    np.testing.assert_allclose(answers(program)["p"], plain["p"], rtol=1e-6)
+
+
+def test_only_sections_that_need_it_have_strips() -> None:
+    """The section behind the Resize needs more memory in its strips than the one before it in whole rows."""
+    nodes = [
+        *CHAIN[:2],
+        node("GlobalLpPool", ["b"], "g"),
+        node("Mul", ["b", "g"], "d"),
+        node("Resize", ["d"], "e", scales=(1.0, 1.0, 8.0, 8.0)),
+        node("AveragePool", ["e"], "f", **WINDOW),
+    ]
+    made = graph(nodes, ["f"])
+    program = compiled(made, 16, strips=2, columns=WIDE)
+    small, large = program.sections
+    assert (small.times, large.times) == (1, 2)
+    assert small.nbytes <= large.nbytes
+    np.testing.assert_array_equal(answers(program)["f"], answers(compiled(made, 0, columns=WIDE))["f"])
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        node("Concat", ["a", "x"], "y", axis=3),
+        node("Slice", ["a"], "y", starts=(-1,), ends=(-999,), axes=(3,), steps=(-1,)),
+        node("Resize", ["a"], "y", scales=(1.0, 1.0, 1.0, 1.37)),
+        node("Slice", ["a"], "y", starts=(0,), ends=(90,), axes=(3,)),
+        node("MaxPool", ["a"], "y", kernel_shape=(1, 151)),
+    ],
+)
+def test_some_nodes_allow_no_strips(last: Node) -> None:
+    program = compiled(graph([CHAIN[0], last], ["y"]), 4, strips=2, columns=WIDE)
+    assert program.strips == 1
+    assert [section.strips for section in program.sections] == [None]
+    plain = answers(compiled(graph([CHAIN[0], last], ["y"]), 0, columns=WIDE))
+    np.testing.assert_array_equal(answers(program)["y"], plain["y"])

@@ -222,15 +222,6 @@ FAULTS = (
         ("tests/ops",),
     ),
     Fault(
-        "share-of-a-row",
-        "ops",
-        "streamrt/ops/collect.py",
-        "if share < 1 and self.join is np.add:",
-        "if share < 0 and self.join is np.add:",
-        "the mean of each part of a row counts as that of the row",
-        ("tests/ops",),
-    ),
-    Fault(
         "rounded-positions",
         "ops",
         "streamrt/ops/resize.py",
