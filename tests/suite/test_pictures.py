@@ -65,3 +65,18 @@ def test_sums_over_positions_of_the_window_are_convolutions(name: str) -> None:
         pictures.by_taps(network)
         found = network(x)
     assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("rows", [1, 4, 9, 20])
+def test_a_picture_that_is_enlarged_by_rows_is_the_whole(rows: int) -> None:
+    (torch,) = needs("torch")[:1]
+    torch.manual_seed(0)
+    network = pictures.network("superresolution-9x8").eval().double()
+    x = torch.randn(1, 3, 9, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        wanted = network(x)
+        pictures.by_rows(network, rows)
+        found = network(x)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max()
