@@ -335,6 +335,12 @@ def test_a_result_of_all_rows_has_the_bits_of_the_whole(name: str, width: int, s
     assert y.tobytes() == whole.tobytes()
 
 
+def test_classes_of_positions_do_not_come_from_strips() -> None:
+    under_test, operands, low, rows = _lowered("ArgMax", (X,), {"axis": 1}, (), None)
+    assert rows is not None
+    assert rows_of(under_test, low, [Operand((*X[:3], 6))], partial(lower, under_test)) is None
+
+
 @pytest.mark.parametrize("name", COLLECTING)
 def test_a_result_of_all_columns_comes_from_strips(name: str) -> None:
     """Each strip has other columns, and wrong ones around them."""
