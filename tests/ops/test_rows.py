@@ -336,7 +336,7 @@ def test_a_result_of_all_rows_has_the_bits_of_the_whole(name: str, width: int, s
 
 
 def test_classes_of_positions_do_not_come_from_strips() -> None:
-    under_test, operands, low, rows = _lowered("ArgMax", (X,), {"axis": 1}, (), None)
+    under_test, _, low, rows = _lowered("ArgMax", (X,), {"axis": 1}, (), None)
     assert rows is not None
     assert rows_of(under_test, low, [Operand((*X[:3], 6))], partial(lower, under_test)) is None
 
