@@ -15,7 +15,7 @@ of one caller together. `params` has parameters as they lie in the file, and `ta
 `verification` finds damaged weights as they arrive. `comparison` tells how much the answers of two models differ.
 `loader` has weights in memory while there is no session.
 
-The planner has six helpers. `programs` keeps programs. `trial` tries a new graph. `node_weights` lists the weights
-that nodes read. `micro_batch` divides a batch that does not fit, and `bands` one sample. `pass_size` finds how many
-samples to run together.
+The planner has seven helpers. `prepared` remembers what it found, and `programs` keeps programs. `trial` tries a new
+graph. `node_weights` lists the weights that nodes read. `micro_batch` divides a batch that does not fit, and `bands`
+one sample. `pass_size` finds how many samples to run together.
 """

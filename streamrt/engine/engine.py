@@ -16,7 +16,8 @@ from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.params import params_of
 from streamrt.engine.pass_size import rounded
-from streamrt.engine.planner import Planner, Prepared
+from streamrt.engine.planner import Planner
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.results import new_results
 from streamrt.engine.session import Session
 from streamrt.engine.sessions import Sessions
@@ -39,6 +40,10 @@ from streamrt.report.trace import Trace
 _TELLING = 64 << 20
 _TELLING_SHARE = 0.9
 
+#: Called with the planner, the smallest budget in its error, the graph, the shapes, and whether to ask for more memory.
+#: Returns the planner for later calls, and the program and plan of this call; or None.
+Grow = Callable[[Planner, int, Graph, Mapping[str, Shape], bool], tuple[Planner, Prepared] | None]
+
 
 class Engine:
     """One open weights file. Any thread may call any method, but those below "passes" need the turn (`hold`).
@@ -49,8 +54,7 @@ class Engine:
         threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
-        grow: called when a call does not fit, with the planner, the smallest budget that it says, in bytes, and the
-            call's graph and shapes. Returns the planner of later calls, and how this one runs; None if nothing changes.
+        grow: see `Grow`.
         while_planning: a context manager that is entered for planning and for binding kernels to memory.
 
     Attributes:
@@ -76,7 +80,7 @@ class Engine:
         threads: int | None = None,
         io: str = "auto",
         verify: bool = False,
-        grow: Callable[[Planner, int, Graph, Mapping[str, Shape]], tuple[Planner, Prepared] | None] | None = None,
+        grow: Grow | None = None,
         while_planning: AbstractContextManager[object] | None = None,
     ) -> None:
         self.closed = True  # until everything below has succeeded
@@ -201,13 +205,13 @@ class Engine:
 
     # ---------------------------------------------------------------- passes; the caller has the turn
 
-    def prepare(self, graph: Graph, shapes: Mapping[str, Shape]) -> Prepared:
-        """The program and plan of a call. If the budget is too small, asks ``grow``, if given, for a larger one."""
+    def prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, ask: bool = True) -> Prepared:
+        """The program and plan of a call. If the budget is too small, ``grow`` may ``ask`` for a larger one."""
         with self._while_planning:
             try:
                 return self.planner.prepare(graph, shapes)
             except BudgetError as error:
-                found = self._grow(self.planner, error.minimum, graph, shapes) if self._grow else None
+                found = self._grow(self.planner, error.minimum, graph, shapes, ask) if self._grow else None
                 if found is None:
                     raise
                 self.planner, prepared = found

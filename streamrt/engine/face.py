@@ -150,7 +150,7 @@ class Face:
         self._permit()
         with self._engine.hold():
             graph = requested_graph(self._engine.file.graph, outputs)
-            return self._engine.planner.prepare(graph, resolve_shapes(shapes, graph.inputs)).plan
+            return self._engine.prepare(graph, resolve_shapes(shapes, graph.inputs), ask=False).plan
 
     def min_budget(self, shapes: Shapes | None = None, outputs: Sequence[str] | None = None) -> int:
         """The smallest budget, in bytes, under which inputs of these shapes can run; None is a batch of one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamrt._core import Prefetcher
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.session import schedule
 from streamrt.plan import Plan
 from streamrt.report.stats import PassStats

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from streamrt.engine.bands import least_budget, with_bands
@@ -12,7 +11,8 @@ from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
 from streamrt.engine.pass_size import best_size, most_held
-from streamrt.engine.programs import REMEMBERED, CallKey, Programs, key_of
+from streamrt.engine.prepared import REMEMBERED, CallKey, Prepared, Refusals, Remembered, key_of
+from streamrt.engine.programs import Programs
 from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
@@ -37,23 +37,6 @@ _WORTH = 0.95
 _MOST_THOROUGH = 2**11
 #: Count memory in pages if granules of 2 MiB would hold over 1/8 more. Pages hold less, but are read more slowly.
 _WASTE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """How calls with inputs of these shapes run.
-
-    Attributes:
-        graph: the part of the model's graph that computes the requested outputs.
-        shapes: of the inputs, by name.
-        program: for the whole batch, or for ``plan.micro_batch`` samples if that is not 0.
-        plan: of a pass of ``program``.
-    """
-
-    graph: Graph
-    shapes: Mapping[str, Shape]
-    program: Program
-    plan: Plan
 
 
 class Planner:
@@ -84,9 +67,9 @@ class Planner:
         self._frugal = frugal
         self._thorough = thorough
         self._usual: Mapping[str, Shape] | None = None  # shapes with which the graph is known to run
-        self._prepared: OrderedDict[CallKey, Prepared] = OrderedDict()  # the latest at the end
-        self._latest: Prepared | None = None  # the last result of `prepare`
-        self._measured: set[CallKey] = set()  # calls whose plan was compared with one from measured times
+        self._whole = Remembered()  # calls that are not in bands
+        self._latest: Prepared | None = None  # the last result of `prepare` that is not in bands
+        self._refusals = Refusals()
         self._together: dict[CallKey, int] = {}  # results of `samples_together`
 
     def with_budget(self, budget: int | None) -> Planner:
@@ -113,7 +96,7 @@ class Planner:
             self._huge = blocks * _WASTE <= pages * (_WASTE + 1)
 
     def prepare_usual(self) -> Prepared | None:
-        """`prepare`, also in bands, for the shapes with which `check` found the graph to run; None if it found none."""
+        """`prepare` with ``bands`` for the shapes with which `check` found the graph to run; None if it found none."""
         return None if self._usual is None else self.prepare(self._file.graph, self._usual, bands=True)
 
     def needs(self) -> tuple[int, int, int, int]:
@@ -134,8 +117,13 @@ class Planner:
     def prepare(self, graph: Graph, shapes: Mapping[str, Shape], *, bands: bool = False) -> Prepared:
         """The program and plan for the whole batch or, if that does not fit, for the largest part found by halving.
 
-        Results are remembered for the last 32 kinds of call. With ``bands`` it may run in bands, even if `Programs` has
-        none unless asked.
+        Results are remembered: see `Remembered`. So are refusals, by kind of call and ``bands``.
+
+        Args:
+            graph: computes the requested outputs.
+            shapes: of its inputs.
+            bands: whether the call may run in bands though the file's `Programs` have none unless asked. Without it the
+                result never is in bands that were asked for, whatever was prepared before.
 
         Raises:
             InputError: the graph cannot run with these shapes.
@@ -145,15 +133,21 @@ class Planner:
         latest = self._latest
         if latest is not None and latest.graph is graph and latest.shapes == shapes:
             return latest
-        key = key_of(graph, shapes)
-        if key not in self._prepared:
-            self._prepared[key] = self._prepare(graph, shapes, thorough=self._thorough, bands=bands)
-            self._programs.keep(self._prepared[key].program)
-            if len(self._prepared) > REMEMBERED:
-                self._measured.discard(self._prepared.popitem(last=False)[0])
-        self._prepared.move_to_end(key)
-        self._latest = self._prepared[key]
-        return self._latest
+        call, asked = key_of(graph, shapes), bands or self._programs.bands
+        found = self._whole.get((self.budget, call))
+        if found is None and asked:
+            found = self._programs.calls_in_bands.get((self.budget, call))
+        if found is None:
+            with self._refusals.of(call, asked):
+                found = self._prepare(graph, shapes, thorough=self._thorough, bands=asked)
+            self._kept_with(found).put((self.budget, call), found)
+            if not found.program.bands:
+                self._programs.keep(found.program)
+        self._latest = None if found.program.bands else found
+        return found
+
+    def _kept_with(self, prepared: Prepared) -> Remembered:
+        return self._programs.calls_in_bands if prepared.program.bands else self._whole
 
     def learn(self, prepared: Prepared, seconds: Sequence[float], speed: float) -> None:
         """Learn from a pass. If by its times another plan has a pass 5 % shorter, `prepare` returns that plan later.
@@ -168,15 +162,15 @@ class Planner:
         if not (same_speed(speed, prepared.plan.speed(known)) or same_speed(disk, known)):
             self.rates = replace(self.rates, disk=disk)
             self._together.clear()
-        key = key_of(prepared.graph, prepared.shapes)
-        if key in self._measured or self._prepared.get(key) is not prepared:
+        key, remembered = (self.budget, key_of(prepared.graph, prepared.shapes)), self._kept_with(prepared)
+        if key in remembered.measured or remembered.get(key) is not prepared:
             return
-        self._measured.add(key)
+        remembered.measured.add(key)
         kept, program = prepared.plan, prepared.program
         seconds = seconds_of_rows(kept, self._weights(program), program.by_step(seconds))
         plan, weights = self._plan(program, seconds, thorough=True), self._weights(program, seconds)
         if plan.seconds < _WORTH * simulated_seconds(kept, weights, self._file.size, self.rates.disk):
-            self._prepared[key] = replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch))
+            remembered.put(key, replace(prepared, plan=replace(plan, micro_batch=kept.micro_batch)))
             self._latest = None
 
     def min_budget(self, graph: Graph, shapes: Mapping[str, Shape], *, divided: bool = True) -> int:

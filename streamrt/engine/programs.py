@@ -7,22 +7,15 @@ from collections.abc import Mapping
 from functools import partial
 
 from streamrt.engine.bands import InBands
+from streamrt.engine.prepared import REMEMBERED, CallKey, Remembered, key_of
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
 from streamrt.program.compile import Program, compile_program
 from streamrt.program.division import Known
 
-#: Kinds of call whose programs and plans are remembered. The number is limited because they lie outside the budget.
-REMEMBERED = 32
-
-#: Calls are of one kind if they have the same input shapes and request the same outputs.
-CallKey = tuple[tuple[tuple[str, Shape], ...], tuple[str, ...]]
-
-
-def key_of(graph: Graph, shapes: Mapping[str, Shape]) -> CallKey:
-    """The input shapes and outputs of a call."""
-    return tuple(shapes.items()), tuple(spec.name for spec in graph.outputs)
+#: The most steps of calls in bands that are remembered: 6 MiB, outside the budget.
+_STEPS = 1 << 12
 
 
 class Programs:
@@ -31,15 +24,21 @@ class Programs:
     Args:
         file: has the graph and the parameters.
         exact: see `compile_program`.
-        bands: whether there are programs in bands of rows though nobody asks for them.
+        bands: whether calls may run in bands without ``asked``.
+
+    Attributes:
+        bands: as above.
+        calls_in_bands: that ran last, by their budget and kind. All planners of the file share them, so that one limit
+            holds for all their steps.
     """
 
     def __init__(self, file: WeightsFile, *, exact: bool = False, bands: bool = True) -> None:
         self.file = file
-        self._bands = bands
+        self.bands = bands
         self._exact = exact
         self._params = {name: Operand(t.shape, t.dtype, is_param=True) for name, t in file.tensors.items()}
-        self._kept: OrderedDict[tuple[CallKey, bool, int, int], Program] = OrderedDict()
+        self._kept: OrderedDict[tuple[CallKey, bool], Program] = OrderedDict()  # those that are not in bands
+        self.calls_in_bands = Remembered(_STEPS)
 
     def compile(
         self,
@@ -58,10 +57,13 @@ class Programs:
         Raises:
             FormatError: the graph cannot run with these shapes.
         """
-        key = key_of(graph, shapes), lean, bands, strips
-        if key in self._kept:
+        key = key_of(graph, shapes), lean
+        if not bands and key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        for program in self.calls_in_bands.programs() if bands else ():
+            if (program.bands, program.strips) == (bands, strips) and _key(program) == key:
+                return program
         return compile_program(
             graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands, strips=strips, known=known
         )
@@ -70,24 +72,18 @@ class Programs:
         """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""
         sizes = {name: tensor.nbytes for name, tensor in self.file.tensors.items()}
         return InBands(
-            partial(self.compile, graph, shapes), graph, sizes, wanted=asked or self._bands, exact=self._exact
+            partial(self.compile, graph, shapes), graph, sizes, wanted=asked or self.bands, exact=self._exact
         )
 
     def keep(self, program: Program) -> None:
-        """Remember a program that is about to run. Programs that are only tried are not kept, to save memory."""
-        graph = program.graph
-        shapes = {spec.name: program.shapes[spec.name] for spec in graph.inputs}
-        key = key_of(graph, shapes), program.lean, program.bands, program.strips
+        """Remember a program that is not in bands and is about to run. Others that are tried are not kept."""
+        key = _key(program)
         self._kept[key] = program
         self._kept.move_to_end(key)
         if len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
 
-    @property
-    def steps_in_bands(self) -> int:
-        """Steps of the programs in bands that are remembered. Each takes about 1.5 KiB."""
-        return sum(len(program.steps) for program in self._kept.values() if program.bands)
 
-    def forget_bands(self) -> None:
-        """Forget the programs in bands."""
-        self._kept = OrderedDict((key, program) for key, program in self._kept.items() if not program.bands)
+def _key(program: Program) -> tuple[CallKey, bool]:
+    shapes = {spec.name: program.shapes[spec.name] for spec in program.graph.inputs}
+    return key_of(program.graph, shapes), program.lean

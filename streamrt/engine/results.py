@@ -8,7 +8,7 @@ import numpy as np
 
 from streamrt.engine.foreign import Foreign, Writable
 from streamrt.engine.inputs import Result, Source, Target
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.turns import Request
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec

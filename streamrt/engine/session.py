@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
 from streamrt.engine.inputs import Source
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Param, Run, Table
 from streamrt.plan import Plan

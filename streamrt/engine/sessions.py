@@ -7,7 +7,7 @@ from collections import OrderedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.session import Session
 from streamrt.engine.workspace import new_workspace
 from streamrt.plan import Plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
-from streamrt.engine.planner import Planner, Prepared
+from streamrt.engine.planner import Planner
+from streamrt.engine.prepared import REMEMBERED, CallKey, Prepared, key_of
 from streamrt.errors import BudgetError, ModelTooLargeError
 from streamrt.graph import Graph
 from streamrt.ops import Shape
@@ -44,20 +45,32 @@ class Growth:
         self._planner_for = planner_for
         self.most: Callable[[], int] | None = None
         self.ask: Ask | None = None
-        self._slow: Planner | None = None  # its plans are for calls that got no more memory
+        self._wanted: dict[CallKey, tuple[int, int]] = {}  # of calls in bands: the most, and the budget to ask for
 
     def __call__(
-        self, present: Planner, minimum: int, graph: Graph, shapes: Mapping[str, Shape]
+        self, present: Planner, minimum: int, graph: Graph, shapes: Mapping[str, Shape], asks: bool = True
     ) -> tuple[Planner, Prepared] | None:
         """The planner for the budget that the pool grants, and how the call runs, or None without a pool.
 
-        Bands are planned only if no budget that the model can have is enough without them.
+        Bands are planned only if no budget that the model can have is enough without them. This decides so anew for
+        each call in bands, since pins change what the model can have.
+
+        Args:
+            present: the planner of the model's budget.
+            minimum: bytes that the call needs without bands.
+            graph: of the call.
+            shapes: of its inputs.
+            asks: whether the pool may be asked for more memory. Otherwise the planner stays, and the result is None if
+                more memory is what the call needs.
 
         Raises:
             ModelTooLargeError, PoolBusyError: as `ModelPool.lease`.
+            BudgetError: it ``asks`` for nothing, and not even bands fit.
         """
         if self.most is None or self.ask is None:
             return None
+        if not asks:
+            return None if minimum <= self.most() else (present, present.prepare(graph, shapes, bands=True))
         while True:
             most = self.most()
             try:
@@ -80,21 +93,25 @@ class Growth:
         def planner_for(budget: int) -> Planner:
             return present if budget == present.budget else self._planner_for(budget)
 
-        try:
-            fast = planned_in_bands(planner_for, prepare, present.budget or 0, most)
-        except BudgetError as error:
-            planner = planner_for(ask(error.minimum))  # raises the pool's error, unless there is more by now
-            return planner, prepare(planner)
-        wanted = fast.plan.budget or 0
+        held, key = present.budget or 0, key_of(graph, shapes)
+        before, wanted = self._wanted.pop(key, (0, 0))
+        if before != most or wanted < held:
+            try:
+                wanted = planned_in_bands(planner_for, prepare, held, most).plan.budget or 0
+            except BudgetError as error:
+                planner = planner_for(ask(error.minimum))  # raises the pool's error, unless there is more by now
+                return planner, prepare(planner)
+        self._wanted[key] = most, wanted
+        if len(self._wanted) > REMEMBERED:
+            self._wanted.pop(next(iter(self._wanted)))
         holder = present
         while ask(wanted, wait=False) < wanted:
-            if self._slow is None or self._slow.budget != holder.budget:
-                self._slow = holder.with_budget(holder.budget)
             try:
-                return holder, prepare(self._slow)  # ``holder`` does not have this plan, so the next call asks again
+                return holder, prepare(holder)
             except BudgetError as error:
                 holder = planner_for(ask(error.minimum))
-        return planner_for(wanted), fast
+        planner = planner_for(wanted)
+        return planner, prepare(planner)
 
 
 def planned_in_bands(

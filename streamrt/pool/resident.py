@@ -11,7 +11,8 @@ from typing import Protocol
 from streamrt.engine.engine import Engine
 from streamrt.engine.loader import Item, pinned_items
 from streamrt.engine.options import check_options
-from streamrt.engine.planner import Planner, Prepared
+from streamrt.engine.planner import Planner
+from streamrt.engine.prepared import Prepared
 from streamrt.engine.programs import Programs
 from streamrt.errors import BudgetError, WeightsIOError
 from streamrt.format import FileIdentity, WeightsFile, read_header
@@ -37,9 +38,9 @@ _TRIES = 3
 _REMEMBERED = 4
 #: The most tensors, nodes and checksums of remembered headers and plans. Each takes some hundred bytes.
 _PARTS = 20_000
-#: A step of a program in bands takes as much as 4 of them: 1.5 KiB.
+#: A step of a call in bands takes as much as 4 of them: 1.5 KiB.
 _PARTS_OF_STEP = 4
-#: The most steps of programs in bands that are remembered with a header: 1.5 MiB.
+#: The most steps of calls in bands that are remembered with a header: 1.5 MiB.
 _STEPS = 1_000
 
 
@@ -85,7 +86,8 @@ class Known:
     def _needs_in_bands(self, most: int, weights: int, least: int) -> tuple[int, int, int]:
         """Bytes of the workspace, of the window, and of the budget with which a pass in bands reads no weights twice.
 
-        Without room for that the window is the largest that there is. If nothing fits, they are the least that works.
+        Without room for that the window is the largest that there is. If nothing fits in ``most`` bytes, the three
+        numbers are the least with which a pass works.
         """
         try:
             prepared = planned_in_bands(self.planner, Planner.prepare_usual, 0, most)
@@ -108,15 +110,14 @@ class Known:
     @property
     def parts(self) -> int:
         """Tensors, nodes, steps and checksums that are remembered, those of each budget's plans included."""
-        file, steps = self.file, self._programs.steps_in_bands * _PARTS_OF_STEP
+        file, steps = self.file, self._programs.calls_in_bands.steps * _PARTS_OF_STEP
         nodes = sum(len(case.nodes) for case in file.graph.cases)
         return (len(file.tensors) + nodes) * (1 + len(self._planners)) + len(file.block_crcs) + steps
 
     def forget_bands(self) -> None:
-        """Forget all plans if those in bands take much memory."""
-        if self._programs.steps_in_bands > _STEPS:
-            self._programs.forget_bands()
-            self._planners.clear()
+        """Forget the calls in bands if they take much memory."""
+        if self._programs.calls_in_bands.steps > _STEPS:
+            self._programs.calls_in_bands.clear()
 
 
 class ResidentModel:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from streamrt.engine.inputs import Feed, Given, Shapes, check_inputs, resolve_shapes
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.errors import InputError
 from streamrt.graph import TensorSpec
 from streamrt.host.budget import Budget, format_size, parse_budget

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from streamrt.engine.inputs import batch_of
 from streamrt.engine.micro_batch import begins
 from streamrt.engine.node_weights import node_weights
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.format import WeightsFile
 from streamrt.host.rates import Rates
 from streamrt.plan import seconds_of_rows, simulated_seconds

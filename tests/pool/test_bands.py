@@ -23,6 +23,7 @@ from model.test_bands import unet
 from pool.real import status
 from streamrt import ModelPool, ModelTooLargeError, PinError, _core
 from streamrt.engine import programs
+from streamrt.engine.planner import Planner
 from streamrt.format import read_header
 from streamrt.host.rates import rates_of
 from streamrt.plan import Plan
@@ -244,12 +245,14 @@ class Pool:
         self.bytes, self.there = most, there
         self.there_after_waiting = most
         self.asked: list[tuple[int, bool]] = []
+        self.wanted = 0
 
     def most(self) -> int:
         return self.bytes
 
     def ask(self, minimum: int, wait: bool = True) -> int:
         self.asked.append((minimum, wait))
+        self.wanted = minimum if not wait else self.wanted
         if minimum > self.bytes:
             raise ModelTooLargeError("", minimum)
         if wait:
@@ -268,11 +271,13 @@ def grown(net: Net, held: int, pool: Pool) -> int | None:
     planner, prepared = found
     assert planner.budget == prepared.plan.budget
     assert prepared.plan.bands
-    if prepared.plan.budget == pool.there:  # it got no more, and the next call asks again
-        with pytest.raises(streamrt.BudgetError):
-            planner.prepare(file.graph, shapes)
-    else:
-        assert planner.prepare(file.graph, shapes) is prepared
+    asked = pool.asked.copy()
+    with pytest.raises(streamrt.BudgetError) as refused:  # whether it got all or not, the next call asks again
+        planner.prepare(file.graph, shapes)
+    assert refused.value.minimum == net.whole
+    assert grow(planner, net.whole, file.graph, shapes) == found
+    assert pool.asked.pop() == (pool.wanted, False)
+    assert pool.asked == asked
     return planner.budget
 
 
@@ -357,6 +362,128 @@ def test_plans_of_many_bands_are_forgotten_with_their_model(
                 model(picture())
             assert any(compiled) == again
             pool.unload("fixed")
+
+
+def filling(known: Known, budget: int, sides: range) -> Planner:
+    """A planner that has prepared pictures of these heights in bands."""
+    planner = known.planner(budget)
+    for side in sides:
+        planner.prepare(known.file.graph, {"x": (1, 3, side, 32)}, bands=True)
+    return planner
+
+
+def test_steps_in_bands_are_counted_and_limited_for_all_planners_of_a_file(nets: dict[str, Net]) -> None:
+    net, shapes = nets["free"], {"x": picture().shape}
+    file = read_header(net.path)
+    known = Known(file, rates_of(file.identity.device, 1))
+    remembered = known._programs.calls_in_bands
+    parts, seen = known.parts, 0
+    budgets = [net.least + extra for extra in (0, 1, 2)]
+    for budget in budgets:
+        for side in range(256, 640, 16):
+            filling(known, budget, range(side, side + 1))
+            latest = len(known.planner(budget).prepare(file.graph, {"x": (1, 3, side, 32)}, bands=True).program.steps)
+            assert latest <= remembered.steps <= max(latest, programs._STEPS)
+            seen += latest
+    assert seen > 2 * programs._STEPS
+    steps = remembered.steps
+    assert steps > programs._STEPS // 2
+    for side in range(16, 16 + programs.REMEMBERED + 1):  # whole activations, in another planner
+        known.planner(1 << 30).prepare(file.graph, {"x": (1, 3, 4 * side, 16)})
+    assert remembered.steps == steps
+    assert known.parts >= parts + 4 * steps
+    known.forget_bands()
+    assert remembered.steps == 0
+    assert known.parts < 2 * programs._STEPS
+    with pytest.raises(streamrt.BudgetError):
+        known.planner(net.least).prepare(file.graph, shapes)
+
+
+def test_a_call_with_many_steps_is_remembered_alone(nets: dict[str, Net], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_STEPS", 10)
+    file = read_header(nets["free"].path)
+    known = Known(file, rates_of(file.identity.device, 1))
+    planner = known.planner(nets["free"].least)
+    graph, (large, small) = file.graph, ({"x": (1, 3, side, SIDE)} for side in (SIDE, SIDE - 4))
+    first = planner.prepare(graph, large, bands=True)
+    assert first.plan.bands
+    assert planner.prepare(graph, large, bands=True) is first
+    assert planner.prepare(graph, small, bands=True).plan.bands
+    assert known._programs.calls_in_bands.steps == len(planner.prepare(graph, small, bands=True).program.steps) > 10
+    assert planner.prepare(graph, large, bands=True) is not first
+
+
+def test_a_planner_has_bands_only_for_those_who_ask(nets: dict[str, Net], compiled: list[int]) -> None:
+    """Whatever was prepared before. What was refused is refused again without compiling."""
+    net, shapes = nets["free"], {"x": picture().shape}
+    file = read_header(net.path)
+    planner = Known(file, rates_of(file.identity.device, 1)).planner(net.least)
+    for _ in range(2):
+        with pytest.raises(streamrt.BudgetError) as refused:
+            planner.prepare(file.graph, shapes)
+        assert refused.value.minimum == net.whole
+        assert not any(compiled)
+        found = planner.prepare(file.graph, shapes, bands=True)
+        assert found.plan.bands
+        compiled.clear()
+    assert planner.prepare(file.graph, shapes, bands=True) is found
+    small = {"x": picture(16).shape}
+    assert planner.prepare(file.graph, small, bands=True) is planner.prepare(file.graph, small)
+    below = planner.with_budget(net.least - 1)
+    for _ in range(2):
+        with pytest.raises(streamrt.BudgetError) as refused:
+            below.prepare(file.graph, shapes, bands=True)
+        assert refused.value.minimum == net.least
+        with pytest.raises(streamrt.BudgetError) as refused:
+            below.prepare(file.graph, shapes)
+        assert refused.value.minimum == net.whole
+
+
+def test_the_plan_that_a_lease_tells_is_that_of_the_call(nets: dict[str, Net]) -> None:
+    """It asks for no memory. Without room for bands its error names the least budget."""
+    net, shape = nets["free"], picture().shape
+    with filled(net.whole - 1, nets) as pool, pool.lease("free") as model:
+        held = model.budget
+        assert (held or 0) < net.least
+        with pytest.raises(streamrt.BudgetError) as refused:
+            model.plan_for(shape)
+        assert refused.value.minimum == model.min_budget(shape) == net.least
+        assert model.budget == held
+        model(picture(72))
+        assert not model.plan.bands
+        held = model.budget
+        assert (held or 0) >= net.least
+        assert model.plan_for(shape).bands
+        assert model.budget == held
+        model(picture())
+        assert model.plan.bands
+        assert model.plan_for(shape) is model.plan
+
+
+def test_a_call_in_bands_heeds_that_models_are_pinned_and_unpinned(nets: dict[str, Net], compiled: list[int]) -> None:
+    """It is planned with what there is now. Otherwise it is not planned again."""
+    net = nets["free"]
+    file, shapes = read_header(net.path), {"x": picture().shape}
+    known = Known(file, rates_of(file.identity.device, 1))
+    pool, grow = Pool(net.whole - 1, net.whole), Growth(known.planner)
+    grow.most, grow.ask = pool.most, pool.ask
+    found = grow(known.planner(net.least), net.whole, file.graph, shapes)
+    assert found
+    planner = found[0]
+    assert found[1].plan.bands
+    assert any(compiled)
+    compiled.clear()
+    assert grow(planner, net.whole, file.graph, shapes) == found
+    assert not compiled
+    pool.bytes = pool.wanted - 1
+    less = grow(known.planner(net.least), net.whole, file.graph, shapes)
+    assert less
+    assert less[1].plan.bands
+    assert net.least <= (less[0].budget or 0) < (planner.budget or 0)
+    pool.bytes = pool.there_after_waiting = net.whole
+    found = grow(planner, net.whole, file.graph, shapes)
+    assert found
+    assert not found[1].plan.bands
 
 
 CODE = """

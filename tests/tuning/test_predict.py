@@ -8,7 +8,7 @@ import pytest
 
 import streamrt
 from model import zoo
-from streamrt.engine.planner import Prepared
+from streamrt.engine.prepared import Prepared
 from streamrt.format import WeightsFile
 from streamrt.host.rates import Rates
 from streamrt.tuning.predict import Speeds, computing_speeds, passes_of, predicted
