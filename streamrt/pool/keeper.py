@@ -260,13 +260,13 @@ class Keeper:
         needs = entry.needs
         assert needs
         held = self.ledger.held(entry.name)
-        if entry.resident and held == entry.budget and entry.pinned == needs.weights:
-            self._lend(entry)
-            return True
         most = self.pins.capacity(entry)
         if most != entry.most and (needs.whole or needs.minimum > most):  # models were pinned or unpinned meanwhile
             self._measure_again(entry)
             return False
+        if entry.resident and held == entry.budget and entry.pinned == needs.weights:
+            self._lend(entry)
+            return True
         if needs.minimum > most:
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
         holdings = self._holdings(entry)
@@ -568,11 +568,23 @@ class Keeper:
     def _grow(self, entry: Entry, minimum: int, wait: bool = True) -> int:
         """Raise the budget of ``entry`` to at least ``minimum`` bytes during a call, in its thread; returns the budget.
 
-        Unless it may ``wait`` for leased memory, the budget may be smaller.
+        Unless it may ``wait`` for leased memory, the budget may be smaller: it then stays as it was.
 
         Raises:
             ModelTooLargeError, PoolBusyError: as `lease`.
         """
+        try:
+            self._take_for(entry, minimum, wait)
+        finally:
+            with self.changed:
+                surplus = self.ledger.held(entry.name) - entry.budget
+                if surplus > 0 and not entry.busy:  # a part of what was wanted; a thread that changes it settles all
+                    self.ledger.give_back(entry.name, surplus)
+                    self.changed.notify_all()
+        return entry.budget
+
+    def _take_for(self, entry: Entry, minimum: int, wait: bool) -> None:
+        """As `_grow`. If the budget stays as it was, ``entry`` may hold more."""
         deadline = self._runtime.now() + self._timeout
         while True:
             with self.changed:
@@ -580,7 +592,7 @@ class Keeper:
                     raise too_large(entry, minimum, self.ledger.budget, most)
                 while (shrinks := self._room_for(entry, minimum)) is None:
                     if not wait:
-                        return entry.budget
+                        return
                     need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"
                     self._wait(deadline, f"{need}; gave up after the timeout of {self._timeout:g} s: try again later")
                 missing = max(0, minimum - self.ledger.held(entry.name))
@@ -590,7 +602,7 @@ class Keeper:
             with self.changed:
                 if self.ledger.held(entry.name) >= minimum:
                     entry.budget = self.ledger.held(entry.name)
-                    return entry.budget
+                    return
 
     def _room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
         """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little. Lock held."""

@@ -333,7 +333,6 @@ def test_models_that_are_pinned_take_room_from_whole_activations(nets: dict[str,
             assert call(pool, nets, name, picture(seed=2)).bands
             assert status(pool, "pinned").held >= held - 4096
             pool.unpin("pinned")
-            pool.unload(name)
             assert not call(pool, nets, name, picture(seed=3)).bands
 
 

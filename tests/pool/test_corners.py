@@ -138,8 +138,11 @@ def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing
     monkeypatch.setattr(FakeModel, "shut", shut)
 
     def work():
-        with pytest.raises(KeyboardInterrupt), pool.lease("a") as model:
-            model.grow(98 * KIB)
+        with pool.lease("a") as model:
+            held = pool.stats().held
+            with pytest.raises(KeyboardInterrupt):
+                model.grow(98 * KIB)
+            assert pool.stats().held == held < 98 * KIB
 
     world.spawn(work)
     world.run()

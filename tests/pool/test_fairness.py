@@ -454,6 +454,64 @@ def test_a_call_that_needs_more_takes_it_from_idle_models_or_waits():
     world.run()
 
 
+def test_a_model_in_bands_that_holds_all_weights_is_opened_anew_when_it_can_have_more():
+    fits = needs(10, 80)
+    world, files, pool = make(100, {"a": fits, "p": needs(30, 4)})
+    files.in_bands["a.file"] = replace(fits, workspace=20 * KIB, whole=80 * KIB)
+    in_bands = []
+
+    def call():
+        with pool.lease("a") as model:
+            in_bands.append(model.needs.whole > 0)
+            model.call()
+
+    def work():
+        pool.pin("p")
+        call()
+        call()
+        assert pool._keeper.entries["a"].pinned == fits.weights
+        pool.unpin("p")
+        call()
+
+    world.spawn(work)
+    world.run()
+    assert in_bands == [True, True, False]
+    assert [path for _, path in files.opened if path == "a.file"] == ["a.file", "a.file"]
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_call_that_gets_a_part_of_what_it_needs_gives_it_back(monkeypatch, wait):
+    """Models that give way may give less than they should. By then the rest may be leased."""
+    world, _, pool = make(100, {"a": needs(10), "b": needs(30)})
+    keeper, log = pool._keeper, []
+    room_for = keeper._room_for
+
+    def first_too_little(entry, total):
+        log.append(pool.stats().held)
+        return () if len(log) == 1 else room_for(entry, total)
+
+    def work():
+        with pool.lease("b") as b, pool.lease("a") as a:
+            b.call()
+            a.call()
+            before, held = pool.stats().held, status(pool, "a").held
+            monkeypatch.setattr(keeper, "_room_for", first_too_little)
+            if wait:
+                with pytest.raises(streamrt.PoolBusyError):
+                    a.grow(90 * KIB)
+            else:
+                assert a.grow(90 * KIB, wait=False) == held
+            assert log[:2] == [before, 100 * KIB]
+            assert status(pool, "a").held == held
+            monkeypatch.undo()
+            with pool.lease("b"):
+                assert a.grow(held + KIB, wait=False) == held + KIB == status(pool, "a").held
+
+    world.spawn(work)
+    world.run()
+    assert len(log) >= 2
+
+
 def test_a_lease_knows_that_it_has_ended():
     world, _, pool = make(100, {"a": needs(10)})
 

@@ -312,6 +312,15 @@ FAULTS = (
         POOL,
     ),
     Fault(
+        "part-of-growth-kept",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "if surplus > 0 and not entry.busy:",
+        "if False:",
+        "a call that gets no more memory keeps a part of it from other models until its lease ends",
+        POOL,
+    ),
+    Fault(
         "bands-asked-once",
         "pool",
         "streamrt/engine/planner.py",
