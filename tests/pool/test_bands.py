@@ -24,6 +24,7 @@ from pool.real import status
 from streamrt import ModelPool, ModelTooLargeError, PinError, _core
 from streamrt.engine import programs
 from streamrt.engine.planner import Planner
+from streamrt.engine.prepared import REMEMBERED
 from streamrt.format import read_header
 from streamrt.host.rates import rates_of
 from streamrt.plan import Plan
@@ -387,7 +388,7 @@ def test_steps_in_bands_are_counted_and_limited_for_all_planners_of_a_file(nets:
     assert seen > 2 * programs._STEPS
     steps = remembered.steps
     assert steps > programs._STEPS // 2
-    for side in range(16, 16 + programs.REMEMBERED + 1):  # whole activations, in another planner
+    for side in range(16, 16 + REMEMBERED + 1):  # whole activations, in another planner
         known.planner(1 << 30).prepare(file.graph, {"x": (1, 3, 4 * side, 16)})
     assert remembered.steps == steps
     assert known.parts >= parts + 4 * steps
