@@ -122,14 +122,16 @@ def test_a_truth_value_is_any_byte() -> None:
     np.testing.assert_array_equal(array.astype(np.float32), [0, 1, 1, 1])
 
 
+#: Values of JSON. Numbers that no 64 bits can hold are parsed as floating-point ones, other than Python does.
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
 keys = ["inputs", "outputs", "id", "parameters", "name", "shape", "datatype", "data", "binary_data_size", "binary_data"]
 likely = st.recursive(
-    values | st.sampled_from(["FP32", "INT64", "UINT8", "BOOL", "x", 0, 1, 4, 2**31, 2**63, 2**64, -1]),
+    values
+    | st.sampled_from(["FP32", "INT64", "UINT8", "BOOL", "x", 0, 1, 4, 2**31, 2**63, 2**64, 2**70, -1, -(2**63) - 1]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(keys), inner, max_size=6),
     max_leaves=20,
 )
