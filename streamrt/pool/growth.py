@@ -20,12 +20,13 @@ Found = TypeVar("Found", Prepared, Prepared | None)
 
 
 class Ask(Protocol):
-    """Asks the pool during a call for a budget of at least some bytes; returns the new budget.
+    """Asks the pool for memory during a call."""
 
-    Unless it may ``wait`` for leased memory, it returns the budget that there is if that much is not to be had now.
-    """
+    def __call__(self, minimum: int, wait: bool = True) -> int:
+        """Ask for a budget of at least ``minimum`` bytes; returns the new budget.
 
-    def __call__(self, minimum: int, wait: bool = True) -> int: ...  # noqa: D102
+        Unless it may ``wait`` for leased memory, it returns the budget that there is if that much is not to be had now.
+        """
 
 
 class Growth:

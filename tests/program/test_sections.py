@@ -57,6 +57,14 @@ def answers(program: Program, dtype: Any = np.float32) -> dict[str, Any]:
 
 
 CHAIN = [node("MaxPool", ["x"], "a", **WINDOW), node("AveragePool", ["a"], "b", **WINDOW), concat(["a", "b", "x"], "c")]
+#: A small section, and a large one behind a Resize.
+ENLARGED = [
+    *CHAIN[:2],
+    node("GlobalLpPool", ["b"], "g"),
+    node("Mul", ["b", "g"], "d"),
+    node("Resize", ["d"], "e", scales=(1.0, 1.0, 8.0, 8.0)),
+    node("AveragePool", ["e"], "f", **WINDOW),
+]
 
 
 @pytest.mark.parametrize("bands", [1, 2, 7, 40])
@@ -168,14 +176,7 @@ def test_the_name_of_what_a_half_finds_may_be_taken() -> None:
 
 def test_a_small_section_has_fewer_bands() -> None:
     """The section behind the Resize needs more memory in its bands than the one before it as a whole."""
-    nodes = [
-        *CHAIN[:2],
-        node("GlobalLpPool", ["b"], "g"),
-        node("Mul", ["b", "g"], "d"),
-        node("Resize", ["d"], "e", scales=(1.0, 1.0, 8.0, 8.0)),
-        node("AveragePool", ["e"], "f", **WINDOW),
-    ]
-    made = graph(nodes, ["f"])
+    made = graph(ENLARGED, ["f"])
     program = compiled(made, 16)
     small, large = program.sections
     assert (small.bands, large.bands) == (1, 10)
@@ -329,14 +330,7 @@ def test_no_input_makes_place_for_a_result_in_strips() -> None:
 
 def test_only_sections_that_need_it_have_strips() -> None:
     """The section behind the Resize needs more memory in its strips than the one before it in whole rows."""
-    nodes = [
-        *CHAIN[:2],
-        node("GlobalLpPool", ["b"], "g"),
-        node("Mul", ["b", "g"], "d"),
-        node("Resize", ["d"], "e", scales=(1.0, 1.0, 8.0, 8.0)),
-        node("AveragePool", ["e"], "f", **WINDOW),
-    ]
-    made = graph(nodes, ["f"])
+    made = graph(ENLARGED, ["f"])
     program = compiled(made, 16, strips=2, columns=WIDE)
     small, large = program.sections
     assert (small.times, large.times) == (1, 2)
