@@ -135,7 +135,13 @@ def _blocks(x: _Any, at_once: int) -> Iterator[_Any]:
 
 @dataclass(frozen=True, slots=True)
 class _ByRows:
-    """Implements `Collects`: the indices along the channels. The output has rows, which it gets band by band."""
+    """Implements `Collects`: the indices along the channels. The output has rows, which it gets band by band.
+
+    Attributes:
+        search: of the whole picture.
+        width: of the picture.
+        step, in_parts: see `Collects`.
+    """
 
     search: _Search
     width: int

@@ -28,6 +28,7 @@ class Sums:
         shape: of the planes (C, H, W).
         numbers: of each channel: 1, or 3 with the sum of squares.
         finish: computes the result.
+        in_parts: see `Collects`.
     """
 
     shape: Shape
@@ -108,6 +109,7 @@ class Extremes:
         width: of the planes.
         of_rows: computes those of rows (N, W).
         join: finds that of several values.
+        step, in_parts: see `Collects`.
     """
 
     channels: int
