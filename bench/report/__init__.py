@@ -16,13 +16,16 @@ CHARTED, CHART = "cnn-large", "time-against-memory.svg"
 def write(results: Path, readme: Path | None) -> list[Path]:
     """Write ``README.md`` and the pictures into ``results``, and the headlines into ``readme``; the paths written.
 
-    A folder ``docs`` beside ``readme`` gets the chart of time against memory.
+    Each model that was measured layer by layer gets a page of its own, to which ``README.md`` leads. A folder ``docs``
+    beside ``readme`` gets the chart of time against memory.
 
     Raises:
         FileNotFoundError: the folder has no results.
     """
-    measured, pools, servers = _measured(results), _pools(results), _servers(results)
+    measured, pools, servers, layers = _measured(results), _pools(results), _servers(results), _layers(results)
     if not measured and not pools and not servers:
+        if layers:
+            return layers
         raise FileNotFoundError(f"no measurements in {results}: first `python -m bench run`")
     tables = {name: summary.tables(records) for name, records in measured.items()}
     written = []
@@ -34,8 +37,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
             written.append(chart.draw(found, path))
     report = results / "README.md"
     text = markdown.report(measured, tables, {path.name for path in written}, pools + servers)
-    report.write_text(text + _pool_tables(pools) + _server_tables(servers))
-    written.append(report)
+    report.write_text(text + _pool_tables(pools) + _server_tables(servers) + _led_to(layers))
+    written += [report, *layers]
     if readme:
         markdown.replace_table(readme, rows(results))
         written.append(readme)
@@ -82,6 +85,29 @@ def _pools(results: Path) -> list[record.Record]:
 def _servers(results: Path) -> list[record.Record]:
     """The lines about servers, if this folder has them."""
     return record.read(path for path in [results / "serve.jsonl"] if path.exists())
+
+
+def _layers(results: Path) -> list[Path]:
+    """Write the page of each model that has complete results layer by layer in this folder; the paths written."""
+    from bench.layers import table  # here, because it imports this package
+
+    pages = []
+    for path in sorted(results.glob("layers-*.jsonl")):
+        try:
+            text = table.report(record.read([path]))
+        except ValueError:  # it was interrupted
+            continue
+        pages.append(path.with_suffix(".md"))
+        pages[-1].write_text(f"{text}\n")
+    return pages
+
+
+def _led_to(layers: list[Path]) -> str:
+    """The end of ``README.md``: links to the pages of layers."""
+    if not layers:
+        return ""
+    links = ", ".join(f"[{page.stem.removeprefix('layers-')}]({page.name})" for page in layers)
+    return f"\n## Layer by layer\n\n{links}\n"
 
 
 def _server_tables(records: list[record.Record]) -> str:

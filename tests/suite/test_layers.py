@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from bench import report
 from bench.layers import figures, graph, matching, measure, table
 from bench.models import Source
 from bench.peers import NodeTimes, Profiled, onnxruntime, openvino
@@ -339,3 +341,14 @@ def test_failures_are_told_and_have_no_column() -> None:
 def test_without_the_layers_there_is_no_table() -> None:
     with pytest.raises(ValueError, match="the layers of the model are not among the results"):
         table.report([timing("streamrt", 0.05, ours(0.02, 0.02))])
+
+
+def test_a_report_writes_a_page_for_each_model(tmp_path: Path) -> None:
+    """Without other results there is no page of all cases, and an interrupted run has no page."""
+    records = [described(), peak(1e12), timing("streamrt", 0.01, ours(0.004, 0.002))]
+    for name, lines in (("layers-small", records), ("layers-other.partial", records[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert report.write(tmp_path, None) == [tmp_path / "layers-small.md"]
+    assert (tmp_path / "layers-small.md").read_text() == table.report(records) + "\n"
+    assert report._led_to([tmp_path / "layers-small.md"]).endswith("\n[small](layers-small.md)\n")
+    assert report._led_to([]) == ""
