@@ -62,19 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     layering.add_argument("--results", type=Path, default=_RESULTS, help=f"folder of layers-MODEL.jsonl ({_RESULTS})")
     layering.set_defaults(does=_layers)
 
-    laying = commands.add_parser(
-        "layouts", help="compare products whose weights lie in blocks of rows with the kernels, and print tables"
-    )
-    laying.add_argument(
-        "networks", nargs="*", metavar="NETWORK", help="networks whose products are timed (default: all)"
-    )
-    laying.add_argument("--batches", nargs="+", type=_count, help="numbers of samples (default: 1 4 16 64 256)")
-    laying.add_argument("--threads", nargs="+", type=_threads, default=[1, "all"], help="as 'all 1' (default: 1 all)")
-    laying.add_argument("--isas", nargs="+", metavar="ISA", help="instruction sets (default: avx2 avx512)")
-    laying.add_argument("--quick", action="store_true", help="few small products, as a test")
-    laying.add_argument("--results", type=Path, help=f"folder of layouts.jsonl ({_RESULTS}, with --quick {_QUICK})")
-    laying.set_defaults(does=_layouts)
-
     pooling = commands.add_parser(
         "pool", help="measure the bytes that pools of models load on traces of requests, and the time of requests"
     )
@@ -231,28 +218,6 @@ def _layers(options: argparse.Namespace) -> int:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
         return 130
     return 0 if _tabled(table.report, [path]) and not failures else 1
-
-
-def _layouts(options: argparse.Namespace) -> int:
-    from bench.layouts import driver, table
-    from bench.layouts.shapes import NETWORKS
-
-    if _unknown("network", options.networks, NETWORKS):
-        return 2
-    usual = driver.SHORT if options.quick else driver.Options()
-    chosen = replace(
-        usual,
-        shapes={name: NETWORKS[name] for name in options.networks} or usual.shapes,
-        batches=options.batches or usual.batches,
-        threads=_counts(options.threads),
-        isas=options.isas or usual.isas,
-    )
-    results = options.results or (_QUICK if options.quick else _RESULTS)
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / "layouts.jsonl"
-    with record.Recorder(path, _shared(_probe(results), results, quick=options.quick)) as recorder:
-        driver.run(chosen, recorder)
-    return 0 if _tabled(table.report, [path]) else 1
 
 
 def _tabled(report: Callable[[list[record.Record]], str], paths: Sequence[Path]) -> bool:

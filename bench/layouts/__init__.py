@@ -1,1 +1,0 @@
-"""``python -m bench layouts``: products whose weights lie in blocks of rows, beside the kernels as they are."""
