@@ -179,6 +179,11 @@ class Entry:
             self.seconds += reading - self.timed
             self.timed = reading
 
+    def forget_open(self) -> None:
+        """Note that the model is closed."""
+        self.count_loaded()
+        self.resident, self.counted, self.timed, self.pinned, self.budget = None, 0, 0.0, 0, 0
+
     def cost(self) -> float:
         """Measured seconds that reading all of its weights takes, rounded to a power of 2: smaller steps are chance."""
         assert self.needs

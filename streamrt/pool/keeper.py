@@ -1,47 +1,28 @@
-"""The keeper leases, loads, shrinks and closes the models of a `ModelPool`.
+"""Leases of the models of a `ModelPool`, and the line of the requests that wait for memory.
 
-The rules of threads:
-
-* One lock, ``changed``, guards all state. It is never held while a file is read, a model is opened, resized or closed,
-  or a call runs.
-* A thread that changes a model marks it busy under the lock, works without the lock, and takes it again to settle the
-  accounts.
-* Loads run in threads of their own. So every request that waits for a load, even the first, can leave at its deadline.
-* Bytes are taken in the ledger before memory is allocated, and given back after the memory was freed.
+`streamrt.pool.memory` has the rules of threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from streamrt.errors import (
-    ModelClosedError,
-    PinError,
-    PoolBusyError,
-    UnknownModelError,
-    WeightsIOError,
-)
-from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
-from streamrt.pool.entries import Entries
+from streamrt.errors import ModelClosedError, PoolBusyError, UnknownModelError, WeightsIOError
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
-from streamrt.pool.ledger import Ledger
-from streamrt.pool.pins import Pins
+from streamrt.pool.giving import Giving
+from streamrt.pool.loads import Loads
+from streamrt.pool.memory import Memory
 from streamrt.pool.policy import Policy
-from streamrt.pool.refusals import no_thread, too_large
-from streamrt.pool.resident import Files, Resident, StaleHeaderError
+from streamrt.pool.refusals import too_large
+from streamrt.pool.resident import Files
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 
-#: Successive loads that may find their file replaced. A fourth is a failure, because the file is replaced all the time.
-_REPLACED = 3
-#: A workspace that a call needed is granted from the start the next time, up to 1/4 of the budget: one large call must
-#: not make a model take all memory for ever.
-_WORKSPACE_SHARE = 4
 #: Seconds after which a request that waits asks its user again whether the lease is still wanted.
 _ASK_AGAIN = 0.1
 
@@ -62,7 +43,7 @@ class _Asker:
 
 
 class Keeper:
-    """The models of a pool, and the memory that they hold.
+    """Gives leases of the models of a pool.
 
     Args:
         budget: bytes for all models.
@@ -72,34 +53,22 @@ class Keeper:
         timeout: seconds that a request waits by default.
 
     Attributes:
-        changed: the lock. It is notified when something under it changes.
-        entries: the models by name.
-        pins: the memory that is kept for pinned models.
-        ledger: bytes of the budget by model.
-        policy: as above.
-        files: as above.
+        memory: of the pool.
+        changed, entries, pins, ledger, counts: those of ``memory``.
+        giving: makes models give memory up, and closes them.
         closed: whether new leases are refused.
-        past: sums over models that were unregistered.
-        failures: loads that failed.
-        evictions: how often a model gave up all memory for others.
-        given_up: bytes of weights given up for others.
-        busy: requests that ended at their deadline.
     """
 
     def __init__(self, budget: int, policy: Policy, files: Files, runtime: Runtime, timeout: float) -> None:
-        self.ledger = Ledger(budget)
-        self.policy = policy
-        self.files = files
-        self.changed = runtime.condition()
-        self.entries = Entries()
-        self.pins = Pins(budget, self.entries)
+        self.memory = memory = Memory(budget, policy, runtime, self._load_pinned)
+        self.changed, self.entries, self.pins = memory.changed, memory.entries, memory.pins
+        self.ledger, self.counts = memory.ledger, memory.counts
+        self.giving = Giving(memory, runtime, timeout)
         self.closed = False
-        self.past = dict.fromkeys(("requests", "hits", "loads", "loaded"), 0)
-        self.failures = self.evictions = self.given_up = self.busy = 0
+        self._loads = Loads(memory, self.giving, files, runtime)
         self._runtime = runtime
         self._timeout = timeout
         self._pid = os.getpid()
-        self._slack = Slack(budget)
         self._line: list[_Asker] = []  # requests that wait for memory, the oldest first
 
     def require_open(self) -> None:
@@ -151,7 +120,7 @@ class Keeper:
                         raise PoolBusyError(f"the lease of the model {name!r:.80} is not wanted any more")
                     what = "is loading" if asker.flight else "waits for memory, all of which is leased"
                     reason = f"the model {name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
-                    self._wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
+                    self.memory.wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
                 return entry
             finally:
                 self._leave_line(asker)
@@ -159,18 +128,6 @@ class Keeper:
                     self._end_lease(entry)
                 elif asker.flight:
                     asker.flight.waiters -= 1
-
-    def _wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT) -> None:
-        """Wait for a change, for at most ``longest`` seconds. Lock held.
-
-        Raises:
-            PoolBusyError: the deadline has passed; its text is ``reason``.
-        """
-        left = deadline - self._runtime.now()
-        if left <= 0:
-            self.busy += 1
-            raise PoolBusyError(reason)
-        self.changed.wait(min(left, longest))
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
         """Lease a model if that is possible now; otherwise begin to load it, or wait for memory. Lock held."""
@@ -205,7 +162,7 @@ class Keeper:
             return False
         if entry.needs is None:
             self._leave_line(asker)
-            self._fly(entry, partial(self._read_header, entry))
+            self._loads.read_header(entry)
             return False
         if not asker.counted:
             asker.counted = True
@@ -253,7 +210,7 @@ class Keeper:
         """Tell the policy of a request, once the model's size is known. Lock held."""
         assert entry.needs
         entry.hits += entry.resident is not None and entry.resident.complete
-        self.policy.requested(entry.name, entry.needs.weights, entry.cost())
+        self.memory.policy.requested(entry.name, entry.needs.weights, entry.cost())
 
     def _grant(self, entry: Entry, whole: bool) -> bool:
         """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held."""
@@ -269,39 +226,24 @@ class Keeper:
             return True
         if needs.minimum > most:
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
-        holdings = self._holdings(entry)
-        grant = decide(
-            self.ledger.budget,
-            self._slack.size(self.entries.full),
-            holdings,
-            entry.name,
-            self.policy.worth,
-            lambda other: entry.reserved is not None or self.policy.admits(entry.name, other),
-            whole,
-        )
+        grant = self.memory.grant(entry, whole)
         if grant is None:
             return False
-        others = (holding for name, holding in holdings.items() if holding.fixed and name != entry.name)
-        self._slack.note(grant.working + sum(holding.working for holding in others))
         if entry.resident and not grant.shrinks and grant.total == entry.budget:
             self.ledger.take(entry.name, grant.total - held)
             entry.pinned = grant.pinned
             self._lend(entry)
             return True
-        self.ledger.take(entry.name, min(self.ledger.free, max(0, grant.total - held)))
-        self._mark(grant.shrinks, True)
-        if not self._fly(entry, partial(self._load, entry, grant)):
-            self._mark(grant.shrinks, False)
-            self.ledger.give_back(entry.name, max(0, self.ledger.held(entry.name) - held))  # 0 if it was closed
+        self._loads.load(entry, grant)
         return False
 
     def _measure_again(self, entry: Entry) -> None:
         """Find the needs of an idle model anew: whether it runs in bands depends on what it can have. Lock held."""
         if entry.resident:
             entry.unloading = True  # its needs are forgotten when it is closed
-            self.settle(entry)
+            self.giving.settle(entry)
         else:
-            self._fly(entry, partial(self._read_header, entry))
+            self._loads.read_header(entry)
 
     def _lend(self, entry: Entry) -> None:
         assert entry.resident
@@ -320,297 +262,16 @@ class Keeper:
         """Count a lease less, and settle the model after its last lease. Lock held."""
         entry.leases -= 1
         if entry.leases == 0:
-            self._to_idle(entry)
-            self.settle(entry)
+            self.memory.to_idle(entry)
+            self.giving.settle(entry)
         self.changed.notify_all()
 
-    def _to_idle(self, entry: Entry) -> None:
-        """Refuse calls of a model without leases; others may take its memory from now on. Lock held."""
-        resident, needs = entry.resident, entry.needs
-        assert resident
-        assert needs
-        resident.lent = False
-        entry.count_loaded()
-        pinned = min(resident.pinned, self.ledger.held(entry.name))
-        # A model may have all its weights in its window: then only those that it was granted to keep are pinned.
-        entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
-        if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
-            needs = replace(needs, weights=pinned)
-            self.entries.know(entry, needs)
-            entry.reserved = entry.reserved and replace(entry.reserved, weights=pinned)
-        workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
-        if workspace > needs.workspace:  # the next call may need as much
-            more = workspace - needs.workspace
-            self.entries.know(entry, replace(needs, workspace=workspace, spare=needs.spare + more))
+    # ---------------------------------------------------------------- loading ahead of a lease
 
-    # ---------------------------------------------------------------- holdings (lock held)
-
-    def _holdings(self, entry: Entry) -> dict[str, Holding]:
-        """The holdings of all models that hold memory, and of ``entry``."""
-        found = {}
-        for name in {**dict.fromkeys(self.ledger.holders), entry.name: None}:
-            other = self.entries[str(name)]
-            if other.needs:
-                held = self.ledger.held(name)
-                fixed = other.busy or other.leases > 0 or other.unloading
-                pinned = min(other.pinned, held)
-                kept = other.reserved is not None
-                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, kept)
-        return found
-
-    # ---------------------------------------------------------------- pins (lock held)
-
-    def unpin(self, entry: Entry) -> None:
-        """Make a pinned model ordinary again."""
-        self.pins.unpin(entry)
-        self._pin_again()
-        self.changed.notify_all()
-
-    def _pin_again(self) -> None:
-        """Load the pinned models that did not fit before, if they do now."""
-        for entry in self.pins.pin_again():
-            with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
-                self._runtime.spawn(partial(self.preload, entry.name, Future()))
-
-    def _mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
-        """Mark the models of ``shrinks`` as being changed by this thread, or as free again."""
-        for shrink in shrinks:
-            self.entries[shrink.name].busy = busy
-
-    # ---------------------------------------------------------------- work, in threads of its own (lock not held)
-
-    def _fly(self, entry: Entry, work: Callable[[Flight], None]) -> bool:
-        """Begin a load. If no thread can be started for it, note a failure and return False. Lock held."""
-        flight = entry.flight = Flight()
-        entry.busy = True
-        try:
-            self._runtime.spawn(partial(work, flight))
-        except RuntimeError:
-            self._land(entry, no_thread(entry.name))
-            return False
-        return True
-
-    def _read_header(self, entry: Entry, flight: Flight) -> None:
-        error: BaseException | None = None
-        try:
-            most = self.most(entry)
-            measured = self.files.measure(entry.path, most)
-        except BaseException as raised:
-            error = strip(raised)
-        with self.changed:
-            if error is None:
-                needs, entry.identity = measured
-                entry.most = most
-                self.entries.know(entry, needs)
-                if entry.pin:  # its file may have been replaced
-                    with suppress(PinError):
-                        self.pins.pin(entry, needs)
-                    self._pin_again()
-            self._land(entry, error)
-
-    def _load(self, entry: Entry, grant: Grant, flight: Flight) -> None:
-        """Make the room that was granted, and open or resize the model."""
-        error: BaseException | None = None
-        resident, granted = entry.resident, False
-        try:
-            self._collect(entry, grant.shrinks, grant.total)
-            if self.ledger.held(entry.name) >= grant.total:  # less if a model kept more than planned
-                resident = self._opened(entry, grant)
-                granted = True
-        except BaseException as raised:
-            error = strip(raised)
-            if resident:
-                with suppress(Exception):
-                    resident.shut()
-                resident = None
-        with self.changed:
-            held = self.ledger.held(entry.name)
-            if resident is None:
-                self._forget_open(entry)
-                self.ledger.give_back(entry.name, held)
-            else:
-                entry.loads += entry.resident is None
-                if entry.resident is not resident:
-                    entry.resident, entry.counted, entry.timed = resident, 0, 0.0
-                if granted:
-                    self.ledger.give_back(entry.name, held - grant.total)
-                    entry.budget, entry.pinned = grant.total, grant.pinned
-            flight.granted = granted
-            self._land(entry, error)
-
-    def _opened(self, entry: Entry, grant: Grant) -> Resident:
-        resident = entry.resident
-        assert entry.needs
-        assert entry.identity
-        if resident and grant.pinned < entry.pinned and not _rested(resident, grant.pinned, entry.needs.least):
-            with suppress(Exception):
-                resident.shut()
-            with self.changed:
-                self._forget_open(entry)
-            resident = None
-        if resident is None:
-            resident = self.files.open(entry.path, entry.identity, grant.total)
-            resident.most, resident.grow = partial(self.most, entry), partial(self._grow, entry)
-        else:
-            resident.enlarge(grant.total)
-        resident.lent = True
-        return resident
-
-    def _land(self, entry: Entry, error: BaseException | None) -> None:
-        """End a load. Lock held."""
-        flight = entry.flight
-        assert flight
-        entry.flight, entry.busy = None, False
-        if isinstance(error, StaleHeaderError) and entry.replaced < _REPLACED:
-            entry.replaced += 1
-            error = None
-            self.entries.know(entry, None)  # its header is read again
-        if error is not None:
-            self.failures += 1
-            if entry.resident is None:
-                self.entries.know(entry, None)
-            entry.fail(error, self._runtime.now())
-        elif flight.granted:
-            entry.forget_failure()
-            entry.leases += flight.waiters
-        flight.done, flight.error = True, error
-        if entry.resident and entry.leases == 0:
-            self._to_idle(entry)
-        self.settle(entry)
-        self.changed.notify_all()
-
-    def _collect(self, taker: Entry, shrinks: Sequence[Shrink], total: int) -> None:
-        """Shrink marked models. ``taker`` gets their memory until it has ``total`` bytes; the rest is free."""
-        left = list(shrinks)
-        try:
-            while left:
-                self._shrink(taker, left[0], total)
-                del left[0]
-        finally:
-            if left:  # a KeyboardInterrupt ended the call for which memory was collected
-                self._spare(left)
-
-    def _spare(self, shrinks: Sequence[Shrink]) -> None:
-        """Unmark models that were not shrunk. The first may be partly shrunk, so it is closed."""
-        with self.changed:
-            self._mark(shrinks, False)
-            self.entries[shrinks[0].name].unloading = True
-            for shrink in shrinks:
-                self.settle(self.entries[shrink.name])
-            self.changed.notify_all()
-
-    def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
-        victim = self.entries[shrink.name]
-        kept = _shrunk(victim, shrink)
-        with self.changed:
-            gone = self.ledger.held(victim.name) - kept
-            missing = max(0, total - self.ledger.held(taker.name))
-            self.ledger.move(victim.name, taker.name, min(gone, missing))
-            self.ledger.give_back(victim.name, gone - min(gone, missing))
-            self.given_up += victim.pinned - min(kept, victim.pinned)
-            victim.pinned, victim.busy = kept, False
-            if kept and victim.resident:
-                victim.budget = victim.resident.budget or 0
-            else:
-                self._forget_open(victim)
-                self.evictions += 1
-                self.policy.evicted(victim.name)
-            self.settle(victim)
-            self.changed.notify_all()
-
-    def _forget_open(self, entry: Entry) -> None:
-        """Note that its model is closed. Lock held."""
-        entry.count_loaded()
-        entry.resident, entry.counted, entry.timed, entry.pinned, entry.budget = None, 0, 0.0, 0, 0
-
-    def settle(self, entry: Entry) -> None:
-        """Close or forget a model that is marked for it, once it has no lease and no thread changes it. Lock held."""
-        if entry.busy or entry.leases:
-            return
-        if entry.resident and (entry.unloading or entry.error is not None):
-            entry.busy = True
-            try:
-                self._runtime.spawn(partial(self._shut, entry))
-            except RuntimeError:  # no thread can be started: close it in this thread
-                self._shut(entry)
-        elif entry.unloading and not entry.resident:
-            entry.unloading = False
-            entry.forget_failure()  # the caller of `unload` may have repaired the file
-            if entry.removed:
-                self._remove(entry)
-            self.changed.notify_all()
-
-    def _shut(self, entry: Entry) -> None:
-        assert entry.resident
-        with suppress(Exception):
-            entry.resident.shut()
-        with self.changed:
-            self._forget_open(entry)
-            self.ledger.give_back(entry.name, self.ledger.held(entry.name))
-            self.entries.know(entry, None)  # a user may unload a model because its file was replaced
-            entry.busy = False
-            self.policy.evicted(entry.name)
-            self.settle(entry)
-            self.changed.notify_all()
-
-    def _remove(self, entry: Entry) -> None:
-        self.entries.remove(entry)
-        self.policy.forget(entry.name)
-        for name in self.past:
-            self.past[name] += getattr(entry, name)
-        self._pin_again()
-
-    def most(self, entry: Entry) -> int:
-        """The most bytes that ``entry`` can ever have, as things are."""
-        with self.changed:
-            return self.pins.capacity(entry)
-
-    def _grow(self, entry: Entry, minimum: int, wait: bool = True) -> int:
-        """Raise the budget of ``entry`` to at least ``minimum`` bytes during a call, in its thread; returns the budget.
-
-        Unless it may ``wait`` for leased memory, the budget may be smaller: it then stays as it was.
-
-        Raises:
-            ModelTooLargeError, PoolBusyError: as `lease`.
-        """
-        try:
-            self._take_for(entry, minimum, wait)
-        finally:
-            with self.changed:
-                surplus = self.ledger.held(entry.name) - entry.budget
-                if surplus > 0 and not entry.busy:  # a part of what was wanted; a thread that changes it settles all
-                    self.ledger.give_back(entry.name, surplus)
-                    self.changed.notify_all()
-        return entry.budget
-
-    def _take_for(self, entry: Entry, minimum: int, wait: bool) -> None:
-        """As `_grow`. If the budget stays as it was, ``entry`` may hold more."""
-        deadline = self._runtime.now() + self._timeout
-        while True:
-            with self.changed:
-                if minimum > (most := self.pins.capacity(entry)):
-                    raise too_large(entry, minimum, self.ledger.budget, most)
-                while (shrinks := self._room_for(entry, minimum)) is None:
-                    if not wait:
-                        return
-                    need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"
-                    self._wait(deadline, f"{need}; gave up after the timeout of {self._timeout:g} s: try again later")
-                missing = max(0, minimum - self.ledger.held(entry.name))
-                self.ledger.take(entry.name, min(self.ledger.free, missing))
-                self._mark(shrinks, True)
-            self._collect(entry, shrinks, minimum)
-            with self.changed:
-                if self.ledger.held(entry.name) >= minimum:
-                    entry.budget = self.ledger.held(entry.name)
-                    return
-
-    def _room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
-        """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little. Lock held."""
-        holdings = self._holdings(entry)
-        missing = total - self.ledger.held(entry.name) - self.ledger.free
-        idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
-        idle.sort(key=self.policy.worth)
-        return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
+    def _load_pinned(self, entry: Entry) -> None:
+        """Begin to load a pinned model, for which there is memory again. Lock held."""
+        with suppress(RuntimeError):  # no thread can be started: the next request loads its weights
+            self._runtime.spawn(partial(self.preload, entry.name, Future()))
 
     def preload(self, name: str, future: Future[None]) -> None:
         """Lease a model and bring in the weights that it was granted. ``future`` gets None, or the error."""
@@ -635,25 +296,3 @@ class Keeper:
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-def _rested(resident: Resident, most: int | None, window: int) -> int:
-    """Put an open model to rest; returns the bytes that it keeps. If 0, the caller closes it. No lock held."""
-    try:
-        return resident.rest(most, window)
-    except Exception:  # any error: the caller closes the model, which frees its memory
-        return 0
-
-
-def _shrunk(victim: Entry, shrink: Shrink) -> int:
-    """Shrink an idle model as ``shrink`` says, or close it; returns the bytes that it keeps. No lock held."""
-    resident, needs = victim.resident, victim.needs
-    assert resident
-    assert needs
-    most = shrink.pinned if shrink.pinned < resident.pinned else None
-    kept = _rested(resident, most, needs.least) if shrink.pinned else 0
-    if kept == 0 or kept > shrink.pinned:  # close it: the memory is promised to the model that waits for it
-        with suppress(Exception):
-            resident.shut()
-        return 0
-    return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 from streamrt.errors import PinError
@@ -18,11 +18,13 @@ class Pins:
     Args:
         budget: bytes of the pool.
         entries: the models of the pool.
+        pinned_again: called with a model for which there is memory again. It is to load its weights.
     """
 
-    def __init__(self, budget: int, entries: Entries) -> None:
+    def __init__(self, budget: int, entries: Entries, pinned_again: Callable[[Entry], None]) -> None:
         self._budget = budget
         self._entries = entries
+        self._pinned_again = pinned_again
 
     def capacity(self, entry: Entry) -> int:
         """The most bytes that ``entry`` can ever have: all but the weights of other models that are pinned."""
@@ -46,17 +48,18 @@ class Pins:
         self._entries.pin(entry, True)
 
     def unpin(self, entry: Entry) -> None:
-        """Make a model ordinary again."""
+        """Make a pinned model ordinary again."""
         entry.reserved = None
         self._entries.pin(entry, False)
+        self.pin_again()
 
-    def pin_again(self) -> Iterator[Entry]:
-        """Keep memory for pinned models that did not fit before, if they do now; gives those models."""
+    def pin_again(self) -> None:
+        """Keep memory for pinned models that did not fit before, if they do now."""
         for entry in list(self._entries.pinned.values()):
             if entry.needs and not entry.reserved and not entry.removed:
                 with suppress(PinError):
                     self.pin(entry, entry.needs)
-                    yield entry
+                    self._pinned_again(entry)
 
     def _others(self, entry: Entry) -> list[Needs]:
         """The needs of all pinned models but ``entry``."""

@@ -92,7 +92,7 @@ class ModelPool:
             raise InputError(f"name: expected a text that is not empty, found {name!r:.40}")
         entry = Entry(name, os.fspath(path))
         if pin:
-            entry.most = self._keeper.most(entry)
+            entry.most = self._keeper.memory.most(entry)
             entry.needs, entry.identity = self._files.measure(entry.path, entry.most)
         with self._keeper.changed:
             self._keeper.require_open()
@@ -126,7 +126,7 @@ class ModelPool:
                 entry = keeper.entry(name)
                 needs = entry.needs
             if needs is None:
-                most = keeper.most(entry)
+                most = keeper.memory.most(entry)
                 needs, identity = self._files.measure(entry.path, most)
                 with keeper.changed:
                     if entry.needs is None and not entry.busy:
@@ -146,7 +146,8 @@ class ModelPool:
         """
         self._keeper.require_open()
         with self._keeper.changed:
-            self._keeper.unpin(self._keeper.entry(name))
+            self._keeper.pins.unpin(self._keeper.entry(name))
+            self._keeper.changed.notify_all()
 
     def unregister(self, name: str, wait: bool = True) -> None:
         """Remove a model. It gets no new leases, and its memory is given back when its leases have ended.
@@ -163,7 +164,7 @@ class ModelPool:
         with self._keeper.changed:
             entry = self._keeper.entry(name)
             entry.removed = entry.unloading = True
-            self._keeper.settle(entry)
+            self._keeper.giving.settle(entry)
             self._keeper.changed.notify_all()
             while wait and self._keeper.entries.get(name) is entry:
                 self._keeper.changed.wait()
@@ -185,7 +186,7 @@ class ModelPool:
         with self._keeper.changed:
             entry = self._keeper.entry(name)
             entry.unloading = True
-            self._keeper.settle(entry)
+            self._keeper.giving.settle(entry)
             self._keeper.changed.notify_all()
             while wait and entry.unloading and self._keeper.entries.get(name) is entry:
                 self._keeper.changed.wait()
@@ -206,7 +207,7 @@ class ModelPool:
 
     def stats(self) -> PoolStats:
         """Memory that the pool holds, and counts of its requests and loads."""
-        keeper = self._keeper
+        keeper, counts = self._keeper, self._keeper.counts
         with keeper.changed:
             entries = keeper.entries.values()
             for entry in entries:
@@ -218,14 +219,14 @@ class ModelPool:
                 models=len(entries),
                 open=sum(entry.resident is not None for entry in entries),
                 leases=sum(entry.leases for entry in entries),
-                requests=keeper.past["requests"] + sum(entry.requests for entry in entries),
-                hits=keeper.past["hits"] + sum(entry.hits for entry in entries),
-                loads=keeper.past["loads"] + sum(entry.loads for entry in entries),
-                failures=keeper.failures,
-                evictions=keeper.evictions,
-                bytes_loaded=keeper.past["loaded"] + sum(entry.loaded for entry in entries),
-                bytes_given_up=keeper.given_up,
-                busy=keeper.busy,
+                requests=counts.requests + sum(entry.requests for entry in entries),
+                hits=counts.hits + sum(entry.hits for entry in entries),
+                loads=counts.loads + sum(entry.loads for entry in entries),
+                failures=counts.failures,
+                evictions=counts.evictions,
+                bytes_loaded=counts.loaded + sum(entry.loaded for entry in entries),
+                bytes_given_up=counts.given_up,
+                busy=counts.busy,
                 pins=sum(entry.reserved is not None for entry in entries),
                 pinned=sum(min(entry.pinned, keeper.ledger.held(entry.name)) for entry in entries if entry.reserved),
             )
@@ -309,7 +310,7 @@ class ModelPool:
             self._keeper.closed = True
             for entry in list(self._keeper.entries.values()):
                 entry.unloading = entry.removed = True
-                self._keeper.settle(entry)
+                self._keeper.giving.settle(entry)
             self._keeper.changed.notify_all()
             while self._keeper.entries:
                 self._keeper.changed.wait()

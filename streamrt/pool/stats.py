@@ -4,6 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamrt.pool.entry import Entry
+
+
+@dataclass(eq=False, slots=True)
+class Counts:
+    """What a pool counts beside its models, which count for themselves (`Entry`). The pool's lock guards it.
+
+    Attributes:
+        requests, hits, loads, loaded: sums over models that were unregistered.
+        failures, evictions, busy: as in `PoolStats`.
+        given_up: as ``bytes_given_up`` of `PoolStats`.
+    """
+
+    requests: int = 0
+    hits: int = 0
+    loads: int = 0
+    loaded: int = 0
+    failures: int = 0
+    evictions: int = 0
+    given_up: int = 0
+    busy: int = 0
+
+    def keep(self, entry: Entry) -> None:
+        """Add the counts of a model that is forgotten."""
+        self.requests += entry.requests
+        self.hits += entry.hits
+        self.loads += entry.loads
+        self.loaded += entry.loaded
+
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:

@@ -482,8 +482,8 @@ def test_a_model_in_bands_that_holds_all_weights_is_opened_anew_when_it_can_have
 def test_a_call_that_gets_a_part_of_what_it_needs_gives_it_back(monkeypatch, wait):
     """Models that give way may give less than they should. By then the rest may be leased."""
     world, _, pool = make(100, {"a": needs(10), "b": needs(30)})
-    keeper, log = pool._keeper, []
-    room_for = keeper._room_for
+    memory, log = pool._keeper.memory, []
+    room_for = memory.room_for
 
     def first_too_little(entry, total):
         log.append(pool.stats().held)
@@ -494,7 +494,7 @@ def test_a_call_that_gets_a_part_of_what_it_needs_gives_it_back(monkeypatch, wai
             b.call()
             a.call()
             before, held = pool.stats().held, status(pool, "a").held
-            monkeypatch.setattr(keeper, "_room_for", first_too_little)
+            monkeypatch.setattr(memory, "room_for", first_too_little)
             if wait:
                 with pytest.raises(streamrt.PoolBusyError):
                     a.grow(90 * KIB)

@@ -1,0 +1,156 @@
+"""The memory of a pool: which model holds how many bytes, and which bytes a request can have.
+
+The rules of threads, for all files of the pool:
+
+* One lock, `Memory.changed`, guards all state. It is never held while a file is read, a model is opened, resized or
+  closed, or a call runs.
+* A thread that changes a model marks it busy under the lock, works without the lock, and takes it again to settle the
+  accounts.
+* Loads run in threads of their own. So every request that waits for a load, even the first, can leave at its deadline.
+* Bytes are taken in the ledger before memory is allocated, and given back after the memory was freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from streamrt.errors import PoolBusyError
+from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
+from streamrt.pool.entries import Entries
+from streamrt.pool.entry import Entry
+from streamrt.pool.ledger import Ledger
+from streamrt.pool.pins import Pins
+from streamrt.pool.policy import Policy
+from streamrt.pool.runtime import LONGEST_WAIT, Runtime
+from streamrt.pool.stats import Counts
+
+#: A workspace that a call needed is granted from the start the next time, up to 1/4 of the budget: one large call must
+#: not make a model take all memory for ever.
+_WORKSPACE_SHARE = 4
+
+
+class Memory:
+    """The models of a pool and the bytes that they hold. All methods but `most` are called with the lock held.
+
+    Args:
+        budget: bytes for all models.
+        policy: says which weights are worth their memory.
+        runtime: has the clock and the lock.
+        pinned_again: see `Pins`.
+
+    Attributes:
+        changed: the lock. It is notified when something under it changes.
+        entries: the models by name.
+        pins: the memory that is kept for pinned models.
+        ledger: bytes of the budget by model.
+        policy: as above.
+        counts: of things that happened.
+    """
+
+    def __init__(self, budget: int, policy: Policy, runtime: Runtime, pinned_again: Callable[[Entry], None]) -> None:
+        self.changed = runtime.condition()
+        self.entries = Entries()
+        self.pins = Pins(budget, self.entries, pinned_again)
+        self.ledger = Ledger(budget)
+        self.policy = policy
+        self.counts = Counts()
+        self._runtime = runtime
+        self._slack = Slack(budget)
+
+    def most(self, entry: Entry) -> int:
+        """The most bytes that ``entry`` can ever have, as things are."""
+        with self.changed:
+            return self.pins.capacity(entry)
+
+    def wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT) -> None:
+        """Wait for a change, for at most ``longest`` seconds.
+
+        Raises:
+            PoolBusyError: the deadline has passed; its text is ``reason``.
+        """
+        left = deadline - self._runtime.now()
+        if left <= 0:
+            self.counts.busy += 1
+            raise PoolBusyError(reason)
+        self.changed.wait(min(left, longest))
+
+    def grant(self, entry: Entry, whole: bool) -> Grant | None:
+        """The bytes that an idle model may have now; None if it has to wait until leased models give memory back.
+
+        Args:
+            entry: the model, which a request is for.
+            whole: as for `decide`.
+        """
+        holdings = self._holdings(entry)
+        grant = decide(
+            self.ledger.budget,
+            self._slack.size(self.entries.full),
+            holdings,
+            entry.name,
+            self.policy.worth,
+            lambda other: entry.reserved is not None or self.policy.admits(entry.name, other),
+            whole,
+        )
+        if grant is not None:
+            others = (holding for name, holding in holdings.items() if holding.fixed and name != entry.name)
+            self._slack.note(grant.working + sum(holding.working for holding in others))
+        return grant
+
+    def room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
+        """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little."""
+        holdings = self._holdings(entry)
+        missing = total - self.ledger.held(entry.name) - self.ledger.free
+        idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
+        idle.sort(key=self.policy.worth)
+        return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
+
+    def _holdings(self, entry: Entry) -> dict[str, Holding]:
+        """The holdings of all models that hold memory, and of ``entry``."""
+        found = {}
+        for name in {**dict.fromkeys(self.ledger.holders), entry.name: None}:
+            other = self.entries[str(name)]
+            if other.needs:
+                held = self.ledger.held(name)
+                fixed = other.busy or other.leases > 0 or other.unloading
+                pinned = min(other.pinned, held)
+                kept = other.reserved is not None
+                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, kept)
+        return found
+
+    def take(self, entry: Entry, total: int, shrinks: Sequence[Shrink]) -> None:
+        """Take free bytes for ``entry``, towards ``total``, and mark the models that shrink as busy."""
+        missing = max(0, total - self.ledger.held(entry.name))
+        self.ledger.take(entry.name, min(self.ledger.free, missing))
+        self.mark(shrinks, True)
+
+    def mark(self, shrinks: Sequence[Shrink], busy: bool) -> None:
+        """Mark the models of ``shrinks`` as being changed by this thread, or as free again."""
+        for shrink in shrinks:
+            self.entries[shrink.name].busy = busy
+
+    def to_idle(self, entry: Entry) -> None:
+        """Refuse calls of a model without leases; others may take its memory from now on."""
+        resident, needs = entry.resident, entry.needs
+        assert resident
+        assert needs
+        resident.lent = False
+        entry.count_loaded()
+        pinned = min(resident.pinned, self.ledger.held(entry.name))
+        # A model may have all its weights in its window: then only those that it was granted to keep are pinned.
+        entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
+        if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
+            needs = replace(needs, weights=pinned)
+            self.entries.know(entry, needs)
+            entry.reserved = entry.reserved and replace(entry.reserved, weights=pinned)
+        workspace = min(resident.workspace, self.ledger.budget // _WORKSPACE_SHARE)
+        if workspace > needs.workspace:  # the next call may need as much
+            more = workspace - needs.workspace
+            self.entries.know(entry, replace(needs, workspace=workspace, spare=needs.spare + more))
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a model that holds nothing."""
+        self.entries.remove(entry)
+        self.policy.forget(entry.name)
+        self.counts.keep(entry)
+        self.pins.pin_again()
