@@ -1,9 +1,10 @@
-"""How long a pool holds its lock, by a lock that measures it. Only this process has such a lock."""
+"""How long a pool holds its locks, by locks that measure it. Only this process has such locks."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -14,22 +15,20 @@ from bench.pool.inside import Registered
 from streamrt.pool.runtime import Condition, Runtime
 
 
-class TimedCondition:
-    """A condition that notes for how long its lock was held. Waits are not included.
-
-    The lock is reentrant: only the outermost entry and the last exit count.
+class TimedLock:
+    """A lock that notes for how long it was held. If it is reentrant, only the outermost entry and the last exit count.
 
     Args:
-        inner: the condition that it passes everything on to.
+        inner: the lock that it passes everything on to.
         held: gets the seconds, one number each time that the lock is given back.
     """
 
-    def __init__(self, inner: Condition, held: list[float]) -> None:
-        self._inner, self._held = inner, held
+    def __init__(self, inner: AbstractContextManager[object], held: list[float]) -> None:
+        self._lock, self._held = inner, held
         self._depth, self._since = 0, 0.0  # guarded by the lock itself
 
     def __enter__(self) -> object:
-        entered = self._inner.__enter__()
+        entered = self._lock.__enter__()
         if self._depth == 0:
             self._since = perf_counter()
         self._depth += 1
@@ -41,7 +40,15 @@ class TimedCondition:
         self._depth -= 1
         if self._depth == 0:
             self._held.append(perf_counter() - self._since)
-        return self._inner.__exit__(kind, error, trace)
+        return self._lock.__exit__(kind, error, trace)
+
+
+class TimedCondition(TimedLock):
+    """A condition that notes for how long its lock was held. Waits are not included."""
+
+    def __init__(self, inner: Condition, held: list[float]) -> None:
+        super().__init__(inner, held)
+        self._inner = inner
 
     def wait(self, timeout: float | None = None) -> bool:
         self._held.append(perf_counter() - self._since)
@@ -56,7 +63,7 @@ class TimedCondition:
 
 
 class TimedRuntime(Runtime):
-    """The runtime of a pool, with conditions that measure; ``held`` has the seconds of all of them."""
+    """The runtime of a pool, with locks that measure; ``held`` has the seconds of all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,12 +72,16 @@ class TimedRuntime(Runtime):
     def condition(self) -> Condition:
         return TimedCondition(super().condition(), self.held)
 
+    def lock(self) -> AbstractContextManager[object]:
+        return TimedLock(super().lock(), self.held)
+
 
 def held(registered: Registered, trace: Sequence[int], callers: Sequence[int]) -> dict[str, Any]:
-    """Seconds that the lock is held each time, by number of callers: so many threads share the requests of a trace.
+    """Seconds that a lock of the pool is held each time, by number of callers, which share the requests of a trace.
 
-    Among these are hits, misses, and the loads in threads of the pool's own. The time includes that in which another
-    thread has the interpreter or the processor, because other callers wait for the lock meanwhile, too.
+    The lock is the pool's or its policy's. Among these are hits, misses, and loads in threads of the pool's own. The
+    time includes that in which another thread has the interpreter or the processor, because other callers wait for the
+    lock meanwhile, too.
     """
     runtime = TimedRuntime()
     with registered.pool(_runtime=runtime) as pool:

@@ -40,6 +40,7 @@ class Adaptive:
         self._shadows = [Shadow(budget, make()) for make in makers]
         self._losses = [0.0] * len(self._shadows)
         self._leader = 0
+        self._worth = self._shadows[0].policy.worth  # the leader's, looked up once: a grant asks for many
 
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `streamrt.pool.policy.Policy`."""
@@ -48,6 +49,7 @@ class Adaptive:
         best = min(range(len(self._losses)), key=self._losses.__getitem__)
         if self._losses[best] < _BETTER * self._losses[self._leader]:
             self._leader = best
+            self._worth = self.leader.worth
 
     @property
     def leader(self) -> Policy:
@@ -56,7 +58,7 @@ class Adaptive:
 
     def worth(self, name: str) -> float:
         """The leader's answer."""
-        return self.leader.worth(name)
+        return self._worth(name)
 
     def admits(self, newcomer: str, resident: str) -> bool:
         """The leader's answer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: Weights are granted and given up in steps of 1/8 of a model, or in larger steps (`Needs.step`). Every amount needs a
 #: plan of its own, so the steps are few.
@@ -74,7 +74,7 @@ class Needs:
 
 @dataclass(slots=True)
 class Holding:
-    """Bytes that a model holds of the budget.
+    """Bytes that a model holds of the budget. It does not change: the last four follow from the others.
 
     Attributes:
         needs: of the model.
@@ -82,6 +82,10 @@ class Holding:
         working: window and workspace, which an idle model can do without.
         fixed: whether it can give nothing now, because it is leased or a thread is changing it.
         kept: whether it never gives weights, because it is pinned.
+        total: bytes of weights and working memory.
+        streams: whether some of its weights are not pinned.
+        large: whether its working memory is worth taking by itself.
+        worthy: bytes that it does not give to a model that is worth less: weights, and a workspace that is small.
     """
 
     needs: Needs
@@ -89,21 +93,16 @@ class Holding:
     working: int = 0
     fixed: bool = False
     kept: bool = False
+    total: int = field(init=False)
+    streams: bool = field(init=False)
+    large: bool = field(init=False)
+    worthy: int = field(init=False)
 
-    @property
-    def total(self) -> int:
-        """Bytes of weights and working memory."""
-        return self.pinned + self.working
-
-    @property
-    def worthy(self) -> int:
-        """Bytes that it does not give to a model that is worth less: weights, and a workspace that is small."""
-        return self.pinned + (0 if self.streams or self.working >= self.needs.step else self.working)
-
-    @property
-    def streams(self) -> bool:
-        """Whether some of its weights are not pinned."""
-        return self.pinned < self.needs.weights
+    def __post_init__(self) -> None:
+        self.total = self.pinned + self.working
+        self.streams = self.pinned < self.needs.weights
+        self.large = self.working >= self.needs.step
+        self.worthy = self.pinned if self.streams or self.large else self.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +185,18 @@ def decide(
     """
     mine = holdings[name]
     needs = mine.needs
-    room, free = budget, budget - mine.total
+    room, free, streaming = budget, budget - mine.total, 0
     idle: list[str] = []
     for other, holding in holdings.items():
         if other == name:
             continue
         free -= holding.total
-        if holding.fixed:
-            room -= holding.total
-        else:
+        if not holding.fixed:
             room -= holding.pinned if holding.kept else 0
             idle.append(other)
+            continue
+        room -= holding.total
+        streaming += holding.working if holding.streams else 0
     if (needs.full if whole else needs.minimum) > room:
         return None
     idle.sort(key=worth)
@@ -204,7 +204,6 @@ def decide(
     few = bisect_left(mobile, True, key=lambda other: not admits(other))
     willing = mobile[:few]
     better = 0 if mine.kept else sum(holdings[other].worthy for other in mobile[few:])
-    streaming = sum(holding.working for holding in holdings.values() if holding.fixed and holding.streams)
     share = max(0, budget // SLACK_SHARE - streaming)  # better models give as much to all windows together
     for window in (min(share, needs.comfort), 0):
         pinned, working = _granted(mine, room, room - better, window, 0 if mine.kept else slack)
@@ -282,11 +281,11 @@ def make_room(
 
     generous = set(willing)
     others = [name for name in idle if name not in generous]
-    windows = [name for name in idle if holdings[name].streams]
-    large = [name for name in others if holdings[name].working >= holdings[name].needs.step]
+    windows = (name for name in idle if holdings[name].streams)
+    large = (name for name in others if holdings[name].large)
     for names, weights in ((windows, False), (willing, True), (large, False), (others, True)):
         for name in names:
+            take(name, weights and not holdings[name].kept)
             if wanted <= 0:
                 return tuple(left.values())
-            take(name, weights and not holdings[name].kept)
-    return tuple(left.values()) if wanted <= 0 else None
+    return None

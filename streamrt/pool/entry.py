@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from streamrt.format import FileIdentity
 from streamrt.host.rates import DISK
-from streamrt.pool.admission import Needs
+from streamrt.pool.admission import Holding, Needs
 from streamrt.pool.resident import Resident
 
 #: Seconds until a failed load is tried again. The first pause is 0.5 s, for errors that pass soon. Each further failure
@@ -147,6 +147,8 @@ class Entry:
     loaded: int = 0
     timed: float = 0.0
     seconds: float = 0.0
+    _of: tuple[object, ...] = ()
+    _last: Holding | None = None  # of the state ``_of``
 
     @property
     def state(self) -> State:
@@ -183,6 +185,19 @@ class Entry:
         """Note that the model is closed."""
         self.count_loaded()
         self.resident, self.counted, self.timed, self.pinned, self.budget = None, 0, 0.0, 0, 0
+
+    def holding(self, held: int) -> Holding:
+        """What it holds, of ``held`` bytes that the ledger has of it. Its needs are known.
+
+        The last answer is kept: between two grants few models change, and a grant looks at all that are open.
+        """
+        fixed = self.busy or self.leases > 0 or self.unloading
+        of = held, self.pinned, fixed, self.needs, self.reserved
+        if self._last is None or of != self._of:
+            assert self.needs
+            pinned = min(self.pinned, held)
+            self._of, self._last = of, Holding(self.needs, pinned, held - pinned, fixed, self.reserved is not None)
+        return self._last
 
     def cost(self) -> float:
         """Measured seconds that reading all of its weights takes, rounded to a power of 2: smaller steps are chance."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from streamrt.errors import ModelClosedError, PoolBusyError, UnknownModelError, WeightsIOError
+from streamrt.pool.admission import Grant
 from streamrt.pool.entry import Entry, Flight
 from streamrt.pool.failure import anew, strip
 from streamrt.pool.giving import Giving
 from streamrt.pool.loads import Loads
-from streamrt.pool.memory import Memory
+from streamrt.pool.memory import Memory, Situation
 from streamrt.pool.policy import Policy
 from streamrt.pool.refusals import too_large
 from streamrt.pool.resident import Files
@@ -27,19 +28,30 @@ from streamrt.pool.runtime import LONGEST_WAIT, Runtime
 _ASK_AGAIN = 0.1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Asker:
     """A request for a lease.
 
     Attributes:
-        flight: the load that it waits for, if any.
-        counted: whether the policy knows of the request.
         whole: whether it waits until all weights have room, because the model is pinned.
+        flight: the load that it waits for, if any.
+        counted: whether the request was counted, so that the policy knows of it or is to be told.
+        untold: bytes of the model and seconds of reading them, which the policy is to be told now, without the lock.
+        situation: in which a grant is to be decided now, without the lock.
+        decided: the last such situation, with the grant.
     """
 
+    whole: bool = False
     flight: Flight | None = None
     counted: bool = False
-    whole: bool = False
+    untold: tuple[int, float] | None = None
+    situation: Situation | None = None
+    decided: tuple[Situation, Grant | None] | None = None
+
+    @property
+    def thinks(self) -> bool:
+        """Whether there is something to do without the lock before it is told whether the request has to wait."""
+        return self.untold is not None or self.situation is not None
 
 
 class Keeper:
@@ -110,24 +122,55 @@ class Keeper:
         self.require_open()
         limit = self._timeout if timeout is None else timeout
         deadline = self._runtime.now() + limit
-        asker = _Asker(whole=whole)
-        with self.changed:
-            entry = self.entry(name)
-            entry.requests += 1
-            try:
-                while not self._lease_now(entry, asker):
-                    if wanted is not None and not wanted():
-                        raise PoolBusyError(f"the lease of the model {name!r:.80} is not wanted any more")
-                    what = "is loading" if asker.flight else "waits for memory, all of which is leased"
-                    reason = f"the model {name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
-                    self.memory.wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
-                return entry
-            finally:
-                self._leave_line(asker)
-                if asker.flight and asker.flight.granted:  # interrupted: the load has made a lease that nobody holds
-                    self._end_lease(entry)
-                elif asker.flight:
-                    asker.flight.waiters -= 1
+        asker, leased = _Asker(whole), False
+        entry: Entry | None = None
+        try:
+            while entry is None or not leased:
+                with self.changed:
+                    if entry is None:
+                        entry = self.entry(name)
+                        entry.requests += 1
+                    while not (leased := self._lease_now(entry, asker)) and not asker.thinks:
+                        self._wait(entry, asker, limit, deadline, wanted)
+                    if leased:
+                        self._leave_line(asker)
+                self._think(entry, asker)
+            return entry
+        except BaseException:
+            if entry is not None:
+                with self.changed:
+                    self._give_up(entry, asker, leased)
+            raise
+
+    def _wait(
+        self, entry: Entry, asker: _Asker, limit: float, deadline: float, wanted: Callable[[], bool] | None
+    ) -> None:
+        """Wait for a change, at most until a request's deadline. Lock held."""
+        asker.decided = None
+        if wanted is not None and not wanted():
+            raise PoolBusyError(f"the lease of the model {entry.name!r:.80} is not wanted any more")
+        what = "is loading" if asker.flight else "waits for memory, all of which is leased"
+        reason = f"the model {entry.name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
+        self.memory.wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
+
+    def _think(self, entry: Entry, asker: _Asker) -> None:
+        """Tell the policy of a request, and decide a grant. Both take long, and other requests go on. Lock not held."""
+        if asker.untold:
+            untold, asker.untold = asker.untold, None
+            self.memory.policy.requested(entry.name, *untold)
+        if asker.situation:
+            situation, asker.situation = asker.situation, None
+            asker.decided = situation, self.memory.decided(situation)
+
+    def _give_up(self, entry: Entry, asker: _Asker, leased: bool) -> None:
+        """End a request with an error. Lock held."""
+        self._leave_line(asker)
+        if leased or (asker.flight and asker.flight.granted):  # interrupted: there is a lease that nobody holds
+            self._end_lease(entry)
+        elif asker.flight:
+            asker.flight.waiters -= 1
+        if asker.counted and entry.name not in self.entries:  # the policy was told of it after it was unregistered
+            self.memory.policy.forget(entry.name)
 
     def _lease_now(self, entry: Entry, asker: _Asker) -> bool:
         """Lease a model if that is possible now; otherwise begin to load it, or wait for memory. Lock held."""
@@ -166,7 +209,8 @@ class Keeper:
             return False
         if not asker.counted:
             asker.counted = True
-            self._note_request(entry)
+            entry.hits += entry.resident is not None and entry.resident.complete
+            asker.untold = entry.needs.weights, entry.cost()
         if entry.leases and self._lacks_weights(entry, asker):
             self._leave_line(asker)  # it gets more weights once it is idle
             return False
@@ -176,7 +220,7 @@ class Keeper:
         if asker not in self._line:
             self._line.append(asker)
         if self._line[0] is asker:
-            if self._grant(entry, self._gets_whole(entry, asker)):
+            if self._grant(entry, asker):
                 return True
             if entry.busy:  # its load has begun
                 self._leave_line(asker)
@@ -206,14 +250,11 @@ class Keeper:
             self._line.remove(asker)
             self.changed.notify_all()
 
-    def _note_request(self, entry: Entry) -> None:
-        """Tell the policy of a request, once the model's size is known. Lock held."""
-        assert entry.needs
-        entry.hits += entry.resident is not None and entry.resident.complete
-        self.memory.policy.requested(entry.name, entry.needs.weights, entry.cost())
+    def _grant(self, entry: Entry, asker: _Asker) -> bool:
+        """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held.
 
-    def _grant(self, entry: Entry, whole: bool) -> bool:
-        """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held."""
+        If it has to be decided how much memory it gets, this is left to `_think`, and then carried out by another call.
+        """
         needs = entry.needs
         assert needs
         held = self.ledger.held(entry.name)
@@ -226,9 +267,19 @@ class Keeper:
             return True
         if needs.minimum > most:
             raise too_large(entry, needs.minimum, self.ledger.budget, most)
-        grant = self.memory.grant(entry, whole)
+        if asker.untold:  # it is worth more by this request
+            return False
+        if asker.decided is None:
+            asker.situation = self.memory.situation(entry, self._gets_whole(entry, asker))
+            return False
+        (situation, grant), asker.decided = asker.decided, None
+        if grant is None or not self.memory.lasts(situation, grant):
+            # With the lock nothing changes meanwhile, and no memory that is given back is missed.
+            situation = self.memory.situation(entry, self._gets_whole(entry, asker))
+            grant = self.memory.decided(situation)
         if grant is None:
             return False
+        self.memory.note(situation, grant)
         if entry.resident and not grant.shrinks and grant.total == entry.budget:
             self.ledger.take(entry.name, grant.total - held)
             entry.pinned = grant.pinned

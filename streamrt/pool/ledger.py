@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, KeysView
+from collections.abc import Mapping
 
 
 class Ledger:
@@ -18,7 +18,7 @@ class Ledger:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.peak = 0
-        self._held: dict[Hashable, int] = {}
+        self._held: dict[str, int] = {}
         self._total = 0
 
     @property
@@ -32,15 +32,15 @@ class Ledger:
         return self.budget - self._total
 
     @property
-    def holders(self) -> KeysView[Hashable]:
-        """Those that hold any bytes."""
-        return self._held.keys()
+    def holders(self) -> Mapping[str, int]:
+        """Those that hold any bytes, with these."""
+        return self._held
 
-    def held(self, holder: Hashable) -> int:
+    def held(self, holder: str) -> int:
         """Bytes of one holder."""
         return self._held.get(holder, 0)
 
-    def take(self, holder: Hashable, size: int) -> None:
+    def take(self, holder: str, size: int) -> None:
         """Give ``holder`` ``size`` of the free bytes.
 
         Raises:
@@ -50,7 +50,7 @@ class Ledger:
             raise ValueError(f"{size} bytes to take, and only {self.free} are free")
         self._set(holder, self.held(holder) + size)
 
-    def give_back(self, holder: Hashable, size: int) -> None:
+    def give_back(self, holder: str, size: int) -> None:
         """Free ``size`` bytes of ``holder``.
 
         Raises:
@@ -60,7 +60,7 @@ class Ledger:
             raise ValueError(f"{size} bytes to give back, and only {self.held(holder)} are held")
         self._set(holder, self.held(holder) - size)
 
-    def move(self, giver: Hashable, taker: Hashable, size: int) -> None:
+    def move(self, giver: str, taker: str, size: int) -> None:
         """Hand bytes of ``giver`` to ``taker``. No other holder can take them in between.
 
         Raises:
@@ -69,7 +69,7 @@ class Ledger:
         self.give_back(giver, size)
         self.take(taker, size)
 
-    def _set(self, holder: Hashable, size: int) -> None:
+    def _set(self, holder: str, size: int) -> None:
         self._total += size - self.held(holder)
         self.peak = max(self.peak, self._total)
         if size:

@@ -6,14 +6,16 @@ The rules of threads, for all files of the pool:
   closed, or a call runs.
 * A thread that changes a model marks it busy under the lock, works without the lock, and takes it again to settle the
   accounts.
+* Whatever takes long and only reads is done without the lock, too: a policy has another lock, and a grant is decided by
+  what models held a moment before. It is carried out if they still do.
 * Loads run in threads of their own. So every request that waits for a load, even the first, can leave at its deadline.
 * Bytes are taken in the ledger before memory is allocated, and given back after the memory was freed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from streamrt.errors import PoolBusyError
 from streamrt.pool.admission import Grant, Holding, Shrink, Slack, decide, make_room
@@ -23,6 +25,7 @@ from streamrt.pool.ledger import Ledger
 from streamrt.pool.pins import Pins
 from streamrt.pool.policy import Policy
 from streamrt.pool.runtime import LONGEST_WAIT, Runtime
+from streamrt.pool.shared import SharedPolicy
 from streamrt.pool.stats import Counts
 
 #: A workspace that a call needed is granted from the start the next time, up to 1/4 of the budget: one large call must
@@ -30,8 +33,29 @@ from streamrt.pool.stats import Counts
 _WORKSPACE_SHARE = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a grant is decided by. It does not change.
+
+    Attributes:
+        name: the model that a request is for. It is idle.
+        whole: as for `decide`.
+        holdings: of all models that hold memory, and of this model, by name.
+        free: bytes that no model holds.
+        slack: as for `decide`.
+    """
+
+    name: str
+    whole: bool
+    holdings: Mapping[str, Holding]
+    free: int
+    slack: int
+
+
 class Memory:
-    """The models of a pool and the bytes that they hold. All methods but `most` are called with the lock held.
+    """The models of a pool and the bytes that they hold.
+
+    Except for `most` and `decided`, the lock is held when a method is called.
 
     Args:
         budget: bytes for all models.
@@ -44,7 +68,7 @@ class Memory:
         entries: the models by name.
         pins: the memory that is kept for pinned models.
         ledger: bytes of the budget by model.
-        policy: as above.
+        policy: as above, with a lock of its own.
         counts: of things that happened.
     """
 
@@ -53,7 +77,7 @@ class Memory:
         self.entries = Entries()
         self.pins = Pins(budget, self.entries, pinned_again)
         self.ledger = Ledger(budget)
-        self.policy = policy
+        self.policy = SharedPolicy(policy, runtime.lock())
         self.counts = Counts()
         self._runtime = runtime
         self._slack = Slack(budget)
@@ -75,47 +99,59 @@ class Memory:
             raise PoolBusyError(reason)
         self.changed.wait(min(left, longest))
 
-    def grant(self, entry: Entry, whole: bool) -> Grant | None:
-        """The bytes that an idle model may have now; None if it has to wait until leased models give memory back.
+    def situation(self, entry: Entry, whole: bool) -> Situation:
+        """The situation of a request for ``entry`` now."""
+        slack = self._slack.size(self.entries.full)
+        return Situation(entry.name, whole, self._holdings(entry), self.ledger.free, slack)
 
-        Args:
-            entry: the model, which a request is for.
-            whole: as for `decide`.
-        """
-        holdings = self._holdings(entry)
-        grant = decide(
-            self.ledger.budget,
-            self._slack.size(self.entries.full),
-            holdings,
-            entry.name,
-            self.policy.worth,
-            lambda other: entry.reserved is not None or self.policy.admits(entry.name, other),
-            whole,
-        )
-        if grant is not None:
-            others = (holding for name, holding in holdings.items() if holding.fixed and name != entry.name)
-            self._slack.note(grant.working + sum(holding.working for holding in others))
-        return grant
+    def decided(self, situation: Situation) -> Grant | None:
+        """The bytes that a model may have; None if it has to wait until leased models give memory back."""
+        name, holdings = situation.name, situation.holdings
+        kept = holdings[name].kept
+        with self.policy as policy:
+            return decide(
+                self.ledger.budget,
+                situation.slack,
+                holdings,
+                name,
+                policy.worth,
+                lambda other: kept or policy.admits(name, other),
+                situation.whole,
+            )
+
+    def lasts(self, situation: Situation, grant: Grant) -> bool:
+        """Whether a grant that was decided in this situation can be carried out now."""
+        if self.ledger.free < situation.free:
+            return False
+        for name in (situation.name, *(shrink.name for shrink in grant.shrinks)):
+            entry = self.entries.get(name)
+            if not (entry and entry.needs and entry.holding(self.ledger.held(name)) is situation.holdings[name]):
+                return False
+        return True
+
+    def note(self, situation: Situation, grant: Grant) -> None:
+        """Note the working memory of a grant that is carried out."""
+        holdings = situation.holdings.values()
+        self._slack.note(grant.working + sum(holding.working for holding in holdings if holding.fixed))
 
     def room_for(self, entry: Entry, total: int) -> tuple[Shrink, ...] | None:
         """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little."""
         holdings = self._holdings(entry)
         missing = total - self.ledger.held(entry.name) - self.ledger.free
         idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
-        idle.sort(key=self.policy.worth)
+        with self.policy as policy:
+            idle.sort(key=policy.worth)
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
     def _holdings(self, entry: Entry) -> dict[str, Holding]:
         """The holdings of all models that hold memory, and of ``entry``."""
         found = {}
-        for name in {**dict.fromkeys(self.ledger.holders), entry.name: None}:
-            other = self.entries[str(name)]
+        for name, held in self.ledger.holders.items():
+            other = self.entries[name]
             if other.needs:
-                held = self.ledger.held(name)
-                fixed = other.busy or other.leases > 0 or other.unloading
-                pinned = min(other.pinned, held)
-                kept = other.reserved is not None
-                found[other.name] = Holding(other.needs, pinned, held - pinned, fixed, kept)
+                found[name] = other.holding(held)
+        if entry.name not in found:
+            found[entry.name] = entry.holding(0)
         return found
 
     def take(self, entry: Entry, total: int, shrinks: Sequence[Shrink]) -> None:

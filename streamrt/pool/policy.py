@@ -1,8 +1,8 @@
 """Policies say which weights are worth their memory: their protocol, and the classic policies.
 
 A policy sees requests and nothing else. It says how much a byte of each model is worth now. It also says whether the
-model that was just requested may take memory from another model. Policies do no I/O, because the pool calls them under
-its lock.
+model that was just requested may take memory from another model. A pool calls its policy in one thread at a time, and
+other requests wait meanwhile, so policies do no I/O.
 """
 
 from __future__ import annotations
@@ -61,6 +61,10 @@ class Lru:
         self._last.pop(name, None)
 
 
+#: Scores grow up to 2**500. Then they are divided by that, because the largest float is below 2**1024.
+_FAINT = 2.0**-500
+
+
 class Lrfu:
     """Least recently and frequently used: a request counts less the longer ago it was.
 
@@ -69,23 +73,27 @@ class Lrfu:
     Recently Used and Least Frequently Used Policies", 2001).
 
     Args:
-        half_life: requests after which a request counts 50 %.
+        half_life: requests after which a request counts 50 %, 1 or more.
     """
 
     def __init__(self, half_life: float) -> None:
         self._half_life = half_life
         self._now = 0
-        self._last: dict[str, tuple[int, float]] = {}  # by model: the number of its last request, and its worth then
+        self._fade = 1.0  # 0.5 ** (now / half_life)
+        self._scores: dict[str, float] = {}  # worths divided by ``_fade``: they change with requests alone
 
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `Policy`."""
+        if self._fade < _FAINT:
+            self._scores = {other: score * self._fade for other, score in self._scores.items()}
+            self._now = 0
         self._now += 1
-        self._last[name] = self._now, self.worth(name) + 1
+        self._fade = 0.5 ** (self._now / self._half_life)
+        self._scores[name] = self._scores.get(name, 0.0) + 1 / self._fade
 
     def worth(self, name: str) -> float:
         """See the class."""
-        then, worth = self._last.get(name, (0, 0.0))
-        return float(worth * 0.5 ** ((self._now - then) / self._half_life))
+        return self._scores.get(name, 0.0) * self._fade
 
     def admits(self, newcomer: str, resident: str) -> bool:
         """Whether ``newcomer`` is worth more."""
@@ -96,7 +104,7 @@ class Lrfu:
 
     def forget(self, name: str) -> None:
         """See `Policy`."""
-        self._last.pop(name, None)
+        self._scores.pop(name, None)
 
 
 class Gdsf:

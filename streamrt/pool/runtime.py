@@ -40,6 +40,10 @@ class Runtime:
         """A new condition, with a lock of its own."""
         return threading.Condition()
 
+    def lock(self) -> AbstractContextManager[object]:
+        """A new lock, which is not reentrant. No thread waits for anything else while it has it."""
+        return threading.Lock()
+
     def spawn(self, work: Callable[[], None]) -> None:
         """Run ``work`` in a thread that gives way to calls, and does not keep the process from ending.
 

@@ -29,8 +29,9 @@ class Shadow:
         policy.requested(name, size, cost)
         had = held.get(name, 0)
         have = min(size, had + self._free)
-        others = sorted((other for other in held if other != name), key=policy.worth) if have < size else ()
-        for victim in others:
+        for victim in sorted(held, key=policy.worth) if have < size else ():
+            if victim == name:
+                continue
             if have == size or not policy.admits(name, victim):
                 break
             part = min(held[victim], size - have)

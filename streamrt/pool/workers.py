@@ -68,16 +68,17 @@ class _Worker:
     """The place where a waiting thread gets its work."""
 
     def __init__(self) -> None:
-        self._given = threading.Semaphore(0)
+        self._nothing = threading.Lock()  # taken while there is no work: half of the instructions of a semaphore
+        self._nothing.acquire()
         self._work: Callable[[], None] | None = None
 
     def give(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._given.release()
+        self._nothing.release()
 
     def take(self, patience: float | None) -> Callable[[], None] | None:
         """The work that was given; None after ``patience`` seconds."""
-        if not self._given.acquire(timeout=patience):
+        if not self._nothing.acquire(timeout=-1 if patience is None else patience):
             return None
         work, self._work = self._work, None
         return work

@@ -274,6 +274,16 @@ def test_neither_waiting_for_the_lock_nor_for_a_change_counts(clock: list[float]
     assert inner.calls == ["enter", "enter", "wait 5.0", "exit", "notify", "exit", "enter", "exit"]
 
 
+def test_a_lock_that_is_not_reentrant_is_timed(clock: list[float]) -> None:
+    runtime = locks.TimedRuntime()
+    with suppress(ValueError), runtime.lock():
+        clock[0] += 3.0
+        raise ValueError
+    with runtime.lock():
+        clock[0] += 4.0
+    assert runtime.held == [3.0, 4.0]
+
+
 def test_a_pool_works_with_a_lock_that_measures(paths: list[Path], widths: list[int]) -> None:
     runtime = locks.TimedRuntime()
     with pool_of(paths, 2 << 20, _runtime=runtime) as pool:

@@ -1,0 +1,147 @@
+"""A grant is decided without the pool's lock. If memory changes hands meanwhile, it is decided again."""
+
+import pytest
+
+import streamrt
+from pool.world import KIB, make, needs
+from streamrt.pool.policy import Lru
+
+
+def slow(world, pool, owner, name, monkeypatch):
+    """Let other tasks run for one second before each call of a method, if it is called without the lock.
+
+    Returns a list, which gets whether the lock was held, for each call.
+    """
+    at_once, calls = getattr(owner, name), []
+
+    def later(*arguments):
+        calls.append(pool._keeper.changed.depth > 0)
+        if not calls[-1]:
+            world.sleep(1.0)
+        return at_once(*arguments)
+
+    monkeypatch.setattr(owner, name, later)
+    return calls
+
+
+def test_a_model_that_gave_its_memory_to_another_meanwhile_does_not_give_it_twice(monkeypatch):
+    world, _, pool = make(72, {"a": needs(60), "b": needs(60), "c": needs(10)})  # `a` and `c` take all
+    log = []
+
+    def first():
+        with pool.lease("a") as model:
+            model.call()
+        world.sleep(5.0)
+        calls = slow(world, pool, pool._keeper.memory, "decided", monkeypatch)
+        with pool.lease("b") as model:
+            model.call()
+            log.append((calls, model.budget))
+
+    def second():
+        with pool.lease("c") as model:
+            model.call()
+            world.sleep(6.0)
+            model.model.budget = model.grow(40 * KIB)
+            model.call(5.0)
+            log.append("grown")
+
+    world.spawn(second)
+    world.spawn(first)
+    world.run()
+    (calls, budget), grown = log
+    assert calls[:2] == [False, True]
+    assert budget <= 32 * KIB
+    assert grown == "grown"
+
+
+def test_memory_that_is_taken_meanwhile_is_not_free(monkeypatch):
+    world, _, pool = make(100, {"a": needs(20, 10), "b": needs(20, 10)})
+    budgets = []
+
+    def first():
+        with pool.lease("a") as model:
+            model.call()
+        with pool.lease("b") as model:
+            model.call()
+            model.model.budget = model.grow(80 * KIB)  # `a` gives its workspace
+        pool.unload("b")
+        assert pool._keeper.ledger.held("a") < pool._keeper.entries["a"].budget
+        with pool.lease("b") as model:
+            model.call()
+            world.spawn(second)
+            world.sleep(1.5)
+            model.model.budget = model.grow(80 * KIB)
+            model.call(10.0)
+
+    def second():
+        slow(world, pool, pool._keeper.memory, "decided", monkeypatch)
+        world.sleep(1.0)
+        with pool.lease("a") as model:
+            model.call()
+            budgets.append(model.budget)
+
+    world.spawn(first)
+    world.run()
+    assert budgets == [20 * KIB]
+
+
+def test_memory_that_is_given_back_meanwhile_is_not_missed(monkeypatch):
+    world, _, pool = make(100, {"a": needs(90, 5), "b": needs(90, 5)}, timeout=1000.0)
+    times = []
+
+    def first():
+        with pool.lease("b") as model:
+            model.call()
+        with pool.lease("a") as model:
+            model.model.budget = model.grow(100 * KIB)
+            slow(world, pool, pool._keeper.memory, "decided", monkeypatch)
+            world.spawn(second)
+            model.call(0.5)
+            times.append(world.time)
+
+    def second():
+        with pool.lease("b") as model:
+            times.append(world.time)
+            model.call()
+
+    world.spawn(first)
+    world.run()
+    assert times[1] - times[0] < 10.0
+
+
+def test_the_policy_forgets_a_model_that_is_unregistered_before_it_is_told_of_its_request(monkeypatch):
+    policy = Lru()
+    world, _, pool = make(100, {"a": needs(60)}, policy=lambda budget: policy)
+
+    def first():
+        with pool.lease("a") as model:
+            model.call()
+        pool.unload("a")
+        slow(world, pool, pool._keeper.memory.policy, "requested", monkeypatch)
+        world.spawn(lambda: (world.sleep(0.5), pool.unregister("a")))
+        with pytest.raises(streamrt.UnknownModelError), pool.lease("a"):
+            pass
+
+    world.spawn(first)
+    world.run()
+    assert policy._last == {}
+
+
+def test_a_lease_ends_if_the_policy_fails(monkeypatch):
+    class Failing(Lru):
+        def requested(self, name, size, cost):
+            super().requested(name, size, cost)
+            if len(self._last) == 1 and self._now > 1:
+                raise ZeroDivisionError
+
+    world, _, pool = make(100, {"a": needs(60)}, policy=lambda budget: Failing())
+
+    def work():
+        with pool.lease("a") as model:
+            model.call()
+        with pytest.raises(ZeroDivisionError), pool.lease("a"):
+            pass
+        assert pool.stats().leases == 0
+
+    world.spawn(work)
+    world.run()
