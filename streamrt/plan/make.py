@@ -318,7 +318,7 @@ def _finish(
     workspace: int,
     budget: int | None,
 ) -> Plan:
-    ranges = tuple(replace(r, pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
+    ranges = tuple(r._replace(pinned=stays) for r, stays in zip(cut.ranges, pinned, strict=True))
     return Plan(
         tiles=tuple(_merged(cut.tiles, ranges)),
         ranges=ranges,
@@ -336,7 +336,7 @@ def _merged(tiles: Sequence[Tile], ranges: Sequence[Range]) -> list[Tile]:
     found: list[Tile] = []
     for tile in tiles:
         if found and found[-1].node == tile.node:
-            both = replace(found[-1], last=tile.last, end=max(found[-1].end, tile.end))
+            both = found[-1]._replace(last=tile.last, end=max(found[-1].end, tile.end))
             parts = ranges[both.begin : both.end]
             if all(r.pinned for r in parts) and sum(r.length for r in parts) <= TILINGS[0].tile_bytes:
                 found[-1] = both

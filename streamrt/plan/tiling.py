@@ -203,7 +203,7 @@ def _cut(
         if alike:
             behind = len(ranges)
         if node.section and node.section not in sections and all(t.begin >= before for t in tiles[count:]):
-            moved = [replace(t, begin=t.begin - before, end=t.end - before) for t in tiles[count:]]
+            moved = [t._replace(begin=t.begin - before, end=t.end - before) for t in tiles[count:]]
             patterns[id(node)] = moved, ranges[before:]
         if node.section in sections:
             known[_reading(node)] = tiles[count:]

@@ -530,7 +530,7 @@ def test_weights_whose_reading_is_hidden_stream_and_others_are_pinned():
         even[i] = False
     other = Plan(
         **{f: getattr(plan, f) for f in Plan.__slots__}
-        | {"ranges": tuple(replace(r, pinned=p) for r, p in zip(plan.ranges, even, strict=True))}
+        | {"ranges": tuple(r._replace(pinned=p) for r, p in zip(plan.ranges, even, strict=True))}
     )
     assert plan.seconds <= simulated_seconds(other, nodes, size, RATE)
     assert plan.seconds == pytest.approx(simulated_seconds(plan, nodes, size, RATE))
