@@ -151,7 +151,8 @@ class Keeper:
             raise PoolBusyError(f"the lease of the model {entry.name!r:.80} is not wanted any more")
         what = "is loading" if asker.flight else "waits for memory, all of which is leased"
         reason = f"the model {entry.name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
-        self.memory.wait(deadline, reason, LONGEST_WAIT if wanted is None else _ASK_AGAIN)
+        longest = LONGEST_WAIT if wanted is None else _ASK_AGAIN
+        self.memory.wait(deadline, reason, longest, loads=asker.flight is not None)
 
     def _think(self, entry: Entry, asker: _Asker) -> None:
         """Tell the policy of a request, and decide a grant. Both take long, and other requests go on. Lock not held."""
@@ -248,7 +249,8 @@ class Keeper:
     def _leave_line(self, asker: _Asker) -> None:
         if asker in self._line:
             self._line.remove(asker)
-            self.changed.notify_all()
+            if self._line:
+                self.changed.notify_all()
 
     def _grant(self, entry: Entry, asker: _Asker) -> bool:
         """Lease an idle model, or begin to load it if there is memory. Returns whether it is leased. Lock held.
@@ -310,12 +312,16 @@ class Keeper:
             self._end_lease(entry)
 
     def _end_lease(self, entry: Entry) -> None:
-        """Count a lease less, and settle the model after its last lease. Lock held."""
+        """Count a lease less, and settle the model after its last lease. Lock held.
+
+        Requests whose models load are not woken: thousands of leases may end meanwhile, and callers need the processor.
+        """
         entry.leases -= 1
         if entry.leases == 0:
             self.memory.to_idle(entry)
             self.giving.settle(entry)
-        self.changed.notify_all()
+            if self.memory.seekers:
+                self.changed.notify_all()
 
     # ---------------------------------------------------------------- loading ahead of a lease
 

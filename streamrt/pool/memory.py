@@ -70,6 +70,7 @@ class Memory:
         ledger: bytes of the budget by model.
         policy: as above, with a lock of its own.
         counts: of things that happened.
+        seekers: the number of requests and calls that wait for memory, or for a model that is changed.
     """
 
     def __init__(self, budget: int, policy: Policy, runtime: Runtime, pinned_again: Callable[[Entry], None]) -> None:
@@ -79,6 +80,7 @@ class Memory:
         self.ledger = Ledger(budget)
         self.policy = SharedPolicy(policy, runtime.lock())
         self.counts = Counts()
+        self.seekers = 0
         self._runtime = runtime
         self._slack = Slack(budget)
 
@@ -87,8 +89,8 @@ class Memory:
         with self.changed:
             return self.pins.capacity(entry)
 
-    def wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT) -> None:
-        """Wait for a change, for at most ``longest`` seconds.
+    def wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT, loads: bool = False) -> None:
+        """Wait for a change, for at most ``longest`` seconds. A request whose model ``loads`` waits for nothing else.
 
         Raises:
             PoolBusyError: the deadline has passed; its text is ``reason``.
@@ -97,7 +99,11 @@ class Memory:
         if left <= 0:
             self.counts.busy += 1
             raise PoolBusyError(reason)
-        self.changed.wait(min(left, longest))
+        self.seekers += not loads
+        try:
+            self.changed.wait(min(left, longest))
+        finally:
+            self.seekers -= not loads
 
     def situation(self, entry: Entry, whole: bool) -> Situation:
         """The situation of a request for ``entry`` now."""

@@ -145,3 +145,33 @@ def test_a_lease_ends_if_the_policy_fails(monkeypatch):
 
     world.spawn(work)
     world.run()
+
+
+def test_a_request_whose_model_loads_is_not_woken_by_leases_that_end(monkeypatch):
+    world, _, pool = make(100, {"a": needs(40), "b": needs(10)})
+    asked, lease_now = [], pool._keeper._lease_now
+
+    def noted(entry, asker):
+        asked.append(entry.name)
+        return lease_now(entry, asker)
+
+    def loads():
+        with pool.lease("a") as model:
+            model.call()
+
+    def hits():
+        for _ in range(50):
+            with pool.lease("b") as model:
+                model.call(0.01)
+
+    def work():
+        with pool.lease("b"):
+            pass
+        monkeypatch.setattr(pool._keeper, "_lease_now", noted)
+        world.spawn(loads)
+        world.spawn(hits)
+
+    world.spawn(work)
+    world.run()
+    assert asked.count("b") >= 50
+    assert asked.count("a") < 10

@@ -401,4 +401,22 @@ FAULTS = (
         "a model that is pinned while it is idle gives its weights to others",
         POOL,
     ),
+    Fault(
+        "woken-for-nothing",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "longest, loads=asker.flight is not None)",
+        "longest)",
+        "each lease that ends wakes the requests whose models load, which delays callers",
+        POOL,
+    ),
+    Fault(
+        "not-woken",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "if self.memory.seekers:",
+        "if self.memory.seekers > 1:",
+        "a request that waits for memory alone is not told that there is some",
+        POOL,
+    ),
 )
