@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from streamrt.engine.bands import least_budget, with_bands
+from streamrt.engine.cache_parts import in_parts
 from streamrt.engine.inputs import batch_of, with_batch
 from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
@@ -233,7 +234,8 @@ class Planner:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
 
         plan_for = partial(self._plan, thorough=thorough)
-        return Prepared(graph, shapes, *fit(program, samples, self.budget, compile_for, plan_for, in_bands))
+        found = fit(program, samples, self.budget, compile_for, plan_for, in_bands)
+        return Prepared(graph, shapes, *in_parts(*found, samples, compile_for, plan_for, self._weights, self.rates))
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
         plan = make_plan(

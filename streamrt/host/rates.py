@@ -5,7 +5,10 @@ Measured speeds live here, for the whole process: they survive a new budget, and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from streamrt.host.caches import largest_cache
 
 #: Bytes a second that a disk is assumed to deliver until it is measured: the speed of a fast SSD.
 DISK = 2.5e9
@@ -23,22 +26,26 @@ _disks: dict[int, float] = {}  # measured bytes a second, by device number; each
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The speeds of the machine in units a second, measured or assumed.
+    """The speeds of the machine in units a second, measured or assumed, and the sizes that estimates need.
 
     Attributes:
         disk: bytes that it reads from the disk.
         memory: bytes that it reads from memory.
         flops: floating point operations of all threads.
+        threads: their number.
+        cache: bytes of the largest cache; infinity if that is not known.
     """
 
     disk: float
     memory: float
     flops: float
+    threads: int = 1
+    cache: float = math.inf
 
 
 def rates_of(device: int, threads: int) -> Rates:
     """The rates for a file on the device of this number (``st_dev``), and for calls that compute with ``threads``."""
-    return Rates(disk=measured_speed(device, DISK), memory=_MEMORY, flops=_OPERATIONS * threads)
+    return Rates(measured_speed(device, DISK), _MEMORY, _OPERATIONS * threads, threads, largest_cache())
 
 
 def measured_speed(device: int, otherwise: float) -> float:

@@ -40,7 +40,7 @@ class Fit:
         size: bytes of all weights.
         minimum: bytes of the smallest budget with which the batch runs undivided.
         fits: whether that is at most the given memory.
-        micro_batch: samples of one pass if the batch has to be divided; 0 if not, or if not even one sample fits.
+        micro_batch: samples of one pass if the batch is divided; 0 if not, or if not even one sample fits.
         predicted: seconds of a call within the given memory, or None if not even one sample fits.
     """
 
