@@ -24,6 +24,9 @@ CHANNELS = {
     "decoder": 4,
 }
 
+#: The weight of the last BatchNorm of each residual branch of a ResNet-50, see `_of_dense`.
+_BRANCH = 0.25
+
 
 def shape_of(name: str) -> tuple[int, int, int] | None:
     """(channels, height, width) of the input, by the name of the model; None for other names."""
@@ -100,8 +103,18 @@ def _taps(layer: Any) -> Any:
 
 
 def _of_dense(inner: Any) -> Any:
-    """A network of torchvision that answers with a class for each pixel, without its dictionary."""
+    """A network of torchvision that answers with a class for each pixel, without its dictionary.
+
+    The last BatchNorm of each residual branch gets a weight of 25 %, as trained networks have small ones. With 1, FCN
+    magnifies a change of its input 200 times on the way to the answer (RMS), and the errors of all runtimes lie at the
+    bar of 1e-4. With 0.25 it is 10 times, and errors lie between 4e-6 and 2e-5.
+    """
     import torch
+    from torchvision.models.resnet import Bottleneck
+
+    for block in inner.modules():
+        if isinstance(block, Bottleneck):
+            torch.nn.init.constant_(block.bn3.weight, _BRANCH)
 
     class Dense(torch.nn.Module):
         def __init__(self) -> None:

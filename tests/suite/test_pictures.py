@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.models import pictures, source
+from bench.models import pictures, source, vision
 from bench.process import figures
 from bench.process.job import Job
 from bench.scenarios import SCENARIOS
@@ -65,6 +65,18 @@ def test_sums_over_positions_of_the_window_are_convolutions(name: str) -> None:
         pictures.by_taps(network)
         found = network(x)
     assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max()
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("meta", [False, True])
+def test_the_last_norms_of_residual_branches_of_dense_networks_are_small(meta: bool, tmp_path: Path) -> None:
+    needs("torch", "torchvision")
+    for kind in ("fcn_resnet50", "deeplabv3_resnet50"):
+        state = vision.module(source(f"{kind}-33x40", tmp_path), meta=meta).state_dict()
+        norms = [weight for name, weight in state.items() if name.endswith("bn3.weight")]
+        assert len(norms) == 16
+        if not meta:
+            assert all((weight == 0.25).all() for weight in norms)
 
 
 @pytest.mark.extras
