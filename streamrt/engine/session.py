@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrt._core import Prefetcher, Step, run_steps
-from streamrt.engine.inputs import Source
 from streamrt.engine.prepared import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Param, Run, Table
 from streamrt.plan import Plan
 from streamrt.program.compile import Program
+from streamrt.program.sections import Whole
 from streamrt.report.trace import PassTrace
 
 
@@ -54,7 +54,7 @@ class Session:
         self._prefetcher = prefetcher
         self.verifier = verifier
         #: The arrays of `Program.outside` during a pass.
-        self.outside: dict[str, Source] = {}
+        self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
         self._steps = _steps(program, plan, runs)
         #: The node of each step of a pass, and the items of the schedule that the step waits for.

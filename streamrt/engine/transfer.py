@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from streamrt.engine.foreign import Foreign
 from streamrt.engine.inputs import Source, Target, copy_in, copy_out
+from streamrt.engine.mapped import in_files
 from streamrt.engine.session import Session
 from streamrt.engine.turns import Request
 from streamrt.report.trace import PassTrace
@@ -21,6 +22,7 @@ def run_pass(
 
     Raises:
         WeightsIOError: as `Session.run`.
+        OSError: the mapped file of a result cannot be written.
     """
     graph, outside = requests[0].graph, session.prepared.program.outside
     inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
@@ -28,11 +30,13 @@ def run_pass(
     for name, parts in inputs.items():
         if name not in outside:
             copy_in(parts, begin, session.tensor(name))
-    session.outside.update({name: _sample(inputs.get(name) or outputs[name], begin) for name in outside})
-    try:
-        done = session.run(requests[0].stepped)
-    finally:
-        session.outside.clear()  # a session keeps no array of a caller
+    samples = {name: _sample(inputs.get(name) or outputs[name], begin) for name in outside}
+    with in_files({name: array for name, array in samples.items() if name in outputs}) as files:
+        session.outside.update({**samples, **files})
+        try:
+            done = session.run(requests[0].stepped)
+        finally:
+            session.outside.clear()  # a session keeps no array of a caller
     for name, parts in outputs.items():
         if name not in outside:
             copy_out(session.tensor(name), begin, parts)
