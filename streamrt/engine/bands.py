@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
+from typing import NamedTuple
 
 from streamrt.errors import BudgetError
 from streamrt.graph import Graph
 from streamrt.plan import Bands, Plan
+from streamrt.program.again import Way
 from streamrt.program.compile import Program
 from streamrt.program.division import Known
 from streamrt.program.strips import NARROWEST
@@ -45,15 +47,27 @@ _LONGER = 1.2
 _MOST_FASTER = 3
 
 #: Compiles a program; a lean one if the first argument is true; in the numbers of bands and strips of the next two. For
-#: the last see `compile_program`.
-Compile = Callable[[bool, int, int, Known], Program]
+#: the others see `compile_program`.
+Compile = Callable[[bool, int, int, int, tuple[Way, ...], Known], Program]
+
+
+class Group(NamedTuple):
+    """Programs in as many strips, and of one way to run them (`Program.again`), those with the tallest bands first.
+
+    They need more than ``held`` bytes.
+    """
+
+    again: int
+    strips: int
+    held: int
+    programs: Iterable[Program]
 
 
 class InBands:
     """Programs in bands, those with the fewest and tallest bands first; none if no nodes can run in bands.
 
-    There are no further programs when more bands need no less memory. Iterating gives all lean programs: first those in
-    whole rows, then those in strips.
+    There are no further programs when more bands need no less memory. Iterating gives all lean programs that may need
+    the least memory.
 
     Args:
         compile_for: see `Compile`.
@@ -70,37 +84,62 @@ class InBands:
         self._wanted, self._exact = wanted, exact
 
     def __iter__(self) -> Iterator[Program]:
-        return (program for programs in self.by_strips() for program in programs)
+        least: float = math.inf
+        for group in self.groups(reverse=True):
+            for program in group.programs if group.held < least else ():
+                least = min(least, program.memory)
+                yield program
 
-    def by_strips(self) -> Iterator[Iterable[Program]]:
-        """Lean programs: those in whole rows, then those in few strips, then in more, while these need less memory.
+    def groups(self, *, reverse: bool = False) -> Iterator[Group]:
+        """Lean programs: those in whole rows, then those in which more and more nodes run again, then those in strips.
 
-        What comes next depends on the programs before: they must be used up before it is asked for.
+        In strips no nodes run again at first, then as many as can; ``reverse`` begins with as many as can. There are
+        more strips in each further group, while these need less memory. So the programs of a group in strips must be
+        used up before the next is asked for. There are none in strips if those in whole rows have not been used.
         """
-        least: list[Program] = []  # the last one of whole rows, then that of each number of strips
+        held = self._programs(lean=True, fewest=0, again=0)
+        first = next(held, None)
+        if first is None:
+            return
+        last: dict[int, Program] = {}  # of the programs in whole rows, in each of the ways to run it
 
-        def whole() -> Iterator[Program]:
-            last = None
-            for last in self._programs(lean=True, fewest=0):
-                yield last
-            least.extend([last] if last is not None else [])
+        def whole(again: int) -> Iterator[Program]:
+            further = self._programs(lean=True, fewest=0, again=again) if again else chain((first,), held)
+            for program in further:
+                last[again] = program
+                yield program
 
-        yield whole()
-        for strips in _COUNTS if least and least[0].columns >= 2 * NARROWEST else ():
-            found = self._in_strips(strips, least[0], least[-1].memory)
+        numbers = range(len(first.ways))[:: -1 if reverse else 1]
+        for again in numbers:
+            yield Group(again, 1, first.ways[again].held, whole(again))
+        for again in dict.fromkeys((numbers[0], numbers[-1])):
+            if again in last and last[again].columns >= 2 * NARROWEST:
+                yield from self._all_in_strips(last[again])
+
+    def _all_in_strips(self, whole: Program) -> Iterator[Group]:
+        """Programs in few strips, then in more. ``whole`` has whole rows, and the lowest bands."""
+        least = whole.memory
+        found: list[Program] = []
+
+        def programs(strips: int) -> Iterator[Program]:
+            found.extend(self._in_strips(strips, whole, least))
+            yield from found
+
+        for strips in _COUNTS:
+            found.clear()
+            yield Group(whole.again, strips, whole.ways[whole.again].held, programs(strips))
             if not found:
                 return
-            least.append(min(found, key=_memory))
-            yield found
+            least = min(program.memory for program in found)
 
     def _in_strips(self, strips: int, whole: Program, memory: int) -> list[Program]:
-        """Lean programs in strips that need less than ``memory``. ``whole`` has whole rows, and the lowest bands."""
+        """Lean programs in strips that need less than ``memory``."""
         steps = len(whole.steps) / whole.bands  # of each band
         most = min(whole.bands, self._most_times() // strips, int(_MOST_STEPS / steps) // strips)
         found: list[Program] = []
         known: Known = {}
         for bands in [count for count in reversed(_COUNTS) if count <= most][:_MOST_COUNTS]:
-            program = self._compile(True, bands, strips, known)
+            program = self._compile(True, bands, strips, whole.again, whole.ways, known)
             if program.strips < strips or program.workspace >= memory:
                 break  # fewer bands need more
             if program.memory < memory and len(program.steps) <= _MOST_STEPS:
@@ -110,7 +149,12 @@ class InBands:
     def faster(self, program: Program) -> Iterator[Program]:
         """Programs that are not lean, in at least as many bands as ``program``."""
         none = self._exact or program.strips > 1
-        return iter(()) if none else self._programs(lean=False, fewest=program.bands)
+        return iter(()) if none else self._programs(lean=False, fewest=program.bands, again=program.again)
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all parameters."""
+        return sum(self._sizes.values())
 
     def least_read(self, program: Program, budget: int) -> int:
         """Bytes that a pass of ``program`` reads at least.
@@ -134,14 +178,15 @@ class InBands:
             read += times * (size - pinned)
         return read
 
-    def _programs(self, lean: bool, fewest: int) -> Iterator[Program]:
+    def _programs(self, lean: bool, fewest: int, again: int) -> Iterator[Program]:
         least, idle, most, steps = math.inf, 0, self._most_times(), 0
         known: Known = {}
+        ways: tuple[Way, ...] = ()
         for bands in (count for count in _COUNTS if count >= fewest):
             if bands > most or 2 * steps > _MOST_STEPS:
                 return
-            program = self._compile(lean, bands, 1, known)
-            steps = len(program.steps)
+            program = self._compile(lean, bands, 1, again, ways, known)
+            steps, ways = len(program.steps), program.ways
             if not program.sections or steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return
             idle = 0 if program.memory < least else idle + 1
@@ -165,8 +210,9 @@ def fit_in_bands(
 ) -> tuple[Program, Plan]:
     """Of ``programs`` one with a short pass, and its plan. Ties go to the first, which has the tallest bands.
 
-    Bands of whole rows are taken if any fit, else those of as few strips as fit. Then the first program that is not
-    lean, fits, and takes little longer is taken instead.
+    Bands of whole rows are taken if any fit, else those of as few strips as fit. So are those in which nodes run again,
+    unless weights then stream no more, or another program has a shorter pass. Then the first program that is not lean,
+    fits, and takes little longer is taken instead.
 
     Args:
         refused: the error of the whole activations.
@@ -178,14 +224,39 @@ def fit_in_bands(
         BudgetError: none fits. It is ``refused``, or that of a program whose ``minimum`` is smaller.
     """
     assert budget is not None  # without one everything fits
-    for alike in programs.by_strips():
-        best, refused = _shortest(refused, budget, programs, alike, plan_for)
-        if best is not None:
-            return _faster(best, programs, budget, plan_for)
+    found: list[tuple[Program, Plan]] = []
+    left_out = False
+    for group in programs.groups():
+        if found and not _may_be_shorter(group, found, programs.weights):
+            break
+        if group.held >= budget:
+            left_out = True
+            continue
+        best, refused = _shortest(refused, budget, programs, group.programs, plan_for)
+        found += [best] if best is not None else []
+    if found:
+        return _faster(min(found, key=_seconds), programs, budget, plan_for)
+    for program in programs if left_out else ():
+        refused = _least(refused, program, plan_for)
     try:
         raise refused from None
     finally:
         del refused  # the traceback has this frame, so that the error would refer to itself
+
+
+def _may_be_shorter(group: Group, found: Sequence[tuple[Program, Plan]], weights: int) -> bool:
+    """Whether a program of a group that comes later may have a shorter pass than those that were ``found``.
+
+    If more nodes run again, there is more memory for weights. That helps if a pass reads more than twice the bytes of
+    all ``weights``. In strips columns are computed again instead of nodes.
+    """
+    if group.strips == 1:
+        return found[-1][1].streamed_bytes > 2 * weights
+    return group.again == 0 and all(program.again and program.strips == 1 for program, _ in found)
+
+
+def _seconds(found: tuple[Program, Plan]) -> float:
+    return found[1].seconds
 
 
 def _shortest(
@@ -215,12 +286,18 @@ def _shortest(
         if not plan.streamed_bytes:
             break  # lower bands would save no reading
     for program in reversed(larger if best is None else []):
-        if program.memory < refused.minimum:
-            try:
-                plan_for(program)
-            except BudgetError as error:
-                refused = min(refused, error, key=_minimum)
+        refused = _least(refused, program, plan_for)
     return best, refused
+
+
+def _least(refused: BudgetError, program: Program, plan_for: Callable[[Program], Plan]) -> BudgetError:
+    """The error of a program that does not fit, if its ``minimum`` is smaller than that of ``refused``, else this."""
+    if program.memory < refused.minimum:
+        try:
+            plan_for(program)
+        except BudgetError as error:
+            return min(refused, error, key=_minimum)
+    return refused
 
 
 def _faster(

@@ -11,6 +11,7 @@ from streamrt.engine.prepared import REMEMBERED, CallKey, Remembered, key_of
 from streamrt.format import WeightsFile
 from streamrt.graph import Graph
 from streamrt.ops import Operand, Shape
+from streamrt.program.again import Way
 from streamrt.program.compile import Program, compile_program
 from streamrt.program.division import Known
 
@@ -47,12 +48,14 @@ class Programs:
         lean: bool = False,
         bands: int = 0,
         strips: int = 1,
+        again: int = 0,
+        ways: tuple[Way, ...] = (),
         known: Known | None = None,
     ) -> Program:
         """The program of ``graph`` for these input shapes. A ``lean`` program is slower and needs less memory.
 
         In ``bands`` of rows, if this is not 0, it needs the memory of a few rows; in ``strips`` that of some columns.
-        For ``known`` see `compile_program`.
+        For the other arguments see `compile_program`.
 
         Raises:
             FormatError: the graph cannot run with these shapes.
@@ -62,11 +65,10 @@ class Programs:
             self._kept.move_to_end(key)
             return self._kept[key]
         for program in self.calls_in_bands.programs() if bands else ():
-            if (program.bands, program.strips) == (bands, strips) and _key(program) == key:
+            if (program.bands, program.strips, program.again) == (bands, strips, again) and _key(program) == key:
                 return program
-        return compile_program(
-            graph, self._params, shapes, exact=self._exact, lean=lean, bands=bands, strips=strips, known=known
-        )
+        given = (graph, self._params, shapes, self._exact, lean)
+        return compile_program(*given, bands=bands, strips=strips, again=again, ways=ways, known=known)
 
     def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
         """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""

@@ -38,6 +38,7 @@ from streamrt.ops import (
     traits_of,
 )
 from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
+from streamrt.program.again import Way, ways_of
 from streamrt.program.division import Known, sections_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole
@@ -82,6 +83,8 @@ class Program:
         lean: the program takes less memory, and may be slower: see `compile_program`.
         bands: into about how many bands its sections are divided; 0 if it has none.
         strips: into how many strips at most; 1 if none has any.
+        again: which of the ``ways`` to run it; 0 if no node runs again.
+        ways: all of them, if it has sections: see `streamrt.program.again`.
         sections: nodes that run in bands. Tensors within a section have no offset, and all its nodes have the memory of
             the section as their scratch memory.
         steps: what a pass runs, in this order: each node, or the visits of a section.
@@ -101,6 +104,8 @@ class Program:
     lean: bool
     bands: int = 0
     strips: int = 1
+    again: int = 0
+    ways: tuple[Way, ...] = ()
     sections: tuple[Section, ...] = ()
     steps: tuple[Step, ...] = ()
 
@@ -222,6 +227,8 @@ def compile_program(
     lean: bool = False,
     bands: int = 0,
     strips: int = 1,
+    again: int = 0,
+    ways: tuple[Way, ...] = (),
     known: Known | None = None,
 ) -> Program:
     """Lower ``graph`` for given inputs: the first of its cases that runs with them.
@@ -236,6 +243,8 @@ def compile_program(
         bands: compute sections of nodes in about so many bands of rows, if this is not 0. The result has no
             ``sections`` if no nodes can.
         strips: the most strips of columns into which a section in bands is divided.
+        again: which of the ``ways`` to run it in bands is taken.
+        ways: of an earlier program with the same arguments but for ``bands`` and ``strips``; () if there is none.
         known: sections of earlier programs with the same arguments but for ``bands``; it is extended.
 
     Raises:
@@ -250,8 +259,12 @@ def compile_program(
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter, bands, strips).program(params, lean, known)
-    return _Compiler(last, params, inputs, exact or lean, meter, bands, strips).program(params, lean, known)
+            return _Compiler(case, params, inputs, exact or lean, meter, bands, strips).program(
+                *(params, lean, again, ways, known)
+            )
+    return _Compiler(last, params, inputs, exact or lean, meter, bands, strips).program(
+        *(params, lean, again, ways, known)
+    )
 
 
 class _Compiler:
@@ -348,14 +361,20 @@ class _Compiler:
                 self.whole &= value.array.shape[value.batch] % max(1, self.samples) == 0
         return self.operands[name]
 
-    def program(self, params: Mapping[str, Operand], lean: bool, known: Known | None) -> Program:
+    def program(
+        self, params: Mapping[str, Operand], lean: bool, again: int, ways: tuple[Way, ...], known: Known | None
+    ) -> Program:
         """The finished program."""
+        sections: list[Section] = []
+        if self._bands:
+            rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
+            ways = ways or self._ways(rows)
+            sections = self._sections(ways[again], rows, {} if known is None else known)
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
-        sections = self._sections({} if known is None else known) if self._bands else []
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
         inputs, outputs = self._ends()
@@ -380,6 +399,8 @@ class _Compiler:
             lean=lean,
             bands=self._bands if sections else 0,
             strips=self._strips if any(section.strips for section in sections) else 1,
+            again=again if sections else 0,
+            ways=ways if sections else (),
             sections=tuple(sections),
             steps=tuple(_steps(len(self.nodes), sections)),
         )
@@ -388,11 +409,26 @@ class _Compiler:
         """The names of the graph's inputs and outputs."""
         return [spec.name for spec in self.graph.inputs], [spec.name for spec in self.graph.outputs]
 
-    def _sections(self, known: Known) -> list[Section]:
-        rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
+    def _ways(self, rows: Sequence[Rows | None]) -> tuple[Way, ...]:
         inputs, results = self._ends()
+        sizes = {name: nbytes(self.operands[name]) for name in inputs}
+        for node, low in zip(self.nodes, self.lowered, strict=True):
+            alone = low.view_of is None
+            sizes |= {name: alone * nbytes(self.operands[name]) for name in node.outputs if name}
+        shapes = {name: operand.shape for name, operand in self.operands.items()}
+        work = [low.flops + sum(map(math.prod, low.outputs)) for low in self.lowered]
+        return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results))
+
+    def _sections(self, way: Way, rows: Sequence[Rows | None], known: Known) -> list[Section]:
+        """The sections of the nodes that run in one of the ways, which become those of the program."""
+        for node, source in zip(way.nodes, way.sources, strict=True):
+            for name, made in zip(node.outputs, self.nodes[source].outputs, strict=True):
+                if name != made:
+                    self.operands[name] = self.operands[made]
+        self.nodes, self.lowered = list(way.nodes), [self.lowered[source] for source in way.sources]
         return sections_of(
-            *(self.nodes, self.lowered, rows, self.operands, inputs, results, self._bands, self._strips),
+            *(self.nodes, self.lowered, [rows[source] for source in way.sources], self.operands, *self._ends()),
+            *(way.runs, self._bands, self._strips),
             narrowed=self._narrowed,
             known=known,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
@@ -32,6 +32,7 @@ def sections_of(
     tensors: Mapping[str, Operand],
     inputs: Sequence[str],
     results: Sequence[str],
+    runs: Iterable[tuple[int, int]],
     bands: int,
     strips: int,
     narrowed: Narrowed,
@@ -49,6 +50,7 @@ def sections_of(
         tensors: all tensors by name, parameters included.
         inputs: the names of the program's inputs.
         results: the names of its outputs.
+        runs: the first node of each run of nodes that may be a section, and the one behind it.
         bands: as above; at least 1.
         strips: the most strips of a section; 1 if all columns are computed at once.
         narrowed: see `Narrowed`.
@@ -56,7 +58,7 @@ def sections_of(
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
-    runs = list(_runs(nodes, rows))
+    runs = [run for run in runs if run[1] - run[0] >= _FEWEST]
     outside = _outside(nodes, rows, runs, inputs, results)
 
     heights = {run: _height(nodes[slice(*run)], rows[slice(*run)], tensors) for run in runs}
@@ -145,24 +147,6 @@ def _outside(
             elif position in own.inputs and name in inputs:
                 by_rows.add(name)
     return by_rows - otherwise
-
-
-def _runs(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Iterator[tuple[int, int]]:
-    """The first node of each section and the one behind it.
-
-    No node reads a tensor as a whole that its own section makes.
-    """
-    first = 0
-    made: set[str] = set()
-    for index, own in enumerate((*rows, None)):
-        ends = own is None or any(nodes[index].inputs[position] in made for position in own.whole)
-        if ends:
-            if index - first >= _FEWEST:
-                yield first, index
-            first = index + (own is None)
-            made.clear()
-        if own is not None:
-            made.update(nodes[index].outputs)
 
 
 def _height(nodes: Sequence[Node], rows: Sequence[Rows | None], tensors: Mapping[str, Operand]) -> int:

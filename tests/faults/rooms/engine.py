@@ -96,6 +96,15 @@ FAULTS = (
         ("tests/model",),
     ),
     Fault(
+        "again-remembered",
+        "engine",
+        "streamrt/engine/programs.py",
+        "if (program.bands, program.strips, program.again) == (bands, strips, again)",
+        "if (program.bands, program.strips) == (bands, strips)",
+        "another way to run a call is taken than the one that was planned",
+        ("tests/model",),
+    ),
+    Fault(
         "foreign-unchecked",
         "engine",
         "streamrt/engine/foreign.py",

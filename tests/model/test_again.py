@@ -1,0 +1,112 @@
+"""Models whose sections make what they need again, because whole planes do not fit in the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamrt
+from kernels.isas import NUMPY, using
+from model import zoo
+from model.test_bands import Builder, planned, unet
+from streamrt import BudgetError, _core
+from streamrt.cli.inspection import inspect_model
+
+SHAPE = (1, 3, 160, 48)
+PLANE = 4 * SHAPE[2] * SHAPE[3]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_kernels() -> Iterator[None]:
+    """Convolutions of NumPy compute no bands."""
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        yield
+
+
+def gated(path: Path) -> Path:
+    """Blocks as those of mobile networks: 8 channels, 32 inside, and a gate for each of these."""
+    build = Builder(3, *SHAPE[2:])
+    x = build.conv("x", 3, 8)
+    for _ in range(3):
+        inside = build.conv(x, 8, 32, 1)
+        inside = build.node("Relu", [build.node("Conv", [inside, build.weight(32, 1, 3, 3)], pads=[1] * 4, group=32)])
+        small = build.conv(build.node("GlobalAveragePool", [inside]), 32, 8, 1)
+        gate = build.node("Sigmoid", [build.node("Conv", [small, build.weight(32, 8, 1, 1)])])
+        inside = build.node("Mul", [inside, gate])
+        x = build.node("Add", [build.node("Conv", [inside, build.weight(8, 32, 1, 1)]), x])
+    return build.pack(path, x)
+
+
+def again(path: Path, budget: int | None) -> tuple[int, int]:
+    """In which of how many ways a call runs."""
+    with streamrt.Model(path, budget, exact=True) as model:
+        program = model._engine.planner.prepare(model._engine.file.graph, {"x": SHAPE}).program
+        return program.again, len(program.ways)
+
+
+def test_gates_need_no_planes_of_many_channels(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    x = zoo.random_input(*SHAPE)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(x.shape)
+    assert least < 32 * PLANE  # one tensor that is gated
+    found = planned(path, x)
+    for _, _, result in found:
+        assert result.tobytes() == whole.tobytes()
+    numbers = [again(path, budget)[0] for budget, _, _ in found]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[0] > 0
+    assert numbers[-1] == 0
+
+
+def test_nodes_that_run_again_have_entries_of_their_own(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    x = zoo.random_input(*SHAPE)
+    with streamrt.Model(path) as model:
+        budget = model.min_budget(x.shape)
+    with streamrt.Model(path, budget, verify="read") as model:
+        model(x)
+        assert model.stats is not None
+        layers = {layer.name: layer for layer in model.stats.layers}
+    repeated = [name for name in layers if name.endswith("(run 2)")]
+    assert repeated
+    for name in repeated:
+        first = layers[name.removesuffix(" (run 2)")]
+        assert layers[name].compute > 0
+        assert (layers[name].op, layers[name].parameters) == (first.op, first.parameters)
+    assert any(name in inspect_model(path, budget).to_text() for name in repeated)
+
+
+def test_a_budget_that_is_too_small_names_the_least(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    with streamrt.Model(path) as model:
+        least = model.min_budget(SHAPE)
+    for budget in (least // 2, least - 1):
+        with streamrt.Model(path, budget) as model, pytest.raises(BudgetError) as refused:
+            model(np.zeros(SHAPE, np.float32))
+        assert refused.value.minimum == least
+
+
+def test_ways_are_not_mixed_up(tmp_path: Path) -> None:
+    """Calls under several budgets share the programs that they remember."""
+    path = gated(tmp_path / "model")
+    with streamrt.Model(path, exact=True) as model:
+        planner, graph = model._engine.planner, model._engine.file.graph
+        least, most = model.min_budget(SHAPE), model.plan_for(SHAPE).total
+        budgets = [least + (most - least) * part // 8 for part in range(9)]
+        found = [planner.with_budget(budget).prepare(graph, {"x": SHAPE}).program for budget in budgets]
+    assert len({program.again for program in found}) > 1
+    assert len({(program.again, program.bands) for program in found}) > len({program.bands for program in found})
+    for budget, program in zip(budgets, found, strict=True):
+        assert program.memory <= budget
+        assert again(path, budget) == (program.again, len(program.ways))
+
+
+def test_a_network_of_windows_alone_has_one_way(tmp_path: Path) -> None:
+    path = unet(tmp_path / "model", "nearest", *SHAPE[2:])
+    with streamrt.Model(path) as model:
+        least = model.min_budget(SHAPE)
+    assert again(path, least) == (0, 1)
