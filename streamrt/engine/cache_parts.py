@@ -19,7 +19,7 @@ from streamrt.plan import NodeWeights, Plan
 from streamrt.program.compile import Program
 from streamrt.program.placement import nbytes
 
-#: Divide a batch if that saves over 4 % of the estimated time. Of the networks measured, those with less gained nothing.
+#: Divide a batch if that saves over 4 % of the estimated time. Networks that were measured gained nothing with less.
 _GAIN = 0.04
 #: Tensors of a node stay in the cache until the next node reads them if they take at most 50 % of it: weights, scratch
 #: memory and other processes have the rest.
