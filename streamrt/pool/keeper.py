@@ -305,6 +305,10 @@ class Keeper:
 
     def release(self, entry: Entry, error: BaseException | None) -> None:
         """End a lease. ``error`` is the error with which its user left, or None."""
+        if self.memory.policy.mine:  # the finalizer of an abandoned lease, which runs within the policy
+            with suppress(RuntimeError):  # no thread can be started
+                self._runtime.spawn(partial(self.release, entry, error))
+                return
         unreadable = anew(error) if isinstance(error, WeightsIOError) else None
         with self.changed:
             if unreadable and entry.error is None:

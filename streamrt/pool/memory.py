@@ -114,8 +114,8 @@ class Memory:
         """The bytes that a model may have; None if it has to wait until leased models give memory back."""
         name, holdings = situation.name, situation.holdings
         kept = holdings[name].kept
-        with self.policy as policy:
-            return decide(
+        return self.policy.use(
+            lambda policy: decide(
                 self.ledger.budget,
                 situation.slack,
                 holdings,
@@ -124,6 +124,7 @@ class Memory:
                 lambda other: kept or policy.admits(name, other),
                 situation.whole,
             )
+        )
 
     def lasts(self, situation: Situation, grant: Grant) -> bool:
         """Whether a grant that was decided in this situation can be carried out now."""
@@ -145,8 +146,7 @@ class Memory:
         holdings = self._holdings(entry)
         missing = total - self.ledger.held(entry.name) - self.ledger.free
         idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
-        with self.policy as policy:
-            idle.sort(key=policy.worth)
+        self.policy.use(lambda policy: idle.sort(key=policy.worth))
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
     def _holdings(self, entry: Entry) -> dict[str, Holding]:

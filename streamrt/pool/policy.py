@@ -1,8 +1,8 @@
 """Policies say which weights are worth their memory: their protocol, and the classic policies.
 
-A policy sees requests and nothing else. It says how much a byte of each model is worth now. It also says whether the
-model that was just requested may take memory from another model. A pool calls its policy in one thread at a time, and
-other requests wait meanwhile, so policies do no I/O.
+A policy sees requests and nothing else. It says how much a byte of each model is worth now. It also says whether a
+model that was requested may take memory from another model. A pool calls its policy in one thread at a time, and other
+requests wait meanwhile. So policies do no I/O. They never call the pool, whose lock may wait for them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Policy(Protocol):
         """The worth of one of its bytes now. The model with the least worth gives memory first."""
 
     def admits(self, newcomer: str, resident: str) -> bool:
-        """Whether ``newcomer``, the model that was requested last, may take memory from ``resident``.
+        """Whether ``newcomer``, a model that was requested, may take memory from ``resident``.
 
         If so, it may take memory from all models that are worth less, too.
         """

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from threading import get_ident
+from typing import TypeVar
 
 from streamrt.pool.policy import Policy
 
+T = TypeVar("T")
+
 
 class SharedPolicy:
-    """As a context it gives the policy to this thread alone. Its methods take the lock by themselves.
+    """Gives a policy to one thread at a time.
 
-    A thread that has the pool's lock may take this one, and never the other way round.
+    A thread that has the pool's lock may wait for this one, and never the other way round. Python may run a finalizer
+    in any thread, even in one that has the policy. So what a finalizer does looks at ``mine`` before it takes the
+    pool's lock.
 
     Args:
         policy: used by this object alone.
@@ -20,25 +27,30 @@ class SharedPolicy:
     def __init__(self, policy: Policy, lock: AbstractContextManager[object]) -> None:
         self._policy = policy
         self._lock = lock
+        self._owner = 0
 
-    def __enter__(self) -> Policy:
-        self._lock.__enter__()
-        return self._policy
+    @property
+    def mine(self) -> bool:
+        """Whether this thread has the policy now."""
+        return self._owner == get_ident()
 
-    def __exit__(self, *raised: object) -> None:
-        self._lock.__exit__(None, None, None)
+    def use(self, work: Callable[[Policy], T]) -> T:
+        """What ``work`` makes of the policy. This thread has it alone meanwhile."""
+        with self._lock:  # no method of Python's own, which an interrupt could leave with the lock taken
+            self._owner = get_ident()
+            try:
+                return work(self._policy)
+            finally:
+                self._owner = 0
 
     def requested(self, name: str, size: int, cost: float) -> None:
         """See `Policy`."""
-        with self._lock:
-            self._policy.requested(name, size, cost)
+        self.use(lambda policy: policy.requested(name, size, cost))
 
     def evicted(self, name: str) -> None:
         """See `Policy`."""
-        with self._lock:
-            self._policy.evicted(name)
+        self.use(lambda policy: policy.evicted(name))
 
     def forget(self, name: str) -> None:
         """See `Policy`."""
-        with self._lock:
-            self._policy.forget(name)
+        self.use(lambda policy: policy.forget(name))

@@ -1,10 +1,17 @@
 """A grant is decided without the pool's lock. If memory changes hands meanwhile, it is decided again."""
 
+import gc
+import sys
+import threading
+
 import pytest
 
 import streamrt
+from model import zoo
 from pool.world import KIB, make, needs
 from streamrt.pool.policy import Lru
+from streamrt.pool.runtime import Runtime
+from streamrt.pool.shared import SharedPolicy
 
 
 def slow(world, pool, owner, name, monkeypatch):
@@ -175,3 +182,92 @@ def test_a_request_whose_model_loads_is_not_woken_by_leases_that_end(monkeypatch
     world.run()
     assert asked.count("b") >= 50
     assert asked.count("a") < 10
+
+
+class Watched(Runtime):
+    """Tells when a thread waits for the policy."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = threading.Event()
+
+    def lock(self):
+        lock, waits = super().lock(), self.waits
+
+        class Lock:
+            def __enter__(self):
+                if not lock.acquire(blocking=False):
+                    waits.set()
+                    lock.acquire()
+
+            def __exit__(self, *error):
+                lock.release()
+
+        return Lock()
+
+
+def test_the_end_of_an_abandoned_lease_does_not_wait_for_a_thread_that_waits_for_the_policy(files):
+    runtime, decides, steps = Watched(), threading.Event(), []
+
+    class Collecting(Lru):
+        def requested(self, name, size, cost):
+            super().requested(name, size, cost)
+            for step in [*steps]:
+                step()
+
+    pool = streamrt.ModelPool("64MiB", policy=lambda budget: Collecting(), _runtime=runtime)
+    for name in ("m64", "m96", "m128"):
+        pool.register(name, files[name].path)
+        with pool.lease(name) as model:
+            model(zoo.random_input(1, int(name[1:])))
+
+    def abandon():
+        context = pool.lease("m96")
+        context.__enter__()
+        cycle = [context]
+        cycle.append(cycle)
+
+    def unload():
+        decides.wait()
+        pool.unload("m128")  # the policy is told of the eviction under the pool's lock
+
+    def lease():
+        steps[:] = decides.set, runtime.waits.wait, steps.clear, gc.collect
+        with pool.lease("m64"):
+            pass
+
+    gc.disable()
+    try:
+        abandon()
+        threads = [threading.Thread(target=work, daemon=True) for work in (unload, lease)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "two threads wait for each other"
+    finally:
+        gc.enable()
+    pool.close()  # waits until the abandoned lease has ended
+
+
+def test_an_interrupt_does_not_keep_the_policy():
+    def interrupts(frame, event, argument):
+        nonlocal left
+        left -= event == "call"
+        if left == 0:
+            raise KeyboardInterrupt
+
+    lock, interrupted = threading.Lock(), 0
+    policy = SharedPolicy(Lru(), lock)
+    for calls in range(1, 10):
+        left = calls
+        sys.setprofile(interrupts)
+        try:
+            policy.requested("a", 1, 1.0)
+            policy.use(lambda inner: inner.worth("a"))
+        except KeyboardInterrupt:
+            interrupted += 1
+        finally:
+            sys.setprofile(None)
+        assert not lock.locked()
+    assert 4 < interrupted < 9

@@ -419,4 +419,13 @@ FAULTS = (
         "a request that waits for memory alone is not told that there is some",
         POOL,
     ),
+    Fault(
+        "abandoned-waits",
+        "pool",
+        "streamrt/pool/keeper.py",
+        "if self.memory.policy.mine:",
+        "if False:",
+        "a lease that the collector ends waits for a thread that waits for it",
+        POOL,
+    ),
 )
