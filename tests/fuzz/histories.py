@@ -17,10 +17,12 @@ from pool.world import KIB, FakeFiles, FakeModel, World, WorldCondition, needs
 from streamrt.errors import PoolBusyError, StreamrtError, WeightsIOError
 from streamrt.format import FileIdentity
 from streamrt.pool import ModelPool
-from streamrt.pool.adaptive import POLICIES
+from streamrt.pool.adaptive import POLICIES, Adaptive
 
 #: Seconds of the world that `close` may take: models are shut one by one, and calls end first.
 _CLOSING = 300.0
+#: Seconds of the world that a thread may compute without the lock: less than a timeout, or more.
+_THINKING = (0.001, 0.3, 3.0)
 
 
 class _Task(SystemExit):
@@ -50,9 +52,14 @@ class _AnyWorld(World):
         self.refused = 0  # how many threads cannot be started
         self.interrupts = set()  # tasks that get a KeyboardInterrupt at their next wait
         self.over = False
+        self.thought = Counter()  # seconds of computing without the lock, by task
 
     def condition(self):
-        return _AnyCondition(self)
+        self.changed = _AnyCondition(self)
+        return self.changed
+
+    def lock(self):
+        return _AnyLock(self)
 
     def spawn(self, work):
         if self.refused:
@@ -77,6 +84,18 @@ class _AnyWorld(World):
             self._idle.release()
             task.turn.acquire()
             self._go_on()
+
+    def think(self):
+        """Sometimes let other threads run, and time pass, in which a thread would compute without the lock."""
+        task = self._current
+        self.step_aside()
+        if self._rng.random() < self._switching / 4:
+            seconds = self._rng.choice(_THINKING)
+            self.sleep(seconds)
+            self.thought[task] += seconds
+        if task.work in self.interrupts:
+            self.interrupts.discard(task.work)
+            raise KeyboardInterrupt
 
     def _go_on(self):
         if self.over:
@@ -105,6 +124,22 @@ class _AnyCondition(WorldCondition):
         if not self._world.over:
             self._world.accounts()
         return super().wait(timeout)
+
+
+class _AnyLock:
+    """The lock of a policy. Before a thread takes it without the pool's lock, others run, time passes, or it ends."""
+
+    def __init__(self, world):
+        self._world, self._taken = world, False
+
+    def __enter__(self):
+        if not self._world.changed.depth and not self._world.over:
+            self._world.think()
+        assert not self._taken, "the policy is used by two threads"
+        self._taken = True
+
+    def __exit__(self, *error):
+        self._taken = False
 
 
 class _Model(FakeModel):
@@ -259,6 +294,8 @@ class History:
             raise Finding("closing takes too long", f"{self.world.now() - began} s")
         if keeper.entries or keeper.ledger.total or self.files.open_models or keeper._line:
             raise Finding("something is left after the end", f"{keeper.entries} {keeper.ledger._held} {keeper._line}")
+        if remembered := _names(keeper.memory.policy._policy):
+            raise Finding("the policy remembers a model that is gone", f"{remembered}")
 
     # ---- tasks
 
@@ -304,6 +341,8 @@ class History:
 
     def _lease(self, name, timeout, seconds, grow, inside, ends, patience=None):
         began, had = self.world.now(), False
+        task = self.world._current
+        thought = self.world.thought[task]
         limit = self.timeout if timeout is None else timeout
         wanted = None if patience is None else lambda: self.world.now() < began + patience
         limit = min(limit, math.inf if patience is None else patience)
@@ -321,7 +360,7 @@ class History:
                 raise Finding("a lease gives up before its deadline", name) from None
             raise
         finally:
-            late = self.world.now() - began - limit
+            late = self.world.now() - began - limit - (self.world.thought[task] - thought)
             if not had and late > slack and not self.world.over:
                 raise Finding("a lease ends after its deadline", f"{name}: {late} s late")
 
@@ -355,6 +394,12 @@ class History:
 
     def _close(self):
         self.pool.close()
+
+
+def _names(policy):
+    """The names that a policy remembers."""
+    inner = [shadow.policy for shadow in policy._shadows] if isinstance(policy, Adaptive) else [policy]
+    return {name for each in inner for value in vars(each).values() if isinstance(value, dict) for name in value}
 
 
 class _Planned(Exception):  # noqa: N818
