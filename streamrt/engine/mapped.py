@@ -35,8 +35,11 @@ _BUFFERS = 1024
 def in_files(results: Mapping[str, Target]) -> Iterator[dict[str, MappedRows]]:
     """Those of ``results``, arrays (1, C, H, W), that are written to their mapped files. They are closed at the end."""
     with ExitStack() as stack:
-        found = {name: _opened(array) for name, array in results.items()}
-        yield {name: stack.enter_context(each) for name, each in found.items() if each is not None}
+        found: dict[str, MappedRows] = {}
+        for name, array in results.items():
+            if (opened := _opened(array)) is not None:
+                found[name] = stack.enter_context(opened)
+        yield found
 
 
 class MappedRows:
