@@ -4,10 +4,10 @@ A node that needs the whole plane ends a section. What the next section reads of
 section can make it again, from tensors that are smaller or in memory anyway, its line buffer is enough. Such nodes run
 twice, as steps of their own that read the same parameters.
 
-The *place* of a node is the section that it is in, or itself. The tensors that are held while a place runs set the
-least budget. So nodes are chosen step by step. In each step the place that holds most has a tensor less: of all that it
-can do without, the one that saves the most bytes for each operation. The steps end where the largest place cannot hold
-less, and before a pass takes twice as many operations as it has without any.
+The tensors that are held while a place runs (`streamrt.program.held`) set the least budget. So nodes are chosen step by
+step. In each step the place that holds most has a tensor less: of all that it can do without, the one that saves the
+most bytes for each operation. The steps end where the largest place cannot hold less, and before a pass takes twice as
+many operations as it has without any.
 
 Pure: nothing is lowered, and no memory is touched.
 """
@@ -15,16 +15,18 @@ Pure: nothing is lowered, and no memory is touched.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from itertools import accumulate, islice
+from itertools import islice
 from typing import NamedTuple
 
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Shape
 from streamrt.ops.rows import Rows
+from streamrt.program.held import Copies, Held, PlacesOfNodes
+from streamrt.program.runs import Runs
 
 #: The most nodes that are gone back from a tensor to those that it can be made of.
 _LONGEST = 32
@@ -36,9 +38,6 @@ _MOST_OPTIONS = 2**14
 _SMALL = 2**8
 #: A way is worth planning for if it holds at most this much of what the one before it holds.
 _LESS = 0.5
-
-#: The first node of each section and the one behind it.
-Runs = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +57,6 @@ class Way:
     held: int
 
 
-def runs_of(nodes: Sequence[Node], rows: Sequence[Rows | None]) -> Runs:
-    """The first node of each section and the one behind it; some have one node.
-
-    No node reads a tensor as a whole that its own section makes.
-    """
-    found: Runs = []
-    first = 0
-    made: set[str] = set()
-    for index, own in enumerate((*rows, None)):
-        ends = own is None or any(nodes[index].inputs[position] in made for position in own.whole)
-        if ends:
-            if first < index:
-                found.append((first, index))
-            first = index + (own is None)
-            made.clear()
-        if own is not None:
-            made.update(nodes[index].outputs)
-    return found
-
-
 def ways_of(
     nodes: Sequence[Node],
     rows: Sequence[Rows | None],
@@ -85,6 +64,7 @@ def ways_of(
     sizes: Mapping[str, int],
     work: Sequence[int],
     results: Sequence[str],
+    taken: Collection[str],
 ) -> list[Way]:
     """The ways to run a program: first that in which no node runs again.
 
@@ -97,10 +77,11 @@ def ways_of(
         sizes: bytes of the program's inputs, and of the tensors that nodes make; 0 if one lies where another does.
         work: operations of each node.
         results: the names of the program's outputs.
+        taken: the names of all tensors, parameters included. No node makes another tensor of such a name.
     """
     least = max(sizes.values(), default=0) // _SMALL
     large = {name: size if size > least else 0 for name, size in sizes.items()}
-    places = _Places(nodes, rows, shapes, large, results)
+    places = PlacesOfNodes(nodes, rows, shapes, large, results)
     search = _Search(places, work)
     steps = [(search.copies, search.most)]
     while len(steps) <= _MOST_STEPS and search.step():
@@ -111,147 +92,8 @@ def ways_of(
     for step in steps[1:]:
         if step is steps[-1] or step[1] <= chosen[-1][1] * _LESS:
             chosen.append(step)
-    found = [_way(places, copies, most) for copies, most in chosen]
+    found = [_way(places, copies, most, taken) for copies, most in chosen]
     return [way for way in found if way is not None]
-
-
-#: The nodes that run again in each place, as indices in ascending order, by place.
-_Copies = Mapping[int, tuple[int, ...]]
-
-
-class _Held(NamedTuple):
-    """Bytes of whole tensors, or a little less; and those that there would be if none had the memory of another one."""
-
-    least: int
-    apart: int
-
-
-class _Reads(NamedTuple):
-    """The tensors of other places that a place reads by rows, and those that it reads as a whole."""
-
-    by_rows: frozenset[str]
-    whole: frozenset[str]
-
-
-class _Places:
-    """The sections of a program and the nodes between them, in their order. For the arguments see `ways_of`.
-
-    Attributes:
-        nodes, rows: as given.
-        spans: the first node of each place and the one behind it.
-        are_runs: whether each place is a run of nodes that compute rows.
-        place_of: the place of each node.
-        maker: the node that makes each tensor.
-        sizes: bytes of each tensor; 0 if it does not count.
-    """
-
-    def __init__(
-        self,
-        nodes: Sequence[Node],
-        rows: Sequence[Rows | None],
-        shapes: Mapping[str, Shape],
-        sizes: Mapping[str, int],
-        results: Sequence[str],
-    ) -> None:
-        self.nodes, self.rows, self.sizes = nodes, rows, sizes
-        runs = dict(runs_of(nodes, rows))
-        self.spans: Runs = []
-        while (first := self.spans[-1][1] if self.spans else 0) < len(nodes):
-            self.spans.append((first, runs.get(first, first + 1)))
-        self.are_runs = [first in runs for first, _ in self.spans]
-        self.place_of = [place for place, span in enumerate(self.spans) for _ in range(*span)]
-        self.maker = {name: index for index, node in enumerate(nodes) for name in node.outputs if name}
-        self._shapes, self._results = shapes, set(results)
-        self._own = [self._read(range(*span)) for span in self.spans]
-
-    def inputs_of(self, index: int, *, by_rows: bool) -> list[str]:
-        """The tensors that a node reads by rows, or the others that it reads. Parameters are none of them."""
-        own = self.rows[index]
-        inputs = enumerate(self.nodes[index].inputs)
-        return [name for i, name in inputs if name in self.sizes and by_rows == (own is not None and i in own.inputs)]
-
-    def may_be_made_again(self, name: str) -> bool:
-        """Whether the node that makes a tensor can be a part of another section."""
-        own = self.rows[self.maker[name]] if name in self.maker else None
-        return own is not None and not own.collects
-
-    def can_do_without(self, name: str, reads: Sequence[_Reads]) -> bool:
-        """Whether no place needs a tensor as a whole."""
-        if name in self._results or not self.may_be_made_again(name):
-            return False
-        users = (place for place, each in enumerate(reads) if name in each.by_rows)
-        return all(map(self.are_runs.__getitem__, users)) and not any(name in each.whole for each in reads)
-
-    def reads(self, copies: _Copies) -> list[_Reads]:
-        """Of each place, if these nodes run again."""
-        found = list(self._own)
-        for place, indices in copies.items():
-            more, made = self._read(indices), self._made(indices)
-            found[place] = _Reads((found[place].by_rows - made) | more.by_rows, found[place].whole | more.whole)
-        return found
-
-    def lives(self, reads: Sequence[_Reads], copies: _Copies) -> dict[str, tuple[int, int]]:
-        """The first and the last place at which each whole tensor is in the arena."""
-        last = dict.fromkeys(self._results.intersection(self.sizes), len(reads) - 1)
-        otherwise: set[str] = set()  # read by others than sections, or as a whole
-        for place in reversed(range(len(reads))):
-            by_rows, whole = reads[place]
-            otherwise |= whole if self._is_section(place, copies) else whole | by_rows
-            for name in whole | by_rows:
-                last.setdefault(name, place)
-        read = {name for each in reads for name in each.by_rows}
-        found = {}
-        for name, end in last.items():
-            begin = self.place_of[self.maker[name]] if name in self.maker else 0
-            if name in self.maker:
-                own = self.rows[self.maker[name]]
-                inside = name not in read and self._is_section(begin, copies) and own is not None and not own.collects
-            else:
-                inside = name not in self._results
-            if not inside or name in otherwise:
-                found[name] = begin, end
-        return found
-
-    def held(self, reads: Sequence[_Reads], copies: _Copies) -> list[_Held]:
-        """What is held while each place runs."""
-        lives = self.lives(reads, copies)
-        for index, node in enumerate(self.nodes):
-            if not self._is_section(self.place_of[index], copies):  # what it makes is whole even if no node reads it
-                lives |= {name: (self.place_of[index],) * 2 for name in node.outputs if name and name not in lives}
-        changes = [0] * (len(reads) + 1)
-        made: dict[int, list[str]] = {}
-        for name, (begin, end) in lives.items():
-            changes[begin] += self.sizes[name]
-            changes[end + 1] -= self.sizes[name]
-            made.setdefault(begin, []).append(name)
-        found = [_Held(size, size) for size in accumulate(changes[:-1])]
-        for place, (by_rows, whole) in enumerate(reads):
-            is_section = self._is_section(place, copies)
-            ending = [name for name in by_rows | whole if name in lives and lives[name][1] == place]
-            largest = max(made.get(place, ()), key=lambda name: (self.sizes[name], name), default=None)
-            if largest and any(self._may_have_place(largest, name, is_section) for name in ending):
-                found[place] = found[place]._replace(least=found[place].least - self.sizes[largest])
-        return found
-
-    def _may_have_place(self, name: str, other: str, is_section: bool) -> bool:
-        """Whether what a place makes may have the memory of what it reads; see also `streamrt.program.division`."""
-        own, shape = self._shapes[name], self._shapes[other]
-        if not is_section:
-            return self.sizes[name] <= self.sizes[other] or not self.sizes[other]
-        return len(own) == len(shape) == 4 and own[2:] == shape[2:] and own[1] <= shape[1]
-
-    def _is_section(self, place: int, copies: _Copies) -> bool:
-        first, last = self.spans[place]
-        return self.are_runs[place] and (last - first > 1 or place in copies)
-
-    def _made(self, indices: Iterable[int]) -> set[str]:
-        return {name for index in indices for name in self.nodes[index].outputs}
-
-    def _read(self, indices: Sequence[int]) -> _Reads:
-        made = self._made(indices)
-        by_rows = {name for index in indices for name in self.inputs_of(index, by_rows=True)}
-        whole = {name for index in indices for name in self.inputs_of(index, by_rows=False)}
-        return _Reads(frozenset(by_rows - made), frozenset(whole))
 
 
 class _Option(NamedTuple):
@@ -259,7 +101,7 @@ class _Option(NamedTuple):
 
     saved: int
     work: int
-    copies: _Copies
+    copies: Copies
 
 
 class _Search:
@@ -269,10 +111,10 @@ class _Search:
         copies: the nodes.
     """
 
-    def __init__(self, places: _Places, work: Sequence[int]) -> None:
+    def __init__(self, places: PlacesOfNodes, work: Sequence[int]) -> None:
         self._places, self._work = places, work
         self._left, self._looks = sum(work), _MOST_OPTIONS  # operations and choices
-        self.copies: _Copies = {}
+        self.copies: Copies = {}
         self._held = places.held(places.reads({}), {})
 
     @property
@@ -292,7 +134,7 @@ class _Search:
         found = list(islice(self._options(place), self._looks))
         self._looks -= len(found)
         found.sort(key=lambda each: -each.saved / max(1, each.work))
-        best: tuple[_Option, list[_Held]] | None = None
+        best: tuple[_Option, list[Held]] | None = None
         for option in found[:_MOST_TRIED]:
             held = self._places.held(self._places.reads(option.copies), option.copies)
             changes = zip(held, self._held, strict=True)
@@ -350,9 +192,9 @@ class _Search:
             yield set(chain), {each for each in needs - made if each not in there and each in places.maker}
 
 
-def _way(places: _Places, copies: _Copies, held: int) -> Way | None:
+def _way(places: PlacesOfNodes, copies: Copies, held: int, taken: Collection[str]) -> Way | None:
     """The nodes of all places. None: a name is taken."""
-    taken = {*places.sizes, *(node.name for node in places.nodes)}
+    taken = {*taken, *(node.name for node in places.nodes)}
     nodes: list[Node] = []
     sources: list[int] = []
     runs: Runs = []

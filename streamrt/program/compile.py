@@ -417,7 +417,7 @@ class _Compiler:
             sizes |= {name: alone * nbytes(self.operands[name]) for name in node.outputs if name}
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         work = [low.flops + sum(map(math.prod, low.outputs)) for low in self.lowered]
-        return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results))
+        return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results, {*self._names, *self.operands}))
 
     def _sections(self, way: Way, rows: Sequence[Rows | None], known: Known) -> list[Section]:
         """The sections of the nodes that run in one of the ways, which become those of the program."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from program.test_placement import concat, node
 from program.test_sections import CHAIN, SHAPE, WINDOW, answers, graph
 from streamrt.graph import Graph, Node
+from streamrt.ops import Operand
 from streamrt.program.compile import Program, compile_program
 
 WIDE = 203
@@ -75,6 +76,15 @@ def test_where_no_node_runs_again(nodes: list[Node], outputs: list[str]) -> None
     plain = answers(compiled(made, 0))
     for name, values in answers(program).items():
         np.testing.assert_allclose(values, plain[name], rtol=1e-6)
+
+
+def test_names_of_parameters_are_taken() -> None:
+    nodes = [*CHAIN, *gate("c", 1), node("Mul", ["m1", "c (run 2)"], "y")]
+    shapes = {"x": SHAPE}
+    params = {"c (run 2)": Operand((1,), is_param=True)}
+    program = compile_program(graph(nodes, ["y"]), params, shapes, lean=True, bands=8)
+    assert len(program.ways) == 1
+    assert program.shapes["c (run 2)"] == (1,)
 
 
 def test_a_smaller_tensor_is_held_instead() -> None:

@@ -152,7 +152,7 @@ FAULTS = (
     Fault(
         "bands-halves",
         "program",
-        "streamrt/program/again.py",
+        "streamrt/program/runs.py",
         "first = index + (own is None)",
         "first = index + 1",
         "a node that uses what its section finds runs by itself",
@@ -161,9 +161,9 @@ FAULTS = (
     Fault(
         "again-reads",
         "program",
-        "streamrt/program/again.py",
-        "_Reads((found[place].by_rows - made) | more.by_rows,",
-        "_Reads(found[place].by_rows | more.by_rows,",
+        "streamrt/program/held.py",
+        "Reads((found[place].by_rows - made) | more.by_rows,",
+        "Reads(found[place].by_rows | more.by_rows,",
         "a tensor that is made again counts as held, so no node runs again",
         ("tests/program",),
     ),
@@ -179,7 +179,7 @@ FAULTS = (
     Fault(
         "again-place",
         "program",
-        "streamrt/program/again.py",
+        "streamrt/program/held.py",
         "._replace(least=found[place].least - self.sizes[largest])",
         "",
         "a way counts as too large because a tensor that has the memory of another counts twice",
@@ -192,6 +192,15 @@ FAULTS = (
         "if taken.intersection((",
         "if set().intersection((",
         "a tensor that is made again is mixed up with another of the model",
+        ("tests/program",),
+    ),
+    Fault(
+        "again-parameters",
+        "program",
+        "streamrt/program/compile.py",
+        "results, {*self._names, *self.operands})",
+        "results, self.graph.inputs)",
+        "a tensor that is made again is mixed up with a parameter of the same name",
         ("tests/program",),
     ),
     Fault(
