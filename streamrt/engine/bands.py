@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import NamedTuple
 
 from streamrt.errors import BudgetError
@@ -82,6 +82,7 @@ class InBands:
     ) -> None:
         self._compile, self._graph, self._sizes = compile_for, graph, sizes
         self._wanted, self._exact = wanted, exact
+        self._ways: tuple[Way, ...] = ()  # of all programs, once there is one
 
     def __iter__(self) -> Iterator[Program]:
         least: float = math.inf
@@ -147,9 +148,10 @@ class InBands:
         return found[::-1]
 
     def faster(self, program: Program) -> Iterator[Program]:
-        """Programs that are not lean, in at least as many bands as ``program``."""
+        """Programs that are not lean, in at least as many bands as ``program``; none if they compute alike."""
         none = self._exact or program.strips > 1
-        return iter(()) if none else self._programs(lean=False, fewest=program.bands, again=program.again)
+        found = iter(()) if none else self._programs(lean=False, fewest=program.bands, again=program.again)
+        return takewhile(_is_faster, found)
 
     @property
     def weights(self) -> int:
@@ -181,13 +183,12 @@ class InBands:
     def _programs(self, lean: bool, fewest: int, again: int) -> Iterator[Program]:
         least, idle, most, steps = math.inf, 0, self._most_times(), 0
         known: Known = {}
-        ways: tuple[Way, ...] = ()
         for bands in (count for count in _COUNTS if count >= fewest):
-            if bands > most or 2 * steps > _MOST_STEPS:
+            if bands > most or 2 * steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return
-            program = self._compile(lean, bands, 1, again, ways, known)
-            steps, ways = len(program.steps), program.ways
-            if not program.sections or steps > _MOST_STEPS or idle == _MOST_IDLE:
+            program = self._compile(lean, bands, 1, again, self._ways, known)
+            steps, self._ways = len(program.steps), program.ways
+            if not program.sections or steps > _MOST_STEPS:
                 return
             idle = 0 if program.memory < least else idle + 1
             if not idle:
@@ -232,11 +233,11 @@ def fit_in_bands(
         if group.held >= budget:
             left_out = True
             continue
-        best, refused = _shortest(refused, budget, programs, group.programs, plan_for)
+        best, refused = _shortest(refused, budget, programs, group, found, plan_for)
         found += [best] if best is not None else []
     if found:
         return _faster(min(found, key=_seconds), programs, budget, plan_for)
-    for program in programs if left_out else ():
+    for program in sorted(programs, key=_memory) if left_out else ():
         refused = _least(refused, program, plan_for)
     try:
         raise refused from None
@@ -263,17 +264,22 @@ def _shortest(
     refused: BudgetError,
     budget: int,
     programs: InBands,
-    alike: Iterable[Program],
+    group: Group,
+    before: Sequence[tuple[Program, Plan]],
     plan_for: Callable[[Program], Plan],
 ) -> tuple[tuple[Program, Plan] | None, BudgetError]:
-    """One of ``alike`` programs, which have as many strips, and the error with the least ``minimum``."""
+    """One program of a group, and the error with the least ``minimum``.
+
+    A program in which more nodes run again than in those that were found ``before`` must read fewer bytes than these.
+    """
+    most: float = min((plan.streamed_bytes for _, plan in before if group.strips == 1), default=math.inf)
     best: tuple[Program, Plan] | None = None
     larger: list[Program] = []
-    for program in alike:
+    for program in group.programs:
         if program.memory > budget:
             larger.append(program)
             continue
-        if best is not None and programs.least_read(program, budget) >= best[1].streamed_bytes:
+        if programs.least_read(program, budget) >= most:
             continue
         try:
             plan = plan_for(program)
@@ -282,10 +288,10 @@ def _shortest(
             continue
         if best is not None and plan.seconds >= best[1].seconds * _GAIN:
             break
-        best = program, plan
+        best, most = (program, plan), min(most, plan.streamed_bytes)
         if not plan.streamed_bytes:
             break  # lower bands would save no reading
-    for program in reversed(larger if best is None else []):
+    for program in () if best or before else reversed(larger):
         refused = _least(refused, program, plan_for)
     return best, refused
 
@@ -314,6 +320,10 @@ def _faster(
             if plan.seconds <= found[1].seconds * _LONGER:
                 return program, plan
     return found
+
+
+def _is_faster(program: Program) -> bool:
+    return any(low.roomy for low in program.lowered)
 
 
 def _minimum(error: BudgetError) -> int:

@@ -96,6 +96,8 @@ def make_plan(
     Raises:
         BudgetError: not even one of the smallest tiles fits beside the workspace.
     """
+    if budget is not None and workspace > budget:  # with no tiles at all
+        raise too_small(budget, workspace, smallest_window(nodes, file_size, huge=huge))
     tilings = _worthwhile(nodes, huge)
     pinned = _pinned(_with_tables(nodes), tilings, file_size, workspace, budget)
     if isinstance(pinned, Plan):

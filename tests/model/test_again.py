@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from model import zoo
 from model.test_bands import Builder, planned, unet
 from streamrt import BudgetError, _core
 from streamrt.cli.inspection import inspect_model
+from streamrt.program.again import Way, ways_of
 
 SHAPE = (1, 3, 160, 48)
 PLANE = 4 * SHAPE[2] * SHAPE[3]
@@ -110,3 +113,38 @@ def test_a_network_of_windows_alone_has_one_way(tmp_path: Path) -> None:
     with streamrt.Model(path) as model:
         least = model.min_budget(SHAPE)
     assert again(path, least) == (0, 1)
+
+
+def test_the_ways_are_found_once_for_each_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    found: list[int] = []
+
+    def noted(*given: Any) -> list[Way]:
+        found.append(len(given[0]))
+        return ways_of(*given)
+
+    monkeypatch.setattr("streamrt.program.compile.ways_of", noted)
+    with streamrt.Model(path) as model:
+        least = model.min_budget(SHAPE)
+    assert len(found) == 1
+    for budget in (least, least - 1):
+        found.clear()
+        with streamrt.Model(path, budget) as model, suppress(BudgetError):
+            model.plan_for(SHAPE)
+        assert len(found) == 1
+
+
+def test_programs_that_compute_alike_are_not_compared(tmp_path: Path) -> None:
+    """No faster algorithm computes windows of 1 x 1."""
+    build = Builder(32, *SHAPE[2:])
+    path = build.pack(tmp_path / "model", build.conv(build.conv("x", 32, 32, 1), 32, 32, 1))
+    shape = (1, 32, *SHAPE[2:])
+    with streamrt.Model(path) as model:
+        budget = model.plan_for(shape).total // 2
+    with streamrt.Model(path, budget) as model:
+        planner, graph = model._engine.planner, model._engine.file.graph
+        program = planner.prepare(graph, {"x": shape}).program
+        faster = planner._programs.in_bands(graph, {"x": shape}).faster(program)
+    assert program.bands
+    assert program.strips == 1
+    assert not list(faster)
