@@ -67,8 +67,18 @@ class Programs:
         for program in self.calls_in_bands.programs() if bands else ():
             if (program.bands, program.strips, program.again) == (bands, strips, again) and _key(program) == key:
                 return program
-        given = (graph, self._params, shapes, self._exact, lean)
-        return compile_program(*given, bands=bands, strips=strips, again=again, ways=ways, known=known)
+        return compile_program(
+            graph,
+            self._params,
+            shapes,
+            exact=self._exact,
+            lean=lean,
+            bands=bands,
+            strips=strips,
+            again=again,
+            ways=ways,
+            known=known,
+        )
 
     def in_bands(self, graph: Graph, shapes: Mapping[str, Shape], *, asked: bool = False) -> InBands:
         """Programs of ``graph`` in bands of rows, for these input shapes, if they are wanted or ``asked`` for."""

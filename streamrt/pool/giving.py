@@ -148,7 +148,7 @@ def rested(resident: Resident, most: int | None, window: int) -> int:
     """Put an open model to rest; returns the bytes that it keeps. If 0, the caller closes it. No lock held."""
     try:
         return resident.rest(most, window)
-    except Exception:  # any error: the caller closes the model, which frees its memory
+    except Exception:  # even a fault of ours must not keep promised memory: the caller closes the model
         return 0
 
 

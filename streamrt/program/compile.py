@@ -256,15 +256,16 @@ def compile_program(
         if problem := size_problem(shape):
             raise FormatError(f"input {name!r} {problem}")
     meter = sizes.Meter()
+
+    def compiled(case: Graph) -> Program:
+        compiler = _Compiler(case, params, inputs, exact or lean, meter, bands, strips)
+        return compiler.program(params, lean, again, ways, known)
+
     *others, last = graph.cases
     for case in others:
         with suppress(sizes.OtherCaseError):
-            return _Compiler(case, params, inputs, exact or lean, meter, bands, strips).program(
-                *(params, lean, again, ways, known)
-            )
-    return _Compiler(last, params, inputs, exact or lean, meter, bands, strips).program(
-        *(params, lean, again, ways, known)
-    )
+            return compiled(case)
+    return compiled(last)
 
 
 class _Compiler:
@@ -413,8 +414,8 @@ class _Compiler:
         inputs, results = self._ends()
         sizes = {name: nbytes(self.operands[name]) for name in inputs}
         for node, low in zip(self.nodes, self.lowered, strict=True):
-            alone = low.view_of is None
-            sizes |= {name: alone * nbytes(self.operands[name]) for name in node.outputs if name}
+            for name in filter(None, node.outputs):
+                sizes[name] = nbytes(self.operands[name]) if low.view_of is None else 0
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         work = [low.flops + sum(map(math.prod, low.outputs)) for low in self.lowered]
         return tuple(ways_of(self.nodes, rows, shapes, sizes, work, results, {*self._names, *self.operands}))

@@ -182,9 +182,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Shapes for which programs are compiled."""
     found: list[Any] = []
 
-    def counted(made: Graph, params: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted(made: Graph, params: Any, inputs: Any, **kwargs: Any) -> Any:
         found.append(dict(inputs))
-        return compile_program(made, params, inputs, *args, **kwargs)
+        return compile_program(made, params, inputs, **kwargs)
 
     monkeypatch.setattr("streamrt.engine.programs.compile_program", counted)
     return found
