@@ -1,0 +1,40 @@
+"""A warning is an error in CI, and not for a newcomer, whose packages may be newer than the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_WARNS = """
+import warnings
+
+import pytest
+
+
+def test_warns():
+    warnings.warn("of a new version", DeprecationWarning)
+
+
+@pytest.mark.filterwarnings("ignore:of a new version")
+def test_expects_the_warning():
+    warnings.warn("of a new version", DeprecationWarning)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"), [(None, "2 passed"), (".ci/run", "1 failed, 1 passed"), (".ci/full", "1 failed, 1 passed")]
+)
+def test_only_ci_fails_for_a_warning(checkout: Path, tmp_path: Path, script: str | None, outcome: str) -> None:
+    (tmp_path / "test_one.py").write_text(_WARNS)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    if script:
+        (options,) = re.findall(r'^export PYTEST_ADDOPTS="([^"]*)"', (checkout / script).read_text(), re.MULTILINE)
+        environment["PYTEST_ADDOPTS"] = options
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "0", "-c", checkout / "pyproject.toml", "test_one.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1].startswith(outcome), done.stdout
