@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from bench import record
@@ -37,7 +38,8 @@ def write(results: Path, readme: Path | None) -> list[Path]:
             written.append(chart.draw(found, path))
     report = results / "README.md"
     text = markdown.report(measured, tables, {path.name for path in written}, pools + servers)
-    report.write_text(text + _pool_tables(pools) + _server_tables(servers) + _led_to(layers))
+    several = markdown.are_several(record for of in (*measured.values(), pools, servers) for record in of)
+    report.write_text(text + _pool_tables(pools, several) + _server_tables(servers, several) + _led_to(layers))
     written += [report, *layers]
     if readme:
         markdown.replace_table(readme, rows(results))
@@ -110,19 +112,27 @@ def _led_to(layers: list[Path]) -> str:
     return f"\n## Layer by layer\n\n{links}\n"
 
 
-def _server_tables(records: list[record.Record]) -> str:
+def _server_tables(records: list[record.Record], several: bool) -> str:
     from bench.serve import table  # here, because it imports this package
 
     try:
-        return f"\n{table.report(records)}\n"
+        return _section(table.report(records), records, several)
     except ValueError:  # nothing was measured
         return ""
 
 
-def _pool_tables(records: list[record.Record]) -> str:
+def _pool_tables(records: list[record.Record], several: bool) -> str:
     from bench.pool import table  # here, because it imports this package
 
-    try:
-        return f"\n{table.report(records)}\n"
-    except ValueError:  # they were only simulated
-        return ""
+    text = ""
+    for name in dict.fromkeys(each["set"] for each in records):
+        of = [each for each in records if each["set"] == name]
+        with contextlib.suppress(ValueError):  # they were only simulated
+            text += _section(table.report(of), of, several)
+    return text
+
+
+def _section(text: str, records: list[record.Record], several: bool) -> str:
+    """A section made elsewhere. If there are several machines or commits, its own follow the heading."""
+    heading, _, rest = text.partition("\n\n")
+    return "\n" + "\n\n".join([heading, *(markdown.origins(records) if several else []), rest]) + "\n"

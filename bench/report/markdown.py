@@ -42,17 +42,18 @@ def report(
 ) -> str:
     """The report: method, machine, limits, and every row of every case.
 
-    ``pictures`` are the names of files beside the report. Tables of ``others`` are made elsewhere.
+    ``pictures`` are the names of files beside the report. Tables of ``others`` are made elsewhere. If not everything is
+    of one machine and commit, each scenario names its own.
     """
     everything = [record for records in (*measured.values(), others) for record in records]
     parts = ["# Results", _PREFACE, circumstances(everything), "## All cases", overview(tables)]
     if beside := openings(tables):
         parts += ["## Opening and first passes", beside]
-    several = len(machines(everything)) > 1
+    several = are_several(everything)
     for name, found in tables.items():
         scenario = SCENARIOS[name]
         parts += [f"## {scenario.title}: `{name}`", scenario.says]
-        parts += machines(measured[name]) if several else []
+        parts += origins(measured[name]) if several else []
         if any(record["quick"] for record in measured[name]):
             parts.append("**A quick run: smaller models than those named, one round, to see that everything works.**")
         for says, picture in ((scenario.title, f"{name}.png"), ("Time against memory", f"{name}-memory.svg")):
@@ -211,13 +212,33 @@ type of the numbers that products multiply."""
 
 
 def circumstances(records: Collection[Record]) -> str:
-    """Machine, versions and commits, one line each; several lines if the scenarios were not measured together."""
-    versions, commits = {}, {}
+    """Machines, versions and the commit. Of records that were not measured together, each scenario names its commit."""
+    versions = {}
     for record in records:
         versions[", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items())) + "."] = None
+    commit = "Each section names its machine and its commit." if are_several(records) else _commits(records)
+    return "\n\n".join([*machines(records), *versions, commit])
+
+
+def are_several(records: Iterable[Record]) -> bool:
+    """Whether ``records`` come from more than one machine, or from more than one commit."""
+    return len({(*machines([record]), record["commit"]) for record in records}) > 1
+
+
+def origins(records: Collection[Record]) -> list[str]:
+    """A description of each machine that ``records`` come from, with the commits that it measured."""
+    return [
+        f"{machine} {_commits([record for record in records if machine in machines([record])])}"
+        for machine in machines(records)
+    ]
+
+
+def _commits(records: Iterable[Record]) -> str:
+    commits = {}
+    for record in records:
         same = "" if record["checkout_installed"] else ", another streamrt installed"
         commits[f"`{record['commit']}`{same}, {record['at'][:10]}"] = None
-    return "\n\n".join([*machines(records), *versions, f"Commit {'; '.join(commits)}."])
+    return f"Commit {'; '.join(commits)}."
 
 
 def machines(records: Iterable[Record]) -> list[str]:

@@ -562,6 +562,26 @@ def test_scenarios_of_several_machines_each_name_theirs(tmp_path: Path) -> None:
     assert [section.count(" Processor, 2 cores") for section in sections] == [1, 1]
 
 
+def test_scenarios_of_several_commits_each_name_theirs(tmp_path: Path) -> None:
+    """Beside their machine, even if it is the same. So do sections that are made elsewhere: of pools and servers."""
+    write(tmp_path / "mlp-capped.jsonl", timings(streamrt=[1.0]))
+    write(
+        tmp_path / "mlp-cold-start.jsonl", [record | {"commit": "fedcba987654"} for record in timings(streamrt=[1.0])]
+    )
+    report.write(tmp_path, None)
+    preface, _, *sections = (tmp_path / "README.md").read_text().split("\n## ")
+    assert "A Processor, 2 cores" in preface
+    assert "Commit" not in preface
+    machine = markdown.machines([SHARED])[0]
+    for section, commit in zip(sections, ("0123456789ab", "fedcba987654"), strict=True):
+        assert f"\n\n{machine} Commit `{commit}`, 2026-01-02.\n\n" in section
+    other = [record | {"commit": "fedcba987654"} for record in timings(streamrt=[1.0])]
+    assert report._section("## Servers\n\nText.", other, True) == (
+        f"\n## Servers\n\n{machine} Commit `fedcba987654`, 2026-01-02.\n\nText.\n"
+    )
+    assert report._section("## Servers\n\nText.", other, False) == "\n## Servers\n\nText.\n"
+
+
 def test_nothing_measured(tmp_path: Path) -> None:
     (tmp_path / "mlp-capped.jsonl").touch()
     with pytest.raises(FileNotFoundError, match="no measurements"):
