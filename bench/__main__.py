@@ -175,7 +175,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.headlines:
         results /= HEADLINES
     installed = _probe(data)
-    shared = _shared(installed, data, quick=options.quick)
+    shared = _shared("models", installed, data, quick=options.quick)
     names = frozenset(options.peers) if options.peers else None
     chosen = Options(data, names, _counts(options.threads), options.rounds, options.quick, options.headlines)
     scenarios = options.scenarios or [name for name in SCENARIOS if SCENARIOS[name].headlines or not options.headlines]
@@ -212,7 +212,7 @@ def _layers(options: argparse.Namespace) -> int:
     path = options.results / f"layers-{options.model}.jsonl"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: children are removed
     try:
-        with record.Recorder(path, _shared(installed, data, quick=False)) as recorder:
+        with record.Recorder(path, _shared("models", installed, data, quick=False)) as recorder:
             failures = driver.run(options.model, options.batch, chosen, installed, recorder)
     except KeyboardInterrupt:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
@@ -244,7 +244,7 @@ def _counts(threads: Iterable[str | int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(cores if count == "all" else int(count) for count in threads))
 
 
-def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, Any]:
+def _shared(kind: machine.Kind, installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, Any]:
     """The fields of every line of results. Says so if another streamrt than the checkout's is installed."""
     shared = {
         "quick": quick,
@@ -252,7 +252,7 @@ def _shared(installed: dict[str, Any], data: Path, *, quick: bool) -> dict[str, 
         "versions": {k: v for k, v in installed["needs"].items() if v}
         | {k: v for found in installed["peers"].values() for k, v in found.get("versions", {}).items()},
         "commit": machine.commit(),
-        "code": machine.code_digest(),
+        "code": machine.code_digest(kind),
         "checkout_installed": installed["streamrt"] is not None and machine.is_checkout(installed["streamrt"]),
     }
     if installed["streamrt"] and not shared["checkout_installed"]:
@@ -271,7 +271,7 @@ def _pool(options: argparse.Namespace) -> int:
         return 2
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
-    shared = _shared(_probe(data), data, quick=options.quick)
+    shared = _shared("pool", _probe(data), data, quick=options.quick)
     # The simulation takes its policies from the installed package, not from the uncompiled package of the checkout.
     sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != _HERE.parent.resolve()]
     chosen = [QUICK] if options.quick else list(SETS.values()) if options.set == "both" else [SETS[options.set]]
@@ -326,7 +326,7 @@ def _serve(options: argparse.Namespace) -> int:
     path = (options.results or (_QUICK if options.quick else _RESULTS)) / "serve.jsonl"
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: servers and cgroups are removed
     try:
-        with record.Recorder(path, _shared(installed, data, quick=options.quick)) as recorder:
+        with record.Recorder(path, _shared("server", installed, data, quick=options.quick)) as recorder:
             failures = driver.run(part, data, recorder, runtime)
     except KeyboardInterrupt:
         print(f"interrupted: the results so far are in {path.with_suffix('.partial.jsonl')}", file=sys.stderr)
@@ -345,7 +345,7 @@ def _accuracy(options: argparse.Namespace) -> int:
     data = options.data.resolve()
     data.mkdir(parents=True, exist_ok=True)
     path = results / "accuracy.jsonl"
-    shared = _shared(_probe(data), data, quick=options.quick)
+    shared = _shared("models", _probe(data), data, quick=options.quick)
     count = driver.QUICK if options.quick else driver.ALL
     (threads,) = _counts(["all"])
     with record.Recorder(path, shared) as recorder:

@@ -8,11 +8,19 @@ import platform
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 _ROOT = Path(__file__).parents[1]
-#: The folders whose code a pass runs, and the ends of the names of their files.
-_MEASURED = ("src", "streamrt/engine", "streamrt/ops", "streamrt/plan", "streamrt/program")
+#: What is measured: calls of open models and opening them, a pool, or a server.
+Kind = Literal["models", "pool", "server"]
+#: The folders whose code opens a model and runs a pass: `format` and `host` decide reading, opening and threads.
+_MODELS = tuple(f"streamrt/{room}" for room in ("engine", "format", "host", "ops", "plan", "program"))
+#: The folders whose code decides the times of each kind, and the ends of the names of their files.
+_MEASURED: dict[Kind, tuple[str, ...]] = {
+    "models": ("src", *_MODELS),
+    "pool": ("src", *_MODELS, "streamrt/pool"),
+    "server": ("src", *_MODELS, "streamrt/pool", "streamrt/serve"),
+}
 _CODE = frozenset({".c", ".h", ".pxd", ".pxi", ".py", ".pyx"})
 #: Instruction sets of which float32 kernels are built, by the kernel's names for x86 and Arm.
 _INSTRUCTIONS = (
@@ -66,10 +74,13 @@ def sources_digest(package: Path) -> str:
     return digest.hexdigest()
 
 
-def code_digest(root: Path = _ROOT) -> str:
-    """A digest of the code that decides how long a pass takes: the compiled core, operators, plans and the engine."""
-    digest = hashlib.sha256()
-    for folder in _MEASURED:
+def code_digest(kind: Kind, root: Path = _ROOT) -> str:
+    """A digest of the code that decides how long a measurement of this kind takes; no two kinds have the same one.
+
+    Lines of results from before kinds were told apart have digests of fewer folders, which equal none of these.
+    """
+    digest = hashlib.sha256(kind.encode() + b"\0")
+    for folder in _MEASURED[kind]:
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in _CODE:
                 digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")

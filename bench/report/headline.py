@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bench.machine import Kind
 from bench.record import Record
 from bench.report.summary import CaseTable, Spread
 from bench.scenarios import SCENARIOS
@@ -27,6 +28,7 @@ class Headline:
         theirs: its time.
         ratio: of the two times.
         record: a line of its measurements.
+        kind: what was measured, which tells whose code decides its time.
     """
 
     label: str
@@ -36,6 +38,7 @@ class Headline:
     theirs: Spread | None
     ratio: Spread | None
     record: Record
+    kind: Kind
 
 
 def of_scenarios(measured: Mapping[str, list[Record]], tables: Mapping[str, list[CaseTable]]) -> Iterator[Headline]:
@@ -58,6 +61,7 @@ def _of_table(label: str, table: CaseTable, record: Record) -> Headline:
         best.spread(measure) if best else None,
         us.ratio(best, measure) if us and best else None,
         record,
+        "models",
     )
 
 
@@ -74,7 +78,7 @@ def of_pools(records: list[Record]) -> Iterator[Headline]:
             requests = f"{described['requests']} requests"
             label = f"Many models under one budget: {described['models']} {name} models, {trace}, {requests}"
             ours, theirs = (found.spread(weights, trace, each, "seconds") for each in (DEFAULT, WHOLE))
-            yield Headline(label, ours, "ok", "LRU of whole models", theirs, ratio, described)
+            yield Headline(label, ours, "ok", "LRU of whole models", theirs, ratio, described, "pool")
 
 
 def of_servers(records: list[Record]) -> Iterator[Headline]:
@@ -98,4 +102,4 @@ def of_servers(records: list[Record]) -> Iterator[Headline]:
         peer = min(peers, key=lambda server: peers[server].median)
         label = f"A server: {row}, {wire} tensors, {connections} connections, median of requests"
         compared = found.compared(_SERVER, (US, peer), ratio)
-        yield Headline(label, ours, "ok", peer, peers[peer], compared, found.rows[row])
+        yield Headline(label, ours, "ok", peer, peers[peer], compared, found.rows[row], "server")

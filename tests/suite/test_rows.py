@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from bench import machine, report
+from bench.machine import Kind
 from bench.record import Record
 from bench.report import age
 from bench.report.headline import Headline
@@ -18,6 +21,7 @@ needs("scipy")  # computes T*
 
 pytestmark = pytest.mark.extras
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 BEGIN, END = "<!-- benchmarks: begin -->\n", "\n<!-- benchmarks: end -->"
 
 
@@ -34,7 +38,7 @@ def test_the_readme_has_the_rows_of_the_results(checkout: Path, results: Path) -
 
 def test_rows_of_older_code_are_kept_knowingly(results: Path) -> None:
     """If this fails: ``python -m bench run --headlines`` measures them again, or `age.KEPT` says why they are kept."""
-    assert age.problems(report.headlines(results), age.kept(results), machine.code_digest()) == []
+    assert age.problems(report.headlines(results), age.kept(results), machine.code_digest) == []
 
 
 def test_each_row_says_its_commit_date_and_machine(results: Path) -> None:
@@ -51,22 +55,41 @@ def test_each_row_says_its_commit_date_and_machine(results: Path) -> None:
         )
 
 
-def row(label: str, commit: str, code: str | None) -> Headline:
+def row(label: str, commit: str, code: str | None, kind: Kind = "models") -> Headline:
     record: Record = {"commit": commit} | ({"code": code} if code else {})
-    return Headline(label, None, "ok", "", None, None, record)
+    return Headline(label, None, "ok", "", None, None, record, kind)
+
+
+def now(kind: Kind) -> str:
+    return f"{kind} now"
 
 
 def test_an_older_row_is_a_problem_unless_its_commit_is_kept() -> None:
     silent = row("silent", "3333333cccc", None)  # as before digests were recorded
-    rows = [row("new", "1111111aaaa", "now"), row("old", "2222222bbbb", "then"), silent]
-    assert age.problems(rows, {}, "now") == [
+    rows = [row("new", "1111111aaaa", "models now"), row("old", "2222222bbbb", "then"), silent]
+    assert age.problems(rows, {}, now) == [
         "old: the code has changed since 2222222",
         "silent: the code has changed since 3333333",
     ]
-    assert age.problems(rows, {"2222222": "why", "3333333": "why"}, "now") == []
-    assert age.problems(rows, {"2222222": "why", "3333333": "why", "1111111": "why"}, "now") == [
+    assert age.problems(rows, {"2222222": "why", "3333333": "why"}, now) == []
+    assert age.problems(rows, {"2222222": "why", "3333333": "why", "1111111": "why"}, now) == [
         "1111111 is kept, and no row of it is older than the code"
     ]
+
+
+def test_a_row_is_compared_with_the_code_of_its_kind() -> None:
+    rows = [row(kind, f"111111{index}", "pool now", kind) for index, kind in enumerate(KINDS)]
+    assert age.problems(rows, {}, now) == [
+        "models: the code has changed since 1111110",
+        "server: the code has changed since 1111112",
+    ]
+
+
+def test_rows_know_what_was_measured(results: Path) -> None:
+    of_pools = [row.kind for row in report.headlines(results) if row.label.startswith("Many models")]
+    of_servers = [row.kind for row in report.headlines(results) if row.label.startswith("A server")]
+    assert (of_pools, of_servers) == (["pool"], ["server"])
+    assert {row.kind for row in report.headlines(results)} == set(KINDS)
 
 
 def test_a_kept_commit_has_a_reason(tmp_path: Path) -> None:
@@ -79,14 +102,51 @@ def test_a_kept_commit_has_a_reason(tmp_path: Path) -> None:
             age.kept(tmp_path)
 
 
-def test_the_digest_is_of_the_code_that_a_pass_runs(tmp_path: Path) -> None:
-    for name in ("src/io/a.c", "streamrt/engine/b.py", "streamrt/plan/c.py", "streamrt/cli/d.py", "src/e.txt"):
+#: A file that a digest may cover, and whether it does for models, a pool and a server.
+COVERED = {
+    "src/io/a.c": (True, True, True),
+    "src/b.txt": (False, False, False),
+    "streamrt/engine/c.py": (True, True, True),
+    "streamrt/format/d.py": (True, True, True),
+    "streamrt/host/e.py": (True, True, True),
+    "streamrt/pool/f.py": (False, True, True),
+    "streamrt/serve/rpc/g.py": (False, False, True),
+    "streamrt/cli/h.py": (False, False, False),
+}
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A checkout with these files."""
+    for name in COVERED:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    first = machine.code_digest(tmp_path)
-    for name, counts in {"src/io/a.c": 1, "streamrt/plan/c.py": 1, "streamrt/cli/d.py": 0, "src/e.txt": 0}.items():
-        (tmp_path / name).write_text("2")
-        assert (machine.code_digest(tmp_path) != first) == counts, name
-        (tmp_path / name).write_text("1")
-    (tmp_path / "streamrt/engine/b.py").rename(tmp_path / "streamrt/engine/f.py")
-    assert machine.code_digest(tmp_path) != first
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_a_digest_is_of_the_code_that_decides_a_time(code: Path, name: str) -> None:
+    before = [machine.code_digest(kind, code) for kind in KINDS]
+    (code / name).write_text("2")
+    after = [machine.code_digest(kind, code) for kind in KINDS]
+    assert tuple(old != new for old, new in zip(before, after, strict=True)) == COVERED[name]
+    (code / name).write_text("1")
+    (code / name).rename((code / name).with_stem("renamed"))
+    renamed = [machine.code_digest(kind, code) for kind in KINDS]
+    assert tuple(old != new for old, new in zip(before, renamed, strict=True)) == COVERED[name]
+
+
+def test_kinds_have_different_digests(tmp_path: Path) -> None:
+    """Of the same files, too: a line of one kind is never taken for one of another."""
+    assert len({machine.code_digest(kind, tmp_path) for kind in KINDS}) == len(KINDS)
+
+
+def test_a_digest_of_fewer_folders_is_older(code: Path) -> None:
+    """As it is in lines from before kinds were told apart, although none of this code has changed since."""
+    digest = hashlib.sha256()
+    for folder in ("src", "streamrt/engine", "streamrt/ops", "streamrt/plan", "streamrt/program"):
+        for path in sorted((code / folder).rglob("*")):
+            if path.suffix in {".c", ".py"}:
+                digest.update(str(path.relative_to(code)).encode() + b"\0" + path.read_bytes() + b"\0")
+    rows = [row(kind, "1111111aaaa", digest.hexdigest(), kind) for kind in KINDS]
+    assert len(age.problems(rows, {}, lambda kind: machine.code_digest(kind, code))) == len(KINDS)
