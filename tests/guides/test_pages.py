@@ -13,7 +13,13 @@ from guides.pages import ROOT
 
 @pytest.mark.parametrize(
     "page",
-    ["docs/guides/quick-start.md", "docs/guides/budget.md", "docs/guides/small-weights.md", "docs/pool.md"],
+    [
+        "docs/guides/quick-start.md",
+        "docs/guides/budget.md",
+        "docs/guides/small-weights.md",
+        "docs/how-it-works.md",
+        "docs/pool.md",
+    ],
 )
 def test_a_page(page: str, tmp_path: Path) -> None:
     running.run(page, tmp_path)
