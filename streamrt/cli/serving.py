@@ -89,8 +89,10 @@ _OPTIONS = {
     "body_timeout": _seconds(
         "the most time for a request's head to arrive, for its body to arrive, and for its answer to be taken"
     ),
-    "idle_timeout": _seconds("how long a connection without a request is kept"),
-    "max_connections": _count("the most open connections; further ones get 503"),
+    "idle_timeout": _seconds("how long a connection without a request is kept; one of gRPC up to twice as long"),
+    "max_connections": _count(
+        "the most open connections of HTTP, and the most of gRPC; further ones get 503, and those of gRPC are closed"
+    ),
     "rescan": _Option(
         "how often the folder is searched for new, replaced and removed files (default: only on SIGHUP, and when a "
         "client asks for the index)",

@@ -53,7 +53,7 @@ def _serve(service: Service) -> None:
     before = signal.signal(signal.SIGTERM, server.handle_exit)
     before_hangup = signal.signal(signal.SIGHUP, server.handle_hangup)
     try:
-        _allow_files(settings.max_connections + _OTHER_FILES)
+        _allow_files(settings.max_connections * (1 if rpc is None else 2) + _OTHER_FILES)
         count = service.start()
         with _listen(settings.host, settings.port) as listener:
             if rpc is not None and settings.grpc_port is not None:

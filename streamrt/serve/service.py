@@ -62,9 +62,12 @@ class Service:
         self.gate = Gate(settings.max_held)
         self.metrics = Metrics(self.pool, self.catalog.has, lambda: self.batcher.waiting, lambda: self.gate.held)
         self.connections = Connections(settings.max_connections)
-        self.metrics.tell("connections", "Open connections.", lambda: self.connections.count)
+        self.metrics.tell("connections", "Open connections of HTTP.", lambda: self.connections.count)
         self.metrics.tell(
-            "refused_connections", "Connections beyond the limit.", lambda: self.connections.refused, counter=True
+            "refused_connections",
+            "Connections of HTTP beyond the limit.",
+            lambda: self.connections.refused,
+            counter=True,
         )
         self.batcher = Batcher(
             self.pool,

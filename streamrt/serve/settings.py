@@ -33,8 +33,10 @@ class Settings:
         max_held: the most bytes of bodies, of JSON while it is parsed, and of answers that are being sent, together.
         body_timeout: the most seconds until a request's head has arrived; again until its body has arrived; and again
             until the client has taken the answer.
-        idle_timeout: seconds after which a connection without a request is closed.
-        max_connections: the most open connections; further ones get 503.
+        idle_timeout: seconds after which a connection without a request is closed. One of gRPC is closed after 1 to 2
+            times as long, and after at least 1 s.
+        max_connections: the most open connections of HTTP, and the most of gRPC. Further ones of HTTP get 503; those of
+            gRPC are closed.
         rescan: seconds after which the folder is compared with the models that are served, again and again; None does
             that only on SIGHUP and for the index.
         grace: the most seconds that requests in flight go on after SIGTERM.

@@ -14,12 +14,14 @@ from streamrt.serve.settings import Settings
 
 #: The most bytes of a call's metadata.
 _MAX_METADATA = 16 << 10
-#: Seconds that a connection without calls is kept: as long as HTTP's.
-_KEEP_ALIVE = 75
+#: The shortest idle time, in milliseconds. It runs from the connection on, so a first call needs some of it.
+_LEAST_IDLE = 1000
 #: Calls of one connection at the same time, beside those that may wait for a pass.
 _MORE_CALLS = 100
 #: The most calls that the event loop has not taken yet. Each may have 64 KiB of metadata and of its message.
 _MAX_PENDING = 1500
+#: The largest value of a setting. grpcio keeps them as C's int, and takes no number of connections that is the largest.
+_LARGEST = 2**31 - 2
 
 
 class RpcServer:
@@ -76,7 +78,7 @@ class RpcServer:
 
 def _options(settings: Settings) -> dict[str, int]:
     """The settings of grpcio's server."""
-    return {
+    wanted = {
         # A second server would share the port otherwise.
         "grpc.so_reuseport": 0,
         # A compressed message counts decompressed.
@@ -92,6 +94,11 @@ def _options(settings: Settings) -> dict[str, int]:
         "grpc.max_concurrent_streams": 2 * settings.max_queue + _MORE_CALLS,
         # Calls that the event loop has not taken yet; grpcio cancels some from 1000 on.
         "grpc.server.max_pending_requests_hard_limit": _MAX_PENDING,
+        # grpcio closes further connections at once, without an answer. It counts them from the moment when it accepts
+        # them, so a client that sends nothing counts, too: until the handshake's limit, or the idle time if it is less.
+        "grpc.max_allowed_incoming_connections": settings.max_connections,
         "grpc.server_handshake_timeout_ms": round(settings.body_timeout * 1000),
-        "grpc.max_connection_idle_ms": _KEEP_ALIVE * 1000,
+        # grpcio looks once in this time whether there was a call since it looked last.
+        "grpc.max_connection_idle_ms": max(_LEAST_IDLE, round(settings.idle_timeout * 1000)),
     }
+    return {name: min(value, _LARGEST) for name, value in wanted.items()}
