@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 
+from bench.report.markdown import seconds
 from bench.report.summary import Spread
 from bench.serve.figures import Figures, Place, Values
 from bench.serve.rows import BINARY, FLOOR
@@ -35,6 +36,7 @@ class Bar:
         least: whether the limit is the least.
         peer: whose figure streamrt's is divided by; empty for the model itself.
         ended: how the peer ended if it has no figure, as ``"killed"``.
+        unless: why the figure is shown and not judged; empty if it is.
     """
 
     place: Place
@@ -45,12 +47,15 @@ class Bar:
     least: bool = False
     peer: str = ""
     ended: str = ""
+    unless: str = ""
 
     @property
     def verdict(self) -> str:
-        """``"met"``, ``"missed"`` or ``"not measured"``; a peer that was killed is behind."""
+        """``"met"``, ``"missed"``, ``"not judged"`` or ``"not measured"``; a peer that was killed is behind."""
         if self.measured is None:
             return "met" if self.ended == "killed" else "not measured"
+        if self.unless:
+            return "not judged"
         value = self.measured.median
         return "met" if (value >= self.limit if self.least else value <= self.limit) else "missed"
 
@@ -86,13 +91,14 @@ def _over_call(found: Figures, place: Place) -> Iterator[Bar]:
         over = found.compared(place, (US, FLOOR), lambda ours, floor: float(ours["p50"] - floor["call"]))
         yield Bar(place, "p50 over a call of the model", _OVER_CALL, over, "s")
     call = found.spread(place, FLOOR, itemgetter("call"))
-    if connections == _CONNECTIONS and call and call.median >= _LONG:
+    if connections == _CONNECTIONS and call:
         yield Bar(
             place,
             "rate ÷ the model's in such batches",
             _OF_BATCHES,
             found.compared(place, (US, FLOOR), part),
             least=True,
+            unless="" if call.median >= _LONG else f"{seconds(call.median)} a sample",
         )
 
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class Run:
         print(LINE.format("row", "", "conn", "", "a second", "p50", "p99", "MiB", "batch", "client"), flush=True)
         for index in range(options.rounds):
             for row in rows:
-                for wire in options.wires:
-                    for connections in options.connections:
+                for wire, connections in product(options.wires, options.connections):
+                    if row.has(wire, connections):
                         for server in rotated(self._servers(), index):
                             self._measure(row, wire, connections, server, index)
         return self.failures
@@ -134,7 +135,7 @@ class Run:
                 asdict(row),
                 connections,
                 self._options.seconds,
-                self._options.least,
+                row.least or self._options.least,
                 begun.metrics,
             )
             outcome = self._served(row, begun, told)

@@ -22,6 +22,9 @@ class Row:
         models: how many models are served; several differ in their last bias.
         over: the weights of all models divided by streamrt's budget; None gives it no budget.
         capped: whether every server is in a memory cgroup of the budget and `BESIDE`.
+        wire: the only form of tensors that it is measured with; empty for all of them.
+        connections: the only number of connections; 0 for all of them.
+        least: the fewest requests of a stretch; 0 for `Options.least`.
     """
 
     name: str
@@ -29,11 +32,18 @@ class Row:
     models: int = 1
     over: int | None = None
     capped: bool = False
+    wire: str = ""
+    connections: int = 0
+    least: int = 0
 
     @property
     def names(self) -> list[str]:
         """The names under which the models are served."""
         return [self.model] if self.models == 1 else [f"{self.model}-{index:02}" for index in range(self.models)]
+
+    def has(self, wire: str, connections: int) -> bool:
+        """Whether the row is measured with this form and this number of connections."""
+        return self.wire in ("", wire) and self.connections in (0, connections)
 
 
 #: Bytes of the cgroup beside the budget: for the interpreters and libraries of the largest server.
@@ -66,11 +76,14 @@ class Options:
 #: How many times longer a stretch may last, so that a slow server makes the fewest requests.
 PATIENCE = 6
 
-#: Three times the budget is measured twice: a peer has no budget, and under the cap it may be killed.
+#: VGG-16 takes over 20 ms a sample on any usual machine, so it is judged by its speed in batches. It is measured only
+#: for that, with as few requests as take about 5 s. Three times the budget is measured twice: a peer has no budget, and
+#: under the cap it may be killed.
 ROWS = (
     Row("mlp-4x1024", "mlp-4x1024"),
     Row("mobilenet_v2", "mobilenet_v2"),
     Row("resnet50", "resnet50"),
+    Row("vgg16", "vgg16", wire=BINARY, connections=8, least=64),
     Row("50 models", "mlp-4x1024", models=50, over=3),
     Row("50 models, capped", "mlp-4x1024", models=50, over=3, capped=True),
 )

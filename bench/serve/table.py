@@ -29,7 +29,9 @@ a star is from fewer than 100 answers in some round, so it is the slowest of the
 _ENOUGH = 100
 _PLACE = ("row", "form", "connections")
 _NAMES = {"rate": "a second", "p50": "p50", "p99": "p99", "memory": "MiB"}
-_BARS = "The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round."
+_BARS = """\
+The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round. The part of the
+model's own speed in batches is judged where the model alone takes 20 ms a sample or more."""
 
 
 def report(records: Iterable[Record]) -> str:
@@ -94,7 +96,8 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
 
 def _verdicts(every: list[Bar]) -> list[str]:
     count = Counter(bar.verdict for bar in every)
-    says = f"{_BARS} {count['met']} are met, {count['missed']} missed, {count['not measured']} not measured."
+    counts = (f"{count[verdict]} {verdict}" for verdict in ("missed", "not judged", "not measured"))
+    says = f"{_BARS} {count['met']} are met, {', '.join(counts)}."
     by: dict[tuple[Place, str], list[Bar]] = {}
     for bar in every:
         by.setdefault((bar.place, bar.peer), []).append(bar)
@@ -123,6 +126,8 @@ def _cell(bar: Bar) -> str:
     text = signed if bar.unit == "s" else "{:.2f}".format
     limit = "" if bar.peer else f" {'≥' if bar.least else '≤'} {text(bar.limit)}"
     measured = span(bar.measured, text) if bar.measured else bar.ended or "-"
+    if bar.verdict == "not judged":
+        return f"{measured}, not judged: {bar.unless}"
     return f"{measured}{limit} {f'**{bar.verdict}**' if bar.verdict == 'missed' else bar.verdict}"
 
 
