@@ -115,7 +115,7 @@ def _add_serving(serving: argparse.ArgumentParser) -> None:
     """Add the arguments of the command that measures servers."""
     serving.add_argument("--rows", nargs="+", metavar="ROW", help="rows, as '50 models' (default: all)")
     serving.add_argument("--servers", nargs="+", default=SERVERS, choices=SERVERS, help="servers (default: all)")
-    serving.add_argument("--wires", nargs="+", default=WIRES, choices=WIRES, help="forms of tensors (default: both)")
+    serving.add_argument("--wires", nargs="+", default=WIRES, choices=WIRES, help="forms of tensors (default: all)")
     serving.add_argument(
         "--connections", nargs="+", type=_count, help="connections (default: 1 8 64, with --quick 1 8)"
     )

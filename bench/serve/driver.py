@@ -22,7 +22,7 @@ from bench.process.cgroup import Cgroup, NoCgroupError, memory_cgroup
 from bench.process.job import Job
 from bench.record import Recorder
 from bench.serve import environments, models, process
-from bench.serve.rows import BESIDE, FLOOR, QUICK_ROWS, ROWS, SAMPLES, Options, Row
+from bench.serve.rows import BESIDE, FLOOR, GRPC, QUICK_ROWS, ROWS, SAMPLES, Options, Row
 from bench.serve.servers import DIFFERS, LACKS, MOST, SERVERS, US, start
 from bench.serve.tasks import Client
 
@@ -125,9 +125,10 @@ class Run:
     def _timed(self, row: Row, wire: str, connections: int, server: str, of: dict[str, Any]) -> dict[str, Any] | None:
         """The values of a server's run; None if it did not end well."""
         port = process.free_port()
+        rpc = process.free_port() if wire == GRPC else 0
         with tempfile.TemporaryDirectory(dir=self._data) as folder:
             given = {"port": port, "data": self._data, "scratch": Path(folder), "python": self._pythons.get(server)}
-            begun = start(server, row, wire, connections, **given)
+            begun = start(server, row, wire, connections, rpc=rpc, **given)
             told = Client(
                 port,
                 server,
@@ -137,6 +138,7 @@ class Run:
                 self._options.seconds,
                 row.least or self._options.least,
                 begun.metrics,
+                rpc,
             )
             outcome = self._served(row, begun, told)
         self._write(server, of, outcome)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-BINARY, JSON = "binary", "json"
-WIRES = (BINARY, JSON)
+#: Binary tensors and JSON go over HTTP, and raw contents over gRPC.
+BINARY, JSON, GRPC = "binary", "json", "grpc"
+WIRES = (BINARY, JSON, GRPC)
 #: The contender that is no server: the model called directly (`bench.serve.floor`).
 FLOOR = "floor"
 #: Inputs of a model. Requests take them in turn, so that no server can answer from a cache of one answer.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serve import models
-from bench.serve.rows import BINARY, JSON, Row
+from bench.serve.rows import BINARY, GRPC, JSON, Row
 
 US, MLSERVER, LITSERVE = "streamrt", "mlserver", "litserve"
 SERVERS = (US, MLSERVER, LITSERVE)
@@ -27,7 +27,10 @@ _WAIT = 0.01
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
 _PROGRAMS = Path(__file__).with_name("programs")
 #: Why a server has no row for a form of tensors.
-LACKS = {(MLSERVER, BINARY): "over HTTP it has no binary tensors, only over gRPC"}
+LACKS = {
+    (MLSERVER, BINARY): "over HTTP it has no binary tensors, only over gRPC",
+    (LITSERVE, GRPC): "it does not speak gRPC",
+}
 #: What is different about a server's form of tensors.
 DIFFERS = {
     (LITSERVE, JSON): "the body also names the model, and all models have one address",
@@ -53,33 +56,46 @@ class Start:
 
 
 def start(
-    server: str, row: Row, wire: str, connections: int, *, port: int, data: Path, scratch: Path, python: Path | None
+    server: str,
+    row: Row,
+    wire: str,
+    connections: int,
+    *,
+    port: int,
+    data: Path,
+    scratch: Path,
+    python: Path | None,
+    rpc: int = 0,
 ) -> Start:
-    """How to start ``server`` at ``port``.
+    """How to start ``server`` at ``port``, and for gRPC also at ``rpc``, unless that is 0.
 
     ``scratch`` is an empty folder for its configuration, and ``python`` the interpreter of a peer's environment.
     """
     if server == US:
-        return _streamrt(row, port, data)
+        return _streamrt(row, port, rpc, data)
     assert python
     batching = {"max_batch_size": min(connections, MOST)} if connections > 1 else {}
     files = {name: str(path) for name, path in models.onnx_files(row, data).items()}
     if server == MLSERVER:
-        return _mlserver(files, batching if row.models == 1 else {}, port, scratch, python)
+        return _mlserver(files, batching if row.models == 1 else {}, port, rpc, scratch, python)
     return _litserve(files, batching, port, scratch, python, binary=wire == BINARY)
 
 
-def _streamrt(row: Row, port: int, data: Path) -> Start:
+def _streamrt(row: Row, port: int, rpc: int, data: Path) -> Start:
     command = [sys.executable, "-P", "-m", "streamrt", "serve", str(models.packed(row, data)), "--port", str(port)]
+    if rpc:
+        command += ["--grpc-port", str(rpc)]
     if row.over:
         command += ["--budget", str(models.weights(row, data) // row.over)]
     return Start(command, ["/v2/health/ready"], _ARENA, "/metrics")
 
 
-def _mlserver(files: dict[str, str], batching: dict[str, Any], port: int, scratch: Path, python: Path) -> Start:
+def _mlserver(
+    files: dict[str, str], batching: dict[str, Any], port: int, rpc: int, scratch: Path, python: Path
+) -> Start:
     if batching:
         batching = batching | {"max_batch_time": _WAIT}
-    ports = {"http_port": port, "grpc_port": 0, "metrics_endpoint": None}
+    ports = {"http_port": port, "grpc_port": rpc, "metrics_endpoint": None}
     (scratch / "settings.json").write_text(json.dumps({"debug": False, "host": "127.0.0.1"} | ports))
     for name, path in files.items():
         folder = scratch / name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from bench.pool.inside import percentiles
 from bench.process.job import TOLERANCE, Job
-from bench.serve import client, models, wire
+from bench.serve import client, models, rpc, wire
 from bench.serve.process import metrics
-from bench.serve.rows import PATIENCE, SAMPLES, Row
+from bench.serve.rows import GRPC, PATIENCE, SAMPLES, Row
 
 _SEED = 3
 #: Requests of one model and another before the order begins anew.
@@ -36,6 +36,7 @@ class Client:
         connections: how many.
         seconds, least: see `bench.serve.rows.Options`.
         metrics: the path of the metrics; empty if there is none.
+        rpc: the server's port for gRPC, 0 for other forms.
     """
 
     port: int
@@ -46,6 +47,7 @@ class Client:
     seconds: float
     least: int
     metrics: str
+    rpc: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -79,8 +81,8 @@ def ask(job: Job) -> dict[str, Any]:
     if error > TOLERANCE:
         return {"error": error}
     before = _batches(told)
-    played = client.play(
-        told.port,
+    played = (rpc if told.wire == GRPC else client).play(
+        told.rpc or told.port,
         client.in_turn(requests, _order(row.models)),
         told.connections,
         told.seconds,
@@ -116,18 +118,27 @@ def _check(told: Client, requests: list[bytes], wanted: list[NDArray[np.float64]
         ValueError: an answer has another status than 200, or another form.
     """
     worst = 0.0
+    for index, y in enumerate(_answers(told, requests)):
+        model, sample = divmod(index, SAMPLES)
+        right = wanted[model][sample].ravel()
+        if y.shape != right.shape or not np.isfinite(y).all():
+            return float("inf")
+        worst = max(worst, float(np.abs(y - right).max() / np.abs(wanted[model]).max()))
+    return worst
+
+
+def _answers(told: Client, requests: list[bytes]) -> Iterator[NDArray[np.float32]]:
+    """The first output of each answer, see `_check`."""
+    if told.wire == GRPC:
+        for body in rpc.ask(told.rpc, requests):
+            yield wire.answer(told.server, told.wire, {}, body)
+        return
     with client.Connection(told.port) as connection:
-        for index, request in enumerate(requests):
+        for request in requests:
             got = connection.ask(request)
             if got.status != 200:
                 raise ValueError(f"a request is answered with {got.status}: {got.body[:200]!r}")
-            y = wire.answer(told.server, told.wire, got.headers, got.body)
-            model, sample = divmod(index, SAMPLES)
-            right = wanted[model][sample].ravel()
-            if y.shape != right.shape or not np.isfinite(y).all():
-                return float("inf")
-            worst = max(worst, float(np.abs(y - right).max() / np.abs(wanted[model]).max()))
-    return worst
+            yield wire.answer(told.server, told.wire, got.headers, got.body)
 
 
 def _order(count: int) -> list[int]:

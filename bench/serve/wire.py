@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.serve.rows import BINARY
+from bench.serve import rpc
+from bench.serve.rows import BINARY, GRPC
 from bench.serve.servers import LITSERVE
 
 Array = NDArray[np.float32]
@@ -19,7 +20,9 @@ _LENGTH = "inference-header-content-length"
 
 
 def request(server: str, wire: str, model: str, x: Array) -> bytes:
-    """A whole HTTP request for one call of ``model`` with ``x``."""
+    """A whole HTTP request, or a message of gRPC, for one call of ``model`` with ``x``."""
+    if wire == GRPC:
+        return rpc.request(model, x)
     if server == LITSERVE:
         return _form(model, x) if wire == BINARY else _post("/predict", _json(x, model=model))
     path = f"/v2/models/{model}/infer"
@@ -37,6 +40,8 @@ def answer(server: str, wire: str, headers: Mapping[str, str], body: bytes) -> A
         ValueError: it is not an answer of this form.
         KeyError: the same.
     """
+    if wire == GRPC:
+        return rpc.answer(body)
     if server == LITSERVE and wire == BINARY:
         return np.frombuffer(body, np.float32)
     length = int(headers[_LENGTH]) if wire == BINARY else len(body)

@@ -20,7 +20,7 @@ from bench.process.spawn import Outcome
 from bench.record import Record, Recorder, read
 from bench.serve import bars, client, driver, process, servers, table, wire
 from bench.serve.figures import figures
-from bench.serve.rows import BINARY, FLOOR, JSON, QUICK_ROWS, ROWS, WIRES, Options, Row
+from bench.serve.rows import BINARY, FLOOR, GRPC, JSON, QUICK_ROWS, ROWS, WIRES, Options, Row
 from bench.serve.servers import LACKS, LITSERVE, MLSERVER, SERVERS, US, Start
 
 X = np.arange(6, dtype=np.float32).reshape(1, 2, 3) / 7
@@ -230,7 +230,7 @@ def test_rows() -> None:
     ]
     places = {row.name: [(wire, many) for wire in WIRES for many in (1, 8, 64) if row.has(wire, many)] for row in ROWS}
     assert places.pop("vgg16") == [(BINARY, 8)]
-    assert {len(found) for found in places.values()} == {6}
+    assert {len(found) for found in places.values()} == {9}
     assert driver.FULL.connections == (1, 8, 64)
     assert driver.FULL.wires == WIRES
     for row in (*ROWS, *QUICK_ROWS):
@@ -273,6 +273,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     found: list[Any] = []
 
     def served(run: object, row: Row, begun: Start, told: Any) -> Outcome:
+        assert bool(told.rpc) == (told.wire == GRPC)
+        assert told.server != US or ("--grpc-port" in begun.command) == (told.wire == GRPC)
         found.append((told.server, told.wire, told.connections, told.least))
         return Outcome("ok", VALUES)
 
@@ -319,14 +321,15 @@ def test_a_row_may_have_one_form_and_one_number_of_connections(asked: list[Any],
     assert places == [(BINARY, 8, 7), *((wire, connections, 9) for wire in WIRES for connections in (1, 8, 64))]
 
 
-def test_a_form_that_a_server_lacks_is_a_row(asked: list[Any], tmp_path: Path) -> None:
-    options = Options((ROW,), SERVERS, wires=(BINARY,), connections=(1,), rounds=1)
+@pytest.mark.parametrize(("server", "form"), LACKS)
+def test_a_form_that_a_server_lacks_is_a_row(asked: list[Any], tmp_path: Path, server: str, form: str) -> None:
+    options = Options((ROW,), SERVERS, wires=(form,), connections=(1,), rounds=1)
     with Recorder(tmp_path / "serve.jsonl", {"quick": True}) as recorder:
         assert driver.run(options, tmp_path, recorder, None) == 0
-    assert MLSERVER not in [name for name, *_ in asked]
+    assert {name for name, *_ in asked} == {*SERVERS, FLOOR} - {server}
     text = table.report(read([tmp_path / "serve.jsonl"]))
-    assert "| mlserver | binary | 1 | lacks |" in text
-    assert LACKS[MLSERVER, BINARY] in text
+    assert f"| {server} | {form} | 1 | lacks |" in text
+    assert LACKS[server, form] in text
 
 
 def test_without_a_cgroup_only_capped_rows_are_skipped(

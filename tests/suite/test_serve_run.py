@@ -8,12 +8,13 @@ import pytest
 
 from bench.process.job import TOLERANCE
 from bench.record import read
+from bench.serve.rows import WIRES
 from suite.command import bench
 
 
 @pytest.mark.extras
 def test_streamrt_is_measured(checkout: Path, tmp_path: Path) -> None:
-    for package in ("onnx", "starlette", "uvicorn"):
+    for package in ("grpc", "onnx", "starlette", "uvicorn"):
         pytest.importorskip(package)
     rows = ("mlp-2x64", "4 models")
     options = ["--connections", "4", "--data", tmp_path / "data", "--results", tmp_path]
@@ -22,8 +23,8 @@ def test_streamrt_is_measured(checkout: Path, tmp_path: Path) -> None:
     assert "## Servers" in done.stdout
     timings = [line for line in read([tmp_path / "serve.jsonl"]) if line["kind"] == "timing"]
     assert {(line["row"], line["wire"], line["server"]) for line in timings} == {
-        *((row, wire, "streamrt") for row in rows for wire in ("binary", "json")),
-        *(("mlp-2x64", wire, "floor") for wire in ("binary", "json")),
+        *((row, wire, "streamrt") for row in rows for wire in WIRES),
+        *(("mlp-2x64", wire, "floor") for wire in WIRES),
     }
     assert all(line["status"] == "ok" for line in timings)
     for line in timings:
