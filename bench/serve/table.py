@@ -20,11 +20,12 @@ A cell is the median over the rounds, and in brackets the least and the most. Ev
 fresh client on loopback; each connection has one request of one sample at a time. Times are the client's. Memory is
 that of all processes of the server after the run, shared pages counted once (PSS). "÷ model" divides by the samples a
 second of the model called directly, in batches of the size that formed. "client" is the client's processor time as a
-share of the time: near 100 % the client is the limit. Several models are asked for by Zipf's law; streamrt's budget is
-a third of their weights, and the peers have none. Where servers are capped, each is in a memory cgroup of the budget
-and 400 MiB. The peers' batches have at most a sample of each connection, and 32, and wait for at most 10 ms; with
-several models MLServer does not batch. Each server's processes have one arena of the C library's allocator. A p99 with
-a star is from fewer than 100 answers in some round, so it is the slowest of them."""
+share of the time: near 100 % the client is the limit. The forms "binary" and "json" go over HTTP; "grpc" has raw
+contents and another client, so compare it with itself only. Several models are asked for by Zipf's law; streamrt's
+budget is a third of their weights, and the peers have none. Where servers are capped, each is in a memory cgroup of
+the budget and 400 MiB. The peers' batches have at most a sample of each connection, and 32, and wait for at most 10
+ms; with several models MLServer does not batch. Each server's processes have one arena of the C library's allocator. A
+p99 with a star is from fewer than 100 answers in some round, so it is the slowest of them."""
 #: The fewest answers of which the 99th percentile is not the slowest.
 _ENOUGH = 100
 _PLACE = ("row", "form", "connections")
