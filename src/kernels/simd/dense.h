@@ -10,11 +10,16 @@
 #include "activation.h"
 #include "decode.h"
 
+/* For addresses that are only fetched: they may lie behind all weights, where a pointer may not point. */
+V uintptr_t float_bytes(int64_t floats) {
+    return (uintptr_t)floats * sizeof(float);
+}
+
 /* Adds the products of `rows` rows with `samples` samples to the sums, over whole chunks. w (rows, inner) and
- * x (chunks, samples, SRT_DENSE_CHUNK), from the first chunk on. Meanwhile it fetches weights from `next` on: a chunk
- * of each row after every `every` chunks; 0: none. */
+ * x (chunks, samples, SRT_DENSE_CHUNK), from the first chunk on. Meanwhile it fetches weights from the address `next`
+ * on: a chunk of each row after every `every` chunks; 0: none. */
 V void dense_chunks(const int rows, const int samples, const float *w, int64_t inner, const float *x, int64_t chunks,
-                    const float *next, int64_t every, vf (*sums)[SRT_DENSE_BATCH]) {
+                    uintptr_t next, int64_t every, vf (*sums)[SRT_DENSE_BATCH]) {
     vf acc[DENSE_ROWS][SRT_DENSE_GROUP];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
@@ -37,10 +42,10 @@ V void dense_chunks(const int rows, const int samples, const float *w, int64_t i
 #pragma GCC unroll 8
             for (int r = 0; r < rows; r++)
                 if (every == 1)
-                    __builtin_prefetch(next + r * inner);
-                else
-                    __builtin_prefetch(next + r * inner, 0, 2); /* a whole block is for the second-level cache */
-            next += SRT_DENSE_CHUNK;
+                    __builtin_prefetch((const void *)(next + float_bytes(r * inner)));
+                else /* a whole block is for the second-level cache */
+                    __builtin_prefetch((const void *)(next + float_bytes(r * inner)), 0, 2);
+            next += float_bytes(SRT_DENSE_CHUNK);
             wait = every;
         }
     }
@@ -154,24 +159,36 @@ V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[
     const bool coded = is_coded(&job->w);
     const float *w = coded ? NULL : floats_of(&job->w) + row * inner;
     _Alignas(64) float decoded[DENSE_ROWS * DECODED_PITCH];
-    const int64_t block = coded ? DECODED_BLOCK : DENSE_BLOCK, pitch = coded ? DECODED_PITCH : inner;
+    const int64_t pitch = coded ? DECODED_PITCH : inner;
+    /* The chunk from which on the weights DENSE_AHEAD floats ahead are those of the next rows. */
+    const int64_t turn = (inner - smaller(DENSE_AHEAD, inner) + SRT_DENSE_CHUNK - 1) / SRT_DENSE_CHUNK;
     const int64_t done = rows > 1 && is_direct(job) ? direct[job->w.type][job->batch - 1](job, row, sums) : 0;
     /* The last block also has the rest of a row, and may have no whole chunk. */
-    for (int64_t c = done; c <= chunks; c += block) {
+    for (int64_t c = done, block; c <= chunks; c += block) {
+        block = coded ? DECODED_BLOCK : groups > 1 ? DENSE_BLOCK : c < turn ? turn - c : chunks - c + 1;
         const int64_t n = smaller(block, chunks - c), k = c * SRT_DENSE_CHUNK;
-        const float *weights = decoded, *next = decoded;
+        const float *weights = decoded;
+        uintptr_t next = 0;
         int64_t every = 0;
         if (coded) {
             fetch_codes(&job->w, row, rows, k + DECODED_AHEAD, n * SRT_DENSE_CHUNK);
             decode_rows(&job->w, row, rows, k, smaller(block * SRT_DENSE_CHUNK, inner - k), decoded, DECODED_PITCH);
         } else {
-            /* The weights to fetch. Only the first group of samples reads weights from memory, so the next block is
+            /* Only the first group of samples reads weights from memory. If there are several, the next block is
              * fetched in parts, one with each group. After the last block of these rows comes the first block of the
              * next rows. */
             weights = w + k;
-            next = c + n < chunks ? weights + n * SRT_DENSE_CHUNK : w + rows * inner;
-            if (groups == 1) next = weights + DENSE_AHEAD;
-            every = groups == 1 && DENSE_AHEAD == 0 ? 0 : groups;
+            next = (uintptr_t)weights;
+            if (groups > 1) {
+                next += float_bytes(c + n < chunks ? n * SRT_DENSE_CHUNK : rows * inner - k);
+                every = groups;
+            } else if (c < turn) {
+                next += float_bytes(DENSE_AHEAD);
+                every = DENSE_AHEAD != 0 && job->batch >= DENSE_FETCHED;
+            } else {
+                next += float_bytes(DENSE_AHEAD + (rows - 1) * inner);
+                every = DENSE_AHEAD != 0;
+            }
         }
         for (int64_t s = 0; s < job->batch; s += SRT_DENSE_GROUP) {
             int64_t samples = smaller(SRT_DENSE_GROUP, job->batch - s);
@@ -190,7 +207,7 @@ V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[
             default:
                 dense_chunks(rows, 4, weights, pitch, x, n, next, every, sum);
             }
-            next += (n + groups - 1) / groups * SRT_DENSE_CHUNK; /* the part that this group fetched */
+            next += float_bytes((n + groups - 1) / groups * SRT_DENSE_CHUNK); /* the part that this group fetched */
             if (c + n == chunks && n < block) {
                 int64_t whole = n * SRT_DENSE_CHUNK;
                 dense_rest(rows, samples, weights + whole, pitch, rest, x + whole * samples, sum);
@@ -199,29 +216,43 @@ V void dense_rows(const int rows, const dense_job *job, int64_t row, vf (*sums)[
     }
 }
 
-V float dense_total(vf v) {
+/* The sums of the lanes of `count` vectors, SRT_DENSE_BATCH vectors apart; count <= VL. Halves of vectors are added
+ * until one lane is left. Each addition is for two vectors while there are several. */
+V void dense_totals(const int count, const vf *sums, float *totals) {
+    const int most = count > 4 ? 8 : count > 2 ? 4 : count; /* a power of two */
+    vf v[8];
     float part[VL];
-    store(part, v);
-    for (int width = VL / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
+#pragma GCC unroll 8
+    for (int i = 0; i < most; i++) v[i] = i < count ? sums[i * SRT_DENSE_BATCH] : splat(0.0f);
+#pragma GCC unroll 4
+    for (int width = VL, left = most; width > 1; width /= 2) {
+        const int apart = left / 2; /* 0: one vector is left, and added to itself */
+        left -= apart;
+#pragma GCC unroll 4
+        for (int i = 0; i < left; i++) v[i] = zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart]);
+    }
+    store(part, v[0]); /* each total VL / most times */
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++) totals[i] = part[i * (VL / most)];
+}
+
+/* The outputs of `rows` rows from `row` on, without bias and activation. */
+V void dense_tile(const int rows, const dense_job *job, int64_t row) {
+    vf sums[DENSE_ROWS][SRT_DENSE_BATCH];
+    for (int r = 0; r < rows; r++)
+        for (int64_t s = 0; s < job->batch; s++) sums[r][s] = splat(0.0f);
+    dense_rows(rows, job, row, sums);
+    for (int64_t s = 0; s < job->batch; s++)
+#pragma GCC unroll 2
+        for (int r = 0; r < rows; r += VL)
+            dense_totals(rows - r < VL ? rows - r : VL, &sums[r][s], job->y + s * job->stride + row + r);
 }
 
 FN void dense(const void *arguments, int64_t first, int64_t last) {
     const dense_job *job = arguments;
-    int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows);
-    for (int64_t r = begin; r < end;) {
-        vf sums[DENSE_ROWS][SRT_DENSE_BATCH];
-        int64_t rows = end - r >= DENSE_ROWS ? DENSE_ROWS : 1;
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t s = 0; s < job->batch; s++) sums[i][s] = splat(0.0f);
-        if (rows > 1)
-            dense_rows(DENSE_ROWS, job, r, sums);
-        else
-            dense_rows(1, job, r, sums);
-        for (int64_t i = 0; i < rows; i++, r++)
-            for (int64_t s = 0; s < job->batch; s++) job->y[s * job->stride + r] = dense_total(sums[i][s]);
-    }
+    int64_t begin = first * SRT_DENSE_UNIT, end = smaller(last * SRT_DENSE_UNIT, job->rows), row = begin;
+    for (; row + DENSE_ROWS <= end; row += DENSE_ROWS) dense_tile(DENSE_ROWS, job, row);
+    for (; row < end; row++) dense_tile(1, job, row);
     for (int64_t s = 0; s < job->batch; s++)
         finish_row(job->y + s * job->stride + begin, end - begin, job->bias ? job->bias + begin : NULL, job->act);
 }

@@ -12,7 +12,9 @@
  *   DENSE_ROWS     rows whose sums with SRT_DENSE_GROUP samples are held in registers
  *   DENSE_BLOCK    chunks of a row that all samples are multiplied with before the next chunks: with DENSE_ROWS rows
  *                  and SRT_DENSE_GROUP samples they stay in the first-level cache
- *   DENSE_AHEAD    floats of a row that are fetched ahead if all samples are one group; 0: none
+ *   DENSE_AHEAD    floats of a row that are fetched ahead if all samples are one group: whole chunks; 0: none
+ *   DENSE_FETCHED  samples from which on they are fetched throughout a row. With fewer samples they are fetched where
+ *                  the next rows begin, and the processor fetches the others
  *   WIDE_ROWS      rows whose sums with SRT_DENSE_WIDE samples are held in registers
  *   DENSE_MOST, DENSE_MOST_LARGE     samples up to which srt_dense and srt_dense_wide take less time than srt_gemm
  *                  does: with any weights, and with weights that lie in no cache
@@ -78,6 +80,7 @@ _Static_assert(VL % TILE == 0 && 8 % TILE == 0, "TILE: squares fill vectors, and
 _Static_assert((int)CONV_ROWS_WIDE <= (int)CONV_ROWS && (int)CONV_ROWS <= (int)SRT_MOST_ROWS, "CONV_ROWS");
 _Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of SRT_LEAST_SETS into pairs of lines");
 _Static_assert(SRT_DENSE_UNIT % DENSE_ROWS == 0, "DENSE_ROWS: a unit is whole groups of rows");
+_Static_assert(DENSE_AHEAD % SRT_DENSE_CHUNK == 0, "DENSE_AHEAD");
 _Static_assert(WRITES_PAST == 0 || WRITES_PAST == 1, "WRITES_PAST");
 _Static_assert(ROLL_STRIPS == 1 || ROLL_STRIPS == 2, "ROLL_STRIPS");
 

@@ -201,7 +201,7 @@ enum { CONV_SETS = 2048, CONV_WAYS = 4 };
 enum { DENSE_ROWS = 6, DENSE_BLOCK = 32 };
 
 /* 1 KiB of each row: small processors may not fetch 6 rows ahead by themselves. */
-enum { DENSE_AHEAD = 256 };
+enum { DENSE_AHEAD = 256, DENSE_FETCHED = 1 };
 
 /* 4 x 4 sums, 4 vectors of samples, a weight, and the numbers that are decoded fit 32 registers. */
 enum { WIDE_ROWS = 4 };

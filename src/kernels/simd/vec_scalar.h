@@ -171,7 +171,7 @@ enum { CONV_SETS = 1024, CONV_WAYS = 8 };
 enum { DENSE_ROWS = 3, DENSE_BLOCK = 32 };
 
 /* The processor fetches 3 rows ahead by itself. */
-enum { DENSE_AHEAD = 0 };
+enum { DENSE_AHEAD = 0, DENSE_FETCHED = 1 };
 
 /* 2 x 4 sums, 4 vectors of samples and a weight fit 16 registers. */
 enum { WIDE_ROWS = 2 };

@@ -168,6 +168,16 @@ FAULTS = (
         KERNELS,
     ),
     Fault(
+        "dense-lanes",
+        "kernels",
+        "src/kernels/simd/dense.h",
+        "zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart])",
+        "(most > 1 ? zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart])"
+        " : unzip_even(v[i], v[i]) + unzip_odd(v[i], v[i]))",
+        "a row alone adds its lanes up in another order than a row with others",
+        KERNELS,
+    ),
+    Fault(
         "hard-sigmoid",
         "kernels",
         "src/kernels/simd/activation.h",
