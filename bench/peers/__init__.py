@@ -35,6 +35,7 @@ class Setting:
         budget: bytes that the model may hold, as streamrt takes it; peers without budgets ignore it.
         verify: whether weights are compared with their checksums as they arrive; only streamrt has checksums.
         cap: bytes of the memory cgroup that the process runs in; None without a cap.
+        callers: threads that call at the same time.
     """
 
     batch: int
@@ -42,6 +43,12 @@ class Setting:
     budget: str | None = None
     verify: bool = False
     cap: int | None = None
+    callers: int = 1
+
+    @property
+    def threads_each(self) -> int:
+        """Threads for each caller, for a peer whose calls do not share their work."""
+        return max(1, self.threads // self.callers)
 
 
 @dataclass(frozen=True, slots=True)

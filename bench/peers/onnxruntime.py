@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,39 +48,61 @@ def _prepare(source: Source, folder: Path, mapped: bool) -> None:
         onnx.save(model, _model(source, folder, mapped), save_as_external_data=True, location="weights.bin")
 
 
-def opened(model: Path, options: Any) -> Opened:
-    """A session of the file ``model`` with these options, ready to be called."""
-    import onnxruntime
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The settings of a session, beside its threads.
 
-    return Opened(_run(onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])))
+    Attributes:
+        entries: keys and values of its configuration.
+        arena: whether an arena keeps memory between calls.
+        level: the name of a level of graph optimisation.
+    """
+
+    entries: tuple[tuple[str, str], ...] = ()
+    arena: bool = True
+    level: str = "ORT_ENABLE_ALL"
+
+    def start(self, model: Path, threads: int, *, profile: str | None = None) -> Any:
+        """A session of a file."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_cpu_mem_arena = self.arena
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, self.level)
+        for key, value in self.entries:
+            options.add_session_config_entry(key, value)
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+
+    def open(self, model: Path, setting: Setting) -> Opened:
+        """A session of a file, ready to be called."""
+        return Opened(_run(self.start(model, setting.threads_each)))
+
+    def function(self, model: Path, threads: int) -> tuple[Path, dict[str, str]]:
+        """A function of AWS Lambda that has such a session, as `Peer.function` returns it."""
+        options = json.dumps({"threads": threads} | asdict(self))
+        return _HANDLER, {"BENCH_MODEL": str(model), "BENCH_OPTIONS": options}
 
 
-def _session(model: Path, setting: Setting, *, mapped: bool = False, profile: str | None = None) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setting.threads
-    options.inter_op_num_threads = 1
-    if mapped:
-        # External data is mapped and used in place, unless kernels copy it into a layout of their own:
-        # https://github.com/microsoft/onnxruntime/pull/11127
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    if profile:
-        options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+#: External data is mapped and used in place, unless kernels copy it into a layout of their own:
+#: https://github.com/microsoft/onnxruntime/pull/11127
+IN_PLACE = ("session.disable_prepacking", "1")
+_DEFAULT, _MAPPED = Session(), Session((IN_PLACE,))
 
 
 def _open(source: Source, folder: Path, setting: Setting, mapped: bool) -> Opened:
-    return Opened(_run(_session(_model(source, folder, mapped), setting, mapped=mapped)))
+    return (_MAPPED if mapped else _DEFAULT).open(_model(source, folder, mapped), setting)
 
 
 def _open_rewritten(source: Source, folder: Path, setting: Setting) -> Opened:
-    return Opened(_run(_session(onnx_weights.model_file(folder), setting)))
+    return _DEFAULT.open(onnx_weights.model_file(folder), setting)
 
 
 def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
     scratch = TemporaryDirectory()
-    session = _session(source.onnx, setting, profile=f"{scratch.name}/profile")
+    session = _DEFAULT.start(source.onnx, setting.threads, profile=f"{scratch.name}/profile")
 
     def nodes(kept: list[None]) -> list[NodeTimes]:
         with scratch:
@@ -90,8 +112,7 @@ def _profile(source: Source, folder: Path, setting: Setting) -> Profiled:
 
 
 def _function(source: Source, folder: Path, threads: int, mapped: bool) -> tuple[Path, dict[str, str]]:
-    model = str(_model(source, folder, mapped))
-    return _HANDLER, {"BENCH_MODEL": model, "BENCH_THREADS": str(threads), "BENCH_MAPPED": str(int(mapped))}
+    return (_MAPPED if mapped else _DEFAULT).function(_model(source, folder, mapped), threads)
 
 
 def _run(session: Any) -> Callable[[Array], Array]:

@@ -12,39 +12,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.models import Source
 from bench.peers import Opened, Setting, onnxruntime
+from bench.peers.onnxruntime import IN_PLACE, Session, mapped_model
 
-_SPINNING = "session.intra_op.allow_spinning"
 _SAVED_WEIGHTS = "weights.bin"
 _DEFAULT, _MAPPED = (peer for peer in onnxruntime.PEERS if not peer.optional)
+_QUIET = ("session.intra_op.allow_spinning", "0")
+# The level above this one copies the weights of convolutions into blocks of channels.
+_LEAN = Session((_QUIET, IN_PLACE), arena=False, level="ORT_ENABLE_EXTENDED")
+# The file is optimised already.
+_SAVED = Session(level="ORT_DISABLE_ALL")
+_SAVED_CAPPED = replace(_SAVED, entries=(_QUIET,), arena=False)
 
 
 def _saved(folder: Path) -> Path:
     return folder / "model.onnx"
 
 
-def _options(setting: Setting, *, lean: bool) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = setting.threads, 1
-    if lean:
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry(_SPINNING, "0")
-    return options
-
-
 def _open_lean(source: Source, folder: Path, setting: Setting) -> Opened:
-    import onnxruntime as runtime
+    return _LEAN.open(mapped_model(source, folder), setting)
 
-    options = _options(setting, lean=True)
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    # The level above this one copies the weights of convolutions into blocks of channels.
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    return onnxruntime.opened(onnxruntime.mapped_model(source, folder), options)
+
+def _lean_function(source: Source, folder: Path, threads: int) -> tuple[Path, dict[str, str]]:
+    return _LEAN.function(mapped_model(source, folder), threads)
 
 
 def _prepare_saved(source: Source, folder: Path) -> None:
@@ -62,15 +54,15 @@ def _prepare_saved(source: Source, folder: Path) -> None:
 
 
 def _open_saved(source: Source, folder: Path, setting: Setting) -> Opened:
-    import onnxruntime as runtime
+    return (_SAVED if setting.cap is None else _SAVED_CAPPED).open(_saved(folder), setting)
 
-    options = _options(setting, lean=setting.cap is not None)
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.opened(_saved(folder), options)
+
+def _saved_function(source: Source, folder: Path, threads: int) -> tuple[Path, dict[str, str]]:
+    return _SAVED_CAPPED.function(_saved(folder), threads)  # a function has a memory limit
 
 
 PEERS = [
-    replace(_MAPPED, name="onnxruntime lean", open=_open_lean, function=None, optional=True),
+    replace(_MAPPED, name="onnxruntime lean", open=_open_lean, function=_lean_function, optional=True),
     replace(
         _DEFAULT,
         name="onnxruntime saved",
@@ -78,7 +70,7 @@ PEERS = [
         open=_open_saved,
         files=lambda source, folder: [folder / _SAVED_WEIGHTS],
         profile=None,
-        function=None,
+        function=_saved_function,
         optional=True,
     ),
 ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -53,6 +54,7 @@ def _compiled(
         "CPU",
         {
             **_properties(setting.threads),
+            **({"NUM_STREAMS": setting.callers} if setting.callers > 1 else {}),
             "PERF_COUNT": profile,
             **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if exact_inputs else {}),
         },
@@ -68,13 +70,32 @@ def _properties(threads: int) -> dict[str, object]:
 
 
 def _open(source: Source, folder: Path, setting: Setting, *, exact_inputs: bool = False) -> Opened:
-    return _called(_compiled(source, folder, setting, exact_inputs=exact_inputs))
+    compiled = _compiled(source, folder, setting, exact_inputs=exact_inputs)
+    return _called(compiled) if setting.callers == 1 else _called_together(compiled, setting.callers)
 
 
 def _called(compiled: Any) -> Opened:
     def run(x: Array) -> Array:
         # Nothing is copied: the answer is a view of memory that the next call overwrites.
         return compiled(x, share_inputs=True, share_outputs=True)[0]
+
+    return Opened(run)
+
+
+def _called_together(compiled: Any, callers: int) -> Opened:
+    """Each call takes one of ``callers`` requests. The answer is a copy, for the next call gets the same request."""
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(callers):
+        free.put(compiled.create_infer_request())
+    # OpenVINO makes a table of types when it is first asked for one, and two threads that ask together wait for ever.
+    compiled.input(0).get_element_type().to_dtype()
+
+    def run(x: Array) -> Array:
+        request = free.get()
+        try:
+            return request.infer(x, share_inputs=True)[0]
+        finally:
+            free.put(request)
 
     return Opened(run)
 

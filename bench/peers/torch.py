@@ -41,7 +41,7 @@ def opened(module: Any, setting: Setting, dtype: Any = None) -> Opened:
     """A module with weights, ready to be called. It computes in ``dtype``, or in float32."""
     import torch
 
-    torch.set_num_threads(setting.threads)
+    torch.set_num_threads(setting.threads_each)  # of a call
 
     def run(x: Array) -> Array:
         with torch.inference_mode():

@@ -312,7 +312,7 @@ def _setting(job: Job) -> Setting:
     from bench.peers import Setting
 
     (batch,) = job.batches
-    return Setting(batch, job.threads, job.budget, job.verify, job.cap)
+    return Setting(batch, job.threads, job.budget, job.verify, job.cap, job.callers)
 
 
 def _folder(job: Job) -> Path:

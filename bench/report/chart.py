@@ -14,11 +14,11 @@ from bench.ways import US, is_way
 _MIB = 1 << 20
 #: Colours of middle brightness, without a background, so that they can be read on white and on black.
 _TEXT, _US = "#6e7781", "#2f81f7"
-_OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a", "#1b9e9e")
+_OTHERS = ("#d4752b", "#2da44e", "#a371f7", "#d1477a", "#1b9e9e", "#8a6d1f", "#c0504d", "#5f7fb8")
 #: Ticks of the axis of memory, in MiB.
 _TICKS = {128: "128 MiB", 256: "256", 512: "512", 1024: "1 GiB", 2048: "2", 4096: "4", 8192: "8"}
-#: The least distance between two labels: 8.5 % of the axis of time, so that labels do not overlap.
-_APART = 0.085
+#: The least distance between two labels: 7 % of the axis of time, so that labels do not overlap.
+_APART = 0.07
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ def points(tables: Iterable[CaseTable]) -> Iterator[Point]:
             if seconds is None or memory is None:
                 continue
             budget = f"{row.budget / _MIB:.0f} MiB" if row.budget else "all in memory"
-            says = budget if row.peer == US else f"{row.peer}, {budget}" if is_way(row.peer) else row.peer
+            cap = f" in {table.case['cap'] / _MIB:.0f} MiB" if table.case["cap"] else ""
+            says = budget if row.peer == US else f"{row.peer}, {budget}" if is_way(row.peer) else row.peer + cap
             yield Point(row.peer, says, memory, seconds)
 
 
@@ -130,6 +131,7 @@ def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int)
             (1.25 * max(p.memory for p in found) / _MIB, height),
             va="center",
             color=colours[point.peer],
+            fontsize=9,
             arrowprops={"arrowstyle": "-", "color": colours[point.peer], "linewidth": 0.5},
         )
 

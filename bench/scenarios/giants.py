@@ -4,6 +4,8 @@ from bench.peers.streamrt import SIXTEENTH
 from bench.scenarios.case import Case, Scenario
 
 _MEASURES = ("steady", "first", "opening")
+#: `onnxruntime lean` is for caps, and here no peer has one.
+_ALSO = frozenset({"streamrt int8", "onnxruntime saved", "torch compiled"})
 
 
 def _cases(*models: str) -> tuple[Case, ...]:
@@ -29,7 +31,7 @@ SCENARIO = Scenario(
     quick=(*_cases("mlp-12x2048"), _in_memory("mlp-12x2048")),
     seconds=10.0,
     patience=300.0,  # a pass of 16 samples takes 16 times as long as one of the scenario cnn-large
-    peers=frozenset({"streamrt", "streamrt int8", "torch", "torch mmap", "onnxruntime", "openvino"}),
-    also=frozenset({"streamrt int8"}),
+    peers=frozenset({"streamrt", "torch", "torch mmap", "onnxruntime", "openvino", *_ALSO}),
+    also=_ALSO,
     chart=True,
 )

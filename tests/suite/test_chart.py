@@ -25,12 +25,14 @@ def test_the_chart_has_a_point_for_every_contender_and_budget() -> None:
         *large("regnety_1280", "A", 3.0, 2000),
         *large("regnety_1280", "B", 3.0, None),  # its memory was not measured
         *large("regnety_1280", "streamrt", 2.5, 120, 100),
+        *large("regnety_1280", "A", 9.0, 150, 100),
     ]
     found = [(p.peer, p.says, p.memory // MIB, p.seconds.median) for p in chart.points(summary.tables(records))]
     assert found == [
         ("streamrt", "all in memory", 1000, 2.0),
         ("A", "A", 2000, 3.0),
         ("streamrt", "100 MiB", 120, 2.5),
+        ("A", "A in 200 MiB", 150, 9.0),
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers import numpy_ahead, peers
+from bench.peers import Setting, numpy_ahead, peers
 from bench.process import pagecache, spawn
 from bench.process.job import TOLERANCE, Job
 from bench.scenarios import SCENARIOS
@@ -91,6 +91,28 @@ def test_they_take_part_where_they_are_made_for() -> None:
     capped, cold = SCENARIOS["mlp-capped"].also, SCENARIOS["mlp-cold-start"].also
     assert capped == {AHEAD, "onnxruntime lean", "onnxruntime saved"}
     assert cold == SCENARIOS["cold-start-cnn"].also == {"onnxruntime saved", "openvino cached"}
+    large, memory = SCENARIOS["cnn-large"], {"onnxruntime saved", "torch compiled"}
+    assert large.also == {"onnxruntime lean", *memory}
+    assert SCENARIOS["giants"].also == {"streamrt int8", *memory}
+    for scenario in (large, SCENARIOS["giants"], SCENARIOS["serverless"]):
+        assert scenario.peers >= scenario.also
+    beside = [case for case in large.cases if case.cap and not case.alone]
+    assert [(case.model, case.budget) for case in beside] == [
+        ("regnety_1280", "1280MiB"), ("convnext_xxlarge", "1600MiB"),
+    ]  # fmt: skip
+
+
+def test_callers_share_the_threads() -> None:
+    assert [Setting(1, 2, callers=count).threads_each for count in (1, 2, 8)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_two_callers_have_their_own_answers(data: Path, name: str) -> None:
+    assert spawn.run(Job("prepare", data=str(data), peer=name, model=MODEL)).status == "ok"
+    job = Job("passes", data=str(data), peer=name, model=MODEL, batches=(1,), threads=2, callers=2, seconds=0.0)
+    outcome = spawn.run(job)
+    assert outcome.status == "ok", outcome.reason
+    assert 0 < outcome.values["error"] <= TOLERANCE
 
 
 def test_a_contender_without_its_compiler_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

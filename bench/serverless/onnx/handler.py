@@ -1,23 +1,26 @@
 """ONNX Runtime's function: the session is opened once a cold start. It takes the events of examples/serverless.
 
-The session has the settings of the peers of `bench.peers.onnxruntime`: ``BENCH_MAPPED`` names the one that uses weights
-as they lie in the file. The process has neither streamrt nor ``bench``.
+``BENCH_OPTIONS`` has the settings of the session, as `bench.peers.onnxruntime.Session` sends them. The process has
+neither streamrt nor ``bench``.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+_told = json.loads(os.environ["BENCH_OPTIONS"])
 _options = onnxruntime.SessionOptions()
-_options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
-_options.inter_op_num_threads = 1
-if os.environ["BENCH_MAPPED"] == "1":
-    _options.add_session_config_entry("session.disable_prepacking", "1")
+_options.intra_op_num_threads, _options.inter_op_num_threads = _told["threads"], 1
+_options.enable_cpu_mem_arena = _told["arena"]
+_options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _told["level"])
+for _key, _value in _told["entries"]:
+    _options.add_session_config_entry(_key, _value)
 _session = onnxruntime.InferenceSession(os.environ["BENCH_MODEL"], _options, ["CPUExecutionProvider"])
 
 
