@@ -24,8 +24,8 @@ SCENARIO = Scenario(
     title="Time against memory",
     says="timm's regnety_1280 (645 million parameters, 2.4 GiB of float32, images of 384 x 384) and convnext_xxlarge "
     "(846 million, 3.2 GiB, 256 x 256), batch 1. All contenders run without a cap and a budget. streamrt also runs "
-    f"with smaller budgets, each in a memory cgroup of {_BESIDE} MiB more. In the largest cgroup, of half of the "
-    "weights, the others run, too. Each process opens the model cold.",
+    f"with smaller budgets, each in a memory cgroup of {_BESIDE} MiB more. Peers in such a cgroup have the same "
+    "memory. Each process opens the model cold.",
     cases=(
         *_cases("regnety_1280", 160, 320, 640, 1280, beside=1280),
         *_cases("convnext_xxlarge", 200, 400, 800, 1600, beside=1600),
