@@ -17,13 +17,9 @@ from bench.serve.servers import MLSERVER, US
 from markers import needs
 
 pytestmark = pytest.mark.extras
-needs("grpc", "google.protobuf", "starlette", "prometheus_client")
+grpc, *_, messages = needs("grpc", "google.protobuf", "starlette", "prometheus_client", "streamrt.serve.rpc.messages")
 
-import grpc  # noqa: E402
-
-from streamrt.serve.rpc.messages import METHODS, SERVICE  # noqa: E402
-
-INFER = METHODS["ModelInfer"]
+INFER = messages.METHODS["ModelInfer"]
 X = np.arange(6, dtype=np.float32).reshape(1, 2, 3) / 7
 #: Seconds that the server takes for an answer.
 TAKES = 0.01
@@ -58,7 +54,7 @@ def echo() -> Echo:
 def port(echo: Echo) -> Iterator[int]:
     server = grpc.server(ThreadPoolExecutor(8))
     handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(echo.infer)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE, handlers),))
     found = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield found

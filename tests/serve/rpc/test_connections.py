@@ -16,10 +16,7 @@ from serve.process import Server
 from serve.rpc import http2
 
 pytestmark = pytest.mark.extras
-needs("grpc", "google.protobuf", "starlette", "prometheus_client", "tritonclient.grpc")
-
-import grpc  # noqa: E402
-from tritonclient.grpc import service_pb2  # noqa: E402
+grpc, *_, triton = needs("grpc", "google.protobuf", "starlette", "prometheus_client", "tritonclient.grpc")
 
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 LIMIT = 5
@@ -48,7 +45,7 @@ def open_channel(server: Server) -> Any:
 
 def is_live(channel: Any) -> bool:
     answer = channel.unary_unary(LIVE)(b"", timeout=60)
-    return bool(service_pb2.ServerLiveResponse.FromString(answer).live)
+    return bool(triton.service_pb2.ServerLiveResponse.FromString(answer).live)
 
 
 def serves(server: Server) -> bool:
@@ -111,7 +108,7 @@ def test_a_connection_with_calls_is_kept(folder: Path) -> None:
 
 
 def test_a_call_that_takes_long_is_no_idle_time(folder: Path) -> None:
-    request = service_pb2.ModelInferRequest(model_name="mlp", raw_input_contents=[bytes(8)])
+    request = triton.service_pb2.ModelInferRequest(model_name="mlp", raw_input_contents=[bytes(8)])
     request.inputs.add(name="input", datatype="FP32", shape=[1, 2])
     with start(folder, "--idle-timeout", "1", "--max-delay", "5") as server, open_channel(server) as channel:
         began = time.monotonic()
