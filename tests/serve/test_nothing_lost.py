@@ -11,6 +11,7 @@ import http.client
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -81,11 +82,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.fixture
 def kept(place: Place) -> Iterator[dict[str, Path]]:
     """Copies of the victims' files. Those that a test does not move back to their places are moved in the end."""
-    copies = {name: Path(shutil.copy(place.file(name), place.aside / f"{name}.kept")) for name in VICTIMS}
+    copies = copies_of_victims(place)
     yield copies
+    put_back(place, {name: copy for name, copy in copies.items() if copy.exists()})
+
+
+def copies_of_victims(place: Place) -> dict[str, Path]:
+    folder = Path(tempfile.mkdtemp(dir=place.aside))
+    return {name: Path(shutil.copy(place.file(name), folder)) for name in VICTIMS}
+
+
+def put_back(place: Place, copies: dict[str, Path]) -> None:
     for name, copy in copies.items():
-        if copy.exists():
-            copy.replace(place.file(name))
+        copy.replace(place.file(name))
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +116,31 @@ def serve(place: Place, io: str = "mmap", **options: Any) -> Server:
 
 
 def warm_up(server: Server, place: Place) -> None:
-    """Bring a server to its usual size: buffers, threads and metrics that are made once are there."""
+    """Bring a server to its usual size: buffers, threads, metrics and plans that are made once are there.
+
+    Without the victims, other models get more of the budget and other plans. Memory that the allocator needed for
+    making them stays with the process, free or not.
+    """
+    copies = copies_of_victims(place)
     with crowd([server.address], place.models) as clients:
         more(clients, 5)
+        delete_victims(server, place, clients)
+        more(clients, 3)
+        put_back(place, copies)
+        server.process.send_signal(signal.SIGHUP)
+        more(clients, 5, is_right)
     ask_for_all(server, place)
+
+
+def delete_victims(server: Server, place: Place, clients: Sequence[Client]) -> float:
+    """Delete the victims' files, and wait until clients and server know. Returns when they were gone."""
+    for name in VICTIMS:
+        place.file(name).unlink()
+    gone = time.monotonic()
+    more(clients, 3)
+    server.process.send_signal(signal.SIGHUP)
+    zoo.eventually(lambda: server.metric("pool_models") == len(place.models) - len(VICTIMS))
+    return gone
 
 
 def more(clients: Sequence[Client], count: int, wanted: Callable[[Outcome], bool] = lambda outcome: True) -> None:
@@ -209,8 +239,7 @@ def cut_short(server: Server, place: Place, kept: dict[str, Path]) -> None:
             cut = time.monotonic()
             more(clients, 3)
             broken = of_victims(outcomes(clients, cut))
-            for name in VICTIMS:
-                kept[name].replace(place.file(name))
+            put_back(place, kept)
             more(clients, 3, is_right)
         assert errors(clients) == []
         assert kinds(of_others(outcomes(clients))) <= FINE
@@ -222,16 +251,10 @@ def test_files_that_are_deleted(server: Server, place: Place, kept: dict[str, Pa
     with back_to_where_it_was(server, place):
         with crowd([server.address], place.models) as clients:
             more(clients, 3, is_right)
-            for name in VICTIMS:
-                place.file(name).unlink()
-            gone = time.monotonic()
-            more(clients, 3)
-            server.process.send_signal(signal.SIGHUP)
-            zoo.eventually(lambda: server.metric("pool_models") == len(place.models) - len(VICTIMS))
+            gone = delete_victims(server, place, clients)
             more(clients, 3)
             missing = of_victims(outcomes(clients, gone))
-            for name in VICTIMS:
-                kept[name].replace(place.file(name))
+            put_back(place, kept)
             server.process.send_signal(signal.SIGHUP)
             more(clients, 3, is_right)
         assert errors(clients) == []
