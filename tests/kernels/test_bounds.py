@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 
 from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
+from kernels.fences import Fenced, exit_code_of, planes_of, weights_in
 from kernels.geometry import GEOMETRIES, VOLUMES, Geometry
 from streamrt import _core
 from streamrt._core import ACTIVATIONS
@@ -21,29 +20,6 @@ WIDE = [
     for kernel in (3, 5, 7)
     for stride in (1, 2)
 ]
-PAGE = mmap.PAGESIZE
-PROT_NONE = 0
-
-
-class Fenced:
-    """Makes arrays of ones that begin just after, or end just before, a forbidden page."""
-
-    def __init__(self, at_end: bool) -> None:
-        self.at_end = at_end
-        self.memory: list[mmap.mmap] = []
-
-    def __call__(self, *shape: int) -> np.ndarray:
-        size = 4 * int(np.prod(shape))
-        inside = -(-size // PAGE) * PAGE
-        memory = mmap.mmap(-1, inside + 2 * PAGE)
-        self.memory.append(memory)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        for fence in (address, address + PAGE + inside):
-            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(fence), PAGE, PROT_NONE) == 0
-        offset = PAGE + (inside - size if self.at_end else 0)
-        array = np.frombuffer(memory, np.float32, size // 4, offset).reshape(shape)
-        array[...] = 1
-        return array
 
 
 def run_windows(fenced: Fenced, geometry: Geometry) -> None:
@@ -54,12 +30,6 @@ def run_windows(fenced: Fenced, geometry: Geometry) -> None:
     depthwise(x, fenced(2, *kernel), fenced(2), fenced(1, 2, *output), window, 0, 2, *act)
     max_pool(x[0], fenced(2, *output), window)
     average_pool(x[0], fenced(2, *output), window, True)
-
-
-def planes_of(fenced: Fenced, channels: int, rows: int, width: int, gap: int) -> np.ndarray:
-    """Planes with gaps between their rows. The gap at the fence is left out of the array."""
-    memory = fenced(1, channels, rows, width + gap)
-    return memory[..., gap:] if fenced.at_end else memory[..., :width]
 
 
 def run_bands(fenced: Fenced, geometry: Geometry, gap: int) -> None:
@@ -178,14 +148,6 @@ def run_matrices(fenced: Fenced) -> None:
         )(0, 1)
 
 
-def weights_in(fenced: Fenced, coding: tuple[str, int | None, bool], *shape: int) -> _core.Coded:
-    """Weights of any bytes. They end at a fence only if they are whole floats."""
-    dtype, block, zeros = coding
-    inner = int(np.prod(shape[1:]))
-    size = shape[0] * _core.row_bytes(dtype, inner, (block or inner) if dtype.startswith("int") else 0, zeros)
-    return _core.Coded(fenced(-(-size // 4)).view(np.uint8)[:size], dtype, shape, block, zeros)
-
-
 def run_coded(fenced: Fenced) -> None:
     act, window, few = (ACTIVATIONS["Tanh"], 0, 0), Geometry((4, 7), (1, 1)).window(), (1, 1, 1, 1)
     integers = product(("int8", "int4"), (None, 16), (False, True))
@@ -257,28 +219,24 @@ def run_others(fenced: Fenced, size: int) -> None:
     _core.crc32c(x)
 
 
+def run_all(at_end: bool) -> None:
+    for geometry in [*GEOMETRIES, *VOLUMES, *WIDE]:
+        run_windows(Fenced(at_end), geometry)
+    run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
+    run_pointwise(Fenced(at_end))
+    run_winograd(Fenced(at_end))
+    for geometry, gap in product([*GEOMETRIES, *WIDE], (0, 5)):
+        run_bands(Fenced(at_end), geometry, gap)
+    run_winograd_bands(Fenced(at_end))
+    run_products(Fenced(at_end))
+    run_matrices(Fenced(at_end))
+    run_coded(Fenced(at_end))
+    run_copies(Fenced(at_end))
+    for size in (1, 3, 8, 15, 16, 17, 33, 65):
+        run_others(Fenced(at_end), size)
+
+
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("at_end", [False, True])
 def test_arrays_beside_forbidden_pages(at_end: bool) -> None:
-    child = os.fork()  # a stray access kills the child only
-    if child == 0:
-        code = 1
-        try:
-            for geometry in [*GEOMETRIES, *VOLUMES, *WIDE]:
-                run_windows(Fenced(at_end), geometry)
-            run_windows(Fenced(at_end), Geometry((8, 24), (1, 1)))
-            run_pointwise(Fenced(at_end))
-            run_winograd(Fenced(at_end))
-            for geometry, gap in product([*GEOMETRIES, *WIDE], (0, 5)):
-                run_bands(Fenced(at_end), geometry, gap)
-            run_winograd_bands(Fenced(at_end))
-            run_products(Fenced(at_end))
-            run_matrices(Fenced(at_end))
-            run_coded(Fenced(at_end))
-            run_copies(Fenced(at_end))
-            for size in (1, 3, 8, 15, 16, 17, 33, 65):
-                run_others(Fenced(at_end), size)
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert exit_code_of(partial(run_all, at_end)) == 0
