@@ -19,6 +19,7 @@ apply it as a last step asks `epilogue_of` for it. Views and tiled operators mus
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,9 +64,9 @@ def table_scratch(row_bytes: int) -> int:
     """Bytes of scratch for a node that reads rows of at most ``row_bytes`` stored bytes of a `Table`.
 
     A row is stored in no more bytes than it takes in the arena, as float32 or int64. The scratch also stands for the
-    pages of the file, of 4096 bytes, in which `TABLE_AHEAD` rows lie until they were copied.
+    pages of the file in which `TABLE_AHEAD` rows lie until they were copied. A row may begin and end within a page.
     """
-    return TABLE_AHEAD * (row_bytes + 2 * 4096)
+    return TABLE_AHEAD * (row_bytes + 2 * mmap.PAGESIZE)
 
 
 #: A parameter as it is stored.
