@@ -41,6 +41,7 @@ typedef struct {
 } job;
 
 static _Thread_local int seat;
+static _Thread_local int widest; /* the most threads of a job of this thread since srt_widest() */
 
 /* The thread whose job is on the workers holds it; so does a thread that replaces the workers. Taken before `lock`. */
 static pthread_mutex_t owner = PTHREAD_MUTEX_INITIALIZER;
@@ -85,9 +86,9 @@ static void work(const job *j) {
     for (int i = 0; i < j->threads; i++) work_on(j, &slices[(seat + i) % j->threads]);
 }
 
-/* Polls for PATIENCE until `*count` exceeds `old`. Returns whether it does. */
-static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
-    for (int64_t end = os_now() + PATIENCE; os_now() < end;)
+/* Polls until `*count` exceeds `old`, or until the time `end`. Returns whether it does. */
+static bool await_beyond(const _Atomic uint64_t *count, uint64_t old, int64_t end) {
+    while (os_now() < end)
         for (int i = 0; i < LOOKS; i++) {
             if (atomic_load_explicit(count, memory_order_relaxed) > old) return true;
             srt_pause();
@@ -97,6 +98,7 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old) {
 
 static void *worker(void *place) {
     uint64_t seen = 0;
+    int64_t end = 0; /* until then it polls instead of sleeping */
     os_wake_patiently(); /* so that the prefetch thread, which has just woken the caller, can first start its next read
                           */
     os_name_thread("streamrt-work");
@@ -104,13 +106,16 @@ static void *worker(void *place) {
     pthread_mutex_lock(&lock);
     for (;;) {
         while (!stopping && (current == NULL || seen == serial || seat >= current->threads)) {
+            if (os_now() < end) {
+                seen = serial; /* it has done the current job, or has no part in it */
+                pthread_mutex_unlock(&lock);
+                await_beyond(&announced, seen, end);
+                pthread_mutex_lock(&lock);
+                continue;
+            }
             pthread_cond_wait(&wake[seat], &lock);
-            if (stopping || current != NULL) continue;
             /* woken by srt_rouse, or too late for a job: the next job comes soon */
-            seen = serial;
-            pthread_mutex_unlock(&lock);
-            await_beyond(&announced, seen);
-            pthread_mutex_lock(&lock);
+            if (current == NULL) end = os_now() + PATIENCE;
         }
         if (stopping) break;
         seen = serial;
@@ -122,7 +127,8 @@ static void *worker(void *place) {
         if (--busy == 0) pthread_cond_signal(&finished);
         pthread_mutex_unlock(&lock);
         atomic_fetch_add(&departed, 1);
-        await_beyond(&announced, seen);
+        end = os_now() + PATIENCE;
+        await_beyond(&announced, seen, end);
         pthread_mutex_lock(&lock);
     }
     pthread_mutex_unlock(&lock);
@@ -180,12 +186,18 @@ int srt_threads(void) {
     return count;
 }
 
-void srt_rouse(void) {
-    const int threads = srt_threads();
+void srt_rouse(int threads) {
+    if (threads <= 1) return;
     pthread_once(&once, prepare);
     pthread_mutex_lock(&lock);
-    for (int i = 1; i < threads; i++) pthread_cond_signal(&wake[i]);
+    for (int i = 1; i < threads && i < SRT_MAX_THREADS; i++) pthread_cond_signal(&wake[i]);
     pthread_mutex_unlock(&lock);
+}
+
+int srt_widest(void) {
+    const int most = widest;
+    widest = 0;
+    return most;
 }
 
 void srt_set_threads(int count) {
@@ -221,6 +233,10 @@ static void run_alone(int64_t count, srt_range *run, const void *arguments) {
     seat = outer;
 }
 
+static int smaller(int64_t a, int64_t b) {
+    return (int)(a < b ? a : b);
+}
+
 /* The first unit of slice i. */
 static int64_t share_of(int64_t count, int64_t i, int64_t threads) {
     return count / threads * i + (i < count % threads ? i : count % threads);
@@ -232,21 +248,21 @@ void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *argu
 
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *arguments) {
     if (count <= 0) return;
-    int threads = srt_threads();
-    if (threads > most) threads = (int)most;
-    if (threads == 1 || grain >= count || pthread_mutex_trylock(&owner) != 0) {
+    const int64_t worth = (count - 1) / grain + 1; /* threads that can get a whole grain */
+    int threads = smaller(srt_threads(), smaller(most, worth));
+    if (threads > widest) widest = threads;
+    if (threads == 1 || pthread_mutex_trylock(&owner) != 0) {
         run_alone(count, run, arguments);
         return;
     }
-    start(srt_threads() - 1); /* asked again: another thread may have changed it meanwhile */
-    if (started == 0) {
+    threads = smaller(threads, srt_threads()); /* asked again: another thread may have changed it meanwhile */
+    start(threads - 1);
+    threads = smaller(threads, started + 1);
+    if (threads == 1) {
         pthread_mutex_unlock(&owner);
         run_alone(count, run, arguments);
         return;
     }
-    if (threads > started + 1) threads = started + 1;
-    const int64_t worth = (count - 1) / grain + 1; /* threads that can get a whole grain */
-    if (threads > worth) threads = (int)worth;
     for (int i = 0; i < threads; i++) {
         atomic_init(&slices[i].next, share_of(count, i, threads));
         slices[i].end = share_of(count, i + 1, threads);
@@ -267,7 +283,7 @@ void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run,
     for (bool patient = true; busy > 0 && patient;) {
         const uint64_t before = atomic_load(&departed);
         pthread_mutex_unlock(&lock);
-        patient = await_beyond(&departed, before);
+        patient = await_beyond(&departed, before, os_now() + PATIENCE);
         pthread_mutex_lock(&lock);
     }
     while (busy > 0) pthread_cond_wait(&finished, &lock);

@@ -3,8 +3,8 @@
  * One job runs on the workers at a time. A second caller does not wait: it runs its own job alone. So models on
  * different Python threads never wait for each other's kernels.
  *
- * The first job that is large enough starts the workers. After a job they poll for the next job for 0.1 ms. Then they
- * sleep, because the BLAS library and the prefetch thread use the same cores.
+ * A job starts the workers that it can use and that do not run yet. After a job they poll for 0.1 ms for the next one
+ * that can use them. Then they sleep, because the BLAS library and the prefetch thread use the same cores.
  *
  * Fork rule: fork waits for the job in progress. The child starts without workers, and its first job starts new ones.
  */
@@ -30,8 +30,13 @@ void srt_parallel(int64_t count, int64_t grain, srt_range *run, const void *job)
 /* As srt_parallel, on at most `most` threads. */
 void srt_parallel_on(int64_t most, int64_t count, int64_t grain, srt_range *run, const void *job);
 
-/* Wakes sleeping workers before a job, because waking takes longer than many kernels. Any thread. */
-void srt_rouse(void);
+/* Wakes the workers of a job of `threads` threads before it, because waking takes longer than many kernels. Any thread.
+ */
+void srt_rouse(int threads);
+
+/* The most threads that a job of the calling thread could use since the last call of this function; 0: there was no
+ * job. */
+int srt_widest(void);
 
 /* The number of the calling thread among the threads of its job, from 0. It selects the thread's scratch memory. */
 int srt_seat(void);

@@ -11,7 +11,8 @@ cdef extern from "kernels/isa.h" nogil:
 cdef extern from "parallel.h" nogil:
     enum:
         SRT_MAX_THREADS
-    void srt_rouse()
+    void srt_rouse(int threads)
+    int srt_widest()
     int srt_threads()
     void srt_set_threads(int count)
 

@@ -60,7 +60,16 @@ def threads():
     return srt_threads()
 
 
-def rouse():
-    """Wakes the threads of the kernels before a kernel needs them, because waking takes longer than many kernels."""
+def rouse(int threads):
+    """Wakes threads of the kernels before a job of ``threads`` threads, because waking takes longer than many kernels.
+    """
     with nogil:
-        srt_rouse()
+        srt_rouse(threads)
+
+
+def widest():
+    """The most threads that a kernel on the calling thread could use since the last call of this function.
+
+    0 if no kernel has run that shares its work.
+    """
+    return srt_widest()

@@ -10,7 +10,7 @@ from time import monotonic_ns
 import numpy as np
 
 from streamrt._core import Mapping as WeightsMapping
-from streamrt._core import Prefetcher, rouse
+from streamrt._core import Prefetcher
 from streamrt.engine.inputs import with_batch
 from streamrt.engine.loader import Loader
 from streamrt.engine.micro_batch import begins
@@ -51,7 +51,7 @@ class Engine:
     Args:
         file: its header.
         planner: plans calls of the file under the first budget.
-        threads: threads that a call may compute with; None leaves BLAS and the kernels as they are set.
+        threads: as for `streamrt.Model`.
         io: how weights are read, as for `Model`.
         verify: compare weights with their checksums as they arrive.
         grow: see `Grow`.
@@ -280,8 +280,7 @@ class Engine:
         passes, rows_before = [], self._tables.read
         with limited(self._threads), np.errstate(all="ignore"):
             for begin in begins(samples, prepared.plan.micro_batch):
-                rouse()  # worker threads wake up while the inputs are copied
-                passes.append(run_pass(session, requests, results, begin))
+                passes += [run_pass(session, requests, results, begin)]
         self.mapping.check()
         for done in passes:
             self._stalled += done.items.stall

@@ -8,7 +8,7 @@ from time import monotonic_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt._core import Prefetcher, Step, run_steps
+from streamrt._core import Prefetcher, Step, run_steps, threads, widest
 from streamrt.engine.prepared import Prepared
 from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Param, Run, Table
@@ -35,6 +35,7 @@ class Session:
 
     Attributes:
         verifier: as above.
+        threads: the most that a step could use in the last pass; before the first one, all that there are.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Session:
         self._program = program
         self._prefetcher = prefetcher
         self.verifier = verifier
+        self.threads = threads()
         #: The arrays of `Program.outside` during a pass.
         self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
@@ -78,6 +80,7 @@ class Session:
         """
         prefetcher, verifier = self._prefetcher, self.verifier
         start = monotonic_ns()
+        widest()  # counts from here on
         try:
             times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None, stepped)
         except BaseException:
@@ -85,6 +88,7 @@ class Session:
                 verifier.rewind()
             prefetcher.rewind()
             raise
+        self.threads = widest()
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
 
 

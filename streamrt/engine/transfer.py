@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from streamrt._core import rouse
 from streamrt.engine.foreign import Foreign
 from streamrt.engine.inputs import Source, Target, copy_in, copy_out
 from streamrt.engine.mapped import in_files
@@ -24,6 +25,7 @@ def run_pass(
         WeightsIOError: as `Session.run`.
         OSError: the mapped file of a result cannot be written.
     """
+    rouse(session.threads)  # they wake up while the inputs are copied
     graph, outside = requests[0].graph, session.prepared.program.outside
     inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
     outputs = {spec.name: [found[spec.name] for found in results] for spec in graph.outputs}

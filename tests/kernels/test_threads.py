@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kernels.calls import average_pool, conv, depthwise, max_pool, winograd
 from kernels.geometry import Geometry
+from model import zoo
 from streamrt import _core
 
 
@@ -154,6 +156,22 @@ def test_small_planes_have_the_same_bits_however_they_are_cut(size: int) -> None
         found.append(y)
     for y in found:
         assert_same([y], found[:1])
+
+
+def test_a_kernel_starts_the_threads_that_it_can_use() -> None:
+    _core.set_threads(1)
+    _core.set_threads(7)  # no worker is left
+    _core.widest()
+    for parts, workers in ((1, 0), (3, 2), (2, 2), (5, 4)):  # a thread is worth 2**15 elements
+        x = np.ones(parts * 2**15, np.float32)
+        _core.unary(x, x, _core.ACTIVATIONS["Relu"], 0, 0)
+        assert _core.widest() == parts
+        zoo.eventually(lambda workers=workers: working_threads() == workers)  # a thread names itself
+    assert _core.widest() == 0
+
+
+def working_threads() -> int:
+    return sum(task.read_text() == "streamrt-work\n" for task in Path("/proc/self/task").glob("*/comm"))
 
 
 def test_many_callers_while_the_number_changes() -> None:
