@@ -8,6 +8,7 @@ import pytest
 from kernels.isas import NUMPY
 from ops.harness import assert_close, lowered_for, random, run
 from ops.reference import onnx_run
+from streamrt import _core
 from streamrt.errors import FormatError
 
 # name: (shape of x, shape of w, attributes)
@@ -168,3 +169,19 @@ def test_dense_layers_are_left_to_blas_by_plain_c_alone(
     rows = samples.reshape(batch, -1).astype(np.float64) @ weights.reshape(len(weights), -1).T + bias
     assert_close(actual.reshape(batch, -1), rows)
     assert bool(products) == (isa == NUMPY or (isa == "scalar" and batch > 8))
+
+
+def test_scratch_does_not_grow_with_the_processors() -> None:
+    """The more threads, the fewer columns each has. Threads for which 2 MiB have no columns do not take part."""
+    before, found = _core.threads(), {}
+    try:
+        for threads in (1, 2, 8, 28, 64, 256):
+            _core.set_threads(threads)
+            found[threads] = lowered_for("Conv", [(1, 64, 224, 224), (256, 64, 3, 3)], [1], attrs={"strides": (2, 2)}).scratch
+    finally:
+        _core.set_threads(before)
+    if _core.products_pay():
+        assert found[1] < found[2] < found[8]
+    else:
+        assert len(set(found.values())) == 1
+    assert max(found.values()) <= 2 << 20
