@@ -18,7 +18,8 @@ from streamrt.host.cgroups import PROC, group_folders, number
 def usable_threads() -> int:
     """Threads that kernels use unless a caller limits them: the processors of the process, whole ones under a quota.
 
-    The first call sets up the kernels for the quota: one thread for each processor of it, rounded up.
+    The first call, at the end of this module, sets up the kernels for the quota: one thread for each processor of it,
+    rounded up.
     """
     most = quota()
     if most < math.inf:
@@ -41,3 +42,6 @@ def _quota(version: int, folder: Path) -> float:
         except (OSError, ValueError):
             return math.inf
     return most / period if most and period and most > 0 and period > 0 else math.inf
+
+
+usable_threads()  # so that kernels which run before a model is opened obey the quota, too

@@ -105,8 +105,9 @@ def test_a_real_group(share: float) -> None:
         import os, sys
         open(sys.argv[1], "w").write(str(os.getpid()))
         from streamrt import _core
+        first = _core.threads()
         from streamrt.host import processors
-        print(processors.quota(), processors.usable_threads(), _core.threads())
+        print(processors.quota(), processors.usable_threads(), first)
     """
     program = "\n".join(line.strip() for line in program.splitlines())
     with processor_group(share) as procs:
