@@ -23,8 +23,7 @@ Layout
       dimension, all zeros, whose names begin with ``streamrt.pad.``. Other tensors may not use that prefix.
     * All parameters of one node lie together. They form a *segment*, inside which only padding of less than 64 bytes
       lies. Segments are in the order of the graph's nodes, which is the order of execution. A parameter that several
-      nodes read is stored once, in the segment of the first node. Parameters that no node reads and that are outputs
-      of the graph form the last segment. Every tensor is in a segment.
+      nodes read is stored once, in the segment of the first node. Every tensor is in a segment.
     * Less than 2 MiB of padding lie before a segment, and less than 4096 bytes behind the last one. So segments may
       share pages.
     * The data section begins on a 4096-byte boundary. The writer pads the header up to the next boundary and no

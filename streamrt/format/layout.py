@@ -113,7 +113,6 @@ def group(graph: Graph, params: Container[str]) -> list[Group]:
 
     for node in graph.all_nodes:
         add(f"node {node.name!r}", node.inputs)
-    add("the graph's outputs", (spec.name for spec in graph.outputs))
     return groups
 
 
