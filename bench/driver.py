@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bench import models
-from bench.limits import LIMITS, OF_A_FILE
+from bench.limits import LIMITS, OF_A_FILE, OF_A_WAY
 from bench.peers import Peer, peers
 from bench.process import pagecache, spawn
 from bench.process.cgroup import NoCgroupError, memory_cgroup
@@ -242,7 +242,8 @@ class Run:
             for _, group in groupby(pairs, lambda pair: pair[0].model):
                 cases = list(group)
                 if self._scenario.peak:
-                    yield self._limit("fma", cases[0][0], threads)
+                    for name in ("fma", *(name for name in OF_A_WAY if _is_beside(name, cases))):
+                        yield self._limit(name, cases[0][0], threads)
                 if self._scenario.limits:
                     yield from self._limits(cases, threads)
                 seen = set()
@@ -280,7 +281,8 @@ class Run:
         if not ours:
             return  # without streamrt the rows have no T*
         for name in LIMITS:
-            yield self._limit(name, pairs[0][0], threads)
+            if name not in OF_A_WAY or _is_beside(name, pairs):
+                yield self._limit(name, pairs[0][0], threads)
         for case, way in {(case.batch, peer.name): (case, peer) for case, peer in reversed(ours)}.values():
             job = self._job("passes", peer=way.name, model=case.model, batches=(case.batch,), threads=threads)
             job = replace(job, seconds=1.0, environ=way.environ)
@@ -388,6 +390,11 @@ def _rotated(turns: list[_Turn], index: int) -> Iterator[_Turn]:
         same = list(group)
         first = 0 if limit else index % len(same)
         yield from same[first:] + same[:first]
+
+
+def _is_beside(limit: str, pairs: list[tuple[Case, Peer]]) -> bool:
+    """Whether the way that a limit belongs to is measured."""
+    return any(peer.name == OF_A_WAY[limit] for _, peer in pairs)
 
 
 def _uncapped(case: Case) -> Case:

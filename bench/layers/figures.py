@@ -78,10 +78,10 @@ def contenders(records: Iterable[Record], layers: Sequence[Mapping[str, Any]]) -
     return found
 
 
-def peaks(records: Iterable[Record]) -> dict[int, float]:
+def peaks(records: Iterable[Record], limit: str = "fma") -> dict[int, float]:
     """The peak of the multiply-add units in operations a second, by threads: the most of all rounds."""
     found: dict[int, float] = {}
     for record in records:
-        if record["kind"] == "limit" and record["peer"] == "fma" and (value := record["values"].get("value")):
+        if record["kind"] == "limit" and record["peer"] == limit and (value := record["values"].get("value")):
             found[record["threads"]] = max(value, found.get(record["threads"], 0.0))
     return found

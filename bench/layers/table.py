@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.layers.figures import Quartiles, Times, contenders, peaks
+from bench.limits import OF_A_WAY
 from bench.record import Record
 from bench.report.markdown import circumstances, grid, skipped
 from bench.ways import US
@@ -56,8 +57,22 @@ def report(records: Sequence[Record]) -> str:
         parts += [
             f"## {_threads(threads)}{says}",
             _table(layers, of, peak, (f"÷ {_threads(counts[0])}", base) if base else None),
+            *(
+                _share(layers, of[way], way, peaks(records, limit).get(threads))
+                for limit, way in OF_A_WAY.items()
+                if way in of
+            ),
         ]
     return "\n\n".join(parts)
+
+
+def _share(layers: Sequence[Mapping[str, Any]], times: Times, way: str, peak: float | None) -> str:
+    """The sentence that tells the speed of a way in all layers, and its share of the peak of its instruction set."""
+    if not times.inside:
+        return f"{way} told no time of its layers."
+    speed = 2 * math.fsum(layer["multiply_adds"] for layer in layers) / times.inside
+    share = f", {speed / peak:.0%} of the peak of its vectors, {peak / 1e9:.1f} GFLOP/s" if peak else ""
+    return f"{way} computes {speed / 1e9:.1f} GFLOP/s in the sum of its layers{share}."
 
 
 def _threads(count: int) -> str:

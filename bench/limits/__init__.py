@@ -15,7 +15,11 @@ LIMITS: dict[str, Callable[[str | None, int], float | None]] = {
     "DRAM": processor.dram,
     "sgemm": processor.sgemm,
     "fma": fma.fma,
+    "fma avx2": fma.fma_avx2,
 }
+
+#: Limits of a way of streamrt: they are measured beside it only.
+OF_A_WAY = {"fma avx2": "streamrt avx2"}
 
 #: The limits that read a file.
 OF_A_FILE = frozenset(name for name in LIMITS if name.startswith("disk"))

@@ -261,7 +261,7 @@ def _limits(records: list[Record]) -> list[str]:
     lines = []
     files = {record["case"]["model"]: f"{record['file']}, a file of its own" for record in records if "file" in record}
     for (name, model, threads), spread in summary.limits(records).items():
-        unit = "GFLOP/s" if name in ("sgemm", "fma") else "GB/s"
+        unit = "GFLOP/s" if name in ("sgemm", "fma", "fma avx2") else "GB/s"
         figures = f"{spread.median / 1e9:.2f} ({spread.least / 1e9:.2f} - {spread.most / 1e9:.2f}) {unit}"
         of = files.get(model, f"{model}'s file") if name.startswith("disk") else ""
         lines.append([name, of, str(threads), figures])

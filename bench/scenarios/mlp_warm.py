@@ -13,7 +13,7 @@ SCENARIO = Scenario(
     says="12 layers of 8192 x 8192 with ReLU, float32, no cap, no budget; the median of the passes after the first in "
     "one process. T* is left out: with nothing to read it would be the time of streamrt itself. With two callers, each "
     "a thread with one sample, a pass is over when both have their answers.",
-    cases=(*(_case("mlp-12x8192", batch) for batch in (1, 4, 16, 64)), _case("mlp-12x8192", 1, callers=2)),
+    cases=(*(_case("mlp-12x8192", batch) for batch in (1, 4, 16, 64, 256)), _case("mlp-12x8192", 1, callers=2)),
     seconds=4.0,
     quick=(*(_case("mlp-12x2048", batch) for batch in (1, 4)), _case("mlp-12x2048", 1, callers=2)),
     limits=False,

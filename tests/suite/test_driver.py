@@ -13,7 +13,7 @@ import pytest
 
 from bench import driver
 from bench.driver import Options, Run
-from bench.limits import LIMITS
+from bench.limits import LIMITS, OF_A_WAY
 from bench.models import NEEDS
 from bench.peers import Peer
 from bench.process.cgroup import NoCgroupError
@@ -24,6 +24,8 @@ from bench.scenarios import Case, Scenario
 
 SHARED = {"machine": {"cores": 2}, "versions": {"a": "1"}, "commit": "0123456789ab", "quick": False}
 CAP = 256 << 20
+#: The limits that are measured whatever the contenders are.
+ALWAYS = [name for name in LIMITS if name not in OF_A_WAY]
 #: Facts that only streamrt reports. Here its budget is used up.
 FACTS: dict[str, Any] = {"budget": 1, "weights": 2, "workspace": 0, "layers": []}
 STEADY = {"least": 1.0, "lower": 1.0, "median": 1.0, "upper": 1.0, "most": 1.0, "count": 3}
@@ -199,7 +201,7 @@ def test_limits_are_measured_in_every_round(measure: Measure, processes: Process
     cases = case(1), case(8), replace(case(8), cap=1 << 30)  # "compute" is measured once for each batch
     lines = measure(*cases, peers=[peer("streamrt"), peer("A")], rounds=2)
     limits = [(line["round"], line["peer"]) for line in lines if line["kind"] == "limit"]
-    assert limits == [(index, name) for index in (0, 1) for name in (*LIMITS, "compute", "compute")]
+    assert limits == [(index, name) for index in (0, 1) for name in (*ALWAYS, "compute", "compute")]
     files = {it.job.peer: it.job.file for it in processes.of("limit")}
     assert {name for name, file in files.items() if file} == {name for name in LIMITS if name.startswith("disk")}
     # No contender reads the file with which the disk is measured, and it is made before.
@@ -231,6 +233,15 @@ def test_each_way_of_streamrt_has_a_limit_of_its_own(measure: Measure, processes
     of = [it.job for it in processes.of("passes") if it.job.peer == int8.name]
     assert [bool(job.file) for job in of] == [False, False, True, True]
     assert {job.environ for job in of} == {int8.environ}
+
+
+def test_the_peak_of_an_instruction_set_is_measured_beside_its_way(measure: Measure) -> None:
+    for options in ({"peak": True, "limits": False}, {"limits": True}):
+        for name, beside in (("streamrt", False), ("streamrt avx2", True)):
+            lines = measure(case(kind="profile"), peers=[peer(name)], rounds=1, **options)
+            limits = [line["peer"] for line in lines if line["kind"] == "limit"]
+            assert "fma" in limits
+            assert ("fma avx2" in limits) == beside
 
 
 def test_the_peak_is_measured_in_every_round_beside_profiles(measure: Measure, processes: Processes) -> None:

@@ -310,6 +310,21 @@ def test_a_table() -> None:
     ]
 
 
+def test_the_share_of_the_peak_of_another_instruction_set() -> None:
+    records = [
+        described(), peak(4e11), {**peak(3e11), "peer": "fma avx2"}, {**peak(2e11), "peer": "fma avx2"},
+        timing("streamrt", 0.05, ours(0.02, 0.02)), timing("streamrt avx2", 0.08, ours(0.03, 0.02)),
+    ]  # fmt: skip
+    text = table.report(records)
+    assert text.endswith(
+        "streamrt avx2 computes 120.0 GFLOP/s in the sum of its layers, 40% of the peak of its vectors, 300.0 GFLOP/s."
+    )
+    assert text.count("streamrt avx2 computes") == 1
+    assert "GFLOP/s in the sum of its layers." in table.report(
+        [record for record in records if record.get("peer") != "fma avx2"]
+    )
+
+
 def test_a_second_number_of_threads_is_compared_with_the_first() -> None:
     records = [
         described(), peak(4e11), peak(None, 1),
