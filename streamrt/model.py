@@ -31,8 +31,7 @@ class Model(Face):
         budget: bytes that pinned weights, the window of streamed weights and the workspace may take together:
             an integer, or a text such as ``"512MiB"``. A float is a fraction of the memory limit, and ``"auto"`` is
             the memory that is free under that limit. None keeps all weights in memory.
-        threads: threads that a call may compute with. None leaves BLAS as it is set, and the kernels, which use the
-            processors that the process may use, within the quota of its cgroup.
+        threads: threads that a call may compute with. None: all that the cgroup's quota allows, in BLAS as it is set.
         io: how weights are read. ``"mmap"`` maps the file. ``"pread"`` reads it into memory of the process. ``"auto"``
             is ``"pread"`` for files on a network or FUSE file system, and ``"mmap"`` for others.
         verify: when to compare weights with the checksums of the file. ``"open"`` reads and compares the whole file

@@ -277,10 +277,9 @@ class Engine:
         self._preparing += monotonic_ns() - began
         results = new_results(requests, prepared)
         self.mapping.check()
-        passes, rows_before = [], self._tables.read
+        begins_at, rows_before = begins(samples, prepared.plan.micro_batch), self._tables.read
         with limited(self._threads), np.errstate(all="ignore"):
-            for begin in begins(samples, prepared.plan.micro_batch):
-                passes += [run_pass(session, requests, results, begin)]
+            passes = [run_pass(session, requests, results, begin) for begin in begins_at]
         self.mapping.check()
         for done in passes:
             self._stalled += done.items.stall

@@ -53,8 +53,7 @@ class Session:
         self._memory = memory
         self._program = program
         self._prefetcher = prefetcher
-        self.verifier = verifier
-        self.threads = threads()
+        self.verifier, self.threads = verifier, threads()
         #: The arrays of `Program.outside` during a pass.
         self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)

@@ -177,7 +177,8 @@ def test_scratch_does_not_grow_with_the_processors() -> None:
     try:
         for threads in (1, 2, 8, 28, 64, 256):
             _core.set_threads(threads)
-            found[threads] = lowered_for("Conv", [(1, 64, 224, 224), (256, 64, 3, 3)], [1], attrs={"strides": (2, 2)}).scratch
+            lowered = lowered_for("Conv", [(1, 64, 224, 224), (256, 64, 3, 3)], [1], attrs={"strides": (2, 2)})
+            found[threads] = lowered.scratch
     finally:
         _core.set_threads(before)
     if _core.products_pay():
