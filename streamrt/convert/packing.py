@@ -21,6 +21,7 @@ from streamrt.convert.check import lowered, settle_outputs, unknown_operators
 from streamrt.convert.codings import check_weights, choose, recoded
 from streamrt.convert.conditions import examples_of
 from streamrt.convert.draft import Draft, DraftNode, legalise_names
+from streamrt.convert.early import move_vectors
 from streamrt.convert.exported.archive import is_exported
 from streamrt.convert.fold.rewrite import rewrite
 from streamrt.convert.inputs import Inputs, fixed
@@ -257,7 +258,9 @@ def _folded(draft: Draft) -> Draft:
             refused.append(error.with_traceback(None))
             continue
         rewrite(draft, program.shapes)
-        settle_outputs(draft, lowered(draft, example), example)
+        program = lowered(draft, example)
+        settle_outputs(draft, program, example)
+        move_vectors(draft, program.shapes)
         return draft
     refused.sort(key=lambda error: (not isinstance(error, LimitError), isinstance(error, OtherCaseError)))
     raise refused[0]
