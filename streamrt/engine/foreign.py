@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamrt.errors import InputError
 from streamrt.ops import Shape
+from streamrt.ops.cast import to_integers
 
 #: Slices of step 1, for the first axes; ``...`` for all values.
 Index = slice | tuple[slice, ...] | EllipsisType
@@ -95,7 +96,12 @@ class Foreign:
 
     def __setitem__(self, index: Index, values: NDArray[Any]) -> None:
         """Write ``values``, of any type. The array gets a copy, which it may keep."""
-        self._array[self._located(index)[0]] = np.array(values, self.dtype, order="C")
+        if self.dtype.kind in "iu":
+            own = np.empty(values.shape, self.dtype)
+            to_integers(values, own)
+        else:
+            own = np.array(values, self.dtype, order="C")
+        self._array[self._located(index)[0]] = own
 
     def sample(self, number: int) -> Self:
         """Sample ``number``, as the only one."""

@@ -13,6 +13,7 @@ from streamrt.engine.foreign import Foreign, Readable
 from streamrt.errors import InputError, printable
 from streamrt.graph import Graph, TensorSpec
 from streamrt.ops import Array, Shape
+from streamrt.ops.cast import to_integers
 
 #: The most inputs that an error's text names, so that it stays short.
 _SHOWN = 20
@@ -142,14 +143,21 @@ def copy_in(parts: Sequence[Source], begin: int, target: Array) -> None:
 def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
     """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on.
 
-    ``parts`` may have another type. If that is integers, NaN becomes any of them.
+    ``parts`` may have another type. If that is integers, they are those of `streamrt.ops.cast`.
     """
     with np.errstate(invalid="ignore"):
         if len(parts) == 1 and source.shape == parts[0].shape:
-            parts[0][...] = source
+            _copy(source, parts[0], ...)
             return
         for part, rows, covered in _overlaps(parts, begin, source):
-            part[rows] = source[covered]
+            _copy(source[covered], part, rows)
+
+
+def _copy(values: Array, target: Target, place: Any) -> None:
+    if isinstance(target, np.ndarray) and target.dtype.kind in "iu":
+        to_integers(values, target[place])
+    else:
+        target[place] = values
 
 
 def _overlaps(parts: Sequence[A], begin: int, whole: Array) -> Iterator[tuple[A, slice, slice]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrt.graph import TYPES
 from streamrt.ops.base import INT64, Array, Buffers, Lowered, Run, computed_type
@@ -53,6 +55,15 @@ def cast(call: Call) -> Lowered:
         flops=math.prod(x),
         dtypes=(target,),
     )
+
+
+def to_integers(given: Array, target: NDArray[Any]) -> None:
+    """Write numbers to an array of integers, as `cast` makes them. NumPy has buffers of a few thousand values."""
+    if given.dtype.kind != "f":
+        np.copyto(target, given, casting="unsafe")
+        return
+    with np.errstate(invalid="ignore"):
+        np.positive(given, out=target, dtype=np.int64, casting="unsafe")  # then the highest bits are dropped
 
 
 def _cut(y: Array, bits: int, signed: bool) -> None:

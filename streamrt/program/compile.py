@@ -39,6 +39,7 @@ from streamrt.ops import (
 )
 from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
 from streamrt.program.again import Way, ways_of
+from streamrt.program.casts import Casts, read_as_floats
 from streamrt.program.division import Known, sections_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole
@@ -283,9 +284,12 @@ class _Compiler:
     ) -> None:
         self.graph = graph
         dtypes = {spec.name: computed_type(spec.dtype) for spec in graph.inputs}
+        floats = read_as_floats(graph)
+        dtypes |= dict.fromkeys(floats, FLOAT32)
         given = {name: Operand(shape, dtypes.get(name, FLOAT32)) for name, shape in inputs.items()}
         self.operands = {**params, **given}
         self.values: dict[str, Value] = {}
+        self._casts = Casts(graph, floats)
         self.nodes: list[Node] = []
         self.sizes: list[Node] = []
         self.lowered: list[Lowered] = []
@@ -302,8 +306,8 @@ class _Compiler:
             give_way()
             if sizes.is_size_node(node, self.values):
                 self._evaluate(node)
-            else:
-                self._lower(node)
+            elif not self._casts.replaced(node, self.nodes, self.operands):
+                self._lower(self._casts.reader(node))
         for spec in graph.outputs:
             self._operand(spec.name)
 

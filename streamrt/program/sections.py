@@ -21,6 +21,7 @@ from streamrt._core import Copies
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Array, Buffers, Lowered, Param, Run, Table
+from streamrt.ops.cast import to_integers
 from streamrt.ops.rows import BandOf, Part, Rows, mover
 from streamrt.program.bands import Schedule, Visit
 from streamrt.program.lines import Arrival
@@ -203,6 +204,8 @@ def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole], columns: t
     place = (*_rows(arrival), *columns)
     if isinstance(target, np.ndarray) and target.dtype == line.dtype and target.flags.aligned:
         Copies([(target[place], rows)])(0, 1)
+    elif isinstance(target, np.ndarray) and target.dtype.kind in "iu":
+        to_integers(rows, target[place])
     else:
         target[place] = rows
 
