@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from streamrt.cli.between import Held, held_between
 from streamrt.errors import InputError, printable
 from streamrt.format import Tensor, WeightsFile, read_header
-from streamrt.graph import Node, TensorSpec
+from streamrt.graph import TensorSpec
 from streamrt.host.budget import format_size
 from streamrt.model import Model
 from streamrt.ops import Shape
 from streamrt.plan import Bands, Plan, Range, Tile
+from streamrt.program.compile import Program
 from streamrt.report.table import facts, shorten, table
 
 #: Lengths of names that are tried, the longest first, until the table fits into the terminal.
@@ -49,6 +51,7 @@ class LayerInfo:
         pinned: bytes of the weights that stay in memory.
         streamed: bytes of the weights that every pass reads, each time that the node reads them.
         tiles: number of pieces in which the node runs.
+        again: whether an earlier section runs the same node.
     """
 
     name: str
@@ -58,6 +61,7 @@ class LayerInfo:
     pinned: int
     streamed: int
     tiles: int
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Inspection:
         min_budget: the smallest budget for inputs of these shapes.
         layers: in the order of execution.
         plan: for the budget of the caller.
+        held: the whole tensors that are in memory while a section runs, where they take most.
     """
 
     path: str
@@ -87,6 +92,7 @@ class Inspection:
     min_budget: int
     layers: tuple[LayerInfo, ...]
     plan: Plan
+    held: Held
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of everything except the tiles and ranges of the plan."""
@@ -109,6 +115,7 @@ class Inspection:
                 "micro_batch": plan.micro_batch,
                 "granule": plan.granule,
                 "bands": [asdict(bands) for bands in plan.bands],
+                "held_between": self.held.nbytes,
             },
             "layers": [asdict(layer) for layer in self.layers],
         }
@@ -124,7 +131,7 @@ class Inspection:
         picture = drawn(plan, 64 if width is None else max(16, min(64, width - _FACT_NAMES)))
         rows = [
             ("file", f"{self.path} ({format_size(self.size)})"),
-            ("weights", f"{format_size(self.weights)} in {len(self.layers)} layers"),
+            ("weights", f"{format_size(self.weights)} in {self._counts()}"),
             *([("case", f"{self.case[0]} of {self.case[1]}, to which the layers belong")] if self.case[1] > 1 else []),
             ("inputs", "; ".join(_spec(spec) for spec in self.inputs)),
             ("outputs", "; ".join(_spec(spec) for spec in self.outputs)),
@@ -137,8 +144,14 @@ class Inspection:
             ("from end to end", f"{picture} (# pinned, . streamed, + both)"),
             ("runs", batch),
             *(("in bands", self._band_text(bands)) for bands in plan.bands),
+            *([("held between", f"sections: {self.held}")] if self.held.tensors else []),
         ]  # fmt: skip
         return "\n".join([*_layer_lines(self.layers, width), "", *facts(rows, width)])
+
+    def _counts(self) -> str:
+        """The number of layers, and of those that run again."""
+        again = sum(layer.again for layer in self.layers)
+        return f"{len(self.layers) - again} layers" + (f", {again} of which run again" if again else "")
 
     def _band_text(self, bands: Bands) -> str:
         """The layers that run together in bands of rows, and the part of the workspace that they have."""
@@ -185,8 +198,9 @@ def inspect_model(
             case=(graph.cases.index(program.graph) + 1, len(graph.cases)),
             shapes=chosen,
             min_budget=model.min_budget(chosen),
-            layers=_layers(file, program.nodes, plan),
+            layers=_layers(file, program, plan),
             plan=plan,
+            held=held_between(program),
         )
 
 
@@ -222,12 +236,14 @@ def shapes_of(specs: Sequence[TensorSpec], batch: int, given: Mapping[str, Shape
     return chosen
 
 
-def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[LayerInfo, ...]:
-    tiles: list[list[Tile]] = [[] for _ in nodes]
+def _layers(file: WeightsFile, program: Program, plan: Plan) -> tuple[LayerInfo, ...]:
+    tiles: list[list[Tile]] = [[] for _ in program.nodes]
+    numbers = program.ways[program.again].sources if program.ways else range(len(program.nodes))
     for tile in plan.tiles:
         tiles[plan.node_of(tile)].append(tile)
     layers = []
-    for node, own in zip(nodes, tiles, strict=True):
+    done: set[int] = set()
+    for node, number, own in zip(program.nodes, numbers, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
         ranges = [plan.ranges[index] for index in {index for tile in own for index in range(tile.begin, tile.end)}]
         # A pinned range is in memory once. A streamed range is read as often as the node reads it.
@@ -244,8 +260,10 @@ def _layers(file: WeightsFile, nodes: Sequence[Node], plan: Plan) -> tuple[Layer
                 pinned=sum(_overlap(tensor, r) for tensor in tensors for r in pinned),
                 streamed=sum(_overlap(tensor, r) for tensor in tensors for r in streamed),
                 tiles=len(own),
+                again=number in done,
             )
         )
+        done.add(number)
     return tuple(layers)
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from cli.terminal import on_terminal
 from kernels.isas import NUMPY, using
+from model.test_again import SHAPE, gated
 from model.test_bands import unet
 from streamrt import _core
 from streamrt.cli.inspection import inspect_model
-from streamrt.format import Segment, Source, write
+from streamrt.format import Segment, Source, read_header, write
 from streamrt.graph import Graph, Node, TensorSpec
 
 NAME = "model.backbone.stages.{}.blocks.depthwise_convolution_with_a_name"
@@ -91,3 +92,37 @@ def test_strips_are_named(tmp_path: Path) -> None:
     assert bands.strips > 1
     assert f": {bands.count} bands in each of {bands.strips} strips of columns, " in str(found)
     assert found.to_json()["plan"]["bands"][0]["strips"] == bands.strips
+
+
+def test_whole_tensors_between_sections_are_named(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    plane = 4 * SHAPE[2] * SHAPE[3]
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        whole = inspect_model(path)
+        found = inspect_model(path, whole.min_budget)
+    assert "held between" not in str(whole)
+    assert whole.to_json()["plan"]["held_between"] == 0
+    held = found.held
+    # 8 channels of the tensor between two blocks, and gates. The next one may have the memory of the first.
+    assert 8 * plane <= held.nbytes < 9 * plane
+    assert {each.nbytes for each in held.tensors[:2]} == {8 * plane}
+    # So each byte of the workspace is accounted for, but for what aligns tensors.
+    largest = max(bands.nbytes for bands in found.plan.bands)
+    assert 0 <= found.plan.workspace - held.nbytes - largest < 4096
+    names = ", ".join(f"{each.name} 240 KiB" for each in held.tensors[:2])
+    assert f"held between     sections: at most 240 KiB of whole tensors ({names}, " in str(found)
+    assert ", some in the same memory)" in str(found)
+    assert found.to_json()["plan"]["held_between"] == held.nbytes
+
+
+def test_layers_that_run_again_are_counted_once(tmp_path: Path) -> None:
+    path = gated(tmp_path / "model")
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        found = inspect_model(path, inspect_model(path).min_budget)
+    again = [layer for layer in found.layers if layer.again]
+    assert again
+    assert all(layer.name.endswith("(run 2)") for layer in again)
+    count = len(read_header(path).graph.nodes)
+    assert len(found.layers) == count + len(again)
+    assert f" in {count} layers, {len(again)} of which run again\n" in str(found)
+    assert [layer["again"] for layer in found.to_json()["layers"]] == [layer in again for layer in found.layers]
