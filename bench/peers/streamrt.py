@@ -5,7 +5,7 @@ Optional peers force an instruction set, or store the weights in fewer bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,26 +49,53 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
         run = partial(model, out=_mapped(source, folder, setting.batch))
     if setting.budget == LEAST:
         model.set_budget(model.min_budget((setting.batch, *source.shape)))
+    return Opened(run, partial(_facts, model, packed(folder), source.shape))
 
-    def facts() -> dict[str, object]:
-        plan, stats = model.plan, model.stats
-        one = (1, *source.shape)
-        least_workspace = model.plan_for(one).workspace
-        return {
-            "budget": model.budget,
-            "least_workspace": least_workspace,
-            # 0 where bands need less than whole activations: T* may then take any window.
-            "least_window": max(0, model.min_budget(one) - least_workspace),
-            "weights": plan.pinned_bytes + plan.streamed_bytes,
-            "pinned": plan.pinned_bytes,
-            "window": plan.window,
-            "workspace": plan.workspace,
-            "stall": stats.stall,
-            "bytes_read": stats.bytes_read,
-            "layers": [[layer.name, layer.weights, layer.compute] for layer in stats.layers],
-        }
 
-    return Opened(run, facts)
+def _facts(model: Any, path: Path, shape: tuple[int, ...]) -> dict[str, object]:
+    """Figures of the last call of a model with this file. One sample of its input has this shape."""
+    plan, stats = model.plan, model.stats
+    workspace, window = _least(path, model.min_budget((1, *shape)), (1, *shape))
+    return {
+        "budget": model.budget,
+        "least_workspace": workspace,
+        "least_window": window,
+        "weights": plan.pinned_bytes + plan.streamed_bytes,
+        "pinned": plan.pinned_bytes,
+        "window": plan.window,
+        "workspace": plan.workspace,
+        "stall": stats.stall,
+        "bytes_read": stats.bytes_read,
+        "layers": _layers(path, plan, stats.layers),
+    }
+
+
+def _least(path: Path, budget: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The bytes of the workspace and of the window in the smallest ``budget`` for inputs of this shape.
+
+    A workspace in bands depends on the budget. No plan has more room for weights than its budget less this workspace.
+    """
+    import streamrt
+
+    with streamrt.Model(path, budget) as model:
+        window = model.plan_for(shape).window
+    return budget - window, window
+
+
+def _layers(path: Path, plan: Any, layers: Sequence[Any]) -> list[tuple[str, int, float]]:
+    """Name, bytes of weights and seconds of computing of each layer. Weights that are read again count once.
+
+    Layers in bands read their ranges in each band, and some layers run again.
+    """
+    if not plan.bands:
+        return [(layer.name, layer.weights, layer.compute) for layer in layers]
+    from streamrt.format import read_header
+
+    file = read_header(path)
+    inputs = {node.name: node.inputs for node in file.graph.all_nodes}
+    left = {name: tensor.nbytes for name, tensor in file.tensors.items()}
+    sizes = [sum(left.pop(name, 0) for name in inputs.get(layer.name, ())) for layer in layers]
+    return [(layer.name, size, layer.compute) for layer, size in zip(layers, sizes, strict=True)]
 
 
 def _mapped(source: Source, folder: Path, batch: int) -> Array:
