@@ -29,7 +29,7 @@ _MOST_COUNTS = 4
 _MOST_IDLE = 2
 #: The most steps of a pass in bands. Planning takes some 20 us for each.
 _MOST_STEPS = 3 * 2**13
-#: The most nodes of a graph in bands.
+#: The most nodes of a graph in bands. Planning takes 3 s for a chain of twice as many (docs/measurements.md).
 _MOST_NODES = 2**10
 #: The most inputs of all nodes in all bands, parameters not counted. Finding out which rows they need takes 10 us each.
 _MOST_INPUTS = 2**16
