@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import streamrt._core as _core
 from streamrt.errors import FormatError, printable
 from streamrt.graph import Attr, Node
-from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, ByRows, Lowered, Operand, Run, Value
+from streamrt.ops.base import FLOAT32, INT64, Array, Buffers, ByRows, Collects, Lowered, Operand, Run, Value
 from streamrt.ops.call import Call, type_name
 from streamrt.ops.coded import TYPES, decoded
 from streamrt.ops.epilogue import Epilogue, epilogue_of
@@ -198,8 +198,9 @@ def _activated(call: Call, lowered: Lowered) -> Lowered:
         return run
 
     by_rows = lowered.by_rows and _ActivatedRows(lowered.by_rows, epilogue)
+    collects = lowered.collects and _ActivatedCollects(lowered.collects, epilogue)
     # The activation must not change inputs that lie within the output.
-    return replace(lowered, bind=bind, joins=False, window=None, by_rows=by_rows, collects=None)
+    return replace(lowered, bind=bind, joins=False, window=None, by_rows=by_rows, collects=collects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +227,44 @@ class _ActivatedRows:
 
     def narrowed(self, before: int, after: int) -> _ActivatedRows:
         return replace(self, of=self.of.narrowed(before, after))
+
+
+@dataclass(frozen=True, slots=True)
+class _ActivatedCollects:
+    """A result of all rows, with the node's activation: see `Collects`.
+
+    The last band applies it, since the output may have the values of what was read so far.
+    """
+
+    of: Collects
+    epilogue: Epilogue
+
+    @property
+    def step(self) -> int:
+        return self.of.step
+
+    @property
+    def width(self) -> int:
+        return self.of.width
+
+    @property
+    def in_parts(self) -> bool:
+        return self.of.in_parts
+
+    def scratch(self, rows: int) -> int:
+        return self.of.scratch(rows)
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8], *, begins: bool, ends: bool) -> Run:
+        compute = self.of.bind(x, y, first, memory, begins=begins, ends=ends)
+        if not ends:
+            return compute
+        flat, epilogue = y.reshape(-1), self.epilogue
+
+        def run(first: int, last: int) -> None:
+            compute(first, last)
+            _core.unary(flat, flat, *epilogue)
+
+        return run
 
 
 def supported() -> frozenset[str]:

@@ -45,9 +45,9 @@ class Builder:
         scale = float(np.prod(shape[1:])) ** -0.5
         return self.constant(scale * self._random.standard_normal(shape))
 
-    def constant(self, values: Any) -> str:
+    def constant(self, values: Any, dtype: Any = np.float32) -> str:
         name = f"w{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        self._weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], **attrs: Any) -> str:

@@ -125,7 +125,6 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "channels": ("Resize", (X,), {"scales": (1.0, 2.0, 2.0, 1.0)}, (), None),
     "all positions": ("GlobalLpPool", (X,), {}, (), None),
     "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
-    "with its activation": ("GlobalMaxPool", (X,), {}, (), RELU),
     "rows alone": ("ReduceMean", (X,), {"axes": (2,)}, (), None),
     "Softmax of samples": ("Softmax", (X,), {"axis": 0}, (), None),
     "Softmax of columns": ("Softmax", (X,), {"axis": 3}, (), None),
@@ -135,14 +134,17 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "the largest of each column": ("ArgMax", (X,), {"axis": 2}, (), None),
     "the largest of two samples": ("ArgMax", ((2, 6, 13, 11),), {"axis": 1}, (), None),
 }
-#: Nodes that read rows and compute a small result, with the same of float64.
-COLLECTING: dict[str, tuple[str, dict[str, Any], Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
-    "GlobalAveragePool": ("GlobalAveragePool", {}, lambda x: x.mean((2, 3), keepdims=True)),
-    "GlobalMaxPool": ("GlobalMaxPool", {}, lambda x: x.max((2, 3), keepdims=True)),
-    "ReduceMean": ("ReduceMean", {"axes": (2, 3), "keepdims": 0}, lambda x: x.mean((2, 3))),
-    "ReduceSum": ("ReduceSum", {"axes": (-1, 2)}, lambda x: x.sum((2, 3), keepdims=True)),
-    "ReduceMax": ("ReduceMax", {"axes": (2, 3)}, lambda x: x.max((2, 3), keepdims=True)),
-    "ReduceMin": ("ReduceMin", {"axes": (3, 2)}, lambda x: x.min((2, 3), keepdims=True)),
+HARD = ("HardSigmoid", {"alpha": 1 / 64, "beta": 0.5})
+#: Nodes that read rows and compute a small result, with the same of float64, and their activation.
+COLLECTING: dict[str, tuple[str, dict[str, Any], Callable[[NDArray[np.float64]], NDArray[np.float64]], Any]] = {
+    "GlobalAveragePool": ("GlobalAveragePool", {}, lambda x: x.mean((2, 3), keepdims=True), None),
+    "GlobalMaxPool": ("GlobalMaxPool", {}, lambda x: x.max((2, 3), keepdims=True), None),
+    "ReduceMean": ("ReduceMean", {"axes": (2, 3), "keepdims": 0}, lambda x: x.mean((2, 3)), None),
+    "ReduceSum": ("ReduceSum", {"axes": (-1, 2)}, lambda x: x.sum((2, 3), keepdims=True), None),
+    "ReduceMax": ("ReduceMax", {"axes": (2, 3)}, lambda x: x.max((2, 3), keepdims=True), None),
+    "ReduceMin": ("ReduceMin", {"axes": (3, 2)}, lambda x: x.min((2, 3), keepdims=True), None),
+    "activated mean": ("ReduceMean", {"axes": (2, 3), "keepdims": 0}, lambda x: x.mean((2, 3)) / 64 + 0.5, HARD),
+    "activated maximum": ("GlobalMaxPool", {}, lambda x: x.max((2, 3), keepdims=True) / 64 + 0.5, HARD),
 }
 
 
@@ -290,8 +292,8 @@ def test_other_nodes_need_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", COLLECTING)
 @pytest.mark.parametrize("heights", [(1,), (3, 1, 5), (40,)])
 def test_a_result_of_all_rows_comes_from_bands(name: str, heights: tuple[int, ...]) -> None:
-    op, attrs, wanted = COLLECTING[name]
-    _, _, low, rows = _lowered(op, (X,), attrs, (), None)
+    op, attrs, wanted, activation = COLLECTING[name]
+    _, _, low, rows = _lowered(op, (X,), attrs, (), activation)
     assert rows is not None
     assert rows.collects
     x = random(*X, seed=0) + np.float32(5)
@@ -322,9 +324,9 @@ def test_classes_of_positions_come_from_bands(op: str, from_end: int, to: str, h
 @pytest.mark.parametrize("width", [100, 700])
 @pytest.mark.parametrize("steps", [(1,), (3, 1)])
 def test_a_result_of_all_rows_has_the_bits_of_the_whole(name: str, width: int, steps: tuple[int, ...]) -> None:
-    op, attrs, _ = COLLECTING[name]
+    op, attrs, _, activation = COLLECTING[name]
     shape = (1, 6, 37, width)
-    _, _, low, rows = _lowered(op, (shape,), attrs, (), None)
+    _, _, low, rows = _lowered(op, (shape,), attrs, (), activation)
     assert rows is not None
     assert rows.step == (1 if "Max" in op or "Min" in op or width > 512 else 8)
     assert rows.apart == ((0,) if rows.step == 1 else ())
@@ -344,8 +346,8 @@ def test_classes_of_positions_do_not_come_from_strips() -> None:
 @pytest.mark.parametrize("name", COLLECTING)
 def test_a_result_of_all_columns_comes_from_strips(name: str) -> None:
     """Each strip has other columns, and wrong ones around them."""
-    op, attrs, wanted = COLLECTING[name]
-    under_test, operands, low, _ = _lowered(op, (X,), attrs, (), None)
+    op, attrs, wanted, activation = COLLECTING[name]
+    under_test, operands, low, _ = _lowered(op, (X,), attrs, (), activation)
     x = random(*X, seed=0) + np.float32(5)
     y = np.full(low.outputs[0], np.nan, np.float32)
     narrow = Operand((*X[:3], 6))

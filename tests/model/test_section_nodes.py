@@ -1,0 +1,81 @@
+"""Kinds of nodes that sections have: networks with them run in bands and strips, with the bits of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamrt
+from kernels.isas import NUMPY, using
+from model import zoo
+from model.test_bands import Builder, planned
+from streamrt import _core
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_kernels() -> Iterator[None]:
+    """Convolutions of NumPy compute no bands."""
+    with using("scalar" if _core.isa() == NUMPY else _core.isa()):
+        yield
+
+
+def _activated_mean(build: Builder, x: str) -> str:
+    return build.node("HardSigmoid", [build.node("GlobalAveragePool", [x])])
+
+
+def _activated_reduction(build: Builder, x: str) -> str:
+    return build.node("Relu", [build.node("ReduceMean", [x, build.constant([2, 3], np.int64)], keepdims=0)])
+
+
+#: Networks from ``x``, which has 8 channels and no activation; each is one section.
+NETWORKS: dict[str, Callable[[Builder, str], str]] = {
+    "a mean with its activation": _activated_mean,
+    "a reduction with its activation": _activated_reduction,
+}
+#: In strips means are added up in another order.
+SUMS = {"a mean with its activation", "a reduction with its activation"}
+
+
+def _packed(path: Path, name: str, height: int, width: int) -> Path:
+    build = Builder(3, height, width)
+    x = build.conv(build.conv("x", 3, 8), 8, 8)
+    x = build.node("Conv", [x, build.weight(8, 8, 3, 3)], pads=[1, 1, 1, 1])
+    return build.pack(path, NETWORKS[name](build, x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bands_have_the_bits_of_the_whole(tmp_path: Path, name: str) -> None:
+    path = _packed(tmp_path / "model", name, 480, 60)
+    x = zoo.random_input(1, 3, 480, 60)
+    with streamrt.Model(path, exact=True) as model:
+        whole, needed = model(x), model.plan_for(x.shape)
+    assert len(np.unique(whole)) > 2
+    found = planned(path, x)
+    for _, _, result in found:
+        assert result.tobytes() == whole.tobytes()
+    least = found[0][1]
+    assert len(least.bands) == 1
+    nodes = {least.node_of(tile) for tile in least.tiles}
+    assert least.bands[0].first == min(nodes)
+    assert least.bands[0].last > max(nodes)
+    assert least.bands[0].count > 8
+    assert least.workspace < 0.4 * needed.workspace
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_strips_have_the_bits_of_the_whole(tmp_path: Path, name: str) -> None:
+    path = _packed(tmp_path / "model", name, 16, 1600)
+    x = zoo.random_input(1, 3, 16, 1600)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(x.shape)
+    for budget in (least, int(1.5 * least), 2 * least):
+        with streamrt.Model(path, budget, exact=True) as model:
+            result, plan = model(x), model.plan_for(x.shape)
+        if name in SUMS:
+            np.testing.assert_allclose(result, whole, rtol=1e-5, atol=1e-7)
+        else:
+            assert result.tobytes() == whole.tobytes()
+        assert budget > least or plan.bands[0].strips > 2
