@@ -16,12 +16,15 @@ class Columns(NamedTuple):
         step: columns of the input for each of the output.
         low, high: as above.
         ends: the last columns of a picture that may have other bits than they would have within a wider picture.
+        mirrored: so many columns next to the border of the picture, on both sides, are those that the ones beyond it
+            are made of.
     """
 
     step: Fraction = Fraction(1)
     low: Fraction = Fraction(0)
     high: Fraction = Fraction(0)
     ends: int = 0
+    mirrored: int = 0
 
     def wrong(self, left: int, right: int, before: int, after: int) -> tuple[int, int]:
         """The first and last columns of the output that are not those of a wider picture, of which it is a part.

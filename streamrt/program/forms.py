@@ -97,7 +97,21 @@ def _divided(nodes: Sequence[Node], whole: Form, results: Collection[str], count
         if output in results:
             needed.append(output)
     widths = {name: whole.tensors[name].shape[3] for link in links for name in link[:2]}
-    return divided(links, widths, needed, multiples, count) if needed and set(needed) <= widths.keys() else None
+    if not needed or not set(needed) <= widths.keys():
+        return None
+    strips = divided(links, widths, needed, multiples, count)
+    return strips if strips is None or _are_mirrors_right(links, strips) else None
+
+
+def _are_mirrors_right(links: Sequence[Link], strips: Strips) -> bool:
+    """Whether what is mirrored at a border of the picture is not wrong in the strip that has this border."""
+    wrong = dict.fromkeys(strips.widths, (0, 0))
+    for source, target, columns in links:
+        if columns.mirrored and columns.mirrored + max(wrong[source]) >= strips.widths[source]:
+            return False
+        sides = columns.wrong(*wrong[source], strips.whole[source], strips.whole[target])
+        wrong[target] = max(wrong[target][0], sides[0]), max(wrong[target][1], sides[1])
+    return True
 
 
 def _kind(low: Lowered) -> tuple[object, ...]:

@@ -30,10 +30,25 @@ def _activated_reduction(build: Builder, x: str) -> str:
     return build.node("Relu", [build.node("ReduceMean", [x, build.constant([2, 3], np.int64)], keepdims=0)])
 
 
+def _padded(mode: str, height: int, width: int) -> Callable[[Builder, str], str]:
+    """Windows over pictures with some rows and columns around them."""
+
+    def network(build: Builder, x: str) -> str:
+        for rows, columns in ((height, width), (1, 1)):
+            pads = build.constant([0, 0, rows, columns, 0, 0, rows + 1, columns], np.int64)
+            x = build.conv(build.node("Pad", [x, pads], mode=mode), 8, 8, pads=[0, 0, 0, 0])
+        return x
+
+    return network
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
     "a reduction with its activation": _activated_reduction,
+    "a border": _padded("edge", 3, 2),
+    "a mirrored border": _padded("reflect", 3, 2),
+    "a wide mirrored border": _padded("reflect", 9, 40),
 }
 #: In strips means are added up in another order.
 SUMS = {"a mean with its activation", "a reduction with its activation"}
@@ -79,3 +94,19 @@ def test_strips_have_the_bits_of_the_whole(tmp_path: Path, name: str) -> None:
         else:
             assert result.tobytes() == whole.tobytes()
         assert budget > least or plan.bands[0].strips > 2
+
+
+def test_what_is_mirrored_lies_in_one_strip(tmp_path: Path) -> None:
+    """Most of a wide border is cut again, so that it sets no limit for the widths of strips."""
+    build = Builder(3, 16, 1600)
+    x = build.conv("x", 3, 8)
+    x = build.node("Pad", [x, build.constant([0, 0, 0, 0, 0, 0, 0, 300], np.int64)], mode="reflect")
+    cut = (build.constant([number], np.int64) for number in (0, 1610, 3))
+    x = build.conv(build.node("Slice", [x, *cut]), 8, 8)
+    path = build.pack(tmp_path / "model", x)
+    given = zoo.random_input(1, 3, 16, 1600)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(given), model.min_budget(given.shape)
+    with streamrt.Model(path, least, exact=True) as model:
+        assert model(given).tobytes() == whole.tobytes()
+        assert 1 < model.plan_for(given.shape).bands[0].strips < 6

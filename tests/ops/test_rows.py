@@ -95,6 +95,13 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "Pad": ("Pad", (X,), {"pads": (0, 1, 6, 2, 0, 0, 4, 3), "value": 0.25}, (), None),
     "cut": ("Pad", (X,), {"pads": (0, 0, -2, 1, 0, -1, -3, -1)}, (), None),
     "cut and padded": ("Pad", (X,), {"pads": (0, 0, 20, 0, 0, 0, -12, 0)}, (), None),
+    "border": ("Pad", (X,), {"pads": (0, 1, 3, 2, 0, 2, 20, 3), "mode": "edge"}, (), None),
+    "border above, cut below": ("Pad", (X,), {"pads": (0, 0, 2, -1, 0, -1, -5, 1), "mode": "edge"}, (), None),
+    "mirrored": ("Pad", (X,), {"pads": (0, 2, 3, 2, 0, 1, 5, 3), "mode": "reflect"}, (), RELU),
+    "mirrored and cut": ("Pad", (X,), {"pads": (0, 0, -2, 4, 0, 0, 2, -3), "mode": "reflect"}, (), None),
+    "mirrored twice over": ("Pad", (X,), {"pads": (0, 0, 12, 10, 0, 5, 12, 10), "mode": "reflect"}, (), None),
+    "columns from the other end": ("Pad", (X,), {"pads": (0, 1, -1, 2, 0, 2, 0, 1), "mode": "wrap"}, (), None),
+    "channels from the other end": ("Pad", (X,), {"pads": (0, 1, 0, -2, 0, 2, 0, 0), "mode": "wrap"}, (), None),
     "DepthToSpace": ("DepthToSpace", (X,), {"blocksize": (3, 2), "mode": "CRD"}, (), RELU),
     "DepthToSpace, DCR": ("DepthToSpace", (X,), {"blocksize": (1, 3)}, (), None),
     "SpaceToDepth": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (3, 2), "mode": "CRD"}, (), None),
@@ -121,7 +128,7 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "over positions": ("InstanceNormalization", (X, (6,), (6,)), {}, (1, 2), None),
     "cubic": ("Resize", (X,), {**SCALES, "mode": "cubic"}, (), None),
     "from below": ("Slice", (X,), {"starts": (-1,), "ends": (-99,), "axes": (2,), "steps": (-1,)}, (), None),
-    "the border": ("Pad", (X,), {"pads": (0, 0, 1, 1, 0, 0, 1, 1), "mode": "edge"}, (), None),
+    "rows from the other end": ("Pad", (X,), {"pads": (0, 0, 1, 0, 0, 0, 0, 0), "mode": "wrap"}, (), None),
     "channels": ("Resize", (X,), {"scales": (1.0, 2.0, 2.0, 1.0)}, (), None),
     "all positions": ("GlobalLpPool", (X,), {}, (), None),
     "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
@@ -226,7 +233,7 @@ def test_later_rows_need_no_earlier_rows(name: str, isa: str) -> None:
 
 #: Of CASES, those without strips: other inputs have columns, or no rule says exactly which ones are needed.
 NO_STRIPS = {
-    *("general PRelu", "a row", "Concat of columns", "every third"),
+    *("general PRelu", "a row", "Concat of columns", "every third", "columns from the other end"),
     *("smaller", "linear", "corners", "linear, smaller", "linear, columns", "corners, twice", "symmetric, a quarter"),
 }
 

@@ -86,7 +86,7 @@ def test_each_column_of_a_result_is_computed_once_from_right_columns(
         assert owned[-1].stop == widths[name]
     for strip in range(strips.count):
         right = {name: set(range(strips.held(strip, name).start, strips.held(strip, name).stop)) for name in widths}
-        for source, target, (step, low, high, ends) in links:
+        for source, target, (step, low, high, ends, _) in links:
             held, end = strips.held(strip, target), strips.held(strip, source).stop
             # A column is right if all that it needs are in the strip and right, or lie beyond the picture.
             right[target] &= {
