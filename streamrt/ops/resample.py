@@ -198,11 +198,13 @@ class RowsOf:
     Args:
         shape: of the tensor.
         axes: as of a `Resampler`, of the four axes; 2 and 3 alone.
-        rounded: as of a `Resampler`.
+        rounded, taps: as of a `Resampler`.
     """
 
-    def __init__(self, shape: Shape, axes: Sequence[Axis], rounded: Rounded | None) -> None:
-        self._shape, self._axes, self._rounded = shape, axes, rounded
+    def __init__(
+        self, shape: Shape, axes: Sequence[Axis], rounded: Rounded | None, taps: Mapping[int, Taps] | None = None
+    ) -> None:
+        self._shape, self._axes, self._rounded, self._taps = shape, axes, rounded, taps or {}
         self._positions = next((axis.positions for axis in axes if axis.axis == 2), None)
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
@@ -212,6 +214,8 @@ class RowsOf:
         begin, end = self._positions(np.array([[first], [last - 1]], np.float64))
         low, high = (self._rounded or np.floor)(begin), (self._rounded or _above)(end)
         most = self._shape[2] - 1
+        if taps := self._taps.get(2):
+            low, high = low + taps.first, high + (taps.end - 2)  # of the taps, 0 and 1 are around the position
         return int(low.clip(0, most).item()), int(high.clip(0, most).item()) + 1
 
     def scratch(self, rows: int) -> int:
@@ -219,7 +223,8 @@ class RowsOf:
         most = rows
         if self._positions is not None:
             begin, end = self._positions(np.array([0, rows - 1], np.float64)).tolist()
-            most = min(self._shape[2], math.ceil(end - begin) + 3)
+            taps = self._taps.get(2)
+            most = min(self._shape[2], math.ceil(end - begin) + (taps.end - taps.first if taps else 2) + 1)
         return self._resampler(0, 0, most, rows).nbytes
 
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
@@ -231,7 +236,7 @@ class RowsOf:
         """The same of a picture with ``before`` columns less, whose output has ``after`` less."""
         shape = (*self._shape[:3], self._shape[3] - before)
         axes = [replace(axis, count=axis.count - after) if axis.axis == 3 else axis for axis in self._axes]
-        return RowsOf(shape, axes, self._rounded)
+        return RowsOf(shape, axes, self._rounded, self._taps)
 
     def _resampler(self, first: int, begin: int, before: int, after: int) -> Resampler:
         """For ``before`` rows from ``begin`` on, and ``after`` rows of the result from ``first`` on."""
@@ -241,7 +246,8 @@ class RowsOf:
             else Axis(2, axis.count, axis.positions)
             for axis in self._axes
         ]
-        return Resampler((before, self._shape[1], self._shape[3]), axes, self._rounded)
+        taps = {0 if axis == 2 else 2: taps for axis, taps in self._taps.items()}
+        return Resampler((before, self._shape[1], self._shape[3]), axes, self._rounded, taps)
 
 
 def _shifted(positions: Positions, first: int, begin: int, new: NDArray[np.float64]) -> NDArray[np.float64]:

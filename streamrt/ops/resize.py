@@ -192,7 +192,8 @@ def resize(call: Call) -> Lowered:
     ]
     rounded = None if linear else NEAREST[nearest]
     resampler = Resampler(x, along, rounded, taps)
-    by_rows = RowsOf(x, along, rounded) if len(x) == 4 and min(axes) >= 2 and not is_weighted else None
+    by_rows = RowsOf(x, along, rounded, taps) if len(x) == 4 and min(axes) >= 2 else None
+    beside = (taps[3].first, taps[3].end - 1) if 3 in taps else (0, 1)
 
     def bind(buffers: Buffers) -> Run:
         return resampler.bind(buffers.input(0), buffers.outputs[0], buffers.scratch)
@@ -205,12 +206,17 @@ def resize(call: Call) -> Lowered:
         flops=(4 if linear else 1) * math.prod(out)
         + sum(2 * (tap.end - tap.first) for tap in taps.values()) * math.prod(out),
         by_rows=by_rows,
-        columns=_columns(x[3], out[3], scales[3], coordinates, linear) if by_rows else None,
+        columns=_columns(x[3], out[3], scales[3], coordinates, linear, beside) if by_rows else None,
     )
 
 
-def _columns(before: int, after: int, scale: float, coordinates: str, linear: bool) -> Columns | None:
-    """See `Lowered.columns`. None: the same column of a narrower picture may lie elsewhere, or get other bits."""
+def _columns(
+    before: int, after: int, scale: float, coordinates: str, linear: bool, beside: tuple[int, int]
+) -> Columns | None:
+    """See `Lowered.columns`. None: the same column of a narrower picture may lie elsewhere, or get other bits.
+
+    ``beside`` are the first and the last column that count, from the one before a position on.
+    """
     factor = Fraction(scale)
     if factor == 1:
         return Columns()
@@ -220,4 +226,4 @@ def _columns(before: int, after: int, scale: float, coordinates: str, linear: bo
     if not simple or depends or after == 1 or (linear and not exact):
         return None
     low = Fraction(0) if coordinates == "asymmetric" else 1 / (2 * factor) - Fraction(1, 2)
-    return Columns(1 / factor, low, low + 1)
+    return Columns(1 / factor, low + beside[0], low + beside[1])

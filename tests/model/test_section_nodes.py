@@ -42,12 +42,25 @@ def _padded(mode: str, height: int, width: int) -> Callable[[Builder, str], str]
     return network
 
 
+def _resized(scale: float, **attrs: int) -> Callable[[Builder, str], str]:
+    """A resized picture beside features that are enlarged by cubic interpolation, as in super-resolution."""
+
+    def network(build: Builder, x: str) -> str:
+        x = build.node("Resize", [x, "", build.constant([1, 1, scale, scale])], mode="cubic", **attrs)
+        near = build.node("Resize", ["x", "", build.constant([1, 1, scale, scale])], mode="linear", **attrs)
+        return build.node("Concat", [build.conv(x, 8, 3), near], axis=1)
+
+    return network
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
     "a reduction with its activation": _activated_reduction,
     "a border": _padded("edge", 3, 2),
     "a mirrored border": _padded("reflect", 3, 2),
+    "cubic": _resized(2),
+    "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),
 }
 #: In strips means are added up in another order.
