@@ -45,6 +45,8 @@ def reduce(call: Call) -> Lowered:
     # Means and sums of planes are added up as bands of rows add them up: see `streamrt.ops.collect`.
     of_planes = len(x) == 4 and set(axes) == {2, 3} and dtype != INT64
     sums = means((x[0] * x[1], *x[2:]), sums=True) if of_planes and call.node.op == "ReduceSum" else None
+    # A row by itself is reduced along channels as the whole is, value by value, unless it has one value.
+    of_channels = keepdims and len(x) == 4 and set(axes) == {1} and x[3] > 1
     outer = math.prod(x[:begin])
     folded = (outer, *x[2:]) if of_planes and call.node.op == "ReduceMean" else (outer, math.prod(x[begin:]))
 
@@ -74,6 +76,7 @@ def reduce(call: Call) -> Lowered:
         dtypes=(dtype,),
         scratch=sums.nbytes if sums else 0,
         collects=_collects(call.node.op, x[1:]) if of_planes else None,
+        rowwise=of_channels,
     )
 
 

@@ -53,6 +53,15 @@ def _resized(scale: float, **attrs: int) -> Callable[[Builder, str], str]:
     return network
 
 
+def _gate_of_channels(build: Builder, x: str) -> str:
+    """Attention to positions (CBAM): mean and largest value of all channels, and a norm."""
+    axis = build.constant([1], np.int64)
+    both = build.node("Concat", [build.node("ReduceMean", [x, axis]), build.node("ReduceMax", [x, axis])], axis=1)
+    gate = build.node("Sigmoid", [build.node("Conv", [both, build.weight(1, 2, 7, 7)], pads=[3] * 4)])
+    x = build.node("Mul", [x, gate])
+    return build.conv(build.node("Div", [x, build.node("ReduceL2", [x, axis])]), 8, 8)
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
@@ -60,6 +69,7 @@ NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a border": _padded("edge", 3, 2),
     "a mirrored border": _padded("reflect", 3, 2),
     "cubic": _resized(2),
+    "reductions of channels": _gate_of_channels,
     "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),
 }

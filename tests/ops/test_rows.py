@@ -20,6 +20,7 @@ from streamrt.ops.rows import Part, Rows, columns_of, in_strip, mover, rows_of
 
 PADS = {"pads": (1, 1, 1, 1)}
 RELU = ("Relu", {})
+HARD = ("HardSigmoid", {"alpha": 1 / 64, "beta": 0.5})
 X = (1, 6, 13, 11)
 SCALES = {"scales": (1.0, 1.0, 2.0, 1.5)}
 #: name: operator, shapes of the inputs, attributes, parameters, activation
@@ -139,6 +140,11 @@ CASES: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "SpaceToDepth, DCR": ("SpaceToDepth", ((1, 5, 12, 10),), {"blocksize": (4, 2)}, (), None),
     "Softmax of channels": ("Softmax", (X,), {"axis": 1}, (), None),
     "LogSoftmax of channels": ("LogSoftmax", (X,), {"axis": -3}, (), None),
+    "mean of channels": ("ReduceMean", (X,), {"axes": (1,)}, (), None),
+    "sum of many channels": ("ReduceSum", ((1, 300, 13, 11),), {"axes": (-3,)}, (), HARD),
+    "product of channels": ("ReduceProd", ((1, 40, 13, 11),), {"axes": (1,)}, (), None),
+    "largest of channels": ("ReduceMax", (X,), {"axes": (1,)}, (), RELU),
+    "smallest of channels": ("ReduceMin", (X,), {"axes": (1,)}, (), None),
     "Greater": ("Greater", (X, (1, 6, 1, 1)), {}, (1,), None),
     "Xor": ("Xor", (X, X), {}, (), None),
     "Not": ("Not", (X,), {}, (), None),
@@ -162,6 +168,9 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "channels": ("Resize", (X,), {"scales": (1.0, 2.0, 2.0, 1.0)}, (), None),
     "all positions": ("GlobalLpPool", (X,), {}, (), None),
     "a product": ("ReduceProd", (X,), {"axes": (2, 3)}, (), None),
+    "mean of the channels of one column": ("ReduceMean", ((1, 300, 13, 1),), {"axes": (1,)}, (), None),
+    "mean of channels without their axis": ("ReduceMean", (X,), {"axes": (1,), "keepdims": 0}, (), None),
+    "mean of channels and columns": ("ReduceMean", (X,), {"axes": (1, 3)}, (), None),
     "rows alone": ("ReduceMean", (X,), {"axes": (2,)}, (), None),
     "Softmax of samples": ("Softmax", (X,), {"axis": 0}, (), None),
     "Softmax of columns": ("Softmax", (X,), {"axis": 3}, (), None),
@@ -171,7 +180,6 @@ WHOLE: dict[str, tuple[str, tuple[tuple[int, ...] | None, ...], dict[str, Any], 
     "the largest of each column": ("ArgMax", (X,), {"axis": 2}, (), None),
     "the largest of two samples": ("ArgMax", ((2, 6, 13, 11),), {"axis": 1}, (), None),
 }
-HARD = ("HardSigmoid", {"alpha": 1 / 64, "beta": 0.5})
 #: Nodes that read rows and compute a small result, with the same of float64, and their activation.
 COLLECTING: dict[str, tuple[str, dict[str, Any], Callable[[NDArray[np.float64]], NDArray[np.float64]], Any]] = {
     "GlobalAveragePool": ("GlobalAveragePool", {}, lambda x: x.mean((2, 3), keepdims=True), None),
