@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamrt.ops.base import Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.movement import copies, copy_all, same_memory
+from streamrt.ops.ratio import columns_of_scale
 from streamrt.ops.registry import Traits, operator
 from streamrt.ops.resample import NEAREST, Axis, Resampler, RowsOf, positions_of
 from streamrt.ops.shapes import borrowed, keeps_batch
@@ -23,9 +24,6 @@ from streamrt.ops.weighted import linear as linear_kernel
 _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 #: The most values that a value of the result is made of along an axis. It bounds the time for few values of a result.
 _MOST_TAPS = 4096
-#: The largest numerator and denominator of a scale with which columns of narrower pictures are found. Positions near a
-#: border between two values are then no nearer than 1 / 128, which no rounding can pass.
-_MOST_PARTS = 64
 
 
 @operator("DepthToSpace", traits=Traits(fuses=True))
@@ -206,24 +204,7 @@ def resize(call: Call) -> Lowered:
         flops=(4 if linear else 1) * math.prod(out)
         + sum(2 * (tap.end - tap.first) for tap in taps.values()) * math.prod(out),
         by_rows=by_rows,
-        columns=_columns(x[3], out[3], scales[3], coordinates, linear, beside) if by_rows else None,
+        columns=columns_of_scale(x[3], out[3], scales[3], coordinates, None if linear else nearest, beside)
+        if by_rows
+        else None,
     )
-
-
-def _columns(
-    before: int, after: int, scale: float, coordinates: str, linear: bool, beside: tuple[int, int]
-) -> Columns | None:
-    """See `Lowered.columns`. None: the same column of a narrower picture may lie elsewhere, or get other bits.
-
-    ``beside`` are the first and the last column that count, from the one before a position on.
-    """
-    factor = Fraction(scale)
-    if factor == 1:
-        return Columns()
-    simple = max(factor.numerator, factor.denominator) <= _MOST_PARTS
-    exact = factor.numerator & (factor.numerator - 1) == 0  # then positions are rounded nowhere, and so are weights
-    depends = coordinates == "align_corners" or (coordinates == "half_pixel_symmetric" and after != before * factor)
-    if not simple or depends or after == 1 or (linear and not exact):
-        return None
-    low = Fraction(0) if coordinates == "asymmetric" else 1 / (2 * factor) - Fraction(1, 2)
-    return Columns(1 / factor, low + beside[0], low + beside[1])

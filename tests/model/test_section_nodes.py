@@ -53,6 +53,11 @@ def _resized(scale: float, **attrs: int) -> Callable[[Builder, str], str]:
     return network
 
 
+def _two_thirds(build: Builder, x: str) -> str:
+    """The scale is rounded to float32, as in files of ONNX."""
+    return build.conv(build.node("Resize", [x, "", build.constant([1, 1, 2 / 3, 2 / 3])], mode="nearest"), 8, 8)
+
+
 def _gate_of_channels(build: Builder, x: str) -> str:
     """Attention to positions (CBAM): mean and largest value of all channels, and a norm."""
     axis = build.constant([1], np.int64)
@@ -69,6 +74,7 @@ NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a border": _padded("edge", 3, 2),
     "a mirrored border": _padded("reflect", 3, 2),
     "cubic": _resized(2),
+    "two thirds": _two_thirds,
     "reductions of channels": _gate_of_channels,
     "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from ops.harness import assert_close, lowered_for, random, run
 from ops.reference import onnx_run
 from streamrt.errors import FormatError
+from streamrt.ops.ratio import columns_of_scale
+from streamrt.ops.resample import NEAREST, positions_of
 
 COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric")
 NONE = np.array([], np.float32)
@@ -159,3 +163,35 @@ def test_space_to_depth_is_the_opposite(mode: str | None) -> None:
 def test_attributes_that_do_not_fit(op: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="under_test"):
         lowered_for(op, [shape], attrs=attrs)
+
+
+@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric"])
+@pytest.mark.parametrize("nearest", [*NEAREST, None])
+@pytest.mark.parametrize("rounded", [float, np.float32])
+def test_columns_lie_as_those_of_a_narrower_picture(coordinates: str, nearest: str | None, rounded: Any) -> None:
+    """By scales of small fractions, as float64 and float32: else there is no rule for columns."""
+    some, others = set(), set()
+    for up, down in itertools.product(range(1, 12), repeat=2):
+        if up == down or math.gcd(up, down) > 1:
+            continue
+        before, after, scale = 300 * down, 300 * up, float(rounded(up / down))
+        found = columns_of_scale(before, after, scale, coordinates, nearest, (0, 1))
+        if found is None:
+            others.add((up, down))
+            continue
+        some.add((up, down))
+        assert found.step == Fraction(down, up)
+        at = positions_of(coordinates, before, after, scale, np.arange(after, dtype=np.float64))
+        for periods in (1, 7, 150):
+            moved = at[: after - periods * up] + periods * down
+            if nearest is None:
+                np.testing.assert_array_equal(at[periods * up :], moved)
+            else:
+                np.testing.assert_array_equal(NEAREST[nearest](at[periods * up :]), NEAREST[nearest](moved))
+        for column in range(up if nearest else 0):
+            low, high = (math.floor(column * found.step + each) for each in (found.low, found.high))
+            assert low <= NEAREST[nearest or "floor"](at)[column] <= high
+    if rounded is float or (coordinates, nearest) == ("half_pixel", "round_prefer_floor"):
+        assert some >= {(2, 3), (1, 3), (4, 3)}
+    if (coordinates, nearest, rounded) == ("half_pixel", "round_prefer_floor", float):
+        assert others == {(7, 10)}  # a column lies exactly between two values, and rounding moves it

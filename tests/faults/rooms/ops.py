@@ -224,10 +224,19 @@ FAULTS = (
     Fault(
         "rounded-positions",
         "ops",
-        "streamrt/ops/resize.py",
-        "if not simple or depends or after == 1 or (linear and not exact):",
-        "if not simple or after == 1 or (linear and not exact):",
+        "streamrt/ops/ratio.py",
+        "if depends or not _are_exact(before, after, scale, factor, coordinates, nearest):",
+        "if not _are_exact(before, after, scale, factor, coordinates, nearest):",
         "corners are aligned with those of a strip",
+        ("tests/ops",),
+    ),
+    Fault(
+        "compared-positions",
+        "ops",
+        "streamrt/ops/ratio.py",
+        "        if not alike:",
+        "        if False:",
+        "a column that lies between two values is rounded to the other one in a strip",
         ("tests/ops",),
     ),
 )
