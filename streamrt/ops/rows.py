@@ -137,14 +137,14 @@ def mover(rows: Array) -> MoveRows:
 
 
 def has_rows(operand: Operand) -> bool:
-    """Whether a node may read a tensor by rows, or make it so."""
+    """Whether a node may read a tensor by rows, or make it so. A single row is one that strips divide."""
     shape = operand.shape
     return (
         not operand.is_param
         and operand.dtype == FLOAT32
         and len(shape) == 4
         and shape[0] == 1
-        and shape[2] > 1
+        and max(shape[2:]) > 1
         and shape[1] * shape[3] < _MOST_APART
     )
 

@@ -139,3 +139,26 @@ def test_what_is_mirrored_lies_in_one_strip(tmp_path: Path) -> None:
     with streamrt.Model(path, least, exact=True) as model:
         assert model(given).tobytes() == whole.tobytes()
         assert 1 < model.plan_for(given.shape).bands[0].strips < 6
+
+
+@pytest.mark.parametrize("columns", [20000, 80000])
+def test_a_picture_of_one_row_runs_in_strips(tmp_path: Path, columns: int) -> None:
+    """As a signal does that is stored so. A gate has one row, too, and is no picture."""
+    build = Builder(3, 1, columns)
+    first = build.conv("x", 3, 16, strides=[1, 2])
+    gate = build.node("Sigmoid", [build.conv(build.node("GlobalMaxPool", [first]), 16, 16, 1)])
+    x = build.conv(build.node("Mul", [first, gate]), 16, 8, strides=[1, 2])
+    x = build.node("Resize", [x, "", build.constant([1, 1, 1, 4])], mode="linear")
+    path = build.pack(tmp_path / "model", build.conv(build.node("Concat", [x, "x"], axis=1), 11, 4))
+    given = zoo.random_input(1, 3, 1, columns)
+    with streamrt.Model(path, exact=True) as model:
+        whole = model(given)
+    found = planned(path, given)
+    for _, _, result in found:
+        assert result.tobytes() == whole.tobytes()
+    least = found[0][1]
+    assert {bands.count for bands in least.bands} == {1}
+    assert max(bands.strips for bands in least.bands) > 8
+    assert (
+        least.workspace < 4 * 20 * columns
+    )  # of the 16 channels between the halves, of half as many columns, one copy

@@ -104,13 +104,16 @@ def test_results_of_all_positions_come_from_all_strips(tmp_path: Path) -> None:
 
 
 def test_where_whole_tensors_need_most_memory_there_are_no_strips(tmp_path: Path) -> None:
-    """The result of the section with the gate takes the place of its input, which it could not do in strips."""
+    """The result of the section with the gate takes the place of its input, which it could not do in strips.
+
+    The norm of all positions reads that input as a whole, so it cannot be made again.
+    """
     shape = 1, 3, HEIGHT, 8001
     build = Builder(*shape[1:])
     stem = build.conv("x", 3, 16, strides=[2, 2], pads=[1, 1, 1, 1])
     normal = build.node("InstanceNormalization", [stem, build.constant([1.0] * 16), build.constant([0.1] * 16)])
     first = build.conv(normal, 16, 16)
-    gate = build.node("Sigmoid", [build.node("GlobalAveragePool", [first])])
+    gate = build.node("Sigmoid", [build.node("GlobalLpPool", [first])])
     path = build.pack(tmp_path / "model", build.conv(build.node("Mul", [first, gate]), 16, 8))
     with streamrt.Model(path, exact=True) as model:
         least = model.min_budget(shape)
