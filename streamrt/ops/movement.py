@@ -17,7 +17,7 @@ from streamrt.ops.base import MAX_RANK, Array, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
 from streamrt.ops.epilogue import IDENTITY, epilogue_of
 from streamrt.ops.registry import Traits, operator
-from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
+from streamrt.ops.shapes import borrowed, keeps_batch
 from streamrt.ops.strip import Columns
 
 #: The largest absolute value of starts, ends and steps, which may be any int64 if they are computed. ONNX writes such
@@ -288,45 +288,6 @@ def _slices(node: Node, axis: int, extents: Sequence[int]) -> Iterator[Node]:
         if name:
             attrs = {"starts": (begin,), "ends": (end,), "axes": (axis,)}
             yield replace(node, op="Slice", inputs=node.inputs[:1], outputs=(name,), attrs=attrs, sizes={})
-
-
-@operator("Expand", traits=RESHAPES)
-def expand(call: Call) -> Lowered:
-    """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
-    x = call.shape(0)
-    wanted = call.ints("shape", low=1, high=2**40)
-    taken = borrowed(call, len(wanted))
-    out = broadcast(call, x, tuple(taken.get(axis, extent) for axis, extent in enumerate(wanted)))
-    if taken:
-        # A number as the extent of axis 0 does not change with the batch.
-        batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
-        batchwise &= keeps_batch(call, taken) and len(wanted) == len(x) and call.batch() == 0
-        batch = 0
-    else:
-        batchwise, batch = _batch_expanded(call, wanted, out)
-    if out == x:
-        return same_memory(call, x, batchwise, batch)
-    return copies(call, out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise, batch)
-
-
-def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bool, int]:
-    """Whether the result of an Expand to ``wanted`` has whole samples along an axis, and along which."""
-    x, own = call.shape(0), call.batch()
-    computed = [
-        axis + len(out) - len(wanted) for axis, flag in enumerate(call.from_batch("shape", len(wanted))) if flag
-    ]
-    if own is None:  # the same for all samples: repeated for each
-        if len(computed) != 1:
-            return False, 0
-        source = computed[0] - (len(out) - len(x))
-        return source < 0 or x[source] == 1, computed[0]
-    if not x:
-        return False, 0
-    batch = own + len(out) - len(x)
-    asked = batch - (len(out) - len(wanted))
-    # A number as the extent of the batch does not change with the batch.
-    kept = asked < 0 or wanted[asked] == 1 or computed == [batch]
-    return kept and computed in ([], [batch]) and out[batch] == x[own], batch
 
 
 @operator("Concat", traits=Traits(fuses=True, moves_batch=True, integers=True, rowwise=True))

@@ -9,9 +9,11 @@ import numpy as np
 
 from streamrt.ops.base import MAX_RANK, NUMPY_TYPES, Buffers, Lowered, Run, Shape
 from streamrt.ops.call import Call
-from streamrt.ops.movement import MOVES, copies, copy_all, same_memory
+from streamrt.ops.movement import MOVES, RESHAPES, copies, copy_all, same_memory
 from streamrt.ops.registry import Traits, operator
+from streamrt.ops.repeated import with_rows
 from streamrt.ops.scratch import Scratch
+from streamrt.ops.shapes import borrowed, broadcast, keeps_batch
 
 #: The largest absolute value of ``k``: as many rows as a tensor can have.
 _FAR = 2**40
@@ -31,7 +33,7 @@ def tile(call: Call) -> Lowered:
         return same_memory(call, x, batchwise, batch)
     apart = tuple(part for pair in zip(repeats, x, strict=True) for part in pair)
     single = tuple(part for extent in x for part in (1, extent))
-    return copies(call, out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise, batch)
+    return with_rows(copies(call, out, lambda x, y: [(y.reshape(apart), x.reshape(single))], batchwise, batch), x)
 
 
 def _batch_tiled(call: Call, repeats: Shape) -> tuple[bool, int]:
@@ -42,6 +44,45 @@ def _batch_tiled(call: Call, repeats: Shape) -> tuple[bool, int]:
         return len(x) > 0 and repeats[own] == 1 and not computed, own
     # The same for all samples: repeated for each.
     return len(computed) == 1 and x[computed[0]] == 1, computed[0] if computed else 0
+
+
+@operator("Expand", traits=RESHAPES)
+def expand(call: Call) -> Lowered:
+    """The input broadcast with ``shape``. Some extents may be taken from another input instead (see `borrowed`)."""
+    x = call.shape(0)
+    wanted = call.ints("shape", low=1, high=2**40)
+    taken = borrowed(call, len(wanted))
+    out = broadcast(call, x, tuple(taken.get(axis, extent) for axis, extent in enumerate(wanted)))
+    if taken:
+        # A number as the extent of axis 0 does not change with the batch.
+        batchwise = len(x) > 0 and len(x) == len(out) and (len(wanted) < len(x) or wanted[0] == 1)
+        batchwise &= keeps_batch(call, taken) and len(wanted) == len(x) and call.batch() == 0
+        batch = 0
+    else:
+        batchwise, batch = _batch_expanded(call, wanted, out)
+    if out == x:
+        return same_memory(call, x, batchwise, batch)
+    return with_rows(copies(call, out, lambda x, y: [(y, np.broadcast_to(x, out))], batchwise, batch), x)
+
+
+def _batch_expanded(call: Call, wanted: tuple[int, ...], out: Shape) -> tuple[bool, int]:
+    """Whether the result of an Expand to ``wanted`` has whole samples along an axis, and along which."""
+    x, own = call.shape(0), call.batch()
+    computed = [
+        axis + len(out) - len(wanted) for axis, flag in enumerate(call.from_batch("shape", len(wanted))) if flag
+    ]
+    if own is None:  # the same for all samples: repeated for each
+        if len(computed) != 1:
+            return False, 0
+        source = computed[0] - (len(out) - len(x))
+        return source < 0 or x[source] == 1, computed[0]
+    if not x:
+        return False, 0
+    batch = own + len(out) - len(x)
+    asked = batch - (len(out) - len(wanted))
+    # A number as the extent of the batch does not change with the batch.
+    kept = asked < 0 or wanted[asked] == 1 or computed == [batch]
+    return kept and computed in ([], [batch]) and out[batch] == x[own], batch
 
 
 @operator("Trilu", traits=MOVES)

@@ -67,6 +67,14 @@ def _gate_of_channels(build: Builder, x: str) -> str:
     return build.conv(build.node("Div", [x, build.node("ReduceL2", [x, axis])]), 8, 8)
 
 
+def _repeated(build: Builder, x: str) -> str:
+    """Gates of one channel and of two, which are repeated for each channel."""
+    one, two = (build.node("Conv", [x, build.weight(count, 8, 1, 1)]) for count in (1, 2))
+    one = build.node("Expand", [one, build.constant([1, 8, 1, 1], np.int64)])
+    two = build.node("Tile", [two, build.constant([1, 4, 1, 1], np.int64)])
+    return build.conv(build.node("Mul", [x, build.node("Add", [one, two])]), 8, 8)
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
@@ -75,6 +83,7 @@ NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mirrored border": _padded("reflect", 3, 2),
     "cubic": _resized(2),
     "two thirds": _two_thirds,
+    "expanded and tiled": _repeated,
     "reductions of channels": _gate_of_channels,
     "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),
