@@ -26,7 +26,7 @@ _COORDINATES = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "ali
 _MOST_TAPS = 4096
 
 
-@operator("DepthToSpace", traits=Traits(fuses=True))
+@operator("DepthToSpace", traits=Traits(fuses=True, integers=True))
 def depth_to_space(call: Call) -> Lowered:
     """Moves channels to blocks of positions; ``blocksize`` has one extent for each spatial axis.
 
@@ -87,7 +87,7 @@ class _Blocks:
         return self
 
 
-@operator("SpaceToDepth")
+@operator("SpaceToDepth", traits=Traits(integers=True))
 def space_to_depth(call: Call) -> Lowered:
     """The inverse of DepthToSpace."""
     x, blocks = _blocks(call)

@@ -3,7 +3,8 @@
 The steps, in this order:
 
 1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`).
-2. GroupNormalization that is spelled out becomes one node (`grouped`). Then two successive Reshapes become one.
+2. GroupNormalization, SpaceToDepth and DepthToSpace that are spelled out become one node (`grouped`, `blocks`). Then
+   two successive Reshapes become one.
 3. Activations that are spelled out in arithmetic become one node (`spelled`).
 4. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
 5. Padding becomes an attribute of the convolution or pooling after it.
@@ -27,6 +28,7 @@ from streamrt.convert import limits
 from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
 from streamrt.convert.fold.attention import fold_transposes, recognise_attention
+from streamrt.convert.fold.blocks import recognise_blocks
 from streamrt.convert.fold.grouped import recognise_group_normalization
 from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
@@ -50,6 +52,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     fuse_quantization(draft, shapes)
     _drop_identities(draft)
     recognise_group_normalization(draft)
+    recognise_blocks(draft)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
     recognise_attention(draft, shapes)

@@ -24,6 +24,15 @@ FAULTS = (
         ("tests/convert",),
     ),
     Fault(
+        "blocks-anywhere",
+        "convert",
+        "streamrt/convert/fold/blocks.py",
+        'if (x, y) == ((many, few) if kind.op == "SpaceToDepth" else (few, many)) else None',
+        "if x or few or many or y else None",
+        "blocks of other axes are taken for those of rows and columns",
+        ("tests/convert",),
+    ),
+    Fault(
         "wrapped-sums",
         "convert",
         "streamrt/convert/onnx/node.py",
