@@ -246,7 +246,7 @@ def _layers(file: WeightsFile, program: Program, plan: Plan) -> tuple[LayerInfo,
     for node, number, own in zip(program.nodes, numbers, tiles, strict=True):
         tensors = {name: file.tensors[name] for name in node.inputs if name in file.tensors}.values()
         ranges = [plan.ranges[index] for index in {index for tile in own for index in range(tile.begin, tile.end)}]
-        # A pinned range is in memory once. A streamed range is read as often as the node reads it.
+        # A pinned range is in memory once. A streamed range is read as often as the node reads it, in each round.
         pinned = {r for r in ranges if r.pinned}
         streamed = [r for r in ranges if not r.pinned]
         layers.append(
@@ -258,8 +258,8 @@ def _layers(file: WeightsFile, program: Program, plan: Plan) -> tuple[LayerInfo,
                     Parameter(tensor.name, tensor.shape, tensor.dtype, tensor.nbytes) for tensor in tensors
                 ),
                 pinned=sum(_overlap(tensor, r) for tensor in tensors for r in pinned),
-                streamed=sum(_overlap(tensor, r) for tensor in tensors for r in streamed),
-                tiles=len(own),
+                streamed=plan.rounds * sum(_overlap(tensor, r) for tensor in tensors for r in streamed),
+                tiles=plan.rounds * len(own),
                 again=number in done,
             )
         )

@@ -18,7 +18,7 @@ from streamrt.graph import Graph
 from streamrt.plan import Bands, Plan
 from streamrt.program.again import Way
 from streamrt.program.compile import Program
-from streamrt.program.division import Known
+from streamrt.program.division import Known, Schedules
 from streamrt.program.strips import NARROWEST
 
 #: The numbers of bands that are tried. More bands are lower, need less memory, and read the weights more often.
@@ -27,14 +27,14 @@ _COUNTS = tuple(2**power for power in range(1, 13))
 _MOST_COUNTS = 4
 #: Try no more numbers of bands if so many in a row did not need less memory. Sections may have fewer bands than these.
 _MOST_IDLE = 2
-#: The most steps of a pass in bands. Planning takes some 20 us for each.
+#: The most steps of a pass in bands, or of each of its rounds. Planning takes some 20 us for each.
 _MOST_STEPS = 3 * 2**13
 #: The most nodes of a graph in bands. Planning takes 3 s for a chain of twice as many (docs/measurements.md).
 _MOST_NODES = 2**10
 #: The most inputs of all nodes in all bands, parameters not counted. Finding out which rows they need takes 10 us each.
 _MOST_INPUTS = 2**16
-#: The most bytes of weights that a pass may read if all nodes run in each band: half of what any pass may read
-#: (`streamrt.engine.node_weights`), since other nodes may read theirs several times.
+#: The most bytes of weights that a pass, or each of its rounds, may read if all nodes run in each band: half of what
+#: any may read (`streamrt.engine.node_weights`), since other nodes may read theirs several times.
 _MOST_READ = 2**39
 
 #: Prefer lower bands, with which more weights are pinned, only if a pass takes under 98 % of the time.
@@ -83,6 +83,7 @@ class InBands:
         self._compile, self._graph, self._sizes = compile_for, graph, sizes
         self._wanted, self._exact = wanted, exact
         self._ways: tuple[Way, ...] = ()  # of all programs, once there is one
+        self._schedules: dict[int, Schedules] = {}  # of programs of each way
 
     def __iter__(self) -> Iterator[Program]:
         least: float = math.inf
@@ -136,9 +137,10 @@ class InBands:
     def _in_strips(self, strips: int, whole: Program, memory: int) -> list[Program]:
         """Lean programs in strips that need less than ``memory``."""
         steps = len(whole.steps) / whole.bands  # of each band
-        most = min(whole.bands, self._most_times() // strips, int(_MOST_STEPS / steps) // strips)
+        times = strips if whole.in_rounds is None else 1  # that each band is in the steps
+        most = min(whole.bands, self._most_times() // times, int(_MOST_STEPS / steps) // times)
         found: list[Program] = []
-        known: Known = {}
+        known = Known(self._schedules.setdefault(whole.again, {}))
         for bands in [count for count in reversed(_COUNTS) if count <= most][:_MOST_COUNTS]:
             program = self._compile(True, bands, strips, whole.again, whole.ways, known)
             if program.strips < strips or program.workspace >= memory:
@@ -178,11 +180,11 @@ class InBands:
             pinned = min(room, size)
             room -= pinned
             read += times * (size - pinned)
-        return read
+        return read * program.rounds
 
     def _programs(self, lean: bool, fewest: int, again: int) -> Iterator[Program]:
         least, idle, most, steps = math.inf, 0, self._most_times(), 0
-        known: Known = {}
+        known = Known(self._schedules.setdefault(again, {}))
         for bands in (count for count in _COUNTS if count >= fewest):
             if bands > most or 2 * steps > _MOST_STEPS or idle == _MOST_IDLE:
                 return
@@ -351,4 +353,7 @@ def with_bands(plan: Plan, program: Program) -> Plan:
         plan,
         bands=tuple(Bands(each.first, each.last, each.bands, each.nbytes, each.times) for each in program.sections),
         nodes=tuple(step.node for step in program.steps),
+        rounds=program.rounds,
+        seconds=plan.seconds * program.rounds,
+        streamed_bytes=plan.streamed_bytes * program.rounds,
     )

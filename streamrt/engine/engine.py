@@ -33,7 +33,7 @@ from streamrt.host.threads import limited
 from streamrt.host.yielding import calling
 from streamrt.ops import Shape
 from streamrt.report.stats import LastCall, PassStats, Spent
-from streamrt.report.trace import Trace
+from streamrt.report.trace import PassTrace, Trace
 
 #: Take the disk's speed from a call if the call read over 64 MiB, and over 90 % of its streamed bytes, from the device.
 #: Fewer bytes take too short a time to measure, and bytes from the page cache would make the disk look too fast.
@@ -277,9 +277,11 @@ class Engine:
         self._preparing += monotonic_ns() - began
         results = new_results(requests, prepared)
         self.mapping.check()
-        begins_at, rows_before = begins(samples, prepared.plan.micro_batch), self._tables.read
+        passes: list[PassTrace] = []
+        rows_before = self._tables.read
         with limited(self._threads), np.errstate(all="ignore"):
-            passes = [run_pass(session, requests, results, begin) for begin in begins_at]
+            for begin in begins(samples, prepared.plan.micro_batch):
+                passes += run_pass(session, requests, results, begin)
         self.mapping.check()
         for done in passes:
             self._stalled += done.items.stall

@@ -14,8 +14,9 @@ from streamrt.engine.verification import Verifier
 from streamrt.ops import Array, Param, Run, Table
 from streamrt.plan import Plan
 from streamrt.program.compile import Program
+from streamrt.program.current import Current
 from streamrt.program.sections import Whole
-from streamrt.report.trace import PassTrace
+from streamrt.report.trace import PassTrace, Rounds
 
 
 class Session:
@@ -52,13 +53,14 @@ class Session:
         program, plan = prepared.program, prepared.plan
         self._memory = memory
         self._program = program
+        self._current = Current()
         self._prefetcher = prefetcher
         self.verifier, self.threads = verifier, threads()
         #: The arrays of `Program.outside` during a pass.
         self.outside: dict[str, Whole] = {}
-        runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside)
+        runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside, self._current)
         self._steps = _steps(program, plan, runs)
-        #: The node of each step of a pass, and the items of the schedule that the step waits for.
+        #: The node of each step of a round, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}
         if not scheduled:
@@ -71,12 +73,30 @@ class Session:
             found = self._tensors[name] = self._program.tensor(self._memory, name)
         return found
 
-    def run(self, stepped: Callable[[int], object] | None = None) -> PassTrace:
-        """Run one pass; returns its times. ``stepped`` is called after each step with the number of all steps.
+    def run(self, stepped: Callable[[int], object] | None = None) -> list[PassTrace]:
+        """Run one pass; returns its times, those of each of its rounds.
+
+        ``stepped`` is called after each step with the number of all steps, those of all rounds.
 
         Raises:
             WeightsIOError: weights could not be read, or do not match their checksums.
         """
+        rounds = self.prepared.plan.rounds
+        counted = stepped
+
+        def of_all(steps: int) -> None:
+            assert stepped is not None
+            stepped(steps * rounds)
+
+        if stepped is not None and rounds > 1:
+            counted = of_all
+        found = Rounds()
+        for self._current.strip in range(rounds):
+            found.add(self._run_round(counted))
+        return found.traces()
+
+    def _run_round(self, stepped: Callable[[int], object] | None) -> PassTrace:
+        """The prefetcher has a schedule of one round. It reads ahead into the next round as into the next pass."""
         prefetcher, verifier = self._prefetcher, self.verifier
         start = monotonic_ns()
         widest()  # counts from here on

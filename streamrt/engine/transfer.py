@@ -15,8 +15,8 @@ from streamrt.report.trace import PassTrace
 
 def run_pass(
     session: Session, requests: Sequence[Request], results: Sequence[Mapping[str, Target]], begin: int
-) -> PassTrace:
-    """Run a pass of the samples from ``begin`` on, counted over all ``requests``; returns its times.
+) -> list[PassTrace]:
+    """Run a pass of the samples from ``begin`` on, counted over all ``requests``; returns the times of its rounds.
 
     Inputs and outputs are copied to and from the workspace. Those for which it has no memory are used where they lie,
     a band of rows at a time.

@@ -242,10 +242,10 @@ def _windows(task: _Task, cut: Cut, tiling: Tiling, field: _Field) -> Iterator[_
 
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:
-    """Seconds of a pass of ``plan``, with the computing times of ``nodes`` and a disk of ``rate`` bytes a second."""
+    """Seconds of a pass of ``plan``, with the times of ``nodes`` in a round and a disk of ``rate`` bytes a second."""
     sizes, common = (of(plan.ranges, plan.granule, file_size) for of in (footprints, shared))
     pipeline = Pipeline(plan.tiles, sizes, nodes, common)
-    return pipeline.run([r.pinned for r in plan.ranges], plan.window, plan.speed(rate)).seconds
+    return pipeline.run([r.pinned for r in plan.ranges], plan.window, plan.speed(rate)).seconds * plan.rounds
 
 
 def seconds_of_rows(plan: Plan, nodes: Sequence[NodeWeights], seconds: Sequence[float]) -> list[float]:

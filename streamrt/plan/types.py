@@ -123,7 +123,8 @@ class Plan:
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
         by_index: whether rows of tables are read one by one, and no range has a table (``NodeWeights.indexed``).
         bands: the nodes that run in bands, because whole activations do not fit in the budget.
-        nodes: if there are any, the node of each step of a pass.
+        nodes: if there are any, the node of each step of a round.
+        rounds: how often a pass runs all ``tiles``. Each time it needs the ``ranges`` in this order.
     """
 
     tiles: tuple[Tile, ...]
@@ -141,6 +142,7 @@ class Plan:
     by_index: bool = False
     bands: tuple[Bands, ...] = ()
     nodes: tuple[int, ...] = ()
+    rounds: int = 1
 
     def node_of(self, tile: Tile) -> int:
         """The index of the node that a tile computes."""

@@ -40,7 +40,8 @@ from streamrt.ops import (
 from streamrt.ops.rows import Again, Rows, has_rows, in_strip, rows_of
 from streamrt.program.again import Way, ways_of
 from streamrt.program.casts import Casts, read_as_floats
-from streamrt.program.division import Known, sections_of
+from streamrt.program.current import Beginning, Current, InRound
+from streamrt.program.division import Known, section_of_rounds, sections_of
 from streamrt.program.placement import nbytes, place
 from streamrt.program.sections import Section, Whole
 
@@ -88,7 +89,9 @@ class Program:
         ways: all of them, if it has sections: see `streamrt.program.again`.
         sections: nodes that run in bands. Tensors within a section have no offset, and all its nodes have the memory of
             the section as their scratch memory.
-        steps: what a pass runs, in this order: each node, or the visits of a section.
+        in_rounds: the number of the section of which each strip is a round of the same ``steps``; or None. See
+            `streamrt.program.current`.
+        steps: what a round runs, in this order: each node, or the visits of a section.
     """
 
     graph: Graph
@@ -108,12 +111,18 @@ class Program:
     again: int = 0
     ways: tuple[Way, ...] = ()
     sections: tuple[Section, ...] = ()
+    in_rounds: int | None = None
     steps: tuple[Step, ...] = ()
 
     @property
     def memory(self) -> int:
         """Bytes of the workspace, and those that further steps take beside it, if there are many."""
         return self.workspace + _STEP_BYTES * max(0, len(self.steps) - len(self.nodes) - _FEW_STEPS)
+
+    @property
+    def rounds(self) -> int:
+        """How often a pass runs the steps."""
+        return self.sections[self.in_rounds].times if self.in_rounds is not None else 1
 
     @property
     def columns(self) -> int:
@@ -126,10 +135,10 @@ class Program:
         return [self.nodes[step.node].name for step in self.steps]
 
     def by_step(self, seconds: Sequence[float]) -> list[float]:
-        """The seconds of each step, of those that each node took."""
+        """The seconds of each step in a round, of those that each node took in all."""
         shares = [0.0] * len(self.nodes)
         for step in self.steps:
-            shares[step.node] += step.share
+            shares[step.node] += step.share * self.rounds
         return [seconds[step.node] * step.share / max(1.0, shares[step.node]) for step in self.steps]
 
     @property
@@ -169,6 +178,7 @@ class Program:
         params: Mapping[str, Param],
         tables: Mapping[str, Table] | None = None,
         outside: Mapping[str, Whole] = MappingProxyType({}),
+        current: Current | None = None,
     ) -> list[Run]:
         """The function that runs each of the ``steps``.
 
@@ -178,20 +188,36 @@ class Program:
             tables: parameters of which nodes read single rows (`Lowered.indexed`), in place of ``params``.
             outside: during a pass it has the array (1, C, H, W) of each tensor that is `outside` the arena. Its type is
                 any that is converted to and from float32.
+            current: the round that the functions run. It is set before each if there are several.
         """
         self._place_constants(memory)
+        current = current or Current()
         sections = {section.first: section for section in self.sections}
         runs: list[Run] = []
         behind = 0  # the node behind the last section
+        only = 0  # the round in which nodes compute that are not in the section of the rounds
         for index, start in enumerate(self.scratch):
             give_way()
             if section := sections.get(index):
                 whole = {name: self.tensor(memory, name) for name in (*section.inputs, *section.outputs)}
-                runs += section.bind(memory[start : start + section.nbytes], whole, params, outside)
+                visits = [*section.bind(memory[start : start + section.nbytes], whole, params, outside, current)]
+                if self.in_rounds is None and section.times > 1:
+                    for strip in range(section.times):
+                        give_way()
+                        runs += [Beginning(current, strip, visits[0]), *visits[1:]]
+                elif self.in_rounds is not None and section is self.sections[self.in_rounds]:
+                    runs += visits
+                    only = self.rounds - 1
+                else:
+                    runs += [self._in_round(current, only, run) for run in visits]
                 behind = section.last
             elif index >= behind:
-                runs.append(self._bind_node(index, memory, params, tables or {}))
+                run = self._bind_node(index, memory, params, tables or {})
+                runs.append(self._in_round(current, only, run))
         return runs
+
+    def _in_round(self, current: Current, number: int, run: Run) -> Run:
+        return InRound(current, number, run) if self.rounds > 1 else run
 
     def _bind_node(
         self, index: int, memory: NDArray[np.uint8], params: Mapping[str, Param], tables: Mapping[str, Table]
@@ -246,7 +272,7 @@ def compile_program(
         strips: the most strips of columns into which a section in bands is divided.
         again: which of the ``ways`` to run it in bands is taken.
         ways: of an earlier program with the same arguments but for ``bands`` and ``strips``; () if there is none.
-        known: sections of earlier programs with the same arguments but for ``bands``; it is extended.
+        known: see `sections_of`: of earlier programs with the same arguments.
 
     Raises:
         FormatError: a node's attributes or the shapes do not fit together, or an input's size is out of bounds, even
@@ -374,12 +400,14 @@ class _Compiler:
         if self._bands:
             rows = [self._rows(index, low, self.operands) for index, low in enumerate(self.lowered)]
             ways = ways or self._ways(rows)
-            sections = self._sections(ways[again], rows, {} if known is None else known)
+            sections = self._sections(ways[again], rows, Known() if known is None else known)
         shapes = {name: operand.shape for name, operand in self.operands.items()}
         ends = [*self.graph.inputs, *self.graph.outputs]
         by_sample = all(
             shapes[spec.name][:1] == (self.samples,) and self.operands[spec.name].batch == 0 for spec in ends
         )
+        spans = [(section.first, section.last) for section in sections]
+        rounds = section_of_rounds(spans, self.nodes, self.operands)
         nodes, lowered, parts = _joined(self.nodes, self.lowered, sections, self.operands)
         outside = {name for section in sections for name in section.outside}
         inputs, outputs = self._ends()
@@ -407,7 +435,8 @@ class _Compiler:
             again=again if sections else 0,
             ways=ways if sections else (),
             sections=tuple(sections),
-            steps=tuple(_steps(len(self.nodes), sections)),
+            in_rounds=rounds,
+            steps=tuple(_steps(len(self.nodes), sections, rounds)),
         )
 
     def _ends(self) -> tuple[list[str], list[str]]:
@@ -475,10 +504,12 @@ def _joined(
     return found, forms, parts
 
 
-def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
-    """The steps of a pass. Those that are alike are one object, to save memory."""
+def _steps(nodes: int, sections: Sequence[Section], rounds: int | None) -> list[Step]:
+    """The steps of a round. Those that are alike are one object, to save memory."""
     found: list[Step] = []
     starts = {section.first: (number, section) for number, section in enumerate(sections, 1)}
+    # Steps of other sections, and of nodes in none, compute in one of the rounds.
+    once = 1.0 if rounds is None else 1.0 / sections[rounds].times
     index = 0
     while index < nodes:
         if place := starts.get(index):
@@ -486,11 +517,12 @@ def _steps(nodes: int, sections: Sequence[Section]) -> list[Step]:
             alike: dict[tuple[int, float], Step] = {}
             visits: list[Step] = []
             for number, visit in enumerate(section.schedule.visits):
-                kind = index + visit.node, section.share(number)
+                part = 1.0 if rounds == section_number - 1 else once
+                kind = index + visit.node, section.share(number) * part
                 visits.append(alike.setdefault(kind, Step(*kind, section_number)))
-            found += visits * section.times
+            found += visits * (section.times if rounds is None else 1)
             index = section.last
         else:
-            found.append(Step(index))
+            found.append(Step(index, once))
             index += 1
     return found

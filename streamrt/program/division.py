@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from streamrt.graph import Node
 from streamrt.host.yielding import give_way
@@ -13,16 +14,30 @@ from streamrt.program import arena
 from streamrt.program.bands import Meter, RowInput, RowNode, Schedule, schedule
 from streamrt.program.forms import Form, Narrowed, in_strips
 from streamrt.program.sections import FLOAT, Section
+from streamrt.program.strips import NARROWEST
 
 #: A shorter run of nodes is no section: all its tensors are whole ones.
 _FEWEST = 2
 #: The most tensors of all bands of a program (see `Meter`), and those of schedules with fewer bands, which are tried.
 _MOST_MARKS, _MOST_AGAIN = 2**16, 2**14
 
-#: Sections of divisions into other numbers of bands, by their nodes, the rows that come in at once, and whether there
-#: are strips; and the tensors of all bands (`Meter`). Numbers of bands that are tried one after the other have most
-#: sections in common.
-Known = dict[tuple[tuple[int, int], int, bool], tuple[Section, int]]
+#: Schedules with the tensors of all their bands (`Meter`), by the nodes of a section, the rows that come in at once,
+#: and the rows of which each node makes multiples. Columns change nothing else.
+Schedules = dict[tuple[tuple[int, int], int, tuple[int, ...]], tuple[Schedule, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What divisions into other numbers of bands have found, as most numbers have most sections in common.
+
+    Attributes:
+        schedules: those of divisions into other numbers of strips, too.
+        sections: by their nodes, the rows that come in at once, and whether there are strips; each with the tensors of
+            all bands (`Meter`).
+    """
+
+    schedules: Schedules = field(default_factory=dict)
+    sections: dict[tuple[tuple[int, int], int, bool], tuple[Section, int]] = field(default_factory=dict)
 
 
 def sections_of(
@@ -54,7 +69,8 @@ def sections_of(
         bands: as above; at least 1.
         strips: the most strips of a section; 1 if all columns are computed at once.
         narrowed: see `Narrowed`.
-        known: of earlier divisions with the same arguments but for ``bands``; it is extended.
+        known: of earlier divisions with the same arguments but for ``bands``, its ``schedules`` also but for
+            ``strips``; it is extended.
     """
     last_use = {name: index for index, node in enumerate(nodes) for name in node.inputs}
     last_use |= dict.fromkeys(results, len(nodes))
@@ -68,14 +84,16 @@ def sections_of(
         # Most networks halve rows, so that powers of two give each band the same rows of all tensors.
         at_once = 1 << (-(-heights[run] // count) - 1).bit_length()
         key = run, at_once, form.strips is not None
-        if key not in known:
-            before = meter.left
-            found = _section(*(run[0], nodes[slice(*run)], form, last_use, outside, heights[run], at_once, meter))
+        if key not in known.sections:
+            before, part = meter.left, nodes[slice(*run)]
+            found = _section(
+                *(run[0], part, form, last_use, outside, heights[run], at_once, meter), schedules=known.schedules
+            )
             if found is None:
                 return None
-            known[key] = found, before - meter.left
+            known.sections[key] = found, before - meter.left
             return found
-        found, marks = known[key]
+        found, marks = known.sections[key]
         meter.left -= marks
         return found if meter.left >= 0 else None
 
@@ -83,10 +101,12 @@ def sections_of(
         part = slice(*run)
         whole = Form(lowered[part], [each for each in rows[part] if each is not None], tensors)
         needed = {name for name, last in last_use.items() if last >= run[1]}
-        return (count > 1 and in_strips(run[0], nodes[part], whole, needed, count, narrowed)) or whole
+        many = count > 1 and _may_have_strips(nodes[part], tensors)
+        return (many and in_strips(run[0], nodes[part], whole, needed, count, narrowed)) or whole
 
     forms = [form_of(run, strips) for run in runs]
-    times = max((form.strips.count for form in forms if form.strips), default=1)
+    counts_of_strips = [form.strips.count for form in forms if form.strips]
+    times = max(counts_of_strips, default=1) if section_of_rounds(runs, nodes, tensors) is None else 1
     meter, other = Meter(_MOST_MARKS // times), Meter(_MOST_AGAIN // times)
     found = [
         each for run, form in zip(runs, forms, strict=True) if (each := section(run, form, bands, meter)) is not None
@@ -105,6 +125,36 @@ def sections_of(
         fits = (each for each in fewer if each and each.nbytes <= min(largest, most - size))
         found[index] = next(fits, found[index])
     return found
+
+
+def section_of_rounds(
+    sections: Sequence[tuple[int, int]], nodes: Sequence[Node], tensors: Mapping[str, Operand]
+) -> int | None:
+    """The number of the section whose strips are rounds: the only wide one. None if other nodes read more weights.
+
+    The weights of all nodes are read once a round, unless they are pinned.
+
+    Args:
+        sections: the first node of each, and the one behind it.
+        nodes: of the program.
+        tensors: all tensors by name, parameters included.
+    """
+    wide = [number for number, section in enumerate(sections) if _may_have_strips(nodes[slice(*section)], tensors)]
+    if len(wide) != 1:
+        return None
+    first, last = sections[wide[0]]
+    within, others = (
+        {name for node in part for name in node.inputs if name and tensors[name].is_param}
+        for part in (nodes[first:last], (*nodes[:first], *nodes[last:]))
+    )
+    own, more = (sum(math.prod(tensors[name].shape) for name in names) for names in (within - others, others))
+    return wide[0] if own >= more else None
+
+
+def _may_have_strips(nodes: Sequence[Node], tensors: Mapping[str, Operand]) -> bool:
+    """Whether a section is wide enough for strips."""
+    shapes = (tensors[node.outputs[0]].shape for node in nodes)
+    return max((shape[3] for shape in shapes if len(shape) == 4), default=0) >= 2 * NARROWEST
 
 
 def _beside(
@@ -169,6 +219,7 @@ def _section(
     height: int,
     at_once: int,
     meter: Meter,
+    schedules: Schedules,
 ) -> Section | None:
     """The section of some nodes; ``at_once`` rows of its tallest input, of ``height`` rows, come in in a band."""
     lowered, rows, tensors = form.lowered, form.rows, form.tensors
@@ -182,18 +233,7 @@ def _section(
         for position in (*own.inputs, *own.whole)
         if not tensors[node.inputs[position]].is_param
     )
-    planned = schedule(
-        [
-            RowNode(
-                tuple(RowInput(node.inputs[i], reads, i in own.apart) for i, reads in own.inputs.items()),
-                *(node.outputs[0], own.height, own.step),
-            )
-            for node, own in zip(nodes, rows, strict=True)
-        ],
-        outputs,
-        at_once,
-        meter,
-    )
+    planned = _schedule(first, nodes, rows, outputs, at_once, meter, schedules)
     if planned is None:
         return None
     widths = {name: (tensors[name].shape[1], tensors[name].shape[3]) for name in planned.lines if name not in collected}
@@ -242,6 +282,35 @@ def _section(
         scratch=tuple(zip(offsets[len(widths) :], scratch, strict=True)),
         nbytes=nbytes,
     )
+
+
+def _schedule(
+    first: int,
+    nodes: Sequence[Node],
+    rows: Sequence[Rows],
+    outputs: Sequence[str],
+    at_once: int,
+    meter: Meter,
+    schedules: Schedules,
+) -> Schedule | None:
+    """The schedule of a section, which may be known."""
+    key = (first, first + len(nodes)), at_once, tuple(own.step for own in rows)
+    if key in schedules:
+        found, marks = schedules[key]
+        meter.left -= marks
+        return found if meter.left >= 0 else None
+    before = meter.left
+    row_nodes = [
+        RowNode(
+            tuple(RowInput(node.inputs[i], reads, i in own.apart) for i, reads in own.inputs.items()),
+            *(node.outputs[0], own.height, own.step),
+        )
+        for node, own in zip(nodes, rows, strict=True)
+    ]
+    planned = schedule(row_nodes, outputs, at_once, meter)
+    if planned is not None:
+        schedules[key] = planned, before - meter.left
+    return planned
 
 
 def _follows(planned: Schedule, source: str, target: str, tensors: Mapping[str, Operand]) -> bool:

@@ -7,7 +7,6 @@ and results are whole tensors: their rows are copied to line buffers, and from t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from streamrt.graph import Node
 from streamrt.host.yielding import give_way
 from streamrt.ops import Array, Buffers, Lowered, Param, Run, Table
 from streamrt.ops.cast import to_integers
-from streamrt.ops.rows import BandOf, Part, Rows, mover
-from streamrt.program.bands import Schedule, Visit
+from streamrt.ops.rows import BandOf, Rows, mover
+from streamrt.program.bands import Schedule
+from streamrt.program.current import Collecting, Current, Tensor
 from streamrt.program.lines import Arrival
 from streamrt.program.strips import Strips
 
@@ -49,7 +49,7 @@ class Section:
         nodes: of the program.
         lowered: of each node, for the columns of a strip if there are strips.
         rows: of each node, as above.
-        schedule: of the section. Its visits are the steps of a pass, or those of each strip.
+        schedule: of the section. Its visits are those of a pass, or of each strip.
         strips: None if all columns are computed at once.
         inputs: the whole tensors in the arena that are read, by rows or as they are. Parameters are none of them.
         outputs: the whole tensors in the arena that are made, the largest first.
@@ -100,6 +100,7 @@ class Section:
         whole: Mapping[str, Array],
         params: Mapping[str, Param],
         outside: Mapping[str, Whole],
+        current: Current,
     ) -> Iterator[Run]:
         """The function that runs each visit.
 
@@ -108,6 +109,7 @@ class Section:
             whole: the ``inputs`` and ``outputs``.
             params: all parameters by name.
             outside: has the arrays of ``outside`` during a pass.
+            current: the strip that the functions compute.
         """
         lines = {name: self._line(memory, name) for name in self.lines}
         movers = {name: mover(line) for name, line in lines.items()}
@@ -116,50 +118,30 @@ class Section:
             for index in {visit.node for visit in self.schedule.visits}
         }
 
+        def tensor(name: str) -> Tensor:
+            return Tensor(name, self.strips, current)
+
         def shifted(arrival: Arrival) -> Iterator[Callable[[], None]]:
             if shift := arrival.shift:  # the rows that are still needed move to the front
                 yield partial(movers[arrival.tensor], shift.source, 0, shift.moved)
 
-        bound: list[Run] = []  # of the first strip; the others have the same kernels, but for those that collect
-        for strip, (number, visit) in itertools.product(range(self.times), enumerate(self.schedule.visits)):
+        for visit in self.schedule.visits:
             give_way()
             made, rows = visit.made, self.rows[visit.node]
-            if strip and not rows.collects:
-                compute = bound[number]
-            else:
-                origins = dict(zip(rows.inputs, visit.origins, strict=True))
-                part = self._part(strip, visit) if rows.collects else None
-                compute = kernels[visit.node](made.first, made.last, origins, made.origin, part)
-            if not strip:
-                bound.append(compute)
+            origins = dict(zip(rows.inputs, visit.origins, strict=True))
+            bound = partial(kernels[visit.node], made.first, made.last, origins, made.origin)
+            collects = rows.collects and self.strips is not None
+            compute: Run = Collecting(bound, tensor(self.nodes[visit.node].inputs[0])) if collects else bound()
             before = [*shifted(made)]
             for load in visit.loads:
                 arrays: Mapping[str, Whole] = outside if load.tensor in self.outside else whole
-                held = (self.strips.held(strip, load.tensor),) if self.strips else ()
-                before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays, held)]
+                before += [*shifted(load), partial(_load, load, lines[load.tensor], arrays, tensor(load.tensor))]
             after = None
             if made.tensor in self.outside or (made.tensor in self.outputs and not rows.collects):
                 arrays = outside if made.tensor in self.outside else whole
-                line = lines[made.tensor]
-                own = (self.strips.own(strip, made.tensor),) if self.strips else ()
-                if self.strips:
-                    line = line[:, :, self._within(strip, made.tensor)]
-                after = partial(_store, made, line, arrays, own)
+                after = partial(_store, made, lines[made.tensor], arrays, tensor(made.tensor))
             tiles = self.lowered[visit.node].rows
             yield _Visiting(tuple(before), compute, after, tiles) if before or after else compute
-
-    def _within(self, strip: int, name: str) -> slice:
-        """The columns of a line buffer that are a strip's own."""
-        assert self.strips is not None
-        own, begin = self.strips.own(strip, name), self.strips.begin(strip, name)
-        return slice(own.start - begin, own.stop - begin)
-
-    def _part(self, strip: int, visit: Visit) -> Part | None:
-        """What a visit reads whose node collects."""
-        if self.strips is None:
-            return None
-        own = self._within(strip, self.nodes[visit.node].inputs[0])
-        return Part(own.start, own.stop, begins=strip == 0, ends=strip == self.times - 1)
 
     def _line(self, memory: NDArray[np.uint8], name: str) -> Array:
         """The line buffer of a tensor (R, C, W)."""
@@ -189,19 +171,19 @@ class Section:
         return rows.bind(Buffers(inputs, (output,), memory[start : start + size]))
 
 
-def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole], columns: tuple[slice, ...]) -> None:
-    """Copy rows of a whole tensor, or some ``columns`` of them, to its line buffer."""
-    rows = whole[arrival.tensor][(*_rows(arrival), *columns)][0].transpose(1, 0, 2)
+def _load(arrival: Arrival, line: Array, whole: Mapping[str, Whole], tensor: Tensor) -> None:
+    """Copy rows of a whole tensor, or the columns of them that a strip has, to its line buffer."""
+    rows = whole[tensor.name][(*_rows(arrival), *tensor.held)][0].transpose(1, 0, 2)
     if rows.dtype == line.dtype and rows.flags.aligned:  # as `Copies` needs them
         Copies([(_in_line(arrival, line), rows)])(0, 1)
     else:
         np.copyto(_in_line(arrival, line), rows, casting="unsafe")
 
 
-def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole], columns: tuple[slice, ...]) -> None:
-    """Copy rows from a line buffer to the whole tensor, or to some ``columns``."""
-    target, rows = whole[arrival.tensor], _in_line(arrival, line).transpose(1, 0, 2)[None]
-    place = (*_rows(arrival), *columns)
+def _store(arrival: Arrival, line: Array, whole: Mapping[str, Whole], tensor: Tensor) -> None:
+    """Copy rows from a line buffer to the whole tensor, or a strip's own columns of them."""
+    target, rows = whole[tensor.name], _in_line(arrival, line[:, :, tensor.within]).transpose(1, 0, 2)[None]
+    place = (*_rows(arrival), *tensor.own)
     if isinstance(target, np.ndarray) and target.dtype == line.dtype and target.flags.aligned:
         Copies([(target[place], rows)])(0, 1)
     elif isinstance(target, np.ndarray) and target.dtype.kind in "iu":

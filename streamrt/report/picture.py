@@ -31,11 +31,14 @@ _LETTERS = 24
 def draw(trace: Trace, title: str, path: str | os.PathLike[str]) -> None:
     """Draw ``trace`` into an image file. Its ending chooses one of matplotlib's formats: .png, .svg and others.
 
+    Rounds of which there are only sums are left out.
+
     Raises:
         ImportError: matplotlib is not installed (the extra ``plot``).
         InputError: matplotlib does not know the ending.
         OSError: the file cannot be written.
     """
+    trace = trace.single
     figure = figure_class(path)(figsize=(12, 3.6), layout="constrained")
     spans = list(trace.spans())
     begin = min((done.start for done in trace.passes), default=0)

@@ -96,7 +96,7 @@ class PassStats:
         return cls(
             io=io,
             samples=samples,
-            passes=len(trace.passes),
+            passes=trace.count,
             seconds=sum(done.end - done.start for done in trace.passes) * 1e-9,
             stall=sum(item.stall for item in items) * 1e-9,
             read_seconds=sum(item.read_end - item.read_start for item in items) * 1e-9,
@@ -120,7 +120,7 @@ class PassStats:
             bytes_read[span.node] += span.bytes_read
         weights = [0] * len(trace.nodes)
         for owner, r in zip(trace.owners(), trace.plan.ranges, strict=True):
-            weights[owner] += r.length
+            weights[owner] += r.length * (1 if r.pinned else trace.plan.rounds)
         parameters, sharing = trace.parameters(), trace.sharing()
         return tuple(
             LayerStats(

@@ -103,6 +103,89 @@ def test_results_of_all_positions_come_from_all_strips(tmp_path: Path) -> None:
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
 
 
+def test_strips_are_rounds_of_one_pass(tmp_path: Path) -> None:
+    """Weights are read, checked and counted in each, and progress counts the steps of all."""
+    shape = 1, 3, 16, 3200
+    path = unet(tmp_path / "model", "nearest", *shape[2:], (4, 8))
+    x = zoo.random_input(*shape)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(shape)
+    counts: list[int] = []
+    with streamrt.Model(path, least, exact=True, verify="read") as model:
+        plan = model.plan_for(shape)
+        for _ in range(2):
+            counts.clear()
+            request = model._request(x, None)
+            request.stepped = counts.append
+            assert model._serve(request).tobytes() == whole.tobytes()
+            stats = model.stats
+            assert stats is not None
+            assert stats.passes == 1
+            assert stats.bytes_streamed == plan.streamed_bytes > 0
+            assert sum(layer.weights for layer in stats.layers) == plan.streamed_bytes + plan.pinned_bytes
+            assert 0 < sum(layer.compute for layer in stats.layers) < stats.seconds
+    assert plan.bands[0].strips == plan.rounds > 16
+    assert set(counts) == {len(counts)}
+    assert len(counts) == plan.rounds * len(plan.tiles)
+
+
+def test_what_follows_a_section_in_strips_is_computed_once(tmp_path: Path) -> None:
+    """Layers behind the means of all positions: their steps are in each round, but compute in the last."""
+    shape = 1, 3, HEIGHT, 4001
+    build = Builder(*shape[1:])
+    x = build.conv(build.conv("x", 3, 16, strides=[2, 2], pads=[1, 1, 1, 1]), 16, 16)
+    mean = build.node("GlobalAveragePool", [x])
+    scores = build.conv(build.conv(mean, 16, 32, 1), 32, 8, 1)
+    path = build.pack(tmp_path / "model", build.node("Softmax", [build.node("Flatten", [scores])], axis=1))
+    picture = zoo.random_input(*shape)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(picture), model.min_budget(shape)
+    with streamrt.Model(path, least, exact=True) as model:
+        for _ in range(2):
+            np.testing.assert_allclose(model(picture), whole, rtol=1e-5)
+        plan = model.plan_for(shape)
+    assert plan.bands[0].strips == plan.rounds > 4
+    assert plan.nodes[-1] > plan.bands[0].last
+
+
+def test_a_pass_ends_early_in_any_round(tmp_path: Path) -> None:
+    """As on Ctrl-C. The next pass begins with the first strip, and checks all weights anew."""
+    path = unet(tmp_path / "model", "nearest", HEIGHT, WIDTH, (8, 16, 32))
+    x = zoo.random_input(*SHAPE)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(SHAPE)
+    with streamrt.Model(path, least, exact=True, verify="read") as model:
+        steps = len(model.plan_for(SHAPE).tiles)
+        for last in (1, steps - 1, steps, steps + 1, 2 * steps + steps // 2):
+            request, done = model._request(x, None), []
+
+            def stepped(count: int, done: list[int] = done, last: int = last) -> None:
+                done.append(count)
+                if len(done) == last:
+                    raise KeyboardInterrupt
+
+            request.stepped = stepped
+            with pytest.raises(KeyboardInterrupt):
+                model._serve(request)
+            assert len(done) == last
+            assert model(x).tobytes() == whole.tobytes()
+
+
+def test_pictures_of_gigabytes_need_little_memory(tmp_path: Path) -> None:
+    """Strips need no memory for steps. These pictures of 0.75 and 3.75 GiB are only planned."""
+    path = unet(tmp_path / "model", "nearest", "h", "w", (32, 64, 128))
+    shape = 1, 3, 4096, 5 << 14
+    with streamrt.Model(path) as model:
+        small, large = model.min_budget((*shape[:3], 1 << 14)), model.min_budget(shape)
+    with streamrt.Model(path, 200 << 20) as model:
+        plan = model.plan_for(shape)
+    assert small <= large < 1.5 * small
+    assert large < 64 << 20
+    assert plan.total <= 200 << 20
+    assert plan.bands[0].strips == plan.rounds
+    assert len(plan.nodes) + len(plan.ranges) < 2**15
+
+
 def test_where_whole_tensors_need_most_memory_there_are_no_strips(tmp_path: Path) -> None:
     """The result of the section with the gate takes the place of its input, which it could not do in strips.
 

@@ -16,6 +16,7 @@ from streamrt._core import ItemReport
 from streamrt.format import Tensor
 from streamrt.graph import Node
 from streamrt.plan import HUGE, Plan, Range, Tile
+from streamrt.report import trace
 from streamrt.report.trace import PassTrace, Trace
 
 MIB = 1 << 20
@@ -206,6 +207,43 @@ def test_a_call_is_the_sum_of_its_passes(known):
 def test_overlap_is_the_share_of_reading_without_a_stall(compute, stall, reading, overlap, bound_by):
     layer = LayerStats("l", "Gemm", 1, False, 1, compute=compute, stall=stall, read_seconds=reading, bytes_read=1)
     assert (layer.overlap, layer.bound_by) == (overlap, bound_by)
+
+
+def test_rounds_that_are_not_kept_are_added_up(monkeypatch):
+    """The sums are those of the rounds, and pictures leave them out."""
+    nodes = [Node("a", "Conv", ("x", "v"), ("y",)), Node("b", "Conv", ("y", "w"), ("z",))]
+    ranges = (Range(0, MIB, True), Range(MIB, 2 * MIB))
+    plan = Plan((Tile(0, 0, 4, 0, 1), Tile(1, 0, 4, 1, 2)), ranges, HUGE, 4 * MIB, 0, 0, 2 * MIB, None, rounds=5)
+    rounds = []
+    for number in range(5):
+        begin = 20 * number
+        pinned = (begin, begin + 2, 2) if number == 2 else (0, 0, 0)
+        items = [
+            ItemReport(r.offset, r.length, r.pinned, (end - start) * MIB, start * MS, end * MS, stall * MS)
+            for r, (start, end, stall) in zip(ranges, (pinned, (begin + 3, begin + 7 + number, number)), strict=True)
+        ]
+        times = array("q", [(begin + moment) * MS for moment in (2, 5, 12, 14 + number)]).tobytes()
+        rounds.append(PassTrace(begin * MS, (begin + 20) * MS, times, items))
+    found = []
+    for most in (1 << 15, 9, 0):
+        monkeypatch.setattr(trace, "_MOST_KEPT", most)
+        kept = trace.Rounds()
+        for each in rounds:
+            kept.add(each)
+        passes = kept.traces()
+        call = Trace(passes, [(0, (0,)), (1, (1,))], nodes, plan, {})
+        stats = PassStats.of(call, io="mmap", samples=1, peak_weights=0)
+        found.append((stats, stats.layers))
+        assert len(passes) == {1 << 15: 5, 9: 3, 0: 2}[most]
+        assert len(call.single.passes) == {1 << 15: 5, 9: 2, 0: 1}[most]
+        assert sum(done.items.stall for done in passes if done.rounds > 1) == sum(
+            item.stall for done in rounds[len(call.single.passes) :] for item in done.items
+        )
+        assert call.computed() == pytest.approx([0.015, 0.02])
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].passes == 1
+    assert found[0][0].bytes_streamed == 10 * MIB
+    assert found[0][0].bytes_pinned == MIB
 
 
 def test_markdown_has_bytes_times_overlap_and_bound_of_each_layer(known):

@@ -9,9 +9,10 @@ import pytest
 
 from program.test_placement import concat, node
 from streamrt.graph import Graph, Node, TensorSpec
-from streamrt.ops import FLOAT32, NUMPY_TYPES, Operand
+from streamrt.ops import FLOAT32, NUMPY_TYPES, Operand, Run
 from streamrt.program.compile import Program, compile_program
-from streamrt.program.division import Known
+from streamrt.program.current import Current
+from streamrt.program.division import Known, section_of_rounds
 
 SHAPE = (1, 3, 40, 11)
 WINDOW = {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}
@@ -48,10 +49,12 @@ def answers(program: Program, dtype: Any = np.float32) -> dict[str, Any]:
             inputs[spec.name] = values
         else:
             program.tensor(memory, spec.name)[...] = values
-    runs = program.bind(memory, {}, outside=inputs | outside)
+    current = Current()
+    runs = program.bind(memory, {}, outside=inputs | outside, current=current)
     assert len(runs) == len(program.steps)
-    for run, step in zip(runs, program.steps, strict=True):
-        run(0, program.lowered[step.node].rows)
+    for current.strip in range(program.rounds):
+        for run, step in zip(runs, program.steps, strict=True):
+            run(0, program.lowered[step.node].rows)
     kept = {spec.name: program.tensor(memory, spec.name) for spec in program.graph.outputs if spec.name not in outside}
     return {name: values.copy() for name, values in {**kept, **outside}.items()}
 
@@ -83,7 +86,7 @@ def test_a_section_has_the_answers_of_its_nodes(bands: int) -> None:
 def test_programs_in_other_bands_share_sections() -> None:
     """The sections that are known count as if they were found again."""
     made = graph(CHAIN, ["c"])
-    known: Known = {}
+    known = Known()
     shapes = {"x": SHAPE}
     for bands in (2, 4, 5, 64, 128):
         program = compile_program(made, {}, shapes, lean=True, bands=bands, known=known)
@@ -91,11 +94,27 @@ def test_programs_in_other_bands_share_sections() -> None:
         assert [section.schedule for section in program.sections] == [section.schedule for section in alone.sections]
         assert (program.workspace, program.steps, program.bands) == (alone.workspace, alone.steps, alone.bands)
         np.testing.assert_array_equal(answers(program)["c"], answers(alone)["c"])
-    assert sorted(rows for _, rows, _ in known) == [1, 8, 16, 32]
-    (section, marks), *_ = known.values()
-    known |= dict.fromkeys(known, (section, 2**16 + 1))
+    assert sorted(rows for _, rows, _ in known.sections) == [1, 8, 16, 32]
+    (section, marks), *_ = known.sections.values()
+    known.sections.update(dict.fromkeys(known.sections, (section, 2**16 + 1)))
     assert marks > 0
     assert not compile_program(made, {}, shapes, lean=True, bands=2, known=known).sections
+
+
+def test_programs_in_other_strips_share_schedules() -> None:
+    """Those that are known count as if they were found again."""
+    made = graph(CHAIN, ["c"])
+    shapes = {"x": (*SHAPE[:3], WIDE)}
+    known = Known()
+    for strips in (1, 2, 3):
+        known = Known(known.schedules)
+        program = compile_program(made, {}, shapes, lean=True, bands=8, strips=strips, known=known)
+        ((schedule, marks),) = known.schedules.values()
+        assert program.strips == strips
+        assert program.sections[0].schedule is schedule == compiled(made, 8, columns=WIDE).sections[0].schedule
+    known = Known(dict.fromkeys(known.schedules, (schedule, 2**16 + 1)))
+    assert marks > 0
+    assert not compile_program(made, {}, shapes, lean=True, bands=8, strips=2, known=known).sections
 
 
 def test_the_callers_arrays_may_have_other_types() -> None:
@@ -305,15 +324,67 @@ def test_strips_have_the_answers_of_the_whole(name: str, bands: int, strips: int
     assert program.strips == strips
     assert max(section.times for section in program.sections) in {2, strips}
     assert max(section.nbytes for section in program.sections) < max(section.nbytes for section in rows.sections)
-    assert sum(step.share for step in program.steps) > sum(step.share for step in rows.steps)
+    assert program.rounds * sum(step.share for step in program.steps) > sum(step.share for step in rows.steps)
     seconds = program.by_step([1.0] * len(program.nodes))
-    assert sum(seconds) == pytest.approx(sum(rows.by_step([1.0] * len(program.nodes))))
+    assert program.rounds * sum(seconds) == pytest.approx(sum(rows.by_step([1.0] * len(program.nodes))))
     found = answers(program)
     for output, values in answers(plain).items():
         if min(values.shape[2:]) > 1:
             np.testing.assert_array_equal(found[output], values)
         else:
             np.testing.assert_allclose(found[output], values, rtol=1e-6)
+
+
+def test_other_nodes_compute_in_one_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node before a section in strips, and the one behind it. Strips of a section have the same steps."""
+    nodes = [
+        node("GlobalLpPool", ["x"], "first"),
+        *CHAIN[:2],
+        node("Mul", ["b", "first"], "c"),
+        node("GlobalLpPool", ["c"], "p"),
+        node("Resize", ["p"], "r", scales=(1.0, 1.0, 8.0, 8.0)),
+        node("AveragePool", ["r"], "s", **WINDOW),
+        node("MaxPool", ["s"], "last", **WINDOW),
+    ]
+    made = graph(nodes, ["c", "last"])
+    few, many = (compiled(made, 8, strips=strips, columns=WIDE) for strips in (2, 5))
+    assert [(section.first, section.last, section.times) for section in many.sections] == [(1, 4, 5), (6, 8, 1)]
+    assert (few.rounds, many.rounds) == (2, 5)
+    assert len(few.steps) == len(many.steps)
+    assert many.memory < few.memory
+    assert many.rounds * sum(step.share for step in many.steps if step.section != 1) == pytest.approx(5)
+    computed = []
+    bind = Program._bind_node
+
+    def counted(self: Program, index: int, *args: Any) -> Run:
+        run = bind(self, index, *args)
+
+        def count(first: int, last: int) -> None:
+            computed.append(index)
+            run(first, last)
+
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "_bind_node", counted)
+        found = answers(many)
+    assert computed == [0, 4, 5]
+    for name, values in answers(compiled(made, 0, columns=WIDE)).items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_strips_are_no_rounds_if_other_nodes_read_more_weights() -> None:
+    """These would be read once a strip."""
+    nodes = [node("MaxPool", ["x"], "a", **WINDOW), node("PRelu", ["a", "w"], "b"), node("MatMul", ["b", "v"], "c")]
+    for columns, found in ((3, 0), (4, 0), (5, None)):
+        tensors = {"x": Operand(SHAPE), "w": Operand((4, 1, 1), is_param=True), "v": Operand((columns,), is_param=True)}
+        for name, width in (("a", 18), ("b", 18), ("c", 17)):
+            tensors[name] = Operand((1, 3, 40, width))
+        assert section_of_rounds([(0, 2)], nodes, tensors) == found
+        assert section_of_rounds([(0, 2), (2, 3)], nodes, tensors) == found
+    assert section_of_rounds([(2, 3)], nodes, tensors) is None  # not wide
+    assert section_of_rounds([(0, 1), (1, 2)], nodes, tensors) is None  # both are
+    assert section_of_rounds([], nodes, tensors) is None
 
 
 def test_no_input_makes_place_for_a_result_in_strips() -> None:
