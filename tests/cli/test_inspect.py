@@ -92,6 +92,9 @@ def test_strips_are_named(tmp_path: Path) -> None:
     assert bands.strips > 1
     assert f": {bands.count} bands in each of {bands.strips} strips of columns, " in str(found)
     assert found.to_json()["plan"]["bands"][0]["strips"] == bands.strips
+    assert sum(layer.tiles for layer in found.layers) == bands.strips * len(found.plan.tiles)
+    read = sum(layer.streamed for layer in found.layers)  # padding between parameters is read, too
+    assert 0.8 * found.plan.streamed_bytes < read <= found.plan.streamed_bytes
 
 
 def test_whole_tensors_between_sections_are_named(tmp_path: Path) -> None:

@@ -194,4 +194,13 @@ FAULTS = (
         "a bar of several samples is full after the first",
         CLI,
     ),
+    Fault(
+        "inspected-rounds",
+        "cli",
+        "streamrt/cli/inspection.py",
+        "streamed=plan.rounds * sum(",
+        "streamed=sum(",
+        "a layer has the reading of one strip",
+        CLI,
+    ),
 )
