@@ -8,12 +8,12 @@ from time import monotonic_ns
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrt._core import Prefetcher, Step, run_steps, threads, widest
+from streamrt._core import Prefetcher, run_steps, threads, widest
 from streamrt.engine.prepared import Prepared
+from streamrt.engine.steps import steps_of
 from streamrt.engine.verification import Verifier
-from streamrt.ops import Array, Param, Run, Table
+from streamrt.ops import Array, Param, Table
 from streamrt.plan import Plan
-from streamrt.program.compile import Program
 from streamrt.program.current import Current
 from streamrt.program.sections import Whole
 from streamrt.report.trace import PassTrace, Rounds
@@ -59,7 +59,7 @@ class Session:
         #: The arrays of `Program.outside` during a pass.
         self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside, self._current)
-        self._steps = _steps(program, plan, runs)
+        self._steps = steps_of(program, plan, runs)
         #: The node of each step of a round, and the items of the schedule that the step waits for.
         self.steps = tuple((step.node, step.waits) for step in self._steps)
         self._tensors: dict[str, Array] = {}
@@ -82,17 +82,14 @@ class Session:
             WeightsIOError: weights could not be read, or do not match their checksums.
         """
         rounds = self.prepared.plan.rounds
-        counted = stepped
 
-        def of_all(steps: int) -> None:
+        def counted(steps: int) -> None:
             assert stepped is not None
             stepped(steps * rounds)
 
-        if stepped is not None and rounds > 1:
-            counted = of_all
         found = Rounds()
         for self._current.strip in range(rounds):
-            found.add(self._run_round(counted))
+            found.add(self._run_round(counted if stepped else None))
         return found.traces()
 
     def _run_round(self, stepped: Callable[[int], object] | None) -> PassTrace:
@@ -114,22 +111,3 @@ class Session:
 def schedule(prefetcher: Prefetcher, plan: Plan) -> None:
     """Give the prefetcher the ranges of a plan. It reads those that are pinned at once, and the others in a pass."""
     prefetcher.schedule([(r.offset, r.length, r.pinned) for r in plan.ranges], plan.window, plan.granule)
-
-
-def _steps(program: Program, plan: Plan, runs: list[Run]) -> list[Step]:
-    first_use: dict[int, int] = {}
-    last_use: dict[int, int] = {}
-    for position, tile in enumerate(plan.tiles):
-        for index in range(tile.begin, tile.end):
-            first_use.setdefault(index, position)
-            last_use[index] = position
-    waits: list[list[int]] = [[] for _ in plan.tiles]
-    dones: list[list[int]] = [[] for _ in plan.tiles]
-    for index in range(len(plan.ranges)):
-        waits[first_use[index]].append(index)
-        dones[last_use[index]].append(index)
-    return [
-        Step(node, tuple(waits[position]), runs[tile.node], tile.first, tile.last, tuple(dones[position]))
-        for position, tile in enumerate(plan.tiles)
-        if program.lowered[node := plan.node_of(tile)].view_of is None or tile.end > tile.begin
-    ]

@@ -17,7 +17,7 @@ FAULTS = (
     Fault(
         "released-early",
         "engine",
-        "streamrt/engine/session.py",
+        "streamrt/engine/steps.py",
         "last_use[index] = position",
         "last_use.setdefault(index, position)",
         "weights that several tiles share are released after the first of them",
