@@ -98,7 +98,7 @@ static bool await_beyond(const _Atomic uint64_t *count, uint64_t old, int64_t en
 
 static void *worker(void *place) {
     uint64_t seen = 0;
-    int64_t end = 0; /* until then it polls instead of sleeping */
+    int64_t end = 0;     /* until then it polls instead of sleeping */
     os_wake_patiently(); /* so that the prefetch thread, which has just woken the caller, can first start its next read
                           */
     os_name_thread("streamrt-work");

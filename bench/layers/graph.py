@@ -34,7 +34,7 @@ def layers(source: Source, packed: Path, batch: int) -> list[dict[str, Any]]:
 
     file = read_header(packed)
     program = Programs(file).compile(file.graph, {spec.name: (batch, *source.shape) for spec in file.graph.inputs})
-    nodes = file.graph.nodes
+    nodes = program.nodes  # without those of sizes, and Casts that need no node
     named = onnx_names(nodes, onnx.load(source.onnx, load_external_data=False).graph.node)
     return [
         {
