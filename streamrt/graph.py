@@ -100,10 +100,10 @@ class Node:
 class TensorSpec:
     """Name, extents and type of an input or output of a graph.
 
-    ``dtype`` is one of `TYPES`. All tensors inside are float32 or int64: an input of integers becomes int64 (but see
-    `streamrt.program.casts`), and one of floating-point numbers or truth values float32. An output is converted to its
-    type at the end. A tensor inside the graph that is made an output (`Graph.subgraph`) has no extents and the type
-    ``""``: the type that it is computed in.
+    ``dtype`` is one of `TYPES`. All tensors inside are float32 or int64: an input of integers becomes int64, or float32
+    if only Casts read it (``streamrt/program/casts.py``), and one of floating-point numbers or truth values float32. An
+    output is converted to its type at the end. A tensor inside the graph that is made an output (`Graph.subgraph`) has
+    no extents and the type ``""``: the type that it is computed in.
     """
 
     name: str
