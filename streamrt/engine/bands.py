@@ -25,10 +25,13 @@ from streamrt.program.strips import NARROWEST
 _COUNTS = tuple(2**power for power in range(1, 13))
 #: The most numbers of bands that are tried in strips: those of most bands, which need the least memory.
 _MOST_COUNTS = 4
-#: Try no more numbers of bands if so many in a row did not need less memory. Sections may have fewer bands than these.
+#: Try no more numbers of bands, or of strips, if so many in a row did not need less memory. Sections may have fewer.
 _MOST_IDLE = 2
 #: The most steps of a pass in bands, or of each of its rounds. Planning takes some 20 us for each.
 _MOST_STEPS = 3 * 2**13
+#: All rounds together may have more steps if each has so many operations on average: 10 us of them at 100 GFLOP/s. A
+#: step takes 0.1 ms by itself, so that a pass takes at most some 10 times as long for its many steps.
+_LEAST_WORK = 2**20
 #: The most nodes of a graph in bands. Planning takes 3 s for a chain of twice as many (docs/measurements.md).
 _MOST_NODES = 2**10
 #: The most inputs of all nodes in all bands, parameters not counted. Finding out which rows they need takes 10 us each.
@@ -120,7 +123,7 @@ class InBands:
 
     def _all_in_strips(self, whole: Program) -> Iterator[Group]:
         """Programs in few strips, then in more. ``whole`` has whole rows, and the lowest bands."""
-        least = whole.memory
+        least, idle = whole.memory, 0
         found: list[Program] = []
 
         def programs(strips: int) -> Iterator[Program]:
@@ -130,15 +133,17 @@ class InBands:
         for strips in _COUNTS:
             found.clear()
             yield Group(whole.again, strips, whole.ways[whole.again].held, programs(strips))
-            if not found:
+            idle = 0 if found else idle + 1
+            if idle == _MOST_IDLE:
                 return
-            least = min(program.memory for program in found)
+            least = min((program.memory for program in found), default=least)
 
     def _in_strips(self, strips: int, whole: Program, memory: int) -> list[Program]:
         """Lean programs in strips that need less than ``memory``."""
         steps = len(whole.steps) / whole.bands  # of each band
         times = strips if whole.in_rounds is None else 1  # that each band is in the steps
-        most = min(whole.bands, self._most_times() // times, int(_MOST_STEPS / steps) // times)
+        of_all = _MOST_STEPS if whole.in_rounds is None else max(_MOST_STEPS, whole.flops // _LEAST_WORK)
+        most = min(whole.bands, self._most_times() // times, int(min(_MOST_STEPS, of_all // strips) / steps))
         found: list[Program] = []
         known = Known(self._schedules.setdefault(whole.again, {}))
         for bands in [count for count in reversed(_COUNTS) if count <= most][:_MOST_COUNTS]:

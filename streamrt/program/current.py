@@ -74,12 +74,13 @@ class Collecting:
 
     compute_of: Callable[[Part | None], Run]
     tensor: Tensor
-    _bound: dict[Part | None, Run] = field(default_factory=dict)  # one each: first, inner, last two
+    _bound: dict[Part | None, Run] = field(default_factory=dict)  # the latest alone, because there are many visits
 
     def __call__(self, first: int, last: int) -> None:
         """Compute tiles of the node, with the columns of the strip that runs."""
         part = self.tensor.part
         if part not in self._bound:
+            self._bound.clear()
             self._bound[part] = self.compute_of(part)
         self._bound[part](first, last)
 

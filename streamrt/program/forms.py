@@ -99,6 +99,8 @@ def _divided(nodes: Sequence[Node], whole: Form, results: Collection[str], count
     widths = {name: whole.tensors[name].shape[3] for link in links for name in link[:2]}
     if not needed or not set(needed) <= widths.keys():
         return None
+    if any(node.inputs[at] in widths for node, rows in zip(nodes, whole.rows, strict=True) for at in rows.whole):
+        return None  # a row that is read whole by one node, and by columns by another
     strips = divided(links, widths, needed, multiples, count)
     return strips if strips is None or _are_mirrors_right(links, strips) else None
 

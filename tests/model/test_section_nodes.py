@@ -171,3 +171,19 @@ def test_a_picture_of_one_row_runs_in_strips(tmp_path: Path, columns: int) -> No
     assert (
         least.workspace < 4 * 20 * columns
     )  # of the 16 channels between the halves, of half as many columns, one copy
+
+
+def test_one_row_that_is_read_whole_and_by_columns(tmp_path: Path) -> None:
+    """A strip has columns of it for one node, and the other node takes all of them: its section has no strips."""
+    build = Builder(3, 16, 160)
+    y = build.conv("x", 3, 4)
+    row = build.node("ReduceMean", [y, build.constant([2], np.int64)])
+    z = build.conv(build.node("Add", [build.conv("x", 3, 4), row]), 4, 3)
+    path = build.pack(tmp_path / "model", z, build.conv(row, 4, 4))
+    x = zoo.random_input(1, 3, 16, 160)
+    with streamrt.Model(path, exact=True) as model:
+        whole, least = model(x), model.min_budget(x.shape)
+    for budget in (least, int(1.5 * least), 2 * least):
+        with streamrt.Model(path, budget, exact=True) as model:
+            result = model(x)
+        assert {name: y.tobytes() for name, y in result.items()} == {name: y.tobytes() for name, y in whole.items()}

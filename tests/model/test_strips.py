@@ -202,3 +202,15 @@ def test_where_whole_tensors_need_most_memory_there_are_no_strips(tmp_path: Path
         least = model.min_budget(shape)
     with streamrt.Model(path, least, exact=True) as model:
         assert {bands.strips for bands in model.plan_for(shape).bands} == {1}
+
+
+def test_a_small_picture_has_few_steps_in_all_rounds(tmp_path: Path) -> None:
+    """Each step takes 0.1 ms, so that many steps with little work are not worth the memory that they save."""
+    build = Builder(3, 1024, 1024)
+    path = build.pack(tmp_path / "model", build.conv(build.conv("x", 3, 8), 8, 24))
+    with streamrt.Model(path) as model:
+        least = model.min_budget()
+    with streamrt.Model(path, least) as model:
+        plan = model.plan_for((1, 3, 1024, 1024))
+    assert plan.rounds > 1
+    assert plan.rounds * len(plan.tiles) <= 1.1 * 3 * 2**13  # bands that end the picture add some
