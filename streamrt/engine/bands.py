@@ -99,8 +99,9 @@ class InBands:
         """Lean programs: those in whole rows, then those in which more and more nodes run again, then those in strips.
 
         In strips no nodes run again at first, then as many as can; ``reverse`` begins with as many as can. There are
-        more strips in each further group, while these need less memory. So the programs of a group in strips must be
-        used up before the next is asked for. There are none in strips if those in whole rows have not been used.
+        more strips in each further group, until two in a row need no less memory and are empty. So the programs of a
+        group in strips must be used up before the next is asked for. There are none in strips if those in whole rows
+        have not been used.
         """
         held = self._programs(lean=True, fewest=0, again=0)
         first = next(held, None)

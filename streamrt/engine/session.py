@@ -88,15 +88,16 @@ class Session:
             stepped(steps * rounds)
 
         found = Rounds()
+        widest()  # counts from here on
         for self._current.strip in range(rounds):
             found.add(self._run_round(counted if stepped else None))
+        self.threads = widest()
         return found.traces()
 
     def _run_round(self, stepped: Callable[[int], object] | None) -> PassTrace:
         """The prefetcher has a schedule of one round. It reads ahead into the next round as into the next pass."""
         prefetcher, verifier = self._prefetcher, self.verifier
         start = monotonic_ns()
-        widest()  # counts from here on
         try:
             times = run_steps(self._steps, prefetcher, verifier.arrived if verifier else None, stepped)
         except BaseException:
@@ -104,7 +105,6 @@ class Session:
                 verifier.rewind()
             prefetcher.rewind()
             raise
-        self.threads = widest()
         return PassTrace(start, monotonic_ns(), times, prefetcher.report())
 
 
