@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from streamrt._core import Coded
@@ -14,7 +16,9 @@ from streamrt.errors import InputError
 from streamrt.ops.base import FLOAT32, INT64, NUMPY_TYPES, Array, Buffers, Lowered, Run, Table, table_scratch
 from streamrt.ops.call import Call
 from streamrt.ops.coded import TYPES, decoded
+from streamrt.ops.movement import copy_all, same_memory
 from streamrt.ops.registry import Traits, operator
+from streamrt.ops.strip import Columns
 
 
 @operator("Gather", traits=Traits(moves_batch=True, dtypes={0: TYPES}, integers=True, table=0))
@@ -22,7 +26,8 @@ def gather(call: Call) -> Lowered:
     """The values at ``indices`` along ``axis`` (default: 0); the axes of ``indices_shape`` replace this axis.
 
     Instead of these attributes it may have input 1, int64 indices of any shape. A negative index counts from the end.
-    Of a parameter that is stored in fewer bytes, only the rows at the indices are decoded.
+    Of a parameter that is stored in fewer bytes, only the rows at the indices are decoded. A shuffle of channels is a
+    Gather, too: indices at regular distances are one copy.
     """
     call.expect((1, 2))
     x = call.shape(0)
@@ -34,24 +39,82 @@ def gather(call: Call) -> Lowered:
     if math.prod(shape) != len(indices):
         raise call.fail(f"{len(indices)} indices, expected as many as shape {shape!s:.200} has elements")
     out = (*x[:axis], *shape, *x[axis + 1 :])
+    index = np.array(indices, np.intp) % x[axis]  # at most 32 KiB
+    batch = call.batch() or 0
+    if out == x and not call.is_param(0) and np.array_equal(index, np.arange(x[axis])):
+        return same_memory(call, x, axis != batch, batch)
 
     def bind(buffers: Buffers) -> Run:
         y, rows = buffers.outputs[0], buffers.weights(0)
         if isinstance(rows, Coded):
             return _decoded_rows(rows, indices, y)
-        x = buffers.input(0)
-        index = (np.array(indices, np.intp) % x.shape[axis]).reshape(shape)  # at most 32 KiB
+        return _copied(buffers.input(0), index, axis, y)
+
+    after = batch if batch < axis else batch - 1 + len(shape)
+    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after, dtypes=_gathered_type(call))
+    if len(x) == len(out) == 4 and axis in (1, 3):
+        lowered = replace(lowered, by_rows=_GatheredRows(index, axis), columns=Columns() if axis == 1 else None)
+    return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
+
+
+def _copied(x: Array, index: NDArray[np.intp], axis: int, y: Array) -> Run:
+    """Copies the values of x at ``index`` along ``axis`` to y, which has them in any shape. No index is negative."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    grid = _grid(index)
+    if grid is None:
+        target = y.reshape(*before, len(index), *after)
 
         def run(first: int, last: int) -> None:
             # In the default mode, NumPy writes to a temporary copy first.
-            np.take(x, index, axis, out=y, mode="clip")
+            np.take(x, index, axis, out=target, mode="clip")
 
         return run
+    count, across, along = grid
+    begin = x[(*(slice(None),) * axis, slice(int(index[0]), None))]
+    shape = (*before, len(index) // count, count, *after)
+    strides = (*x.strides[:axis], across * x.strides[axis], along * x.strides[axis], *x.strides[axis + 1 :])
+    return copy_all([(y.reshape(shape), as_strided(begin, shape, strides, writeable=False))])
 
-    batch = call.batch() or 0
-    after = batch if batch < axis else batch - 1 + len(shape)
-    lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after, dtypes=_gathered_type(call))
-    return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
+
+def _grid(index: NDArray[np.intp]) -> tuple[int, int, int] | None:
+    """The columns of a grid in which the indices lie row by row, and how far apart rows lie, and columns.
+
+    The result is None if distances differ.
+    """
+    steps = np.diff(index)
+    along = int(steps[0]) if len(steps) else 0
+    others = np.flatnonzero(steps != along)
+    count = int(others[0]) + 1 if len(others) else len(index)
+    if len(index) % count:
+        return None
+    across = int(index[count] - index[0]) if len(others) else 0
+    grid = index[0] + across * np.arange(len(index) // count)[:, None] + along * np.arange(count)
+    return (count, across, along) if np.array_equal(grid.reshape(-1), index) else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GatheredRows:
+    """Rows of a Gather along channels (axis 1) or columns (axis 3): see `ByRows`.
+
+    Attributes:
+        index: the indices; none is negative.
+        axis: of (1, C, H, W).
+    """
+
+    index: NDArray[np.intp]
+    axis: int
+
+    def reads(self, first: int, last: int) -> tuple[int, int]:
+        return first, last
+
+    def scratch(self, rows: int) -> int:
+        return 0
+
+    def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
+        return _copied(x, self.index, 1 if self.axis == 1 else 2, y)  # rows are (rows, C, W)
+
+    def narrowed(self, before: int, after: int) -> _GatheredRows:
+        return self
 
 
 def _gather_computed(call: Call, axis: int) -> Lowered:

@@ -37,6 +37,34 @@ def test_reshape(shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
     assert lowered_for("Reshape", [shape], attrs=attrs).view_of == 0
 
 
+#: Indices along an axis of 12: those of grids, and others.
+ALONG: dict[str, list[int]] = {
+    "all": [*range(12)],
+    "all backward": [*range(-1, -13, -1)],
+    "a shuffle": [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11],
+    "a shuffle backward": [11, 5, 10, 4, 9, 3, 8, 2, 7, 1, 6, 0],
+    "each three times": [0, 0, 0, 4, 4, 4, 8, 8, 8],
+    "three times": [2, 5, 2, 5, 2, 5],
+    "one": [7],
+    "a longer row": [0, 4, 8, 1, 5, 9, 2, 6],
+    "a row of another distance": [0, 4, 8, 1, 5, 9, 2, 6, 11],
+    "rows at other distances": [0, 4, 8, 1, 5, 9, 3, 7, 11],
+    "the last differs": [0, 1, 2, 3, 4, 6],
+}
+
+
+@pytest.mark.parametrize("name", ALONG)
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+def test_gather_at_regular_distances(name: str, axis: int, dtype: str) -> None:
+    shape = [2, 3, 5]
+    shape[axis] = 12
+    x = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    attrs = {"axis": axis, "indices": tuple(ALONG[name])}
+    check("Gather", [x], np.take(x, ALONG[name], axis), attrs=attrs)
+    assert lowered_for("Gather", [x.shape], attrs=attrs).view_of == (0 if name == "all" else None)
+
+
 @pytest.mark.parametrize("axis", [None, 0, 1, -1])
 @pytest.mark.parametrize("indices", [[0], [1, -1, 0, 1], [[1, 0], [-2, 1]]])
 def test_gather(axis: int | None, indices: Any) -> None:
