@@ -134,6 +134,15 @@ def may_differ(*tensors: tuple[int | str | None, ...]) -> bool:
     return any(len({dim for dim in dims if dim is not None}) > 1 for dims in zip(*tensors, strict=False))
 
 
+def keeps_shape(x: tuple[int | str | None, ...], y: tuple[int | str | None, ...]) -> bool:
+    """Whether two tensors of as many elements, with these extents (`Draft.dims`), have one shape for all sizes."""
+    if len(x) != len(y) or may_differ(x, y):
+        return False
+    unknown = [after for before, after in zip(x, y, strict=True) if before is None or after is None]
+    # One extent follows from the others. A number there would be a condition on x.
+    return len(unknown) < 2 and all(extent is None for extent in unknown)
+
+
 def unique(name: str, taken: Iterable[str]) -> str:
     """``name``, or the first of ``name.1``, ``name.2`` ... that is not taken."""
     if name not in taken:

@@ -1,4 +1,4 @@
-"""Casts between the integers of a caller and the numbers of a graph, which need no node of a pass.
+"""Nodes that a pass does without: Casts between the integers of a caller and the numbers of a graph.
 
 An input of integers of at most 16 bits is copied in as float32 if nothing but Casts reads it: float32 has all these
 numbers. An output that a Cast makes of float32 is converted while it is copied out. So neither is held as int64, and
@@ -16,7 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from streamrt.graph import TYPES, Graph, Node
-from streamrt.ops import FLOAT32, INT64, Operand, computed_type
+from streamrt.ops import FLOAT32, INT64, Lowered, Operand, computed_type
+from streamrt.ops.rows import has_rows
 
 #: Integers of so many bytes are exact in float32, which has 24 bits.
 _EXACT = 2
@@ -48,10 +49,10 @@ class Casts:
         self._floats = floats
         self._results = {spec.name: spec.dtype for spec in graph.outputs}
         self._reads = Counter(name for node in graph.nodes for name in (*node.inputs, *node.sizes.values()))
-        self._same: dict[str, str] = {}  # results of Casts, and what is read instead
+        self._same: dict[str, str] = {}  # results of nodes that a pass does without, and what is read instead
 
     def reader(self, node: Node) -> Node:
-        """``node``, which reads inputs instead of their Casts."""
+        """``node``, which reads the inputs of nodes that a pass does without, instead of their results."""
         if self._same.keys().isdisjoint(node.inputs):
             return node
         return replace(node, inputs=tuple(self._same.get(name, name) for name in node.inputs))
@@ -73,6 +74,23 @@ class Casts:
         elif not self._may_be_copied_out(source, result, target, operands) or not _rename(source, result, nodes):
             return False
         operands[result] = operands[source]
+        return True
+
+    def unchanged(self, node: Node, low: Lowered, operands: MutableMapping[str, Operand]) -> bool:
+        """Whether a pass in bands does without ``node``: it leaves a picture as it is, as a Reshape may.
+
+        Args:
+            node: the next node, which reads what `reader` says.
+            low: the node, lowered.
+            operands: as in `replaced`.
+        """
+        if low.view_of is None or node.outputs[0] in self._results:
+            return False
+        source = operands[node.inputs[low.view_of]]
+        if not has_rows(source) or low.outputs != (source.shape,):
+            return False
+        self._same[node.outputs[0]] = node.inputs[low.view_of]
+        operands[node.outputs[0]] = source._replace(batch=None if low.fixed else low.batch)
         return True
 
     def _may_be_copied_out(self, source: str, result: str, target: str, operands: Mapping[str, Operand]) -> bool:

@@ -354,6 +354,9 @@ class _Compiler:
             for each in low.parts:
                 self._lower(each, part=True)
             return
+        if self._bands and self._casts.unchanged(node, low, self.operands):
+            self.whole &= low.batchwise
+            return
         batch = None if low.fixed else low.batch
         for index, (name, shape) in enumerate(zip(node.outputs, low.outputs, strict=True)):
             if name:

@@ -39,20 +39,25 @@ def extents_of(name: str, out: str, first: int = 0) -> list[Any]:
 INDICES = {f"i{i}": integers(i) for i in range(4)}
 
 
-def test_channel_shuffle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows_first", [False, True])
+def test_channel_shuffle(tmp_path: Path, rows_first: bool) -> None:
+    """With rows before channels it is none, and its extents are computed."""
     nodes = [
         *extents_of("x", "d"),
         node("Div", ["d1", "two"], ["per"]),
         node("Concat", ["d0", "two", "per", "d2", "d3"], ["apart"], axis=0),
         node("Reshape", ["x", "apart"], ["a"]),
-        node("Transpose", ["a"], ["t"], perm=[0, 2, 1, 3, 4]),
+        node("Transpose", ["a"], ["t"], perm=[0, 3, 2, 1, 4] if rows_first else [0, 2, 1, 3, 4]),
         node("Concat", ["d0", "minus", "d2", "d3"], ["together"], axis=0),
         node("Reshape", ["t", "together"], ["y"]),
     ]
     model = make_model(nodes, INDICES | {"two": integers(2), "minus": integers(-1)}, inputs=ANY)
     graph = check_sizes(model, tmp_path)
-    assert ops(graph) == ["Reshape", "Transpose", "Reshape"]
-    assert [dict(n.sizes) for n in run_nodes(graph)] == [{"shape": "apart"}, {}, {"shape": "together"}]
+    if rows_first:
+        assert ops(graph) == ["Reshape", "Transpose", "Reshape"]
+        assert [dict(n.sizes) for n in run_nodes(graph)] == [{"shape": "apart"}, {}, {"shape": "together"}]
+    else:
+        assert ops(graph) == ["Gather"]
 
 
 def test_positions_in_one_axis_and_back(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from kernels.isas import NUMPY, using
 from model import zoo
 from model.test_bands import Builder, planned
 from streamrt import _core
+from streamrt.format import read_header
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,6 +77,43 @@ def _repeated(build: Builder, x: str) -> str:
     return build.conv(build.node("Mul", [x, build.node("Add", [one, two])]), 8, 8)
 
 
+def _shuffle(build: Builder, x: str, groups: int, each: int) -> str:
+    """As torch's exporters write a shuffle of channels in groups."""
+    shape = build.node("Shape", [x])
+    samples, *positions = (
+        build.node("Slice", [shape, *(build.constant([end], np.int64) for end in (axis, axis + 1))])
+        for axis in (0, 2, 3)
+    )
+    apart, whole = (build.constant(extents, np.int64) for extents in ([groups, each], [groups * each]))
+    x = build.node("Reshape", [x, build.node("Concat", [samples, apart, *positions], axis=0)])
+    x = build.node("Transpose", [x], perm=[0, 2, 1, 3, 4])
+    return build.node("Reshape", [x, build.node("Concat", [samples, whole, *positions], axis=0)])
+
+
+def _shuffled(groups: int, each: int) -> Callable[[Builder, str], str]:
+    """Two units of ShuffleNetV2: some channels stay, others are computed from, and all are shuffled."""
+
+    def network(build: Builder, x: str) -> str:
+        inner, channels = 8, groups * each
+        for _ in range(2):
+            x = build.conv(x, inner, channels, 1)
+            ends = [build.constant([end], np.int64) for end in (0, each, channels)]
+            axis = build.constant([1], np.int64)
+            first, second = (build.node("Slice", [x, *pair, axis]) for pair in itertools.pairwise(ends))
+            second = build.conv(second, channels - each, channels - each)
+            x = _shuffle(build, build.node("Concat", [first, second], axis=1), groups, each)
+            inner = channels
+        return build.conv(x, inner, 8)
+
+    return network
+
+
+def _gathered(build: Builder, x: str) -> str:
+    """Channels at any distances, some of them twice."""
+    indices = build.constant([7, 0, 1, 1, 5, 2, 7], np.int64)
+    return build.conv(build.node("Gather", [x, indices], axis=1), 7, 8)
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
@@ -84,6 +123,10 @@ NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "cubic": _resized(2),
     "two thirds": _two_thirds,
     "expanded and tiled": _repeated,
+    "shuffled, 2 groups": _shuffled(2, 8),
+    "shuffled, 3 groups": _shuffled(3, 5),
+    "shuffled, groups of one channel": _shuffled(7, 1),
+    "some channels": _gathered,
     "reductions of channels": _gate_of_channels,
     "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),
@@ -132,6 +175,48 @@ def test_strips_have_the_bits_of_the_whole(tmp_path: Path, name: str) -> None:
         else:
             assert result.tobytes() == whole.tobytes()
         assert budget > least or plan.bands[0].strips > 2
+
+
+@pytest.mark.parametrize("groups", [2, 3, 7])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_shuffles_of_pictures_of_any_size(tmp_path: Path, groups: int, samples: int) -> None:
+    """Packing does not know that the last Reshape of a shuffle gives a map its own extents. Each call does."""
+    build = Builder(3, "h", "w")
+    x = build.conv("x", 3, 7 * groups, strides=[2, 2])
+    x = build.conv(_shuffle(build, x, groups, 7), 7 * groups, 8)
+    x = build.conv(_shuffle(build, x, 8, 1), 8, 8)
+    path = build.pack(tmp_path / "model", _shuffle(build, x, 4, 2))
+    operators = [node.op for node in read_header(path).graph.nodes]
+    assert operators.count("Reshape") == operators.count("Gather") == 3
+    for height, width in ((480, 60), (16, 1601)):
+        given = zoo.random_input(samples, 3, height, width)
+        with streamrt.Model(path, exact=True) as model:
+            whole = model(given)
+        found = planned(path, given)
+        for _, _, result in found:
+            assert result.tobytes() == whole.tobytes()
+        (bands,) = found[0][1].bands
+        assert max(bands.count, bands.strips) > 4
+
+
+def test_a_picture_of_another_shape_begins_a_section(tmp_path: Path) -> None:
+    """A Reshape that makes columns of rows needs the whole, but not for a square."""
+    build = Builder(3, "h", "w")
+    x = build.conv(build.conv("x", 3, 8), 8, 8)
+    samples, rows, columns = (
+        build.node("Slice", [build.node("Shape", [x]), *(build.constant([end], np.int64) for end in (axis, axis + 1))])
+        for axis in (0, 2, 3)
+    )
+    extents = build.node("Concat", [samples, build.constant([8], np.int64), columns, rows], axis=0)
+    x = build.conv(build.node("Reshape", [x, extents]), 8, 8)
+    path = build.pack(tmp_path / "model", build.conv(x, 8, 3))
+    for shape, count in (((1, 3, 160, 64), 2), ((1, 3, 100, 100), 1)):
+        given = zoo.random_input(*shape)
+        with streamrt.Model(path, exact=True) as model:
+            whole, least = model(given), model.min_budget(shape)
+        with streamrt.Model(path, least, exact=True) as model:
+            assert model(given).tobytes() == whole.tobytes()
+            assert len(model.plan_for(shape).bands) == count
 
 
 def test_what_is_mirrored_lies_in_one_strip(tmp_path: Path) -> None:

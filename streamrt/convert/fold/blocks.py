@@ -7,7 +7,7 @@ number of samples must be known: then neither Reshape can mean anything else for
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from streamrt.convert import limits
@@ -43,6 +43,17 @@ _KINDS: Mapping[tuple[int, ...], _Kind] = {
 
 def recognise_blocks(draft: Draft) -> None:
     """Replace the last node of each. Nodes that nothing reads any more stay."""
+    for split, moved, last in between_reshapes(draft):
+        kind = next((kind for perm, kind in _KINDS.items() if perm == moved.attrs.get("perm")), None)
+        extents = [draft.dims.get(name, ())[1:] for name in (split.inputs[0], split.outputs[0], last.outputs[0])]
+        blocks = _blocks_of(kind, *extents) if kind is not None else None
+        if kind is not None and blocks is not None:
+            last.op, last.inputs, last.sizes = kind.op, [split.inputs[0]], {}
+            last.attrs = {"blocksize": blocks, "mode": kind.mode}
+
+
+def between_reshapes(draft: Draft) -> Iterator[tuple[DraftNode, DraftNode, DraftNode]]:
+    """Each Reshape, Transpose and Reshape in a row. Nothing else reads what is between them."""
     producers, readers = draft.producers(), draft.readers()
 
     def alone(node: DraftNode | None, op: str) -> bool:
@@ -56,14 +67,8 @@ def recognise_blocks(draft: Draft) -> None:
         if moved is None or not alone(moved, "Transpose") or readers[moved.outputs[0]] != 1:
             continue
         split = producers.get(moved.inputs[0])
-        if split is None or not alone(split, "Reshape") or readers[split.outputs[0]] != 1:
-            continue
-        kind = next((kind for perm, kind in _KINDS.items() if perm == moved.attrs.get("perm")), None)
-        extents = [draft.dims.get(name, ())[1:] for name in (split.inputs[0], split.outputs[0], last.outputs[0])]
-        blocks = _blocks_of(kind, *extents) if kind is not None else None
-        if kind is not None and blocks is not None:
-            last.op, last.inputs, last.sizes = kind.op, [split.inputs[0]], {}
-            last.attrs = {"blocksize": blocks, "mode": kind.mode}
+        if split is not None and alone(split, "Reshape") and readers[split.outputs[0]] == 1:
+            yield split, moved, last
 
 
 _Extents = tuple[int | str | None, ...]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrt.convert import limits
-from streamrt.convert.draft import Draft, DraftNode, may_differ
+from streamrt.convert.draft import Draft, DraftNode, keeps_shape
 from streamrt.convert.weights import Weight
 
 
@@ -78,12 +78,7 @@ class _Finder:
     def _restores(self, split: DraftNode, last: DraftNode) -> bool:
         """Whether the result of ``last`` has the shape of the input of ``split`` for all sizes."""
         name = split.inputs[0]
-        x, y = self._dims[name], self._dims.get(last.outputs[0], ())
         size = self._sizes.get(last.sizes.get("shape", ""))
         if size is not None and size.op == "Shape" and size.inputs == [name]:
             return not size.attrs.get("start") and "end" not in size.attrs
-        if len(x) != len(y) or may_differ(x, y):
-            return False
-        unknown = [after for before, after in zip(x, y, strict=True) if before is None or after is None]
-        # Both have as many elements, so one extent follows from the others. A number there would be a condition on x.
-        return len(unknown) < 2 and all(extent is None for extent in unknown)
+        return keeps_shape(self._dims[name], self._dims.get(last.outputs[0], ()))

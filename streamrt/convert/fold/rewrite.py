@@ -3,8 +3,8 @@
 The steps, in this order:
 
 1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`).
-2. GroupNormalization, SpaceToDepth and DepthToSpace that are spelled out become one node (`grouped`, `blocks`). Then
-   two successive Reshapes become one.
+2. GroupNormalization, SpaceToDepth, DepthToSpace and shuffles of channels that are spelled out become one node
+   (`grouped`, `blocks`, `shuffled`). Then two successive Reshapes become one.
 3. Activations that are spelled out in arithmetic become one node (`spelled`).
 4. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
 5. Padding becomes an attribute of the convolution or pooling after it.
@@ -33,6 +33,7 @@ from streamrt.convert.fold.grouped import recognise_group_normalization
 from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
 from streamrt.convert.fold.shared import share_size_nodes
+from streamrt.convert.fold.shuffled import recognise_shuffles
 from streamrt.convert.fold.spelled import recognise_activations
 from streamrt.convert.fold.spread import fold_spread
 from streamrt.graph import Activation, Attr
@@ -53,6 +54,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     _drop_identities(draft)
     recognise_group_normalization(draft)
     recognise_blocks(draft)
+    recognise_shuffles(draft, shapes)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
     recognise_attention(draft, shapes)

@@ -33,6 +33,24 @@ FAULTS = (
         ("tests/convert",),
     ),
     Fault(
+        "shuffled-samples",
+        "convert",
+        "streamrt/convert/fold/shuffled.py",
+        "if x[:2] != (samples, channels) or channels > _MOST:",
+        "if x[1] != channels or channels > _MOST:",
+        "channels of several samples are taken for those of one",
+        ("tests/convert",),
+    ),
+    Fault(
+        "shuffled-zeros",
+        "convert",
+        "streamrt/convert/fold/shuffled.py",
+        "return 0 not in wanted[1:]",
+        "return True",
+        "a Reshape takes an extent of the picture for one of its groups",
+        ("tests/convert",),
+    ),
+    Fault(
         "wrapped-sums",
         "convert",
         "streamrt/convert/onnx/node.py",
@@ -71,7 +89,7 @@ FAULTS = (
     Fault(
         "group-shape",
         "convert",
-        "streamrt/convert/fold/grouped.py",
+        "streamrt/convert/draft.py",
         "return len(unknown) < 2 and all(extent is None for extent in unknown)",
         "return len(unknown) < 3",
         "a normalisation between Reshapes keeps its shape where the last Reshape gives it another",
