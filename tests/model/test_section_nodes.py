@@ -114,6 +114,17 @@ def _gathered(build: Builder, x: str) -> str:
     return build.conv(build.node("Gather", [x, indices], axis=1), 7, 8)
 
 
+def _channels_last(build: Builder, x: str) -> str:
+    """A block of ConvNeXt: a normalisation of channels and two dense layers of each position, with channels last."""
+    y = build.node("Conv", [x, build.weight(8, 1, 7, 7)], pads=[3] * 4, group=8)
+    y = build.node("Transpose", [y], perm=[0, 2, 3, 1])
+    y = build.node("LayerNormalization", [y, build.weight(8), build.weight(8)])
+    y = build.node("Gelu", [build.node("MatMul", [y, build.weight(8, 16)])])
+    y = build.node("Add", [build.node("MatMul", [y, build.weight(16, 8)]), build.weight(8)])
+    y = build.node("Transpose", [y], perm=[0, 3, 1, 2])
+    return build.node("Add", [build.node("Mul", [y, build.weight(8, 1, 1)]), x])
+
+
 #: Networks from ``x``, which has 8 channels and no activation; each is one section.
 NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "a mean with its activation": _activated_mean,
@@ -127,6 +138,7 @@ NETWORKS: dict[str, Callable[[Builder, str], str]] = {
     "shuffled, 3 groups": _shuffled(3, 5),
     "shuffled, groups of one channel": _shuffled(7, 1),
     "some channels": _gathered,
+    "channels last": _channels_last,
     "reductions of channels": _gate_of_channels,
     "cubic and antialiased": _resized(0.5, antialias=1),
     "a wide mirrored border": _padded("reflect", 9, 40),

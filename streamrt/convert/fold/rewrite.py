@@ -4,7 +4,8 @@ The steps, in this order:
 
 1. Nodes that do nothing are removed. Steps of quantisation become one operator (`quantized`).
 2. GroupNormalization, SpaceToDepth, DepthToSpace and shuffles of channels that are spelled out become one node
-   (`grouped`, `blocks`, `shuffled`). Then two successive Reshapes become one.
+   (`grouped`, `blocks`, `shuffled`). What runs with channels last runs with channels first (`channels`). Then two
+   successive Reshapes become one.
 3. Activations that are spelled out in arithmetic become one node (`spelled`).
 4. Attention that is spelled out becomes one node, and products read transposed operands as they lie (`attention`).
 5. Padding becomes an attribute of the convolution or pooling after it.
@@ -29,6 +30,7 @@ from streamrt.convert.draft import Draft, DraftNode
 from streamrt.convert.fold.affine import fold_affine
 from streamrt.convert.fold.attention import fold_transposes, recognise_attention
 from streamrt.convert.fold.blocks import recognise_blocks
+from streamrt.convert.fold.channels import move_channels_first
 from streamrt.convert.fold.grouped import recognise_group_normalization
 from streamrt.convert.fold.quantized import fuse_quantization
 from streamrt.convert.fold.scaled import fuse_scalings
@@ -55,6 +57,7 @@ def rewrite(draft: Draft, shapes: Mapping[str, Shape]) -> None:
     recognise_group_normalization(draft)
     recognise_blocks(draft)
     recognise_shuffles(draft, shapes)
+    move_channels_first(draft, shapes)
     _skip_reshapes(draft)
     recognise_activations(draft, shapes)
     recognise_attention(draft, shapes)
