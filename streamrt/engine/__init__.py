@@ -15,8 +15,8 @@ share a workspace, and `steps` makes their steps. `groups` puts batches of one c
 as they lie in the file, and `tables` reads single rows of them. `verification` finds damaged weights as they arrive.
 `comparison` tells how much the answers of two models differ. `loader` has weights in memory while there is no session.
 
-The planner has eight helpers. `prepared` remembers what it found, and `programs` keeps programs. `trial` tries a new
+The planner has nine helpers. `prepared` remembers what it found, and `programs` keeps programs. `trial` tries a new
 graph. `node_weights` lists the weights that nodes read. `micro_batch` divides a batch that does not fit, and `bands`
-one sample; `cache_parts` divides a batch whose activations leave the cache. `pass_size` finds how many samples to run
-together.
+one sample; `shortest` finds out whether another way is faster than the first that fits. `cache_parts` divides a batch
+whose activations leave the cache. `pass_size` finds how many samples to run together.
 """

@@ -49,6 +49,9 @@ _LONGER = 1.2
 #: Of these programs plan the first that fit, because a plan takes up to a second.
 _MOST_FASTER = 3
 
+#: The refusal that a search begins with if whole activations fit: no program can need fewer bytes.
+_FITS = BudgetError("whole activations fit", 0)
+
 #: Compiles a program; a lean one if the first argument is true; in the numbers of bands and strips of the next two. For
 #: the others see `compile_program`.
 Compile = Callable[[bool, int, int, int, tuple[Way, ...], Known], Program]
@@ -253,6 +256,27 @@ def fit_in_bands(
         del refused  # the traceback has this frame, so that the error would refer to itself
 
 
+def faster_bands(
+    budget: int, programs: InBands, plan_for: Callable[[Program], Plan], most_steps: float, most_read: float
+) -> tuple[Program, Plan] | None:
+    """One of ``programs`` with a short pass, and its plan, where whole activations fit; None if there is none.
+
+    It has whole rows, and no node runs again. More bands have more steps, and read more.
+
+    Args:
+        budget: bytes.
+        programs: that are tried.
+        plan_for: see `fit_in_bands`.
+        most_steps: of a pass.
+        most_read: bytes of weights that a pass may read.
+    """
+    group = next(programs.groups(), None)
+    if group is None or group.held >= budget:
+        return None
+    best, _ = _shortest(_FITS, budget, programs, group, (), plan_for, most_steps, most_read)
+    return None if best is None else _faster(best, programs, budget, plan_for)
+
+
 def _may_be_shorter(group: Group, found: Sequence[tuple[Program, Plan]], weights: int) -> bool:
     """Whether a program of a group that comes later may have a shorter pass than those that were ``found``.
 
@@ -275,15 +299,20 @@ def _shortest(
     group: Group,
     before: Sequence[tuple[Program, Plan]],
     plan_for: Callable[[Program], Plan],
+    most_steps: float = math.inf,
+    most_read: float = math.inf,
 ) -> tuple[tuple[Program, Plan] | None, BudgetError]:
     """One program of a group, and the error with the least ``minimum``.
 
     A program in which more nodes run again than in those that were found ``before`` must read fewer bytes than these.
+    ``most_steps`` and ``most_read`` are those of `faster_bands`.
     """
-    most: float = min((plan.streamed_bytes for _, plan in before if group.strips == 1), default=math.inf)
+    most = min((plan.streamed_bytes for _, plan in before if group.strips == 1), default=most_read)
     best: tuple[Program, Plan] | None = None
     larger: list[Program] = []
     for program in group.programs:
+        if len(program.steps) > most_steps:
+            break
         if program.memory > budget:
             larger.append(program)
             continue

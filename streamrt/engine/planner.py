@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 from streamrt.engine.bands import least_budget, with_bands
-from streamrt.engine.cache_parts import in_parts
 from streamrt.engine.inputs import batch_of, with_batch
-from streamrt.engine.micro_batch import fit
 from streamrt.engine.node_weights import node_weights
 from streamrt.engine.pass_size import best_size, most_held
 from streamrt.engine.prepared import REMEMBERED, CallKey, Prepared, Refusals, Remembered, key_of
 from streamrt.engine.programs import Programs
+from streamrt.engine.shortest import Call, planned
 from streamrt.engine.trial import first_program
 from streamrt.errors import FormatError, InputError
 from streamrt.graph import Graph
@@ -234,8 +233,8 @@ class Planner:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
 
         plan_for = partial(self._plan, thorough=thorough)
-        found = fit(program, samples, self.budget, compile_for, plan_for, in_bands)
-        return Prepared(graph, shapes, *in_parts(*found, samples, compile_for, plan_for, self._weights, self.rates))
+        call = Call(samples, self.budget, self.rates, compile_for, plan_for, self._weights, in_bands)
+        return Prepared(graph, shapes, *planned(call, program, by_time=self._programs.bands))
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
         plan = make_plan(

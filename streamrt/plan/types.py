@@ -122,7 +122,7 @@ class Plan:
         overhead: seconds of processing for each byte of ranges of this size, beside those of the disk.
         share: the part of the reading speed that is left with so small a window, from 0 to 1.
         by_index: whether rows of tables are read one by one, and no range has a table (``NodeWeights.indexed``).
-        bands: the nodes that run in bands, because whole activations do not fit in the budget.
+        bands: the nodes that run in bands, because whole activations do not fit in the budget, or a pass is faster.
         nodes: if there are any, the node of each step of a round.
         rounds: how often a pass runs all ``tiles``. Each time it needs the ``ranges`` in this order.
     """

@@ -6,6 +6,15 @@ from faults.fault import ENGINE, POOL, Fault
 
 FAULTS = (
     Fault(
+        "whole-if-it-fits",
+        "engine",
+        "streamrt/engine/shortest.py",
+        "if by_time and found[1].streamed_bytes and",
+        "if not by_time and found[1].streamed_bytes and",
+        "whole activations are held although their weights then stream for longer",
+        ("tests/model",),
+    ),
+    Fault(
         "workspace-too-small",
         "engine",
         "streamrt/engine/sessions.py",
