@@ -151,6 +151,14 @@ def _refuse_skip(report: Any, *accepted: str) -> None:
             report.longrepr = f"skipped, though STREAMRT_TEST_NO_SKIP is set: {report.longrepr}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """CI finds slow tests by a text of their files, and collects no others with them."""
+    for path in {item.path for item in items if item.get_closest_marker("slow")}:
+        if "mark.slow" not in path.read_text():
+            raise pytest.UsageError(f"{path}: a slow test without the text 'mark.slow', by which .ci/run finds it")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Iterator[None]:
     report = yield

@@ -1,4 +1,4 @@
-"""A warning is an error in CI, and not for a newcomer, whose packages may be newer than the tests."""
+"""What CI demands of tests. A warning is an error there, and not for a newcomer, whose packages may be newer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,3 +40,15 @@ def test_only_ci_fails_for_a_warning(checkout: Path, tmp_path: Path, script: str
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-n", "0", "-c", checkout / "pyproject.toml", "test_one.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1].startswith(outcome), done.stdout
+
+
+@pytest.mark.parametrize("text", ["@pytest.mark.slow", "@minutes"])
+def test_ci_finds_each_slow_test(checkout: Path, request: pytest.FixtureRequest, tmp_path: Path, text: str) -> None:
+    """By a text of its file, because it does not collect the tests of other files."""
+    found = request.config.pluginmanager.get_plugin(str(checkout / "tests/conftest.py"))
+    path = tmp_path / "test_one.py"
+    path.write_text(text)
+    request.node.add_marker("slow")
+    item = SimpleNamespace(path=path, get_closest_marker=request.node.get_closest_marker)
+    with nullcontext() if "mark.slow" in text else pytest.raises(pytest.UsageError, match=r"test_one\.py: a slow test"):
+        found.pytest_collection_modifyitems([item])
