@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from threadpoolctl import threadpool_limits
 
 from markers import LACKING_INSTRUCTIONS, LACKING_PACKAGE
 
@@ -50,6 +51,11 @@ if "bench" not in sys.modules:  # the micro-benchmarks may have been collected b
 
 from bench.process import cgroup  # noqa: E402
 from streamrt.host import rates  # noqa: E402
+
+# As many processes run tests as there are processors. In each of them, threads of BLAS would wait busily for products
+# and take half of the time. Processes that tests start have the usual number of threads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    threadpool_limits(1, user_api="blas")
 
 
 @pytest.fixture(autouse=True)

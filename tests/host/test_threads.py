@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import types
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from streamrt.host import threads
 
@@ -50,6 +52,12 @@ PRELUDE = """
             while_set.set()
             while_set.slow(count)
 """
+
+
+def test_blas_has_one_thread_in_each_of_several_processes_that_run_tests():
+    """The limit is that of tests/conftest.py."""
+    counts = [pool["num_threads"] for pool in threadpool_info() if "numpy" in pool["filepath"]]
+    assert "PYTEST_XDIST_WORKER" not in os.environ or set(counts) <= {1}
 
 
 @pytest.mark.parametrize(
