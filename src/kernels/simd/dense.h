@@ -229,7 +229,7 @@ V void dense_totals(const int count, const vf *sums, float *totals) {
         const int apart = left / 2; /* 0: one vector is left, and added to itself */
         left -= apart;
 #pragma GCC unroll 4
-        for (int i = 0; i < left; i++) v[i] = zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart]);
+        for (int i = 0; i < left; i++) v[i] = fold(v[i], v[i + apart], width);
     }
     store(part, v[0]); /* each total VL / most times */
 #pragma GCC unroll 8

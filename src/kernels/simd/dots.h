@@ -17,7 +17,7 @@ V vf sums_of_lanes(vf v[VL]) {
 #pragma GCC unroll 4
     for (int half = VL / 2; half > 0; half /= 2)
 #pragma GCC unroll 8
-        for (int i = 0; i < half; i++) v[i] = zip_low(v[i], v[i + half]) + zip_high(v[i], v[i + half]);
+        for (int i = 0; i < half; i++) v[i] = fold(v[i], v[i + half], 2 * half);
     return v[0];
 }
 

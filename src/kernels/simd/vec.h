@@ -68,6 +68,11 @@ V vf vmin(vf a, vf b);         /* b when either is NaN */
 V vf max_nan(vf a, vf b);      /* NaN when either is, as numpy.maximum */
 V vf select_less(vf x, vf y, vf a, vf b); /* x < y ? a : b; b when either of x and y is NaN */
 
+/* A step of adding up the lanes of a and of b, for the widths VL, VL / 2 ... 2 in turn: of each sum `width` lanes
+ * become half as many, lane i plus lane i + width / 2. After the last step the sums lie as if each step had been
+ * zip_low(a, b) + zip_high(a, b). Before that lanes may lie in another order. */
+V vf fold(vf a, vf b, int width);
+
 #if HAS_CRC32C
 V uint64_t crc32c_word(uint64_t crc, uint64_t word); /* the register of CRC-32C after 8 more bytes, the lowest first */
 V uint64_t crc32c_byte(uint64_t crc, uint8_t byte);

@@ -141,6 +141,13 @@ V vf zip_high(vf a, vf b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
 
+/* The first step moves halves of vectors. After it the lanes of a sum are in one half, so no other step crosses halves.
+ */
+V vf fold(vf a, vf b, int width) {
+    if (width == VL) return _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
+    return _mm256_unpacklo_ps(a, b) + _mm256_unpackhi_ps(a, b);
+}
+
 V vf select_less(vf x, vf y, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
 }

@@ -123,6 +123,10 @@ V vf zip_high(vf a, vf b) {
     return _mm512_permutex2var_ps(a, pick, b);
 }
 
+V vf fold(vf a, vf b, int width) {
+    return zip_low(a, b) + zip_high(a, b);
+}
+
 V vf select_less(vf x, vf y, vf a, vf b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }

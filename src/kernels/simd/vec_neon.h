@@ -151,6 +151,10 @@ V vf zip_high(vf a, vf b) {
     return vzip2q_f32(a, b);
 }
 
+V vf fold(vf a, vf b, int width) {
+    return zip_low(a, b) + zip_high(a, b);
+}
+
 V vf select_less(vf x, vf y, vf a, vf b) {
     return vbslq_f32(vcltq_f32(x, y), a, b);
 }

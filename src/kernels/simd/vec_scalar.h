@@ -132,6 +132,10 @@ V vf blend(vi mask, vf a, vf b) {
     return (vf)((mask & (vi)a) | (~mask & (vi)b));
 }
 
+V vf fold(vf a, vf b, int width) {
+    return zip_low(a, b) + zip_high(a, b);
+}
+
 V vf select_less(vf x, vf y, vf a, vf b) {
     return blend(x < y, a, b);
 }

@@ -171,10 +171,18 @@ FAULTS = (
         "dense-lanes",
         "kernels",
         "src/kernels/simd/dense.h",
-        "zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart])",
-        "(most > 1 ? zip_low(v[i], v[i + apart]) + zip_high(v[i], v[i + apart])"
-        " : unzip_even(v[i], v[i]) + unzip_odd(v[i], v[i]))",
+        "fold(v[i], v[i + apart], width)",
+        "(most > 1 ? fold(v[i], v[i + apart], width) : unzip_even(v[i], v[i]) + unzip_odd(v[i], v[i]))",
         "a row alone adds its lanes up in another order than a row with others",
+        KERNELS,
+    ),
+    Fault(
+        "dense-halves",
+        "kernels",
+        "src/kernels/simd/vec_avx2.h",
+        "if (width == VL) return",
+        "if (width == 2) return",
+        "AVX2 moves halves of vectors in the last step of adding lanes up, and not in the first",
         KERNELS,
     ),
     Fault(
