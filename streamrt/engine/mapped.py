@@ -3,11 +3,13 @@
 A page of a mapped file that is written takes memory until the kernel has written it to the disk. It is read before it
 is written, with its neighbours. In a memory cgroup that is full, the kernel makes room with pages that passes need
 again: those of pinned weights. Rows that are written to the file are never read. The kernel is told to write them to
-the disk after each band, and to drop them after a later one.
+the disk after some bands, and to drop them after later ones. Bands may have one row, and a disk takes as long for a
+page as for many.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +27,8 @@ from streamrt.host.cgroups import PROC
 #: Memory is short if a result takes over half of what the process can still take. The kernel itself lets writers wait
 #: when 20 % of that is to be written.
 _SHORT = 2
+#: Rows that the kernel has not been told to write take at most 1/16 of what the process can still take.
+_HELD = 16
 #: Where a mapping and writes to its file are the same pages. Over a network they may not be.
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs"})
 #: The most buffers of one write: IOV_MAX of Linux.
@@ -49,10 +53,13 @@ class MappedRows:
         array: is C-contiguous and float32, and shares the file.
         file: a descriptor of the file that can be written. It is closed at the end.
         begin: where the array begins in the file, in bytes.
+        held: bytes of rows that may be in memory before the kernel is told to write them.
     """
 
-    def __init__(self, array: NDArray[Any], file: int, begin: int) -> None:
+    def __init__(self, array: NDArray[Any], file: int, begin: int, held: int) -> None:
         self._array, self._file, self._begin = array, file, begin
+        _, channels, height, _ = array.shape
+        self._step = max(1, held * height * channels // max(1, array.nbytes) // max(1, channels))  # rows
 
     def __enter__(self) -> MappedRows:
         return self
@@ -77,11 +84,12 @@ class MappedRows:
             at = self._place(channel, first) + left * rows.itemsize
             if right - left == width:
                 self._write([memoryview(row) for row in plane], at)
-                # Pages that have rows of another channel, or of a later band, stay.
-                self._forget(self._place(channel, 0), self._place(channel, last))
             else:
                 for number, row in enumerate(plane):
                     self._write([memoryview(row)], at + number * width * rows.itemsize)
+            if first // self._step < last // self._step or last == height:
+                # Pages that have rows of another channel, or of a later band, stay.
+                self._forget(self._place(channel, 0), self._place(channel, last))
 
     def _place(self, channel: int, row: int) -> int:
         """Where a row begins in the file, in bytes."""
@@ -110,7 +118,8 @@ def _opened(array: Target) -> MappedRows | None:
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.flags.c_contiguous:
         return None
     owner = _owner(array)
-    if owner is None or not _is_short(array.nbytes) or (place := _file_of(array)) is None:
+    room = _room()
+    if owner is None or array.nbytes * _SHORT <= room or (place := _file_of(array)) is None:
         return None
     path, device, inode, begin = place
     try:
@@ -126,7 +135,7 @@ def _opened(array: Target) -> MappedRows | None:
     inside = first % mmap.PAGESIZE
     with suppress(OSError):  # locked pages
         owner.madvise(mmap.MADV_DONTNEED, first - inside, inside + array.nbytes)
-    return MappedRows(array, file, begin)
+    return MappedRows(array, file, begin, int(room / _HELD))
 
 
 def _owner(array: NDArray[Any]) -> mmap.mmap | None:
@@ -137,12 +146,12 @@ def _owner(array: NDArray[Any]) -> mmap.mmap | None:
     return owner if isinstance(owner, mmap.mmap) else None
 
 
-def _is_short(size: int) -> bool:
-    """Whether memory is short for a result of so many bytes."""
+def _room() -> float:
+    """Bytes that the process can still take; infinity if that is not known."""
     try:
-        return size * _SHORT > memory.available()
+        return memory.available()
     except OSError:
-        return False
+        return math.inf
 
 
 def _file_of(array: NDArray[Any], proc: Path = PROC) -> tuple[bytes, int, int, int] | None:

@@ -34,8 +34,8 @@ def compiled_kernels() -> Iterator[None]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is short for every result."""
-    monkeypatch.setattr(mapped, "_is_short", lambda size: True)
+    """Memory is short for every result, and for each row of it."""
+    monkeypatch.setattr(mapped, "_room", lambda: 0)
 
 
 @pytest.fixture
@@ -207,6 +207,24 @@ def test_whole_pages_of_rows_are_given_back_after_each_band(monkeypatch: pytest.
     assert HEADER + out.nbytes - page < begin + length <= HEADER + out.nbytes
 
 
+@pytest.mark.parametrize(("left", "right"), [(0, 1024), (256, 640)])
+def test_rows_are_given_back_together(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, left: int, right: int) -> None:
+    """A disk takes as long for a page as for many. Rows of both channels may hold 1/16 of what there is."""
+    shape, row = (1, 2, 48, 1024), 4096
+    out, advised = array_in(tmp_path / "y", shape), list[tuple[int, int]]()
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, begin, length, advice: advised.append((begin, length)))
+    monkeypatch.setattr(mapped, "_room", lambda: 16 * 2 * 5 * row)
+    ends: list[int] = []
+    with mapped.in_files({"y": out}) as files:
+        for first in range(0, 48, 3):
+            advised.clear()
+            part = slice(0, 1), slice(None), slice(first, first + 3), slice(left, right)
+            files["y"][part] = np.zeros((1, 2, 3, right - left), np.float32)
+            assert len(advised) in (0, 2)
+            ends += [first + 3] if advised else []
+    assert ends == [6, 12, 15, 21, 27, 30, 36, 42, 45, 48]
+
+
 CODE = """
     import sys
     path, group, budget, y, room = sys.argv[1:]
@@ -236,12 +254,12 @@ CODE = """
 def test_pages_of_a_result_leave_a_full_cgroup(
     memory_cgroup: Callable[..., Any], run_limited: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A result of 96 MiB, in a group that has room for 48 MiB beside the budget."""
+    """A result of 96 MiB, in bands of whole rows, in a group that has room for 48 MiB beside the budget."""
     build = Builder(3, 1024, 1024)
     path = build.pack(tmp_path / "model", build.conv(build.conv("x", 3, 8), 8, 24))
     x = np.random.default_rng(0).standard_normal((1, 3, 1024, 1024), np.float32)
     with streamrt.Model(path, exact=True) as model:
-        whole, budget = model(x), model.min_budget(x.shape)
+        whole, budget = model(x), 2 * model.min_budget(x.shape)  # with the least it has 32 strips
     with memory_cgroup(None) as group:
         done = run_limited(CODE, path, group.path, budget, tmp_path / "y", 48 * MIB)
     assert done.returncode == 0, done.stderr
