@@ -119,10 +119,14 @@ class Draft:
 
     def new_param(self, name: str, weight: Weight) -> str:
         """Add a weight, and return its name: ``name``, or a similar name if that is taken."""
-        sizes = {name for node in self.size_nodes for name in node.outputs}
-        name = unique(name, self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs} | sizes)
+        name = unique(name, self.taken())
         self.params[name] = weight
         return name
+
+    def taken(self) -> set[str]:
+        """The names of all tensors and sizes."""
+        sizes = {name for node in self.size_nodes for name in node.outputs}
+        return self.params.keys() | self.producers().keys() | {spec.name for spec in self.inputs} | sizes
 
     def graph(self) -> Graph:
         """The finished graph."""

@@ -49,7 +49,8 @@ class Planner:
         frugal: count memory in pages if granules of 2 MiB would hold over 1/8 more, though pages are read more slowly.
             Plans for different budgets then have the same granule, except for very small budgets, so that weights
             stay in memory when the budget changes.
-        thorough: see `make_plan`. Plans from measured times are always thorough.
+        thorough: see `make_plan`; also look for faster ways than the first that fits, if calls may run in bands. Plans
+            from measured times are always thorough.
 
     Attributes:
         budget: as above.
@@ -234,7 +235,7 @@ class Planner:
 
         plan_for = partial(self._plan, thorough=thorough)
         call = Call(samples, self.budget, self.rates, compile_for, plan_for, self._weights, in_bands)
-        return Prepared(graph, shapes, *planned(call, program, by_time=self._programs.bands))
+        return Prepared(graph, shapes, *planned(call, program, by_time=thorough and self._programs.bands))
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:
         plan = make_plan(

@@ -22,9 +22,10 @@ from streamrt.program.compile import Program
 #: Take another way only if a call then takes under 90 % of the time. Plans are estimates, and other ways have costs
 #: that the simulation does not know.
 _WORTH = 0.9
-#: How many times as long a lean program computes that does without algorithms that need memory: 1.5 to 3 times.
+#: How many times as long a lean program computes that does without algorithms that need memory: 1.5 to 3 times. The
+#: simulation has one computing speed for all programs.
 _LEAN = 2
-#: Seconds that each step in bands takes beside its operations (docs/measurements.md).
+#: Seconds that each step in bands takes beside its operations (docs/bands.md).
 _STEP = 1e-4
 #: Seconds that finding programs in bands takes for each node of a graph (docs/measurements.md).
 _SEARCH = 5e-3
@@ -95,8 +96,9 @@ class _Search:
 
     def _try_bands(self) -> None:
         call, one = self._call, min(1, self._call.samples)
+        assert call.budget is not None  # without one nothing streams
         saved = self._seconds - self._passes(one) * self._least(one)
-        if call.budget is None or saved * _CALLS < len(self._first.nodes) * _SEARCH:
+        if saved * _CALLS < len(self._first.nodes) * _SEARCH:
             return
         most = _WORTH * self._seconds / self._passes(one)  # seconds of a pass that is worth it
         steps, read = len(self._first.nodes) + (most - self._sample) / _STEP, most * call.rates.disk
@@ -123,11 +125,11 @@ class _Search:
     def _least(self, part: int, workspace: int = 0, lean: bool = False) -> float:
         """Seconds that a pass of ``part`` samples takes at least, with a ``workspace`` of so many bytes.
 
-        Compared with the first way, it reads at most as many bytes less as the workspace is smaller, and perhaps at the
-        full speed of the disk.
+        Compared with the first way, it reads at most as many bytes less as its workspace and window are smaller, and
+        perhaps at the full speed of the disk.
         """
         disk, plan = self._call.rates.disk, self._plan
-        saved = max(0, self._first.workspace - workspace) / disk
+        saved = max(0, plan.workspace + plan.window - workspace) / disk
         fewer = (self._part - part) * self._sample  # seconds that it computes less
         computing = self._sample * max(1, part) * (self._lean if lean else 1)
         return max(

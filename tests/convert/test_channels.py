@@ -26,6 +26,8 @@ CONSTANTS: dict[str, Array] = {
     "conv": random(6, 6, 1, 1, seed=6),
     "columns": random(4, 6, seed=7),
     "one scale": np.float32(2.0),
+    "row": random(1, 6, seed=8),
+    "rows": random(1, 1, 1, 6, seed=9),
 }
 
 
@@ -75,7 +77,7 @@ def test_a_block_of_convnext(tmp_path: Path, free: bool) -> None:
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
-@pytest.mark.parametrize("other", [("bias",), (None, "bias"), ("number",), (None, "number")])
+@pytest.mark.parametrize("other", [("bias",), (None, "bias"), ("number",), (None, "number"), ("row",), (None, "rows")])
 def test_arithmetic(tmp_path: Path, op: str, other: tuple[Any, ...]) -> None:
     found = packed(block(("Sigmoid",), (op, *other), ("MatMul", "wide")), tmp_path, tolerance=2e-5)
     assert found == ["Sigmoid", op, "Conv"]
@@ -90,6 +92,33 @@ def test_a_weight_that_others_read_keeps_its_shape(tmp_path: Path) -> None:
     graph = check(model, tmp_path, {"x": random(2, 6, 5, 4)}, 2e-5)
     assert "Transpose" not in ops(graph)
     assert [each.inputs[1] for each in graph.nodes if each.op in ("Conv", "Gemm")] == ["wide.1", "wide"]
+
+
+def test_layers_with_one_weight_read_one_copy(tmp_path: Path) -> None:
+    nodes = block(("MatMul", "square"), ("Relu",), ("MatMul", "square"))
+    again = block(("MatMul", "square"))
+    again[0].input[0], nodes[-1].output[0] = "b", "b"
+    for each in again:
+        each.name, each.output[0] = f"again {each.output[0]}", each.output[0].replace("t", "u")
+    again[1].input[0], again[2].input[0] = "u0", "u1"
+    model = make_model([*nodes, *again], {"square": random(6, 6, seed=8)}, inputs={"x": (2, 6, 5, 4)})
+    graph = check(model, tmp_path, {"x": random(2, 6, 5, 4)}, 2e-5)
+    assert [each.inputs[1] for each in graph.nodes] == ["square.1"] * 3
+    assert set(read_header(tmp_path / "model.safetensors").tensors) == {"square.1"}
+
+
+def test_new_names_are_not_taken(tmp_path: Path) -> None:
+    """By a weight, an input or a size, either."""
+    names = ("t1.mean", "t1.less", "t1.normal", "t1.var")
+    nodes = block(("LayerNormalization", "scale"))
+    nodes[-1].output[0] = "z0"
+    nodes += [node("Add", ["z0", names[0]], ["z1"]), node("Mul", ["z1", names[1]], ["z2"])]
+    nodes += [node("Shape", ["z2"], [names[2]]), node("Expand", ["number", names[2]], ["z3"])]
+    nodes += [node("Mul", ["z2", "z3"], ["y"])]
+    constants = {"scale": CONSTANTS["scale"], names[0]: random(4, seed=8), "number": CONSTANTS["number"]}
+    model = make_model(nodes, constants, inputs={"x": ("N", 6, "H", "W"), names[1]: (1, 1, 1, 1)})
+    graph = check(model, tmp_path, {"x": random(2, 6, 5, 4), names[1]: random(1, 1, 1, 1)}, 2e-5)
+    assert "Transpose" not in ops(graph)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4", "bfloat16"])

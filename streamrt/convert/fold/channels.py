@@ -36,6 +36,7 @@ def move_channels_first(draft: Draft, shapes: dict[str, Shape]) -> None:
     readers, measured = draft.readers(), draft.measured()
     reading: dict[str, DraftNode] = {name: node for node in draft.nodes for name in node.inputs}
     instead: dict[int, list[DraftNode]] = {}
+    copies: dict[tuple[str, int], str] = {}
     for first in draft.nodes:
         limits.current().check_time()
         if first.op != "Transpose" or first.attrs.get("perm") != _LAST or first.activation:
@@ -51,7 +52,7 @@ def move_channels_first(draft: Draft, shapes: dict[str, Shape]) -> None:
         # A map of one position lies in memory as it would with channels last.
         if _WORTH.isdisjoint(node.op for node in run) or set(draft.dims.get(x, ())[2:]) == {1}:
             continue
-        moved = _Moved(draft, shapes, readers, x)
+        moved = _Moved(draft, shapes, readers, copies, x)
         for node in run[1:-1]:
             with limits.current().at(f"node {node.name!r} ({node.op})"):
                 moved.add(node)
@@ -72,21 +73,31 @@ def _can_move(draft: Draft, node: DraftNode, x: str) -> bool:
         case "LayerNormalization":
             return node.attrs.get("axis") == 3 and node.inputs[0] == x and set(weights) == {(channels,)}
         case "MatMul":  # its weights are (results, channels)
-            (shape,) = weights
-            plain = node.inputs[0] == x and node.attrs == {"transB": 1}
-            return plain and shape is not None and len(shape) == 2
+            plain = node.inputs[0] == x and node.attrs == {"transB": 1} and len(weights) == 1
+            return plain and weights[0] is not None and len(weights[0]) == 2
         case "Add" | "Sub" | "Mul" | "Div":
-            return set(weights) <= {(), (1,), (channels,)}
+            ones = [(1,) * axes for axes in range(4)]
+            return set(weights) <= {(), (1,), *((*each, channels) for each in ones)}
     return traits_of(node.op).activation and not weights
 
 
 class _Moved:
-    """Nodes of a run with channels first, made one after the other."""
+    """Nodes of a run with channels first, made one after the other.
 
-    def __init__(self, draft: Draft, shapes: dict[str, Shape], readers: Mapping[str, int], x: str) -> None:
+    ``copies`` has weights of all runs which other nodes may read, too: copies, by the names of those and their axes.
+    """
+
+    def __init__(
+        self,
+        draft: Draft,
+        shapes: dict[str, Shape],
+        readers: Mapping[str, int],
+        copies: dict[tuple[str, int], str],
+        x: str,
+    ) -> None:
         self.nodes: list[DraftNode] = []
-        self._draft, self._shapes, self._readers, self._x = draft, shapes, readers, x
-        self._taken = {name for node in draft.nodes for name in node.outputs}
+        self._draft, self._shapes, self._readers, self._copies, self._x = draft, shapes, readers, copies, x
+        self._taken = draft.taken()
 
     def add(self, node: DraftNode) -> None:
         """Add a node of the run, or those that compute the same."""
@@ -98,21 +109,23 @@ class _Moved:
         if node.op == "LayerNormalization":
             self._normalise(node, dims, shape)
         elif node.op == "MatMul":
-            inputs = [x, self._with_positions(node.inputs[1])]
+            inputs = [x, self._with_positions(node.inputs[1], 2)]
             self._emit(node.name, "Conv", inputs, {"kernel_shape": (1, 1), "group": 1}, y, dims, shape)
         else:
-            inputs = [self._with_positions(name) if name in self._draft.params else x for name in node.inputs]
+            inputs = [self._with_positions(name, 1) if name in self._draft.params else x for name in node.inputs]
             self._emit(node.name, node.op, inputs, node.attrs, y, dims, shape)
         self._x = y
 
-    def _with_positions(self, name: str) -> str:
-        """A weight with axes of one row and one column behind its own. Numbers stay as they are."""
+    def _with_positions(self, name: str, axes: int) -> str:
+        """A weight with axes of one row and one column behind its last ``axes``. Numbers stay as they are."""
         weight = self._draft.params[name]
         if weight.size == 1 and len(weight.shape) < 2:
             return name
-        weight = weight.reshaped((*weight.shape, 1, 1))
+        weight = weight.reshaped((*weight.shape[-axes:], 1, 1))
         if self._readers[name] > 1:
-            return self._param(name, weight)
+            if (name, axes) not in self._copies:
+                self._copies[name, axes] = self._param(name, weight)
+            return self._copies[name, axes]
         self._draft.params[name], self._shapes[name] = weight, weight.shape
         return name
 

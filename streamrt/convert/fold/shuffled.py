@@ -37,14 +37,15 @@ def recognise_shuffles(draft: Draft, shapes: dict[str, Shape]) -> None:
     for split, moved, last in between_reshapes(draft):
         x, between = split.inputs[0], moved.outputs[0]
         indices = _shuffle_of(draft, split, moved)
-        count += len(indices)
-        if not indices or count > _MOST_OF_ALL:
+        if not indices or count + len(indices) > _MOST_OF_ALL:
             continue
         attrs: dict[str, Attr] = {"axis": 1, "indices": indices}
         if keeps_shape(draft.dims[x], draft.dims.get(last.outputs[0], ())):
             last.op, last.inputs, last.sizes, last.attrs = "Gather", [x], {}, attrs
+            count += len(indices)
         elif between not in measured and _same_of_picture(draft, last, sizes):
             moved.op, moved.inputs, moved.attrs = "Gather", [x], attrs
+            count += len(indices)
             draft.dims[between], shapes[between] = draft.dims[x], shapes[x]
 
 

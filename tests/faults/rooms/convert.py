@@ -36,7 +36,7 @@ FAULTS = (
         "channels-of-columns",
         "convert",
         "streamrt/convert/fold/channels.py",
-        "set(weights) <= {(), (1,), (channels,)}",
+        "set(weights) <= {(), (1,), *((*each, channels) for each in ones)}",
         "True",
         "a weight of columns and channels is taken for one of channels",
         ("tests/convert",),

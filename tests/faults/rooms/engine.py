@@ -6,6 +6,24 @@ from faults.fault import ENGINE, POOL, Fault
 
 FAULTS = (
     Fault(
+        "no-window-saved",
+        "engine",
+        "streamrt/engine/shortest.py",
+        "plan.workspace + plan.window - workspace",
+        "plan.workspace - workspace",
+        "ways are left out that read faster because more weights fit in place of the window",
+        ("tests/model",),
+    ),
+    Fault(
+        "predict-by-parts",
+        "engine",
+        "streamrt/engine/planner.py",
+        "by_time=thorough and self._programs.bands",
+        "by_time=self._programs.bands",
+        "predict groups fewer samples, because batches that are faster in parts count as too large",
+        ("tests/model",),
+    ),
+    Fault(
         "whole-if-it-fits",
         "engine",
         "streamrt/engine/shortest.py",
