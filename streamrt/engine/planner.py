@@ -233,8 +233,8 @@ class Planner:
         def compile_for(part: int, lean: bool) -> Program:
             return self._programs.compile(graph, with_batch(shapes, part) if samples else shapes, lean)
 
-        plan_for = partial(self._plan, thorough=thorough)
-        call = Call(samples, self.budget, self.rates, compile_for, plan_for, self._weights, in_bands)
+        plan_for, quick = (partial(self._plan, thorough=each) for each in (thorough, False))
+        call = Call(samples, self.budget, self.rates, compile_for, plan_for, quick, self._weights, in_bands)
         return Prepared(graph, shapes, *planned(call, program, by_time=thorough and self._programs.bands))
 
     def _plan(self, program: Program, seconds: Sequence[float] | None = None, *, thorough: bool) -> Plan:

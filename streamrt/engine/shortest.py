@@ -43,6 +43,7 @@ class Call:
         rates: of the machine.
         compile_for: compiles a program for some of the samples.
         plan_for: makes the plan of a program. Raises BudgetError if it does not fit.
+        quick_plan_for: makes a plan in less time, with which ways are compared.
         weights_of: the weights that each step of a program reads, and how long it computes.
         in_bands: programs for one sample, or for the batch if it cannot be divided.
     """
@@ -52,6 +53,7 @@ class Call:
     rates: Rates
     compile_for: Compile
     plan_for: Callable[[Program], Plan]
+    quick_plan_for: Callable[[Program], Plan]
     weights_of: Callable[[Program], Sequence[NodeWeights]]
     in_bands: InBands
 
@@ -90,9 +92,12 @@ class _Search:
         for part, program in self._undivided():
             if self._may_be_faster(part, program.workspace, program.lean):
                 with suppress(BudgetError):
-                    self._compare(part, program, self._call.plan_for(program))
+                    self._compare(part, program, self._call.quick_plan_for(program))
         self._try_bands()
-        return self._best
+        program, plan = self._best
+        if program is self._first:
+            return self._best
+        return program, replace(self._call.plan_for(program), micro_batch=plan.micro_batch)
 
     def _try_bands(self) -> None:
         call, one = self._call, min(1, self._call.samples)
@@ -102,7 +107,7 @@ class _Search:
             return
         most = _WORTH * self._seconds / self._passes(one)  # seconds of a pass that is worth it
         steps, read = len(self._first.nodes) + (most - self._sample) / _STEP, most * call.rates.disk
-        found = faster_bands(call.budget, call.in_bands, call.plan_for, steps, read)
+        found = faster_bands(call.budget, call.in_bands, call.quick_plan_for, steps, read)
         if found is not None:
             self._compare(one, *found)
 
