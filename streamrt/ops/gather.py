@@ -43,24 +43,27 @@ def gather(call: Call) -> Lowered:
     batch = call.batch() or 0
     if out == x and not call.is_param(0) and np.array_equal(index, np.arange(x[axis])):
         return same_memory(call, x, axis != batch, batch)
+    grid = _grid(index)
 
     def bind(buffers: Buffers) -> Run:
         y, rows = buffers.outputs[0], buffers.weights(0)
         if isinstance(rows, Coded):
             return _decoded_rows(rows, indices, y)
-        return _copied(buffers.input(0), index, axis, y)
+        return _copied(buffers.input(0), index, grid, axis, y)
 
     after = batch if batch < axis else batch - 1 + len(shape)
     lowered = Lowered(outputs=(out,), bind=bind, batchwise=axis != batch, batch=after, dtypes=_gathered_type(call))
     if len(x) == len(out) == 4 and axis in (1, 3):
-        lowered = replace(lowered, by_rows=_GatheredRows(index, axis), columns=Columns() if axis == 1 else None)
+        lowered = replace(lowered, by_rows=_GatheredRows(index, grid, axis), columns=Columns() if axis == 1 else None)
     return lowered if axis == 0 else decoded(lowered, (call.operand(0),))
 
 
-def _copied(x: Array, index: NDArray[np.intp], axis: int, y: Array) -> Run:
-    """Copies the values of x at ``index`` along ``axis`` to y, which has them in any shape. No index is negative."""
+def _copied(x: Array, index: NDArray[np.intp], grid: tuple[int, int, int] | None, axis: int, y: Array) -> Run:
+    """Copies the values of x at ``index`` along ``axis`` to y, which has them in any shape. No index is negative.
+
+    ``grid`` is that of the indices (`_grid`).
+    """
     before, after = x.shape[:axis], x.shape[axis + 1 :]
-    grid = _grid(index)
     if grid is None:
         target = y.reshape(*before, len(index), *after)
 
@@ -81,15 +84,15 @@ def _grid(index: NDArray[np.intp]) -> tuple[int, int, int] | None:
 
     The result is None if distances differ.
     """
-    steps = np.diff(index)
-    along = int(steps[0]) if len(steps) else 0
-    others = np.flatnonzero(steps != along)
-    count = int(others[0]) + 1 if len(others) else len(index)
+    along = int(index[1] - index[0]) if len(index) > 1 else 0
+    others = index[1:] != index[:-1] + along
+    count = int(others.argmax()) + 1 if others.any() else len(index)
     if len(index) % count:
         return None
-    across = int(index[count] - index[0]) if len(others) else 0
-    grid = index[0] + across * np.arange(len(index) // count)[:, None] + along * np.arange(count)
-    return (count, across, along) if np.array_equal(grid.reshape(-1), index) else None
+    rows = index.reshape(-1, count)
+    across = int(rows[1, 0] - rows[0, 0]) if len(rows) > 1 else 0
+    same = all((row - rows[0] == number * across).all() for number, row in enumerate(rows))
+    return (count, across, along) if same else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +101,12 @@ class _GatheredRows:
 
     Attributes:
         index: the indices; none is negative.
+        grid: that in which they lie (`_grid`).
         axis: of (1, C, H, W).
     """
 
     index: NDArray[np.intp]
+    grid: tuple[int, int, int] | None
     axis: int
 
     def reads(self, first: int, last: int) -> tuple[int, int]:
@@ -111,7 +116,7 @@ class _GatheredRows:
         return 0
 
     def bind(self, x: Array, y: Array, first: int, memory: NDArray[np.uint8]) -> Run:
-        return _copied(x, self.index, 1 if self.axis == 1 else 2, y)  # rows are (rows, C, W)
+        return _copied(x, self.index, self.grid, 1 if self.axis == 1 else 2, y)  # rows are (rows, C, W)
 
     def narrowed(self, before: int, after: int) -> _GatheredRows:
         return self
