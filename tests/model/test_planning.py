@@ -68,7 +68,7 @@ def test_a_new_budget_makes_new_plans_of_the_same_programs(six_layers, monkeypat
     compiled = []
 
     def counted(*args, **options):
-        compiled.append(args)
+        compiled.append((args[2]["input"][0], options["lean"]))
         return compile_program(*args, **options)
 
     monkeypatch.setattr("streamrt.engine.programs.compile_program", counted)
@@ -85,7 +85,8 @@ def test_a_new_budget_makes_new_plans_of_the_same_programs(six_layers, monkeypat
             assert model._engine.session.prepared.program is program
             streamed.append(model.plan.streamed_bytes)
         assert streamed[2] > streamed[0] > streamed[1] == 0
-        assert len(compiled) == count
+    # A part of the batch may be faster, or a lean program. They are compared, and not kept.
+    assert not {(1, False), (3, False)} & set(compiled[count:])
 
 
 # ---------------------------------------------------------------- samples together
