@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from convert.exported import exported
 from convert.support import ops
 from kernels.isas import NUMPY
 from markers import needs
@@ -20,7 +19,7 @@ from streamrt.format import read_header
 
 pytestmark = pytest.mark.extras
 
-torch, torchvision, onnx, _ = needs("torch", "torchvision", "onnx", "onnxscript")
+torch, torchvision = needs("torch", "torchvision")
 
 
 def network() -> Any:
@@ -39,24 +38,8 @@ def network() -> Any:
 @pytest.mark.parametrize("dynamo", [False, True], ids=["older exporter", "exporter"])
 @pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
 def test_a_file_of_each_exporter(dynamo: bool, free: bool, tmp_path: Path) -> None:
-    module, options = network(), dict[str, Any]()
-    if free and dynamo:
-        options["dynamic_shapes"] = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-    elif free:
-        options["dynamic_axes"] = {"x": {0: "N", 2: "H", 3: "W"}}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = torch.onnx.export(
-            module,
-            (torch.randn(2, 3, 64, 48),),
-            None if dynamo else buffer,
-            dynamo=dynamo,
-            verbose=False,
-            input_names=["x"],
-            **options,
-        )
-    model = made.model_proto if dynamo else onnx.load_from_string(buffer.getvalue())
+    module = network()
+    model = exported(module, (2, 3, 64, 48), dynamo=dynamo, free=free)
     path = streamrt.pack(model, tmp_path / "out")
     found = ops(read_header(path).graph)
     assert found.count("Conv+Gelu") == 3

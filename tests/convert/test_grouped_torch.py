@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from convert.exported import exported
 from convert.support import ops
 from markers import needs
 from streamrt.format import read_header
@@ -19,7 +18,7 @@ from streamrt.graph import Graph
 
 pytestmark = pytest.mark.extras
 
-torch, onnx, _ = needs("torch", "onnx", "onnxscript")
+(torch,) = needs("torch")
 nn = torch.nn
 FREE = ("N", "C", "H", "W", "D")
 
@@ -91,24 +90,7 @@ def test_a_file_of_each_exporter(affine: bool, op: str, free: bool, dynamo: bool
     group = nn.GroupNorm(2, 4, affine=affine)
     inner = group if op == "GroupNormalization" else nn.InstanceNorm2d(4, affine=affine)
     module = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), inner, nn.ReLU()))
-    options: dict[str, Any] = {}
-    if free and dynamo:
-        options["dynamic_shapes"] = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-    elif free:
-        options["dynamic_axes"] = {"x": {0: "N", 2: "H", 3: "W"}}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = torch.onnx.export(
-            module,
-            (torch.randn(2, 3, 9, 8),),
-            None if dynamo else buffer,
-            dynamo=dynamo,
-            verbose=False,
-            input_names=["x"],
-            **options,
-        )
-    model = made.model_proto if dynamo else onnx.load_from_string(buffer.getvalue())
+    model = exported(module, (2, 3, 9, 8), dynamo=dynamo, free=free)
     path = streamrt.pack(model, tmp_path / "out")
     assert ops(graph_of(path)) == ["Conv", f"{op}+Relu"]
     for size in ((2, 3, 9, 8), *([(1, 3, 12, 20)] if free else [])):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 import streamrt
+from convert.exported import exported
 from convert.support import ops
 from kernels.isas import NUMPY
 from markers import needs
@@ -19,7 +18,7 @@ from streamrt.format import read_header
 
 pytestmark = pytest.mark.extras
 
-torch, torchvision, onnx, _ = needs("torch", "torchvision", "onnx", "onnxscript")
+torch, torchvision = needs("torch", "torchvision")
 nn = torch.nn
 
 
@@ -36,27 +35,6 @@ def network(name: str) -> Any:
     return nn.Sequential(nn.Conv2d(3, 12, 3, stride=2), residual(12, 12, 1), residual(12, 16, 2), residual(16, 16, 1))
 
 
-def packed(module: Any, path: Path, dynamo: bool, free: bool) -> Path:
-    options: dict[str, Any] = {}
-    if free and dynamo:
-        options["dynamic_shapes"] = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-    elif free:
-        options["dynamic_axes"] = {"x": {0: "N", 2: "H", 3: "W"}}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = torch.onnx.export(
-            module,
-            (torch.randn(2, 3, 65, 48),),
-            None if dynamo else buffer,
-            dynamo=dynamo,
-            verbose=False,
-            input_names=["x"],
-            **options,
-        )
-    return streamrt.pack(made.model_proto if dynamo else onnx.load_from_string(buffer.getvalue()), path)
-
-
 @pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
 @pytest.mark.parametrize(
     ("name", "dynamo"),
@@ -69,7 +47,7 @@ def packed(module: Any, path: Path, dynamo: bool, free: bool) -> Path:
 def test_a_file_of_each_exporter(name: str, dynamo: bool, free: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = network(name).eval()
-    path = packed(module, tmp_path / "out", dynamo, free)
+    path = streamrt.pack(exported(module, (2, 3, 65, 48), dynamo=dynamo, free=free), tmp_path / "out")
     found = ops(read_header(path).graph)
     assert "Transpose" not in found
     assert found.count("Gather") == (3 if name == "units" else 1)
