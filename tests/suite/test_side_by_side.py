@@ -23,7 +23,7 @@ busy() { sleep 600; }
 @pytest.fixture
 def script(checkout: Path, tmp_path: Path) -> Path:
     """The lines of .ci/run that start steps and end them, and some steps."""
-    found = re.search(r"^scratch=.*?^}\n", (checkout / ".ci/run").read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(r"^scratch=.*?^side_by_side.*?^}\n", (checkout / ".ci/run").read_text(), re.MULTILINE | re.DOTALL)
     assert found
     path = tmp_path / "script"
     path.write_text(f"set -euo pipefail\n{found[0]}{_STEPS}side_by_side $*\necho the end\n")
