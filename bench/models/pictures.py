@@ -11,6 +11,7 @@ The input is a mapped file, so that a process needs no memory for it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -24,6 +25,8 @@ CHANNELS = {
     "decoder": 4,
 }
 
+#: The most bytes of columns that a convolution in float64 lays out at a time.
+_COLUMNS = 32 << 20
 #: The weight of the last BatchNorm of each residual branch of a ResNet-50, see `_of_dense`.
 _BRANCH = 0.25
 
@@ -48,16 +51,16 @@ def network(name: str) -> Any:
     return {"unet": _unet, "superresolution": _superresolution, "decoder": _decoder}[kind]()
 
 
-def by_taps(module: Any) -> None:
-    """Let convolutions of a float64 module add up a product for each position of the window.
+def in_strips(module: Any) -> None:
+    """Let convolutions of a float64 module compute some rows at a time.
 
-    torch's own lay out all columns: 19 GB for 64 channels of 2048 x 2048.
+    torch's own lay out the columns of all windows first: 19 GB for 64 channels of 2048 x 2048.
     """
     import torch
 
     for layer in module.modules():
         if type(layer) is torch.nn.Conv2d and layer.groups == 1 and layer.kernel_size != (1, 1):
-            layer.forward = _taps(layer)
+            layer.forward = _strips(layer)
 
 
 def by_rows(module: Any, rows: int) -> None:
@@ -80,23 +83,28 @@ def by_rows(module: Any, rows: int) -> None:
     module.larger.forward = forward
 
 
-def _taps(layer: Any) -> Any:
+def _strips(layer: Any) -> Any:
     import torch
 
     def forward(x: Any) -> Any:
-        (height, width), (down, right), (row, column) = layer.kernel_size, layer.dilation, layer.stride
+        (tall, wide), (down, right), (row, column) = layer.kernel_size, layer.dilation, layer.stride
         x = torch.nn.functional.pad(x, (layer.padding[1],) * 2 + (layer.padding[0],) * 2)
-        rows, columns = (
-            (x.shape[2] - down * (height - 1) - 1) // row + 1,
-            (x.shape[3] - right * (width - 1) - 1) // column + 1,
+        height, width = (
+            (x.shape[2] - down * (tall - 1) - 1) // row + 1,
+            (x.shape[3] - right * (wide - 1) - 1) // column + 1,
         )
-        y = x.new_zeros(x.shape[0], layer.out_channels, rows, columns)
-        if layer.bias is not None:
-            y += layer.bias[:, None, None]
-        for i in range(height):
-            for j in range(width):
-                part = x[:, :, i * down :: row, j * right :: column][:, :, :rows, :columns]
-                y += torch.einsum("oc,nchw->nohw", layer.weight[:, :, i, j], part)
+        weight, bias = layer.weight.flatten(1), 0.0 if layer.bias is None else layer.bias[:, None]
+        strip = min(height, max(1, _COLUMNS // (weight.shape[1] * width * x.element_size())))
+        columns = x.new_empty(weight.shape[1] * strip * width)  # used again and again: new memory is slow
+        y = x.new_empty(x.shape[0], len(weight), height, width)
+        for sample, begin in itertools.product(range(len(x)), range(0, height, strip)):
+            rows = min(strip, height - begin)
+            windows = columns[: weight.shape[1] * rows * width].view(-1, tall, wide, rows, width)
+            for i, j in itertools.product(range(tall), range(wide)):
+                part = x[sample, :, begin * row + i * down :: row, j * right :: column]
+                windows[:, i, j] = part[:, :rows, :width]
+            products = weight @ windows.view(weight.shape[1], -1)
+            y[sample, :, begin : begin + rows] = (products + bias).view(-1, rows, width)
         return y
 
     return forward

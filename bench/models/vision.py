@@ -151,7 +151,7 @@ def _reference(source: Source, x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _reference_of_pictures(source: Source, x: NDArray[np.float32]) -> NDArray[np.float64]:
     network = _trained(source)
-    pictures.by_taps(network)
+    pictures.in_strips(network)
     if source.name.startswith("superresolution"):
         pictures.by_rows(network, _ROWS)
     return _answer(network, x)

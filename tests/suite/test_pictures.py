@@ -52,8 +52,9 @@ def test_an_error_in_any_piece_of_an_answer_is_found(place: int, tmp_path: Path)
 
 
 @pytest.mark.extras
+@pytest.mark.parametrize("columns", [1, 50_000, 1 << 30])
 @pytest.mark.parametrize("name", ["unet-16x24", "resnet18-33x40", "deeplabv3_resnet50-33x40", "superresolution-9x8"])
-def test_sums_over_positions_of_the_window_are_convolutions(name: str) -> None:
+def test_convolutions_in_strips_are_convolutions(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     (torch,) = needs("torch", "torchvision")[:1]
     torch.manual_seed(0)
     network = pictures.network(name).eval().double()
@@ -62,7 +63,8 @@ def test_sums_over_positions_of_the_window_are_convolutions(name: str) -> None:
     x = torch.randn(1, *shape, dtype=torch.float64)
     with torch.inference_mode():
         wanted = network(x)
-        pictures.by_taps(network)
+        monkeypatch.setattr(pictures, "_COLUMNS", columns)
+        pictures.in_strips(network)
         found = network(x)
     assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max()
 
