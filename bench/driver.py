@@ -187,9 +187,10 @@ class Run:
             if outcome.status != "ok":
                 self._skip("disk", f"its file cannot be made: {outcome.reason}")
                 self.failures += 1
+        threads = max(self._options.threads)
         for model in dict.fromkeys(case.model for case, _ in pairs if case.model):
             batches = {case.batch for case, _ in pairs if case.model == model}
-            job = self._job("source", model=model, batches=tuple(sorted(batches)), threads=max(self._options.threads))
+            job = self._job("source", model=model, batches=tuple(sorted(batches)), threads=threads)
             outcome = self._step(f"making {model}", job)
             if outcome.status != "ok":
                 self._skip(model, f"cannot be made: {outcome.reason}")
@@ -198,7 +199,7 @@ class Run:
             for peer in dict.fromkeys(peer for case, peer in pairs if case.model == model):
                 outcome = self._step(
                     f"{peer.name}: preparing {model}",
-                    self._job("prepare", peer=peer.name, model=model, environ=peer.environ),
+                    self._job("prepare", peer=peer.name, model=model, threads=threads, environ=peer.environ),
                 )
                 if outcome.status == "ok":
                     self._files[peer.name, model] = tuple(map(Path, outcome.values["files"]))

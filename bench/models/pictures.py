@@ -27,6 +27,10 @@ CHANNELS = {
 
 #: The most bytes of columns that a convolution in float64 lays out at a time.
 _COLUMNS = 32 << 20
+#: Networks of torchvision that answer with a class for each pixel.
+_DENSE = ("fcn_resnet50", "deeplabv3_resnet50")
+#: The most rows and columns of a picture that a network is traced with.
+_TRACED = 64
 #: The weight of the last BatchNorm of each residual branch of a ResNet-50, see `_of_dense`.
 _BRANCH = 0.25
 
@@ -39,6 +43,16 @@ def shape_of(name: str) -> tuple[int, int, int] | None:
     return CHANNELS[match[1]], int(match[2]), int(match[3])
 
 
+def shape_to_trace(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a sample with which a trace of the network fits ``shape``, small if it can be.
+
+    Networks that answer with a class for each pixel resize to the size of the input, which a trace keeps as a number.
+    """
+    if not shape_of(name) or name.startswith(_DENSE):
+        return shape
+    return (shape[0], *(min(extent, _TRACED) for extent in shape[1:]))
+
+
 def network(name: str) -> Any:
     """The network as a torch module with random weights."""
     import torchvision
@@ -46,7 +60,7 @@ def network(name: str) -> Any:
     kind = name.partition("-")[0]
     if kind == "resnet18":
         return torchvision.models.resnet18(weights=None)
-    if kind in ("fcn_resnet50", "deeplabv3_resnet50"):
+    if kind in _DENSE:
         return _of_dense(torchvision.models.get_model(kind, weights=None, weights_backbone=None))
     return {"unet": _unet, "superresolution": _superresolution, "decoder": _decoder}[kind]()
 

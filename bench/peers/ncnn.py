@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from bench.models import Source, vision
+from bench.models import Source, pictures, vision
 from bench.peers import Array, Opened, Peer, Setting
 
 
@@ -29,7 +29,8 @@ def _prepare(source: Source, folder: Path) -> None:
         pnnx.export(
             module,
             f"{scratch}/model.pt",
-            torch.zeros(1, *source.shape),
+            torch.zeros(1, *pictures.shape_to_trace(source.name, source.shape)),
+            check_trace=False,  # it runs the network twice more, and the answer will be checked
             ncnnparam=str(_param(folder)),
             ncnnbin=str(_bin(folder)),
             fp16=False,

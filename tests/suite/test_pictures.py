@@ -23,6 +23,12 @@ def test_every_model_of_the_scenario_is_known() -> None:
         assert pictures.shape_of(name) is None
 
 
+def test_networks_are_traced_with_small_pictures_unless_they_keep_the_size() -> None:
+    assert pictures.shape_to_trace("unet-2048x48", (3, 2048, 48)) == (3, 64, 48)
+    assert pictures.shape_to_trace("fcn_resnet50-2048x2048", (3, 2048, 2048)) == (3, 2048, 2048)
+    assert pictures.shape_to_trace("vgg16", (3, 224, 224)) == (3, 224, 224)
+
+
 def test_an_input_in_a_file_is_mapped(tmp_path: Path) -> None:
     found = source("unet-16x24", tmp_path)
     assert found
