@@ -53,11 +53,15 @@ def _open(source: Source, folder: Path, setting: Setting) -> Opened:
 
 
 def _facts(model: Any, path: Path, shape: tuple[int, ...]) -> dict[str, object]:
-    """Figures of the last call of a model with this file. One sample of its input has this shape."""
-    plan, stats = model.plan, model.stats
-    workspace, window = _least(path, model.min_budget((1, *shape)), (1, *shape))
+    """Figures of the last call of a model with this file. One sample of its input has this shape.
+
+    The model is closed: finding the least budget takes memory, which a cap may not leave beside the weights.
+    """
+    plan, stats, budget = model.plan, model.stats, model.budget
+    model.close()
+    workspace, window = _least(path, (1, *shape))
     return {
-        "budget": model.budget,
+        "budget": budget,
         "least_workspace": workspace,
         "least_window": window,
         "weights": plan.pinned_bytes + plan.streamed_bytes,
@@ -70,16 +74,18 @@ def _facts(model: Any, path: Path, shape: tuple[int, ...]) -> dict[str, object]:
     }
 
 
-def _least(path: Path, budget: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The bytes of the workspace and of the window in the smallest ``budget`` for inputs of this shape.
+def _least(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The bytes of the workspace and of the window in the smallest budget for inputs of this shape.
 
     A workspace in bands depends on the budget. No plan has more room for weights than its budget less this workspace.
     """
     import streamrt
 
-    with streamrt.Model(path, budget) as model:
+    with streamrt.Model(path) as model:
+        least = model.min_budget(shape)
+        model.set_budget(least)
         window = model.plan_for(shape).window
-    return budget - window, window
+    return least - window, window
 
 
 def _layers(path: Path, plan: Any, layers: Sequence[Any]) -> list[tuple[str, int, float]]:

@@ -45,23 +45,23 @@ class _Task:
 class _Candidate:
     """A cut with a window, and the best pinned set that was found without a search.
 
+    Cut and pipeline are made again when they are needed: with thousands of tiles each takes megabytes.
+
     Attributes:
-        pipeline: of the cut.
-        cut: tiles and ranges.
+        tiling: of the cut.
+        held: bytes of weights that the cut has once, though a pass needs them several times.
         window: bytes.
         rate: bytes a second at which streamed ranges arrive.
         least: seconds that a pass takes at least, whichever ranges are pinned.
-        overhead: as in `Plan`.
         share: as in `Plan`.
         choice: the pinned set.
     """
 
-    pipeline: Pipeline
-    cut: Cut
+    tiling: Tiling
+    held: int
     window: int
     rate: float
     least: float
-    overhead: float
     share: float
     choice: Choice
 
@@ -158,8 +158,7 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
         windows.append(cut.least)
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
-        for candidate in _windows(task, cut, tiling, field):
-            work += candidate.pipeline.work
+        work += _try_windows(task, cut, tiling, held, field)
     if not found:
         return min(windows)
     preferred = field.preferred()
@@ -167,11 +166,13 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
     best = found[0]
     for candidate in found[: _SEARCHED if task.thorough else 0]:
         if candidate.least < best.seconds:
-            choice = search(candidate.pipeline, task.room - candidate.window, candidate.window, candidate.rate)
+            cut = _cut(task.nodes, candidate.tiling, task.file_size, candidate.held)
+            choice = search(_pipeline(task, cut), task.room - candidate.window, candidate.window, candidate.rate)
             if choice.seconds * (1 if candidate is best else _NEAR) < best.seconds:
                 best = replace(candidate, choice=choice)
-    plan = _finish(best.cut, best.choice.pinned, best.window, workspace, budget)
-    return replace(plan, overhead=best.overhead, share=best.share)
+    cut = _cut(task.nodes, best.tiling, task.file_size, best.held)
+    plan = _finish(cut, best.choice.pinned, best.window, workspace, budget)
+    return replace(plan, overhead=best.tiling.overhead, share=best.share)
 
 
 def _variants(task: _Task, tilings: Iterable[Tiling]) -> Iterator[tuple[Tiling, int]]:
@@ -220,9 +221,13 @@ class _Field:
         return speed >= self._full and window < self.preferred().window
 
 
-def _windows(task: _Task, cut: Cut, tiling: Tiling, field: _Field) -> Iterator[_Candidate]:
-    """Add a candidate to ``field`` for each window that may matter, and yield it."""
-    pipeline = Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared, cut.first)
+def _pipeline(task: _Task, cut: Cut) -> Pipeline:
+    return Pipeline(cut.tiles, cut.footprints, task.nodes, cut.shared, cut.first)
+
+
+def _try_windows(task: _Task, cut: Cut, tiling: Tiling, held: int, field: _Field) -> int:
+    """Add a candidate to ``field`` for each window that may matter; returns the cost of their simulations."""
+    pipeline, work = _pipeline(task, cut), 0
     speed = read_rate(task.rate, tiling.overhead)
     enough = math.inf  # a window with which computing never waits: a larger window only leaves less memory to pin
     for ahead, share in _AHEAD:
@@ -234,11 +239,11 @@ def _windows(task: _Task, cut: Cut, tiling: Tiling, field: _Field) -> Iterator[_
         if not field.may_matter(least, speed, window):
             continue
         choice = spread(pipeline, task.room - window, window, rate, head=task.thorough)
-        candidate = _Candidate(pipeline, cut, window, rate, least, tiling.overhead, share, choice)
-        field.add(candidate)
-        yield candidate
+        field.add(_Candidate(tiling, held, window, rate, least, share, choice))
+        work += pipeline.work
         if not any(choice.outcome.stalls):
             enough = window
+    return work
 
 
 def simulated_seconds(plan: Plan, nodes: Sequence[NodeWeights], file_size: int, rate: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -106,3 +107,15 @@ def test_the_window_has_room_for_all_that_is_kept():
     assert apart.least < 1.1 * MIB
     one = [node for node in nodes if node.section == 0]
     assert Cut(one, MIB, 4096, size).least == Cut(one, MIB, 4096, size, held=MIB).least
+
+
+def test_planning_thousands_of_steps_takes_little_memory():
+    """A hard limit counts it beside the budget, and Python keeps what it had once."""
+    nodes, size = bands(*[256] * 20, count=100)
+    nodes = [replace(node, seconds=1e-3) for node in nodes]
+    for thorough in (False, True):
+        tracemalloc.start()
+        make_plan(nodes, file_size=size, workspace=0, budget=2 * MIB, thorough=thorough)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 4500 * len(nodes)
