@@ -192,25 +192,51 @@ V void fill_places(int64_t vectors, int64_t stride, const place_table *table, co
         fill_place(3, stride, table, at, count, x, y);
 }
 
-/* The elements of a plane, in whole rows, that some taps read for the columns at..at + n. Empty if windows leave out
- * rows, if there are gaps between rows, and for volumes: the rows of several planes lie apart. */
-V span rows_read(const srt_window *w, int64_t pitch, const tap_place *taps, int64_t count, int64_t at, int64_t n) {
-    if (w->stride[0] > w->kernel[0] || pitch > w->input[1] || w->input[2] > 1 || w->output[2] > 1) return (span){0, 0};
-    const int64_t top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
-    span rows = {w->input[0], 0};
-    for (int64_t i = 0; i < count; i++) {
-        const int64_t first = top > taps[i].rows.first ? top : taps[i].rows.first;
-        const int64_t last = smaller(bottom, taps[i].rows.last - 1);
-        if (first > last) continue;
-        rows.first = smaller(rows.first, first * w->stride[0] + taps[i].down);
-        if (last * w->stride[0] + taps[i].down >= rows.last) rows.last = last * w->stride[0] + taps[i].down + 1;
+/* Elements of a plane, as `count` spans in order, `total` elements together. */
+typedef struct {
+    int64_t count, total;
+    span of[PLACES];
+} plane_part;
+
+/* Sets *part to the elements that some taps read for the columns at..at + n: a span for each row of the window, of
+ * whole rows if the columns are those of several rows. It is empty if windows leave out rows, if there are gaps between
+ * rows, and for volumes: the rows of several planes lie apart. */
+V void find_read(const srt_window *w, int64_t pitch, const tap_place *taps, int64_t count, int64_t at, int64_t n,
+                 plane_part *part) {
+    part->count = part->total = 0;
+    if (w->stride[0] > w->kernel[0] || pitch > w->input[1] || w->input[2] > 1 || w->output[2] > 1) return;
+    const int64_t width = w->input[1], top = at / w->output[1], bottom = (at + n - 1) / w->output[1];
+    int64_t left = 0, right = width;
+    if (top == bottom) {
+        const int64_t col = at % w->output[1] * w->stride[1];
+        left = width, right = 0;
+        for (int64_t i = 0; i < count; i++) {
+            left = smaller(left, col + taps[i].right);
+            right = larger(right, col + taps[i].right + (n - 1) * w->stride[1] + 1);
+        }
+        left = larger(left, 0), right = smaller(right, width);
     }
-    return (span){rows.first * w->input[1], rows.last * w->input[1]};
+    int64_t reached = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t first = larger(top, taps[i].rows.first), last = smaller(bottom, taps[i].rows.last - 1);
+        if (first > last || (i > 0 && taps[i].down == taps[i - 1].down)) continue;
+        const int64_t from = larger(reached, (first * w->stride[0] + taps[i].down) * width + left);
+        const int64_t to = (last * w->stride[0] + taps[i].down) * width + right;
+        if (from >= to) continue;
+        part->of[part->count++] = (span){from, to};
+        part->total += to - from;
+        reached = to;
+    }
 }
 
-/* Fetches the elements from..to of a plane. Returns the first element that was not fetched. */
-V int64_t fetch_plane(const float *plane, int64_t from, int64_t to) {
-    for (; from < to; from += CONV_LINE) __builtin_prefetch(plane + from);
+/* Fetches the elements from..to of a part of a plane. Returns the first element that was not fetched. */
+V int64_t fetch_part(const float *plane, const plane_part *part, int64_t from, int64_t to) {
+    int64_t begin = 0; /* of a span, in the part */
+    for (int64_t i = 0; i < part->count && begin < to; i++) {
+        const int64_t end = begin + part->of[i].last - part->of[i].first;
+        for (; from < smaller(end, to); from += CONV_LINE) __builtin_prefetch(plane + part->of[i].first + from - begin);
+        begin = end;
+    }
     return from;
 }
 
@@ -235,15 +261,16 @@ FN void fill_panels(const srt_window *w, srt_steps steps, int64_t at, int64_t n,
             count = smaller(together, panels - panel);
             find_places(w, pitch, tap_places, some, at + panel * PANEL, at + n, count, &table);
             const int64_t columns = panel + count < panels ? count * PANEL : n - panel * PANEL;
-            const span read = rows_read(w, pitch, tap_places, some, at + panel * PANEL, columns);
+            plane_part read;
+            find_read(w, pitch, tap_places, some, at + panel * PANEL, columns, &read);
             for (int64_t channel = first / taps; channel * taps + tap < last; channel++) {
                 const int64_t row = channel * taps + tap; /* the matrix's row of the first tap */
                 const int64_t begin = first > row ? smaller(first - row, some) : 0;
                 const int64_t end = smaller(last - row, some);
-                int64_t ahead = read.first; /* in the plane of the next channel */
+                int64_t ahead = 0; /* of what is read of the next channel */
                 for (int64_t j = panel; j < panel + count; j++) {
-                    const int64_t to = read.first + (j + 1 - panel) * (read.last - read.first) / count;
-                    ahead = row + taps < last ? fetch_plane(x + (channel + 1) * volume, ahead, to) : ahead;
+                    const int64_t to = (j + 1 - panel) * read.total / count;
+                    ahead = row + taps < last ? fetch_part(x + (channel + 1) * volume, &read, ahead, to) : ahead;
                     const int64_t vectors = (panel_of(n - j * PANEL) + VL - 1) / VL;
                     fill_places(vectors, w->stride[1], &table, &table.places[(j - panel) * some + begin], end - begin,
                                 x + channel * volume, out + j * depth * PANEL + (row + begin - first) * vectors * VL);

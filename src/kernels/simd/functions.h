@@ -17,6 +17,10 @@ V int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
+V int64_t larger(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
 V vf magnitude(vf x) {
     return (vf)((vi)x & 0x7fffffff);
 }
