@@ -57,7 +57,7 @@ class Opened:
 
     Attributes:
         run: (batch, *input) float32 in, (batch, *output) float32 out.
-        facts: figures of the last call, for the record.
+        facts: figures of the last call, for the record. They are asked for once; no call follows.
     """
 
     run: Callable[[Array], Array]

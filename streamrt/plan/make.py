@@ -70,6 +70,10 @@ class _Candidate:
         """Duration of a pass with that pinned set."""
         return self.choice.seconds
 
+    def cut(self, task: _Task) -> Cut:
+        """Tiles and ranges, made again."""
+        return _cut(task.nodes, self.tiling, task.file_size, self.held)
+
 
 def make_plan(
     nodes: Sequence[NodeWeights],
@@ -116,7 +120,7 @@ def make_plan(
         return replace(plan, by_index=True)
     assert budget is not None  # without one everything stays
     task = _Task(nodes, sum(node.seconds for node in nodes), file_size, budget - workspace, rate, thorough)
-    # `_shortest` has freed its candidates before the plan is simulated, which takes as much memory as one candidate.
+    # `_shortest` has freed its cuts before the plan is simulated, which takes as much memory as one of them.
     found = _shortest(task, workspace, budget, tilings, pinned)
     if isinstance(found, int):
         raise too_small(budget, workspace, window=min(found, pinned))
@@ -143,15 +147,32 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
 
     If no plan fits, returns the bytes of the smallest window instead.
     """
+    field, smallest = _tried(task, tilings, total)
+    if not field.found:
+        return smallest
+    preferred = field.preferred()
+    found = sorted(field.found, key=lambda candidate: (candidate is not preferred, candidate.seconds))
+    best = found[0]
+    for candidate in found[: _SEARCHED if task.thorough else 0]:
+        if candidate.least < best.seconds:
+            pipeline = _pipeline(task, candidate.cut(task))
+            choice = search(pipeline, task.room - candidate.window, candidate.window, candidate.rate)
+            if choice.seconds * (1 if candidate is best else _NEAR) < best.seconds:
+                best = replace(candidate, choice=choice)
+    plan = _finish(best.cut(task), best.choice.pinned, best.window, workspace, budget)
+    return replace(plan, overhead=best.tiling.overhead, share=best.share)
+
+
+def _tried(task: _Task, tilings: Sequence[Tiling], total: int) -> tuple[_Field, int]:
+    """The candidates of all cuts that may matter, and the bytes of the smallest window of a cut."""
     field = _Field(task)
-    found = field.found
     cut: Cut | None = None
     windows: list[int] = []  # the smallest of each cut
     work = 0
     for tiling, held in _variants(task, tilings):
         speed = read_rate(task.rate, tiling.overhead)
         least = max(task.compute, (total - task.room) / speed)
-        if not field.may_matter(least, speed, 0) or (found and work > _MOST_WORK):
+        if not field.may_matter(least, speed, 0) or (field.found and work > _MOST_WORK):
             continue
         before, cut = None if tiling.apart else cut, None  # frees a cut that is not compared
         cut = _cut(task.nodes, tiling, task.file_size, held)
@@ -159,20 +180,7 @@ def _shortest(task: _Task, workspace: int, budget: int, tilings: Sequence[Tiling
         if before and (cut.granule, cut.ranges) == (before.granule, before.ranges):
             continue  # smaller tiles are not possible
         work += _try_windows(task, cut, tiling, held, field)
-    if not found:
-        return min(windows)
-    preferred = field.preferred()
-    found.sort(key=lambda candidate: (candidate is not preferred, candidate.seconds))
-    best = found[0]
-    for candidate in found[: _SEARCHED if task.thorough else 0]:
-        if candidate.least < best.seconds:
-            cut = _cut(task.nodes, candidate.tiling, task.file_size, candidate.held)
-            choice = search(_pipeline(task, cut), task.room - candidate.window, candidate.window, candidate.rate)
-            if choice.seconds * (1 if candidate is best else _NEAR) < best.seconds:
-                best = replace(candidate, choice=choice)
-    cut = _cut(task.nodes, best.tiling, task.file_size, best.held)
-    plan = _finish(cut, best.choice.pinned, best.window, workspace, budget)
-    return replace(plan, overhead=best.tiling.overhead, share=best.share)
+    return field, min(windows)
 
 
 def _variants(task: _Task, tilings: Iterable[Tiling]) -> Iterator[tuple[Tiling, int]]:

@@ -1,4 +1,4 @@
-"""Counts memory that an operator allocates beside its scratch memory: NumPy reports allocations to tracemalloc."""
+"""Counts memory that is allocated, by an operator beside its scratch memory: NumPy reports it to tracemalloc."""
 
 from __future__ import annotations
 
@@ -29,6 +29,4 @@ def bounded(what: str, bound: int = BOUND) -> Iterator[None]:
         tracemalloc.stop()
         if collecting:
             gc.enable()
-    assert peak - before < bound, (
-        f"{what} allocates {peak - before} bytes beside the scratch memory, expected < {bound}"
-    )
+    assert peak - before < bound, f"{what} allocates {peak - before} bytes, expected < {bound}"
