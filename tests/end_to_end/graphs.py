@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,28 +32,38 @@ _ATTRIBUTES: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A model with one input ``x``, of shape ``(N, *sample)`` with N free, and the names of all computed tensors."""
+    """A model with an input ``x`` of shape ``(N, *sample)`` with N free, and perhaps others; all computed tensors."""
 
     model: onnx.ModelProto
     sample: Shape
     computed: tuple[str, ...]
+    others: dict[str, Shape] = field(default_factory=dict)
 
 
-class _Builder:
-    """Adds nodes to a graph; ``shapes`` has the shape of one sample of each tensor."""
+class Builder:
+    """Adds nodes to a graph with the inputs ``x`` and ``others``.
 
-    def __init__(self, draw: st.DrawFn, sample: Shape) -> None:
+    Attributes:
+        shapes: the shape of one sample of each tensor.
+        last: the tensor that was added last.
+        outputs: tensors that the model returns beside the last one.
+    """
+
+    def __init__(self, draw: st.DrawFn, sample: Shape, others: dict[str, Shape] | None = None) -> None:
         self.draw = draw
-        self.shapes: dict[str, Shape] = {"x": sample}
+        self.inputs = {"x": sample, **(others or {})}
+        self.shapes: dict[str, Shape] = dict(self.inputs)
         self.last = "x"
         self.outputs: list[str] = []
         self._random = np.random.default_rng(draw(st.integers(0, 2**32)))
         self._nodes: list[Any] = []
-        self._weights: dict[str, NDArray[np.float32]] = {}
+        self._weights: dict[str, NDArray[Any]] = {}
 
     def model(self) -> onnx.ModelProto:
         outputs = [*self.outputs, *([] if self.last in self.outputs else [self.last])]
-        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *self.shapes["x"]])]
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape]) for name, shape in self.inputs.items()
+        ]
         graph = helper.make_graph(
             self._nodes,
             "random",
@@ -65,7 +75,7 @@ class _Builder:
 
     @property
     def computed(self) -> tuple[str, ...]:
-        return tuple(name for name in self.shapes if name != "x")
+        return tuple(name for name in self.shapes if name not in self.inputs)
 
     def node(self, op: str, inputs: Sequence[str], shape: Shape, **attrs: Any) -> str:
         self.last = f"t{len(self._nodes)}"
@@ -75,16 +85,17 @@ class _Builder:
 
     def weight(self, shape: Shape, scale: float = 1.0, offset: float = 0.0) -> str:
         """A parameter: a new one, or one of the same shape that other nodes read already."""
-        same = [name for name, value in self._weights.items() if value.shape == shape and offset == 0]
+        known = self._weights.items() if offset == 0 else []
+        same = [name for name, value in known if value.shape == shape and value.dtype == np.float32]
         if same and self.draw(st.booleans()):
             return self.draw(st.sampled_from(same))
         name = f"w{len(self._weights)}"
         self._weights[name] = np.float32(scale) * self._random.standard_normal(shape, np.float32) + np.float32(offset)
         return name
 
-    def constant(self, value: float) -> str:
+    def constant(self, value: float | list[int]) -> str:
         name = f"w{len(self._weights)}"
-        self._weights[name] = np.array(value, np.float32)
+        self._weights[name] = np.array(value, np.int64 if isinstance(value, list) else np.float32)
         return name
 
     # ---------------------------------------------------------------- operators
@@ -158,11 +169,11 @@ class _Builder:
 
 
 # Lists, because hypothesis draws mostly the ends of a range, and a model of few weights is read in one piece.
-_features = st.sampled_from([1, 3, 10, 33, 64, 100, 200, 256, 300, 384, 500])
-_channels = st.sampled_from([1, 2, 3, 5, 8, 12, 24, 32, 48, 64])
-_extents = st.sampled_from([1, 2, 5, 7, 8, 11, 12])
-_heights = st.sampled_from([9, 16, 23, 40, 57])
-_widths = st.sampled_from([64, 83, 100, 121, 160])
+FEATURES = st.sampled_from([1, 3, 10, 33, 64, 100, 200, 256, 300, 384, 500])
+CHANNELS = st.sampled_from([1, 2, 3, 5, 8, 12, 24, 32, 48, 64])
+EXTENTS = st.sampled_from([1, 2, 5, 7, 8, 11, 12])
+HEIGHTS = st.sampled_from([9, 16, 23, 40, 57])
+WIDTHS = st.sampled_from([64, 83, 100, 121, 160])
 
 
 @st.composite
@@ -172,16 +183,16 @@ def models(draw: st.DrawFn, tall: bool = False, wide: bool = False) -> Drawn:
     If ``tall`` or ``wide``, it is an image of which activations take more memory than weights.
     """
     if wide:
-        sample: Shape = (draw(_channels), draw(_extents), draw(_widths))
+        sample: Shape = (draw(CHANNELS), draw(EXTENTS), draw(WIDTHS))
     elif tall:
-        sample = (draw(_channels), draw(_heights), draw(_extents))
+        sample = (draw(CHANNELS), draw(HEIGHTS), draw(EXTENTS))
     elif draw(st.booleans()):
-        sample = (draw(_channels), draw(_extents), draw(_extents))
+        sample = (draw(CHANNELS), draw(EXTENTS), draw(EXTENTS))
     else:
-        sample = (draw(_features),)
-    builder = _Builder(draw, sample)
+        sample = (draw(FEATURES),)
+    builder = Builder(draw, sample)
     for _ in range(draw(st.sampled_from(range(2, 8)))):
-        _block(builder, builder.last)
+        add_block(builder, builder.last)
         if draw(st.integers(0, 5)) == 0 and builder.last != "x":
             builder.outputs.append(builder.last)
     if builder.last == "x" or draw(st.booleans()):
@@ -189,35 +200,36 @@ def models(draw: st.DrawFn, tall: bool = False, wide: bool = False) -> Drawn:
     return Drawn(builder.model(), sample, builder.computed)
 
 
-def _head(builder: _Builder) -> None:
+def _head(builder: Builder) -> None:
     x = builder.last
     if len(builder.shapes[x]) == 3:
         x = builder.node("Flatten", [x], (int(np.prod(builder.shapes[x])),))
-    x = builder.gemm(x, builder.draw(_features))
+    x = builder.gemm(x, builder.draw(FEATURES))
     if builder.draw(st.booleans()):
         builder.node("Softmax", [x], builder.shapes[x], axis=1)
 
 
-def _block(builder: _Builder, x: str) -> None:
+def add_block(builder: Builder, x: str) -> None:
+    """Add one to five nodes that read ``x``."""
     draw, shape = builder.draw, builder.shapes[x]
     if len(shape) == 1:
         kind = draw(st.sampled_from(["layer", "activation", "residual", "branches"]))
         if kind == "layer":
-            builder.activation(builder.gemm(x, draw(_features)))
+            builder.activation(builder.gemm(x, draw(FEATURES)))
         elif kind == "activation":
             builder.activation(x)
         elif kind == "residual":
             y = builder.gemm(builder.activation(builder.gemm(x, shape[0])), shape[0])
             builder.node("Add", [x, y], shape)
         else:
-            parts = [builder.gemm(x, draw(_features)) for _ in range(draw(st.integers(2, 3)))]
+            parts = [builder.gemm(x, draw(FEATURES)) for _ in range(draw(st.integers(2, 3)))]
             builder.node("Concat", parts, (sum(builder.shapes[part][0] for part in parts),), axis=1)
         return
     channels = shape[0]
     divisors = [d for d in range(1, channels + 1) if channels % d == 0]
     kind = draw(st.sampled_from(["conv", "conv", "groups", "depthwise", "pool", "norm", "residual", "branches"]))
     if kind == "conv":
-        builder.activation(builder.conv(x, draw(_channels)))
+        builder.activation(builder.conv(x, draw(CHANNELS)))
     elif kind == "groups":
         groups = draw(st.sampled_from(divisors))
         builder.conv(x, groups * draw(st.integers(1, 3)), groups=groups)
@@ -226,10 +238,10 @@ def _block(builder: _Builder, x: str) -> None:
     elif kind == "pool":
         builder.pool(x)
     elif kind == "norm":
-        builder.activation(builder.norm(builder.conv(x, draw(_channels))))
+        builder.activation(builder.norm(builder.conv(x, draw(CHANNELS))))
     elif kind == "residual":
         y = builder.conv(builder.activation(builder.conv(x, channels, same=True)), channels, same=True)
         builder.activation(builder.node("Add", [y, x], shape))
     else:
-        parts = [builder.conv(x, draw(_channels), same=True) for _ in range(draw(st.integers(2, 3)))]
+        parts = [builder.conv(x, draw(CHANNELS), same=True) for _ in range(draw(st.integers(2, 3)))]
         builder.node("Concat", parts, (sum(builder.shapes[part][0] for part in parts), *shape[1:]), axis=1)

@@ -1,4 +1,4 @@
-"""The right results of a model of `end_to_end.graphs`, computed by NumPy in float64."""
+"""The right results of a model of `end_to_end.graphs` or `pictures`, computed by NumPy in float64."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Array = NDArray[np.float64]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def evaluate(model: onnx.ModelProto, x: NDArray[np.float32]) -> dict[str, Array]:
-    """All tensors that the model computes, by name."""
+def evaluate(model: onnx.ModelProto, x: NDArray[np.float32], **others: NDArray[np.float32]) -> dict[str, Array]:
+    """All tensors that the model computes, by name; ``others`` are its inputs besides ``x``."""
     known: dict[str, Array] = {w.name: numpy_helper.to_array(w).astype(np.float64) for w in model.graph.initializer}
-    known["x"] = x.astype(np.float64)
+    known |= {name: values.astype(np.float64) for name, values in {"x": x, **others}.items()}
     computed = {}
     for node in model.graph.node:
         attrs = {attr.name: helper.get_attribute_value(attr) for attr in node.attribute}
-        computed[node.output[0]] = _run(node.op_type, [known[name] for name in node.input], attrs)
+        computed[node.output[0]] = _run(node.op_type, [known[name] for name in node.input if name], attrs)
         known |= computed
     return computed
 
@@ -36,6 +36,21 @@ def _run(op: str, inputs: Sequence[Array], attrs: dict[str, Any]) -> Array:
             return x @ inputs[1].T + (inputs[2] if len(inputs) > 2 else 0)
         case "Conv":
             return _conv(x, *inputs[1:], **attrs)
+        case "ConvTranspose":
+            return _conv_transpose(x, *inputs[1:], **attrs)
+        case "Resize":
+            return _resize(x, [int(size) for size in inputs[-1]], **attrs)
+        case "Pad":
+            pads = inputs[1].astype(int).reshape(2, -1).T
+            return np.pad(x, [(0, 0), (0, 0), *pads], mode=attrs["mode"].decode())
+        case "Slice":
+            starts, ends = (values.astype(int) for values in inputs[1:3])
+            return x[:, :, starts[0] : ends[0], starts[1] : ends[1]]
+        case "DepthToSpace":
+            n, c, h, w = x.shape
+            block = attrs["blocksize"]
+            split = x.reshape(n, c // block**2, block, block, h, w)  # mode CRD
+            return split.transpose(0, 1, 4, 2, 5, 3).reshape(n, c // block**2, h * block, w * block)
         case "MaxPool":
             return _windows(x, attrs, -math.inf).max(axis=(-2, -1))
         case "AveragePool":
@@ -55,6 +70,8 @@ def _run(op: str, inputs: Sequence[Array], attrs: dict[str, Any]) -> Array:
             return (x - mean) / np.sqrt(variance + 1e-5) * scale + shift
         case "Add":
             return x + inputs[1]
+        case "Mul":
+            return x * inputs[1]
         case "Concat":
             return np.concatenate(inputs, attrs["axis"])
         case "Flatten":
@@ -128,3 +145,46 @@ def _conv(
         for part, rows in zip(np.split(windows, group, 1), np.split(w, group), strict=True)
     ]
     return np.concatenate(parts, 1) + (0 if bias is None else bias[:, None, None])
+
+
+def _conv_transpose(
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    output_padding: Sequence[int],
+    group: int,
+) -> Array:
+    top, left, bottom, right = pads
+    height, width = (s * (e - 1) + o for s, e, o in zip(strides, x.shape[2:], output_padding, strict=True))
+    reach = [(size - 1) * dilation + 1 for size, dilation in zip(w.shape[2:], dilations, strict=True)]
+    made = np.zeros((len(x), group * w.shape[1], height + reach[0], width + reach[1]))
+    products = np.concatenate(
+        [
+            np.einsum("nchw,coij->noijhw", part, rows, optimize=True)
+            for part, rows in zip(np.split(x, group, 1), np.split(w, group), strict=True)
+        ],
+        1,
+    )
+    for i, j in np.ndindex(w.shape[2:]):
+        places = made[:, :, i * dilations[0] :: strides[0], j * dilations[1] :: strides[1]]
+        places[:, :, : x.shape[2], : x.shape[3]] += products[:, :, i, j]
+    made = made[:, :, top : made.shape[2] - bottom, left : made.shape[3] - right]
+    return made + (0 if bias is None else bias[:, None, None])
+
+
+def _resize(x: Array, sizes: Sequence[int], *, mode: bytes, axes: Sequence[int], **attrs: bytes) -> Array:
+    """Nearest with the positions of ``asymmetric``, rounded down; linear with those of ``half_pixel``."""
+    for axis, size in zip(axes, sizes, strict=True):
+        extent = x.shape[axis]
+        if mode == b"nearest":
+            x = x.take(np.arange(size) * extent // size, axis)
+            continue
+        at = np.clip((np.arange(size) + 0.5) * extent / size - 0.5, 0, extent - 1)
+        below = at.astype(int)
+        share = (at - below).reshape(-1, *[1] * (x.ndim - axis - 1))
+        x = x.take(below, axis) * (1 - share) + x.take(np.minimum(below + 1, extent - 1), axis) * share
+    return x

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import streamrt
 from end_to_end.graphs import Drawn, models
+from end_to_end.pictures import pictures
 from end_to_end.reference import evaluate
 from end_to_end.test_random import CASES, TOLERANCE, watched
 from kernels.isas import NUMPY, using
@@ -34,7 +35,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    drawn=st.one_of(models(tall=True), models(wide=True)),
+    drawn=st.one_of(models(tall=True), models(wide=True), pictures(), pictures(wide=True)),
     parts=st.lists(st.floats(0, 1), min_size=1, max_size=3),
     threads=st.integers(1, 2),
     verify=st.sampled_from([None, "read"]),
@@ -43,20 +44,22 @@ def test_bands_have_the_bits_of_the_whole(
     path: Path, drawn: Drawn, parts: list[float], threads: int, verify: str | None
 ) -> None:
     streamrt.pack(drawn.model, path)
-    x = zoo.random_input(1, *drawn.sample)
-    wanted = evaluate(drawn.model, x)
+    extents = {"x": drawn.sample, **drawn.others}
+    inputs = {name: zoo.random_input(1, *shape, seed=seed) for seed, (name, shape) in enumerate(extents.items())}
+    shapes = {name: values.shape for name, values in inputs.items()}
+    wanted = evaluate(drawn.model, **inputs)
     names = [value.name for value in drawn.model.graph.output]
     # Their sums are added in another order, by rows.
     sums = {"GlobalAveragePool", "InstanceNormalization"}.intersection(node.op_type for node in drawn.model.graph.node)
     scale = max(1.0, *(float(np.abs(value).max()) for value in wanted.values()))
     with streamrt.Model(path, None, threads=threads, exact=True) as model:
-        whole, least, most = model(x), model.min_budget(x.shape), model.plan_for(x.shape).total
+        whole, least, most = model(inputs), model.min_budget(shapes), model.plan_for(shapes).total
     with Mapping(path) as file:
         for part in (0.0, *parts):
             budget = least + int(part * max(0, most - least))
             with streamrt.Model(path, budget, threads=threads, verify=verify, exact=True) as model:
                 with watched(model, file) as watch:
-                    found = model(x)
+                    found = model(inputs)
                 assert watch.steps > 0
             for name in names:
                 values, same = (each[name] if len(names) > 1 else each for each in (found, whole))
