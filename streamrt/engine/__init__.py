@@ -10,10 +10,11 @@ To see how a pass works, read five files in this order:
 
 The other files have one subject each. `turns` decides which thread runs a pass, and for which requests. `inputs` checks
 the inputs of a call, `foreign` reads and writes arrays of other libraries, and `options` checks arguments of a model.
-`workspace` and `results` allocate memory, and `mapped` writes results to mapped files. `sessions` keeps sessions that
-share a workspace, and `steps` makes their steps. `groups` puts batches of one caller together. `params` has parameters
-as they lie in the file, and `tables` reads single rows of them. `verification` finds damaged weights as they arrive.
-`comparison` tells how much the answers of two models differ. `loader` has weights in memory while there is no session.
+`workspace` and `results` allocate memory. `ahead` fetches rows of inputs in mapped files, and `mapped` writes results
+to mapped files. `sessions` keeps sessions that share a workspace, and `steps` makes their steps. `groups` puts batches
+of one caller together. `params` has parameters as they lie in the file, and `tables` reads single rows of them.
+`verification` finds damaged weights as they arrive. `comparison` tells how much the answers of two models differ.
+`loader` has weights in memory while there is no session.
 
 The planner has nine helpers. `prepared` remembers what it found, and `programs` keeps programs. `trial` tries a new
 graph. `node_weights` lists the weights that nodes read. `micro_batch` divides a batch that does not fit, and `bands`

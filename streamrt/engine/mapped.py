@@ -117,7 +117,7 @@ def _opened(array: Target) -> MappedRows | None:
     """The rows of a result in a mapped file; None if it is none, or memory is not short, or the file is not found."""
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.flags.c_contiguous:
         return None
-    owner = _owner(array)
+    owner = owner_of(array)
     room = _room()
     if owner is None or array.nbytes * _SHORT <= room or (place := _file_of(array)) is None:
         return None
@@ -131,18 +131,18 @@ def _opened(array: Target) -> MappedRows | None:
         os.close(file)
         return None
     # Mapped pages cannot be dropped. A mapping that shares its file loses nothing: the file has its pages.
-    first = _address(array) - _address(np.frombuffer(owner, np.uint8))
+    first = address_of(array) - address_of(np.frombuffer(owner, np.uint8))
     inside = first % mmap.PAGESIZE
     with suppress(OSError):  # locked pages
         owner.madvise(mmap.MADV_DONTNEED, first - inside, inside + array.nbytes)
     return MappedRows(array, file, begin, int(room / _HELD))
 
 
-def _owner(array: NDArray[Any]) -> mmap.mmap | None:
+def owner_of(array: NDArray[Any]) -> mmap.mmap | None:
     """The mapping of which an array is a view; None if there is none."""
     owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
+    while isinstance(owner, (np.ndarray, memoryview)):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     return owner if isinstance(owner, mmap.mmap) else None
 
 
@@ -159,7 +159,7 @@ def _file_of(array: NDArray[Any], proc: Path = PROC) -> tuple[bytes, int, int, i
 
     Other filesystems than `_LOCAL` give None, too.
     """
-    first = _address(array)
+    first = address_of(array)
     try:
         mappings, mounts = (proc / "self" / "maps").read_bytes(), (proc / "self" / "mountinfo").read_bytes()
     except OSError:
@@ -183,6 +183,7 @@ def _kind(mounts: bytes, device: bytes) -> str:
     return ""
 
 
-def _address(array: NDArray[Any]) -> int:
+def address_of(array: NDArray[Any]) -> int:
+    """Where the first element of an array is in memory."""
     address: int = array.__array_interface__["data"][0]
     return address

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from streamrt._core import rouse
+from streamrt.engine.ahead import fetched_ahead
 from streamrt.engine.foreign import Foreign
 from streamrt.engine.inputs import Source, Target, copy_in, copy_out
 from streamrt.engine.mapped import in_files
@@ -34,7 +35,8 @@ def run_pass(
             copy_in(parts, begin, session.tensor(name))
     samples = {name: _sample(inputs.get(name) or outputs[name], begin) for name in outside}
     with in_files({name: array for name, array in samples.items() if name in outputs}) as files:
-        session.outside.update({**samples, **files})
+        read = {name: fetched_ahead(array) for name, array in samples.items() if name in inputs}
+        session.outside.update({**samples, **files, **read})
         try:
             done = session.run(requests[0].stepped)
         finally:
