@@ -36,6 +36,8 @@ Again = Callable[[Sequence[Operand | None]], Lowered]
 _FLOAT = 4
 #: Fewer elements than this lie between the beginnings of two rows.
 _MOST_APART = 2**30
+#: The most pieces of a row that threads share: enough for all to end together. More would be many short copies.
+_PIECES = 16
 
 
 class Part(NamedTuple):
@@ -132,8 +134,10 @@ def in_strip(
 
 
 def mover(rows: Array) -> MoveRows:
-    """Moves some of these rows (R, C, W) towards the front: see `MoveRows`."""
-    return MoveRows(rows.reshape(1, len(rows), math.prod(rows.shape[1:])))
+    """Moves some of these rows (R, C, W) towards the front: see `MoveRows`. Threads share pieces of each row."""
+    count, channels, width = rows.shape
+    pieces = math.gcd(channels, _PIECES)
+    return MoveRows(rows.reshape(count, pieces, channels // pieces * width).transpose(1, 0, 2))
 
 
 def has_rows(operand: Operand) -> bool:
