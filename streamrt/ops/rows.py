@@ -36,8 +36,8 @@ Again = Callable[[Sequence[Operand | None]], Lowered]
 _FLOAT = 4
 #: Fewer elements than this lie between the beginnings of two rows.
 _MOST_APART = 2**30
-#: The most pieces of a row that threads share: enough for all to end together. More would be many short copies.
-_PIECES = 16
+#: The pieces of a row that threads share, if each has as many elements: 4 KiB.
+_PIECES, _LEAST_PIECE = 16, 2**10
 
 
 class Part(NamedTuple):
@@ -134,10 +134,10 @@ def in_strip(
 
 
 def mover(rows: Array) -> MoveRows:
-    """Moves some of these rows (R, C, W) towards the front: see `MoveRows`. Threads share pieces of each row."""
-    count, channels, width = rows.shape
-    pieces = math.gcd(channels, _PIECES)
-    return MoveRows(rows.reshape(count, pieces, channels // pieces * width).transpose(1, 0, 2))
+    """Moves some of these rows (R, C, W) towards the front: see `MoveRows`. Threads share pieces of long rows."""
+    size = math.prod(rows.shape[1:])
+    pieces = math.gcd(size, _PIECES) if size >= _PIECES * _LEAST_PIECE else 1
+    return MoveRows(rows.reshape(len(rows), pieces, size // pieces).transpose(1, 0, 2))
 
 
 def has_rows(operand: Operand) -> bool:

@@ -57,7 +57,7 @@ class _Builder(Builder):
         return self.node("MaxPool", [x], shape, kernel_shape=[2, 2], strides=[2, 2], pads=pads)
 
     def up(self, x: str) -> str:
-        """Twice the extents, or one more or less than these."""
+        """Twice the extents, or some more or less."""
         extents = self.shapes[x][1:]
         op = self.draw(st.sampled_from(["ConvTranspose", "Resize", "DepthToSpace"]))
         if op == "ConvTranspose":

@@ -40,6 +40,7 @@ class Noted(mmap.mmap):
         assert option == mmap.MADV_WILLNEED
         assert length
         assert start % PAGE == 0
+        assert length <= 128 << 10
         super().madvise(option, start, length)
         self.spans = [*getattr(self, "spans", []), (start, start + length)]
 
@@ -75,19 +76,24 @@ def channels_last(owner: mmap.mmap) -> NDArray[np.float32]:
     return np.frombuffer(owner, np.float32, offset=128).reshape(1, height, width, channels).transpose(0, 3, 1, 2)
 
 
+def one_picture(owner: mmap.mmap) -> NDArray[np.float32]:
+    """NumPy gives the new axis the stride 0."""
+    return np.frombuffer(owner, np.float32, offset=128).reshape(SHAPE[1:])[None]
+
+
 def every_second(owner: mmap.mmap) -> NDArray[np.float32]:
     return planes(owner)[:, ::2, ::2]
 
 
 @pytest.mark.parametrize("columns", [(), (slice(1100, 2100),)])
-@pytest.mark.parametrize("layout", [planes, channels_last, every_second])
+@pytest.mark.parametrize("layout", [planes, channels_last, one_picture, every_second])
 def test_the_pages_of_the_rows_that_come_next_are_fetched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layout: Any, columns: tuple[slice, ...]
 ) -> None:
     owner = noise_in(tmp_path / "x", SHAPE)
     array = layout(owner)
     height = array.shape[2]
-    monkeypatch.setattr(ahead, "_FETCHED", 8 * array.nbytes // height)
+    monkeypatch.setattr(ahead, "_FETCHED", 8 * array[(*EVERYTHING, slice(0, 1), *columns)].nbytes)
     rows = RowsAhead(array, owner)
 
     def fetched(first: int, last: int) -> set[int]:
@@ -102,8 +108,26 @@ def test_the_pages_of_the_rows_that_come_next_are_fetched(
         assert fetched(0, 2) == needed(0, 10)
         assert fetched(2, 5) == set()
         assert fetched(5, 7) == needed(10, 15)
-        assert fetched(7, 30) == needed(15, min(height, 53))
-        assert fetched(30, height) == needed(min(height, 53), height)
+        assert fetched(7, 30) == needed(15, 38)
+        assert fetched(30, height) == needed(38, height)
+
+
+def test_at_least_a_row_is_fetched_ahead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    owner = noise_in(tmp_path / "x", SHAPE)
+    array = planes(owner)
+    monkeypatch.setattr(ahead, "_FETCHED", 1)
+    rows = RowsAhead(array, owner)
+    for row in range(5):
+        rows[(*EVERYTHING, slice(row, row + 1))]
+        assert owner.pages() == pages_of(array[:, :, row + (row > 0) : row + 2], owner)
+
+
+def test_rows_of_many_pieces_are_not_fetched(tmp_path: Path) -> None:
+    """Columns are the outermost axis, and each takes more than a page."""
+    owner = noise_in(tmp_path / "x", (600, 600, 3, 1))
+    columns_first = np.frombuffer(owner, np.float32, offset=128).reshape(600, 600, 3, 1).T
+    RowsAhead(columns_first, owner)[(*EVERYTHING, slice(0, 8))]
+    assert owner.pages() == set()
 
 
 def test_the_disk_reads_them_meanwhile(tmp_path: Path) -> None:
@@ -125,24 +149,26 @@ def test_arrays_that_are_in_no_mapping(tmp_path: Path) -> None:
     owner = noise_in(tmp_path / "x", SHAPE)
     upwards = planes(owner)[:, :, ::-1]
     assert fetched_ahead(upwards) is upwards
-    assert isinstance(fetched_ahead(planes(owner)), RowsAhead)
+    for layout in (planes, channels_last, one_picture, every_second):
+        assert isinstance(fetched_ahead(layout(owner)), RowsAhead)
     memory = np.frombuffer(mmap.mmap(-1, x.nbytes), np.float32).reshape(SHAPE)
     memory[...] = x
     np.testing.assert_array_equal(fetched_ahead(memory)[(*EVERYTHING, slice(3, 9))], x[:, :, 3:9])
 
 
 @pytest.mark.parametrize("strips", [False, True])
-def test_a_model_reads_channels_last(strips: bool, tmp_path: Path) -> None:
-    """A batch of two: each sample is an array of its own."""
-    width = 2000 if strips else 128
-    path = unet(tmp_path / "model", "nearest", 64, width, (8, 16, 32))
-    x = zoo.random_input(2, 64, width, 3)
-    np.save(tmp_path / "x.npy", x)
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="r").transpose(0, 3, 1, 2)
-    x = x.transpose(0, 3, 1, 2)
+def test_a_pass_fetches_its_inputs(strips: bool, tmp_path: Path) -> None:
+    """A batch of two: each sample is an array of its own. The mapping can be closed afterwards."""
+    height, width = 64, 2000 if strips else 128
+    path = unet(tmp_path / "model", "nearest", height, width, (8, 16, 32))
+    owner = noise_in(tmp_path / "x", (2, height, width, 3))
+    x = np.frombuffer(owner, np.float32, offset=128).reshape(2, height, width, 3).transpose(0, 3, 1, 2)
     with streamrt.Model(path, exact=True) as model:
-        whole, least = model(x), model.min_budget(x.shape)
+        whole, least = model(np.ascontiguousarray(x)), model.min_budget(x.shape)
     with streamrt.Model(path, least, exact=True) as model:
         (bands,) = model.plan_for(x.shape).bands
-        assert model(mapped).tobytes() == whole.tobytes()
+        assert model(x).tobytes() == whole.tobytes()
+        assert owner.pages() == pages_of(x, owner)
+        del x
+        owner.close()
     assert (bands.strips > 1) is strips

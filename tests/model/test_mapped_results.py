@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,6 +120,7 @@ def test_the_array_that_is_written_shares_a_file_that_has_its_name(tmp_path: Pat
     out = array_in(path)
     assert in_file(out)
     assert in_file(np.asarray(out))
+    assert in_file(np.frombuffer(out._mmap, np.float32, out.size, HEADER % mmap.ALLOCATIONGRANULARITY).reshape(SHAPE))
     assert not in_file(np.ones(SHAPE, np.float32))
     assert not in_file(out[:, :, :, 1:])
     assert not in_file(out.view(np.int32))

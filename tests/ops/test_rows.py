@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -547,8 +548,10 @@ def test_integers_have_no_rows() -> None:
     assert rows_of(under_test, lower(under_test, [floats]), [floats], partial(lower, under_test)) is not None
 
 
-def test_rows_move_to_the_front() -> None:
-    line: Array = np.arange(7 * 2 * 3, dtype=np.float32).reshape(7, 2, 3)
-    wanted = np.concatenate([line[3:7], line[4:]])
-    mover(line)(3, 0, 4)
+@pytest.mark.parametrize("row", [(2, 3), (5, 4096), (16, 2048), (3, 20_000)])
+def test_rows_move_to_the_front(row: tuple[int, int]) -> None:
+    """Some overlap, and threads share pieces of the long ones."""
+    line: Array = np.arange(7 * math.prod(row), dtype=np.float32).reshape(7, *row)
+    wanted = np.concatenate([line[2:7], line[5:]])
+    mover(line)(2, 0, 5)
     np.testing.assert_array_equal(line, wanted)

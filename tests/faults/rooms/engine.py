@@ -204,6 +204,15 @@ FAULTS = (
         ("tests/model",),
     ),
     Fault(
+        "ahead-unused",
+        "engine",
+        "streamrt/engine/transfer.py",
+        "{name: fetched_ahead(array) for",
+        "{name: array for",
+        "rows of a mapped input are not fetched",
+        ("tests/model",),
+    ),
+    Fault(
         "ahead-again",
         "engine",
         "streamrt/engine/ahead.py",
