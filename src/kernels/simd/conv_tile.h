@@ -40,6 +40,10 @@ typedef struct {
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
+/* Terms after which a tile fetches. Fewer would end the loop over terms too often: each end is a branch that the
+ * processor does not foresee. */
+enum { CONV_STEP = 2 * CONV_LINE };
+
 /* Floats from one row of a copy to the next: an odd number of lines, so that rows lie in different sets. */
 enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
 _Static_assert(CONV_PITCH % (2 * CONV_LINE) == CONV_LINE, "an odd number of lines");
@@ -66,77 +70,141 @@ typedef enum {
     SCALED,   /* in the input; the tile scales them and lays them out */
 } conv_source;
 
-/* Prepares rows of the next tile, with each line of a row of this tile. In the first half of a block two lines of each
- * row are fetched. In the second half two lines are copied. Rows that are copied have an even number of whole lines,
- * because CONV_SETS divides `inner`: see SRT_LEAST_SETS. */
-V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t line) {
-    const int64_t half = (depth + 2 * CONV_LINE - 1) / (2 * CONV_LINE) * CONV_LINE;
-    const int64_t first = 2 * (line < half ? line : line - half), last = smaller(first + 2 * CONV_LINE, depth);
-    if (line < half) {
-        for (int64_t r = 0; r < next->rows; r++)
-            for (int64_t i = first; i < last; i += CONV_LINE) __builtin_prefetch(next->w + r * inner + i, 0, 2);
+/* Prepares rows of the next tile, with each step of this tile. In the first half of a block the lines of two steps are
+ * fetched for each row. In the second half they are copied. Rows that are copied are whole pairs of lines, because
+ * CONV_SETS divides `inner`: see SRT_LEAST_SETS. */
+V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t step) {
+    if (next->rows == 0) return;
+    const int64_t half = (depth + 2 * CONV_STEP - 1) / (2 * CONV_STEP) * CONV_STEP;
+    const int64_t first = 2 * (step < half ? step : step - half), last = smaller(first + 2 * CONV_STEP, depth);
+    const float *from = next->w + first;
+    if (step < half) {
+        for (int64_t i = first; i < last; i += CONV_LINE, from += CONV_LINE)
+            for (int64_t r = 0; r < next->rows; r++) __builtin_prefetch(from + r * inner, 0, 2);
     } else if ((int)CONV_ROWS > (int)CONV_WAYS && next->copy) {
-        for (int64_t r = 0; r < next->rows; r++) {
-            const float *from = next->w + r * inner;
-            float *to = next->copy + r * CONV_PITCH;
-            for (int64_t i = first; i < last; i += VL) store(to + i, load(from + i));
-        }
+        float *to = next->copy + first;
+        for (int64_t r = 0; r < next->rows; r++, from += inner, to += CONV_PITCH)
+            for (int64_t i = 0; i < last - first; i += VL) store(to + i, load(from + i));
     }
+}
+
+/* The next term of a tile: its weights, `pitch` floats apart, and the places where its columns are laid out and where
+ * they come from. */
+typedef struct {
+    const float *w;
+    int64_t pitch;
+    float *columns;
+    const float *x, *scale, *shift; /* see conv_block */
+    vmask some[WIDEST / VL];        /* lanes that exist */
+    bool whole;                     /* whether all do */
+} conv_term;
+
+/* Moves *term to the next one, and returns its columns in c. */
+V void conv_column(const int vectors, const conv_source source, const conv_block *block, conv_term *term,
+                   vf c[WIDEST / VL]) {
+    const float *x = term->x, *scale = term->scale, *shift = term->shift;
+#pragma GCC unroll 3
+    for (int v = 0; v < vectors; v++) {
+        if (source == LAID_OUT) {
+            c[v] = load(term->columns + v * VL);
+            continue;
+        }
+        __builtin_prefetch(x + (vectors + v) * VL); /* of the next panel: rows lie too far apart for hardware */
+        c[v] = term->whole ? load(x + v * VL) : load_mask(x + v * VL, term->some[v], splat(0.0f));
+        if (source == SCALED)
+            c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), block->least, block->most);
+        store(term->columns + v * VL, c[v]);
+    }
+    term->w++;
+    term->columns += vectors * VL;
+    if (source != LAID_OUT) term->x += block->plane;
+    if (source == SCALED) {
+        term->scale++;
+        if (shift) term->shift++;
+    }
+}
+
+/* Adds one term to the sums. */
+V void conv_one_term(const int rows, const int vectors, const conv_source source, const conv_block *block,
+                     conv_term *term, vf sum[CONV_ROWS][WIDEST / VL]) {
+    vf c[WIDEST / VL];
+    const float *w = term->w;
+    conv_column(vectors, source, block, term, c);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        const vf weight = splat(w[r * term->pitch]);
+#pragma GCC unroll 3
+        for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
+    }
+}
+
+/* The same pointer. The compiler takes it for another one, and reads again what it has read. */
+V const float *another(const float *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
+/* Adds two terms to the sums, with fewer instructions: one multiply-add can read a weight and spread it over a vector.
+ * But that is a load for each vector of columns. So every second row does it, and the others spread their weight into a
+ * register. Then neither loads nor instructions are the bottleneck, also when another thread runs on the same core. One
+ * pointer moves from row to row, because there are not enough registers for a pointer to each. */
+V void conv_folded_terms(const int rows, const int vectors, const conv_source source, const conv_block *block,
+                         conv_term *term, vf sum[CONV_ROWS][WIDEST / VL]) {
+    vf c[2][WIDEST / VL];
+    const float *w = term->w;
+    for (int t = 0; t < 2; t++) conv_column(vectors, source, block, term, c[t]);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, w = another(w + term->pitch))
+#pragma GCC unroll 2
+        for (int t = 0; t < 2; t++) {
+            const vf weight = splat(w[t]);
+#pragma GCC unroll 3
+            for (int v = 0; v < vectors; v++) {
+                const bool folded = r % 2 == 0;
+                sum[r][v] = muladd(folded ? splat(w[t]) : weight, c[t][v], sum[r][v]);
+                if (folded) w = another(w);
+            }
+        }
 }
 
 /* Computes `rows` rows of y from `row` on, in the columns at..at + n. n <= vectors * VL. */
 V void conv_tile(const int rows, const int vectors, const conv_source source, const conv_block *block,
                  conv_weights weights, int64_t row, int64_t at, int64_t n, const conv_next *next) {
-    const int64_t pitch = weights.pitch, stride = block->stride, plane = block->plane;
-    const float *w = weights.w, *start = block->start ? block->start + row * stride + at : NULL;
-    float *columns = block->columns + at * block->height + block->from * vectors * VL;
-    const float *x = block->x + at, *scale = block->scale, *shift = block->shift;
-    const vf least = block->least, most = block->most;
+    const int64_t stride = block->stride;
+    const float *start = block->start ? block->start + row * stride + at : NULL;
     float *y = block->y + row * stride + at;
     const bool whole = n == vectors * VL;
-    vmask some[WIDEST / VL];
+    conv_term term = {.w = weights.w,
+                      .pitch = weights.pitch,
+                      .columns = block->columns + at * block->height + block->from * vectors * VL,
+                      .x = block->x + at,
+                      .scale = block->scale,
+                      .shift = block->shift,
+                      .whole = whole};
     vf sum[CONV_ROWS][WIDEST / VL];
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; v++) some[v] = lanes(0, n - v * VL);
+    for (int v = 0; v < vectors; v++) term.some[v] = lanes(0, n - v * VL);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
+    const int64_t half =
+        (block->depth + 2 * CONV_STEP - 1) / (2 * CONV_STEP); /* steps in which rows of y are fetched */
+    const int64_t each = half > 0 ? (rows + half - 1) / half : 0;
     int64_t sought = 0;
-    for (int64_t line = 0; line < block->depth; line += CONV_LINE) {
-        conv_bring(next, block->inner, block->depth, line);
-        for (int64_t to = smaller(rows, (line + CONV_LINE) * 2 * rows / block->depth); sought < to; sought++)
+    for (int64_t step = 0; step < block->depth; step += CONV_STEP) {
+        conv_bring(next, block->inner, block->depth, step);
+        for (const int64_t to = smaller(rows, sought + each); sought < to; sought++)
 #pragma GCC unroll 3
             for (int v = 0; v < vectors; v++) {
                 if (start && start != y) __builtin_prefetch(start + sought * stride + v * VL);
                 __builtin_prefetch(y + sought * stride + v * VL, 1);
             }
-        for (int64_t k = smaller(CONV_LINE, block->depth - line); k > 0; k--, w++, columns += vectors * VL) {
-            vf c[WIDEST / VL];
-#pragma GCC unroll 3
-            for (int v = 0; v < vectors; v++) {
-                if (source == LAID_OUT) {
-                    c[v] = load(columns + v * VL);
-                    continue;
-                }
-                __builtin_prefetch(x + (vectors + v) * VL); /* of the next panel: rows lie too far apart for hardware */
-                c[v] = whole ? load(x + v * VL) : load_mask(x + v * VL, some[v], splat(0.0f));
-                if (source == SCALED)
-                    c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), least, most);
-                store(columns + v * VL, c[v]);
-            }
-            if (source != LAID_OUT) x += plane;
-            if (source == SCALED) {
-                scale++;
-                if (shift) shift++;
-            }
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; r++) {
-                const vf weight = splat(w[r * pitch]);
-#pragma GCC unroll 3
-                for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
-            }
-        }
+        int64_t k = smaller(CONV_STEP, block->depth - step);
+        for (; CONV_FOLDS && k > 1; k -= 2) conv_folded_terms(rows, vectors, source, block, &term, sum);
+        if (CONV_FOLDS && k > 0) conv_one_term(rows, vectors, source, block, &term, sum);
+#pragma GCC unroll 2
+        for (; !CONV_FOLDS && k > 0; k--) conv_one_term(rows, vectors, source, block, &term, sum);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -146,7 +214,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
             if (start && whole)
                 total += load(start + r * stride + v * VL);
             else if (start)
-                total += load_mask(start + r * stride + v * VL, some[v], splat(0.0f));
+                total += load_mask(start + r * stride + v * VL, term.some[v], splat(0.0f));
             vf done = clamp(total, block->low, block->high);
             if (whole)
                 store(y + r * stride + v * VL, done);
@@ -178,7 +246,6 @@ V void conv_rows(const int vectors, const conv_source source, const conv_block *
         CONV_CASE(11)
         CONV_CASE(12)
         CONV_CASE(13)
-        CONV_CASE(14)
     }
 }
 

@@ -12,7 +12,7 @@
 
 /* The lanes of the widest vector, and the rows of the largest tile of a convolution, of all instruction sets. Units of
  * jobs and their memory are the same for every instruction set. */
-enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 14 };
+enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 13 };
 
 /* CONV_SETS of every instruction set is a multiple of this number of floats. conv.c cuts rows of such lengths into
  * pairs of whole lines, for any instruction set. */

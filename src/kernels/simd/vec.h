@@ -7,6 +7,7 @@
  *   vfirst         the first lanes of a vector: what stores take that lead to the end of a row
  *   TILE           side of the squares that transpose_tile transposes
  *   CONV_ROWS, CONV_ROWS_WIDE        rows whose sums with 2, or with 3, vectors of columns are held in registers
+ *   CONV_FOLDS     1 if a multiply-add can read a number and spread it over a vector, else 0
  *   CONV_SETS, CONV_WAYS             of the first-level cache: floats after which its sets repeat, and lines of a set.
  *                  If more than CONV_WAYS rows lie a multiple of CONV_SETS floats apart, they push each other out
  *   DENSE_ROWS     rows whose sums with SRT_DENSE_GROUP samples are held in registers

@@ -312,6 +312,15 @@ FAULTS = (
         KERNELS,
     ),
     Fault(
+        "conv-last-step",
+        "kernels",
+        "src/kernels/simd/conv_tile.h",
+        "int64_t k = smaller(CONV_STEP, block->depth - step);",
+        "int64_t k = CONV_STEP;",
+        "the last step of a tile adds terms behind the end of its weights",
+        KERNELS,
+    ),
+    Fault(
         "band-residual",
         "kernels",
         "src/kernels/simd/conv.h",
