@@ -101,7 +101,7 @@ def test_other_ways_leave_memory_to_weights(
 
 def test_a_lean_program_leaves_memory_to_weights(file: WeightsFile) -> None:
     """It computes for longer, but waits for less if hardly any weights fit beside the other one."""
-    budget = room_for(file, 1, 0.05)
+    budget = room_for(file, 1, 0.01)
     fits, found = (prepared(file, SLOW, 1, budget, by_time=by_time) for by_time in (False, True))
     assert not fits.program.lean
     if any(low.roomy for low in fits.program.lowered):
