@@ -35,8 +35,8 @@ enum { LATE = 200 * 1000 };
 
 /* The most terms of a part of any other sum. */
 enum { DEPTH = 512 };
-_Static_assert(SRT_LEAST_SETS % DEPTH == 0 && DEPTH % 32 == 0,
-               "blocks of rows that conv.h copies are pairs of whole lines");
+_Static_assert(SRT_LEAST_SETS % DEPTH == 0 && DEPTH % (2 * SRT_CONV_STEP) == 0,
+               "blocks of rows that conv.h copies are pairs of whole steps");
 
 /* Whether sums are made in two parts. It depends on the shape alone, because it changes the rounding. */
 static bool is_halved(int64_t inner, int64_t outputs, const srt_window *w) {

@@ -88,7 +88,7 @@ def test_columns_behind_the_last_whole_vector(rng: np.random.Generator, position
 
 
 @pytest.mark.parametrize("extents", [(1, 1), (4, 8), (8, 8), (12, 12), (7, 7), (5, 16), (16, 40)], ids=str)
-@pytest.mark.parametrize("outputs", [1, 15, 112, 113])
+@pytest.mark.parametrize("outputs", [1, 15, 104, 112, 113])
 def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], outputs: int) -> None:
     geometry = Geometry(extents, (1, 1))
     x = rng.normal(size=(2, 9, *extents)).astype(np.float32)
@@ -99,7 +99,7 @@ def test_a_window_of_one(rng: np.random.Generator, extents: tuple[int, int], out
 
 
 @pytest.mark.parametrize("channels", [512, 1024, 2048])
-@pytest.mark.parametrize("outputs", [13, 14, 15, 29, 46, 71])
+@pytest.mark.parametrize("outputs", [13, 14, 15, 27, 29, 46, 71])
 def test_rows_of_weights_a_power_of_two_apart(rng: np.random.Generator, outputs: int, channels: int) -> None:
     for extents in ((1, 2), (1, 34), (7, 7), (5, 16), (1, 82), (17, 16)):
         geometry = Geometry(extents, (1, 1))

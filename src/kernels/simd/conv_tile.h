@@ -40,9 +40,10 @@ typedef struct {
     const float (*ends)[CONV_ENDS];
 } conv_block;
 
-/* Terms after which a tile fetches. Fewer would end the loop over terms too often: each end is a branch that the
- * processor does not foresee. */
-enum { CONV_STEP = 2 * CONV_LINE };
+/* The first half of the steps in which a tile takes `depth` terms, SRT_CONV_STEP at a time. */
+V int64_t conv_half(int64_t depth) {
+    return (depth + 2 * SRT_CONV_STEP - 1) / (2 * SRT_CONV_STEP);
+}
 
 /* Floats from one row of a copy to the next: an odd number of lines, so that rows lie in different sets. */
 enum { CONV_PITCH = SRT_CONV_DEPTH + CONV_LINE };
@@ -70,13 +71,13 @@ typedef enum {
     SCALED,   /* in the input; the tile scales them and lays them out */
 } conv_source;
 
-/* Prepares rows of the next tile, with each step of this tile. In the first half of a block the lines of two steps are
- * fetched for each row. In the second half they are copied. Rows that are copied are whole pairs of lines, because
- * CONV_SETS divides `inner`: see SRT_LEAST_SETS. */
+/* Prepares a part of the next tile's rows; called at each step of this tile. A step of the first half fetches the terms
+ * of two steps, of each row. A step of the second half copies them: rows that are copied have whole pairs of steps,
+ * because CONV_SETS divides `inner`. See SRT_LEAST_SETS. */
 V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t step) {
     if (next->rows == 0) return;
-    const int64_t half = (depth + 2 * CONV_STEP - 1) / (2 * CONV_STEP) * CONV_STEP;
-    const int64_t first = 2 * (step < half ? step : step - half), last = smaller(first + 2 * CONV_STEP, depth);
+    const int64_t half = conv_half(depth), first = (step < half ? step : step - half) * 2 * SRT_CONV_STEP;
+    const int64_t last = smaller(first + 2 * SRT_CONV_STEP, depth);
     const float *from = next->w + first;
     if (step < half) {
         for (int64_t i = first; i < last; i += CONV_LINE, from += CONV_LINE)
@@ -88,20 +89,22 @@ V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t s
     }
 }
 
-/* The next term of a tile: its weights, `pitch` floats apart, and the places where its columns are laid out and where
- * they come from. */
+/* The next term of a tile: its weights, `pitch` floats apart, the place where its columns are laid out, and, unless
+ * they are, their place in the input. See conv_block for what follows. */
 typedef struct {
     const float *w;
     int64_t pitch;
     float *columns;
-    const float *x, *scale, *shift; /* see conv_block */
-    vmask some[WIDEST / VL];        /* lanes that exist */
-    bool whole;                     /* whether all do */
+    const float *x;
+    int64_t plane;
+    const float *scale, *shift;
+    vf least, most;
+    vmask some[WIDEST / VL]; /* lanes that exist */
+    bool whole;              /* whether all do */
 } conv_term;
 
-/* Moves *term to the next one, and returns its columns in c. */
-V void conv_column(const int vectors, const conv_source source, const conv_block *block, conv_term *term,
-                   vf c[WIDEST / VL]) {
+/* Returns the columns of *term in c, and moves its columns, but not its weights, to the next term. */
+V void conv_column(const int vectors, const conv_source source, conv_term *term, vf c[WIDEST / VL]) {
     const float *x = term->x, *scale = term->scale, *shift = term->shift;
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) {
@@ -112,12 +115,11 @@ V void conv_column(const int vectors, const conv_source source, const conv_block
         __builtin_prefetch(x + (vectors + v) * VL); /* of the next panel: rows lie too far apart for hardware */
         c[v] = term->whole ? load(x + v * VL) : load_mask(x + v * VL, term->some[v], splat(0.0f));
         if (source == SCALED)
-            c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), block->least, block->most);
+            c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), term->least, term->most);
         store(term->columns + v * VL, c[v]);
     }
-    term->w++;
     term->columns += vectors * VL;
-    if (source != LAID_OUT) term->x += block->plane;
+    if (source != LAID_OUT) term->x += term->plane;
     if (source == SCALED) {
         term->scale++;
         if (shift) term->shift++;
@@ -125,17 +127,17 @@ V void conv_column(const int vectors, const conv_source source, const conv_block
 }
 
 /* Adds one term to the sums. */
-V void conv_one_term(const int rows, const int vectors, const conv_source source, const conv_block *block,
-                     conv_term *term, vf sum[CONV_ROWS][WIDEST / VL]) {
+V void conv_add_term(const int rows, const int vectors, const conv_source source, conv_term *term,
+                     vf sum[CONV_ROWS][WIDEST / VL]) {
     vf c[WIDEST / VL];
-    const float *w = term->w;
-    conv_column(vectors, source, block, term, c);
+    conv_column(vectors, source, term, c);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        const vf weight = splat(w[r * term->pitch]);
+        const vf weight = splat(term->w[r * term->pitch]);
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sum[r][v] = muladd(weight, c[v], sum[r][v]);
     }
+    term->w++;
 }
 
 /* The same pointer. The compiler takes it for another one, and reads again what it has read. */
@@ -144,27 +146,42 @@ V const float *another(const float *p) {
     return p;
 }
 
-/* Adds two terms to the sums, with fewer instructions: one multiply-add can read a weight and spread it over a vector.
- * But that is a load for each vector of columns. So every second row does it, and the others spread their weight into a
- * register. Then neither loads nor instructions are the bottleneck, also when another thread runs on the same core. One
- * pointer moves from row to row, because there are not enough registers for a pointer to each. */
-V void conv_folded_terms(const int rows, const int vectors, const conv_source source, const conv_block *block,
-                         conv_term *term, vf sum[CONV_ROWS][WIDEST / VL]) {
+/* Adds `count` terms, one or two, to the sums, with fewer instructions: one multiply-add can read a weight and spread
+ * it over a vector. But that is a load for each vector of columns. So every second row does it, and the others spread
+ * their weight into a register. Then neither loads nor instructions are the bottleneck, also when another thread runs
+ * on the same core. One pointer moves from row to row, because there are not enough registers for a pointer to each. */
+V void conv_add_folded(const int rows, const int vectors, const int count, const conv_source source, conv_term *term,
+                       vf sum[CONV_ROWS][WIDEST / VL]) {
     vf c[2][WIDEST / VL];
-    const float *w = term->w;
-    for (int t = 0; t < 2; t++) conv_column(vectors, source, block, term, c[t]);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++, w = another(w + term->pitch))
 #pragma GCC unroll 2
-        for (int t = 0; t < 2; t++) {
-            const vf weight = splat(w[t]);
+    for (int t = 0; t < count; t++) conv_column(vectors, source, term, c[t]);
+    const float *w = term->w;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, w = another(w + term->pitch)) {
+        const bool folded = r % 2 == 0;
+#pragma GCC unroll 2
+        for (int t = 0; t < count; t++) {
+            const vf weight = splat(w[t]); /* of a folded row it is not used, and then no instruction */
 #pragma GCC unroll 3
             for (int v = 0; v < vectors; v++) {
-                const bool folded = r % 2 == 0;
                 sum[r][v] = muladd(folded ? splat(w[t]) : weight, c[t][v], sum[r][v]);
                 if (folded) w = another(w);
             }
         }
+    }
+    term->w += count;
+}
+
+/* Adds the next `count` terms to the sums. */
+V void conv_add_terms(const int rows, const int vectors, const conv_source source, int64_t count, conv_term *term,
+                      vf sum[CONV_ROWS][WIDEST / VL]) {
+    if (CONV_FOLDS) {
+        for (; count > 1; count -= 2) conv_add_folded(rows, vectors, 2, source, term, sum);
+        if (count > 0) conv_add_folded(rows, vectors, 1, source, term, sum);
+        return;
+    }
+#pragma GCC unroll 2
+    for (; count > 0; count--) conv_add_term(rows, vectors, source, term, sum);
 }
 
 /* Computes `rows` rows of y from `row` on, in the columns at..at + n. n <= vectors * VL. */
@@ -178,8 +195,11 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                       .pitch = weights.pitch,
                       .columns = block->columns + at * block->height + block->from * vectors * VL,
                       .x = block->x + at,
+                      .plane = block->plane,
                       .scale = block->scale,
                       .shift = block->shift,
+                      .least = block->least,
+                      .most = block->most,
                       .whole = whole};
     vf sum[CONV_ROWS][WIDEST / VL];
 #pragma GCC unroll 3
@@ -188,11 +208,9 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vectors; v++) sum[r][v] = splat(0.0f);
-    const int64_t half =
-        (block->depth + 2 * CONV_STEP - 1) / (2 * CONV_STEP); /* steps in which rows of y are fetched */
-    const int64_t each = half > 0 ? (rows + half - 1) / half : 0;
-    int64_t sought = 0;
-    for (int64_t step = 0; step < block->depth; step += CONV_STEP) {
+    const int64_t half = conv_half(block->depth), each = half > 0 ? (rows + half - 1) / half : 0;
+    int64_t sought = 0; /* rows of y that are fetched: all in the first half */
+    for (int64_t step = 0, left = block->depth; left > 0; step++, left -= SRT_CONV_STEP) {
         conv_bring(next, block->inner, block->depth, step);
         for (const int64_t to = smaller(rows, sought + each); sought < to; sought++)
 #pragma GCC unroll 3
@@ -200,11 +218,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                 if (start && start != y) __builtin_prefetch(start + sought * stride + v * VL);
                 __builtin_prefetch(y + sought * stride + v * VL, 1);
             }
-        int64_t k = smaller(CONV_STEP, block->depth - step);
-        for (; CONV_FOLDS && k > 1; k -= 2) conv_folded_terms(rows, vectors, source, block, &term, sum);
-        if (CONV_FOLDS && k > 0) conv_one_term(rows, vectors, source, block, &term, sum);
-#pragma GCC unroll 2
-        for (; !CONV_FOLDS && k > 0; k--) conv_one_term(rows, vectors, source, block, &term, sum);
+        conv_add_terms(rows, vectors, source, smaller(SRT_CONV_STEP, left), &term, sum);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++)
@@ -224,6 +238,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
 }
 
 /* Each number of rows has a loop of its own: the compiler keeps sums in registers only if it knows their number. */
+_Static_assert((int)CONV_ROWS <= 12, "a case for each number of rows");
 #define CONV_CASE(count)                                                                                               \
     case count:                                                                                                        \
         if (count <= conv_rows_of(vectors))                                                                            \
@@ -245,7 +260,6 @@ V void conv_rows(const int vectors, const conv_source source, const conv_block *
         CONV_CASE(10)
         CONV_CASE(11)
         CONV_CASE(12)
-        CONV_CASE(13)
     }
 }
 

@@ -12,10 +12,14 @@
 
 /* The lanes of the widest vector, and the rows of the largest tile of a convolution, of all instruction sets. Units of
  * jobs and their memory are the same for every instruction set. */
-enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 13 };
+enum { SRT_MOST_LANES = 16, SRT_MOST_ROWS = 12 };
+
+/* Terms after which a tile of a convolution fetches what it needs next. Fewer would end the loop over terms more often,
+ * and each end is a branch that the processor does not foresee. */
+enum { SRT_CONV_STEP = 32 };
 
 /* CONV_SETS of every instruction set is a multiple of this number of floats. conv.c cuts rows of such lengths into
- * pairs of whole lines, for any instruction set. */
+ * pairs of whole steps, for any instruction set. */
 enum { SRT_LEAST_SETS = 1024 };
 
 typedef struct { /* a unit is some pieces of a copy: see srt_copy */
@@ -83,7 +87,7 @@ typedef struct {
     _Atomic int32_t *arrived; /* (blocks, shares): finished parts; NULL if one thread computes all parts of a share */
 } conv_job;
 
-/* Output and input channels whose weights are transformed together: at most 36 matrices of 14 x 128, 252 KiB. */
+/* Output and input channels whose weights are transformed together: at most 36 matrices of 12 x 128, 216 KiB. */
 enum { SRT_WINOGRAD_ROWS = SRT_MOST_ROWS, SRT_WINOGRAD_DEPTH = 128 };
 
 /* The most tiles of all samples for which winograd_few is used. */

@@ -84,10 +84,11 @@ V uint64_t crc32c_byte(uint64_t crc, uint8_t byte);
 _Static_assert((int)VL <= (int)SRT_MOST_LANES && SRT_DENSE_CHUNK % VL == 0, "VL: buffers are made for SRT_MOST_LANES");
 _Static_assert(VL % TILE == 0 && 8 % TILE == 0, "TILE: squares fill vectors, and 8 of the 9 weights of a 3 x 3 window");
 _Static_assert((int)CONV_ROWS_WIDE <= (int)CONV_ROWS && (int)CONV_ROWS <= (int)SRT_MOST_ROWS, "CONV_ROWS");
-_Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of SRT_LEAST_SETS into pairs of lines");
+_Static_assert(CONV_SETS % SRT_LEAST_SETS == 0, "CONV_SETS: conv.c cuts rows of SRT_LEAST_SETS into pairs of steps");
 _Static_assert(SRT_DENSE_UNIT % DENSE_ROWS == 0, "DENSE_ROWS: a unit is whole groups of rows");
 _Static_assert(DENSE_AHEAD % SRT_DENSE_CHUNK == 0, "DENSE_AHEAD");
 _Static_assert(WRITES_PAST == 0 || WRITES_PAST == 1, "WRITES_PAST");
+_Static_assert(CONV_FOLDS == 0 || CONV_FOLDS == 1, "CONV_FOLDS");
 _Static_assert(ROLL_STRIPS == 1 || ROLL_STRIPS == 2, "ROLL_STRIPS");
 
 #endif
