@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrt._core import Copies
 from streamrt.engine.foreign import Foreign, Readable
 from streamrt.errors import InputError, printable
 from streamrt.graph import Graph, TensorSpec
@@ -17,6 +18,8 @@ from streamrt.ops.cast import to_integers
 
 #: The most inputs that an error's text names, so that it stays short.
 _SHOWN = 20
+#: Threads share the copy of an input of so many bytes. Fewer are copied before a second thread is awake.
+_SHARED = 1 << 18
 #: An array that a caller gives or gets, of the input's or output's type.
 Given = NDArray[Any]
 Result = NDArray[Any]
@@ -133,11 +136,21 @@ def copy_in(parts: Sequence[Source], begin: int, target: Array) -> None:
     row of ``parts`` become zero.
     """
     if len(parts) == 1 and target.shape == parts[0].shape:
-        np.copyto(target, parts[0][...], casting="unsafe")
+        _fill(target, parts[0], ...)
         return
     for part, rows, covered in _overlaps(parts, begin, target):
-        np.copyto(target[covered], part[rows], casting="unsafe")
+        _fill(target[covered], part, rows)
     target[max(0, sum(map(len, parts)) - begin) :] = 0
+
+
+def _fill(target: Array, source: Source, place: Any) -> None:
+    """Copy ``source[place]`` to ``target``."""
+    values = source[place]
+    flags = values.flags
+    if values.nbytes < _SHARED or values.dtype != target.dtype or not (flags.c_contiguous and flags.aligned):
+        np.copyto(target, values, casting="unsafe")
+    else:
+        Copies([(target, values)])(0, 1)
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
@@ -145,12 +158,11 @@ def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
 
     ``parts`` may have another type. If that is integers, they are those of `streamrt.ops.cast`.
     """
-    with np.errstate(invalid="ignore"):
-        if len(parts) == 1 and source.shape == parts[0].shape:
-            _copy(source, parts[0], ...)
-            return
-        for part, rows, covered in _overlaps(parts, begin, source):
-            _copy(source[covered], part, rows)
+    if len(parts) == 1 and source.shape == parts[0].shape:
+        _copy(source, parts[0], ...)
+        return
+    for part, rows, covered in _overlaps(parts, begin, source):
+        _copy(source[covered], part, rows)
 
 
 def _copy(values: Array, target: Target, place: Any) -> None:
@@ -186,7 +198,7 @@ def _dims(spec: TensorSpec) -> str:
 
 
 def _by_name(value: T | Mapping[str, T], specs: Sequence[TensorSpec]) -> dict[str, T]:
-    if isinstance(value, Mapping):
+    if not isinstance(value, np.ndarray) and isinstance(value, Mapping):  # the second check is slow
         if unknown := value.keys() - {spec.name for spec in specs}:
             raise InputError(f"no input is named {sorted(map(str, unknown))[:5]}; the model has {describe(specs)}")
         return dict(value)

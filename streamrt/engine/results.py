@@ -48,12 +48,13 @@ def new_results(requests: Sequence[Request], prepared: Prepared) -> list[dict[st
     Raises:
         InputError: an array of the caller has another shape or type.
     """
-    divided = len(requests) > 1 or prepared.plan.micro_batch
-    shaped = [(name, shape[1:] if divided else shape, dtype) for name, shape, dtype in result_types(prepared)]
-    starts = [(request.samples,) if divided else () for request in requests]
+    divided, types = len(requests) > 1 or prepared.plan.micro_batch, result_types(prepared)
     return [
-        {name: _array(request, name, (*start, *shape), dtype) for name, shape, dtype in shaped}
-        for request, start in zip(requests, starts, strict=True)
+        {
+            name: _array(request, name, (request.samples, *shape[1:]) if divided else shape, dtype)
+            for name, shape, dtype in types
+        }
+        for request in requests
     ]
 
 

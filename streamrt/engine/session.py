@@ -51,12 +51,12 @@ class Session:
     ) -> None:
         self.prepared = prepared
         program, plan = prepared.program, prepared.plan
-        self._memory = memory
-        self._program = program
+        self._memory, self._program = memory, program
         self._current = Current()
         self._prefetcher = prefetcher
         self.verifier, self.threads = verifier, threads()
-        #: The arrays of `Program.outside` during a pass.
+        #: Names of inputs and outputs that the workspace has no memory for, and their arrays during a pass.
+        self.borrowed = program.outside
         self.outside: dict[str, Whole] = {}
         runs = program.bind(self._memory, params, tables if plan.by_index else None, self.outside, self._current)
         self._steps = steps_of(program, plan, runs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
 from streamrt._core import rouse
 from streamrt.engine.ahead import fetched_ahead
@@ -27,24 +28,33 @@ def run_pass(
         OSError: the mapped file of a result cannot be written.
     """
     rouse(session.threads)  # they wake up while the inputs are copied
-    graph, outside = requests[0].graph, session.prepared.program.outside
+    graph, outside = requests[0].graph, session.borrowed
     inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
     outputs = {spec.name: [found[spec.name] for found in results] for spec in graph.outputs}
     for name, parts in inputs.items():
         if name not in outside:
             copy_in(parts, begin, session.tensor(name))
-    samples = {name: _sample(inputs.get(name) or outputs[name], begin) for name in outside}
-    with in_files({name: array for name, array in samples.items() if name in outputs}) as files:
-        read = {name: fetched_ahead(array) for name, array in samples.items() if name in inputs}
-        session.outside.update({**samples, **files, **read})
-        try:
-            done = session.run(requests[0].stepped)
-        finally:
-            session.outside.clear()  # a session keeps no array of a caller
+    with _lent(session, inputs, outputs, begin) if outside else nullcontext():
+        done = session.run(requests[0].stepped)
     for name, parts in outputs.items():
         if name not in outside:
             copy_out(session.tensor(name), begin, parts)
     return done
+
+
+@contextmanager
+def _lent(
+    session: Session, inputs: Mapping[str, Sequence[Source]], outputs: Mapping[str, Sequence[Target]], begin: int
+) -> Iterator[None]:
+    """A context in which a session has the arrays of a caller, at sample ``begin``, that it has no memory for."""
+    samples = {name: _sample(inputs.get(name) or outputs[name], begin) for name in session.borrowed}
+    with in_files({name: array for name, array in samples.items() if name in outputs}) as files:
+        read = {name: fetched_ahead(array) for name, array in samples.items() if name in inputs}
+        session.outside.update({**samples, **files, **read})
+        try:
+            yield
+        finally:
+            session.outside.clear()  # a session keeps no array of a caller
 
 
 def _sample(parts: Sequence[Source], number: int) -> Source:
