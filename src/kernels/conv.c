@@ -56,6 +56,38 @@ static bool is_pointwise(const srt_window *w) {
     return true;
 }
 
+/* Terms of all outputs of a line for which it is worth to be a unit. */
+enum { WORTH_A_LINE = 32 * 1024 };
+
+/* The time to lay out one column of one term, or to sort one element of a row into a phase. The unit is the time to
+ * multiply it with a weight. Sorting must save 1/LEAST_SAVED of the time to multiply, or more. */
+enum { ELEMENT = 12, LEAST_SAVED = 24 };
+
+/* Whether tiles read columns in phases of the input: see phases.h. A line is then a product of its own. Its last vector
+ * has empty lanes, which are multiplied, too. Sets the size of the phases. w: the window of the band. */
+static bool has_phases(const srt_convolution *c, const srt_window *w, int64_t inner, int64_t lanes, conv_job *job) {
+    const int64_t taps = w->kernel[1], reach = (taps - 1) * w->dilation[1], stride = w->stride[1];
+    const int64_t rows = smaller(c->last - c->first, c->outputs), width = w->output[1], wide = rounded_up(width, lanes);
+    if (c->across || inner > DEPTH || stride > SRT_MOST_PHASES || w->kernel[0] * taps == 1) return false;
+    if (w->kernel[2] > 1 || w->output[2] > 1 || w->before[2] != 0) return false;
+    job->phases = smaller(stride, reach + 1);
+    job->pitch = wide + rounded_up(divided_up(reach, stride), lanes);
+    if (rows * width * inner < WORTH_A_LINE) return false;
+    const int64_t saved = ELEMENT * (taps * width - job->phases * job->pitch) - rows * taps * (wide - width);
+    if (saved < rows * taps * width / LEAST_SAVED) return false;
+    const int64_t floats = c->channels * w->kernel[0] * job->phases * job->pitch;
+    return floats + inner * SRT_MOST_LANES <= smaller(c->seat, INT32_MAX); /* the last columns lie behind them */
+}
+
+/* Sets where the columns of each term of a sum begin in the phases. */
+static void find_places(const srt_window *w, int64_t inner, const conv_job *job, int32_t places[DEPTH]) {
+    for (int64_t i = 0; i < inner; i++) {
+        const int64_t right = i % w->kernel[1] * w->dilation[1];
+        const int64_t phase = i / w->kernel[1] * job->phases + right % w->stride[1];
+        places[i] = (int32_t)(phase * job->pitch + right / w->stride[1]);
+    }
+}
+
 /* Whether the rows of a band lie next to each other, so that columns of a panel can be those of several rows. */
 static bool is_one_line(const srt_convolution *c, bool in_place) {
     const int64_t width = c->window->output[1];
@@ -70,16 +102,21 @@ void srt_conv(const srt_convolution *c) {
     if (c->n == 0 || c->first == c->last || srt_volume(of_band.output) == 0) return;
     conv_job job = {.of = *c, .in_place = !c->across && is_pointwise(window), .inner = inner, .parts = 1};
     job.of.window = &of_band;
-    job.lines = is_one_line(c, job.in_place) ? 1 : of_band.output[0];
+    const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
+    const srt_table *table = srt_table_active();
+    int32_t places[DEPTH];
+    if (!two && has_phases(c, &of_band, inner, table->lanes, &job)) {
+        find_places(&of_band, inner, &job, places);
+        job.places = places;
+    }
+    job.lines = !job.places && is_one_line(c, job.in_place) ? 1 : of_band.output[0];
     const int64_t positions = job.positions = srt_volume(of_band.output) / job.lines;
     /* The columns behind the last whole vector of a picture are dot products, if they are few. Others are not, though
      * they are the last of their band: their sums are added up in another order. */
-    const srt_table *table = srt_table_active();
     const int64_t left = srt_volume(window->output) % table->lanes;
     job.dots = srt_volume(window->output) - (left <= table->dots ? left : 0) - c->band.first * window->output[1];
     const int64_t dots = positions * job.lines - job.dots;        /* in the band; negative: none */
     const int64_t ends = dots < 0 ? 0 : smaller(dots, positions); /* in its last line */
-    const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
     if (inner > 0) job.parts = two ? 2 : divided_up(inner, DEPTH);
     const int64_t depth = divided_up(inner, job.parts);
     const int64_t threads = smaller(c->seats, srt_threads());
@@ -90,9 +127,9 @@ void srt_conv(const srt_convolution *c) {
      * for it. Otherwise there are STEP columns more, and no other columns are left. */
     const bool inside = ends > 0 && (dots > ends || (positions - ends) % table->lanes != 0);
     const int64_t over = positions % STEP;
-    const int64_t rest = positions > STEP && over <= LAST && (!inside || ends >= over) ? over : 0;
-    const int64_t widest = depth == 0 ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
-                                      : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
+    const int64_t rest = !job.places && positions > STEP && over <= LAST && (!inside || ends >= over) ? over : 0;
+    const int64_t widest = depth == 0 || job.places ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
+                                                    : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
     const int64_t rows = smaller(c->last - c->first, c->outputs); /* of one group at most */
     const bool again = job.parts > 1 && !halved;
     const srt_product product = {
@@ -104,7 +141,7 @@ void srt_conv(const srt_convolution *c) {
         .tile = table->conv_rows < LEAST_ROWS ? LEAST_ROWS / table->conv_rows * table->conv_rows : table->conv_rows,
         .most = halved ? MOST_UNITS : INT64_MAX,
         .least = again ? WORTH_A_LAYOUT : 1,
-        .layout = LAYOUT,
+        .layout = job.places ? 1 : LAYOUT,
         .again = again,
         .fetch = FETCH,
         .late = (double)LATE / (double)(once + 1),

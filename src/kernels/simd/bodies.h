@@ -14,6 +14,7 @@ CONV_TILES(EXPORT(laid_out), LAID_OUT)
 #endif
 #if !defined PART || PART == 1
 CONV_TILES(EXPORT(in_place), IN_PLACE)
+CONV_TILES(EXPORT(phased), PHASED)
 #endif
 #if !defined PART || PART == 2
 CONV_TILES(EXPORT(scaled), SCALED)

@@ -1,10 +1,11 @@
 /* conv.h - convolution as a product: rows of weights, as they lie in the file, times panels of columns.
  *
  * The product of some rows with a panel is held in registers, while the panel and the rows are read once. A weight is
- * spread over a vector when it is used. Columns are copied to memory that stays in the second-level cache. Rows of
- * weights are copied only if they would push each other out of the first-level cache. A sum belongs to one output. Its
- * terms are added in the order of the row of weights, or, in the last columns of a map, in the order of dots.h. The
- * order does not depend on other outputs.
+ * spread over a vector when it is used. Columns are copied to memory that stays in the second-level cache. In wide
+ * pictures with few channels, rows of the input are sorted instead: see phases.h. Rows of weights are copied only if
+ * they would push each other out of the first-level cache. A sum belongs to one output. Its terms are added in the
+ * order of the row of weights, or, in the last columns of a map, in the order of dots.h. The order does not depend on
+ * other outputs.
  */
 #ifndef STREAMRT_CONV_H
 #define STREAMRT_CONV_H
@@ -16,6 +17,7 @@
 #include "conv_tile.h"
 #include "decode.h"
 #include "dots.h"
+#include "phases.h"
 
 /* Computes rows begin..end of y in the last columns of a block. weights: from row `begin` on. */
 FN void conv_last_columns(const conv_block *block, conv_weights weights, int64_t begin, int64_t end) {
@@ -61,9 +63,10 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
                                     .copy = copy ? copy + from * CONV_PITCH : NULL};
             if (coded) fetch_codes(coded, row + count + from, to - from, block->term, block->depth);
             const int64_t part = i < before ? 0 : i - before;
-            conv_function *const *const tile_of = row > begin || part > 0 || block->x == NULL ? EXPORT(laid_out)
-                                                  : block->scale == NULL                      ? EXPORT(in_place)
-                                                                                              : EXPORT(scaled);
+            conv_function *const *const tile_of = block->places                                 ? EXPORT(phased)
+                                                  : row > begin || part > 0 || block->x == NULL ? EXPORT(laid_out)
+                                                  : block->scale == NULL                        ? EXPORT(in_place)
+                                                                                                : EXPORT(scaled);
             if (i < before) {
                 tile_of[1](block, weights, row, count, i * PANEL, PANEL, &next);
             } else {
@@ -85,19 +88,20 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
     }
 }
 
-/* Lays out the last columns of a block, each by itself: first as a panel of one vector in `room`, unless it is `ready`,
- * then in `ends`. */
-V void conv_fill_ends(const conv_block *block, const srt_convolution *c, const float *x, int64_t at, int64_t first,
-                      bool ready, float *room, float (*ends)[CONV_ENDS]) {
-    const int64_t depth = block->depth;
-    if (ready)
+/* Lays out the last columns of a block, each by itself in `ends`. Unless they are `in_place` in x, they are laid out
+ * first as a panel of one vector in `room`, which may be `ready`. */
+V void conv_fill_ends(const conv_block *block, const srt_convolution *c, bool in_place, const float *x, int64_t at,
+                      int64_t first, bool ready, float *room, float (*ends)[CONV_ENDS]) {
+    const int64_t depth = block->depth, apart = in_place ? block->plane : VL;
+    const float *from = in_place ? x : room;
+    if (in_place || ready)
         ;
     else if (c->across)
         fill_across(x, block->inner, block->last, depth, room);
     else
         fill_panels(c->window, c->band.x, at, block->last, x, first, first + depth, room);
     for (int64_t i = 0; i < block->last; i++) {
-        for (int64_t k = 0; k < depth; k++) ends[i][k] = room[k * VL + i];
+        for (int64_t k = 0; k < depth; k++) ends[i][k] = from[k * apart + i];
         store(ends[i] + depth, splat(0.0f));
         for (int64_t k = 0; block->scale && k < depth; k += VL) {
             const vmask some = lanes(0, depth - k);
@@ -177,7 +181,10 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
                                                 : residual,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
-                            .x = job->in_place && !ready ? x_at + k * band->x.plane : NULL,
+                            .x = job->places               ? columns
+                                 : job->in_place && !ready ? x_at + k * band->x.plane
+                                                           : NULL,
+                            .places = job->places,
                             .plane = band->x.plane,
                             .scale = scale ? scale + k : NULL,
                             .shift = shift ? shift + k : NULL,
@@ -190,11 +197,17 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
             ;
         else if (c->across)
             fill_across(rows_of_x + k, job->inner, whole, depth, columns);
+        else if (job->places)
+            fill_phases(w, band->x, c->channels, line, at, job->phases, job->pitch, x, columns);
         else if (!job->in_place)
             fill_panels(w, band->x, place, whole, x, k, k + depth, columns);
-        const float *rest = c->across ? rows_of_x + whole * job->inner + k : x;
-        float *room = columns + (whole + VL - 1) / VL * VL * depth; /* a vector of columns behind the panels */
-        if (ends) conv_fill_ends(&block, c, rest, place + whole, k, ready, room, laid_out);
+        const float *rest = c->across       ? rows_of_x + whole * job->inner + k
+                            : job->in_place ? x_at + k * band->x.plane + whole
+                                            : x;
+        const int64_t laid =
+            job->places ? c->channels * w->kernel[0] * job->phases * job->pitch : (whole + VL - 1) / VL * VL * depth;
+        float *room = columns + laid; /* a vector of columns */
+        if (ends) conv_fill_ends(&block, c, job->in_place, rest, place + whole, k, ready, room, laid_out);
         conv_block_rows(&block, begin, end, from + rows, whole);
     }
     if (job->arrived == NULL && c->act->separate)

@@ -35,6 +35,8 @@ typedef struct {
     int64_t plane;
     const float *scale, *shift;
     vf least, most;
+    const int32_t
+        *places; /* if columns are read in the phases of the input, which are x: where those of a term begin */
     /* If the columns behind the last whole vector are few: `last` columns from column `at` on, each a row of `ends`. */
     int64_t last, at;
     const float (*ends)[CONV_ENDS];
@@ -69,6 +71,7 @@ typedef enum {
     LAID_OUT,
     IN_PLACE, /* in the input; the tile lays them out for later tiles */
     SCALED,   /* in the input; the tile scales them and lays them out */
+    PHASED,   /* in the phases of the input */
 } conv_source;
 
 /* Prepares a part of the next tile's rows; called at each step of this tile. A step of the first half fetches the terms
@@ -90,7 +93,7 @@ V void conv_bring(const conv_next *next, int64_t inner, int64_t depth, int64_t s
 }
 
 /* The next term of a tile: its weights, `pitch` floats apart, the place where its columns are laid out, and, unless
- * they are, their place in the input. See conv_block for what follows. */
+ * they are, the input. See conv_block for what follows. */
 typedef struct {
     const float *w;
     int64_t pitch;
@@ -99,6 +102,7 @@ typedef struct {
     int64_t plane;
     const float *scale, *shift;
     vf least, most;
+    const int32_t *place;
     vmask some[WIDEST / VL]; /* lanes that exist */
     bool whole;              /* whether all do */
 } conv_term;
@@ -106,8 +110,13 @@ typedef struct {
 /* Returns the columns of *term in c, and moves its columns, but not its weights, to the next term. */
 V void conv_column(const int vectors, const conv_source source, conv_term *term, vf c[WIDEST / VL]) {
     const float *x = term->x, *scale = term->scale, *shift = term->shift;
+    if (source == PHASED) x += *term->place++;
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) {
+        if (source == PHASED) {
+            c[v] = load(x + v * VL);
+            continue;
+        }
         if (source == LAID_OUT) {
             c[v] = load(term->columns + v * VL);
             continue;
@@ -118,6 +127,7 @@ V void conv_column(const int vectors, const conv_source source, conv_term *term,
             c[v] = clamp(muladd(c[v], splat(*scale), splat(shift ? *shift : 0.0f)), term->least, term->most);
         store(term->columns + v * VL, c[v]);
     }
+    if (source == PHASED) return;
     term->columns += vectors * VL;
     if (source != LAID_OUT) term->x += term->plane;
     if (source == SCALED) {
@@ -200,6 +210,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                       .shift = block->shift,
                       .least = block->least,
                       .most = block->most,
+                      .place = block->places,
                       .whole = whole};
     vf sum[CONV_ROWS][WIDEST / VL];
 #pragma GCC unroll 3
@@ -281,6 +292,6 @@ typedef conv_function *const conv_tiles[WIDEST / VL];
     conv_tiles name = {conv_##source##_1, conv_##source##_2, conv_##source##_3};
 
 /* Defined in bodies.h, with CONV_TILES. */
-extern conv_tiles EXPORT(laid_out), EXPORT(in_place), EXPORT(scaled);
+extern conv_tiles EXPORT(laid_out), EXPORT(in_place), EXPORT(scaled), EXPORT(phased);
 
 #endif

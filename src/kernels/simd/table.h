@@ -22,6 +22,9 @@ enum { SRT_CONV_STEP = 32 };
  * pairs of whole steps, for any instruction set. */
 enum { SRT_LEAST_SETS = 1024 };
 
+/* The most phases of a row of a convolution's input: see phases.h. */
+enum { SRT_MOST_PHASES = 16 };
+
 typedef struct { /* a unit is some pieces of a copy: see srt_copy */
     const srt_copy *copies;
     bool past; /* whether values that the cache cannot hold are written past it */
@@ -79,6 +82,8 @@ typedef struct {
     srt_convolution of;       /* its window is that of the band: see band.h */
     bool in_place;            /* rows of the matrix of columns are channels of the input, and need not be laid out */
     int64_t lines, positions; /* of the band: pieces whose outputs lie next to each other, and the outputs of one */
+    const int32_t *places;    /* (inner,): where a term's columns begin in phases of rows; NULL: there are none */
+    int64_t phases, pitch;    /* of a row, and the elements of each, if there are any: see phases.h */
     int64_t dots;             /* outputs of the band, in order, before those whose sums are dot products */
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
     int64_t width, blocks;    /* positions of a block; number of blocks of a line */
