@@ -150,11 +150,11 @@ def _fill(target: Array, source: Source, place: Any) -> None:
     if values.nbytes < _SHARED or values.dtype != target.dtype or not (flags.c_contiguous and flags.aligned):
         np.copyto(target, values, casting="unsafe")
     else:
-        Copies([(target, values)])(0, 1)
+        Copies([(target, values.view(target.dtype))])(0, 1)  # a type may name its order of bytes, as "<f4"
 
 
 def copy_out(source: Array, begin: int, parts: Sequence[Target]) -> None:
-    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on.
+    """Copy the rows of ``source`` to ``parts``, joined, from row ``begin`` on. The caller has NumPy ignore errors.
 
     ``parts`` may have another type. If that is integers, they are those of `streamrt.ops.cast`.
     """

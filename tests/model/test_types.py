@@ -136,3 +136,27 @@ def test_copying_in_and_out_makes_no_copy(dtype: str) -> None:
         copy_out(inside, 2, [y[:1], y[1:]])
     np.testing.assert_array_equal(inside[:2], x[2:].astype(inside.dtype))
     np.testing.assert_array_equal(inside[2:], 0)
+
+
+@pytest.mark.parametrize("form", ["plain", "read only", "named order", "columns first", "rows reversed", "not aligned"])
+def test_a_large_input_in_any_form(form: str) -> None:
+    """Threads share the copy if the values lie next to each other, and are aligned."""
+    x = np.random.default_rng(0).normal(size=(3, 400, 200)).astype(np.float32)
+    given, inside = x.copy(), np.empty_like(x)
+    if form == "read only":
+        given.flags.writeable = False
+    elif form == "named order":
+        given = np.frombuffer(x.tobytes(), x.dtype.newbyteorder("<")).reshape(x.shape)
+    elif form == "columns first":
+        given = np.asfortranarray(x)
+    elif form == "rows reversed":
+        given = x[:, ::-1].copy()[:, ::-1]
+    elif form == "not aligned":
+        memory = np.zeros(x.nbytes + 1, np.uint8)
+        given = memory[1:].view(np.float32).reshape(x.shape)
+        given[...] = x
+        assert not given.flags.aligned
+    copy_in([given], 0, inside)
+    np.testing.assert_array_equal(inside, x)
+    copy_in([given[:1], given[1:]], 1, inside)
+    np.testing.assert_array_equal(inside, np.concatenate([x[1:], np.zeros_like(x[:1])]))
