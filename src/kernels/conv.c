@@ -59,32 +59,32 @@ static bool is_pointwise(const srt_window *w) {
 /* Terms of all outputs of a line for which it is worth to be a unit. */
 enum { WORTH_A_LINE = 32 * 1024 };
 
-/* The time to lay out one column of one term, or to sort one element of a row into a phase. The unit is the time to
- * multiply it with a weight. Sorting must save 1/LEAST_SAVED of the time to multiply, or more. */
-enum { ELEMENT = 12, LEAST_SAVED = 24 };
+/* The time to lay out a vector of the columns of one term, or to sort a vector of a row into a phase, if channels are
+ * few. The unit is the time to multiply it with a weight. Sorting must save 1/LEAST_SAVED of the multiplications. */
+enum { VECTOR = 20, LEAST_SAVED = 24 };
 
-/* Whether tiles read columns in phases of the input: see phases.h. A line is then a product of its own. Its last vector
- * has empty lanes, which are multiplied, too. Sets the size of the phases. w: the window of the band. */
-static bool has_phases(const srt_convolution *c, const srt_window *w, int64_t inner, int64_t lanes, conv_job *job) {
+/* Decides whether tiles read columns in phases of the input (see phases.h), and how large these are. A line is then a
+ * product of its own. Its last vector has empty lanes, which are multiplied, too. w: the window of the band. */
+static bool plan_phases(const srt_convolution *c, const srt_window *w, int64_t inner, int64_t lanes, conv_job *job) {
     const int64_t taps = w->kernel[1], reach = (taps - 1) * w->dilation[1], stride = w->stride[1];
     const int64_t rows = smaller(c->last - c->first, c->outputs), width = w->output[1], wide = rounded_up(width, lanes);
     if (c->across || inner > DEPTH || stride > SRT_MOST_PHASES || w->kernel[0] * taps == 1) return false;
-    if (w->kernel[2] > 1 || w->output[2] > 1 || w->before[2] != 0) return false;
+    if (w->kernel[2] > 1 || w->output[2] > 1 || w->before[2] != 0 || w->input[2] != 1) return false;
     job->phases = smaller(stride, reach + 1);
     job->pitch = wide + rounded_up(divided_up(reach, stride), lanes);
     if (rows * width * inner < WORTH_A_LINE) return false;
-    const int64_t saved = ELEMENT * (taps * width - job->phases * job->pitch) - rows * taps * (wide - width);
+    const int64_t saved = VECTOR * (taps * width - job->phases * job->pitch) - rows * taps * (wide - width);
     if (saved < rows * taps * width / LEAST_SAVED) return false;
     const int64_t floats = c->channels * w->kernel[0] * job->phases * job->pitch;
     return floats + inner * SRT_MOST_LANES <= smaller(c->seat, INT32_MAX); /* the last columns lie behind them */
 }
 
 /* Sets where the columns of each term of a sum begin in the phases. */
-static void find_places(const srt_window *w, int64_t inner, const conv_job *job, int32_t places[DEPTH]) {
+static void find_offsets(const srt_window *w, int64_t inner, const conv_job *job, int32_t offsets[DEPTH]) {
     for (int64_t i = 0; i < inner; i++) {
         const int64_t right = i % w->kernel[1] * w->dilation[1];
         const int64_t phase = i / w->kernel[1] * job->phases + right % w->stride[1];
-        places[i] = (int32_t)(phase * job->pitch + right / w->stride[1]);
+        offsets[i] = (int32_t)(phase * job->pitch + right / w->stride[1]);
     }
 }
 
@@ -104,12 +104,12 @@ void srt_conv(const srt_convolution *c) {
     job.of.window = &of_band;
     const bool two = !c->across && c->groups == 1 && is_halved(inner, c->outputs, window);
     const srt_table *table = srt_table_active();
-    int32_t places[DEPTH];
-    if (!two && has_phases(c, &of_band, inner, table->lanes, &job)) {
-        find_places(&of_band, inner, &job, places);
-        job.places = places;
+    int32_t offsets[DEPTH];
+    if (!two && plan_phases(c, &of_band, inner, table->lanes, &job)) {
+        find_offsets(&of_band, inner, &job, offsets);
+        job.offsets = offsets;
     }
-    job.lines = !job.places && is_one_line(c, job.in_place) ? 1 : of_band.output[0];
+    job.lines = !job.offsets && is_one_line(c, job.in_place) ? 1 : of_band.output[0];
     const int64_t positions = job.positions = srt_volume(of_band.output) / job.lines;
     /* The columns behind the last whole vector of a picture are dot products, if they are few. Others are not, though
      * they are the last of their band: their sums are added up in another order. */
@@ -127,9 +127,9 @@ void srt_conv(const srt_convolution *c) {
      * for it. Otherwise there are STEP columns more, and no other columns are left. */
     const bool inside = ends > 0 && (dots > ends || (positions - ends) % table->lanes != 0);
     const int64_t over = positions % STEP;
-    const int64_t rest = !job.places && positions > STEP && over <= LAST && (!inside || ends >= over) ? over : 0;
-    const int64_t widest = depth == 0 || job.places ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
-                                                    : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
+    const int64_t rest = !job.offsets && positions > STEP && over <= LAST && (!inside || ends >= over) ? over : 0;
+    const int64_t widest = depth == 0 || job.offsets ? rounded_up(positions, SRT_CONV_COLUMNS) + STEP
+                                                     : c->seat / depth / SRT_CONV_COLUMNS * SRT_CONV_COLUMNS;
     const int64_t rows = smaller(c->last - c->first, c->outputs); /* of one group at most */
     const bool again = job.parts > 1 && !halved;
     const srt_product product = {
@@ -141,7 +141,8 @@ void srt_conv(const srt_convolution *c) {
         .tile = table->conv_rows < LEAST_ROWS ? LEAST_ROWS / table->conv_rows * table->conv_rows : table->conv_rows,
         .most = halved ? MOST_UNITS : INT64_MAX,
         .least = again ? WORTH_A_LAYOUT : 1,
-        .layout = job.places ? 1 : LAYOUT,
+        .layout =
+            job.offsets ? LAYOUT * (double)(job.phases * job.pitch) / (double)(window->kernel[1] * positions) : LAYOUT,
         .again = again,
         .fetch = FETCH,
         .late = (double)LATE / (double)(once + 1),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kernels.isas import ISAS, using
+from streamrt import _core
 
 
 @pytest.fixture(params=ISAS, autouse=True)
@@ -15,6 +16,13 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """The instruction set that the kernels use in this test."""
     with using(request.param) as name:
         yield name
+
+
+@pytest.fixture(autouse=True)
+def restore_threads() -> Iterator[None]:
+    before = _core.threads()
+    yield
+    _core.set_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,6 @@ from streamrt._core import (
 )
 
 ACTS = ((ACTIVATIONS["Identity"], 0, 0), (ACTIVATIONS["Relu"], 0, 0), (ACTIVATIONS["Swish"], 1, 0))
-
-
-@pytest.fixture(autouse=True)
-def restore_threads() -> Iterator[None]:
-    before = _core.threads()
-    yield
-    _core.set_threads(before)
 
 
 @st.composite

@@ -102,13 +102,14 @@ def convolve(w: Coded | Floats, x: Floats, geometry: Geometry, groups: int, colu
         (Geometry((14, 14), (1, 1)), 1, 512, 64),
         (Geometry((17, 19), (3, 3), (2, 2), pads=(1, 0, 1, 0)), 3, 5, 7),
         (Geometry((9, 41), (5, 3), pads=(2, 1, 2, 1)), 1, 40, 31),
+        (Geometry((9, 127), (3, 3), (2, 2), pads=(1, 1, 1, 1)), 1, 3, 130),  # rows in phases
         (Geometry((4, 5, 7), (3, 3, 3), (1, 2, 1), pads=(1,) * 6), 2, 23, 17),
     ],
     ids=str,
 )
 def test_convolutions(rng: np.random.Generator, geometry: Geometry, groups: int, channels: int, outputs: int) -> None:
     x = rng.normal(size=(2, groups * channels, *geometry.input)).astype(np.float32)
-    columns = scratch(geometry, channels, panels=2)
+    columns = scratch(geometry, channels, panels=3)
     for example in examples(rng, (groups * outputs, channels, *geometry.kernel)):
         y = convolve(example.coded, x, geometry, groups, columns)
         np.testing.assert_array_equal(y, convolve(example.values, x, geometry, groups, columns), named(example))

@@ -63,7 +63,7 @@ FN void conv_block_rows(const conv_block *block, int64_t begin, int64_t end, int
                                     .copy = copy ? copy + from * CONV_PITCH : NULL};
             if (coded) fetch_codes(coded, row + count + from, to - from, block->term, block->depth);
             const int64_t part = i < before ? 0 : i - before;
-            conv_function *const *const tile_of = block->places                                 ? EXPORT(phased)
+            conv_function *const *const tile_of = block->offsets                                ? EXPORT(phased)
                                                   : row > begin || part > 0 || block->x == NULL ? EXPORT(laid_out)
                                                   : block->scale == NULL                        ? EXPORT(in_place)
                                                                                                 : EXPORT(scaled);
@@ -181,10 +181,10 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
                                                 : residual,
                             .low = splat(done ? c->act->low : -INFINITY),
                             .high = splat(done ? c->act->high : INFINITY),
-                            .x = job->places               ? columns
+                            .x = job->offsets              ? columns
                                  : job->in_place && !ready ? x_at + k * band->x.plane
                                                            : NULL,
-                            .places = job->places,
+                            .offsets = job->offsets,
                             .plane = band->x.plane,
                             .scale = scale ? scale + k : NULL,
                             .shift = shift ? shift + k : NULL,
@@ -197,15 +197,15 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
             ;
         else if (c->across)
             fill_across(rows_of_x + k, job->inner, whole, depth, columns);
-        else if (job->places)
-            fill_phases(w, band->x, c->channels, line, at, job->phases, job->pitch, x, columns);
+        else if (job->offsets)
+            fill_phases(w, band->x, c->channels, line, at, n, job->phases, job->pitch, x, columns);
         else if (!job->in_place)
             fill_panels(w, band->x, place, whole, x, k, k + depth, columns);
         const float *rest = c->across       ? rows_of_x + whole * job->inner + k
                             : job->in_place ? x_at + k * band->x.plane + whole
                                             : x;
         const int64_t laid =
-            job->places ? c->channels * w->kernel[0] * job->phases * job->pitch : (whole + VL - 1) / VL * VL * depth;
+            job->offsets ? c->channels * w->kernel[0] * job->phases * job->pitch : (whole + VL - 1) / VL * VL * depth;
         float *room = columns + laid; /* a vector of columns */
         if (ends) conv_fill_ends(&block, c, job->in_place, rest, place + whole, k, ready, room, laid_out);
         conv_block_rows(&block, begin, end, from + rows, whole);

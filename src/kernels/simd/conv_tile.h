@@ -35,8 +35,8 @@ typedef struct {
     int64_t plane;
     const float *scale, *shift;
     vf least, most;
-    const int32_t
-        *places; /* if columns are read in the phases of the input, which are x: where those of a term begin */
+    /* If columns are read in phases of the input, x are the phases, and the columns of a term begin at its offset. */
+    const int32_t *offsets;
     /* If the columns behind the last whole vector are few: `last` columns from column `at` on, each a row of `ends`. */
     int64_t last, at;
     const float (*ends)[CONV_ENDS];
@@ -102,7 +102,7 @@ typedef struct {
     int64_t plane;
     const float *scale, *shift;
     vf least, most;
-    const int32_t *place;
+    const int32_t *offset;
     vmask some[WIDEST / VL]; /* lanes that exist */
     bool whole;              /* whether all do */
 } conv_term;
@@ -110,7 +110,7 @@ typedef struct {
 /* Returns the columns of *term in c, and moves its columns, but not its weights, to the next term. */
 V void conv_column(const int vectors, const conv_source source, conv_term *term, vf c[WIDEST / VL]) {
     const float *x = term->x, *scale = term->scale, *shift = term->shift;
-    if (source == PHASED) x += *term->place++;
+    if (source == PHASED) x += *term->offset++;
 #pragma GCC unroll 3
     for (int v = 0; v < vectors; v++) {
         if (source == PHASED) {
@@ -210,7 +210,7 @@ V void conv_tile(const int rows, const int vectors, const conv_source source, co
                       .shift = block->shift,
                       .least = block->least,
                       .most = block->most,
-                      .place = block->places,
+                      .offset = block->offsets,
                       .whole = whole};
     vf sum[CONV_ROWS][WIDEST / VL];
 #pragma GCC unroll 3

@@ -82,7 +82,7 @@ typedef struct {
     srt_convolution of;       /* its window is that of the band: see band.h */
     bool in_place;            /* rows of the matrix of columns are channels of the input, and need not be laid out */
     int64_t lines, positions; /* of the band: pieces whose outputs lie next to each other, and the outputs of one */
-    const int32_t *places;    /* (inner,): where a term's columns begin in phases of rows; NULL: there are none */
+    const int32_t *offsets;   /* (inner,): where the columns of a term begin in phases of rows; NULL: no phases */
     int64_t phases, pitch;    /* of a row, and the elements of each, if there are any: see phases.h */
     int64_t dots;             /* outputs of the band, in order, before those whose sums are dot products */
     int64_t inner, parts;     /* terms of a row of weights, and the number of its parts */
