@@ -60,11 +60,12 @@ static bool is_pointwise(const srt_window *w) {
 enum { WORTH_A_LINE = 32 * 1024 };
 
 /* The time to lay out a vector of the columns of one term, or to sort a vector of a row into a phase, if channels are
- * few. The unit is the time to multiply it with a weight. Sorting must save 1/LEAST_SAVED of the multiplications. */
+ * few: about 12 cycles. The unit is the time to multiply it with a weight, of which a core does up to two in a cycle.
+ * Sorting must save 1/LEAST_SAVED of the multiplications. */
 enum { VECTOR = 20, LEAST_SAVED = 24 };
 
 /* Decides whether tiles read columns in phases of the input (see phases.h), and how large these are. A line is then a
- * product of its own. Its last vector has empty lanes, which are multiplied, too. w: the window of the band. */
+ * product of its own. Its last vector may have empty lanes, which are multiplied, too. w: the window of the band. */
 static bool plan_phases(const srt_convolution *c, const srt_window *w, int64_t inner, int64_t lanes, conv_job *job) {
     const int64_t taps = w->kernel[1], reach = (taps - 1) * w->dilation[1], stride = w->stride[1];
     const int64_t rows = smaller(c->last - c->first, c->outputs), width = w->output[1], wide = rounded_up(width, lanes);

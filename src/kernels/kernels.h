@@ -291,10 +291,9 @@ typedef struct {
 
 /* A convolution as a product. A row of weights is multiplied in equal parts of at most SRT_CONV_DEPTH terms. Scratch
  * memory holds the columns of a multiple of SRT_CONV_COLUMNS output positions, up to 72 KiB for each SRT_CONV_COLUMNS,
- * or sorted rows of the input instead, if these fit.
- * Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS * (the smaller of channels * kd * kh * kw and
- * SRT_CONV_DEPTH). A row has the same bits in every band. Bands whose rows of y, of the residual, or with a window of
- * 1 x 1 of x, have gaps take longer: each row is a product of its own. */
+ * or sorted rows of the input instead, if these fit. Half of a core's own cache is best. seat >= SRT_CONV_COLUMNS *
+ * (the smaller of channels * kd * kh * kw and SRT_CONV_DEPTH). A row has the same bits in every band. Bands whose rows
+ * of y, of the residual, or with a window of 1 x 1 of x, have gaps take longer: each row is a product of its own. */
 enum { SRT_CONV_DEPTH = 576, SRT_CONV_COLUMNS = 32 };
 void srt_conv(const srt_convolution *c);
 

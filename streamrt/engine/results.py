@@ -48,7 +48,8 @@ def new_results(requests: Sequence[Request], prepared: Prepared) -> list[dict[st
     Raises:
         InputError: an array of the caller has another shape or type.
     """
-    divided, types = len(requests) > 1 or prepared.plan.micro_batch, result_types(prepared)
+    divided = len(requests) > 1 or prepared.plan.micro_batch
+    types = result_types(prepared)
     return [
         {
             name: _array(request, name, (request.samples, *shape[1:]) if divided else shape, dtype)

@@ -28,16 +28,16 @@ def run_pass(
         OSError: the mapped file of a result cannot be written.
     """
     rouse(session.threads)  # they wake up while the inputs are copied
-    graph, outside = requests[0].graph, session.borrowed
+    graph, borrowed = requests[0].graph, session.borrowed
     inputs = {spec.name: [request.arrays[spec.name] for request in requests] for spec in graph.inputs}
     outputs = {spec.name: [found[spec.name] for found in results] for spec in graph.outputs}
     for name, parts in inputs.items():
-        if name not in outside:
+        if name not in borrowed:
             copy_in(parts, begin, session.tensor(name))
-    with _lent(session, inputs, outputs, begin) if outside else nullcontext():
+    with _lent(session, inputs, outputs, begin) if borrowed else nullcontext():
         done = session.run(requests[0].stepped)
     for name, parts in outputs.items():
-        if name not in outside:
+        if name not in borrowed:
             copy_out(session.tensor(name), begin, parts)
     return done
 

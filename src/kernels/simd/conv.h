@@ -204,9 +204,9 @@ V bool conv_shares(const conv_job *job, int64_t sample, int64_t group, int64_t l
         const float *rest = c->across       ? rows_of_x + whole * job->inner + k
                             : job->in_place ? x_at + k * band->x.plane + whole
                                             : x;
-        const int64_t laid =
+        const int64_t used =
             job->offsets ? c->channels * w->kernel[0] * job->phases * job->pitch : (whole + VL - 1) / VL * VL * depth;
-        float *room = columns + laid; /* a vector of columns */
+        float *room = columns + used; /* a vector of columns */
         if (ends) conv_fill_ends(&block, c, job->in_place, rest, place + whole, k, ready, room, laid_out);
         conv_block_rows(&block, begin, end, from + rows, whole);
     }

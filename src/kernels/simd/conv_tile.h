@@ -21,7 +21,7 @@ typedef struct {
     const srt_weights *coded; /* the weights that are decoded, or NULL */
     int64_t term;             /* the block's first term, if they are */
     int64_t inner, depth;     /* terms of a row of weights, and those in this block */
-    float *columns;           /* laid out: see columns.h */
+    float *columns;           /* laid out: see columns.h; not if they are read in phases */
     int64_t height, from;     /* rows of a panel in memory, and the first row in this block */
     float *y;
     int64_t stride;
