@@ -6,7 +6,22 @@ A fault is small and plausible: a bound that is off by one, a term that is left 
 
 from __future__ import annotations
 
-from faults.rooms import cli, convert, core, engine, kernels, metrics, ops, plan, pool, program, rpc, serve, tuning
+from faults.rooms import (
+    cli,
+    convert,
+    core,
+    engine,
+    kernels,
+    metrics,
+    ops,
+    plan,
+    pool,
+    program,
+    rpc,
+    serve,
+    tuning,
+    windows,
+)
 from faults.rooms import format as file_format
 
 FAULTS = (
@@ -24,4 +39,5 @@ FAULTS = (
     *rpc.FAULTS,
     *serve.FAULTS,
     *tuning.FAULTS,
+    *windows.FAULTS,
 )
