@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from bench import models
 from bench.limits import LIMITS, OF_A_FILE, OF_A_WAY
+from bench.limits.hop import hop
 from bench.peers import Peer, peers
 from bench.process import pagecache, spawn
 from bench.process.cgroup import NoCgroupError, memory_cgroup
@@ -300,6 +301,8 @@ class Run:
         if turn.key in self._out:
             return
         self._bar.set_postfix_str(f"round {index + 1}: {turn.peer}, {turn.case.label}")
+        shares = turn.threads > 1 and not turn.limit and turn.case.cap is None
+        before = hop() if shares else None
         outcome, group = self._execute(turn, turn.job)
         values: dict[str, Any] = outcome.values
         if not turn.limit:
@@ -312,6 +315,8 @@ class Run:
         fields = {} if status == "ok" else {"ended": {"seconds": outcome.seconds} | group}
         if turn.limit and turn.files:
             fields["file"] = turn.files[0].name
+        if before is not None:
+            fields["hops"] = [before, hop()]
         self._write(
             "limit" if turn.limit else "timing",
             case=turn.case,

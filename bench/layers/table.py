@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.layers.figures import Quartiles, Times, contenders, peaks
 from bench.limits import OF_A_WAY
 from bench.record import Record
-from bench.report.markdown import circumstances, grid, skipped
+from bench.report.markdown import circumstances, grid, nanoseconds, skipped
+from bench.report.summary import hops
 from bench.ways import US
 
 _MIB = 1 << 20
@@ -23,7 +25,11 @@ A peer's fused node counts for the product in it, else for the first layer that 
 contender has no node for a layer: it computes the layer as part of another one. "other" are nodes that belong to no
 layer, such as changes of layout. "between" is the time of a pass outside all nodes. "profiled" is a pass while its
 nodes are timed, and "pass" is one in a process that times no nodes; their quartiles are in brackets. Medians do not add
-up exactly. ONNX Runtime and OpenVINO tell whole microseconds, and OpenVINO tells means instead of medians."""
+up exactly. ONNX Runtime and OpenVINO tell whole microseconds, and OpenVINO tells means instead of medians.
+
+"From core to core" is the time in which a cache line gets from the first processor to the last, just before and just
+after the processes of a contender: the median, with the least and the most. Layers that threads share take longer where
+it is longer."""
 
 
 def report(records: Sequence[Record]) -> str:
@@ -57,6 +63,7 @@ def report(records: Sequence[Record]) -> str:
         parts += [
             f"## {_threads(threads)}{says}",
             _table(layers, of, peak, (f"÷ {_threads(counts[0])}", base) if base else None),
+            *_apart(records, threads),
             *(
                 _share(layers, of[way], way, peaks(records, limit).get(threads))
                 for limit, way in OF_A_WAY.items()
@@ -73,6 +80,16 @@ def _share(layers: Sequence[Mapping[str, Any]], times: Times, way: str, peak: fl
     speed = 2 * math.fsum(layer["multiply_adds"] for layer in layers) / times.inside
     share = f", {speed / peak:.0%} of the peak of its vectors, {peak / 1e9:.1f} GFLOP/s" if peak else ""
     return f"{way} computes {speed / 1e9:.1f} GFLOP/s in the sum of its layers{share}."
+
+
+def _apart(records: Sequence[Record], threads: int) -> list[str]:
+    """A sentence that tells how far apart the processors were for each contender, if that was measured."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "timing" and record["threads"] == threads:
+            found[record["peer"]] += hops(record)
+    each = [f"{peer} {nanoseconds(seconds)}" for peer, seconds in found.items() if seconds]
+    return [f"From core to core, in ns: {'; '.join(each)}."] if each else []
 
 
 def _threads(count: int) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shlex
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from bench.limits.compiled import loaded
 
 _SOURCE = Path(__file__).with_name("fma.c")
 #: Steps of every chain in one try: 2^17 steps of 24 chains take 1 ms where a cycle takes 0.3 ns and begins one. That is
@@ -32,8 +31,7 @@ def fma_avx2(file: str | None, threads: int) -> float | None:
 
 
 def _measured(threads: int, *instructions: str) -> float | None:
-    with TemporaryDirectory() as folder:
-        library = _build(Path(folder), instructions)
+    library = loaded(_SOURCE, *instructions)
     if library is None:
         return None
     loop = library.multiply_add
@@ -51,15 +49,3 @@ def _measured(threads: int, *instructions: str) -> float | None:
     busy = min(threads, len(os.sched_getaffinity(0)))  # threads that share a processor add nothing to its speed
     with ThreadPoolExecutor(busy) as pool:
         return sum(pool.map(speed, [time.perf_counter() + _SECONDS] * busy))
-
-
-def _build(folder: Path, instructions: tuple[str, ...]) -> ctypes.CDLL | None:
-    library = folder / "fma.so"
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    # A GNU standard, because an ISO one keeps GCC from making one instruction of a product and a sum.
-    options = ["-std=gnu11", "-O2", *instructions, "-fPIC", "-shared"]
-    try:
-        subprocess.run([*compiler, *options, "-o", library, _SOURCE], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return ctypes.CDLL(str(library))

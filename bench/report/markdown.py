@@ -31,6 +31,7 @@ _MEMORY = {
     "beyond": "beyond the budget",
     "cgroup_peak": "cgroup peak",
 }
+_HOPS = "core to core, ns"
 _MIB = 1 << 20
 
 
@@ -175,6 +176,11 @@ def signed(value: float) -> str:
     return f"-{seconds(-value)}" if value < 0 else seconds(value)
 
 
+def nanoseconds(values: Collection[float]) -> str:
+    """The median of some seconds, in nanoseconds, with the least and the most; ``-`` without values."""
+    return span(Spread.of(values), lambda value: f"{value * 1e9:.0f}") if values else "-"
+
+
 def seconds(value: float) -> str:
     """A text with three significant digits, in s, ms or us."""
     if value >= 0.9995:
@@ -197,6 +203,9 @@ and "file pages" the most bytes of its weights in the page cache. "both at once"
 peak that the kernel counts (`VmHWM`): anonymous memory and mapped pages of all files, libraries included. "beyond the
 budget" is both at once, less streamrt's budget and an interpreter that has imported NumPy; it includes the caller's
 arrays. "cgroup peak" is the kernel's own count.
+
+"core to core" is the time in which a cache line gets from the first processor to the last, just before and just after
+the contender's rounds. If contenders met other times there, so did their threads: do not compare them closely.
 
 T* assumes streamrt's kernels, streamrt's budget, and the best disk speed that any method reached in the scenario: it is
 the shortest time that any plan could then take. It is the optimum of a linear program (`bench/report/tstar.py`). A peer
@@ -284,6 +293,8 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
     for measure in table.measures:
         header += [_MEASURES[measure], "÷ streamrt", *(["÷ T*"] if measure in table.limits else [])]
     header += [f"{_MEMORY[name]}, MiB" for name in memory]
+    apart = any(row.hops for row in table.rows)
+    header += [_HOPS] if apart else []
     header += ["error", "computes in"] if errors else []
     lines = []
     for row in table.rows:
@@ -293,6 +304,8 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
         for name in memory:
             value = row.memory.get(name)
             line.append("-" if value is None else f"{value / _MIB:.0f}")
+        if apart:
+            line.append(nanoseconds(row.hops))
         if errors:
             line += ["-" if row.error is None else f"{row.error:.1e}", row.arithmetic]
         lines.append(line)

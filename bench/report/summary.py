@@ -67,6 +67,8 @@ class Row:
         arithmetic: the type of the numbers that its products multiply.
         budget: bytes that a way of streamrt had, if it had a budget.
         limits: by measure, T* in seconds; only ways of streamrt have it.
+        hops: seconds in which a cache line got from the first processor to the last, just before and after each round;
+            where nothing but threads decides the time.
         then: steady passes divided by T* from the disk's speed just before and after each.
     """
 
@@ -82,6 +84,7 @@ class Row:
     arithmetic: str = "float32"
     budget: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
+    hops: list[float] = field(default_factory=list)
     then: Spread | None = None
 
     def spread(self, measure: str) -> Spread | None:
@@ -195,6 +198,11 @@ def limits(records: Iterable[Record]) -> dict[tuple[str, str, int], Spread]:
     return {key: Spread.of(values) for key, values in found.items()}
 
 
+def hops(record: Record) -> list[float]:
+    """Seconds in which a cache line got from one processor to another around a timed process; empty if not measured."""
+    return [seconds for seconds in record.get("hops", []) if seconds is not None]
+
+
 def resident(records: Iterable[Record]) -> dict[tuple[str, str, int, int], Spread]:
     """Seconds that streamrt computes with every weight in memory, by its way, model, batch and threads."""
     found: dict[tuple[str, str, int, int], list[float]] = defaultdict(list)
@@ -238,6 +246,7 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
             row.times[measure][record["round"]] = passes["median"]
             row.seen[measure] += [passes["least"], passes["most"]]
     row.moments += values.get("moments", [])
+    row.hops += hops(record)
     if table.case["kind"] not in ANSWERING:
         row.memory = {"anonymous": values["anonymous"], "mapped": values["mapped"]}
     if is_way(row.peer) and (facts := values.get("facts")):

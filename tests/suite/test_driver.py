@@ -197,6 +197,21 @@ def test_each_number_of_threads(measure: Measure, processes: Processes) -> None:
     assert [it.job.threads for it in processes.of("passes")] == [2, 2, 1, 1]
 
 
+def test_the_way_between_processors_is_measured_around_uncapped_processes(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where threads share work and nothing streams."""
+    found = iter(range(1, 9))
+    monkeypatch.setattr(driver, "hop", lambda: float(next(found)))
+    lines = measure(case(), case(cap=CAP), peers="AB", rounds=1, threads=(2, 1), weigh=False)
+    told = [(line["threads"], line["case"]["cap"], line.get("hops")) for line in lines if line["kind"] == "timing"]
+    assert told == [(2, None, [1.0, 2.0]), (2, None, [3.0, 4.0]), (2, CAP, None), (2, CAP, None)] + [
+        (1, cap, None) for cap in (None, None, CAP, CAP)
+    ]
+    monkeypatch.setattr(driver, "hop", lambda: None)  # there is no compiler
+    assert all("hops" not in line for line in measure(case(), rounds=1))
+
+
 def test_limits_are_measured_in_every_round(measure: Measure, processes: Processes) -> None:
     cases = case(1), case(8), replace(case(8), cap=1 << 30)  # "compute" is measured once for each batch
     lines = measure(*cases, peers=[peer("streamrt"), peer("A")], rounds=2)

@@ -310,6 +310,16 @@ def test_a_table() -> None:
     ]
 
 
+def test_the_way_between_processors_of_each_contender() -> None:
+    records = [described(), timing("streamrt", 0.05, ours(0.02, 0.02)), timing("A", 0.05, [node(0.03, "r")])]
+    says = "From core to core, in ns: "
+    assert says not in table.report(records)
+    records[1]["hops"], records[2]["hops"] = [50e-9, 52e-9], [190e-9, None]
+    alone = timing("streamrt", 0.08, ours(0.05, 0.02), threads=1)
+    assert table.report([*records, alone]).count(says) == 1
+    assert f"{says}streamrt 51 (50 - 52); A 190.\n\n## 1 thread" in table.report([*records, alone])
+
+
 def test_the_share_of_the_peak_of_another_instruction_set() -> None:
     records = [
         described(), peak(4e11), {**peak(3e11), "peer": "fma avx2"}, {**peak(2e11), "peer": "fma avx2"},

@@ -101,6 +101,16 @@ def test_median_least_and_most() -> None:
     assert (found.label, found.threads, found.measures) == ("mlp-2x8, cap 256 MiB, batch 1", 2, ["steady", "first"])
 
 
+def test_a_table_tells_how_far_apart_the_processors_were() -> None:
+    """Without a round that ended badly, and without a way that could not be measured."""
+    records = [timing("A", 0, 1.0, hops=[50e-9, 60e-9]), timing("A", 1, 1.0, hops=[190e-9, None])]
+    records += [timing("B", 0, 2.0), line("timing", "B", "slow", round=1, hops=[1.0, 1.0])]
+    header, _, *rows = cells(markdown._case(table(records)))
+    column = header.index("core to core, ns")
+    assert [row[column] for row in rows[:2]] == ["60 (50 - 190)", "-"]
+    assert "core to core, ns" not in markdown._case(table(timings(A=[1.0])))
+
+
 def test_a_ratio_is_that_of_the_times_in_its_row() -> None:
     """The machine's speed changes between rounds, so the brackets have the ratios of rounds."""
     found = table(timings(streamrt=[1.0, 10.0, 20.0], A=[2.0, 20.0, 2.0]))
