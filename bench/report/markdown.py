@@ -31,7 +31,6 @@ _MEMORY = {
     "beyond": "beyond the budget",
     "cgroup_peak": "cgroup peak",
 }
-_HOPS = "core to core, ns"
 _MIB = 1 << 20
 
 
@@ -294,7 +293,7 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
         header += [_MEASURES[measure], "÷ streamrt", *(["÷ T*"] if measure in table.limits else [])]
     header += [f"{_MEMORY[name]}, MiB" for name in memory]
     apart = any(row.hops for row in table.rows)
-    header += [_HOPS] if apart else []
+    header += ["core to core, ns"] if apart else []
     header += ["error", "computes in"] if errors else []
     lines = []
     for row in table.rows:

@@ -1,15 +1,17 @@
-"""A child process whose code the test writes, and a folder on a disk."""
+"""A child process whose code the test writes, a driver without processes, and a folder on a disk."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bench import machine
+from bench import driver, machine
 from bench.process import spawn
+from suite.driving import Group, Measure, Processes
 
 _CHILD = """
 import json, os, sys
@@ -46,3 +48,21 @@ def disk(tmp_path: Path) -> Path:
 def checkout() -> Path:
     """The folder that holds ``bench`` and the uncompiled ``streamrt``."""
     return Path(__file__).parents[2]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Processes:
+    processes = Processes()
+    monkeypatch.setattr(driver.spawn, "run", processes.run)
+
+    @contextmanager
+    def memory_cgroup(limit: int | None) -> Iterator[Group]:
+        yield Group(limit)
+
+    monkeypatch.setattr(driver, "memory_cgroup", memory_cgroup)
+    return processes
+
+
+@pytest.fixture
+def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: Processes) -> Measure:
+    return Measure(tmp_path, monkeypatch)

@@ -55,3 +55,11 @@ def test_there_is_no_way_without_a_compiler_or_on_one_processor(monkeypatch: pyt
     monkeypatch.setenv("CC", "false")
     hop._library.cache_clear()
     assert hop.hop() is None
+
+
+@pytest.mark.usefixtures("fresh_loop")
+def test_there_is_no_way_to_a_processor_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thread ends, though the second one cannot begin."""
+    here = min(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {here, 1023})
+    assert hop.hop() is None
