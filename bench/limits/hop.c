@@ -4,14 +4,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <time.h>
 
 typedef struct {
-    int processor;
     long first, end; /* the thread waits for the numbers first, first + 2, ... and writes each plus 1 */
     _Atomic long *line;
-    bool stays;     /* on its processor */
     double seconds; /* between its second number, when both threads run, and its last one */
 } turns;
 
@@ -23,10 +20,6 @@ static double now(void) {
 
 static void *take_turns(void *arguments) {
     turns *mine = arguments;
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(mine->processor, &set);
-    mine->stays = sched_setaffinity(0, sizeof set, &set) == 0;
     double start = 0;
     for (long i = mine->first; i < mine->end; i += 2) {
         long seen;
@@ -40,16 +33,32 @@ static void *take_turns(void *arguments) {
     return NULL;
 }
 
-/* Seconds of one way, the mean of `count`, which is even and at least 8. Negative if there is no second thread, or the
- * threads may not use these processors. */
+/* Starts a thread that stays on a processor. Returns 0, or an error: two threads on one processor would wait for each
+ * other for whole time slices. */
+static int start_on(int processor, pthread_t *thread, turns *its) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error) return error;
+    error = pthread_attr_setaffinity_np(&attributes, sizeof set, &set);
+    if (!error) error = pthread_create(thread, &attributes, take_turns, its);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
+/* Seconds of one way, the mean of `count`, which is even and at least 8. Negative if no thread can be on one of the
+ * processors, which are below CPU_SETSIZE. */
 double hop(int one, int other, long count) {
-    _Alignas(128) _Atomic long line = 0;
-    turns even = {one, 0, count, &line, false, 0}, odd = {other, 1, count, &line, false, 0};
+    _Alignas(128) _Atomic long line = -1; /* both threads wait until there are two */
+    turns even = {0, count, &line, 0}, odd = {1, count, &line, 0};
     pthread_t first, second;
-    if (pthread_create(&first, NULL, take_turns, &even) != 0) return -1;
-    const bool two = pthread_create(&second, NULL, take_turns, &odd) == 0;
-    if (!two) atomic_store(&line, count);
+    if (start_on(one, &first, &even)) return -1;
+    const int alone = start_on(other, &second, &odd);
+    atomic_store(&line, alone ? count : 0);
     pthread_join(first, NULL);
-    if (two) pthread_join(second, NULL);
-    return two && even.stays && odd.stays ? even.seconds / (double)(count - 4) : -1;
+    if (alone) return -1;
+    pthread_join(second, NULL);
+    return even.seconds / (double)(count - 4);
 }
