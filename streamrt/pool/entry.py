@@ -185,6 +185,7 @@ class Entry:
         """Note that the model is closed."""
         self.count_loaded()
         self.resident, self.counted, self.timed, self.pinned, self.budget = None, 0, 0.0, 0, 0
+        self._of, self._last = (), None  # most registered models are closed
 
     def holding(self, held: int) -> Holding:
         """What it holds, of ``held`` bytes that the ledger has of it. Its needs are known.

@@ -93,6 +93,7 @@ class Giving:
     def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
         memory, ledger = self._memory, self._memory.ledger
         victim = memory.entries[shrink.name]
+        resident = victim.resident  # a closed model is freed after the lock was given back: it has thousands of objects
         kept = _shrunk(victim, shrink)
         with memory.changed:
             gone = ledger.held(victim.name) - kept
@@ -101,8 +102,8 @@ class Giving:
             ledger.give_back(victim.name, gone - min(gone, missing))
             memory.counts.given_up += victim.pinned - min(kept, victim.pinned)
             victim.pinned, victim.busy = kept, False
-            if kept and victim.resident:
-                victim.budget = victim.resident.budget or 0
+            if kept and resident:
+                victim.budget = resident.budget or 0
             else:
                 victim.forget_open()
                 memory.counts.evictions += 1
@@ -130,10 +131,10 @@ class Giving:
             self._memory.changed.notify_all()
 
     def _shut(self, entry: Entry) -> None:
-        memory = self._memory
-        assert entry.resident
+        memory, resident = self._memory, entry.resident  # freed after the lock was given back
+        assert resident
         with suppress(Exception):
-            entry.resident.shut()
+            resident.shut()
         with memory.changed:
             entry.forget_open()
             memory.ledger.give_back(entry.name, memory.ledger.held(entry.name))

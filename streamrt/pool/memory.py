@@ -112,18 +112,16 @@ class Memory:
 
     def decided(self, situation: Situation) -> Grant | None:
         """The bytes that a model may have; None if it has to wait until leased models give memory back."""
-        name, holdings = situation.name, situation.holdings
+        name, holdings, policy = situation.name, situation.holdings, self.policy
         kept = holdings[name].kept
-        return self.policy.use(
-            lambda policy: decide(
-                self.ledger.budget,
-                situation.slack,
-                holdings,
-                name,
-                policy.worth,
-                lambda other: kept or policy.admits(name, other),
-                situation.whole,
-            )
+        return decide(
+            self.ledger.budget,
+            situation.slack,
+            holdings,
+            name,
+            policy.worths(holdings).__getitem__,
+            lambda other: kept or policy.admits(name, other),
+            situation.whole,
         )
 
     def lasts(self, situation: Situation, grant: Grant) -> bool:
@@ -146,7 +144,7 @@ class Memory:
         holdings = self._holdings(entry)
         missing = total - self.ledger.held(entry.name) - self.ledger.free
         idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
-        self.policy.use(lambda policy: idle.sort(key=policy.worth))
+        idle.sort(key=self.policy.worths(idle).__getitem__)
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
     def _holdings(self, entry: Entry) -> dict[str, Holding]:
@@ -178,10 +176,10 @@ class Memory:
         assert needs
         resident.lent = False
         entry.count_loaded()
-        pinned = min(resident.pinned, self.ledger.held(entry.name))
+        pinned, complete = min(resident.pinned, self.ledger.held(entry.name)), resident.complete
         # A model may have all its weights in its window: then only those that it was granted to keep are pinned.
-        entry.pinned = min(entry.pinned, pinned) if resident.complete else pinned
-        if resident.complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
+        entry.pinned = min(entry.pinned, pinned) if complete else pinned
+        if complete and pinned != needs.weights:  # smaller granules may take fewer bytes than assumed
             needs = replace(needs, weights=pinned)
             self.entries.know(entry, needs)
             entry.reserved = entry.reserved and replace(entry.reserved, weights=pinned)

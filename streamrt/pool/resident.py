@@ -36,8 +36,10 @@ _SMALL = 8 << 20
 _TRIES = 3
 #: How many budgets a model remembers the plans of. The budget of a model changes between a few values.
 _REMEMBERED = 4
-#: The most tensors, nodes and checksums of remembered headers and plans. Each takes some hundred bytes.
+#: The most tensors, nodes and checksums of remembered headers and plans: 12 MiB, as each takes 600 bytes.
 _PARTS = 20_000
+#: A file takes as much as 13 of them, beside its own: 8 KiB.
+_PARTS_OF_FILE = 13
 #: A step of a call in bands takes as much as 4 of them: 1.5 KiB.
 _PARTS_OF_STEP = 4
 #: The most steps of calls in bands that are remembered with a header: 1.5 MiB.
@@ -109,10 +111,14 @@ class Known:
 
     @property
     def parts(self) -> int:
-        """Tensors, nodes, steps and checksums that are remembered, those of each budget's plans included."""
+        """Tensors, nodes, steps and checksums that are remembered, those of each budget's plans included.
+
+        What the file takes by itself counts, too.
+        """
         file, steps = self.file, self._programs.calls_in_bands.steps * _PARTS_OF_STEP
         nodes = sum(len(case.nodes) for case in file.graph.cases)
-        return (len(file.tensors) + nodes) * (1 + len(self._planners)) + len(file.block_crcs) + steps
+        planned = (len(file.tensors) + nodes) * (1 + len(self._planners))
+        return _PARTS_OF_FILE + planned + len(file.block_crcs) + steps
 
     def forget_bands(self) -> None:
         """Forget the calls in bands if they take much memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from threading import get_ident
 from typing import TypeVar
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SharedPolicy:
-    """Gives a policy to one thread at a time.
+    """Gives a policy to one thread at a time, for one answer at a time.
 
     A thread that has the pool's lock may wait for this one, and never the other way round. Python may run a finalizer
     in any thread, even in one that has the policy. So what a finalizer does looks at ``mine`` before it takes the
@@ -34,7 +34,27 @@ class SharedPolicy:
         """Whether this thread has the policy now."""
         return self._owner == get_ident()
 
-    def use(self, work: Callable[[Policy], T]) -> T:
+    def requested(self, name: str, size: int, cost: float) -> None:
+        """See `Policy`."""
+        self._use(lambda policy: policy.requested(name, size, cost))
+
+    def worths(self, names: Iterable[str]) -> dict[str, float]:
+        """The worth of a byte of each of these models, all at the same moment. See `Policy`."""
+        return self._use(lambda policy: {name: policy.worth(name) for name in names})
+
+    def admits(self, newcomer: str, resident: str) -> bool:
+        """See `Policy`."""
+        return self._use(lambda policy: policy.admits(newcomer, resident))
+
+    def evicted(self, name: str) -> None:
+        """See `Policy`."""
+        self._use(lambda policy: policy.evicted(name))
+
+    def forget(self, name: str) -> None:
+        """See `Policy`."""
+        self._use(lambda policy: policy.forget(name))
+
+    def _use(self, work: Callable[[Policy], T]) -> T:
         """What ``work`` makes of the policy. This thread has it alone meanwhile."""
         with self._lock:  # no method of Python's own, which an interrupt could leave with the lock taken
             self._owner = get_ident()
@@ -42,15 +62,3 @@ class SharedPolicy:
                 return work(self._policy)
             finally:
                 self._owner = 0
-
-    def requested(self, name: str, size: int, cost: float) -> None:
-        """See `Policy`."""
-        self.use(lambda policy: policy.requested(name, size, cost))
-
-    def evicted(self, name: str) -> None:
-        """See `Policy`."""
-        self.use(lambda policy: policy.evicted(name))
-
-    def forget(self, name: str) -> None:
-        """See `Policy`."""
-        self.use(lambda policy: policy.forget(name))

@@ -12,7 +12,7 @@ from model.zoo import eventually
 from pool.real import call, status
 from streamrt import ModelPool
 from streamrt.engine import engine
-from streamrt.pool import State
+from streamrt.pool import State, resident
 
 MIB = 1 << 20
 
@@ -120,3 +120,17 @@ def test_a_file_that_is_replaced_at_the_moment_when_it_is_mapped(tmp_path, monke
             with pytest.raises(streamrt.WeightsIOError, match="No such file"), pool.lease("m"):
                 pass
         assert pool.stats().failures == (comes == "none")
+
+
+def test_headers_of_small_files_are_remembered_up_to_a_limit_that_counts_files_too(files, tmp_path, monkeypatch):
+    paths = [str(tmp_path / f"{number}.safetensors") for number in range(8)]
+    for path in paths:
+        shutil.copy(files["m64"].path, path)
+    remembered = resident.WeightsFiles()
+    remembered.measure(paths[0], 1 << 30)
+    parts = remembered._known[paths[0]].parts
+    assert parts > resident._PARTS_OF_FILE  # and its tensors and nodes
+    monkeypatch.setattr(resident, "_PARTS", 5 * parts)
+    for path in paths:
+        remembered.measure(path, 1 << 30)
+    assert list(remembered._known) == paths[-5:]
