@@ -57,11 +57,16 @@ class Giving:
             with memory.changed:
                 if minimum > (most := memory.pins.capacity(entry)):
                     raise too_large(entry, minimum, memory.ledger.budget, most)
-                while (shrinks := memory.room_for(entry, minimum)) is None:
+                while True:
+                    idled = memory.idled
+                    shrinks = memory.room_for(entry, minimum)
+                    if shrinks is not None:
+                        break
                     if not wait:
                         return
                     need = f"a call of {entry.name!r:.80} needs a budget of {minimum} bytes, and other memory is leased"
-                    memory.wait(deadline, f"{need}; gave up after the timeout of {self._timeout:g} s: try again later")
+                    reason = f"{need}; gave up after the timeout of {self._timeout:g} s: try again later"
+                    memory.wait(deadline, reason, idled)
                 memory.take(entry, minimum, shrinks)
             self.collect(entry, shrinks, minimum)
             with memory.changed:
@@ -93,19 +98,19 @@ class Giving:
     def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
         memory, ledger = self._memory, self._memory.ledger
         victim = memory.entries[shrink.name]
-        resident = victim.resident  # a closed model is freed after the lock was given back: it has thousands of objects
-        kept = _shrunk(victim, shrink)
+        pinned, kept = victim.pinned, _shrunk(victim, shrink)
+        if not kept:
+            self._free(victim)
         with memory.changed:
             gone = ledger.held(victim.name) - kept
             missing = max(0, total - ledger.held(taker.name))
             ledger.move(victim.name, taker.name, min(gone, missing))
             ledger.give_back(victim.name, gone - min(gone, missing))
-            memory.counts.given_up += victim.pinned - min(kept, victim.pinned)
+            memory.counts.given_up += pinned - min(kept, pinned)
             victim.pinned, victim.busy = kept, False
-            if kept and resident:
-                victim.budget = resident.budget or 0
+            if victim.resident:
+                victim.budget = victim.resident.budget or 0
             else:
-                victim.forget_open()
                 memory.counts.evictions += 1
                 memory.policy.evicted(victim.name)
             self.settle(victim)
@@ -131,18 +136,25 @@ class Giving:
             self._memory.changed.notify_all()
 
     def _shut(self, entry: Entry) -> None:
-        memory, resident = self._memory, entry.resident  # freed after the lock was given back
-        assert resident
+        memory = self._memory
+        assert entry.resident
         with suppress(Exception):
-            resident.shut()
+            entry.resident.shut()
+        self._free(entry)
         with memory.changed:
-            entry.forget_open()
             memory.ledger.give_back(entry.name, memory.ledger.held(entry.name))
             memory.entries.know(entry, None)  # a user may unload a model because its file was replaced
             entry.busy = False
             memory.policy.evicted(entry.name)
             self.settle(entry)
             memory.changed.notify_all()
+
+    def _free(self, entry: Entry) -> None:
+        """Free the objects of a closed model, which is busy. They are thousands, so it happens without the lock."""
+        resident = entry.resident
+        with self._memory.changed:
+            entry.forget_open()
+        del resident
 
 
 def rested(resident: Resident, most: int | None, window: int) -> int:

@@ -130,8 +130,12 @@ class Keeper:
                     if entry is None:
                         entry = self.entry(name)
                         entry.requests += 1
-                    while not (leased := self._lease_now(entry, asker)) and not asker.thinks:
-                        self._wait(entry, asker, limit, deadline, wanted)
+                    while True:
+                        idled = self.memory.idled
+                        leased = self._lease_now(entry, asker)
+                        if leased or asker.thinks:
+                            break
+                        self._wait(entry, asker, idled, limit, deadline, wanted)
                     if leased:
                         self._leave_line(asker)
                 self._think(entry, asker)
@@ -143,16 +147,22 @@ class Keeper:
             raise
 
     def _wait(
-        self, entry: Entry, asker: _Asker, limit: float, deadline: float, wanted: Callable[[], bool] | None
+        self,
+        entry: Entry,
+        asker: _Asker,
+        idled: int,
+        limit: float,
+        deadline: float,
+        wanted: Callable[[], bool] | None,
     ) -> None:
-        """Wait for a change, at most until a request's deadline. Lock held."""
+        """Wait for a change, at most until a request's deadline; for ``idled`` see `Memory.wait`. Lock held."""
         asker.decided = None
         if wanted is not None and not wanted():
             raise PoolBusyError(f"the lease of the model {entry.name!r:.80} is not wanted any more")
         what = "is loading" if asker.flight else "waits for memory, all of which is leased"
         reason = f"the model {entry.name!r:.80} {what}; gave up after the timeout of {limit:g} s: try again later"
         longest = LONGEST_WAIT if wanted is None else _ASK_AGAIN
-        self.memory.wait(deadline, reason, longest, loads=asker.flight is not None)
+        self.memory.wait(deadline, reason, idled, longest, loads=asker.flight is not None)
 
     def _think(self, entry: Entry, asker: _Asker) -> None:
         """Tell the policy of a request, and decide a grant. Both take long, and other requests go on. Lock not held."""
@@ -276,7 +286,7 @@ class Keeper:
             return False
         (situation, grant), asker.decided = asker.decided, None
         if grant is None or not self.memory.lasts(situation, grant):
-            # With the lock nothing changes meanwhile, and no memory that is given back is missed.
+            # With the lock memory does not change meanwhile, or only by the collector: see `Memory.idled`.
             situation = self.memory.situation(entry, self._gets_whole(entry, asker))
             grant = self.memory.decided(situation)
         if grant is None:

@@ -71,6 +71,8 @@ class Memory:
         policy: as above, with a lock of its own.
         counts: of things that happened.
         seekers: the number of requests and calls that wait for memory, or for a model that is changed.
+        idled: how often a model became idle. The collector may end an abandoned lease in a thread that decides with the
+            lock, and that will then wait.
     """
 
     def __init__(self, budget: int, policy: Policy, runtime: Runtime, pinned_again: Callable[[Entry], None]) -> None:
@@ -81,6 +83,7 @@ class Memory:
         self.policy = SharedPolicy(policy, runtime.lock())
         self.counts = Counts()
         self.seekers = 0
+        self.idled = 0
         self._runtime = runtime
         self._slack = Slack(budget)
 
@@ -89,8 +92,12 @@ class Memory:
         with self.changed:
             return self.pins.capacity(entry)
 
-    def wait(self, deadline: float, reason: str, longest: float = LONGEST_WAIT, loads: bool = False) -> None:
+    def wait(
+        self, deadline: float, reason: str, idled: int, longest: float = LONGEST_WAIT, loads: bool = False
+    ) -> None:
         """Wait for a change, for at most ``longest`` seconds. A request whose model ``loads`` waits for nothing else.
+
+        It does not wait if a model became idle since `idled` was read.
 
         Raises:
             PoolBusyError: the deadline has passed; its text is ``reason``.
@@ -99,6 +106,8 @@ class Memory:
         if left <= 0:
             self.counts.busy += 1
             raise PoolBusyError(reason)
+        if idled != self.idled:
+            return
         self.seekers += not loads
         try:
             self.changed.wait(min(left, longest))
@@ -114,12 +123,13 @@ class Memory:
         """The bytes that a model may have; None if it has to wait until leased models give memory back."""
         name, holdings, policy = situation.name, situation.holdings, self.policy
         kept = holdings[name].kept
+        idle = [other for other, holding in holdings.items() if other != name and not holding.fixed]
         return decide(
             self.ledger.budget,
             situation.slack,
             holdings,
             name,
-            policy.worths(holdings).__getitem__,
+            policy.worths(idle).__getitem__,
             lambda other: kept or policy.admits(name, other),
             situation.whole,
         )
@@ -175,6 +185,7 @@ class Memory:
         assert resident
         assert needs
         resident.lent = False
+        self.idled += 1
         entry.count_loaded()
         pinned, complete = min(resident.pinned, self.ledger.held(entry.name)), resident.complete
         # A model may have all its weights in its window: then only those that it was granted to keep are pinned.

@@ -2,7 +2,8 @@
 
 A policy sees requests and nothing else. It says how much a byte of each model is worth now. It also says whether a
 model that was requested may take memory from another model. A pool calls its policy in one thread at a time, and other
-requests wait meanwhile. So policies do no I/O. They never call the pool, whose lock may wait for them.
+requests wait meanwhile. They wait for one answer: other calls may come between the answers that one decision asks for.
+So policies do no I/O. They never call the pool, whose lock may wait for them.
 """
 
 from __future__ import annotations

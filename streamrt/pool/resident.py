@@ -36,7 +36,7 @@ _SMALL = 8 << 20
 _TRIES = 3
 #: How many budgets a model remembers the plans of. The budget of a model changes between a few values.
 _REMEMBERED = 4
-#: The most tensors, nodes and checksums of remembered headers and plans: 12 MiB, as each takes 600 bytes.
+#: The most tensors, nodes and checksums of remembered headers and plans. Each takes 400 to 600 bytes.
 _PARTS = 20_000
 #: A file takes as much as 13 of them, beside its own: 8 KiB.
 _PARTS_OF_FILE = 13

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class SharedPolicy:
-    """Gives a policy to one thread at a time, for one answer at a time.
+    """Gives a policy to one thread at a time, for one question at a time.
 
     A thread that has the pool's lock may wait for this one, and never the other way round. Python may run a finalizer
     in any thread, even in one that has the policy. So what a finalizer does looks at ``mine`` before it takes the
@@ -56,8 +56,9 @@ class SharedPolicy:
 
     def _use(self, work: Callable[[Policy], T]) -> T:
         """What ``work`` makes of the policy. This thread has it alone meanwhile."""
+        me = get_ident()  # before the lock is taken: a finalizer may run after a call
         with self._lock:  # no method of Python's own, which an interrupt could leave with the lock taken
-            self._owner = get_ident()
+            self._owner = me
             try:
                 return work(self._policy)
             finally:

@@ -9,7 +9,7 @@ import pytest
 
 import streamrt
 from model import zoo
-from pool.world import KIB, FakeModel, make, needs
+from pool.world import KIB, FakeModel, make, needs, whole
 from streamrt.pool import memory
 from streamrt.pool.policy import Lru
 from streamrt.pool.runtime import Runtime
@@ -273,7 +273,7 @@ def test_other_requests_have_the_policy_while_a_grant_is_decided(monkeypatch):
 
 
 def test_a_model_that_gives_all_of_its_memory_is_freed_without_the_lock():
-    world, files, pool = make(100, {"a": needs(60), "b": needs(60)})
+    world, files, pool = make(100, {"a": whole(60), "b": whole(60)})
     freed = []
 
     class Model(FakeModel):
@@ -284,16 +284,49 @@ def test_a_model_that_gives_all_of_its_memory_is_freed_without_the_lock():
     files.kind = Model
 
     def task():
-        for name in ("a", "b", "a", "b"):
+        for name in ("a", "b", "a"):
             with pool.lease(name) as model:
                 model.call()
             del model
-        pool.unload("b")
+        assert len(freed) == 2
+        pool.unload("a")
+        assert freed == [0, 0, 0]
 
     world.spawn(task)
     world.run()
-    assert freed
-    assert set(freed) == {0}
+    assert pool.stats().evictions == 2
+
+
+@pytest.mark.parametrize("decides", ["decide", "make_room"])
+def test_a_lease_that_the_collector_ends_within_a_decision_is_not_missed(decides, monkeypatch):
+    """It runs in the thread that decides with the lock and then waits, so nobody else wakes that thread."""
+    world, _, pool = make(100, {"a": needs(88), "b": needs(60), "c": needs(10)})
+    usual, abandoned, budgets = getattr(memory, decides), [], []
+
+    def task():
+        with pool.lease("c") as grows:
+            grows.call()
+            context = pool.lease("a")
+            context.__enter__()
+            abandoned.append(context)
+            monkeypatch.setattr(memory, decides, deciding)
+            if decides == "make_room":
+                budgets.append(grows.grow(90 * KIB))
+            else:
+                with pool.lease("b") as model:
+                    budgets.append(model.budget)
+            assert world.time < 10.0  # the pool's timeout is 30 s
+
+    def deciding(*arguments):
+        answer = usual(*arguments)
+        if abandoned and pool._keeper.changed.depth and answer is None:
+            abandoned.pop().__exit__(None, None, None)
+        return answer
+
+    world.spawn(task)
+    world.run()
+    assert len(budgets) == 1
+    assert not abandoned
 
 
 def test_an_interrupt_does_not_keep_the_policy():
