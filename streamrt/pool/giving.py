@@ -98,19 +98,21 @@ class Giving:
     def _shrink(self, taker: Entry, shrink: Shrink, total: int) -> None:
         memory, ledger = self._memory, self._memory.ledger
         victim = memory.entries[shrink.name]
-        pinned, kept = victim.pinned, _shrunk(victim, shrink)
-        if not kept:
-            self._free(victim)
+        # The objects of a closed model are thousands. They are freed at the end, without the lock, and not before the
+        # memory is given back: an interrupt in between would leave a closed model that holds memory.
+        resident = victim.resident
+        kept = _shrunk(victim, shrink)
         with memory.changed:
             gone = ledger.held(victim.name) - kept
             missing = max(0, total - ledger.held(taker.name))
             ledger.move(victim.name, taker.name, min(gone, missing))
             ledger.give_back(victim.name, gone - min(gone, missing))
-            memory.counts.given_up += pinned - min(kept, pinned)
+            memory.counts.given_up += victim.pinned - min(kept, victim.pinned)
             victim.pinned, victim.busy = kept, False
-            if victim.resident:
-                victim.budget = victim.resident.budget or 0
+            if kept and resident:
+                victim.budget = resident.budget or 0
             else:
+                victim.forget_open()
                 memory.counts.evictions += 1
                 memory.policy.evicted(victim.name)
             self.settle(victim)
@@ -136,11 +138,13 @@ class Giving:
             self._memory.changed.notify_all()
 
     def _shut(self, entry: Entry) -> None:
-        memory = self._memory
-        assert entry.resident
+        memory, resident = self._memory, entry.resident
+        assert resident
         with suppress(Exception):
-            entry.resident.shut()
-        self._free(entry)
+            resident.shut()
+        with memory.changed:
+            entry.forget_open()
+        del resident  # frees its objects, before those who wait for the end are told of it
         with memory.changed:
             memory.ledger.give_back(entry.name, memory.ledger.held(entry.name))
             memory.entries.know(entry, None)  # a user may unload a model because its file was replaced
@@ -148,13 +152,6 @@ class Giving:
             memory.policy.evicted(entry.name)
             self.settle(entry)
             memory.changed.notify_all()
-
-    def _free(self, entry: Entry) -> None:
-        """Free the objects of a closed model, which is busy. They are thousands, so it happens without the lock."""
-        resident = entry.resident
-        with self._memory.changed:
-            entry.forget_open()
-        del resident
 
 
 def rested(resident: Resident, most: int | None, window: int) -> int:

@@ -123,13 +123,12 @@ class Memory:
         """The bytes that a model may have; None if it has to wait until leased models give memory back."""
         name, holdings, policy = situation.name, situation.holdings, self.policy
         kept = holdings[name].kept
-        idle = [other for other, holding in holdings.items() if other != name and not holding.fixed]
         return decide(
             self.ledger.budget,
             situation.slack,
             holdings,
             name,
-            policy.worths(idle).__getitem__,
+            policy.worths(_idle(holdings, name)).__getitem__,
             lambda other: kept or policy.admits(name, other),
             situation.whole,
         )
@@ -153,7 +152,7 @@ class Memory:
         """The shrinks that give ``entry`` ``total`` bytes; None when idle models have too little."""
         holdings = self._holdings(entry)
         missing = total - self.ledger.held(entry.name) - self.ledger.free
-        idle = [name for name, holding in holdings.items() if name != entry.name and not holding.fixed]
+        idle = _idle(holdings, entry.name)
         idle.sort(key=self.policy.worths(idle).__getitem__)
         return make_room(holdings, idle, [name for name in idle if not holdings[name].kept], missing)
 
@@ -205,3 +204,8 @@ class Memory:
         self.policy.forget(entry.name)
         self.counts.keep(entry)
         self.pins.pin_again()
+
+
+def _idle(holdings: Mapping[str, Holding], name: str) -> list[str]:
+    """The models but ``name`` that can give memory now."""
+    return [other for other, holding in holdings.items() if other != name and not holding.fixed]

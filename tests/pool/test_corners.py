@@ -5,7 +5,7 @@ import math
 import pytest
 
 import streamrt
-from pool.world import KIB, FakeModel, make, needs
+from pool.world import KIB, FakeModel, WorldCondition, make, needs
 from streamrt.errors import WeightsIOError
 from streamrt.pool import State
 from streamrt.pool.entry import LONGEST_PAUSE
@@ -149,6 +149,43 @@ def test_a_call_that_is_interrupted_while_others_make_room_for_it_leaves_nothing
     leased_in_turn(world, pool, ["b", "c", "a"], met)
     world.run()
     assert met == ["b", "c", "interrupted", "b", "c", "a"]
+    emptied(world, pool, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("entry", [1, 2])
+def test_a_call_that_is_interrupted_after_another_model_was_closed_leaves_no_memory_held(entry, monkeypatch):
+    """At each time that it takes the lock to note what it has."""
+    world, _, pool = make(100, {"a": needs(30), "b": needs(30), "c": needs(20)})
+    met, entries = [], []
+    leased_in_turn(world, pool, ["b", "c"], met)
+    world.run()
+    original, take = FakeModel.shut, WorldCondition.__enter__
+
+    def shut(model):
+        original(model)
+        entries.append(0)
+
+    def interrupted(condition):
+        if entries and entries[0] < entry:
+            entries[0] += 1
+            if entries[0] == entry:
+                raise KeyboardInterrupt
+        return take(condition)
+
+    monkeypatch.setattr(FakeModel, "shut", shut)
+
+    def work():
+        with pool.lease("a") as model:
+            monkeypatch.setattr(WorldCondition, "__enter__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                model.grow(98 * KIB)
+
+    world.spawn(work)
+    world.run()
+    keeper = pool._keeper
+    assert not [name for name, each in keeper.entries.items() if not each.resident and keeper.ledger.held(name)]
+    leased_in_turn(world, pool, ["b", "c", "a"], met)
+    world.run()
     emptied(world, pool, ["a", "b", "c"])
 
 
