@@ -264,6 +264,18 @@ def test_files_that_are_deleted(server: Server, place: Place, kept: dict[str, Pa
 
 
 def test_a_disk_that_gets_slow(server: Server, place: Place, switch: Path) -> None:
+    slow_down(server, place, switch)
+
+
+def test_a_disk_that_gets_slow_and_is_read_without_a_mapping(
+    place: Place, switch: Path, slow_reads: Callable[..., dict[str, str]]
+) -> None:
+    with serve(place, io="pread", environment=slow_reads(SLOW, switch)) as server:
+        warm_up(server, place)
+        slow_down(server, place, switch)
+
+
+def slow_down(server: Server, place: Place, switch: Path) -> None:
     with back_to_where_it_was(server, place):
         with crowd([server.address], place.models) as clients:
             more(clients, 3, is_right)

@@ -1,8 +1,8 @@
 /* slow_reads.c - preloaded into a test's process, makes the reads of the prefetch thread as slow as the test wants.
  *
- * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ. In a process that must
- * do without (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no earlier than the imagined
- * disk would have delivered. Other calls are not changed.
+ * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or a pread. In a process
+ * that must do without the first (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no earlier
+ * than the imagined disk would have delivered. Other calls are not changed. Python reads with pread64.
  *
  * SLOW_READS_SWITCH is a path. With it, reads are slow only while a file is there, and one disk serves all threads: a
  * read begins when those before it have ended.
@@ -56,6 +56,14 @@ int madvise(void *start, size_t length, int advice) {
     int result = real(start, length, advice);
     if (advice == MADV_POPULATE_READ && result == 0) sleep_until(begin, length);
     return result;
+}
+
+ssize_t pread(int fd, void *to, size_t length, off_t offset) {
+    ssize_t (*real)(int, void *, size_t, off_t) = (ssize_t (*)(int, void *, size_t, off_t))dlsym(RTLD_NEXT, "pread");
+    double begin = now();
+    ssize_t count = real(fd, to, length, offset);
+    if (count > 0) sleep_until(begin, (double)count);
+    return count;
 }
 
 int posix_fadvise(int fd, off_t offset, off_t length, int advice) {
