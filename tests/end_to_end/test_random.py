@@ -24,6 +24,8 @@ from plan import earlier
 from streamrt._core import Mapping, Prefetcher, Step
 from streamrt.engine import session
 
+#: What a call returns: the output, or several by name.
+Answer = NDArray[np.float32] | dict[str, NDArray[np.float32]]
 #: The largest error of an answer, relative to the largest magnitude in the model: the rounding of Winograd's algorithm.
 TOLERANCE = 1e-5
 #: Seconds that a release may take: a quiet machine needs 0.003 s. No more, because a failing case runs many times.
@@ -137,8 +139,25 @@ def test_a_file_of_version_1_computes_the_same_and_needs_no_less(path: Path, dra
     version1.convert(path, old)
     x = zoo.random_input(samples, *drawn.sample)
     with streamrt.Model(old) as one, streamrt.Model(path) as other:
-        found, wanted = (answer if isinstance(answer, dict) else {"": answer} for answer in (one(x), other(x)))
-    assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
+        _have_the_same_bits(one(x), other(x))
+
+
+@settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=models(), samples=st.integers(1, 9), exact=st.booleans())
+def test_any_number_of_threads_computes_the_same_bits(path: Path, drawn: Drawn, samples: int, exact: bool) -> None:
+    streamrt.pack(drawn.model, path)
+    x = zoo.random_input(samples, *drawn.sample)
+    with streamrt.Model(path, None, threads=1, exact=exact) as model:
+        wanted = model(x)
+    for threads in (2, 3):
+        with streamrt.Model(path, None, threads=threads, exact=exact) as model:
+            _have_the_same_bits(model(x), wanted)
+
+
+def _have_the_same_bits(found: Answer, wanted: Answer) -> None:
+    one, other = ({"": answer} if isinstance(answer, np.ndarray) else answer for answer in (found, wanted))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
 
 @settings(max_examples=CASES, suppress_health_check=[HealthCheck.too_slow])
