@@ -102,7 +102,12 @@ def _of_hits(found: Figures) -> Iterator[Bar]:
                 yield Bar(
                     f"registering {registered} models", _REGISTERING, found.row(key, itemgetter("registering")), "s"
                 )
-                yield Bar(f"memory beside the budget, {by}", _BESIDE, found.row(key, beside), "bytes")
+                yield Bar(
+                    f"memory beside the budget and an interpreter with NumPy, {by}",
+                    _BESIDE,
+                    found.row(key, beside),
+                    "bytes",
+                )
         elif row == "lock":
             for callers in CALLERS:
                 of = f"{by}, {callers} caller{'s' * (callers > 1)}"

@@ -1,11 +1,11 @@
-"""Figures from the lines of one set of models: times by round, and comparisons of two contenders of the same round."""
+"""Figures from the lines of one set of models: times by round, and comparisons of two contenders."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from operator import sub, truediv
+from operator import sub
 from typing import Any
 
 from bench.record import Record
@@ -51,38 +51,28 @@ class Figures:
 
     def spread(self, weights: str, trace: str, contender: str, measure: str) -> Spread | None:
         """A contender's values of all rounds."""
-        return _spread(values[measure] for values in self._rounds(weights, trace, contender).values())
+        return _spread(self._values(weights, trace, contender, measure).values())
 
     def ratio(self, weights: str, trace: str, contenders: tuple[str, str], measure: str) -> Spread | None:
-        """The first contender's value divided by the second's, round by round."""
-        return self._paired(weights, trace, contenders, measure, truediv)
+        """The first contender's value divided by the second's."""
+        return Spread.compared(*(self._values(weights, trace, contender, measure) for contender in contenders))
 
     def difference(self, weights: str, trace: str, contenders: tuple[str, str], measure: str) -> Spread | None:
-        """The first contender's value less the second's, round by round."""
-        return self._paired(weights, trace, contenders, measure, sub)
+        """The first contender's value less the second's."""
+        return Spread.compared(*(self._values(weights, trace, contender, measure) for contender in contenders), sub)
 
     def between(self, weights: tuple[str, str], trace: str, contender: str) -> Spread | None:
-        """A contender's time with the first type of weights divided by that with the second, round by round."""
-        mine, theirs = (self._rounds(each, trace, contender) for each in weights)
-        return _spread(mine[at]["seconds"] / theirs[at]["seconds"] for at in mine if at in theirs)
+        """A contender's time with the first type of weights divided by that with the second."""
+        return Spread.compared(*(self._values(each, trace, contender, "seconds") for each in weights))
 
     def row(self, key: RowKey, figure: Callable[[dict[str, Any]], float]) -> Spread | None:
         """A figure of a row about hits, of all rounds."""
         return _spread(figure(values) for values in self.rows.get(key, {}).values())
 
-    def _rounds(self, weights: str, trace: str, contender: str) -> Rounds:
-        return self.runs.get((weights, trace, contender), {})
-
-    def _paired(
-        self,
-        weights: str,
-        trace: str,
-        contenders: tuple[str, str],
-        measure: str,
-        compare: Callable[[float, float], float],
-    ) -> Spread | None:
-        mine, theirs = (self._rounds(weights, trace, contender) for contender in contenders)
-        return _spread(compare(mine[at][measure], theirs[at][measure]) for at in mine if at in theirs)
+    def _values(self, weights: str, trace: str, contender: str, measure: str) -> dict[int, float]:
+        """A contender's values by round."""
+        rounds = self.runs.get((weights, trace, contender), {})
+        return {index: values[measure] for index, values in rounds.items()}
 
 
 def figures(records: Iterable[Record]) -> list[Figures]:

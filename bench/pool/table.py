@@ -16,9 +16,9 @@ from bench.report.summary import Spread
 _MIB = 1 << 20
 _SAYS = """\
 A time is the sum of the times of all requests of a trace: the median over the rounds, and in brackets the shortest and
-the longest. A ratio compares two contenders of the same round; it is a median with its spread, too. "÷ LRU" divides by
-an LRU of whole `Model`s with the same package. In bold are losses: a median above 1. "÷ floor" divides by the floor:
-plain reads of the same misses in the same order, plus the computing (`bench/pool/floor.py`)."""
+the longest. A ratio is that of two medians, with the least and the most of a round. "÷ LRU" divides by an LRU of whole
+`Model`s with the same package. In bold are losses: a ratio above 1. "÷ floor" divides by the floor: plain reads of the
+same misses in the same order, plus the computing (`bench/pool/floor.py`)."""
 _BARS = f"The bars are about `{DEFAULT}`. The median over the rounds decides."
 
 

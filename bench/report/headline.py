@@ -90,9 +90,6 @@ def of_servers(records: list[Record]) -> Iterator[Headline]:
     def p50(values: Values) -> float:
         return float(values["p50"])
 
-    def ratio(ours: Values, theirs: Values) -> float:
-        return p50(ours) / p50(theirs)
-
     found, (row, wire, connections) = figures(records), _SERVER
     servers = [server for server in found.runs.get(_SERVER, {}) if (server, wire) not in LACKS and server != FLOOR]
     times = {server: found.spread(_SERVER, server, p50) for server in servers}
@@ -101,5 +98,5 @@ def of_servers(records: list[Record]) -> Iterator[Headline]:
     if peers and ours:
         peer = min(peers, key=lambda server: peers[server].median)
         label = f"A server: {row}, {wire} tensors, {connections} connections, median of requests"
-        compared = found.compared(_SERVER, (US, peer), ratio)
+        compared = found.compared(_SERVER, (US, peer), (p50, p50))
         yield Headline(label, ours, "ok", peer, peers[peer], compared, found.rows[row], "server")

@@ -316,7 +316,7 @@ def _case(table: CaseTable, *, errors: bool = False) -> str:
     notes = "".join(f"\n\n{row.peer}: {row.reason}." for row in table.rows if row.status not in ("ok", "killed"))
     for row in table.rows:
         if row.status == "ok" and row.ends:
-            bad = [f"round {end.round + 1}, {_ended(end)}{f': {end.reason}' * bool(end.reason)}" for end in row.ends]
+            bad = [f"round {end.round + 1}, {ended(end)}{f': {end.reason}' * bool(end.reason)}" for end in row.ends]
             notes += f"\n\n{row.peer}: without {'; '.join(bad)}."
     for row in table.rows:
         if row.then:
@@ -337,10 +337,10 @@ def _times(row: Row, us: Row | None, measure: str, limit: float | None) -> list[
 def outcome(row: Row) -> str:
     """How a contender without a time ended, and after how much."""
     last = [end for end in row.ends if end.status == row.status]
-    return _ended(last[-1]) if last else row.status
+    return ended(last[-1]) if last else row.status
 
 
-def _ended(end: End) -> str:
+def ended(end: End) -> str:
     """A status; for a process that was ended, after how many seconds, and with how many bytes if it was for memory."""
     if end.status not in ("killed", "slow") or end.seconds is None:
         return end.status

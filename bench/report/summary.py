@@ -1,10 +1,11 @@
-"""Makes figures from lines of results: medians and spreads, ratios round by round, and T* of every case."""
+"""Makes figures from lines of results: medians and spreads, ratios of contenders, and T* of every case."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import truediv
 from statistics import median
 from typing import Any
 
@@ -28,6 +29,22 @@ class Spread:
         values = list(values)
         return cls(median(values), min(values), max(values), len(values))
 
+    @classmethod
+    def compared(
+        cls,
+        mine: Mapping[int, float],
+        theirs: Mapping[int, float],
+        compare: Callable[[float, float], float] = truediv,
+    ) -> Spread | None:
+        """Two contenders' values by round, compared: of their medians, with the least and the most of a round.
+
+        None if they have no round in common.
+        """
+        pairs = [compare(mine[index], theirs[index]) for index in mine if index in theirs]
+        if not pairs:
+            return None
+        return cls(compare(median(mine.values()), median(theirs.values())), min(pairs), max(pairs), len(pairs))
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -46,6 +63,12 @@ class End:
     reason: str
     seconds: float | None = None
     peak: int | None = None
+
+    @classmethod
+    def of(cls, record: Record) -> End:
+        """That of a line about a round that ended badly."""
+        ended = record.get("ended", {})
+        return cls(record["round"], record["status"], record["reason"], ended.get("seconds"), ended.get("cgroup_peak"))
 
 
 @dataclass(slots=True)
@@ -95,15 +118,8 @@ class Row:
         return Spread(median(rounds), min(self.seen[measure]), max(self.seen[measure]), len(rounds))
 
     def ratio(self, other: Row, measure: str) -> Spread | None:
-        """This contender's time divided by the other's: of their medians, with the least and the most of a round.
-
-        None if they have no round in common.
-        """
-        mine, theirs = self.times.get(measure, {}), other.times.get(measure, {})
-        pairs = [mine[index] / theirs[index] for index in mine if index in theirs]
-        if not pairs:
-            return None
-        return Spread(median(mine.values()) / median(theirs.values()), min(pairs), max(pairs), len(pairs))
+        """This contender's time divided by the other's, as `Spread.compared` does it."""
+        return Spread.compared(self.times.get(measure, {}), other.times.get(measure, {}))
 
 
 @dataclass(slots=True)
@@ -232,8 +248,7 @@ def _add(row: Row, record: Record, table: CaseTable) -> None:
             row.memory = dict(values)
         return
     if record["status"] != "ok":
-        ended = record.get("ended", {})
-        end = End(record["round"], record["status"], record["reason"], ended.get("seconds"), ended.get("cgroup_peak"))
+        end = End.of(record)
         row.ends.append(end)
         if row.status != "wrong" and (not row.times or end.status == "wrong"):
             row.status, row.reason = end.status, end.reason

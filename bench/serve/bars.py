@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
+from operator import itemgetter, sub
 
 from bench.report.markdown import seconds
-from bench.report.summary import Spread
+from bench.report.summary import End, Spread
 from bench.serve.figures import Figures, Place, Values
 from bench.serve.rows import BINARY, FLOOR
 from bench.serve.servers import SERVERS, US
@@ -35,7 +34,7 @@ class Bar:
         unit: ``""`` for ratios, ``"s"`` for seconds.
         least: whether the limit is the least.
         peer: whose figure streamrt's is divided by; empty for the model itself.
-        ended: how the peer ended if it has no figure, as ``"killed"``.
+        ends: the rounds of the peer that ended badly.
         unless: why the figure is shown and not judged; empty if it is.
     """
 
@@ -46,14 +45,17 @@ class Bar:
     unit: str = ""
     least: bool = False
     peer: str = ""
-    ended: str = ""
+    ends: tuple[End, ...] = ()
     unless: str = ""
 
     @property
     def verdict(self) -> str:
-        """``"met"``, ``"missed"``, ``"not judged"`` or ``"not measured"``; a peer that was killed is behind."""
+        """``"met"``, ``"killed"``, ``"missed"``, ``"not judged"`` or ``"not measured"``.
+
+        ``"killed"`` is met, too: the peer found no memory in any round.
+        """
         if self.measured is None:
-            return "met" if self.ended == "killed" else "not measured"
+            return "killed" if self.ends and all(end.status == "killed" for end in self.ends) else "not measured"
         if self.unless:
             return "not judged"
         value = self.measured.median
@@ -71,14 +73,10 @@ def _ahead(found: Figures, place: Place) -> Iterator[Bar]:
     for peer in SERVERS:
         if peer != US and peer in found.runs[place]:
             well = (place, US) not in found.ended
-            ended = found.ended.get((place, peer), "") if well else ""
+            ends = tuple(found.ended.get((place, peer), ())) if well else ()
             for name, more in MEASURES.items():
-                measured = found.compared(place, (US, peer), partial(_ratio, name=name)) if well else None
-                yield Bar(place, name, 1.0, measured, least=more, peer=peer, ended=ended)
-
-
-def _ratio(ours: Values, theirs: Values, *, name: str) -> float:
-    return float(ours[name] / theirs[name])
+                measured = found.compared(place, (US, peer), (itemgetter(name),) * 2) if well else None
+                yield Bar(place, name, 1.0, measured, least=more, peer=peer, ends=ends)
 
 
 def _over_call(found: Figures, place: Place) -> Iterator[Bar]:
@@ -88,7 +86,7 @@ def _over_call(found: Figures, place: Place) -> Iterator[Bar]:
     row, wire, connections = place
     model = found.rows[row]["model"] if found.rows[row]["models"] == 1 else ""
     if connections == 1 and wire == BINARY and model in _LARGE:
-        over = found.compared(place, (US, FLOOR), lambda ours, floor: float(ours["p50"] - floor["call"]))
+        over = found.compared(place, (US, FLOOR), (itemgetter("p50"), itemgetter("call")), sub)
         yield Bar(place, "p50 over a call of the model", _OVER_CALL, over, "s")
     call = found.spread(place, FLOOR, itemgetter("call"))
     if connections == _CONNECTIONS and call:
@@ -96,17 +94,19 @@ def _over_call(found: Figures, place: Place) -> Iterator[Bar]:
             place,
             "rate ÷ the model's in such batches",
             _OF_BATCHES,
-            found.compared(place, (US, FLOOR), part),
+            part(found, place),
             least=True,
             unless="" if call.median >= _LONG else f"{seconds(call.median)} a sample",
         )
 
 
-def part(ours: Values, floor: Values) -> float | None:
-    """A server's speed divided by that of the model in batches of the size that formed."""
-    if "batch" not in ours:
-        return None
-    return float(ours["rate"] / of_batches(floor))
+def part(found: Figures, place: Place) -> Spread | None:
+    """The server's speed divided by that of the model in batches of the size that formed."""
+    return found.compared(place, (US, FLOOR), (_rate_in_batches, of_batches))
+
+
+def _rate_in_batches(ours: Values) -> float | None:
+    return float(ours["rate"]) if "batch" in ours else None
 
 
 def of_batches(floor: Values) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import product
@@ -150,19 +151,25 @@ class Run:
             with ExitStack() as stack:
                 group = self._group(stack, row)
                 pagecache.make_cold(self._files(row) if row.over else [])
-                serving = process.serving(begun, told.port, group=group, threads=self._threads, limit=_STARTING)
-                server = stack.enter_context(serving)
-                outcome = self._spawn("serve-client", json.loads(told.to_json()))
-                memory = {"memory": server.memory(), "cgroup_peak": group.peak() if group else None}
-                if outcome.status != "ok":
-                    raise ValueError(outcome.reason)  # the server may be the reason
-            return _judged(outcome, memory)
-        except process.KilledError as error:
-            return spawn.Outcome("killed", reason=str(error))
+                return self._answered(begun, told, group)
         except NoCgroupError as error:
             return spawn.Outcome("skipped", reason=str(error))
         except (process.NotServingError, pagecache.NotColdError) as error:
             return spawn.Outcome("error", reason=str(error))
+
+    def _answered(self, begun: process.Start, told: Client, group: Cgroup | None) -> spawn.Outcome:
+        """How the client of a fresh server in a group ended, or how the kernel killed the server."""
+        since = time.monotonic()
+        try:
+            with process.serving(begun, told.port, group=group, threads=self._threads, limit=_STARTING) as server:
+                outcome = self._spawn("serve-client", json.loads(told.to_json()))
+                memory = {"memory": server.memory(), "cgroup_peak": group.peak() if group else None}
+                if outcome.status != "ok":
+                    raise ValueError(outcome.reason)  # the server may be the reason
+        except process.KilledError as error:
+            peak = {"cgroup_peak": group.peak()} if group else {}
+            return spawn.Outcome("killed", peak, str(error), time.monotonic() - since)
+        return _judged(outcome, memory)
 
     def _group(self, stack: ExitStack, row: Row) -> Cgroup | None:
         """The cgroup of a server. Where no group can be made, only rows with a cap need one."""
@@ -188,8 +195,10 @@ class Run:
             return spawn.run(job, limit=_LIMIT)
 
     def _write(self, server: str, of: dict[str, Any], outcome: spawn.Outcome) -> None:
-        status = {"status": outcome.status, "reason": outcome.reason, "values": outcome.values}
-        self._recorder.write("timing", server=server, **of, **status)
+        fields: dict[str, Any] = {"status": outcome.status, "reason": outcome.reason, "values": outcome.values}
+        if outcome.status == "killed":
+            fields |= {"values": {}, "ended": {"seconds": outcome.seconds} | outcome.values}
+        self._recorder.write("timing", server=server, **of, **fields)
         about = f"{of['row']:18} {of['wire']:7} {of['connections']:>4} {server:10}"
         if outcome.status != "ok":
             print(f"{about} {outcome.status}: {outcome.reason}", flush=True)

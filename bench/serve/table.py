@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 
 from bench.record import Record
-from bench.report.markdown import grid, seconds, signed, span
+from bench.report.markdown import ended, grid, seconds, signed, span
 from bench.serve.bars import MEASURES, Bar, bars, of_batches, part
 from bench.serve.figures import Figures, Place, figures
 from bench.serve.rows import FLOOR
@@ -31,8 +31,9 @@ _ENOUGH = 100
 _PLACE = ("row", "form", "connections")
 _NAMES = {"rate": "a second", "p50": "p50", "p99": "p99", "memory": "MiB"}
 _BARS = """\
-The median over the rounds decides. A ratio divides streamrt's figure by the peer's of the same round. The part of the
-model's own speed in batches is judged where the model alone takes 20 ms a sample or more."""
+A ratio divides the median of streamrt's rounds by the peer's, and in brackets are the least and the most of a round.
+The part of the model's own speed in batches is judged where the model alone takes 20 ms a sample or more. A bar is met
+by default where the kernel killed the peer in each round because no memory was left. Such bars are counted apart."""
 
 
 def report(records: Iterable[Record]) -> str:
@@ -77,7 +78,7 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
     _, wire, connections = place
     about = [server, wire, str(connections)]
     if not found.runs[place][server]:
-        return [*about, found.ended[place, server], *[""] * 6]
+        return [*about, ended(found.ended[place, server][-1]), *[""] * 6]
     if server == FLOOR:
         rate = found.spread(place, FLOOR, of_batches)
         call = found.spread(place, FLOOR, itemgetter("call"))
@@ -90,7 +91,7 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
     if fewest and fewest.least < _ENOUGH:
         cells[2] += " *"
     batch = span(found.spread(place, server, lambda values: values.get("batch")), "{:.1f}".format)
-    ratio = found.compared(place, (US, FLOOR), part) if server == US else None
+    ratio = part(found, place) if server == US else None
     client = span(found.spread(place, server, itemgetter("client")), "{:.0%}".format)
     return [*about, *cells, batch, span(ratio, "{:.2f}".format), client]
 
@@ -98,7 +99,7 @@ def _line(found: Figures, place: Place, server: str) -> list[str]:
 def _verdicts(every: list[Bar]) -> list[str]:
     count = Counter(bar.verdict for bar in every)
     counts = (f"{count[verdict]} {verdict}" for verdict in ("missed", "not judged", "not measured"))
-    says = f"{_BARS} {count['met']} are met, {', '.join(counts)}."
+    says = f"{_BARS} {count['met']} are met, {count['killed']} met because the peer was killed, {', '.join(counts)}."
     by: dict[tuple[Place, str], list[Bar]] = {}
     for bar in every:
         by.setdefault((bar.place, bar.peer), []).append(bar)
@@ -122,11 +123,11 @@ def _limit(more: bool) -> str:
 
 def _cell(bar: Bar) -> str:
     """What was measured and the verdict; the limit, too, where the model itself gives it."""
-    if bar.verdict == "not measured":
-        return bar.ended or bar.verdict
+    if bar.verdict in ("killed", "not measured"):
+        return ", ".join(dict.fromkeys(end.status for end in bar.ends)) or bar.verdict
     text = signed if bar.unit == "s" else "{:.2f}".format
     limit = "" if bar.peer else f" {'≥' if bar.least else '≤'} {text(bar.limit)}"
-    measured = span(bar.measured, text) if bar.measured else bar.ended or "-"
+    measured = span(bar.measured, text)
     if bar.verdict == "not judged":
         return f"{measured}, not judged: {bar.unless}"
     return f"{measured}{limit} {f'**{bar.verdict}**' if bar.verdict == 'missed' else bar.verdict}"

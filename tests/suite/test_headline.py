@@ -30,7 +30,9 @@ def test_a_pool_is_compared_with_an_lru_of_whole_models() -> None:
         play("streamrt adaptive", 0, 2.0),
         play("whole-model LRU", 0, 4.0),
         play("streamrt adaptive", 1, 3.0),
-        play("whole-model LRU", 1, 4.0),
+        play("whole-model LRU", 1, 12.0),
+        play("streamrt adaptive", 2, 10.0),
+        play("whole-model LRU", 2, 5.0),
         play("streamrt adaptive", 0, 99.0, trace="bursty"),
     ]
     (row,) = headline.of_pools(records)
@@ -38,8 +40,8 @@ def test_a_pool_is_compared_with_an_lru_of_whole_models() -> None:
     assert row.ours
     assert row.theirs
     assert row.ratio
-    assert (row.ours.median, row.theirs.median) == (2.5, 4.0)
-    assert (row.ratio.median, row.ratio.least, row.ratio.most) == (0.625, 0.5, 0.75)
+    assert (row.ours.median, row.theirs.median) == (3.0, 5.0)
+    assert (row.ratio.median, row.ratio.least, row.ratio.most) == (0.6, 0.25, 2.0)  # of the times in the row
     assert row.peer == "LRU of whole models"
     assert row.record["commit"] == "0123456"
     assert list(headline.of_pools(records[:2])) == []
@@ -58,10 +60,12 @@ def test_a_server_is_compared_with_the_fastest_other() -> None:
         *packages,
         serve("streamrt", 0, 0.2),
         serve("slow", 0, 0.5),
-        serve("fast", 0, 0.4),
+        serve("fast", 0, 0.8),
         serve("floor", 0, 0.1, values={"call": 0.1}),
         serve("mlserver", 0, 0.0, status="lacks", values={}, reason="not over HTTP"),
         serve("streamrt", 0, 9.0, connections=1),
+        *(serve("streamrt", index, p50) for index, p50 in ((1, 0.1), (2, 0.9))),
+        *(serve("fast", index, p50) for index, p50 in ((1, 0.4), (2, 0.3))),
     ]
     (row,) = headline.of_servers(records)
     assert row.label == "A server: resnet50, binary tensors, 8 connections, median of requests"
@@ -70,5 +74,6 @@ def test_a_server_is_compared_with_the_fastest_other() -> None:
     assert row.theirs
     assert row.ratio
     assert (row.ours.median, row.theirs.median, row.ratio.median) == (0.2, 0.4, 0.5)
+    assert (row.ratio.least, row.ratio.most) == (0.25, 3.0)
     assert row.record is described
     assert list(headline.of_servers(records[:4])) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 import threading
@@ -347,6 +348,31 @@ def test_without_a_cgroup_only_capped_rows_are_skipped(
             run._group(stack, Row("capped", "mlp-2x64", models=2, over=3, capped=True))
 
 
+def test_a_killed_server_tells_after_how_long_and_with_how_much_memory(
+    memory_cgroup: Callable[[int | None], AbstractContextManager[Cgroup]],
+    asked: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def answered(run: driver.Run, row: Row, begun: Start, told: Any) -> Outcome:
+        with memory_cgroup(64 << 20) as group:
+            code = "x = bytearray(1 << 28); x[::4096] = bytes([1]) * (1 << 16)"
+            return run._answered(Start([sys.executable, "-c", code], ["/"]), told, group)
+
+    served = driver.Run._served
+    monkeypatch.setattr(
+        driver.Run, "_served", lambda run, *given: (answered if given[2].server != US else served)(run, *given)
+    )
+    options = Options((ROW,), (US, MLSERVER), wires=(JSON,), connections=(1,), rounds=1)
+    with Recorder(tmp_path / "serve.jsonl", {"quick": True}) as recorder:
+        assert driver.run(options, tmp_path, recorder, None) == 0
+    records = read([tmp_path / "serve.jsonl"])
+    (killed,) = (record for record in records if record.get("status") == "killed")
+    assert killed["ended"]["seconds"] > 0
+    assert killed["ended"]["cgroup_peak"] == 64 << 20
+    assert re.search(r"\| mlserver \| json \| 1 \| killed after [0-9.]+ m?s with 64 MiB \|", table.report(records))
+
+
 def test_wrong_and_refused_answers_do_not_count() -> None:
     wrong = driver._judged(Outcome("ok", {"error": 0.5}), {})
     assert (wrong.status, wrong.reason) == ("wrong", "the error of its answers is 5.0e-01")
@@ -393,7 +419,7 @@ def test_a_percentile_of_few_answers_has_a_star(counts: tuple[int, int], star: b
 
 
 def test_a_killed_peer_is_behind_and_one_that_lacks_a_form_is_not_measured() -> None:
-    for status, verdict in (("killed", "met"), ("lacks", "not measured"), ("error", "not measured")):
+    for status, verdict in (("killed", "killed"), ("lacks", "not measured"), ("error", "not measured")):
         records = lines({(US, 0): ("ok", VALUES), (MLSERVER, 0): (status, {})}, "mlp-2x64", JSON, 8)
         assert set(verdicts(bars.bars(figures(records))).values()) == {verdict}
     for ours in ({(US, 0): ("error", {})}, {(US, 0): ("ok", VALUES), (US, 1): ("wrong", {})}):
@@ -402,6 +428,20 @@ def test_a_killed_peer_is_behind_and_one_that_lacks_a_form_is_not_measured() -> 
     rounds = {(server, at): ("ok", VALUES) for server in (US, MLSERVER) for at in range(2)}
     records = lines(rounds | {(US, 1): ("killed", {})}, "mlp-2x64", JSON, 8)
     assert set(verdicts(bars.bars(figures(records))).values()) == {"not measured"}
+
+
+def test_only_a_peer_that_was_killed_in_each_round_is_behind() -> None:
+    ours: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {(US, at): ("ok", VALUES) for at in range(2)}
+    ends: dict[tuple[str, int], tuple[str, dict[str, Any]]] = {
+        (MLSERVER, 0): ("error", {}), (MLSERVER, 1): ("killed", {}),
+        (LITSERVE, 0): ("killed", {}), (LITSERVE, 1): ("killed", {}),
+    }  # fmt: skip
+    records = lines(ours | ends, "mlp-2x64", JSON, 8)
+    by = {bar.peer: bar.verdict for bar in bars.bars(figures(records)) if bar.name == "rate"}
+    assert by == {MLSERVER: "not measured", LITSERVE: "killed"}
+    text = " ".join(table.report(records).split())
+    assert "0 are met, 4 met because the peer was killed, 0 missed, 0 not judged, 4 not measured" in text
+    assert "| mlserver | error, killed |" in text
 
 
 def test_the_rate_is_that_of_all_connections() -> None:
