@@ -64,6 +64,14 @@ def headlines(results: Path) -> list[headline.Headline]:
     return [*headline.of_scenarios(measured, tables), *pools, *servers]
 
 
+def charted(results: Path) -> list[headline.Headline]:
+    """The README's chart, as rows without times: one for each state of the code that it was measured with."""
+    records = _measured(results).get(CHARTED, [])
+    title = SCENARIOS[CHARTED].title
+    by_code = {record.get("code"): record for record in records}
+    return [headline.Headline(title, None, "ok", "", None, None, record, "models") for record in by_code.values()]
+
+
 def rows(results: Path) -> str:
     """The README's rows, and what they say of commits and machines."""
     return markdown.headlines(headlines(results), age.kept(results))

@@ -1,4 +1,4 @@
-"""Whether the README's rows are of the present code."""
+"""Whether the README's rows and chart are of the present code."""
 
 from __future__ import annotations
 

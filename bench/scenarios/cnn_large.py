@@ -6,7 +6,7 @@ from bench.scenarios.case import MIB, Case, Scenario
 
 #: MiB that a cap leaves beside the budget, for an interpreter with NumPy, the caller's arrays and the kernel's memory.
 _BESIDE = 64
-_TUNED = frozenset({"onnxruntime lean", "onnxruntime saved", "torch compiled"})
+_TUNED = frozenset({"onnxruntime lean", "onnxruntime saved", "openvino cached", "torch compiled"})
 
 
 def _cases(model: str, *budgets: int, beside: int | None = None) -> tuple[Case, ...]:

@@ -18,6 +18,6 @@ SCENARIO = Scenario(
     seconds=5.0,
     quick=tuple(_case(_SMALL, callers, 160 * MIB, "48MiB") for callers in (1, 8)),
     limits=False,
-    also=frozenset({"numpy.memmap ahead", "onnxruntime lean"}),
+    also=frozenset({"numpy.memmap ahead", "onnxruntime lean", "onnxruntime saved"}),
     headlines=("mlp-12x8192, cap 1024 MiB, batch 1, 8 callers",),
 )

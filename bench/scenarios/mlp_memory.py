@@ -17,7 +17,6 @@ SCENARIO = Scenario(
         *(_case("mlp-12x8192", budget, batch) for batch in (64, 256) for budget in ("128MiB", "1GiB")),
     ),
     quick=tuple(_case("mlp-12x2048", budget) for budget in ("least", "48MiB")),
-    rounds=1,
     seconds=0.0,
     limits=False,
     peers=frozenset({"streamrt"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -38,7 +39,26 @@ def test_the_readme_has_the_rows_of_the_results(checkout: Path, results: Path) -
 
 def test_rows_of_older_code_are_kept_knowingly(results: Path) -> None:
     """If this fails: ``python -m bench run --headlines`` measures them again, or `age.KEPT` says why they are kept."""
-    assert age.problems(report.headlines(results), age.kept(results), machine.code_digest) == []
+    shown = [*report.headlines(results), *report.charted(results)]
+    assert age.problems(shown, age.kept(results), machine.code_digest) == []
+
+
+def test_the_readme_says_the_commit_of_its_chart(checkout: Path, results: Path) -> None:
+    above = (checkout / "README.md").read_text().partition(BEGIN)[0]
+    (record,) = (row.record for row in report.charted(results))
+    assert f"`{record['commit'][:7]}`" in above
+    assert record["checkout_installed"], "another build was measured"
+
+
+def test_the_chart_has_a_row_for_each_state_of_the_code(tmp_path: Path) -> None:
+    assert report.charted(tmp_path) == []
+    lines = [
+        {"kind": "timing", "commit": commit, "code": code} for commit, code in (("1", "a"), ("2", "a"), ("3", "b"))
+    ]
+    (tmp_path / f"{report.CHARTED}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = report.charted(tmp_path)
+    assert [(row.record["commit"], row.kind) for row in found] == [("2", "models"), ("3", "models")]
+    assert len(age.problems(found, {}, lambda kind: "b")) == 1
 
 
 def test_each_row_says_its_commit_date_and_machine(results: Path) -> None:
