@@ -10,13 +10,14 @@ import tomllib
 from pathlib import Path
 
 _PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-_LEFT_OUT = {"torch", "onnxscript", "ray"}
+_LEFT_OUT = {"torch", "onnxscript"}
 
 
 def floors() -> dict[str, str]:
     """The lowest version of each package that has one."""
-    project = tomllib.loads(_PROJECT.read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    table = tomllib.loads(_PROJECT.read_text())
+    project, build = table["project"], table["build-system"]["requires"]
+    lists = [build, project["dependencies"], *project["optional-dependencies"].values()]
     found = {}
     for requirement in (requirement for requirements in lists for requirement in requirements):
         if (match := re.fullmatch(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", requirement)) and match[1] not in _LEFT_OUT:
