@@ -109,21 +109,22 @@ def _panel(axes: Any, found: list[Point], colours: dict[str, str], weights: int)
         x, spread = point.memory / _MIB, point.seconds
         axes.plot([x, x], [spread.least, spread.most], color=colours[point.peer], linewidth=1)
         axes.plot([x], [spread.median], "o" if point.peer == US else "s", color=colours[point.peer], markersize=7)
-    for point in ours:  # the last label is above its point, because it is long
-        last = point is ours[-1]
+    for point in ours:  # a label that is no number is long, and begins below its point
+        number = point.says.removesuffix(" MiB")
+        centred = number != point.says
         axes.annotate(
-            point.says,
-            (point.memory / _MIB, point.seconds.most if last else point.seconds.least),
-            (0, 6 if last else -6),
+            number,
+            (point.memory / _MIB, point.seconds.least),
+            (0 if centred else -8, -6),
             textcoords="offset points",
-            ha="center",
-            va="bottom" if last else "top",
+            ha="center" if centred else "left",
+            va="top",
             color=_US,
             fontsize=9,
         )
     if ours:
         place = ours[0].memory / _MIB, ours[0].seconds.most
-        axes.annotate(US, place, (0, 20), textcoords="offset points", color=_US)
+        axes.annotate(f"{US}, budgets in MiB", place, (-8, 20), textcoords="offset points", color=_US)
     for point, height in _spread_out([point for point in found if point.peer != US], _APART * top):
         axes.annotate(
             point.says,
