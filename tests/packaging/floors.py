@@ -1,6 +1,6 @@
 """Prints pip's constraints for the lowest versions that pyproject.toml allows, one a line: ``python floors.py``.
 
-Packages of torch are left out: their wheels take gigabytes, and the newest that works is installed elsewhere.
+Packages of torch are left out: their wheels take gigabytes, and .ci/run tests the lowest versions, which are recent.
 """
 
 from __future__ import annotations
