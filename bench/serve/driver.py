@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import product
@@ -159,7 +158,6 @@ class Run:
 
     def _answered(self, begun: process.Start, told: Client, group: Cgroup | None) -> spawn.Outcome:
         """How the client of a fresh server in a group ended, or how the kernel killed the server."""
-        since = time.monotonic()
         try:
             with process.serving(begun, told.port, group=group, threads=self._threads, limit=_STARTING) as server:
                 outcome = self._spawn("serve-client", json.loads(told.to_json()))
@@ -168,7 +166,7 @@ class Run:
                     raise ValueError(outcome.reason)  # the server may be the reason
         except process.KilledError as error:
             peak = {"cgroup_peak": group.peak()} if group else {}
-            return spawn.Outcome("killed", peak, str(error), time.monotonic() - since)
+            return spawn.Outcome("killed", peak, str(error), error.seconds)
         return _judged(outcome, memory)
 
     def _group(self, stack: ExitStack, row: Row) -> Cgroup | None:

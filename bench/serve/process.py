@@ -29,7 +29,15 @@ class NotServingError(RuntimeError):
 
 
 class KilledError(NotServingError):
-    """The kernel killed a process of the server because its cgroup had no memory left."""
+    """The kernel killed a process of the server because its cgroup had no memory left.
+
+    Attributes:
+        seconds: from the start of the server until this was noticed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("killed because no memory was left")
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ def serving(start: Start, port: int, *, group: Cgroup | None, threads: int, limi
     command = start.command
     if group:  # a shell enters the group and becomes the server
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group.procs), *command]
-    kills = group.kills() if group else 0
+    watch = _Watch(group)
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             command,
@@ -79,13 +87,13 @@ def serving(start: Start, port: int, *, group: Cgroup | None, threads: int, limi
             start_new_session=True,
         )
         try:
-            _await(start, port, process, log, group, kills, time.monotonic() + limit)
+            _await(start, port, process, log, watch, time.monotonic() + limit)
             try:
                 yield Server(port, process.pid)
             except (OSError, ValueError) as error:
-                _killed(group, kills)
+                watch.check()
                 raise NotServingError(f"{error}; {_last(log)}") from error
-            _killed(group, kills)
+            watch.check()
         finally:
             _end(process)
 
@@ -121,14 +129,13 @@ def _await(
     port: int,
     process: subprocess.Popen[bytes],
     log: IO[bytes],
-    group: Cgroup | None,
-    kills: int,
+    watch: _Watch,
     deadline: float,
 ) -> None:
     waiting = list(start.ready)
     while waiting:
         ended = process.poll() is not None
-        _killed(group, kills)  # after the question whether it has ended: the group counts a kill before that
+        watch.check()  # after the question whether it has ended: the group counts a kill before that
         if ended:
             raise NotServingError(f"it ended with status {process.returncode}: {_last(log)}")
         if time.monotonic() > deadline:
@@ -140,9 +147,17 @@ def _await(
         time.sleep(0.05)
 
 
-def _killed(group: Cgroup | None, kills: int) -> None:
-    if group and group.kills() > kills:
-        raise KilledError("killed because no memory was left")
+class _Watch:
+    """Looks for kills in the cgroup of a server from now on, if it has one."""
+
+    def __init__(self, group: Cgroup | None) -> None:
+        self._group, self._since = group, time.monotonic()
+        self._kills = group.kills() if group else 0
+
+    def check(self) -> None:
+        """Raise `KilledError` if the kernel has killed a process."""
+        if self._group and self._group.kills() > self._kills:
+            raise KilledError(time.monotonic() - self._since)
 
 
 def _get(port: int, path: str) -> tuple[int, bytes]:

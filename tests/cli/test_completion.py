@@ -73,8 +73,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def complete(folder: Path, *command: str | Path) -> str:
+    environ, none = os.environ | {"HOME": str(folder)}, subprocess.DEVNULL
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"HOME": str(folder)}, capture_output=True, text=True, check=True
+        command, cwd=folder, env=environ, stdin=none, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stderr == ""
     return done.stdout

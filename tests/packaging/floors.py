@@ -1,6 +1,6 @@
 """Prints pip's constraints for the lowest versions that pyproject.toml allows, one a line: ``python floors.py``.
 
-Packages of torch are left out: their wheels take gigabytes, and .ci/run tests the lowest versions, which are recent.
+Packages of torch are left out: their wheels take gigabytes.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_every_trace_has_a_bar() -> None:
     assert OVER_EARLIER.keys() == TRACES.keys()
 
 
-def test_bars_of_a_trace_are_compared_round_by_round() -> None:
+def test_bars_of_a_trace() -> None:
     records = [simulated("cyclic", 80, 100)]
     for index, slow in enumerate((1.0, 10.0, 4.0)):  # the machine's speed changes between rounds
         records += [

@@ -38,7 +38,10 @@ def test_the_readme_has_the_rows_of_the_results(checkout: Path, results: Path) -
 
 
 def test_rows_of_older_code_are_kept_knowingly(results: Path) -> None:
-    """If this fails: ``python -m bench run --headlines`` measures them again, or `age.KEPT` says why they are kept."""
+    """If this fails, measure again, or say in `age.KEPT` why rows are kept.
+
+    ``python -m bench run --headlines`` measures the rows, ``python -m bench run cnn-large`` the chart.
+    """
     shown = [*report.headlines(results), *report.charted(results)]
     assert age.problems(shown, age.kept(results), machine.code_digest) == []
 

@@ -369,8 +369,8 @@ def test_a_killed_server_tells_after_how_long_and_with_how_much_memory(
     records = read([tmp_path / "serve.jsonl"])
     (killed,) = (record for record in records if record.get("status") == "killed")
     assert killed["ended"]["seconds"] > 0
-    assert killed["ended"]["cgroup_peak"] == 64 << 20
-    assert re.search(r"\| mlserver \| json \| 1 \| killed after [0-9.]+ m?s with 64 MiB \|", table.report(records))
+    assert 63 << 20 <= killed["ended"]["cgroup_peak"] <= 65 << 20
+    assert re.search(r"\| mlserver \| json \| 1 \| killed after [0-9.]+ m?s with 6[345] MiB \|", table.report(records))
 
 
 def test_wrong_and_refused_answers_do_not_count() -> None:
