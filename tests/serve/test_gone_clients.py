@@ -57,7 +57,7 @@ def expected(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def switch(tmp_path: Path) -> Path:
-    """While this file exists, a pass of ``slow`` takes about 25 s."""
+    """While this file exists, a pass of ``slow`` takes about 25 s. The file grows by a byte with each read."""
     found = tmp_path / "slow"
     found.touch()
     return found
@@ -135,6 +135,8 @@ def test_a_request_that_has_begun_is_finished_and_holds_its_memory_until_then(
     with server.connect() as client:
         client.sendall(post())
         zoo.eventually(lambda: server.metric("pool_leases") == 1)
+        reads = switch.stat().st_size  # opening the model has read its header
+        zoo.eventually(lambda: switch.stat().st_size > reads)  # its pass has begun: it reads weights
     time.sleep(0.1)
     assert server.metric("request_bytes") > 0
     assert not [line for line in server.log if line.get("status") == 499]

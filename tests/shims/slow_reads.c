@@ -1,11 +1,11 @@
 /* slow_reads.c - preloaded into a test's process, makes the reads of the prefetch thread as slow as the test wants.
  *
- * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or a pread. In a process
- * that must do without the first (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no earlier
- * than the imagined disk would have delivered. Other calls are not changed. Python reads with pread64.
+ * SLOW_READS_BYTES_PER_SECOND is the speed of the imagined disk. A read is a MADV_POPULATE_READ or a pread. In a
+ * process that must do without the first (STREAMRT_TEST_POPULATE=touch) it is a POSIX_FADV_WILLNEED. A read returns no
+ * earlier than the imagined disk would have delivered. Other calls are not changed. Python reads with pread64.
  *
  * SLOW_READS_SWITCH is a path. With it, reads are slow only while a file is there, and one disk serves all threads: a
- * read begins when those before it have ended.
+ * read begins when those before it have ended. Each slow read appends a byte to the file, so that a test sees it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,9 +38,19 @@ static double in_line(double start, double seconds) {
     return 1e-9 * end;
 }
 
+/* Appends a byte to the file of the switch. Returns 0 if there is no file. */
+static int noted(const char *path) {
+    int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (fd < 0) return 0;
+    ssize_t written = write(fd, ".", 1);
+    (void)written;
+    close(fd);
+    return 1;
+}
+
 static void sleep_until(double start, double bytes) {
     const char *speed = getenv("SLOW_READS_BYTES_PER_SECOND"), *path = getenv("SLOW_READS_SWITCH");
-    if (!speed || (path && access(path, F_OK) != 0)) return;
+    if (!speed || (path && !noted(path))) return;
     double seconds = bytes / atof(speed), left = (path ? in_line(start, seconds) : start + seconds) - now();
     if (left > 0) nanosleep(&(struct timespec){(time_t)left, (long)((left - (time_t)left) * 1e9)}, NULL);
 }
