@@ -9,7 +9,7 @@ project = "streamrt"
 version = release = streamrt.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 include_patterns = ["*.md", "docs/*.md", "docs/guides/*.md", "examples/*/README.md"]
-include_patterns += ["bench/README.md", "bench/results/*.md"]
+include_patterns += ["bench/README.md", "bench/results/*.md", "bench/results/*/*.md"]
 exclude_patterns = [".venv*", "build", "site"]
 root_doc = "docs/index"
 

@@ -70,6 +70,7 @@ static void layer(const char *name) {
     if (strcmp(name, "pointwise-28") == 0) convolve(64, 64, 1, 1, 28, false);
     if (strcmp(name, "pointwise-7") == 0) convolve(320, 128, 1, 1, 7, false);
     if (strcmp(name, "conv-3x3-stride-2") == 0) convolve(32, 32, 3, 2, 28, false);
+    if (strcmp(name, "conv-7x7-stride-2-phases") == 0) convolve(3, 64, 7, 2, 112, false);
     if (strcmp(name, "winograd-28") == 0) convolve(32, 32, 3, 1, 28, true);
     if (strcmp(name, "winograd-7") == 0) convolve(256, 256, 3, 1, 7, true);
     if (strcmp(name, "depthwise-3x3") == 0) depthwise(3, 1, 56);
