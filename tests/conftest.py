@@ -98,7 +98,7 @@ def slow_reads(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[s
     """Environment of a process whose prefetch thread reads at most ``speed`` bytes per second.
 
     With a second argument, a path, all prefetch threads of the process together read at most that much, and only while
-    there is a file at that path.
+    there is a file at that path. The file grows by a byte with each of these reads.
     """
     preload = _build_shim("slow_reads", tmp_path_factory.mktemp("shims"))
 
