@@ -263,7 +263,7 @@ def test_pages_of_a_result_leave_a_full_cgroup(
     with streamrt.Model(path, exact=True) as model:
         whole, budget = model(x), 2 * model.min_budget(x.shape)  # with the least it has 32 strips
     with memory_cgroup(None) as group:
-        done = run_limited(CODE, path, group.path, budget, tmp_path / "y", 48 * MIB)
+        done = run_limited(CODE, path, group.path, budget, tmp_path / "y", 48 * MIB, STREAMRT_ISA=_core.isa())
     assert done.returncode == 0, done.stderr
     cached, size = map(int, done.stdout.split())
     assert cached < size / 4

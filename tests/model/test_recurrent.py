@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 import streamrt
-from model.zoo import evict, with_run
-from streamrt import Layer
+from model.zoo import assert_close, evict, with_run
+from streamrt import Layer, _core
 from streamrt.cli.inspection import inspect_model
 from streamrt.format import read_header
 
@@ -39,6 +39,14 @@ def packed(folder: Path, weights: str | None = None) -> Path:
     return streamrt.pack(layers, folder / "m.safetensors", inputs=(STEPS, "N", FEATURES), weights=weights)
 
 
+def assert_same(found: Array, wanted: Array) -> None:
+    """Equal bits. BLAS may add in another order when weights come in other tiles: then equal within 1e-6."""
+    if _core.gemm_pays():
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        assert_close(found, wanted, 1e-6)
+
+
 def weights_of(path: Path) -> int:
     return sum(tensor.nbytes for tensor in read_header(path).tensors.values())
 
@@ -55,7 +63,7 @@ def test_results_do_not_depend_on_the_budget(tmp_path: Path, io: str) -> None:
             evict(path)
             model.set_budget(budget)
             for _ in range(2):
-                np.testing.assert_array_equal(model(x), whole)
+                assert_same(model(x), whole)
             plan, stats = model.plan, model.stats
             assert plan.total <= budget
             assert stats.bytes_streamed == plan.streamed_bytes > 0
@@ -110,7 +118,7 @@ def test_a_call_after_one_that_was_given_up(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             model(x)
         steps[len(steps) // 3] = kept
-        np.testing.assert_array_equal(model(x), whole)
+        assert_same(model(x), whole)
 
 
 def test_verified_weights_are_read_in_every_step(tmp_path: Path) -> None:
@@ -118,7 +126,7 @@ def test_verified_weights_are_read_in_every_step(tmp_path: Path) -> None:
     with streamrt.Model(path, verify="read") as model:
         whole = model(x)
         model.set_budget(model.min_budget(x.shape))
-        np.testing.assert_array_equal(model(x), whole)
+        assert_same(model(x), whole)
     data = bytearray(path.read_bytes())
     data[read_header(path).tensors["layer1.weight"].offset + 1000] ^= 1
     path.write_bytes(data)
@@ -137,7 +145,7 @@ def test_a_pool_counts_repeated_weights_once(tmp_path: Path) -> None:
             pool.register("m", path)
             for _ in range(3):
                 with pool.lease("m") as lease:
-                    np.testing.assert_array_equal(lease(x), whole)
+                    assert_same(lease(x), whole)
             assert pool.stats().held <= budget
 
 
